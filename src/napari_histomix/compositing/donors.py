@@ -1,0 +1,98 @@
+"""Donors: rare nuclei cut out of their images with enough surroundings to place and stain-match them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.compositing.contours import Mask, layer_one
+from napari_histomix.records import LabeledImage, Location
+
+MARGIN_UM = 7.5
+"""Surroundings kept on each side of a donor, in µm (NucleiMix: 30 px at 0.25 µm/px)."""
+
+CUT_BY_EDGE = "the donor is cut by the edge of its own image"
+TOUCHES_NEIGHBOR = "the donor touches another nucleus in its own image"
+
+
+@dataclass(frozen=True, eq=False)
+class DonorCrop:
+    """A donor with its surroundings.
+
+    Parameters
+    ----------
+    location : Location
+    pixels : (h, w, 3) uint8
+    nucleus : (h, w) bool
+        The donor's own mask.
+    surroundings : (h, w) bool
+        Pixels of no nucleus.
+    mpp : float
+        Micrometers per pixel.
+    """
+
+    location: Location
+    pixels: NDArray[np.uint8]
+    nucleus: Mask
+    surroundings: Mask
+    mpp: float
+
+    def at_scale(self, mpp: float) -> DonorCrop:
+        """The donor resampled to ``mpp``; itself where that is its own scale already (within 2 %)."""
+        factor = self.mpp / mpp
+        if abs(factor - 1) < 0.02:
+            return self
+        height, width = self.nucleus.shape
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+        nucleus, surroundings = (
+            cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
+            for mask in (self.nucleus, self.surroundings)
+        )
+        pixels = cv2.resize(self.pixels, size, interpolation=smooth).astype(np.uint8)
+        return DonorCrop(self.location, pixels, nucleus, surroundings, mpp)
+
+    def turned(self, quarter_turns: int, mirrored: bool) -> DonorCrop:
+        """The donor mirrored left to right, then turned counterclockwise: lossless."""
+
+        def turn(array: NDArray[np.generic]) -> NDArray[np.generic]:
+            return np.ascontiguousarray(np.rot90(array[:, ::-1] if mirrored else array, quarter_turns))
+
+        return DonorCrop(
+            self.location,
+            turn(self.pixels).astype(np.uint8),
+            turn(self.nucleus).astype(bool),
+            turn(self.surroundings).astype(bool),
+            self.mpp,
+        )
+
+
+def donor_flaw(image: LabeledImage, instance: int, box: tuple[slice, slice]) -> str | None:
+    """Why a nucleus cannot be a donor, or None.
+
+    A nucleus within two pixels of the image's edge may be cut, and has no complete layer 1; in layer 1 of a touching
+    nucleus lies the neighbor, which would come along. ``box`` is the nucleus's bounding box.
+    """
+    height, width = image.instances.shape
+    rows, cols = box
+    if rows.start < 2 or cols.start < 2 or rows.stop > height - 2 or cols.stop > width - 2:
+        return CUT_BY_EDGE
+    region = image.instances[rows.start - 2 : rows.stop + 2, cols.start - 2 : cols.stop + 2]
+    if np.any(region[layer_one(region == instance)] != 0):
+        return TOUCHES_NEIGHBOR
+    return None
+
+
+def cut_donor(image: LabeledImage, location: Location) -> DonorCrop:
+    """Cut the donor at ``location`` out of its image, with ``MARGIN_UM`` of surroundings where the image has them."""
+    rows, cols = np.nonzero(image.instances == location.instance)
+    margin = round(MARGIN_UM / image.mpp)
+    window = tuple(
+        slice(max(0, int(axis.min()) - margin), min(size, int(axis.max()) + margin + 1))
+        for axis, size in zip((rows, cols), image.instances.shape, strict=True)
+    )
+    region = image.instances[window]
+    return DonorCrop(location, image.pixels[window].copy(), region == location.instance, region == 0, image.mpp)

@@ -1,0 +1,156 @@
+"""Where exactly a donor goes and which pixels may change, or why it cannot go there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.compositing.contours import Mask, dilate, transition_zone
+from napari_histomix.compositing.donors import DonorCrop
+from napari_histomix.compositing.stain import match_stain
+from napari_histomix.records import Candidate, LabeledImage
+
+CROSSES_EDGE = "it would cross the image's edge"
+COVERS_NEIGHBOR = "it would cover another nucleus"
+TOO_CLIPPED = "neighbors leave too little room for its transition zone"
+TOO_CLOSE = "it would touch another synthetic nucleus"
+TOO_LARGE = "it is larger than the model's largest window"
+
+CLIPPED_AT_MOST = 0.25
+"""Share of the transition zone that neighbors may take before a placement is refused."""
+
+GUARD = 4
+"""Pixels kept free between the holes of two placements, so that either can be taken back alone."""
+
+STAIN_UM = 15.0
+"""Half width in µm of the target's surroundings that its stain is measured in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A placement before diffusion, as full-size geometry cut to the patch that changes.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    seed : int
+    row, col : int
+        Upper left corner of the patch in the target image.
+    donor_pixels : (h, w, 3) uint8
+        The donor as it will lie there, valid where ``donor``.
+    nucleus, donor, erased, blended : (h, w) bool
+        The new nucleus; it and its layer 1; the hole of stage 1 (empty for copy-and-paste); the hole of stage 2.
+    provenance : dict
+    """
+
+    candidate: Candidate
+    seed: int
+    row: int
+    col: int
+    donor_pixels: NDArray[np.uint8]
+    nucleus: Mask
+    donor: Mask
+    erased: Mask
+    blended: Mask
+    provenance: dict[str, Any]
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Slices of the patch in its image."""
+        height, width = self.donor.shape
+        return slice(self.row, self.row + height), slice(self.col, self.col + width)
+
+    @property
+    def changed(self) -> Mask:
+        """Every pixel that differs from the target in origin."""
+        return self.donor | self.erased | self.blended
+
+
+def plan_placement(
+    image: LabeledImage,
+    candidate: Candidate,
+    donor: DonorCrop,
+    *,
+    seed: int,
+    taken: Mask,
+    stain_matching: bool,
+    symmetries: bool,
+) -> Plan | str:
+    """Lay the donor on the candidate location.
+
+    The donor is centered on the target; contour layers are those of NucleiMix (arXiv 2410.16671): layer 1 comes along,
+    layers 2 and 3 are blended, and a replaced nucleus is erased with a margin of two pixels around it and three
+    around the donor. Holes never enter another instance: they are clipped there, and refused where more than
+    ``CLIPPED_AT_MOST`` of the transition zone is clipped.
+
+    Parameters
+    ----------
+    image : LabeledImage
+        The target's image.
+    candidate : Candidate
+    donor : DonorCrop
+    seed : int
+        Of the placement; chooses the donor's turn.
+    taken : (H, W) bool
+        Pixels that earlier placements in this image change.
+    stain_matching, symmetries : bool
+        Match the donor's stain to the target's surroundings; turn and mirror it at random.
+
+    Returns
+    -------
+    Plan, or the reason for a refusal.
+    """
+    rng = np.random.default_rng(seed)
+    turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
+    donor = donor.at_scale(image.mpp).turned(turns, mirrored)
+    height, width = image.instances.shape
+
+    # Everything is laid out on the smallest box that holds donor, target and their margins.
+    donor_rows, donor_cols = np.nonzero(donor.nucleus)
+    top = round(candidate.target.row - donor_rows.mean())
+    left = round(candidate.target.col - donor_cols.mean())
+    boxes = [(donor_rows + top, donor_cols + left)]
+    if candidate.target.instance:
+        boxes.append(np.nonzero(image.instances == candidate.target.instance))
+    first = [min(int(box[axis].min()) for box in boxes) - 4 for axis in (0, 1)]
+    stop = [max(int(box[axis].max()) for box in boxes) + 5 for axis in (0, 1)]
+    row, col = max(first[0], 0), max(first[1], 0)
+    window = slice(row, min(stop[0], height)), slice(col, min(stop[1], width))
+    instances = image.instances[window]
+
+    donor_at = donor_rows + top - row, donor_cols + left - col
+    if min(int(donor_rows.min()) + top, int(donor_cols.min()) + left) < 3:
+        return CROSSES_EDGE
+    if int(donor_rows.max()) + top >= height - 3 or int(donor_cols.max()) + left >= width - 3:
+        return CROSSES_EDGE
+    nucleus = np.zeros(instances.shape, bool)
+    nucleus[donor_at] = True
+    carried = dilate(nucleus, 1)
+    target = (instances == candidate.target.instance) & (candidate.target.instance != 0)
+    others = (instances != 0) & ~target
+    if np.any(carried & others):
+        return COVERS_NEIGHBOR
+    ring = transition_zone(nucleus)
+    blended = ring & ~others
+    if blended.sum() < (1 - CLIPPED_AT_MOST) * ring.sum():
+        return TOO_CLIPPED
+    erased = (dilate(target, 2) | dilate(nucleus, 3)) & ~others if target.any() else np.zeros_like(nucleus)
+    if np.any(dilate(carried | erased | blended, GUARD) & taken[window]):
+        return TOO_CLOSE
+
+    pixels = np.zeros((*instances.shape, 3), np.uint8)
+    # The crop's margin always holds layer 1, so the donor's pixels can be read around its mask as well.
+    rows, cols = np.nonzero(carried)
+    pixels[rows, cols] = donor.pixels[rows + row - top, cols + col - left]
+    stain = {"gain": [1.0, 1.0], "shift": [0.0, 0.0]}
+    if stain_matching:
+        reach = round(STAIN_UM / image.mpp)
+        middle = round(candidate.target.row), round(candidate.target.col)
+        around = tuple(slice(max(0, m - reach), m + reach + 1) for m in middle)
+        other = image.pixels[around], image.instances[around] == 0
+        pixels[rows, cols], stain = match_stain(pixels[rows, cols], (donor.pixels, donor.surroundings), other)
+    provenance = {"quarter_turns": turns, "mirrored": mirrored, "shift": [top, left], "stain": stain}
+    return Plan(candidate, seed, row, col, pixels, nucleus, carried, erased, blended, provenance)

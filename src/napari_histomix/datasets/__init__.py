@@ -1,0 +1,27 @@
+"""Readers and writers of labeled H&E images, and the bundled sample."""
+
+from napari_histomix.datasets.dataset import Dataset, Survey, survey
+from napari_histomix.datasets.entries import Entry, Problem
+from napari_histomix.datasets.hovernet import SYNTHETIC_NOTICE, write_dataset_json, write_hovernet, write_type_info
+from napari_histomix.datasets.opening import open_dataset
+from napari_histomix.datasets.pixels import read_mpp, read_pixels
+from napari_histomix.datasets.sample import SAMPLE_MAJORS, SAMPLE_RARE, load_sample, sample_folder
+
+__all__ = [
+    "SAMPLE_MAJORS",
+    "SAMPLE_RARE",
+    "SYNTHETIC_NOTICE",
+    "Dataset",
+    "Entry",
+    "Problem",
+    "Survey",
+    "load_sample",
+    "open_dataset",
+    "read_mpp",
+    "read_pixels",
+    "sample_folder",
+    "survey",
+    "write_dataset_json",
+    "write_hovernet",
+    "write_type_info",
+]

@@ -1,0 +1,186 @@
+"""A folder of labeled H&E images: read one image at a time, count nuclei."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from napari_histomix.datasets import hovernet
+from napari_histomix.datasets.entries import MAT_SUFFIXES, Entry, Problem, about
+from napari_histomix.datasets.pixels import read_label_image, read_pixels
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A folder of labeled images; nothing is held in memory but its listing.
+
+    Parameters
+    ----------
+    name : str
+        By ``dataset.json``, else the folder's name.
+    root : Path
+    classes : tuple of NucleusClass
+        By number, background not among them.
+    entries : tuple of Entry
+        In natural order of image names, which are unique.
+    problems : tuple of Problem
+        Images left out on opening, with the reason.
+    listed_types : mapping
+        Plain layout: per image the class number of each instance. Empty where the label files say the types.
+    """
+
+    name: str
+    root: Path
+    classes: tuple[NucleusClass, ...]
+    entries: tuple[Entry, ...]
+    problems: tuple[Problem, ...] = ()
+    listed_types: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def training(self) -> tuple[Entry, ...]:
+        """Entries of the training split; an image of no split is one of them."""
+        return tuple(entry for entry in self.entries if entry.source.split in ("train", ""))
+
+    @property
+    def missing_scale(self) -> tuple[Entry, ...]:
+        """Entries whose µm per pixel nothing says; they cannot be read before someone does."""
+        return tuple(entry for entry in self.entries if entry.mpp is None)
+
+    def entry(self, image: str) -> Entry:
+        """The entry of an image by name.
+
+        Raises
+        ------
+        HistomixError
+            If there is no image of that name.
+        """
+        for entry in self.entries:
+            if entry.source.image == image:
+                return entry
+        raise HistomixError(f"{self.name} has no image {image!r}; its first is {self.entries[0].source.image!r}.")
+
+    def read(self, entry: Entry | str) -> LabeledImage:
+        """Read one image with its labels.
+
+        Parameters
+        ----------
+        entry : Entry or str
+            An entry of this dataset, or its image name.
+
+        Raises
+        ------
+        HistomixError
+            If a file is damaged or missing, image and labels do not fit together, an instance has no type, or
+            nothing says the scale.
+        """
+        if isinstance(entry, str):
+            entry = self.entry(entry)
+        if entry.mpp is None:
+            raise HistomixError(
+                f"{entry.source.image}: nothing says how many µm one pixel is; pass --mpp, "
+                'or put {"mpp": 0.25} in dataset.json beside the data.'
+            )
+        return self._read(entry, entry.mpp)
+
+    def _read(self, entry: Entry, mpp: float) -> LabeledImage:
+        image = entry.source.image
+        if entry.labels.suffix.casefold() in MAT_SUFFIXES:
+            instances, types = hovernet.read_mat(entry.labels)
+        else:
+            instances, types = read_label_image(entry.labels), dict(self.listed_types.get(image, {}))
+        unknown = sorted(set(types.values()) - {one.number for one in self.classes})
+        if unknown:
+            known = ", ".join(f"{one.number} {one.name}" for one in self.classes)
+            raise HistomixError(
+                f"{image}: the labels have the type {unknown[0]}, which is none of the classes ({known}); "
+                "add it to type_info.json."
+            )
+        return LabeledImage(read_pixels(entry.image), instances, types, mpp, entry.source)
+
+    def class_number(self, name_or_number: str | int) -> int:
+        """Number of a class by its name (upper or lower case) or number.
+
+        Raises
+        ------
+        HistomixError
+            If there is no such class; the message lists those there are.
+        """
+        text = str(name_or_number).strip().casefold()
+        for one in self.classes:
+            if one.name.casefold() == text:
+                return one.number
+        for one in self.classes:
+            if str(one.number) == text:
+                return one.number
+        known = ", ".join(f"{one.number} {one.name}" for one in self.classes)
+        raise HistomixError(f"{self.name} has no class {str(name_or_number)!r}; its classes are {known}.")
+
+    def class_name(self, number: int) -> str:
+        """Name of a class by its number.
+
+        Raises
+        ------
+        HistomixError
+            If there is no such class.
+        """
+        wanted = self.class_number(number)
+        return next(one.name for one in self.classes if one.number == wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """How many nuclei of which class each image has.
+
+    Parameters
+    ----------
+    counts : mapping of str to Counter
+        Per readable image the number of nuclei by class number; an empty counter for an image without nuclei.
+    problems : tuple of Problem
+        All that is wrong with the dataset: what opening it found, and the images that could not be read.
+    shapes : mapping of str to (H, W)
+        Per readable image.
+    """
+
+    counts: Mapping[str, Counter[int]]
+    problems: tuple[Problem, ...]
+    shapes: Mapping[str, tuple[int, int]]
+
+    @property
+    def total(self) -> Counter[int]:
+        """Nuclei by class number over all images."""
+        return sum(self.counts.values(), Counter())
+
+
+def survey(dataset: Dataset) -> Job[Survey]:
+    """Read every image once and count its nuclei; a bad image becomes a problem, the others go on.
+
+    Yields
+    ------
+    Event
+        "Reading labels", one per image and one at the end.
+
+    Returns
+    -------
+    Survey
+    """
+    counts: dict[str, Counter[int]] = {}
+    shapes: dict[str, tuple[int, int]] = {}
+    problems = list(dataset.problems)
+    total = len(dataset.entries)
+    for done, entry in enumerate(dataset.entries):
+        yield Event("Reading labels", done, total)
+        image = entry.source.image
+        try:
+            # Counting needs no scale: a window can show the counts while it asks for the scale (missing_scale).
+            labeled = dataset._read(entry, 1.0 if entry.mpp is None else entry.mpp)
+        except HistomixError as error:
+            problems.append(Problem(image, about(image, error)))
+            continue
+        counts[image] = labeled.counts()
+        rows, cols = labeled.instances.shape
+        shapes[image] = (rows, cols)
+    yield Event("Reading labels", total, total)
+    return Survey(counts, tuple(problems), shapes)

@@ -1,0 +1,275 @@
+"""Read an image file into RGB pixels, a label image into ids, and find the scale its metadata states."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from napari_histomix.records import HistomixError
+
+PLAUSIBLE_MPP = (0.05, 5.0)
+"""Resolutions outside this range are those of printers and screens (72 dpi is 353 µm/px), not of microscopes."""
+
+_TIFF = frozenset({".tif", ".tiff"})
+_MICROMETERS = {
+    "nm": 1e-3,
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+}
+_GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L"})
+
+
+def read_pixels(path: Path) -> NDArray[np.uint8]:
+    """Read an H&E image as RGB.
+
+    16-bit color is taken as full range and divided by 257 (65535 becomes 255), rounded. An opaque alpha channel is
+    dropped; where alpha is less than opaque, the color is composited on white, the color of an empty slide.
+
+    Parameters
+    ----------
+    path : Path
+        PNG, JPEG or TIFF. Of a pyramid, the full resolution is read.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+        RGB.
+
+    Raises
+    ------
+    HistomixError
+        If the file cannot be read, is not color, or is neither 8 nor 16 bits per channel.
+    """
+    array = _read_array(path, "an image")
+    if array.ndim == 2 or array.shape[2] in (1, 2):
+        raise HistomixError(f"{path.name} is a grayscale image; an H&E image needs color (RGB).")
+    if array.ndim != 3 or array.shape[2] not in (3, 4):
+        raise HistomixError(f"{path.name} has the shape {array.shape}; save it as one RGB image.")
+    if array.size == 0:
+        raise HistomixError(f"{path.name} has no pixels; save the image again.")
+    if array.dtype == np.uint16:
+        if array[..., :3].max() in range(1, 256):
+            raise HistomixError(
+                f"{path.name} is stored in 16 bits but uses only the values of 8; save it with 8 bits per channel."
+            )
+        array = _divided(array, 257)
+    if array.dtype != np.uint8:
+        raise HistomixError(f"{path.name} holds {array.dtype} values; save it with 8 or 16 bits per channel.")
+    if array.shape[2] == 4:
+        array = _on_white(array)
+    return np.ascontiguousarray(array)
+
+
+def read_label_image(path: Path) -> NDArray[np.int32]:
+    """Read a label image: one channel of 8, 16 or 32 bits, 0 = background.
+
+    Returns
+    -------
+    (H, W) int32
+        Instance ids.
+
+    Raises
+    ------
+    HistomixError
+        If the file cannot be read, is not one channel of whole numbers, or an id is negative or above 2³¹ − 1.
+    """
+    array = _read_array(path, "a label image")
+    if array.ndim != 2:
+        raise HistomixError(f"{path.name} is no label image (shape {array.shape}); save one channel of instance ids.")
+    if array.dtype.kind not in "iu":
+        raise HistomixError(f"{path.name} holds {array.dtype} values; save ids as 16- or 32-bit whole numbers.")
+    return as_ids(array, path.name)
+
+
+def as_ids(array: NDArray[Any], name: str) -> NDArray[np.int32]:
+    """Turn a map of whole numbers, floating point allowed, into int32 ids.
+
+    Raises
+    ------
+    HistomixError
+        If a value is not a whole number between 0 and 2³¹ − 1.
+    """
+    if array.size == 0:
+        raise HistomixError(f"{name}: the instance map has no pixels; export the labels again.")
+    with np.errstate(invalid="ignore"):
+        bad = not np.isfinite(array).all() or array.min() < 0 or array.max() > np.iinfo(np.int32).max
+    if bad or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
+        raise HistomixError(f"{name}: ids must be whole numbers from 0 to 2147483647; export the labels again.")
+    return np.ascontiguousarray(array.astype(np.int32))
+
+
+def read_mpp(path: Path) -> float | None:
+    """µm per pixel by the image's own metadata.
+
+    TIFF: OME ``PhysicalSizeX``, the ``MPP`` of a scanner's description, ImageJ's unit, or the resolution tags. PNG and
+    JPEG: the pixel density. Densities count only if they are those of a microscope (see `PLAUSIBLE_MPP`) and the
+    same in both directions within 1 %.
+
+    Returns
+    -------
+    float or None
+        None if the metadata does not say, or the file cannot be read (reading its pixels says why).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mpp = _tiff_mpp(path) if path.suffix.casefold() in _TIFF else _density_mpp(path)
+    except Exception:  # decoders raise anything on a broken header; read_pixels reports that file in a sentence
+        return None
+    return mpp
+
+
+def _read_array(path: Path, what: str) -> NDArray[Any]:
+    try:
+        with warnings.catch_warnings():
+            # Decoders warn about harmless tags; what matters raises, or shows in the shape.
+            warnings.simplefilter("ignore")
+            if path.suffix.casefold() in _TIFF:
+                return _read_tiff(path)
+            return _read_with_pillow(path)
+    except HistomixError:
+        raise
+    except FileNotFoundError:
+        raise HistomixError(f"{path.name} is no longer there; put it back or open the dataset again.") from None
+    except Exception as error:  # a broken file makes the decoders raise anything from SyntaxError to struct.error
+        raise HistomixError(
+            f"{path.name} cannot be read as {what} ({_short(error)}); it may be damaged, copy or export it again."
+        ) from None
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.rstrip(".") if len(text) <= 90 else text[:89] + "…"
+
+
+def _read_tiff(path: Path) -> NDArray[Any]:
+    with tifffile.TiffFile(path) as tiff:
+        level = tiff.series[0].levels[0]
+        page = tiff.pages.first
+        axes = level.axes
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            raise HistomixError(f"{path.name} is a TIFF with a color table; save it as plain RGB or as plain ids.")
+        if axes not in ("YX", "YXS", "SYX"):
+            raise HistomixError(f"{path.name} holds more than one image (axes {axes}); save one two-dimensional image.")
+        if _decodable(page):
+            array = level.asarray()
+            return np.moveaxis(array, 0, -1) if axes == "SYX" else array
+    # tifffile leaves LZW, JPEG and others to imagecodecs, which is not required; Pillow decodes them by itself.
+    return _read_with_pillow(path)
+
+
+def _decodable(page: tifffile.TiffPage) -> bool:
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+        tifffile.TIFF.UNPREDICTORS[page.predictor]
+    except (KeyError, ValueError, ImportError):
+        return False
+    # JPEG and YCbCr need color conversion as well, which Pillow does.
+    return page.photometric != tifffile.PHOTOMETRIC.YCBCR
+
+
+def _read_with_pillow(path: Path) -> NDArray[Any]:
+    with Image.open(path) as image:
+        if _is_16_bit_color(path, image):
+            return _read_16_bit_color(path)
+        image.load()
+        if image.mode == "P":
+            return np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
+        if image.mode not in {"RGB", "RGBA"} | _GRAY_MODES:
+            raise HistomixError(f"{path.name} is stored as {image.mode}; save it as RGB.")
+        return np.asarray(image)
+
+
+def _is_16_bit_color(path: Path, image: Image.Image) -> bool:
+    # Pillow would drop the lower bytes of 16-bit color without a word. Bit depth and color type of a PNG are the
+    # bytes 24 and 25 of the file (header chunk); 2 is RGB, 6 RGBA.
+    if image.format != "PNG":
+        return False
+    with path.open("rb") as file:
+        head = file.read(26)
+    return len(head) == 26 and head[24] == 16 and head[25] in (2, 6)
+
+
+def _read_16_bit_color(path: Path) -> NDArray[Any]:
+    import cv2  # here, not on top: opening a dataset should not wait for OpenCV
+
+    array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise ValueError("the PNG data is incomplete")
+    return array[..., [2, 1, 0, 3][: array.shape[2]]]
+
+
+def _divided(array: NDArray[np.uint16], divisor: int) -> NDArray[np.uint8]:
+    return ((array.astype(np.uint32) + divisor // 2) // divisor).astype(np.uint8)
+
+
+def _on_white(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    color, alpha = array[..., :3], array[..., 3:].astype(np.uint32)
+    if (alpha == 255).all():
+        return color
+    return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _square(x: float, y: float) -> float | None:
+    """One µm/px of two, to six digits; None if the pixels are not square or the value is not a microscope's."""
+    low, high = PLAUSIBLE_MPP
+    if not (math.isfinite(x) and math.isfinite(y) and low <= x <= high and abs(x - y) <= 0.01 * x):
+        return None
+    return float(f"{x:.6g}")
+
+
+def _density_mpp(path: Path) -> float | None:
+    with Image.open(path) as image:
+        density = image.info.get("dpi")
+    if density is None or min(density) <= 0:
+        return None
+    return _square(25400 / float(density[0]), 25400 / float(density[1]))
+
+
+def _tiff_mpp(path: Path) -> float | None:
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        if tiff.is_ome and tiff.ome_metadata:
+            return _ome_mpp(tiff.ome_metadata)
+        scanner = re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description)
+        if scanner:
+            return _square(float(scanner[1]), float(scanner[1]))
+        if "XResolution" not in page.tags or "YResolution" not in page.tags:
+            return None
+        per_unit = [value[0] / value[1] for value in (page.tags["XResolution"].value, page.tags["YResolution"].value)]
+        unit = _MICROMETERS.get(str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ"))
+        if unit is None and "ResolutionUnit" in page.tags:
+            unit = {2: 25400.0, 3: 10000.0}.get(int(page.tags["ResolutionUnit"].value))
+    if unit is None or min(per_unit) <= 0:
+        return None
+    return _square(unit / per_unit[0], unit / per_unit[1])
+
+
+def _ome_mpp(text: str) -> float | None:
+    root = ElementTree.fromstring(text)
+    for element in root.iter():
+        if element.tag.rpartition("}")[2] == "Pixels":
+            sizes = []
+            for axis in "XY":
+                size = element.get(f"PhysicalSize{axis}")
+                factor = _MICROMETERS.get(element.get(f"PhysicalSize{axis}Unit", "µm"))
+                if size is None or factor is None:
+                    return None
+                sizes.append(float(size) * factor)
+            return _square(sizes[0], sizes[1])
+    return None

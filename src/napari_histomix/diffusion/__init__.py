@@ -1,0 +1,1 @@
+"""Diffusion models in pixel space: loading, samplers, the inpainting engine, and training."""

@@ -1,0 +1,104 @@
+"""From a crop to a vector: what surrounds a location, described by numbers.
+
+:func:`context_patches` cuts the surroundings out of an image, an :class:`Encoder` turns them into vectors and
+:func:`context_features` does both chunk by chunk. The default encoder, :class:`TextureEncoder`, needs no weights.
+Importing this room loads neither torch nor timm; :func:`open_encoder` does, when a network is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.features.context import PATCH_MPP, PATCH_SIZE, context_features, context_patches
+from napari_histomix.features.texture import TextureEncoder
+from napari_histomix.records import HistomixError
+
+__all__ = [
+    "PATCH_MPP",
+    "PATCH_SIZE",
+    "Encoder",
+    "TextureEncoder",
+    "context_features",
+    "context_patches",
+    "open_encoder",
+]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns patches into feature vectors.
+
+    Attributes
+    ----------
+    name : str
+        Identity for provenance; two encoders of one name give the same features. Holds the first 12 hexadecimal
+        digits of the weights file's sha256 where there are weights.
+    dim : int
+        Length of a feature vector.
+    """
+
+    @property
+    def name(self) -> str:
+        """Identity for provenance."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature vector."""
+        ...
+
+    def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode (N, 224, 224, 3) uint8 RGB patches as (N, dim) float32 vectors; N may be 0."""
+        ...
+
+
+def open_encoder(spec: str, device: str = "cpu") -> Encoder:
+    """Open an encoder by its short description.
+
+    Parameters
+    ----------
+    spec : str
+        ``"texture"``: stain and texture statistics, no weights.
+        ``"timm:NAME"``: a timm model with its pretrained weights, which must lie in the local cache unless the
+        environment variable ``HISTOMIX_ONLINE`` is 1.
+        ``"timm:NAME@FILE"``: a timm model with the weights of FILE (.safetensors, or a torch checkpoint).
+        ``"ctranspath:FILE"``: CTransPath with the weights of FILE.
+    device : str
+        Torch device of a network ("cpu", "cuda", "mps"); texture statistics are always computed on the CPU.
+
+    Returns
+    -------
+    Encoder
+
+    Raises
+    ------
+    HistomixError
+        If the description is not understood, timm is not installed, weights are absent or do not fit, or the device
+        cannot be used.
+    """
+    kind, _, rest = spec.partition(":")
+    if spec == "texture":
+        return TextureEncoder()
+    if kind == "timm" and rest:
+        _require_timm()
+        from napari_histomix.features.timm_encoder import TimmEncoder
+
+        model, _, weights = rest.partition("@")
+        return TimmEncoder(model, weights or None, device=device)
+    if kind == "ctranspath" and rest:
+        _require_timm()
+        from napari_histomix.features.ctranspath import CTransPathEncoder
+
+        return CTransPathEncoder(rest, device=device)
+    raise HistomixError(
+        f"'{spec}' is not an encoder; choose texture, timm:NAME, timm:NAME@WEIGHTS_FILE or ctranspath:WEIGHTS_FILE."
+    )
+
+
+def _require_timm() -> None:
+    if find_spec("timm") is None:
+        raise HistomixError("This encoder needs timm; install it with: pip install 'napari-histomix[encoders]'.")

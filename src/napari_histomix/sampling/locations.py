@@ -1,0 +1,68 @@
+"""Locations in an image: its rare and major nuclei, and places with no nucleus."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from napari_histomix.compositing.donors import donor_flaw
+from napari_histomix.records import LabeledImage, Location
+
+
+@dataclass(frozen=True)
+class NucleusLocation:
+    """A nucleus, and why it could not be a donor (None: it could)."""
+
+    location: Location
+    flaw: str | None
+
+
+def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collection[int]) -> list[NucleusLocation]:
+    """Rare and major nuclei of an image, by instance id; their centers are centroids, in pixels.
+
+    Whether a nucleus could be a donor is looked at for rare ones only.
+    """
+    found = []
+    boxes = ndimage.find_objects(image.instances)
+    for instance, box in enumerate(boxes, start=1):
+        if box is None or image.types[instance] not in (*rare, *major):
+            continue
+        number = image.types[instance]
+        rows, cols = np.nonzero(image.instances[box] == instance)
+        location = Location(
+            image.source.image,
+            "rare" if number in rare else "major",
+            float(rows.mean() + box[0].start),
+            float(cols.mean() + box[1].start),
+            instance,
+            number,
+            len(rows),
+        )
+        found.append(NucleusLocation(location, donor_flaw(image, instance, box) if number in rare else None))
+    return found
+
+
+def background_locations(image: LabeledImage, count: int, radius: float, rng: np.random.Generator) -> list[Location]:
+    """Uniformly drawn places with no nucleus within ``radius`` pixels of their center, nor the image's edge.
+
+    Parameters
+    ----------
+    image : LabeledImage
+    count : int
+        How many to return; all there are where there are fewer.
+    radius : float
+        Pixels.
+    rng : numpy.random.Generator
+    """
+    free = (image.instances == 0).astype(np.uint8)
+    # A frame of zeros makes the image's edge count as occupied.
+    distance = cv2.distanceTransform(np.pad(free, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    places = np.flatnonzero(distance > radius)
+    chosen = rng.choice(places, size=min(count, len(places)), replace=False)
+    rows, cols = np.unravel_index(chosen, free.shape)
+    name = image.source.image
+    return [Location(name, "background", float(row), float(col)) for row, col in zip(rows, cols, strict=True)]

@@ -1,0 +1,63 @@
+"""Candidates and placements as tables: what the table view, the Points layers and the summaries read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from napari_histomix.records import Candidate, Placement
+
+UNDECIDED = "undecided"
+KEEP, DROP = "keep", "drop"
+APPROVE, REJECT = "approve", "reject"
+WORDS = {KEEP: "kept", DROP: "dropped", APPROVE: "approved", REJECT: "rejected", UNDECIDED: UNDECIDED}
+"""What a decision is called on the screen."""
+
+
+def candidate_frame(candidates: Sequence[Candidate], class_name: Callable[[int], str]) -> pd.DataFrame:
+    """One row for each candidate, in order of rank.
+
+    Columns: rank, image, row, col, kind, type (name of the class replaced, or "background"), log_likelihood,
+    percentile, donor (its image and instance id). Takes a while for tens of thousands: not for the main thread.
+    """
+    names: dict[int, str] = {}
+
+    def named(number: int) -> str:
+        if number not in names:
+            names[number] = class_name(number) if number else "background"
+        return names[number]
+
+    return pd.DataFrame(
+        {
+            "rank": np.array([one.rank for one in candidates], dtype=np.int64),
+            "image": np.array([one.target.image for one in candidates], dtype=object),
+            "row": np.array([one.target.row for one in candidates], dtype=float),
+            "col": np.array([one.target.col for one in candidates], dtype=float),
+            "kind": np.array([one.target.kind for one in candidates], dtype=object),
+            "type": np.array([named(one.target.type) for one in candidates], dtype=object),
+            "log_likelihood": np.array([one.log_likelihood for one in candidates], dtype=float),
+            "percentile": np.array([one.percentile for one in candidates], dtype=float),
+            "donor": np.array([f"{one.donor.image} #{one.donor.instance}" for one in candidates], dtype=object),
+        }
+    )
+
+
+def placement_frame(
+    placements: Sequence[Placement], decisions: Mapping[int, str], class_name: Callable[[int], str]
+) -> pd.DataFrame:
+    """One row for each placement: number, instance, class, kind, replaced, seed, decision, donor."""
+    return pd.DataFrame(
+        {
+            "number": [one.candidate.rank for one in placements],
+            "instance": [one.instance for one in placements],
+            "class": [class_name(one.candidate.donor.type) for one in placements],
+            "kind": [one.candidate.target.kind for one in placements],
+            "replaced": [one.candidate.target.instance for one in placements],
+            "percentile": [one.candidate.percentile for one in placements],
+            "donor": [f"{one.candidate.donor.image} #{one.candidate.donor.instance}" for one in placements],
+            "seed": [str(one.seed) for one in placements],
+            "decision": [WORDS[decisions.get(one.candidate.rank, UNDECIDED)] for one in placements],
+        }
+    )

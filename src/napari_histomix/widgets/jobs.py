@@ -1,0 +1,225 @@
+"""One adapter between the house's long jobs and napari: background thread, progress, Cancel, one clear notice."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator
+from functools import partial
+from threading import Event as Flag
+from typing import Any
+
+from napari.qt.threading import create_worker
+from napari.utils import cancelable_progress
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_histomix.records import Event, HistomixError, Job
+
+INTERVAL = 0.05
+"""Seconds between two events that reach the main thread."""
+
+log = logging.getLogger(__name__)
+
+
+class _Handle:
+    """All that a worker is given. napari keeps workers' methods forever, so everything heavy is dropped at the end."""
+
+    def __init__(self, make: Callable[[], Job[Any]]) -> None:
+        self.make: Callable[[], Job[Any]] | None = make
+        self.stop = Flag()
+        self.aborted: Callable[[], bool] = lambda: False
+        self.outcome = "cancelled"
+        self.result: Any = None
+        self.sentence = ""
+
+    def drop(self) -> None:
+        """Forget the job and its result."""
+        self.make = None
+        self.result = None
+        self.aborted = lambda: True
+
+
+class _Named(partial):
+    """A call that napari's status line can show in words."""
+
+    title = ""
+
+    def __repr__(self) -> str:
+        return self.title
+
+
+def sentence_of(error: BaseException) -> str:
+    """What a person is told about an error: its own sentence, never a traceback."""
+    text = " ".join(str(error).split())
+    if isinstance(error, HistomixError):
+        return text
+    if isinstance(error, MemoryError):
+        return "There is not enough memory for this; close other programs and try again."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'the disk'}."
+    return f"Something unexpected went wrong ({type(error).__name__}: {text or 'no details'}); the log has the details."
+
+
+def _work(handle: _Handle) -> Generator[Event, None, None]:
+    """Run a job; catch what it raises, pass on at most one event every ``INTERVAL`` (and every message)."""
+    job: Job[Any] | None = None
+    try:
+        assert handle.make is not None
+        job = handle.make()
+        last = 0.0
+        while True:
+            if handle.stop.is_set() or handle.aborted():
+                return
+            event = next(job)
+            now = time.monotonic()
+            if event.message or now - last >= INTERVAL:
+                last = now
+                yield event
+    except StopIteration as end:
+        handle.result, handle.outcome = end.value, "finished"
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if not isinstance(error, HistomixError):
+            log.exception("A job failed")
+        handle.sentence, handle.outcome = sentence_of(error), "failed"
+    finally:
+        if job is not None:
+            job.close()
+        handle.make = None
+
+
+def _stop_all(handles: list[_Handle], *_: object) -> None:
+    for handle in handles:
+        handle.stop.set()
+
+
+class JobRunner(QObject):
+    """Runs one long job at a time in a background thread; all its signals come on the main thread.
+
+    Parameters
+    ----------
+    parent : QObject
+        Its end cancels the job.
+    activity : bool
+        Whether napari's activity dock shows the job.
+    """
+
+    progressed = Signal(object)
+    """An ``Event``, at most 20 a second, every one that carries a message among them."""
+    finished = Signal(object)
+    """The job's result."""
+    failed = Signal(str)
+    """One sentence for a person."""
+    cancelled = Signal()
+    running_changed = Signal(bool)
+
+    def __init__(self, parent: QObject | None = None, *, activity: bool = False) -> None:
+        super().__init__(parent)
+        self._activity = activity
+        self._handle: _Handle | None = None
+        self._worker: Any = None
+        self._bar: cancelable_progress | None = None
+        self._bar_time = 0.0
+        self._live: list[_Handle] = []
+        self.destroyed.connect(partial(_stop_all, self._live))
+
+    @property
+    def running(self) -> bool:
+        """Whether a job is under way."""
+        return self._handle is not None
+
+    def start(self, make: Callable[[], Job[Any]], title: str) -> bool:
+        """Start a job in a background thread.
+
+        Parameters
+        ----------
+        make : callable
+            Called in the thread; returns the job. What it holds is let go when the job ends.
+        title : str
+            What the activity dock and the status line call it.
+
+        Returns
+        -------
+        bool
+            False if a job is under way already; nothing is started then.
+        """
+        if self.running:
+            return False
+        handle = _Handle(make)
+        call = _Named(_work)
+        call.title = f"HistoMix: {title}"
+        worker = create_worker(call, handle, _start_thread=False)
+        handle.aborted = lambda: worker.abort_requested
+        worker.yielded.connect(self._on_event)
+        worker.finished.connect(self._on_end)
+        self._handle, self._worker = handle, worker
+        self._live[:] = [handle]
+        self.running_changed.emit(True)
+        if self._activity:
+            self._open_bar(title)
+        worker.start()
+        return True
+
+    def cancel(self) -> None:
+        """Stop the job at its next event."""
+        if self._handle is not None:
+            self._handle.stop.set()
+
+    def _on_event(self, event: Event) -> None:
+        handle = self._handle
+        if handle is None or handle.stop.is_set():
+            return
+        self.progressed.emit(event)
+        self._feed_bar(event)
+
+    def _on_end(self) -> None:
+        handle, self._handle, self._worker = self._handle, None, None
+        if handle is None:
+            return
+        self._close_bar()
+        outcome, result, sentence = handle.outcome, handle.result, handle.sentence
+        handle.drop()
+        self._live.clear()
+        self.running_changed.emit(False)
+        if outcome == "finished":
+            self.finished.emit(result)
+        elif outcome == "failed":
+            self.failed.emit(sentence)
+        else:
+            self.cancelled.emit()
+
+    # napari's activity dock: a QWidget, so built and fed here, on the main thread. Every update runs processEvents(),
+    # so the job may end inside one: nothing is touched after it.
+
+    def _open_bar(self, title: str) -> None:
+        self._bar = cancelable_progress(total=100, desc=title, gui=True)
+        self._bar_time = 0.0
+
+    def _feed_bar(self, event: Event) -> None:
+        bar, now = self._bar, time.monotonic()
+        if bar is None or now - self._bar_time < 0.25:
+            return
+        self._bar_time = now
+        if bar.is_canceled:
+            self.cancel()
+            return
+        value = int(100 * event.done / event.total) if event.total else 0
+        if value > bar.n:
+            bar.update(value - bar.n)
+
+    def _close_bar(self) -> None:
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            # Not from inside the bar's own update, whose processEvents() may have brought us here.
+            QTimer.singleShot(0, bar.close)
+
+
+def single(function: Callable[[], Any], phase: str) -> Callable[[], Job[Any]]:
+    """A job of one step from a plain function, for short work that should still leave the main thread alone."""
+
+    def job() -> Job[Any]:
+        yield Event(phase)
+        return function()
+
+    return job

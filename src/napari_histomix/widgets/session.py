@@ -1,0 +1,399 @@
+"""What one viewer's person is working on: dataset, study, candidates, placements and every decision. No widgets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from qtpy.QtCore import QObject, Signal
+
+from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, open_dataset, sample_folder, survey
+from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
+from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, candidate_frame
+from napari_histomix.widgets.images import ImageReader
+
+if TYPE_CHECKING:
+    from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, Synthesis, SynthesisSettings
+    from napari_histomix.study import Study
+
+NAME = "napari-histomix-session"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Candidates in order of rank, their table, and what a person should know of the draw."""
+
+    items: tuple[Candidate, ...]
+    frame: pd.DataFrame
+    effective_sample_size: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A dataset as opened in the background, with all that its study holds."""
+
+    dataset: Dataset
+    survey: Survey
+    study: Study | None = None
+    candidates: Candidates | None = None
+    placements: tuple[Placement, ...] = ()
+    candidate_decisions: Mapping[int, str] = field(default_factory=dict)
+    placement_decisions: Mapping[int, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Session(QObject):
+    """State of one viewer. Panels change it through its methods and follow its signals.
+
+    Long work is handed out as jobs (``*_job``), which touch nothing here; a panel's runner runs them in a thread and
+    gives what they return to the matching ``take_*`` method, on the main thread.
+    """
+
+    dataset_changed = Signal()
+    classes_changed = Signal()
+    study_changed = Signal()
+    candidates_changed = Signal()
+    candidates_decided = Signal(object)
+    """Ranks of the candidates whose decision changed."""
+    placements_changed = Signal()
+    placements_decided = Signal(object)
+    """Numbers of the placements whose decision changed."""
+    image_changed = Signal(str)
+    place_requested = Signal(str, float, float)
+    """Image, row, column a person wants to see."""
+    notice = Signal(str)
+
+    def __init__(self, parent: QObject | None = None, home: Path | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName(NAME)
+        self.home = home or Path.home() / "HistoMix"
+        self.reader = ImageReader(self)
+        self.reader.failed.connect(lambda _name, sentence: self.notice.emit(sentence))
+        self.reader.loaded.connect(self._on_loaded)
+        self._wanted = ""
+        self._clear()
+
+    def _clear(self) -> None:
+        self.dataset: Dataset | None = None
+        self.survey: Survey | None = None
+        self.mpp: float | None = None
+        self.study: Study | None = None
+        self.study_folder: Path | None = None
+        self.rare: tuple[int, ...] = ()
+        self.major: tuple[int, ...] = ()
+        self.candidates: Candidates | None = None
+        self.candidate_decisions: dict[int, str] = {}
+        self.placements: tuple[Placement, ...] = ()
+        self.placement_decisions: dict[int, str] = {}
+        self.refusals: Counter[str] = Counter()
+        self.image = ""
+
+    # Opening.
+
+    def open_job(self, path: Path, mpp: float | None = None) -> Callable[[], Job[Opened]]:
+        """Open a dataset's folder and count its nuclei."""
+
+        def job() -> Job[Opened]:
+            yield Event("Opening the folder")
+            dataset = open_dataset(path, mpp=mpp)
+            counted = yield from survey(dataset)
+            return Opened(dataset, counted)
+
+        return job
+
+    def study_job(self, folder: Path) -> Callable[[], Job[Opened]]:
+        """Open a study's folder with its dataset and everything done so far."""
+
+        def job() -> Job[Opened]:
+            from napari_histomix.study import Study
+
+            yield Event("Opening the study")
+            study = Study.open(folder)
+            if not Path(study.dataset_root).is_dir():
+                raise HistomixError(
+                    f"The images of the study {Path(folder).name} are no longer at {study.dataset_root}; put them back."
+                )
+            dataset = open_dataset(study.dataset_root, mpp=study.mpp)
+            counted = yield from survey(dataset)
+            yield Event("Reading candidates and placements")
+            found = study.candidates()
+            frame = candidate_frame(found, dataset.class_name)
+            settings = study.settings()
+            ess = settings.get("effective_sample_size")
+            candidates = Candidates(tuple(found), frame, ess, tuple(settings.get("warnings", ()))) if found else None
+            return Opened(
+                dataset,
+                counted,
+                study,
+                candidates,
+                tuple(study.placements()),
+                study.decisions("candidate"),
+                study.decisions("placement"),
+                settings,
+            )
+
+        return job
+
+    def take_opened(self, opened: Opened) -> None:
+        """Begin with what was opened; everything before is let go (it is on disk)."""
+        dataset = opened.dataset
+        self._clear()
+        self.dataset, self.survey = dataset, opened.survey
+        self.mpp = next((one.mpp for one in dataset.entries if one.mpp is not None), None)
+        self.study, self.candidates = opened.study, opened.candidates
+        self.study_folder = Path(opened.study.folder) if opened.study else self.free_folder()
+        self.placements = opened.placements
+        self.candidate_decisions = dict(opened.candidate_decisions)
+        self.placement_decisions = dict(opened.placement_decisions)
+        self.rare, self.major = self._default_classes()
+        if "rare" in opened.settings:
+            self.rare = tuple(opened.settings["rare"])
+            self.major = tuple(opened.settings.get("major", ()))
+        self.reader.set_dataset(None if dataset.missing_scale else dataset)
+        for signal in (self.dataset_changed, self.classes_changed, self.study_changed):
+            signal.emit()
+        self.candidates_changed.emit()
+        self.placements_changed.emit()
+        if opened.survey.counts and not dataset.missing_scale:
+            first = opened.settings.get("image")
+            self.show(first if first in opened.survey.counts else next(iter(opened.survey.counts)))
+
+    def _default_classes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        dataset, counted = self.dataset, self.survey
+        assert dataset is not None and counted is not None
+        numbers = [one.number for one in dataset.classes if counted.total[one.number]]
+        if Path(dataset.root) == sample_folder():
+            return (
+                (dataset.class_number(SAMPLE_RARE),),
+                tuple(dataset.class_number(name) for name in SAMPLE_MAJORS),
+            )
+        if len(numbers) < 2:
+            return (), tuple(numbers)
+        rare = min(numbers, key=lambda number: counted.total[number])
+        return (rare,), tuple(number for number in numbers if number != rare)
+
+    @property
+    def ready(self) -> bool:
+        """Whether candidates can be looked for: images with a scale, and a rare class."""
+        return self.dataset is not None and not self.dataset.missing_scale and bool(self.rare)
+
+    # Images.
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the images that can be read."""
+        return tuple(self.survey.counts) if self.survey else ()
+
+    def show(self, name: str) -> None:
+        """Make an image the one on the screen; ``image_changed`` follows when it is read."""
+        self._wanted = name
+        self.reader.request(name)
+
+    def step(self, by: int) -> None:
+        """Show the next image, or the one before."""
+        names = self.images
+        if names:
+            at = names.index(self.image) if self.image in names else 0
+            self.show(names[(at + by) % len(names)])
+
+    def fly(self, image: str, row: float, col: float) -> None:
+        """Bring a place onto the screen."""
+        if image != self.image:
+            self.show(image)
+        self.place_requested.emit(image, row, col)
+
+    def _on_loaded(self, name: str) -> None:
+        if name == self._wanted and name != self.image:
+            self.image = name
+            self.image_changed.emit(name)
+
+    # Classes.
+
+    def choose_classes(self, rare: Iterable[int], major: Iterable[int]) -> None:
+        """Set the rare classes and those they may replace; a class cannot be both."""
+        rare = tuple(rare)
+        major = tuple(number for number in major if number not in rare)
+        if (rare, major) != (self.rare, self.major):
+            self.rare, self.major = rare, major
+            self._save(rare=rare, major=major)
+            self.classes_changed.emit()
+
+    # Study.
+
+    def free_folder(self) -> Path:
+        """Where a new study of this dataset goes by default: a folder that does not exist yet."""
+        assert self.dataset is not None
+        name = "".join(c if c.isalnum() or c in " -_." else "-" for c in self.dataset.name).strip(" .") or "study"
+        folder, number = self.home / name, 2
+        while folder.exists():
+            folder, number = self.home / f"{name} {number}", number + 1
+        return folder
+
+    def choose_study_folder(self, folder: Path) -> None:
+        """Put the study elsewhere; only before it has begun."""
+        if self.study is None:
+            self.study_folder = folder
+            self.study_changed.emit()
+
+    def _save(self, **settings: Any) -> None:
+        if self.study is not None:
+            try:
+                self.study.save_settings({**self.study.settings(), **settings})
+            except (HistomixError, OSError) as error:
+                self.notice.emit(str(error))
+
+    # Candidates.
+
+    def candidates_job(self, settings: CandidateSettings) -> Callable[[], Job[tuple[Study, Candidates, tuple[str, ...]]]]:
+        """Look for candidates and write them to the study, which begins here if it has not."""
+        dataset, study, folder, mpp = self.dataset, self.study, self.study_folder, self.mpp
+        assert dataset is not None and folder is not None
+        image = self.image
+
+        def job() -> Job[tuple[Study, Candidates, tuple[str, ...]]]:
+            from napari_histomix.methods.nucleimix import find_candidates
+            from napari_histomix.study import Study
+
+            found: CandidateSet = yield from find_candidates(dataset, settings)
+            if not found.candidates:
+                raise HistomixError("No place fits a rare nucleus; add images, or choose other classes.")
+            yield Event("Writing candidates to the study")
+            ours = study or Study.create(folder, dataset.root, dataset.name, mpp)
+            ours.set_candidates(found, settings)
+            warnings = tuple(found.warnings)
+            about = {
+                "rare": list(settings.rare),
+                "major": list(settings.major),
+                "image": image,
+                "effective_sample_size": float(found.effective_sample_size),
+                "warnings": list(warnings),
+                "candidates": asdict(settings),
+            }
+            ours.save_settings({**ours.settings(), **about})
+            frame = candidate_frame(found.candidates, dataset.class_name)
+            problems = tuple(one.sentence for one in found.problems)
+            return ours, Candidates(found.candidates, frame, float(found.effective_sample_size), warnings), problems
+
+        return job
+
+    def take_candidates(self, result: tuple[Study, Candidates, tuple[str, ...]]) -> None:
+        """Begin with new candidates; decisions and placements of earlier ones are over."""
+        study, candidates, _ = result
+        if study is not self.study:
+            self.study, self.study_folder = study, Path(study.folder)
+            self.study_changed.emit()
+        self.candidates = candidates
+        self.candidate_decisions = dict(study.decisions("candidate"))
+        self.placements = tuple(study.placements())
+        self.placement_decisions = dict(study.decisions("placement"))
+        self.refusals = Counter()
+        self.candidates_changed.emit()
+        self.placements_changed.emit()
+
+    def decided(self, decision: str) -> int:
+        """How many candidates or placements have a decision (keep, drop, approve, reject)."""
+        of = self.candidate_decisions if decision in (KEEP, DROP) else self.placement_decisions
+        return sum(one == decision for one in of.values())
+
+    def usable_candidates(self, kept_only: bool) -> tuple[Candidate, ...]:
+        """The kept candidates, or all that were not dropped; in order of rank."""
+        if self.candidates is None:
+            return ()
+        decisions = self.candidate_decisions
+        if kept_only:
+            return tuple(one for one in self.candidates.items if decisions.get(one.rank) == KEEP)
+        return tuple(one for one in self.candidates.items if decisions.get(one.rank) != DROP)
+
+    # Placements.
+
+    def synthesis_job(
+        self, settings: SynthesisSettings, kept_only: bool, model: Any = None
+    ) -> Callable[[], Job[Synthesis]]:
+        """Make placements on the chosen candidates and write them to the study."""
+        dataset, study, existing = self.dataset, self.study, self.placements
+        if dataset is None or study is None or self.candidates is None:
+            raise HistomixError("Find candidates first.")
+        chosen = self.usable_candidates(kept_only)
+
+        def job() -> Job[Synthesis]:
+            from napari_histomix.methods.nucleimix import synthesize
+
+            yield Event("Preparing")
+            made: Synthesis = yield from synthesize(dataset, chosen, settings, model=model, existing=existing)
+            yield Event("Writing placements to the study")
+            study.add_placements(made.placements)
+            study.save_settings({**study.settings(), "synthesis": asdict(settings)})
+            return made
+
+        return job
+
+    def take_synthesis(self, made: Synthesis) -> None:
+        """Add new placements to those there are."""
+        self.placements = (*self.placements, *made.placements)
+        self.refusals = Counter(made.refusals)
+        self.placements_changed.emit()
+
+    def placements_of(self, image: str, *, rejected: bool = False) -> tuple[Placement, ...]:
+        """Placements of an image, without the rejected ones unless asked for."""
+        return tuple(
+            one
+            for one in self.placements
+            if one.candidate.target.image == image
+            and (rejected or self.placement_decisions.get(one.candidate.rank) != "reject")
+        )
+
+    @property
+    def approved(self) -> tuple[Placement, ...]:
+        """What may be exported."""
+        return tuple(one for one in self.placements if self.placement_decisions.get(one.candidate.rank) == APPROVE)
+
+    # Decisions: on disk first, then on the screen.
+
+    def decide(self, subject: str, items: Iterable[int], decision: str | None) -> None:
+        """Decide on candidates or placements ("candidate", "placement"); on disk before the screen shows it."""
+        items = tuple(items)
+        if self.study is None or not items:
+            return
+        try:
+            self.study.decide(subject, items, decision)
+        except (HistomixError, OSError) as error:
+            self.notice.emit(str(error))
+            return
+        self._decided(subject, items, dict.fromkeys(items, decision))
+
+    def undo(self, subject: str) -> tuple[int, ...]:
+        """Take the last decision back; returns whom it concerned."""
+        if self.study is None:
+            return ()
+        try:
+            items = tuple(self.study.undo(subject))
+            now = self.study.decisions(subject) if items else {}
+        except (HistomixError, OSError) as error:
+            self.notice.emit(str(error))
+            return ()
+        if items:
+            self._decided(subject, items, {item: now.get(item) for item in items})
+        return items
+
+    def _decided(self, subject: str, items: tuple[int, ...], now: Mapping[int, str | None]) -> None:
+        decisions = self.candidate_decisions if subject == "candidate" else self.placement_decisions
+        for item, decision in now.items():
+            if decision is None:
+                decisions.pop(item, None)
+            else:
+                decisions[item] = decision
+        (self.candidates_decided if subject == "candidate" else self.placements_decided).emit(items)
+
+
+def session_of(viewer: Any) -> Session:
+    """The session of a viewer, made on first use: a child of its window, so that it lives and ends with it."""
+    viewer = getattr(viewer, "__wrapped__", viewer)
+    window = getattr(getattr(viewer, "window", None), "_qt_window", None)
+    if window is None:
+        return Session()
+    return window.findChild(Session, NAME) or Session(window)

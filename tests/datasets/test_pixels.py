@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from napari_histomix.datasets import read_mpp, read_pixels
+from napari_histomix.datasets.pixels import read_label_image
+from napari_histomix.records import HistomixError
+
+RGB = np.random.default_rng(1).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+
+
+def test_opaque_alpha_is_dropped(tmp_path):
+    Image.fromarray(np.dstack([RGB, np.full((12, 10), 255, np.uint8)])).save(tmp_path / "x.png")
+    assert np.array_equal(read_pixels(tmp_path / "x.png"), RGB)
+
+
+def test_transparency_shows_white(tmp_path):
+    alpha = np.full((12, 10), 255, np.uint8)
+    alpha[0], alpha[1] = 0, 128
+    Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / "x.png")
+    pixels = read_pixels(tmp_path / "x.png")
+    assert (pixels[0] == 255).all()
+    assert np.abs(pixels[1].astype(int) - (RGB[1] * (128 / 255) + 127)).max() <= 1
+    assert np.array_equal(pixels[2:], RGB[2:])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_color_is_rounded_not_cut(tmp_path, suffix):
+    wide = RGB.astype(np.uint16) * 257 + 128
+    wide = np.where(RGB == 255, 65535, wide).astype(np.uint16)
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "png":
+        cv2.imwrite(str(path), wide[..., ::-1])
+    else:
+        tifffile.imwrite(path, wide, photometric="rgb")
+    assert np.array_equal(read_pixels(path), RGB)
+    tifffile.imwrite(tmp_path / "y.tif", wide + 1 - 1 + np.where(RGB < 255, 1, 0).astype(np.uint16), photometric="rgb")
+    assert np.array_equal(read_pixels(tmp_path / "y.tif"), np.where(RGB < 255, RGB + 1, 255))
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_tiff_planes(tmp_path, planar):
+    data = RGB if planar == "contig" else np.moveaxis(RGB, -1, 0)
+    tifffile.imwrite(tmp_path / "x.tif", data, photometric="rgb", planarconfig=planar)
+    assert np.array_equal(read_pixels(tmp_path / "x.tif"), RGB)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_compressed_tiff(tmp_path, compression):
+    Image.fromarray(RGB).save(tmp_path / "x.tif", compression=compression)
+    assert np.array_equal(read_pixels(tmp_path / "x.tif"), RGB)
+
+
+def test_palette_png_is_color(tmp_path):
+    flat = np.zeros((6, 6, 3), np.uint8)
+    flat[2:] = (200, 30, 90)
+    Image.fromarray(flat).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "x.png")
+    assert np.array_equal(read_pixels(tmp_path / "x.png"), flat)
+
+
+def test_grayscale_is_refused(tmp_path):
+    for name, array in (("a.png", RGB[..., 0]), ("b.png", RGB[..., 0].astype(np.uint16))):
+        Image.fromarray(array).save(tmp_path / name)
+    tifffile.imwrite(tmp_path / "c.tif", RGB[..., 0])
+    for name in ("a.png", "b.png", "c.tif"):
+        with pytest.raises(HistomixError, match="grayscale image; an H&E image needs color"):
+            read_pixels(tmp_path / name)
+
+
+def test_other_numbers_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", RGB.astype(np.float32), photometric="rgb")
+    with pytest.raises(HistomixError, match="holds float32 values"):
+        read_pixels(tmp_path / "x.tif")
+    tifffile.imwrite(tmp_path / "y.tif", RGB.astype(np.uint16), photometric="rgb")
+    with pytest.raises(HistomixError, match="uses only the values of 8"):
+        read_pixels(tmp_path / "y.tif")
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "z.jpg")
+    with pytest.raises(HistomixError, match="stored as CMYK"):
+        read_pixels(tmp_path / "z.jpg")
+    tifffile.imwrite(tmp_path / "s.tif", np.stack([RGB, RGB]), photometric="rgb")
+    with pytest.raises(HistomixError, match="more than one image"):
+        read_pixels(tmp_path / "s.tif")
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.jpg", "wide.png"])
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.6])
+def test_a_truncated_file_is_one_sentence(tmp_path, name, keep):
+    noise = np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / name
+    if name == "wide.png":
+        cv2.imwrite(str(path), noise.astype(np.uint16) * 257)
+    else:
+        Image.fromarray(noise).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(HistomixError, match=f"{name} cannot be read as an image") as caught:
+        read_pixels(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_8_16_and_32_bits(tmp_path):
+    ids = np.array([[0, 1], [2, 200]])
+    Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "a.png")
+    assert read_label_image(tmp_path / "a.png").tolist() == ids.tolist()
+    Image.fromarray((ids * 300).astype(np.uint16)).save(tmp_path / "b.png")
+    assert read_label_image(tmp_path / "b.png").tolist() == (ids * 300).tolist()
+    tifffile.imwrite(tmp_path / "c.tif", (ids * 70_000).astype(np.uint32), photometric="minisblack")
+    labels = read_label_image(tmp_path / "c.tif")
+    assert labels.tolist() == (ids * 70_000).tolist() and labels.dtype == np.int32
+    Image.fromarray((ids * 70_000).astype(np.int32)).save(tmp_path / "d.tif", compression="tiff_lzw")
+    assert read_label_image(tmp_path / "d.tif").tolist() == (ids * 70_000).tolist()
+
+
+def test_bad_label_images_say_what_is_wrong(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    with pytest.raises(HistomixError, match="one channel of instance ids"):
+        read_label_image(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "b.tif", np.ones((3, 3), np.float32))
+    with pytest.raises(HistomixError, match="holds float32 values"):
+        read_label_image(tmp_path / "b.tif")
+    tifffile.imwrite(tmp_path / "c.tif", np.full((3, 3), -1, np.int32))
+    with pytest.raises(HistomixError, match="whole numbers from 0"):
+        read_label_image(tmp_path / "c.tif")
+    tifffile.imwrite(tmp_path / "d.tif", np.full((3, 3), 2**31, np.uint32))
+    with pytest.raises(HistomixError, match="whole numbers from 0"):
+        read_label_image(tmp_path / "d.tif")
+
+
+def test_scale_from_tiff_tags(tmp_path):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", resolution=(40_000, 40_000), resolutionunit="CENTIMETER")
+    assert read_mpp(path) == 0.25
+    tifffile.imwrite(path, RGB, photometric="rgb", resolution=(50_800, 50_800), resolutionunit="INCH")
+    assert read_mpp(path) == 0.5
+    tifffile.imwrite(path, RGB, photometric="rgb", resolution=(72, 72), resolutionunit="INCH")
+    assert read_mpp(path) is None
+    tifffile.imwrite(path, RGB, photometric="rgb", resolution=(40_000, 20_000), resolutionunit="CENTIMETER")
+    assert read_mpp(path) is None
+    tifffile.imwrite(path, RGB, photometric="rgb", description="Aperio Image Library |AppMag = 40|MPP = 0.2525")
+    assert read_mpp(path) == 0.2525
+
+
+def test_scale_from_ome_and_imagej(tmp_path):
+    metadata = {"axes": "YXS", "PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.25}
+    tifffile.imwrite(tmp_path / "x.ome.tif", RGB, photometric="rgb", metadata=metadata)
+    assert read_mpp(tmp_path / "x.ome.tif") == 0.25
+    assert np.array_equal(read_pixels(tmp_path / "x.ome.tif"), RGB)
+    tifffile.imwrite(tmp_path / "y.tif", RGB, imagej=True, resolution=(2, 2), metadata={"unit": "um", "axes": "YXS"})
+    assert read_mpp(tmp_path / "y.tif") == 0.5
+
+
+def test_scale_of_png_only_if_microscopic(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "x.png", dpi=(72, 72))
+    assert read_mpp(tmp_path / "x.png") is None
+    Image.fromarray(RGB).save(tmp_path / "x.png", dpi=(101_600, 101_600))
+    assert read_mpp(tmp_path / "x.png") == 0.25
