@@ -69,7 +69,7 @@ CROPS = (
     Crop("TCGA-A8-A07U-01Z-00-DX1_26500_78501_1001_1000_0.93", 96, 128),
     Crop("TCGA-A7-A13G-01Z-00-DX1_9501_8501_1000_1000_0.9824", 128, 160),
     Crop("TCGA-S3-AA17-01Z-00-DX1_31501_41001_1000_1000_1.0108", 128, 160),
-    Crop("TCGA-XX-A899-01Z-00-DX1_35501_50501_1000_1000_1.0108", 128, 0),
+    Crop("TCGA-A7-A3RF-01Z-00-DX1_64000_16001_1001_1000_0.9872000000000001", 64, 0),
 )
 """Chosen by eye among windows in focus with few lymphocytes, few points without a mask, and five patients."""
 

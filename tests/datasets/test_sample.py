@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 from skimage.color import rgb2hed
 
-from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, load_sample, sample_folder, survey
+from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, load_sample, open_dataset, sample_folder, survey
 from napari_histomix.records import drain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,5 @@ def test_the_script_derives_the_bundled_labels(shared, tmp_path):
 
 
 def load_made(folder):
-    from napari_histomix.datasets import open_dataset
-
     dataset = open_dataset(folder)
     return {entry.source.image: dataset.read(entry) for entry in dataset.entries}

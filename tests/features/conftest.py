@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_histomix.records import LabeledImage, Source
 
 
-def tissue(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+def paint(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     """Pink and violet noise with detail at several scales."""
     rng = np.random.default_rng(seed)
     nuclei, fibers = (
@@ -21,6 +21,11 @@ def tissue(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     density = 0.15 + 0.25 * np.clip(nuclei, 0, 2)[..., None] * [0.65, 0.70, 0.29]
     density = density + 0.15 * np.clip(fibers, 0, 2)[..., None] * [0.07, 0.99, 0.11]
     return np.round(255 * 10**-density).astype(np.uint8)
+
+
+@pytest.fixture
+def tissue() -> Callable[..., NDArray[np.uint8]]:
+    return paint
 
 
 @pytest.fixture
@@ -33,4 +38,4 @@ def make_image() -> Callable[..., LabeledImage]:
 
 @pytest.fixture
 def patches() -> NDArray[np.uint8]:
-    return np.stack([tissue(224, 224, seed) for seed in range(6)])
+    return np.stack([paint(224, 224, seed) for seed in range(6)])

@@ -7,12 +7,10 @@ from numpy.typing import NDArray
 
 from napari_histomix.features import TextureEncoder, context_features, context_patches
 
-from .conftest import tissue
-
 HOLE = slice(56, 168)
 
 
-def test_outside_the_hole_a_patch_is_the_image(make_image):
+def test_outside_the_hole_a_patch_is_the_image(tissue, make_image):
     pixels = tissue(500, 400)
     (patch,) = context_patches(make_image(pixels), np.array([[200.4, 150.6]]))
     window = pixels[200 - 112 : 200 + 112, 151 - 112 : 151 + 112]
@@ -22,14 +20,14 @@ def test_outside_the_hole_a_patch_is_the_image(make_image):
     assert np.abs(patch[HOLE, HOLE].astype(int) - window[HOLE, HOLE]).mean() > 5
 
 
-def test_without_a_hole_a_patch_is_the_image_everywhere(make_image):
+def test_without_a_hole_a_patch_is_the_image_everywhere(tissue, make_image):
     pixels = tissue(300, 300)
     (patch,) = context_patches(make_image(pixels), np.array([[150, 140]]), erase=0)
     np.testing.assert_array_equal(patch, pixels[38:262, 28:252])
 
 
 @pytest.mark.parametrize("mpp", [0.1, 0.25, 0.37, 0.5, 1.0])
-def test_a_patch_spans_56_micrometers_whatever_the_scale(make_image, mpp):
+def test_a_patch_spans_56_micrometers_whatever_the_scale(tissue, make_image, mpp):
     """A dark square 4 µm across, 20 µm below and 10 µm left of the center, lies there in the patch too."""
     pixels = np.full((round(120 / mpp), round(120 / mpp), 3), 230, np.uint8)
     row, col = round(50 / mpp), round(70 / mpp)
@@ -54,7 +52,7 @@ def test_fine_detail_of_a_finer_image_does_not_alias(make_image):
 
 
 @pytest.mark.parametrize("center", [(0, 0), (0, 399.4), (299, 399), (150, 2)])
-def test_at_the_border_the_image_is_mirrored(make_image, center):
+def test_at_the_border_the_image_is_mirrored(tissue, make_image, center):
     pixels = tissue(300, 400)
     (patch,) = context_patches(make_image(pixels), np.array([center]), erase=0)
     padded = np.pad(pixels, ((112, 112), (112, 112), (0, 0)), mode="reflect")
@@ -63,14 +61,14 @@ def test_at_the_border_the_image_is_mirrored(make_image, center):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (7, 5), (100, 223)])
-def test_an_image_smaller_than_a_patch_is_mirrored_as_often_as_it_takes(make_image, shape):
+def test_an_image_smaller_than_a_patch_is_mirrored_as_often_as_it_takes(tissue, make_image, shape):
     pixels = tissue(*shape)
     (patch,) = context_patches(make_image(pixels), np.array([[0, 0]]), erase=0)
     padded = np.pad(pixels, ((112, 500), (112, 500), (0, 0)), mode="reflect")
     np.testing.assert_array_equal(patch, padded[:224, :224])
 
 
-def test_what_lies_in_the_hole_has_no_influence(make_image):
+def test_what_lies_in_the_hole_has_no_influence(tissue, make_image):
     pixels = tissue(400, 400)
     other = pixels.copy()
     other[200 - 56 : 200 + 56, 200 - 56 : 200 + 56] = np.random.default_rng(1).integers(0, 256, (112, 112, 3))
@@ -78,7 +76,7 @@ def test_what_lies_in_the_hole_has_no_influence(make_image):
     np.testing.assert_array_equal(first, second)
 
 
-def test_one_pixel_outside_the_hole_has_influence(make_image):
+def test_one_pixel_outside_the_hole_has_influence(tissue, make_image):
     pixels = tissue(400, 400)
     other = pixels.copy()
     other[200 - 57, 200] = 255 - other[200 - 57, 200]
@@ -86,7 +84,7 @@ def test_one_pixel_outside_the_hole_has_influence(make_image):
     assert (first != second).any()
 
 
-def test_at_another_scale_the_middle_of_the_hole_has_no_influence(make_image):
+def test_at_another_scale_the_middle_of_the_hole_has_no_influence(tissue, make_image):
     pixels = tissue(300, 300)
     other = pixels.copy()
     other[150 - 26 : 150 + 26, 150 - 26 : 150 + 26] = 255
@@ -95,7 +93,7 @@ def test_at_another_scale_the_middle_of_the_hole_has_no_influence(make_image):
 
 
 @pytest.mark.parametrize(("size", "erase"), [(224, 112), (224, 110), (224, 100), (96, 94), (20, 2)])
-def test_the_fill_is_smooth_and_between_its_surroundings(make_image, size, erase):
+def test_the_fill_is_smooth_and_between_its_surroundings(tissue, make_image, size, erase):
     """On a gray ramp the fill must neither overshoot nor leave a step at the rim, whatever divides the sizes."""
     ramp = np.repeat(np.linspace(60, 200, 400)[None, :, None], 400, axis=0).repeat(3, axis=2).astype(np.uint8)
     (patch,) = context_patches(make_image(ramp), np.array([[200, 200]]), size=size, erase=erase)
@@ -107,7 +105,7 @@ def test_the_fill_is_smooth_and_between_its_surroundings(make_image, size, erase
     assert np.abs(fill[:, -1] - patch[low:high, high]).mean() < 6
 
 
-def test_patches_do_not_depend_on_threads_nor_change_opencv(make_image):
+def test_patches_do_not_depend_on_threads_nor_change_opencv(tissue, make_image):
     image = make_image(tissue(400, 400))
     centers = np.random.default_rng(0).uniform(0, 399, (40, 2))
     before = cv2.getNumThreads()
@@ -116,7 +114,7 @@ def test_patches_do_not_depend_on_threads_nor_change_opencv(make_image):
     assert cv2.getNumThreads() == before
 
 
-def test_features_do_not_depend_on_the_chunk(make_image):
+def test_features_do_not_depend_on_the_chunk(tissue, make_image):
     image = make_image(tissue(400, 400))
     centers = np.random.default_rng(0).uniform(0, 399, (23, 2))
     encoder = TextureEncoder()
@@ -126,7 +124,7 @@ def test_features_do_not_depend_on_the_chunk(make_image):
     np.testing.assert_array_equal(np.concatenate(chunks), whole)
 
 
-def test_a_closed_generator_encodes_nothing_more(make_image):
+def test_a_closed_generator_encodes_nothing_more(tissue, make_image):
     class Counting:
         name, dim, calls = "counting", 1, 0
 
@@ -141,7 +139,7 @@ def test_a_closed_generator_encodes_nothing_more(make_image):
     assert encoder.calls == 1
 
 
-def test_no_centers_give_nothing(make_image):
+def test_no_centers_give_nothing(tissue, make_image):
     image = make_image(tissue(30, 30))
     none = np.empty((0, 2))
     assert context_patches(image, none).shape == (0, 224, 224, 3)
@@ -151,17 +149,17 @@ def test_no_centers_give_nothing(make_image):
 @pytest.mark.parametrize(
     "centers", [[[1, 2, 3]], [1, 2], [[np.nan, 1]], [[-1, 5]], [[5, 29.6]], [[np.inf, 5]]], ids=str
 )
-def test_centers_that_make_no_sense_are_refused(make_image, centers):
+def test_centers_that_make_no_sense_are_refused(tissue, make_image, centers):
     with pytest.raises(ValueError, match="centers must be"):
         context_patches(make_image(tissue(30, 30)), np.array(centers, float))
 
 
 @pytest.mark.parametrize("sizes", [{"size": 223}, {"erase": 111}, {"erase": 224}, {"erase": -2}, {"mpp": 0}])
-def test_sizes_that_make_no_sense_are_refused(make_image, sizes):
+def test_sizes_that_make_no_sense_are_refused(tissue, make_image, sizes):
     with pytest.raises(ValueError, match=r"must be"):
         context_patches(make_image(tissue(30, 30)), np.array([[5, 5]]), **sizes)
 
 
-def test_a_chunk_of_nothing_is_refused(make_image):
+def test_a_chunk_of_nothing_is_refused(tissue, make_image):
     with pytest.raises(ValueError, match="chunk must be positive"):
         next(context_features(make_image(tissue(30, 30)), np.array([[5, 5]]), TextureEncoder(), chunk=0))

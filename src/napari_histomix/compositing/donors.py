@@ -15,6 +15,7 @@ MARGIN_UM = 7.5
 """Surroundings kept on each side of a donor, in µm (NucleiMix: 30 px at 0.25 µm/px)."""
 
 CUT_BY_EDGE = "the donor is cut by the edge of its own image"
+SLIVER = "the donor is far smaller than its class, so perhaps only a part of a nucleus"
 TOUCHES_NEIGHBOR = "the donor touches another nucleus in its own image"
 
 

@@ -17,6 +17,7 @@ CROSSES_EDGE = "it would cross the image's edge"
 COVERS_NEIGHBOR = "it would cover another nucleus"
 TOO_CLIPPED = "neighbors leave too little room for its transition zone"
 TOO_CLOSE = "it would touch another synthetic nucleus"
+UNLIKE = "what surrounds it looks unlike what surrounds its donor"
 TOO_LARGE = "it is larger than the model's largest window"
 
 CLIPPED_AT_MOST = 0.25
@@ -24,6 +25,13 @@ CLIPPED_AT_MOST = 0.25
 
 GUARD = 4
 """Pixels kept free between the holes of two placements, so that either can be taken back alone."""
+
+LIKE = 0.06
+"""Largest difference, in optical density (root mean square over R, G and B), between the immediate surroundings of
+target and donor; beyond it a border would have to fade one tissue into another within two pixels."""
+
+SURROUNDINGS_UM = 1.25
+"""Width in µm of the immediate surroundings that are compared."""
 
 STAIN_UM = 15.0
 """Half width in µm of the target's surroundings that its stain is measured in."""
@@ -141,16 +149,50 @@ def plan_placement(
     if np.any(dilate(carried | erased | blended, GUARD) & taken[window]):
         return TOO_CLOSE
 
-    pixels = np.zeros((*instances.shape, 3), np.uint8)
-    # The crop's margin always holds layer 1, so the donor's pixels can be read around its mask as well.
-    rows, cols = np.nonzero(carried)
-    pixels[rows, cols] = donor.pixels[rows + row - top, cols + col - left]
     stain = {"gain": [1.0, 1.0], "shift": [0.0, 0.0]}
+    colors = donor.pixels
     if stain_matching:
         reach = round(STAIN_UM / image.mpp)
         middle = round(candidate.target.row), round(candidate.target.col)
         around = tuple(slice(max(0, m - reach), m + reach + 1) for m in middle)
         other = image.pixels[around], image.instances[around] == 0
-        pixels[rows, cols], stain = match_stain(pixels[rows, cols], (donor.pixels, donor.surroundings), other)
+        colors, stain = match_stain(colors, (donor.pixels, donor.surroundings), other)
+    if _difference(donor, colors, image, target, (row, col), donor_at) > LIKE:
+        return UNLIKE
+    pixels = np.zeros((*instances.shape, 3), np.uint8)
+    # The crop's margin always holds layer 1, so the donor's pixels can be read around its mask as well.
+    rows, cols = np.nonzero(carried)
+    pixels[rows, cols] = colors[rows + row - top, cols + col - left]
     provenance = {"quarter_turns": turns, "mirrored": mirrored, "shift": [top, left], "stain": stain}
     return Plan(candidate, seed, row, col, pixels, nucleus, carried, erased, blended, provenance)
+
+
+def _difference(
+    donor: DonorCrop,
+    colors: NDArray[np.uint8],
+    image: LabeledImage,
+    target: Mask,
+    corner: tuple[int, int],
+    placed: tuple[NDArray[np.intp], NDArray[np.intp]],
+) -> float:
+    """Difference of immediate surroundings, of the donor as it will look and of the place it goes to.
+
+    ``target`` is the replaced nucleus in the box at ``corner``, ``placed`` the donor's pixels in that box.
+    """
+    width = max(2, round(SURROUNDINGS_UM / image.mpp))
+    own = colors[dilate(donor.nucleus, width + 1) & ~dilate(donor.nucleus, 1) & donor.surroundings]
+    # A frame as wide as the surroundings, so that they are not cut by the box.
+    row, col = corner[0] - width, corner[1] - width
+    frame = slice(max(0, row), row + target.shape[0] + 2 * width), slice(max(0, col), col + target.shape[1] + 2 * width)
+    free = image.instances[frame] == 0
+    middle = np.zeros(free.shape, bool)
+    offset = corner[0] - frame[0].start, corner[1] - frame[1].start
+    middle[placed[0] + offset[0], placed[1] + offset[1]] = True
+    inner = middle.copy()
+    inner[offset[0] : offset[0] + target.shape[0], offset[1] : offset[1] + target.shape[1]] |= target
+    # Around a replaced nucleus, its own rim is not tissue that will be seen.
+    other = image.pixels[frame][dilate(inner, width + 2) & ~dilate(inner, 2) & free]
+    if len(own) == 0 or len(other) == 0:
+        return 0.0
+    means = [-np.log10((surroundings.astype(np.float32) + 1) / 256).mean(axis=0) for surroundings in (own, other)]
+    return float(np.sqrt(np.mean((means[0] - means[1]) ** 2)))

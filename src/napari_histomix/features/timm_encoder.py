@@ -12,6 +12,8 @@ from napari_histomix.features.torch_encoder import TorchEncoder
 from napari_histomix.features.weights_file import fit_weights, read_weights
 from napari_histomix.records import HistomixError
 
+_PUBLISHED = "model.safetensors"
+
 
 class TimmEncoder(TorchEncoder):
     """A timm model without its classifier; its pooled output is the feature vector.
@@ -60,17 +62,20 @@ class TimmEncoder(TorchEncoder):
 
 def _published_weights(model: str, repository: str | None) -> Path:
     """The model's published weights in the local cache; fetched to it only when going online is allowed."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if not repository:
         raise HistomixError(f"timm publishes no weights for '{model}'; give a file as timm:{model}@WEIGHTS_FILE.")
-    online = os.environ.get("HISTOMIX_ONLINE") == "1"
+    # Offline only the disk is looked at: hf_hub_download opens a connection of its own even with local_files_only.
+    cached = try_to_load_from_cache(repository, _PUBLISHED)
+    if isinstance(cached, str):
+        return Path(cached)
+    absent = f"The weights of timm model '{model}' are not on this machine"
+    advice = f"or give a file as timm:{model}@WEIGHTS_FILE."
+    if os.environ.get("HISTOMIX_ONLINE") != "1":
+        raise HistomixError(f"{absent}; set HISTOMIX_ONLINE=1 to allow a download, {advice}")
     try:
-        return Path(hf_hub_download(repository, "model.safetensors", local_files_only=not online))
+        return Path(hf_hub_download(repository, _PUBLISHED))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        advice = "check the connection" if online else "set HISTOMIX_ONLINE=1 to allow a download"
-        raise HistomixError(
-            f"The weights of timm model '{model}' are not on this machine; {advice}, "
-            f"or give a file as timm:{model}@WEIGHTS_FILE."
-        ) from error
+        raise HistomixError(f"{absent} and cannot be downloaded; check the connection, {advice}") from error

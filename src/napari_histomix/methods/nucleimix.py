@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import DonorCrop, cut_donor, plan_placement
+from napari_histomix.compositing.donors import SLIVER
 from napari_histomix.datasets import Dataset, Entry, Problem
 from napari_histomix.features import context_features, open_encoder
 from napari_histomix.methods.windows import WindowedPlan, finished_placement, first_stage, second_stage, windowed
@@ -24,10 +25,12 @@ from napari_histomix.records import Candidate, Event, HistomixError, Job, Labele
 from napari_histomix.sampling import (
     ContextModel,
     DonorPool,
+    NucleusLocation,
     background_locations,
     draw_order,
     effective_sample_size,
     nucleus_locations,
+    sharpest_temperature,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 USED_UP = "its donor has been used as often as allowed"
 FEW_EFFECTIVE = 50
+WORTH = 500
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class CandidateSettings:
     components : int
         Principal components of the surroundings.
     temperature : float, optional
-        Divides the log-likelihoods before the draw; None: the number of components, else a handful of locations
-        would hold all the mass. 1 is the paper's form.
+        Divides the log-likelihoods before the draw. 1 is the paper's form; None: 1, or as much more as it takes for
+        the draw to be worth ``WORTH`` locations or a tenth of all, whichever is less.
     donor_temperature : float, optional
         τ of the donor draw; None: the median distance. 1 is the paper's form.
     background_share : float
@@ -79,13 +83,14 @@ class CandidateSettings:
 class CandidateSet:
     """Candidate locations in the order they were drawn, with what a person should know of the draw.
 
-    ``effective_sample_size``: how many equally likely locations the draw was worth. ``considered``: locations by kind.
+    ``temperature`` is the one used; ``effective_sample_size``: how many equally likely locations the draw was worth. ``considered``: locations by kind.
     ``unfit_donors``: rare nuclei that cannot be donors, by reason.
     """
 
     candidates: tuple[Candidate, ...]
     settings: CandidateSettings
     encoder: str
+    temperature: float
     effective_sample_size: float
     considered: Counter[str]
     unfit_donors: Counter[str]
@@ -95,7 +100,7 @@ class CandidateSet:
     def warnings(self) -> tuple[str, ...]:
         """Sentences a person should read before going on."""
         found = []
-        if self.candidates and self.effective_sample_size < FEW_EFFECTIVE:
+        if self.effective_sample_size < FEW_EFFECTIVE < len(self.candidates):
             found.append(
                 f"The draw is worth only {self.effective_sample_size:.0f} equally likely locations; "
                 "raise the temperature for more variety."
@@ -160,6 +165,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     entries, nuclei, areas, problems = yield from _find_nuclei(dataset, rare, major)
     mpp = {entry.source.image: float(entry.mpp or 0) for entry in entries}
     rares = [one for found in nuclei.values() for one in found if one.location.kind == "rare"]
+    rares = _without_slivers(rares)
     names = " or ".join(dataset.class_name(number) for number in rare)
     if not rares:
         raise HistomixError(f"No training image has a nucleus of class {names}; choose a class that occurs.")
@@ -202,15 +208,17 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     percentiles = model.percentile(likelihoods)
 
     # Lines 9–11: draw locations, and a donor for each.
-    logits = likelihoods / (settings.temperature or model.dimension)
+    worth = min(WORTH, 0.1 * len(possible))
+    temperature = settings.temperature or sharpest_temperature(likelihoods, worth)
+    logits = likelihoods / temperature
     rng = np.random.default_rng(settings.seed)
     flawless = {(one.location.image, one.location.instance) for one in rares if one.flaw is None}
     givers = np.array([i for i, one in enumerate(locations) if (one.image, one.instance) in flawless], dtype=int)
     micrometers = np.array([one.area * mpp[one.image] ** 2 for one in locations])
     spread = rng.choice(possible, size=min(200, len(possible)), replace=False)
     distances = np.linalg.norm(components[spread][:, None] - components[givers][None], axis=2)
-    temperature = settings.donor_temperature or max(float(np.median(distances)), 1e-9)
-    pool = DonorPool(components[givers], micrometers[givers], temperature, settings.area_ratio)
+    spacing = settings.donor_temperature or max(float(np.median(distances)), 1e-9)
+    pool = DonorPool(components[givers], micrometers[givers], spacing, settings.area_ratio)
     candidates: list[Candidate] = []
     for number, drawn in enumerate(draw_order(logits, rng)):
         target = locations[possible[drawn]]
@@ -226,6 +234,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
         tuple(candidates),
         replace(settings, rare=rare, major=major),
         encoder.name,
+        temperature,
         effective_sample_size(logits),
         Counter(kinds.tolist()),
         unfit,
@@ -325,6 +334,18 @@ def _find_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]
     if not entries:
         raise HistomixError(problems[0].sentence if problems else f"{dataset.name} has no training image.")
     return entries, nuclei, areas, problems
+
+
+def _without_slivers(rares: list[NucleusLocation]) -> list[NucleusLocation]:
+    """The rare nuclei, those far smaller than the median of their class flawed as donors."""
+    typical = {
+        number: np.median([one.location.area for one in rares if one.location.type == number])
+        for number in {one.location.type for one in rares}
+    }
+    return [
+        replace(one, flaw=SLIVER) if not one.flaw and one.location.area < 0.3 * typical[one.location.type] else one
+        for one in rares
+    ]
 
 
 def _plan(

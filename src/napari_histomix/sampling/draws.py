@@ -20,3 +20,22 @@ def effective_sample_size(logits: NDArray[np.float64]) -> float:
     if len(logits) == 0:
         return 0.0
     return float(np.exp(2 * logsumexp(logits) - logsumexp(2 * logits)))
+
+
+def sharpest_temperature(log_likelihoods: NDArray[np.float64], wanted: float) -> float:
+    """The lowest temperature, from 1 (the likelihoods as they are) up, at which the draw is worth ``wanted`` locations.
+
+    Log-likelihoods in many dimensions can be so peaked that a handful of locations holds all the mass; this flattens
+    them just as far as needed. ``wanted`` must be below the number of locations; the effective sample size grows with
+    the temperature.
+    """
+    low, high = 1.0, 1.0
+    while effective_sample_size(log_likelihoods / high) < wanted and high < 1e6:
+        low, high = high, 2 * high
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        if effective_sample_size(log_likelihoods / middle) < wanted:
+            low = middle
+        else:
+            high = middle
+    return high

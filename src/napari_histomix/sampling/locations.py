@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_histomix.compositing.donors import donor_flaw
 from napari_histomix.records import LabeledImage, Location
+
+TISSUE_DENSITY = 0.12
+"""Green optical density (base 10) from which a place counts as tissue."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,14 @@ def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collect
     return found
 
 
+def tissue(image: LabeledImage) -> NDArray[np.bool_]:
+    """(H, W) bool: where there is tissue, not glass, lumen or mucus: green optical density, smoothed over 2 µm."""
+    density = -np.log10((image.pixels[..., 1].astype(np.float32) + 1) / 256)
+    return cv2.GaussianBlur(density, (0, 0), 2.0 / image.mpp) > TISSUE_DENSITY
+
+
 def background_locations(image: LabeledImage, count: int, radius: float, rng: np.random.Generator) -> list[Location]:
-    """Uniformly drawn places with no nucleus within ``radius`` pixels of their center, nor the image's edge.
+    """Uniformly drawn places on tissue with no nucleus within ``radius`` pixels of their center, nor the image's edge.
 
     Parameters
     ----------
@@ -61,7 +71,7 @@ def background_locations(image: LabeledImage, count: int, radius: float, rng: np
     free = (image.instances == 0).astype(np.uint8)
     # A frame of zeros makes the image's edge count as occupied.
     distance = cv2.distanceTransform(np.pad(free, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    places = np.flatnonzero(distance > radius)
+    places = np.flatnonzero((distance > radius) & tissue(image))
     chosen = rng.choice(places, size=min(count, len(places)), replace=False)
     rows, cols = np.unravel_index(chosen, free.shape)
     name = image.source.image

@@ -31,6 +31,7 @@ class _Handle:
         self.outcome = "cancelled"
         self.result: Any = None
         self.sentence = ""
+        self.unwanted = False
 
     def drop(self) -> None:
         """Forget the job and its result."""
@@ -166,6 +167,12 @@ class JobRunner(QObject):
         if self._handle is not None:
             self._handle.stop.set()
 
+    def discard(self) -> None:
+        """Stop the job and take nothing from it, not even a result that is ready already."""
+        if self._handle is not None:
+            self._handle.stop.set()
+            self._handle.unwanted = True
+
     def _on_event(self, event: Event) -> None:
         handle = self._handle
         if handle is None or handle.stop.is_set():
@@ -179,6 +186,8 @@ class JobRunner(QObject):
             return
         self._close_bar()
         outcome, result, sentence = handle.outcome, handle.result, handle.sentence
+        if handle.unwanted:
+            outcome = "cancelled"
         handle.drop()
         self._live.clear()
         self.running_changed.emit(False)

@@ -225,13 +225,14 @@ class Session(QObject):
 
     # Study.
 
-    def free_folder(self) -> Path:
-        """Where a new study of this dataset goes by default: a folder that does not exist yet."""
+    def free_folder(self, home: Path | None = None) -> Path:
+        """Where a new study of this dataset goes: a folder in ``home`` that does not exist yet."""
         assert self.dataset is not None
+        home = home or self.home
         name = "".join(c if c.isalnum() or c in " -_." else "-" for c in self.dataset.name).strip(" .") or "study"
-        folder, number = self.home / name, 2
+        folder, number = home / name, 2
         while folder.exists():
-            folder, number = self.home / f"{name} {number}", number + 1
+            folder, number = home / f"{name} {number}", number + 1
         return folder
 
     def choose_study_folder(self, folder: Path) -> None:

@@ -1,0 +1,129 @@
+"""The classes of a dataset: color, name, count as a bar, and whether a class is rare or major."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from qtpy.QtCore import QRectF, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QPainter, QPaintEvent
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSizePolicy, QWidget
+
+from napari_histomix.records import NucleusClass
+
+
+class Bar(QWidget):
+    """One bar of a chart: a share of the width in a class's color, over what it was before in a lighter tone.
+
+    Parameters
+    ----------
+    color : (r, g, b)
+    """
+
+    def __init__(self, color: tuple[int, int, int]) -> None:
+        super().__init__()
+        self._color = QColor(*color)
+        self.before = self.after = 0.0
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setFixedHeight(14)
+
+    def sizeHint(self) -> QSize:
+        """Wide enough to compare."""
+        return QSize(120, 14)
+
+    def set_shares(self, before: float, after: float = 0.0) -> None:
+        """Set the shares of the width, 0 to 1; ``after`` is drawn behind ``before``."""
+        self.before, self.after = before, after
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw track and bar."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(128, 128, 128, 50))
+        painter.drawRoundedRect(QRectF(self.rect()), 3, 3)
+        for share, color in ((self.after, QColor("#2ecc71")), (self.before, self._color)):
+            if share > 0:
+                painter.setBrush(color)
+                painter.drawRoundedRect(QRectF(0, 0, max(share * self.width(), 3.0), self.height()), 3, 3)
+        painter.end()
+
+
+class ClassTable(QWidget):
+    """Counts of classes as a bar chart, with a check box for rare and one for major in each row."""
+
+    chosen = Signal(object, object)
+    """Numbers of the rare classes, and of the major ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(8)
+        self._grid.setVerticalSpacing(4)
+        self._grid.setColumnStretch(2, 1)
+        self.rare_boxes: dict[int, QCheckBox] = {}
+        self.major_boxes: dict[int, QCheckBox] = {}
+        self.bars: dict[int, Bar] = {}
+        self.count_labels: dict[int, QLabel] = {}
+
+    def set_classes(self, classes: Sequence[NucleusClass], counts: Mapping[int, int]) -> None:
+        """Fill the table; nothing is chosen then."""
+        while self._grid.count():
+            item = self._grid.takeAt(0)
+            if item.widget() is not None:
+                item.widget().deleteLater()
+        for boxes in (self.rare_boxes, self.major_boxes, self.bars, self.count_labels):
+            boxes.clear()
+        for column, (text, tip) in enumerate(
+            (
+                ("", ""),
+                ("Class", ""),
+                ("Nuclei", "How many nuclei of each class all images have together."),
+                ("", ""),
+                ("Rare", "The classes to grow: their nuclei are the donors."),
+                ("Major", "The classes whose nuclei may be replaced."),
+            )
+        ):
+            label = QLabel(text)
+            label.setToolTip(tip)
+            label.setStyleSheet("QLabel { font-weight: 600; }")
+            self._grid.addWidget(label, 0, column)
+        top = max([counts.get(one.number, 0) for one in classes], default=0) or 1
+        for line, one in enumerate(classes, start=1):
+            self._add_row(line, one, counts.get(one.number, 0), top)
+
+    def _add_row(self, line: int, one: NucleusClass, count: int, top: int) -> None:
+        swatch = QLabel()
+        swatch.setFixedSize(12, 12)
+        swatch.setStyleSheet(f"QLabel {{ background-color: rgb{one.color}; border-radius: 3px; }}")
+        bar = Bar(one.color)
+        bar.set_shares(count / top)
+        number = QLabel(f"{count:,}")
+        number.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        rare, major = QCheckBox(), QCheckBox()
+        rare.setToolTip(f"Grow {one.name}: its nuclei become donors.")
+        major.setToolTip(f"Nuclei of class {one.name} may be replaced by rare ones.")
+        rare.setAccessibleName(f"{one.name} is rare")
+        major.setAccessibleName(f"{one.name} is major")
+        rare.clicked.connect(lambda checked, number=one.number: self._clicked(number, "rare", checked))
+        major.clicked.connect(lambda checked, number=one.number: self._clicked(number, "major", checked))
+        for column, widget in enumerate((swatch, QLabel(one.name), bar, number, rare, major)):
+            self._grid.addWidget(widget, line, column)
+        self.rare_boxes[one.number], self.major_boxes[one.number] = rare, major
+        self.bars[one.number], self.count_labels[one.number] = bar, number
+
+    def choose(self, rare: Sequence[int], major: Sequence[int]) -> None:
+        """Show what is chosen."""
+        for number, box in self.rare_boxes.items():
+            box.setChecked(number in rare)
+        for number, box in self.major_boxes.items():
+            box.setChecked(number in major)
+
+    def _clicked(self, number: int, what: str, checked: bool) -> None:
+        other = self.major_boxes if what == "rare" else self.rare_boxes
+        if checked:
+            other[number].setChecked(False)
+        rare = tuple(number for number, box in self.rare_boxes.items() if box.isChecked())
+        major = tuple(number for number, box in self.major_boxes.items() if box.isChecked())
+        self.chosen.emit(rare, major)

@@ -1,0 +1,213 @@
+"""The HistoMix dock: the five panels as numbered steps in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QRect, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+
+from napari_histomix.widgets.candidates_panel import CandidatesPanel
+from napari_histomix.widgets.data_panel import DataPanel
+from napari_histomix.widgets.export_panel import ExportPanel
+from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, REJECT
+from napari_histomix.widgets.parts import ACCENT, GOOD, Panel
+from napari_histomix.widgets.review_panel import ReviewPanel
+from napari_histomix.widgets.session import Session, session_of
+from napari_histomix.widgets.synthesize_panel import SynthesizePanel
+
+
+class Badge(QWidget):
+    """A step's number in a circle; a check mark when the step is done."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+        self.state = "waiting"
+        self.setFixedSize(24, 24)
+
+    def sizeHint(self) -> QSize:
+        """Fixed."""
+        return QSize(24, 24)
+
+    def set_state(self, state: str) -> None:
+        """Show a state: waiting, open or done."""
+        self.state = state
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw the circle."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        color = {"waiting": "#8a8f99", "open": ACCENT, "done": GOOD}[self.state]
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(color))
+        circle = QRect(1, 1, 22, 22)
+        painter.drawEllipse(circle)
+        painter.setPen(QColor("white"))
+        font = painter.font()
+        font.setBold(True)
+        painter.setFont(font)
+        painter.drawText(circle, Qt.AlignmentFlag.AlignCenter, "✓" if self.state == "done" else str(self._number))
+        painter.end()
+
+
+class Step(QFrame):
+    """A header with number, title and what has been done, and a panel below that opens and closes.
+
+    Parameters
+    ----------
+    number : int
+    title : str
+    panel : Panel
+    """
+
+    toggled = Signal(object)
+
+    def __init__(self, number: int, title: str, panel: Panel) -> None:
+        super().__init__()
+        self.title, self.panel = title, panel
+        self.open = False
+        self.badge = Badge(number)
+        self.title_label = QLabel(title)
+        self.title_label.setStyleSheet("QLabel { font-weight: 600; font-size: 14px; }")
+        self.state_label = QLabel()
+        self.state_label.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.state_label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.arrow = QToolButton()
+        self.arrow.setArrowType(Qt.ArrowType.RightArrow)
+        self.arrow.setAutoRaise(True)
+        self.arrow.setAccessibleName(f"Open the step {title}")
+        self.arrow.clicked.connect(lambda: self.toggled.emit(self))
+        self.header = QWidget()
+        self.header.setCursor(Qt.CursorShape.PointingHandCursor)
+        line = QHBoxLayout(self.header)
+        line.setContentsMargins(6, 5, 4, 5)
+        line.addWidget(self.badge)
+        line.addWidget(self.title_label)
+        line.addWidget(self.state_label, 1)
+        line.addWidget(self.arrow)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addWidget(self.header)
+        column.addWidget(panel, 1)
+        panel.hide()
+        self.setObjectName("HistoMixStep")
+        self.setStyleSheet("QFrame#HistoMixStep { border: none; border-top: 1px solid rgba(128, 128, 128, 90); }")
+
+    def set_open(self, opened: bool) -> None:
+        """Open or close the panel."""
+        self.open = opened
+        self.panel.setVisible(opened)
+        self.arrow.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
+
+    def set_state(self, state: str, text: str) -> None:
+        """Show how far the step is (waiting, open, done), and what has been done in a few words."""
+        self.badge.set_state(state)
+        self.state_label.setText(text)
+        self.setEnabled(state != "waiting")
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """A click anywhere on the header opens or closes the step."""
+        if self.isEnabled() and self.header.geometry().contains(event.pos()):
+            self.toggled.emit(self)
+        else:
+            super().mousePressEvent(event)
+
+
+class HistoMixDock(QWidget):
+    """All five steps, one open at a time; a step can be opened when the one before has something for it.
+
+    Parameters
+    ----------
+    napari_viewer : Viewer
+    session : Session, optional
+        The viewer's own by default.
+    """
+
+    def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
+        super().__init__()
+        self.session = session or session_of(napari_viewer)
+        if self.session.parent() is None:
+            self.session.setParent(self)
+        self.data = DataPanel(napari_viewer, self.session)
+        self.candidates = CandidatesPanel(napari_viewer, self.session)
+        self.synthesize = SynthesizePanel(napari_viewer, self.session)
+        self.review = ReviewPanel(napari_viewer, self.session)
+        self.export = ExportPanel(napari_viewer, self.session)
+        titles = ("Data", "Candidates", "Synthesize", "Review", "Export")
+        panels = (self.data, self.candidates, self.synthesize, self.review, self.export)
+        self.steps = [Step(number, *one) for number, one in enumerate(zip(titles, panels, strict=True), start=1)]
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        for step in self.steps:
+            step.toggled.connect(self._on_toggled)
+            step.panel.running_changed.connect(lambda _running: self._update())
+            column.addWidget(step)
+        column.addStretch(1)
+        self._column = column
+        self.scroll = QScrollArea()
+        self.scroll.setWidgetResizable(True)
+        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.scroll.setWidget(inner)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self.scroll)
+        self.setMinimumWidth(400)
+        session = self.session
+        for signal in (
+            session.dataset_changed,
+            session.classes_changed,
+            session.candidates_changed,
+            session.placements_changed,
+        ):
+            signal.connect(self._update)
+        session.candidates_decided.connect(lambda _ranks: self._update())
+        session.placements_decided.connect(lambda _numbers: self._update())
+        self._update()
+        self.open_step(0)
+
+    def sizeHint(self) -> QSize:
+        """Wide enough for two crops side by side."""
+        return QSize(420, 760)
+
+    def open_step(self, index: int) -> None:
+        """Open one step and close the others."""
+        for number, step in enumerate(self.steps):
+            step.set_open(number == index)
+            self._column.setStretch(number, 10 if number == index else 0)
+        self.scroll.ensureWidgetVisible(self.steps[index].header)
+
+    def _on_toggled(self, step: Step) -> None:
+        index = self.steps.index(step)
+        if step.open:
+            step.set_open(False)
+            self._column.setStretch(index, 0)
+        else:
+            self.open_step(index)
+
+    def _update(self) -> None:
+        session = self.session
+        total = len(session.placements)
+        decided = session.decided(APPROVE) + session.decided(REJECT)
+        states = (
+            (True, bool(session.ready), session.dataset.name if session.dataset else ""),
+            (
+                session.ready,
+                session.candidates is not None,
+                f"{session.decided(KEEP):,} kept · {session.decided(DROP):,} dropped" if session.candidates else "",
+            ),
+            (session.candidates is not None, total > 0, f"{total:,} nuclei" if total else ""),
+            (total > 0, 0 < total == decided, f"{decided:,} of {total:,} reviewed" if total else ""),
+            (bool(session.approved), False, f"{len(session.approved):,} approved" if session.approved else ""),
+        )
+        for step, (possible, done, text) in zip(self.steps, states, strict=True):
+            if step.panel.runner.running:
+                step.set_state("open", "working …")
+            else:
+                step.set_state("waiting" if not possible else "done" if done else "open", text)

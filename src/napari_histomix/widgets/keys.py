@@ -1,0 +1,86 @@
+"""Keys of a panel: bound on the viewer and on our layers while the panel is shown, given back when it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from app_model.types import KeyBinding
+from qtpy.QtCore import QObject, Qt
+from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtWidgets import QWidget
+
+
+class PanelKeys(QObject):
+    """Keys that work in the panel (Qt shortcuts) and, while it is shown, over the canvas (napari's key bindings).
+
+    napari gives a layer's own bindings precedence (A selects all points, R is a rectangle), and a selected layer can
+    be any. So the keys are bound on the viewer, and on the layer that is active, and taken back from a layer as soon
+    as it is not. What was bound there before is put back.
+
+    Parameters
+    ----------
+    panel : QWidget
+    viewer : ViewerModel
+    actions : mapping of str to callable
+        Key ("A", "Left") to what it does.
+    """
+
+    def __init__(self, panel: QWidget, viewer: Any, actions: Mapping[str, Callable[[], None]]) -> None:
+        super().__init__(panel)
+        self._viewer = viewer
+        self._actions = dict(actions)
+        self._bound: list[tuple[Any, dict[KeyBinding, Any], dict[KeyBinding, Any]]] = []
+        self._shown = False
+        for key, action in actions.items():
+            shortcut = QShortcut(QKeySequence(key), panel)
+            shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            shortcut.activated.connect(action)
+
+    def bind(self) -> None:
+        """Take the keys over; to be called when the panel is shown."""
+        if not self._shown:
+            self._shown = True
+            self._viewer.layers.selection.events.active.connect(self._on_active)
+            self._on_active()
+
+    def release(self) -> None:
+        """Give the keys back; to be called when the panel is hidden or closed."""
+        if self._shown:
+            self._shown = False
+            self._viewer.layers.selection.events.active.disconnect(self._on_active)
+            self._unbind()
+
+    def _on_active(self, event: Any = None) -> None:
+        self._unbind()
+        self._bind(self._viewer)
+        active = self._viewer.layers.selection.active
+        if active is not None:
+            self._bind(active)
+
+    def _bind(self, owner: Any) -> None:
+        before: dict[KeyBinding, Any] = {}
+        ours: dict[KeyBinding, Any] = {}
+        for key, action in self._actions.items():
+            binding = KeyBinding.from_str(key)
+            if binding in owner.keymap:
+                before[binding] = owner.keymap[binding]
+            owner.keymap[binding] = ours[binding] = _call(action)
+        self._bound.append((owner, ours, before))
+
+    def _unbind(self) -> None:
+        for owner, ours, before in self._bound:
+            for binding, function in ours.items():
+                # Another panel may have taken the key since; then it is not ours to give back.
+                if owner.keymap.get(binding) is function:
+                    del owner.keymap[binding]
+                    if binding in before:
+                        owner.keymap[binding] = before[binding]
+        self._bound.clear()
+
+
+def _call(action: Callable[[], None]) -> Callable[[Any], None]:
+    def run(_owner: Any) -> None:
+        action()
+
+    return run

@@ -1,0 +1,448 @@
+"""Between the session and napari's layers: one image at a time on the screen, layers held by object, never by name."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels, Layer, Points
+from napari.utils.colormaps import DirectLabelColormap
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_histomix.compositing import Synthetic, compose
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Placement
+from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, REJECT, UNDECIDED, WORDS, placement_frame
+from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.rewriting import compose_window
+from napari_histomix.widgets.session import Session, session_of
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+NAME = "napari-histomix-layers"
+DECISION_COLORS = {KEEP: "#2ecc71", APPROVE: "#2ecc71", DROP: "#e74c3c", REJECT: "#e74c3c", UNDECIDED: "#f5f5f5"}
+VIEW_MICROMETERS = 90.0
+"""What a flight leaves on the screen, across."""
+
+
+@dataclass(eq=False)
+class Stack:
+    """The layers of one image, by what they show; a layer the user deleted is not there."""
+
+    layers: dict[str, Layer]
+    target: LabeledImage | None = None
+
+
+class LayerBook(QObject):
+    """Shows the session in a viewer. Layers are added one at each turn of the event loop, so that it never stalls.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    session : Session
+        The parent; its end is this one's.
+    """
+
+    settled = Signal()
+    """All that was to be shown is shown."""
+
+    def __init__(self, viewer: ViewerModel, session: Session) -> None:
+        super().__init__(session)
+        self.setObjectName(NAME)
+        self.viewer = viewer
+        self.session = session
+        self.stacks: dict[str, Stack] = {}
+        self._queue: deque[Callable[[], None]] = deque()
+        self._place: tuple[str, float, float] | None = None
+        self._timer = QTimer(self)
+        self._timer.setInterval(0)
+        self._timer.timeout.connect(self._turn)
+        self._composer = JobRunner(self)
+        self._composer.finished.connect(self._on_composed)
+        self._composer.failed.connect(session.notice)
+        self._stale = False
+        session.dataset_changed.connect(self._on_dataset)
+        session.image_changed.connect(self._on_image)
+        session.candidates_changed.connect(self._on_candidates)
+        session.candidates_decided.connect(self._on_candidates_decided)
+        session.placements_changed.connect(self._on_placements)
+        session.placements_decided.connect(self._on_placements_decided)
+        session.place_requested.connect(self._on_place)
+        self._composer.cancelled.connect(self._on_placements_again)
+        viewer.layers.events.removed.connect(self._on_removed)
+        if session.image:
+            self._on_image(session.image)
+        if session.placements:
+            self._on_placements()
+
+    @property
+    def busy(self) -> bool:
+        """Whether layers are still to be added."""
+        return bool(self._queue) or self._composer.running
+
+    def layer(self, image: str, what: str) -> Layer | None:
+        """A layer by image and what it shows: image, nuclei, candidates, synthetic, synthetic nuclei, placements."""
+        stack = self.stacks.get(image)
+        return stack.layers.get(what) if stack else None
+
+    def target(self, image: str) -> LabeledImage | None:
+        """The untouched target of an image that has placements, as soon as it has been read."""
+        stack = self.stacks.get(image)
+        return (stack.target if stack else None) or self.session.reader.get(image)
+
+    # The queue.
+
+    def _later(self, *steps: Callable[[], None]) -> None:
+        self._queue.extend(steps)
+        self._timer.start()
+
+    def _turn(self) -> None:
+        if self._queue:
+            self._queue.popleft()()
+        if not self._queue:
+            self._timer.stop()
+            self._fly()
+            self.settled.emit()
+
+    # What the session says.
+
+    def _on_dataset(self) -> None:
+        self._queue.clear()
+        self._composer.discard()
+        old, self.stacks = self.stacks, {}
+        for stack in old.values():
+            for layer in stack.layers.values():
+                self._later(lambda layer=layer: self._remove(layer))
+
+    def _on_image(self, name: str) -> None:
+        image = self.session.reader.get(name)
+        if image is None:
+            return
+        self.stacks.setdefault(name, Stack({}))
+        for other in self.stacks:
+            if other != name:
+                self._later(lambda other=other: self._show(other, False))
+        self._later(
+            lambda: self._add_image(name, image), lambda: self._add_nuclei(name, image), lambda: self._add_candidates(name)
+        )
+        self._later(lambda: self._show(name, True))
+
+    def _on_candidates(self) -> None:
+        for name in list(self.stacks):
+            self._later(lambda name=name: self._drop(name, "candidates"))
+        name = self.session.image
+        if name:
+            self._later(lambda: self._add_candidates(name), lambda: self._show(name, True))
+
+    def _on_candidates_decided(self, ranks: Sequence[int]) -> None:
+        frame = self.session.candidates.frame if self.session.candidates else None
+        if frame is None:
+            return
+        changed = set(frame["image"].to_numpy()[np.asarray(ranks, dtype=int)])
+        for name in changed & set(self.stacks):
+            self._later(lambda name=name: self._recolor_candidates(name))
+
+    def _on_placements(self) -> None:
+        if self._composer.running:
+            self._composer.discard()
+            self._stale = True
+            return
+        self._stale = False
+        session = self.session
+        names = list(dict.fromkeys(one.candidate.target.image for one in session.placements))
+        for name in set(self.stacks) - set(names):
+            for what in ("synthetic", "synthetic nuclei", "placements"):
+                self._later(lambda name=name, what=what: self._drop(name, what))
+        if not names or session.dataset is None:
+            return
+        dataset = session.dataset
+        work = [(name, self.target(name), session.placements_of(name)) for name in names]
+
+        def job() -> Job[list[tuple[LabeledImage, Synthetic]]]:
+            made = []
+            for number, (name, target, placements) in enumerate(work):
+                yield Event("Composing images", number, len(work))
+                target = target or dataset.read(name)
+                made.append((target, compose(target, placements)))
+            return made
+
+        self._composer.start(job, "composing synthetic images")
+
+    def _on_placements_again(self) -> None:
+        if self._stale:
+            self._on_placements()
+
+    def _on_composed(self, made: list[tuple[LabeledImage, Synthetic]]) -> None:
+        for target, synthetic in made:
+            name = target.source.image
+            stack = self.stacks.setdefault(name, Stack({}))
+            stack.target = target
+            self._later(
+                lambda name=name, one=synthetic: self._add_synthetic(name, one),
+                lambda name=name, one=synthetic: self._add_synthetic_nuclei(name, one),
+                lambda name=name: self._add_placements(name),
+            )
+        self._later(lambda: self._show(self.session.image, True))
+
+    def _on_placements_decided(self, numbers: Sequence[int]) -> None:
+        changed = set(numbers)
+        images = set()
+        for one in self.session.placements:
+            if one.candidate.rank in changed:
+                self._rewrite(one)
+                images.add(one.candidate.target.image)
+        for name in images:
+            self._later(lambda name=name: self._recolor_placements(name))
+
+    def _on_place(self, image: str, row: float, col: float) -> None:
+        self._place = image, row, col
+        if not self._queue:
+            self._fly()
+
+    # Layers.
+
+    def _scale(self, image: LabeledImage | None, name: str) -> dict[str, Any]:
+        """Scale, units and translation: those the user left the image's own layer with, else the dataset's."""
+        first = self.layer(name, "image")
+        if first is not None:
+            return {"scale": tuple(first.scale), "translate": tuple(first.translate), "units": first.units}
+        mpp = image.mpp if image is not None else 1.0
+        return {"scale": (mpp, mpp), "units": ("um", "um")}
+
+    def _add(self, name: str, what: str, layer: Layer) -> None:
+        old = self.stacks[name].layers.get(what)
+        layer.visible = name == self.session.image
+        selected = self.viewer.layers.selection.active
+        if old is not None:
+            self._drop(name, what)
+        self.stacks[name].layers[what] = layer
+        self.viewer.layers.append(layer)
+        if selected is not None and selected in self.viewer.layers and not layer.visible:
+            self.viewer.layers.selection.active = selected
+
+    def _add_image(self, name: str, image: LabeledImage) -> None:
+        if name in self.stacks and self.layer(name, "image") is None:
+            about = {"histomix": _about(image)}
+            layer = Image(image.pixels, rgb=True, name=name, metadata=about, **self._scale(image, name))
+            self._add(name, "image", layer)
+            self.viewer.scale_bar.visible = True
+
+    def _add_nuclei(self, name: str, image: LabeledImage) -> None:
+        if name in self.stacks and self.layer(name, "nuclei") is None:
+            self._add(name, "nuclei", self._labels(f"{name} nuclei", image, name))
+
+    def _labels(self, title: str, image: LabeledImage, name: str) -> Labels:
+        # The layer gets its own copy: painting in it must not change the target that a rejection gives back.
+        layer = Labels(
+            image.instances.copy(),
+            name=title,
+            opacity=0.8,
+            colormap=self._colormap(image),
+            metadata={"histomix": _about(image)},
+            **self._scale(image, name),
+        )
+        layer.contour = 2
+        return layer
+
+    def _colormap(self, image: LabeledImage) -> DirectLabelColormap:
+        assert self.session.dataset is not None
+        color = {one.number: np.array([*one.color, 255]) / 255 for one in self.session.dataset.classes}
+        colors: dict[int | None, Any] = {None: np.zeros(4), 0: np.zeros(4)}
+        colors.update((number, color[kind]) for number, kind in image.types.items())
+        return DirectLabelColormap(color_dict=colors)
+
+    def _rows(self, name: str) -> Any:
+        frame = self.session.candidates.frame if self.session.candidates else None
+        if frame is None:
+            return None
+        rows = frame[frame["image"] == name]
+        decisions = self.session.candidate_decisions
+        return rows.assign(decision=[WORDS[decisions.get(rank, UNDECIDED)] for rank in rows["rank"]])
+
+    def _add_candidates(self, name: str) -> None:
+        rows = self._rows(name)
+        if name not in self.stacks or rows is None or rows.empty or self.layer(name, "candidates") is not None:
+            return
+        features = rows.drop(columns=["image", "row", "col"]).reset_index(drop=True)
+        layer = Points(
+            rows[["row", "col"]].to_numpy(),
+            features=features,
+            face_color="percentile",
+            face_colormap="viridis",
+            face_contrast_limits=(0, 100),
+            border_color=_decision_colors(features["decision"]),
+            border_width=0.18,
+            size=6.0 / self._mpp(name) / 2,
+            opacity=0.9,
+            name=f"{name} candidates",
+            metadata={"histomix": {"image": name}},
+            **self._scale(self.session.reader.get(name), name),
+        )
+        self._add(name, "candidates", layer)
+
+    def _mpp(self, name: str) -> float:
+        dataset = self.session.dataset
+        return (dataset.entry(name).mpp if dataset else None) or 1.0
+
+    def _recolor_candidates(self, name: str) -> None:
+        layer, rows = self.layer(name, "candidates"), self._rows(name)
+        if isinstance(layer, Points) and rows is not None and len(rows) == len(layer.data):
+            layer.features = rows.drop(columns=["image", "row", "col"]).reset_index(drop=True)
+            layer.border_color = _decision_colors(layer.features["decision"])
+
+    def _add_synthetic(self, name: str, synthetic: Synthetic) -> None:
+        if name not in self.stacks:
+            return
+        about = _about(synthetic.image)
+        about["placements"] = [_provenance(one) for one in self.session.placements_of(name, rejected=True)]
+        layer = Image(
+            synthetic.image.pixels.copy(),
+            rgb=True,
+            name=f"{name} synthetic",
+            metadata={"histomix": about},
+            **self._scale(synthetic.image, name),
+        )
+        self._add(name, "synthetic", layer)
+        self._rewrite_all(name)
+
+    def _add_synthetic_nuclei(self, name: str, synthetic: Synthetic) -> None:
+        if name in self.stacks:
+            layer = self._labels(f"{name} synthetic nuclei", self._all_types(name, synthetic.image), name)
+            self._add(name, "synthetic nuclei", layer)
+            self._rewrite_all(name)
+
+    def _all_types(self, name: str, image: LabeledImage) -> LabeledImage:
+        """The image with a type (so a color) for every id that may come back: rejected and replaced ones too."""
+        target = self.stacks[name].target
+        types = dict(target.types) if target is not None else {}
+        types.update((one.instance, one.candidate.donor.type) for one in self.session.placements_of(name, rejected=True))
+        return replace(image, types={**types, **image.types})
+
+    def _add_placements(self, name: str) -> None:
+        placements = self.session.placements_of(name, rejected=True)
+        if name not in self.stacks or not placements or self.session.dataset is None:
+            return
+        features = placement_frame(placements, self.session.placement_decisions, self.session.dataset.class_name)
+        layer = Points(
+            np.array([(one.candidate.target.row, one.candidate.target.col) for one in placements]),
+            features=features,
+            face_color="transparent",
+            border_color=_decision_colors(features["decision"]),
+            border_width=0.06,
+            size=[2.4 * np.sqrt(max(int(one.nucleus.sum()), 1) / np.pi) * 1.3 for one in placements],
+            name=f"{name} placements",
+            metadata={"histomix": {"image": name, "placements": [_provenance(one) for one in placements]}},
+            **self._scale(self.session.reader.get(name) or self.stacks[name].target, name),
+        )
+        self._add(name, "placements", layer)
+
+    def _recolor_placements(self, name: str) -> None:
+        layer = self.layer(name, "placements")
+        placements = self.session.placements_of(name, rejected=True)
+        if isinstance(layer, Points) and len(placements) == len(layer.data) and self.session.dataset is not None:
+            decisions = self.session.placement_decisions
+            layer.features = placement_frame(placements, decisions, self.session.dataset.class_name)
+            layer.border_color = _decision_colors(layer.features["decision"])
+
+    # A rejected placement leaves, an approved one returns: only its window is written.
+
+    def _rewrite_all(self, name: str) -> None:
+        # Decisions made between composing and now.
+        for one in self.session.placements_of(name, rejected=True):
+            if self.session.placement_decisions.get(one.candidate.rank) == REJECT:
+                self._rewrite(one)
+
+    def _rewrite(self, placement: Placement) -> None:
+        name = placement.candidate.target.image
+        stack = self.stacks.get(name)
+        if stack is None or stack.target is None:
+            return
+        crop, window = compose_window(stack.target, placement.window, self.session.placements_of(name))
+        for what, values in (("synthetic", crop.image.pixels), ("synthetic nuclei", crop.image.instances)):
+            layer = stack.layers.get(what)
+            if layer is not None:
+                layer.data[placement.window] = values[window]
+                layer.refresh(extent=False, thumbnail=False)
+
+    # Showing, removing, flying.
+
+    def _show(self, name: str, visible: bool) -> None:
+        stack = self.stacks.get(name)
+        if stack is None or (visible and name != self.session.image):
+            return
+        for layer in list(stack.layers.values()):
+            if layer.visible != visible:
+                layer.visible = visible
+
+    def _drop(self, name: str, what: str) -> None:
+        stack = self.stacks.get(name)
+        layer = stack.layers.pop(what, None) if stack else None
+        if layer is not None:
+            self._remove(layer)
+
+    def _remove(self, layer: Layer) -> None:
+        if layer in self.viewer.layers:
+            self.viewer.layers.remove(layer)
+
+    def _on_removed(self, event: Any) -> None:
+        for stack in self.stacks.values():
+            for what, layer in list(stack.layers.items()):
+                if layer is event.value:
+                    del stack.layers[what]
+
+    def _fly(self) -> None:
+        if self._place is None or self._place[0] != self.session.image:
+            return
+        name, row, col = self._place
+        layer = self.layer(name, "image") or self.layer(name, "synthetic")
+        if layer is None:
+            return
+        self._place = None
+        point = layer.data_to_world((row, col))
+        self.viewer.camera.center = (0.0, *point[-2:])
+        size = min(self.viewer._canvas_size) if hasattr(self.viewer, "_canvas_size") else 600
+        self.viewer.camera.zoom = max(size, 200) / VIEW_MICROMETERS
+        candidates = self.layer(name, "candidates")
+        if isinstance(candidates, Points) and len(candidates.data):
+            distance = np.abs(candidates.data - (row, col)).max(axis=1)
+            nearest = int(distance.argmin())
+            candidates.selected_data = {nearest} if distance[nearest] < 1e-6 else set()
+
+
+def _about(image: LabeledImage) -> dict[str, Any]:
+    source = image.source
+    return {
+        "dataset": source.dataset,
+        "image": source.image,
+        "split": source.split,
+        "patient": source.patient,
+        "slide": source.slide,
+        "mpp": image.mpp,
+    }
+
+
+def _provenance(placement: Placement) -> dict[str, Any]:
+    donor, target = placement.candidate.donor, placement.candidate.target
+    return {
+        "number": placement.candidate.rank,
+        "instance": placement.instance,
+        "donor": {"image": donor.image, "instance": donor.instance, "type": donor.type},
+        "target": {"kind": target.kind, "row": target.row, "col": target.col, "instance": target.instance},
+        "seed": placement.seed,
+        **placement.provenance,
+    }
+
+
+def _decision_colors(words: Any) -> list[str]:
+    colors = {WORDS[decision]: color for decision, color in DECISION_COLORS.items()}
+    return [colors[word] for word in words]
+
+
+def layer_book_of(viewer: Any, session: Session | None = None) -> LayerBook:
+    """The layer book of a viewer's session, made on first use."""
+    viewer = getattr(viewer, "__wrapped__", viewer)
+    session = session or session_of(viewer)
+    return session.findChild(LayerBook, NAME) or LayerBook(viewer, session)
