@@ -26,9 +26,9 @@ CLIPPED_AT_MOST = 0.25
 GUARD = 4
 """Pixels kept free between the holes of two placements, so that either can be taken back alone."""
 
-LIKE = 0.06
-"""Largest difference, in optical density (root mean square over R, G and B), between the immediate surroundings of
-target and donor; beyond it a border would have to fade one tissue into another within two pixels."""
+LIKE = 0.08
+"""Largest difference, in optical density, between the immediate surroundings of target and donor; beyond it a border
+would have to fade one tissue into another within two pixels."""
 
 SURROUNDINGS_UM = 1.25
 """Width in µm of the immediate surroundings that are compared."""
@@ -177,10 +177,12 @@ def _difference(
 ) -> float:
     """Difference of immediate surroundings, of the donor as it will look and of the place it goes to.
 
+    The larger of the root mean square over R, G and B of the difference of mean optical densities, and two thirds of
+    that of the lightest and darkest tenths in green.
     ``target`` is the replaced nucleus in the box at ``corner``, ``placed`` the donor's pixels in that box.
     """
     width = max(2, round(SURROUNDINGS_UM / image.mpp))
-    own = colors[dilate(donor.nucleus, width + 1) & ~dilate(donor.nucleus, 1) & donor.surroundings]
+    own = colors[dilate(donor.nucleus, width + 1) & ~donor.nucleus & donor.surroundings]
     # A frame as wide as the surroundings, so that they are not cut by the box.
     row, col = corner[0] - width, corner[1] - width
     frame = slice(max(0, row), row + target.shape[0] + 2 * width), slice(max(0, col), col + target.shape[1] + 2 * width)
@@ -194,5 +196,8 @@ def _difference(
     other = image.pixels[frame][dilate(inner, width + 2) & ~dilate(inner, 2) & free]
     if len(own) == 0 or len(other) == 0:
         return 0.0
-    means = [-np.log10((surroundings.astype(np.float32) + 1) / 256).mean(axis=0) for surroundings in (own, other)]
-    return float(np.sqrt(np.mean((means[0] - means[1]) ** 2)))
+    own, other = (-np.log10((surroundings.astype(np.float32) + 1) / 256) for surroundings in (own, other))
+    color = float(np.sqrt(np.mean((own.mean(axis=0) - other.mean(axis=0)) ** 2)))
+    # A halo on one side of the donor hides in the mean; half as much again is allowed to the lightest and darkest tenth.
+    tenths = [np.quantile(density[:, 1], (0.1, 0.9)) for density in (own, other)]
+    return max(color, float(np.abs(tenths[0] - tenths[1]).max()) / 1.5)

@@ -57,7 +57,7 @@ def tissue(image: LabeledImage) -> NDArray[np.bool_]:
 
 
 def background_locations(image: LabeledImage, count: int, radius: float, rng: np.random.Generator) -> list[Location]:
-    """Uniformly drawn places on tissue with no nucleus within ``radius`` pixels of their center, nor the image's edge.
+    """Uniformly drawn places with nothing but tissue without a nucleus within ``radius`` pixels of their center.
 
     Parameters
     ----------
@@ -68,10 +68,10 @@ def background_locations(image: LabeledImage, count: int, radius: float, rng: np
         Pixels.
     rng : numpy.random.Generator
     """
-    free = (image.instances == 0).astype(np.uint8)
+    free = ((image.instances == 0) & tissue(image)).astype(np.uint8)
     # A frame of zeros makes the image's edge count as occupied.
     distance = cv2.distanceTransform(np.pad(free, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    places = np.flatnonzero((distance > radius) & tissue(image))
+    places = np.flatnonzero(distance > radius)
     chosen = rng.choice(places, size=min(count, len(places)), replace=False)
     rows, cols = np.unravel_index(chosen, free.shape)
     name = image.source.image

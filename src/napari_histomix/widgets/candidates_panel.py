@@ -220,8 +220,11 @@ class CandidatesPanel(Panel):
         self.runner.start(self.session.candidates_job(self.settings()), "finding candidates")
 
     def _on_found(self, result: Any) -> None:
+        before = self.session.study_folder if self.session.worked else None
         self.session.take_candidates(result)
         problems = result[2]
+        if before is not None and before != self.session.study_folder:
+            self.note.say(f"These candidates begin a new study. Your earlier work is kept in the study {before.name}.")
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             self.note.say(f"Left out: {problems[0]}{more}", "warning")

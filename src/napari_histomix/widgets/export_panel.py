@@ -16,6 +16,10 @@ from napari_histomix.widgets.session import Session
 
 WRITTEN = "Images and Labels as HoVer-Net reads them, a manifest of every placement, and a chart of the classes."
 
+FACTS = ("candidate_settings", "encoder", "temperature", "effective_sample_size", "synthesis_settings", "refusals")
+"""What the manifest takes over from the study."""
+CHART = "class_counts.png"
+
 
 class ExportPanel(Panel):
     """Where to, what will be written, and the chart of classes before and after."""
@@ -108,12 +112,14 @@ class ExportPanel(Panel):
         self.open_button.hide()
         self.chart.clear()
         dataset, placements, folder = session.dataset, session.placements, self._folder
-        decisions = dict(session.placement_decisions)
+        decisions, study = dict(session.placement_decisions), session.study
 
         def job() -> Any:
             from napari_histomix.study.export import export
 
-            return (yield from export(dataset, placements, folder, decisions))
+            kept = study.settings() if study is not None else {}
+            facts = {key: kept[key] for key in FACTS if key in kept}
+            return (yield from export(dataset, placements, folder, decisions, facts=facts))
 
         self.runner.start(job, "exporting")
 
@@ -124,8 +130,7 @@ class ExportPanel(Panel):
             f"{number} approved nucle{'us' if number == 1 else 'i'} exported to the folder {self._done.name}.", "good"
         )
         self.open_button.show()
-        charts = sorted(self._done.glob("*.png"))
-        self._pixmap = QPixmap(str(charts[0])) if charts else None
+        self._pixmap = QPixmap(str(self._done / CHART))
         self._fit_chart()
         self._propose(self._done.parent)
 
@@ -162,13 +167,15 @@ class ExportPanel(Panel):
         if session.dataset is None or session.survey is None or not approved:
             return
         images = {one.candidate.target.image for one in approved}
+        names = {entry.source.image for entry in session.dataset.training}
+        training = [name for name in session.images if name in names]
         left = len(session.placements) - len(approved) - session.decided("reject")
         waiting = f" {left} {'is' if left == 1 else 'are'} still undecided and stay out." if left else ""
         self.summary.setText(
             f"<b>{len(approved)} approved</b> in {len(images)} image{'s' if len(images) != 1 else ''}; "
-            f"all {len(session.images)} images are written.{waiting}"
+            f"all {len(training)} training images are written.{waiting}"
         )
-        before = session.survey.total
+        before: Counter[int] = sum((session.survey.counts[name] for name in training), Counter())
         self._draw(before, counts_after(before, approved))
 
     def _draw(self, before: Counter[int], after: Counter[int]) -> None:

@@ -226,6 +226,12 @@ class LayerBook(QObject):
     def _add_image(self, name: str, image: LabeledImage) -> None:
         if name in self.stacks and self.layer(name, "image") is None:
             about = {"histomix": _about(image)}
+            for layer in self.viewer.layers:
+                # File > Open Sample has to hand over a layer of its own: it becomes ours.
+                if layer.metadata.get("histomix", {}).get("adopt") and layer.metadata["histomix"]["image"] == name:
+                    layer.metadata = about
+                    self.stacks[name].layers["image"] = layer
+                    return
             layer = Image(image.pixels, rgb=True, name=name, metadata=about, **self._scale(image, name))
             self._add(name, "image", layer)
             self.viewer.scale_bar.visible = True

@@ -15,6 +15,7 @@ from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
 from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, candidate_frame
 from napari_histomix.widgets.images import ImageReader
+from napari_histomix.widgets.torch_guard import prepare_torch
 
 if TYPE_CHECKING:
     from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, Synthesis, SynthesisSettings
@@ -39,6 +40,7 @@ class Opened:
 
     dataset: Dataset
     survey: Survey
+    mpp: float | None = None
     study: Study | None = None
     candidates: Candidates | None = None
     placements: tuple[Placement, ...] = ()
@@ -102,7 +104,7 @@ class Session(QObject):
             yield Event("Opening the folder")
             dataset = open_dataset(path, mpp=mpp)
             counted = yield from survey(dataset)
-            return Opened(dataset, counted)
+            return Opened(dataset, counted, mpp)
 
         return job
 
@@ -129,6 +131,7 @@ class Session(QObject):
             return Opened(
                 dataset,
                 counted,
+                study.mpp,
                 study,
                 candidates,
                 tuple(study.placements()),
@@ -144,16 +147,15 @@ class Session(QObject):
         dataset = opened.dataset
         self._clear()
         self.dataset, self.survey = dataset, opened.survey
-        self.mpp = next((one.mpp for one in dataset.entries if one.mpp is not None), None)
+        self.mpp = opened.mpp
         self.study, self.candidates = opened.study, opened.candidates
         self.study_folder = Path(opened.study.folder) if opened.study else self.free_folder()
         self.placements = opened.placements
         self.candidate_decisions = dict(opened.candidate_decisions)
         self.placement_decisions = dict(opened.placement_decisions)
         self.rare, self.major = self._default_classes()
-        if "rare" in opened.settings:
-            self.rare = tuple(opened.settings["rare"])
-            self.major = tuple(opened.settings.get("major", ()))
+        if chosen := opened.settings.get("candidate_settings"):
+            self.rare, self.major = tuple(chosen["rare"]), tuple(chosen["major"])
         self.reader.set_dataset(None if dataset.missing_scale else dataset)
         for signal in (self.dataset_changed, self.classes_changed, self.study_changed):
             signal.emit()
@@ -220,7 +222,6 @@ class Session(QObject):
         major = tuple(number for number in major if number not in rare)
         if (rare, major) != (self.rare, self.major):
             self.rare, self.major = rare, major
-            self._save(rare=rare, major=major)
             self.classes_changed.emit()
 
     # Study.
@@ -241,12 +242,10 @@ class Session(QObject):
             self.study_folder = folder
             self.study_changed.emit()
 
-    def _save(self, **settings: Any) -> None:
-        if self.study is not None:
-            try:
-                self.study.save_settings({**self.study.settings(), **settings})
-            except (HistomixError, OSError) as error:
-                self.notice.emit(str(error))
+    @property
+    def worked(self) -> bool:
+        """Whether the study holds decisions or synthetic nuclei, which a new search would take the sense from."""
+        return bool(self.candidate_decisions or self.placement_decisions or self.placements)
 
     # Candidates.
 
@@ -254,9 +253,14 @@ class Session(QObject):
         """Look for candidates and write them to the study, which begins here if it has not."""
         dataset, study, folder, mpp = self.dataset, self.study, self.study_folder, self.mpp
         assert dataset is not None and folder is not None
+        if self.worked:
+            # What was decided belongs to the candidates it was decided on: that study stays as it is.
+            study, folder = None, self.free_folder(folder.parent)
         image = self.image
 
         def job() -> Job[tuple[Study, Candidates, tuple[str, ...]]]:
+            if settings.encoder != "texture":
+                prepare_torch()
             from napari_histomix.methods.nucleimix import find_candidates
             from napari_histomix.study import Study
 
@@ -265,20 +269,11 @@ class Session(QObject):
                 raise HistomixError("No place fits a rare nucleus; add images, or choose other classes.")
             yield Event("Writing candidates to the study")
             ours = study or Study.create(folder, dataset.root, dataset.name, mpp)
-            ours.set_candidates(found, settings)
-            warnings = tuple(found.warnings)
-            about = {
-                "rare": list(settings.rare),
-                "major": list(settings.major),
-                "image": image,
-                "effective_sample_size": float(found.effective_sample_size),
-                "warnings": list(warnings),
-                "candidates": asdict(settings),
-            }
-            ours.save_settings({**ours.settings(), **about})
+            ours.set_candidates(found)
+            ours.save_settings({"image": image})
             frame = candidate_frame(found.candidates, dataset.class_name)
             problems = tuple(one.sentence for one in found.problems)
-            return ours, Candidates(found.candidates, frame, float(found.effective_sample_size), warnings), problems
+            return ours, Candidates(found.candidates, frame, found.effective_sample_size, tuple(found.warnings)), problems
 
         return job
 
@@ -322,13 +317,14 @@ class Session(QObject):
         chosen = self.usable_candidates(kept_only)
 
         def job() -> Job[Synthesis]:
+            prepare_torch()
             from napari_histomix.methods.nucleimix import synthesize
 
             yield Event("Preparing")
             made: Synthesis = yield from synthesize(dataset, chosen, settings, model=model, existing=existing)
             yield Event("Writing placements to the study")
             study.add_placements(made.placements)
-            study.save_settings({**study.settings(), "synthesis": asdict(settings)})
+            study.save_settings({"synthesis_settings": asdict(settings), "refusals": dict(made.refusals)})
             return made
 
         return job

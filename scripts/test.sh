@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Sets everything up, system libraries included, and passes the checks and the tests, those in a real window among them (on a virtual screen).
+#
+# Usage: scripts/test.sh [PYTEST ARGUMENT...]      with arguments (a folder, -k NAME, -x) only pytest runs, with those
+
+set -euo pipefail
+. "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
+
+# A virtual screen, OpenGL in software, and what Qt's xcb platform links to.
+libraries=(
+    xvfb xauth libgl1 libegl1 libgl1-mesa-dri libglib2.0-0 libdbus-1-3 libfontconfig1 libx11-xcb1 libxkbcommon-x11-0
+    libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-sync1
+    libxcb-xfixes0 libxcb-xinerama0 libxcb-xkb1
+)
+screen=()
+if [ "$(uname)" = Linux ]; then
+    setup qt,test "${libraries[@]}"
+    command -v xvfb-run >/dev/null || die "xvfb-run was not found; install Xvfb"
+    screen=(xvfb-run -a -s "-screen 0 1920x1200x24")
+    export LIBGL_ALWAYS_SOFTWARE=1 QT_QPA_PLATFORM=xcb
+else
+    setup qt,test
+fi
+export QT_API=pyside6 OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
+cd "$root"
+
+run_pytest() { ${screen[@]+"${screen[@]}"} "$python" -m pytest "$@" </dev/null; }
+
+if [ $# -gt 0 ]; then
+    say "Running tests: $*"
+    run_pytest "$@"
+    exit
+fi
+
+say "Checking style"
+"$python" -m ruff check .
+say "Checking types"
+"$python" -m mypy
+say "Checking the plugin's manifest"
+"$python" -m npe2 validate --imports napari-histomix
+
+say "Running the tests without a window"
+run_pytest -m "not gui"
+
+# pytest is content when every test was skipped; a run that opened no window is not.
+say "Running the tests in a window"
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
+run_pytest -m gui --junitxml="$report"
+ran=$("$python" -c 'import sys, xml.etree.ElementTree as tree
+print(sum(case.find("skipped") is None for case in tree.parse(sys.argv[1]).iter("testcase")))' "$report")
+[ "$ran" -gt 0 ] || die "no test ran in a window: every one was skipped"
+say "All passed; $ran of the tests opened a window"

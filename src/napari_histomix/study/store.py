@@ -1,0 +1,282 @@
+"""A study folder: one SQLite file that holds everything a person did with a dataset, written as it happens."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, astuple
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from napari_histomix.records import Candidate, HistomixError, Location, Placement
+
+if TYPE_CHECKING:
+    from napari_histomix.methods.nucleimix import CandidateSet
+
+FILE = "study.sqlite"
+VERSION = 1
+Subject = Literal["candidate", "placement"]
+DECISIONS: Mapping[Subject, tuple[str, str]] = {"candidate": ("keep", "drop"), "placement": ("approve", "reject")}
+
+LOCATION = "image TEXT, kind TEXT, row REAL, col REAL, instance INTEGER, type INTEGER, area INTEGER"
+SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE candidates (
+    rank INTEGER PRIMARY KEY, {LOCATION}, {", ".join("donor_" + column for column in LOCATION.split(", "))},
+    log_likelihood REAL, percentile REAL
+);
+CREATE TABLE placements (
+    rank INTEGER PRIMARY KEY REFERENCES candidates, instance INTEGER NOT NULL, row INTEGER NOT NULL,
+    col INTEGER NOT NULL, seed INTEGER NOT NULL, pixels BLOB NOT NULL, masks BLOB NOT NULL, provenance TEXT NOT NULL
+);
+CREATE TABLE decisions (
+    subject TEXT NOT NULL, item INTEGER NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (subject, item)
+);
+CREATE TABLE acts (id INTEGER PRIMARY KEY AUTOINCREMENT, made TEXT NOT NULL, subject TEXT NOT NULL, undone INTEGER);
+CREATE TABLE changes (act INTEGER NOT NULL REFERENCES acts, item INTEGER NOT NULL, before TEXT, after TEXT);
+CREATE INDEX changes_of_act ON changes (act);
+"""
+
+
+class Study:
+    """A study on disk. Made by ``create`` or ``open``; every method opens its own connection, so any thread may call.
+
+    A decision is durable when ``decide`` returns. Items are ranks: a candidate's, and for a placement its candidate's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Study:
+        """Make a new study folder for a dataset.
+
+        Raises
+        ------
+        HistomixError
+            If the folder holds something already or cannot be written.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise HistomixError(f"{folder} is not empty; choose a new folder for the study.")
+        study = cls(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HistomixError(f"{folder} cannot be made ({error.strerror}); choose another place.") from None
+        meta = {"version": VERSION, "dataset_root": str(Path(dataset_root).resolve()), "name": name, "mpp": mpp}
+        with study._connection() as db:
+            db.executescript(SCHEMA)
+            study._write_meta(db, meta)
+        return study
+
+    @classmethod
+    def open(cls, folder: Path) -> Study:
+        """Open a study folder.
+
+        Raises
+        ------
+        HistomixError
+            If it is none, is damaged, or was made by a newer version.
+        """
+        study = cls(Path(folder))
+        if not (study.folder / FILE).is_file():
+            raise HistomixError(f"{folder} is not a study; choose a folder that holds {FILE}.")
+        with study._connection() as db:
+            if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                raise HistomixError(f"{study.folder / FILE} is damaged; restore it from a backup.")
+            version = json.loads(study._meta(db)["version"])
+        if version > VERSION:
+            raise HistomixError(f"{folder} was made by a newer version; update napari-histomix.")
+        return study
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection in a transaction: committed to disk at the end, or nothing of it."""
+        try:
+            db = sqlite3.connect(self.folder / FILE, timeout=10)
+            try:
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute("PRAGMA synchronous=FULL")
+                db.execute("PRAGMA foreign_keys=ON")
+                with db:
+                    yield db
+            finally:
+                db.close()
+        except sqlite3.Error as error:
+            raise HistomixError(
+                f"The study {self.folder} cannot be read or written ({error}); check the disk's space and permissions."
+            ) from None
+
+    @staticmethod
+    def _meta(db: sqlite3.Connection) -> dict[str, str]:
+        return dict(db.execute("SELECT key, value FROM meta"))
+
+    @staticmethod
+    def _write_meta(db: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+        db.executemany(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in values.items()]
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Everything saved by ``save_settings``, and the study's own facts (dataset_root, name, mpp)."""
+        with self._connection() as db:
+            return {key: json.loads(value) for key, value in self._meta(db).items()}
+
+    def save_settings(self, values: Mapping[str, Any]) -> None:
+        """Save plain JSON values under their keys."""
+        with self._connection() as db:
+            self._write_meta(db, values)
+
+    @property
+    def dataset_root(self) -> Path:
+        """Folder of the dataset."""
+        return Path(self.settings()["dataset_root"])
+
+    @property
+    def mpp(self) -> float | None:
+        """µm per pixel a person gave, if any."""
+        return self.settings()["mpp"]
+
+    def set_candidates(self, found: CandidateSet) -> None:
+        """Save the outcome of a search, in place of an earlier one that nothing was decided on or made from.
+
+        Raises
+        ------
+        HistomixError
+            If the study holds decisions or synthetic nuclei already: they would lose their meaning.
+        """
+        rows = [
+            (one.rank, *astuple(one.target), *astuple(one.donor), one.log_likelihood, one.percentile)
+            for one in found.candidates
+        ]
+        facts = {
+            "candidate_settings": asdict(found.settings),
+            "encoder": found.encoder,
+            "temperature": found.temperature,
+            "effective_sample_size": found.effective_sample_size,
+            "warnings": list(found.warnings),
+        }
+        with self._connection() as db:
+            for table in ("decisions", "placements"):
+                if db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone():
+                    raise HistomixError(
+                        "This study already holds decisions or synthetic nuclei; start a new study for a new search."
+                    )
+            db.execute("DELETE FROM candidates")
+            db.executemany(f"INSERT INTO candidates VALUES ({', '.join('?' * 17)})", rows)
+            self._write_meta(db, facts)
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All candidates by rank."""
+        with self._connection() as db:
+            return tuple(map(_candidate, db.execute("SELECT * FROM candidates ORDER BY rank")))
+
+    def add_placements(self, placements: Iterable[Placement]) -> None:
+        """Save new placements; their candidates must be the study's own."""
+        rows = [
+            (
+                one.candidate.rank,
+                one.instance,
+                one.row,
+                one.col,
+                one.seed,
+                _png(one.pixels),
+                _png(one.origin | (one.nucleus.astype(np.uint8) << 2)),
+                json.dumps(dict(one.provenance), sort_keys=True),
+            )
+            for one in placements
+        ]
+        with self._connection() as db:
+            db.executemany("INSERT INTO placements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def placements(self) -> tuple[Placement, ...]:
+        """All placements by rank."""
+        with self._connection() as db:
+            rows = db.execute(
+                "SELECT p.instance, p.row, p.col, p.pixels, p.masks, p.seed, p.provenance, c.* "
+                "FROM placements p JOIN candidates c ON c.rank = p.rank ORDER BY p.rank"
+            ).fetchall()
+        found = []
+        for instance, row, col, pixels, masks, seed, provenance, *candidate in rows:
+            bits = _pixels(masks)
+            facts = json.loads(provenance)
+            found.append(
+                Placement(
+                    _candidate(candidate), instance, row, col, _pixels(pixels), bits & 3, bits > 3, seed, facts
+                )
+            )
+        return tuple(found)
+
+    def decisions(self, subject: Subject) -> dict[int, str]:
+        """Present decision of every item that has one."""
+        with self._connection() as db:
+            return dict(db.execute("SELECT item, decision FROM decisions WHERE subject = ?", (subject,)))
+
+    def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
+        """Decide on one or several items as one act that ``undo`` takes back as a whole; None clears.
+
+        Raises
+        ------
+        ValueError
+            For a decision the subject does not have (candidates: keep, drop; placements: approve, reject).
+        """
+        if decision is not None and decision not in DECISIONS[subject]:
+            raise ValueError(f"a {subject} is decided by {' or '.join(DECISIONS[subject])}, not {decision!r}")
+        now = self.decisions(subject)
+        changes = [(int(item), now.get(item), decision) for item in items if now.get(item) != decision]
+        if not changes:
+            return
+        with self._connection() as db:
+            made = datetime.now(UTC).isoformat(timespec="seconds")
+            act = db.execute("INSERT INTO acts (made, subject, undone) VALUES (?, ?, 0)", (made, subject)).lastrowid
+            db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", [(act, *change) for change in changes])
+            _apply(db, subject, [(item, after) for item, _, after in changes])
+
+    def undo(self, subject: Subject) -> tuple[int, ...]:
+        """Take the last act on a subject back, also one of an earlier session; the items it changed, or none."""
+        with self._connection() as db:
+            last = db.execute(
+                "SELECT id FROM acts WHERE subject = ? AND undone = 0 ORDER BY id DESC LIMIT 1", (subject,)
+            ).fetchone()
+            if last is None:
+                return ()
+            changes = db.execute("SELECT item, before FROM changes WHERE act = ?", last).fetchall()
+            _apply(db, subject, changes)
+            db.execute("UPDATE acts SET undone = 1 WHERE id = ?", last)
+        return tuple(item for item, _ in changes)
+
+
+def _apply(db: sqlite3.Connection, subject: str, values: list[tuple[int, str | None]]) -> None:
+    for item, decision in values:
+        if decision is None:
+            db.execute("DELETE FROM decisions WHERE subject = ? AND item = ?", (subject, item))
+        else:
+            db.execute("INSERT OR REPLACE INTO decisions VALUES (?, ?, ?)", (subject, item, decision))
+
+
+def _candidate(row: tuple[Any, ...] | list[Any]) -> Candidate:
+    return Candidate(row[0], _location(row[1:8]), _location(row[8:15]), row[15], row[16])
+
+
+def _location(row: tuple[Any, ...] | list[Any]) -> Location:
+    image, kind, *rest = row
+    return Location(image, kind, *rest)
+
+
+def _png(array: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _pixels(png: bytes) -> NDArray[np.uint8]:
+    return np.array(Image.open(io.BytesIO(png)), np.uint8)

@@ -1,0 +1,70 @@
+"""Candidates as a CSV table that people open in a spreadsheet, and the way back."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import astuple, fields
+from pathlib import Path
+
+from napari_histomix.records import Candidate, HistomixError, Location
+
+PLACE = [field.name for field in fields(Location)]
+HEADER = ["rank", *PLACE, "log_likelihood", "percentile", *("donor_" + name for name in PLACE), "decision"]
+
+
+def write_candidates(path: Path, candidates: Iterable[Candidate], *, replace: bool = False) -> None:
+    """Write candidates by rank, with an empty ``decision`` column to fill with keep or drop.
+
+    Raises
+    ------
+    HistomixError
+        If the file is there already (unless ``replace``) or cannot be written.
+    """
+    try:
+        with path.open("w" if replace else "x", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(HEADER)
+            for one in candidates:
+                scores = f"{one.log_likelihood:.6f}", f"{one.percentile:.3f}"
+                writer.writerow([one.rank, *astuple(one.target), *scores, *astuple(one.donor), ""])
+    except FileExistsError:
+        raise HistomixError(f"{path} already exists; name a new file.") from None
+    except OSError as error:
+        raise HistomixError(f"{path} could not be written ({error.strerror}); choose another place.") from None
+
+
+def read_candidates(path: Path) -> list[Candidate]:
+    """Read candidates back, without those whose ``decision`` is drop.
+
+    Raises
+    ------
+    HistomixError
+        If the file cannot be read or is not such a table.
+    """
+    found = []
+    line = 1
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            for line, row in enumerate(csv.DictReader(stream), start=2):
+                target, donor = (_location(row, prefix) for prefix in ("", "donor_"))
+                candidate = Candidate(
+                    int(row["rank"]), target, donor, float(row["log_likelihood"]), float(row["percentile"])
+                )
+                if (row.get("decision") or "").strip().lower() != "drop":
+                    found.append(candidate)
+    except OSError as error:
+        raise HistomixError(f"{path} cannot be read ({error.strerror}).") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise HistomixError(
+            f"{path}, line {line}, is not a candidate ({error}); use a file made by 'histomix candidates'."
+        ) from None
+    return found
+
+
+def _location(row: dict[str, str], prefix: str) -> Location:
+    kind = row[prefix + "kind"]
+    if kind not in ("rare", "major", "background"):
+        raise ValueError(f"kind {kind!r}")
+    whole = {name: int(row[prefix + name]) for name in ("instance", "type", "area")}
+    return Location(row[prefix + "image"], kind, float(row[prefix + "row"]), float(row[prefix + "col"]), **whole)  # type: ignore[arg-type]

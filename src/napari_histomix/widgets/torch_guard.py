@@ -1,0 +1,31 @@
+"""Keeps torch from crashing the window on Linux systems that draw with LLVM."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def prepare_torch() -> None:
+    """Make importing torch safe in a process that has a window; to be called before it, in a worker thread.
+
+    Mesa draws with LLVM on machines without a graphics driver and on AMD cards, and triton, which torch imports on
+    Linux, brings an LLVM of its own. Where the window came first, triton's library takes Mesa's symbols for its own
+    and the process dies in dlopen. Loading that one library with RTLD_DEEPBIND beforehand makes it keep to its own.
+    Does nothing where there is no such clash, or where triton is loaded already.
+    """
+    if not sys.platform.startswith("linux") or "triton" in sys.modules or not hasattr(os, "RTLD_DEEPBIND"):
+        return
+    try:
+        if "libLLVM" not in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"):
+            return
+        spec = find_spec("triton")
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            for library in Path(folder, "_C").glob("libtriton*.so"):
+                ctypes.CDLL(str(library), mode=os.RTLD_NOW | os.RTLD_LOCAL | os.RTLD_DEEPBIND)
+    except (OSError, ImportError, ValueError):
+        # Nothing to prepare, or nothing that we can do about it; the import itself says what is wrong.
+        return
