@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What demo.sh and test.sh share; sourced by both, bash 3.2 and later.
 #
 # It makes a virtual environment (.venv in the checkout, or HISTOMIX_VENV), installs the package there as an editable one, and looks after the
@@ -5,6 +6,7 @@
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${HISTOMIX_VENV:-$root/.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 python=$venv/bin/python
 
 say() { printf '== %s\n' "$*"; }
@@ -75,7 +77,7 @@ setup() {
         "$python" -c '' 2>/dev/null || clear=(--clear) # an environment that does not even start is made anew
         say "Making a Python environment in $venv ($("$base" --version))"
         "$base" -m venv ${clear[@]+"${clear[@]}"} "$venv" </dev/null ||
-            die "$base could not make an environment in $venv; is its venv module complete, and is there room on the disk?"
+            die "$base could not make an environment in $venv; look at the permissions, the room on the disk and that Python"
     fi
 
     stamp=$venv/.histomix${extras:+-$extras}
@@ -84,5 +86,5 @@ setup() {
     say "Installing napari-histomix${extras:+ with $extras} in $venv (some minutes the first time)"
     "$python" -m pip install --quiet --no-input --disable-pip-version-check --editable "$root${extras:+[$extras]}" </dev/null ||
         die "pip could not install napari-histomix; its own words are above"
-    printf '%s\n' "$state" >"$stamp"
+    printf '%s\n' "$state" | tee "$stamp" >"$venv/.histomix" # what holds with extras holds without
 }

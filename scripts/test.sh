@@ -8,9 +8,8 @@ set -euo pipefail
 
 # A virtual screen, OpenGL in software, and what Qt's xcb platform links to.
 libraries=(
-    xvfb xauth libgl1 libegl1 libgl1-mesa-dri libglib2.0-0 libdbus-1-3 libfontconfig1 libx11-xcb1 libxkbcommon-x11-0
-    libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-sync1
-    libxcb-xfixes0 libxcb-xinerama0 libxcb-xkb1
+    xvfb xauth libgl1 libegl1 libgl1-mesa-dri libglib2.0-0 libdbus-1-3 libfontconfig1 libxkbcommon-x11-0 libxcb-cursor0
+    libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0
 )
 screen=()
 if [ "$(uname)" = Linux ]; then

@@ -1,10 +1,27 @@
-"""Fixtures that every room's tests may use."""
+"""Fixtures that every room's tests may use.
+
+Factories are session-wide so that hypothesis tests may use them; each makes new objects at every call.
+"""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from scipy import ndimage
+
+from napari_histomix.records import LabeledImage, Location, NucleusClass, Source
+
+RARE, COMMON, OTHER = 1, 2, 3
+CLASSES = (
+    NucleusClass(RARE, "rare", (255, 0, 0)),
+    NucleusClass(COMMON, "common", (0, 0, 255)),
+    NucleusClass(OTHER, "other", (0, 200, 0)),
+)
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +31,136 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"needs the real data beside the repository ({folder.name}/data)")
     return folder
+
+
+def paint_image(
+    nuclei: int | Sequence[tuple[float, float, float, float, int]] = 12,
+    *,
+    shape: tuple[int, int] = (128, 128),
+    seed: int = 0,
+    mpp: float = 0.25,
+    name: str = "image",
+    split: str = "train",
+    patient: str = "",
+    slide: str = "",
+    rare: int = 3,
+    gap: int = 2,
+) -> LabeledImage:
+    """Violet ellipses on pink tissue.
+
+    ``nuclei`` are (row, col, half height, half width, type), numbered from 1; or how many to strew at random, at least
+    ``gap`` pixels apart, the first ``rare`` of them of type 1 and the others of type 2 (fewer where there is no room).
+    """
+    rng = np.random.default_rng(seed)
+    height, width = shape
+    rows, cols = np.mgrid[:height, :width]
+    instances = np.zeros(shape, np.int32)
+    types: dict[int, int] = {}
+
+    def ellipse(row: float, col: float, a: float, b: float) -> np.ndarray:
+        return ((rows - row) / a) ** 2 + ((cols - col) / b) ** 2 <= 1
+
+    if isinstance(nuclei, int):
+        for _ in range(30 * nuclei):
+            if len(types) == nuclei:
+                break
+            mask = ellipse(rng.uniform(0, height), rng.uniform(0, width), *rng.uniform(3.5, 7, 2))
+            near = ndimage.binary_dilation(mask, iterations=gap) if gap else mask
+            if mask.sum() > 20 and not instances[near].any():
+                instances[mask] = len(types) + 1
+                types[len(types) + 1] = RARE if len(types) < rare else COMMON
+    else:
+        for number, (row, col, a, b, kind) in enumerate(nuclei, start=1):
+            instances[ellipse(row, col, a, b) & (instances == 0)] = number
+            types[number] = kind
+    grain = cv2.GaussianBlur(rng.standard_normal(shape), (0, 0), 1.0)[..., None] * 12
+    pixels = np.array([222, 165, 205]) + grain
+    pixels = np.where((instances > 0)[..., None], np.array([105, 65, 140]) + grain, pixels)
+    source = Source("made up", name, split, patient, slide)
+    return LabeledImage(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), instances, types, mpp, source)
+
+
+@pytest.fixture(scope="session")
+def labeled_image() -> Callable[..., LabeledImage]:
+    return paint_image
+
+
+@pytest.fixture(scope="session")
+def location() -> Callable[..., Location]:
+    """Location of a nucleus by its id, or of a background place by its row and column."""
+
+    def locate(image: LabeledImage, instance: int = 0, row: float = 0.0, col: float = 0.0) -> Location:
+        name = image.source.image
+        if not instance:
+            return Location(name, "background", row, col)
+        rows, cols = np.nonzero(image.instances == instance)
+        kind = image.types[instance]
+        where = "rare" if kind == RARE else "major"
+        return Location(name, where, float(rows.mean()), float(cols.mean()), instance, kind, len(rows))
+
+    return locate
+
+
+@pytest.fixture(scope="session")
+def dataset_folder() -> Callable[..., Path]:
+    """Write labeled images as a HoVer-Net dataset; split, patient, slide and scale are those of the images."""
+
+    def write(folder: Path, images: Sequence[LabeledImage], name: str = "made up") -> Path:
+        from napari_histomix.datasets import write_dataset_json, write_hovernet, write_type_info
+
+        for one in images:
+            write_hovernet(folder, one.source.image, one.pixels, one.instances, one.types, one.mpp)
+        write_type_info(folder, CLASSES)
+        write_dataset_json(folder, name=name)
+        with (folder / "images.csv").open("w", newline="", encoding="utf-8") as stream:
+            table = csv.writer(stream)
+            table.writerow(["image", "patient", "slide", "split", "mpp"])
+            table.writerows(
+                [one.source.image, one.source.patient, one.source.slide, one.source.split, one.mpp] for one in images
+            )
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_network() -> Callable[..., object]:
+    """A factory of untrained networks of the real class with a few thousand weights."""
+
+    def make(channels: int = 7, seed: int = 0) -> object:
+        import torch
+        from diffusers import UNet2DModel
+
+        torch.manual_seed(seed)
+        return UNet2DModel(
+            sample_size=48,
+            in_channels=channels,
+            out_channels=3,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+            add_attention=False,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_model_folder(tmp_path_factory: pytest.TempPathFactory, small_network: Callable[..., object]) -> Path:
+    """A whole model folder around a small untrained network; never write into it."""
+    from napari_histomix.diffusion.models import save_model
+    from napari_histomix.diffusion.training import SCHEDULE
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    save_model(folder, small_network(), SCHEDULE, name="small", mpp=(0.25, 0.5), windows=(48, 64, 96))
+    return folder
+
+
+@pytest.fixture
+def small_model(small_model_folder: Path) -> object:
+    """A small untrained ``InpaintingModel`` for windows of 48, 64 and 96 pixels at 0.25 to 0.5 µm/px."""
+    from napari_histomix.diffusion.models import load_model
+
+    return load_model(small_model_folder)

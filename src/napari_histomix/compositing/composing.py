@@ -13,7 +13,7 @@ from napari_histomix.records import REAL, LabeledImage, Placement
 
 @dataclass(frozen=True, eq=False)
 class Synthetic:
-    """A synthetic image: pixels and labels, and the origin (H, W) uint8 of every pixel (0 real, 1 donor, 2 inpainted)."""
+    """A synthetic image: pixels and labels, and each pixel's origin (H, W) uint8 (0 real, 1 donor, 2 inpainted)."""
 
     image: LabeledImage
     origin: NDArray[np.uint8]

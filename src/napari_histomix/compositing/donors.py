@@ -71,18 +71,18 @@ class DonorCrop:
         )
 
 
-def donor_flaw(image: LabeledImage, instance: int, box: tuple[slice, slice]) -> str | None:
+def donor_flaw(image: LabeledImage, location: Location) -> str | None:
     """Why a nucleus cannot be a donor, or None.
 
     A nucleus within two pixels of the image's edge may be cut, and has no complete layer 1; in layer 1 of a touching
-    nucleus lies the neighbor, which would come along. ``box`` is the nucleus's bounding box.
+    nucleus lies the neighbor, which would come along.
     """
     height, width = image.instances.shape
-    rows, cols = box
-    if rows.start < 2 or cols.start < 2 or rows.stop > height - 2 or cols.stop > width - 2:
+    rows, cols = np.nonzero(image.instances == location.instance)
+    if min(rows.min(), cols.min()) < 2 or rows.max() >= height - 2 or cols.max() >= width - 2:
         return CUT_BY_EDGE
-    region = image.instances[rows.start - 2 : rows.stop + 2, cols.start - 2 : cols.stop + 2]
-    if np.any(region[layer_one(region == instance)] != 0):
+    region = image.instances[rows.min() - 2 : rows.max() + 3, cols.min() - 2 : cols.max() + 3]
+    if np.any(region[layer_one(region == location.instance)] != 0):
         return TOUCHES_NEIGHBOR
     return None
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask, dilate, transition_zone
 from napari_histomix.compositing.donors import DonorCrop
-from napari_histomix.compositing.stain import match_stain
+from napari_histomix.compositing.stain import UNMATCHED, match_stain
 from napari_histomix.records import Candidate, LabeledImage
 
 CROSSES_EDGE = "it would cross the image's edge"
@@ -122,7 +122,8 @@ def plan_placement(
     left = round(candidate.target.col - donor_cols.mean())
     boxes = [(donor_rows + top, donor_cols + left)]
     if candidate.target.instance:
-        boxes.append(np.nonzero(image.instances == candidate.target.instance))
+        target_rows, target_cols = np.nonzero(image.instances == candidate.target.instance)
+        boxes.append((target_rows, target_cols))
     first = [min(int(box[axis].min()) for box in boxes) - 4 for axis in (0, 1)]
     stop = [max(int(box[axis].max()) for box in boxes) + 5 for axis in (0, 1)]
     row, col = max(first[0], 0), max(first[1], 0)
@@ -149,8 +150,7 @@ def plan_placement(
     if np.any(dilate(carried | erased | blended, GUARD) & taken[window]):
         return TOO_CLOSE
 
-    stain = {"gain": [1.0, 1.0], "shift": [0.0, 0.0]}
-    colors = donor.pixels
+    colors, stain = donor.pixels, UNMATCHED
     if stain_matching:
         reach = round(STAIN_UM / image.mpp)
         middle = round(candidate.target.row), round(candidate.target.col)
@@ -198,6 +198,6 @@ def _difference(
         return 0.0
     own, other = (-np.log10((surroundings.astype(np.float32) + 1) / 256) for surroundings in (own, other))
     color = float(np.sqrt(np.mean((own.mean(axis=0) - other.mean(axis=0)) ** 2)))
-    # A halo on one side of the donor hides in the mean; half as much again is allowed to the lightest and darkest tenth.
+    # A halo on one side of the donor hides in the mean; the lightest and darkest tenths may differ half as much again.
     tenths = [np.quantile(density[:, 1], (0.1, 0.9)) for density in (own, other)]
     return max(color, float(np.abs(tenths[0] - tenths[1]).max()) / 1.5)

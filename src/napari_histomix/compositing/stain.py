@@ -9,7 +9,7 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from napari_histomix.compositing.contours import Mask
 
 GAIN = (0.7, 1.4)
-SHIFT = 0.12
+SHIFT = 0.08
 """Largest change of a stain's mean, in optical density."""
 
 MINIMUM = 60
@@ -17,6 +17,9 @@ MINIMUM = 60
 
 GLASS = 0.05
 """Summed optical density (base 10) below which a pixel is bare glass, not tissue."""
+
+UNMATCHED: dict[str, list[float]] = {"gain": [1.0, 1.0], "shift": [0.0, 0.0, 0.0]}
+"""Settings that leave a donor as it is."""
 
 
 def stain_density(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -42,8 +45,9 @@ def match_stain(
 ) -> tuple[NDArray[np.uint8], dict[str, list[float]]]:
     """Carry pixels from the staining of their own surroundings to that of other surroundings.
 
-    Hematoxylin and eosin are each scaled by the ratio of standard deviations (clipped to ``GAIN``) and moved by the
-    difference of means (clipped to ``SHIFT``): c' = (c − m_own)·g + m_own + shift. The residual is kept.
+    Hematoxylin and eosin are each scaled by the ratio of standard deviations (clipped to ``GAIN``), and all three
+    densities moved by the difference of means (clipped to ``SHIFT``): c' = (c − m_own)·g + m_own + shift. Without the
+    residual's shift a donor from eosin-rich tissue turns olive.
 
     Parameters
     ----------
@@ -55,20 +59,20 @@ def match_stain(
     -------
     matched : (…, 3) uint8
     settings : dict
-        ``gain`` and ``shift``, two values each (hematoxylin, eosin); gain 1 and shift 0 where too little tissue is
-        there to compare, and then ``matched`` is ``pixels``.
+        ``gain`` (hematoxylin, eosin) and ``shift`` (hematoxylin, eosin, residual); ``UNMATCHED`` where too little
+        tissue is there to compare, and then ``matched`` is ``pixels``.
     """
     samples = []
     for surroundings, mask in (own, other):
         stains = stain_density(surroundings[mask])
         tissue = -np.log10((surroundings[mask].astype(np.float32) + 1) / 256).sum(axis=-1) > GLASS
-        samples.append(stains[tissue, :2])
+        samples.append(stains[tissue])
     if min(map(len, samples)) < MINIMUM:
-        return pixels, {"gain": [1.0, 1.0], "shift": [0.0, 0.0]}
+        return pixels, UNMATCHED
     (own_mean, own_std), (other_mean, other_std) = ((s.mean(axis=0), s.std(axis=0)) for s in samples)
     gain = np.clip(other_std / np.maximum(own_std, 1e-6), *GAIN)
+    gain[2] = 1
     shift = np.clip(other_mean - own_mean, -SHIFT, SHIFT)
-    stains = stain_density(pixels)
-    stains[..., :2] = (stains[..., :2] - own_mean) * gain + own_mean + shift
-    settings = {"gain": np.round(gain, 4).tolist(), "shift": np.round(shift, 4).tolist()}
+    stains = (stain_density(pixels) - own_mean) * gain + own_mean + shift
+    settings = {"gain": np.round(gain[:2], 4).tolist(), "shift": np.round(shift, 4).tolist()}
     return stain_pixels(stains), settings

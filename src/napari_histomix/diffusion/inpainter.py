@@ -122,8 +122,12 @@ def inpaint(
         known, hole, guess = (tensor.to(place) for tensor in _tensors(group))
 
         def denoise(noisy: Tensor, time: int, known: Tensor = known, hole: Tensor = hole) -> Tensor:
-            shown = (known, hole) if sampler.conditional else (None, None)
-            seen = network_input(noisy, *shown, channels).to(dtype).contiguous(memory_format=torch.channels_last)
+            seen = (
+                network_input(noisy, known, hole, channels)
+                if sampler.conditional
+                else network_input(noisy, None, None, channels)
+            )
+            seen = seen.to(dtype).contiguous(memory_format=torch.channels_last)
             steps = torch.full((len(noisy),), time, device=place)
             return network(seen, steps).sample
 

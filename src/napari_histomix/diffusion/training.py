@@ -132,13 +132,13 @@ def random_window(pixels: NDArray[np.uint8], settings: TrainingSettings, rng: np
     crop = pixels[row : row + side, col : col + side]
     if side != size:
         crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
-    crop = np.rot90(crop, int(rng.integers(4)))
+    crop = np.rot90(crop, int(rng.integers(4))).astype(np.uint8)
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     if rng.random() < 0.7:
         density = -np.log10((crop.astype(np.float32) + 1) / 256)
         density = density * rng.uniform(0.85, 1.15, 3) + rng.uniform(-0.03, 0.03, 3)
-        crop = np.clip(np.rint(256 * 10**-density - 1), 0, 255)
+        crop = np.clip(np.rint(256 * 10**-density - 1), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(crop, dtype=np.uint8)
 
 
@@ -290,7 +290,7 @@ def train_inpainter(
             raise HistomixError(f"{start}: only a 7-channel v-prediction network can be trained on.")
     torch.manual_seed(settings.seed)
     place = torch.device(device)
-    network = network.to(place, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = network.to(place, memory_format=torch.channels_last).train()
     average = deepcopy(network).requires_grad_(False).eval()
     scheduler = DDPMScheduler.from_config(schedule)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
@@ -358,7 +358,7 @@ def _card(
     history: Sequence[dict[str, float]],
     device: str,
 ) -> dict[str, Any]:
-    """What ``histomix.json`` says beyond the name, the scale and the hash. Folder names only: paths may tell too much."""
+    """What ``histomix.json`` says beyond name, scale and hash. Folder names only: paths may tell too much."""
     return {
         "images": {folder.name: sum(folder in path.parents for path in (*training, *held)) for folder in folders},
         "validation_slides": sorted({slide_of(path) for path in held}),

@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, cut_donor, plan_placement
+from napari_histomix.compositing import DonorCrop, cut_donor, donor_flaw, plan_placement
 from napari_histomix.compositing.donors import SLIVER
 from napari_histomix.datasets import Dataset, Entry, Problem
+from napari_histomix.diffusion.windows import WindowedPlan, finished_placement, first_stage, second_stage, windowed
 from napari_histomix.features import context_features, open_encoder
-from napari_histomix.methods.windows import WindowedPlan, finished_placement, first_stage, second_stage, windowed
 from napari_histomix.records import Candidate, Event, HistomixError, Job, LabeledImage, Location, Placement
 from napari_histomix.sampling import (
     ContextModel,
     DonorPool,
-    NucleusLocation,
     background_locations,
     draw_order,
     effective_sample_size,
@@ -83,8 +82,8 @@ class CandidateSettings:
 class CandidateSet:
     """Candidate locations in the order they were drawn, with what a person should know of the draw.
 
-    ``temperature`` is the one used; ``effective_sample_size``: how many equally likely locations the draw was worth. ``considered``: locations by kind.
-    ``unfit_donors``: rare nuclei that cannot be donors, by reason.
+    ``temperature`` is the one used; ``effective_sample_size``: how many equally likely locations the draw was worth.
+    ``considered``: locations by kind. ``unfit_donors``: rare nuclei that cannot be donors, by reason.
     """
 
     candidates: tuple[Candidate, ...]
@@ -162,14 +161,14 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     """
     rare, major = _classes(dataset, settings)
     encoder = open_encoder(settings.encoder)
-    entries, nuclei, areas, problems = yield from _find_nuclei(dataset, rare, major)
+    entries, nuclei, areas, flaws, problems = yield from _find_nuclei(dataset, rare, major)
     mpp = {entry.source.image: float(entry.mpp or 0) for entry in entries}
-    rares = [one for found in nuclei.values() for one in found if one.location.kind == "rare"]
-    rares = _without_slivers(rares)
+    rares = [one for found in nuclei.values() for one in found if one.kind == "rare"]
+    flaws = _slivers(rares) | flaws
     names = " or ".join(dataset.class_name(number) for number in rare)
     if not rares:
         raise HistomixError(f"No training image has a nucleus of class {names}; choose a class that occurs.")
-    unfit = Counter(one.flaw for one in rares if one.flaw)
+    unfit = Counter(flaws.values())
     if len(rares) == unfit.total():
         raise HistomixError(
             f"None of the {len(rares)} nuclei of class {names} can be a donor: each touches another nucleus or the "
@@ -177,7 +176,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
         )
 
     # Lines 1–6: surroundings of rare nuclei, major nuclei and background locations, as feature vectors.
-    radius = float(np.median([sqrt(one.location.area / np.pi) * mpp[one.location.image] for one in rares]))
+    radius = float(np.median([sqrt(one.area / np.pi) * mpp[one.image] for one in rares]))
     density = settings.background_share * sum(map(len, nuclei.values())) / max(1.0, sum(areas.values()))
     total = sum(len(found) for found in nuclei.values())
     expected = total + round(settings.background_share * total)
@@ -187,7 +186,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
         image = dataset.read(entry)
         rng = np.random.default_rng([settings.seed, index])
         places = background_locations(image, round(density * areas[image.source.image]), radius / image.mpp + 3, rng)
-        here = [one.location for one in nuclei[image.source.image]] + places
+        here = nuclei[image.source.image] + places
         done = len(locations)
         locations += here
         centers = np.array([(one.row, one.col) for one in here]).reshape(-1, 2)
@@ -212,8 +211,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     temperature = settings.temperature or sharpest_temperature(likelihoods, worth)
     logits = likelihoods / temperature
     rng = np.random.default_rng(settings.seed)
-    flawless = {(one.location.image, one.location.instance) for one in rares if one.flaw is None}
-    givers = np.array([i for i, one in enumerate(locations) if (one.image, one.instance) in flawless], dtype=int)
+    givers = np.array([i for i, one in enumerate(locations) if one.kind == "rare" and one not in flaws], dtype=int)
     micrometers = np.array([one.area * mpp[one.image] ** 2 for one in locations])
     spread = rng.choice(possible, size=min(200, len(possible)), replace=False)
     distances = np.linalg.norm(components[spread][:, None] - components[givers][None], axis=2)
@@ -317,9 +315,10 @@ def _classes(dataset: Dataset, settings: CandidateSettings) -> tuple[tuple[int, 
 
 
 def _find_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]) -> Job[tuple]:
-    """Readable training entries, their nuclei, their areas in µm², and the problems with the others."""
+    """Readable training entries; by image their nuclei and areas in µm²; flaws of rare nuclei as donors; problems."""
     entries: list[Entry] = []
     nuclei, areas, problems = {}, {}, list(dataset.problems)
+    flaws: dict[Location, str] = {}
     for number, entry in enumerate(dataset.training):
         yield Event("Reading labels", number, len(dataset.training))
         try:
@@ -329,23 +328,22 @@ def _find_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]
             yield Event("Reading labels", number, len(dataset.training), message=f"Skipped: {error}")
             continue
         entries.append(entry)
-        nuclei[entry.source.image] = nucleus_locations(image, rare, major)
+        found = nucleus_locations(image, rare, major)
+        nuclei[entry.source.image] = found
+        flaws |= {one: flaw for one in found if one.kind == "rare" and (flaw := donor_flaw(image, one))}
         areas[entry.source.image] = image.instances.size * image.mpp**2
     if not entries:
         raise HistomixError(problems[0].sentence if problems else f"{dataset.name} has no training image.")
-    return entries, nuclei, areas, problems
+    return entries, nuclei, areas, flaws, problems
 
 
-def _without_slivers(rares: list[NucleusLocation]) -> list[NucleusLocation]:
-    """The rare nuclei, those far smaller than the median of their class flawed as donors."""
-    typical = {
-        number: np.median([one.location.area for one in rares if one.location.type == number])
-        for number in {one.location.type for one in rares}
-    }
-    return [
-        replace(one, flaw=SLIVER) if not one.flaw and one.location.area < 0.3 * typical[one.location.type] else one
-        for one in rares
-    ]
+def _slivers(rares: list[Location]) -> dict[Location, str]:
+    """Rare nuclei far smaller than the median of their class, with the flaw that makes them."""
+    areas: dict[int, list[int]] = {}
+    for one in rares:
+        areas.setdefault(one.type, []).append(one.area)
+    typical = {number: float(np.median(found)) for number, found in areas.items()}
+    return {one: SLIVER for one in rares if one.area < 0.3 * typical[one.type]}
 
 
 def _plan(
@@ -414,17 +412,17 @@ def _plan(
                 if not isinstance(outcome, str):
                     taken[outcome.plan.window] |= outcome.plan.changed
         for candidate in tried:
-            outcome = outcomes.get(candidate.rank)
-            if outcome is None or len(accepted) == settings.count:
+            result = outcomes.get(candidate.rank)
+            if result is None or len(accepted) == settings.count:
                 continue
             giver = candidate.donor.image, candidate.donor.instance
-            if isinstance(outcome, str):
-                refusals[outcome] += 1
+            if isinstance(result, str):
+                refusals[result] += 1
             elif uses[giver] >= settings.uses:
                 refusals[USED_UP] += 1
             else:
                 uses[giver] += 1
-                accepted.append(replace(outcome, instance=free_id[candidate.target.image]))
+                accepted.append(replace(result, instance=free_id[candidate.target.image]))
                 free_id[candidate.target.image] += 1
     return accepted, refusals, list(problems.values())
 

@@ -3,12 +3,11 @@
 from napari_histomix.sampling.context_model import ContextModel
 from napari_histomix.sampling.donor_pool import DonorPool
 from napari_histomix.sampling.draws import draw_order, effective_sample_size, sharpest_temperature
-from napari_histomix.sampling.locations import NucleusLocation, background_locations, nucleus_locations
+from napari_histomix.sampling.locations import background_locations, nucleus_locations
 
 __all__ = [
     "ContextModel",
     "DonorPool",
-    "NucleusLocation",
     "background_locations",
     "draw_order",
     "effective_sample_size",

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_histomix.compositing.donors import donor_flaw
 from napari_histomix.records import LabeledImage, Location
 
 TISSUE_DENSITY = 0.12
 """Green optical density (base 10) from which a place counts as tissue."""
 
 
-@dataclass(frozen=True)
-class NucleusLocation:
-    """A nucleus, and why it could not be a donor (None: it could)."""
-
-    location: Location
-    flaw: str | None
-
-
-def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collection[int]) -> list[NucleusLocation]:
-    """Rare and major nuclei of an image, by instance id; their centers are centroids, in pixels.
-
-    Whether a nucleus could be a donor is looked at for rare ones only.
-    """
+def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collection[int]) -> list[Location]:
+    """Rare and major nuclei of an image, by instance id; their centers are centroids, in pixels."""
     found = []
     boxes = ndimage.find_objects(image.instances)
     for instance, box in enumerate(boxes, start=1):
@@ -46,7 +33,7 @@ def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collect
             number,
             len(rows),
         )
-        found.append(NucleusLocation(location, donor_flaw(image, instance, box) if number in rare else None))
+        found.append(location)
     return found
 
 

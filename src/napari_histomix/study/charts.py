@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import compose
@@ -56,7 +56,7 @@ def placement_sheet(
     rows = -(-len(shown) // 2)
     top = 1.2 + 0.6 * len(dataset.classes)
     figure = Figure(figsize=(9, top + 1.6 * rows), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[top, 1.6 * rows])
+    upper, lower = cast("Sequence[SubFigure]", figure.subfigures(2, 1, height_ratios=[top, 1.6 * rows]))
     draw_classes(upper.subplots(), dataset.classes, before, after)
     upper.suptitle(f"{dataset.name}: {len(placements)} synthetic nuclei. Not for diagnosis.")
     axes = lower.subplots(rows, 6, squeeze=False)

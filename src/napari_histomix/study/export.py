@@ -77,7 +77,9 @@ def export(
         yield from _write(dataset, wanted, state, partial, facts or {}, report)
         partial.rename(out)
     except OSError as error:
-        raise HistomixError(f"{out} could not be written ({error.strerror}); free space or choose another place.") from None
+        raise HistomixError(
+            f"{out} could not be written ({error.strerror}); free space or choose another place."
+        ) from None
     finally:
         if partial is not None and partial.exists():
             shutil.rmtree(partial)

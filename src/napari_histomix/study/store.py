@@ -190,7 +190,7 @@ class Study:
                 one.col,
                 one.seed,
                 _png(one.pixels),
-                _png(one.origin | (one.nucleus.astype(np.uint8) << 2)),
+                _png(np.asarray(one.origin | (one.nucleus.astype(np.uint8) << 2), np.uint8)),
                 json.dumps(dict(one.provenance), sort_keys=True),
             )
             for one in placements
@@ -207,12 +207,10 @@ class Study:
             ).fetchall()
         found = []
         for instance, row, col, pixels, masks, seed, provenance, *candidate in rows:
-            bits = _pixels(masks)
-            facts = json.loads(provenance)
+            bits, facts = _pixels(masks), json.loads(provenance)
+            origin = np.asarray(bits & 3, np.uint8)
             found.append(
-                Placement(
-                    _candidate(candidate), instance, row, col, _pixels(pixels), bits & 3, bits > 3, seed, facts
-                )
+                Placement(_candidate(candidate), instance, row, col, _pixels(pixels), origin, bits > 3, seed, facts)
             )
         return tuple(found)
 

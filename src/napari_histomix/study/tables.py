@@ -43,10 +43,11 @@ def read_candidates(path: Path) -> list[Candidate]:
         If the file cannot be read or is not such a table.
     """
     found = []
-    line = 1
+    reader: csv.DictReader[str] | None = None
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            for line, row in enumerate(csv.DictReader(stream), start=2):
+            reader = csv.DictReader(stream)
+            for row in reader:
                 target, donor = (_location(row, prefix) for prefix in ("", "donor_"))
                 candidate = Candidate(
                     int(row["rank"]), target, donor, float(row["log_likelihood"]), float(row["percentile"])
@@ -57,7 +58,8 @@ def read_candidates(path: Path) -> list[Candidate]:
         raise HistomixError(f"{path} cannot be read ({error.strerror}).") from None
     except (KeyError, TypeError, ValueError) as error:
         raise HistomixError(
-            f"{path}, line {line}, is not a candidate ({error}); use a file made by 'histomix candidates'."
+            f"{path}, line {reader.line_num if reader else 1}, is not a candidate ({error}); "
+            "use a file made by 'histomix candidates'."
         ) from None
     return found
 

@@ -382,6 +382,20 @@ class LayerBook(QObject):
         for layer in list(stack.layers.values()):
             if layer.visible != visible:
                 layer.visible = visible
+        if visible:
+            self._select(stack)
+
+    def _select(self, stack: Stack) -> None:
+        """Hand the selection over from a hidden image's layer; a layer of the user's own keeps it."""
+        active = self.viewer.layers.selection.active
+        hidden = {id(layer) for one in self.stacks.values() if one is not stack for layer in one.layers.values()}
+        if active is not None and id(active) not in hidden:
+            return
+        for what in ("placements", "candidates", "image"):
+            layer = stack.layers.get(what)
+            if layer is not None and layer in self.viewer.layers:
+                self.viewer.layers.selection.active = layer
+                return
 
     def _drop(self, name: str, what: str) -> None:
         stack = self.stacks.get(name)

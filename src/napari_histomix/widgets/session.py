@@ -15,7 +15,7 @@ from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
 from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, candidate_frame
 from napari_histomix.widgets.images import ImageReader
-from napari_histomix.widgets.torch_guard import prepare_torch
+from napari_histomix.widgets.warming import prepare_torch, prepare_units
 
 if TYPE_CHECKING:
     from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, Synthesis, SynthesisSettings
@@ -102,6 +102,7 @@ class Session(QObject):
 
         def job() -> Job[Opened]:
             yield Event("Opening the folder")
+            prepare_units()
             dataset = open_dataset(path, mpp=mpp)
             counted = yield from survey(dataset)
             return Opened(dataset, counted, mpp)
@@ -115,6 +116,7 @@ class Session(QObject):
             from napari_histomix.study import Study
 
             yield Event("Opening the study")
+            prepare_units()
             study = Study.open(folder)
             if not Path(study.dataset_root).is_dir():
                 raise HistomixError(

@@ -82,7 +82,7 @@ class SynthesizePanel(Panel):
             box.setCurrentIndex(box.findData(defaults[name]))
         self.sampler.setToolTip("Fast is meant for daily work; the paper's sampler takes many times longer.")
         self.device.setToolTip("Where the network runs. Automatic takes a graphics card if there is one.")
-        self.stain = QCheckBox("Match the donor's stain to its new surroundings")
+        self.stain = QCheckBox("Match stain to the surroundings")
         self.stain.setChecked(defaults["stain_matching"])
         self.stain.setToolTip("Without it, the donor keeps its own colors pixel for pixel.")
         layout.addRow("Use", self.source)
@@ -111,6 +111,11 @@ class SynthesizePanel(Panel):
     def kept_only(self) -> bool:
         """Whether only candidates that were explicitly kept are used."""
         return bool(self.source.currentData())
+
+    def choose_source(self, kept_only: bool) -> None:
+        """Use only the kept candidates, or all but the dropped ones."""
+        self._source_chosen = True
+        self.source.setCurrentIndex(self.source.findData(kept_only))
 
     def run(self) -> None:
         """Make synthetic nuclei in the background."""

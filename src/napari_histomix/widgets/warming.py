@@ -1,4 +1,4 @@
-"""Keeps torch from crashing the window on Linux systems that draw with LLVM."""
+"""What has to be ready before it is first used in a window: done in the worker threads, before they need it."""
 
 from __future__ import annotations
 
@@ -29,3 +29,10 @@ def prepare_torch() -> None:
     except (OSError, ImportError, ValueError):
         # Nothing to prepare, or nothing that we can do about it; the import itself says what is wrong.
         return
+
+
+def prepare_units() -> None:
+    """Build pint's registry of units, which takes seconds and would otherwise be built when the first layer is added."""
+    import pint
+
+    pint.get_application_registry().Unit("um")

@@ -76,8 +76,21 @@ def _cropped(plan: Plan, pixels: NDArray[np.uint8], top: int, left: int, side: i
     stop = min(height, top + len(pixels) - plan.row), min(width, left + len(pixels) - plan.col)
     cut = slice(first[0], stop[0]), slice(first[1], stop[1])
     row, col = plan.row + first[0], plan.col + first[1]
-    masks = (np.ascontiguousarray(mask[cut]) for mask in (plan.nucleus, plan.donor, plan.erased, plan.blended))
-    inner = Plan(plan.candidate, plan.seed, row, col, plan.donor_pixels[cut], *masks, plan.provenance)
+    nucleus, donor, erased, blended = (
+        np.ascontiguousarray(mask[cut]) for mask in (plan.nucleus, plan.donor, plan.erased, plan.blended)
+    )
+    inner = Plan(
+        plan.candidate,
+        plan.seed,
+        row,
+        col,
+        plan.donor_pixels[cut],
+        nucleus,
+        donor,
+        erased,
+        blended,
+        plan.provenance,
+    )
     return WindowedPlan(inner, pixels, row - top, col - left, side)
 
 

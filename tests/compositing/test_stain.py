@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_histomix.compositing.stain import GAIN, SHIFT, UNMATCHED, match_stain, stain_density, stain_pixels
+
+EVERYWHERE = np.ones((40, 40), bool)
+
+
+def tissue(hematoxylin: float, eosin: float, spread: float = 0.01, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    stains = np.stack([np.full((40, 40), hematoxylin), np.full((40, 40), eosin), np.zeros((40, 40))], axis=-1)
+    stains[..., :2] += spread * rng.standard_normal((40, 40, 2))
+    return stain_pixels(stains.astype(np.float32))
+
+
+@given(st.integers(0, 2**24 - 1))
+def test_density_and_pixels_are_inverse_within_one_gray_level(first):
+    colors = (first + 977 * np.arange(500)) % 2**24
+    pixels = np.stack([colors >> 16, (colors >> 8) & 255, colors & 255], axis=-1).astype(np.uint8)
+    back = stain_pixels(stain_density(pixels))
+    assert np.abs(back.astype(int) - pixels).max() <= 1
+
+
+def test_white_is_nearly_no_stain():
+    assert np.abs(stain_density(np.full((1, 3), 255, np.uint8))).max() < 1e-3
+
+
+def test_matching_brings_means_and_spreads_together():
+    own, other = tissue(0.10, 0.12, 0.010), tissue(0.15, 0.08, 0.0125, seed=1)
+    matched, settings = match_stain(own, (own, EVERYWHERE), (other, EVERYWHERE))
+    means = [stain_density(pixels).reshape(-1, 3).mean(axis=0) for pixels in (own, other, matched)]
+    assert np.abs(means[0] - means[1]).max() > 0.03
+    assert np.abs(means[2] - means[1]).max() < 0.003
+    spread = stain_density(matched).reshape(-1, 3)[:, :2].std(axis=0)
+    assert spread == pytest.approx(stain_density(other).reshape(-1, 3)[:, :2].std(axis=0), rel=0.1)
+    assert len(settings["gain"]) == 2 and len(settings["shift"]) == 3
+
+
+def test_matching_never_goes_beyond_its_limits():
+    own, other = tissue(0.05, 0.05, 0.002), tissue(0.5, 0.5, 0.05)
+    _, settings = match_stain(own, (own, EVERYWHERE), (other, EVERYWHERE))
+    assert settings["gain"] == [GAIN[1], GAIN[1]]
+    assert max(np.abs(settings["shift"])) <= SHIFT
+    assert settings["shift"][:2] == [SHIFT, SHIFT]
+    _, settings = match_stain(own, (other, EVERYWHERE), (own, EVERYWHERE))
+    assert settings["gain"] == [GAIN[0], GAIN[0]]
+    assert settings["shift"][:2] == [-SHIFT, -SHIFT]
+
+
+def test_matching_to_ones_own_surroundings_changes_nothing():
+    own = tissue(0.1, 0.1)
+    matched, _ = match_stain(own, (own, EVERYWHERE), (own, EVERYWHERE))
+    assert np.abs(matched.astype(int) - own).max() <= 1
+
+
+@pytest.mark.parametrize("why", ["masked", "glass"])
+def test_too_little_tissue_leaves_the_donor_as_it_is(why):
+    own, other = tissue(0.1, 0.1), tissue(0.2, 0.2)
+    mask = EVERYWHERE.copy()
+    if why == "masked":
+        mask[:] = False
+        mask[0, :20] = True
+    else:
+        other = np.full_like(other, 254)
+    matched, settings = match_stain(own, (own, EVERYWHERE), (other, mask))
+    assert np.array_equal(matched, own)
+    assert settings == UNMATCHED == {"gain": [1.0, 1.0], "shift": [0.0, 0.0, 0.0]}
