@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask, dilate, transition_zone
-from napari_histomix.compositing.donors import DonorCrop
+from napari_histomix.compositing.donors import CUT_BY_EDGE, DonorCrop
 from napari_histomix.compositing.stain import UNMATCHED, match_stain
 from napari_histomix.records import Candidate, LabeledImage
 
@@ -18,6 +18,7 @@ COVERS_NEIGHBOR = "it would cover another nucleus"
 TOO_CLIPPED = "neighbors leave too little room for its transition zone"
 TOO_CLOSE = "it would touch another synthetic nucleus"
 UNLIKE = "what surrounds it looks unlike what surrounds its donor"
+TOO_SMALL = "its donor is too small to be seen at the target's scale"
 TOO_LARGE = "it is larger than the model's largest window"
 
 CLIPPED_AT_MOST = 0.25
@@ -114,6 +115,11 @@ def plan_placement(
     rng = np.random.default_rng(seed)
     turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
     donor = donor.at_scale(image.mpp).turned(turns, mirrored)
+    if not donor.nucleus.any():
+        return TOO_SMALL
+    # Resampling can use up the few pixels between a nucleus and the edge of its image, and layer 1 with them.
+    if donor.nucleus[[0, -1]].any() or donor.nucleus[:, [0, -1]].any():
+        return CUT_BY_EDGE
     height, width = image.instances.shape
 
     # Everything is laid out on the smallest box that holds donor, target and their margins.
@@ -124,8 +130,9 @@ def plan_placement(
     if candidate.target.instance:
         target_rows, target_cols = np.nonzero(image.instances == candidate.target.instance)
         boxes.append((target_rows, target_cols))
-    first = [min(int(box[axis].min()) for box in boxes) - 4 for axis in (0, 1)]
-    stop = [max(int(box[axis].max()) for box in boxes) + 5 for axis in (0, 1)]
+    # Three layers and the guard around them.
+    first = [min(int(box[axis].min()) for box in boxes) - 3 - GUARD for axis in (0, 1)]
+    stop = [max(int(box[axis].max()) for box in boxes) + 4 + GUARD for axis in (0, 1)]
     row, col = max(first[0], 0), max(first[1], 0)
     window = slice(row, min(stop[0], height)), slice(col, min(stop[1], width))
     instances = image.instances[window]

@@ -74,5 +74,7 @@ def match_stain(
     gain[2] = 1
     shift = np.clip(other_mean - own_mean, -SHIFT, SHIFT)
     stains = (stain_density(pixels) - own_mean) * gain + own_mean + shift
-    settings = {"gain": np.round(gain[:2], 4).tolist(), "shift": np.round(shift, 4).tolist()}
+    settings = {
+        name: np.round(values.astype(np.float64), 4).tolist() for name, values in (("gain", gain[:2]), ("shift", shift))
+    }
     return stain_pixels(stains), settings

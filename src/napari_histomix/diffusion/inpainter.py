@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import cv2
@@ -107,8 +108,9 @@ def inpaint(
     """
     place = choose_device(device)
     dtype = fast_dtype(place)
-    # Module.to, not diffusers' own: that one warns at every cast about layers this network does not have.
-    network = torch.nn.Module.to(model.network, device=place, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # A copy: the model may be shared, and a cast to fewer bits cannot be taken back. Module.to, not diffusers' own:
+    # that one warns at every cast about layers this network does not have.
+    network = torch.nn.Module.to(deepcopy(model.network), device=place, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.eval().requires_grad_(False)
     channels = int(network.config["in_channels"])
     results: list[NDArray[np.uint8] | None] = [None] * len(windows)

@@ -173,22 +173,28 @@ def save_model(
     """Write a model folder, fp16 weights, whole or not at all: beside its place first, then renamed.
 
     ``extra`` is added to ``histomix.json``; ``readme`` becomes ``README.md``. An earlier save of the same run at the
-    same place is replaced.
+    same place is replaced. Raises HistomixError where the disk is full or does not let itself be written.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial, old = (folder.with_name(folder.name + suffix) for suffix in (".partial", ".old"))
     weights = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in network.state_dict().items()}
-    save_file(weights, partial / WEIGHTS_FILE)
-    network.save_config(partial)
-    (partial / "scheduler_config.json").write_text(json.dumps(dict(schedule), indent=1) + "\n", encoding="utf-8")
-    card = {"name": name, "mpp": list(mpp), "windows": list(windows), "sha256": file_sha256(partial / WEIGHTS_FILE)}
-    (partial / CARD_FILE).write_text(json.dumps(card | dict(extra or {}), indent=1) + "\n", encoding="utf-8")
-    (partial / "README.md").write_text(readme, encoding="utf-8")
-    if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        os.replace(folder, old)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(weights, partial / WEIGHTS_FILE)
+        network.save_config(partial)
+        (partial / "scheduler_config.json").write_text(json.dumps(dict(schedule), indent=1) + "\n", encoding="utf-8")
+        card = {"name": name, "mpp": list(mpp), "windows": list(windows), "sha256": file_sha256(partial / WEIGHTS_FILE)}
+        (partial / CARD_FILE).write_text(json.dumps(card | dict(extra or {}), indent=1) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(readme, encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
         os.replace(partial, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise HistomixError(f"{folder} could not be written ({reason}); free space or choose another place.") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)

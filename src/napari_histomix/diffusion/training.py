@@ -131,8 +131,9 @@ def random_window(pixels: NDArray[np.uint8], settings: TrainingSettings, rng: np
     col = int(rng.integers(pixels.shape[1] - side + 1))
     crop = pixels[row : row + side, col : col + side]
     if side != size:
-        crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
-    crop = np.rot90(crop, int(rng.integers(4))).astype(np.uint8)
+        smooth = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+        crop = cv2.resize(crop, (size, size), interpolation=smooth).astype(np.uint8)
+    crop = np.rot90(crop, int(rng.integers(4)))
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     if rng.random() < 0.7:

@@ -71,7 +71,9 @@ class CandidateTable(QAbstractTableModel):
         if len(self._rows):
             self.dataChanged.emit(self.index(0, 0), self.index(len(self._rows) - 1, len(COLUMNS) - 1))
 
-    def set_filter(self, text: str = "", kind: str = "", type: str = "", decision: str = "", percentile: float = 0.0) -> None:
+    def set_filter(
+        self, text: str = "", kind: str = "", type: str = "", decision: str = "", percentile: float = 0.0
+    ) -> None:
         """Show only the candidates that agree with all that is given."""
         self._filter = {"text": text, "kind": kind, "type": type, "decision": decision, "percentile": percentile}
         self.refresh()

@@ -29,7 +29,7 @@ from napari_histomix.widgets.frames import DROP, KEEP, UNDECIDED, WORDS
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.parts import BAD, GOOD, SPACE, CropView, Note, Panel, RunBar, form, row
 from napari_histomix.widgets.rewriting import crop
-from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.session import Found, Session
 
 ENCODERS = (("Texture (built in)", "texture"), ("timm model", "timm:"), ("CTransPath weights", "ctranspath:"))
 CROP_MICROMETERS = 32.0
@@ -219,10 +219,10 @@ class CandidatesPanel(Panel):
         self.note.say("")
         self.runner.start(self.session.candidates_job(self.settings()), "finding candidates")
 
-    def _on_found(self, result: Any) -> None:
+    def _on_found(self, found: Found) -> None:
         before = self.session.study_folder if self.session.worked else None
-        self.session.take_candidates(result)
-        problems = result[2]
+        self.session.take_candidates(found)
+        problems = found.problems
         if before is not None and before != self.session.study_folder:
             self.note.say(f"These candidates begin a new study. Your earlier work is kept in the study {before.name}.")
         if problems:
@@ -257,8 +257,10 @@ class CandidatesPanel(Panel):
         worth = f"{len(candidates.items):,} candidates"
         if size is not None:
             worth += f", drawn as if from {size:,.0f} equally likely places"
-        self.draw.say(". ".join([worth, *(one.rstrip(".") for one in candidates.warnings)]) + ".",
-                      "warning" if candidates.warnings else "info")
+        self.draw.say(
+            ". ".join([worth, *(one.rstrip(".") for one in candidates.warnings)]) + ".",
+            "warning" if candidates.warnings else "info",
+        )
         self.draw.setToolTip("The effective sample size: how many different places the draw really chooses from.")
         self._recount()
 

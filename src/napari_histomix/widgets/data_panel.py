@@ -45,10 +45,11 @@ class DataPanel(Panel):
         self._on_dataset()
 
     def _build_opening(self) -> None:
-        self.welcome = hint("Start with labeled H&E images: a folder of your own, or the sample that comes with HistoMix.")
+        self.welcome = hint("Start with labeled H&E images: a folder of your own, or the sample that comes along.")
         self.folder_button = QPushButton("Open folder …")
         self.folder_button.setToolTip(
-            "A folder with Images and Labels as HoVer-Net and CoNSeP have them, or with images, label images and a CSV of types."
+            "A folder with Images and Labels as HoVer-Net and CoNSeP have them,\n"
+            "or with images, label images and a CSV of types."
         )
         self.folder_button.clicked.connect(self._ask_folder)
         self.sample_button = QPushButton("Open sample")
@@ -197,7 +198,8 @@ class DataPanel(Panel):
         if dataset.missing_scale:
             missing = len(dataset.missing_scale)
             self.note.say(
-                f"Nothing says how large a pixel is in {missing} of {len(dataset.entries)} images; enter the scale.", "warning"
+                f"Nothing says how large a pixel is in {missing} of {len(dataset.entries)} images; enter the scale.",
+                "warning",
             )
         self.images.clear()
         self.images.addItems(list(counted.counts))

@@ -13,6 +13,7 @@ from typing import Any
 from napari.qt.threading import create_worker
 from napari.utils import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_histomix.records import Event, HistomixError, Job
 
@@ -103,8 +104,8 @@ class JobRunner(QObject):
     ----------
     parent : QObject
         Its end cancels the job.
-    activity : bool
-        Whether napari's activity dock shows the job.
+    window : QMainWindow, optional
+        The viewer's; its activity dock shows the job.
     """
 
     progressed = Signal(object)
@@ -116,9 +117,9 @@ class JobRunner(QObject):
     cancelled = Signal()
     running_changed = Signal(bool)
 
-    def __init__(self, parent: QObject | None = None, *, activity: bool = False) -> None:
+    def __init__(self, parent: QObject | None = None, window: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._activity = activity
+        self._window = window
         self._handle: _Handle | None = None
         self._worker: Any = None
         self._bar: cancelable_progress | None = None
@@ -161,7 +162,7 @@ class JobRunner(QObject):
         self._handle, self._worker = handle, worker
         self._live[:] = [handle]
         self.running_changed.emit(True)
-        if self._activity:
+        if self._window is not None:
             self._open_bar(title)
         worker.start()
         return True
@@ -208,6 +209,11 @@ class JobRunner(QObject):
     def _open_bar(self, title: str) -> None:
         self._bar = cancelable_progress(total=100, desc=title, gui=True)
         self._bar_time = 0.0
+        # napari's turning wheel repaints the window, canvas included, 30 times a second. Without a graphics driver that
+        # takes all cores: a job that needs 5 s takes 25.
+        for label in self._window.findChildren(QLabel) if self._window is not None else ():
+            if label.movie() is not None:
+                label.movie().setPaused(True)
 
     def _feed_bar(self, event: Event) -> None:
         bar, now = self._bar, time.monotonic()

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image, Labels, Layer, Points
-from napari.utils.colormaps import DirectLabelColormap
+from napari.layers import Layer, Points
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.compositing import Synthetic, compose
-from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Placement
-from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, REJECT, UNDECIDED, WORDS, placement_frame
+from napari_histomix.records import Event, Job, LabeledImage, Placement
+from napari_histomix.widgets.frames import REJECT, UNDECIDED, WORDS, placement_frame
 from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.layer_making import (
+    candidate_features,
+    candidates_layer,
+    decision_colors,
+    facts,
+    image_layer,
+    nuclei_layer,
+    placements_layer,
+    provenance,
+)
 from napari_histomix.widgets.rewriting import compose_window
 from napari_histomix.widgets.session import Session, session_of
 
@@ -23,7 +32,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 NAME = "napari-histomix-layers"
-DECISION_COLORS = {KEEP: "#2ecc71", APPROVE: "#2ecc71", DROP: "#e74c3c", REJECT: "#e74c3c", UNDECIDED: "#f5f5f5"}
 VIEW_MICROMETERS = 90.0
 """What a flight leaves on the screen, across."""
 
@@ -126,9 +134,11 @@ class LayerBook(QObject):
             if other != name:
                 self._later(lambda other=other: self._show(other, False))
         self._later(
-            lambda: self._add_image(name, image), lambda: self._add_nuclei(name, image), lambda: self._add_candidates(name)
+            lambda: self._add_image(name, image),
+            lambda: self._add_nuclei(name, image),
+            lambda: self._add_candidates(name),
+            lambda: self._show(name, True),
         )
-        self._later(lambda: self._show(name, True))
 
     def _on_candidates(self) -> None:
         for name in list(self.stacks):
@@ -204,13 +214,17 @@ class LayerBook(QObject):
 
     # Layers.
 
-    def _scale(self, image: LabeledImage | None, name: str) -> dict[str, Any]:
+    def _space(self, name: str, image: LabeledImage | None = None) -> dict[str, Any]:
         """Scale, units and translation: those the user left the image's own layer with, else the dataset's."""
         first = self.layer(name, "image")
         if first is not None:
             return {"scale": tuple(first.scale), "translate": tuple(first.translate), "units": first.units}
-        mpp = image.mpp if image is not None else 1.0
+        mpp = image.mpp if image is not None else self._mpp(name)
         return {"scale": (mpp, mpp), "units": ("um", "um")}
+
+    def _mpp(self, name: str) -> float:
+        dataset = self.session.dataset
+        return (dataset.entry(name).mpp if dataset else None) or 1.0
 
     def _add(self, name: str, what: str, layer: Layer) -> None:
         old = self.stacks[name].layers.get(what)
@@ -224,41 +238,22 @@ class LayerBook(QObject):
             self.viewer.layers.selection.active = selected
 
     def _add_image(self, name: str, image: LabeledImage) -> None:
-        if name in self.stacks and self.layer(name, "image") is None:
-            about = {"histomix": _about(image)}
-            for layer in self.viewer.layers:
-                # File > Open Sample has to hand over a layer of its own: it becomes ours.
-                if layer.metadata.get("histomix", {}).get("adopt") and layer.metadata["histomix"]["image"] == name:
-                    layer.metadata = about
-                    self.stacks[name].layers["image"] = layer
-                    return
-            layer = Image(image.pixels, rgb=True, name=name, metadata=about, **self._scale(image, name))
-            self._add(name, "image", layer)
-            self.viewer.scale_bar.visible = True
+        if name not in self.stacks or self.layer(name, "image") is not None:
+            return
+        for layer in self.viewer.layers:
+            # File > Open Sample has to hand over a layer of its own: it becomes ours.
+            about = layer.metadata.get("histomix", {})
+            if about.get("adopt") and about["image"] == name:
+                layer.metadata = {"histomix": facts(image)}
+                self.stacks[name].layers["image"] = layer
+                return
+        self._add(name, "image", image_layer(name, image, self._space(name, image)))
+        self.viewer.scale_bar.visible = True
 
     def _add_nuclei(self, name: str, image: LabeledImage) -> None:
-        if name in self.stacks and self.layer(name, "nuclei") is None:
-            self._add(name, "nuclei", self._labels(f"{name} nuclei", image, name))
-
-    def _labels(self, title: str, image: LabeledImage, name: str) -> Labels:
-        # The layer gets its own copy: painting in it must not change the target that a rejection gives back.
-        layer = Labels(
-            image.instances.copy(),
-            name=title,
-            opacity=0.8,
-            colormap=self._colormap(image),
-            metadata={"histomix": _about(image)},
-            **self._scale(image, name),
-        )
-        layer.contour = 2
-        return layer
-
-    def _colormap(self, image: LabeledImage) -> DirectLabelColormap:
-        assert self.session.dataset is not None
-        color = {one.number: np.array([*one.color, 255]) / 255 for one in self.session.dataset.classes}
-        colors: dict[int | None, Any] = {None: np.zeros(4), 0: np.zeros(4)}
-        colors.update((number, color[kind]) for number, kind in image.types.items())
-        return DirectLabelColormap(color_dict=colors)
+        if name in self.stacks and self.layer(name, "nuclei") is None and self.session.dataset is not None:
+            classes, space = self.session.dataset.classes, self._space(name, image)
+            self._add(name, "nuclei", nuclei_layer(f"{name} nuclei", image, image.types, classes, space))
 
     def _rows(self, name: str) -> Any:
         frame = self.session.candidates.frame if self.session.candidates else None
@@ -272,86 +267,55 @@ class LayerBook(QObject):
         rows = self._rows(name)
         if name not in self.stacks or rows is None or rows.empty or self.layer(name, "candidates") is not None:
             return
-        features = rows.drop(columns=["image", "row", "col"]).reset_index(drop=True)
-        layer = Points(
-            rows[["row", "col"]].to_numpy(),
-            features=features,
-            face_color="percentile",
-            face_colormap="viridis",
-            face_contrast_limits=(0, 100),
-            border_color=_decision_colors(features["decision"]),
-            border_width=0.18,
-            size=6.0 / self._mpp(name) / 2,
-            opacity=0.9,
-            name=f"{name} candidates",
-            metadata={"histomix": {"image": name}},
-            **self._scale(self.session.reader.get(name), name),
-        )
+        layer = candidates_layer(f"{name} candidates", rows, self._mpp(name), self._space(name))
         self._add(name, "candidates", layer)
-
-    def _mpp(self, name: str) -> float:
-        dataset = self.session.dataset
-        return (dataset.entry(name).mpp if dataset else None) or 1.0
 
     def _recolor_candidates(self, name: str) -> None:
         layer, rows = self.layer(name, "candidates"), self._rows(name)
         if isinstance(layer, Points) and rows is not None and len(rows) == len(layer.data):
-            layer.features = rows.drop(columns=["image", "row", "col"]).reset_index(drop=True)
-            layer.border_color = _decision_colors(layer.features["decision"])
+            layer.features = candidate_features(rows)
+            layer.border_color = decision_colors(rows["decision"])
 
     def _add_synthetic(self, name: str, synthetic: Synthetic) -> None:
-        if name not in self.stacks:
-            return
-        about = _about(synthetic.image)
-        about["placements"] = [_provenance(one) for one in self.session.placements_of(name, rejected=True)]
-        layer = Image(
-            synthetic.image.pixels.copy(),
-            rgb=True,
-            name=f"{name} synthetic",
-            metadata={"histomix": about},
-            **self._scale(synthetic.image, name),
-        )
-        self._add(name, "synthetic", layer)
-        self._rewrite_all(name)
-
-    def _add_synthetic_nuclei(self, name: str, synthetic: Synthetic) -> None:
         if name in self.stacks:
-            layer = self._labels(f"{name} synthetic nuclei", self._all_types(name, synthetic.image), name)
-            self._add(name, "synthetic nuclei", layer)
+            made = [provenance(one) for one in self.session.placements_of(name, rejected=True)]
+            space = self._space(name, synthetic.image)
+            layer = image_layer(f"{name} synthetic", synthetic.image, space, placements=made)
+            self._add(name, "synthetic", layer)
             self._rewrite_all(name)
 
-    def _all_types(self, name: str, image: LabeledImage) -> LabeledImage:
-        """The image with a type (so a color) for every id that may come back: rejected and replaced ones too."""
-        target = self.stacks[name].target
-        types = dict(target.types) if target is not None else {}
-        types.update((one.instance, one.candidate.donor.type) for one in self.session.placements_of(name, rejected=True))
-        return replace(image, types={**types, **image.types})
+    def _add_synthetic_nuclei(self, name: str, synthetic: Synthetic) -> None:
+        stack = self.stacks.get(name)
+        if stack is None or stack.target is None or self.session.dataset is None:
+            return
+        # A color for every id that may come back: rejected and replaced ones too.
+        types = dict(stack.target.types)
+        placements = self.session.placements_of(name, rejected=True)
+        types.update((one.instance, one.candidate.donor.type) for one in placements)
+        classes, space = self.session.dataset.classes, self._space(name, synthetic.image)
+        layer = nuclei_layer(f"{name} synthetic nuclei", synthetic.image, types, classes, space)
+        self._add(name, "synthetic nuclei", layer)
+        self._rewrite_all(name)
+
+    def _placement_features(self, name: str) -> Any:
+        assert self.session.dataset is not None
+        placements = self.session.placements_of(name, rejected=True)
+        return placement_frame(placements, self.session.placement_decisions, self.session.dataset.class_name)
 
     def _add_placements(self, name: str) -> None:
         placements = self.session.placements_of(name, rejected=True)
-        if name not in self.stacks or not placements or self.session.dataset is None:
-            return
-        features = placement_frame(placements, self.session.placement_decisions, self.session.dataset.class_name)
-        layer = Points(
-            np.array([(one.candidate.target.row, one.candidate.target.col) for one in placements]),
-            features=features,
-            face_color="transparent",
-            border_color=_decision_colors(features["decision"]),
-            border_width=0.06,
-            size=[2.4 * np.sqrt(max(int(one.nucleus.sum()), 1) / np.pi) * 1.3 for one in placements],
-            name=f"{name} placements",
-            metadata={"histomix": {"image": name, "placements": [_provenance(one) for one in placements]}},
-            **self._scale(self.session.reader.get(name) or self.stacks[name].target, name),
-        )
-        self._add(name, "placements", layer)
+        if name in self.stacks and placements:
+            features = self._placement_features(name)
+            layer = placements_layer(f"{name} placements", placements, features, self._space(name))
+            self._add(name, "placements", layer)
 
     def _recolor_placements(self, name: str) -> None:
         layer = self.layer(name, "placements")
-        placements = self.session.placements_of(name, rejected=True)
-        if isinstance(layer, Points) and len(placements) == len(layer.data) and self.session.dataset is not None:
-            decisions = self.session.placement_decisions
-            layer.features = placement_frame(placements, decisions, self.session.dataset.class_name)
-            layer.border_color = _decision_colors(layer.features["decision"])
+        if isinstance(layer, Points) and self.session.dataset is not None:
+            features = self._placement_features(name)
+            if len(features) == len(layer.data):
+                layer.features = features
+                layer.border_color = decision_colors(features["decision"])
 
     # A rejected placement leaves, an approved one returns: only its window is written.
 
@@ -430,35 +394,6 @@ class LayerBook(QObject):
             distance = np.abs(candidates.data - (row, col)).max(axis=1)
             nearest = int(distance.argmin())
             candidates.selected_data = {nearest} if distance[nearest] < 1e-6 else set()
-
-
-def _about(image: LabeledImage) -> dict[str, Any]:
-    source = image.source
-    return {
-        "dataset": source.dataset,
-        "image": source.image,
-        "split": source.split,
-        "patient": source.patient,
-        "slide": source.slide,
-        "mpp": image.mpp,
-    }
-
-
-def _provenance(placement: Placement) -> dict[str, Any]:
-    donor, target = placement.candidate.donor, placement.candidate.target
-    return {
-        "number": placement.candidate.rank,
-        "instance": placement.instance,
-        "donor": {"image": donor.image, "instance": donor.instance, "type": donor.type},
-        "target": {"kind": target.kind, "row": target.row, "col": target.col, "instance": target.instance},
-        "seed": placement.seed,
-        **placement.provenance,
-    }
-
-
-def _decision_colors(words: Any) -> list[str]:
-    colors = {WORDS[decision]: color for decision, color in DECISION_COLORS.items()}
-    return [colors[word] for word in words]
 
 
 def layer_book_of(viewer: Any, session: Session | None = None) -> LayerBook:

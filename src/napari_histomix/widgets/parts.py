@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from napari.utils.notifications import show_warning
@@ -24,15 +24,16 @@ from qtpy.QtWidgets import (
 from napari_histomix.records import Event
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layers import layer_book_of
-from napari_histomix.widgets.session import Session, session_of
+from napari_histomix.widgets.session import Session, session_of, window_of
 
 SPACE = 8
 """Pixels between things, and around them."""
 ACCENT, GOOD, BAD, CARE = "#3d7eff", "#2ecc71", "#e74c3c", "#f39c12"
 """Colors that read well on napari's dark and light themes."""
 PRIMARY = (
-    f"QPushButton {{ background-color: {ACCENT}; color: white; font-weight: 600; padding: 6px 14px; border-radius: 4px; }}"
-    "QPushButton:hover { background-color: #5b93ff; } QPushButton:disabled { background-color: #7a808a; color: #d5d8dc; }"
+    f"QPushButton {{ background-color: {ACCENT}; color: white; font-weight: 600; padding: 6px; border-radius: 4px; }}"
+    "QPushButton:hover { background-color: #5b93ff; }"
+    "QPushButton:disabled { background-color: #7a808a; color: #d5d8dc; }"
 )
 
 
@@ -55,7 +56,7 @@ class Panel(QWidget):
         if self.session.parent() is None:
             self.session.setParent(self)
         self.book = layer_book_of(self.viewer, self.session)
-        self.runner = JobRunner(self, activity=hasattr(self.viewer, "window"))
+        self.runner = JobRunner(self, window_of(self.viewer))
         self.runner.running_changed.connect(self.running_changed)
         self.column = QVBoxLayout(self)
         self.column.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
@@ -72,7 +73,7 @@ class Panel(QWidget):
 class Note(QLabel):
     """A sentence for the person: plain, a warning or an error. Hidden while there is nothing to say."""
 
-    COLORS = {"info": ACCENT, "good": GOOD, "warning": CARE, "error": BAD}
+    COLORS: ClassVar = {"info": ACCENT, "good": GOOD, "warning": CARE, "error": BAD}
 
     def __init__(self, text: str = "", kind: str = "info") -> None:
         super().__init__()

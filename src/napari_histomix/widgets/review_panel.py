@@ -87,7 +87,8 @@ class ReviewPanel(Panel):
         self.undo_button.setToolTip("Take the last decision back.")
         for button, color in ((self.approve_button, "#1e8449"), (self.reject_button, "#b03a2e")):
             button.setStyleSheet(
-                f"QPushButton {{ background-color: {color}; color: white; font-weight: 600; padding: 7px; border-radius: 4px; }}"
+                f"QPushButton {{ background-color: {color}; color: white; font-weight: 600; padding: 7px;"
+                " border-radius: 4px; }"
                 "QPushButton:disabled { background-color: #7a808a; }"
             )
         self.approve_button.clicked.connect(lambda: self.decide(APPROVE))

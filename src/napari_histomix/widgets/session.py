@@ -49,6 +49,15 @@ class Opened:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Candidates as written to a study, and a sentence for each image that was left out."""
+
+    study: Study
+    candidates: Candidates
+    problems: tuple[str, ...]
+
+
 class Session(QObject):
     """State of one viewer. Panels change it through its methods and follow its signals.
 
@@ -251,7 +260,7 @@ class Session(QObject):
 
     # Candidates.
 
-    def candidates_job(self, settings: CandidateSettings) -> Callable[[], Job[tuple[Study, Candidates, tuple[str, ...]]]]:
+    def candidates_job(self, settings: CandidateSettings) -> Callable[[], Job[Found]]:
         """Look for candidates and write them to the study, which begins here if it has not."""
         dataset, study, folder, mpp = self.dataset, self.study, self.study_folder, self.mpp
         assert dataset is not None and folder is not None
@@ -260,7 +269,7 @@ class Session(QObject):
             study, folder = None, self.free_folder(folder.parent)
         image = self.image
 
-        def job() -> Job[tuple[Study, Candidates, tuple[str, ...]]]:
+        def job() -> Job[Found]:
             if settings.encoder != "texture":
                 prepare_torch()
             from napari_histomix.methods.nucleimix import find_candidates
@@ -274,18 +283,18 @@ class Session(QObject):
             ours.set_candidates(found)
             ours.save_settings({"image": image})
             frame = candidate_frame(found.candidates, dataset.class_name)
-            problems = tuple(one.sentence for one in found.problems)
-            return ours, Candidates(found.candidates, frame, found.effective_sample_size, tuple(found.warnings)), problems
+            made = Candidates(found.candidates, frame, found.effective_sample_size, tuple(found.warnings))
+            return Found(ours, made, tuple(one.sentence for one in found.problems))
 
         return job
 
-    def take_candidates(self, result: tuple[Study, Candidates, tuple[str, ...]]) -> None:
+    def take_candidates(self, found: Found) -> None:
         """Begin with new candidates; decisions and placements of earlier ones are over."""
-        study, candidates, _ = result
+        study = found.study
         if study is not self.study:
             self.study, self.study_folder = study, Path(study.folder)
             self.study_changed.emit()
-        self.candidates = candidates
+        self.candidates = found.candidates
         self.candidate_decisions = dict(study.decisions("candidate"))
         self.placements = tuple(study.placements())
         self.placement_decisions = dict(study.decisions("placement"))
@@ -389,10 +398,15 @@ class Session(QObject):
         (self.candidates_decided if subject == "candidate" else self.placements_decided).emit(items)
 
 
+def window_of(viewer: Any) -> QObject | None:
+    """The main window of a viewer; None for a viewer model without one."""
+    viewer = getattr(viewer, "__wrapped__", viewer)
+    return getattr(getattr(viewer, "window", None), "_qt_window", None)
+
+
 def session_of(viewer: Any) -> Session:
     """The session of a viewer, made on first use: a child of its window, so that it lives and ends with it."""
-    viewer = getattr(viewer, "__wrapped__", viewer)
-    window = getattr(getattr(viewer, "window", None), "_qt_window", None)
+    window = window_of(viewer)
     if window is None:
         return Session()
     return window.findChild(Session, NAME) or Session(window)

@@ -14,7 +14,12 @@ from napari_histomix.widgets.parts import CropView, Note, Panel, RunBar, form
 from napari_histomix.widgets.session import Session
 
 SAMPLERS = (("Fast (few steps)", "fast"), ("As in the paper (250 steps)", "paper"))
-DEVICES = (("Automatic", "auto"), ("Processor (CPU)", "cpu"), ("NVIDIA graphics (CUDA)", "cuda"), ("Apple graphics (MPS)", "mps"))
+DEVICES = (
+    ("Automatic", "auto"),
+    ("Processor (CPU)", "cpu"),
+    ("NVIDIA graphics (CUDA)", "cuda"),
+    ("Apple graphics (MPS)", "mps"),
+)
 
 
 class SynthesizePanel(Panel):
@@ -184,6 +189,8 @@ def refused(reasons: Counter[str]) -> str:
     """The refused placements by reason, most frequent first, as rich text; empty where there are none."""
     if not reasons:
         return ""
-    lines = "".join(f"<tr><td align='right'>{number:,}&nbsp;&nbsp;</td><td>{why}</td></tr>" for why, number in reasons.most_common())
+    lines = "".join(
+        f"<tr><td align='right'>{number:,}&nbsp;&nbsp;</td><td>{why}</td></tr>" for why, number in reasons.most_common()
+    )
     total = sum(reasons.values())
     return f"<b>{total:,} place{'s' if total != 1 else ''} refused</b><table>{lines}</table>"

@@ -32,7 +32,7 @@ def prepare_torch() -> None:
 
 
 def prepare_units() -> None:
-    """Build pint's registry of units, which takes seconds and would otherwise be built when the first layer is added."""
+    """Build pint's registry of units: it takes seconds, and the first layer would wait for it on the main thread."""
     import pint
 
     pint.get_application_registry().Unit("um")

@@ -1,0 +1,82 @@
+"""How long the main job takes: candidates, fast and paper placements, and the memory all of it needs.
+
+    python benchmarks/main_job.py DATASET --rare NAME
+
+Prints a Markdown table. Run it on an otherwise idle machine; ratios within one run are what compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+from napari_histomix.datasets import Dataset, open_dataset
+from napari_histomix.diffusion.models import InpaintingModel, load_model
+from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, SynthesisSettings, find_candidates
+from napari_histomix.methods.nucleimix import synthesize as synthesis_job
+from napari_histomix.records import drain
+from napari_histomix.weights import bundled
+
+
+def synthesize(dataset: Dataset, found: CandidateSet, model: InpaintingModel, sampler: str, count: int) -> list[float]:
+    """Seconds of planning and of diffusion for ``count`` placements, and the number of them that are replacements."""
+    began = time.perf_counter()
+    planned = None
+    job = synthesis_job(dataset, found.candidates, SynthesisSettings(count=count, sampler=sampler), model)
+    while True:
+        try:
+            event = next(job)
+        except StopIteration as end:
+            made = end.value.placements
+            break
+        if planned is None and not event.phase.startswith("Planning"):
+            planned = time.perf_counter()
+    replaced = sum(one.candidate.target.kind == "major" for one in made)
+    finished = time.perf_counter()
+    return [(planned or finished) - began, finished - (planned or finished), replaced]
+
+
+def memory() -> float:
+    """Peak resident memory of this process in GB."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--rare", required=True)
+    parser.add_argument("--fast", type=int, default=64, help="fast placements")
+    parser.add_argument("--paper", type=int, default=3, help="placements with the paper's sampler")
+    options = parser.parse_args()
+    dataset = open_dataset(options.dataset)
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {dataset.name}\n")
+    print("| what | result |\n|---|---|")
+
+    began = time.perf_counter()
+    found = drain(find_candidates(dataset, CandidateSettings(rare=(dataset.class_number(options.rare),))))
+    seconds = time.perf_counter() - began
+    print(f"| candidates, {found.considered.total():,} locations | {seconds:.0f} s |")
+    print(f"| peak memory so far | {memory():.2f} GB |", flush=True)
+
+    model = load_model(bundled())
+    drain(synthesis_job(dataset, found.candidates, SynthesisSettings(count=2), model))
+    planning, fast, replaced = synthesize(dataset, found, model, "fast", options.fast)
+    fast /= options.fast
+    print(f"| fast, diffusion ({replaced:.0f} of {options.fast} with both stages) | {fast:.2f} s a placement |")
+    print(f"| planning | {planning / options.fast:.3f} s a placement |", flush=True)
+    _, paper, replaced = synthesize(dataset, found, model, "paper", options.paper)
+    paper /= options.paper
+    print(f"| paper, diffusion ({replaced:.0f} of {options.paper} with both stages) | {paper:.1f} s a placement |")
+    print(f"| paper / fast | {paper / fast:.0f} |")
+    print(f"| peak memory | {memory():.2f} GB |")
+
+
+if __name__ == "__main__":
+    main()

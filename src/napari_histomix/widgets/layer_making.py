@@ -1,0 +1,128 @@
+"""napari layers made from the house's records; nothing here knows a viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from napari.layers import Image, Labels, Points
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_histomix.records import LabeledImage, NucleusClass, Placement
+from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, REJECT, UNDECIDED, WORDS
+
+DECISION_COLORS = {
+    WORDS[KEEP]: "#2ecc71",
+    WORDS[APPROVE]: "#2ecc71",
+    WORDS[DROP]: "#e74c3c",
+    WORDS[REJECT]: "#e74c3c",
+    UNDECIDED: "#f5f5f5",
+}
+CANDIDATE_MICROMETERS = 3.0
+
+
+def image_layer(name: str, image: LabeledImage, space: Mapping[str, Any], **about: Any) -> Image:
+    """An RGB layer; ``space`` is scale, translate and units, ``about`` joins the provenance in its metadata."""
+    return Image(image.pixels, rgb=True, name=name, metadata={"histomix": {**facts(image), **about}}, **space)
+
+
+def nuclei_layer(
+    name: str, image: LabeledImage, types: Mapping[int, int], classes: Sequence[NucleusClass], space: Mapping[str, Any]
+) -> Labels:
+    """The instance map, each nucleus outlined in its class's color.
+
+    The layer gets its own copy: painting in it must not change the target that a rejection gives back.
+    """
+    color = {one.number: np.array([*one.color, 255]) / 255 for one in classes}
+    colors: dict[int | None, Any] = {None: np.zeros(4), 0: np.zeros(4)}
+    colors.update((number, color[kind]) for number, kind in types.items())
+    layer = Labels(
+        image.instances.copy(),
+        name=name,
+        opacity=0.8,
+        colormap=DirectLabelColormap(color_dict=colors),
+        metadata={"histomix": facts(image)},
+        **space,
+    )
+    layer.contour = 2
+    return layer
+
+
+def candidates_layer(name: str, rows: pd.DataFrame, mpp: float, space: Mapping[str, Any]) -> Points:
+    """Candidate locations of one image, colored by how rare-like their surroundings are."""
+    features = candidate_features(rows)
+    return Points(
+        rows[["row", "col"]].to_numpy(),
+        features=features,
+        face_color="percentile",
+        face_colormap="viridis",
+        face_contrast_limits=(0, 100),
+        border_color=decision_colors(features["decision"]),
+        border_width=0.18,
+        size=CANDIDATE_MICROMETERS / mpp,
+        opacity=0.9,
+        name=name,
+        metadata={"histomix": {"image": str(rows["image"].iloc[0])}},
+        **space,
+    )
+
+
+def candidate_features(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a candidates layer carries for each point."""
+    return rows.drop(columns=["image", "row", "col"]).reset_index(drop=True)
+
+
+def placements_layer(
+    name: str, placements: Sequence[Placement], features: pd.DataFrame, space: Mapping[str, Any]
+) -> Points:
+    """Synthetic nuclei of one image as rings in the color of the decision."""
+    radii = [np.sqrt(max(int(one.nucleus.sum()), 1) / np.pi) for one in placements]
+    return Points(
+        np.array([(one.candidate.target.row, one.candidate.target.col) for one in placements]),
+        features=features,
+        face_color="transparent",
+        border_color=decision_colors(features["decision"]),
+        border_width=0.06,
+        size=[3.1 * radius for radius in radii],
+        name=name,
+        metadata={
+            "histomix": {
+                "image": placements[0].candidate.target.image,
+                "placements": [provenance(one) for one in placements],
+            }
+        },
+        **space,
+    )
+
+
+def facts(image: LabeledImage) -> dict[str, Any]:
+    """Where an image comes from, for a layer's metadata."""
+    source = image.source
+    return {
+        "dataset": source.dataset,
+        "image": source.image,
+        "split": source.split,
+        "patient": source.patient,
+        "slide": source.slide,
+        "mpp": image.mpp,
+    }
+
+
+def provenance(placement: Placement) -> dict[str, Any]:
+    """How a synthetic nucleus was made, for a layer's metadata."""
+    donor, target = placement.candidate.donor, placement.candidate.target
+    return {
+        "number": placement.candidate.rank,
+        "instance": placement.instance,
+        "donor": {"image": donor.image, "instance": donor.instance, "type": donor.type},
+        "target": {"kind": target.kind, "row": target.row, "col": target.col, "instance": target.instance},
+        "seed": placement.seed,
+        **placement.provenance,
+    }
+
+
+def decision_colors(words: Any) -> list[str]:
+    """Border colors by decision."""
+    return [DECISION_COLORS[word] for word in words]
