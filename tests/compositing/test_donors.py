@@ -4,34 +4,30 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from napari_histomix.compositing.donors import CUT_BY_EDGE, TOUCHES_NEIGHBOR, cut_donor, donor_flaw
-
-
-def flaw(image, instance=1):
-    return donor_flaw(image, instance, ndimage.find_objects(image.instances)[instance - 1])
 
 
 @pytest.mark.parametrize(
     ("row", "expected"), [(5, CUT_BY_EDGE), (6, CUT_BY_EDGE), (7, None), (56, None), (57, CUT_BY_EDGE)]
 )
-def test_a_nucleus_within_two_pixels_of_the_edge_cannot_be_a_donor(labeled_image, row, expected):
+def test_a_nucleus_within_two_pixels_of_the_edge_cannot_be_a_donor(labeled_image, location, row, expected):
     # Half height 5: the outermost rows are row ± 5; 63 is the image's last one.
-    assert flaw(labeled_image([(row, 30, 5, 5, 1)], shape=(64, 64))) == expected
-    assert flaw(labeled_image([(30, row, 5, 5, 1)], shape=(64, 64))) == expected
+    for place in ((row, 30), (30, row)):
+        image = labeled_image([(*place, 5, 5, 1)], shape=(64, 64))
+        assert donor_flaw(image, location(image, 1)) == expected
 
 
-def test_a_touching_nucleus_cannot_be_a_donor(labeled_image):
+def test_a_touching_nucleus_cannot_be_a_donor(labeled_image, location):
     for col, expected in ((41, TOUCHES_NEIGHBOR), (42, None)):
         image = labeled_image([(30, 30, 5, 5, 1), (30, col, 5, 5, 2)], shape=(64, 64))
-        assert flaw(image) == expected
+        assert donor_flaw(image, location(image, 1)) == expected
 
 
-def test_a_neighbor_at_the_corner_only_does_not_touch(labeled_image):
+def test_a_neighbor_at_the_corner_only_does_not_touch(labeled_image, location):
     image = labeled_image([(30, 30, 2, 2, 1)], shape=(64, 64))
-    image.instances[32 + 1, 30 + 1] = 2  # next to the tip (32, 30), diagonally
-    assert flaw(image) is None
+    image.instances[33, 31] = 2  # next to the tip (32, 30), diagonally
+    assert donor_flaw(image, location(image, 1)) is None
 
 
 def test_a_donor_is_cut_with_its_surroundings(labeled_image, location):
@@ -64,7 +60,7 @@ def test_turning_is_lossless_and_keeps_the_parts_together(labeled_image, locatio
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_donor_of_another_scale_is_resampled(labeled_image, location, factor):
-    image = labeled_image([(40, 40, 8, 12, 1)], shape=(80, 80), mpp=0.4)
+    image = labeled_image([(60, 60, 14, 18, 1)], shape=(120, 120), mpp=0.4)
     donor = cut_donor(image, location(image, 1))
     scaled = donor.at_scale(0.4 / factor)
     assert scaled.nucleus.sum() == pytest.approx(donor.nucleus.sum() * factor**2, rel=0.06)

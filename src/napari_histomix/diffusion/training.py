@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -20,7 +19,14 @@ from diffusers import DDPMScheduler, UNet2DModel
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_histomix.diffusion.models import fast_dtype, load_network, network_input, save_model
+from napari_histomix.diffusion.models import (
+    CARD_FILE,
+    fast_dtype,
+    load_model,
+    load_network,
+    network_input,
+    save_model,
+)
 from napari_histomix.records import Event, HistomixError, Job
 
 WINDOWS = (48, 64, 80, 96, 128)
@@ -275,9 +281,10 @@ def train_inpainter(
     settings = settings or TrainingSettings()
     if out.exists():
         raise HistomixError(f"{out} already exists; name a new folder.")
-    if mpp is None and start is not None and (start / "histomix.json").is_file():
-        low, high = json.loads((start / "histomix.json").read_text(encoding="utf-8"))["mpp"]
-        mpp = (float(low), float(high))
+    # Weights from elsewhere may come without a card; with one, they must be those it names.
+    started = load_model(start) if start is not None and (start / CARD_FILE).is_file() else None
+    if mpp is None and started is not None:
+        mpp = started.mpp
     if mpp is None:
         raise HistomixError("Nothing says how many µm one pixel of these images is; pass --mpp LOW HIGH.")
     paths = find_images(folders)
@@ -286,7 +293,7 @@ def train_inpainter(
         raise HistomixError("Training needs at least two images: one to learn from and one to check on.")
     network, schedule = new_network(settings.window), dict(SCHEDULE)
     if start is not None:
-        network, schedule, _ = load_network(start)
+        network, schedule = (started.network, dict(started.schedule)) if started else load_network(start)[:2]
         if int(network.config["in_channels"]) != 7 or schedule.get("prediction_type") != "v_prediction":
             raise HistomixError(f"{start}: only a 7-channel v-prediction network can be trained on.")
     torch.manual_seed(settings.seed)

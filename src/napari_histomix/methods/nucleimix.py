@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from napari_histomix.diffusion.models import InpaintingModel
 
 USED_UP = "its donor has been used as often as allowed"
+CHANGED = "the labels are not those it was found in; find candidates again"
 FEW_EFFECTIVE = 50
 WORTH = 500
 
@@ -268,7 +269,7 @@ def synthesize(
     Raises
     ------
     HistomixError
-        For settings that cannot be met, a donor outside the training split, or unusable weights.
+        For settings that cannot be met, a candidate outside the training split, or unusable weights.
     """
     from napari_histomix.diffusion.inpainter import choose_device, inpaint
     from napari_histomix.diffusion.models import load_model
@@ -280,8 +281,10 @@ def synthesize(
     if settings.count < 1 or settings.uses < 1:
         raise HistomixError("The number of synthetic nuclei, and the uses of a donor, must be at least 1.")
     training = {entry.source.image for entry in dataset.training}
-    if outside := {one.donor.image for one in candidates} - training:
-        raise HistomixError(f"The donor image {min(outside)} is not in the training split; find candidates again.")
+    if outside := {place.image for one in candidates for place in (one.donor, one.target)} - training:
+        raise HistomixError(f"The image {min(outside)} is not in the training split; find candidates again.")
+    if len({one.rank for one in candidates}) < len(candidates):
+        raise HistomixError("Two candidates have the same rank; find candidates again.")
     choose_device(settings.device)
     model = model or load_model(bundled())
 
@@ -333,7 +336,7 @@ def _find_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]
         flaws |= {one: flaw for one in found if one.kind == "rare" and (flaw := donor_flaw(image, one))}
         areas[entry.source.image] = image.instances.size * image.mpp**2
     if not entries:
-        raise HistomixError(problems[0].sentence if problems else f"{dataset.name} has no training image.")
+        raise HistomixError(problems[-1].sentence if problems else f"{dataset.name} has no training image.")
     return entries, nuclei, areas, flaws, problems
 
 
@@ -380,7 +383,8 @@ def _plan(
         for name, locations in missing.items():
             image = _readable(dataset, name, problems)
             if image is not None:
-                donors.update({(name, one.instance): cut_donor(image, one) for one in locations})
+                present = [one for one in locations if _is_there(image, one)]
+                donors.update({(name, one.instance): cut_donor(image, one) for one in present})
         for number, (name, group) in enumerate(images.items()):
             yield Event("Planning placements", number, len(images))
             image = _readable(dataset, name, problems)
@@ -395,7 +399,10 @@ def _plan(
             free_id.setdefault(name, _next_instance(image, existing))
             for candidate in group:
                 donor = donors.get((candidate.donor.image, candidate.donor.instance))
-                if donor is None:
+                if donor is None and candidate.donor.image in problems:
+                    continue
+                if donor is None or not _is_there(image, candidate.target):
+                    outcomes[candidate.rank] = CHANGED
                     continue
                 seed = int(np.random.SeedSequence([settings.seed, candidate.rank]).generate_state(1, np.uint64)[0] >> 1)
                 planned = plan_placement(
@@ -436,6 +443,16 @@ def _readable(dataset: Dataset, name: str, problems: dict[str, Problem]) -> Labe
     except HistomixError as error:
         problems[name] = Problem(name, str(error))
         return None
+
+
+def _is_there(image: LabeledImage, location: Location) -> bool:
+    """Whether a location, perhaps read from a file, is one of this image."""
+    height, width = image.instances.shape
+    if not (0 <= location.row < height and 0 <= location.col < width):
+        return False
+    if not location.instance:
+        return location.kind == "background"
+    return image.types.get(location.instance) == location.type and bool((image.instances == location.instance).any())
 
 
 def _next_instance(image: LabeledImage, existing: Iterable[Placement]) -> int:

@@ -21,8 +21,9 @@ from qtpy.QtWidgets import (
 
 from napari_histomix.datasets import sample_folder
 from napari_histomix.widgets.class_table import ClassTable
+from napari_histomix.widgets.loading import Opened, open_job, study_job
 from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, form, heading, hint, row
-from napari_histomix.widgets.session import Opened, Session
+from napari_histomix.widgets.session import Session
 
 
 class DataPanel(Panel):
@@ -30,7 +31,6 @@ class DataPanel(Panel):
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
-        self._pending: tuple[str, Path] | None = None
         self._build_opening()
         self._build_contents()
         self.column.addStretch(1)
@@ -135,13 +135,11 @@ class DataPanel(Panel):
 
     def open_folder(self, folder: Path, mpp: float | None = None) -> None:
         """Open a dataset in the background."""
-        self._pending = ("folder", Path(folder))
-        self._begin(self.session.open_job(Path(folder), mpp), "opening images")
+        self._begin(open_job(Path(folder), mpp), "opening images")
 
     def open_study(self, folder: Path) -> None:
         """Open a study in the background, with everything in it."""
-        self._pending = ("study", Path(folder))
-        self._begin(self.session.study_job(Path(folder)), "opening a study")
+        self._begin(study_job(Path(folder)), "opening a study")
 
     def _begin(self, make: Any, title: str) -> None:
         self.note.say("")

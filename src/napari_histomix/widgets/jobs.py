@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import weakref
 from collections.abc import Callable, Generator
 from functools import partial
 from threading import Event as Flag
@@ -119,7 +120,8 @@ class JobRunner(QObject):
 
     def __init__(self, parent: QObject | None = None, window: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._window = window
+        # Weakly: napari deletes a window by letting go of it.
+        self._window = weakref.ref(window) if window is not None else None
         self._handle: _Handle | None = None
         self._worker: Any = None
         self._bar: cancelable_progress | None = None
@@ -211,7 +213,8 @@ class JobRunner(QObject):
         self._bar_time = 0.0
         # napari's turning wheel repaints the window, canvas included, 30 times a second. Without a graphics driver that
         # takes all cores: a job that needs 5 s takes 25.
-        for label in self._window.findChildren(QLabel) if self._window is not None else ():
+        window = self._window() if self._window is not None else None
+        for label in window.findChildren(QLabel) if window is not None else ():
             if label.movie() is not None:
                 label.movie().setPaused(True)
 

@@ -27,13 +27,12 @@ from napari_histomix.widgets.layer_making import (
 )
 from napari_histomix.widgets.rewriting import compose_window
 from napari_histomix.widgets.session import Session, session_of
+from napari_histomix.widgets.viewing import fly, show_scale_bar
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 NAME = "napari-histomix-layers"
-VIEW_MICROMETERS = 90.0
-"""What a flight leaves on the screen, across."""
 
 
 @dataclass(eq=False)
@@ -79,7 +78,7 @@ class LayerBook(QObject):
         session.placements_changed.connect(self._on_placements)
         session.placements_decided.connect(self._on_placements_decided)
         session.place_requested.connect(self._on_place)
-        self._composer.cancelled.connect(self._on_placements_again)
+        self._composer.cancelled.connect(lambda: self._on_placements() if self._stale else None)
         viewer.layers.events.removed.connect(self._on_removed)
         if session.image:
             self._on_image(session.image)
@@ -156,11 +155,10 @@ class LayerBook(QObject):
             self._later(lambda name=name: self._recolor_candidates(name))
 
     def _on_placements(self) -> None:
-        if self._composer.running:
+        self._stale = self._composer.running
+        if self._stale:
             self._composer.discard()
-            self._stale = True
             return
-        self._stale = False
         session = self.session
         names = list(dict.fromkeys(one.candidate.target.image for one in session.placements))
         for name in set(self.stacks) - set(names):
@@ -180,10 +178,6 @@ class LayerBook(QObject):
             return made
 
         self._composer.start(job, "composing synthetic images")
-
-    def _on_placements_again(self) -> None:
-        if self._stale:
-            self._on_placements()
 
     def _on_composed(self, made: list[tuple[LabeledImage, Synthetic]]) -> None:
         for target, synthetic in made:
@@ -248,7 +242,7 @@ class LayerBook(QObject):
                 self.stacks[name].layers["image"] = layer
                 return
         self._add(name, "image", image_layer(name, image, self._space(name, image)))
-        self.viewer.scale_bar.visible = True
+        show_scale_bar(self.viewer)
 
     def _add_nuclei(self, name: str, image: LabeledImage) -> None:
         if name in self.stacks and self.layer(name, "nuclei") is None and self.session.dataset is not None:
@@ -385,10 +379,7 @@ class LayerBook(QObject):
         if layer is None:
             return
         self._place = None
-        point = layer.data_to_world((row, col))
-        self.viewer.camera.center = (0.0, *point[-2:])
-        size = min(self.viewer._canvas_size) if hasattr(self.viewer, "_canvas_size") else 600
-        self.viewer.camera.zoom = max(size, 200) / VIEW_MICROMETERS
+        fly(self.viewer, layer.data_to_world((row, col)))
         candidates = self.layer(name, "candidates")
         if isinstance(candidates, Points) and len(candidates.data):
             distance = np.abs(candidates.data - (row, col)).max(axis=1)

@@ -4,58 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from qtpy.QtCore import QObject, Signal
 
-from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, open_dataset, sample_folder, survey
+from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
 from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, candidate_frame
 from napari_histomix.widgets.images import ImageReader
-from napari_histomix.widgets.warming import prepare_torch, prepare_units
+from napari_histomix.widgets.loading import Candidates, Found, Opened
+from napari_histomix.widgets.warming import prepare_torch
 
 if TYPE_CHECKING:
     from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, Synthesis, SynthesisSettings
     from napari_histomix.study import Study
 
 NAME = "napari-histomix-session"
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Candidates in order of rank, their table, and what a person should know of the draw."""
-
-    items: tuple[Candidate, ...]
-    frame: pd.DataFrame
-    effective_sample_size: float | None = None
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A dataset as opened in the background, with all that its study holds."""
-
-    dataset: Dataset
-    survey: Survey
-    mpp: float | None = None
-    study: Study | None = None
-    candidates: Candidates | None = None
-    placements: tuple[Placement, ...] = ()
-    candidate_decisions: Mapping[int, str] = field(default_factory=dict)
-    placement_decisions: Mapping[int, str] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Candidates as written to a study, and a sentence for each image that was left out."""
-
-    study: Study
-    candidates: Candidates
-    problems: tuple[str, ...]
 
 
 class Session(QObject):
@@ -105,53 +71,6 @@ class Session(QObject):
         self.image = ""
 
     # Opening.
-
-    def open_job(self, path: Path, mpp: float | None = None) -> Callable[[], Job[Opened]]:
-        """Open a dataset's folder and count its nuclei."""
-
-        def job() -> Job[Opened]:
-            yield Event("Opening the folder")
-            prepare_units()
-            dataset = open_dataset(path, mpp=mpp)
-            counted = yield from survey(dataset)
-            return Opened(dataset, counted, mpp)
-
-        return job
-
-    def study_job(self, folder: Path) -> Callable[[], Job[Opened]]:
-        """Open a study's folder with its dataset and everything done so far."""
-
-        def job() -> Job[Opened]:
-            from napari_histomix.study import Study
-
-            yield Event("Opening the study")
-            prepare_units()
-            study = Study.open(folder)
-            if not Path(study.dataset_root).is_dir():
-                raise HistomixError(
-                    f"The images of the study {Path(folder).name} are no longer at {study.dataset_root}; put them back."
-                )
-            dataset = open_dataset(study.dataset_root, mpp=study.mpp)
-            counted = yield from survey(dataset)
-            yield Event("Reading candidates and placements")
-            found = study.candidates()
-            frame = candidate_frame(found, dataset.class_name)
-            settings = study.settings()
-            ess = settings.get("effective_sample_size")
-            candidates = Candidates(tuple(found), frame, ess, tuple(settings.get("warnings", ()))) if found else None
-            return Opened(
-                dataset,
-                counted,
-                study.mpp,
-                study,
-                candidates,
-                tuple(study.placements()),
-                study.decisions("candidate"),
-                study.decisions("placement"),
-                settings,
-            )
-
-        return job
 
     def take_opened(self, opened: Opened) -> None:
         """Begin with what was opened; everything before is let go (it is on disk)."""

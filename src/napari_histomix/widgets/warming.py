@@ -1,4 +1,4 @@
-"""What has to be ready before it is first used in a window: done in the worker threads, before they need it."""
+"""What has to be ready before it is first used in a window."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def prepare_torch() -> None:
 
 
 def prepare_units() -> None:
-    """Build pint's registry of units: it takes seconds, and the first layer would wait for it on the main thread."""
+    """Build pint's registry of units on the main thread, before a job starts.
+
+    Building takes a while and is not safe beside another thread that builds it too, as the first layer would do.
+    """
     import pint
 
     pint.get_application_registry().Unit("um")

@@ -1,0 +1,24 @@
+"""Camera and scale bar, where napari keeps them since 0.9 and where it kept them before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+VIEW_PIXELS, VIEW_MICROMETERS = 700, 90.0
+"""What a flight leaves on the screen: so many micrometers on so many screen pixels."""
+
+
+def fly(viewer: Any, point: tuple[float, ...]) -> None:
+    """Center the camera on a place (world coordinates, last two axes) and come close."""
+    scene = getattr(viewer, "scene", None)
+    camera = scene.camera if scene is not None else viewer.camera
+    camera.center = (0.0, *point[-2:])
+    camera.zoom = VIEW_PIXELS / VIEW_MICROMETERS
+
+
+def show_scale_bar(viewer: Any) -> None:
+    """Show the scale bar."""
+    canvas = getattr(viewer, "canvas", None)
+    overlays = getattr(canvas, "overlays", None)
+    bar = overlays.scale_bar if overlays is not None else viewer.scale_bar
+    bar.visible = True

@@ -1,0 +1,170 @@
+"""What goes wrong in real use: cancel, failures, deleted layers, two viewers, a closed window."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_histomix.datasets import sample_folder
+from napari_histomix.records import Event, HistomixError
+
+pytestmark = pytest.mark.gui
+
+
+def test_cancel_acts_and_leaves_nothing(with_candidates, tiny_model, qtbot, settle) -> None:
+    dock = with_candidates(tiny_model)
+    layers = list(dock.real_viewer.layers)
+    dock.open_step(2)
+    dock.synthesize.count.setValue(200)
+    seen: list[Event] = []
+    dock.synthesize.runner.progressed.connect(seen.append)
+    dock.synthesize.progress.run_button.click()
+    qtbot.waitUntil(lambda: any(one.preview is not None for one in seen), timeout=60_000)
+    dock.synthesize.progress.cancel_button.click()
+    number = len(seen)
+    qtbot.waitUntil(lambda: not dock.synthesize.runner.running, timeout=10_000)
+    settle(dock)
+    assert len(seen) == number
+    assert list(dock.real_viewer.layers) == layers
+    assert dock.session.placements == () and dock.session.study.placements() == ()
+    assert dock.synthesize.progress.run_button.isEnabled()
+    assert not dock.synthesize.preview.isVisible()
+    assert dock.synthesize.note.text().startswith("Stopped")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(HistomixError("Put the slide back."), "Put the slide back."), (ZeroDivisionError("x"), "Something unexpected")],
+)
+def test_a_failure_is_one_sentence_and_run_comes_back(with_sample, settle, monkeypatch, error, said) -> None:
+    dock = with_sample()
+
+    def failing(dataset: Any, settings: Any) -> Any:
+        yield Event("Reading", 1, 2)
+        raise error
+
+    monkeypatch.setattr("napari_histomix.methods.nucleimix.find_candidates", failing)
+    dock.open_step(1)
+    dock.candidates.progress.run_button.click()
+    settle(dock)
+    note = dock.candidates.note
+    assert note.kind == "error" and note.text().startswith(said)
+    assert "Traceback" not in note.text() and "\n" not in note.text()
+    assert dock.candidates.progress.run_button.isEnabled()
+    assert dock.session.study is None
+
+
+def test_a_folder_that_is_no_dataset_is_one_sentence(open_dock, settle, tmp_path) -> None:
+    dock = open_dock()
+    dock.data.open_folder(tmp_path)
+    settle(dock)
+    assert dock.data.note.kind == "error" and dock.data.note.text().endswith(".")
+    assert dock.data.sample_button.isEnabled()
+    assert not dock.steps[1].isEnabled()
+
+
+def test_the_scale_is_asked_for_only_when_it_is_missing(open_dock, settle, qtbot, tmp_path) -> None:
+    import shutil
+
+    folder = tmp_path / "no scale"
+    shutil.copytree(sample_folder(), folder)
+    (folder / "dataset.json").unlink()
+    dock = open_dock()
+    dock.data.open_folder(folder)
+    settle(dock)
+    assert dock.data.scale_box.isVisible() and not dock.steps[1].isEnabled()
+    dock.data.scale.setValue(0.5)
+    dock.data.scale_apply.click()
+    qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
+    settle(dock)
+    assert not dock.data.scale_box.isVisible() and dock.steps[1].isEnabled()
+    assert dock.data.book.layer(dock.session.image, "image").scale[0] == 0.5
+
+
+def test_layers_deleted_in_mid_run_and_in_review_do_no_harm(with_candidates, tiny_model, settle, qtbot) -> None:
+    dock = with_candidates(tiny_model)
+    viewer, session, book = dock.real_viewer, dock.session, dock.data.book
+    dock.open_step(2)
+    dock.synthesize.count.setValue(3)
+    dock.synthesize.progress.run_button.click()
+    viewer.layers.clear()
+    settle(dock)
+    assert len(session.placements) == 3
+    dock.open_step(3)
+    settle(dock)
+    image = session.image
+    viewer.layers.remove(book.layer(image, "synthetic nuclei"))
+    dock.review.reject_button.click()
+    first = dock.review._order[0]
+    target = session.dataset.read(image)
+    shown = book.layer(image, "synthetic").data
+    np.testing.assert_array_equal(shown[first.window][first.origin > 0], target.pixels[first.window][first.origin > 0])
+    # A renamed layer stays ours.
+    book.layer(image, "synthetic").name = "mine"
+    dock.review.undo_button.click()
+    assert (book.layer(image, "synthetic").data[first.window] != target.pixels[first.window]).any()
+
+
+def test_two_viewers_share_nothing(with_candidates, with_sample) -> None:
+    one = with_candidates()
+    other = with_sample()
+    assert one.session is not other.session
+    one.candidates.select([0])
+    one.candidates.keep_button.click()
+    assert one.session.candidate_decisions and not other.session.candidate_decisions
+    assert other.session.candidates is None and not other.steps[2].isEnabled()
+    assert one.session.study_folder != other.session.study_folder
+    assert not {id(layer) for layer in one.real_viewer.layers} & {id(layer) for layer in other.real_viewer.layers}
+
+
+def test_a_second_search_keeps_what_was_decided(with_candidates, settle) -> None:
+    dock = with_candidates()
+    first = dock.session.study_folder
+    dock.candidates.select([0])
+    dock.candidates.keep_button.click()
+    dock.candidates.seed.setValue(7)
+    dock.candidates.progress.run_button.click()
+    settle(dock)
+    assert dock.session.study_folder != first
+    assert dock.session.candidate_decisions == {}
+    from napari_histomix.study import Study
+
+    assert Study.open(first).decisions("candidate") == {0: "keep"}
+    assert first.name in dock.candidates.note.text()
+
+
+def test_closing_the_window_stops_the_job(with_candidates, tiny_model, qtbot) -> None:
+    from superqt.utils import WorkerBase
+
+    dock = with_candidates(tiny_model)
+    dock.open_step(2)
+    dock.synthesize.count.setValue(500)
+    dock.synthesize.progress.run_button.click()
+    qtbot.waitUntil(lambda: dock.synthesize.runner.running, timeout=10_000)
+    study = dock.session.study
+    dock.real_viewer.close()
+    qtbot.waitUntil(lambda: not any(one.is_running for one in WorkerBase._worker_set), timeout=20_000)
+    assert study.placements() == ()
+
+
+TORCH_AFTER_A_WINDOW = """
+import napari
+from napari_histomix.widgets.warming import prepare_torch
+viewer = napari.Viewer()
+prepare_torch()
+from diffusers import UNet2DModel
+print("alive")
+viewer.close()
+"""
+
+
+def test_torch_loads_after_a_window_was_opened(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_AFTER_A_WINDOW], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert "alive" in done.stdout, done.stderr[-2000:]

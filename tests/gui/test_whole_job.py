@@ -1,0 +1,216 @@
+"""The main job with the mouse and the keys, from the sample to an exported dataset."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Image, Labels, Points
+from qtpy.QtCore import Qt
+
+from napari_histomix.compositing import compose
+
+pytestmark = pytest.mark.gui
+
+
+def press(dock: Any, key: str) -> None:
+    """A key over the canvas, as napari's key handling sees it."""
+    assert dock.real_viewer.window._qt_viewer._key_map_handler.press_key(key)
+
+
+def check_synthetic(dock: Any, image: str) -> None:
+    """The layers of an image are its target with exactly the placements that were not rejected."""
+    session, book = dock.session, dock.data.book
+    expected = compose(session.dataset.read(image), session.placements_of(image)).image
+    np.testing.assert_array_equal(book.layer(image, "synthetic").data, expected.pixels)
+    np.testing.assert_array_equal(book.layer(image, "synthetic nuclei").data, expected.instances)
+
+
+def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, heart) -> None:
+    dock = with_sample(tiny_model)
+    session, book, viewer = dock.session, dock.data.book, dock.real_viewer
+    assert [step.isEnabled() for step in dock.steps] == [True, True, False, False, False]
+    assert isinstance(book.layer(session.image, "image"), Image)
+    assert isinstance(book.layer(session.image, "nuclei"), Labels)
+    assert book.layer(session.image, "image").scale[0] == session.dataset.entry(session.image).mpp
+    assert dock.data.classes.rare_boxes[session.rare[0]].isChecked()
+
+    dock.open_step(1)
+    before = heart.ticks
+    dock.candidates.progress.run_button.click()
+    assert not dock.candidates.progress.run_button.isEnabled()
+    assert dock.candidates.progress.cancel_button.isEnabled()
+    settle(dock)
+    assert heart.ticks - before > 20
+    assert dock.candidates.progress.run_button.isEnabled()
+    points = book.layer(session.image, "candidates")
+    assert {"kind", "type", "log_likelihood", "percentile", "donor", "decision"} <= set(points.features.columns)
+    assert "equally likely places" in dock.candidates.draw.text()
+
+    # A click in the table flies to the place, also in another image, and shows donor and target.
+    elsewhere = next(one.rank for one in session.candidates.items if one.target.image != session.image)
+    dock.candidates.select([elsewhere])
+    place = session.candidates.items[elsewhere].target
+    qtbot.waitUntil(lambda: session.image == place.image, timeout=20_000)
+    settle(dock)
+    world = book.layer(place.image, "image").data_to_world((place.row, place.col))
+    np.testing.assert_allclose(viewer.scene.camera.center[-2:], world)
+    assert dock.candidates.target_view.pixels is not None
+    qtbot.waitUntil(lambda: dock.candidates.donor_view.pixels is not None, timeout=20_000)
+    shown = [layer for layer in viewer.layers if layer.visible and layer.metadata["histomix"]["image"] != place.image]
+    assert shown == []
+
+    # Keep and drop by key and by button, several at once; undo.
+    press(dock, "K")
+    assert session.candidate_decisions == {elsewhere: "keep"}
+    dock.candidates.select([1, 2, 3])
+    dock.candidates.drop_button.click()
+    assert session.decided("drop") == len({1, 2, 3} - {elsewhere}) + (elsewhere in {1, 2, 3})
+    press(dock, "U")
+    assert session.candidate_decisions == {elsewhere: "keep"}
+    press(dock, "U")
+    assert session.candidate_decisions == {}
+    dock.candidates.select([0])
+    press(dock, "D")
+    assert session.candidate_decisions == {0: "drop"}
+
+    dock.open_step(2)
+    dock.synthesize.count.setValue(4)
+    previews: list[tuple[int, ...]] = []
+    dock.synthesize.runner.progressed.connect(
+        lambda event: previews.append(event.preview.shape) if event.preview is not None else None
+    )
+    before = heart.ticks
+    dock.synthesize.progress.run_button.click()
+    settle(dock)
+    assert heart.ticks - before > 20
+    assert len(session.placements) == 4, dock.synthesize.note.text()
+    assert all(one.candidate.rank != 0 for one in session.placements)
+    assert previews and all(shape[0] == shape[1] and shape[2] == 3 for shape in previews)
+    images = {one.candidate.target.image for one in session.placements}
+    for image in images:
+        check_synthetic(dock, image)
+        layer = book.layer(image, "placements")
+        assert isinstance(layer, Points)
+        assert layer.metadata["histomix"]["placements"][0]["model"] == "tiny"
+        assert book.layer(image, "synthetic").scale[0] == session.dataset.entry(image).mpp
+
+    # Review without the mouse.
+    dock.open_step(3)
+    settle(dock)
+    first, second = dock.review._order[:2]
+    assert dock.review.counter.text() == "1 of 4 · 0 approved · 0 rejected"
+    assert (dock.review.before.pixels != dock.review.after.pixels).any()
+    press(dock, "A")
+    assert dock.review.current is second
+    press(dock, "R")
+    assert dock.review.counter.text() == "3 of 4 · 1 approved · 1 rejected"
+    image = second.candidate.target.image
+    check_synthetic(dock, image)
+    target = session.dataset.read(image)
+    window = second.window
+    np.testing.assert_array_equal(
+        book.layer(image, "synthetic").data[window][second.origin > 0], target.pixels[window][second.origin > 0]
+    )
+    assert not (book.layer(image, "synthetic nuclei").data == second.instance).any()
+    press(dock, "U")
+    check_synthetic(dock, image)
+    assert (book.layer(image, "synthetic nuclei").data == second.instance).any()
+    assert dock.review.current is second
+    press(dock, "Left")
+    assert dock.review.current is first
+    press(dock, "Right")
+    press(dock, "R")
+    assert session.placement_decisions == {first.candidate.rank: "approve", second.candidate.rank: "reject"}
+
+    dock.open_step(4)
+    assert "1 approved" in dock.export.summary.text()
+    folder = dock.export._folder
+    dock.export.progress.run_button.click()
+    settle(dock)
+    assert dock.export.note.kind == "good", dock.export.note.text()
+    assert not dock.export.chart.pixmap().isNull()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert len(manifest["placements"]) == 1
+    assert len(list((folder / "Images").glob("*.png"))) == len(session.images)
+
+
+def test_keys_work_in_the_panel_too(with_placements, qtbot) -> None:
+    dock = with_placements(2)
+    shortcuts = {one.key().toString(): one for one in dock.review.findChildren(_shortcut_class())}
+    assert set(shortcuts) == {"A", "R", "U", "Left", "Right", "B"}
+    assert all(one.context() == Qt.ShortcutContext.WidgetWithChildrenShortcut for one in shortcuts.values())
+    shortcuts["A"].activated.emit()
+    assert dock.session.decided("approve") == 1
+    shortcuts["B"].activated.emit()
+    assert dock.review.blink.isChecked() and not dock.review.before.isVisible()
+
+
+def _shortcut_class() -> Any:
+    from qtpy.QtGui import QShortcut
+
+    return QShortcut
+
+
+def test_keys_win_over_the_selected_layer_and_are_given_back(with_placements) -> None:
+    dock = with_placements(2)
+    viewer, session = dock.real_viewer, dock.session
+    layer = dock.data.book.layer(session.image, "placements")
+    viewer.layers.selection.active = layer
+    before = layer.selected_data
+    press(dock, "A")
+    assert session.decided("approve") == 1
+    assert layer.selected_data == before
+    dock.open_step(0)
+    press(dock, "A")
+    assert session.decided("approve") == 1
+    assert len(layer.selected_data) == len(layer.data)
+
+
+def test_a_study_brings_everything_back(with_placements, open_dock, settle, qtbot) -> None:
+    dock = with_placements(3)
+    press(dock, "A")
+    press(dock, "R")
+    folder, image = dock.session.study_folder, dock.session.image
+    numbers = [one.candidate.rank for one in dock.session.placements]
+    decisions = dict(dock.session.placement_decisions)
+    again = open_dock()
+    again.data.open_study(folder)
+    qtbot.waitUntil(lambda: again.session.image != "", timeout=60_000)
+    settle(again)
+    session = again.session
+    assert [one.candidate.rank for one in session.placements] == numbers
+    assert session.placement_decisions == decisions
+    assert (session.rare, session.major) == (dock.session.rare, dock.session.major)
+    assert len(session.candidates.items) == len(dock.session.candidates.items)
+    for one in {one.candidate.target.image for one in session.placements}:
+        check_synthetic(again, one)
+    again.open_step(3)
+    press(again, "U")
+    assert session.decided("reject") == 0
+    assert image
+    assert len(dock.session.placement_decisions) == 2
+
+
+def test_open_sample_from_the_file_menu(make_napari_viewer, qtbot, settle, tmp_path) -> None:
+    from napari_histomix.widgets.session import session_of
+
+    viewer = make_napari_viewer(show=True)
+    session_of(viewer).home = tmp_path
+    viewer.open_sample("napari-histomix", "sample")
+    dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")[1]
+    session = session_of(viewer)
+    qtbot.waitUntil(lambda: session.image != "", timeout=60_000)
+    settle(dock)
+    assert [layer.name for layer in viewer.layers] == [session.image, f"{session.image} nuclei"]
+
+
+@pytest.mark.parametrize("name", ["Data", "Candidates", "Synthesize", "Review", "Export"])
+def test_every_panel_opens_alone(make_napari_viewer, name) -> None:
+    viewer = make_napari_viewer(show=True)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-histomix", f"HistoMix: {name}")
+    assert panel.isVisible()
+    if name != "Data":
+        assert panel.empty.isVisible() and "first" in panel.empty.text()

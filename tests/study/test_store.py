@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from napari_histomix.records import HistomixError
+from napari_histomix.study import Study
+from napari_histomix.study.store import FILE
+
+
+@pytest.fixture
+def study(tmp_path, few_candidates) -> Study:
+    study = Study.create(tmp_path / "study", tmp_path, "made up", 0.25)
+    study.set_candidates(few_candidates)
+    return study
+
+
+def reopened(study: Study) -> Study:
+    return Study.open(study.folder)
+
+
+def test_candidates_come_back_exactly(study, few_candidates):
+    assert reopened(study).candidates() == few_candidates.candidates
+
+
+def test_facts_of_the_study_and_the_search_come_back(study, tmp_path):
+    again = reopened(study)
+    assert again.dataset_root == tmp_path.resolve() and again.mpp == 0.25
+    facts = again.settings()
+    assert facts["name"] == "made up"
+    assert facts["candidate_settings"]["rare"] == [1] and facts["effective_sample_size"] == 9.9
+    again.save_settings({"more": {"a": [1, None, "ü"]}})
+    assert reopened(study).settings()["more"] == {"a": [1, None, "ü"]}
+
+
+def test_placements_come_back_bit_for_bit(tmp_path, found, made):
+    study = Study.create(tmp_path / "study", tmp_path, "x")
+    study.set_candidates(found)
+    study.add_placements(made.placements)
+    again = reopened(study).placements()
+    assert len(again) == len(made.placements)
+    for one, other in zip(made.placements, again, strict=True):
+        for name in ("candidate", "instance", "row", "col", "seed"):
+            assert getattr(one, name) == getattr(other, name), name
+        assert dict(one.provenance) == dict(other.provenance)
+        for name in ("pixels", "origin", "nucleus"):
+            before, after = getattr(one, name), getattr(other, name)
+            assert before.dtype == after.dtype and np.array_equal(before, after), name
+
+
+def test_placements_of_no_candidate_are_refused_as_a_whole(study, made):
+    beyond = [one for one in made.placements if one.candidate.rank > 9] + list(made.placements)
+    with pytest.raises(HistomixError):
+        study.add_placements([*beyond, *beyond])
+    assert reopened(study).placements() == ()
+
+
+def test_decisions_are_there_after_reopening(study):
+    study.decide("candidate", [1, 2], "keep")
+    study.decide("candidate", [2], "drop")
+    study.decide("placement", [1], "approve")
+    assert reopened(study).decisions("candidate") == {1: "keep", 2: "drop"}
+    assert reopened(study).decisions("placement") == {1: "approve"}
+    study.decide("candidate", [1], None)
+    assert reopened(study).decisions("candidate") == {2: "drop"}
+
+
+def test_undo_goes_back_act_by_act_also_across_sessions(study):
+    study.decide("candidate", [0], "keep")
+    study.decide("candidate", [0, 1, 2], "drop")
+    study.decide("placement", [0], "reject")
+    again = reopened(study)
+    assert sorted(again.undo("candidate")) == [0, 1, 2]
+    assert again.decisions("candidate") == {0: "keep"}
+    assert reopened(study).undo("candidate") == (0,)
+    assert reopened(study).decisions("candidate") == {}
+    assert reopened(study).undo("candidate") == ()
+    assert reopened(study).decisions("placement") == {0: "reject"}, "the other subject has its own history"
+
+
+def test_deciding_the_same_again_is_no_act(study):
+    study.decide("candidate", [0], "keep")
+    study.decide("candidate", [0], "keep")
+    study.undo("candidate")
+    assert study.decisions("candidate") == {}
+
+
+ACTS = st.lists(
+    st.one_of(
+        st.tuples(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.sampled_from(["keep", "drop", None])),
+        st.just("undo"),
+    ),
+    max_size=8,
+)
+
+
+@given(ACTS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_history_agrees_with_a_plain_dictionary(tmp_path_factory, acts):
+    study = Study.create(tmp_path_factory.mktemp("history") / "study", tmp_path_factory.getbasetemp(), "x")
+    past: list[dict[int, str]] = [{}]
+    for act in acts:
+        if act == "undo":
+            study.undo("candidate")
+            past = past[:-1] or [{}]
+            continue
+        items, decision = act
+        now = {item: value for item, value in past[-1].items() if item not in items}
+        if decision:
+            now |= dict.fromkeys(items, decision)
+        study.decide("candidate", items, decision)
+        if now != past[-1]:
+            past.append(now)
+    assert reopened(study).decisions("candidate") == past[-1]
+
+
+def test_a_killed_process_keeps_what_was_decided(study):
+    program = (
+        "import os, sys; from napari_histomix.study import Study\n"
+        "study = Study.open(sys.argv[1]); study.decide('candidate', [3, 4], 'keep'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(study.folder)], timeout=60).returncode == 9
+    assert reopened(study).decisions("candidate") == {3: "keep", 4: "keep"}
+    assert reopened(study).undo("candidate") == (3, 4)
+
+
+def test_a_process_killed_within_an_act_leaves_none_of_it(study):
+    program = (
+        "import os, sys; from napari_histomix.study import Study, store\n"
+        "store._apply = lambda *_: os._exit(9)\n"
+        "Study.open(sys.argv[1]).decide('candidate', [3, 4], 'keep')"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(study.folder)], timeout=60).returncode == 9
+    assert reopened(study).decisions("candidate") == {}
+    assert reopened(study).undo("candidate") == ()
+
+
+def test_threads_may_decide_at_once(study):
+    threads = [
+        threading.Thread(target=study.decide, args=("candidate", [item], "keep"), daemon=True) for item in range(10)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert study.decisions("candidate") == dict.fromkeys(range(10), "keep")
+
+
+def test_two_studies_know_nothing_of_each_other(study, tmp_path):
+    other = Study.create(tmp_path / "other", tmp_path, "x")
+    study.decide("candidate", [0], "keep")
+    assert other.decisions("candidate") == {} and other.candidates() == ()
+
+
+@pytest.mark.parametrize(("subject", "decision"), [("candidate", "approve"), ("placement", "keep"), ("placement", "")])
+def test_a_decision_that_the_subject_does_not_have(study, subject, decision):
+    with pytest.raises(ValueError):
+        study.decide(subject, [0], decision)
+
+
+def test_a_new_search_replaces_one_that_nothing_hangs_on(study, few_candidates):
+    study.set_candidates(few_candidates)
+    study.decide("candidate", [0], "keep")
+    with pytest.raises(HistomixError, match="start a new study"):
+        study.set_candidates(few_candidates)
+    study.undo("candidate")
+    study.set_candidates(few_candidates)
+    assert len(reopened(study).candidates()) == 10
+
+
+def test_a_new_search_is_refused_once_there_are_placements(tmp_path, found, made):
+    study = Study.create(tmp_path / "study", tmp_path, "x")
+    study.set_candidates(found)
+    study.add_placements(made.placements[:1])
+    with pytest.raises(HistomixError, match="start a new study"):
+        study.set_candidates(found)
+    assert len(reopened(study).placements()) == 1
+
+
+def test_a_full_folder_is_not_made_a_study(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(HistomixError, match="not empty"):
+        Study.create(tmp_path, tmp_path, "x")
+    with pytest.raises(HistomixError, match="not empty"):
+        Study.create(tmp_path / "file", tmp_path, "x")
+    with pytest.raises(HistomixError, match="cannot be made"):
+        Study.create(tmp_path / "file" / "study", tmp_path, "x")
+
+
+def test_no_study_is_one_sentence(tmp_path):
+    with pytest.raises(HistomixError, match="is not a study"):
+        Study.open(tmp_path)
+    with pytest.raises(HistomixError, match="is not a study"):
+        Study.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "half", "other database", "no facts"])
+def test_a_damaged_study_is_one_sentence(study, damage):
+    path = study.folder / FILE
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_bytes(b"not a database " * 500)
+    elif damage == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 // 4096 * 4096 + 100])
+    else:
+        with sqlite3.connect(path) as db:
+            db.execute("DROP TABLE decisions" if damage == "other database" else "DELETE FROM meta")
+    with pytest.raises(HistomixError) as error:
+        Study.open(study.folder).decisions("candidate")
+    assert "\n" not in str(error.value) and str(study.folder) in str(error.value)
+
+
+@pytest.mark.parametrize("column", ["pixels", "masks", "provenance"])
+def test_a_damaged_placement_is_one_sentence(tmp_path, found, made, column):
+    study = Study.create(tmp_path / "study", tmp_path, "x")
+    study.set_candidates(found)
+    study.add_placements(made.placements[:1])
+    with sqlite3.connect(study.folder / FILE) as db:
+        db.execute(f"UPDATE placements SET {column} = substr({column}, 1, 30)")
+    with pytest.raises(HistomixError, match="damaged"):
+        study.placements()
+
+
+def test_a_newer_study_is_left_alone(study):
+    study.save_settings({"version": 999})
+    with pytest.raises(HistomixError, match="newer version"):
+        Study.open(study.folder)
+
+
+def test_a_disk_that_does_not_take_a_decision_says_so_and_keeps_the_others(study, monkeypatch):
+    study.decide("candidate", [0], "keep")
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("napari_histomix.study.store._apply", full)
+    with pytest.raises(HistomixError, match="disk is full"):
+        study.decide("candidate", [1, 2], "keep")
+    monkeypatch.undo()
+    assert reopened(study).decisions("candidate") == {0: "keep"}
+    assert reopened(study).undo("candidate") == (0,)

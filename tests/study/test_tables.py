@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from napari_histomix.records import HistomixError
+from napari_histomix.study.tables import read_candidates, write_candidates
+
+
+def test_candidates_come_back_from_csv(few_candidates, tmp_path):
+    write_candidates(tmp_path / "c.csv", few_candidates.candidates)
+    again = read_candidates(tmp_path / "c.csv")
+    assert [(one.rank, one.target, one.donor) for one in again] == [
+        (one.rank, one.target, one.donor) for one in few_candidates.candidates
+    ]
+    for one, other in zip(few_candidates.candidates, again, strict=True):
+        assert other.log_likelihood == pytest.approx(one.log_likelihood, abs=1e-6)
+        assert other.percentile == pytest.approx(one.percentile, abs=1e-3)
+
+
+@pytest.mark.parametrize(("word", "left"), [("drop", 9), (" DROP ", 9), ("keep", 10), ("", 10), ("?", 10)])
+def test_what_a_person_drops_is_left_out(few_candidates, tmp_path, word, left):
+    path = tmp_path / "c.csv"
+    write_candidates(path, few_candidates.candidates)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[3] += word
+    # As a spreadsheet saves it: with a byte-order mark and Windows line ends.
+    path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig", newline="")
+    ranks = [one.rank for one in read_candidates(path)]
+    assert len(ranks) == left and (2 in ranks) is (left == 10)
+
+
+def test_an_existing_file_is_kept(few_candidates, tmp_path):
+    (tmp_path / "c.csv").write_text("mine")
+    with pytest.raises(HistomixError, match="already exists"):
+        write_candidates(tmp_path / "c.csv", few_candidates.candidates)
+    assert (tmp_path / "c.csv").read_text() == "mine"
+    write_candidates(tmp_path / "c.csv", few_candidates.candidates, replace=True)
+    assert len(read_candidates(tmp_path / "c.csv")) == 10
+
+
+def test_nowhere_to_write_or_read_is_one_sentence(few_candidates, tmp_path):
+    with pytest.raises(HistomixError, match="could not be written"):
+        write_candidates(tmp_path / "no" / "c.csv", few_candidates.candidates)
+    with pytest.raises(HistomixError, match="cannot be read"):
+        read_candidates(tmp_path / "c.csv")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("major", "minor"), ("rank", "order"), (",2.5,", ",two,"), ("\n0,", "\n,"), ("kind", "")]
+)
+def test_a_table_of_something_else_names_the_line(few_candidates, tmp_path, old, new):
+    path = tmp_path / "c.csv"
+    write_candidates(path, few_candidates.candidates)
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(HistomixError, match="line 2, is not a candidate"):
+        read_candidates(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a;b\n1;2\n", b"\x00\x01\x02"])
+def test_no_table_at_all_is_one_sentence(tmp_path, content):
+    (tmp_path / "c.csv").write_bytes(content)
+    with pytest.raises(HistomixError):
+        read_candidates(tmp_path / "c.csv")
+
+
+def test_a_line_twice_is_refused(few_candidates, tmp_path):
+    path = tmp_path / "c.csv"
+    write_candidates(path, [*few_candidates.candidates, replace(few_candidates.candidates[4])])
+    with pytest.raises(HistomixError, match=r"line 12.*rank 4"):
+        read_candidates(path)
