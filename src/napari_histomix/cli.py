@@ -189,6 +189,10 @@ def _augment(options: argparse.Namespace, dataset: Dataset, *, report: bool) -> 
 
     if options.out.exists():
         raise HistomixError(f"{options.out} already exists; name a new folder.")
+    if options.study and options.candidates:
+        raise HistomixError("A study keeps the search its candidates came from; use --study without --candidates.")
+    if options.study:
+        Study.check_new(options.study)
     check_splits(dataset)
     model = load_model(options.model) if options.model else None
     facts: dict[str, Any] = {}

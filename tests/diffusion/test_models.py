@@ -25,9 +25,7 @@ def folder(small_model_folder, tmp_path) -> Path:
 
 def edit(path: Path, **changes) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) | changes
-    path.write_text(
-        json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8"
-    )
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8")
 
 
 def sign(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,32 +105,62 @@ def with_sample(open_dock: Any, settle: Any, qtbot: Any) -> Callable[..., Any]:
     return opened
 
 
-@pytest.fixture
-def with_candidates(with_sample: Any, settle: Any) -> Callable[..., Any]:
-    """The dock after a search for candidates."""
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory: Any, tiny_model: Any) -> Path:
+    """Two studies of the sample, made without a window: "searched" has candidates, "made" four synthetic nuclei too."""
+    from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, load_sample
+    from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings, find_candidates, synthesize
+    from napari_histomix.records import drain
+    from napari_histomix.study import Study
 
-    def opened(model: Any = None) -> Any:
-        dock = with_sample(model)
-        dock.open_step(1)
-        dock.candidates.progress.run_button.click()
+    folder = tmp_path_factory.mktemp("studies")
+    dataset = load_sample()
+    numbers = tuple(dataset.class_number(name) for name in SAMPLE_MAJORS)
+    settings = CandidateSettings(rare=(dataset.class_number(SAMPLE_RARE),), major=numbers, background_share=0.25)
+    found = drain(find_candidates(dataset, settings))
+    Study.create(folder / "searched", dataset.root, dataset.name).set_candidates(found)
+    shutil.copytree(folder / "searched", folder / "made")
+    made = drain(synthesize(dataset, found.candidates, SynthesisSettings(count=4), model=tiny_model))
+    Study.open(folder / "made").add_placements(made.placements)
+    return folder
+
+
+@pytest.fixture
+def with_study(open_dock: Any, studies: Path, settle: Any, qtbot: Any, tmp_path: Path) -> Callable[..., Any]:
+    """The dock with a copy of one of the studies open."""
+
+    def opened(name: str, model: Any = None) -> Any:
+        dock = open_dock(model)
+        folder = dock.session.home / name
+        shutil.copytree(studies / name, folder)
+        dock.data.open_study(folder)
+        qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
         settle(dock)
-        assert dock.session.candidates is not None, dock.candidates.note.text()
         return dock
 
     return opened
 
 
 @pytest.fixture
-def with_placements(with_candidates: Any, settle: Any, tiny_model: Any) -> Callable[..., Any]:
-    """The dock with a few synthetic nuclei under review."""
+def with_candidates(with_study: Any) -> Callable[..., Any]:
+    """The dock after a search for candidates."""
 
-    def opened(count: int = 4) -> Any:
-        dock = with_candidates(tiny_model)
-        dock.open_step(2)
-        dock.synthesize.count.setValue(count)
-        dock.synthesize.progress.run_button.click()
-        settle(dock)
-        assert len(dock.session.placements) == count, dock.synthesize.note.text()
+    def opened(model: Any = None) -> Any:
+        dock = with_study("searched", model)
+        assert dock.session.candidates is not None
+        dock.open_step(1)
+        return dock
+
+    return opened
+
+
+@pytest.fixture
+def with_placements(with_study: Any, settle: Any) -> Callable[[], Any]:
+    """The dock with four synthetic nuclei under review."""
+
+    def opened() -> Any:
+        dock = with_study("made")
+        assert len(dock.session.placements) == 4
         dock.open_step(3)
         settle(dock)
         return dock

@@ -138,7 +138,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
 
 
 def test_keys_work_in_the_panel_too(with_placements, qtbot) -> None:
-    dock = with_placements(2)
+    dock = with_placements()
     shortcuts = {one.key().toString(): one for one in dock.review.findChildren(_shortcut_class())}
     assert set(shortcuts) == {"A", "R", "U", "Left", "Right", "B"}
     assert all(one.context() == Qt.ShortcutContext.WidgetWithChildrenShortcut for one in shortcuts.values())
@@ -155,7 +155,7 @@ def _shortcut_class() -> Any:
 
 
 def test_keys_win_over_the_selected_layer_and_are_given_back(with_placements) -> None:
-    dock = with_placements(2)
+    dock = with_placements()
     viewer, session = dock.real_viewer, dock.session
     layer = dock.data.book.layer(session.image, "placements")
     viewer.layers.selection.active = layer
@@ -170,7 +170,7 @@ def test_keys_win_over_the_selected_layer_and_are_given_back(with_placements) ->
 
 
 def test_a_study_brings_everything_back(with_placements, open_dock, settle, qtbot) -> None:
-    dock = with_placements(3)
+    dock = with_placements()
     press(dock, "A")
     press(dock, "R")
     folder, image = dock.session.study_folder, dock.session.image
@@ -208,9 +208,9 @@ def test_open_sample_from_the_file_menu(make_napari_viewer, qtbot, settle, tmp_p
 
 
 @pytest.mark.parametrize("name", ["Data", "Candidates", "Synthesize", "Review", "Export"])
-def test_every_panel_opens_alone(make_napari_viewer, name) -> None:
+def test_every_panel_opens_alone(make_napari_viewer, qtbot, name) -> None:
     viewer = make_napari_viewer(show=True)
     _, panel = viewer.window.add_plugin_dock_widget("napari-histomix", f"HistoMix: {name}")
-    assert panel.isVisible()
+    qtbot.waitUntil(panel.isVisible, timeout=5000)
     if name != "Data":
         assert panel.empty.isVisible() and "first" in panel.empty.text()

@@ -33,9 +33,7 @@ def random_candidates(images: list[LabeledImage], rng: np.random.Generator) -> l
     if not donors:
         return []
     order = rng.permutation(len(targets))
-    return [
-        Candidate(rank, targets[i], donors[rng.integers(len(donors))], 0.0, 50.0) for rank, i in enumerate(order)
-    ]
+    return [Candidate(rank, targets[i], donors[rng.integers(len(donors))], 0.0, 50.0) for rank, i in enumerate(order)]
 
 
 def check_pixels(target: LabeledImage, placements: list[Placement], donors: dict[str, LabeledImage], stain: bool):

@@ -126,9 +126,7 @@ class TestCandidates:
         donors = [(one.donor.image, one.donor.instance) for one in found.candidates]
         assert len(set(donors)) > 6
 
-    def test_flawed_rare_nuclei_count_as_surroundings_but_give_nothing(
-        self, labeled_image, dataset_folder, tmp_path
-    ):
+    def test_flawed_rare_nuclei_count_as_surroundings_but_give_nothing(self, labeled_image, dataset_folder, tmp_path):
         image = labeled_image(
             [
                 (30, 30, 6, 6, 1),

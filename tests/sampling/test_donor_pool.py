@@ -8,7 +8,8 @@ from napari_histomix.sampling import DonorPool
 
 def pool(features, areas=None, temperature=1.0, area_ratio=(0.4, 1.1)) -> DonorPool:
     features = np.asarray(features, float).reshape(len(features), -1)
-    return DonorPool(features, np.asarray(areas if areas is not None else [10.0] * len(features)), temperature, area_ratio)
+    areas = np.full(len(features), 10.0) if areas is None else np.asarray(areas)
+    return DonorPool(features, areas, temperature, area_ratio)
 
 
 def test_the_draw_follows_the_softmax_of_distances():
@@ -31,7 +32,9 @@ def test_each_use_makes_a_donor_less_likely():
     assert set(drawn[-6:]) == {0, 1}
 
 
-@pytest.mark.parametrize(("area", "expected"), [(100.0, {1, 2}), (24.9, {0}), (1000.0, None), (1.0, None), (None, {0, 1, 2})])
+@pytest.mark.parametrize(
+    ("area", "expected"), [(100.0, {1, 2}), (24.9, {0}), (1000.0, None), (1.0, None), (None, {0, 1, 2})]
+)
 def test_the_size_gate(area, expected):
     # Ratios 0.4 and 1.1 themselves pass: 40 and 110 on 100.
     rng = np.random.default_rng(0)

@@ -167,7 +167,7 @@ def test_a_place_that_was_taken_meanwhile_is_not_touched_either(study_dataset, m
     before = tree(out)
     with pytest.raises(HistomixError, match="already exists"):
         drain(job)
-    assert [path for path in out.parent.iterdir()] == [out]
+    assert list(out.parent.iterdir()) == [out]
     assert tree(out) == before and out.is_file() is (kind == "file")
 
 
@@ -237,7 +237,9 @@ def test_any_failure_leaves_nothing_behind(study_dataset, made, out, monkeypatch
     assert nothing_left(out)
 
 
-def test_patients_on_two_sides_of_the_split_are_refused(study_images, dataset_folder, labeled_image, made, out, tmp_path):
+def test_patients_on_two_sides_of_the_split_are_refused(
+    study_images, dataset_folder, labeled_image, made, out, tmp_path
+):
     leak = labeled_image(3, name="leak", split="test", patient="p0")
     dataset = open_dataset(dataset_folder(tmp_path / "data", [*study_images, leak]))
     with pytest.raises(HistomixError, match=r"shares patients.*p0"):

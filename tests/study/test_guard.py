@@ -20,15 +20,14 @@ def opened(labeled_image, dataset_folder, tmp_path):
 
 
 def test_patients_and_slides_of_one_split_each_are_fine(opened):
-    check_splits(opened(("train", "a", "a1"), ("train", "a", "a2"), ("test", "b", "b1"), ("test", "", ""), ("", "", "")))
+    sources = ("train", "a", "a1"), ("train", "a", "a2"), ("test", "b", "b1"), ("test", "", ""), ("", "", "")
+    check_splits(opened(*sources))
 
 
 @pytest.mark.parametrize("other", ["test", "val"])
 def test_a_patient_on_two_sides_is_refused_by_name(opened, other):
     with pytest.raises(HistomixError, match=r"patients.*\(b, c\)"):
-        check_splits(
-            opened(("train", "a", ""), ("train", "b", ""), (other, "b", ""), (other, "c", ""), ("", "c", ""))
-        )
+        check_splits(opened(("train", "a", ""), ("train", "b", ""), (other, "b", ""), (other, "c", ""), ("", "c", "")))
 
 
 def test_a_slide_on_two_sides_is_refused_by_name(opened):

@@ -322,6 +322,11 @@ def _find_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]
     entries: list[Entry] = []
     nuclei, areas, problems = {}, {}, list(dataset.problems)
     flaws: dict[Location, str] = {}
+    if dataset.training and all(entry.mpp is None for entry in dataset.training):
+        raise HistomixError(
+            "Nothing says how many µm one pixel of these images is; pass --mpp, "
+            'or put {"mpp": 0.25} in dataset.json beside the data.'
+        )
     for number, entry in enumerate(dataset.training):
         yield Event("Reading labels", number, len(dataset.training))
         try:

@@ -64,6 +64,7 @@ def export(
     if out.exists():
         raise HistomixError(f"{out} already exists; name a new folder.")
     check_splits(dataset)
+    placements = tuple(placements)
     state = dict.fromkeys((one.candidate.rank for one in placements), "unreviewed") if decisions is None else decisions
     wanted = [one for one in placements if state.get(one.candidate.rank) in ("approve", "unreviewed")]
     if not wanted:
@@ -75,10 +76,13 @@ def export(
         # mkdtemp makes folders only their owner may enter; an export is an ordinary folder.
         partial.chmod(0o755)
         yield from _write(dataset, wanted, state, partial, facts or {}, report)
+        # Renaming onto an empty folder would replace it without a word.
+        if out.exists():
+            raise HistomixError(f"{out} already exists; name a new folder.")
         partial.rename(out)
     except OSError as error:
         raise HistomixError(
-            f"{out} could not be written ({error.strerror}); free space or choose another place."
+            f"{out} could not be written ({error.strerror or error}); free space or choose another place."
         ) from None
     finally:
         if partial is not None and partial.exists():

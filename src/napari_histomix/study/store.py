@@ -65,8 +65,7 @@ class Study:
             If the folder holds something already or cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise HistomixError(f"{folder} is not empty; choose a new folder for the study.")
+        cls.check_new(folder)
         study = cls(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +76,12 @@ class Study:
             db.executescript(SCHEMA)
             study._write_meta(db, meta)
         return study
+
+    @staticmethod
+    def check_new(folder: Path) -> None:
+        """Raise HistomixError if a new study cannot go to ``folder``: to be asked before long work, not after it."""
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise HistomixError(f"{folder} is not empty; choose a new folder for the study.")
 
     @classmethod
     def open(cls, folder: Path) -> Study:
@@ -93,7 +98,9 @@ class Study:
         with study._connection() as db:
             if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise HistomixError(f"{study.folder / FILE} is damaged; restore it from a backup.")
-            version = json.loads(study._meta(db)["version"])
+            version = json.loads(study._meta(db).get("version", "null"))
+        if not isinstance(version, int):
+            raise HistomixError(f"{study.folder / FILE} is damaged; restore it from a backup.")
         if version > VERSION:
             raise HistomixError(f"{folder} was made by a newer version; update napari-histomix.")
         return study
@@ -207,11 +214,12 @@ class Study:
             ).fetchall()
         found = []
         for instance, row, col, pixels, masks, seed, provenance, *candidate in rows:
-            bits, facts = _pixels(masks), json.loads(provenance)
+            try:
+                bits, patch, facts = _pixels(masks), _pixels(pixels), json.loads(provenance)
+            except (OSError, SyntaxError, TypeError, ValueError):  # what Pillow and json make of damaged bytes
+                raise HistomixError(f"{self.folder / FILE} is damaged; restore it from a backup.") from None
             origin = np.asarray(bits & 3, np.uint8)
-            found.append(
-                Placement(_candidate(candidate), instance, row, col, _pixels(pixels), origin, bits > 3, seed, facts)
-            )
+            found.append(Placement(_candidate(candidate), instance, row, col, patch, origin, bits > 3, seed, facts))
         return tuple(found)
 
     def decisions(self, subject: Subject) -> dict[int, str]:

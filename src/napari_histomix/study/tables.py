@@ -43,20 +43,26 @@ def read_candidates(path: Path) -> list[Candidate]:
         If the file cannot be read or is not such a table.
     """
     found = []
+    ranks: set[int] = set()
     reader: csv.DictReader[str] | None = None
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
+            if missing := sorted(set(HEADER[:-1]) - set(reader.fieldnames or ())):
+                raise ValueError(f"there is no column {missing[0]!r}")
             for row in reader:
                 target, donor = (_location(row, prefix) for prefix in ("", "donor_"))
                 candidate = Candidate(
                     int(row["rank"]), target, donor, float(row["log_likelihood"]), float(row["percentile"])
                 )
+                if candidate.rank in ranks:
+                    raise ValueError(f"there is another of rank {candidate.rank}")
+                ranks.add(candidate.rank)
                 if (row.get("decision") or "").strip().lower() != "drop":
                     found.append(candidate)
     except OSError as error:
         raise HistomixError(f"{path} cannot be read ({error.strerror}).") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise HistomixError(
             f"{path}, line {reader.line_num if reader else 1}, is not a candidate ({error}); "
             "use a file made by 'histomix candidates'."

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from napari_histomix.cli import main
+from napari_histomix.datasets import SYNTHETIC_NOTICE
+from napari_histomix.study import Study
+
+COMMANDS = {
+    ("demo",): ("--out", "sample", "report.png"),
+    ("inspect",): ("classes", "µm/px", "--mpp"),
+    ("candidates",): ("--rare", "--major", "--out", "CSV"),
+    ("synthesize",): ("--rare", "-k", "--seed", "fast,paper", "--device", "--out", "HoVer-Net"),
+    ("train", "inpainter"): ("--images", "--from", "--minutes", "--steps", "--mpp", "--out"),
+}
+
+
+@pytest.fixture(scope="module")
+def data(labeled_image, dataset_folder, tmp_path_factory) -> Path:
+    """Two training images, one without nuclei and one of the test split. Never write into it."""
+    images = [labeled_image(10, seed=seed, name=f"train_{seed}", patient=f"p{seed}", rare=4) for seed in range(2)]
+    images += [
+        labeled_image([], name="train_empty", patient="p8"),
+        labeled_image(10, seed=9, name="test_9", split="test", patient="p9", rare=8),
+    ]
+    return dataset_folder(tmp_path_factory.mktemp("cli") / "data", images)
+
+
+@pytest.fixture
+def run(capsys) -> Callable:
+    """Run the command line: exit code, lines of standard output, lines of standard error."""
+
+    def call(*arguments: object) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        shown = capsys.readouterr()
+        return code, shown.out.splitlines(), shown.err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def fails(run):
+    """Run a command that must fail with one sentence; returns it."""
+
+    def call(*arguments: object) -> str:
+        code, out, err = run(*arguments)
+        assert code == 1, (out, err)
+        # Lines of progress end with an ellipsis; then there is one sentence and nothing else.
+        said = [line for line in err if not line.endswith(" …")]
+        assert len(said) == 1 and err[-1] == said[0], err
+        assert said[0].startswith("histomix: ") and "Traceback" not in said[0]
+        code, out, _ = run(*arguments, "--json")
+        assert code == 1 and json.loads(out[-1])["error"] == said[0].removeprefix("histomix: ")
+        return said[0]
+
+    return call
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class TestHelpAndUsage:
+    @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+    def test_help_says_what_a_newcomer_needs(self, run, command):
+        code, out, err = run(*command, "--help")
+        assert code == 0 and err == []
+        for word in (*COMMANDS[command], "--json"):
+            assert word in "\n".join(out), word
+
+    def test_the_commands_and_the_exit_codes_are_listed(self, run):
+        code, out, _ = run("--help")
+        assert code == 0
+        for word in ("demo", "inspect", "candidates", "synthesize", "train", "Exit codes", "Not for diagnosis"):
+            assert word in "\n".join(out), word
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (),
+            ("nonsense",),
+            ("inspect",),
+            ("demo",),
+            ("train",),
+            ("synthesize", "x", "--out", "y"),
+            ("synthesize", "x", "--rare", "1", "--out", "y", "-k", "0"),
+            ("synthesize", "x", "--rare", "1", "--out", "y", "-k", "many"),
+            ("synthesize", "x", "--rare", "1", "--out", "y", "--seed", "-1"),
+            ("synthesize", "x", "--rare", "1", "--out", "y", "--sampler", "slow"),
+            ("synthesize", "x", "--rare", "1", "--out", "y", "--mpp", "0"),
+            ("inspect", "x", "--mpp", "nan"),
+            ("train", "inpainter", "--images", "x", "--out", "y", "--steps", "1", "--minutes", "1"),
+        ],
+        ids=" ".join,
+    )
+    def test_wrong_usage_is_exit_code_two(self, run, arguments):
+        code, out, err = run(*arguments)
+        assert code == 2 and out == [] and "usage: histomix" in err[0]
+
+
+class TestInspect:
+    def test_it_counts(self, run, data, labeled_image):
+        code, out, _ = run("inspect", data)
+        text = "\n".join(out)
+        assert code == 0
+        assert "made up: 4 images, 30 nuclei" in text and "µm/px: 0.25" in text
+        assert "test 1, train 3" in text and "patients: 4" in text and "No problems found." in text
+        assert any(line.split()[:3] == ["1", "rare", "16"] for line in out)
+
+    def test_json_is_the_last_line_and_the_only_one(self, run, data):
+        code, out, err = run("inspect", data, "--json")
+        assert code == 0 and len(out) == 1 and err
+        result = json.loads(out[0])
+        assert result["images"] == 4 and result["nuclei"] == 30 and result["splits"] == {"train": 3, "test": 1}
+        assert {one["name"]: one["nuclei"] for one in result["classes"]} == {"rare": 16, "common": 14, "other": 0}
+
+    def test_no_dataset_is_one_sentence(self, fails, tmp_path):
+        assert "does not exist" in fails("inspect", tmp_path / "nowhere")
+        assert "no labeled images" in fails("inspect", tmp_path)
+
+
+class TestCandidates:
+    def test_a_table_that_synthesize_takes_back(self, run, data, small_model_folder, tmp_path):
+        table = tmp_path / "c.csv"
+        code, out, _ = run("candidates", data, "--rare", "rare", "--out", table, "--json")
+        result = json.loads(out[-1])
+        assert code == 0 and result["out"] == str(table)
+        with table.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        assert len(rows) == result["candidates"] > 10
+        assert not any("test_9" in (row["image"], row["donor_image"]) for row in rows)
+
+        arguments = ("synthesize", data, "--rare", "rare", "-k", 3, "--model", small_model_folder, "--device", "cpu")
+        assert run(*arguments, "--out", tmp_path / "direct")[0] == 0
+        assert run(*arguments, "--candidates", table, "--out", tmp_path / "table")[0] == 0
+        direct, again = (
+            json.loads((tmp_path / name / "manifest.json").read_text(encoding="utf-8"))["placements"]
+            for name in ("direct", "table")
+        )
+        assert [one["target"] for one in direct] == [one["target"] for one in again]
+        assert tree(tmp_path / "direct" / "Images") == tree(tmp_path / "table" / "Images")
+
+        # What a person drops is not used, and the next takes its place.
+        dropped = {str(one["rank"]) for one in direct[:2]}
+        for row in rows:
+            row["decision"] = "drop" if row["rank"] in dropped else ""
+        with table.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        assert run(*arguments, "--candidates", table, "--out", tmp_path / "dropped")[0] == 0
+        manifest = json.loads((tmp_path / "dropped" / "manifest.json").read_text(encoding="utf-8"))
+        ranks = {str(one["rank"]) for one in manifest["placements"]}
+        assert len(ranks) == 3 and not ranks & dropped
+
+    def test_classes_by_number_too_and_an_existing_table_is_kept(self, run, fails, data, tmp_path):
+        assert run("candidates", data, "--rare", "1", "--major", "COMMON", "--out", tmp_path / "c.csv")[0] == 0
+        before = (tmp_path / "c.csv").read_bytes()
+        assert "already exists" in fails("candidates", data, "--rare", "1", "--out", tmp_path / "c.csv")
+        assert (tmp_path / "c.csv").read_bytes() == before
+
+    def test_an_unknown_class_lists_those_there_are(self, fails, data, tmp_path):
+        sentence = fails("candidates", data, "--rare", "neutrophil", "--out", tmp_path / "c.csv")
+        assert "no class 'neutrophil'" in sentence and "1 rare, 2 common, 3 other" in sentence
+        assert "both rare and major" in fails(
+            "candidates", data, "--rare", "rare", "--major", "rare", "--out", tmp_path / "c.csv"
+        )
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def synthesize(data, small_model_folder):
+    return ("synthesize", data, "--rare", "rare", "--model", small_model_folder, "--device", "cpu")
+
+
+class TestSynthesize:
+    def test_the_same_seed_gives_the_same_bytes(self, run, synthesize, tmp_path):
+        for name, seed, batch in (("a", 4, 16), ("b", 4, 2), ("c", 5, 16)):
+            code, out, err = run(*synthesize, "-k", 4, "--seed", seed, "--batch", batch, "--out", tmp_path / name)
+            assert code == 0
+            assert "Placed 4 of 4 synthetic nuclei." in out and f"Written: {tmp_path / name}" in out
+            assert any(line.startswith("Blending nuclei") for line in err), "progress, also without a terminal"
+        assert tree(tmp_path / "a") == tree(tmp_path / "b") != tree(tmp_path / "c")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+    def test_only_the_training_split_is_written_and_used(self, run, synthesize, data, tmp_path):
+        code, out, _ = run(*synthesize, "-k", 3, "--out", tmp_path / "out", "--json")
+        assert code == 0 and len(out) == 1
+        result = json.loads(out[0])
+        assert (result["placed"], result["wanted"], result["problems"]) == (3, 3, [])
+        names = {path.stem for path in (tmp_path / "out" / "Images").iterdir()}
+        assert names == {"train_0", "train_1", "train_empty"}
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+        for one in manifest["placements"]:
+            assert one["donor"]["image"] in names and one["target"]["image"] in names
+        for name in names:
+            touched = any(one["image"] == name for one in manifest["placements"])
+            before = np.array(Image.open(data / "Images" / f"{name}.png"))
+            with Image.open(tmp_path / "out" / "Images" / f"{name}.png") as image:
+                assert (image.info.get("Description") == SYNTHETIC_NOTICE) is touched
+                changed = (np.array(image) != before).any(axis=2)
+            assert changed.any() == touched
+            assert changed.sum() <= sum(one["changed_pixels"] for one in manifest["placements"] if one["image"] == name)
+            ids = np.unique(scipy.io.loadmat(tmp_path / "out" / "Labels" / f"{name}.mat")["inst_map"])
+            new = {one["instance"] for one in manifest["placements"] if one["image"] == name}
+            assert new <= set(ids.tolist())
+
+    def test_a_study_to_review_comes_along(self, run, synthesize, tmp_path):
+        code, *_ = run(*synthesize, "-k", 2, "--out", tmp_path / "out", "--study", tmp_path / "study")
+        assert code == 0
+        study = Study.open(tmp_path / "study")
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+        assert [one.candidate.rank for one in study.placements()] == [one["rank"] for one in manifest["placements"]]
+        assert study.decisions("placement") == {}
+
+    def test_what_is_there_already_stops_it_before_any_work(self, run, fails, synthesize, tmp_path):
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "mine").touch()
+        assert "already exists" in fails(*synthesize, "--out", tmp_path / "there")
+        _, _, err = run(*synthesize, "--out", tmp_path / "new", "--study", tmp_path / "there")
+        assert "not empty" in err[-1] and not any("nuclei" in line for line in err)
+        assert tree(tmp_path) == {"there/mine": b""}
+
+    def test_a_study_of_given_candidates_is_not_left_out_silently(self, run, fails, data, synthesize, tmp_path):
+        run("candidates", data, "--rare", "rare", "--out", tmp_path / "c.csv")
+        more = ("--candidates", tmp_path / "c.csv", "--study", tmp_path / "study", "--out", tmp_path / "out")
+        assert "--study" in fails(*synthesize, *more)
+        assert not (tmp_path / "out").exists()
+
+    def test_fewer_places_than_wanted_are_explained(self, run, synthesize, tmp_path):
+        code, out, _ = run(*synthesize, "-k", 5000, "--out", tmp_path / "out")
+        text = "\n".join(out)
+        assert code == 0 and "of 5000 synthetic nuclei" in text and "ran out" in text and "refused: it" in text
+
+    def test_a_missing_scale_is_asked_for(
+        self, run, fails, labeled_image, dataset_folder, tmp_path, small_model_folder
+    ):
+        folder = dataset_folder(tmp_path / "data", [labeled_image(10, name="a", rare=4)])
+        (folder / "images.csv").unlink()
+        Image.open(folder / "Images" / "a.png").copy().save(folder / "Images" / "a.png")
+        arguments = ("synthesize", folder, "--rare", "1", "-k", 1, "--model", small_model_folder)
+        assert "pass --mpp" in fails(*arguments, "--out", tmp_path / "out")
+        assert "unknown: pass --mpp" in "\n".join(run("inspect", folder)[1])
+        assert run(*arguments, "--out", tmp_path / "out", "--mpp", 0.25)[0] == 0
+
+    @pytest.mark.parametrize("what", ["weights", "model", "candidates"])
+    def test_broken_files_are_one_sentence_and_leave_nothing(
+        self, fails, synthesize, small_model_folder, tmp_path, what
+    ):
+        broken = tmp_path / "broken"
+        broken.mkdir()
+        for path in small_model_folder.iterdir():
+            (broken / path.name).write_bytes(path.read_bytes()[: 500 if path.suffix == ".safetensors" else None])
+        more = {
+            "weights": ("--model", broken),
+            "model": ("--model", tmp_path / "nowhere"),
+            "candidates": ("--candidates", broken / "README.md"),
+        }[what]
+        fails(*synthesize, *more, "--out", tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+    def test_patients_on_two_sides_are_refused(self, fails, labeled_image, dataset_folder, tmp_path):
+        images = [labeled_image(4, name=split, split=split, patient="p1") for split in ("train", "test")]
+        folder = dataset_folder(tmp_path / "data", images)
+        assert "(p1)" in fails("synthesize", folder, "--rare", "1", "--out", tmp_path / "out")
+
+    def test_cancelling_is_one_sentence(self, fails, synthesize, tmp_path, monkeypatch):
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("napari_histomix.study.export.write_type_info", interrupted)
+        assert fails(*synthesize, "-k", 1, "--out", tmp_path / "out") == "histomix: Cancelled."
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestTrain:
+    def test_a_short_run_whose_result_synthesize_takes(self, run, synthesize, small_network, tmp_path, monkeypatch):
+        monkeypatch.setattr("napari_histomix.diffusion.training.new_network", lambda window: small_network())
+        rng = np.random.default_rng(0)
+        (tmp_path / "images").mkdir()
+        for number in range(3):
+            pixels = rng.integers(120, 256, (70, 70, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+        train = ("train", "inpainter", "--images", tmp_path / "images", "--batch", 2, "--device", "cpu")
+        code, out, _ = run(*train, "--steps", 2, "--mpp", 0.5, 0.25, "--out", tmp_path / "m", "--json")
+        assert code == 0 and json.loads(out[-1])["step"] == 2
+        card = json.loads((tmp_path / "m" / "histomix.json").read_text(encoding="utf-8"))
+        assert card["mpp"] == [0.25, 0.5] and card["name"] == "m"
+        assert run(*synthesize, "-k", 1, "--model", tmp_path / "m", "--out", tmp_path / "out")[0] == 0
+
+    def test_what_is_missing_is_one_sentence(self, fails, tmp_path):
+        (tmp_path / "images").mkdir()
+        train = ("train", "inpainter", "--images", tmp_path / "images", "--out")
+        assert "--mpp" in fails(*train, tmp_path / "m")
+        assert "no PNG, JPEG or TIFF" in fails(*train, tmp_path / "m", "--mpp", 0.25)
+        assert "already exists" in fails(*train, tmp_path / "images", "--mpp", 0.25)
+
+
+def test_the_demo_needs_nothing_but_a_place(run, tmp_path):
+    code, out, _ = run("demo", "--out", tmp_path / "out", "-k", 2, "--device", "cpu")
+    assert code == 0 and "Placed 2 of 2 synthetic nuclei." in out
+    for name in ("Images", "Labels", "manifest.json", "manifest.csv", "class_counts.png", "report.png"):
+        assert (tmp_path / "out" / name).exists(), name
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    counts = manifest["counts"]
+    assert counts["after"]["lymphocyte"] == counts["before"]["lymphocyte"] + 2

@@ -1,0 +1,116 @@
+"""What importing the package brings along, and what it must not."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+import napari_histomix
+
+SOURCE = Path(napari_histomix.__file__).parent
+ROOMS = (
+    "records",
+    "weights",
+    "datasets",
+    "segmentation",
+    "features",
+    "compositing",
+    "sampling",
+    "diffusion",
+    "generation",
+    "evaluation",
+    "methods",
+    "study",
+    "jobs",
+    "cli",
+    "widgets",
+)
+"""From bottom to top: imports run down only."""
+
+
+def loaded_by(statement: str) -> set[str]:
+    program = f"import json, sys; {statement}; print(json.dumps(sorted(name.split('.')[0] for name in sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import napari_histomix, napari_histomix.cli",
+        "import napari_histomix.records, napari_histomix.datasets, napari_histomix.features",
+        "import napari_histomix.compositing, napari_histomix.sampling, napari_histomix.study.export",
+        "import napari_histomix.methods.nucleimix",
+        "from napari_histomix.datasets import load_sample; load_sample()",
+    ],
+)
+def test_the_core_loads_neither_a_window_nor_torch(statement):
+    heavy = {"qtpy", "PySide6", "PyQt6", "PyQt5", "napari", "magicgui", "torch", "diffusers", "timm"}
+    assert not loaded_by(statement) & heavy
+
+
+def test_help_needs_no_torch():
+    program = (
+        "import sys\nfrom napari_histomix.cli import main\n"
+        "try: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, with those for type checkers left aside."""
+    names: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_run_down_only_and_only_widgets_know_the_window(path):
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    names = imports_of(path)
+    if room != "widgets":
+        assert not {name.split(".")[0] for name in names} & {"napari", "qtpy", "magicgui", "superqt", "PySide6"}
+    if room == "__init__":
+        return
+    ours = {name.split(".")[1] for name in names if name.startswith("napari_histomix.")} & set(ROOMS)
+    above = {other for other in ours if ROOMS.index(other) > ROOMS.index(room)}
+    assert not above, f"{room} is below {', '.join(sorted(above))}"
+
+
+def test_nothing_unpickles_unchecked():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            call = ast.unparse(node)
+            assert not call.startswith(("pickle.", "joblib.load", "dill.")), f"{path.name}: {call}"
+            if call.startswith("torch.load("):
+                assert "weights_only=True" in call, f"{path.name}: {call}"
+            if call.startswith("np.load("):
+                assert "allow_pickle=True" not in call, f"{path.name}: {call}"
+
+
+def test_the_manifest_lies_in_the_package_and_names_it():
+    text = (resources.files("napari_histomix") / "napari.yaml").read_text(encoding="utf-8")
+    assert "name: napari-histomix" in text
+    assert napari_histomix.__version__.count(".") == 2
