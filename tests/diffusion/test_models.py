@@ -200,6 +200,6 @@ def test_the_bundled_weights_are_whole_small_and_say_where_they_come_from():
     assert model.conditional and model.mpp[0] <= 0.25 <= 0.5 <= model.mpp[1]
     assert sum(path.stat().st_size for path in bundled().iterdir()) <= 10e6
     card = json.loads((bundled() / CARD_FILE).read_text(encoding="utf-8"))
-    assert card["images"] and card["recipe"] and card["history"]
+    assert card["training_images"] and card["recipe"] and card["history"]
     readme = (bundled() / "README.md").read_text(encoding="utf-8").lower()
     assert "µm/px" in readme and "license" in readme and "validation" in readme

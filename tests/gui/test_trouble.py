@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from napari_histomix.datasets import sample_folder
@@ -69,11 +71,11 @@ def test_a_folder_that_is_no_dataset_is_one_sentence(open_dock, settle, tmp_path
 
 
 def test_the_scale_is_asked_for_only_when_it_is_missing(open_dock, settle, qtbot, tmp_path) -> None:
-    import shutil
-
     folder = tmp_path / "no scale"
     shutil.copytree(sample_folder(), folder)
     (folder / "dataset.json").unlink()
+    for image in (folder / "Images").glob("*.png"):
+        PIL.Image.fromarray(np.asarray(PIL.Image.open(image))).save(image)
     dock = open_dock()
     dock.data.open_folder(folder)
     settle(dock)

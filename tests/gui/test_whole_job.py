@@ -97,6 +97,14 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
         assert layer.metadata["histomix"]["placements"][0]["model"] == "tiny"
         assert book.layer(image, "synthetic").scale[0] == session.dataset.entry(image).mpp
 
+    # The synthetic layers lie above the image's own, also where those came later.
+    for image in images:
+        session.show(image)
+        qtbot.waitUntil(lambda image=image: session.image == image, timeout=20_000)
+        settle(dock)
+        names = [viewer.layers.index(book.layer(image, what)) for what in ("image", "candidates", "synthetic")]
+        assert names == sorted(names)
+
     # Review without the mouse.
     dock.open_step(3)
     settle(dock)

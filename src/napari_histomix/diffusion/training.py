@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from napari_histomix.diffusion.models import (
@@ -81,15 +82,26 @@ def new_network(window: int = 64) -> UNet2DModel:
     )
 
 
-def find_images(folders: Sequence[Path]) -> list[Path]:
-    """Image files below ``folders``, sorted. Raises HistomixError for a folder without any."""
-    found: list[Path] = []
-    for folder in folders:
-        here = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not here:
-            raise HistomixError(f"{folder} holds no PNG, JPEG or TIFF image; name a folder of H&E images.")
-        found += here
+def find_images(folder: Path) -> list[Path]:
+    """Color images below ``folder``, sorted; label maps beside them are left out.
+
+    Raises
+    ------
+    HistomixError
+        For a folder without any.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and _is_color(path))
+    if not found:
+        raise HistomixError(f"{folder} holds no color PNG, JPEG or TIFF image; name a folder of H&E images.")
     return found
+
+
+def _is_color(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("RGB", "RGBA")
+    except (OSError, ValueError):
+        raise HistomixError(f"{path} cannot be read as an image; remove it or export it again.") from None
 
 
 def slide_of(path: Path) -> str:
@@ -99,25 +111,16 @@ def slide_of(path: Path) -> str:
 
 
 def split_by_slide(paths: Sequence[Path], seed: int) -> tuple[list[Path], list[Path]]:
-    """Training and validation files: whole slides up to a tenth of the images are held out.
+    """Training and validation files of one folder: a tenth of the slides, at least one, is held out whole.
 
-    With a single slide, every tenth image is held out instead; the model card says which was done by naming them.
+    Of a single slide every tenth image is held out instead.
     """
-    groups: dict[str, list[Path]] = {}
-    for path in paths:
-        groups.setdefault(slide_of(path), []).append(path)
-    if len(groups) == 1:
-        return [p for i, p in enumerate(paths) if i % 10], list(paths[::10])
-    names = sorted(groups)
-    np.random.default_rng(seed).shuffle(names)
-    held: list[Path] = []
-    for name in names:
-        if len(held) + len(groups[name]) <= max(1, len(paths) // 10):
-            held += groups[name]
-    if not held:
-        held = min(groups.values(), key=len)
-    chosen = set(held)
-    return [path for path in paths if path not in chosen], sorted(held)
+    slides = sorted({slide_of(path) for path in paths})
+    if len(slides) == 1:
+        return [path for i, path in enumerate(paths) if i % 10], list(paths[::10])
+    chosen = np.random.default_rng(seed).permutation(slides)[: max(1, len(slides) // 10)]
+    held = [path for path in paths if slide_of(path) in set(chosen.tolist())]
+    return [path for path in paths if path not in set(held)], held
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -287,8 +290,12 @@ def train_inpainter(
         mpp = started.mpp
     if mpp is None:
         raise HistomixError("Nothing says how many µm one pixel of these images is; pass --mpp LOW HIGH.")
-    paths = find_images(folders)
-    training, held = split_by_slide(paths, settings.seed)
+    training: list[Path] = []
+    held: list[Path] = []
+    for folder in folders:
+        learned, checked = split_by_slide(find_images(folder), settings.seed)
+        training += learned
+        held += checked
     if not training or not held:
         raise HistomixError("Training needs at least two images: one to learn from and one to check on.")
     network, schedule = new_network(settings.window), dict(SCHEDULE)
@@ -368,7 +375,8 @@ def _card(
 ) -> dict[str, Any]:
     """What ``histomix.json`` says beyond name, scale and hash. Folder names only: paths may tell too much."""
     return {
-        "images": {folder.name: sum(folder in path.parents for path in (*training, *held)) for folder in folders},
+        "training_images": {folder.name: sum(folder in path.parents for path in training) for folder in folders},
+        "validation_images": {folder.name: sum(folder in path.parents for path in held) for folder in folders},
         "validation_slides": sorted({slide_of(path) for path in held}),
         "started_from": start.name if start else None,
         "recipe": asdict(settings),
@@ -380,12 +388,15 @@ def _card(
 def _readme(name: str, mpp: tuple[float, float], card: dict[str, Any]) -> str:
     """The model card a person reads."""
     last = card["history"][-1]
-    images = "\n".join(f"- {folder}: {count} images" for folder, count in card["images"].items())
+    images = "\n".join(
+        f"- {folder}: {count} images to learn from, {card['validation_images'][folder]} to check on"
+        for folder, count in card["training_images"].items()
+    )
     return (
         f"# {name}\n\nAn inpainting network for H&E windows, for napari-histomix. Research use; not for diagnosis.\n\n"
         f"Scale: {mpp[0]}–{mpp[1]} µm/px. Input: 7 channels (noisy RGB, known RGB with the hole at 0, mask). "
-        f"Output: v-prediction.\n\n## Data\n\n{images}\n\nHeld out for validation: "
-        f"{', '.join(card['validation_slides'])}. The images' licenses govern what these weights may be used for.\n\n"
+        f"Output: v-prediction.\n\n## Data\n\n{images}\n\nWhole slides are held out "
+        f"(`validation_slides` in `histomix.json`). The images' licenses govern what these weights may be used for.\n\n"
         f"## Recipe\n\nStarted from: {card['started_from'] or 'random weights'}. {int(last['step'])} steps, "
         f"{last['minutes']} minutes on {card['device']}. Settings are in `histomix.json`.\n\n"
         f"## Figures\n\nValidation loss (v-prediction inside the hole): {last['validation']:.4f}\n"

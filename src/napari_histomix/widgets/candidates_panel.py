@@ -151,12 +151,13 @@ class CandidatesPanel(Panel):
         self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.view.setWordWrap(False)
+        self.view.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.view.setShowGrid(False)
         self.view.verticalHeader().hide()
         self.view.verticalHeader().setDefaultSectionSize(22)
         header = self.view.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for index, width in enumerate((48, 96, 82, 74, 40, 78, 100, 130)):
+        for index, width in enumerate((42, 80, 86, 66, 36, 72, 100, 130)):
             self.view.setColumnWidth(index, width)
         self.view.setMinimumHeight(190)
         self.view.setToolTip("A click flies to the place. K keeps, D drops, U undoes; Shift and Ctrl select several.")
@@ -333,6 +334,7 @@ class CandidatesPanel(Panel):
         if candidate is None:
             return
         place = candidate.target
+        self.book.show_synthetic(False)
         self.session.fly(place.image, place.row, place.col)
         for location in (candidate.donor, candidate.target):
             self.session.reader.request(location.image)

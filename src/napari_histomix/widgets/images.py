@@ -47,6 +47,11 @@ class ImageReader(QObject):
             self._kept.move_to_end(name)
         return image
 
+    @property
+    def busy(self) -> bool:
+        """Whether images are being read."""
+        return self._runner.running
+
     def request(self, name: str) -> None:
         """Have an image read; ``loaded`` or ``failed`` follows, at the next turn where it is here already."""
         if name in self._kept:

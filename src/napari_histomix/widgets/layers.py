@@ -13,18 +13,9 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.compositing import Synthetic, compose
 from napari_histomix.records import Event, Job, LabeledImage, Placement
+from napari_histomix.widgets import layer_making as making
 from napari_histomix.widgets.frames import REJECT, UNDECIDED, WORDS, placement_frame
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.layer_making import (
-    candidate_features,
-    candidates_layer,
-    decision_colors,
-    facts,
-    image_layer,
-    nuclei_layer,
-    placements_layer,
-    provenance,
-)
 from napari_histomix.widgets.rewriting import compose_window
 from napari_histomix.widgets.session import Session, session_of
 from napari_histomix.widgets.viewing import fly, show_scale_bar
@@ -33,6 +24,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 NAME = "napari-histomix-layers"
+SYNTHETIC = ("synthetic", "synthetic nuclei", "placements")
 
 
 @dataclass(eq=False)
@@ -64,6 +56,7 @@ class LayerBook(QObject):
         self.stacks: dict[str, Stack] = {}
         self._queue: deque[Callable[[], None]] = deque()
         self._place: tuple[str, float, float] | None = None
+        self._synthetic = True
         self._timer = QTimer(self)
         self._timer.setInterval(0)
         self._timer.timeout.connect(self._turn)
@@ -88,7 +81,7 @@ class LayerBook(QObject):
     @property
     def busy(self) -> bool:
         """Whether layers are still to be added."""
-        return bool(self._queue) or self._composer.running
+        return bool(self._queue) or self._composer.running or self.session.reader.busy
 
     def layer(self, image: str, what: str) -> Layer | None:
         """A layer by image and what it shows: image, nuclei, candidates, synthetic, synthetic nuclei, placements."""
@@ -162,7 +155,7 @@ class LayerBook(QObject):
         session = self.session
         names = list(dict.fromkeys(one.candidate.target.image for one in session.placements))
         for name in set(self.stacks) - set(names):
-            for what in ("synthetic", "synthetic nuclei", "placements"):
+            for what in SYNTHETIC:
                 self._later(lambda name=name, what=what: self._drop(name, what))
         if not names or session.dataset is None:
             return
@@ -221,15 +214,16 @@ class LayerBook(QObject):
         return (dataset.entry(name).mpp if dataset else None) or 1.0
 
     def _add(self, name: str, what: str, layer: Layer) -> None:
-        old = self.stacks[name].layers.get(what)
-        layer.visible = name == self.session.image
-        selected = self.viewer.layers.selection.active
-        if old is not None:
-            self._drop(name, what)
-        self.stacks[name].layers[what] = layer
-        self.viewer.layers.append(layer)
-        if selected is not None and selected in self.viewer.layers and not layer.visible:
-            self.viewer.layers.selection.active = selected
+        stack, layers = self.stacks[name], self.viewer.layers
+        selected = layers.selection.active
+        self._drop(name, what)
+        layer.visible = name == self.session.image and self._wanted(what)
+        # The image's own layers lie below its synthetic ones, whichever came first.
+        above = [layers.index(one) for kind, one in stack.layers.items() if kind in SYNTHETIC and one in layers]
+        stack.layers[what] = layer
+        layers.insert(min(above) if above and what not in SYNTHETIC else len(layers), layer)
+        if selected in layers and not layer.visible:
+            layers.selection.active = selected
 
     def _add_image(self, name: str, image: LabeledImage) -> None:
         if name not in self.stacks or self.layer(name, "image") is not None:
@@ -238,16 +232,16 @@ class LayerBook(QObject):
             # File > Open Sample has to hand over a layer of its own: it becomes ours.
             about = layer.metadata.get("histomix", {})
             if about.get("adopt") and about["image"] == name:
-                layer.metadata = {"histomix": facts(image)}
+                layer.metadata = {"histomix": making.facts(image)}
                 self.stacks[name].layers["image"] = layer
                 return
-        self._add(name, "image", image_layer(name, image, self._space(name, image)))
+        self._add(name, "image", making.image_layer(name, image, self._space(name, image)))
         show_scale_bar(self.viewer)
 
     def _add_nuclei(self, name: str, image: LabeledImage) -> None:
         if name in self.stacks and self.layer(name, "nuclei") is None and self.session.dataset is not None:
             classes, space = self.session.dataset.classes, self._space(name, image)
-            self._add(name, "nuclei", nuclei_layer(f"{name} nuclei", image, image.types, classes, space))
+            self._add(name, "nuclei", making.nuclei_layer(f"{name} nuclei", image, image.types, classes, space))
 
     def _rows(self, name: str) -> Any:
         frame = self.session.candidates.frame if self.session.candidates else None
@@ -261,20 +255,20 @@ class LayerBook(QObject):
         rows = self._rows(name)
         if name not in self.stacks or rows is None or rows.empty or self.layer(name, "candidates") is not None:
             return
-        layer = candidates_layer(f"{name} candidates", rows, self._mpp(name), self._space(name))
+        layer = making.candidates_layer(f"{name} candidates", rows, self._mpp(name), self._space(name))
         self._add(name, "candidates", layer)
 
     def _recolor_candidates(self, name: str) -> None:
         layer, rows = self.layer(name, "candidates"), self._rows(name)
         if isinstance(layer, Points) and rows is not None and len(rows) == len(layer.data):
-            layer.features = candidate_features(rows)
-            layer.border_color = decision_colors(rows["decision"])
+            layer.features = making.candidate_features(rows)
+            layer.border_color = making.decision_colors(rows["decision"])
 
     def _add_synthetic(self, name: str, synthetic: Synthetic) -> None:
         if name in self.stacks:
-            made = [provenance(one) for one in self.session.placements_of(name, rejected=True)]
+            made = [making.provenance(one) for one in self.session.placements_of(name, rejected=True)]
             space = self._space(name, synthetic.image)
-            layer = image_layer(f"{name} synthetic", synthetic.image, space, placements=made)
+            layer = making.image_layer(f"{name} synthetic", synthetic.image, space, placements=made)
             self._add(name, "synthetic", layer)
             self._rewrite_all(name)
 
@@ -287,7 +281,7 @@ class LayerBook(QObject):
         placements = self.session.placements_of(name, rejected=True)
         types.update((one.instance, one.candidate.donor.type) for one in placements)
         classes, space = self.session.dataset.classes, self._space(name, synthetic.image)
-        layer = nuclei_layer(f"{name} synthetic nuclei", synthetic.image, types, classes, space)
+        layer = making.nuclei_layer(f"{name} synthetic nuclei", synthetic.image, types, classes, space)
         self._add(name, "synthetic nuclei", layer)
         self._rewrite_all(name)
 
@@ -300,7 +294,7 @@ class LayerBook(QObject):
         placements = self.session.placements_of(name, rejected=True)
         if name in self.stacks and placements:
             features = self._placement_features(name)
-            layer = placements_layer(f"{name} placements", placements, features, self._space(name))
+            layer = making.placements_layer(f"{name} placements", placements, features, self._space(name))
             self._add(name, "placements", layer)
 
     def _recolor_placements(self, name: str) -> None:
@@ -309,7 +303,7 @@ class LayerBook(QObject):
             features = self._placement_features(name)
             if len(features) == len(layer.data):
                 layer.features = features
-                layer.border_color = decision_colors(features["decision"])
+                layer.border_color = making.decision_colors(features["decision"])
 
     # A rejected placement leaves, an approved one returns: only its window is written.
 
@@ -337,11 +331,20 @@ class LayerBook(QObject):
         stack = self.stacks.get(name)
         if stack is None or (visible and name != self.session.image):
             return
-        for layer in list(stack.layers.values()):
-            if layer.visible != visible:
-                layer.visible = visible
+        for what, layer in list(stack.layers.items()):
+            if layer.visible != (visible and self._wanted(what)):
+                layer.visible = not layer.visible
         if visible:
             self._select(stack)
+
+    def _wanted(self, what: str) -> bool:
+        return self._synthetic or what not in SYNTHETIC
+
+    def show_synthetic(self, shown: bool) -> None:
+        """Whether synthetic layers are shown over the image they were made from."""
+        if shown != self._synthetic:
+            self._synthetic = shown
+            self._later(lambda: self._show(self.session.image, True))
 
     def _select(self, stack: Stack) -> None:
         """Hand the selection over from a hidden image's layer; a layer of the user's own keeps it."""
@@ -351,13 +354,12 @@ class LayerBook(QObject):
             return
         for what in ("placements", "candidates", "image"):
             layer = stack.layers.get(what)
-            if layer is not None and layer in self.viewer.layers:
+            if layer is not None and layer.visible and layer in self.viewer.layers:
                 self.viewer.layers.selection.active = layer
                 return
 
     def _drop(self, name: str, what: str) -> None:
-        stack = self.stacks.get(name)
-        layer = stack.layers.pop(what, None) if stack else None
+        layer = self.layer(name, what)
         if layer is not None:
             self._remove(layer)
 
@@ -367,9 +369,7 @@ class LayerBook(QObject):
 
     def _on_removed(self, event: Any) -> None:
         for stack in self.stacks.values():
-            for what, layer in list(stack.layers.items()):
-                if layer is event.value:
-                    del stack.layers[what]
+            stack.layers = {what: layer for what, layer in stack.layers.items() if layer is not event.value}
 
     def _fly(self) -> None:
         if self._place is None or self._place[0] != self.session.image:

@@ -158,6 +158,7 @@ class ReviewPanel(Panel):
         placement = self.current
         if placement is not None:
             place = placement.candidate.target
+            self.book.show_synthetic(True)
             self.session.fly(place.image, place.row, place.col)
 
     # Showing.

@@ -145,6 +145,7 @@ class SynthesizePanel(Panel):
             self.note.say(" ".join(self._messages), "warning")
 
     def _on_made(self, made: Any) -> None:
+        self.book.show_synthetic(True)
         self.session.take_synthesis(made)
         number, wanted = len(made.placements), self.count.value()
         if not number:

@@ -1,0 +1,118 @@
+"""Take the documentation's screenshots: starts the real program on the bundled sample and does the main job.
+
+Needs a screen of at least 1600×1000, a virtual one will do:
+xvfb-run -a -s "-screen 0 1920x1200x24" python scripts/screenshots.py
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+from qtpy.QtCore import QEventLoop, QTimer
+
+from napari_histomix.widgets.session import session_of
+
+OUT = Path(__file__).resolve().parents[1] / "docs" / "screenshots"
+COUNT = 12
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 900) -> None:
+    """Run the event loop until something is true."""
+    loop, poll, end = QEventLoop(), QTimer(), time.monotonic() + seconds
+    poll.setInterval(20)
+    poll.timeout.connect(lambda: loop.quit() if true() or time.monotonic() > end else None)
+    poll.start()
+    loop.exec()
+    poll.stop()
+    if not true():
+        raise TimeoutError("the program did not get there in time")
+
+
+def pause(seconds: float) -> None:
+    """Let the program go on for a while."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > end)
+
+
+def settle(dock: Any) -> None:
+    """Wait until nothing runs and everything is shown."""
+    panels = (dock.data, dock.candidates, dock.synthesize, dock.review, dock.export)
+    wait_until(lambda: not dock.data.book.busy and not any(one.runner.running for one in panels))
+    pause(0.7)
+
+
+def shoot(viewer: Any, name: str) -> None:
+    """Save the whole window."""
+    viewer.screenshot(str(OUT / f"{name}.png"), canvas_only=False, flash=False)
+
+
+def main() -> None:
+    """Do the main job and save a picture of every step."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    viewer = napari.Viewer(title="napari")
+    viewer.window.resize(1600, 1000)
+    with tempfile.TemporaryDirectory() as home:
+        session_of(viewer).home = Path(home) / "HistoMix"
+        _, dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")
+        session = dock.session
+
+        dock.data.open_sample()
+        wait_until(lambda: session.image != "")
+        settle(dock)
+        shoot(viewer, "1-data")
+
+        dock.open_step(1)
+        dock.candidates.run()
+        settle(dock)
+        dock.candidates.select(range(4))
+        dock.candidates.decide("keep")
+        dock.candidates.select([5])
+        dock.candidates.decide("drop")
+        shape = session.survey.shapes
+        middle = min(
+            session.candidates.items[6:60],
+            key=lambda one: max(
+                abs(at / size - 0.5)
+                for at, size in zip((one.target.row, one.target.col), shape[one.target.image], strict=True)
+            ),
+        )
+        dock.candidates.select([middle.rank])
+        settle(dock)
+        shoot(viewer, "2-candidates")
+
+        dock.open_step(2)
+        dock.synthesize.choose_source(kept_only=False)
+        dock.synthesize.count.setValue(COUNT)
+        blending: list[bool] = []
+        dock.synthesize.runner.progressed.connect(
+            lambda event: blending.append(True) if event.phase.startswith("Blending") else None
+        )
+        dock.synthesize.run()
+        wait_until(lambda: len(blending) > 3 or not dock.synthesize.runner.running)
+        shoot(viewer, "3-synthesize")
+        settle(dock)
+
+        dock.open_step(3)
+        settle(dock)
+        for decision in ("approve", "approve", "reject", "approve", "approve"):
+            dock.review.decide(decision)
+            settle(dock)
+        shoot(viewer, "4-review")
+
+        while session.decided("approve") + session.decided("reject") < len(session.placements):
+            dock.review.decide("approve")
+            settle(dock)
+        dock.open_step(4)
+        dock.export.run()
+        settle(dock)
+        shoot(viewer, "5-export")
+        viewer.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+import threading
+import time
+
+import pytest
+
+from napari_histomix.records import Event, HistomixError
+from napari_histomix.widgets.jobs import JobRunner, single
+
+
+class Ends:
+    """What a runner said."""
+
+    def __init__(self, runner: JobRunner) -> None:
+        self.events, self.said = [], []
+        runner.progressed.connect(self.events.append)
+        runner.finished.connect(lambda result: self.said.append(("finished", result)))
+        runner.failed.connect(lambda sentence: self.said.append(("failed", sentence)))
+        runner.cancelled.connect(lambda: self.said.append(("cancelled", None)))
+
+
+@pytest.fixture
+def runner(qapp) -> JobRunner:
+    return JobRunner()
+
+
+def test_a_result_comes_on_the_main_thread_from_another(runner, qtbot) -> None:
+    ends, threads = Ends(runner), []
+    runner.finished.connect(lambda _: threads.append(threading.current_thread()))
+    assert runner.start(single(threading.current_thread, "Looking"), "looking")
+    assert runner.running and not runner.start(single(int, "No"), "no")
+    qtbot.waitUntil(lambda: not runner.running)
+    assert ends.said[0][0] == "finished" and ends.said[0][1] is not threading.main_thread()
+    assert threads == [threading.main_thread()]
+
+
+def test_events_are_thinned_out_but_messages_are_not(runner, qtbot) -> None:
+    def job():
+        for number in range(20_000):
+            yield Event("Counting", number, 20_000, message="halved" if number in (777, 778) else None)
+
+    ends = Ends(runner)
+    begun = time.monotonic()
+    runner.start(job, "counting")
+    qtbot.waitUntil(lambda: not runner.running, timeout=20_000)
+    assert len(ends.events) <= 4 + 21 * (time.monotonic() - begun)
+    assert [one.done for one in ends.events if one.message] == [777, 778]
+
+
+def test_cancel_closes_the_job_within_one_event(runner, qtbot) -> None:
+    done, closed, go = [], [], threading.Event()
+
+    def job():
+        try:
+            for number in range(1000):
+                done.append(number)
+                yield Event("Working", number, 1000)
+                go.wait(0.01)
+        finally:
+            closed.append(threading.current_thread())
+
+    ends = Ends(runner)
+    runner.start(job, "working")
+    qtbot.waitUntil(lambda: len(done) > 3)
+    runner.cancel()
+    at = len(done)
+    qtbot.waitUntil(lambda: not runner.running)
+    assert len(done) <= at + 1
+    assert closed and ends.said == [("cancelled", None)]
+
+
+def test_discarding_takes_no_result(runner, qtbot) -> None:
+    ends = Ends(runner)
+    runner.start(single(lambda: 7, "Quick"), "quick")
+    runner.discard()
+    qtbot.waitUntil(lambda: not runner.running)
+    assert ends.said == [("cancelled", None)]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (HistomixError("Choose\n another folder."), "Choose another folder."),
+        (MemoryError(), "There is not enough memory for this; close other programs and try again."),
+        (OSError(28, "No space left on device", "out.png"), "No space left on device: out.png."),
+        (KeyError("k"), "Something unexpected went wrong (KeyError: 'k'); the log has the details."),
+    ],
+)
+def test_an_error_becomes_one_sentence(runner, qtbot, error, sentence, caplog) -> None:
+    def job():
+        yield Event("Working")
+        raise error
+
+    ends = Ends(runner)
+    runner.start(job, "working")
+    qtbot.waitUntil(lambda: not runner.running)
+    assert ends.said == [("failed", sentence)]
+    assert bool(caplog.records) != isinstance(error, HistomixError)
+    assert runner.start(single(int, "Again"), "again")
+    qtbot.waitUntil(lambda: not runner.running)
+
+
+def test_nothing_heavy_stays_behind(runner, qtbot) -> None:
+    import gc
+    import weakref
+
+    class Heavy:
+        pass
+
+    heavy = Heavy()
+    alive = weakref.ref(heavy)
+
+    def job(one=heavy):
+        yield Event("Working")
+        return None if one is None else "done"
+
+    runner.start(job, "working")
+    qtbot.waitUntil(lambda: not runner.running)
+    del heavy, job
+    gc.collect()
+    assert alive() is None

@@ -1,0 +1,35 @@
+import numpy as np
+from widgets_samples import placement
+
+from napari_histomix.compositing import compose
+from napari_histomix.records import LabeledImage, Source
+from napari_histomix.widgets.rewriting import compose_window, crop, look
+
+
+def image(side: int = 64) -> LabeledImage:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return LabeledImage(pixels, np.zeros((side, side), np.int32), {}, 0.5, Source("d", "a"))
+
+
+def test_a_window_composed_alone_equals_the_whole_composed() -> None:
+    target = image()
+    ones = [placement(0, 10, 10, 1, 1), placement(1, 18, 12, 2, 2), placement(2, 40, 40, 3, 3)]
+    for kept in ([], ones[:1], ones[1:], ones):
+        whole = compose(target, kept).image
+        for one in ones:
+            part, window = compose_window(target, one.window, kept)
+            np.testing.assert_array_equal(part.image.pixels[window], whole.pixels[one.window])
+            np.testing.assert_array_equal(part.image.instances[window], whole.instances[one.window])
+
+
+def test_before_and_after_differ_only_in_the_placement_also_at_the_border() -> None:
+    target = image()
+    for at in (0, 28, 56):
+        one = placement(0, at, at, 200, 1)
+        before, after = look(target, at + 4, at + 4, 24, [one])
+        changed = (before != after).any(axis=2)
+        assert changed.sum() > 50
+        expected = crop(compose(target, [one]).image.pixels, at + 4, at + 4, 24)
+        np.testing.assert_array_equal(after, expected)
+        np.testing.assert_array_equal(before, crop(target.pixels, at + 4, at + 4, 24))
