@@ -304,7 +304,7 @@ class TestTrain:
         (tmp_path / "images").mkdir()
         train = ("train", "inpainter", "--images", tmp_path / "images", "--out")
         assert "--mpp" in fails(*train, tmp_path / "m")
-        assert "no PNG, JPEG or TIFF" in fails(*train, tmp_path / "m", "--mpp", 0.25)
+        assert "PNG, JPEG or TIFF image" in fails(*train, tmp_path / "m", "--mpp", 0.25)
         assert "already exists" in fails(*train, tmp_path / "images", "--mpp", 0.25)
 
 

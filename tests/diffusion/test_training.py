@@ -94,10 +94,13 @@ def test_of_a_few_large_slides_one_is_held_out():
     assert len(split_by_slide(paths, 0)[1]) == 100
 
 
-def test_label_maps_beside_the_images_are_not_trained_on(tmp_path):
+def test_label_maps_and_torn_files_beside_the_images_are_left_out(tmp_path):
     Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(tmp_path / "image.png")
     Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(tmp_path / "labels.png")
-    assert [path.name for path in training.find_images(tmp_path)] == ["image.png"]
+    (tmp_path / "torn.jpg").write_bytes(b"not an image")
+    found, broken = training.find_images(tmp_path)
+    assert [path.name for path in found] == ["image.png"]
+    assert [path.name for path in broken] == ["torn.jpg"]
 
 
 def test_a_single_slide_is_split_by_image():
@@ -131,10 +134,10 @@ def test_nothing_to_learn_from_is_said(tmp_path):
             drain(train_inpainter([tmp_path / folder], tmp_path / "m", settings=SETTINGS, mpp=(0.25, 0.25)))
 
 
-def test_an_unreadable_image_is_named(images, tmp_path):
+def test_a_folder_of_unreadable_images_is_refused(images, tmp_path):
     for path in images.iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(HistomixError, match="cannot be read as an image"):
+    with pytest.raises(HistomixError, match="holds no color"):
         drain(train_inpainter([images], tmp_path / "m", settings=SETTINGS, mpp=(0.25, 0.25)))
     assert not (tmp_path / "m").exists()
 

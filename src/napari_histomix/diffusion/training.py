@@ -82,26 +82,26 @@ def new_network(window: int = 64) -> UNet2DModel:
     )
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Color images below ``folder``, sorted; label maps beside them are left out.
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Color images below ``folder``, and files that cannot be read, both sorted; label maps beside them are left out.
 
     Raises
     ------
     HistomixError
-        For a folder without any.
+        For a folder without any color image.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and _is_color(path))
+    found: list[Path] = []
+    broken: list[Path] = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+        try:
+            with Image.open(path) as image:
+                if image.mode in ("RGB", "RGBA", "P"):
+                    found.append(path)
+        except (OSError, ValueError):
+            broken.append(path)
     if not found:
         raise HistomixError(f"{folder} holds no color PNG, JPEG or TIFF image; name a folder of H&E images.")
-    return found
-
-
-def _is_color(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return image.mode in ("RGB", "RGBA")
-    except (OSError, ValueError):
-        raise HistomixError(f"{path} cannot be read as an image; remove it or export it again.") from None
+    return found, broken
 
 
 def slide_of(path: Path) -> str:
@@ -293,7 +293,10 @@ def train_inpainter(
     training: list[Path] = []
     held: list[Path] = []
     for folder in folders:
-        learned, checked = split_by_slide(find_images(folder), settings.seed)
+        found, broken = find_images(folder)
+        for path in broken:
+            yield Event("Reading images", message=f"Skipped: {path} cannot be read as an image.")
+        learned, checked = split_by_slide(found, settings.seed)
         training += learned
         held += checked
     if not training or not held:

@@ -237,11 +237,13 @@ class Study:
         """
         if decision is not None and decision not in DECISIONS[subject]:
             raise ValueError(f"a {subject} is decided by {' or '.join(DECISIONS[subject])}, not {decision!r}")
-        now = self.decisions(subject)
-        changes = [(int(item), now.get(item), decision) for item in items if now.get(item) != decision]
-        if not changes:
-            return
         with self._connection() as db:
+            # Taken before the first look, so that what is recorded for undo cannot change in between.
+            db.execute("BEGIN IMMEDIATE")
+            now = dict(db.execute("SELECT item, decision FROM decisions WHERE subject = ?", (subject,)))
+            changes = [(int(item), now.get(item), decision) for item in items if now.get(item) != decision]
+            if not changes:
+                return
             made = datetime.now(UTC).isoformat(timespec="seconds")
             act = db.execute("INSERT INTO acts (made, subject, undone) VALUES (?, ?, 0)", (made, subject)).lastrowid
             db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", [(act, *change) for change in changes])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from napari.layers import Image, Labels, Points
+from napari.layers import Image, Labels, Layer, Points
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_histomix.records import LabeledImage, NucleusClass, Placement
@@ -67,6 +67,18 @@ def candidates_layer(name: str, rows: pd.DataFrame, mpp: float, space: Mapping[s
         metadata={"histomix": {"image": str(rows["image"].iloc[0])}},
         **space,
     )
+
+
+def take_over(old: Layer, new: Layer) -> None:
+    """Give a layer that is shown the content of a newly made one of its kind."""
+    old.data = new.data
+    old.metadata = new.metadata
+    if isinstance(old, Labels):
+        old.colormap = new.colormap
+    elif isinstance(old, Points):
+        old.features = new.features
+        old.size = new.size
+        old.border_color = new.border_color
 
 
 def candidate_features(rows: pd.DataFrame) -> pd.DataFrame:

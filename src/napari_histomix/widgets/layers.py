@@ -216,7 +216,11 @@ class LayerBook(QObject):
     def _add(self, name: str, what: str, layer: Layer) -> None:
         stack, layers = self.stacks[name], self.viewer.layers
         selected = layers.selection.active
-        self._drop(name, what)
+        old = stack.layers.get(what)
+        if old is not None:
+            # Removing a layer collects garbage in all of napari, adding one builds its controls: half a second each.
+            making.take_over(old, layer)
+            return
         layer.visible = name == self.session.image and self._wanted(what)
         # The image's own layers lie below its synthetic ones, whichever came first.
         above = [layers.index(one) for kind, one in stack.layers.items() if kind in SYNTHETIC and one in layers]
