@@ -184,8 +184,9 @@ def _difference(
 ) -> float:
     """Difference of immediate surroundings, of the donor as it will look and of the place it goes to.
 
-    The larger of the root mean square over R, G and B of the difference of mean optical densities, and two thirds of
-    that of the lightest and darkest tenths in green.
+    The largest of: the root mean square over R, G and B of the difference of mean optical densities; two thirds of the
+    difference of the lightest and darkest tenths in green; two thirds of how much lighter than the median of the new
+    surroundings the lightest tenth of layer 1 is.
     ``target`` is the replaced nucleus in the box at ``corner``, ``placed`` the donor's pixels in that box.
     """
     width = max(2, round(SURROUNDINGS_UM / image.mpp))
@@ -203,8 +204,11 @@ def _difference(
     other = image.pixels[frame][dilate(inner, width + 2) & ~dilate(inner, 2) & free]
     if len(own) == 0 or len(other) == 0:
         return 0.0
-    own, other = (-np.log10((surroundings.astype(np.float32) + 1) / 256) for surroundings in (own, other))
+    rim = colors[dilate(donor.nucleus, 1) & ~donor.nucleus]
+    own, other, rim = (-np.log10((found.astype(np.float32) + 1) / 256) for found in (own, other, rim))
     color = float(np.sqrt(np.mean((own.mean(axis=0) - other.mean(axis=0)) ** 2)))
-    # A halo on one side of the donor hides in the mean; the lightest and darkest tenths may differ half as much again.
+    # A halo on one side of the donor hides in the mean; the lightest and darkest tenths may differ half as much again,
+    # and the lightest tenth of layer 1, which stays, may be as much lighter than most of what will surround it.
     tenths = [np.quantile(density[:, 1], (0.1, 0.9)) for density in (own, other)]
-    return max(color, float(np.abs(tenths[0] - tenths[1]).max()) / 1.5)
+    halo = float(np.median(other[:, 1]) - np.quantile(rim[:, 1], 0.1))
+    return max(color, float(np.abs(tenths[0] - tenths[1]).max()) / 1.5, halo / 1.5)
