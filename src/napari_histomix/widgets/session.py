@@ -15,7 +15,7 @@ from napari_histomix.records import Candidate, Event, HistomixError, Job, Placem
 from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, candidate_frame
 from napari_histomix.widgets.images import ImageReader
 from napari_histomix.widgets.loading import Candidates, Found, Opened
-from napari_histomix.widgets.warming import prepare_torch
+from napari_histomix.widgets.warming import prepare_torch, warm_networks
 
 if TYPE_CHECKING:
     from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, Synthesis, SynthesisSettings
@@ -74,6 +74,7 @@ class Session(QObject):
 
     def take_opened(self, opened: Opened) -> None:
         """Begin with what was opened; everything before is let go (it is on disk)."""
+        warm_networks()
         dataset = opened.dataset
         self._clear()
         self.dataset, self.survey = dataset, opened.survey

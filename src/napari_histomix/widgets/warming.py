@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
+
+ENGINE = "napari_histomix.diffusion.inpainter"
 
 
 def prepare_torch() -> None:
@@ -28,6 +32,25 @@ def prepare_torch() -> None:
                 ctypes.CDLL(str(library), mode=os.RTLD_NOW | os.RTLD_LOCAL | os.RTLD_DEEPBIND)
     except (OSError, ImportError, ValueError):
         # Nothing to prepare, or nothing that we can do about it; the import itself says what is wrong.
+        return
+
+
+def warm_networks() -> None:
+    """Load the diffusion room in a thread of its own, while the person is still choosing.
+
+    Loading torch's libraries holds every thread for up to half a second at a time; done here it does not fall into a
+    run. The thread is no daemon: a process that ends in the midst of loading a library may crash.
+    """
+    if ENGINE not in sys.modules:
+        Thread(target=_load_engine, name="histomix-warming").start()
+
+
+def _load_engine() -> None:
+    prepare_torch()
+    try:
+        import_module(ENGINE)
+    except ImportError:
+        # The synthesis that needs it imports it again, and there the person is told what is missing.
         return
 
 
