@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,8 @@ def main() -> None:
         panels = (dock.data, dock.candidates, dock.synthesize)
         dock.data.open_folder(options.dataset)
         wait(lambda: dock.session.image != "" and not dock.data.runner.running and not dock.data.book.busy)
+        # Opening a dataset starts loading the network libraries; a person chooses classes meanwhile.
+        wait(lambda: not any(thread.name == "histomix-warming" for thread in threading.enumerate()))
         number = dock.session.dataset.class_number(options.rare)
         dock.data.classes.rare_boxes[number].setChecked(True)
         print("| run | time | longest pause | pauses over 100 ms |\n|---|---|---|---|")
