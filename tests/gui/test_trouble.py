@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -152,6 +153,7 @@ def test_closing_the_window_stops_the_job(with_candidates, tiny_model, qtbot) ->
     dock.real_viewer.close()
     qtbot.waitUntil(lambda: not any(one.is_running for one in WorkerBase._worker_set), timeout=20_000)
     assert study.placements() == ()
+    assert gc.get_freeze_count() == 0
 
 
 TORCH_AFTER_A_WINDOW = """

@@ -202,6 +202,23 @@ def test_a_study_brings_everything_back(with_placements, open_dock, settle, qtbo
     assert len(dock.session.placement_decisions) == 2
 
 
+def test_in_a_large_study_synthetic_layers_come_with_their_image(with_study, settle, qtbot, monkeypatch) -> None:
+    monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
+    dock = with_study("made")
+    session, book = dock.session, dock.data.book
+    targets = list(dict.fromkeys(one.candidate.target.image for one in session.placements))
+    assert len(targets) > 1
+    made = [name for name in targets if book.layer(name, "synthetic")]
+    assert len(made) == 1
+    other = next(name for name in targets if name not in made)
+    session.show(other)
+    qtbot.waitUntil(lambda: session.image == other, timeout=20_000)
+    settle(dock)
+    check_synthetic(dock, other)
+    assert book.layer(other, "synthetic").visible
+    assert book.layer(other, "placements") is not None
+
+
 def test_open_sample_from_the_file_menu(make_napari_viewer, qtbot, settle, tmp_path) -> None:
     from napari_histomix.widgets.session import session_of
 
@@ -212,7 +229,10 @@ def test_open_sample_from_the_file_menu(make_napari_viewer, qtbot, settle, tmp_p
     session = session_of(viewer)
     qtbot.waitUntil(lambda: session.image != "", timeout=60_000)
     settle(dock)
-    assert [layer.name for layer in viewer.layers] == [session.image, f"{session.image} nuclei"]
+    shown = [session.image, f"{session.image} nuclei", f"{session.image} candidates"]
+    assert [layer.name for layer in viewer.layers] == shown
+    assert len(viewer.layers[2].data) == 0  # there for the search to fill
+    assert viewer.layers.selection.active is viewer.layers[0]
 
 
 @pytest.mark.parametrize("name", ["Data", "Candidates", "Synthesize", "Review", "Export"])

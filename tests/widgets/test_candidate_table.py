@@ -3,13 +3,14 @@ import time
 from qtpy.QtCore import Qt
 
 from napari_histomix.widgets.candidate_table import COLUMNS, CandidateTable
+from napari_histomix.widgets.frames import CandidateRows
 
 COLUMN = {name: number for number, (name, _, _) in enumerate(COLUMNS)}
 
 
 def test_rows_follow_sort_and_filter(qapp, frame) -> None:
     table = CandidateTable()
-    table.set_frame(frame, {3: "keep", 4: "drop"})
+    table.set_rows(CandidateRows.of(frame), {3: "keep", 4: "drop"})
     assert table.rowCount() == 30_000
     table.sort(COLUMN["rank"], Qt.SortOrder.DescendingOrder)
     assert table.ranks([0, 1]) == [29_999, 29_998]
@@ -29,7 +30,7 @@ def test_rows_follow_sort_and_filter(qapp, frame) -> None:
 
 def test_a_decision_shows_at_once_and_keeps_the_row(qapp, frame) -> None:
     table = CandidateTable()
-    table.set_frame(frame, {})
+    table.set_rows(CandidateRows.of(frame), {})
     table.set_filter(decision="undecided")
     changed = []
     table.dataChanged.connect(lambda *_: changed.append(True))
@@ -41,19 +42,19 @@ def test_a_decision_shows_at_once_and_keeps_the_row(qapp, frame) -> None:
 
 def test_cells_read_as_words(qapp, frame) -> None:
     table = CandidateTable()
-    table.set_frame(frame, {})
+    table.set_rows(CandidateRows.of(frame), {})
     assert [table.index(0, COLUMN[name]).data() for name in ("rank", "type", "decision")] == [
         "1",
         "nothing",
         "undecided",
     ]
-    table.set_frame(None, {})
+    table.set_rows(None, {})
     assert table.rowCount() == 0
 
 
 def test_thirty_thousand_rows_hold_the_window_briefly(qapp, frame) -> None:
     table = CandidateTable()
-    table.set_frame(frame, dict.fromkeys(range(0, 30000, 2), "keep"))
+    table.set_rows(CandidateRows.of(frame), dict.fromkeys(range(0, 30000, 2), "keep"))
     begun = time.perf_counter()
     for column in range(len(COLUMNS)):
         table.sort(column)

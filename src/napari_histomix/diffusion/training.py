@@ -123,6 +123,15 @@ def split_by_slide(paths: Sequence[Path], seed: int) -> tuple[list[Path], list[P
     return [path for path in paths if path not in set(held)], held
 
 
+def pixel_shares(paths: Sequence[Path]) -> NDArray[np.float64]:
+    """(N,) share of all pixels that each image holds: a large image is drawn more often than a small tile."""
+    counts = []
+    for path in paths:
+        with Image.open(path) as image:
+            counts.append(image.width * image.height)
+    return np.asarray(counts, np.float64) / sum(counts)
+
+
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 pixels of an image file. Raises HistomixError where it cannot be read."""
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -180,9 +189,11 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (N, 3, S, S) images in [−1, 1] and (N, 1, S, S) holes; the next batch is made while one is used."""
 
+    shares = pixel_shares(paths)
+
     def make(seed: int) -> tuple[Tensor, Tensor]:
         own = np.random.default_rng(seed)
-        chosen = own.integers(len(paths), size=settings.batch)
+        chosen = own.choice(len(paths), size=settings.batch, p=shares)
         crops = np.stack([random_window(read_rgb(paths[i]), settings, own) for i in chosen])
         holes = np.stack([random_hole(settings.window, own, settings.unconditional) for _ in chosen])
         images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1

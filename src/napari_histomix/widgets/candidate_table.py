@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
 from qtpy.QtGui import QColor
 
-from napari_histomix.widgets.frames import DROP, KEEP, UNDECIDED, WORDS
+from napari_histomix.widgets.frames import DROP, KEEP, UNDECIDED, WORDS, CandidateRows
 
 COLUMNS = (
     ("rank", "#", "Order in which the places were drawn; synthesis takes them in this order."),
@@ -31,16 +31,13 @@ _COLORS = {KEEP: QColor("#27ae60"), DROP: QColor("#c0392b")}
 class CandidateTable(QAbstractTableModel):
     """A table of candidates that sorts and filters by itself.
 
-    A proxy model would call back into Python for every comparison: half a second for 30,000 rows. Here the frame's
-    columns are ranked once, and a sort or a filter is one numpy expression.
+    A proxy model would call back into Python for every comparison: half a second for 30,000 rows. Here the columns come
+    ranked, and a sort or a filter is one numpy expression.
     """
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
-        self._columns: dict[str, list[Any]] = {}
-        self._keys: dict[str, NDArray[Any]] = {}
-        self._text = np.array([], dtype=object)
-        self._size = 0
+        self._all: CandidateRows | None = None
         self._decisions: dict[int, str] = {}
         self._rows = np.array([], dtype=np.int64)
         self._order: tuple[int, bool] = (0, False)
@@ -48,22 +45,11 @@ class CandidateTable(QAbstractTableModel):
 
     # What is in it.
 
-    def set_frame(self, frame: pd.DataFrame | None, decisions: Mapping[int, str]) -> None:
-        """Show other candidates; row i of the frame has rank i."""
-        self.beginResetModel()
+    def set_rows(self, rows: CandidateRows | None, decisions: Mapping[int, str]) -> None:
+        """Show other candidates."""
         self._decisions = dict(decisions)
-        self._columns, self._keys, self._size = {}, {}, 0
-        self._rows = np.array([], dtype=np.int64)
-        if frame is not None:
-            self._size = len(frame)
-            for name in ("rank", "image", "kind", "type", "percentile", "log_likelihood", "donor"):
-                values = frame[name].to_numpy()
-                self._columns[name] = values.tolist()
-                self._keys[name] = values if values.dtype != object else pd.factorize(values, sort=True)[0]
-            joined = frame["image"] + " " + frame["kind"] + " " + frame["type"] + " " + frame["donor"]
-            self._text = joined.str.casefold().to_numpy()
-            self._rows = self._arranged()
-        self.endResetModel()
+        self._all = rows
+        self.refresh()
 
     def set_decisions(self, decisions: Mapping[int, str]) -> None:
         """Show other decisions, in the rows as they stand; a filter on decisions is not applied again by itself."""
@@ -94,33 +80,34 @@ class CandidateTable(QAbstractTableModel):
         return int(found[0]) if len(found) else None
 
     def _arranged(self) -> NDArray[np.int64]:
-        if not self._size:
+        if self._all is None:
             return np.array([], dtype=np.int64)
-        keep = np.ones(self._size, dtype=bool)
+        size = len(self._all)
+        keep = np.ones(size, dtype=bool)
         wanted = self._filter
         for name in ("kind", "type"):
             if wanted.get(name):
-                keep &= np.fromiter((one == wanted[name] for one in self._columns[name]), bool, self._size)
+                keep &= np.fromiter((one == wanted[name] for one in self._all.columns[name]), bool, size)
         if wanted.get("percentile"):
-            keep &= self._keys["percentile"] >= wanted["percentile"]
+            keep &= self._all.keys["percentile"] >= wanted["percentile"]
         if wanted.get("decision"):
-            keep &= self._decision_words() == wanted["decision"]
+            keep &= self._decision_words(size) == wanted["decision"]
         for word in str(wanted.get("text", "")).casefold().split():
-            keep &= np.fromiter((word in one for one in self._text), bool, self._size)
+            keep &= np.fromiter((word in one for one in self._all.text), bool, size)
         rows = np.flatnonzero(keep)
         column, descending = self._order
         name = COLUMNS[column][0]
-        keys = self._decision_words() if name == "decision" else self._keys[name]
+        keys = self._decision_words(size) if name == "decision" else self._all.keys[name]
         keys = keys[rows]
         if keys.dtype == object:
             keys = pd.factorize(keys, sort=True)[0]
         # Stable both ways: equal keys stay in order of rank.
         return rows[np.argsort(-keys if descending else keys, kind="stable")]
 
-    def _decision_words(self) -> NDArray[Any]:
-        words = np.full(self._size, UNDECIDED, dtype=object)
+    def _decision_words(self, size: int) -> NDArray[Any]:
+        words = np.full(size, UNDECIDED, dtype=object)
         for rank, decision in self._decisions.items():
-            if rank < self._size:
+            if rank < size:
                 words[rank] = WORDS[decision]
         return words
 
@@ -145,24 +132,24 @@ class CandidateTable(QAbstractTableModel):
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """What a cell shows."""
-        if not index.isValid():
+        if not index.isValid() or self._all is None:
             return None
         rank = int(self._rows[index.row()])
         name = COLUMNS[index.column()][0]
         if role == Qt.ItemDataRole.DisplayRole:
-            return self._shown(rank, name)
+            return self._shown(self._all, rank, name)
         if role == Qt.ItemDataRole.TextAlignmentRole and name in ("rank", "percentile", "log_likelihood"):
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         if role == Qt.ItemDataRole.ForegroundRole and name == "decision":
             return _COLORS.get(self._decisions.get(rank, ""))
         if role == Qt.ItemDataRole.ToolTipRole and name in ("image", "donor"):
-            return self._columns[name][rank]
+            return self._all.columns[name][rank]
         return None
 
-    def _shown(self, rank: int, name: str) -> str:
+    def _shown(self, rows: CandidateRows, rank: int, name: str) -> str:
         if name == "decision":
             return WORDS[self._decisions.get(rank, UNDECIDED)]
-        value = self._columns[name][rank]
+        value = rows.columns[name][rank]
         if name == "rank":
             return str(value + 1)
         if name == "percentile":

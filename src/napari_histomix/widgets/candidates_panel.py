@@ -243,7 +243,7 @@ class CandidatesPanel(Panel):
     def _on_candidates(self) -> None:
         candidates = self.session.candidates
         self.results.setVisible(candidates is not None)
-        self.table.set_frame(candidates.frame if candidates else None, self.session.candidate_decisions)
+        self.table.set_rows(candidates.rows if candidates else None, self.session.candidate_decisions)
         self.target_view.show_pixels(None, "Target")
         self.donor_view.show_pixels(None, "Donor")
         if candidates is None:

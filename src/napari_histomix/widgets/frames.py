@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_histomix.records import Candidate, Placement
 
@@ -42,6 +45,33 @@ def candidate_frame(candidates: Sequence[Candidate], class_name: Callable[[int],
             "donor": np.array([f"{one.donor.image} #{one.donor.instance}" for one in candidates], dtype=object),
         }
     )
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateRows:
+    """A candidate frame made ready for sorting and filtering; takes a while too.
+
+    ``columns`` holds what a cell shows, ``keys`` numbers in the order of each column, ``text`` (N,) what a search
+    looks through, in lower case.
+    """
+
+    columns: dict[str, list[Any]]
+    keys: dict[str, NDArray[Any]]
+    text: NDArray[Any]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Self:
+        """The rows of a frame; row i has rank i."""
+        columns, keys = {}, {}
+        for name in ("rank", "image", "kind", "type", "percentile", "log_likelihood", "donor"):
+            values = frame[name].to_numpy()
+            columns[name] = values.tolist()
+            keys[name] = values if values.dtype != object else pd.factorize(values, sort=True)[0]
+        joined = frame["image"] + " " + frame["kind"] + " " + frame["type"] + " " + frame["donor"]
+        return cls(columns, keys, joined.str.casefold().to_numpy(dtype=object))
+
+    def __len__(self) -> int:
+        return len(self.text)
 
 
 def placement_frame(

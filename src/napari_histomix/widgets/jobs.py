@@ -17,6 +17,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_histomix.records import Event, HistomixError, Job
+from napari_histomix.widgets.calm import Calm
 
 INTERVAL = 0.05
 """Seconds between two events that reach the main thread."""
@@ -30,6 +31,7 @@ class _Handle:
     def __init__(self, make: Callable[[], Job[Any]]) -> None:
         self.make: Callable[[], Job[Any]] | None = make
         self.stop = Flag()
+        self.calm = Calm()
         self.aborted: Callable[[], bool] = lambda: False
         self.outcome = "cancelled"
         self.result: Any = None
@@ -67,6 +69,7 @@ def sentence_of(error: BaseException) -> str:
 def _work(handle: _Handle) -> Generator[Event, None, None]:
     """Run a job; catch what it raises, pass on at most one event every ``INTERVAL`` (and every message)."""
     job: Job[Any] | None = None
+    handle.calm.begin()
     try:
         assert handle.make is not None
         job = handle.make()
@@ -91,11 +94,14 @@ def _work(handle: _Handle) -> Generator[Event, None, None]:
         if job is not None:
             job.close()
         handle.make = None
+        handle.calm.end()
 
 
 def _stop_all(handles: list[_Handle], *_: object) -> None:
+    # A closing window leaves a worker where it stands: nothing in its thread may come to an end of its own.
     for handle in handles:
         handle.stop.set()
+        handle.calm.end()
 
 
 class JobRunner(QObject):

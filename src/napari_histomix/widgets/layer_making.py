@@ -25,7 +25,9 @@ CANDIDATE_MICROMETERS = 3.0
 
 def image_layer(name: str, image: LabeledImage, space: Mapping[str, Any], **about: Any) -> Image:
     """An RGB layer; ``space`` is scale, translate and units, ``about`` joins the provenance in its metadata."""
-    return Image(image.pixels, rgb=True, name=name, metadata={"histomix": {**facts(image), **about}}, **space)
+    return Image(
+        image.pixels, rgb=True, name=name, visible=False, metadata={"histomix": {**facts(image), **about}}, **space
+    )
 
 
 def nuclei_layer(
@@ -43,15 +45,16 @@ def nuclei_layer(
         name=name,
         opacity=0.8,
         colormap=DirectLabelColormap(color_dict=colors),
+        visible=False,
         metadata={"histomix": facts(image)},
         **space,
     )
-    layer.contour = 2
+    layer.contour = 1
     return layer
 
 
-def candidates_layer(name: str, rows: pd.DataFrame, mpp: float, space: Mapping[str, Any]) -> Points:
-    """Candidate locations of one image, colored by how rare-like their surroundings are."""
+def candidates_layer(image: str, rows: pd.DataFrame, mpp: float, space: Mapping[str, Any]) -> Points:
+    """Candidate locations of one image, colored by how rare-like their surroundings are; ``rows`` may be empty."""
     features = candidate_features(rows)
     return Points(
         rows[["row", "col"]].to_numpy(),
@@ -59,12 +62,13 @@ def candidates_layer(name: str, rows: pd.DataFrame, mpp: float, space: Mapping[s
         face_color="percentile",
         face_colormap="viridis",
         face_contrast_limits=(0, 100),
-        border_color=decision_colors(features["decision"]),
+        border_color=decision_colors(features["decision"]) or DECISION_COLORS[UNDECIDED],
         border_width=0.18,
         size=CANDIDATE_MICROMETERS / mpp,
         opacity=0.9,
-        name=name,
-        metadata={"histomix": {"image": str(rows["image"].iloc[0])}},
+        visible=False,
+        name=f"{image} candidates",
+        metadata={"histomix": {"image": image}},
         **space,
     )
 
@@ -77,8 +81,9 @@ def take_over(old: Layer, new: Layer) -> None:
         old.colormap = new.colormap
     elif isinstance(old, Points):
         old.features = new.features
-        old.size = new.size
-        old.border_color = new.border_color
+        if len(new.data):
+            old.size = new.size
+            old.border_color = new.border_color
 
 
 def candidate_features(rows: pd.DataFrame) -> pd.DataFrame:
@@ -98,6 +103,7 @@ def placements_layer(
         border_color=decision_colors(features["decision"]),
         border_width=0.06,
         size=[3.1 * radius for radius in radii],
+        visible=False,
         name=name,
         metadata={
             "histomix": {

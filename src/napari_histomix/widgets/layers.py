@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,17 +15,26 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_histomix.compositing import Synthetic, compose
 from napari_histomix.records import Event, Job, LabeledImage, Placement
 from napari_histomix.widgets import layer_making as making
-from napari_histomix.widgets.frames import REJECT, UNDECIDED, WORDS, placement_frame
+from napari_histomix.widgets.calm import Calm
+from napari_histomix.widgets.frames import REJECT, UNDECIDED, WORDS, candidate_frame, placement_frame
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.rewriting import compose_window
 from napari_histomix.widgets.session import Session, session_of
 from napari_histomix.widgets.viewing import fly, show_scale_bar
 
 if TYPE_CHECKING:
+    import pandas as pd
     from napari.components import ViewerModel
 
 NAME = "napari-histomix-layers"
+PAUSE = 15
+"""Milliseconds between two changes of layers: without them a row of changes is one long stall."""
 SYNTHETIC = ("synthetic", "synthetic nuclei", "placements")
+AT_ONCE = 6
+"""Target images whose synthetic layers appear right away; those of others come when the image is first shown.
+
+napari takes longer for each layer the more there are: with ninety, adding one or moving the camera stalls the window.
+"""
 
 
 @dataclass(eq=False)
@@ -36,7 +46,7 @@ class Stack:
 
 
 class LayerBook(QObject):
-    """Shows the session in a viewer. Layers are added one at each turn of the event loop, so that it never stalls.
+    """Shows the session in a viewer. Layers are added and shown one by one, with room for the window's events between.
 
     Parameters
     ----------
@@ -57,13 +67,17 @@ class LayerBook(QObject):
         self._queue: deque[Callable[[], None]] = deque()
         self._place: tuple[str, float, float] | None = None
         self._synthetic = True
+        self._selected: Layer | None = None
+        self._inserted: Layer | None = None
+        self._calm = Calm()
+        self.destroyed.connect(partial(Calm.end, self._calm))
         self._timer = QTimer(self)
-        self._timer.setInterval(0)
+        self._timer.setInterval(PAUSE)
         self._timer.timeout.connect(self._turn)
         self._composer = JobRunner(self)
         self._composer.finished.connect(self._on_composed)
         self._composer.failed.connect(session.notice)
-        self._stale = False
+        self._stale: dict[str, None] = {}
         session.dataset_changed.connect(self._on_dataset)
         session.image_changed.connect(self._on_image)
         session.candidates_changed.connect(self._on_candidates)
@@ -71,7 +85,8 @@ class LayerBook(QObject):
         session.placements_changed.connect(self._on_placements)
         session.placements_decided.connect(self._on_placements_decided)
         session.place_requested.connect(self._on_place)
-        self._composer.cancelled.connect(lambda: self._on_placements() if self._stale else None)
+        for ended in (self._composer.finished, self._composer.failed, self._composer.cancelled):
+            ended.connect(lambda *_: self._compose(()))
         viewer.layers.events.removed.connect(self._on_removed)
         if session.image:
             self._on_image(session.image)
@@ -96,6 +111,7 @@ class LayerBook(QObject):
     # The queue.
 
     def _later(self, *steps: Callable[[], None]) -> None:
+        self._calm.begin()
         self._queue.extend(steps)
         self._timer.start()
 
@@ -104,13 +120,24 @@ class LayerBook(QObject):
             self._queue.popleft()()
         if not self._queue:
             self._timer.stop()
+            self._calm.end()
+            self._reselect()
             self._fly()
             self.settled.emit()
+
+    def _reselect(self) -> None:
+        """Give the selection, which napari hands to each new layer, back to whom it was taken from."""
+        selection, before = self.viewer.layers.selection, self._selected
+        taken = self._inserted is not None and selection.active is self._inserted
+        self._selected = self._inserted = None
+        if taken and before is not None and before in self.viewer.layers and before.visible:
+            selection.active = before
 
     # What the session says.
 
     def _on_dataset(self) -> None:
         self._queue.clear()
+        self._stale.clear()
         self._composer.discard()
         old, self.stacks = self.stacks, {}
         for stack in old.values():
@@ -128,16 +155,18 @@ class LayerBook(QObject):
         self._later(
             lambda: self._add_image(name, image),
             lambda: self._add_nuclei(name, image),
-            lambda: self._add_candidates(name),
+            # Empty as long as there are none: a search then only has to fill it, which does not hold the window.
+            lambda: None if self.layer(name, "candidates") else self._add_candidates(name),
             lambda: self._show(name, True),
         )
+        if self.layer(name, "synthetic") is None and self.session.placements_of(name, rejected=True):
+            self._compose([name])
 
     def _on_candidates(self) -> None:
-        for name in list(self.stacks):
-            self._later(lambda name=name: self._drop(name, "candidates"))
-        name = self.session.image
-        if name:
-            self._later(lambda: self._add_candidates(name), lambda: self._show(name, True))
+        for name, stack in self.stacks.items():
+            if "candidates" in stack.layers or name == self.session.image:
+                self._later(lambda name=name: self._add_candidates(name))
+        self._later(lambda: self._show(self.session.image, True))
 
     def _on_candidates_decided(self, ranks: Sequence[int]) -> None:
         frame = self.session.candidates.frame if self.session.candidates else None
@@ -148,19 +177,27 @@ class LayerBook(QObject):
             self._later(lambda name=name: self._recolor_candidates(name))
 
     def _on_placements(self) -> None:
-        self._stale = self._composer.running
-        if self._stale:
-            self._composer.discard()
-            return
-        session = self.session
-        names = list(dict.fromkeys(one.candidate.target.image for one in session.placements))
+        self._stale.clear()
+        self._composer.discard()
+        names = list(dict.fromkeys(one.candidate.target.image for one in self.session.placements))
         for name in set(self.stacks) - set(names):
             for what in SYNTHETIC:
                 self._later(lambda name=name, what=what: self._drop(name, what))
-        if not names or session.dataset is None:
+        shown = [name for name in names if name == self.session.image or self.layer(name, "synthetic")]
+        others = [name for name in names if name not in shown]
+        self._compose(shown + others[: max(AT_ONCE - len(shown), 0)])
+
+    def _compose(self, names: Sequence[str]) -> None:
+        """Make or renew the synthetic layers of these images, after those that are being made."""
+        self._stale.update(dict.fromkeys(names))
+        if self._composer.running:
             return
+        session = self.session
         dataset = session.dataset
-        work = [(name, self.target(name), session.placements_of(name)) for name in names]
+        work = [(name, self.target(name), session.placements_of(name)) for name in self._stale]
+        self._stale.clear()
+        if not work or dataset is None:
+            return
 
         def job() -> Job[list[tuple[LabeledImage, Synthetic]]]:
             made = []
@@ -215,19 +252,19 @@ class LayerBook(QObject):
 
     def _add(self, name: str, what: str, layer: Layer) -> None:
         stack, layers = self.stacks[name], self.viewer.layers
-        selected = layers.selection.active
         old = stack.layers.get(what)
         if old is not None:
             # Removing a layer collects garbage in all of napari, adding one builds its controls: half a second each.
             making.take_over(old, layer)
             return
-        layer.visible = name == self.session.image and self._wanted(what)
         # The image's own layers lie below its synthetic ones, whichever came first.
         above = [layers.index(one) for kind, one in stack.layers.items() if kind in SYNTHETIC and one in layers]
         stack.layers[what] = layer
+        active = layers.selection.active
+        if active is not self._inserted:
+            self._selected = active
+        self._inserted = layer
         layers.insert(min(above) if above and what not in SYNTHETIC else len(layers), layer)
-        if selected in layers and not layer.visible:
-            layers.selection.active = selected
 
     def _add_image(self, name: str, image: LabeledImage) -> None:
         if name not in self.stacks or self.layer(name, "image") is not None:
@@ -247,24 +284,22 @@ class LayerBook(QObject):
             classes, space = self.session.dataset.classes, self._space(name, image)
             self._add(name, "nuclei", making.nuclei_layer(f"{name} nuclei", image, image.types, classes, space))
 
-    def _rows(self, name: str) -> Any:
-        frame = self.session.candidates.frame if self.session.candidates else None
-        if frame is None:
-            return None
+    def _rows(self, name: str) -> pd.DataFrame:
+        found = self.session.candidates
+        frame = found.frame if found else candidate_frame((), str)
         rows = frame[frame["image"] == name]
         decisions = self.session.candidate_decisions
         return rows.assign(decision=[WORDS[decisions.get(rank, UNDECIDED)] for rank in rows["rank"]])
 
     def _add_candidates(self, name: str) -> None:
-        rows = self._rows(name)
-        if name not in self.stacks or rows is None or rows.empty or self.layer(name, "candidates") is not None:
-            return
-        layer = making.candidates_layer(f"{name} candidates", rows, self._mpp(name), self._space(name))
-        self._add(name, "candidates", layer)
+        if name in self.stacks:
+            rows = self._rows(name)
+            layer = making.candidates_layer(name, rows, self._mpp(name), self._space(name))
+            self._add(name, "candidates", layer)
 
     def _recolor_candidates(self, name: str) -> None:
         layer, rows = self.layer(name, "candidates"), self._rows(name)
-        if isinstance(layer, Points) and rows is not None and len(rows) == len(layer.data):
+        if isinstance(layer, Points) and len(rows) == len(layer.data):
             layer.features = making.candidate_features(rows)
             layer.border_color = making.decision_colors(rows["decision"])
 
@@ -335,11 +370,17 @@ class LayerBook(QObject):
         stack = self.stacks.get(name)
         if stack is None or (visible and name != self.session.image):
             return
-        for what, layer in list(stack.layers.items()):
-            if layer.visible != (visible and self._wanted(what)):
-                layer.visible = not layer.visible
+        steps = [partial(self._turn_to, name, what, visible) for what in stack.layers]
         if visible:
-            self._select(stack)
+            steps.append(partial(self._select, stack))
+        self._queue.extendleft(reversed(steps))
+
+    def _turn_to(self, name: str, what: str, visible: bool) -> None:
+        layer = self.layer(name, what)
+        if layer is not None:
+            visible = visible and name == self.session.image and self._wanted(what)
+            if layer.visible != visible:
+                layer.visible = visible
 
     def _wanted(self, what: str) -> bool:
         return self._synthetic or what not in SYNTHETIC
@@ -358,7 +399,7 @@ class LayerBook(QObject):
             return
         for what in ("placements", "candidates", "image"):
             layer = stack.layers.get(what)
-            if layer is not None and layer.visible and layer in self.viewer.layers:
+            if layer is not None and layer.visible and layer in self.viewer.layers and len(layer.data):
                 self.viewer.layers.selection.active = layer
                 return
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
 from napari_histomix.datasets import Dataset, Survey, open_dataset, survey
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
-from napari_histomix.widgets.frames import candidate_frame
+from napari_histomix.widgets.frames import CandidateRows, candidate_frame
 from napari_histomix.widgets.warming import prepare_units
 
 if TYPE_CHECKING:
@@ -24,8 +24,21 @@ class Candidates:
 
     items: tuple[Candidate, ...]
     frame: pd.DataFrame
+    rows: CandidateRows
     effective_sample_size: float | None = None
     warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        items: Sequence[Candidate],
+        class_name: Callable[[int], str],
+        size: float | None,
+        warnings: Sequence[str],
+    ) -> Self:
+        """Make the tables too; takes a while for tens of thousands: not for the main thread."""
+        frame = candidate_frame(items, class_name)
+        return cls(tuple(items), frame, CandidateRows.of(frame), size, tuple(warnings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +97,8 @@ def study_job(folder: Path) -> Callable[[], Job[Opened]]:
         items = study.candidates()
         candidates = None
         if items:
-            frame = candidate_frame(items, dataset.class_name)
-            size, warnings = settings.get("effective_sample_size"), tuple(settings.get("warnings", ()))
-            candidates = Candidates(items, frame, size, warnings)
+            size, warnings = settings.get("effective_sample_size"), settings.get("warnings", ())
+            candidates = Candidates.of(items, dataset.class_name, size, warnings)
         placements = study.placements()
         decisions = study.decisions("candidate"), study.decisions("placement")
         return Opened(dataset, counted, settings["mpp"], study, candidates, placements, *decisions, settings)

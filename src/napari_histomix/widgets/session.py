@@ -12,7 +12,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
-from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, candidate_frame
+from napari_histomix.widgets.frames import APPROVE, DROP, KEEP
 from napari_histomix.widgets.images import ImageReader
 from napari_histomix.widgets.loading import Candidates, Found, Opened
 from napari_histomix.widgets.warming import prepare_torch, warm_networks
@@ -202,8 +202,8 @@ class Session(QObject):
             ours = study or Study.create(folder, dataset.root, dataset.name, mpp)
             ours.set_candidates(found)
             ours.save_settings({"image": image})
-            frame = candidate_frame(found.candidates, dataset.class_name)
-            made = Candidates(found.candidates, frame, found.effective_sample_size, tuple(found.warnings))
+            size, warnings = found.effective_sample_size, found.warnings
+            made = Candidates.of(found.candidates, dataset.class_name, size, warnings)
             return Found(ours, made, tuple(one.sentence for one in found.problems))
 
         return job

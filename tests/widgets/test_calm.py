@@ -1,0 +1,36 @@
+import gc
+
+from napari_histomix.widgets.calm import Calm
+
+
+class Node:
+    """Something only the cyclic collector can free."""
+
+    alive = 0
+
+    def __init__(self) -> None:
+        self.me = self
+        Node.alive += 1
+
+    def __del__(self) -> None:
+        Node.alive -= 1
+
+
+def test_old_garbage_waits_for_the_last_to_end_and_new_garbage_does_not() -> None:
+    gc.collect()
+    Node.alive = 0
+    old = Node()
+    one, two = Calm(), Calm()
+    one.begin()
+    two.begin()
+    two.begin()
+    del old
+    Node()
+    gc.collect()
+    assert Node.alive == 1
+    two.end()
+    gc.collect()
+    assert Node.alive == 1
+    one.end()
+    gc.collect()
+    assert Node.alive == 0
