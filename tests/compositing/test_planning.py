@@ -8,16 +8,11 @@ import pytest
 from napari_histomix.compositing import cut_donor, plan_placement
 from napari_histomix.compositing.contours import dilate, transition_zone
 from napari_histomix.compositing.donors import CUT_BY_EDGE
-from napari_histomix.compositing.planning import (
-    COVERS_NEIGHBOR,
-    CROSSES_EDGE,
-    GUARD,
-    TOO_CLIPPED,
-    TOO_CLOSE,
-    UNLIKE,
-    Plan,
-)
+from napari_histomix.compositing.looks import FADED, OFF_COLOR, UNLIKE
+from napari_histomix.compositing.planning import COVERS_NEIGHBOR, CROSSES_EDGE, GUARD, TOO_CLIPPED, TOO_CLOSE, Plan
 from napari_histomix.records import Candidate, LabeledImage
+
+NUCLEAR = (85, 60, 130)
 
 
 @pytest.fixture
@@ -114,7 +109,9 @@ def with_neighbor_in_the_ring(image: LabeledImage, nucleus: np.ndarray, columns:
     kept[:, columns] = True
     instances = image.instances.copy()
     instances[band & kept] = 1
-    return replace(image, instances=instances, types={1: 2})
+    pixels = image.pixels.copy()
+    pixels[band & kept] = NUCLEAR
+    return replace(image, pixels=pixels, instances=instances, types={1: 2})
 
 
 def test_a_neighbor_clips_the_hole_and_refuses_it_beyond_a_quarter(plan, labeled_image):
@@ -167,6 +164,34 @@ def test_a_halo_on_one_side_of_the_place_counts(plan, labeled_image):
     assert isinstance(plan(image, row=40, col=40), Plan)
     image.pixels[:, 46:] = 250
     assert plan(image, row=40, col=40) == UNLIKE
+
+
+def test_a_light_layer_one_counts_as_a_halo(plan, giver, labeled_image):
+    image = labeled_image([], shape=(80, 80))
+    nucleus = giver.instances == 1
+    haloed = replace(giver, pixels=giver.pixels.copy())
+    haloed.pixels[dilate(nucleus, 1) & ~nucleus] = np.minimum(giver.pixels[40, 60].astype(int) + 45, 255)
+    assert isinstance(plan(image, row=40, col=40), Plan)
+    assert plan(image, row=40, col=40, source=haloed) == UNLIKE
+
+
+def test_refused_where_it_would_fade(plan, giver, labeled_image):
+    # Tissue farther out than the immediate surroundings is darker than at home, up to where contrast is measured.
+    image = labeled_image([], shape=(80, 80))
+    near = dilate(giver.instances == 1, 8)
+    dim = replace(image, pixels=np.where(near[..., None], image.pixels, image.pixels * 0.45).astype(np.uint8))
+    assert isinstance(plan(image, row=40, col=40), Plan)
+    assert plan(dim, row=40, col=40) == FADED
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_refused_where_its_color_would_stand_out_among_the_nuclei(plan, giver, labeled_image, swap):
+    image = labeled_image([(15, 15, 6, 6, 2)], shape=(80, 80))
+    nuclei = image.instances == 1
+    if swap:
+        image.pixels[nuclei] = image.pixels[nuclei][:, [2, 1, 0]]  # brown instead of blue
+    planned = plan(image, row=50, col=50)
+    assert planned == OFF_COLOR if swap else isinstance(planned, Plan)
 
 
 def test_stain_matching_is_applied_and_written_down(plan, labeled_image):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_histomix.compositing.stain import GAIN, SHIFT, UNMATCHED, match_stain, stain_density, stain_pixels
+from napari_histomix.compositing.stain import GAIN, SHIFT, UNMATCHED, match_stain, stain_density, stain_pixels, staining
 
 EVERYWHERE = np.ones((40, 40), bool)
 
@@ -29,9 +31,14 @@ def test_white_is_nearly_no_stain():
     assert np.abs(stain_density(np.full((1, 3), 255, np.uint8))).max() < 1e-3
 
 
-def test_matching_brings_means_and_spreads_together():
+SAME = np.ones(2)
+
+
+def test_matching_brings_means_and_spreads_together(labeled_image):
     own, other = tissue(0.10, 0.12, 0.010), tissue(0.15, 0.08, 0.0125, seed=1)
-    matched, settings = match_stain(own, (own, EVERYWHERE), (other, EVERYWHERE))
+    image = labeled_image([], shape=(40, 40))
+    spreads = [staining(replace(image, pixels=pixels)).spread for pixels in (own, other)]
+    matched, settings = match_stain(own, (own, EVERYWHERE), (other, EVERYWHERE), spreads[1] / spreads[0])
     means = [stain_density(pixels).reshape(-1, 3).mean(axis=0) for pixels in (own, other, matched)]
     assert np.abs(means[0] - means[1]).max() > 0.03
     assert np.abs(means[2] - means[1]).max() < 0.003
@@ -42,18 +49,18 @@ def test_matching_brings_means_and_spreads_together():
 
 def test_matching_never_goes_beyond_its_limits():
     own, other = tissue(0.05, 0.05, 0.002), tissue(0.5, 0.5, 0.05)
-    _, settings = match_stain(own, (own, EVERYWHERE), (other, EVERYWHERE))
+    _, settings = match_stain(own, (own, EVERYWHERE), (other, EVERYWHERE), 9 * SAME)
     assert settings["gain"] == [GAIN[1], GAIN[1]]
     assert max(np.abs(settings["shift"])) <= SHIFT
     assert settings["shift"][:2] == [SHIFT, SHIFT]
-    _, settings = match_stain(own, (other, EVERYWHERE), (own, EVERYWHERE))
+    _, settings = match_stain(own, (other, EVERYWHERE), (own, EVERYWHERE), 0.1 * SAME)
     assert settings["gain"] == [GAIN[0], GAIN[0]]
     assert settings["shift"][:2] == [-SHIFT, -SHIFT]
 
 
 def test_matching_to_ones_own_surroundings_changes_nothing():
     own = tissue(0.1, 0.1)
-    matched, _ = match_stain(own, (own, EVERYWHERE), (own, EVERYWHERE))
+    matched, _ = match_stain(own, (own, EVERYWHERE), (own, EVERYWHERE), SAME)
     assert np.abs(matched.astype(int) - own).max() <= 1
 
 
@@ -66,6 +73,16 @@ def test_too_little_tissue_leaves_the_donor_as_it_is(why):
         mask[0, :20] = True
     else:
         other = np.full_like(other, 254)
-    matched, settings = match_stain(own, (own, EVERYWHERE), (other, mask))
+    matched, settings = match_stain(own, (own, EVERYWHERE), (other, mask), SAME)
     assert np.array_equal(matched, own)
     assert settings == UNMATCHED == {"gain": [1.0, 1.0], "shift": [0.0, 0.0, 0.0]}
+
+
+def test_a_blank_image_has_no_staining_to_match(labeled_image):
+    image = labeled_image([], shape=(40, 40))
+    blank = staining(replace(image, pixels=np.full_like(image.pixels, 255)))
+    assert np.isnan(blank.spread).all()
+    assert blank.nuclei_hue is None
+    own = tissue(0.1, 0.1)
+    _, settings = match_stain(own, (own, EVERYWHERE), (own, EVERYWHERE), blank.spread)
+    assert settings["gain"] == [1.0, 1.0]

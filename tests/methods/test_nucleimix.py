@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from napari_histomix.compositing import compose
-from napari_histomix.compositing.donors import CUT_BY_EDGE, SLIVER, TOUCHES_NEIGHBOR
+from napari_histomix.compositing.donors import CUT_BY_EDGE, PALE, SLIVER, TOUCHES_NEIGHBOR
 from napari_histomix.compositing.planning import COVERS_NEIGHBOR, TOO_CLOSE
 from napari_histomix.datasets import open_dataset
 from napari_histomix.diffusion.models import load_model
@@ -142,6 +142,14 @@ class TestCandidates:
         assert found.unfit_donors == {CUT_BY_EDGE: 1, TOUCHES_NEIGHBOR: 1, SLIVER: 1}
         assert {one.donor.instance for one in found.candidates} == {1, 2}
         assert found.considered["rare"] == 5
+
+    def test_a_rare_nucleus_far_paler_than_its_class_gives_nothing(self, labeled_image, dataset_folder, tmp_path):
+        image = labeled_image([(30, 30, 6, 6, 1), (30, 90, 6, 6, 1), (90, 30, 6, 6, 1), (90, 90, 6, 6, 2)])
+        pale = image.instances == 2
+        image.pixels[pale] = np.rint(0.3 * image.pixels[pale] + 0.7 * image.pixels[60, 60]).astype(np.uint8)
+        found = drain(find_candidates(open_dataset(dataset_folder(tmp_path / "d", [image])), FIND))
+        assert found.unfit_donors == {PALE: 1}
+        assert {one.donor.instance for one in found.candidates} == {1, 3}
 
     def test_classes_left_out_are_neither_replaced_nor_given(self, labeled_image, dataset_folder, tmp_path):
         image = labeled_image([(30, 30, 6, 6, 1), (30, 90, 6, 6, 2), (80, 30, 6, 6, 3), (80, 90, 6, 6, 2)])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.contours import Mask, layer_one
+from napari_histomix.compositing.contours import Mask, dilate, layer_one
+from napari_histomix.compositing.stain import Staining, optical_density, staining
 from napari_histomix.records import LabeledImage, Location
+
+CONTRAST_UM = 2.5
+"""Width in µm of the surroundings that a nucleus's contrast is measured against."""
 
 MARGIN_UM = 7.5
 """Surroundings kept on each side of a donor, in µm (NucleiMix: 30 px at 0.25 µm/px)."""
 
 CUT_BY_EDGE = "the donor is cut by the edge of its own image"
 SLIVER = "the donor is far smaller than its class, so perhaps only a part of a nucleus"
+PALE = "the donor stands out from its surroundings far less than its class does"
 TOUCHES_NEIGHBOR = "the donor touches another nucleus in its own image"
 
 
@@ -33,6 +38,8 @@ class DonorCrop:
         Pixels of no nucleus.
     mpp : float
         Micrometers per pixel.
+    staining : Staining
+        Of the donor's whole image.
     """
 
     location: Location
@@ -40,6 +47,7 @@ class DonorCrop:
     nucleus: Mask
     surroundings: Mask
     mpp: float
+    staining: Staining
 
     def at_scale(self, mpp: float) -> DonorCrop:
         """The donor resampled to ``mpp``; itself where that is its own scale already (within 2 %)."""
@@ -54,7 +62,7 @@ class DonorCrop:
             for mask in (self.nucleus, self.surroundings)
         )
         pixels = cv2.resize(self.pixels, size, interpolation=smooth).astype(np.uint8)
-        return DonorCrop(self.location, pixels, nucleus, surroundings, mpp)
+        return replace(self, pixels=pixels, nucleus=nucleus, surroundings=surroundings, mpp=mpp)
 
     def turned(self, quarter_turns: int, mirrored: bool) -> DonorCrop:
         """The donor mirrored left to right, then turned counterclockwise: lossless."""
@@ -62,13 +70,33 @@ class DonorCrop:
         def turn(array: NDArray[np.generic]) -> NDArray[np.generic]:
             return np.ascontiguousarray(np.rot90(array[:, ::-1] if mirrored else array, quarter_turns))
 
-        return DonorCrop(
-            self.location,
-            turn(self.pixels).astype(np.uint8),
-            turn(self.nucleus).astype(bool),
-            turn(self.surroundings).astype(bool),
-            self.mpp,
+        return replace(
+            self,
+            pixels=turn(self.pixels).astype(np.uint8),
+            nucleus=turn(self.nucleus).astype(bool),
+            surroundings=turn(self.surroundings).astype(bool),
         )
+
+
+def density_around(pixels: NDArray[np.uint8], nucleus: Mask, surroundings: Mask, mpp: float) -> float | None:
+    """Mean green optical density (base 10) of what surrounds a nucleus; None where nothing does.
+
+    Parameters
+    ----------
+    pixels : (h, w, 3) uint8
+    nucleus, surroundings : (h, w) bool
+        The nucleus, whose two pixels of rim are left out, and the pixels of no nucleus.
+    mpp : float
+    """
+    around = dilate(nucleus, 2 + max(2, round(CONTRAST_UM / mpp))) & ~dilate(nucleus, 2) & surroundings
+    return float(optical_density(pixels[around])[:, 1].mean()) if around.any() else None
+
+
+def contrast(image: LabeledImage, location: Location) -> float | None:
+    """How much darker a nucleus is than what surrounds it, in green optical density; None where nothing does."""
+    donor = cut_donor(image, location)
+    around = density_around(donor.pixels, donor.nucleus, donor.surroundings, donor.mpp)
+    return None if around is None else float(optical_density(donor.pixels[donor.nucleus])[:, 1].mean()) - around
 
 
 def donor_flaw(image: LabeledImage, location: Location) -> str | None:
@@ -96,4 +124,5 @@ def cut_donor(image: LabeledImage, location: Location) -> DonorCrop:
         for axis, size in zip((rows, cols), image.instances.shape, strict=True)
     )
     region = image.instances[window]
-    return DonorCrop(location, image.pixels[window].copy(), region == location.instance, region == 0, image.mpp)
+    pixels, nucleus = image.pixels[window].copy(), region == location.instance
+    return DonorCrop(location, pixels, nucleus, region == 0, image.mpp, staining(image))

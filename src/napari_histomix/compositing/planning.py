@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask, dilate, transition_zone
 from napari_histomix.compositing.donors import CUT_BY_EDGE, DonorCrop
-from napari_histomix.compositing.stain import UNMATCHED, match_stain
+from napari_histomix.compositing.looks import look_flaw
+from napari_histomix.compositing.stain import UNMATCHED, match_stain, staining
 from napari_histomix.records import Candidate, LabeledImage
 
 CROSSES_EDGE = "it would cross the image's edge"
 COVERS_NEIGHBOR = "it would cover another nucleus"
 TOO_CLIPPED = "neighbors leave too little room for its transition zone"
 TOO_CLOSE = "it would touch another synthetic nucleus"
-UNLIKE = "what surrounds it looks unlike what surrounds its donor"
 TOO_SMALL = "its donor is too small to be seen at the target's scale"
 TOO_LARGE = "it is larger than the model's largest window"
 
@@ -26,13 +26,6 @@ CLIPPED_AT_MOST = 0.25
 
 GUARD = 4
 """Pixels kept free between the holes of two placements, so that either can be taken back alone."""
-
-LIKE = 0.08
-"""Largest difference, in optical density, between the immediate surroundings of target and donor; beyond it a border
-would have to fade one tissue into another within two pixels."""
-
-SURROUNDINGS_UM = 1.25
-"""Width in µm of the immediate surroundings that are compared."""
 
 STAIN_UM = 15.0
 """Half width in µm of the target's surroundings that its stain is measured in."""
@@ -163,52 +156,13 @@ def plan_placement(
         middle = round(candidate.target.row), round(candidate.target.col)
         around = tuple(slice(max(0, m - reach), m + reach + 1) for m in middle)
         other = image.pixels[around], image.instances[around] == 0
-        colors, stain = match_stain(colors, (donor.pixels, donor.surroundings), other)
-    if _difference(donor, colors, image, target, (row, col), donor_at) > LIKE:
-        return UNLIKE
+        gain = staining(image).spread / np.maximum(donor.staining.spread, 1e-6)
+        colors, stain = match_stain(colors, (donor.pixels, donor.surroundings), other, gain)
+    if flaw := look_flaw(donor, colors, image, (row, col), nucleus, target):
+        return flaw
     pixels = np.zeros((*instances.shape, 3), np.uint8)
     # The crop's margin always holds layer 1, so the donor's pixels can be read around its mask as well.
     rows, cols = np.nonzero(carried)
     pixels[rows, cols] = colors[rows + row - top, cols + col - left]
     provenance = {"quarter_turns": turns, "mirrored": mirrored, "shift": [top, left], "stain": stain}
     return Plan(candidate, seed, row, col, pixels, nucleus, carried, erased, blended, provenance)
-
-
-def _difference(
-    donor: DonorCrop,
-    colors: NDArray[np.uint8],
-    image: LabeledImage,
-    target: Mask,
-    corner: tuple[int, int],
-    placed: tuple[NDArray[np.intp], NDArray[np.intp]],
-) -> float:
-    """Difference of immediate surroundings, of the donor as it will look and of the place it goes to.
-
-    The largest of: the root mean square over R, G and B of the difference of mean optical densities; two thirds of the
-    difference of the lightest and darkest tenths in green; two thirds of how much lighter than the median of the new
-    surroundings the lightest tenth of layer 1 is.
-    ``target`` is the replaced nucleus in the box at ``corner``, ``placed`` the donor's pixels in that box.
-    """
-    width = max(2, round(SURROUNDINGS_UM / image.mpp))
-    own = colors[dilate(donor.nucleus, width + 1) & ~donor.nucleus & donor.surroundings]
-    # A frame as wide as the surroundings, so that they are not cut by the box.
-    row, col = corner[0] - width, corner[1] - width
-    frame = slice(max(0, row), row + target.shape[0] + 2 * width), slice(max(0, col), col + target.shape[1] + 2 * width)
-    free = image.instances[frame] == 0
-    middle = np.zeros(free.shape, bool)
-    offset = corner[0] - frame[0].start, corner[1] - frame[1].start
-    middle[placed[0] + offset[0], placed[1] + offset[1]] = True
-    inner = middle.copy()
-    inner[offset[0] : offset[0] + target.shape[0], offset[1] : offset[1] + target.shape[1]] |= target
-    # Around a replaced nucleus, its own rim is not tissue that will be seen.
-    other = image.pixels[frame][dilate(inner, width + 2) & ~dilate(inner, 2) & free]
-    if len(own) == 0 or len(other) == 0:
-        return 0.0
-    rim = colors[dilate(donor.nucleus, 1) & ~donor.nucleus]
-    own, other, rim = (-np.log10((found.astype(np.float32) + 1) / 256) for found in (own, other, rim))
-    color = float(np.sqrt(np.mean((own.mean(axis=0) - other.mean(axis=0)) ** 2)))
-    # A halo on one side of the donor hides in the mean; the lightest and darkest tenths may differ half as much again,
-    # and the lightest tenth of layer 1, which stays, may be as much lighter than most of what will surround it.
-    tenths = [np.quantile(density[:, 1], (0.1, 0.9)) for density in (own, other)]
-    halo = float(np.median(other[:, 1]) - np.quantile(rim[:, 1], 0.1))
-    return max(color, float(np.abs(tenths[0] - tenths[1]).max()) / 1.5, halo / 1.5)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, cut_donor, donor_flaw, plan_placement
-from napari_histomix.compositing.donors import SLIVER
+from napari_histomix.compositing import DonorCrop, contrast, cut_donor, donor_flaw, plan_placement
+from napari_histomix.compositing.donors import PALE, SLIVER
 from napari_histomix.datasets import Dataset, Entry, Problem
 from napari_histomix.diffusion.windows import WindowedPlan, finished_placement, first_stage, second_stage, windowed
 from napari_histomix.features import context_features, open_encoder
@@ -162,10 +162,10 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     """
     rare, major = _classes(dataset, settings)
     encoder = open_encoder(settings.encoder)
-    entries, nuclei, areas, flaws, problems = yield from _find_nuclei(dataset, rare, major)
+    entries, nuclei, areas, flaws, contrasts, problems = yield from _find_nuclei(dataset, rare, major)
     mpp = {entry.source.image: float(entry.mpp or 0) for entry in entries}
     rares = [one for found in nuclei.values() for one in found if one.kind == "rare"]
-    flaws = _slivers(rares) | flaws
+    flaws = _outliers(rares, contrasts) | flaws
     names = " or ".join(dataset.class_name(number) for number in rare)
     if not rares:
         raise HistomixError(f"No training image has a nucleus of class {names}; choose a class that occurs.")
@@ -318,10 +318,11 @@ def _classes(dataset: Dataset, settings: CandidateSettings) -> tuple[tuple[int, 
 
 
 def _find_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]) -> Job[tuple]:
-    """Readable training entries; by image their nuclei and areas in µm²; flaws of rare nuclei as donors; problems."""
+    """Readable training entries; by image nuclei and areas in µm²; rare nuclei's flaws and contrasts; problems."""
     entries: list[Entry] = []
     nuclei, areas, problems = {}, {}, list(dataset.problems)
     flaws: dict[Location, str] = {}
+    contrasts: dict[Location, float] = {}
     if dataset.training and all(entry.mpp is None for entry in dataset.training):
         raise HistomixError(
             "Nothing says how many µm one pixel of these images is; pass --mpp, "
@@ -338,20 +339,28 @@ def _find_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]
         entries.append(entry)
         found = nucleus_locations(image, rare, major)
         nuclei[entry.source.image] = found
-        flaws |= {one: flaw for one in found if one.kind == "rare" and (flaw := donor_flaw(image, one))}
+        for one in (one for one in found if one.kind == "rare"):
+            if (found_contrast := contrast(image, one)) is not None:
+                contrasts[one] = found_contrast
+            if flaw := donor_flaw(image, one):
+                flaws[one] = flaw
         areas[entry.source.image] = image.instances.size * image.mpp**2
     if not entries:
         raise HistomixError(problems[-1].sentence if problems else f"{dataset.name} has no training image.")
-    return entries, nuclei, areas, flaws, problems
+    return entries, nuclei, areas, flaws, contrasts, problems
 
 
-def _slivers(rares: list[Location]) -> dict[Location, str]:
-    """Rare nuclei far smaller than the median of their class, with the flaw that makes them."""
-    areas: dict[int, list[int]] = {}
-    for one in rares:
-        areas.setdefault(one.type, []).append(one.area)
-    typical = {number: float(np.median(found)) for number, found in areas.items()}
-    return {one: SLIVER for one in rares if one.area < 0.3 * typical[one.type]}
+def _outliers(rares: list[Location], contrasts: dict[Location, float]) -> dict[Location, str]:
+    """Rare nuclei far smaller or far paler than the median of their class, with the flaw that makes them."""
+    flaws: dict[Location, str] = {}
+    for number in {one.type for one in rares}:
+        own = [one for one in rares if one.type == number]
+        seen = {one: contrasts[one] for one in own if one in contrasts}
+        area = float(np.median([one.area for one in own]))
+        typical = float(np.median(list(seen.values()))) if seen else 0.0
+        flaws |= {one: PALE for one, value in seen.items() if value < 0.65 * max(typical, 0.0)}
+        flaws |= {one: SLIVER for one in own if one.area < 0.3 * area}
+    return flaws
 
 
 def _plan(

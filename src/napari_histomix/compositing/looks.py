@@ -1,0 +1,118 @@
+"""Whether a donor looks at home where it is to lie: what surrounds it, its color, how much it stands out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.compositing.contours import Mask, dilate
+from napari_histomix.compositing.donors import CONTRAST_UM, DonorCrop, density_around
+from napari_histomix.compositing.stain import GAIN, hue, optical_density, staining
+from napari_histomix.records import LabeledImage
+
+UNLIKE = "what surrounds it looks unlike what surrounds its donor"
+FADED = "it would stand out from what surrounds it far less than its donor does"
+OFF_COLOR = "its color among the nuclei there is not what it is among those of its own image"
+
+LIKE = 0.08
+"""Largest difference, in optical density, between the immediate surroundings of target and donor; beyond it a border
+would have to fade one tissue into another within two pixels."""
+
+SURROUNDINGS_UM = 1.25
+"""Width in µm of the immediate surroundings that are compared."""
+
+HUE = 0.05
+"""Largest difference between a donor's hue against the nuclei of the target's image and against those of its own."""
+
+
+def look_flaw(
+    donor: DonorCrop,
+    colors: NDArray[np.uint8],
+    image: LabeledImage,
+    corner: tuple[int, int],
+    nucleus: Mask,
+    replaced: Mask,
+) -> str | None:
+    """Why a donor would look out of place, or None.
+
+    Parameters
+    ----------
+    donor : DonorCrop
+        At the target's scale.
+    colors : (h, w, 3) uint8
+        The donor's pixels as they would be placed.
+    image : LabeledImage
+        The target's.
+    corner : (row, column)
+        Upper left of the box that the masks lie in.
+    nucleus, replaced : (H, W) bool
+        In that box: the donor's nucleus, and the nucleus that it replaces (empty: none).
+    """
+    # A frame around the box, so that the box does not cut off what surrounds the nuclei.
+    margin = 2 + max(2, round(CONTRAST_UM / image.mpp))
+    rows, cols = (
+        slice(max(0, at - margin), min(at + size + margin, end))
+        for at, size, end in zip(corner, nucleus.shape, image.instances.shape, strict=True)
+    )
+    top, left = corner[0] - rows.start, corner[1] - cols.start
+    free = image.instances[rows, cols] == 0
+    hidden = np.zeros(free.shape, bool)
+    hidden[top : top + nucleus.shape[0], left : left + nucleus.shape[1]] = nucleus | replaced
+    there = image.pixels[rows, cols]
+    if _difference(donor, colors, there, hidden, free, image.mpp) > LIKE:
+        return UNLIKE
+    if _off_color(donor, colors, image):
+        return OFF_COLOR
+    if _fades(donor, colors, there, hidden, free, image.mpp):
+        return FADED
+    return None
+
+
+def _difference(
+    donor: DonorCrop, colors: NDArray[np.uint8], there: NDArray[np.uint8], hidden: Mask, free: Mask, mpp: float
+) -> float:
+    """Difference of immediate surroundings, of the donor as it will look and of the place it goes to.
+
+    The largest of: the root mean square over R, G and B of the difference of mean optical densities; two thirds of the
+    difference of the lightest and darkest tenths in green; how much lighter than the median of the new surroundings the
+    lightest tenth of layer 1 is.
+    """
+    width = max(2, round(SURROUNDINGS_UM / mpp))
+    own = colors[dilate(donor.nucleus, width + 1) & ~donor.nucleus & donor.surroundings]
+    # Around a replaced nucleus, its own rim is not tissue that will be seen.
+    other = there[dilate(hidden, width + 2) & ~dilate(hidden, 2) & free]
+    if len(own) == 0 or len(other) == 0:
+        return 0.0
+    rim = optical_density(colors[dilate(donor.nucleus, 1) & ~donor.nucleus])
+    densities = [optical_density(found) for found in (own, other)]
+    means = [density.mean(axis=0) for density in densities]
+    color = float(np.sqrt(np.mean((means[0] - means[1]) ** 2)))
+    # A halo on one side of the donor hides in the mean; the lightest and darkest tenths may differ half as much again.
+    # Layer 1 stays as it is: its lightest tenth would be seen against what will surround it.
+    tenths = [np.quantile(density[:, 1], (0.1, 0.9)) for density in densities]
+    halo = float(np.median(densities[1][:, 1]) - np.quantile(rim[:, 1], 0.1))
+    return max(color, float(np.abs(tenths[0] - tenths[1]).max()) / 1.5, halo)
+
+
+def _off_color(donor: DonorCrop, colors: NDArray[np.uint8], image: LabeledImage) -> bool:
+    """Whether the donor's hue stands out from the nuclei there, as it does not from those of its own image."""
+    there, home = staining(image).nuclei_hue, donor.staining.nuclei_hue
+    if there is None or home is None:
+        return False
+    before, after = optical_density(donor.pixels[donor.nucleus]), optical_density(colors[donor.nucleus])
+    changed = (hue(after.mean(axis=0)) - there) - (hue(before.mean(axis=0)) - home)
+    # What is odd at home may stay odd, but no tenth of it may be as red as an erythrocyte.
+    reddest = float(np.quantile(hue(after), 0.1)) - there
+    return bool(abs(changed) > HUE or reddest < -2 * HUE)
+
+
+def _fades(
+    donor: DonorCrop, colors: NDArray[np.uint8], there: NDArray[np.uint8], hidden: Mask, free: Mask, mpp: float
+) -> bool:
+    """Whether the donor stands out by less than the largest stain gain could explain."""
+    own = density_around(donor.pixels, donor.nucleus, donor.surroundings, donor.mpp)
+    other = density_around(there, hidden, free, mpp)
+    if own is None or other is None:
+        return False
+    before, after = (float(optical_density(one[donor.nucleus])[:, 1].mean()) for one in (donor.pixels, colors))
+    return after - other < GAIN[0] * (before - own)
