@@ -218,10 +218,10 @@ def _augment(options: argparse.Namespace, dataset: Dataset, *, report: bool) -> 
     recorded = {key: value for key, value in asdict(settings).items() if key not in ("device", "batch")}
     facts |= {"synthesis_settings": recorded, "refusals": dict(sorted(made.refusals.items()))}
     if options.study and found is not None:
-        study = Study.create(options.study, dataset.root, dataset.name, options.mpp)
-        study.set_candidates(found)
-        study.save_settings({"synthesis_settings": asdict(settings)})
-        study.add_placements(made.placements)
+        with Study.begin(options.study, dataset.root, dataset.name, options.mpp) as study:
+            study.set_candidates(found)
+            study.save_settings({"synthesis_settings": asdict(settings)})
+            study.add_placements(made.placements)
         _say(options, f"Study: {options.study}")
     follow(export(dataset, made.placements, options.out, facts=facts, report=report))
     _say(options, f"Written: {options.out}")

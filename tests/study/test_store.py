@@ -184,6 +184,23 @@ def test_a_new_search_is_refused_once_there_are_placements(tmp_path, found, made
     assert len(reopened(study).placements()) == 1
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_study_that_cannot_begin_leaves_nothing(tmp_path, few_candidates, there):
+    folder = tmp_path / "study"
+    if there:
+        folder.mkdir()
+    with pytest.raises(OSError, match="full"), Study.begin(folder, tmp_path, "x") as study:
+        study.set_candidates(few_candidates)
+        raise OSError("the disk is full")
+    assert folder.exists() is there
+    with Study.begin(folder, tmp_path, "x") as study:
+        study.set_candidates(few_candidates)
+    assert reopened(study).candidates() == few_candidates.candidates
+    with pytest.raises(HistomixError, match="not empty"), Study.begin(folder, tmp_path, "y"):
+        pass
+    assert reopened(study).candidates() == few_candidates.candidates
+
+
 def test_a_full_folder_is_not_made_a_study(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(HistomixError, match="not empty"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,16 @@ def test_an_existing_file_is_kept(few_candidates, tmp_path):
     assert (tmp_path / "c.csv").read_text() == "mine"
     write_candidates(tmp_path / "c.csv", few_candidates.candidates, replace=True)
     assert len(read_candidates(tmp_path / "c.csv")) == 10
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(few_candidates, tmp_path):
+    def filling():
+        yield from few_candidates.candidates[:4]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(HistomixError, match="No space left"):
+        write_candidates(tmp_path / "c.csv", filling())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nowhere_to_write_or_read_is_one_sentence(few_candidates, tmp_path):

@@ -6,7 +6,7 @@ import io
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +76,29 @@ class Study:
             db.executescript(SCHEMA)
             study._write_meta(db, meta)
         return study
+
+    @classmethod
+    @contextmanager
+    def begin(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Iterator[Study]:
+        """Make a new study and write what it begins with; where that fails, nothing of it stays.
+
+        Raises
+        ------
+        HistomixError
+            As ``create``.
+        """
+        folder = Path(folder)
+        cls.check_new(folder)
+        made = not folder.exists()
+        try:
+            yield cls.create(folder, dataset_root, name, mpp)
+        except BaseException:
+            with suppress(OSError):
+                for file in folder.glob(f"{FILE}*"):
+                    file.unlink()
+                if made:
+                    folder.rmdir()
+            raise
 
     @staticmethod
     def check_new(folder: Path) -> None:

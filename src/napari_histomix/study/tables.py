@@ -14,24 +14,28 @@ HEADER = ["rank", *PLACE, "log_likelihood", "percentile", *("donor_" + name for 
 
 
 def write_candidates(path: Path, candidates: Iterable[Candidate], *, replace: bool = False) -> None:
-    """Write candidates by rank, with an empty ``decision`` column to fill with keep or drop.
+    """Write candidates by rank, with an empty ``decision`` column to fill with keep or drop: all of them, or no file.
 
     Raises
     ------
     HistomixError
         If the file is there already (unless ``replace``) or cannot be written.
     """
+    if path.exists() and not replace:
+        raise HistomixError(f"{path} already exists; name a new file.")
+    part = path.with_name(f".{path.name}.part")
     try:
-        with path.open("w" if replace else "x", newline="", encoding="utf-8") as stream:
+        with part.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(HEADER)
             for one in candidates:
                 scores = f"{one.log_likelihood:.6f}", f"{one.percentile:.3f}"
                 writer.writerow([one.rank, *astuple(one.target), *scores, *astuple(one.donor), ""])
-    except FileExistsError:
-        raise HistomixError(f"{path} already exists; name a new file.") from None
+        part.replace(path)
     except OSError as error:
         raise HistomixError(f"{path} could not be written ({error.strerror}); choose another place.") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_candidates(path: Path) -> list[Candidate]:

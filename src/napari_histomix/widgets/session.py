@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,9 +200,9 @@ class Session(QObject):
             if not found.candidates:
                 raise HistomixError("No place fits a rare nucleus; add images, or choose other classes.")
             yield Event("Writing candidates to the study")
-            ours = study or Study.create(folder, dataset.root, dataset.name, mpp)
-            ours.set_candidates(found)
-            ours.save_settings({"image": image})
+            with nullcontext(study) if study else Study.begin(folder, dataset.root, dataset.name, mpp) as ours:
+                ours.set_candidates(found)
+                ours.save_settings({"image": image})
             size, warnings = found.effective_sample_size, found.warnings
             made = Candidates.of(found.candidates, dataset.class_name, size, warnings)
             return Found(ours, made, tuple(one.sentence for one in found.problems))
