@@ -11,6 +11,7 @@ from napari.layers import Image, Labels, Points
 from qtpy.QtCore import Qt
 
 from napari_histomix.compositing import compose
+from napari_histomix.widgets.rewriting import crop
 
 pytestmark = pytest.mark.gui
 
@@ -57,7 +58,9 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     settle(dock)
     world = book.layer(place.image, "image").data_to_world((place.row, place.col))
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], world)
-    assert dock.candidates.target_view.pixels is not None
+    side = dock.candidates.target_view.pixels.shape[0]
+    shown = crop(session.dataset.read(place.image).pixels, place.row, place.col, side)
+    np.testing.assert_array_equal(dock.candidates.target_view.pixels, shown)
     qtbot.waitUntil(lambda: dock.candidates.donor_view.pixels is not None, timeout=20_000)
     shown = [layer for layer in viewer.layers if layer.visible and layer.metadata["histomix"]["image"] != place.image]
     assert shown == []
@@ -94,7 +97,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
         check_synthetic(dock, image)
         layer = book.layer(image, "placements")
         assert isinstance(layer, Points)
-        assert layer.metadata["histomix"]["placements"][0]["model"] == "tiny"
+        assert layer.metadata["histomix"]["placements"][0]["model"] == "small"
         assert book.layer(image, "synthetic").scale[0] == session.dataset.entry(image).mpp
 
     # The synthetic layers lie above the image's own, also where those came later.
@@ -216,7 +219,7 @@ def test_in_a_large_study_synthetic_layers_come_with_their_image(with_study, set
     settle(dock)
     check_synthetic(dock, other)
     assert book.layer(other, "synthetic").visible
-    assert book.layer(other, "placements") is not None
+    assert len(book.layer(other, "placements").data) == len(session.placements_of(other))
 
 
 def test_open_sample_from_the_file_menu(make_napari_viewer, qtbot, settle, tmp_path) -> None:

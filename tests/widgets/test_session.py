@@ -35,7 +35,7 @@ def test_images_are_read_in_the_background(session, qtbot) -> None:
     assert session.image == first
     session.step(1)
     qtbot.waitUntil(lambda: session.image == second, timeout=20_000)
-    assert session.reader.get(first) is not None
+    assert session.reader.get(first).source.image == first
     session.step(-1)
     assert session.image == first
 
