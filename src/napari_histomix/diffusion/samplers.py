@@ -50,7 +50,7 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
-    "fast": Preset(erase=Sampler("revisit", 600, 7, 2), blend=Sampler("revisit", 250, 5, 3)),
+    "fast": Preset(erase=Sampler("revisit", 600, 7, 2), blend=Sampler("revisit", 150, 5, 3)),
     "paper": Preset(
         erase=Sampler("mcg", 1000, 250, conditional=False), blend=Sampler("mcg", 1000, 250, conditional=False)
     ),
