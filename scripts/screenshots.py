@@ -102,11 +102,23 @@ def main() -> None:
         for decision in ("approve", "approve", "reject", "approve", "approve"):
             dock.review.decide(decision)
             settle(dock)
+
+        def room(at: int) -> float:
+            """Pixels from a placement to the nearest edge of its image."""
+            dock.review.move_to(at)
+            place = dock.review.current.candidate.target
+            height, width = session.dataset.read(place.image).instances.shape
+            return min(place.row, place.col, height - place.row, width - place.col)
+
+        dock.review.move_to(max(range(5, len(session.placements)), key=room))
+        settle(dock)
         shoot(viewer, "4-review")
 
-        while session.decided("approve") + session.decided("reject") < len(session.placements):
-            dock.review.decide("approve")
-            settle(dock)
+        for at in range(len(session.placements)):
+            dock.review.move_to(at)
+            if dock.review.current.candidate.rank not in session.placement_decisions:
+                dock.review.decide("approve")
+                settle(dock)
         dock.open_step(4)
         dock.export.run()
         settle(dock)
