@@ -175,6 +175,17 @@ def test_a_light_layer_one_counts_as_a_halo(plan, giver, labeled_image):
     assert plan(image, row=40, col=40, source=haloed) == UNLIKE
 
 
+def test_a_blue_layer_one_counts_as_a_fringe(plan, giver, labeled_image):
+    image = labeled_image([], shape=(80, 80))
+    nucleus = giver.instances == 1
+    fringed = replace(giver, pixels=giver.pixels.copy())
+    rim = fringed.pixels[dilate(nucleus, 1) & ~nucleus].astype(float)
+    rim[:, 0] *= 0.6
+    rim[:, 2] = 245
+    fringed.pixels[dilate(nucleus, 1) & ~nucleus] = rim
+    assert plan(image, row=40, col=40, source=fringed) == UNLIKE
+
+
 def test_refused_where_it_would_fade(plan, giver, labeled_image):
     # Tissue farther out than the immediate surroundings is darker than at home, up to where contrast is measured.
     image = labeled_image([], shape=(80, 80))

@@ -75,7 +75,7 @@ def _difference(
 
     The largest of: the root mean square over R, G and B of the difference of mean optical densities; two thirds of the
     difference of the lightest and darkest tenths in green; how much lighter than the median of the new surroundings the
-    lightest tenth of layer 1 is.
+    lightest tenth of layer 1 is; two fifths of how much bluer its bluest tenth is (red minus blue), as lenses leave it.
     """
     width = max(2, round(SURROUNDINGS_UM / mpp))
     own = colors[dilate(donor.nucleus, width + 1) & ~donor.nucleus & donor.surroundings]
@@ -91,7 +91,9 @@ def _difference(
     # Layer 1 stays as it is: its lightest tenth would be seen against what will surround it.
     tenths = [np.quantile(density[:, 1], (0.1, 0.9)) for density in densities]
     halo = float(np.median(densities[1][:, 1]) - np.quantile(rim[:, 1], 0.1))
-    return max(color, float(np.abs(tenths[0] - tenths[1]).max()) / 1.5, halo)
+    blue = [density[:, 0] - density[:, 2] for density in (rim, densities[1])]
+    fringe = float(np.quantile(blue[0], 0.9) - np.median(blue[1]))
+    return max(color, float(np.abs(tenths[0] - tenths[1]).max()) / 1.5, halo, 0.4 * fringe)
 
 
 def _off_color(donor: DonorCrop, colors: NDArray[np.uint8], image: LabeledImage) -> bool:
