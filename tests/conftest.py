@@ -127,7 +127,7 @@ def dataset_folder() -> Callable[..., Path]:
 def small_network() -> Callable[..., object]:
     """A factory of untrained networks of the real class with a few thousand weights."""
 
-    def make(channels: int = 7, seed: int = 0) -> object:
+    def make(channels: int = 7, seed: int = 0, out: int = 3) -> object:
         import torch
         from diffusers import UNet2DModel
 
@@ -135,7 +135,7 @@ def small_network() -> Callable[..., object]:
         return UNet2DModel(
             sample_size=48,
             in_channels=channels,
-            out_channels=3,
+            out_channels=out,
             layers_per_block=1,
             block_out_channels=(8, 16),
             down_block_types=("DownBlock2D", "DownBlock2D"),
@@ -150,8 +150,8 @@ def small_network() -> Callable[..., object]:
 @pytest.fixture(scope="session")
 def small_model_folder(tmp_path_factory: pytest.TempPathFactory, small_network: Callable[..., object]) -> Path:
     """A whole model folder around a small untrained network; never write into it."""
-    from napari_histomix.diffusion.models import save_model
-    from napari_histomix.diffusion.training import SCHEDULE
+    from napari_histomix.diffusion.model_files import save_model
+    from napari_histomix.diffusion.recipes import SCHEDULE
 
     folder = tmp_path_factory.mktemp("models") / "small"
     save_model(folder, small_network(), SCHEDULE, name="small", mpp=(0.25, 0.5), windows=(48, 64, 96))
@@ -161,6 +161,6 @@ def small_model_folder(tmp_path_factory: pytest.TempPathFactory, small_network: 
 @pytest.fixture
 def small_model(small_model_folder: Path) -> object:
     """A small untrained ``InpaintingModel`` for windows of 48, 64 and 96 pixels at 0.25 to 0.5 µm/px."""
-    from napari_histomix.diffusion.models import load_model
+    from napari_histomix.diffusion.model_files import load_model
 
     return load_model(small_model_folder)

@@ -18,7 +18,8 @@ COMMANDS = {
     ("demo",): ("--out", "sample", "report.png"),
     ("inspect",): ("classes", "µm/px", "--mpp"),
     ("candidates",): ("--rare", "--major", "--out", "CSV"),
-    ("synthesize",): ("--rare", "-k", "--seed", "fast,paper", "--device", "--out", "HoVer-Net"),
+    ("synthesize",): ("--rare", "-k", "--seed", "fast,quality,paper", "--device", "--out", "HoVer-Net"),
+    ("blend-test",): ("--hole", "--sampler", "--spread", "--sheet", "METHOD:START:STEPS:VISITS"),
     ("train", "inpainter"): ("--images", "--from", "--minutes", "--steps", "--mpp", "--out"),
 }
 
@@ -287,7 +288,7 @@ class TestSynthesize:
 
 class TestTrain:
     def test_a_short_run_whose_result_synthesize_takes(self, run, synthesize, small_network, tmp_path, monkeypatch):
-        monkeypatch.setattr("napari_histomix.diffusion.training.new_network", lambda window: small_network())
+        monkeypatch.setattr("napari_histomix.diffusion.recipes.new_network", lambda channels, side: small_network())
         rng = np.random.default_rng(0)
         (tmp_path / "images").mkdir()
         for number in range(3):

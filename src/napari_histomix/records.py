@@ -31,6 +31,8 @@ class Event:
         What the job is looking at right now, for a live view.
     message : str, optional
         Something the person should know (an image skipped, a batch halved); shown once.
+    figures : mapping
+        Numbers worth plotting as they come: a training run's ``step``, ``loss`` and now and then ``validation``.
     """
 
     phase: str
@@ -38,6 +40,7 @@ class Event:
     total: int = 0
     preview: NDArray[np.uint8] | None = None
     message: str | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 Job = Generator[Event, None, T]

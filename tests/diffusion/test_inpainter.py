@@ -5,18 +5,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_histomix.diffusion import inpainter
 from napari_histomix.diffusion.inpainter import Window, choose_device, inpaint
-from napari_histomix.diffusion.models import InpaintingModel, load_model
+from napari_histomix.diffusion.model_files import load_model
+from napari_histomix.diffusion.models import InpaintingModel
+from napari_histomix.diffusion.recipes import SCHEDULE
 from napari_histomix.diffusion.samplers import PRESETS, Sampler
-from napari_histomix.diffusion.training import SCHEDULE
 from napari_histomix.records import HistomixError, drain
 
-FAST = Sampler("revisit", 250, 3, 2)
-MCG = Sampler("mcg", 1000, 5, conditional=False)
+FAST = Sampler("repaint", 250, 3, 2)
+MCG = Sampler("mcg-fixed", 1000, 5, conditional=False, eta=0.0)
 
 
 def window(seed: int = 0, size: int = 48, side: int = 0) -> Window:
@@ -67,7 +69,7 @@ def test_known_pixels_come_back_bit_for_bit(small_model, seed, sizes, share, sam
     assert not np.array_equal(result[hole], given_.pixels[hole])
 
 
-@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["revisit", "mcg"])
+@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["repaint", "mcg"])
 @pytest.mark.parametrize("sizes", [(48, 0), (90, 48)], ids=["as it is", "resampled"])
 def test_what_lies_inside_the_hole_is_never_looked_at(small_model, sampler, sizes):
     one = window(3, *sizes)
@@ -80,7 +82,7 @@ def test_what_lies_inside_the_hole_is_never_looked_at(small_model, sampler, size
     assert np.array_equal(*results)
 
 
-@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["revisit", "mcg"])
+@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["repaint", "mcg"])
 def test_a_windows_result_does_not_depend_on_its_batch(small_model, sampler):
     windows = [window(seed) for seed in range(3)]
     together = drain(inpaint(windows, small_model, sampler, device="cpu", batch=3))
@@ -105,7 +107,7 @@ def test_windows_of_one_model_size_share_batches():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("stage", ["erase", "blend"])
+@pytest.mark.parametrize("stage", ["ring", "disc", "large"])
 def test_the_network_is_called_as_often_as_the_sampler_declares(preset, stage):
     sampler = getattr(PRESETS[preset], stage)
     model = faked()
@@ -115,7 +117,8 @@ def test_the_network_is_called_as_often_as_the_sampler_declares(preset, stage):
     assert events[-1].done == events[-1].total == 5 * sampler.forwards
 
 
-def test_every_step_has_a_preview_in_which_only_the_hole_differs(small_model):
+def test_previews_differ_only_in_the_hole(small_model, monkeypatch):
+    monkeypatch.setattr(inpainter, "PREVIEWS", -1.0)
     one = window(0)
     events = list(inpaint([one], small_model, FAST, device="cpu", phase="Blending"))
     assert len(events) == FAST.forwards
@@ -131,7 +134,7 @@ def test_a_network_that_knows_the_truth_restores_it(monkeypatch):
     rows, cols = np.mgrid[:48, :48]
     truth = np.stack([5 * rows, 5 * cols, 250 - 2 * rows - 3 * cols], axis=-1).astype(np.uint8)
     clean = torch.from_numpy(truth).permute(2, 0, 1)[None].float() / 127.5 - 1
-    alphas = inpainter.SAMPLERS["revisit"].__globals__["DDPMScheduler"].from_config(SCHEDULE).alphas_cumprod
+    alphas = DDPMScheduler.from_config(SCHEDULE).alphas_cumprod
 
     class Oracle(Network):
         def forward(self, seen, steps):
@@ -141,12 +144,12 @@ def test_a_network_that_knows_the_truth_restores_it(monkeypatch):
 
     model = InpaintingModel(Oracle(), SCHEDULE, (0.25, 0.5), (48,), "oracle", "")
     one = window(5)
-    for sampler in (PRESETS["fast"].erase, PRESETS["fast"].blend, MCG):
+    for sampler in (PRESETS["fast"].disc, PRESETS["fast"].ring, MCG):
         (result,) = drain(inpaint([Window(truth, one.hole, 5)], model, sampler, device="cpu"))
         assert np.abs(result.astype(int) - truth).max() <= 1
 
 
-@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["revisit", "mcg"])
+@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["repaint", "mcg"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_closing_stops_within_one_call_of_the_network(sampler, count):
     model = faked()
@@ -159,14 +162,14 @@ def test_closing_stops_within_one_call_of_the_network(sampler, count):
     assert before == count
 
 
-@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["revisit", "mcg"])
+@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["repaint", "mcg"])
 def test_not_a_number_is_an_error_that_names_the_step(sampler):
     model = faked(lambda noisy, number: torch.full_like(noisy, float("nan") if number == 4 else 0.0))
     with pytest.raises(HistomixError, match=r"'fake'.* step 4"):
         drain(inpaint([window()], model, sampler, device="cpu"))
 
 
-@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["revisit", "mcg"])
+@pytest.mark.parametrize("sampler", [FAST, MCG], ids=["repaint", "mcg"])
 def test_running_out_of_memory_halves_the_batch_says_so_and_changes_nothing(small_model, sampler):
     windows = [window(seed) for seed in range(5)]
     expected = drain(inpaint(windows, small_model, sampler, device="cpu", batch=1))
@@ -239,3 +242,13 @@ def test_no_windows_no_work():
     model = faked()
     assert drain(inpaint([], model, FAST, device="cpu")) == []
     assert model.network.batches == []
+
+
+@pytest.mark.parametrize("place", [np.s_[:9, 20:30], np.s_[30:, 40:], np.s_[:, :3], np.s_[5:-5, 2:]], ids=str)
+def test_a_hole_at_the_border_of_its_window_hides_what_lies_in_it(small_model, place):
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    hole = np.zeros((48, 48), bool)
+    hole[place] = True
+    other = np.where(hole[..., None], 255 - pixels, pixels)
+    results = [drain(inpaint([Window(one, hole, 0)], small_model, FAST, device="cpu"))[0] for one in (pixels, other)]
+    assert np.array_equal(*results)

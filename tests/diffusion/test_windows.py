@@ -29,8 +29,8 @@ def make_placement(planned, model):
     """Both stages, as the method does them."""
     background = planned.pixels
     if planned.plan.erased.any():
-        (background,) = drain(inpaint([first_stage(planned)], model, PRESETS["fast"].erase, device="cpu"))
-    (blended,) = drain(inpaint([second_stage(planned, background)], model, PRESETS["fast"].blend, device="cpu"))
+        (background,) = drain(inpaint([first_stage(planned)], model, PRESETS["fast"].disc, device="cpu"))
+    (blended,) = drain(inpaint([second_stage(planned, background)], model, PRESETS["fast"].ring, device="cpu"))
     return finished_placement(planned, blended, {"sampler": "fast"}), background, blended
 
 

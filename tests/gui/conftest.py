@@ -14,7 +14,7 @@ from qtpy.QtCore import QTimer
 @pytest.fixture(scope="session")
 def tiny_model(small_model_folder: Path) -> Any:
     """An untrained network: what it paints is noise, but where it paints and what it leaves alone is real."""
-    from napari_histomix.diffusion.models import load_model
+    from napari_histomix.diffusion.model_files import load_model
 
     return load_model(small_model_folder)
 

@@ -14,7 +14,7 @@ from napari_histomix.compositing import compose, donor_flaw
 from napari_histomix.compositing.contours import dilate
 from napari_histomix.compositing.planning import GUARD
 from napari_histomix.datasets import open_dataset
-from napari_histomix.diffusion.models import load_model
+from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.methods.nucleimix import SynthesisSettings, synthesize
 from napari_histomix.records import DONOR, INPAINTED, REAL, Candidate, LabeledImage, Placement, drain
 from napari_histomix.sampling import background_locations, nucleus_locations

@@ -13,7 +13,7 @@ from napari_histomix.compositing import compose
 from napari_histomix.compositing.donors import CUT_BY_EDGE, PALE, SLIVER, TOUCHES_NEIGHBOR
 from napari_histomix.compositing.planning import COVERS_NEIGHBOR, TOO_CLOSE
 from napari_histomix.datasets import open_dataset
-from napari_histomix.diffusion.models import load_model
+from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.samplers import PRESETS, Preset, Sampler
 from napari_histomix.methods.nucleimix import (
     CHANGED,
@@ -284,8 +284,8 @@ class TestSynthesis:
         assert len({one.seed for one in made}) == 5
 
     def test_the_papers_sampler(self, run, monkeypatch):
-        few = Sampler("mcg", 1000, 10, conditional=False)
-        monkeypatch.setitem(PRESETS, "paper", Preset(erase=few, blend=few))
+        few = Sampler("mcg-fixed", 1000, 10, conditional=False, eta=0.0)
+        monkeypatch.setitem(PRESETS, "paper", Preset(ring=few, disc=few, large=few))
         made = run(count=1, sampler="paper")
         assert made.placements[0].provenance["sampler"] == "paper"
 
@@ -327,7 +327,11 @@ class TestSynthesis:
 
     @pytest.mark.parametrize(
         ("settings", "words"),
-        [({"sampler": "slow"}, "choose fast or paper"), ({"count": 0}, "at least 1"), ({"uses": 0}, "at least 1")],
+        [
+            ({"sampler": "slow"}, "choose one of fast, quality, paper"),
+            ({"count": 0}, "at least 1"),
+            ({"uses": 0}, "at least 1"),
+        ],
     )
     def test_settings_that_cannot_be_met_are_one_sentence(self, run, settings, words):
         with pytest.raises(HistomixError, match=words):

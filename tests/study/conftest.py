@@ -43,7 +43,7 @@ def found(study_dataset) -> CandidateSet:
 
 @pytest.fixture(scope="session")
 def made(study_dataset, found, small_model_folder) -> Synthesis:
-    from napari_histomix.diffusion.models import load_model
+    from napari_histomix.diffusion.model_files import load_model
 
     settings = SynthesisSettings(count=6, device="cpu")
     made = drain(synthesize(study_dataset, found.candidates, settings, load_model(small_model_folder)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_histomix.diffusion.models import InpaintingModel, fast_dtype, network_input
-from napari_histomix.diffusion.samplers import SAMPLERS, Sampler
+from napari_histomix.diffusion.models import InpaintingModel, decode, encode, fast_dtype, network_input
+from napari_histomix.diffusion.prompted import AnyModel, PromptedModel, prompted_steps
+from napari_histomix.diffusion.samplers import SAMPLERS, Holes, Sampler, Steps
 from napari_histomix.records import Event, HistomixError, Job
 
 BATCH = 16
+PREVIEWS = 0.25
+"""Seconds between two previews: a latent one costs a pass of the decoder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +70,16 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def fill_navier_stokes(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The smooth continuation of the surroundings into a hole: the guess a truncated sampler starts from."""
-    return cv2.inpaint(pixels, hole.astype(np.uint8), 3, cv2.INPAINT_NS).astype(np.uint8)
+    # Where a hole meets the border, OpenCV lets the pixels in it shine through.
+    mean = np.rint(pixels[~hole].mean(axis=0)).astype(np.uint8)
+    return cv2.inpaint(np.where(hole[..., None], mean, pixels), hole.astype(np.uint8), 3, cv2.INPAINT_NS).astype(
+        np.uint8
+    )
 
 
 def inpaint(
     windows: Sequence[Window],
-    model: InpaintingModel,
+    model: AnyModel,
     sampler: Sampler,
     *,
     device: str = "auto",
@@ -82,7 +92,7 @@ def inpaint(
     ----------
     windows : sequence of Window
         Of any mix of sizes; windows of one size share batches.
-    model : InpaintingModel
+    model : InpaintingModel or PromptedModel
     sampler : Sampler
     device : str
         auto, cpu, cuda or mps.
@@ -94,7 +104,7 @@ def inpaint(
     Yields
     ------
     Event
-        One for every denoising step, with a preview of the first window of the batch.
+        One for every denoising step, now and then with a preview of x̂0 of the first window of the batch.
 
     Returns
     -------
@@ -107,75 +117,138 @@ def inpaint(
         If the network returns something that is not a number, or the device is missing.
     """
     place = choose_device(device)
-    dtype = fast_dtype(place)
-    # A copy: the model may be shared, and a cast to fewer bits cannot be taken back. Module.to, not diffusers' own:
-    # that one warns at every cast about layers this network does not have.
-    network = torch.nn.Module.to(deepcopy(model.network), device=place, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.eval().requires_grad_(False)
-    channels = int(network.config["in_channels"])
+    engine = _Prompted(model, place) if isinstance(model, PromptedModel) else _Network(model, place)
     results: list[NDArray[np.uint8] | None] = [None] * len(windows)
     waiting = sorted(range(len(windows)), key=lambda i: windows[i].model_side)
-    total, finished = len(windows) * sampler.forwards, 0
+    total, finished, shown = len(windows) * sampler.forwards, 0, 0.0
 
     while waiting:
         side = windows[waiting[0]].model_side
         chosen = [i for i in waiting[:batch] if windows[i].model_side == side]
         group = [windows[i] for i in chosen]
-        known, hole, guess = (tensor.to(place) for tensor in _tensors(group))
-
-        def denoise(noisy: Tensor, time: int, known: Tensor = known, hole: Tensor = hole) -> Tensor:
-            seen = (
-                network_input(noisy, known, hole, channels)
-                if sampler.conditional
-                else network_input(noisy, None, None, channels)
-            )
-            seen = seen.to(dtype).contiguous(memory_format=torch.channels_last)
-            steps = torch.full((len(noisy),), time, device=place)
-            return network(seen, steps).sample
-
-        generators = [torch.Generator().manual_seed(window.seed) for window in group]
-        steps = SAMPLERS[sampler.method](denoise, model.schedule, known, hole, guess, generators, sampler)
+        guess, hole = (tensor.to(place) for tensor in _tensors(group))
+        steps = engine.steps(guess, hole, [torch.Generator().manual_seed(one.seed) for one in group], sampler)
+        number, filled = 0, None
         try:
-            for number in range(sampler.forwards):
-                estimate = next(steps)
+            while filled is None:
+                try:
+                    estimate = next(steps)
+                except StopIteration as end:
+                    estimate = filled = end.value
                 if not bool(torch.isfinite(estimate).all()):
                     raise HistomixError(
-                        f"The network '{model.name}' returned something that is not a number at step {number + 1}; "
-                        "its weights are unusable on this device."
+                        f"The network '{model.name}' returned something that is not a number at step "
+                        f"{max(1, number + (filled is None))}; its weights are unusable on this device."
                     )
+                if filled is not None:
+                    break
+                number = min(number + 1, sampler.forwards)
+                preview = None
+                if time.monotonic() - shown > PREVIEWS:
+                    preview, shown = engine.preview(estimate, group), time.monotonic()
                 reached = finished // sampler.forwards + len(chosen)
                 yield Event(
-                    f"{phase} {reached} of {len(windows)}, step {number + 1}/{sampler.forwards}",
-                    finished + (number + 1) * len(chosen),
+                    f"{phase} {reached} of {len(windows)}, step {number}/{sampler.forwards}",
+                    finished + number * len(chosen),
                     total,
-                    preview=_composite(estimate[:1], group[:1])[0],
+                    preview=preview,
                 )
-            try:
-                next(steps)
-            except StopIteration as end:
-                estimate = end.value
-        except torch.OutOfMemoryError:
-            if batch == 1:
+            pixels = _composite(filled, group)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            if len(chosen) == 1:
                 raise HistomixError(
                     "The device has no memory left for a single window; close other programs or use cpu."
                 ) from None
-            batch = max(1, min(batch, len(chosen)) // 2)
-            steps.close()
-            torch.cuda.empty_cache()
-            yield Event(phase, finished, total, message=f"Out of memory: going on with batches of {batch}.")
+            batch = len(chosen) // 2
+        else:
+            for index, one in zip(chosen, pixels, strict=True):
+                results[index] = one
+            taken = set(chosen)
+            waiting = [i for i in waiting if i not in taken]
+            finished += len(chosen) * sampler.forwards
             continue
         finally:
             steps.close()
-        for index, pixels in zip(chosen, _composite(estimate, group), strict=True):
-            results[index] = pixels
-        taken = set(chosen)
-        waiting = [i for i in waiting if i not in taken]
-        finished += len(chosen) * sampler.forwards
+        # Outside the handler: while it runs, the error's traceback still holds the batch that did not fit.
+        del steps, guess, hole
+        gc.collect()
+        if place.type == "cuda":
+            torch.cuda.empty_cache()
+        yield Event(phase, finished, total, message=f"Out of memory: going on with batches of {batch}.")
     return [pixels for pixels in results if pixels is not None]
 
 
-def _tensors(group: Sequence[Window]) -> tuple[Tensor, Tensor, Tensor]:
-    """Known pixels, hole and first guess of a batch, at the model's scale."""
+class _Network:
+    """A network of pixels or of latents, ready on its device."""
+
+    def __init__(self, model: InpaintingModel, place: torch.device) -> None:
+        self.model, self.place, self.dtype = model, place, fast_dtype(place)
+        # A copy: the model may be shared, and a cast to fewer bits cannot be taken back. Module.to, not diffusers'
+        # own: that one warns at every cast about layers this network does not have.
+        self.network: Any = torch.nn.Module.to(
+            deepcopy(model.network), device=place, dtype=self.dtype, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
+        self.network.eval().requires_grad_(False)
+        self.autoencoder: Any = None
+        if model.autoencoder is not None:
+            self.autoencoder = deepcopy(model.autoencoder).to(place).eval().requires_grad_(False)
+
+    def steps(self, guess: Tensor, hole: Tensor, generators: list[torch.Generator], sampler: Sampler) -> Steps:
+        """Denoise a batch of windows (N, 3, S, S); yields estimates in the network's space, returns pixels."""
+        # The guess is what is known wherever there is no hole, and hides what lay under it, so nothing can leak.
+        known = guess
+        if self.autoencoder is not None:
+            known = encode(self.autoencoder, guess)
+            # A latent that sees a single pixel of the hole is unknown.
+            hole = torch.nn.functional.max_pool2d(hole, self.model.reduction)
+        channels, space = int(self.network.config["in_channels"]), self.model.channels
+        told = (known, hole) if sampler.conditional else (None, None)
+
+        def denoise(noisy: Tensor, time: int) -> Tensor:
+            seen = (
+                network_input(noisy, told[0], told[1], channels)
+                .to(self.dtype)
+                .contiguous(memory_format=torch.channels_last)
+            )
+            return self.network(seen, torch.full((len(noisy),), time, device=self.place)).sample[:, :space]
+
+        problem = Holes(denoise, self.model.schedule, known, hole, known.clone(), generators)
+        estimate = yield from SAMPLERS[sampler.method].run(problem, sampler)
+        return estimate if self.autoencoder is None else decode(self.autoencoder, estimate)
+
+    def preview(self, estimate: Tensor, group: Sequence[Window]) -> NDArray[np.uint8]:
+        """x̂0 of the first window."""
+        first = estimate[:1] if self.autoencoder is None else decode(self.autoencoder, estimate[:1])
+        return _composite(first, group[:1])[0]
+
+
+class _Prompted:
+    """A pipeline, moved to its device."""
+
+    def __init__(self, model: PromptedModel, place: torch.device) -> None:
+        self.model = model
+        # In few bits on graphics cards only: what a whole pipeline loses by them on a processor nobody has measured.
+        model.pipeline.to(*((place,) if place.type == "cpu" else (place, fast_dtype(place))))
+
+    def steps(self, guess: Tensor, hole: Tensor, generators: list[torch.Generator], sampler: Sampler) -> Steps:
+        """Denoise a batch of windows (N, 3, S, S); yields latents, returns pixels."""
+        return prompted_steps(self.model, guess, hole, generators, sampler)
+
+    def preview(self, _estimate: Tensor, _group: Sequence[Window]) -> None:
+        """None: pipelines do not tell their x̂0."""
+        return None
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has a class for it; the processor's allocator and MPS only a sentence."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "allocate memory" in said
+
+
+def _tensors(group: Sequence[Window]) -> tuple[Tensor, Tensor]:
+    """First guess of all pixels (N, 3, S, S) in [−1, 1] and hole (N, 1, S, S) of a batch, at the model's scale."""
     guesses, holes = [], []
     for window in group:
         side = window.model_side
@@ -187,8 +260,7 @@ def _tensors(group: Sequence[Window]) -> tuple[Tensor, Tensor, Tensor]:
         guesses.append(guess)
         holes.append(hole)
     guess_batch = torch.from_numpy(np.stack(guesses)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    # The guess is what is known wherever there is no hole, and hides what lay under it, so nothing can leak.
-    return guess_batch, torch.from_numpy(np.stack(holes))[:, None].float(), guess_batch.clone()
+    return guess_batch, torch.from_numpy(np.stack(holes))[:, None].float()
 
 
 def _resized(pixels: NDArray[np.generic], side: int) -> NDArray[np.uint8]:

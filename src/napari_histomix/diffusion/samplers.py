@@ -1,65 +1,197 @@
-"""Samplers for holes: each a plain generator over timesteps, on diffusers' schedulers.
+"""Samplers for holes: each one plain generator over timesteps.
 
-A sampler yields its present estimate of the clean windows (N, 3, H, W; RGB in [−1, 1]) after every forward pass of
-the network and returns the last one; closing it stops within one step. Noise is drawn on the CPU, one generator an
-item, so a window's result does not depend on the batch it shared.
+A sampler yields its present estimate of the clean windows (N, C, H, W) after every forward pass of the network and
+returns the last one; closing it stops within one step. Timesteps and noise levels are those of the model's diffusers
+scheduler. Noise is drawn on the CPU, one generator an item: a window's result does not depend on the batch it shared.
+
+Notation: ᾱ the schedule's cumulative alpha at a timestep, x a noisy sample, x̂0 the clean windows that the network sees
+in it, M = 1 where pixels are known, y the known pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDPMScheduler
 from torch import Tensor
 
+from napari_histomix.records import HistomixError
+
 Denoiser = Callable[[Tensor, int], Tensor]
-"""(noisy (N, 3, H, W), timestep) → the network's raw prediction (N, 3, H, W)."""
+"""(noisy (N, C, H, W), timestep) → the network's raw prediction (N, C, H, W)."""
+
+Steps = Generator[Tensor, None, Tensor]
 
 
 @dataclass(frozen=True)
 class Sampler:
     """Settings of one sampler.
 
-    ``revisit``: noise a guess to timestep ``start``, then ``steps`` quadratically spaced ancestral steps, each gone
-    through ``visits`` times (the last once), with the known pixels put back at every visit (RePaint, arXiv
-    2201.09865; truncated start as in SDEdit, arXiv 2108.01073). ``mcg``: ``steps`` DDIM steps from pure noise with
-    manifold-constrained gradients (arXiv 2206.00941). ``conditional``: show the network the known pixels and the mask.
+    Parameters
+    ----------
+    method : str
+        A name in ``SAMPLERS``.
+    start : int
+        Timestep to begin at. Below the schedule's length: a truncated start from a first guess, noised to there
+        (SDEdit, arXiv 2108.01073; Come-Closer-Diffuse-Faster, arXiv 2112.05146), with steps that get closer toward
+        zero quadratically; at its length: pure noise and even steps.
+    steps : int
+        Noise levels passed through.
+    visits : int
+        How often each level but the last is gone through; for ``repaint`` only.
+    conditional : bool
+        Show the known pixels and the mask to a network that can see them.
+    eta : float
+        Fresh noise a step: 0 as in DDIM, 1 ancestral as in DDPM, more up to all noise of the level.
+    guidance : float
+        Weight of the gradient of ``mcg-fixed``, ``mcg-faithful``, ``dps`` and ``pigdm``.
+    texture : float
+        Standard deviation of what the surroundings do not tell about a pixel (RGB in [−1, 1]). A few large steps that
+        take x̂0, a mean, for the truth blur: with this, each step of ``replacement``, ``repaint`` and ``conditional``
+        also draws what is left open of x̂0 (the variance of Analytic-DPM, arXiv 2201.06503, for that prior).
     """
 
-    method: Literal["revisit", "mcg"]
-    start: int
-    steps: int
+    method: str
+    start: int = 1000
+    steps: int = 50
     visits: int = 1
     conditional: bool = True
+    eta: float = 1.0
+    guidance: float = 1.0
+    texture: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.method not in SAMPLERS:
+            raise HistomixError(f"There is no sampler '{self.method}'; choose one of {', '.join(SAMPLERS)}.")
+        if self.visits < 1 or not 1 <= self.steps <= self.start:
+            raise HistomixError("A sampler needs at least one step and visit, and no more steps than timesteps.")
+        if self.visits > 1 and self.method != "repaint":
+            raise HistomixError("Only the sampler 'repaint' visits a noise level more than once.")
 
     @property
     def forwards(self) -> int:
         """Forward passes of the network a window costs."""
-        return (self.steps - 1) * self.visits + 1 if self.method == "revisit" else self.steps
+        return (self.steps - 1) * self.visits + 1
+
+    @property
+    def backwards(self) -> int:
+        """Backward passes of the network a window costs."""
+        return self.steps * SAMPLERS[self.method].backwards
+
+    @classmethod
+    def parse(cls, text: str) -> Sampler:
+        """A sampler from ``method[:start[:steps[:visits]]][:unconditional]``; HistomixError for anything else."""
+        method, *rest = text.split(":")
+        conditional = rest[-1:] != ["unconditional"]
+        numbers = rest if conditional else rest[:-1]
+        if len(numbers) > 3 or not all(number.isdecimal() for number in numbers):
+            raise HistomixError(f"'{text}' is no sampler; write METHOD:START:STEPS:VISITS[:unconditional].")
+        names = ("start", "steps", "visits")
+        values = dict(zip(names, (int(number) for number in numbers), strict=False))
+        eta = 0.0 if method in EVEN else 1.0
+        return cls(method, conditional=conditional and method not in EVEN, eta=eta, **values)
 
 
-@dataclass(frozen=True)
-class Preset:
-    """The two stages of progressive inpainting: erasing a nucleus, then blending a donor's transition zone."""
+@dataclass(frozen=True, eq=False)
+class Holes:
+    """What a sampler is given: windows of any space a network works in, pixels or latents.
 
-    erase: Sampler
-    blend: Sampler
+    Parameters
+    ----------
+    denoise : Denoiser
+    schedule : mapping
+        diffusers scheduler configuration.
+    known, guess : (N, C, H, W) float32
+        The windows, trusted outside the hole; and a first guess of all of it.
+    hole : (N, 1, H, W) float32
+        1 where the windows may change.
+    generators : sequence of torch.Generator
+        One an item, on the CPU.
+    """
 
+    denoise: Denoiser
+    schedule: Mapping[str, Any]
+    known: Tensor
+    hole: Tensor
+    guess: Tensor
+    generators: Sequence[torch.Generator]
+    alphas: Tensor = field(init=False)
 
-PRESETS: Mapping[str, Preset] = {
-    "fast": Preset(erase=Sampler("revisit", 600, 7, 2), blend=Sampler("revisit", 150, 5, 3)),
-    "paper": Preset(
-        erase=Sampler("mcg", 1000, 250, conditional=False), blend=Sampler("mcg", 1000, 250, conditional=False)
-    ),
-}
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alphas", DDPMScheduler.from_config(dict(self.schedule)).alphas_cumprod)
 
+    def noise(self) -> Tensor:
+        """Standard normal noise in the windows' shape, each item from its own CPU generator."""
+        shape, device = self.known.shape[1:], self.known.device
+        return torch.stack([torch.randn(*shape, generator=one) for one in self.generators]).to(device)
 
-def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
-    """Standard normal noise (N, …), each item from its own CPU generator."""
-    return torch.stack([torch.randn(*shape[1:], generator=generator) for generator in generators]).to(device)
+    def noised(self, clean: Tensor, alpha: Tensor) -> Tensor:
+        """q(x_t | x_0): clean windows with the noise of a level."""
+        return alpha.sqrt() * clean + (1 - alpha).sqrt() * self.noise()
+
+    def levels(self, settings: Sampler) -> list[tuple[int, Tensor, Tensor]]:
+        """(timestep, ᾱ there, ᾱ where the step arrives), from the most noise to none."""
+        length = len(self.alphas)
+        truncated = settings.start < length
+        times = (quadratic_steps if truncated else even_steps)(min(settings.start, length), settings.steps)
+        reached = [*(self.alphas[time] for time in times), torch.ones(())]
+        return [(time, reached[i], reached[i + 1]) for i, time in enumerate(times)]
+
+    def first(self, settings: Sampler) -> Tensor:
+        """The sample to begin with: pure noise, or the guess at the first level of a truncated start."""
+        if settings.start >= len(self.alphas):
+            return self.noise()
+        return self.noised(self.guess, self.levels(settings)[0][1])
+
+    def clean(self, sample: Tensor, time: int) -> Tensor:
+        """x̂0, from whatever the network predicts."""
+        alpha = self.alphas[time]
+        predicted = self.denoise(sample, time).float()
+        kind = self.schedule.get("prediction_type", "epsilon")
+        if kind == "v_prediction":
+            estimate = alpha.sqrt() * sample - (1 - alpha).sqrt() * predicted
+        elif kind == "epsilon":
+            estimate = (sample - (1 - alpha).sqrt() * predicted) / alpha.sqrt()
+        elif kind == "sample":
+            estimate = predicted
+        else:
+            raise HistomixError(f"A network that predicts '{kind}' is not known; epsilon, v_prediction and sample are.")
+        if self.schedule.get("clip_sample", True):
+            limit = float(self.schedule.get("clip_sample_range", 1.0))
+            estimate = estimate.clamp(-limit, limit)
+        return estimate
+
+    def step(
+        self, sample: Tensor, estimate: Tensor, alpha: Tensor, arriving: Tensor, eta: float, texture: float = 0.0
+    ) -> Tensor:
+        """From one level to the next (DDIM, arXiv 2010.02502, equation 12)."""
+        noise = (sample - alpha.sqrt() * estimate) / (1 - alpha).sqrt()
+        return self.renoised(estimate, noise, alpha, arriving, eta, texture)
+
+    def renoised(
+        self, estimate: Tensor, noise: Tensor, alpha: Tensor, arriving: Tensor, eta: float, texture: float = 0.0
+    ) -> Tensor:
+        """Clean windows with the noise of the next level, part of it kept and part of it fresh."""
+        fresh = eta**2 * (1 - arriving) / (1 - alpha) * (1 - alpha / arriving)
+        fresh = fresh.clamp(min=0).minimum(1 - arriving)
+        kept = (1 - arriving - fresh).sqrt()
+        # Var(x0 | x_t) of a pixel with that prior, as far as the step lets it through.
+        left = texture**2 * (1 - alpha) / (texture**2 * alpha + 1 - alpha)
+        drawn = fresh + (arriving.sqrt() - kept * (alpha / (1 - alpha)).sqrt()) ** 2 * left
+        moved = arriving.sqrt() * estimate + kept * noise
+        return moved + drawn.sqrt() * self.noise() if float(drawn) > 0 else moved
+
+    def gradient(self, sample: Tensor, time: int) -> tuple[Tensor, Tensor]:
+        """x̂0, and ∇ₓ‖M(y − x̂0)‖ of each item: one forward and one backward pass."""
+        moving = sample.detach().requires_grad_(True)
+        with torch.enable_grad():
+            estimate = self.clean(moving, time)
+            distance = ((1 - self.hole) * (self.known - estimate)).flatten(1).norm(dim=1).sum()
+            (slope,) = torch.autograd.grad(distance, moving)
+        return estimate.detach(), slope
 
 
 def quadratic_steps(start: int, steps: int) -> list[int]:
@@ -67,87 +199,155 @@ def quadratic_steps(start: int, steps: int) -> list[int]:
     return sorted({max(0, round(start * ((i + 1) / steps) ** 2) - 1) for i in range(steps)}, reverse=True)
 
 
-def revisit(
-    denoise: Denoiser,
-    schedule: Mapping[str, Any],
-    known: Tensor,
-    hole: Tensor,
-    guess: Tensor,
-    generators: Sequence[torch.Generator],
-    settings: Sampler,
-) -> Generator[Tensor, None, Tensor]:
-    """Truncated ancestral sampling with revisits.
+def even_steps(length: int, steps: int) -> list[int]:
+    """Descending timesteps at even distances down to 0, as in DDIM."""
+    return [length // steps * i for i in reversed(range(steps))]
 
-    Parameters
-    ----------
-    denoise : Denoiser
-    schedule : mapping
-        diffusers scheduler configuration.
-    known, guess : (N, 3, H, W) float32
-        The windows, trusted outside the hole; and a first guess of all of it.
-    hole : (N, 1, H, W) float32
-        1 where pixels may change.
-    generators : sequence of torch.Generator
-        One an item, on the CPU.
-    settings : Sampler
+
+def replacement(holes: Holes, settings: Sampler) -> Steps:
+    """The known pixels are put back at every level, with the noise it has; between them an ordinary step."""
+    return (yield from _revisited(holes, settings, 1))
+
+
+def repaint(holes: Holes, settings: Sampler) -> Steps:
+    """RePaint (arXiv 2201.09865, jump length 1): replacement, then noised again and visited again.
+
+    A network that sees the known pixels, or does not; from a truncated start or from pure noise.
     """
-    scheduler = DDPMScheduler.from_config(dict(schedule))
-    times = quadratic_steps(settings.start, settings.steps)
-    scheduler.set_timesteps(timesteps=times)
-    alphas = scheduler.alphas_cumprod
+    return (yield from _revisited(holes, settings, settings.visits))
 
-    def noised(clean: Tensor, time: int) -> Tensor:
-        noise = draw_noise(clean.shape, generators, clean.device)
-        return alphas[time].sqrt() * clean + (1 - alphas[time]).sqrt() * noise
 
-    sample = noised(guess, times[0])
-    estimate = guess
-    for index, time in enumerate(times):
-        last = index == len(times) - 1
-        for visit in range(1 if last else settings.visits):
+def _revisited(holes: Holes, settings: Sampler, visits: int) -> Steps:
+    levels = holes.levels(settings)
+    sample, estimate = holes.first(settings), holes.guess
+    for time, alpha, arriving in levels:
+        for visit in range(visits if time != levels[-1][0] else 1):
             if visit:
-                ratio = alphas[time] / alphas[times[index + 1]]
-                sample = ratio.sqrt() * sample + (1 - ratio).sqrt() * draw_noise(known.shape, generators, known.device)
-            sample = hole * sample + (1 - hole) * noised(known, time)
-            step = scheduler.step(denoise(sample, time).float(), time, sample, generator=list(generators))
-            sample, estimate = step.prev_sample, step.pred_original_sample
+                back = alpha / arriving
+                sample = back.sqrt() * sample + (1 - back).sqrt() * holes.noise()
+            sample = holes.hole * sample + (1 - holes.hole) * holes.noised(holes.known, alpha)
+            estimate = holes.clean(sample, time)
+            sample = holes.step(sample, estimate, alpha, arriving, settings.eta, settings.texture)
             yield estimate
     return estimate
 
 
-def mcg(
-    denoise: Denoiser,
-    schedule: Mapping[str, Any],
-    known: Tensor,
-    hole: Tensor,
-    guess: Tensor,
-    generators: Sequence[torch.Generator],
-    settings: Sampler,
-) -> Generator[Tensor, None, Tensor]:
-    """DDIM from pure noise with manifold-constrained gradients, the sampler of NucleiMix (its equations 9–11).
+def conditional(holes: Holes, settings: Sampler) -> Steps:
+    """Ordinary steps of a network that was trained to see the known pixels; nothing is put back on the way."""
+    sample, estimate = holes.first(settings), holes.guess
+    for time, alpha, arriving in holes.levels(settings):
+        estimate = holes.clean(sample, time)
+        sample = holes.step(sample, estimate, alpha, arriving, settings.eta, settings.texture)
+        yield estimate
+    return estimate
 
-    The known pixels of each step are noised to the level the step arrives at, as equation 10 says. Parameters as in
-    ``revisit``; ``guess`` is not used.
+
+def mcg_fixed(holes: Holes, settings: Sampler) -> Steps:
+    """Manifold-constrained gradients (arXiv 2206.00941; NucleiMix, equations 9–11).
+
+    After each step, the gradient in the hole, and the known pixels at the level the step arrives at.
     """
-    scheduler = DDIMScheduler.from_config(dict(schedule))
-    scheduler.set_timesteps(settings.steps)
-    alphas = scheduler.alphas_cumprod
-    stride = scheduler.config["num_train_timesteps"] // settings.steps
-    sample = draw_noise(known.shape, generators, known.device)
-    estimate = guess
-    for time in scheduler.timesteps.tolist():
-        moving = sample.detach().requires_grad_(True)
-        with torch.enable_grad():
-            step = scheduler.step(denoise(moving, time).float(), time, moving)
-            residual = ((1 - hole) * (known - step.pred_original_sample)).flatten(1).norm(dim=1).sum()
-            (gradient,) = torch.autograd.grad(residual, moving)
-        estimate, arrived = step.pred_original_sample.detach(), step.prev_sample.detach()
-        alpha = alphas[time - stride] if time >= stride else torch.ones(())
-        noise = draw_noise(known.shape, generators, known.device)
-        measured = alpha.sqrt() * known + (1 - alpha).sqrt() * noise
-        sample = hole * (arrived - gradient) + (1 - hole) * measured
+    return (yield from _mcg(holes, settings, faithful=False))
+
+
+def mcg_faithful(holes: Holes, settings: Sampler) -> Steps:
+    """The same as its authors' code does it: the known pixels keep the noise of the level that was left."""
+    return (yield from _mcg(holes, settings, faithful=True))
+
+
+def _mcg(holes: Holes, settings: Sampler, faithful: bool) -> Steps:
+    sample = holes.first(settings)
+    for time, alpha, arriving in holes.levels(settings):
+        estimate, slope = holes.gradient(sample, time)
+        moved = holes.step(sample, estimate, alpha, arriving, settings.eta) - settings.guidance * slope
+        measured = holes.noised(holes.known, alpha if faithful else arriving)
+        sample = holes.hole * moved + (1 - holes.hole) * measured
         yield estimate
     return sample
 
 
-SAMPLERS = {"revisit": revisit, "mcg": mcg}
+def dps(holes: Holes, settings: Sampler) -> Steps:
+    """Diffusion posterior sampling (arXiv 2209.14687): the gradient everywhere, nothing put back."""
+    sample = holes.first(settings)
+    for time, alpha, arriving in holes.levels(settings):
+        estimate, slope = holes.gradient(sample, time)
+        sample = holes.step(sample, estimate, alpha, arriving, settings.eta) - settings.guidance * slope
+        yield estimate
+    return sample
+
+
+def ddnm(holes: Holes, settings: Sampler) -> Steps:
+    """Null-space model (arXiv 2212.00490): the known pixels are put into x̂0 itself, then a step with its noise."""
+    sample, estimate = holes.first(settings), holes.guess
+    for time, alpha, arriving in holes.levels(settings):
+        estimate = holes.clean(sample, time)
+        noise = (sample - alpha.sqrt() * estimate) / (1 - alpha).sqrt()
+        estimate = holes.hole * estimate + (1 - holes.hole) * holes.known
+        sample = holes.renoised(estimate, noise, alpha, arriving, settings.eta)
+        yield estimate
+    return estimate
+
+
+def pigdm(holes: Holes, settings: Sampler) -> Steps:
+    """Pseudoinverse guidance (ΠGDM, Song et al., ICLR 2023): the DDIM step plus √ᾱ·JᵀM(y − x̂0)."""
+    sample, estimate = holes.first(settings), holes.guess
+    for time, alpha, arriving in holes.levels(settings):
+        moving = sample.detach().requires_grad_(True)
+        with torch.enable_grad():
+            seen = holes.clean(moving, time)
+            residual = ((1 - holes.hole) * (holes.known - seen)).detach()
+            (pull,) = torch.autograd.grad((seen * residual).sum(), moving)
+        estimate = seen.detach()
+        moved = holes.step(sample, estimate, alpha, arriving, settings.eta)
+        sample = moved + settings.guidance * alpha.sqrt() * pull
+        yield estimate
+    return estimate
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of samplers: its generator, passes of the network a step, and what it is for."""
+
+    run: Callable[[Holes, Sampler], Steps]
+    backwards: int
+    summary: str
+
+
+SAMPLERS: Mapping[str, Method] = {
+    "replacement": Method(replacement, 0, "known pixels put back at every level; the plainest, and seams show"),
+    "repaint": Method(repaint, 0, "put back, noised again, visited again; few steps from a guess"),
+    "conditional": Method(conditional, 0, "a network that sees the known pixels, nothing put back; fewest passes"),
+    "mcg-fixed": Method(mcg_fixed, 1, "gradients toward the known pixels; the papers' sampler, its noise level mended"),
+    "mcg-faithful": Method(mcg_faithful, 1, "the same with the noise level of its authors' code"),
+    "dps": Method(dps, 1, "gradients only; keeps the known pixels loosely"),
+    "ddnm": Method(ddnm, 0, "known pixels put into the clean estimate; good from pure noise without gradients"),
+    "pigdm": Method(pigdm, 1, "gradients weighted by the level; fewer steps than MCG"),
+}
+
+EVEN = frozenset(name for name, method in SAMPLERS.items() if method.backwards or name == "ddnm")
+"""Samplers made for a network that does not see the known pixels, with DDIM's steps without fresh noise."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A sampler for each kind of hole: a transition zone, an erased nucleus, a tissue segment."""
+
+    ring: Sampler
+    disc: Sampler
+    large: Sampler
+
+
+_PAPER = Sampler("mcg-fixed", 1000, 250, conditional=False, eta=0.0)
+PRESETS: Mapping[str, Preset] = {
+    "fast": Preset(
+        ring=Sampler("repaint", 150, 5, 3),
+        disc=Sampler("repaint", 600, 7, 2),
+        large=Sampler("repaint", 800, 12, 2),
+    ),
+    "quality": Preset(
+        ring=Sampler("repaint", 250, 10, 4),
+        disc=Sampler("repaint", 600, 16, 2),
+        large=Sampler("repaint", 1000, 32, 2),
+    ),
+    "paper": Preset(ring=_PAPER, disc=_PAPER, large=_PAPER),
+}

@@ -1,286 +1,106 @@
-"""Train the inpainting network on folders of images that need no labels."""
+"""Train networks on images that need no labels: one loop for all, which can be stopped, killed and taken up again."""
 
 from __future__ import annotations
 
+import json
 import math
-import re
+import os
+import pickle
+import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
-from napari_histomix.diffusion.models import (
-    CARD_FILE,
-    fast_dtype,
-    load_model,
-    load_network,
-    network_input,
-    save_model,
+from napari_histomix.diffusion.inpainter import choose_device
+from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
+from napari_histomix.diffusion.recipes import DEFAULTS, Autoencoder, Kind, TrainingSettings, recipe_of
+from napari_histomix.diffusion.several import Processes
+from napari_histomix.diffusion.training_card import readme_of, run_facts
+from napari_histomix.diffusion.training_images import (
+    Batches,
+    Drawing,
+    Holes,
+    Picture,
+    fingerprint,
+    pictures_of,
+    split_by_slide,
+    split_single,
 )
 from napari_histomix.records import Event, HistomixError, Job
 
-WINDOWS = (48, 64, 80, 96, 128)
-SCHEDULE = {
-    "_class_name": "DDPMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_schedule": "squaredcos_cap_v2",
-    "prediction_type": "v_prediction",
-    "clip_sample": True,
-}
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+__all__ = ["DEFAULTS", "TrainingSettings", "train", "unfinished"]
+
+STATE, SUMMARY = "state.pt", "run.json"
+CHECKED = 48
+"""Windows of the validation loss."""
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Everything that shapes a training run; the only home of its defaults.
-
-    ``minutes`` or ``steps`` bounds the run (steps win where both are given). ``window`` is in pixels, ``scale`` the
-    range of random magnification, ``unconditional`` the share of windows that are hidden whole, ``low_noise`` the
-    share whose timestep is drawn below ``low_noise_limit`` (thin rings are decided in the low-noise steps), and
-    ``outside_weight`` the weight of the loss outside the hole.
-    """
-
-    minutes: float = 60.0
-    steps: int | None = None
-    batch: int = 16
-    window: int = 64
-    learning_rate: float = 3e-4
-    warmup: int = 100
-    ema: float = 0.998
-    scale: tuple[float, float] = (0.8, 1.3)
-    unconditional: float = 0.12
-    low_noise: float = 0.8
-    low_noise_limit: int = 600
-    outside_weight: float = 0.1
-    save_minutes: float = 5.0
-    seed: int = 0
+def state_folder(out: Path) -> Path:
+    """Where a run that writes ``out`` keeps what is needed to take it up again."""
+    return out.with_name(out.name + ".training")
 
 
-def new_network(window: int = 64) -> UNet2DModel:
-    """An untrained 7-channel network of 4 million weights (8 MB in fp16)."""
-    return UNet2DModel(
-        sample_size=window,
-        in_channels=7,
-        out_channels=3,
-        layers_per_block=2,
-        block_out_channels=(32, 64, 128),
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        attention_head_dim=32,
-        norm_num_groups=8,
-    )
+def unfinished(out: Path) -> dict[str, Any] | None:
+    """``step``, ``minutes`` and ``saved`` (ISO date) of a run that can be taken up again; None where there is none."""
+    try:
+        found = json.loads((state_folder(out) / SUMMARY).read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("step", "minutes", "saved")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Color images below ``folder``, and files that cannot be read, both sorted; label maps beside them are left out.
-
-    Raises
-    ------
-    HistomixError
-        For a folder without any color image.
-    """
-    found: list[Path] = []
-    broken: list[Path] = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
-        try:
-            with Image.open(path) as image:
-                if image.mode in ("RGB", "RGBA", "P"):
-                    found.append(path)
-        except (OSError, ValueError):
-            broken.append(path)
-    if not found:
-        raise HistomixError(f"{folder} holds no color PNG, JPEG or TIFF image; name a folder of H&E images.")
-    return found, broken
-
-
-def slide_of(path: Path) -> str:
-    """What a validation split must not cut: the TCGA patient a file name begins with, else the file's folder."""
-    barcode = re.match(r"TCGA-\w{2}-\w{4}", path.name)
-    return barcode.group() if barcode else path.parent.name
-
-
-def split_by_slide(paths: Sequence[Path], seed: int) -> tuple[list[Path], list[Path]]:
-    """Training and validation files of one folder: a tenth of the slides, at least one, is held out whole.
-
-    Of a single slide every tenth image is held out instead.
-    """
-    slides = sorted({slide_of(path) for path in paths})
-    if len(slides) == 1:
-        return [path for i, path in enumerate(paths) if i % 10], list(paths[::10])
-    chosen = np.random.default_rng(seed).permutation(slides)[: max(1, len(slides) // 10)]
-    held = [path for path in paths if slide_of(path) in set(chosen.tolist())]
-    return [path for path in paths if path not in set(held)], held
-
-
-def pixel_shares(paths: Sequence[Path]) -> NDArray[np.float64]:
-    """(N,) share of all pixels that each image holds: a large image is drawn more often than a small tile."""
-    counts = []
-    for path in paths:
-        with Image.open(path) as image:
-            counts.append(image.width * image.height)
-    return np.asarray(counts, np.float64) / sum(counts)
-
-
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 pixels of an image file. Raises HistomixError where it cannot be read."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise HistomixError(f"{path} cannot be read as an image; remove it or export it again.")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8)
-
-
-def random_window(pixels: NDArray[np.uint8], settings: TrainingSettings, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One augmented (window, window, 3) uint8 crop: scale, flips, quarter turns, stain gain and shift."""
-    size = settings.window
-    side = round(size / rng.uniform(*settings.scale))
-    side = min(side, *pixels.shape[:2])
-    row = int(rng.integers(pixels.shape[0] - side + 1))
-    col = int(rng.integers(pixels.shape[1] - side + 1))
-    crop = pixels[row : row + side, col : col + side]
-    if side != size:
-        smooth = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-        crop = cv2.resize(crop, (size, size), interpolation=smooth).astype(np.uint8)
-    crop = np.rot90(crop, int(rng.integers(4)))
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    if rng.random() < 0.7:
-        density = -np.log10((crop.astype(np.float32) + 1) / 256)
-        density = density * rng.uniform(0.85, 1.15, 3) + rng.uniform(-0.03, 0.03, 3)
-        crop = np.clip(np.rint(256 * 10**-density - 1), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(crop, dtype=np.uint8)
-
-
-def random_hole(size: int, rng: np.random.Generator, unconditional: float) -> NDArray[np.float32]:
-    """(size, size) float32 mask, 1 where hidden: all of it, or rings and discs around wobbly ellipses."""
-    if rng.random() < unconditional:
-        return np.ones((size, size), np.float32)
-    rows, cols = np.mgrid[:size, :size].astype(np.float32)
-    hole = np.zeros((size, size), bool)
-    for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))):
-        y, x = rng.uniform(0.2 * size, 0.8 * size, 2)
-        a, b, turn = rng.uniform(5, 18), rng.uniform(5, 18), rng.uniform(0, math.pi)
-        u = (rows - y) * math.cos(turn) + (cols - x) * math.sin(turn)
-        v = (cols - x) * math.cos(turn) - (rows - y) * math.sin(turn)
-        angle = np.arctan2(v, u)
-        wobble = sum(rng.normal(0, 0.06) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in (2, 3, 4, 5))
-        distance = (np.hypot(u / a, v / b) - 1 - wobble) * min(a, b)
-        if rng.random() < 0.6:
-            # Layers 2 and 3 are two pixels wide; wider rings appear where the engine magnifies a window.
-            width = rng.choice([2.0, 2.5, 3.0, 4.0, 6.0], p=[0.4, 0.2, 0.2, 0.1, 0.1])
-            hole |= (distance >= 1) & (distance < 1 + width)
-        else:
-            hole |= distance < rng.uniform(0, 3)
-    return hole.astype(np.float32)
-
-
-def batches(
-    paths: Sequence[Path], settings: TrainingSettings, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (N, 3, S, S) images in [−1, 1] and (N, 1, S, S) holes; the next batch is made while one is used."""
-
-    shares = pixel_shares(paths)
-
-    def make(seed: int) -> tuple[Tensor, Tensor]:
-        own = np.random.default_rng(seed)
-        chosen = own.choice(len(paths), size=settings.batch, p=shares)
-        crops = np.stack([random_window(read_rgb(paths[i]), settings, own) for i in chosen])
-        holes = np.stack([random_hole(settings.window, own, settings.unconditional) for _ in chosen])
-        images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return images, torch.from_numpy(holes)[:, None]
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(make, int(rng.integers(2**63)))
-        while True:
-            ready = waiting.result()
-            waiting = pool.submit(make, int(rng.integers(2**63)))
-            yield ready
-
-
-def inpainting_loss(
-    network: UNet2DModel,
-    scheduler: DDPMScheduler,
-    images: Tensor,
-    hole: Tensor,
-    steps: Tensor,
-    noise: Tensor,
-    outside_weight: float,
-) -> Tensor:
-    """Mean squared error of the v-prediction: averaged inside each hole, plus a little of what lies outside it."""
-    noisy = scheduler.add_noise(images, noise, steps)
-    seen = network_input(noisy, images, hole, int(network.config["in_channels"]))
-    dtype = fast_dtype(images.device)
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        predicted = network(seen.contiguous(memory_format=torch.channels_last), steps).sample
-    error = (predicted.float() - scheduler.get_velocity(images, noise, steps)).square().mean(1, keepdim=True)
-    inside = (error * hole).sum((1, 2, 3)) / hole.sum((1, 2, 3)).clamp(min=1)
-    outside = (error * (1 - hole)).sum((1, 2, 3)) / (1 - hole).sum((1, 2, 3)).clamp(min=1)
-    return (inside + outside_weight * outside).mean()
-
-
-def random_steps(count: int, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
-    """Timesteps of a batch, more of them where little noise is left."""
-    low = torch.rand(count, generator=generator) < settings.low_noise
-    position = torch.rand(count, generator=generator)
-    total = int(SCHEDULE["num_train_timesteps"])  # type: ignore[call-overload]
-    return torch.where(low, position**1.5 * settings.low_noise_limit, position * total).long().clamp(max=total - 1)
-
-
-@torch.no_grad()
-def validation_loss(network: UNet2DModel, scheduler: DDPMScheduler, images: Tensor, holes: Tensor) -> float:
-    """Mean loss inside the holes of fixed windows, over fixed noise at six timesteps."""
-    total = 0.0
-    times = (20, 60, 120, 250, 400, 600)
-    for step in times:
-        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(step)).to(images.device)
-        steps = torch.full((len(images),), step, device=images.device)
-        total += float(inpainting_loss(network, scheduler, images, holes, steps, noise, 0.0))
-    return total / len(times)
-
-
-def train_inpainter(
-    folders: Sequence[Path],
+def train(
+    kind: Kind,
+    images: Sequence[Path | tuple[str, NDArray[np.uint8]]],
     out: Path,
     *,
     settings: TrainingSettings | None = None,
     start: Path | None = None,
+    autoencoder: Path | None = None,
     mpp: tuple[float, float] | None = None,
-    device: str = "cpu",
-    name: str = "inpainter",
+    device: str = "auto",
+    name: str | None = None,
+    resume: bool = False,
 ) -> Job[Path]:
-    """Train the network that fills holes in H&E windows; a long job (see ``records.Job``).
+    """Train a network; a long job (see ``records.Job``). Closing it keeps the best checkpoint so far.
 
     Parameters
     ----------
-    folders : sequence of Path
-        Folders of images, searched below; no labels are needed. Whole slides are held out for validation.
+    kind : {"inpainter", "autoencoder", "latent"}
+        ``latent`` needs a trained ``autoencoder``.
+    images : sequence of Path or (name, (H, W, 3) uint8)
+        Folders, searched below, and open images. Whole slides are held out for validation.
     out : Path
-        New model folder. It always holds the latest whole checkpoint (moving average of the weights), so a stopped
-        run keeps what it reached.
+        New model folder. It always holds the best whole checkpoint: the moving average of the weights with the lowest
+        validation loss. What a killed run needs to go on lies beside it, in ``OUT.training``, until the run ends.
     settings : TrainingSettings, optional
+        ``DEFAULTS[kind]``. A run that is taken up again keeps its own.
     start : Path, optional
-        Model folder to fine-tune from.
+        Model folder to fine-tune; without it the network is new.
+    autoencoder : Path, optional
+        Folder of the trained autoencoder of a latent network.
     mpp : (low, high), optional
         Range of µm/px of the images; taken from ``start``'s card where it is not given.
     device : str
-        A torch device.
-    name : str
-        Written into the model card.
+        auto, cpu, cuda or mps.
+    name : str, optional
+        Written into the model card; ``out``'s by default.
+    resume : bool
+        Take up the run that ``out`` was the goal of. Bounded by steps, it goes on with the losses it would have had.
 
     Yields
     ------
     Event
-        ``done``/``total`` in steps, or in seconds for a run bounded by time, and the loss in the phase.
+        ``done``/``total`` in steps, or in seconds for a run bounded by time; ``figures`` with step and loss, at every
+        checkpoint the validation loss too, with a picture of samples.
 
     Returns
     -------
@@ -290,128 +110,197 @@ def train_inpainter(
     Raises
     ------
     HistomixError
-        For missing images, an unusable starting point, an unknown scale, or an ``out`` that exists.
+        For missing images, an unusable starting point, an unknown scale, an ``out`` that exists, too little disk, or
+        a loss that is not a number.
     """
-    settings = settings or TrainingSettings()
-    if out.exists():
-        raise HistomixError(f"{out} already exists; name a new folder.")
-    # Weights from elsewhere may come without a card; with one, they must be those it names.
-    started = load_model(start) if start is not None and (start / CARD_FILE).is_file() else None
-    if mpp is None and started is not None:
-        mpp = started.mpp
+    state = _state(out, resume)
+    if state is not None:
+        settings = TrainingSettings(**state["settings"] | {"scale": tuple(state["settings"]["scale"])})
+    settings = settings or DEFAULTS[kind]
     if mpp is None:
-        raise HistomixError("Nothing says how many µm one pixel of these images is; pass --mpp LOW HIGH.")
-    training: list[Path] = []
-    held: list[Path] = []
-    for folder in folders:
-        found, broken = find_images(folder)
-        for path in broken:
-            yield Event("Reading images", message=f"Skipped: {path} cannot be read as an image.")
-        learned, checked = split_by_slide(found, settings.seed)
-        training += learned
-        held += checked
-    if not training or not held:
-        raise HistomixError("Training needs at least two images: one to learn from and one to check on.")
-    network, schedule = new_network(settings.window), dict(SCHEDULE)
-    if start is not None:
-        network, schedule = (started.network, dict(started.schedule)) if started else load_network(start)[:2]
-        if int(network.config["in_channels"]) != 7 or schedule.get("prediction_type") != "v_prediction":
-            raise HistomixError(f"{start}: only a 7-channel v-prediction network can be trained on.")
+        mpp = _scale_of(start, autoencoder)
+    learned, checked = yield from _pictures(images, settings.seed)
+    place = choose_device(device)
+    several = Processes(place)
     torch.manual_seed(settings.seed)
-    place = torch.device(device)
-    network = network.to(place, memory_format=torch.channels_last).train()
+    recipe = recipe_of(kind, settings, start, autoencoder)
+    if getattr(recipe, "autoencoder", None) is not None:
+        recipe.autoencoder.to(several.device)  # type: ignore[attr-defined]
+    network = torch.nn.Module.to(recipe.network, several.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = deepcopy(network).requires_grad_(False).eval()
-    scheduler = DDPMScheduler.from_config(schedule)
+    weights = sum(one.numel() for one in network.parameters())
+    check_room(out, 2 * weights + 2 * 16 * weights)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
-    generator = torch.Generator().manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    check_settings = TrainingSettings(**asdict(settings) | {"batch": 48, "unconditional": 0.0})
-    check = next(batches(held, check_settings, np.random.default_rng(settings.seed)))
-    check_images, check_holes = (tensor.to(place) for tensor in check)
+    shares = Holes(settings.unconditional, settings.segments, settings.rings)
+    how = Drawing(settings.window, settings.batch, settings.scale, shares, settings.seed, several.rank)
+    batches = Batches(learned, how)
+    fixed = Batches(checked, replace(how, batch=CHECKED, holes=replace(shares, unconditional=0.0), rank=0)).at(0)
+    check_images, check_holes = (tensor.to(several.device) for tensor in fixed)
 
+    step, smooth, spent, best = 0, 0.0, 0.0, math.inf
     history: list[dict[str, float]] = []
+    identity = fingerprint([*learned, *checked])
+    if state is not None:
+        if state["kind"] != kind or state["images"] != identity:
+            raise HistomixError(f"The run at {out} learned something else or from other images; name a new folder.")
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, smooth, spent, best, history = (state[key] for key in ("step", "smooth", "minutes", "best", "history"))
+    running, optimizer = several.prepare(network, optimizer)
     began = saved = time.monotonic()
-    step, smooth = 0, 0.0
+    facts = run_facts(kind, settings, learned, checked, start, str(several.device), several.count)
 
-    def save() -> None:
-        loss = validation_loss(average, scheduler, check_images, check_holes)
-        history.append({"step": step, "minutes": round((time.monotonic() - began) / 60, 1), "validation": loss})
-        card = _card(settings, folders, training, held, start, history, device)
-        save_model(
-            out, average, schedule, name=name, mpp=mpp, windows=WINDOWS, extra=card, readme=_readme(name, mpp, card)
-        )
+    def minutes() -> float:
+        return spent + (time.monotonic() - began) / 60
 
-    for images, holes in batches(training, settings, rng):
-        elapsed = time.monotonic() - began
-        position = step / settings.steps if settings.steps else elapsed / (60 * settings.minutes)
-        if position >= 1:
-            break
-        warm = min(1.0, (step + 1) / settings.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * position))
-        images, holes = images.to(place), holes.to(place)
-        times = random_steps(len(images), settings, generator).to(place)
-        noise = torch.randn(images.shape, generator=generator).to(place)
-        loss = inpainting_loss(network, scheduler, images, holes, times, noise, settings.outside_weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise HistomixError(f"The loss is not a number at step {step}; train again with a lower learning rate.")
-        smooth = value if step == 1 else 0.98 * smooth + 0.02 * value
-        keep = min(settings.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, new in zip(average.parameters(), network.parameters(), strict=True):
-                mean.lerp_(new, 1 - keep)
-        if time.monotonic() - saved > 60 * settings.save_minutes:
+    def save() -> dict[str, float]:
+        """Keep the average if it is the best one yet, and the state of the run."""
+        nonlocal best
+        figures = {"step": step, "minutes": round(minutes(), 1)}
+        figures["validation"] = recipe.check(average, check_images, check_holes)
+        history.append(figures)
+        if figures["validation"] <= best:
+            best = figures["validation"]
+            if isinstance(recipe, Autoencoder):
+                recipe.scaled(average, check_images)
+            card = facts | {"history": list(history), "best": figures}
+            save_model(
+                out,
+                recipe.parts(average),
+                recipe.schedule,
+                name=name or out.name,
+                mpp=mpp,
+                windows=recipe.windows,
+                extra=card,
+                readme=readme_of(name or out.name, kind, mpp, card),
+            )
+        kept = {
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+            "settings": asdict(settings) | {"scale": list(settings.scale)},
+            "images": identity,
+        }
+        numbers = {"kind": kind, "step": step, "smooth": smooth, "minutes": minutes(), "best": best}
+        _keep(out, kept | numbers)
+        return figures
+
+    source: Iterator[Any] = batches.since(step)
+    try:
+        while True:
+            position = step / settings.steps if settings.steps else minutes() / settings.minutes
+            if several.agree(position >= 1):
+                break
+            warm = min(1.0, (step + 1) / settings.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, position)))
+            pixels, holes = (tensor.to(several.device) for tensor in next(source))
+            mixed = np.random.SeedSequence([settings.seed, several.rank, step]).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(int(mixed[0] >> 1))
+            loss = recipe.loss(running, pixels, holes, generator)
+            optimizer.zero_grad(set_to_none=True)
+            several.backward(loss)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise HistomixError(f"The loss is not a number at step {step}; train again with a lower learning rate.")
+            smooth = value if step == 1 else 0.98 * smooth + 0.02 * value
+            keep = min(settings.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for mean, new in zip(average.parameters(), network.parameters(), strict=True):
+                    mean.lerp_(new, 1 - keep)
+            total = settings.steps or int(60 * settings.minutes)
+            event = Event(
+                f"Training, loss {smooth:.4f}",
+                step if settings.steps else min(int(60 * minutes()), total),
+                total,
+                figures={"step": step, "loss": value},
+            )
+            if several.main and time.monotonic() - saved > 60 * settings.save_minutes:
+                figures = event.figures | save()  # type: ignore[operator]
+                shown = recipe.shown(average, check_images, check_holes)
+                event = replace(event, figures=figures, preview=shown)
+                saved = time.monotonic()
+            yield event
+        if several.main:
+            figures = save()
+            yield Event("Training", 1, 1, figures=figures, preview=recipe.shown(average, check_images, check_holes))
+            shutil.rmtree(state_folder(out), ignore_errors=True)
+    except GeneratorExit:
+        if several.main and step:
             save()
-            saved = time.monotonic()
-        phase = f"Training, loss {smooth:.4f}"
-        if settings.steps:
-            yield Event(phase, step, settings.steps)
-        else:
-            yield Event(phase, min(int(elapsed), int(60 * settings.minutes)), int(60 * settings.minutes))
-    save()
+        raise
+    finally:
+        source.close()  # type: ignore[attr-defined]
+        several.end()
     return out
 
 
-def _card(
-    settings: TrainingSettings,
-    folders: Sequence[Path],
-    training: Sequence[Path],
-    held: Sequence[Path],
-    start: Path | None,
-    history: Sequence[dict[str, float]],
-    device: str,
-) -> dict[str, Any]:
-    """What ``histomix.json`` says beyond name, scale and hash. Folder names only: paths may tell too much."""
-    return {
-        "training_images": {folder.name: sum(folder in path.parents for path in training) for folder in folders},
-        "validation_images": {folder.name: sum(folder in path.parents for path in held) for folder in folders},
-        "validation_slides": sorted({slide_of(path) for path in held}),
-        "started_from": start.name if start else None,
-        "recipe": asdict(settings),
-        "device": device,
-        "history": list(history),
-    }
+def _pictures(
+    images: Sequence[Path | tuple[str, NDArray[np.uint8]]], seed: int
+) -> Job[tuple[list[Picture], list[Picture]]]:
+    """Pictures to learn from and to check on, of each collection its own share."""
+    learned: list[Picture] = []
+    checked: list[Picture] = []
+    collections: dict[str, list[Picture]] = {}
+    for source in images:
+        found, broken = pictures_of(source)
+        for path in broken:
+            yield Event("Reading images", message=f"Skipped: {path} cannot be read as an image.")
+        collections.setdefault(str(source) if isinstance(source, Path) else found[0].folder, []).extend(found)
+    for found in collections.values():
+        if len(found) == 1 and min(found[0].size) >= 256:
+            first, second = split_single(found[0])
+            learned.append(first)
+            checked.append(second)
+        else:
+            first_part, second_part = split_by_slide(found, seed)
+            learned += first_part
+            checked += second_part
+    if not learned or not checked:
+        raise HistomixError("Training needs at least two images: one to learn from and one to check on.")
+    return learned, checked
 
 
-def _readme(name: str, mpp: tuple[float, float], card: dict[str, Any]) -> str:
-    """The model card a person reads."""
-    last = card["history"][-1]
-    images = "\n".join(
-        f"- {folder}: {count} images to learn from, {card['validation_images'][folder]} to check on"
-        for folder, count in card["training_images"].items()
-    )
-    return (
-        f"# {name}\n\nAn inpainting network for H&E windows, for napari-histomix. Research use; not for diagnosis.\n\n"
-        f"Scale: {mpp[0]}–{mpp[1]} µm/px. Input: 7 channels (noisy RGB, known RGB with the hole at 0, mask). "
-        f"Output: v-prediction.\n\n## Data\n\n{images}\n\nWhole slides are held out "
-        f"(`validation_slides` in `histomix.json`). The images' licenses govern what these weights may be used for.\n\n"
-        f"## Recipe\n\nStarted from: {card['started_from'] or 'random weights'}. {int(last['step'])} steps, "
-        f"{last['minutes']} minutes on {card['device']}. Settings are in `histomix.json`.\n\n"
-        f"## Figures\n\nValidation loss (v-prediction inside the hole): {last['validation']:.4f}\n"
-    )
+def _scale_of(*folders: Path | None) -> tuple[float, float]:
+    for folder in folders:
+        if folder is not None and "mpp" in (card := read_card(folder)):
+            return scale_of(card, folder, (1,))[0]
+    raise HistomixError("Nothing says how many µm one pixel of these images is; pass --mpp LOW HIGH.")
+
+
+def _state(out: Path, resume: bool) -> dict[str, Any] | None:
+    """What was kept of an unfinished run, where it is asked for."""
+    folder = state_folder(out)
+    if not resume:
+        for path in (out, folder):
+            if path.exists():
+                known = " or resume the run (--resume)" if unfinished(out) else ""
+                raise HistomixError(f"{path} already exists; name a new folder{known}.")
+        return None
+    if unfinished(out) is None:
+        raise HistomixError(f"{folder} holds no run that could be resumed; start it without --resume.")
+    try:
+        return dict(torch.load(folder / STATE, map_location="cpu", weights_only=True))
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise HistomixError(f"{folder / STATE} is damaged ({type(error).__name__}); start a new run.") from None
+
+
+def _keep(out: Path, state: dict[str, Any]) -> None:
+    """Write the state of a run: each file beside its place first, then renamed."""
+    folder = state_folder(out)
+    summary = {"step": state["step"], "minutes": state["minutes"], "kind": state["kind"]}
+    summary["saved"] = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(state, folder / f"{STATE}.partial")
+        os.replace(folder / f"{STATE}.partial", folder / STATE)
+        (folder / f"{SUMMARY}.partial").write_text(json.dumps(summary), encoding="utf-8")
+        os.replace(folder / f"{SUMMARY}.partial", folder / SUMMARY)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise HistomixError(f"{folder} could not be written ({reason}); free space and resume the run.") from None

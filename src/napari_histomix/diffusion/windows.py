@@ -15,7 +15,7 @@ from napari_histomix.records import DONOR, INPAINTED, REAL, LabeledImage, Placem
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.inpainter import Window
-    from napari_histomix.diffusion.models import InpaintingModel
+    from napari_histomix.diffusion.prompted import AnyModel
 
 CONTEXT = 8
 """Pixels of the model that are kept between a hole and its window's border."""
@@ -42,7 +42,7 @@ class WindowedPlan:
         return whole
 
 
-def windowed(plan: Plan, image: LabeledImage, model: InpaintingModel) -> WindowedPlan | str:
+def windowed(plan: Plan, image: LabeledImage, model: AnyModel) -> WindowedPlan | str:
     """Center the smallest fitting window of the model on a plan's hole, or say that none fits.
 
     The window is moved into the image where it would stick out; an image smaller than the window is mirrored at its

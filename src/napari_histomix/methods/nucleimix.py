@@ -33,7 +33,7 @@ from napari_histomix.sampling import (
 )
 
 if TYPE_CHECKING:
-    from napari_histomix.diffusion.models import InpaintingModel
+    from napari_histomix.diffusion.prompted import AnyModel
 
 USED_UP = "its donor has been used as often as allowed"
 CHANGED = "the labels are not those it was found in; find candidates again"
@@ -118,7 +118,7 @@ class SynthesisSettings:
         Synthetic nuclei wanted (the paper's k).
     seed : int
     sampler : str
-        ``fast`` or ``paper``; see ``diffusion.samplers.PRESETS``.
+        ``fast``, ``quality`` or ``paper``; see ``diffusion.samplers.PRESETS``.
     device : str
         auto, cpu, cuda or mps.
     batch : int
@@ -245,7 +245,7 @@ def synthesize(
     dataset: Dataset,
     candidates: Sequence[Candidate],
     settings: SynthesisSettings,
-    model: InpaintingModel | None = None,
+    model: AnyModel | None = None,
     existing: Iterable[Placement] = (),
 ) -> Job[Synthesis]:
     """Place donors on candidate locations until ``settings.count`` are placed; a long job (see ``records.Job``).
@@ -256,7 +256,7 @@ def synthesize(
     candidates : sequence of Candidate
         Tried by rank; those that the invariants forbid are refused, with the reason counted.
     settings : SynthesisSettings
-    model : InpaintingModel, optional
+    model : InpaintingModel or PromptedModel, optional
         The bundled one by default.
     existing : iterable of Placement
         Placed before: their candidates and their pixels are not used again.
@@ -272,12 +272,12 @@ def synthesize(
         For settings that cannot be met, a candidate outside the training split, or unusable weights.
     """
     from napari_histomix.diffusion.inpainter import choose_device, inpaint
-    from napari_histomix.diffusion.models import load_model
+    from napari_histomix.diffusion.model_files import load_model
     from napari_histomix.diffusion.samplers import PRESETS
     from napari_histomix.weights import bundled
 
     if settings.sampler not in PRESETS:
-        raise HistomixError(f"'{settings.sampler}' is not a sampler; choose {' or '.join(PRESETS)}.")
+        raise HistomixError(f"'{settings.sampler}' is not a sampler; choose one of {', '.join(PRESETS)}.")
     if settings.count < 1 or settings.uses < 1:
         raise HistomixError("The number of synthetic nuclei, and the uses of a donor, must be at least 1.")
     training = {entry.source.image for entry in dataset.training}
@@ -296,10 +296,10 @@ def synthesize(
     common = {"device": settings.device, "batch": settings.batch}
     replacing = [plan for plan in plans if plan.plan.erased.any()]
     jobs = [first_stage(plan) for plan in replacing]
-    cleared = yield from inpaint(jobs, model, preset.erase, phase="Erasing nuclei", **common)  # type: ignore[arg-type]
+    cleared = yield from inpaint(jobs, model, preset.disc, phase="Erasing nuclei", **common)  # type: ignore[arg-type]
     background = {plan.plan.candidate.rank: pixels for plan, pixels in zip(replacing, cleared, strict=True)}
     jobs = [second_stage(plan, background.get(plan.plan.candidate.rank, plan.pixels)) for plan in plans]
-    blended = yield from inpaint(jobs, model, preset.blend, phase="Blending nuclei", **common)  # type: ignore[arg-type]
+    blended = yield from inpaint(jobs, model, preset.ring, phase="Blending nuclei", **common)  # type: ignore[arg-type]
 
     how = {"sampler": settings.sampler, "model": model.name, "model_sha256": model.sha256}
     placements = [finished_placement(plan, pixels, how) for plan, pixels in zip(plans, blended, strict=True)]
@@ -367,7 +367,7 @@ def _plan(
     dataset: Dataset,
     candidates: Sequence[Candidate],
     settings: SynthesisSettings,
-    model: InpaintingModel,
+    model: AnyModel,
     existing: tuple[Placement, ...],
 ) -> Job[tuple[list[WindowedPlan], Counter[str], list[Problem]]]:
     """Plans for the first ``count`` candidates, by rank, that nothing forbids.

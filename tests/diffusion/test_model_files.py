@@ -5,14 +5,29 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from diffusers import VQModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
-from napari_histomix.diffusion.models import CARD_FILE, WEIGHTS_FILE, file_sha256, load_model, network_input, save_model
-from napari_histomix.diffusion.training import SCHEDULE
+from napari_histomix.diffusion.inpainter import Window, inpaint
+from napari_histomix.diffusion.model_files import (
+    CARD_FILE,
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    check_room,
+    file_sha256,
+    load_model,
+    save_model,
+)
+from napari_histomix.diffusion.models import decode, encode, network_input
+from napari_histomix.diffusion.recipes import SCHEDULE, new_autoencoder
+from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError
 from napari_histomix.weights import bundled
 
@@ -70,7 +85,7 @@ def test_a_full_disk_leaves_no_half_model(small_network, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("napari_histomix.diffusion.models.save_file", full)
+    monkeypatch.setattr("napari_histomix.diffusion.model_files.save_file", full)
     with pytest.raises(HistomixError, match="No space left"):
         save_model(tmp_path / "m", small_network(), SCHEDULE, name="n", mpp=(0.2, 0.4), windows=(48,))
     assert list(tmp_path.iterdir()) == []
@@ -86,7 +101,7 @@ def test_a_save_that_fails_at_the_very_end_keeps_the_earlier_checkpoint(small_ne
             raise OSError(5, "Input/output error")
         replace(source, target)
 
-    monkeypatch.setattr("napari_histomix.diffusion.models.os.replace", fail)
+    monkeypatch.setattr("napari_histomix.diffusion.model_files.os.replace", fail)
     with pytest.raises(HistomixError, match="Input/output error"):
         save_model(tmp_path / "m", small_network(), SCHEDULE, name="second", **arguments)
     assert load_model(tmp_path / "m").name == "first"
@@ -136,7 +151,21 @@ def test_pickles_are_not_loaded(folder, monkeypatch):
 
 def test_weights_of_another_network_are_refused(folder):
     edit(folder / "config.json", block_out_channels=[8, 32])
-    assert "does not fit its config.json" in refused(folder)
+    assert "have another shape for" in refused(folder)
+
+
+def rewrite(folder: Path, change) -> None:
+    state = load_file(folder / WEIGHTS_FILE)
+    change(state)
+    save_file(state, folder / WEIGHTS_FILE)
+    sign(folder)
+
+
+def test_missing_and_extra_weights_are_named(folder):
+    rewrite(folder, lambda state: state.pop("conv_in.bias"))
+    assert "lack 'conv_in.bias'" in refused(folder)
+    rewrite(folder, lambda state: state.update({"conv_in.bias": torch.zeros(8), "conv_in.more": torch.zeros(1)}))
+    assert "unexpected 'conv_in.more'" in refused(folder)
 
 
 def test_a_network_with_other_input_channels_is_refused(small_network, tmp_path):
@@ -153,20 +182,30 @@ def test_a_network_with_other_input_channels_is_refused(small_network, tmp_path)
         {"mpp": [0, 0.25]},
         {"mpp": ["a", "b"]},
         {"mpp": [0.1, 0.2, 0.3]},
-        {"windows": None},
         {"windows": []},
         {"windows": [0, 64]},
-        {"name": None},
-        {"sha256": None},
+        {"windows": "ab"},
     ],
     ids=str,
 )
-def test_a_card_without_scale_windows_name_or_hash_is_refused(folder, changes):
+def test_a_card_without_a_scale_or_with_nonsense_is_refused(folder, changes):
     edit(folder / CARD_FILE, **changes)
-    assert "mpp [low, high]" in refused(folder)
+    assert ("--model-mpp" if changes == {"mpp": None} else "mpp must be [low, high]") in refused(folder)
 
 
-@pytest.mark.parametrize("name", [CARD_FILE, "config.json", "scheduler_config.json", WEIGHTS_FILE])
+def test_a_folder_without_a_card_needs_a_scale_and_then_serves(folder):
+    (folder / CARD_FILE).unlink()
+    assert "--model-mpp" in refused(folder)
+    model = load_model(folder, mpp=(0.25, 0.5))
+    assert (model.mpp, model.windows, model.name) == ((0.25, 0.5), (48,), "model")
+
+
+def test_windows_that_the_network_cannot_halve_are_refused(folder):
+    edit(folder / CARD_FILE, windows=[49])
+    assert "multiples of 2" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "scheduler_config.json", WEIGHTS_FILE])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     assert name in refused(folder)
@@ -181,6 +220,106 @@ def test_a_broken_json_file_is_named(folder, name, content):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     assert "nowhere" in refused(tmp_path / "nowhere")
+
+
+def test_a_hub_name_is_not_fetched_unless_asked_for(monkeypatch):
+    monkeypatch.delenv("HISTOMIX_ONLINE", raising=False)
+    with pytest.raises(HistomixError, match="HISTOMIX_ONLINE=1"):
+        load_model("someone/some-model")
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch):
+    def offline(name, **_):
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("HISTOMIX_ONLINE", "1")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(HistomixError, match=r"could not be fetched \(no route"):
+        load_model("someone/some-model")
+
+
+def test_too_little_disk_is_said_before_anything_is_written(small_network, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(HistomixError, match="its disk has 0 MB left"):
+        save_model(tmp_path / "m", small_network(), SCHEDULE, name="n", mpp=(0.2, 0.4), windows=(48,))
+    assert list(tmp_path.iterdir()) == []
+    check_room(tmp_path / "a" / "b", 1000)
+
+
+def latent_folder(folder: Path, small_network, autoencoder, channels: int = 4, conditional: bool = False) -> Path:
+    """What ``LDMPipeline.save_pretrained`` writes, and a card."""
+    network = small_network(2 * channels + 1 if conditional else channels, out=channels)
+    parts = {"unet": network, "vqvae": autoencoder}
+    save_model(folder, parts, SCHEDULE, name="latent", mpp=(0.25, 0.5), windows=(64,))
+    return folder
+
+
+def vq_model() -> VQModel:
+    torch.manual_seed(0)
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    return VQModel(block_out_channels=(8, 8, 16), norm_num_groups=4, num_vq_embeddings=32, latent_channels=3, **kinds)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("kind", ["AutoencoderKL", "VQModel"])
+def test_a_latent_model_comes_back_and_fills_holes(small_network, tmp_path, kind, conditional):
+    autoencoder, channels = (new_autoencoder(64), 4) if kind == "AutoencoderKL" else (vq_model(), 3)
+    folder = latent_folder(tmp_path / "m", small_network, autoencoder, channels, conditional)
+    model = load_model(folder)
+    assert (model.channels, model.reduction, model.conditional) == (channels, 4, conditional)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    hole = np.zeros((64, 64), bool)
+    hole[20:44, 18:40] = True
+    for sampler in (Sampler("repaint", 250, 3, 2), Sampler.parse("mcg-fixed:1000:3")):
+        events = []
+        job = inpaint([Window(pixels, hole, 0)], model, sampler, device="cpu")
+        try:
+            while True:
+                events.append(next(job))
+        except StopIteration as end:
+            (filled,) = end.value
+        assert np.array_equal(filled[~hole], pixels[~hole]) and not np.array_equal(filled[hole], pixels[hole])
+        assert len(events) == sampler.forwards and events[0].preview.shape == (64, 64, 3)
+
+
+def test_a_pipeline_that_diffusers_saved_is_read_as_it_is(small_network, tmp_path):
+    from diffusers import DDIMScheduler, LDMPipeline
+
+    LDMPipeline(vqvae=vq_model(), unet=small_network(3), scheduler=DDIMScheduler()).save_pretrained(tmp_path / "ldm")
+    assert "--model-mpp" in refused(tmp_path / "ldm")
+    model = load_model(tmp_path / "ldm", mpp=(0.5, 0.5))
+    assert model.windows == (48 * 4,) and model.schedule["prediction_type"] == "epsilon"
+    assert not model.schedule["clip_sample"], "latents have no limits"
+
+
+def test_our_latent_folder_opens_in_diffusers(small_network, tmp_path):
+    from diffusers import LDMPipeline
+
+    folder = latent_folder(tmp_path / "m", small_network, vq_model(), 3)
+    pipeline = LDMPipeline.from_pretrained(folder, local_files_only=True)
+    assert type(pipeline.vqvae).__name__ == "VQModel"
+
+
+def test_an_autoencoder_and_a_network_that_do_not_belong_together_are_refused(small_network, tmp_path):
+    latent_folder(tmp_path / "m", small_network, vq_model(), 4)
+    assert "do not belong together" in refused(tmp_path / "m")
+
+
+def test_an_autoencoder_of_another_kind_is_refused(small_network, tmp_path):
+    folder = latent_folder(tmp_path / "m", small_network, vq_model(), 3)
+    edit(folder / INDEX_FILE, vqvae=["diffusers", "AutoencoderDC"])
+    assert "AutoencoderKL and VQModel are" in refused(folder)
+
+
+def test_a_scaled_latent_decodes_to_what_was_encoded():
+    torch.manual_seed(0)
+    autoencoder, pixels = new_autoencoder(32), torch.rand(1, 3, 32, 32) * 2 - 1
+    plain = autoencoder(pixels).sample
+    autoencoder.register_to_config(scaling_factor=0.37)
+    latents = encode(autoencoder, pixels)
+    assert latents.shape == (1, 4, 8, 8)
+    assert torch.allclose(latents / 0.37, autoencoder.encode(pixels).latent_dist.mode())
+    assert torch.allclose(decode(autoencoder, latents), plain, atol=1e-5)
 
 
 def test_what_the_network_sees():

@@ -1,0 +1,35 @@
+"""``histomix``: the same jobs as the docks, without a screen."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from napari_histomix.cli.parser import build_parser
+from napari_histomix.records import HistomixError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 something to mend, 2 wrong usage."""
+    options = build_parser().parse_args(arguments)
+    try:
+        result = options.run(options)
+    except HistomixError as error:
+        return _failed(str(error), options)
+    except KeyboardInterrupt:
+        return _failed("Cancelled.", options)
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False))
+    return 0
+
+
+def _failed(sentence: str, options: argparse.Namespace) -> int:
+    line = " ".join(sentence.split())
+    print(f"histomix: {line}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"error": line}, ensure_ascii=False))
+    return 1

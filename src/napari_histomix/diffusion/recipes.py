@@ -1,0 +1,331 @@
+"""What each network learns: its architecture, its loss, how it is checked and shown. The loop is in ``training``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel, VQModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from napari_histomix.diffusion.inpainter import Window, inpaint
+from napari_histomix.diffusion.model_files import CARD_FILE, load_model, load_network, load_part
+from napari_histomix.diffusion.models import InpaintingModel, encode, fast_dtype, network_input
+from napari_histomix.diffusion.samplers import PRESETS
+from napari_histomix.records import HistomixError, drain
+
+Kind = Literal["inpainter", "autoencoder", "latent"]
+
+SCHEDULE: dict[str, Any] = {
+    "_class_name": "DDPMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "clip_sample": True,
+}
+CHECK_TIMES = (20, 60, 120, 250, 400, 600)
+"""Timesteps of the validation loss."""
+SHOWN = 4
+"""Windows in the picture of samples."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that shapes a training run; ``DEFAULTS`` is the only home of each network's values.
+
+    Parameters
+    ----------
+    minutes, steps
+        Bound of the run; steps win where both are given. Only a run bounded by steps repeats exactly.
+    batch, window : int
+        Windows a step, and their side in pixels.
+    learning_rate, warmup
+        AdamW's highest rate, and the steps until it is reached; cosine decay after it.
+    ema : float
+        Highest decay of the moving average of the weights.
+    scale : (low, high)
+        Random magnification.
+    unconditional, segments, rings : float
+        Shares of holes: of windows that are hidden whole; of the others, that lose a tissue segment; and of the
+        ellipses in the rest, that are thin rings and not discs.
+    low_noise, low_noise_limit, low_noise_power
+        Share of timesteps drawn below the limit, ever more of them near 0 the higher the power above 1: thin rings
+        are decided there.
+    outside_weight : float
+        Weight of the loss outside the hole.
+    weighting : {"velocity", "min-snr"}
+        Of timesteps in the loss on v: all alike; or min(SNR, 5) / (SNR + 1) (arXiv 2303.09556).
+    save_minutes : float
+        Between two checkpoints.
+    seed : int
+    """
+
+    minutes: float = 60.0
+    steps: int | None = None
+    batch: int = 16
+    window: int = 64
+    learning_rate: float = 3e-4
+    warmup: int = 100
+    ema: float = 0.998
+    scale: tuple[float, float] = (0.8, 1.3)
+    unconditional: float = 0.12
+    segments: float = 0.15
+    rings: float = 0.6
+    low_noise: float = 0.8
+    low_noise_limit: int = 600
+    low_noise_power: float = 1.5
+    outside_weight: float = 0.1
+    weighting: Literal["velocity", "min-snr"] = "velocity"
+    save_minutes: float = 2.0
+    seed: int = 0
+
+
+DEFAULTS: Mapping[Kind, TrainingSettings] = {
+    "inpainter": TrainingSettings(),
+    "autoencoder": TrainingSettings(batch=8, window=128, unconditional=0.0),
+    "latent": TrainingSettings(window=128, low_noise=0.0, weighting="min-snr", ema=0.999),
+}
+
+
+class Recipe(Protocol):
+    """What the loop needs of a kind of network."""
+
+    @property
+    def network(self) -> Any:
+        """What is trained."""
+
+    @property
+    def schedule(self) -> Mapping[str, Any]:
+        """diffusers scheduler configuration; empty for an autoencoder."""
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Sides in pixels the finished model may be run at."""
+
+    def loss(self, network: nn.Module, images: Tensor, holes: Tensor, generator: torch.Generator) -> Tensor:
+        """Loss of a batch; all randomness from a CPU generator."""
+
+    def check(self, network: nn.Module, images: Tensor, holes: Tensor) -> float:
+        """Validation loss of fixed windows over fixed noise."""
+
+    def shown(self, network: nn.Module, images: Tensor, holes: Tensor) -> NDArray[np.uint8]:
+        """(H, W, 3) picture of samples: one row a window."""
+
+    def parts(self, network: nn.Module) -> nn.Module | Mapping[str, nn.Module]:
+        """What is saved, ready to save."""
+
+
+class Inpainter:
+    """The conditional network on pixels, or on the latents of an autoencoder."""
+
+    def __init__(
+        self, settings: TrainingSettings, start: Path | None, autoencoder: AutoencoderKL | VQModel | None = None
+    ) -> None:
+        self.settings, self.autoencoder = settings, autoencoder
+        channels = 3 if autoencoder is None else int(autoencoder.config["latent_channels"])
+        self.reduction = 1 if autoencoder is None else 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
+        self.network, self.schedule = _begun(start, channels, settings.window // self.reduction)
+        self.scheduler = DDPMScheduler.from_config(dict(self.schedule))
+        sides = (48, 64, 80, 96, 128) if autoencoder is None else (64, 96, 128, 192, 256)
+        self.windows = tuple(side for side in sides if side % (4 * self.reduction) == 0)
+        if settings.window % (4 * self.reduction):
+            raise HistomixError(f"Windows of this network must be multiples of {4 * self.reduction} pixels.")
+
+    def loss(self, network: nn.Module, images: Tensor, holes: Tensor, generator: torch.Generator) -> Tensor:
+        """Weighted square error of v, inside the hole and a little outside."""
+        images, holes = self._space(images, holes)
+        times = random_steps(len(images), self.settings, generator).to(images.device)
+        noise = torch.randn(images.shape, generator=generator).to(images.device)
+        return self._loss(network, images, holes, times, noise, self.settings.outside_weight)
+
+    def _space(self, images: Tensor, holes: Tensor) -> tuple[Tensor, Tensor]:
+        if self.autoencoder is None:
+            return images, holes
+        with torch.no_grad():
+            return encode(self.autoencoder, images), nn.functional.max_pool2d(holes, self.reduction)
+
+    def _loss(
+        self, network: Any, images: Tensor, hole: Tensor, steps: Tensor, noise: Tensor, outside_weight: float
+    ) -> Tensor:
+        noisy = self.scheduler.add_noise(images, noise, steps)
+        seen = network_input(noisy, images, hole, 2 * images.shape[1] + 1)
+        dtype = fast_dtype(images.device)
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            predicted = network(seen.contiguous(memory_format=torch.channels_last), steps).sample
+        wanted = self.scheduler.get_velocity(images, noise, steps)
+        error = (predicted.float() - wanted).square().mean(1, keepdim=True)
+        inside = (error * hole).sum((1, 2, 3)) / hole.sum((1, 2, 3)).clamp(min=1)
+        outside = (error * (1 - hole)).sum((1, 2, 3)) / (1 - hole).sum((1, 2, 3)).clamp(min=1)
+        each = inside + outside_weight * outside
+        if self.settings.weighting == "min-snr":
+            alphas = self.scheduler.alphas_cumprod.to(images.device)[steps]
+            ratio = alphas / (1 - alphas)
+            each = each * ratio.clamp(max=5) / (ratio + 1)
+        return each.mean()
+
+    @torch.no_grad()
+    def check(self, network: nn.Module, images: Tensor, holes: Tensor) -> float:
+        """Mean loss inside the holes at six timesteps."""
+        images, holes = self._space(images, holes)
+        total = 0.0
+        for step in CHECK_TIMES:
+            noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(step)).to(images.device)
+            steps = torch.full((len(images),), step, device=images.device)
+            total += float(self._loss(network, images, holes, steps, noise, 0.0))
+        return total / len(CHECK_TIMES)
+
+    def shown(self, network: nn.Module, images: Tensor, holes: Tensor) -> NDArray[np.uint8]:
+        """Truth, hole and fill side by side."""
+        rows = []
+        truths, masks = _pixels(images[:SHOWN]), holes[:SHOWN, 0].cpu().numpy() > 0
+        shown = [(truth, mask) for truth, mask in zip(truths, masks, strict=True) if not mask.all() and mask.any()]
+        model = InpaintingModel(network, self.schedule, (1, 1), self.windows, "sample", "", self.autoencoder)
+        windows = [Window(truth, mask, seed) for seed, (truth, mask) in enumerate(shown)]
+        sampler = PRESETS["fast"].disc
+        for window, fill in zip(
+            windows, drain(inpaint(windows, model, sampler, device=str(images.device))), strict=True
+        ):
+            hidden = np.where(window.hole[..., None], np.uint8(255), window.pixels)
+            rows.append(np.concatenate([window.pixels, hidden, fill], axis=1))
+        return np.concatenate(rows)
+
+    def parts(self, network: nn.Module) -> nn.Module | Mapping[str, nn.Module]:
+        """The network, alone or with its autoencoder as an ``LDMPipeline``."""
+        return network if self.autoencoder is None else {"unet": network, "vqvae": self.autoencoder}
+
+
+class Autoencoder:
+    """An AutoencoderKL: a quarter of the pixels a side, four channels."""
+
+    schedule: Mapping[str, Any] = {}
+    windows = (64, 96, 128, 192, 256)
+
+    def __init__(self, settings: TrainingSettings, start: Path | None) -> None:
+        if settings.window % 4:
+            raise HistomixError("Windows of an autoencoder must be multiples of 4 pixels.")
+        self.settings = settings
+        self.network = load_part(AutoencoderKL, start)[0] if start else new_autoencoder(settings.window)
+
+    def loss(self, network: nn.Module, images: Tensor, _holes: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean absolute error of colors and of their differences, and a little Kullback–Leibler divergence."""
+        noise_seed = int(torch.randint(2**31, (1,), generator=generator))
+        dtype = fast_dtype(images.device)
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            made = network(images, sample_posterior=True, generator=torch.Generator().manual_seed(noise_seed)).sample
+            return reconstruction_loss(made.float(), images) + 1e-6 * self._spread(network, images)
+
+    @staticmethod
+    def _spread(network: Any, images: Tensor) -> Tensor:
+        coded = (network.module if hasattr(network, "module") else network).encode(images).latent_dist
+        return coded.kl().mean()
+
+    @torch.no_grad()
+    def check(self, network: Any, images: Tensor, _holes: Tensor) -> float:
+        """Mean reconstruction loss."""
+        return float(reconstruction_loss(network(images).sample.float(), images))
+
+    @torch.no_grad()
+    def shown(self, network: Any, images: Tensor, _holes: Tensor) -> NDArray[np.uint8]:
+        """Truth and reconstruction side by side."""
+        truths, made = _pixels(images[:SHOWN]), _pixels(network(images[:SHOWN]).sample.float())
+        return np.concatenate([np.concatenate([a, b], axis=1) for a, b in zip(truths, made, strict=True)])
+
+    @torch.no_grad()
+    def scaled(self, network: Any, images: Tensor) -> None:
+        """Write the scaling factor that gives latents of unit spread into the network's configuration."""
+        spread = float(network.encode(images).latent_dist.mode().std())
+        network.register_to_config(scaling_factor=1 / max(spread, 1e-6))
+
+    def parts(self, network: nn.Module) -> nn.Module:
+        """The autoencoder."""
+        return network
+
+
+def recipe_of(kind: Kind, settings: TrainingSettings, start: Path | None, autoencoder: Path | None) -> Recipe:
+    """The recipe of a kind of network. Raises HistomixError for starting points that do not fit it."""
+    if kind == "inpainter":
+        return Inpainter(settings, start)
+    if kind == "autoencoder":
+        return Autoencoder(settings, start)
+    if kind != "latent":
+        raise HistomixError(f"There is no network '{kind}'; choose inpainter, autoencoder or latent.")
+    if autoencoder is None:
+        raise HistomixError("A latent network needs an autoencoder: train one first and name its folder.")
+    coder = load_part(AutoencoderKL, autoencoder)[0].eval().requires_grad_(False)
+    return Inpainter(settings, start / "unet" if start else None, coder)
+
+
+def new_network(channels: int, side: int) -> UNet2DModel:
+    """An untrained conditional network of 4 million weights (8 MB in fp16)."""
+    return UNet2DModel(
+        sample_size=side,
+        in_channels=2 * channels + 1,
+        out_channels=channels,
+        layers_per_block=2,
+        block_out_channels=(32, 64, 128),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        attention_head_dim=32,
+        norm_num_groups=8,
+    )
+
+
+def new_autoencoder(side: int) -> AutoencoderKL:
+    """An untrained autoencoder of 1.6 million weights."""
+    return AutoencoderKL(
+        sample_size=side,
+        latent_channels=4,
+        block_out_channels=(24, 48, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+
+
+def _begun(start: Path | None, channels: int, side: int) -> tuple[UNet2DModel, dict[str, Any]]:
+    """Network and schedule to begin with."""
+    if start is None:
+        return new_network(channels, side), SCHEDULE | {"clip_sample": channels == 3}
+    if channels == 3 and (start / CARD_FILE).is_file():
+        # With a card, the weights must be those it names.
+        model = load_model(start)
+        network, schedule = model.network, dict(model.schedule)  # type: ignore[union-attr]
+    elif channels == 3:
+        network, schedule, _ = load_network(start)
+    else:
+        network, _, _ = load_network(start, schedule=False)
+        schedule = SCHEDULE | {"clip_sample": False}
+    if int(network.config["in_channels"]) != 2 * channels + 1 or schedule.get("prediction_type") != "v_prediction":
+        raise HistomixError(f"{start}: only a v-prediction network of {2 * channels + 1} channels can be trained on.")
+    return network, schedule
+
+
+def random_steps(count: int, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
+    """Timesteps of a batch, more of them where little noise is left."""
+    low = torch.rand(count, generator=generator) < settings.low_noise
+    position = torch.rand(count, generator=generator)
+    total = int(SCHEDULE["num_train_timesteps"])
+    return (
+        torch.where(low, position**settings.low_noise_power * settings.low_noise_limit, position * total)
+        .long()
+        .clamp(max=total - 1)
+    )
+
+
+def reconstruction_loss(made: Tensor, truth: Tensor) -> Tensor:
+    """Mean absolute error of colors, and of the differences between neighbors: nuclei live by their outlines."""
+    edges = sum((made.diff(dim=axis) - truth.diff(dim=axis)).abs().mean() for axis in (2, 3))
+    return (made - truth).abs().mean() + edges
+
+
+def _pixels(images: Tensor) -> NDArray[np.uint8]:
+    """(N, H, W, 3) uint8 of (N, 3, H, W) in [−1, 1]."""
+    colors = (images.detach().float().clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy() + 1) * 127.5
+    return np.rint(colors).astype(np.uint8)

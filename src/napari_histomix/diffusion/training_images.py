@@ -1,0 +1,257 @@
+"""What networks learn from: pictures, slides held out, random windows and holes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from napari_histomix.diffusion.fingerprints import pixels_sha256
+from napari_histomix.records import HistomixError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+IN_MEMORY = 1_500_000_000
+"""Bytes of pixels that are kept decoded; larger collections are read again for every window."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to learn from: a file, or the pixels of an open layer.
+
+    ``folder`` is the collection it belongs to, for the model card; ``slide`` what a validation split must not cut.
+    """
+
+    name: str
+    folder: str
+    slide: str
+    path: Path | None = None
+    given: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        if self.given is not None:
+            return self.given.shape[0], self.given.shape[1]
+        assert self.path is not None
+        with Image.open(self.path) as image:
+            return image.height, image.width
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8. Raises HistomixError where a file cannot be read."""
+        if self.given is not None:
+            return self.given
+        assert self.path is not None
+        found = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
+        if found is None:
+            raise HistomixError(f"{self.path} cannot be read as an image; remove it or export it again.")
+        return cv2.cvtColor(found, cv2.COLOR_BGR2RGB).astype(np.uint8)
+
+
+def pictures_of(source: Path | tuple[str, NDArray[np.uint8]]) -> tuple[list[Picture], list[Path]]:
+    """The color images of a folder, or of one open layer (its name and pixels); and files that cannot be read.
+
+    Raises
+    ------
+    HistomixError
+        For a folder without any color image, or pixels that are not (H, W, 3) uint8.
+    """
+    if isinstance(source, tuple):
+        name, pixels = source
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise HistomixError(f"'{name}' is no 8-bit RGB image, which is what networks learn from.")
+        return [Picture(name, "open layers", name, given=pixels)], []
+    found, broken = find_images(source)
+    return [Picture(path.name, source.name, slide_of(path), path) for path in found], broken
+
+
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Color images below ``folder``, and files that cannot be read, both sorted; label maps beside them are left out.
+
+    Raises
+    ------
+    HistomixError
+        For a folder without any color image.
+    """
+    found: list[Path] = []
+    broken: list[Path] = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+        try:
+            with Image.open(path) as image:
+                if image.mode in ("RGB", "RGBA", "P"):
+                    found.append(path)
+        except (OSError, ValueError):
+            broken.append(path)
+    if not found:
+        raise HistomixError(f"{folder} holds no color PNG, JPEG or TIFF image; name a folder of H&E images.")
+    return found, broken
+
+
+def slide_of(path: Path) -> str:
+    """What a validation split must not cut: the TCGA patient a file name begins with, else the file's folder."""
+    barcode = re.match(r"TCGA-\w{2}-\w{4}", path.name)
+    return barcode.group() if barcode else path.parent.name
+
+
+def split_by_slide(pictures: Sequence[Picture], seed: int) -> tuple[list[Picture], list[Picture]]:
+    """Training and validation pictures of one collection: a tenth of the slides, at least one, is held out whole.
+
+    Of a single slide every tenth picture is held out instead.
+    """
+    slides = sorted({one.slide for one in pictures})
+    if len(slides) == 1:
+        return [one for i, one in enumerate(pictures) if i % 10], list(pictures[::10])
+    chosen = set(np.random.default_rng(seed).permutation(slides)[: max(1, len(slides) // 10)].tolist())
+    return [one for one in pictures if one.slide not in chosen], [one for one in pictures if one.slide in chosen]
+
+
+def split_single(picture: Picture) -> tuple[Picture, Picture]:
+    """One large picture cut in two: its upper four fifths to learn from, the rest to check on."""
+    pixels = picture.pixels()
+    cut = round(0.8 * len(pixels))
+    parts = (("upper part", pixels[:cut]), ("lower part", pixels[cut:]))
+    first, second = (Picture(f"{picture.name}, {part}", picture.folder, part, given=half) for part, half in parts)
+    return first, second
+
+
+def fingerprint(pictures: Sequence[Picture]) -> str:
+    """Identity of a collection by names and sizes: a run may only be resumed on what it began with."""
+    names = "\n".join(f"{one.folder}/{one.name} {one.size}" for one in pictures)
+    return hashlib.sha256(names.encode()).hexdigest()
+
+
+def random_window(
+    pixels: NDArray[np.uint8], size: int, scale: tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """One augmented (size, size, 3) uint8 crop: scale, flips, quarter turns, stain gain and shift."""
+    side = round(size / rng.uniform(*scale))
+    side = min(side, *pixels.shape[:2])
+    row = int(rng.integers(pixels.shape[0] - side + 1))
+    col = int(rng.integers(pixels.shape[1] - side + 1))
+    crop = pixels[row : row + side, col : col + side]
+    if side != size:
+        smooth = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+        crop = cv2.resize(crop, (size, size), interpolation=smooth).astype(np.uint8)
+    crop = np.rot90(crop, int(rng.integers(4)))
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    if rng.random() < 0.7:
+        density = -np.log10((crop.astype(np.float32) + 1) / 256)
+        density = density * rng.uniform(0.85, 1.15, 3) + rng.uniform(-0.03, 0.03, 3)
+        crop = np.clip(np.rint(256 * 10**-density - 1), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(crop, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Holes:
+    """Shares: of windows hidden whole; of the others, with a tissue segment; of ellipses, thin rings and not discs."""
+
+    unconditional: float = 0.12
+    segments: float = 0.15
+    rings: float = 0.6
+
+
+def random_hole(size: int, rng: np.random.Generator, shares: Holes) -> NDArray[np.float32]:
+    """(size, size) float32 mask, 1 where hidden: all of it, a tissue segment, or rings and discs."""
+    if rng.random() < shares.unconditional:
+        return np.ones((size, size), np.float32)
+    if rng.random() < shares.segments:
+        return _segment(size, rng)
+    rows, cols = np.mgrid[:size, :size].astype(np.float32)
+    hole = np.zeros((size, size), bool)
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))):
+        y, x = rng.uniform(0.2 * size, 0.8 * size, 2)
+        a, b, turn = rng.uniform(5, 18), rng.uniform(5, 18), rng.uniform(0, math.pi)
+        u = (rows - y) * math.cos(turn) + (cols - x) * math.sin(turn)
+        v = (cols - x) * math.cos(turn) - (rows - y) * math.sin(turn)
+        angle = np.arctan2(v, u)
+        wobble = sum(rng.normal(0, 0.06) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in (2, 3, 4, 5))
+        distance = (np.hypot(u / a, v / b) - 1 - wobble) * min(a, b)
+        if rng.random() < shares.rings:
+            # Layers 2 and 3 are two pixels wide; wider rings appear where the engine magnifies a window.
+            width = rng.choice([2.0, 2.5, 3.0, 4.0, 6.0], p=[0.4, 0.2, 0.2, 0.1, 0.1])
+            hole |= (distance >= 1) & (distance < 1 + width)
+        else:
+            hole |= distance < rng.uniform(0, 3)
+    return hole.astype(np.float32)
+
+
+def _segment(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """All that lies on one side of a wavy line, or a blob as wide as half the window."""
+    rows, cols = np.mgrid[:size, :size].astype(np.float32)
+    y, x = rng.uniform(0.25 * size, 0.75 * size, 2)
+    turn = rng.uniform(0, 2 * math.pi)
+    along = (cols - x) * math.cos(turn) + (rows - y) * math.sin(turn)
+    across = (rows - y) * math.cos(turn) - (cols - x) * math.sin(turn)
+    if rng.random() < 0.4:
+        hole = along > rng.uniform(1, 5) * np.sin(across / rng.uniform(3, 12) + turn)
+    else:
+        hole = np.hypot(along / rng.uniform(0.8, 1.4), across) < size * rng.uniform(0.2, 0.36)
+    return hole.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How batches are drawn: windows of ``size`` pixels, ``batch`` a step, at ``scale`` times magnification."""
+
+    size: int
+    batch: int
+    scale: tuple[float, float]
+    holes: Holes
+    seed: int
+    rank: int = 0
+
+
+class Batches:
+    """Batches of random windows by step: the same step gives the same batch, so a run can be taken up anywhere.
+
+    Pictures are drawn by their number of pixels: a large image more often than a small tile.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], drawing: Drawing) -> None:
+        self.pictures, self.drawing = pictures, drawing
+        counts = np.asarray([one.size[0] * one.size[1] for one in pictures], np.float64)
+        self.shares = counts / counts.sum()
+        self._kept: dict[int, NDArray[np.uint8]] | None = {} if 3 * counts.sum() < IN_MEMORY else None
+
+    def _pixels(self, index: int) -> NDArray[np.uint8]:
+        if self._kept is None:
+            return self.pictures[index].pixels()
+        if index not in self._kept:
+            self._kept[index] = self.pictures[index].pixels()
+        return self._kept[index]
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """(N, 3, S, S) images in [−1, 1] and (N, 1, S, S) holes of one step."""
+        how = self.drawing
+        rng = np.random.default_rng([how.seed, how.rank, step])
+        chosen = rng.choice(len(self.pictures), size=how.batch, p=self.shares)
+        crops = np.stack([random_window(self._pixels(int(i)), how.size, how.scale, rng) for i in chosen])
+        holes = np.stack([random_hole(how.size, rng, how.holes) for _ in chosen])
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(holes)[:, None]
+
+    def since(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless batches from ``step`` on; the next one is made while one is used."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self.at, step)
+            while True:
+                ready = waiting.result()
+                step += 1
+                waiting = pool.submit(self.at, step)
+                yield ready
+
+
+def fingerprints(pictures: Sequence[Picture]) -> list[str]:
+    """SHA-256 of each picture's pixels, sorted: what a blend test must not be judged on."""
+    return sorted(pixels_sha256(one.pixels()) for one in pictures)

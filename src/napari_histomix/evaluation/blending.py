@@ -1,0 +1,285 @@
+"""The blend test: how well holes in real images are filled, by samplers and by fills that need no network."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.datasets import Dataset
+from napari_histomix.diffusion.fingerprints import trained_on
+from napari_histomix.evaluation.blend_figures import FIGURES, Interval, bootstrap_median, window_figures, window_spread
+from napari_histomix.evaluation.blend_windows import KINDS, SIDES, HiddenWindow, HoleKind, draw_windows
+from napari_histomix.evaluation.classic_fills import CLASSIC_FILLS, other_windows
+from napari_histomix.records import Event, HistomixError, Job
+
+if TYPE_CHECKING:
+    from napari_histomix.diffusion.inpainter import Window
+    from napari_histomix.diffusion.models import InpaintingModel
+    from napari_histomix.diffusion.prompted import PromptedModel
+    from napari_histomix.diffusion.samplers import Sampler
+
+ALL = "all"
+"""In place of a sampler's name: every preset and every sampler there is."""
+
+SAMPLES = 5
+"""Fills of one hole that a spread is computed from."""
+
+UNLISTED = "The card does not say which images trained the model; some of these may have."
+
+
+@dataclass(frozen=True)
+class BlendSettings:
+    """What a blend test measures; the only home of these defaults.
+
+    Parameters
+    ----------
+    holes : tuple of str
+        Of ring, disc and large; see ``evaluation.blend_windows.draw_windows``.
+    samplers : tuple of str
+        Names of presets, METHOD:START:STEPS:VISITS[:unconditional] (``Sampler.parse``), or ``all``.
+    count : int
+        Windows for each kind of hole.
+    seed : int
+    device : str
+        auto, cpu, cuda or mps.
+    batch : int
+        Windows denoised together.
+    spread : bool
+        Also fill each hole ``SAMPLES`` times by each sampler, for the spread.
+    """
+
+    holes: tuple[HoleKind, ...] = KINDS
+    samplers: tuple[str, ...] = ("fast", "quality")
+    count: int = 48
+    seed: int = 0
+    device: str = "auto"
+    batch: int = 16
+    spread: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Fill:
+    """What one fill did to the windows of one kind of hole.
+
+    Parameters
+    ----------
+    name : str
+    pixels : sequence of (S, S, 3) uint8
+        In the order of the windows.
+    figures : mapping of str to Interval
+        By the keys of ``blend_figures.FIGURES``, and ``spread`` where it was asked for.
+    seconds : float
+        A window, in batches.
+    forwards, backwards : int
+        Passes of the network a window costs; 0 without a network.
+    peak_mb : float, optional
+        Megabytes: on CUDA the most this fill had allocated; on other devices the most that the process ever held up
+        to its end. None where the system does not tell.
+    """
+
+    name: str
+    pixels: Sequence[NDArray[np.uint8]]
+    figures: Mapping[str, Interval]
+    seconds: float
+    forwards: int
+    backwards: int
+    peak_mb: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class BlendReport:
+    """Windows and fills by kind of hole, the device they ran on, and what a person should know."""
+
+    windows: Mapping[HoleKind, Sequence[HiddenWindow]]
+    fills: Mapping[HoleKind, Sequence[Fill]]
+    device: str
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def samplers_named(names: Sequence[str], kind: HoleKind) -> dict[str, Sampler]:
+    """Samplers for a kind of hole by name, in the order given.
+
+    Raises
+    ------
+    HistomixError
+        For a name that is neither a preset nor a sampler.
+    """
+    from napari_histomix.diffusion.samplers import PRESETS, SAMPLERS, Sampler
+
+    wanted: list[str] = []
+    for name in names:
+        wanted += [*PRESETS, *SAMPLERS] if name == ALL else [name]
+    return {
+        name: getattr(PRESETS[name], kind) if name in PRESETS else Sampler.parse(name) for name in dict.fromkeys(wanted)
+    }
+
+
+def blend_test(
+    dataset: Dataset, model: InpaintingModel | PromptedModel, settings: BlendSettings | None = None
+) -> Job[BlendReport]:
+    """Hide parts of real images, fill them in every way, and compare with what was hidden.
+
+    A long job (see ``records.Job``). Navier–Stokes, Telea, a hard paste and a Poisson clone are always beside the
+    samplers. Windows come from the training split; the model sees each at the side nearest to its scale.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    model : InpaintingModel or PromptedModel
+    settings : BlendSettings, optional
+
+    Yields
+    ------
+    Event
+        Images read, then every denoising step.
+
+    Returns
+    -------
+    BlendReport
+
+    Raises
+    ------
+    HistomixError
+        If any of the images trained the model, there are fewer than two windows of a kind, an image cannot be read,
+        or a sampler or device is not there.
+    """
+    from napari_histomix.diffusion.inpainter import choose_device
+
+    settings = settings or BlendSettings()
+    place = choose_device(settings.device).type
+    chosen = {kind: samplers_named(settings.samplers, kind) for kind in KINDS if kind in settings.holes}
+    windows, images = yield from draw_windows(dataset, settings.holes, settings.count, settings.seed)
+    _refuse_training_images(dataset, images, model)
+    for kind, some in windows.items():
+        if len(some) < 2:
+            raise HistomixError(
+                f"{dataset.name} has room for {len(some)} {kind} windows of {SIDES[kind]}² pixels and two are "
+                "needed; name a dataset with more images, or another kind of hole."
+            )
+    notes = []
+    if not model.card.get("training_pixels"):
+        notes.append(UNLISTED)
+        yield Event("Reading images", message=UNLISTED)
+    fills: dict[HoleKind, list[Fill]] = {}
+    for kind, some in windows.items():
+        fills[kind] = _classic(some, settings.seed)
+        for number, (name, sampler) in enumerate(chosen[kind].items()):
+            if number == 0:
+                # The first batch of a shape pays for choosing kernels and first allocations: none of a sampler's time.
+                short = replace(sampler, steps=1, visits=1)
+                yield from _filled(some[: settings.batch], model, short, settings, f"Warming up for {kind} holes")
+            fills[kind].append((yield from _sampled(some, model, name, sampler, settings, place, kind)))
+    return BlendReport(windows, fills, place, tuple(notes))
+
+
+def _refuse_training_images(
+    dataset: Dataset, images: Mapping[str, NDArray[np.uint8]], model: InpaintingModel | PromptedModel
+) -> None:
+    used = [name for name, pixels in images.items() if trained_on(model.card, pixels)]
+    if used:
+        shown = ", ".join(used[:10]) + (", …" if len(used) > 10 else "")
+        raise HistomixError(
+            f"{len(used)} of the {len(images)} images of {dataset.name} trained the model '{model.name}' ({shown}); "
+            "test it on images it has never seen."
+        )
+
+
+def _medians(
+    windows: Sequence[HiddenWindow], pixels: Sequence[NDArray[np.uint8]], seed: int, spreads: Sequence[float] = ()
+) -> dict[str, Interval]:
+    names = [window.image for window in windows]
+    each = [window_figures(window.pixels, filled, window.hole) for window, filled in zip(windows, pixels, strict=True)]
+    found = {key: bootstrap_median([one[key] for one in each], names, seed) for key in FIGURES}
+    return found | ({"spread": bootstrap_median(spreads, names, seed)} if spreads else {})
+
+
+def _classic(windows: Sequence[HiddenWindow], seed: int) -> list[Fill]:
+    others = other_windows(windows, seed)
+    found = []
+    for name, fill in CLASSIC_FILLS.items():
+        began = time.perf_counter()
+        pixels = [fill(window, other) for window, other in zip(windows, others, strict=True)]
+        seconds = (time.perf_counter() - began) / len(windows)
+        found.append(Fill(name, pixels, _medians(windows, pixels, seed), seconds, 0, 0, None))
+    return found
+
+
+def _sampled(
+    windows: Sequence[HiddenWindow],
+    model: InpaintingModel | PromptedModel,
+    name: str,
+    sampler: Sampler,
+    settings: BlendSettings,
+    place: str,
+    kind: HoleKind,
+) -> Job[Fill]:
+    phase = f"{name}: filling {kind} holes"
+    _forget_peak(place)
+    began = time.perf_counter()
+    pixels = yield from _filled(windows, model, sampler, settings, phase)
+    seconds = (time.perf_counter() - began) / len(windows)
+    peak = _peak_mb(place)
+    spreads: list[float] = []
+    if settings.spread:
+        samples = [pixels]
+        for sample in range(1, SAMPLES):
+            more = [replace(one, seed=_reseeded(one.seed, sample)) for one in windows]
+            again = yield from _filled(more, model, sampler, settings, f"{phase} again")
+            samples.append(again)
+        spreads = [window_spread(fills, window.hole) for window, *fills in zip(windows, *samples, strict=True)]
+    figures = _medians(windows, pixels, settings.seed, spreads)
+    return Fill(name, pixels, figures, seconds, sampler.forwards, sampler.backwards, peak)
+
+
+def _reseeded(seed: int, sample: int) -> int:
+    return int(np.random.SeedSequence([seed, sample]).generate_state(1)[0])
+
+
+def _filled(
+    windows: Sequence[HiddenWindow],
+    model: InpaintingModel | PromptedModel,
+    sampler: Sampler,
+    settings: BlendSettings,
+    phase: str,
+) -> Job[list[NDArray[np.uint8]]]:
+    from napari_histomix.diffusion.inpainter import inpaint
+
+    given = [_for_model(window, model) for window in windows]
+    return (yield from inpaint(given, model, sampler, device=settings.device, batch=settings.batch, phase=phase))
+
+
+def _for_model(window: HiddenWindow, model: InpaintingModel | PromptedModel) -> Window:
+    """The window with the side, of those the model may be run at, that is nearest to its own scale."""
+    from napari_histomix.diffusion.inpainter import Window
+
+    low, high = model.mpp
+    wanted = len(window.hole) * window.mpp / min(max(window.mpp, low), high)
+    side = min(model.windows, key=lambda one: abs(one - wanted))
+    return Window(window.pixels, window.hole, window.seed, side)
+
+
+def _forget_peak(place: str) -> None:
+    if place == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_mb(place: str) -> float | None:
+    if place == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    # Kilobytes, but bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

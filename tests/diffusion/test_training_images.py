@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from napari_histomix.diffusion.training_images import (
+    Batches,
+    Drawing,
+    Holes,
+    Picture,
+    find_images,
+    random_hole,
+    random_window,
+    slide_of,
+    split_by_slide,
+)
+from napari_histomix.records import HistomixError
+
+
+def pictures(*paths: str) -> list[Picture]:
+    return [Picture(Path(path).name, "data", slide_of(Path(path)), Path(path)) for path in paths]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_tenth_of_the_slides_is_held_out_whole(seed):
+    found = pictures(
+        *(f"data/TCGA-A7-A{slide:03}-x_{number}.png" for slide in range(30) for number in range(slide % 4 + 1))
+    )
+    learned, held = split_by_slide(found, seed)
+    assert sorted(one.name for one in learned + held) == sorted(one.name for one in found)
+    assert not {one.slide for one in learned} & {one.slide for one in held}
+    assert len({one.slide for one in held}) == 3
+
+
+def test_of_a_few_large_slides_one_is_held_out():
+    found = pictures(*(f"data/{slide}/{number}.png" for slide in "abcde" for number in range(100)))
+    assert len(split_by_slide(found, 0)[1]) == 100
+
+
+def test_a_single_slide_is_split_by_image():
+    learned, held = split_by_slide(pictures(*(f"data/{number:02}.png" for number in range(20))), 0)
+    assert len(held) == 2 and not {one.name for one in learned} & {one.name for one in held}
+
+
+def test_files_without_a_barcode_belong_to_their_folder():
+    assert slide_of(Path("a/patient7/x.png")) == "patient7"
+    assert slide_of(Path("a/b/TCGA-A7-A0D9-01Z-00-DX1_1.png")) == "TCGA-A7-A0D9"
+
+
+def test_label_maps_and_torn_files_beside_the_images_are_left_out(tmp_path):
+    Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(tmp_path / "image.png")
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(tmp_path / "labels.png")
+    (tmp_path / "torn.jpg").write_bytes(b"not an image")
+    found, broken = find_images(tmp_path)
+    assert [path.name for path in found] == ["image.png"]
+    assert [path.name for path in broken] == ["torn.jpg"]
+
+
+def test_a_file_that_broke_since_is_one_sentence(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(HistomixError, match="cannot be read as an image"):
+        Picture("a.png", "data", "s", tmp_path / "a.png").pixels()
+
+
+def collection() -> list[Picture]:
+    rng = np.random.default_rng(0)
+    sizes = ((30, 30), (90, 90))
+    return [Picture(str(i), "f", "s", given=rng.integers(0, 256, (*size, 3), np.uint8)) for i, size in enumerate(sizes)]
+
+
+def test_the_same_step_gives_the_same_batch_wherever_a_run_begins():
+    drawing = Drawing(16, 3, (0.8, 1.3), Holes(), seed=4)
+    batches = Batches(collection(), drawing)
+    stream = batches.since(2)
+    for step in (2, 3, 4):
+        for given, again in zip(next(stream), batches.at(step), strict=True):
+            assert torch.equal(given, again)
+    stream.close()
+    assert not torch.equal(batches.at(2)[0], batches.at(3)[0])
+    other = Batches(collection(), Drawing(16, 3, (0.8, 1.3), Holes(), seed=4, rank=1))
+    assert not torch.equal(batches.at(2)[0], other.at(2)[0]), "each process has its own windows"
+
+
+def test_a_large_image_is_drawn_more_often_than_a_small_one():
+    assert Batches(collection(), Drawing(16, 3, (1, 1), Holes(), 0)).shares.tolist() == pytest.approx([0.1, 0.9])
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (16, 200), (64, 64)])
+def test_training_windows_have_the_right_size_whatever_the_image(shape):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for _ in range(20):
+        crop = random_window(pixels, 16, (0.8, 1.3), rng)
+        assert crop.shape == (16, 16, 3) and crop.dtype == np.uint8
+
+
+def test_training_holes_are_mostly_thin_sometimes_large_and_sometimes_everything():
+    rng = np.random.default_rng(0)
+    shares = np.array([random_hole(64, rng, Holes(0.2)).mean() for _ in range(300)])
+    assert (shares == 1).mean() == pytest.approx(0.2, abs=0.08)
+    assert 0 < np.median(shares[shares < 1]) < 0.35
+    assert 0.02 < ((shares > 0.4) & (shares < 1)).mean() < 0.2
+    assert not (shares == 0).any()
+
+
+@pytest.mark.parametrize(("shares", "least", "most"), [(Holes(0, 1, 0), 0.1, 0.95), (Holes(0, 0, 1), 0, 0.3)], ids=str)
+def test_the_shares_of_holes_are_kept(shares, least, most):
+    rng = np.random.default_rng(0)
+    found = [random_hole(64, rng, shares).mean() for _ in range(60)]
+    assert least < np.quantile(found, 0.1) and np.quantile(found, 0.9) < most
