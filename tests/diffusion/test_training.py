@@ -282,6 +282,25 @@ def test_a_run_may_be_bounded_by_time(images, tmp_path):
     assert json.loads((tmp_path / "m" / CARD_FILE).read_text())["history"][-1]["step"] >= 1
 
 
+def test_time_spent_paused_does_not_count(images, tmp_path):
+    settings = TrainingSettings(minutes=0.02, batch=2, window=16, save_minutes=5)
+    job = train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25))
+    first = next(job)
+    time.sleep(2)
+    assert next(job).done <= first.done + 1
+    job.close()
+    assert load_model(tmp_path / "m").card["history"][-1]["minutes"] < 0.03
+
+
+def test_too_little_memory_is_one_sentence(images, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(recipes.Inpainter, "loss", full)
+    with pytest.raises(HistomixError, match="2 windows of 16 pixels a step; train with a smaller batch"):
+        drain(train("inpainter", [images], tmp_path / "m", settings=SETTINGS, mpp=(0.25, 0.25)))
+
+
 def test_fine_tuning_starts_from_the_given_weights(images, small_model_folder, tmp_path):
     settings = TrainingSettings(steps=1, batch=2, window=16, learning_rate=0.0)
     drain(train("inpainter", [images], tmp_path / "m", settings=settings, start=small_model_folder))

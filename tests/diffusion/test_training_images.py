@@ -13,6 +13,7 @@ from napari_histomix.diffusion.training_images import (
     Holes,
     Picture,
     find_images,
+    pictures_of,
     random_hole,
     random_window,
     slide_of,
@@ -58,6 +59,18 @@ def test_label_maps_and_torn_files_beside_the_images_are_left_out(tmp_path):
     found, broken = find_images(tmp_path)
     assert [path.name for path in found] == ["image.png"]
     assert [path.name for path in broken] == ["torn.jpg"]
+
+
+def test_images_of_test_and_validation_splits_are_never_learned_from(tmp_path):
+    for name in ("Train/Images/a", "Test/Images/b", "valid/c", "d", "e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "images.csv").write_text("image,split\nd,train\ne.png,Testing\n", encoding="utf-8")
+    found, notes = pictures_of(tmp_path)
+    assert {one.name for one in found} == {"a.png", "d.png"}
+    assert notes == [f"3 images of test and validation splits in {tmp_path.name} are not learned from."]
+    with pytest.raises(HistomixError, match="splits only"):
+        pictures_of(tmp_path / "Test")
 
 
 def test_a_file_that_broke_since_is_one_sentence(tmp_path):

@@ -118,3 +118,89 @@ def test_nothing_heavy_stays_behind(runner, qtbot) -> None:
     del heavy, job
     gc.collect()
     assert alive() is None
+
+
+def counting(done: list[int], closed: list[bool]):
+    """A job that notes every step, and that it was closed."""
+    try:
+        for number in range(100_000):
+            done.append(number)
+            yield Event("Counting", number, 100_000)
+            time.sleep(0.002)
+    finally:
+        closed.append(True)
+
+
+def test_a_paused_job_stands_still_until_it_is_resumed(runner, qtbot) -> None:
+    done, closed, said = [], [], []
+    runner.paused_changed.connect(said.append)
+    runner.start(lambda: counting(done, closed), "counting")
+    runner.pause()
+    runner.resume()
+    qtbot.waitUntil(lambda: len(done) > 5)
+    runner.pause()
+    assert runner.paused
+    qtbot.wait(100)
+    at = len(done)
+    qtbot.wait(200)
+    assert len(done) == at and not closed and runner.running
+    runner.resume()
+    assert not runner.paused
+    qtbot.waitUntil(lambda: len(done) > at + 5)
+    assert said == [True, False, True, False]
+    runner.cancel()
+    qtbot.waitUntil(lambda: not runner.running)
+
+
+def test_a_paused_job_can_be_cancelled(runner, qtbot) -> None:
+    done, closed = [], []
+    ends = Ends(runner)
+    runner.start(lambda: counting(done, closed), "counting")
+    qtbot.waitUntil(lambda: len(done) > 5)
+    runner.pause()
+    runner.cancel()
+    qtbot.waitUntil(lambda: not runner.running, timeout=2000)
+    assert closed == [True] and ends.said == [("cancelled", None)]
+    runner.start(single(int, "Next"), "next")
+    assert not runner.paused
+    qtbot.waitUntil(lambda: not runner.running)
+
+
+def test_the_end_of_its_parent_ends_a_paused_job(qapp, qtbot) -> None:
+    from qtpy.QtCore import QObject
+
+    done, closed = [], []
+    parent = QObject()
+    runner = JobRunner(parent)
+    runner.start(lambda: counting(done, closed), "counting")
+    qtbot.waitUntil(lambda: len(done) > 5)
+    runner.pause()
+    parent.deleteLater()
+    qtbot.waitUntil(lambda: closed == [True], timeout=2000)
+
+
+def test_no_validation_is_lost(runner, qtbot) -> None:
+    def job():
+        for number in range(5000):
+            yield Event("Training", number, 5000, figures={"validation": 0.1} if number in (10, 11, 12) else {})
+
+    ends = Ends(runner)
+    runner.start(job, "training")
+    qtbot.waitUntil(lambda: not runner.running)
+    assert [one.done for one in ends.events if one.figures] == [10, 11, 12]
+
+
+def test_what_goes_wrong_while_stopping_is_told(runner, qtbot) -> None:
+    def job():
+        try:
+            while True:
+                yield Event("Training")
+        finally:
+            raise HistomixError("The disk is full; free space.")
+
+    ends = Ends(runner)
+    runner.start(job, "training")
+    qtbot.waitUntil(lambda: bool(ends.events))
+    runner.cancel()
+    qtbot.waitUntil(lambda: not runner.running)
+    assert ends.said == [("failed", "The disk is full; free space.")]

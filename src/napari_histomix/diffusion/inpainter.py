@@ -155,7 +155,7 @@ def inpaint(
                 )
             pixels = _composite(filled, group)
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(chosen) == 1:
                 raise HistomixError(
@@ -241,7 +241,7 @@ class _Prompted:
         return None
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
     """CUDA has a class for it; the processor's allocator and MPS only a sentence."""
     said = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "allocate memory" in said

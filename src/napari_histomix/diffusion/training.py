@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_histomix.diffusion.inpainter import choose_device
+from napari_histomix.diffusion.inpainter import choose_device, out_of_memory
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
 from napari_histomix.diffusion.recipes import DEFAULTS, Autoencoder, Kind, TrainingSettings, recipe_of
 from napari_histomix.diffusion.several import Processes
@@ -199,9 +199,17 @@ def train(
             pixels, holes = (tensor.to(several.device) for tensor in next(source))
             mixed = np.random.SeedSequence([settings.seed, several.rank, step]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(mixed[0] >> 1))
-            loss = recipe.loss(running, pixels, holes, generator)
-            optimizer.zero_grad(set_to_none=True)
-            several.backward(loss)
+            try:
+                loss = recipe.loss(running, pixels, holes, generator)
+                optimizer.zero_grad(set_to_none=True)
+                several.backward(loss)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                raise HistomixError(
+                    f"The device has no memory left for {settings.batch} windows of {settings.window} pixels a step; "
+                    "train with a smaller batch."
+                ) from None
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             step += 1
@@ -225,7 +233,11 @@ def train(
                 shown = recipe.shown(average, check_images, check_holes)
                 event = replace(event, figures=figures, preview=shown)
                 saved = time.monotonic()
+            held = time.monotonic()
             yield event
+            # A run that is paused stands here; that is none of its time.
+            began += time.monotonic() - held
+            saved += time.monotonic() - held
         if several.main:
             figures = save()
             yield Event("Training", 1, 1, figures=figures, preview=recipe.shown(average, check_images, check_holes))
@@ -248,9 +260,9 @@ def _pictures(
     checked: list[Picture] = []
     collections: dict[str, list[Picture]] = {}
     for source in images:
-        found, broken = pictures_of(source)
-        for path in broken:
-            yield Event("Reading images", message=f"Skipped: {path} cannot be read as an image.")
+        found, notes = pictures_of(source)
+        for note in notes:
+            yield Event("Reading images", message=note)
         collections.setdefault(str(source) if isinstance(source, Path) else found[0].folder, []).extend(found)
     for found in collections.values():
         if len(found) == 1 and min(found[0].size) >= 256:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from napari_histomix.datasets import plain
+from napari_histomix.datasets.entries import split_name
 from napari_histomix.diffusion.fingerprints import pixels_sha256
 from napari_histomix.records import HistomixError
 
@@ -59,13 +61,16 @@ class Picture:
         return cv2.cvtColor(found, cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
-def pictures_of(source: Path | tuple[str, NDArray[np.uint8]]) -> tuple[list[Picture], list[Path]]:
-    """The color images of a folder, or of one open layer (its name and pixels); and files that cannot be read.
+def pictures_of(source: Path | tuple[str, NDArray[np.uint8]]) -> tuple[list[Picture], list[str]]:
+    """The color images of a folder, or of one open layer (its name and pixels); and what a person should know.
+
+    Images of a test or validation split are left out: those in folders of that name, and those that a labeled
+    dataset's table says.
 
     Raises
     ------
     HistomixError
-        For a folder without any color image, or pixels that are not (H, W, 3) uint8.
+        For a folder without any color image to learn from, or pixels that are not (H, W, 3) uint8.
     """
     if isinstance(source, tuple):
         name, pixels = source
@@ -73,7 +78,33 @@ def pictures_of(source: Path | tuple[str, NDArray[np.uint8]]) -> tuple[list[Pict
             raise HistomixError(f"'{name}' is no 8-bit RGB image, which is what networks learn from.")
         return [Picture(name, "open layers", name, given=pixels)], []
     found, broken = find_images(source)
-    return [Picture(path.name, source.name, slide_of(path), path) for path in found], broken
+    notes = [f"Skipped: {path} cannot be read as an image." for path in broken]
+    reserved = _reserved(found, source)
+    if reserved:
+        notes.append(f"{len(reserved)} images of test and validation splits in {source.name} are not learned from.")
+    if len(reserved) == len(found):
+        raise HistomixError(f"{source} holds images of test or validation splits only; name training images.")
+    return [Picture(path.name, source.name, slide_of(path), path) for path in found if path not in reserved], notes
+
+
+def _reserved(paths: Sequence[Path], top: Path) -> set[Path]:
+    """Images that belong to a split which must not be learned from."""
+    tables: dict[Path, dict[str, str]] = {}
+    found = set()
+    for path in paths:
+        for folder in (one for one in path.parents if one == top or top in one.parents):
+            if folder not in tables:
+                tables[folder] = _split_table(folder)
+            if {split_name(folder.name), tables[folder].get(path.stem)} & {"test", "val"}:
+                found.add(path)
+    return found
+
+
+def _split_table(folder: Path) -> dict[str, str]:
+    """Splits by image name, as the tables of labeled datasets say them."""
+    files = [folder / name for name in ("images.csv", plain.TABLE)]
+    tables = [plain.read_table(file, [], with_types=False) for file in files if file.is_file()]
+    return {Path(image).stem: row.split for table in tables for image, row in table.items()}
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:

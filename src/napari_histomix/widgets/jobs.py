@@ -21,6 +21,8 @@ from napari_histomix.widgets.calm import Calm
 
 INTERVAL = 0.05
 """Seconds between two events that reach the main thread."""
+PAUSED = 0.05
+"""Seconds between two looks of a paused job at whether it goes on."""
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class _Handle:
     def __init__(self, make: Callable[[], Job[Any]]) -> None:
         self.make: Callable[[], Job[Any]] | None = make
         self.stop = Flag()
+        self.hold = Flag()
         self.calm = Calm()
         self.aborted: Callable[[], bool] = lambda: False
         self.outcome = "cancelled"
@@ -67,7 +70,11 @@ def sentence_of(error: BaseException) -> str:
 
 
 def _work(handle: _Handle) -> Generator[Event, None, None]:
-    """Run a job; catch what it raises, pass on at most one event every ``INTERVAL`` (and every message)."""
+    """Run a job; catch what it raises, pass on at most one event every ``INTERVAL``.
+
+    Every message and every validation loss is passed on too. A paused job waits here and not in napari's own
+    ``GeneratorWorker.pause``: that is blind to our Cancel, and a resume that comes before its pause took hold is lost.
+    """
     job: Job[Any] | None = None
     handle.calm.begin()
     try:
@@ -77,9 +84,12 @@ def _work(handle: _Handle) -> Generator[Event, None, None]:
         while True:
             if handle.stop.is_set() or handle.aborted():
                 return
+            if handle.hold.is_set():
+                time.sleep(PAUSED)
+                continue
             event = next(job)
             now = time.monotonic()
-            if event.message or now - last >= INTERVAL:
+            if event.message or "validation" in event.figures or now - last >= INTERVAL:
                 last = now
                 yield event
     except StopIteration as end:
@@ -87,14 +97,22 @@ def _work(handle: _Handle) -> Generator[Event, None, None]:
     except GeneratorExit:
         raise
     except BaseException as error:
-        if not isinstance(error, HistomixError):
-            log.exception("A job failed")
-        handle.sentence, handle.outcome = sentence_of(error), "failed"
+        _fail(handle, error)
     finally:
-        if job is not None:
-            job.close()
+        try:
+            if job is not None:
+                # A training run keeps its best checkpoint here, which a full disk may refuse.
+                job.close()
+        except Exception as error:
+            _fail(handle, error)
         handle.make = None
         handle.calm.end()
+
+
+def _fail(handle: _Handle, error: BaseException) -> None:
+    if not isinstance(error, HistomixError):
+        log.error("A job failed", exc_info=error)
+    handle.sentence, handle.outcome = sentence_of(error), "failed"
 
 
 def _stop_all(handles: list[_Handle], *_: object) -> None:
@@ -116,13 +134,14 @@ class JobRunner(QObject):
     """
 
     progressed = Signal(object)
-    """An ``Event``, at most 20 a second, every one that carries a message among them."""
+    """An ``Event``, at most 20 a second; every one that carries a message or a validation loss among them."""
     finished = Signal(object)
     """The job's result."""
     failed = Signal(str)
     """One sentence for a person."""
     cancelled = Signal()
     running_changed = Signal(bool)
+    paused_changed = Signal(bool)
 
     def __init__(self, parent: QObject | None = None, window: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -139,6 +158,11 @@ class JobRunner(QObject):
     def running(self) -> bool:
         """Whether a job is under way."""
         return self._handle is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the job that is under way is held."""
+        return self._handle is not None and self._handle.hold.is_set()
 
     def start(self, make: Callable[[], Job[Any]], title: str) -> bool:
         """Start a job in a background thread.
@@ -174,6 +198,18 @@ class JobRunner(QObject):
             self._open_bar(title)
         worker.start()
         return True
+
+    def pause(self) -> None:
+        """Hold the job after its next event, until ``resume`` or ``cancel``."""
+        if self._handle is not None and not self.paused and not self._handle.stop.is_set():
+            self._handle.hold.set()
+            self.paused_changed.emit(True)
+
+    def resume(self) -> None:
+        """Let a paused job go on."""
+        if self._handle is not None and self.paused:
+            self._handle.hold.clear()
+            self.paused_changed.emit(False)
 
     def cancel(self) -> None:
         """Stop the job at its next event."""

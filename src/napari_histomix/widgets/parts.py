@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import (
+    QComboBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
@@ -37,8 +38,16 @@ PRIMARY = (
 )
 
 
+DEVICES = (
+    ("Automatic", "auto"),
+    ("Processor (CPU)", "cpu"),
+    ("NVIDIA graphics (CUDA)", "cuda"),
+    ("Apple graphics (MPS)", "mps"),
+)
+
+
 class Panel(QWidget):
-    """Base of the five panels: the viewer, its session, its layers, one runner for long jobs.
+    """Base of the panels: the viewer, its session, its layers, one runner for long jobs.
 
     Parameters
     ----------
@@ -100,11 +109,13 @@ class RunBar(QWidget):
     text : str
         On the Run button.
     runner : JobRunner
+    pausable : bool
+        Whether there is a Pause button too.
     """
 
     run = Signal()
 
-    def __init__(self, text: str, runner: JobRunner) -> None:
+    def __init__(self, text: str, runner: JobRunner, *, pausable: bool = False) -> None:
         super().__init__()
         self._runner = runner
         self._can_run = True
@@ -114,6 +125,10 @@ class RunBar(QWidget):
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setToolTip("Stop at the next step; nothing half-done is kept.")
         self.cancel_button.clicked.connect(self._cancel)
+        self.pause_button = QPushButton("Pause")
+        self.pause_button.setToolTip("Hold the run, for instance to give the computer to something else.")
+        self.pause_button.clicked.connect(lambda: runner.resume() if runner.paused else runner.pause())
+        self._pausable = pausable
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
@@ -121,6 +136,7 @@ class RunBar(QWidget):
         self.status.setWordWrap(True)
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 1)
+        buttons.addWidget(self.pause_button)
         buttons.addWidget(self.cancel_button)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -129,6 +145,7 @@ class RunBar(QWidget):
         column.addWidget(self.bar)
         column.addWidget(self.status)
         runner.running_changed.connect(self._on_running)
+        runner.paused_changed.connect(self._on_paused)
         runner.progressed.connect(self._on_event)
         self._on_running(False)
 
@@ -140,6 +157,7 @@ class RunBar(QWidget):
 
     def _cancel(self) -> None:
         self.cancel_button.setEnabled(False)
+        self.pause_button.setEnabled(False)
         self.status.setText("Stopping …")
         self._runner.cancel()
 
@@ -147,17 +165,32 @@ class RunBar(QWidget):
         self.run_button.setEnabled(self._can_run and not running)
         self.cancel_button.setEnabled(running)
         self.cancel_button.setVisible(running)
+        self.pause_button.setEnabled(running)
+        self.pause_button.setVisible(running and self._pausable)
+        self.pause_button.setText("Pause")
         self.bar.setVisible(running)
         self.status.setVisible(running)
         self.bar.setRange(0, 0)
         self.status.setText("Starting …")
 
+    def _on_paused(self, paused: bool) -> None:
+        self.pause_button.setText("Resume" if paused else "Pause")
+        if paused:
+            self.status.setText(f"Paused. {self.status.text()}")
+        else:
+            self.status.setText("Going on …")
+
     def _on_event(self, event: Event) -> None:
         self.bar.setRange(0, event.total)
         self.bar.setValue(event.done)
+        # The step that was under way when Pause was pressed still comes to its end.
+        self.status.setText(f"Paused. {self.words(event)}" if self._runner.paused else self.words(event))
+
+    def words(self, event: Event) -> str:
+        """What the line below the progress bar says."""
         counted = f"{event.phase}: {event.done:,} of {event.total:,}" if event.total else event.phase
         # Inpainting says its own counts, of nuclei and of steps.
-        self.status.setText(event.phase + " …" if " of " in event.phase else counted + " …")
+        return event.phase + " …" if " of " in event.phase else counted + " …"
 
 
 class CropView(QFrame):
@@ -236,6 +269,12 @@ def form() -> QFormLayout:
     layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     layout.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
     return layout
+
+
+def narrow(box: QComboBox) -> None:
+    """Let a choice be narrower than its longest text."""
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(12)
 
 
 def heading(text: str) -> QLabel:

@@ -44,6 +44,7 @@ class Session(QObject):
     image_changed = Signal(str)
     place_requested = Signal(str, float, float)
     """Image, row, column a person wants to see."""
+    model_changed = Signal()
     notice = Signal(str)
 
     def __init__(self, parent: QObject | None = None, home: Path | None = None) -> None:
@@ -54,6 +55,7 @@ class Session(QObject):
         self.reader.failed.connect(lambda _name, sentence: self.notice.emit(sentence))
         self.reader.loaded.connect(self._on_loaded)
         self._wanted = ""
+        self.model_folder: Path | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -239,21 +241,36 @@ class Session(QObject):
 
     # Placements.
 
+    def use_model(self, folder: Path | str | None) -> None:
+        """Synthesize with the model in this folder from now on; None: with the bundled one."""
+        folder = Path(folder) if folder is not None else None
+        if folder != self.model_folder:
+            self.model_folder = folder
+            self.model_changed.emit()
+
     def synthesis_job(
         self, settings: SynthesisSettings, kept_only: bool, model: Any = None
     ) -> Callable[[], Job[Synthesis]]:
-        """Make placements on the chosen candidates and write them to the study."""
+        """Make placements on the chosen candidates and write them to the study.
+
+        ``model`` is a loaded one; without it the session's is used.
+        """
         dataset, study, existing = self.dataset, self.study, self.placements
         if dataset is None or study is None or self.candidates is None:
             raise HistomixError("Find candidates first.")
-        chosen = self.usable_candidates(kept_only)
+        chosen, folder = self.usable_candidates(kept_only), self.model_folder
 
         def job() -> Job[Synthesis]:
             prepare_torch()
             from napari_histomix.methods.nucleimix import synthesize
 
             yield Event("Preparing")
-            made: Synthesis = yield from synthesize(dataset, chosen, settings, model=model, existing=existing)
+            used = model
+            if used is None and folder is not None:
+                from napari_histomix.diffusion.model_files import load_model
+
+                used = load_model(folder)
+            made: Synthesis = yield from synthesize(dataset, chosen, settings, model=used, existing=existing)
             yield Event("Writing placements to the study")
             study.add_placements(made.placements)
             study.save_settings({"synthesis_settings": asdict(settings), "refusals": dict(made.refusals)})

@@ -6,27 +6,22 @@ from collections import Counter
 from dataclasses import fields
 from typing import Any
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QSpinBox, QWidget
 
 from napari_histomix.records import Event
 from napari_histomix.widgets.frames import DROP, KEEP
-from napari_histomix.widgets.parts import CropView, Note, Panel, RunBar, form
+from napari_histomix.widgets.parts import DEVICES, CropView, Note, Panel, RunBar, form, narrow
 from napari_histomix.widgets.session import Session
 
 SAMPLERS = (("Fast (few steps)", "fast"), ("As in the paper (250 steps)", "paper"))
-DEVICES = (
-    ("Automatic", "auto"),
-    ("Processor (CPU)", "cpu"),
-    ("NVIDIA graphics (CUDA)", "cuda"),
-    ("Apple graphics (MPS)", "mps"),
-)
 
 
 class SynthesizePanel(Panel):
     """Settings, the run with its preview, and what was refused and why."""
 
     model: Any = None
-    """Another inpainting model than the bundled one."""
+    """A loaded inpainting model to use instead of the session's."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -56,6 +51,8 @@ class SynthesizePanel(Panel):
         self.session.dataset_changed.connect(self.runner.discard)
         self.session.candidates_changed.connect(self._on_candidates)
         self.session.candidates_decided.connect(lambda _ranks: self._recount())
+        self.session.model_changed.connect(self._on_model)
+        self._on_model()
         self._on_candidates()
 
     def _build_settings(self) -> None:
@@ -86,6 +83,11 @@ class SynthesizePanel(Panel):
                 box.addItem(text, value)
             box.setCurrentIndex(box.findData(defaults[name]))
         self.sampler.setToolTip("Fast is meant for daily work; the paper's sampler takes many times longer.")
+        self.network = QComboBox()
+        narrow(self.network)
+        self.network.addItem("the bundled one", None)
+        self.network.setToolTip("The network that paints. Train one on your own tissue with HistoMix: Train.")
+        self.network.activated.connect(lambda _index: self.session.use_model(self.network.currentData()))
         self.device.setToolTip("Where the network runs. Automatic takes a graphics card if there is one.")
         self.stain = QCheckBox("Match stain to the surroundings")
         self.stain.setChecked(defaults["stain_matching"])
@@ -93,6 +95,7 @@ class SynthesizePanel(Panel):
         layout.addRow("Use", self.source)
         layout.addRow("", self.available)
         layout.addRow("How many", self.count)
+        layout.addRow("Network", self.network)
         layout.addRow("Sampler", self.sampler)
         layout.addRow("Device", self.device)
         layout.addRow("Seed", self.seed)
@@ -159,6 +162,13 @@ class SynthesizePanel(Panel):
         self.refusals.setText(refused(made.refusals))
 
     # What the session says.
+
+    def _on_model(self) -> None:
+        folder = self.session.model_folder
+        if folder is not None and self.network.findData(str(folder)) < 0:
+            self.network.addItem(folder.name, str(folder))
+            self.network.setItemData(self.network.count() - 1, str(folder), Qt.ItemDataRole.ToolTipRole)
+        self.network.setCurrentIndex(self.network.findData(str(folder)) if folder is not None else 0)
 
     def _on_candidates(self) -> None:
         found = self.session.candidates is not None

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image
+from PIL import Image as Picture
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent
+
+from napari_histomix.records import Event, HistomixError
+from napari_histomix.widgets import train_panel
+from napari_histomix.widgets.loss_plot import MOST, LossPlot, ticks
+from napari_histomix.widgets.rgb_layers import micrometers, pixels_of
+from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.synthesize_panel import SynthesizePanel
+from napari_histomix.widgets.train_panel import TrainPanel
+from napari_histomix.widgets.training_run import first_rows
+
+UM = {"scale": (0.25, 0.25), "units": ("um", "um")}
+
+
+def rgb(value: int = 100, side: int = 64) -> np.ndarray:
+    return np.full((side, side, 3), value, np.uint8)
+
+
+def card(out: Path, step: int, validation: float) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    best = {"step": step, "minutes": 1.0, "validation": validation}
+    (out / "histomix.json").write_text(json.dumps({"history": [best], "best": best}))
+
+
+class Trainer:
+    """Stands in for ``train``: says what it was asked, trains until it is let go or closed."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+        self.go = threading.Event()
+        self.steps = 0
+        self.error: Exception | None = None
+
+    def __call__(self, kind: str, images: Any, out: Path, **how: Any) -> Any:
+        self.asked = {"kind": kind, "images": images, "out": out, **how}
+        yield Event("Reading images", message="Skipped: one.png cannot be read as an image.")
+        try:
+            while not self.go.wait(0.002):
+                self.steps += 1
+                figures = {"step": self.steps, "loss": 1 / self.steps}
+                if self.steps == 3:
+                    card(out, 3, 0.1234)
+                    sheet = np.zeros((256, 192, 3), np.uint8)
+                    yield Event("Training", 3, 300, sheet, figures=figures | {"validation": 0.1234})
+                yield Event("Training, loss 0.2000", self.steps, 300, figures=figures)
+                if self.error is not None:
+                    raise self.error
+        finally:
+            if self.steps and self.error is None:
+                card(out, self.steps, 0.1)
+        return out
+
+
+@pytest.fixture
+def trainer(monkeypatch) -> Trainer:
+    one = Trainer()
+    monkeypatch.setattr(train_panel, "warm_networks", lambda: None)
+    monkeypatch.setattr("napari_histomix.diffusion.training.train", one)
+    return one
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    return ViewerModel()
+
+
+@pytest.fixture
+def panel(qtbot, trainer, viewer, tmp_path) -> TrainPanel:
+    one = TrainPanel(viewer, Session(home=tmp_path))
+    qtbot.addWidget(one)
+    one.show()
+    yield one
+    trainer.go.set()
+
+
+@pytest.fixture
+def ready(panel, viewer, qtbot) -> TrainPanel:
+    """With one open image whose scale is known."""
+    viewer.add_image(rgb(), rgb=True, name="tissue", **UM)
+    panel.tissue.kind.setCurrentIndex(1)
+    qtbot.waitUntil(panel.progress.run_button.isEnabled)
+    return panel
+
+
+def texts(panel: TrainPanel) -> list[str]:
+    return [panel.tissue.layers.item(row).text() for row in range(panel.tissue.layers.count())]
+
+
+def test_the_module_needs_no_torch() -> None:
+    code = "import sys, napari_histomix.widgets.train_panel; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_open_images_are_listed_as_they_come_and_go(panel, viewer, qtbot) -> None:
+    listed = panel.tissue.layers
+    viewer.add_image(np.zeros((64, 64), np.uint8), name="gray")
+    viewer.add_labels(np.zeros((64, 64), int))
+    first = viewer.add_image(rgb(1), rgb=True, name="first")
+    viewer.add_image(rgb(2), rgb=True, name="test", metadata={"histomix": {"split": "test"}})
+    viewer.add_image(rgb(3), rgb=True, name="made", metadata={"histomix": {"split": "train", "placements": []}})
+    second = viewer.add_image(rgb(4), rgb=True, name="second", metadata={"histomix": {"split": "train"}}, **UM)
+    qtbot.waitUntil(lambda: texts(panel) == ["second · 0.25 µm/px", "first"])
+    listed.item(1).setCheckState(Qt.CheckState.Unchecked)
+    assert listed.checked() == [second]
+    first.name = "renamed"
+    second.scale = (0.5, 0.5)
+    qtbot.waitUntil(lambda: texts(panel) == ["second · 0.5 µm/px", "renamed"])
+    assert listed.checked() == [second]
+    viewer.layers.remove(second)
+    qtbot.waitUntil(lambda: texts(panel) == ["renamed"])
+    assert listed.checked() == []
+    viewer.layers.clear()
+    qtbot.waitUntil(lambda: texts(panel) == [])
+    panel.tissue.kind.setCurrentIndex(1)
+    assert panel.tissue.none.isVisible() and "Open an RGB image" in panel.why.text()
+
+
+@pytest.mark.parametrize(
+    ("scale", "units", "expected"),
+    [((0.25, 0.25), "um", 0.25), ((5e-4, 5e-4), "mm", 0.5), ((0.5, 0.5), "pixel", None), ((1, 1), None, None)],
+)
+def test_the_scale_of_a_layer(scale, units, expected) -> None:
+    layer = Image(rgb(), rgb=True, scale=scale, units=units and (units, units))
+    assert micrometers(layer) == (pytest.approx(expected) if expected else None)
+
+
+def test_pixels_of_every_sort_become_8_bit_rgb() -> None:
+    wanted = np.arange(64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+    alpha = np.concatenate([wanted, np.full((64, 64, 1), 9, np.uint8)], axis=2)
+    for data in (wanted, alpha, wanted.astype(np.uint16) * 257, wanted / 255, dask.array.from_array(wanted)):
+        ((name, pixels),) = pixels_of("one", data)
+        assert name == "one" and pixels.dtype == np.uint8 and pixels is not data
+        np.testing.assert_array_equal(pixels, wanted)
+    stack = pixels_of("stack", np.stack([wanted, 255 - wanted]))
+    assert [name for name, _ in stack] == ["stack 1", "stack 2"]
+    np.testing.assert_array_equal(stack[1][1], 255 - wanted)
+    with pytest.raises(HistomixError, match="too large"):
+        pixels_of("slide", dask.array.zeros((100_000, 100_000, 3), np.uint8))
+
+
+def test_of_a_multiscale_image_the_full_resolution_is_taken(panel, viewer, qtbot) -> None:
+    viewer.add_image([rgb(7, 128), rgb(8, 64)], rgb=True, name="slide", multiscale=True)
+    qtbot.waitUntil(lambda: panel.tissue.layers.count() == 1)
+    panel.tissue.kind.setCurrentIndex(1)
+    gather = panel.tissue.gather()
+    viewer.layers.clear()
+    ((name, pixels),) = gather()
+    assert name == "slide" and pixels.shape == (128, 128, 3) and (pixels == 7).all()
+
+
+def test_the_scale_is_asked_for_where_it_is_not_known(panel, viewer, qtbot) -> None:
+    viewer.add_image(rgb(), rgb=True, name="known", **UM)
+    viewer.add_image(rgb(), rgb=True, name="unknown")
+    panel.tissue.kind.setCurrentIndex(1)
+    qtbot.waitUntil(lambda: len(texts(panel)) == 2)
+    run = panel.progress.run_button
+    assert not run.isEnabled() and "µm" in panel.why.text() and panel.tissue.scale.isVisible()
+    panel.tissue.scale.setValue(0.5)
+    assert run.isEnabled() and not panel.why.isVisible() and panel.tissue.mpp() == (0.25, 0.5)
+    panel.tissue.layers.item(0).setCheckState(Qt.CheckState.Unchecked)
+    assert not panel.tissue.scale.isVisible() and panel.tissue.mpp() == (0.25, 0.25)
+
+
+def test_a_dropped_folder_is_looked_at(panel, qtbot, tmp_path) -> None:
+    folder = tmp_path / "a & b"
+    folder.mkdir()
+    for number in range(3):
+        Picture.fromarray(rgb(number)).save(folder / f"{number}.png")
+    Picture.fromarray(rgb()[..., 0]).save(folder / "labels.png")
+    (folder / "dataset.json").write_text('{"mpp": 0.5}')
+    dragged = QMimeData()
+    dragged.setUrls([QUrl.fromLocalFile(str(folder))])
+    copy, left, none = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    panel.tissue.drop.dropEvent(QDropEvent(QPointF(5, 5), copy, dragged, left, none))
+    qtbot.waitUntil(lambda: not panel.tissue.looking, timeout=60_000)
+    assert "3 images" in panel.tissue.drop.label.text()
+    assert panel.tissue.mpp() == (0.5, 0.5) and panel.tissue.gather()() == [folder]
+    qtbot.waitUntil(panel.progress.run_button.isEnabled)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    panel.tissue.choose_folder(empty)
+    qtbot.waitUntil(lambda: not panel.tissue.looking)
+    assert "no color" in panel.why.text() and not panel.progress.run_button.isEnabled()
+
+
+def test_what_each_network_needs(ready, tmp_path) -> None:
+    form = ready.form
+
+    def starts() -> list[str]:
+        return [form.start.itemData(index) for index in range(form.start.count())]
+
+    assert starts() == ["bundled", "model", "nothing"] and form.start_from.name == "he-inpaint"
+    assert not form.autoencoder.isVisible()
+    form.start.setCurrentIndex(1)
+    assert "begin with" in ready.why.text()
+    form.start_folder.choose(tmp_path / "mine")
+    assert form.start_from == tmp_path / "mine" and not ready.why.isVisible()
+    form.start.setCurrentIndex(2)
+    assert form.start_from is None and not ready.why.isVisible()
+    form.network.setCurrentIndex(2)
+    assert starts() == ["nothing", "model"] and form.autoencoder.isVisible() and "autoencoder" in ready.why.text()
+    form.autoencoder.choose(tmp_path / "coder")
+    assert ready.progress.run_button.isEnabled()
+
+
+def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path) -> None:
+    synthesize = SynthesizePanel(viewer, ready.session)
+    elsewhere = Session(home=tmp_path / "elsewhere")
+    ready.form.minutes.setValue(5)
+    ready.form.seed.setValue(3)
+    ready.progress.run_button.click()
+    assert not ready.form.isVisible() and not ready.progress.run_button.isVisible()
+    qtbot.waitUntil(lambda: trainer.steps > 10 and ready.sample.isVisible())
+    viewer.layers.clear()
+    status = ready.progress.status.text()
+    assert "step" in status and "min left" in status
+    assert ready.preview.pixels.shape == (128, 192, 3)
+    qtbot.waitUntil(lambda: len(ready.plot.losses) > 3)
+    assert ready.plot.validations == [(3, 0.1234)]
+    assert ready.note.kind == "warning" and "Skipped" in ready.note.text()
+    trainer.go.set()
+    qtbot.waitUntil(lambda: not ready.runner.running)
+    asked = trainer.asked
+    out = tmp_path / "models" / "My tissue"
+    settings = asked.pop("settings")
+    assert (settings.minutes, settings.seed, settings.steps) == (5.0, 3, None)
+    ((name, pixels),) = asked.pop("images")
+    assert name == "tissue" and (pixels == 100).all()
+    assert asked.pop("start").name == "he-inpaint"
+    assert asked == {
+        "kind": "inpainter",
+        "out": out,
+        "autoencoder": None,
+        "mpp": (0.25, 0.25),
+        "device": "auto",
+        "resume": False,
+    }
+    assert ready.note.text().startswith("Done. The best network") and "My tissue" in ready.note.text()
+    assert "Skipped" in ready.note.text()
+    assert ready.form.out.name == "My tissue 2"
+    ready.use_button.click()
+    assert ready.session.model_folder == out and elsewhere.model_folder is None
+    assert synthesize.network.currentText() == "My tissue" and not ready.use_button.isEnabled()
+    synthesize.network.setCurrentIndex(0)
+    synthesize.network.activated.emit(0)
+    assert ready.session.model_folder is None and ready.use_button.isEnabled()
+
+
+def test_stop_keeps_the_best_and_offers_to_go_on(ready, trainer, qtbot) -> None:
+    out = ready.form.out
+    ready.progress.run_button.click()
+    qtbot.waitUntil(lambda: trainer.steps > 5)
+    state = out.with_name(out.name + ".training")
+    state.mkdir()
+    saved = {"step": 1234, "minutes": 2.5, "saved": "2026-03-04T12:00:00+00:00", "kind": "inpainter"}
+    (state / "run.json").write_text(json.dumps(saved))
+    ready.progress.pause_button.click()
+    assert ready.progress.pause_button.text() == "Resume" and ready.progress.status.text().startswith("Paused")
+    ready.progress.cancel_button.click()
+    qtbot.waitUntil(lambda: not ready.runner.running and not ready.form.looking)
+    assert ready.note.text().startswith("Stopped. The best network (step ")
+    assert "validation loss 0.1000) is in the folder My tissue" in ready.note.text()
+    assert ready.use_button.isVisible()
+    assert not ready.progress.run_button.isEnabled() and "unfinished" in ready.why.text()
+    assert "4 Mar 2026" in ready.resume_button.text() and "step 1,234" in ready.resume_button.text()
+    ready.resume_button.click()
+    qtbot.waitUntil(lambda: trainer.asked.get("resume") is True)
+    assert trainer.asked["out"] == out and ready.plot.validations[0][1] == 0.1
+    trainer.go.set()
+    qtbot.waitUntil(lambda: not ready.runner.running and not ready.form.looking)
+
+
+def test_an_unfinished_run_is_offered_to_whoever_opens_the_dock(trainer, viewer, qtbot, tmp_path) -> None:
+    from napari_histomix.diffusion.training import state_folder
+
+    done, killed = tmp_path / "models" / "My tissue", tmp_path / "models" / "My tissue 2"
+    card(done, 5, 0.2)
+    state_folder(killed).mkdir()
+    saved = {"step": 7, "minutes": 2.5, "saved": "2026-03-04T12:00:00+00:00"}
+    (state_folder(killed) / "run.json").write_text(json.dumps(saved))
+    panel = TrainPanel(viewer, Session(home=tmp_path))
+    qtbot.addWidget(panel)
+    panel.show()
+    qtbot.waitUntil(panel.resume_button.isVisible)
+    assert panel.form.out == killed and not panel.resume_button.isEnabled()
+    viewer.add_image(rgb(), rgb=True, **UM)
+    panel.tissue.kind.setCurrentIndex(1)
+    qtbot.waitUntil(panel.resume_button.isEnabled)
+    panel.form.name.setText("My tissue")
+    assert not panel.resume_button.isVisible() and "already" in panel.why.text()
+    for name in ("", "..", "a/b", "a:b"):
+        panel.form.name.setText(name)
+        assert "name" in panel.why.text() and not panel.progress.run_button.isEnabled()
+    panel.form.name.setText("other")
+    qtbot.waitUntil(panel.progress.run_button.isEnabled)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(HistomixError("Free some space."), "Free some space."), (KeyError("k"), "Something unexpected")],
+)
+def test_a_failure_is_one_sentence_and_the_best_is_named(ready, trainer, qtbot, error, said) -> None:
+    trainer.error = error
+    card(ready.form.out, 4, 0.3)
+    ready._out = ready.form.out
+    ready.form.name.setText("new")
+    qtbot.waitUntil(ready.progress.run_button.isEnabled)
+    ready.progress.run_button.click()
+    qtbot.waitUntil(lambda: not ready.runner.running)
+    assert ready.note.kind == "error" and ready.note.text().startswith(said)
+    assert "Traceback" not in ready.note.text() and "My tissue" not in ready.note.text()
+    assert ready.form.isVisible() and not ready.result.isVisible()
+
+
+def test_a_finished_autoencoder_is_ready_to_be_built_on(ready, trainer, qtbot, tmp_path) -> None:
+    ready.form.network.setCurrentIndex(1)
+    ready.progress.run_button.click()
+    qtbot.waitUntil(lambda: trainer.steps > 5)
+    trainer.go.set()
+    qtbot.waitUntil(lambda: not ready.runner.running)
+    assert trainer.asked["kind"] == "autoencoder" and trainer.asked["start"] is None
+    assert ready.form.autoencoder.folder == tmp_path / "models" / "My tissue"
+    assert ready.show_button.isVisible() and not ready.use_button.isVisible()
+
+
+def test_a_long_run_takes_no_more_memory_than_a_short_one(qapp) -> None:
+    plot = LossPlot()
+    for step in range(10 * MOST):
+        plot.add(step, 2.0 if step < 50 else 0.1 + 0.05 * (step % 2))
+    plot.add(10 * MOST, validation=0.08)
+    plot.add(10 * MOST, float("nan"))
+    assert len(plot.losses) < MOST
+    first, last, low, high = plot.limits()
+    assert first < 20 and last == 10 * MOST and low < 0.08 and 0.1 < high < 0.5
+    steps = np.array([step for step, _ in plot.losses])
+    assert (np.diff(steps) > 0).all() and np.ptp(np.diff(steps)) < 1e-6
+    plot.clear()
+    assert plot.limits() is None
+
+
+@pytest.mark.parametrize("losses", [[], [0.5], [0.5, 0.5], [0.0], [0.90, 0.91, 0.92]])
+def test_few_losses_have_axes_too(qtbot, losses) -> None:
+    plot = LossPlot()
+    qtbot.addWidget(plot)
+    for step, loss in enumerate(losses, start=1):
+        plot.add(step, loss)
+    plot.show()
+    plot.grab()
+    if losses:
+        first, last, low, high = plot.limits()
+        assert first < last and low <= min(losses) and high >= max(losses) and low < high
+
+
+def test_the_plot_follows_the_theme(panel, viewer) -> None:
+    panel.plot.add(1, 0.5, 0.4)
+    panel.plot.show()
+    dark = panel.plot.grab().toImage().pixelColor(2, panel.plot.height() - 2).lightness()
+    viewer.theme = "light"
+    light = panel.plot.grab().toImage().pixelColor(2, panel.plot.height() - 2).lightness()
+    assert dark < 80 and light > 180
+
+
+def test_round_ticks() -> None:
+    assert ticks(0, 0.21) == [0, 0.1, 0.2] and ticks(0, 0.2) == [0, 0.05, 0.1, 0.15, 0.2]
+    assert ticks(1, 17) == [5, 10, 15]
+    assert ticks(0.09, 0.12, 4) == pytest.approx([0.09, 0.1, 0.11, 0.12])
+
+
+def test_as_many_samples_as_fit() -> None:
+    assert first_rows(np.zeros((256, 192, 3), np.uint8), 3).shape == (128, 192, 3)
+    assert first_rows(np.zeros((512, 256, 3), np.uint8), 2).shape == (128, 256, 3)
+    assert first_rows(np.zeros((64, 192, 3), np.uint8), 3).shape == (64, 192, 3)
