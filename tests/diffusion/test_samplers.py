@@ -93,8 +93,8 @@ def test_the_presets_are_what_their_names_promise():
         fast, quality, paper = (getattr(PRESETS[name], hole) for name in ("fast", "quality", "paper"))
         assert (paper.method, paper.start, paper.steps, paper.conditional) == ("mcg-fixed", 1000, 250, False)
         assert fast.forwards < quality.forwards < paper.forwards
-        assert fast.backwards == quality.backwards == 0
-    assert PRESETS["fast"].ring.forwards + PRESETS["fast"].disc.forwards <= 26
+        assert fast.backwards == 0
+        assert fast.forwards + 2 * fast.backwards < quality.forwards + 2 * quality.backwards
 
 
 @pytest.mark.parametrize("settings", [*EXACT.values(), *STAGES.values()], ids=[*EXACT, *STAGES])
@@ -286,8 +286,10 @@ def test_noise_is_standard_normal_and_its_own_for_each_item():
 def test_a_sampler_can_be_written_in_one_word():
     assert Sampler.parse("repaint:150:5:3") == Sampler("repaint", 150, 5, 3)
     assert not Sampler.parse("repaint:150:5:3:unconditional").conditional
-    mcg = Sampler.parse("mcg-fixed:1000:250")
-    assert mcg == PRESETS["paper"].ring
+    assert Sampler.parse("mcg-fixed:1000:250") == PRESETS["paper"].ring
+    assert Sampler.parse("repaint:20:1:grain=0.5") == Sampler("repaint", 20, 1, grain=0.5)
+    both = Sampler.parse("repaint:20:1:2:grain=.5:unconditional")
+    assert (both.grain, both.visits, both.conditional) == (0.5, 2, False)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +298,8 @@ def test_a_sampler_can_be_written_in_one_word():
         ("magic", "no sampler 'magic'"),
         ("repaint:a", "METHOD:START"),
         ("repaint:1:2:3:4", "METHOD:START"),
+        ("repaint:20:1:noise=2", "METHOD:START"),
+        ("repaint:20:1:grain=much", "METHOD:START"),
         ("ddnm:1000:10:3", "Only the sampler 'repaint'"),
         ("repaint:5:9", "no more steps"),
         ("repaint:100:0", "at least one step"),

@@ -56,7 +56,7 @@ class TestReport:
         assert list(report.fills) == ["ring", "disc", "large"]
         for fills in report.fills.values():
             assert [fill.name for fill in fills] == [*CLASSIC_FILLS, SHORT]
-            assert [fill.forwards for fill in fills] == [0, 0, 0, 0, 2]
+            assert [fill.forwards for fill in fills] == [*[0] * len(CLASSIC_FILLS), 2]
             assert all(set(fill.figures) >= set(FIGURES) and fill.seconds > 0 for fill in fills)
             assert [fill.peak_mb is not None for fill in fills][-1] and "spread" in fills[-1].figures
 
@@ -88,8 +88,9 @@ class TestReport:
         report, _ = tested
         lines = report_lines(report)
         tables = [line for line in lines if line.startswith("|")]
-        assert len(tables) == 3 * 7
-        for table in (tables[:7], tables[7:14], tables[14:]):
+        length = 2 + len(CLASSIC_FILLS) + 1
+        assert len(tables) == 3 * length
+        for table in (tables[:length], tables[length : 2 * length], tables[2 * length :]):
             assert len({len(line) for line in table}) == 1 and len({line.count("|") for line in table}) == 1
         assert "high-water mark" in "\n".join(lines)
         values = json.loads(json.dumps(report_values(report), allow_nan=False))

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_histomix.diffusion.guess import fill_smoothly, grain_of
 from napari_histomix.diffusion.models import InpaintingModel, decode, encode, fast_dtype, network_input
 from napari_histomix.diffusion.prompted import AnyModel, PromptedModel, prompted_steps
 from napari_histomix.diffusion.samplers import SAMPLERS, Holes, Sampler, Steps
@@ -23,6 +24,10 @@ from napari_histomix.records import Event, HistomixError, Job
 BATCH = 16
 PREVIEWS = 0.25
 """Seconds between two previews: a latent one costs a pass of the decoder."""
+TOGETHER, TOGETHER_PIXELS = 4, 128**2
+"""Windows, and pixels of them, in one pass of the network on a processor: larger passes gain nothing there."""
+GRAIN = 1
+"""Sets the random stream of a window's grain apart from that of its noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +71,6 @@ def choose_device(name: str = "auto") -> torch.device:
     if not present.get(name, False):
         raise HistomixError(f"This machine has no '{name}' device that torch can use; choose auto or cpu.")
     return torch.device(name)
-
-
-def fill_navier_stokes(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The smooth continuation of the surroundings into a hole: the guess a truncated sampler starts from."""
-    # Where a hole meets the border, OpenCV lets the pixels in it shine through.
-    mean = np.rint(pixels[~hole].mean(axis=0)).astype(np.uint8)
-    return cv2.inpaint(np.where(hole[..., None], mean, pixels), hole.astype(np.uint8), 3, cv2.INPAINT_NS).astype(
-        np.uint8
-    )
 
 
 def inpaint(
@@ -153,7 +149,7 @@ def inpaint(
                     total,
                     preview=preview,
                 )
-            pixels = _composite(filled, group)
+            pixels = _composite(filled, group, sampler.grain)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -207,16 +203,26 @@ class _Network:
         told = (known, hole) if sampler.conditional else (None, None)
 
         def denoise(noisy: Tensor, time: int) -> Tensor:
-            seen = (
-                network_input(noisy, told[0], told[1], channels)
-                .to(self.dtype)
-                .contiguous(memory_format=torch.channels_last)
-            )
-            return self.network(seen, torch.full((len(noisy),), time, device=self.place)).sample[:, :space]
+            seen = network_input(noisy, told[0], told[1], channels).to(self.dtype)
+            return self._predicted(seen, time)[:, :space]
 
         problem = Holes(denoise, self.model.schedule, known, hole, known.clone(), generators)
         estimate = yield from SAMPLERS[sampler.method].run(problem, sampler)
         return estimate if self.autoencoder is None else decode(self.autoencoder, estimate)
+
+    def _predicted(self, seen: Tensor, time: int) -> Tensor:
+        """The network's answer to a batch."""
+        if self.place.type != "cpu":
+            return self._answer(seen, time)
+        # Processors round otherwise in batches of another size. Always the same size, filled up with the last window,
+        # and results do not depend on the batch to the last bit.
+        size = max(1, min(TOGETHER, TOGETHER_PIXELS // seen.shape[2] ** 2))
+        padded = torch.cat([seen, seen[-1:].expand(-len(seen) % size, *seen.shape[1:])])
+        return torch.cat([self._answer(some, time) for some in padded.split(size)])[: len(seen)]
+
+    def _answer(self, seen: Tensor, time: int) -> Tensor:
+        seen = seen.contiguous(memory_format=torch.channels_last)
+        return self.network(seen, torch.full((len(seen),), time, device=self.place)).sample
 
     def preview(self, estimate: Tensor, group: Sequence[Window]) -> NDArray[np.uint8]:
         """x̂0 of the first window."""
@@ -252,7 +258,7 @@ def _tensors(group: Sequence[Window]) -> tuple[Tensor, Tensor]:
     guesses, holes = [], []
     for window in group:
         side = window.model_side
-        guess = fill_navier_stokes(window.pixels, window.hole)
+        guess = fill_smoothly(window.pixels, window.hole)
         hole = window.hole
         if side != len(hole):
             guess = _resized(guess, side)
@@ -268,12 +274,19 @@ def _resized(pixels: NDArray[np.generic], side: int) -> NDArray[np.uint8]:
     return cv2.resize(np.asarray(pixels, np.uint8), (side, side), interpolation=interpolation).astype(np.uint8)
 
 
-def _composite(estimate: Tensor, group: Sequence[Window]) -> list[NDArray[np.uint8]]:
-    """Estimates as pixels inside the holes, the windows' own pixels outside."""
+def _composite(estimate: Tensor, group: Sequence[Window], grain: float = 0.0) -> list[NDArray[np.uint8]]:
+    """Estimates as pixels inside the holes, with grain, and the windows' own pixels outside."""
     colors = np.rint((estimate.clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy() + 1) * 127.5).astype(np.uint8)
     found = []
     for window, color in zip(group, colors, strict=True):
         size = len(window.hole)
         fitted = color if len(color) == size else _resized(color, size)
-        found.append(np.where(window.hole[..., None], fitted, window.pixels))
+        filled = window.pixels.copy()
+        inside = fitted[window.hole]
+        if grain:
+            noise = np.random.default_rng([window.seed, GRAIN]).standard_normal((len(inside), 3))
+            grains = noise @ grain_of(window.pixels, window.hole).T
+            inside = np.clip(np.rint(inside + grain * grains), 0, 255)
+        filled[window.hole] = inside
+        found.append(filled)
     return found

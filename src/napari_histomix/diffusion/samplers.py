@@ -10,6 +10,7 @@ in it, M = 1 where pixels are known, y the known pixels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,10 +49,9 @@ class Sampler:
         Fresh noise a step: 0 as in DDIM, 1 ancestral as in DDPM, more up to all noise of the level.
     guidance : float
         Weight of the gradient of ``mcg-fixed``, ``mcg-faithful``, ``dps`` and ``pigdm``.
-    texture : float
-        Standard deviation of what the surroundings do not tell about a pixel (RGB in [−1, 1]). A few large steps that
-        take x̂0, a mean, for the truth blur: with this, each step of ``replacement``, ``repaint`` and ``conditional``
-        also draws what is left open of x̂0 (the variance of Analytic-DPM, arXiv 2201.06503, for that prior).
+    grain : float
+        What a few large steps leave out: x̂0 is a mean, and blurred. The engine adds this much of the grain around the
+        hole to what was drawn (``guess.grain_of``); 1 is all of it.
     """
 
     method: str
@@ -61,7 +61,7 @@ class Sampler:
     conditional: bool = True
     eta: float = 1.0
     guidance: float = 1.0
-    texture: float = 0.0
+    grain: float = 0.0
 
     def __post_init__(self) -> None:
         if self.method not in SAMPLERS:
@@ -83,16 +83,27 @@ class Sampler:
 
     @classmethod
     def parse(cls, text: str) -> Sampler:
-        """A sampler from ``method[:start[:steps[:visits]]][:unconditional]``; HistomixError for anything else."""
-        method, *rest = text.split(":")
-        conditional = rest[-1:] != ["unconditional"]
-        numbers = rest if conditional else rest[:-1]
-        if len(numbers) > 3 or not all(number.isdecimal() for number in numbers):
-            raise HistomixError(f"'{text}' is no sampler; write METHOD:START:STEPS:VISITS[:unconditional].")
-        names = ("start", "steps", "visits")
-        values = dict(zip(names, (int(number) for number in numbers), strict=False))
-        eta = 0.0 if method in EVEN else 1.0
-        return cls(method, conditional=conditional and method not in EVEN, eta=eta, **values)
+        """A sampler from ``method[:start[:steps[:visits]]][:grain=NUMBER][:unconditional]``; HistomixError else."""
+        match = _WRITTEN.fullmatch(text)
+        if match is None:
+            raise HistomixError(
+                f"'{text}' is no sampler; write METHOD:START:STEPS:VISITS[:grain=NUMBER][:unconditional]."
+            )
+        found = match.groupdict()
+        method = found["method"]
+        return cls(
+            method,
+            **{name: int(found[name]) for name in ("start", "steps", "visits") if found[name]},
+            conditional=found["unconditional"] is None and method not in EVEN,
+            eta=0.0 if method in EVEN else 1.0,
+            grain=float(found["grain"] or 0),
+        )
+
+
+_WRITTEN = re.compile(
+    r"(?P<method>[^:]+)(:(?P<start>\d+)(:(?P<steps>\d+)(:(?P<visits>\d+))?)?)?"
+    r"(:grain=(?P<grain>\d*\.?\d+))?(?P<unconditional>:unconditional)?"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,25 +175,18 @@ class Holes:
             estimate = estimate.clamp(-limit, limit)
         return estimate
 
-    def step(
-        self, sample: Tensor, estimate: Tensor, alpha: Tensor, arriving: Tensor, eta: float, texture: float = 0.0
-    ) -> Tensor:
+    def step(self, sample: Tensor, estimate: Tensor, alpha: Tensor, arriving: Tensor, eta: float) -> Tensor:
         """From one level to the next (DDIM, arXiv 2010.02502, equation 12)."""
         noise = (sample - alpha.sqrt() * estimate) / (1 - alpha).sqrt()
-        return self.renoised(estimate, noise, alpha, arriving, eta, texture)
+        return self.renoised(estimate, noise, alpha, arriving, eta)
 
-    def renoised(
-        self, estimate: Tensor, noise: Tensor, alpha: Tensor, arriving: Tensor, eta: float, texture: float = 0.0
-    ) -> Tensor:
+    def renoised(self, estimate: Tensor, noise: Tensor, alpha: Tensor, arriving: Tensor, eta: float) -> Tensor:
         """Clean windows with the noise of the next level, part of it kept and part of it fresh."""
         fresh = eta**2 * (1 - arriving) / (1 - alpha) * (1 - alpha / arriving)
         fresh = fresh.clamp(min=0).minimum(1 - arriving)
         kept = (1 - arriving - fresh).sqrt()
-        # Var(x0 | x_t) of a pixel with that prior, as far as the step lets it through.
-        left = texture**2 * (1 - alpha) / (texture**2 * alpha + 1 - alpha)
-        drawn = fresh + (arriving.sqrt() - kept * (alpha / (1 - alpha)).sqrt()) ** 2 * left
         moved = arriving.sqrt() * estimate + kept * noise
-        return moved + drawn.sqrt() * self.noise() if float(drawn) > 0 else moved
+        return moved + fresh.sqrt() * self.noise() if float(fresh) > 0 else moved
 
     def gradient(self, sample: Tensor, time: int) -> tuple[Tensor, Tensor]:
         """x̂0, and ∇ₓ‖M(y − x̂0)‖ of each item: one forward and one backward pass."""
@@ -219,7 +223,7 @@ def repaint(holes: Holes, settings: Sampler) -> Steps:
 
 def _revisited(holes: Holes, settings: Sampler, visits: int) -> Steps:
     levels = holes.levels(settings)
-    sample, estimate = holes.first(settings), holes.guess
+    sample = holes.first(settings)
     for time, alpha, arriving in levels:
         for visit in range(visits if time != levels[-1][0] else 1):
             if visit:
@@ -227,19 +231,19 @@ def _revisited(holes: Holes, settings: Sampler, visits: int) -> Steps:
                 sample = back.sqrt() * sample + (1 - back).sqrt() * holes.noise()
             sample = holes.hole * sample + (1 - holes.hole) * holes.noised(holes.known, alpha)
             estimate = holes.clean(sample, time)
-            sample = holes.step(sample, estimate, alpha, arriving, settings.eta, settings.texture)
+            sample = holes.step(sample, estimate, alpha, arriving, settings.eta)
             yield estimate
-    return estimate
+    return sample
 
 
 def conditional(holes: Holes, settings: Sampler) -> Steps:
     """Ordinary steps of a network that was trained to see the known pixels; nothing is put back on the way."""
-    sample, estimate = holes.first(settings), holes.guess
+    sample = holes.first(settings)
     for time, alpha, arriving in holes.levels(settings):
         estimate = holes.clean(sample, time)
-        sample = holes.step(sample, estimate, alpha, arriving, settings.eta, settings.texture)
+        sample = holes.step(sample, estimate, alpha, arriving, settings.eta)
         yield estimate
-    return estimate
+    return sample
 
 
 def mcg_fixed(holes: Holes, settings: Sampler) -> Steps:
@@ -278,19 +282,19 @@ def dps(holes: Holes, settings: Sampler) -> Steps:
 
 def ddnm(holes: Holes, settings: Sampler) -> Steps:
     """Null-space model (arXiv 2212.00490): the known pixels are put into x̂0 itself, then a step with its noise."""
-    sample, estimate = holes.first(settings), holes.guess
+    sample = holes.first(settings)
     for time, alpha, arriving in holes.levels(settings):
         estimate = holes.clean(sample, time)
         noise = (sample - alpha.sqrt() * estimate) / (1 - alpha).sqrt()
         estimate = holes.hole * estimate + (1 - holes.hole) * holes.known
         sample = holes.renoised(estimate, noise, alpha, arriving, settings.eta)
         yield estimate
-    return estimate
+    return sample
 
 
 def pigdm(holes: Holes, settings: Sampler) -> Steps:
     """Pseudoinverse guidance (ΠGDM, Song et al., ICLR 2023): the DDIM step plus √ᾱ·JᵀM(y − x̂0)."""
-    sample, estimate = holes.first(settings), holes.guess
+    sample = holes.first(settings)
     for time, alpha, arriving in holes.levels(settings):
         moving = sample.detach().requires_grad_(True)
         with torch.enable_grad():
@@ -301,7 +305,7 @@ def pigdm(holes: Holes, settings: Sampler) -> Steps:
         moved = holes.step(sample, estimate, alpha, arriving, settings.eta)
         sample = moved + settings.guidance * alpha.sqrt() * pull
         yield estimate
-    return estimate
+    return sample
 
 
 @dataclass(frozen=True)
@@ -340,12 +344,12 @@ class Preset:
 _PAPER = Sampler("mcg-fixed", 1000, 250, conditional=False, eta=0.0)
 PRESETS: Mapping[str, Preset] = {
     "fast": Preset(
-        ring=Sampler("repaint", 150, 5, 3),
-        disc=Sampler("repaint", 600, 7, 2),
-        large=Sampler("repaint", 800, 12, 2),
+        ring=Sampler("repaint", 20, 1, grain=1.0),
+        disc=Sampler("repaint", 250, 5, 2, grain=1.0),
+        large=Sampler("repaint", 800, 12, 2, grain=1.0),
     ),
     "quality": Preset(
-        ring=Sampler("repaint", 250, 10, 4),
+        ring=Sampler("pigdm", 60, 4, conditional=False, eta=0.0, grain=1.0),
         disc=Sampler("repaint", 600, 16, 2),
         large=Sampler("repaint", 1000, 32, 2),
     ),

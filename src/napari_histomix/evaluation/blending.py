@@ -42,7 +42,7 @@ class BlendSettings:
     holes : tuple of str
         Of ring, disc and large; see ``evaluation.blend_windows.draw_windows``.
     samplers : tuple of str
-        Names of presets, METHOD:START:STEPS:VISITS[:unconditional] (``Sampler.parse``), or ``all``.
+        Names of presets, METHOD:START:STEPS:VISITS[:grain=NUMBER][:unconditional] (``Sampler.parse``), or ``all``.
     count : int
         Windows for each kind of hole.
     seed : int
@@ -125,8 +125,8 @@ def blend_test(
 ) -> Job[BlendReport]:
     """Hide parts of real images, fill them in every way, and compare with what was hidden.
 
-    A long job (see ``records.Job``). Navier–Stokes, Telea, a hard paste and a Poisson clone are always beside the
-    samplers. Windows come from the training split; the model sees each at the side nearest to its scale.
+    A long job (see ``records.Job``). Navier–Stokes, Telea, kriging, a hard paste and a Poisson clone are always
+    beside the samplers. Windows come from the training split; the model sees each at the side nearest to its scale.
 
     Parameters
     ----------

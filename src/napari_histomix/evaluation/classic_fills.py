@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, diags
 from scipy.sparse.linalg import spsolve
 
+from napari_histomix.diffusion.guess import fill_smoothly
 from napari_histomix.evaluation.blend_windows import HiddenWindow
 
 RADIUS = 3
@@ -26,6 +27,11 @@ def navier_stokes(window: HiddenWindow, other: HiddenWindow) -> Pixels:
 def telea(window: HiddenWindow, other: HiddenWindow) -> Pixels:
     """Fast marching (Telea, J. Graphics Tools 9, 2004)."""
     return _inside(window, cv2.inpaint(_emptied(window), window.hole.astype(np.uint8), RADIUS, cv2.INPAINT_TELEA))
+
+
+def kriging(window: HiddenWindow, other: HiddenWindow) -> Pixels:
+    """The mean of a Gaussian random field: the engine's own first guess, before any network."""
+    return fill_smoothly(window.pixels, window.hole)
 
 
 def hard_paste(window: HiddenWindow, other: HiddenWindow) -> Pixels:
@@ -76,6 +82,7 @@ def _inside(window: HiddenWindow, pixels: NDArray[np.generic]) -> Pixels:
 CLASSIC_FILLS: Mapping[str, Callable[[HiddenWindow, HiddenWindow], Pixels]] = {
     "navier-stokes": navier_stokes,
     "telea": telea,
+    "kriging": kriging,
     "hard-paste": hard_paste,
     "poisson": poisson,
 }

@@ -1,0 +1,94 @@
+"""The smooth guess against fields it must know, and against what it replaces."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from napari_histomix.compositing.contours import transition_zone
+from napari_histomix.datasets import load_sample
+from napari_histomix.diffusion.guess import fill_smoothly, grain_of
+
+
+def disc(side: int, center: tuple[float, float], radius: float) -> np.ndarray:
+    rows, cols = np.mgrid[:side, :side]
+    return np.hypot(rows - center[0], cols - center[1]) <= radius
+
+
+def rmse(first, second, hole) -> float:
+    return float(np.sqrt(np.mean((first[hole].astype(float) - second[hole]) ** 2)))
+
+
+def test_a_slope_and_a_wave_go_on_through_a_thin_hole():
+    rows, cols = np.mgrid[:48, :48].astype(float)
+    pixels = np.stack([4 * rows, 250 - 3 * cols, 128 + 60 * np.sin(rows / 3) * np.cos(cols / 4)], axis=-1)
+    pixels = np.rint(pixels).astype(np.uint8)
+    hole = disc(48, (24, 24), 12) & ~disc(48, (24, 24), 9)
+    assert rmse(fill_smoothly(pixels, hole), pixels, hole) < 1.0
+    flow = cv2.inpaint(pixels, hole.astype(np.uint8), 3, cv2.INPAINT_NS)
+    assert rmse(flow, pixels, hole) > 4.0
+
+
+def test_real_transition_zones_are_nearer_to_the_truth_than_by_navier_stokes():
+    dataset = load_sample()
+    image = dataset.read(dataset.training[0])
+    ours, flow = [], []
+    for instance in np.unique(image.instances)[1:41]:
+        ring = transition_zone(image.instances == instance)
+        ours.append(rmse(fill_smoothly(image.pixels, ring), image.pixels, ring))
+        filled = cv2.inpaint(image.pixels, ring.astype(np.uint8), 3, cv2.INPAINT_NS)
+        flow.append(rmse(filled, image.pixels, ring))
+    assert np.median(ours) < 0.8 * np.median(flow)
+
+
+@pytest.mark.parametrize("hole", [disc(40, (20, 20), 3), disc(40, (0, 0), 9), disc(40, (39, 20), 15)], ids=str)
+def test_what_the_hole_hides_never_shines_through(hole):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(80, 160, (40, 40, 3), np.uint8)
+    other = pixels.copy()
+    other[hole] = 255
+    filled = fill_smoothly(pixels, hole)
+    assert np.array_equal(filled[hole], fill_smoothly(other, hole)[hole])
+    assert np.array_equal(filled[~hole], pixels[~hole])
+
+
+def test_the_middle_of_a_wide_hole_stays_between_its_surroundings():
+    """Slopes carried far into a hole would end at black or white."""
+    rows, cols = np.mgrid[:128, :128].astype(float)
+    pixels = np.stack([90 + rows, 210 - rows / 2, 120 + cols / 2], axis=-1).astype(np.uint8)
+    pixels[60:70] = (pixels[60:70] * 0.6).astype(np.uint8)
+    hole = disc(128, (70, 64), 45)
+    around = pixels[disc(128, (70, 64), 49) & ~hole].astype(float)
+    filled = fill_smoothly(pixels, hole)[disc(128, (70, 64), 30)]
+    assert (filled >= around.min(axis=0) - 10).all() and (filled <= around.max(axis=0) + 10).all()
+
+
+@pytest.mark.parametrize("side", [8, 24])
+def test_all_but_one_pixel_may_be_hidden(side):
+    pixels = np.full((side, side, 3), (10, 120, 250), np.uint8)
+    hole = np.ones((side, side), bool)
+    hole[side // 2, 3] = False
+    assert np.array_equal(fill_smoothly(pixels, hole), pixels)
+
+
+def test_grain_is_what_noise_adds_to_a_smooth_image():
+    rows, cols = np.mgrid[:64, :64].astype(float)
+    smooth = np.stack([20 + 3 * rows, 60 + 2 * cols, 128 + 40 * np.sin(rows / 9)], axis=-1)
+    hole = disc(64, (32, 32), 8)
+    assert np.abs(grain_of(np.rint(smooth).astype(np.uint8), hole)).max() < 0.5
+    # Luminance noise: the same in all channels, as a scanner's is.
+    noise = np.random.default_rng(0).normal(0, 3, (64, 64, 1)) * (1.0, 0.5, 1.0)
+    factors = [grain_of(np.rint(smooth + strength * noise).astype(np.uint8), hole) for strength in (1, 2)]
+    once, twice = (factor @ factor.T for factor in factors)
+    assert once[0, 0] > 3**2 and np.sqrt(twice[0, 0] / once[0, 0]) == pytest.approx(2, rel=0.03)
+    assert np.sqrt(twice[1, 1] / twice[0, 0]) == pytest.approx(0.5, rel=0.03)
+    assert twice[0, 2] == pytest.approx(twice[0, 0], rel=0.03)
+
+
+def test_grain_does_not_look_at_what_the_hole_hides():
+    pixels = np.random.default_rng(0).integers(80, 160, (48, 48, 3), np.uint8)
+    hole = disc(48, (24, 24), 6)
+    other = np.where(hole[..., None], np.uint8(255), pixels)
+    assert np.array_equal(grain_of(pixels, hole), grain_of(other, hole))
+    assert not grain_of(pixels, ~disc(48, (24, 24), 2)).any()
