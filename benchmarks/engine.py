@@ -84,12 +84,13 @@ def seconds(windows: list[Window], model: InpaintingModel, sampler: Sampler, dev
     return (time.perf_counter() - began) / len(windows)
 
 
-def difference(first: list[NDArray[np.uint8]], second: list[NDArray[np.uint8]]) -> tuple[float, int]:
-    """Mean and largest absolute difference of two lists of fills, over the pixels that differ or lie in a hole."""
-    each = [np.abs(a.astype(int) - b) for a, b in zip(first, second, strict=True)]
-    return float(np.mean([one[one > 0].mean() if one.any() else 0 for one in each])), max(
-        int(one.max()) for one in each
-    )
+def difference(
+    windows: list[Window], first: list[NDArray[np.uint8]], second: list[NDArray[np.uint8]]
+) -> tuple[float, int]:
+    """Mean and largest absolute difference of two fills of the same holes."""
+    pairs = zip(windows, first, second, strict=True)
+    each = np.concatenate([np.abs(a.astype(int) - b)[window.hole].ravel() for window, a, b in pairs])
+    return float(each.mean()), int(each.max())
 
 
 def main() -> None:
@@ -129,18 +130,12 @@ def main() -> None:
 
     first = drain(inpaint(windows[:16], model, fast.ring, device=options.device, batch=16))
     alone = [drain(inpaint([window], model, fast.ring, device=options.device))[0] for window in windows[:16]]
-    print(
-        "| batch of 16 against one at a time, mean and largest difference | {:.1f}, {} of 255 |".format(
-            *difference(first, alone)
-        )
-    )
+    both_ways = difference(windows[:16], first, alone)
+    print("| batch of 16 against one at a time, mean and largest difference | {:.2f}, {} of 255 |".format(*both_ways))
     with mock.patch.object(inpainter, "fast_dtype", lambda _: torch.float32):
         exact = drain(inpaint(windows[:16], model, fast.ring, device="cpu", batch=16))
-    print(
-        "| against float32 on the processor, mean and largest difference | {:.1f}, {} of 255 |".format(
-            *difference(first, exact)
-        )
-    )
+    formats = difference(windows[:16], first, exact)
+    print("| against float32 on the processor, mean and largest difference | {:.2f}, {} of 255 |".format(*formats))
 
     before = resident_mb()
     few = Sampler("repaint", 150, 2, 1)

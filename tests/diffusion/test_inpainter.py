@@ -106,12 +106,11 @@ def test_grain_is_added_in_the_hole_only_and_is_the_windows_own(small_model):
     assert added.std(axis=0) == pytest.approx(expected, rel=0.25)
 
 
-@pytest.mark.parametrize(("size", "passes"), [(64, [4, 4]), (96, [1] * 5), (128, [1] * 5)])
-def test_a_processor_always_sees_as_many_windows_at_once(size, passes):
-    """In bfloat16, and now and then in float32, batches of other sizes are rounded otherwise."""
+def test_a_processor_sees_one_window_at_a_time():
+    """In bfloat16, and now and then in float32, larger passes are rounded otherwise."""
     model = faked()
-    drain(inpaint([window(seed, size) for seed in range(5)], model, Sampler("conditional", 20, 1), device="cpu"))
-    assert model.network.batches == passes
+    drain(inpaint([window(seed) for seed in range(5)], model, Sampler("conditional", 20, 1), device="cpu"))
+    assert model.network.batches == [1] * 5
 
 
 def test_results_keep_their_order_among_windows_of_several_sizes(small_model):
@@ -124,8 +123,10 @@ def test_results_keep_their_order_among_windows_of_several_sizes(small_model):
 
 def test_windows_of_one_model_size_share_batches():
     model = faked()
-    drain(inpaint([window(0, 64), window(1, 48), window(2, 90, 48), window(3, 64)], model, FAST, device="cpu"))
-    assert model.network.batches == [inpainter.TOGETHER] * 2 * FAST.forwards
+    windows = [window(0, 64), window(1, 48), window(2, 90, 48), window(3, 64)]
+    events = list(inpaint(windows, model, FAST, device="cpu"))
+    assert len(events) == 2 * FAST.forwards
+    assert model.network.batches == [1] * 4 * FAST.forwards
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -134,7 +135,7 @@ def test_the_network_is_called_as_often_as_the_sampler_declares(preset, stage):
     sampler = getattr(PRESETS[preset], stage)
     model = faked()
     events = list(inpaint([window(seed) for seed in range(5)], model, sampler, device="cpu", batch=2))
-    assert model.network.batches == [inpainter.TOGETHER] * 3 * sampler.forwards
+    assert model.network.batches == [1] * 5 * sampler.forwards
     assert [event.done for event in events] == sorted({event.done for event in events})
     assert events[-1].done == events[-1].total == 5 * sampler.forwards
 
@@ -199,7 +200,7 @@ def test_running_out_of_memory_halves_the_batch_says_so_and_changes_nothing(smal
 
     def limited(network, arguments):
         passes.append(len(arguments[0]))
-        if len(passes) in (1, 6):
+        if len(passes) in (2, 9):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     small_model.network.register_forward_pre_hook(limited)

@@ -24,8 +24,6 @@ from napari_histomix.records import Event, HistomixError, Job
 BATCH = 16
 PREVIEWS = 0.25
 """Seconds between two previews: a latent one costs a pass of the decoder."""
-TOGETHER, TOGETHER_PIXELS = 4, 128**2
-"""Windows, and pixels of them, in one pass of the network on a processor: larger passes gain nothing there."""
 GRAIN = 1
 """Sets the random stream of a window's grain apart from that of its noise."""
 
@@ -212,13 +210,10 @@ class _Network:
 
     def _predicted(self, seen: Tensor, time: int) -> Tensor:
         """The network's answer to a batch."""
-        if self.place.type != "cpu":
-            return self._answer(seen, time)
-        # Processors round otherwise in batches of another size. Always the same size, filled up with the last window,
-        # and results do not depend on the batch to the last bit.
-        size = max(1, min(TOGETHER, TOGETHER_PIXELS // seen.shape[2] ** 2))
-        padded = torch.cat([seen, seen[-1:].expand(-len(seen) % size, *seen.shape[1:])])
-        return torch.cat([self._answer(some, time) for some in padded.split(size)])[: len(seen)]
+        # Processors round otherwise in passes of another size. One window at a time costs a little, and no result
+        # depends on the batch to the last bit.
+        passes = seen.split(1) if self.place.type == "cpu" else [seen]
+        return torch.cat([self._answer(some, time) for some in passes])
 
     def _answer(self, seen: Tensor, time: int) -> Tensor:
         seen = seen.contiguous(memory_format=torch.channels_last)
