@@ -349,9 +349,9 @@ PRESETS: Mapping[str, Preset] = {
         large=Sampler("repaint", 800, 12, 2, grain=1.0),
     ),
     "quality": Preset(
-        ring=Sampler("pigdm", 60, 4, conditional=False, eta=0.0, grain=1.0),
-        disc=Sampler("repaint", 600, 16, 2),
-        large=Sampler("repaint", 1000, 32, 2),
+        ring=Sampler("pigdm", 20, 2, conditional=False, eta=0.0, grain=1.0),
+        disc=Sampler("repaint", 600, 16, 2, grain=1.0),
+        large=Sampler("repaint", 1000, 32, 2, grain=0.5),
     ),
     "paper": Preset(ring=_PAPER, disc=_PAPER, large=_PAPER),
 }
