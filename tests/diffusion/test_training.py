@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 
 from napari_histomix.diffusion import recipes, training
@@ -367,3 +368,18 @@ def test_a_loss_that_is_not_a_number_stops_the_run(images, tmp_path):
     with pytest.raises(HistomixError, match="lower learning rate"):
         drain(train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25)))
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("step", [20, 300, 900])
+def test_min_snr_weighs_timesteps_as_published(step, monkeypatch):
+    """min(SNR, 5) / (SNR + 1) of the plain loss on v (arXiv 2303.09556, for v-prediction)."""
+    monkeypatch.setattr(recipes, "random_steps", lambda count, *_: torch.full((count,), step))
+    images, holes = torch.rand(2, 3, 16, 16) * 2 - 1, torch.ones(2, 1, 16, 16)
+    losses = []
+    for weighting in ("velocity", "min-snr"):
+        recipe = recipes.Inpainter(TrainingSettings(window=16, weighting=weighting), None)
+        silent = lambda seen, steps: SimpleNamespace(sample=0 * seen[:, :3])  # noqa: E731
+        losses.append(float(recipe.loss(silent, images, holes, torch.Generator().manual_seed(0))))
+    alpha = float(DDPMScheduler.from_config(recipes.SCHEDULE).alphas_cumprod[step])
+    ratio = alpha / (1 - alpha)
+    assert losses[1] / losses[0] == pytest.approx(min(ratio, 5) / (ratio + 1), rel=1e-3)

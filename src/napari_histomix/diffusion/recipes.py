@@ -54,14 +54,12 @@ class TrainingSettings:
         Shares of holes: of windows that are hidden whole; of the others, that lose a tissue segment; and of the
         ellipses in the rest, that are thin rings and not discs.
     low_noise, low_noise_limit, low_noise_power
-        Share of timesteps drawn below the limit, ever more of them near 0 the higher the power above 1: thin rings
-        are decided there.
+        Share of timesteps drawn below the limit, ever more of them near 0 the higher the power above 1: most of what
+        truncated samplers do is done there.
     outside_weight : float
         Weight of the loss outside the hole.
-    weighting : {"clean", "velocity", "min-snr"}
-        Of timesteps in the loss on v: 1 − ᾱ + 0.05, which is the error of x̂0 and some more for the last steps: what
-        the known pixels tell of a ring must be learned where noise hides it; all alike; or
-        min(SNR, 5) / (SNR + 1) (arXiv 2303.09556).
+    weighting : {"velocity", "min-snr"}
+        Of timesteps in the loss on v: all alike; or min(SNR, 5) / (SNR + 1) (arXiv 2303.09556).
     save_minutes : float
         Between two checkpoints.
     seed : int
@@ -76,13 +74,13 @@ class TrainingSettings:
     ema: float = 0.998
     scale: tuple[float, float] = (0.8, 1.3)
     unconditional: float = 0.12
-    segments: float = 0.15
-    rings: float = 0.6
-    low_noise: float = 0.8
-    low_noise_limit: int = 600
-    low_noise_power: float = 1.5
+    segments: float = 0.2
+    rings: float = 0.5
+    low_noise: float = 0.5
+    low_noise_limit: int = 300
+    low_noise_power: float = 1.0
     outside_weight: float = 0.1
-    weighting: Literal["clean", "velocity", "min-snr"] = "clean"
+    weighting: Literal["velocity", "min-snr"] = "velocity"
     save_minutes: float = 2.0
     seed: int = 0
 
@@ -164,10 +162,8 @@ class Inpainter:
         inside = (error * hole).sum((1, 2, 3)) / hole.sum((1, 2, 3)).clamp(min=1)
         outside = (error * (1 - hole)).sum((1, 2, 3)) / (1 - hole).sum((1, 2, 3)).clamp(min=1)
         each = inside + outside_weight * outside
-        alphas = self.scheduler.alphas_cumprod.to(images.device)[steps]
-        if self.settings.weighting == "clean":
-            each = each * (1.05 - alphas)
-        elif self.settings.weighting == "min-snr":
+        if self.settings.weighting == "min-snr":
+            alphas = self.scheduler.alphas_cumprod.to(images.device)[steps]
             ratio = alphas / (1 - alphas)
             each = each * ratio.clamp(max=5) / (ratio + 1)
         return each.mean()
