@@ -303,6 +303,10 @@ def test_too_little_memory_is_one_sentence(images, tmp_path, monkeypatch):
 
 
 def test_fine_tuning_starts_from_the_given_weights(images, small_model_folder, tmp_path):
+    shutil.copytree(small_model_folder, tmp_path / "small")
+    small_model_folder = tmp_path / "small"
+    earlier = json.loads((small_model_folder / CARD_FILE).read_text(encoding="utf-8")) | {"training_pixels": ["e" * 64]}
+    (small_model_folder / CARD_FILE).write_text(json.dumps(earlier), encoding="utf-8")
     settings = TrainingSettings(steps=1, batch=2, window=16, learning_rate=0.0)
     drain(train("inpainter", [images], tmp_path / "m", settings=settings, start=small_model_folder))
     tuned, start = load_model(tmp_path / "m"), load_model(small_model_folder)
@@ -311,6 +315,7 @@ def test_fine_tuning_starts_from_the_given_weights(images, small_model_folder, t
         assert torch.allclose(tuned.network.state_dict()[key], value, atol=1e-3), key
     card = json.loads((tmp_path / "m" / CARD_FILE).read_text(encoding="utf-8"))
     assert card["started_from"] == "small"
+    assert len(card["training_pixels"]) == 9 and "e" * 64 in card["training_pixels"]
 
 
 def test_a_start_whose_weights_are_not_those_of_its_card_is_refused(images, small_model_folder, tmp_path):

@@ -149,7 +149,7 @@ def train(
         step, smooth, spent, best, history = (state[key] for key in ("step", "smooth", "minutes", "best", "history"))
     running, optimizer = several.prepare(network, optimizer)
     began = saved = time.monotonic()
-    facts = run_facts(kind, settings, learned, checked, start, str(several.device), several.count)
+    facts = run_facts(kind, settings, learned, checked, start, autoencoder, str(several.device), several.count)
 
     def minutes() -> float:
         return spent + (time.monotonic() - began) / 60

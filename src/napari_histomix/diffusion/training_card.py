@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from napari_histomix.diffusion.model_files import read_card
 from napari_histomix.diffusion.recipes import Kind, TrainingSettings
 from napari_histomix.diffusion.training_images import Picture, fingerprints
 
@@ -26,10 +28,15 @@ def run_facts(
     learned: Sequence[Picture],
     checked: Sequence[Picture],
     start: Path | None,
+    autoencoder: Path | None,
     device: str,
     processes: int,
 ) -> dict[str, Any]:
-    """What the card says beyond name, scale and hash. Folder names only: paths may tell too much."""
+    """What the card says beyond name, scale and hash. Folder names only: paths may tell too much.
+
+    Images that trained what the network starts from or is built on trained this one, too.
+    """
+    earlier = [read_card(path).get("training_pixels", []) for path in (start, autoencoder) if path]
     folders = sorted({one.folder for one in [*learned, *checked]})
     to_learn, to_check = (Counter(one.folder for one in some) for some in (learned, checked))
     return {
@@ -41,7 +48,7 @@ def run_facts(
         "recipe": asdict(settings),
         "device": device,
         "processes": processes,
-        "training_pixels": fingerprints(learned),
+        "training_pixels": sorted({*fingerprints(learned), *chain.from_iterable(earlier)}),
     }
 
 
@@ -58,7 +65,7 @@ def readme_of(name: str, kind: Kind, mpp: tuple[float, float], card: Mapping[str
         f"Scale: {mpp[0]}–{mpp[1]} µm/px.\n\n"
         f"## Data\n\n| images | to learn from | to check on |\n|---|---|---|\n{rows}\n\n"
         "Whole slides are held out (`validation_slides` in `histomix.json`); `training_pixels` there lists the SHA-256 "
-        "of every image learned from. The images' licenses govern what these weights may be used for.\n\n"
+        "of every image learned from, also by what it started from. The images' licenses govern what these weights may be used for.\n\n"
         f"## Recipe\n\nStarted from: {card['started_from'] or 'random weights'}. {int(last['step'])} steps in "
         f"{last['minutes']} minutes on {card['device']}, {card['processes']} process(es). Settings are in "
         f"`histomix.json`.\n\n## Figures\n\nThese weights: step {int(best['step'])}, the lowest validation loss, "
