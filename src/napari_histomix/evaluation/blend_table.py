@@ -10,7 +10,7 @@ from napari_histomix.evaluation.blend_figures import FIGURES, Interval
 from napari_histomix.evaluation.blend_windows import HiddenWindow
 from napari_histomix.evaluation.blending import SAMPLES, BlendReport, Fill
 
-_DIGITS = {"rmse": 1, "psnr": 1, "color": 3, "spread": 1}
+_DIGITS = {"psnr": 1, "color": 3, "log_seam": 3, "log_laplacian": 3, "spread": 1}
 
 
 def report_lines(report: BlendReport) -> list[str]:

@@ -14,7 +14,7 @@ from napari_histomix.widgets.frames import DROP, KEEP
 from napari_histomix.widgets.parts import DEVICES, CropView, Note, Panel, RunBar, form, narrow
 from napari_histomix.widgets.session import Session
 
-SAMPLERS = (("Fast (few steps)", "fast"), ("As in the paper (250 steps)", "paper"))
+SAMPLERS = (("Fast", "fast"), ("Quality (more steps)", "quality"), ("As in the paper (250 steps)", "paper"))
 
 
 class SynthesizePanel(Panel):
@@ -82,7 +82,9 @@ class SynthesizePanel(Panel):
             for text, value in choices:
                 box.addItem(text, value)
             box.setCurrentIndex(box.findData(defaults[name]))
-        self.sampler.setToolTip("Fast is meant for daily work; the paper's sampler takes many times longer.")
+        self.sampler.setToolTip(
+            "Fast is meant for daily work; quality takes several times as long, the paper's sampler a hundred times."
+        )
         self.network = QComboBox()
         narrow(self.network)
         self.network.addItem("the bundled one", None)
