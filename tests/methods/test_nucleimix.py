@@ -337,7 +337,7 @@ class TestSynthesis:
         with pytest.raises(HistomixError, match=words):
             run(**settings)
 
-    def test_closing_midway_stops_within_one_call_of_the_network(self, dataset, found, small_model_folder):
+    def test_closing_midway_stops_within_one_step(self, dataset, found, small_model_folder):
         model = load_model(small_model_folder)
         calls = []
         model.network.register_forward_hook(lambda *_: calls.append(1))
@@ -347,7 +347,8 @@ class TestSynthesis:
                 break
         before = len(calls)
         job.close()
-        assert before == 1 and len(calls) <= 2
+        # One step; a processor takes the windows of a batch one by one.
+        assert 1 <= before <= MAKE.count and len(calls) == before
 
     def test_the_bundled_weights_serve_by_default(self, dataset, found):
         made = drain(synthesize(dataset, found.candidates, replace(MAKE, count=1)))

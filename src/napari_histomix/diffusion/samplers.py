@@ -344,7 +344,7 @@ class Preset:
 _PAPER = Sampler("mcg-fixed", 1000, 250, conditional=False, eta=0.0)
 PRESETS: Mapping[str, Preset] = {
     "fast": Preset(
-        ring=Sampler("repaint", 20, 1, grain=1.0),
+        ring=Sampler("pigdm", 20, 1, conditional=False, eta=0.0, grain=1.0),
         disc=Sampler("repaint", 250, 5, 2, grain=1.0),
         large=Sampler("repaint", 800, 12, 2, grain=1.0),
     ),
