@@ -92,3 +92,13 @@ def test_grain_does_not_look_at_what_the_hole_hides():
     other = np.where(hole[..., None], np.uint8(255), pixels)
     assert np.array_equal(grain_of(pixels, hole), grain_of(other, hole))
     assert not grain_of(pixels, ~disc(48, (24, 24), 2)).any()
+
+
+def test_no_rim_is_lighter_or_darker_than_anything_around_it():
+    """A dark nucleus with a lighter contour of one pixel, pasted into flat tissue: its slope must not run on."""
+    pixels = np.full((48, 48, 3), 180, np.uint8)
+    pixels[disc(48, (24, 24), 8)] = 200
+    pixels[disc(48, (24, 24), 7)] = 60
+    hole = disc(48, (24, 24), 10) & ~disc(48, (24, 24), 8)
+    filled = fill_smoothly(pixels, hole)[hole]
+    assert filled.max() <= 200 and filled.min() >= 60

@@ -57,8 +57,15 @@ def fill_smoothly(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray
     precision = csr_matrix((entries.ravel(), columns.ravel(), starts), shape=(len(columns), hole.size))
     among = precision[:, np.flatnonzero(hidden)].tocsc()
     solved = splu(among, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}).solve(-(precision @ known))
+    colors = solved + mean
+    if depth <= DEEP:
+        # A slope that leaves a pasted nucleus must not run on into a rim lighter than anything around it.
+        square = np.ones((2 * reach + 1,) * 2, np.uint8)
+        darkest = cv2.erode(np.where(hole[..., None], np.uint8(255), pixels), square)
+        lightest = cv2.dilate(np.where(hole[..., None], np.uint8(0), pixels), square)
+        colors = np.clip(colors, darkest[hole], lightest[hole])
     filled = pixels.copy()
-    filled[hole] = np.clip(np.rint(solved + mean), 0, 255)
+    filled[hole] = np.clip(np.rint(colors), 0, 255)
     return filled
 
 
