@@ -8,7 +8,7 @@ import pytest
 
 from napari_histomix.compositing.contours import transition_zone
 from napari_histomix.datasets import load_sample
-from napari_histomix.diffusion.guess import fill_smoothly, grain_of
+from napari_histomix.diffusion.guess import fill_smoothly
 
 
 def disc(side: int, center: tuple[float, float], radius: float) -> np.ndarray:
@@ -70,28 +70,6 @@ def test_all_but_one_pixel_may_be_hidden(side):
     hole = np.ones((side, side), bool)
     hole[side // 2, 3] = False
     assert np.array_equal(fill_smoothly(pixels, hole), pixels)
-
-
-def test_grain_is_what_noise_adds_to_a_smooth_image():
-    rows, cols = np.mgrid[:64, :64].astype(float)
-    smooth = np.stack([20 + 3 * rows, 60 + 2 * cols, 128 + 40 * np.sin(rows / 9)], axis=-1)
-    hole = disc(64, (32, 32), 8)
-    assert np.abs(grain_of(np.rint(smooth).astype(np.uint8), hole)).max() < 0.5
-    # Luminance noise: the same in all channels, as a scanner's is.
-    noise = np.random.default_rng(0).normal(0, 3, (64, 64, 1)) * (1.0, 0.5, 1.0)
-    factors = [grain_of(np.rint(smooth + strength * noise).astype(np.uint8), hole) for strength in (1, 2)]
-    once, twice = (factor @ factor.T for factor in factors)
-    assert once[0, 0] > 3**2 and np.sqrt(twice[0, 0] / once[0, 0]) == pytest.approx(2, rel=0.03)
-    assert np.sqrt(twice[1, 1] / twice[0, 0]) == pytest.approx(0.5, rel=0.03)
-    assert twice[0, 2] == pytest.approx(twice[0, 0], rel=0.03)
-
-
-def test_grain_does_not_look_at_what_the_hole_hides():
-    pixels = np.random.default_rng(0).integers(80, 160, (48, 48, 3), np.uint8)
-    hole = disc(48, (24, 24), 6)
-    other = np.where(hole[..., None], np.uint8(255), pixels)
-    assert np.array_equal(grain_of(pixels, hole), grain_of(other, hole))
-    assert not grain_of(pixels, ~disc(48, (24, 24), 2)).any()
 
 
 def test_no_rim_is_lighter_or_darker_than_anything_around_it():

@@ -286,9 +286,9 @@ def test_a_sampler_can_be_written_in_one_word():
     assert Sampler.parse("repaint:150:5:3") == Sampler("repaint", 150, 5, 3)
     assert not Sampler.parse("repaint:150:5:3:unconditional").conditional
     assert Sampler.parse("mcg-fixed:1000:250") == PRESETS["paper"].ring
-    assert Sampler.parse("repaint:20:1:grain=0.5") == Sampler("repaint", 20, 1, grain=0.5)
-    both = Sampler.parse("repaint:20:1:2:grain=.5:unconditional")
-    assert (both.grain, both.visits, both.conditional) == (0.5, 2, False)
+    assert Sampler.parse("repaint:20:1:grain") == Sampler("repaint", 20, 1, grain=True)
+    both = Sampler.parse("repaint:20:1:2:grain:unconditional")
+    assert (both.grain, both.visits, both.conditional) == (True, 2, False)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_sampler_can_be_written_in_one_word():
         ("repaint:a", "METHOD:START"),
         ("repaint:1:2:3:4", "METHOD:START"),
         ("repaint:20:1:noise=2", "METHOD:START"),
-        ("repaint:20:1:grain=much", "METHOD:START"),
+        ("repaint:20:1:grain=2", "METHOD:START"),
         ("ddnm:1000:10:3", "Only the sampler 'repaint'"),
         ("repaint:5:9", "no more steps"),
         ("repaint:100:0", "at least one step"),

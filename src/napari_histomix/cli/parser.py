@@ -159,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=list(tested.samplers),
         metavar="NAME",
-        help="fast, quality, paper, METHOD:START:STEPS:VISITS[:grain=NUMBER][:unconditional], or all",
+        help="fast, quality, paper, METHOD:START:STEPS:VISITS[:grain][:unconditional], or all",
     )
     blending.add_argument(
         "--hole",

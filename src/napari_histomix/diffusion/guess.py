@@ -1,4 +1,4 @@
-"""What a Gaussian random field tells of a hole: the first guess of truncated samplers, and the grain around it."""
+"""What a Gaussian random field tells of a hole: the first guess of truncated samplers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ DEEP = 4.0
 THIN, WIDE = (4, 0.5), (2, 0.3)
 """Power and κ in 1/pixel of the precision below. The higher the power, the more the slopes at the hole's edge count:
 right across a few pixels, wild in the middle of many. Chosen on half of the CoNSeP training images."""
-AROUND = 12
-"""Pixels around a hole whose grain is looked at."""
 
 
 def fill_smoothly(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -69,34 +67,12 @@ def fill_smoothly(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray
     return filled
 
 
-def grain_of(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """What all neighbors together do not tell of a pixel: the grain of the tissue, the stain and the scanner.
-
-    The field's error at every known pixel near the hole, each predicted from all others.
-
-    Parameters
-    ----------
-    pixels : (H, W, 3) uint8
-    hole : (H, W) bool
-
-    Returns
-    -------
-    (3, 3) float64
-        F with F·Fᵀ the errors' covariance of colors, in 8-bit units: F times standard normal noise is such grain.
-        Zero where no known pixel lies far enough from the hole to have all its neighbors.
-    """
-    reach, kappa = THIN
-    stencil = _stencil(reach, kappa)
-    errors = cv2.filter2D(pixels.astype(np.float32), -1, stencil / stencil[reach, reach], borderType=cv2.BORDER_REFLECT)
-    found = errors[_grown(hole, AROUND) & ~_grown(hole, reach)].astype(float)
-    if not len(found):
-        return np.zeros((3, 3))
-    values, vectors = np.linalg.eigh(found.T @ found / len(found))
-    return vectors * np.sqrt(values.clip(min=0))
-
-
-def _grown(hole: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
-    return cv2.dilate(hole.astype(np.uint8), np.ones((2 * pixels + 1,) * 2, np.uint8)) > 0
+def prediction_errors(pixels: NDArray[np.uint8], power: int, kappa: float) -> NDArray[np.float32]:
+    """How far each pixel (H, W, 3) lies from what all others together tell of it, in such a field; 8-bit units."""
+    stencil = _stencil(power, kappa)
+    scaled = stencil / stencil[power, power]
+    errors = cv2.filter2D(pixels.astype(np.float32), cv2.CV_32F, scaled, borderType=cv2.BORDER_REFLECT)
+    return errors.astype(np.float32, copy=False)
 
 
 @cache

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_histomix.diffusion.guess import fill_smoothly, grain_of
+from napari_histomix.diffusion.grain import add_grain
+from napari_histomix.diffusion.guess import fill_smoothly
 from napari_histomix.diffusion.models import InpaintingModel, decode, encode, fast_dtype, network_input
 from napari_histomix.diffusion.prompted import AnyModel, PromptedModel, prompted_steps
 from napari_histomix.diffusion.samplers import SAMPLERS, Holes, Sampler, Steps
@@ -269,7 +270,7 @@ def _resized(pixels: NDArray[np.generic], side: int) -> NDArray[np.uint8]:
     return cv2.resize(np.asarray(pixels, np.uint8), (side, side), interpolation=interpolation).astype(np.uint8)
 
 
-def _composite(estimate: Tensor, group: Sequence[Window], grain: float = 0.0) -> list[NDArray[np.uint8]]:
+def _composite(estimate: Tensor, group: Sequence[Window], grain: bool = False) -> list[NDArray[np.uint8]]:
     """Estimates as pixels inside the holes, with grain, and the windows' own pixels outside."""
     colors = np.rint((estimate.clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy() + 1) * 127.5).astype(np.uint8)
     found = []
@@ -277,11 +278,9 @@ def _composite(estimate: Tensor, group: Sequence[Window], grain: float = 0.0) ->
         size = len(window.hole)
         fitted = color if len(color) == size else _resized(color, size)
         filled = window.pixels.copy()
-        inside = fitted[window.hole]
+        filled[window.hole] = fitted[window.hole]
         if grain:
-            noise = np.random.default_rng([window.seed, GRAIN]).standard_normal((len(inside), 3))
-            grains = noise @ grain_of(window.pixels, window.hole).T
-            inside = np.clip(np.rint(inside + grain * grains), 0, 255)
-        filled[window.hole] = inside
+            noise = np.random.default_rng([window.seed, GRAIN]).standard_normal((window.hole.sum(), 3))
+            filled = add_grain(filled, window.hole, noise)
         found.append(filled)
     return found

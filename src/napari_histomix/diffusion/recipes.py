@@ -51,8 +51,9 @@ class TrainingSettings:
     scale : (low, high)
         Random magnification.
     unconditional, segments, rings : float
-        Shares of holes: of windows that are hidden whole; of the others, that lose a tissue segment; and of the
-        ellipses in the rest, that are thin rings and not discs.
+        Shares of holes: of windows that are hidden whole, without which the network will not serve samplers that steer
+        it from outside (``fast`` on rings, ``paper``); of the others, that lose a tissue segment; and of the ellipses
+        in the rest, that are thin rings and not discs.
     low_noise, low_noise_limit, low_noise_power
         Share of timesteps drawn below the limit, ever more of them near 0 the higher the power above 1: most of what
         truncated samplers do is done there.

@@ -49,9 +49,8 @@ class Sampler:
         Fresh noise a step: 0 as in DDIM, 1 ancestral as in DDPM, more up to all noise of the level.
     guidance : float
         Weight of the gradient of ``mcg-fixed``, ``mcg-faithful``, ``dps`` and ``pigdm``.
-    grain : float
-        What a few large steps leave out: x̂0 is a mean, and blurred. The engine adds this much of the grain around the
-        hole to what was drawn (``guess.grain_of``); 1 is all of it.
+    grain : bool
+        Let the engine add what a few large steps leave out: x̂0 is a mean, and blurred (``diffusion.grain``).
     """
 
     method: str
@@ -61,7 +60,7 @@ class Sampler:
     conditional: bool = True
     eta: float = 1.0
     guidance: float = 1.0
-    grain: float = 0.0
+    grain: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in SAMPLERS:
@@ -83,12 +82,10 @@ class Sampler:
 
     @classmethod
     def parse(cls, text: str) -> Sampler:
-        """A sampler from ``method[:start[:steps[:visits]]][:grain=NUMBER][:unconditional]``; HistomixError else."""
+        """A sampler from ``method[:start[:steps[:visits]]][:grain][:unconditional]``; HistomixError else."""
         match = _WRITTEN.fullmatch(text)
         if match is None:
-            raise HistomixError(
-                f"'{text}' is no sampler; write METHOD:START:STEPS:VISITS[:grain=NUMBER][:unconditional]."
-            )
+            raise HistomixError(f"'{text}' is no sampler; write METHOD:START:STEPS:VISITS[:grain][:unconditional].")
         found = match.groupdict()
         method = found["method"]
         return cls(
@@ -96,13 +93,13 @@ class Sampler:
             **{name: int(found[name]) for name in ("start", "steps", "visits") if found[name]},
             conditional=found["unconditional"] is None and method not in EVEN,
             eta=0.0 if method in EVEN else 1.0,
-            grain=float(found["grain"] or 0),
+            grain=found["grain"] is not None,
         )
 
 
 _WRITTEN = re.compile(
     r"(?P<method>[^:]+)(:(?P<start>\d+)(:(?P<steps>\d+)(:(?P<visits>\d+))?)?)?"
-    r"(:grain=(?P<grain>\d*\.?\d+))?(?P<unconditional>:unconditional)?"
+    r"(?P<grain>:grain)?(?P<unconditional>:unconditional)?"
 )
 
 
@@ -344,14 +341,14 @@ class Preset:
 _PAPER = Sampler("mcg-fixed", 1000, 250, conditional=False, eta=0.0)
 PRESETS: Mapping[str, Preset] = {
     "fast": Preset(
-        ring=Sampler("pigdm", 20, 1, conditional=False, eta=0.0, grain=1.0),
-        disc=Sampler("repaint", 250, 5, 2, grain=1.0),
-        large=Sampler("repaint", 800, 12, 2, grain=1.0),
+        ring=Sampler("pigdm", 20, 1, conditional=False, eta=0.0, grain=True),
+        disc=Sampler("repaint", 250, 5, 2, grain=True),
+        large=Sampler("repaint", 800, 12, 2, grain=True),
     ),
     "quality": Preset(
-        ring=Sampler("pigdm", 20, 2, conditional=False, eta=0.0, grain=1.0),
-        disc=Sampler("repaint", 600, 16, 2, grain=1.0),
-        large=Sampler("repaint", 1000, 32, 2, grain=0.5),
+        ring=Sampler("pigdm", 20, 2, conditional=False, eta=0.0, grain=True),
+        disc=Sampler("repaint", 600, 16, 2, grain=True),
+        large=Sampler("repaint", 1000, 32, 2, grain=True),
     ),
     "paper": Preset(ring=_PAPER, disc=_PAPER, large=_PAPER),
 }

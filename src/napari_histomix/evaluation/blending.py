@@ -42,7 +42,7 @@ class BlendSettings:
     holes : tuple of str
         Of ring, disc and large; see ``evaluation.blend_windows.draw_windows``.
     samplers : tuple of str
-        Names of presets, METHOD:START:STEPS:VISITS[:grain=NUMBER][:unconditional] (``Sampler.parse``), or ``all``.
+        Names of presets, METHOD:START:STEPS:VISITS[:grain][:unconditional] (``Sampler.parse``), or ``all``.
     count : int
         Windows for each kind of hole.
     seed : int
