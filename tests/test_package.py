@@ -16,6 +16,7 @@ import napari_histomix
 SOURCE = Path(napari_histomix.__file__).parent
 ROOMS = (
     "records",
+    "stains",
     "weights",
     "datasets",
     "segmentation",
@@ -46,7 +47,8 @@ def loaded_by(statement: str) -> set[str]:
         "import napari_histomix, napari_histomix.cli",
         "import napari_histomix.records, napari_histomix.datasets, napari_histomix.features",
         "import napari_histomix.compositing, napari_histomix.sampling, napari_histomix.study.export",
-        "import napari_histomix.methods.nucleimix",
+        "import napari_histomix.methods.nucleimix, napari_histomix.methods.usegmix",
+        "import napari_histomix.segmentation, napari_histomix.weights.registry, napari_histomix.study.curation",
         "from napari_histomix.datasets import load_sample; load_sample()",
     ],
 )

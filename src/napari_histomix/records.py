@@ -206,6 +206,103 @@ class Placement:
         return slice(self.row, self.row + height), slice(self.col, self.col + width)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TissueImage:
+    """An H&E image that carries one class as a whole, as a patch of a graded tumor does.
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) uint8
+        RGB.
+    kind : str
+        Name of its class.
+    mpp : float
+        Micrometers per pixel.
+    source : Source
+    """
+
+    pixels: NDArray[np.uint8]
+    kind: str
+    mpp: float
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A piece of tissue in an image: the anchor segment of a superpixel, or one that a person drew.
+
+    Parameters
+    ----------
+    number : int
+        Its label in the image's segment map, from 1.
+    row, col : int
+        Upper left corner of its bounding box.
+    mask : (h, w) bool
+        In its bounding box.
+    vote_share : float
+        Share of its superpixel's prompts that agreed on it; 1 where a person drew it.
+    stability : float
+        Mean intersection over union of the masks that agreed with it; 1 where a person drew it.
+    """
+
+    number: int
+    row: int
+    col: int
+    mask: NDArray[np.bool_]
+    vote_share: float = 1.0
+    stability: float = 1.0
+
+    @property
+    def area(self) -> int:
+        """Square pixels."""
+        return int(np.count_nonzero(self.mask))
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Slices of the bounding box in its image."""
+        height, width = self.mask.shape
+        return slice(self.row, self.row + height), slice(self.col, self.col + width)
+
+    def at_border(self, shape: tuple[int, ...]) -> bool:
+        """Whether it touches the border of its image (H, W, …): what lies beyond is missing."""
+        rows, cols = self.window
+        return rows.start == 0 or cols.start == 0 or rows.stop >= shape[0] or cols.stop >= shape[1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MixedImage:
+    """A synthetic tissue image: a real one, some of whose segments were replaced.
+
+    Parameters
+    ----------
+    name : str
+        Unique in its study.
+    kind : str
+        Class, that of its target image.
+    target : str
+        Name of the real image.
+    pixels : (H, W, 3) uint8
+    origin : (H, W) uint8
+        0 real, 1 donor, 2 inpainted.
+    seed : int
+    provenance : mapping
+        How it was made (every replacement's donor and transform, sampler, model), as plain JSON values.
+    """
+
+    name: str
+    kind: str
+    target: str
+    pixels: NDArray[np.uint8]
+    origin: NDArray[np.uint8]
+    seed: int
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def new_area(self) -> float:
+        """Share of the image that is not the target's own pixels."""
+        return float(np.count_nonzero(self.origin) / self.origin.size)
+
+
 def drain(job: Job[T]) -> T:
     """Run a long job to its end and return its result, in a notebook or a test that wants no events."""
     events: Iterator[Event] = job

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_histomix.compositing.stain import GAIN, SHIFT, UNMATCHED, match_stain, stain_density, stain_pixels, staining
+from napari_histomix.compositing.stain import GAIN, SHIFT, UNMATCHED, match_stain, staining
+from napari_histomix.stains import stain_density, stain_pixels
 
 EVERYWHERE = np.ones((40, 40), bool)
 

@@ -47,7 +47,7 @@ class Network(torch.nn.Module):
 
 
 def faked(answer=lambda noisy, number: torch.zeros_like(noisy)) -> InpaintingModel:
-    return InpaintingModel(Network(answer), SCHEDULE, (0.25, 0.5), (48,), "fake", "")
+    return InpaintingModel(Network(answer), SCHEDULE, (0.25, 0.5), (48, 96), "fake", "")
 
 
 @given(

@@ -65,7 +65,7 @@ def _candidate_set(options: argparse.Namespace, dataset: Dataset) -> Any:
     settings = CandidateSettings(
         rare=tuple(dataset.class_number(name) for name in options.rare),
         major=tuple(dataset.class_number(name) for name in options.major or ()),
-        encoder=options.encoder,
+        encoder=options.encoder or CandidateSettings.encoder,
         temperature=options.temperature,
         seed=options.seed,
     )
@@ -98,7 +98,11 @@ def run_candidates(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_synthesize(options: argparse.Namespace) -> dict[str, Any]:
-    """Grow the rare classes of a dataset and write the result."""
+    """Grow the rare classes of a dataset, or make tissue images of every class, and write the result."""
+    if options.method == "usegmix":
+        from napari_histomix.cli.segments import run_usegmix
+
+        return run_usegmix(options)
     return _augment(options, open_data(options), report=False)
 
 
@@ -112,10 +116,10 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
 
 def _augment(options: argparse.Namespace, dataset: Dataset, *, report: bool) -> dict[str, Any]:
     """Candidates → synthesis → export, with a study on the side if one is wanted."""
+    from napari_histomix.datasets.splits import check_splits
     from napari_histomix.methods.nucleimix import SynthesisSettings, synthesize
     from napari_histomix.study import Study
     from napari_histomix.study.export import export
-    from napari_histomix.study.guard import check_splits
     from napari_histomix.study.tables import read_candidates
 
     if options.out.exists():

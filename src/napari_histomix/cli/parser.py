@@ -10,6 +10,7 @@ from typing import Any
 from napari_histomix import __version__
 from napari_histomix.cli.networks import run_blend_test, run_train
 from napari_histomix.cli.nuclei import run_candidates, run_demo, run_inspect, run_synthesize
+from napari_histomix.cli.segments import run_pool_build, run_pool_stats, run_segment
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -20,6 +21,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if quiet else super()._get_help_string(action)
 
 
+ENCODERS = "how tissue is compared: texture, timm:NAME, timm:NAME@FILE or ctranspath:FILE (texture)"
 TRAINED = {
     "inpainter": "Train the network that fills holes, on pixels.",
     "autoencoder": "Train an autoencoder, which a latent network works on.",
@@ -31,10 +33,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of ``histomix``; each command leaves the function that runs it in ``run``."""
     from napari_histomix.evaluation.blending import BlendSettings
     from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings
+    from napari_histomix.methods.usegmix import MixSettings
+    from napari_histomix.segmentation import AnchorSettings
 
     found = {field.name: field.default for field in fields(CandidateSettings)}
     made = {field.name: field.default for field in fields(SynthesisSettings)}
-    tested = BlendSettings()
+    tested, mixed, anchors = BlendSettings(), MixSettings(), AnchorSettings()
     parser = argparse.ArgumentParser(
         prog="histomix",
         description="Grow the rare nuclei that a labeled H&E dataset lacks. Not for diagnosis.",
@@ -53,22 +57,26 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument(
             "dataset",
             type=Path,
-            help="folder of labeled images: HoVer-Net layout (Images, Labels/*.mat), "
-            "or images, labels and a CSV of types",
+            help="folder of labeled images: HoVer-Net layout (Images, Labels/*.mat), or images, labels and a CSV of "
+            "types; for tissue a folder for each class, or a CSV of images and classes",
         )
         one.add_argument("--mpp", type=_positive, help="µm per pixel, where the data does not say it")
 
-    def search(one: argparse.ArgumentParser) -> None:
-        one.add_argument("--rare", nargs="+", required=True, metavar="NAME", help="class to grow, by name or number")
+    def segmenting(one: Any) -> None:
+        one.add_argument("--prompter", choices=["region-tree", "sam"], help="what divides images (region-tree)")
+        one.add_argument("--weights", metavar="FILE", help="SAM's checkpoint: a file, or a name such as vit_b")
+        one.add_argument("--superpixels", type=_whole, default=anchors.superpixels, help="SLIC superpixels an image")
+        one.add_argument("--points", type=_whole, default=anchors.points, help="random prompts in each superpixel")
+
+    def search(one: Any, required: bool = True) -> None:
+        one.add_argument(
+            "--rare", nargs="+", required=required, metavar="NAME", help="class to grow, by name or number"
+        )
         one.add_argument("--major", nargs="+", metavar="NAME", help="classes that may be replaced (all others)")
         encoding(one)
 
-    def encoding(one: argparse.ArgumentParser) -> None:
-        one.add_argument(
-            "--encoder",
-            default=found["encoder"],
-            help="how surroundings are compared: texture, timm:NAME, timm:NAME@FILE or ctranspath:FILE",
-        )
+    def encoding(one: Any) -> None:
+        one.add_argument("--encoder", help=ENCODERS)
         one.add_argument("--temperature", type=_positive, help="flattens the draw of locations (chosen from the data)")
 
     def synthesis(one: argparse.ArgumentParser, count: Any) -> None:
@@ -115,15 +123,49 @@ def build_parser() -> argparse.ArgumentParser:
     candidates.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file")
 
     synthesize = command(
-        "synthesize", run_synthesize, "Make synthetic rare nuclei and write the augmented dataset in HoVer-Net layout."
+        "synthesize",
+        run_synthesize,
+        "Make synthetic rare nuclei (nucleimix) or tissue images (usegmix), and write the augmented dataset.",
     )
     dataset(synthesize)
-    search(synthesize)
+    synthesize.add_argument("--method", choices=["nucleimix", "usegmix"], default="nucleimix", help="what to make")
     synthesis(synthesize, made["count"])
     seed(synthesize)
-    synthesize.add_argument("--candidates", type=Path, metavar="FILE", help="use this CSV, without its rows to drop")
     synthesize.add_argument("--study", type=Path, metavar="FOLDER", help="also write a study, to review in napari")
     synthesize.add_argument("--out", type=Path, required=True, help="new folder for the result")
+    nuclei = synthesize.add_argument_group("nucleimix")
+    search(nuclei, required=False)
+    nuclei.add_argument("--candidates", type=Path, metavar="FILE", help="use this CSV, without its rows to drop")
+    tissue = synthesize.add_argument_group("usegmix")
+    tissue.add_argument("--per-class", type=_whole, default=mixed.per_class, metavar="N", help="images of each class")
+    tissue.add_argument(
+        "--new-area",
+        nargs=2,
+        type=_share,
+        default=list(mixed.new_area),
+        metavar=("LOW", "HIGH"),
+        help="share of an image that is replaced or painted",
+    )
+    segmenting(tissue)
+
+    segment = command("segment", run_segment, "Divide an image, or a folder of images, into tissue segments.")
+    segment.add_argument("image", type=Path, help="an image, or a folder of images")
+    segmenting(segment)
+    device(segment)
+    seed(segment)
+    segment.add_argument("--out", type=Path, required=True, help="new folder for label maps, outlines and segments.csv")
+
+    pools = commands.add_parser("pool", help="Make a pool of tissue segments, or show what one holds.")
+    acts = pools.add_subparsers(title="acts", required=True, metavar="ACT")
+    build = command("build", run_pool_build, "Divide a dataset's training images and keep the segments.", acts)
+    dataset(build)
+    build.add_argument("--study", type=Path, required=True, metavar="FOLDER", help="new study that gets the pool")
+    build.add_argument("--encoder", help=ENCODERS)
+    segmenting(build)
+    device(build)
+    seed(build)
+    stats = command("stats", run_pool_stats, "Show how many segments of which class a pool holds.", acts)
+    stats.add_argument("study", type=Path, help="study folder")
 
     train = commands.add_parser("train", help="Train a network on your own images; no labels are needed.")
     kinds = train.add_subparsers(title="networks", required=True, metavar="NETWORK")
@@ -184,6 +226,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("must be a positive number")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must be between 0 and 1")
     return value
 
 

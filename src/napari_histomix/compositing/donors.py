@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask, dilate, layer_one
-from napari_histomix.compositing.stain import Staining, optical_density, staining
+from napari_histomix.compositing.stain import Staining, staining
 from napari_histomix.records import LabeledImage, Location
+from napari_histomix.stains import optical_density
 
 CONTRAST_UM = 2.5
 """Width in µm of the surroundings that a nucleus's contrast is measured against."""

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask, dilate
 from napari_histomix.compositing.donors import CONTRAST_UM, DonorCrop, density_around
-from napari_histomix.compositing.stain import GAIN, hue, optical_density, staining
+from napari_histomix.compositing.stain import GAIN, hue, staining
 from napari_histomix.records import LabeledImage
+from napari_histomix.stains import optical_density
 
 UNLIKE = "what surrounds it looks unlike what surrounds its donor"
 FADED = "it would stand out from what surrounds it far less than its donor does"

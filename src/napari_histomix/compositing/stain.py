@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.color import hed_from_rgb, rgb_from_hed
 
 from napari_histomix.compositing.contours import Mask
 from napari_histomix.records import LabeledImage
+from napari_histomix.stains import GLASS, is_tissue, optical_density, stain_density, stain_pixels
 
 GAIN = (0.7, 1.4)
 SHIFT = 0.08
@@ -19,16 +19,8 @@ SHIFT = 0.08
 MINIMUM = 60
 """Pixels of tissue below which statistics are not trusted and the donor is left as it is."""
 
-GLASS = 0.05
-"""Summed optical density (base 10) below which a pixel is bare glass, not tissue."""
-
 UNMATCHED: dict[str, list[float]] = {"gain": [1.0, 1.0], "shift": [0.0, 0.0, 0.0]}
 """Settings that leave a donor as it is."""
-
-
-def optical_density(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Optical density in base 10, (…, 3) float32, of RGB pixels (…, 3) uint8."""
-    return -np.log10((pixels.astype(np.float32) + 1) / 256)
 
 
 def hue(density: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -37,21 +29,6 @@ def hue(density: NDArray[np.floating]) -> NDArray[np.floating]:
     Nuclei lie between 0 (red) and 0.2 (blue); a brown nucleus among blue ones is seen from 0.05 on.
     """
     return (density[..., 0] - density[..., 2]) / np.maximum(density.sum(axis=-1), GLASS)
-
-
-def stain_density(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Hematoxylin, eosin and residual densities (…, 3) float32 of RGB pixels (…, 3) uint8.
-
-    Optical density in base 10, unmixed with Ruifrok and Johnston's vectors (Anal. Quant. Cytol. Histol. 23, 2001).
-    Unlike ``skimage.color.rgb2hed`` negative values are kept, so that ``stain_pixels`` is its inverse.
-    """
-    return optical_density(pixels) @ hed_from_rgb.astype(np.float32)
-
-
-def stain_pixels(stains: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """RGB pixels (…, 3) uint8 of stain densities; the inverse of ``stain_density``."""
-    density = stains @ rgb_from_hed.astype(np.float32)
-    return np.clip(np.rint(256 * 10.0**-density - 1), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +48,16 @@ def staining(image: LabeledImage) -> Staining:
     """The staining of an image; the last two are remembered."""
     nuclei = image.instances != 0
     free = image.pixels[::2, ::2][~nuclei[::2, ::2]]
-    tissue = free[_is_tissue(free)]
-    spread = stain_density(tissue)[:, :2].std(axis=0) if len(tissue) >= MINIMUM else np.full(2, np.nan)
     nuclei_hue = float(hue(optical_density(image.pixels[nuclei]).mean(axis=0))) if nuclei.any() else None
-    return Staining(np.asarray(spread, np.float64), nuclei_hue)
+    return Staining(stain_spread(free), nuclei_hue)
 
 
-def _is_tissue(pixels: NDArray[np.uint8]) -> Mask:
-    return optical_density(pixels).sum(axis=-1) > GLASS
+def stain_spread(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Standard deviations (2,) of the hematoxylin and eosin densities of pixels (…, 3); NaN without tissue."""
+    tissue = pixels[is_tissue(pixels)]
+    if len(tissue) < MINIMUM:
+        return np.full(2, np.nan)
+    return np.asarray(stain_density(tissue)[:, :2].std(axis=0), np.float64)
 
 
 def match_stain(
@@ -112,7 +91,7 @@ def match_stain(
     samples = []
     for surroundings, mask in (own, other):
         free = surroundings[mask]
-        samples.append(stain_density(free[_is_tissue(free)]))
+        samples.append(stain_density(free[is_tissue(free)]))
     if min(map(len, samples)) < MINIMUM:
         return pixels, UNMATCHED
     own_mean, other_mean = (sample.mean(axis=0) for sample in samples)

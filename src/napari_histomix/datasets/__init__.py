@@ -6,6 +6,7 @@ from napari_histomix.datasets.hovernet import SYNTHETIC_NOTICE, write_dataset_js
 from napari_histomix.datasets.opening import open_dataset
 from napari_histomix.datasets.pixels import read_mpp, read_pixels
 from napari_histomix.datasets.sample import SAMPLE_MAJORS, SAMPLE_RARE, load_sample, sample_folder
+from napari_histomix.datasets.tissue import TissueDataset, TissueEntry, open_tissue
 
 __all__ = [
     "SAMPLE_MAJORS",
@@ -15,8 +16,11 @@ __all__ = [
     "Entry",
     "Problem",
     "Survey",
+    "TissueDataset",
+    "TissueEntry",
     "load_sample",
     "open_dataset",
+    "open_tissue",
     "read_mpp",
     "read_pixels",
     "sample_folder",

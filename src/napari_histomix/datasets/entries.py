@@ -65,7 +65,8 @@ class Row:
 
 def natural_key(text: str) -> tuple[str | int, ...]:
     """Sort key by which ``train_2`` comes before ``train_10``; upper and lower case are equal."""
-    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text.casefold()))
+    parts = re.split(r"([0-9]+)", text.casefold())
+    return tuple(int(part) if number % 2 else part for number, part in enumerate(parts))
 
 
 def about(image: str, error: HistomixError) -> str:

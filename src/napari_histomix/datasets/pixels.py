@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import warnings
@@ -32,6 +33,12 @@ _MICROMETERS = {
     "m": 1e6,
 }
 _GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L"})
+
+
+def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
+    """Hexadecimal SHA-256 of an image's shape and pixels (H, W, 3) uint8 RGB: the same in whatever file they lie."""
+    shape = "x".join(map(str, pixels.shape))
+    return hashlib.sha256(f"{shape}:".encode() + np.ascontiguousarray(pixels, np.uint8).tobytes()).hexdigest()
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:

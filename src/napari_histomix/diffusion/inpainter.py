@@ -25,6 +25,8 @@ from napari_histomix.records import Event, HistomixError, Job
 BATCH = 16
 PREVIEWS = 0.25
 """Seconds between two previews: a latent one costs a pass of the decoder."""
+TILES = 64
+"""Windows of a model that go through it at once, at most: tiles multiply a batch."""
 GRAIN = 1
 """Sets the random stream of a window's grain apart from that of its noise."""
 
@@ -42,13 +44,18 @@ class Window:
     seed : int
         Of all the noise this window meets.
     side : int, optional
-        The side in pixels at which the model sees it: S by default, another where scales differ.
+        The side in pixels at which the model sees it: S by default, another where scales differ. Larger than any
+        window of the model: it is seen in overlapping tiles, which are denoised together (MultiDiffusion, arXiv
+        2302.08113).
+    guess : (S, S, 3) uint8, optional
+        What may lie in the hole, for samplers that begin with a guess; without it ``guess.fill_smoothly`` makes one.
     """
 
     pixels: NDArray[np.uint8]
     hole: NDArray[np.bool_]
     seed: int
     side: int = 0
+    guess: NDArray[np.uint8] | None = None
 
     @property
     def model_side(self) -> int:
@@ -210,10 +217,26 @@ class _Network:
         return estimate if self.autoencoder is None else decode(self.autoencoder, estimate)
 
     def _predicted(self, seen: Tensor, time: int) -> Tensor:
-        """The network's answer to a batch."""
+        """The network's answer to a batch, of windows or of what has to be tiled into them."""
+        side = max(self.model.windows) // self.model.reduction
+        if seen.shape[-1] <= side:
+            return self._in_passes(seen, time)
+        places = tile_places(seen.shape[-1], side)
+        tiles = [seen[..., row : row + side, col : col + side] for row, col in places]
+        answers = self._in_passes(torch.cat(tiles), time).split(len(seen))
+        weight = tile_weight(side).to(seen.device)
+        total = torch.zeros(len(seen), answers[0].shape[1], *seen.shape[-2:], device=seen.device)
+        weights = torch.zeros(seen.shape[-2:], device=seen.device)
+        for (row, col), answer in zip(places, answers, strict=True):
+            total[..., row : row + side, col : col + side] += weight * answer.float()
+            weights[row : row + side, col : col + side] += weight
+        return total / weights
+
+    def _in_passes(self, seen: Tensor, time: int) -> Tensor:
+        """The network's answer to a batch of windows."""
         # Processors round otherwise in passes of another size. One window at a time costs a little, and no result
         # depends on the batch to the last bit.
-        passes = seen.split(1) if self.place.type == "cpu" else [seen]
+        passes = seen.split(1 if self.place.type == "cpu" else TILES)
         return torch.cat([self._answer(some, time) for some in passes])
 
     def _answer(self, seen: Tensor, time: int) -> Tensor:
@@ -243,6 +266,19 @@ class _Prompted:
         return None
 
 
+def tile_places(length: int, side: int) -> list[tuple[int, int]]:
+    """Upper left corners of square tiles that cover a square evenly, overlapping by a quarter or more."""
+    count = -(-(length - side) // (side - side // 4)) + 1
+    starts = [round(index * (length - side) / max(1, count - 1)) for index in range(count)]
+    return [(row, col) for row in starts for col in starts]
+
+
+def tile_weight(side: int) -> Tensor:
+    """Weight (side, side) of a tile's answer: falls toward its border, where it has seen least; nowhere 0."""
+    ramp = torch.hann_window(side + 2, periodic=False)[1:-1]
+    return ramp[:, None] * ramp[None] + 1e-3
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """CUDA has a class for it; the processor's allocator and MPS only a sentence."""
     said = str(error).lower()
@@ -254,7 +290,11 @@ def _tensors(group: Sequence[Window]) -> tuple[Tensor, Tensor]:
     guesses, holes = [], []
     for window in group:
         side = window.model_side
-        guess = fill_smoothly(window.pixels, window.hole)
+        guess = window.guess
+        if guess is None:
+            guess = fill_smoothly(window.pixels, window.hole)
+        else:
+            guess = np.where(window.hole[..., None], guess, window.pixels)
         hole = window.hole
         if side != len(hole):
             guess = _resized(guess, side)

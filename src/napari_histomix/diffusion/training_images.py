@@ -20,8 +20,9 @@ from torch import Tensor
 
 from napari_histomix.datasets import plain
 from napari_histomix.datasets.entries import split_name
-from napari_histomix.diffusion.fingerprints import pixels_sha256
+from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.records import HistomixError
+from napari_histomix.stains import optical_density
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 IN_MEMORY = 1_500_000_000
@@ -178,7 +179,7 @@ def random_window(
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     if rng.random() < 0.7:
-        density = -np.log10((crop.astype(np.float32) + 1) / 256)
+        density: NDArray[np.floating] = optical_density(crop)
         density = density * rng.uniform(0.85, 1.15, 3) + rng.uniform(-0.03, 0.03, 3)
         crop = np.clip(np.rint(256 * 10**-density - 1), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(crop, dtype=np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask
-from napari_histomix.compositing.stain import optical_density
+from napari_histomix.stains import optical_density
 
 FIGURES: Mapping[str, str] = {
     "rmse": "RMSE",

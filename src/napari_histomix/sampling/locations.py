@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_histomix.records import LabeledImage, Location
+from napari_histomix.stains import optical_density
 
 TISSUE_DENSITY = 0.12
 """Green optical density (base 10) from which a place counts as tissue."""
@@ -41,7 +42,7 @@ def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collect
 
 def tissue(image: LabeledImage) -> NDArray[np.bool_]:
     """(H, W) bool: where there is tissue, not glass, lumen or mucus: green optical density, smoothed over 2 µm."""
-    density = -np.log10((image.pixels[..., 1].astype(np.float32) + 1) / 256)
+    density = optical_density(image.pixels[..., 1])
     return cv2.GaussianBlur(density, (0, 0), 2.0 / image.mpp) > TISSUE_DENSITY
 
 

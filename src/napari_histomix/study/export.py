@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -21,9 +19,10 @@ from napari_histomix.datasets import (
     write_hovernet,
     write_type_info,
 )
+from napari_histomix.datasets.splits import check_splits
+from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.records import Event, HistomixError, Job, Placement
 from napari_histomix.study.charts import class_chart, placement_sheet
-from napari_histomix.study.guard import check_splits
 
 
 def export(
@@ -69,24 +68,8 @@ def export(
     wanted = [one for one in placements if state.get(one.candidate.rank) in ("approve", "unreviewed")]
     if not wanted:
         raise HistomixError("There is no approved synthetic nucleus to export; approve some first.")
-    partial: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
-        # mkdtemp makes folders only their owner may enter; an export is an ordinary folder.
-        partial.chmod(0o755)
+    with complete_or_absent(out) as partial:
         yield from _write(dataset, wanted, state, partial, facts or {}, report)
-        # Renaming onto an empty folder would replace it without a word.
-        if out.exists():
-            raise HistomixError(f"{out} already exists; name a new folder.")
-        partial.rename(out)
-    except OSError as error:
-        raise HistomixError(
-            f"{out} could not be written ({error.strerror or error}); free space or choose another place."
-        ) from None
-    finally:
-        if partial is not None and partial.exists():
-            shutil.rmtree(partial)
     return out
 
 

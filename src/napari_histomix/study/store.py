@@ -16,17 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.records import Candidate, HistomixError, Location, Placement
+from napari_histomix.records import Candidate, HistomixError, Location, MixedImage, Placement
 
 if TYPE_CHECKING:
     from napari_histomix.methods.nucleimix import CandidateSet
 
 FILE = "study.sqlite"
-VERSION = 1
-Subject = Literal["candidate", "placement"]
-DECISIONS: Mapping[Subject, tuple[str, str]] = {"candidate": ("keep", "drop"), "placement": ("approve", "reject")}
+VERSION = 2
+Subject = Literal["candidate", "placement", "segment", "segment class", "segment tags", "mix"]
+DECISIONS: Mapping[Subject, tuple[str, str]] = {
+    "candidate": ("keep", "drop"),
+    "placement": ("approve", "reject"),
+    "segment": ("keep", "drop"),
+    "mix": ("approve", "reject"),
+}
+"""What is decided of a subject. A segment's class and its tags are any text."""
 
 LOCATION = "image TEXT, kind TEXT, row REAL, col REAL, instance INTEGER, type INTEGER, area INTEGER"
+MIXES = """
+CREATE TABLE mixes (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, target TEXT NOT NULL,
+    seed INTEGER NOT NULL, pixels BLOB NOT NULL, origin BLOB NOT NULL, provenance TEXT NOT NULL
+);
+"""
 SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE candidates (
@@ -43,7 +55,7 @@ CREATE TABLE decisions (
 CREATE TABLE acts (id INTEGER PRIMARY KEY AUTOINCREMENT, made TEXT NOT NULL, subject TEXT NOT NULL, undone INTEGER);
 CREATE TABLE changes (act INTEGER NOT NULL REFERENCES acts, item INTEGER NOT NULL, before TEXT, after TEXT);
 CREATE INDEX changes_of_act ON changes (act);
-"""
+{MIXES}"""
 
 
 class Study:
@@ -126,6 +138,10 @@ class Study:
             raise HistomixError(f"{study.folder / FILE} is damaged; restore it from a backup.")
         if version > VERSION:
             raise HistomixError(f"{folder} was made by a newer version; update napari-histomix.")
+        if version < 2:
+            with study._connection() as db:
+                db.executescript(MIXES)
+                study._write_meta(db, {"version": VERSION})
         return study
 
     @contextmanager
@@ -245,6 +261,49 @@ class Study:
             found.append(Placement(_candidate(candidate), instance, row, col, patch, origin, bits > 3, seed, facts))
         return tuple(found)
 
+    def add_mixes(self, mixes: Iterable[MixedImage]) -> None:
+        """Save new synthetic tissue images."""
+        with self._connection() as db:
+            for one in mixes:
+                db.execute(
+                    "INSERT INTO mixes (name, kind, target, seed, pixels, origin, provenance) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        one.name,
+                        one.kind,
+                        one.target,
+                        one.seed,
+                        _png(one.pixels),
+                        _png(one.origin),
+                        json.dumps(dict(one.provenance), sort_keys=True),
+                    ),
+                )
+
+    def mix_names(self) -> dict[int, str]:
+        """Names of all synthetic tissue images by number."""
+        with self._connection() as db:
+            return dict(db.execute("SELECT number, name FROM mixes ORDER BY number"))
+
+    def mix(self, number: int) -> MixedImage:
+        """One synthetic tissue image; they are read one at a time, for they are large.
+
+        Raises
+        ------
+        HistomixError
+            If there is none of that number, or it is damaged.
+        """
+        with self._connection() as db:
+            found = db.execute(
+                "SELECT name, kind, target, pixels, origin, seed, provenance FROM mixes WHERE number = ?", (number,)
+            ).fetchone()
+        if found is None:
+            raise HistomixError(f"The study has no synthetic image {number}.")
+        name, kind, target, pixels, origin, seed, provenance = found
+        try:
+            return MixedImage(name, kind, target, _pixels(pixels), _pixels(origin), seed, json.loads(provenance))
+        except (OSError, SyntaxError, TypeError, ValueError):
+            raise HistomixError(f"{self.folder / FILE} is damaged; restore it from a backup.") from None
+
     def decisions(self, subject: Subject) -> dict[int, str]:
         """Present decision of every item that has one."""
         with self._connection() as db:
@@ -256,15 +315,16 @@ class Study:
         Raises
         ------
         ValueError
-            For a decision the subject does not have (candidates: keep, drop; placements: approve, reject).
+            For a decision the subject does not have (``DECISIONS``).
         """
-        if decision is not None and decision not in DECISIONS[subject]:
+        if decision is not None and decision not in DECISIONS.get(subject, (decision,)):
             raise ValueError(f"a {subject} is decided by {' or '.join(DECISIONS[subject])}, not {decision!r}")
         with self._connection() as db:
             # Taken before the first look, so that what is recorded for undo cannot change in between.
             db.execute("BEGIN IMMEDIATE")
-            now = dict(db.execute("SELECT item, decision FROM decisions WHERE subject = ?", (subject,)))
-            changes = [(int(item), now.get(item), decision) for item in items if now.get(item) != decision]
+            now = "SELECT decision FROM decisions WHERE subject = ? AND item = ?"
+            before = {int(item): (db.execute(now, (subject, int(item))).fetchone() or (None,))[0] for item in items}
+            changes = [(item, was, decision) for item, was in before.items() if was != decision]
             if not changes:
                 return
             made = datetime.now(UTC).isoformat(timespec="seconds")
@@ -272,17 +332,20 @@ class Study:
             db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", [(act, *change) for change in changes])
             _apply(db, subject, [(item, after) for item, _, after in changes])
 
-    def undo(self, subject: Subject) -> tuple[int, ...]:
-        """Take the last act on a subject back, also one of an earlier session; the items it changed, or none."""
+    def undo(self, *subjects: Subject) -> tuple[int, ...]:
+        """Take the last act on some subjects back, also one of an earlier session; the items it changed, or none."""
         with self._connection() as db:
             last = db.execute(
-                "SELECT id FROM acts WHERE subject = ? AND undone = 0 ORDER BY id DESC LIMIT 1", (subject,)
+                f"SELECT id, subject FROM acts WHERE subject IN ({', '.join('?' * len(subjects))}) AND undone = 0 "
+                "ORDER BY id DESC LIMIT 1",
+                subjects,
             ).fetchone()
             if last is None:
                 return ()
-            changes = db.execute("SELECT item, before FROM changes WHERE act = ?", last).fetchall()
+            act, subject = last
+            changes = db.execute("SELECT item, before FROM changes WHERE act = ?", (act,)).fetchall()
             _apply(db, subject, changes)
-            db.execute("UPDATE acts SET undone = 1 WHERE id = ?", last)
+            db.execute("UPDATE acts SET undone = 1 WHERE id = ?", (act,))
         return tuple(item for item, _ in changes)
 
 

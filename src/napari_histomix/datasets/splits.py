@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from napari_histomix.datasets import Dataset
-from napari_histomix.records import HistomixError
+from collections.abc import Sequence
+from typing import Protocol
+
+from napari_histomix.records import HistomixError, Source
 
 
-def check_splits(dataset: Dataset) -> None:
+class _Entry(Protocol):
+    @property
+    def source(self) -> Source: ...
+
+
+class _Listed(Protocol):
+    @property
+    def entries(self) -> Sequence[_Entry]: ...
+
+
+def check_splits(dataset: _Listed) -> None:
     """Refuse a dataset whose training split shares a patient or a slide with another split.
 
     Raises
@@ -16,9 +28,9 @@ def check_splits(dataset: Dataset) -> None:
     """
     for what in ("patient", "slide"):
         splits: dict[str, set[str]] = {}
-        for entry in dataset.entries:
-            if name := getattr(entry.source, what):
-                splits.setdefault(name, set()).add(entry.source.split or "train")
+        for source in (entry.source for entry in dataset.entries):
+            if name := getattr(source, what):
+                splits.setdefault(name, set()).add(source.split or "train")
         if mixed := sorted(name for name, found in splits.items() if "train" in found and len(found) > 1):
             shown = ", ".join(mixed[:10]) + (f" and {len(mixed) - 10} more" if len(mixed) > 10 else "")
             raise HistomixError(

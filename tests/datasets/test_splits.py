@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from napari_histomix.datasets import open_dataset
+from napari_histomix.datasets.splits import check_splits
 from napari_histomix.records import HistomixError
-from napari_histomix.study.guard import check_splits
 
 
 @pytest.fixture

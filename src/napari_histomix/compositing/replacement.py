@@ -1,0 +1,152 @@
+"""A segment in another's place: where it lies, what it covers, what is left to paint (USegMix, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.compositing.contours import Mask
+from napari_histomix.records import DONOR, INPAINTED, Segment
+
+SCALES = (0.75, 1.33)
+"""Least and largest magnification of a donor."""
+BAND = 4.0
+"""Pixels on each side of a donor's outline that are painted anew, in an image of ``BAND_SIDE``."""
+BAND_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The similarity that lays a donor on its target: pixels of the donor's box → pixels of the target image.
+
+    Parameters
+    ----------
+    matrix : (2, 3) tuple of float
+        As OpenCV's: x, y.
+    scale, angle : float
+        Magnification, and turn in degrees.
+    mirrored : bool
+    """
+
+    matrix: tuple[tuple[float, ...], tuple[float, ...]]
+    scale: float
+    angle: float
+    mirrored: bool
+
+    def facts(self) -> dict[str, Any]:
+        """For provenance."""
+        return {"matrix": [list(row) for row in self.matrix], "scale": self.scale, "angle": self.angle} | {
+            "mirrored": self.mirrored
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """A donor laid into an image.
+
+    Parameters
+    ----------
+    donor : (H, W) bool
+        Where its pixels lie.
+    hole : (H, W) bool
+        What is to be painted: the rest of the target, and a band along the donor's outline. Not part of ``donor``.
+    """
+
+    donor: Mask
+    hole: Mask
+
+    @property
+    def origin(self) -> NDArray[np.uint8]:
+        """Origin map (H, W)."""
+        return np.where(self.hole, INPAINTED, np.where(self.donor, DONOR, 0)).astype(np.uint8)
+
+
+def pose_of(target: Segment, donor: Segment, rng: np.random.Generator, factor: float = 1.0) -> Pose:
+    """Lay a donor's centroid and principal axis on the target's, as large as the target, within ``SCALES``.
+
+    Whether it is mirrored is random; which way along the axis it looks is the one that covers more of the target.
+
+    Parameters
+    ----------
+    target, donor : Segment
+    rng : numpy.random.Generator
+    factor : float
+        µm/px of the donor's image over that of the target's: the donor is brought to the target's scale first.
+    """
+    mirrored = bool(rng.integers(2))
+    scale = factor * float(np.clip(np.sqrt(target.area / (donor.area * factor**2)), *SCALES))
+    poses = [_pose(target, donor, scale, mirrored, turn) for turn in (0.0, np.pi)]
+    covered = [np.count_nonzero(_moved(donor.mask, pose, target) & target.mask) for pose in poses]
+    return poses[int(np.argmax(covered))]
+
+
+def _pose(target: Segment, donor: Segment, scale: float, mirrored: bool, turn: float) -> Pose:
+    (row, col), axis = _frame(target.mask)
+    (own_row, own_col), own_axis = _frame(donor.mask)
+    flip = -1.0 if mirrored else 1.0
+    angle = axis - flip * own_axis + turn
+    cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1.0, 0.0], [0.0, flip]])
+    shift = np.array([target.col + col, target.row + row]) - linear @ np.array([own_col, own_row])
+    first, second = np.column_stack([linear, shift]).tolist()
+    return Pose((tuple(first), tuple(second)), scale, float(np.degrees(angle) % 360), mirrored)
+
+
+def _moved(mask: Mask, pose: Pose, target: Segment) -> Mask:
+    """A donor's mask in the box of its target."""
+    matrix = np.array(pose.matrix)
+    matrix[:, 2] -= (target.col, target.row)
+    moved = cv2.warpAffine(mask.astype(np.float32), matrix, target.mask.shape[::-1], flags=cv2.INTER_LINEAR)
+    return np.asarray(moved > 0.5)
+
+
+def lay(target: Segment, donor: Segment, pose: Pose, free: Mask) -> Replacement:
+    """The donor's mask in the target's image, and the hole around it.
+
+    Parameters
+    ----------
+    target, donor : Segment
+    pose : Pose
+    free : (H, W) bool
+        Pixels that may change.
+    """
+    shape = free.shape
+    mask = cv2.warpAffine(donor.mask.astype(np.float32), np.array(pose.matrix), shape[::-1], flags=cv2.INTER_LINEAR)
+    laid = (mask > 0.5) & free
+    replaced = np.zeros(shape, bool)
+    replaced[target.window] = target.mask
+    band = _band(laid, max(2.0, BAND * max(shape) / BAND_SIDE))
+    hole = ((replaced & ~laid) | band) & free
+    return Replacement(laid & ~hole, hole)
+
+
+def paste(
+    pixels: NDArray[np.uint8], donor_pixels: NDArray[np.uint8], pose: Pose, replacement: Replacement
+) -> NDArray[np.uint8]:
+    """The image (H, W, 3) with the donor's pixels (h, w, 3: its bounding box) laid in; the hole is left as it was."""
+    size = pixels.shape[1::-1]
+    smooth = cv2.INTER_AREA if pose.scale < 1 else cv2.INTER_CUBIC
+    moved = cv2.warpAffine(donor_pixels, np.array(pose.matrix), size, flags=smooth, borderMode=cv2.BORDER_REFLECT_101)
+    return np.where(replacement.donor[..., None], moved, pixels).astype(np.uint8)
+
+
+def _frame(mask: Mask) -> tuple[tuple[float, float], float]:
+    """Centroid (row, column) and direction of the principal axis in radians, x to y."""
+    moments = cv2.moments(mask.astype(np.uint8), binaryImage=True)
+    area = moments["m00"]
+    angle = 0.5 * np.arctan2(2 * moments["mu11"], moments["mu20"] - moments["mu02"])
+    return (moments["m01"] / area, moments["m10"] / area), float(angle)
+
+
+def _band(mask: Mask, width: float) -> Mask:
+    """Pixels at most ``width`` from a mask's outline; the image's own edge is none."""
+    if not mask.any() or mask.all():
+        return np.zeros(mask.shape, bool)
+    inside, outside = (
+        cv2.distanceTransform(np.asarray(side, np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (mask, ~mask)
+    )
+    return np.asarray(np.maximum(inside, outside) <= width)

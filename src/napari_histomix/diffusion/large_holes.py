@@ -1,0 +1,157 @@
+"""Holes of whole images, larger than what a model sees at once: from coarse to fine, in overlapping tiles.
+
+What a hole holds as a whole is painted where it is small enough for one window of the model, on a reduced copy. Twice
+that size, and again twice, the model then paints over the enlarged result from a truncated start: what is there steers,
+what is missing is added. Within a level all tiles are denoised together, so there is no seam between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.diffusion.guess import fill_smoothly
+from napari_histomix.diffusion.inpainter import BATCH, Window, inpaint
+from napari_histomix.diffusion.prompted import AnyModel, PromptedModel
+from napari_histomix.diffusion.samplers import Sampler
+from napari_histomix.records import HistomixError, Job
+
+CONTEXT = 32
+"""Pixels of the model that are kept around a hole."""
+REFINED = 500
+"""Timestep that finer levels begin at, at the latest: before it, places are decided; after it, texture."""
+GUESSED = 96
+"""Side in pixels at which the first guess is made; a smooth one needs no more."""
+
+
+def fill_holes(
+    pixels: NDArray[np.uint8],
+    hole: NDArray[np.bool_],
+    mpp: float,
+    model: AnyModel,
+    sampler: Sampler,
+    seed: int,
+    *,
+    device: str = "auto",
+    batch: int = BATCH,
+    phase: str = "Blending",
+) -> Job[NDArray[np.uint8]]:
+    """Fill holes of any size in an image; a long job (see ``records.Job``).
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) uint8
+        What lies inside the hole is never looked at.
+    hole : (H, W) bool
+        Neither nothing nor everything.
+    mpp : float
+        Micrometers per pixel.
+    model : InpaintingModel or PromptedModel
+    sampler : Sampler
+        For the coarsest level; finer ones take half its steps from ``REFINED`` on.
+    seed : int
+    device, batch, phase
+        As for ``inpaint``.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+        ``pixels`` outside the hole, bit for bit.
+
+    Raises
+    ------
+    HistomixError
+        If there is no hole or nothing else, or as ``inpaint``.
+    """
+    if not hole.any():
+        raise HistomixError("A hole without a pixel cannot be inpainted.")
+    if hole.all():
+        raise HistomixError("A hole that covers the whole image leaves nothing to go by; replace less of it.")
+    low, high = model.mpp
+    factor = mpp / min(max(mpp, low), high)
+    box = _around(hole, ceil(CONTEXT / factor))
+    inner, inner_hole = _squared(pixels[box], hole[box], _grid(model) if factor == 1 else 1)
+    side = _on_grid(len(inner) * factor, model)
+    guess = _first_guess(inner, inner_hole)
+    for number, level in enumerate(sides := levels(side, model)):
+        finest = level == sides[-1]
+        if number:
+            steps = max(2, sampler.steps // 2)
+            start = max(steps, min(sampler.start, REFINED))
+            sampler = replace(sampler, start=start, steps=steps, visits=1) if number == 1 else sampler
+        settings = sampler if finest else replace(sampler, grain=False)
+        words = phase if len(sides) == 1 else f"{phase}, {level} px"
+        window = Window(inner, inner_hole, seed + number, level, guess)
+        (guess,) = yield from inpaint([window], model, settings, device=device, batch=batch, phase=words)
+    filled = pixels.copy()
+    rows, cols = hole[box].shape
+    filled[box][hole[box]] = guess[:rows, :cols][hole[box]]
+    return filled
+
+
+def levels(side: int, model: AnyModel) -> list[int]:
+    """Sides of the levels from the coarsest, which fits into a window of the model, to ``side``."""
+    largest = max(model.windows)
+    if isinstance(model, PromptedModel):
+        return [largest]
+    found = [side]
+    while found[0] > largest:
+        found.insert(0, max(_on_grid(found[0] / 2, model), _grid(model)))
+    if len(found) == 1:
+        # A hole that fits is seen in the smallest window that does; what is left of it is mirrored surroundings.
+        return [min(window for window in model.windows if window >= side)] if side <= largest else found
+    return found
+
+
+def _grid(model: AnyModel) -> int:
+    """Sides that a model can see are multiples of this."""
+    if isinstance(model, PromptedModel):
+        return 8
+    return 2 ** (len(model.network.config["block_out_channels"]) - 1) * model.reduction
+
+
+def _on_grid(side: float, model: AnyModel) -> int:
+    return ceil(side / _grid(model) - 1e-6) * _grid(model)
+
+
+def _around(hole: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """The bounding box of a hole with a margin, within the image."""
+    found = []
+    for axis in (1, 0):
+        places = np.flatnonzero(hole.any(axis=axis))
+        size = len(hole) if axis == 1 else hole.shape[1]
+        found.append(slice(max(0, int(places[0]) - margin), min(size, int(places[-1]) + 1 + margin)))
+    return found[0], found[1]
+
+
+def _squared(
+    pixels: NDArray[np.uint8], hole: NDArray[np.bool_], grid: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Made square, a multiple of ``grid``, by mirroring below and to the right; what is mirrored is known."""
+    side = ceil(max(hole.shape) / grid) * grid
+    rows, cols = side - hole.shape[0], side - hole.shape[1]
+    wide = np.pad(pixels, ((0, rows), (0, cols), (0, 0)), mode="symmetric")
+    # A mirrored hole is a hole: nothing is known under it.
+    return wide, np.pad(hole, ((0, rows), (0, cols)), mode="symmetric")
+
+
+def _first_guess(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A smooth fill of a large hole, made on a small copy."""
+    if len(pixels) <= GUESSED:
+        return fill_smoothly(pixels, hole)
+    known = (~hole).astype(np.float32)
+    # Averages of known pixels only; a small pixel with none of them is a hole.
+    sums, weights = (
+        cv2.resize(one, (GUESSED, GUESSED), interpolation=cv2.INTER_AREA) for one in (pixels * known[..., None], known)
+    )
+    unknown = weights < 1e-3
+    if unknown.all():
+        unknown[np.unravel_index(weights.argmax(), weights.shape)] = False
+    small = np.rint(sums / np.maximum(weights, 1e-3)[..., None]).clip(0, 255).astype(np.uint8)
+    if unknown.any():
+        small = fill_smoothly(small, unknown)
+    return np.asarray(cv2.resize(small, hole.shape[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)

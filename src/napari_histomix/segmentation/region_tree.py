@@ -1,0 +1,232 @@
+"""Region tree: a segmenter of tissue that needs no weights.
+
+Small superpixels are merged, the most alike neighbors first (Ward's criterion on a region adjacency graph), by their
+stains and their texture. Every node of the tree is a region; one that stays the same while everything around it would
+have to be merged before it does is what the eye calls a gland, a vessel or a lumen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
+from scipy.sparse import coo_matrix
+from skimage.segmentation import slic
+from sklearn.cluster import ward_tree
+
+from napari_histomix.records import Event, Job
+from napari_histomix.segmentation.superpixels import WORKING_SIDE, working_copy
+from napari_histomix.stains import stain_density
+
+LEAVES = 1000
+"""Superpixels a tree begins with, about."""
+EXTENT = (0.004, 0.6)
+"""Least and largest share of the image that a region may have."""
+LARGER = 0.25
+"""How much larger regions are preferred: the power of their share of the image in the score."""
+NOISE = 0.1
+"""Ward's distance between regions that differ by no more than noise does."""
+PINHOLE = 0.01
+"""Holes in a region below this share of the image belong to it."""
+SMOOTH = 3.0
+"""Gaussian's standard deviation for a mask's outline, in pixels of an image of ``WORKING_SIDE``."""
+CHOICES = 3
+"""Masks offered for a point, as SAM does."""
+NUCLEI, TEXTURE = 15, 10.0
+"""Median filter's side, and Gaussian's standard deviation, in pixels of an image of ``WORKING_SIDE``: wide enough that
+a nucleus in stroma is part of the stroma."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegionTree:
+    """The regions of one image.
+
+    Parameters
+    ----------
+    leaves : (h, w) int32
+        Node of every pixel of the working copy, from 0; the leaves of the tree come first.
+    parents : (N,) int
+        Parent of every node; the root's is itself.
+    scores : (N,) float64
+        How long a region persists, 0–1; negative where it is too small or too large to be one.
+    shape : (H, W)
+        Of the image.
+    """
+
+    leaves: NDArray[np.int32]
+    parents: NDArray[np.intp]
+    scores: NDArray[np.float64]
+    shape: tuple[int, int]
+
+    @classmethod
+    def grow(cls, pixels: NDArray[np.uint8]) -> RegionTree:
+        """The tree of an image (H, W, 3) uint8."""
+        small = working_copy(pixels)
+        calm = np.asarray(cv2.medianBlur(small, 9), np.uint8)
+        leaves = slic(calm, LEAVES, compactness=15, sigma=1, start_label=0, max_num_iter=5, min_size_factor=0.3)
+        leaves = np.unique(leaves, return_inverse=True)[1].reshape(leaves.shape).astype(np.int32)
+        count = int(leaves.max()) + 1
+        shape = (pixels.shape[0], pixels.shape[1])
+        if count == 1:
+            return cls(leaves, np.zeros(1, np.intp), np.full(1, -1.0), shape)
+        area = np.bincount(leaves.ravel(), minlength=count)
+        looks = np.stack([np.bincount(leaves.ravel(), one.ravel(), count) / area for one in _looks(small)], axis=1)
+        children, _, _, parents, heights = ward_tree(
+            looks, connectivity=_adjacency(leaves, count), return_distance=True
+        )
+        share = np.concatenate([area, np.zeros(len(children))]) / leaves.size
+        for node, pair in enumerate(children, start=count):
+            share[node] = share[pair].sum()
+        parents = np.asarray(parents, np.intp)
+        born = np.concatenate([np.zeros(count), heights])
+        gone = born[parents]
+        scores = (gone - born) / (gone + NOISE) * share**LARGER
+        scores[(share < EXTENT[0]) | (share > EXTENT[1]) | (gone <= born)] = -1
+        return cls(leaves, parents, scores, shape)
+
+    def choices(self, points: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The regions around points that persist longest, as SAM offers three masks for a point.
+
+        Parameters
+        ----------
+        points : (N, 2) float
+            Row and column in the image.
+
+        Returns
+        -------
+        nodes : (N, 3) int
+            −1 where there are fewer.
+        scores : (N, 3) float64
+            Falling; NaN where there is no region.
+        """
+        rows, cols = self._places(points)
+        nodes = np.full((len(points), CHOICES), -1, np.intp)
+        scores = np.full((len(points), CHOICES), np.nan)
+        known: dict[int, list[int]] = {}
+        for index, leaf in enumerate(self.leaves[rows, cols].tolist()):
+            if leaf not in known:
+                line = [leaf]
+                while (parent := int(self.parents[line[-1]])) != line[-1]:
+                    line.append(parent)
+                possible = [node for node in line if self.scores[node] > 0]
+                known[leaf] = sorted(possible, key=lambda node: -self.scores[node])[:CHOICES]
+            best = known[leaf]
+            nodes[index, : len(best)] = best
+            scores[index, : len(best)] = self.scores[best]
+        return nodes, scores
+
+    def region(self, node: int) -> NDArray[np.bool_]:
+        """The mask (h, w) of a node in the working copy."""
+        inside = np.zeros(len(self.parents), bool)
+        inside[node] = True
+        # Children come before their parents, so going down visits a parent before its children.
+        for one in range(node - 1, -1, -1):
+            inside[one] = inside[self.parents[one]]
+        return inside[self.leaves]
+
+    def mask(self, node: int) -> NDArray[np.bool_]:
+        """The mask (H, W) of a node in the image, its outline smoothed and pinholes closed."""
+        region = self.region(node)
+        filled = binary_fill_holes(region)
+        holes = (filled & ~region).astype(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(holes, connectivity=4)
+        small = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] < PINHOLE * region.size)
+        region = region | np.isin(labels, small[small > 0]) if count > 1 else region
+        sigma = SMOOTH * max(region.shape) / WORKING_SIDE
+        soft = cv2.GaussianBlur(region.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+        return np.asarray(cv2.resize(soft, self.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5)
+
+    def _places(self, points: NDArray[np.float64]) -> tuple[NDArray[np.intp], ...]:
+        return tuple(
+            np.clip(points[:, axis] * size / full, 0, size - 1).astype(np.intp)
+            for axis, (size, full) in enumerate(zip(self.leaves.shape, self.shape, strict=True))
+        )
+
+
+class RegionTreePrompter:
+    """Answers points with the region around them that persists longest (``segmentation.Prompter``)."""
+
+    name = "region-tree-1"
+
+    def __call__(self, pixels: NDArray[np.uint8], points: NDArray[np.float64]) -> Job[TreeProposals]:
+        """Answer points (N, 2) in an image (H, W, 3) uint8; a long job (see ``records.Job``)."""
+        yield Event("Growing the region tree")
+        tree = RegionTree.grow(pixels)
+        nodes, scores = tree.choices(points)
+        return TreeProposals(tree, nodes[:, 0], scores[:, 0])
+
+
+class TreeProposals:
+    """For each point its best region (``segmentation.Proposals``).
+
+    Parameters
+    ----------
+    tree : RegionTree
+    nodes : (N,) int
+        −1 where a point has no region.
+    scores : (N,) float64
+    """
+
+    def __init__(self, tree: RegionTree, nodes: NDArray[np.intp], scores: NDArray[np.float64]) -> None:
+        self.tree, self.nodes, self.scores = tree, nodes, scores
+        self.regions = {int(node): tree.region(int(node)) for node in np.unique(nodes) if node >= 0}
+        self.identities = np.full((len(nodes), 3), np.nan)
+        factor = np.array(tree.shape) / tree.leaves.shape
+        for node, region in self.regions.items():
+            rows, cols = np.nonzero(region)
+            size = np.sqrt(len(rows) * factor.prod())
+            self.identities[nodes == node] = (rows.mean() * factor[0], cols.mean() * factor[1], size)
+
+    def overlaps(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Intersections over union (n, m)."""
+        a, b = ([self.regions[int(self.nodes[point])].ravel() for point in some] for some in (first, second))
+        one, other = np.array(a, np.float32), np.array(b, np.float32)
+        shared = one @ other.T
+        return np.asarray(shared / (one.sum(axis=1)[:, None] + other.sum(axis=1)[None] - shared), np.float64)
+
+    def masks(self, points: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Masks (n, H, W) at the image's size."""
+        return np.array([self.tree.mask(int(self.nodes[point])) for point in points], bool).reshape(
+            -1, *self.tree.shape
+        )
+
+
+def _looks(small: NDArray[np.uint8]) -> list[NDArray[np.floating]]:
+    """What regions are told apart by: stains and brightness without nuclei, their density, and texture; each (h, w)."""
+    size = max(small.shape[:2]) / WORKING_SIDE
+    side, sigma = max(3, 2 * round(NUCLEI * size / 2) + 1), max(1.0, TEXTURE * size)
+
+    def blurred(values: NDArray[np.floating]) -> NDArray[np.floating]:
+        return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32)
+
+    def calmed(values: NDArray[np.floating]) -> NDArray[np.floating]:
+        bytes_ = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+        return cv2.medianBlur(bytes_, side).astype(np.float32) / 255
+
+    stains = stain_density(small)
+    hematoxylin, eosin = np.ascontiguousarray(stains[..., 0]), np.ascontiguousarray(stains[..., 1])
+    dark = 1 - cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    nuclei = (hematoxylin > hematoxylin.mean() + hematoxylin.std()).astype(np.float32)
+    contrast = np.sqrt(np.maximum(blurred(dark**2) - blurred(dark) ** 2, 0))
+    # Weights: all terms spread about alike over a section with glands, stroma and lumen.
+    return [
+        1.5 * calmed(hematoxylin),
+        1.5 * calmed(eosin),
+        calmed(dark),
+        0.6 * blurred(nuclei),
+        blurred(hematoxylin),
+        blurred(eosin),
+        1.5 * contrast,
+    ]
+
+
+def _adjacency(leaves: NDArray[np.int32], count: int) -> coo_matrix:
+    """Which leaves share an edge, (count, count)."""
+    pairs = [(leaves[:, :-1], leaves[:, 1:]), (leaves[:-1], leaves[1:])]
+    first, second = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    different = first != second
+    ends = np.concatenate([first[different], second[different]]), np.concatenate([second[different], first[different]])
+    return coo_matrix((np.ones(len(ends[0])), ends), (count, count)).tocsr()

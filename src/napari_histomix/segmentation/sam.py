@@ -1,0 +1,397 @@
+"""SAM as a prompter: one image encoding, many points, full-size masks only where asked for.
+
+Kirillov et al., "Segment Anything", ICCV 2023. Answers are those of ``SamPredictor.predict`` asked point by point with
+``multimask_output=True``, of which the mask of highest predicted quality is taken; only the order of sums differs.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from napari_histomix.records import Event, HistomixError, Job
+from napari_histomix.segmentation.sam_decoder import PointDecoder
+from napari_histomix.segmentation.sam_network import load_network
+from napari_histomix.weights.registry import CHECKPOINTS, checkpoint_path
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+BATCH = 64
+REMEMBERED = 8
+"""Embeddings kept in memory, 4 MB each."""
+ENCODING_VERSION = 1
+"""Part of every cache key: changes whenever an image would be encoded to other numbers."""
+
+
+def open_sam(
+    weights: str | Path, device: str = "auto", batch: int = BATCH, *, cache: str | Path | None = None
+) -> SamPrompter:
+    """Open a SAM.
+
+    Parameters
+    ----------
+    weights : str or Path
+        A name in ``weights.registry`` (vit_b, vit_l, vit_h), or a checkpoint of SAM's architecture: see
+        ``sam_network.load_network``.
+    device : str
+        auto, cpu, cuda or mps.
+    batch : int
+        Points answered together, at most.
+    cache : str or Path, optional
+        Folder to keep image embeddings in across sessions; made if it is not there.
+
+    Raises
+    ------
+    HistomixError
+        If segment-anything is not installed, weights are missing, damaged or made for another network, or the device
+        is not there.
+    """
+    place = _device(device)
+    named = isinstance(weights, str) and weights in CHECKPOINTS and not Path(weights).is_file()
+    network, architecture, sha256 = load_network(checkpoint_path(str(weights)) if named else weights)
+    return SamPrompter(network, architecture, sha256, place, batch, cache=None if cache is None else Path(cache))
+
+
+class SamPrompter:
+    """A SAM that answers points; see ``prompting.Prompter``.
+
+    Parameters
+    ----------
+    network : segment_anything.modeling.Sam
+        Moved to the device.
+    architecture, sha256 : str
+        Of the network and its file, for ``name`` and for cache keys.
+    device : torch.device
+    batch : int
+        Points answered together. Halved, and said so, when the device runs out of memory.
+    dtype : torch.dtype, optional
+        What matrices are multiplied in: by default bfloat16 on CUDA (float16 on cards that lack it), and float32
+        elsewhere, as fewer bits move the masks.
+    cache : Path, optional
+        Folder for embeddings.
+
+    Attributes
+    ----------
+    name : str
+        "sam-ARCHITECTURE-" and the first 12 digits of the hash, with the number format where it is not float32.
+    """
+
+    def __init__(
+        self,
+        network: Sam,
+        architecture: str,
+        sha256: str,
+        device: torch.device,
+        batch: int = BATCH,
+        *,
+        dtype: torch.dtype | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        if batch < 1:
+            raise HistomixError(f"A batch holds at least one point, not {batch}.")
+        self._dtype = _format(device) if dtype is None else dtype
+        self._device, self._batch, self._cache = device, batch, cache
+        try:
+            self._network: Any = network.to(device)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            raise HistomixError(
+                "The device has no memory left for SAM's weights; close other programs or use cpu."
+            ) from None
+        self._decoder = PointDecoder(network)
+        self._side: int = network.image_encoder.img_size
+        self._sha256 = sha256
+        self._remembered: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+        suffix = "" if self._dtype == torch.float32 else "-" + str(self._dtype).removeprefix("torch.")
+        self.name = f"sam-{architecture}-{sha256[:12]}{suffix}"
+
+    def __call__(self, pixels: NDArray[np.uint8], points: NDArray[np.float64]) -> Job[SamProposals]:
+        """Answer points with masks; a long job (see ``records.Job``).
+
+        Parameters
+        ----------
+        pixels : (H, W, 3) uint8
+            RGB.
+        points : (N, 2) float
+            Row and column of one foreground point each, in pixels. N may be 0.
+
+        Yields
+        ------
+        Event
+            One before every layer of the image encoder, unless the image's embedding is known already; then one for
+            every batch of points.
+
+        Returns
+        -------
+        SamProposals
+
+        Raises
+        ------
+        HistomixError
+            If the network returns something that is not a number, or the device has no memory left for one point.
+        ValueError
+            If the pixels or points have another shape or dtype.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+            raise ValueError(f"pixels must be (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
+        points = np.asarray(points, np.float64)
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"points must be (N, 2), not {points.shape}")
+        shape, seen = (pixels.shape[0], pixels.shape[1]), _input_size(pixels.shape, self._side)
+        low = 4 * self._network.prompt_encoder.image_embedding_size[0]
+        if not len(points):
+            return SamProposals(torch.empty(0, low, low), np.empty(0), shape, seen, self._side)
+        embedding = yield from self._embedding(pixels, seen)
+        scene = self._in_few_bits(self._decoder.scene, embedding.to(self._device))
+        logits, scores = torch.empty(len(points), low, low), np.empty(len(points))
+        # SAM counts columns first, in pixels of what it sees.
+        scaled = points[:, ::-1] * (seen[1] / shape[1], seen[0] / shape[0])
+        prompts = torch.from_numpy(np.ascontiguousarray(scaled, np.float32))
+        start, batch = 0, self._batch
+        while start < len(points):
+            yield Event("Asking SAM", start, len(points))
+            try:
+                some, sure = self._in_few_bits(self._decoder, scene, prompts[start : start + batch].to(self._device))
+                some, sure = some.cpu(), sure.cpu().double().numpy()
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                if batch == 1:
+                    raise HistomixError(
+                        "The device has no memory left for a single point; close other programs or use cpu."
+                    ) from None
+                batch //= 2
+            else:
+                if not (np.isfinite(sure).all() and bool(torch.isfinite(some).all())):
+                    raise self._not_a_number("mask decoder")
+                logits[start : start + len(sure)], scores[start : start + len(sure)] = some, sure
+                start += len(sure)
+                continue
+            # Outside the handler: while it runs, the error's traceback still holds the batch that did not fit.
+            self._free()
+            yield Event(
+                "Asking SAM", start, len(points), message=f"Out of memory: going on with batches of {batch} points."
+            )
+        yield Event("Asking SAM", len(points), len(points))
+        return SamProposals(logits, scores, shape, seen, self._side)
+
+    def _in_few_bits(self, function: Any, *given: Any) -> Any:
+        full = self._dtype == torch.float32
+        # Never across a yield: it is a state of the thread, which others use in between.
+        with torch.no_grad(), nullcontext() if full else torch.autocast(self._device.type, self._dtype):
+            return function(*given)
+
+    def _embedding(self, pixels: NDArray[np.uint8], seen: tuple[int, int]) -> Job[Tensor]:
+        """The image's embedding (1, C, h, w) float32 on the CPU, remembered or made."""
+        facts = f"{ENCODING_VERSION} {self._sha256} {self._dtype} {pixels.shape}"
+        key = hashlib.sha256(facts.encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+        with self._lock:
+            known = self._remembered.get(key)
+        file = None if self._cache is None else self._cache / f"{key}.safetensors"
+        if known is None and file is not None:
+            known = _kept(file)
+        fresh = known is None
+        if known is None:
+            known = yield from self._encode(pixels, seen)
+        with self._lock:
+            self._remembered[key] = known
+            self._remembered.move_to_end(key)
+            while len(self._remembered) > REMEMBERED:
+                self._remembered.popitem(last=False)
+        if fresh and file is not None:
+            try:
+                _keep(known, file)
+            except (OSError, SafetensorError) as error:
+                reason = getattr(error, "strerror", None) or error
+                yield Event(
+                    "Encoding the image", message=f"The embedding could not be kept in {file.parent}: {reason}."
+                )
+        return known
+
+    def _encode(self, pixels: NDArray[np.uint8], seen: tuple[int, int]) -> Job[Tensor]:
+        encoder, depth = self._network.image_encoder, len(self._network.image_encoder.blocks)
+        yield Event("Encoding the image", 0, depth)
+        resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(seen[::-1], Image.Resampling.BILINEAR)
+        image = torch.from_numpy(np.array(resized)).to(self._device).permute(2, 0, 1)[None]
+        try:
+            tokens = self._in_few_bits(lambda: encoder.patch_embed(self._network.preprocess(image)) + encoder.pos_embed)
+            for number, block in enumerate(encoder.blocks, start=1):
+                tokens = self._in_few_bits(block, tokens)
+                yield Event("Encoding the image", number, depth)
+            # In full: its normalization squares what few bits hold badly, and it costs next to nothing.
+            with torch.no_grad():
+                embedding: Tensor = encoder.neck(tokens.float().permute(0, 3, 1, 2)).cpu()
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            raise HistomixError(
+                "The device has no memory left for a single image; close other programs or use cpu."
+            ) from None
+        if not bool(torch.isfinite(embedding).all()):
+            raise self._not_a_number("image encoder")
+        return embedding
+
+    def _not_a_number(self, step: str) -> HistomixError:
+        return HistomixError(
+            f"The {step} of '{self.name}' returned something that is not a number; its weights are unusable on this "
+            "device."
+        )
+
+    def _free(self) -> None:
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class SamProposals:
+    """SAM's answers in its own low resolution; see ``prompting.Proposals``.
+
+    Parameters
+    ----------
+    logits : (N, L, L) float32
+        Of the network's padded input; a mask is where they are above 0.
+    scores : (N,) float64
+        Predicted intersections over union.
+    shape : (H, W)
+        Size of the image.
+    seen : (h, w)
+        Size of the image in the network's input.
+    side : int
+        Side of the network's input.
+
+    Attributes
+    ----------
+    identities : (N, 3) float64
+        Mean row, mean column, square root of the area in pixels of the image; NaN where there is no mask.
+    """
+
+    def __init__(
+        self, logits: Tensor, scores: NDArray[np.float64], shape: tuple[int, int], seen: tuple[int, int], side: int
+    ) -> None:
+        self.scores = scores
+        self._logits, self._shape, self._seen, self._side = logits, shape, seen, side
+        cell = side / logits.shape[-1]
+        (heights, rows), (widths, columns) = (
+            _cells(length, part, cell) for length, part in zip(shape, seen, strict=True)
+        )
+        masks: NDArray[np.bool_] = (logits[:, : len(heights), : len(widths)] > 0).numpy()
+        self._masks = masks.reshape(len(masks), len(heights) * len(widths))
+        # A cell at the border of the image may lie in it only in part.
+        self._weights = np.outer(heights, widths).ravel()
+        # One at a time: all of them as numbers would take eight times the memory.
+        per_row = np.array([mask @ widths for mask in masks]).reshape(-1, len(heights)) * heights
+        per_column = np.array([heights @ mask for mask in masks]).reshape(-1, len(widths)) * widths
+        areas = per_row.sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            center = np.stack([per_row @ rows / areas, per_column @ columns / areas], axis=1)
+        self.identities: NDArray[np.float64] = np.column_stack([center, np.where(areas > 0, np.sqrt(areas), np.nan)])
+
+    def overlaps(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Intersections over union (n, m) of the masks of points ``first`` (n,) with those of ``second`` (m,).
+
+        In low resolution; 0 where both are empty.
+        """
+        one, other = self._masks[first].astype(np.float32), self._masks[second].astype(np.float32)
+        weights = (self._weights / self._weights.max()).astype(np.float32)
+        common = ((one * weights) @ other.T).astype(np.float64)
+        union = (one @ weights)[:, None] + (other @ weights)[None, :] - common
+        return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+    def masks(self, points: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Masks (n, H, W) of some points at the image's size, as ``Sam.postprocess_masks`` makes them."""
+        found = np.empty((len(points), *self._shape), np.bool_)
+        for mask, point in zip(found, points, strict=True):
+            logits = self._logits[int(point)][None, None]
+            full = interpolate(logits, (self._side, self._side), mode="bilinear", align_corners=False)
+            full = full[..., : self._seen[0], : self._seen[1]]
+            # To its own size it would be interpolated to itself.
+            if self._seen != self._shape:
+                full = interpolate(full, self._shape, mode="bilinear", align_corners=False)
+            mask[:] = (full[0, 0] > 0).numpy()
+        return found
+
+
+def _input_size(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    """Height and width at which an image's longer side is ``side``, rounded as SAM rounds, at least 1."""
+    scale = side / max(shape[:2])
+    return max(1, int(shape[0] * scale + 0.5)), max(1, int(shape[1] * scale + 0.5))
+
+
+def _cells(length: int, seen: int, cell: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sizes and centers, in pixels of the image, of the low-resolution cells along a side that lie in the image.
+
+    A side of ``length`` pixels takes ``seen`` pixels of the network's input, ``cell`` of which are one cell. The first
+    pixel's center is 0.
+    """
+    edges = np.minimum(np.arange(math.ceil(seen / cell) + 1) * cell, seen) * (length / seen)
+    return np.diff(edges), (edges[1:] + edges[:-1]) / 2 - 0.5
+
+
+def _kept(file: Path) -> Tensor | None:
+    """An embedding from the disk; None where there is none, or a damaged one, which is made again."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            embedding: Tensor = stored.get_tensor("embedding")
+            written = (stored.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None
+    return embedding if written == _digest(embedding) else None
+
+
+def _keep(embedding: Tensor, file: Path) -> None:
+    """Write an embedding beside its place, then rename it: two programs may share the folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = save({"embedding": embedding.contiguous()}, {"sha256": _digest(embedding)})
+    handle, partial = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=".partial", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.replace(partial, file)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _digest(embedding: Tensor) -> str:
+    return hashlib.sha256(embedding.numpy().tobytes()).hexdigest()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(name, False):
+        raise HistomixError(f"This machine has no '{name}' device that torch can use; choose auto or cpu.")
+    return torch.device(name)
+
+
+def _format(device: torch.device) -> torch.dtype:
+    """What matrices are multiplied in on a device unless it is said."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has a class for it; the processor's allocator and MPS only a sentence."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "allocate memory" in said

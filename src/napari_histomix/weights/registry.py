@@ -1,0 +1,218 @@
+"""Published checkpoints by name: where each comes from, its hash and its license, and how it gets onto this disk.
+
+A checkpoint is looked up in a folder of this machine. Only where the environment variable ``HISTOMIX_ONLINE`` is 1 is
+it fetched, and it is used only after its SHA-256 matched. Checkpoints whose makers publish no SHA-256 (micro-sam,
+PathoSAM) are not named here; they are opened as files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO
+
+from napari_histomix.records import Event, HistomixError, Job, drain
+
+FOLDER_VARIABLE = "HISTOMIX_WEIGHTS"
+_BLOCK = 1 << 20
+_TIMEOUT = 60
+"""Seconds without a byte after which a connection counts as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A published weights file.
+
+    Parameters
+    ----------
+    name, architecture : str
+        Its name here, and the network it was made for.
+    url : str
+        Its last part is the file's name on this disk, too.
+    sha256 : str
+        64 hexadecimal digits.
+    size : int
+        Bytes.
+    license : str
+        SPDX identifier.
+    """
+
+    name: str
+    architecture: str
+    url: str
+    sha256: str
+    size: int
+    license: str
+
+    @property
+    def filename(self) -> str:
+        """Name of the file on this disk."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+_SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
+CHECKPOINTS: Mapping[str, Checkpoint] = MappingProxyType(
+    {
+        one.name: one
+        for one in (
+            Checkpoint(
+                "vit_b",
+                "sam-vit_b",
+                _SAM + "sam_vit_b_01ec64.pth",
+                "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+                375_042_383,
+                "Apache-2.0",
+            ),
+            Checkpoint(
+                "vit_l",
+                "sam-vit_l",
+                _SAM + "sam_vit_l_0b3195.pth",
+                "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+                1_249_524_607,
+                "Apache-2.0",
+            ),
+            Checkpoint(
+                "vit_h",
+                "sam-vit_h",
+                _SAM + "sam_vit_h_4b8939.pth",
+                "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+                2_564_550_879,
+                "Apache-2.0",
+            ),
+        )
+    }
+)
+"""Segment Anything (Kirillov et al., arXiv 2304.02643), as its makers publish it."""
+
+
+def weights_folder() -> Path:
+    """Folder that checkpoints lie in: ``HISTOMIX_WEIGHTS``, or ``napari-histomix/weights`` in the user's cache."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "napari-histomix" / "weights"
+
+
+def checkpoint_path(name: str, folder: Path | None = None) -> Path:
+    """The file of a named checkpoint, verified; fetched first if it is absent and going online is allowed.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``CHECKPOINTS``.
+    folder : Path, optional
+        ``weights_folder()`` by default.
+
+    Raises
+    ------
+    HistomixError
+        If the name is unknown, the file is absent and nothing may be fetched, or see ``fetch``.
+    """
+    one = _known(name)
+    folder = weights_folder() if folder is None else folder
+    path = folder / one.filename
+    if path.is_file():
+        _verify(path, one)
+        return path
+    if os.environ.get("HISTOMIX_ONLINE") != "1":
+        raise HistomixError(
+            f"'{one.filename}' is not in {folder}; copy it there from {one.url}, or set HISTOMIX_ONLINE=1 to have it "
+            "fetched."
+        )
+    return drain(fetch(name, folder))
+
+
+def fetch(name: str, folder: Path | None = None) -> Job[Path]:
+    """Fetch a named checkpoint; a long job (see ``records.Job``). Complete and verified, or absent.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``CHECKPOINTS``.
+    folder : Path, optional
+        Made if it is not there; ``weights_folder()`` by default.
+
+    Yields
+    ------
+    Event
+        Bytes fetched, of bytes in all.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    HistomixError
+        If going online is not allowed (``HISTOMIX_ONLINE`` is not 1), the disk has too little space, the connection
+        fails, or what came is not the published file.
+    """
+    one = _known(name)
+    if os.environ.get("HISTOMIX_ONLINE") != "1":
+        raise HistomixError(f"'{name}' is fetched only where HISTOMIX_ONLINE=1 is set; set it or copy {one.url} here.")
+    folder = weights_folder() if folder is None else folder
+    partial: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < one.size:
+            raise HistomixError(
+                f"'{one.filename}' needs {one.size / 1e6:,.0f} MB, but the disk of {folder} has {free / 1e6:,.0f} MB "
+                f"left; free space or name another folder in {FOLDER_VARIABLE}."
+            )
+        handle, beside = tempfile.mkstemp(prefix=f".{one.filename}-", suffix=".partial", dir=folder)
+        partial = Path(beside)
+        with os.fdopen(handle, "wb") as kept:
+            yield from _download(one, kept)
+        _verify(partial, one)
+        # mkstemp makes files only their owner may read; weights are an ordinary file.
+        partial.chmod(0o644)
+        os.replace(partial, folder / one.filename)
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
+        raise HistomixError(
+            f"'{one.filename}' could not be fetched into {folder} ({reason}); check the connection and the disk, or "
+            f"copy it there from {one.url}."
+        ) from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+    return folder / one.filename
+
+
+def _download(one: Checkpoint, kept: IO[bytes]) -> Job[None]:
+    done = 0
+    with urllib.request.urlopen(one.url, timeout=_TIMEOUT) as source:
+        while block := source.read(_BLOCK):
+            kept.write(block)
+            done += len(block)
+            # More than announced is not the published file, and might fill the disk.
+            if done > one.size:
+                raise HistomixError(f"{one.url} gives more than the published file; try again later.")
+            yield Event(f"Fetching {one.filename}", done, one.size)
+
+
+def _known(name: str) -> Checkpoint:
+    if name not in CHECKPOINTS:
+        raise HistomixError(f"There are no weights named '{name}'; choose {', '.join(CHECKPOINTS)} or give a file.")
+    return CHECKPOINTS[name]
+
+
+def _verify(path: Path, one: Checkpoint) -> None:
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != one.sha256:
+        raise HistomixError(
+            f"'{one.filename}' is damaged or was changed (its SHA-256 is not the published one); delete it and get it "
+            f"again from {one.url}."
+        )

@@ -1,0 +1,97 @@
+"""Holes larger than what a model sees at once: levels, tiles, and nothing else touched."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from napari_histomix.diffusion import inpainter
+from napari_histomix.diffusion.inpainter import tile_places, tile_weight
+from napari_histomix.diffusion.large_holes import fill_holes, levels
+from napari_histomix.diffusion.samplers import Sampler
+from napari_histomix.records import HistomixError, drain
+
+SHORT = Sampler("repaint", 800, 2, grain=True)
+
+
+def picture(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(90, 220, (*shape, 3), dtype=np.uint8)
+
+
+def oval(shape: tuple[int, int], share: float = 0.4) -> np.ndarray:
+    rows, cols = np.mgrid[: shape[0], : shape[1]] / np.array(shape)[:, None, None]
+    return np.hypot(rows - 0.5, cols - 0.5) < share
+
+
+@pytest.mark.parametrize(
+    ("shape", "mpp"), [((200, 150), 0.25), ((130, 260), 0.4), ((150, 150), 0.125), ((60, 64), 1.0), ((20, 30), 0.5)]
+)
+@pytest.mark.parametrize(
+    "sampler", [SHORT, Sampler("mcg-fixed", 1000, 2, conditional=False, eta=0.0)], ids=["fast", "mcg"]
+)
+def test_the_hole_is_filled_and_nothing_else_changes(small_model, shape, mpp, sampler):
+    pixels, hole = picture(shape), oval(shape)
+    filled, again, other = (
+        drain(fill_holes(pixels, hole, mpp, small_model, sampler, seed, device="cpu")) for seed in (3, 3, 4)
+    )
+    assert filled.shape == pixels.shape and filled.dtype == np.uint8
+    assert np.array_equal(filled[~hole], pixels[~hole]) and np.array_equal(filled, again)
+    assert not np.array_equal(filled, other)
+    hidden = pixels.copy()
+    hidden[hole] = 0
+    assert np.array_equal(drain(fill_holes(hidden, hole, mpp, small_model, sampler, 3, device="cpu")), filled)
+
+
+def test_holes_at_the_corners_and_apart_from_each_other(small_model):
+    hole = np.zeros((220, 210), bool)
+    hole[:60, :50], hole[-3:, -4:], hole[100, 100] = True, True, True
+    pixels = picture(hole.shape)
+    filled = drain(fill_holes(pixels, hole, 0.25, small_model, SHORT, 0, device="cpu"))
+    assert np.array_equal(filled[~hole], pixels[~hole]) and not np.array_equal(filled[hole], pixels[hole])
+
+
+def test_nothing_to_fill_and_nothing_to_go_by_are_refused(small_model):
+    for hole, words in ((np.zeros((50, 50), bool), "without a pixel"), (np.ones((50, 50), bool), "nothing to go by")):
+        with pytest.raises(HistomixError, match=words):
+            drain(fill_holes(picture((50, 50)), hole, 0.25, small_model, SHORT, 0))
+
+
+def test_the_coarsest_level_is_what_the_model_sees_at_once(small_model):
+    largest = max(small_model.windows)
+    for side in (20, 48, 60, 96, 98, 200, 512, 2000):
+        found = levels(side, small_model)
+        assert found[0] <= largest and found == sorted(found)
+        assert found[-1] >= side if side <= largest else found[-1] == side
+        assert all(2 * low >= high and low % 2 == 0 for low, high in pairwise(found))
+
+
+def test_tiles_cover_everything_and_overlap():
+    for length, side in ((97, 96), (192, 96), (500, 128), (128, 64)):
+        places = tile_places(length, side)
+        covered = np.zeros((length, length), int)
+        for row, col in places:
+            assert 0 <= row <= length - side and 0 <= col <= length - side
+            covered[row : row + side, col : col + side] += 1
+        assert covered.min() >= 1
+        rows = sorted({row for row, _ in places})
+        assert max(np.diff(rows)) <= side - side // 4
+    weight = tile_weight(64)
+    assert weight.min() > 0 and weight[32, 32] == weight.max() and torch.allclose(weight, weight.flip(0, 1))
+
+
+def test_tiles_that_agree_are_one_picture_without_a_seam(small_model):
+    """A network that answers every place alike, whichever tile it lies in."""
+    engine = inpainter._Network(small_model, torch.device("cpu"))
+    engine._answer = lambda seen, time: 2 * seen[:, :3] + 1
+    seen = torch.randn(2, 7, 250, 250)
+    assert torch.allclose(engine._predicted(seen, 5), 2 * seen[:, :3] + 1, atol=1e-4)
+
+
+def test_cancelling_stops_between_two_steps(small_model):
+    job = fill_holes(picture((200, 200)), oval((200, 200)), 0.25, small_model, SHORT, 0, device="cpu")
+    phases = [next(job).phase for _ in range(3)]
+    job.close()
+    assert all("Blending" in phase for phase in phases)

@@ -1,0 +1,59 @@
+"""The region tree answers a point with the region the eye sees there, and says nothing where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_histomix.records import drain
+from napari_histomix.segmentation import RegionTree, RegionTreePrompter
+from napari_histomix.segmentation.superpixels import WORKING_SIDE
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    return float((first & second).sum() / (first | second).sum())
+
+
+@pytest.mark.parametrize("shape", [(240, 300), (130, 110), (700, 640)], ids=str)
+def test_a_point_in_a_structure_is_answered_with_that_structure(tissue, shape):
+    pixels, parts = tissue(shape)
+    tree = RegionTree.grow(pixels)
+    for name, part in parts.items():
+        inside = np.argwhere(part)
+        points = inside[:: max(1, len(inside) // 7)].astype(float)
+        nodes, scores = tree.choices(points)
+        assert nodes.shape == scores.shape == (len(points), 3)
+        best = [max(overlap(tree.mask(int(node)), part) for node in some if node >= 0) for some in nodes]
+        assert np.median(best) > 0.8, name
+        held = np.nan_to_num(scores, nan=-1.0)
+        assert (np.diff(held, axis=1) <= 0).all() and ((scores > 0) | np.isnan(scores)).all()
+
+
+def test_proposals_speak_of_the_image_not_of_its_small_copy(tissue):
+    pixels, parts = tissue((WORKING_SIDE * 2, WORKING_SIDE * 2))
+    where = np.argwhere(parts["vessel"])[::4001].astype(float)
+    proposals = drain(RegionTreePrompter()(pixels, where))
+    center, size = np.argwhere(parts["vessel"]).mean(axis=0), np.sqrt(parts["vessel"].sum())
+    row, col, root = np.median(proposals.identities, axis=0)
+    assert np.hypot(row - center[0], col - center[1]) < 0.1 * size and root == pytest.approx(size, rel=0.1)
+    everyone = np.arange(len(where))
+    masks = proposals.masks(everyone)
+    assert masks.shape == (len(where), *pixels.shape[:2]) and masks.dtype == bool
+    overlaps = proposals.overlaps(everyone, everyone)
+    assert np.allclose(np.diag(overlaps), 1) and np.allclose(overlaps, overlaps.T)
+    assert overlaps[0, 1] == pytest.approx(overlap(masks[0], masks[1]), abs=0.03)
+
+
+@pytest.mark.parametrize("color", [(255, 255, 255), (225, 165, 205)], ids=["white", "pink"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (200, 200)], ids=str)
+def test_one_color_holds_no_region(color, shape):
+    pixels = np.full((*shape, 3), color, np.uint8)
+    proposals = drain(RegionTreePrompter()(pixels, np.zeros((4, 2))))
+    assert np.isnan(proposals.identities).all() and np.isnan(proposals.scores).all()
+
+
+def test_no_points_no_answers(tissue):
+    pixels, _ = tissue()
+    proposals = drain(RegionTreePrompter()(pixels, np.zeros((0, 2))))
+    none = np.zeros(0, np.intp)
+    assert proposals.identities.shape == (0, 3) and proposals.masks(none).shape == (0, *pixels.shape[:2])
