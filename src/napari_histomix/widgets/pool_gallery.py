@@ -1,0 +1,360 @@
+"""The gallery of a segment pool: as many tiles as there are segments, of which only those in sight exist."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from napari.utils.theme import get_theme
+from numpy.typing import NDArray
+from qtpy.QtCore import QEvent, QPoint, QRect, QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import (
+    QColor,
+    QHelpEvent,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+    QWheelEvent,
+)
+from qtpy.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QToolTip
+
+from napari_histomix.study.curation import DECIDED, Curation
+from napari_histomix.widgets.parts import ACCENT, CARE
+from napari_histomix.widgets.pool_selection import DECISION_FRAMES, PoolSelection, class_colors
+from napari_histomix.widgets.pool_thumbnails import Thumbnails
+
+GAP = 5
+"""Pixels around a thumbnail; two neighbors lie twice as far apart."""
+STRIP = 4
+"""Height of the strip that shows a tile's class."""
+SIDES = (48, 64, 80, 96, 128)
+BUDGET = 0.005
+"""Seconds of one paint that go into decoding thumbnails; the rest comes in the next one."""
+
+
+class PoolGallery(QAbstractScrollArea):
+    """Tiles in rows. Reads what it shows from a curation, and shares its selection with whoever has the same one.
+
+    Parameters
+    ----------
+    selection : PoolSelection
+    theme : str
+        napari's.
+    """
+
+    visited = Signal(int)
+    """A segment was clicked, or reached with a key."""
+
+    def __init__(self, selection: PoolSelection, theme: str = "dark") -> None:
+        super().__init__()
+        self.selection = selection
+        self.curation: Curation | None = None
+        self.thumbnails: Thumbnails | None = None
+        self.numbers = np.empty(0, np.intp)
+        self.side = 80
+        self._anchor = -1
+        self._colors: list[QColor] = []
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.setMinimumHeight(150)
+        self.setAccessibleName("Segments")
+        self._more = QTimer(self)
+        self._more.setSingleShot(True)
+        self._more.timeout.connect(self.viewport().update)
+        self.set_theme(theme)
+        selection.changed.connect(self.viewport().update)
+
+    def sizeHint(self) -> QSize:
+        """Four tiles wide."""
+        return QSize(380, 400)
+
+    def set_theme(self, name: str) -> None:
+        """Draw in the colors of a napari theme."""
+        theme = get_theme(name)
+        self._back, self._ink, self._empty = (
+            QColor(one.as_hex()) for one in (theme.background, theme.text, theme.foreground)
+        )
+        self.viewport().update()
+
+    # What is shown.
+
+    def set_curation(self, curation: Curation | None) -> None:
+        """Show another pool, none of it yet; ``set_numbers`` follows."""
+        self.curation = curation
+        self.thumbnails = Thumbnails(curation.pool, self._pixels()) if curation else None
+        self._colors = [QColor(*one) for one in class_colors(len(curation.kinds)).tolist()] if curation else []
+        self.set_numbers(np.empty(0, np.intp))
+
+    def set_numbers(self, numbers: NDArray[np.intp]) -> None:
+        """Show these segments in this order, from the top."""
+        self.numbers = numbers
+        self._anchor = -1
+        self._measure()
+        self.verticalScrollBar().setValue(0)
+        self.viewport().update()
+
+    def reveal(self, number: int) -> None:
+        """Scroll as far as it takes to see a segment."""
+        place = self.place_of(number)
+        if place is not None:
+            bar, top = self.verticalScrollBar(), place // self.columns * self.cell
+            below = top + self.cell - self.viewport().height()
+            bar.setValue(min(max(bar.value(), below), top))
+
+    def place_of(self, number: int) -> int | None:
+        """Position of a segment's tile; None where it is not shown."""
+        found = np.flatnonzero(self.numbers == number)
+        return int(found[0]) if len(found) else None
+
+    # Geometry.
+
+    @property
+    def cell(self) -> int:
+        """Height of a row."""
+        return self.side + 2 * GAP + STRIP
+
+    @property
+    def columns(self) -> int:
+        """Tiles in a row."""
+        return max(1, self.viewport().width() // (self.side + 2 * GAP))
+
+    def _pixels(self) -> int:
+        return round(self.side * self.devicePixelRatioF())
+
+    def _measure(self) -> None:
+        rows = -(-len(self.numbers) // self.columns)
+        bar, height = self.verticalScrollBar(), self.viewport().height()
+        bar.setRange(0, max(0, rows * self.cell - height))
+        bar.setSingleStep(self.cell // 3)
+        bar.setPageStep(height)
+
+    def tile(self, place: int) -> QRect:
+        """Where a tile lies in the viewport, without its gap."""
+        row, column = divmod(place, self.columns)
+        width = self.viewport().width() / self.columns
+        left = round((column + 0.5) * width - self.side / 2)
+        return QRect(left, row * self.cell - self.verticalScrollBar().value() + GAP, self.side, self.side)
+
+    def number_at(self, point: QPoint) -> int | None:
+        """The segment at a place in the viewport."""
+        place = self._place_at(point)
+        return int(self.numbers[place]) if place is not None else None
+
+    def _place_at(self, point: QPoint) -> int | None:
+        row = (point.y() + self.verticalScrollBar().value()) // self.cell
+        column = min(point.x() * self.columns // max(self.viewport().width(), 1), self.columns - 1)
+        place = row * self.columns + column
+        return place if 0 <= place < len(self.numbers) else None
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Other columns; what was at the top stays there."""
+        super().resizeEvent(event)
+        self._keep_top(event.oldSize().width())
+
+    def _keep_top(self, width: int, cell: int | None = None, side: int | None = None) -> None:
+        bar, columns = self.verticalScrollBar(), max(1, width // ((side or self.side) + 2 * GAP))
+        top = bar.value() // (cell or self.cell) * columns
+        offset = bar.value() % (cell or self.cell)
+        self._measure()
+        if columns != self.columns or cell:
+            bar.setValue(top // self.columns * self.cell + (offset if not cell else 0))
+        self.viewport().update()
+
+    def set_side(self, side: int) -> None:
+        """Show tiles of another size."""
+        if side != self.side:
+            cell, before, self.side = self.cell, self.side, side
+            if self.thumbnails is not None:
+                self.thumbnails.resize(self._pixels())
+            self._keep_top(self.viewport().width(), cell, before)
+
+    # Drawing.
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw the tiles in sight; thumbnails that are not there yet, as far as the time allows."""
+        painter = QPainter(self.viewport())
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.fillRect(self.viewport().rect(), self._back)
+        if self.curation is not None and len(self.numbers):
+            first = self.verticalScrollBar().value() // self.cell * self.columns
+            rows = self.viewport().height() // self.cell + 2
+            last = min(first + rows * self.columns, len(self.numbers))
+            if self.thumbnails is not None:
+                self.thumbnails.make_room(last - first)
+            until = time.perf_counter() + BUDGET
+            waiting = False
+            for place in range(first, last):
+                waiting |= not self._draw(painter, self.tile(place), int(self.numbers[place]), until)
+            if waiting:
+                self._more.start()
+        elif self.curation is not None:
+            painter.setPen(self._ink)
+            painter.drawText(self.viewport().rect(), Qt.AlignmentFlag.AlignCenter, "No segment agrees with the filters")
+        painter.end()
+
+    def _draw(self, painter: QPainter, box: QRect, number: int, until: float) -> bool:
+        """Draw one tile; False where its thumbnail has to wait."""
+        assert self.curation is not None and self.thumbnails is not None
+        pixmap = self.thumbnails.get(number)
+        if pixmap is None and time.perf_counter() < until:
+            pixmap = self.thumbnails.load(number)
+        decision = int(self.curation.decision[number])
+        if self.selection.mask[number]:
+            whole = QRectF(box.adjusted(-GAP + 1, -GAP + 1, GAP - 1, GAP + STRIP - 1))
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(QColor(ACCENT))
+            painter.drawRoundedRect(whole, 4, 4)
+        if pixmap is None:
+            painter.fillRect(box, self._empty)
+        else:
+            painter.setOpacity(0.35 if DECIDED[decision] == "drop" else 1.0)
+            size = pixmap.size().scaled(box.size(), Qt.AspectRatioMode.KeepAspectRatio)
+            painter.fillRect(box, self._empty)
+            corner = QPoint((box.width() - size.width()) // 2, (box.height() - size.height()) // 2)
+            painter.drawPixmap(QRect(box.topLeft() + corner, size), pixmap)
+            painter.setOpacity(1.0)
+        kind = self._colors[int(self.curation.kind[number])]
+        painter.fillRect(box.x(), box.bottom() + 1, box.width(), STRIP, kind)
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        if DECISION_FRAMES[decision]:
+            pen = QPen(QColor(DECISION_FRAMES[decision]), 3)
+            pen.setJoinStyle(Qt.PenJoinStyle.MiterJoin)
+            painter.setPen(pen)
+            painter.drawRect(QRectF(box).adjusted(1.5, 1.5, -1.5, -1.5))
+        if self.curation.border[number]:
+            self._flag(painter, box)
+        if number == self.selection.current:
+            painter.setPen(QPen(self._ink, 1.5))
+            painter.drawRoundedRect(QRectF(box).adjusted(-3, -3, 3, STRIP + 3), 4, 4)
+        return pixmap is not None
+
+    @staticmethod
+    def _flag(painter: QPainter, box: QRect) -> None:
+        """A small dashed square on a dark ground: a segment that its image's border cut off."""
+        mark = QRectF(box.right() - 19.5, box.top() + 5.5, 14, 14)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(20, 22, 26, 200))
+        painter.drawRoundedRect(mark.adjusted(-3, -3, 3, 3), 3, 3)
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        pen = QPen(QColor(CARE), 2)
+        pen.setCapStyle(Qt.PenCapStyle.FlatCap)
+        # Dashes and gaps that come out even on a side of 14.
+        pen.setDashPattern([1.5, 1.3])
+        painter.setPen(pen)
+        painter.drawRect(mark)
+
+    def viewportEvent(self, event: QEvent) -> bool:
+        """Say in a tooltip what a tile is."""
+        if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
+            number = self.number_at(event.pos())
+            QToolTip.showText(event.globalPos(), self.words(number) if number is not None else "", self)
+            return True
+        return super().viewportEvent(event)
+
+    def words(self, number: int) -> str:
+        """Everything that is known of a segment, line by line."""
+        curation = self.curation
+        assert curation is not None
+        line, source = curation.pool.rows[number], curation.pool.image(number).source
+        area, large = int(curation.area[number]), curation.micrometers(number)
+        lines = [
+            curation.kind_of(number),
+            source.image + (f" · patient {source.patient}" if source.patient else ""),
+            f"{area:,} px · {large:,.0f} µm²",
+            f"Vote share {line['vote_share']:.2f} · stability {line['stability']:.2f}",
+            f"Used {int(curation.uses[number]):,} times" if curation.uses[number] else "",
+            f"Tags: {', '.join(curation.tags_of(number))}" if curation.tags_of(number) else "",
+            "Cut off by the border of its image" if curation.border[number] else "",
+        ]
+        return "\n".join(one for one in lines if one)
+
+    # Selecting.
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Select one; with Shift all from the last one, with Ctrl one more or one less."""
+        place = self._place_at(event.position().toPoint())
+        if event.button() != Qt.MouseButton.LeftButton or place is None:
+            return
+        number = int(self.numbers[place])
+        if event.modifiers() & Qt.KeyboardModifier.ShiftModifier:
+            self._extend(place)
+        elif event.modifiers() & Qt.KeyboardModifier.ControlModifier:
+            self._anchor = place
+            self.selection.toggle(number)
+        else:
+            self._anchor = place
+            self.selection.select([number], number)
+        self.visited.emit(number)
+
+    def _extend(self, place: int) -> None:
+        """Select from where the selection began to here."""
+        if not 0 <= self._anchor < len(self.numbers):
+            current = self.place_of(self.selection.current)
+            self._anchor = place if current is None else current
+        first, last = sorted((self._anchor, place))
+        self.selection.select(self.numbers[first : last + 1], int(self.numbers[place]))
+
+    def go(self, place: int, *, extend: bool = False) -> None:
+        """Make a tile the current one and select it; ``extend`` selects all between too."""
+        if not len(self.numbers):
+            return
+        place = min(max(place, 0), len(self.numbers) - 1)
+        number = int(self.numbers[place])
+        if extend:
+            self._extend(place)
+        else:
+            self._anchor = place
+            self.selection.select([number], number)
+        self.reveal(number)
+        self.visited.emit(number)
+
+    def go_on(self) -> None:
+        """Go to the tile after the current one, if there is one."""
+        place = self.place_of(self.selection.current)
+        if place is not None and place + 1 < len(self.numbers):
+            self.go(place + 1)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Arrows, Page, Home and End move; with Shift they select; Ctrl+A selects all, Escape none."""
+        key = Qt.Key(event.key())
+        page = max(self.viewport().height() // self.cell, 1) * self.columns
+        steps = {
+            Qt.Key.Key_Left: -1,
+            Qt.Key.Key_Right: 1,
+            Qt.Key.Key_Up: -self.columns,
+            Qt.Key.Key_Down: self.columns,
+            Qt.Key.Key_PageUp: -page,
+            Qt.Key.Key_PageDown: page,
+            Qt.Key.Key_Home: -len(self.numbers),
+            Qt.Key.Key_End: len(self.numbers),
+        }
+        control = bool(event.modifiers() & Qt.KeyboardModifier.ControlModifier)
+        if key == Qt.Key.Key_A and control:
+            self.selection.select(self.numbers)
+        elif key == Qt.Key.Key_Escape:
+            self.selection.select([])
+        elif key in steps:
+            now = self.place_of(self.selection.current)
+            target = 0 if now is None else now + steps[key]
+            # Up from the first row and down from the last stay, as they do in a table.
+            if now is not None and abs(steps[key]) == self.columns and not 0 <= target < len(self.numbers):
+                target = now
+            self.go(target, extend=bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier))
+        else:
+            super().keyPressEvent(event)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Scroll; with Ctrl, larger and smaller tiles."""
+        if event.modifiers() & Qt.KeyboardModifier.ControlModifier:
+            step = (event.angleDelta().y() > 0) - (event.angleDelta().y() < 0)
+            at = min(max(SIDES.index(self.side) + step, 0), len(SIDES) - 1)
+            self.set_side(SIDES[at])
+            event.accept()
+        else:
+            super().wheelEvent(event)

@@ -1,0 +1,255 @@
+"""The gallery of a segment pool with its filters, its map and the viewer's layers, each following the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.compat import isalive
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QHideEvent, QShowEvent
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSizePolicy, QSplitter, QVBoxLayout, QWidget
+
+from napari_histomix.study.curation import Curation
+from napari_histomix.widgets.jobs import JobRunner, single
+from napari_histomix.widgets.parts import SPACE, row
+from napari_histomix.widgets.pool_filters import PoolFilters
+from napari_histomix.widgets.pool_gallery import PoolGallery
+from napari_histomix.widgets.pool_map import PoolMap
+from napari_histomix.widgets.pool_places import PoolPlaces
+from napari_histomix.widgets.pool_selection import PoolSelection
+from napari_histomix.widgets.pool_umap import available
+
+SORTED_AT_ONCE = 20_000
+"""Segments that are compared with the current one while the window waits."""
+PCA, UMAP = "PCA", "UMAP"
+Sort = Callable[[], tuple[NDArray[np.intp], NDArray[np.intp]]]
+"""Segments as they were asked for, and in order."""
+
+
+class PoolView(QWidget):
+    """Shows a curation and changes nothing in it.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    """
+
+    shown_changed = Signal()
+    """Other segments are shown."""
+    place_requested = Signal(str, float, float)
+    image_wanted = Signal(str)
+    said = Signal(str)
+    """A sentence for the person; an empty one takes it back."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.curation: Curation | None = None
+        self._sort: Sort | None = None
+        self._wanted = ""
+        self.selection = PoolSelection(self)
+        self.sorter = JobRunner(self)
+        self.places = PoolPlaces(viewer, self)
+        self._build()
+        self.sorter.finished.connect(self._on_sorted)
+        self.sorter.failed.connect(self.said)
+        self.filters.filtered.connect(self.refresh)
+        self.filters.ordered.connect(self.refresh)
+        self.gallery.visited.connect(self.visit)
+        self.map.visited.connect(self._on_map)
+        self.map.lassoed.connect(self._on_lassoed)
+        self.places.clicked.connect(self._on_clicked)
+        self.places.layers_changed.connect(self._on_layers)
+        self.selection.current_changed.connect(lambda _number: self.tell())
+        viewer.events.theme.connect(self._on_theme)
+
+    def _build(self) -> None:
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(SPACE)
+        self.filters = PoolFilters()
+        column.addWidget(self.filters)
+        self.gallery = PoolGallery(self.selection, self.viewer.theme)
+        self.map = PoolMap(self.selection, self.viewer.theme)
+        self.map_kind = QComboBox()
+        self.map_kind.addItem("Map: principal components", PCA)
+        self.map_kind.addItem("Map: UMAP", UMAP)
+        self.map_kind.setToolTip("How the segments' vectors are brought onto two axes.")
+        self.map_kind.setVisible(available())
+        below = QWidget()
+        under = QVBoxLayout(below)
+        under.setContentsMargins(0, 0, 0, 0)
+        under.setSpacing(SPACE // 2)
+        under.addWidget(self.map_kind)
+        under.addWidget(self.map, 1)
+        self.splitter = QSplitter(Qt.Orientation.Vertical)
+        self.splitter.setChildrenCollapsible(True)
+        self.splitter.addWidget(self.gallery)
+        self.splitter.addWidget(below)
+        self.splitter.setStretchFactor(0, 2)
+        self.splitter.setStretchFactor(1, 1)
+        self.splitter.setSizes([400, 200])
+        self.splitter.setCollapsible(0, False)
+        column.addWidget(self.splitter, 1)
+        self.about = QLabel()
+        self.about.setTextFormat(Qt.TextFormat.PlainText)
+        self.about.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.image_button = QPushButton("Show image")
+        self.image_button.setToolTip("The image of this segment is not open.")
+        self.image_button.clicked.connect(self._want_image)
+        self.similar_button = QPushButton("Similar")
+        self.similar_button.setToolTip("Sort by similarity to this segment.")
+        self.similar_button.clicked.connect(lambda: self.filters.choose_order("similarity"))
+        column.addLayout(row(self.about, self.similar_button, self.image_button, stretch=0))
+
+    # What is shown.
+
+    def set_curation(self, curation: Curation | None, places: NDArray[np.float32] | None = None) -> None:
+        """Show all of another pool, or nothing."""
+        self.sorter.discard()
+        self._sort, self._wanted = None, ""
+        self.curation = curation
+        self.selection.reset(len(curation) if curation else 0)
+        self.gallery.set_curation(curation)
+        self.map.set_curation(curation, places)
+        if curation is not None:
+            self.filters.set_kinds(curation.kinds)
+            self.filters.set_tags(curation.tags())
+            self.filters.clear()
+        self.tell()
+
+    def refresh(self) -> None:
+        """Filter and sort again."""
+        curation = self.curation
+        if curation is None:
+            return
+        numbers = curation.matching(self.filters.filters())
+        by, reverse, selected = self.filters.by, self.filters.reverse, self.selection.current
+        self.map.set_numbers(numbers)
+        self.selection.restrict(numbers)
+        if by == "similarity":
+            if selected < 0:
+                self.said.emit("Click a segment first, then sort by similarity to it.")
+            elif len(numbers) > SORTED_AT_ONCE:
+                self._sort_later(lambda: (numbers, curation.ordered(numbers, by, selected, reverse)))
+                return
+        self._sort = None
+        self._show_order(curation.ordered(numbers, by, selected if selected >= 0 else None, reverse))
+
+    def _sort_later(self, sort: Sort) -> None:
+        self._sort = sort
+        if self.sorter.start(single(sort, "Comparing"), "comparing segments"):
+            self._sort = None
+
+    def _on_sorted(self, found: tuple[NDArray[np.intp], NDArray[np.intp]]) -> None:
+        asked, numbers = found
+        if self._sort is not None:
+            self._sort_later(self._sort)
+        elif self.filters.by == "similarity" and asked is self.map.numbers:
+            self._show_order(numbers)
+
+    def _show_order(self, numbers: NDArray[np.intp]) -> None:
+        self.gallery.set_numbers(numbers)
+        self.gallery.reveal(self.selection.current)
+        self.shown_changed.emit()
+
+    def changed(self, numbers: NDArray[np.intp], what: str) -> None:
+        """Show that segments changed: their decision, class or tags, or what an "undo" took back, which is selected."""
+        if self.curation is None:
+            return
+        if what in ("tags", "undo"):
+            self.filters.set_tags(self.curation.tags())
+        if what in ("class", "undo"):
+            self.map.set_numbers(self.map.numbers)
+        if what == "undo":
+            self._select_shown(numbers)
+        self.tell()
+        self.gallery.viewport().update()
+
+    def _select_shown(self, numbers: NDArray[np.intp]) -> None:
+        seen = np.zeros(len(self.selection.mask), bool)
+        seen[self.gallery.numbers] = True
+        shown = numbers[seen[numbers]]
+        if len(shown):
+            self.selection.select(shown, int(shown[0]))
+            self.gallery.reveal(int(shown[0]))
+
+    # Places: gallery, map and layers.
+
+    def visit(self, number: int) -> None:
+        """Bring a segment onto the screen, where its image is open; ``place_requested`` says it to all others."""
+        curation = self.curation
+        if curation is None:
+            return
+        line, image = curation.pool.rows[number], curation.pool.image(number).source.image
+        row_, col, height, width = (int(line[name]) for name in ("row", "col", "height", "width"))
+        self.place_requested.emit(image, row_ + height / 2, col + width / 2)
+        self.places.show(image, int(line["number"]), (row_, col, height, width))
+
+    def _on_map(self, number: int) -> None:
+        self.gallery.reveal(number)
+        self.visit(number)
+
+    def _on_lassoed(self) -> None:
+        found = self.selection.mask[self.gallery.numbers]
+        if found.any():
+            self.gallery.reveal(int(self.gallery.numbers[int(found.argmax())]))
+
+    def _on_clicked(self, image: str, label: int) -> None:
+        number = self.curation.find(image, label) if self.curation is not None else None
+        if number is None:
+            return
+        if self.gallery.place_of(number) is None:
+            self.said.emit("The filters hide the segment that you clicked.")
+            return
+        self.said.emit("")
+        self.selection.select([number], number)
+        self.gallery.reveal(number)
+
+    def _on_layers(self) -> None:
+        self.tell()
+        number = self.selection.current
+        if self._wanted and number >= 0 and self.places.layers(self._wanted):
+            wanted, self._wanted = self._wanted, ""
+            if self.curation is not None and self.curation.pool.image(number).source.image == wanted:
+                self.visit(number)
+
+    def _want_image(self) -> None:
+        if self.curation is not None and self.selection.current >= 0:
+            self._wanted = self.curation.pool.image(self.selection.current).source.image
+            self.image_wanted.emit(self._wanted)
+
+    def tell(self) -> None:
+        """Say what the current segment is, and whether its image is open."""
+        curation, number = self.curation, self.selection.current
+        if curation is None or number < 0:
+            self.about.setText("Click a segment to see where it lies.")
+            self.about.setToolTip("")
+            self.image_button.hide()
+            self.similar_button.hide()
+            return
+        image = curation.pool.image(number).source.image
+        self.about.setText(f"{curation.kind_of(number)} · {image}")
+        self.about.setToolTip(self.gallery.words(number))
+        self.similar_button.show()
+        self.image_button.setVisible(not self.places.layers(image))
+
+    def _on_theme(self, event: Any = None) -> None:
+        if isalive(self):
+            self.gallery.set_theme(self.viewer.theme)
+            self.map.set_theme(self.viewer.theme)
+
+    # Clicks only while it is to be seen.
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Follow the viewer."""
+        self.places.listen()
+        super().showEvent(event)
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """No longer."""
+        self.places.rest()
+        super().hideEvent(event)
