@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask
 from napari_histomix.records import DONOR, INPAINTED, Segment
+from napari_histomix.segmentation.anchors import without_crumbs
 
 SCALES = (0.75, 1.33)
 """Least and largest magnification of a donor."""
@@ -116,7 +117,7 @@ def lay(target: Segment, donor: Segment, pose: Pose, free: Mask) -> Replacement:
     """
     shape = free.shape
     mask = cv2.warpAffine(donor.mask.astype(np.float32), np.array(pose.matrix), shape[::-1], flags=cv2.INTER_LINEAR)
-    laid = (mask > 0.5) & free
+    laid = without_crumbs((mask > 0.5) & free)
     replaced = np.zeros(shape, bool)
     replaced[target.window] = target.mask
     band = _band(laid, max(2.0, BAND * max(shape) / BAND_SIDE))
@@ -129,8 +130,12 @@ def paste(
 ) -> NDArray[np.uint8]:
     """The image (H, W, 3) with the donor's pixels (h, w, 3: its bounding box) laid in; the hole is left as it was."""
     size = pixels.shape[1::-1]
-    smooth = cv2.INTER_AREA if pose.scale < 1 else cv2.INTER_CUBIC
-    moved = cv2.warpAffine(donor_pixels, np.array(pose.matrix), size, flags=smooth, borderMode=cv2.BORDER_REFLECT_101)
+    if pose.scale < 1:
+        # OpenCV's affine transforms do not average: without this, fine texture would come out as moiré.
+        sigma = 0.5 * np.sqrt(pose.scale**-2 - 1) + 1e-3
+        donor_pixels = np.asarray(cv2.GaussianBlur(donor_pixels, (0, 0), sigma), np.uint8)
+    edge = cv2.BORDER_REFLECT_101
+    moved = cv2.warpAffine(donor_pixels, np.array(pose.matrix), size, flags=cv2.INTER_CUBIC, borderMode=edge)
     return np.where(replacement.donor[..., None], moved, pixels).astype(np.uint8)
 
 

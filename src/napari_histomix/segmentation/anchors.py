@@ -114,7 +114,7 @@ def find_segments(
     found = []
     for one in segments_of(labels):
         anchor = anchors[one.number - 1]
-        whole = _without_fragments(one.mask)
+        whole = without_crumbs(one.mask)
         if np.count_nonzero(whole) >= least:
             found.append((one.row, one.col, whole, anchor))
     return tuple(
@@ -199,7 +199,8 @@ def _anchors(
     return kept
 
 
-def _without_fragments(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def without_crumbs(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask without its pieces that are smaller than ``FRAGMENT`` of it."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     areas = stats[1:, cv2.CC_STAT_AREA]
     if count <= 2:
