@@ -232,6 +232,7 @@ def _begin(options: argparse.Namespace, dataset: TissueDataset, folder: Path) ->
     )
     with Study.begin(folder, dataset.root, dataset.name, options.mpp) as study:
         built = follow(build_pool(dataset, folder, settings))
+        study.save_settings({"pool_settings": asdict(settings)})
     for problem in built.problems[len(dataset.problems) :]:
         say(options, f"Skipped: {problem.sentence}")
     say(options, f"{built.segments:,} segments of {built.images:,} images.")

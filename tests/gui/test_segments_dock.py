@@ -1,0 +1,126 @@
+"""The Segments dock in a real viewer: an image divided, a pool built, corrected and handed to the Pool dock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Labels
+from PIL import Image as Picture
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QScrollArea
+
+from napari_histomix.datasets import load_sample
+from napari_histomix.study import Study
+from napari_histomix.study.curation import Curation
+
+pytestmark = pytest.mark.gui
+
+
+@pytest.fixture
+def open_segments(make_napari_viewer: Any, tmp_path: Path) -> Any:
+    """Open the dock through the manifest."""
+    from napari_histomix.widgets.session import session_of
+
+    def opened() -> Any:
+        viewer = make_napari_viewer(show=True)
+        session_of(viewer).home = tmp_path / "home"
+        dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Segments")
+        viewer.window._qt_window.resizeDocks([dock], [360], Qt.Orientation.Horizontal)
+        panel.real_viewer = viewer
+        return panel
+
+    return opened
+
+
+def fits(panel: Any) -> bool:
+    """Whether all that is shown lies within 360 pixels."""
+    area = panel.findChild(QScrollArea)
+    return panel.minimumSizeHint().width() <= 360 and area.widget().minimumSizeHint().width() <= 350
+
+
+def silent(panel: Any) -> list[str]:
+    """Controls that do not say what they do."""
+    found: list[str] = []
+    for kind in (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit):
+        for one in panel.findChildren(kind):
+            inside = one.parent() is not None and isinstance(one.parent(), QAbstractSpinBox)
+            told = one.toolTip() or (one.parent().toolTip() if one.parent() is not None else "")
+            if not inside and not told and not one.objectName().startswith("qt_"):
+                found.append(f"{kind.__name__} {getattr(one, 'text', str)()}")
+    return found
+
+
+def test_an_image_is_divided_while_the_window_stays_alive(open_segments, qtbot, heart) -> None:
+    panel = open_segments()
+    dataset = load_sample()
+    image = dataset.read(dataset.entries[0])
+    viewer = panel.real_viewer
+    scale = (image.mpp, image.mpp)
+    layer = viewer.add_image(image.pixels, rgb=True, name="sample", scale=scale, units=("um", "um"))
+    qtbot.waitUntil(panel.progress.run_button.isEnabled)
+    panel.form.details_button.click()
+    panel.form.prompter.setCurrentIndex(1)
+    assert panel.form.anchors.isVisible() and panel.form.weights.isVisible() and fits(panel)
+    panel.form.prompter.setCurrentIndex(0)
+    before = heart.ticks
+    panel.progress.run_button.click()
+    qtbot.waitUntil(lambda: not panel.runner.running, timeout=60_000)
+    assert panel.note.kind == "good", panel.note.text()
+    assert heart.ticks - before > 5 and fits(panel)
+    made = viewer.layers.selection.active
+    assert isinstance(made, Labels) and tuple(made.scale) == tuple(layer.scale) and made.units == layer.units
+    made.contour = 2
+    row, col = np.argwhere(made.data == 1)[0]
+    assert "vote_share" in made.get_status((row * image.mpp, col * image.mpp), world=True)["coordinates"]
+    assert silent(panel) == []
+    viewer.theme = "light"
+    viewer.layers.clear()
+    qtbot.waitUntil(lambda: panel.why.text() == "Open an H&E image in napari.")
+
+
+def test_from_a_folder_to_a_corrected_pool(open_segments, qtbot, tmp_path) -> None:
+    panel = open_segments()
+    viewer, pool = panel.real_viewer, panel.pool
+    dataset = load_sample()
+    for number, entry in enumerate(dataset.entries[:3]):
+        path = tmp_path / "tissue" / f"grade {number // 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(dataset.read(entry).pixels).save(path)
+    pool.choose_folder(tmp_path / "tissue")
+    qtbot.waitUntil(pool.form.isVisible, timeout=20_000)
+    pool.form.encoder.setCurrentIndex(1)
+    pool.form.scale.setValue(0.25)
+    assert fits(panel) and silent(panel) == []
+    pool.form.encoder.setCurrentIndex(0)
+    with qtbot.waitSignal(panel.pool_built, timeout=60_000) as built:
+        pool.bar.run_button.click()
+    _, other = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Pool")
+    with qtbot.waitSignal(other.opened, timeout=20_000):
+        other.open_study(Path(built.args[0]))
+    other.image_wanted.connect(panel.show_image)
+    other.view.selection.select([0], 0)
+    other.view.tell()
+    other.view.image_button.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=20_000)
+    qtbot.waitUntil(lambda: not pool.runner.running)
+    name = other.curation.pool.image(0).source.image
+    assert [layer.name for layer in viewer.layers] == [name, f"{name} segments"] and fits(panel)
+    labels = viewer.layers[1]
+    number = int(other.curation.pool.rows["number"][0])
+    assert labels.selected_label == number
+    place = np.argwhere(labels.data == number).mean(axis=0).round().astype(int)
+    labels.mode = "paint"
+    labels.brush_size = 12
+    labels.paint(tuple(place), int(labels.data.max()) + 1)
+    before = len(other.curation)
+    with qtbot.waitSignal(panel.pool_corrected, timeout=20_000) as corrected:
+        qtbot.mouseClick(pool.correct_button, Qt.MouseButton.LeftButton)
+    assert "1 added" in pool.note.text() and pool.note.kind == "good"
+    with qtbot.waitSignal(other.opened, timeout=20_000):
+        other.open_study(Path(corrected.args[0]))
+    assert len(other.curation) > before
+    now = Curation(Study.open(Path(corrected.args[0])), other.curation.pool)
+    assert 1 <= now.counts().dropped < before
