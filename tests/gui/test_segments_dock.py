@@ -98,9 +98,9 @@ def test_from_a_folder_to_a_corrected_pool(open_segments, qtbot, tmp_path) -> No
     with qtbot.waitSignal(panel.pool_built, timeout=60_000) as built:
         pool.bar.run_button.click()
     _, other = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Pool")
-    with qtbot.waitSignal(other.opened, timeout=20_000):
-        other.open_study(Path(built.args[0]))
-    other.image_wanted.connect(panel.show_image)
+    # What one dock has open, the others of the viewer open too.
+    qtbot.waitUntil(lambda: other.curation is not None and not other.runner.running, timeout=20_000)
+    assert Path(other.study.folder) == Path(built.args[0])
     other.view.selection.select([0], 0)
     other.view.tell()
     other.view.image_button.click()
@@ -119,8 +119,6 @@ def test_from_a_folder_to_a_corrected_pool(open_segments, qtbot, tmp_path) -> No
     with qtbot.waitSignal(panel.pool_corrected, timeout=20_000) as corrected:
         qtbot.mouseClick(pool.correct_button, Qt.MouseButton.LeftButton)
     assert "1 added" in pool.note.text() and pool.note.kind == "good"
-    with qtbot.waitSignal(other.opened, timeout=20_000):
-        other.open_study(Path(corrected.args[0]))
-    assert len(other.curation) > before
+    qtbot.waitUntil(lambda: len(other.curation) > before, timeout=20_000)
     now = Curation(Study.open(Path(corrected.args[0])), other.curation.pool)
     assert 1 <= now.counts().dropped < before

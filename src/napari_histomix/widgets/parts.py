@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
-from qtpy.QtCore import QRectF, QSize, Qt, Signal
+from qtpy.compat import isalive
+from qtpy.QtCore import QRectF, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import (
     QComboBox,
@@ -71,6 +72,16 @@ class Panel(QWidget):
         self.column.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
         self.column.setSpacing(SPACE)
         self.setMinimumWidth(300)
+
+    def follow_tissue(self) -> None:
+        """Open the study with a segment pool that another dock of this viewer opens, or has opened."""
+        self.session.tissue_changed.connect(self._on_tissue)
+        if self.session.tissue_folder is not None:
+            QTimer.singleShot(0, lambda: self._on_tissue(self.session.tissue_folder, None))
+
+    def _on_tissue(self, folder: Any, by: Any) -> None:
+        if by is not self and isalive(self) and folder is not None:
+            self.open_study(folder)
 
     def complain(self, note: Note, sentence: str) -> None:
         """Show one sentence about a failure: in the panel, or as a notice where the panel is not to be seen."""

@@ -102,6 +102,9 @@ class PoolPanel(Panel):
         self.view.selection.changed.connect(self._recount)
         self.view.place_requested.connect(self.place_requested)
         self.view.image_wanted.connect(self.image_wanted)
+        self.image_wanted.connect(self._show_image)
+        self.rebuild_wanted.connect(self._open_segments)
+        self.opened.connect(lambda study, _pool: self.session.share_tissue(study.folder, self))
         self.view.said.connect(self.note.say)
         self.view.map_kind.currentIndexChanged.connect(self._on_map_kind)
         box = self.actions_box
@@ -113,6 +116,7 @@ class PoolPanel(Panel):
         box.relabel.connect(self.relabel)
         box.tag.connect(self.tag)
         box.untag.connect(self.untag)
+        self.follow_tissue()
 
     def sizeHint(self) -> QSize:
         """Four tiles wide."""
@@ -122,6 +126,16 @@ class PoolPanel(Panel):
     def curation(self) -> Curation | None:
         """What is shown."""
         return self.view.curation
+
+    def _show_image(self, name: str) -> None:
+        self._open_segments()
+        self.session.tissue_image_wanted.emit(name)
+
+    def _open_segments(self) -> None:
+        """The Segments dock shows images and builds pools; it is opened where it is not."""
+        window = getattr(self.viewer, "window", None)
+        if not self.session.shows_tissue and window is not None:
+            window.add_plugin_dock_widget("napari-histomix", "HistoMix: Segments", tabify=True)
 
     # Opening.
 

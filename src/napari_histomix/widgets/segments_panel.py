@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.layers import Image
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_histomix.datasets import TissueDataset
@@ -80,7 +81,16 @@ class SegmentsPanel(Panel):
         self.pool.built.connect(self.pool_built)
         self.pool.browse.connect(self.pool_built)
         self.pool.corrected.connect(self.pool_corrected)
+        self.pool.runner.finished.connect(self._on_pool)
+        session = self.session
+        self.pool_built.connect(lambda folder: session.share_tissue(folder, self))
+        self.pool_corrected.connect(lambda folder: session.share_tissue(folder, self, changed=True))
+        session.tissue_image_wanted.connect(self._show_wanted)
+        session.shows_tissue = True
+        self.destroyed.connect(partial(setattr, session, "shows_tissue", False))
+        self._wanted = ""
         self._update()
+        self.follow_tissue()
 
     def _scroll(self) -> None:
         inner = QWidget()
@@ -165,6 +175,18 @@ class SegmentsPanel(Panel):
     def open_study(self, folder: Path) -> None:
         """Open a study that has a segment pool."""
         self.pool.open_study(folder)
+
+    def _on_pool(self, found: Any) -> None:
+        if isinstance(found, OpenPool):
+            self.session.share_tissue(found.study.folder, self)
+            if self._wanted:
+                QTimer.singleShot(0, partial(self._show_wanted, self._wanted))
+
+    def _show_wanted(self, name: str) -> None:
+        """Show an image another dock asks for, as soon as the study is open."""
+        self._wanted = "" if self.pool.opened is not None else name
+        if self.pool.opened is not None:
+            self.show_image(name)
 
     def show_image(self, name: str) -> None:
         """Open an image of the pool and its segments as layers, to look at and to correct."""

@@ -45,6 +45,10 @@ class Session(QObject):
     place_requested = Signal(str, float, float)
     """Image, row, column a person wants to see."""
     model_changed = Signal()
+    tissue_changed = Signal(object, object)
+    """Folder of the study with a segment pool that one dock opened, or whose pool it changed; and that dock."""
+    tissue_image_wanted = Signal(str)
+    """Name of an image of that pool a person wants to see."""
     notice = Signal(str)
 
     def __init__(self, parent: QObject | None = None, home: Path | None = None) -> None:
@@ -56,6 +60,9 @@ class Session(QObject):
         self.reader.loaded.connect(self._on_loaded)
         self._wanted = ""
         self.model_folder: Path | None = None
+        self.tissue_folder: Path | None = None
+        self.shows_tissue = False
+        """Whether a dock follows ``tissue_image_wanted``."""
         self._clear()
 
     def _clear(self) -> None:
@@ -297,6 +304,15 @@ class Session(QObject):
     def approved(self) -> tuple[Placement, ...]:
         """What may be exported."""
         return tuple(one for one in self.placements if self.placement_decisions.get(one.candidate.rank) == APPROVE)
+
+    # Tissue.
+
+    def share_tissue(self, folder: Path | str, by: QObject, *, changed: bool = False) -> None:
+        """Let the docks for tissue work on one study: ``by`` has opened it, or changed its pool."""
+        folder = Path(folder)
+        if changed or folder != self.tissue_folder:
+            self.tissue_folder = folder
+            self.tissue_changed.emit(folder, by)
 
     # Decisions: on disk first, then on the screen.
 

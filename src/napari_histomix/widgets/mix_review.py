@@ -1,0 +1,336 @@
+"""Review: every synthetic image of the study in a list, one of them on the screen, approved or rejected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QAbstractListModel, QModelIndex, QPersistentModelIndex, QSignalBlocker, Qt, QTimer
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QListView, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from napari_histomix.widgets.frames import APPROVE, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.keys import PanelKeys
+from napari_histomix.widgets.mix_layers import MIX, MixLayers
+from napari_histomix.widgets.mix_parts import Latest, Section
+from napari_histomix.widgets.mix_runs import Shown, show_job
+from napari_histomix.widgets.mix_work import MixWork
+from napari_histomix.widgets.parts import BAD, GOOD, Note, Panel, hint, row
+
+BLINK = 500
+"""Milliseconds before the blinking view changes."""
+MARKS = {APPROVE: "✓  ", REJECT: "✗  "}
+COLORS = {APPROVE: GOOD, REJECT: BAD}
+Index = QModelIndex | QPersistentModelIndex
+
+
+class MixList(QAbstractListModel):
+    """Names and decisions; no image is read for it."""
+
+    def __init__(self, work: MixWork, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.work = work
+        self.numbers: list[int] = []
+
+    def reset(self) -> None:
+        """Take what the study holds now; what is only added leaves place and selection as they are."""
+        new = self.work.numbers
+        if new[: len(self.numbers)] == self.numbers and self.numbers:
+            if len(new) > len(self.numbers):
+                self.beginInsertRows(QModelIndex(), len(self.numbers), len(new) - 1)
+                self.numbers = new
+                self.endInsertRows()
+            return
+        self.beginResetModel()
+        self.numbers = new
+        self.endResetModel()
+
+    def rowCount(self, parent: Index | None = None) -> int:
+        """One for each image."""
+        return 0 if parent is not None and parent.isValid() else len(self.numbers)
+
+    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """A name, its decision before it."""
+        if not index.isValid() or index.row() >= len(self.numbers):
+            return None
+        number = self.numbers[index.row()]
+        decision = self.work.decisions.get(number, UNDECIDED)
+        name = self.work.names.get(number, "")
+        if role == Qt.ItemDataRole.DisplayRole:
+            return f"{MARKS.get(decision, '·  ')}{name}"
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return f"{name} · {WORDS[decision]}"
+        if role == Qt.ItemDataRole.ForegroundRole and decision in COLORS:
+            return QColor(COLORS[decision])
+        return None
+
+    def changed(self, numbers: tuple[int, ...]) -> None:
+        """Show other decisions."""
+        known = {number: place for place, number in enumerate(self.numbers)}
+        for number in numbers:
+            if number in known:
+                at = self.index(known[number])
+                self.dataChanged.emit(at, at)
+
+
+class ReviewSection(Section):
+    """Previous and next, approve and reject, undo; real and synthetic in the same place."""
+
+    def __init__(self, panel: Panel, work: MixWork, layers: MixLayers) -> None:
+        super().__init__("Review", "Look at every synthetic image, and approve or reject it.")
+        self.panel, self.work, self.layers = panel, work, layers
+        self.shown: Shown | None = None
+        self._seen = False
+        self.loader = Latest(self)
+        self._build()
+        self._blinking = QTimer(self)
+        self._blinking.setInterval(BLINK)
+        self._blinking.timeout.connect(self.real.toggle)
+        actions = {
+            "A": lambda: self.decide(APPROVE),
+            "R": lambda: self.decide(REJECT),
+            "U": self.undo,
+            "Left": lambda: self.move_by(-1),
+            "Right": lambda: self.move_by(1),
+            "T": self.real.toggle,
+            "B": self.blink.toggle,
+            "O": self.origin.toggle,
+        }
+        self.keys = PanelKeys(self, panel.viewer, actions)
+        self.loader.finished.connect(self._on_shown)
+        self.loader.failed.connect(lambda sentence: panel.complain(self.note, sentence))
+        layers.view_changed.connect(self._on_view)
+        work.opened.connect(self._on_opened)
+        work.mixes_changed.connect(self._on_mixes)
+        work.decided.connect(self._on_decided)
+        work.failed.connect(lambda sentence: panel.complain(self.note, sentence))
+        self._on_mixes()
+
+    def _build(self) -> None:
+        self.empty = Note("Make synthetic images first.")
+        self.body.addWidget(self.empty)
+        self.decided_bar = QProgressBar()
+        self.decided_bar.setTextVisible(False)
+        self.decided_bar.setFixedHeight(6)
+        self.decided_bar.setToolTip("How many images are decided on.")
+        self.model = MixList(self.work, self)
+        self.list = QListView()
+        self.list.setModel(self.model)
+        self.list.setUniformItemSizes(True)
+        self.list.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.setStyleSheet("QListView::item { padding: 3px 2px; }")
+        self.list.setFixedHeight(132)
+        self.list.setToolTip("All synthetic images of the study; the one you click is shown.")
+        self.list.setAccessibleName("Synthetic images")
+        self.list.selectionModel().currentChanged.connect(lambda _now, _before: self._load())
+        self.list.clicked.connect(lambda _index: self._load())
+        self.approve_button = _button("Approve (A)", "This image may be exported.", lambda: self.decide(APPROVE))
+        self.reject_button = _button("Reject (R)", "This image is never exported.", lambda: self.decide(REJECT))
+        for button, color in ((self.approve_button, "#1e8449"), (self.reject_button, "#b03a2e")):
+            button.setStyleSheet(
+                f"QPushButton {{ background-color: {color}; color: white; font-weight: 600; padding: 7px;"
+                " border-radius: 4px; }"
+                "QPushButton:disabled { background-color: #7a808a; color: #d5d8dc; }"
+            )
+        self.undo_button = _button("Undo (U)", "Take the last decision back.", self.undo)
+        self.previous_button = _button("◀ Previous (←)", "The image before.", lambda: self.move_by(-1))
+        self.next_button = _button("Next (→) ▶", "The next image.", lambda: self.move_by(1))
+        self.real = QCheckBox("Real (T)")
+        self.real.setToolTip("Show the real image in place of the synthetic one.")
+        self.real.toggled.connect(lambda real: self.layers.show_synthetic(not real))
+        self.blink = QCheckBox("Blink (B)")
+        self.blink.setToolTip("Change between real and synthetic by itself.")
+        self.blink.toggled.connect(self._on_blink)
+        self.origin = QCheckBox("Origin (O)")
+        self.origin.setChecked(True)
+        self.origin.setToolTip("Outline what comes from donors (blue) and what was painted (amber).")
+        self.origin.toggled.connect(self.layers.show_origin)
+        decide = row(self.approve_button, self.reject_button)
+        moves = row(self.previous_button, self.undo_button, self.next_button)
+        for line in (decide, moves):
+            for index in range(line.count()):
+                line.setStretch(index, 1)
+        options = row(self.real, self.blink, self.origin)
+        options.addStretch(1)
+        self.about = hint("")
+        self.results = QWidget()
+        inner = QVBoxLayout(self.results)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(self.body.spacing())
+        inner.addWidget(self.decided_bar)
+        inner.addWidget(self.list)
+        inner.addLayout(decide)
+        inner.addLayout(moves)
+        inner.addLayout(options)
+        inner.addWidget(self.about)
+        self.body.addWidget(self.results)
+        self.note = Note()
+        self.body.addWidget(self.note)
+
+    # Moving.
+
+    @property
+    def current(self) -> int | None:
+        """Number of the image that is chosen in the list."""
+        at = self.list.currentIndex()
+        return self.model.numbers[at.row()] if at.isValid() and at.row() < len(self.model.numbers) else None
+
+    def go(self, number: int) -> None:
+        """Choose an image by its number, and show it."""
+        if number in self.model.numbers:
+            at = self.model.index(self.model.numbers.index(number))
+            if at == self.list.currentIndex():
+                self._load()
+            else:
+                self.list.setCurrentIndex(at)
+
+    def move_by(self, by: int) -> None:
+        """Go to the next image, or back; stops at the ends."""
+        if not self.model.numbers:
+            return
+        at = self.list.currentIndex()
+        place = at.row() + by if at.isValid() else 0
+        self.go(self.model.numbers[min(max(place, 0), len(self.model.numbers) - 1)])
+
+    def _load(self) -> None:
+        number, work = self.current, self.work
+        self._update()
+        if number is None or work.study is None or work.pool is None or work.dataset is None:
+            return
+        if self.shown is not None and self.shown.number == number and not self.loader.busy:
+            self._show(self.shown)
+            return
+        self.about.setText("Reading …")
+        self.loader.ask(show_job(work.study, work.pool, work.dataset, number), "reading a synthetic image")
+
+    def _on_shown(self, shown: Shown) -> None:
+        if shown.number == self.current:
+            self.shown = shown
+            self.work.learn({shown.number: shown.mix.kind})
+            self.note.say("")
+            self._show(shown)
+
+    def _show(self, shown: Shown) -> None:
+        dataset = self.work.dataset
+        known = {entry.source.image: entry.mpp for entry in dataset.training} if dataset is not None else {}
+        self.layers.show_mix(shown, shown.real.mpp if shown.real is not None else known.get(shown.mix.target) or 1.0)
+        with QSignalBlocker(self.real):
+            self.real.setChecked(False)
+        self.layers.show_synthetic(True)
+        self._update()
+
+    # Deciding.
+
+    @property
+    def visible_number(self) -> int | None:
+        """Number of the image that is on the screen: no one decides on what they do not see."""
+        shown = self.shown
+        if shown is None or self.layers.view != MIX or shown.number != self.current:
+            return None
+        return shown.number if self.layers.layer("synthetic") is not None else None
+
+    def decide(self, decision: str) -> None:
+        """Approve or reject the image on the screen, and go on to the next."""
+        number = self.visible_number
+        if number is not None and self.work.decide(number, decision):
+            self.move_by(1)
+
+    def undo(self) -> None:
+        """Take the last decision back, and go to the image it was about."""
+        items = self.work.undo()
+        if items == ():
+            self.note.say("There is nothing to undo.")
+        elif items:
+            self.note.say("")
+            self.go(items[0])
+
+    def _on_decided(self, numbers: tuple[int, ...]) -> None:
+        self.model.changed(numbers)
+        self._update()
+
+    # What is shown.
+
+    def _on_opened(self) -> None:
+        self.loader.drop()
+        self.shown = None
+        self.note.say("")
+        self._on_mixes()
+
+    def _on_mixes(self) -> None:
+        self.model.reset()
+        some = bool(self.model.numbers)
+        self.empty.setVisible(not some)
+        self.results.setVisible(some)
+        if some and not self.list.currentIndex().isValid():
+            left = [place for place, one in enumerate(self.model.numbers) if one not in self.work.decisions]
+            # Chosen, not shown: the person may be about to click a target.
+            with QSignalBlocker(self.list.selectionModel()):
+                self.list.setCurrentIndex(self.model.index(left[0] if left else 0))
+        self._update()
+
+    def _on_view(self) -> None:
+        if self.layers.view != MIX:
+            self.blink.setChecked(False)
+            with QSignalBlocker(self.real):
+                self.real.setChecked(False)
+        self._bind()
+        self._update()
+
+    def _on_blink(self, blinking: bool) -> None:
+        if blinking and self.real.isEnabled():
+            self._blinking.start()
+        else:
+            self._blinking.stop()
+            self.real.setChecked(False)
+
+    def _update(self) -> None:
+        approved, rejected, left = self.work.counts()
+        some = approved + rejected + left
+        self.state.setText(f"{approved} approved · {rejected} rejected · {left} left" if some else "")
+        self.decided_bar.setMaximum(max(some, 1))
+        self.decided_bar.setValue(approved + rejected)
+        seen = self.visible_number
+        for button in (self.approve_button, self.reject_button):
+            button.setEnabled(seen is not None)
+        place = self.list.currentIndex().row()
+        self.previous_button.setEnabled(place > 0)
+        self.next_button.setEnabled(place < len(self.model.numbers) - 1)
+        has_real = seen is not None and self.shown is not None and self.shown.real is not None
+        for box in (self.real, self.blink):
+            box.setEnabled(has_real)
+        self.origin.setEnabled(seen is not None)
+        if seen is None:
+            if not self.loader.busy:
+                self.about.setText("Click an image in the list to see it.")
+            return
+        assert self.shown is not None
+        mix = self.shown.mix
+        donors = len(mix.provenance.get("donors", ()))
+        gone = "" if has_real else " · its real image cannot be read any more"
+        self.about.setText(
+            f"{mix.kind} · {donors} replacement{'' if donors == 1 else 's'} · {mix.new_area:.0%} new · "
+            f"{mix.provenance.get('sampler', '')} sampler · {WORDS[self.work.decisions.get(seen, UNDECIDED)]}{gone}"
+        )
+
+    # Keys only while a synthetic image is on the screen and the panel is to be seen.
+
+    def set_active(self, active: bool) -> None:
+        """The panel is shown, or hidden."""
+        self._seen = active
+        if not active:
+            self.blink.setChecked(False)
+        self._bind()
+
+    def _bind(self) -> None:
+        if self._seen and self.layers.view == MIX:
+            self.keys.bind()
+        else:
+            self.keys.release()
+
+
+def _button(text: str, tip: str, action: Any) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    button.clicked.connect(lambda _checked=False: action())
+    return button
