@@ -14,12 +14,12 @@ from PIL import Image
 
 from napari_histomix.datasets import open_tissue
 from napari_histomix.methods.usegmix import (
-    DonorChoice,
     MixSettings,
     PoolSettings,
     build_pool,
     compose,
     correct_pool,
+    donor_choice,
     make_mix,
     plan_mixes,
 )
@@ -89,7 +89,7 @@ def test_the_pool_is_of_the_training_split_only_and_can_be_made_again(pool, data
 def test_donors_are_of_the_same_class_of_another_patient_and_of_a_fitting_size(pool):
     settings = replace(MIX, area_ratio=(0.5, 2.0))
     for kind, members in everyone(pool).items():
-        choice = DonorChoice(pool, members, kind, settings)
+        choice = donor_choice(pool, members, kind, settings)
         for target in members:
             allowed = members[choice.allowed(int(target))]
             for donor in allowed:
@@ -100,7 +100,7 @@ def test_donors_are_of_the_same_class_of_another_patient_and_of_a_fitting_size(p
                 (one for one, _ in likeliest), key=lambda one: -dict(likeliest)[one]
             )
             assert {one for one, _ in likeliest} <= set(allowed.tolist())
-        own = DonorChoice(pool, members, kind, replace(settings, own_patient=True))
+        own = donor_choice(pool, members, kind, replace(settings, own_patient=True))
         assert own.allowed(int(members[0])).sum() > choice.allowed(int(members[0])).sum()
         assert not own.allowed(int(members[0]))[0], "never the target itself"
 
@@ -124,7 +124,7 @@ def test_plans_keep_to_the_class_the_range_and_the_seed(pool):
 
 def test_a_used_donor_becomes_less_likely(pool):
     members = everyone(pool)["low"]
-    choice = DonorChoice(pool, members, "low", MIX)
+    choice = donor_choice(pool, members, "low", MIX)
     target = int(members[0])
     first, chance = choice.likeliest(target, 1)[0]
     choice.pool_draw.use(int(np.flatnonzero(members == first)[0]))

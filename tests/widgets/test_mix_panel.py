@@ -21,8 +21,9 @@ from napari_histomix.records import Event, HistomixError, MixedImage
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets import mix_jobs, mix_runs
-from napari_histomix.widgets.mix_panel import MixPanel
+from napari_histomix.widgets.mix import jobs as mix_jobs
+from napari_histomix.widgets.mix import runs as mix_runs
+from napari_histomix.widgets.mix.panel import MixPanel
 from napari_histomix.widgets.session import Session
 
 
@@ -42,7 +43,7 @@ def no_network(monkeypatch) -> None:
     for module in (mix_jobs, mix_runs):
         monkeypatch.setattr(module, "make_mix", fake_mix)
         monkeypatch.setattr(module, "prepare_torch", lambda: None)
-    monkeypatch.setattr("napari_histomix.widgets.mix_panel.warm_networks", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.mix.panel.warm_networks", lambda: None)
 
 
 @pytest.fixture

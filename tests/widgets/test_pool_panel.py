@@ -16,9 +16,11 @@ from qtpy.QtWidgets import QApplication, QToolTip
 from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets import pool_acts, pool_umap, pool_view
-from napari_histomix.widgets.pool_panel import PoolPanel
-from napari_histomix.widgets.pool_selection import class_colors
+from napari_histomix.widgets.pool import acts as pool_acts
+from napari_histomix.widgets.pool import umap as pool_umap
+from napari_histomix.widgets.pool import view as pool_view
+from napari_histomix.widgets.pool.panel import PoolPanel
+from napari_histomix.widgets.pool.selection import class_colors
 from napari_histomix.widgets.session import Session
 
 SHIFT, CONTROL = Qt.KeyboardModifier.ShiftModifier, Qt.KeyboardModifier.ControlModifier
@@ -197,7 +199,7 @@ def test_only_the_thumbnails_in_sight_are_decoded(many, qtbot) -> None:
 
 
 def test_more_tiles_in_sight_than_are_kept_come_to_rest(many, qtbot, monkeypatch) -> None:
-    monkeypatch.setattr("napari_histomix.widgets.pool_thumbnails.KEPT", 3)
+    monkeypatch.setattr("napari_histomix.widgets.pool.thumbnails.KEPT", 3)
     gallery = many.view.gallery
     gallery.set_curation(many.curation)
     gallery.set_numbers(np.arange(2000))

@@ -21,10 +21,10 @@ from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.segmentation import AnchorSettings, RegionTreePrompter
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets import segment_layers
-from napari_histomix.widgets.segment_layers import picture_of, unusable
-from napari_histomix.widgets.segments_form import TIPS
-from napari_histomix.widgets.segments_panel import SegmentsPanel
+from napari_histomix.widgets.segments import layers as segment_layers
+from napari_histomix.widgets.segments.form import TIPS
+from napari_histomix.widgets.segments.layers import picture_of, unusable
+from napari_histomix.widgets.segments.panel import SegmentsPanel
 from napari_histomix.widgets.session import Session
 
 UM = {"scale": (0.5, 0.5), "units": ("um", "um")}
@@ -126,7 +126,7 @@ def waiting(monkeypatch) -> Any:
 
 
 def test_the_module_needs_no_torch() -> None:
-    code = "import sys, napari_histomix.widgets.segments_panel; print('torch' in sys.modules)"
+    code = "import sys, napari_histomix.widgets.segments.panel; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

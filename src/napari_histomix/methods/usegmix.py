@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.replacement import Pose, lay, paste, pose_of
 from napari_histomix.compositing.stain import match_stain, stain_spread
-from napari_histomix.datasets import Problem, TissueDataset, TissueEntry
+from napari_histomix.datasets import Problem, TissueDataset
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.features import open_encoder
 from napari_histomix.features.segments import segment_crops, segment_thumbnail
 from napari_histomix.records import REAL, Event, HistomixError, Job, MixedImage, Segment, TissueImage
+from napari_histomix.sampling.donor_choice import DonorChoice
 from napari_histomix.sampling.pool import THUMBNAIL, PoolImage, PoolWriter, SegmentPool
-from napari_histomix.sampling.segment_draw import SegmentDraw
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
 from napari_histomix.stains import optical_density
 
@@ -237,55 +237,6 @@ def _quietly(job: Job[tuple[Segment, ...]], done: int, total: int) -> Job[tuple[
 # Phase 2: which segments change places.
 
 
-class DonorChoice:
-    """Who may replace whom in one class, and how likely.
-
-    Parameters
-    ----------
-    pool : SegmentPool
-    members : (n,) int
-        Segments of the class that may be drawn, in the order of the pool.
-    kind : str
-    settings : MixSettings
-    """
-
-    def __init__(self, pool: SegmentPool, members: NDArray[np.intp], kind: str, settings: MixSettings) -> None:
-        self.pool, self.members, self.kind, self.settings = pool, members, kind, settings
-        self.pool_draw = SegmentDraw(pool.vectors(members, kind), settings.temperature)
-        self.images = pool.rows["image"][members]
-        scales = np.array([one.mpp for one in pool.images])
-        self.areas = pool.rows["area"][members] * scales[self.images] ** 2
-        self.origins = np.array([_origin(one.source.patient, one.source.image) for one in pool.images])
-
-    def allowed(self, target: int) -> NDArray[np.bool_]:
-        """Which members may replace a segment: not itself, of a fitting size, of another patient."""
-        mpp = self.pool.image(target).mpp
-        ratio = self.areas / (float(self.pool.rows["area"][target]) * mpp**2)
-        low, high = self.settings.area_ratio
-        found = (ratio >= low) & (ratio <= high) & (self.members != target)
-        if not self.settings.own_patient:
-            found &= self.origins[self.images] != self.origins[self.pool.rows["image"][target]]
-        return np.asarray(found)
-
-    def likeliest(self, target: int, count: int = 10) -> list[tuple[int, float]]:
-        """The likeliest donors for a segment, and their probabilities, falling."""
-        chances = self.pool_draw.chances(self._vector(target), self.allowed(target))
-        best = np.argsort(-chances, kind="stable")[:count]
-        return [(int(self.members[one]), float(chances[one])) for one in best if chances[one] > 0]
-
-    def draw(self, target: int, rng: np.random.Generator) -> tuple[int, float] | None:
-        """A donor for a segment and its probability; None where no one may be."""
-        drawn = self.pool_draw.draw(self._vector(target), self.allowed(target), rng)
-        return None if drawn is None else (int(self.members[drawn[0]]), drawn[1])
-
-    def _vector(self, target: int) -> NDArray[np.float32]:
-        return np.asarray(self.pool.vectors(np.array([target], np.intp), self.kind)[0])
-
-
-def _origin(patient: str, image: str) -> str:
-    return f"patient {patient}" if patient else f"image {image}"
-
-
 def plan_mixes(
     pool: SegmentPool,
     members: Mapping[str, NDArray[np.intp]],
@@ -319,7 +270,7 @@ def plan_mixes(
         if len(some) < 2:
             refusals[f"{kind}: a class needs two segments at least, of two patients or images"] += settings.per_class
             continue
-        choice = DonorChoice(pool, some, kind, settings)
+        choice = donor_choice(pool, some, kind, settings)
         rng = np.random.default_rng([settings.seed, number])
         images = rng.permutation(np.unique(choice.images))
         made = 0
@@ -342,6 +293,32 @@ def plan_mixes(
             plans.append(MixPlan(name, kind, pool.images[image].source.image, seed, exchanges))
             made += 1
     return MixPlans(tuple(plans), refusals)
+
+
+def donor_choice(pool: SegmentPool, members: NDArray[np.intp], kind: str, settings: MixSettings) -> DonorChoice:
+    """Who of ``members`` may replace whom in a class, by the settings."""
+    return DonorChoice(pool, members, kind, settings.temperature, settings.area_ratio, settings.own_patient)
+
+
+def plan_one(pool: SegmentPool, target: int, donor: int, probability: float, seed: int, name: str = "") -> MixPlan:
+    """The plan of a synthetic image with one replacement that a person chose; it is of its target image's class.
+
+    Parameters
+    ----------
+    pool : SegmentPool
+    target, donor : int
+        Numbers in the pool.
+    probability : float
+        Of the donor in the draw.
+    seed : int
+        The same one lays the donor the same way.
+    name : str
+    """
+    own = pool.image(target)
+    seed = int(np.random.default_rng([seed, target, donor]).integers(2**62))
+    factor = pool.image(donor).mpp / own.mpp
+    pose = pose_of(pool.segment(target), pool.segment(donor), np.random.default_rng(seed), factor)
+    return MixPlan(name, own.kind, own.source.image, seed, (Exchange(target, donor, probability, pose),))
 
 
 def _exchanges(
@@ -475,9 +452,8 @@ def make_mix(
     if settings.sampler not in PRESETS:
         raise HistomixError(f"'{settings.sampler}' is not a sampler; choose one of {', '.join(PRESETS)}.")
     model = model or load_model(bundled())
-    training = {entry.source.image: entry for entry in dataset.training}
     needed = {plan.image, *(pool.image(one.donor).source.image for one in plan.exchanges)}
-    images = {name: _read(dataset, training, pool, name) for name in sorted(needed)}
+    images = {name: read_image(dataset, pool, name) for name in sorted(needed)}
     target = images[plan.image]
     pasted, origin, facts = compose(target, pool, plan.exchanges, images, settings.stain_matching)
     hole = origin > 1
@@ -501,11 +477,17 @@ def make_mix(
     return MixedImage(plan.name, plan.kind, plan.image, pixels, origin, plan.seed, provenance)
 
 
-def _read(dataset: TissueDataset, training: Mapping[str, TissueEntry], pool: SegmentPool, name: str) -> TissueImage:
-    if name not in training:
+def read_image(dataset: TissueDataset, pool: SegmentPool, name: str) -> TissueImage:
+    """A training image that the pool was made of.
+
+    Raises
+    ------
+    HistomixError
+        If it is of another split by now, is not the same any more, or cannot be read.
+    """
+    if all(name != entry.source.image for entry in dataset.training):
         raise HistomixError(f"The image {name} is not in the training split of {dataset.name}; build the pool again.")
-    image = dataset.read(training[name])
-    known = next(one for one in pool.images if one.source.image == name)
-    if known.sha256 != pixels_sha256(image.pixels):
+    image = dataset.read(name)
+    if all(one.sha256 != pixels_sha256(image.pixels) for one in pool.images if one.source.image == name):
         raise HistomixError(f"The image {name} is not the one that the pool was made of; build the pool again.")
     return image

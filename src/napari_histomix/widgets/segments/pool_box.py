@@ -22,9 +22,10 @@ from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import HistomixError
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.parts import SPACE, Note, RunBar, heading, hint, narrow, row
-from napari_histomix.widgets.segment_build_form import BuildForm
-from napari_histomix.widgets.segment_layers import about, image_name, labels_of, picture_of, unusable
-from napari_histomix.widgets.segment_pool import (
+from napari_histomix.widgets.segments.build_form import BuildForm
+from napari_histomix.widgets.segments.form import FindForm
+from napari_histomix.widgets.segments.layers import about, image_name, labels_of, picture_of, unusable
+from napari_histomix.widgets.segments.pool import (
     Corrected,
     OpenPool,
     Shown,
@@ -35,7 +36,6 @@ from napari_histomix.widgets.segment_pool import (
     pool_image,
     show_job,
 )
-from napari_histomix.widgets.segments_form import FindForm
 from napari_histomix.widgets.warming import prepare_units
 
 

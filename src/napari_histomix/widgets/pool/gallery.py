@@ -23,8 +23,8 @@ from qtpy.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QToolTip
 
 from napari_histomix.study.curation import DECIDED, Curation
 from napari_histomix.widgets.parts import ACCENT, CARE
-from napari_histomix.widgets.pool_selection import DECISION_FRAMES, PoolSelection, class_colors
-from napari_histomix.widgets.pool_thumbnails import Thumbnails
+from napari_histomix.widgets.pool.selection import DECISION_FRAMES, PoolSelection, class_colors
+from napari_histomix.widgets.pool.thumbnails import Thumbnails
 
 GAP = 5
 """Pixels around a thumbnail; two neighbors lie twice as far apart."""

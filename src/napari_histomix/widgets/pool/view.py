@@ -15,12 +15,12 @@ from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSizePolicy, QSplitte
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.parts import SPACE, row
-from napari_histomix.widgets.pool_filters import PoolFilters
-from napari_histomix.widgets.pool_gallery import PoolGallery
-from napari_histomix.widgets.pool_map import PoolMap
-from napari_histomix.widgets.pool_places import PoolPlaces
-from napari_histomix.widgets.pool_selection import PoolSelection
-from napari_histomix.widgets.pool_umap import available
+from napari_histomix.widgets.pool.filters import PoolFilters
+from napari_histomix.widgets.pool.gallery import PoolGallery
+from napari_histomix.widgets.pool.map import PoolMap
+from napari_histomix.widgets.pool.places import PoolPlaces
+from napari_histomix.widgets.pool.selection import PoolSelection
+from napari_histomix.widgets.pool.umap import available
 
 SORTED_AT_ONCE = 20_000
 """Segments that are compared with the current one while the window waits."""

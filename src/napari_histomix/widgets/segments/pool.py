@@ -18,7 +18,7 @@ from napari_histomix.sampling.pool import PoolImage, SegmentPool
 from napari_histomix.segmentation import segment_map, segments_of
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.segment_layers import Divided, Picture, features_of, pathless
+from napari_histomix.widgets.segments.layers import Divided, Picture, features_of, pathless
 from napari_histomix.widgets.warming import prepare_torch
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.mix_parts import Latest, MixBar, Section, many
-from napari_histomix.widgets.mix_runs import export_job, kinds_job
-from napari_histomix.widgets.mix_work import MixWork
+from napari_histomix.widgets.mix.parts import Latest, MixBar, Section, many
+from napari_histomix.widgets.mix.runs import export_job, kinds_job
+from napari_histomix.widgets.mix.work import MixWork
 from napari_histomix.widgets.parts import SPACE, Note, Panel, form, row
 
 

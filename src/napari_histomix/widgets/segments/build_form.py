@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.widgets.parts import SPACE, form, hint, narrow, row
-from napari_histomix.widgets.segments_form import ENCODERS, WEIGHTS, add_row, show_row
+from napari_histomix.widgets.segments.form import ENCODERS, WEIGHTS, add_row, show_row
 
 
 class BuildForm(QWidget):

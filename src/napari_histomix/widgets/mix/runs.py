@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix.datasets import TissueDataset
-from napari_histomix.methods.usegmix import MixPlan, MixSettings, make_mix, plan_mixes
+from napari_histomix.methods.usegmix import MixPlan, MixSettings, make_mix, plan_mixes, read_image
 from napari_histomix.records import Event, HistomixError, Job, MixedImage, TissueImage
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.study.mixes import Mixes
-from napari_histomix.widgets.mix_jobs import loaded_model, plainly, read_image
+from napari_histomix.widgets.mix.jobs import loaded_model, plainly
 from napari_histomix.widgets.warming import prepare_torch
 
 FINE = 100

@@ -18,11 +18,11 @@ from napari_histomix.study import Study
 from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, row
-from napari_histomix.widgets.pool_actions import KEYS, PoolActions
-from napari_histomix.widgets.pool_acts import PoolActs
-from napari_histomix.widgets.pool_loading import OpenedPool, pool_job
-from napari_histomix.widgets.pool_umap import umap_job
-from napari_histomix.widgets.pool_view import UMAP, PoolView
+from napari_histomix.widgets.pool.actions import KEYS, PoolActions
+from napari_histomix.widgets.pool.acts import PoolActs
+from napari_histomix.widgets.pool.loading import OpenedPool, pool_job
+from napari_histomix.widgets.pool.umap import umap_job
+from napari_histomix.widgets.pool.view import UMAP, PoolView
 from napari_histomix.widgets.session import Session
 
 

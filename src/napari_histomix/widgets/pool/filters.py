@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QComboBox, QLineEdit, QToolButton, QVBoxLayout, QWidg
 
 from napari_histomix.study.curation import UNDECIDED, Filters, Order
 from napari_histomix.widgets.parts import SPACE, narrow, row
-from napari_histomix.widgets.pool_selection import class_colors
+from napari_histomix.widgets.pool.selection import class_colors
 
 ORDERS: tuple[tuple[str, Order, str], ...] = (
     ("Order added", "added", "Image by image, as they were found."),

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.parts import ACCENT
-from napari_histomix.widgets.pool_selection import PoolSelection, class_colors
+from napari_histomix.widgets.pool.selection import PoolSelection, class_colors
 
 MARGIN = 14
 """Pixels that stay free around the dots."""

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.replacement import pose_of
 from napari_histomix.datasets import TissueDataset, open_tissue
-from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.methods.usegmix import (
-    DonorChoice,
-    Exchange,
     MixPlan,
     MixSettings,
     compose,
+    donor_choice,
     make_mix,
+    plan_one,
+    read_image,
 )
 from napari_histomix.records import Event, HistomixError, Job, MixedImage, Segment, TissueImage
 from napari_histomix.sampling.pool import POOL, SegmentPool
@@ -132,20 +131,6 @@ def open_job(
     return plainly(job, folder, dataset if isinstance(dataset, Path) else None)
 
 
-def read_image(dataset: TissueDataset, pool: SegmentPool, name: str) -> TissueImage:
-    """An image that the pool was made of.
-
-    Raises
-    ------
-    HistomixError
-        If it is not the same any more, or cannot be read.
-    """
-    image = dataset.read(name)
-    if all(one.sha256 != pixels_sha256(image.pixels) for one in pool.images if one.source.image == name):
-        raise HistomixError(f"The image {name} is not the one that the pool was made of; build the pool again.")
-    return image
-
-
 # One target.
 
 
@@ -184,27 +169,6 @@ def around(segment: Segment, shape: tuple[int, ...]) -> tuple[slice, slice]:
     return found[0], found[1]
 
 
-def plan_one(pool: SegmentPool, target: int, donor: int, probability: float, seed: int, name: str = "") -> MixPlan:
-    """The plan of a synthetic image with one replacement that a person chose; it is of its target image's class.
-
-    Parameters
-    ----------
-    pool : SegmentPool
-    target, donor : int
-        Numbers in the pool.
-    probability : float
-        Of the donor in the draw.
-    seed : int
-        The same one lays the donor the same way.
-    name : str
-    """
-    own = pool.image(target)
-    seed = int(np.random.default_rng([seed, target, donor]).integers(2**62))
-    factor = pool.image(donor).mpp / own.mpp
-    pose = pose_of(pool.segment(target), pool.segment(donor), np.random.default_rng(seed), factor)
-    return MixPlan(name, own.kind, own.source.image, seed, (Exchange(target, donor, probability, pose),))
-
-
 def donors_job(
     study: Study,
     pool: SegmentPool,
@@ -222,7 +186,7 @@ def donors_job(
         curation = Curation(study, pool)
         kind = curation.kind_of(number)
         yield Event("Comparing segments")
-        best = DonorChoice(pool, curation.members(kind), kind, settings).likeliest(number, SHOWN)
+        best = donor_choice(pool, curation.members(kind), kind, settings).likeliest(number, SHOWN)
         own, held = target.image.source.image, {}
         box = around(pool.segment(number), target.image.pixels.shape)
         for done, (donor, probability) in enumerate(best):

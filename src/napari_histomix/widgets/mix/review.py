@@ -10,10 +10,10 @@ from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QListView, QProgressBar
 
 from napari_histomix.widgets.frames import APPROVE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.keys import PanelKeys
-from napari_histomix.widgets.mix_layers import MIX, MixLayers
-from napari_histomix.widgets.mix_parts import Latest, Section
-from napari_histomix.widgets.mix_runs import Shown, show_job
-from napari_histomix.widgets.mix_work import MixWork
+from napari_histomix.widgets.mix.layers import MIX, MixLayers
+from napari_histomix.widgets.mix.parts import Latest, Section
+from napari_histomix.widgets.mix.runs import Shown, show_job
+from napari_histomix.widgets.mix.work import MixWork
 from napari_histomix.widgets.parts import BAD, GOOD, Note, Panel, hint, row
 
 BLINK = 500

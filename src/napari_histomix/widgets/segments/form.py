@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
 from napari_histomix.segmentation import AnchorSettings
 from napari_histomix.widgets.parts import DEVICES, SPACE, form, narrow
 from napari_histomix.widgets.rgb_layers import micrometers
-from napari_histomix.widgets.segment_layers import (
+from napari_histomix.widgets.segments.layers import (
     LABELS,
     POINTS,
     RANDOM,

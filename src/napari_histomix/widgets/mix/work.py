@@ -14,7 +14,7 @@ from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.frames import APPROVE, REJECT
 from napari_histomix.widgets.jobs import JobRunner, sentence_of
-from napari_histomix.widgets.mix_jobs import OpenedMix, without_paths
+from napari_histomix.widgets.mix.jobs import OpenedMix, without_paths
 
 
 class MixWork(QObject):

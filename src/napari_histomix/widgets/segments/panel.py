@@ -17,7 +17,8 @@ from napari_histomix.records import Event, HistomixError
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, hint
-from napari_histomix.widgets.segment_layers import (
+from napari_histomix.widgets.segments.form import FindForm
+from napari_histomix.widgets.segments.layers import (
     Divided,
     Picture,
     Prompters,
@@ -26,9 +27,8 @@ from napari_histomix.widgets.segment_layers import (
     segments_layer,
     space_of,
 )
-from napari_histomix.widgets.segment_pool import Corrected, OpenPool, Shown
-from napari_histomix.widgets.segment_pool_box import PoolBox
-from napari_histomix.widgets.segments_form import FindForm
+from napari_histomix.widgets.segments.pool import Corrected, OpenPool, Shown
+from napari_histomix.widgets.segments.pool_box import PoolBox
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.warming import prepare_units
 

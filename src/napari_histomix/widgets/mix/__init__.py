@@ -1,0 +1,1 @@
+"""The Mix dock: replace segments, one or many, and review what came of it."""

@@ -1,0 +1,1 @@
+"""The Pool dock: browse and curate a segment pool."""
