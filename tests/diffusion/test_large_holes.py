@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from napari_histomix.diffusion import inpainter
+from napari_histomix.diffusion import inpainter, large_holes
 from napari_histomix.diffusion.inpainter import tile_places, tile_weight
 from napari_histomix.diffusion.large_holes import fill_holes, levels
+from napari_histomix.diffusion.model_files import load_model, save_model
+from napari_histomix.diffusion.recipes import SCHEDULE, new_autoencoder
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError, drain
 
@@ -64,8 +67,32 @@ def test_the_coarsest_level_is_what_the_model_sees_at_once(small_model):
     for side in (20, 48, 60, 96, 98, 200, 512, 2000):
         found = levels(side, small_model)
         assert found[0] <= largest and found == sorted(found)
-        assert found[-1] >= side if side <= largest else found[-1] == side
+        assert found[-1] == side
         assert all(2 * low >= high and low % 2 == 0 for low, high in pairwise(found))
+
+
+def test_what_fits_one_window_is_seen_at_its_own_scale(small_model, monkeypatch):
+    """Not resampled: a band of a few pixels would be blurred."""
+    seen = []
+    real = large_holes.inpaint
+    monkeypatch.setattr(large_holes, "inpaint", lambda windows, *a, **k: seen.extend(windows) or real(windows, *a, **k))
+    hole = np.zeros((150, 140), bool)
+    hole[3:20, 100:110] = True
+    drain(fill_holes(picture(hole.shape), hole, 0.25, small_model, SHORT, 0, device="cpu"))
+    assert [(len(one.hole), one.model_side) for one in seen] == [(96, 96)]
+
+
+@pytest.mark.parametrize("sampler", [SHORT, Sampler("mcg-fixed", 1000, 2, conditional=False, eta=0.0)])
+@pytest.mark.parametrize("shape", [(150, 130), (50, 40)], ids=str)
+def test_a_latent_model_fills_large_holes_too(small_network, tmp_path, sampler, shape):
+    torch.manual_seed(0)
+    parts = {"unet": small_network(4, out=4), "vqvae": new_autoencoder(64)}
+    save_model(tmp_path / "m", parts, SCHEDULE, name="latent", mpp=(0.25, 0.5), windows=(64,))
+    model = load_model(tmp_path / "m")
+    pixels, hole = picture(shape), oval(shape)
+    settings = replace(sampler, conditional=False)
+    filled = drain(fill_holes(pixels, hole, 0.25, model, settings, 0, device="cpu"))
+    assert np.array_equal(filled[~hole], pixels[~hole]) and not np.array_equal(filled[hole], pixels[hole])
 
 
 def test_tiles_cover_everything_and_overlap():

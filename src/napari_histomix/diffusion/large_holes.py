@@ -73,9 +73,9 @@ def fill_holes(
         raise HistomixError("A hole that covers the whole image leaves nothing to go by; replace less of it.")
     low, high = model.mpp
     factor = mpp / min(max(mpp, low), high)
-    box = _around(hole, ceil(CONTEXT / factor))
-    inner, inner_hole = _squared(pixels[box], hole[box], _grid(model) if factor == 1 else 1)
-    side = _on_grid(len(inner) * factor, model)
+    side = _side(hole, factor, model)
+    box = _around(hole, round(side / factor))
+    inner, inner_hole = _squared(pixels[box], hole[box], round(side / factor))
     guess = _first_guess(inner, inner_hole)
     for number, level in enumerate(sides := levels(side, model)):
         finest = level == sides[-1]
@@ -97,14 +97,20 @@ def levels(side: int, model: AnyModel) -> list[int]:
     """Sides of the levels from the coarsest, which fits into a window of the model, to ``side``."""
     largest = max(model.windows)
     if isinstance(model, PromptedModel):
-        return [largest]
+        return [min(side, largest)]
     found = [side]
     while found[0] > largest:
-        found.insert(0, max(_on_grid(found[0] / 2, model), _grid(model)))
-    if len(found) == 1:
-        # A hole that fits is seen in the smallest window that does; what is left of it is mirrored surroundings.
-        return [min(window for window in model.windows if window >= side)] if side <= largest else found
+        found.insert(0, _on_grid(found[0] / 2, model))
     return found
+
+
+def _side(hole: NDArray[np.bool_], factor: float, model: AnyModel) -> int:
+    """Side at the model's scale of the square that is looked at: the smallest window of the model that holds the hole
+    and its surroundings, or what it takes."""
+    extent = max(int(np.ptp(places)) + 1 for places in np.nonzero(hole))
+    side = extent * factor + 2 * CONTEXT
+    fitting = [window for window in model.windows if window >= side]
+    return min(fitting) if fitting else _on_grid(side, model)
 
 
 def _grid(model: AnyModel) -> int:
@@ -118,22 +124,21 @@ def _on_grid(side: float, model: AnyModel) -> int:
     return ceil(side / _grid(model) - 1e-6) * _grid(model)
 
 
-def _around(hole: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
-    """The bounding box of a hole with a margin, within the image."""
+def _around(hole: NDArray[np.bool_], size: int) -> tuple[slice, slice]:
+    """A square of ``size`` pixels around a hole, moved into the image; what does not fit is cut off."""
     found = []
-    for axis in (1, 0):
-        places = np.flatnonzero(hole.any(axis=axis))
-        size = len(hole) if axis == 1 else hole.shape[1]
-        found.append(slice(max(0, int(places[0]) - margin), min(size, int(places[-1]) + 1 + margin)))
+    for places, length in zip(np.nonzero(hole), hole.shape, strict=True):
+        start = (int(places.min()) + int(places.max()) + 1 - size) // 2
+        start = min(max(start, 0), max(length - size, 0))
+        found.append(slice(start, min(length, start + size)))
     return found[0], found[1]
 
 
 def _squared(
-    pixels: NDArray[np.uint8], hole: NDArray[np.bool_], grid: int
+    pixels: NDArray[np.uint8], hole: NDArray[np.bool_], size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Made square, a multiple of ``grid``, by mirroring below and to the right; what is mirrored is known."""
-    side = ceil(max(hole.shape) / grid) * grid
-    rows, cols = side - hole.shape[0], side - hole.shape[1]
+    """Made a square of ``size`` pixels by mirroring below and to the right, where the image is smaller than that."""
+    rows, cols = size - hole.shape[0], size - hole.shape[1]
     wide = np.pad(pixels, ((0, rows), (0, cols), (0, 0)), mode="symmetric")
     # A mirrored hole is a hole: nothing is known under it.
     return wide, np.pad(hole, ((0, rows), (0, cols)), mode="symmetric")
