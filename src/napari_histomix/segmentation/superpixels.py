@@ -11,7 +11,7 @@ from napari_histomix.stains import is_tissue
 
 WORKING_SIDE = 512
 """Pixels: the longer side of an image that regions are looked for in. Tissue regions are large."""
-LEAST_SHARE = 0.1
+LEAST_SHARE = 0.15
 """Of a superpixel's expected area, what is left alone: scikit-image's own half merges most of H&E's superpixels."""
 
 
