@@ -125,3 +125,15 @@ def test_surroundings_of_the_types_differ_more_in_texture_than_in_color(shared):
 
     assert accuracy(texture) > accuracy(color) + 0.1
     assert accuracy(texture) > 0.5
+
+
+def test_of_a_whole_patch_the_center_counts_too():
+    rng = np.random.default_rng(0)
+    flat = np.full((2, 224, 224, 3), (200, 150, 190), np.uint8)
+    flat[1, 70:154, 70:154] = rng.integers(60, 220, (84, 84, 3))
+    around, whole = TextureEncoder()(flat), TextureEncoder(whole=True)(flat)
+    assert TextureEncoder(whole=True).name != TextureEncoder().name
+    textures = [32, 37, 42]
+    assert np.allclose(around[0, textures], around[1, textures], atol=0.01)
+    assert (whole[1, textures] - around[1, textures]).min() > 0.005
+    assert np.allclose(around[0], whole[0], atol=1e-4)

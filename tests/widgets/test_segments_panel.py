@@ -499,7 +499,7 @@ def test_an_open_layer_will_do_where_the_images_were_moved(pooled, viewer, folde
 def test_a_pool_from_another_encoder_is_left_alone(pooled, viewer, qtbot) -> None:
     opened = pooled.pool.opened
     for part in (opened.study.folder / "pool").glob("part-*/part.json"):
-        part.write_text(part.read_text().replace('"encoder": "texture-1"', '"encoder": "resnet-abc"'))
+        part.write_text(part.read_text().replace('"encoder": "texture-whole-1"', '"encoder": "resnet-abc"'))
     pooled.take(opened.study, SegmentPool(opened.study.folder), opened.dataset)
     settle(pooled, qtbot, lambda: pooled.show_image("grade 3/three"))
     viewer.layers[-1].data[0:9, 0:9] = 90

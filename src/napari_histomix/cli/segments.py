@@ -246,7 +246,7 @@ def _check_asked(options: argparse.Namespace, pool: SegmentPool) -> None:
 
     asked = {}
     if options.encoder:
-        asked["encoder"] = open_encoder(options.encoder).name
+        asked["encoder"] = open_encoder(options.encoder, whole=True).name
     if options.prompter or options.weights:
         asked["prompter"] = open_prompter(_prompter(options), options.weights, options.device).name
     pool.check({**pool.signature, **asked})

@@ -56,7 +56,7 @@ class Encoder(Protocol):
         ...
 
 
-def open_encoder(spec: str, device: str = "cpu") -> Encoder:
+def open_encoder(spec: str, device: str = "cpu", *, whole: bool = False) -> Encoder:
     """Open an encoder by its short description.
 
     Parameters
@@ -69,6 +69,8 @@ def open_encoder(spec: str, device: str = "cpu") -> Encoder:
         ``"ctranspath:FILE"``: CTransPath with the weights of FILE.
     device : str
         Torch device of a network ("cpu", "cuda", "mps"); texture statistics are always computed on the CPU.
+    whole : bool
+        Texture statistics of the whole patch, its center included; networks see all of it anyway.
 
     Returns
     -------
@@ -82,7 +84,7 @@ def open_encoder(spec: str, device: str = "cpu") -> Encoder:
     """
     kind, _, rest = spec.partition(":")
     if spec == "texture":
-        return TextureEncoder()
+        return TextureEncoder(whole=whole)
     if kind == "timm" and rest:
         _require_timm()
         from napari_histomix.features.timm_encoder import TimmEncoder

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ _UNMIX = np.vstack([np.linalg.inv(_STAINS).T[:2], np.full((1, 3), 1 / 3)]).astyp
 _STRONG = (0.1, 0.2, 0.3, 0.45)
 _SCALES = (_SIDE, _SIDE // 2, _SIDE // 4)
 _CELLS = (_SIDE // 4, _SIDE // 8)
+_Places = Mapping[int, NDArray[np.intp]]
 # Contrast (optical density) below which a texture is noise: keeps shape ratios of blank patches at 0.
 _NOISE = 1e-3
 
@@ -41,6 +45,7 @@ _ZONES = [zone.astype(np.uint8) for zone in (_CENTER, _INNER, _OUTER)]
 # Flat positions: taking them is several times faster than indexing with a mask.
 _RINGS = [np.flatnonzero(ring) for ring in (_INNER, _OUTER)]
 _SURROUNDINGS = {side: np.flatnonzero(~_central(side, 0.5)) for side in {*_SCALES, *_CELLS}}
+_WHOLE = {side: np.arange(side * side) for side in _SURROUNDINGS}
 
 
 class TextureEncoder:
@@ -72,13 +77,16 @@ class TextureEncoder:
     ----------
     workers : int, optional
         Threads; one per core by default. The features do not depend on it.
+    whole : bool
+        Count the center as surroundings: for patches whose center was not filled, such as tissue segments.
     """
 
-    name = "texture-1"
     dim = 59
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, whole: bool = False) -> None:
+        self.name = "texture-whole-1" if whole else "texture-1"
         self._workers = workers
+        self._where = _WHOLE if whole else _SURROUNDINGS
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe patches.
@@ -98,11 +106,11 @@ class TextureEncoder:
             If the patches have another shape or dtype.
         """
         check_patches(patches)
-        rows = map_in_order(_describe, list(patches), self._workers)
+        rows = map_in_order(partial(_describe, where=self._where), list(patches), self._workers)
         return np.array(rows, np.float32).reshape(len(patches), self.dim)
 
 
-def _describe(patch: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _describe(patch: NDArray[np.uint8], where: _Places) -> NDArray[np.float32]:
     """All statistics of one patch, in the order of the table."""
     small = np.asarray(cv2.resize(patch, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.uint8)
     stains = np.asarray(cv2.transform(cv2.LUT(small, _DENSITY), _UNMIX), np.float32)
@@ -111,9 +119,9 @@ def _describe(patch: NDArray[np.uint8]) -> NDArray[np.float32]:
         [
             _zone_statistics(stains, _saturation(small)),
             _strong_hematoxylin(hematoxylin),
-            _band_statistics(hematoxylin, eosin),
-            _direction_statistics(hematoxylin),
-            _direction_statistics(eosin),
+            _band_statistics(hematoxylin, eosin, where),
+            _direction_statistics(hematoxylin, where),
+            _direction_statistics(eosin, where),
         ],
         dtype=np.float32,
     )
@@ -140,7 +148,7 @@ def _strong_hematoxylin(hematoxylin: NDArray[np.float32]) -> list[float]:
     ]
 
 
-def _band_statistics(hematoxylin: NDArray[np.float32], eosin: NDArray[np.float32]) -> list[float]:
+def _band_statistics(hematoxylin: NDArray[np.float32], eosin: NDArray[np.float32], where: _Places) -> list[float]:
     """Statistics of the bands of the stains, from fine to coarse."""
     values: list[float] = []
     level = cv2.merge([hematoxylin, eosin])
@@ -148,7 +156,7 @@ def _band_statistics(hematoxylin: NDArray[np.float32], eosin: NDArray[np.float32
         if side != len(level):
             level = cv2.resize(level, (side, side), interpolation=cv2.INTER_AREA)
         bands = cv2.GaussianBlur(level, (7, 7), 1) - cv2.GaussianBlur(level, (13, 13), 2)
-        band = bands[..., 0].take(_SURROUNDINGS[side])
+        band = bands[..., 0].take(where[side])
         band -= band.mean()
         square = band * band
         deviation = float(np.sqrt(square.mean()))
@@ -158,23 +166,23 @@ def _band_statistics(hematoxylin: NDArray[np.float32], eosin: NDArray[np.float32
             float((square * band).mean()) / floor**3,
             float((square * square).mean()) / floor**4,
             float(np.abs(band).mean()),
-            float(bands[..., 1].take(_SURROUNDINGS[side]).std()),
+            float(bands[..., 1].take(where[side]).std()),
         ]
     return values
 
 
-def _direction_statistics(stain: NDArray[np.float32]) -> list[float]:
+def _direction_statistics(stain: NDArray[np.float32], where: _Places) -> list[float]:
     """How strong the gradients of a stain are and how much neighbors agree in direction."""
     smooth = cv2.GaussianBlur(stain, (7, 7), 1)
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     xx, yy = across * across, down * down
     # Rows: Jxx − Jyy, 2Jxy, Jxx + Jyy.
     tensor = [xx - yy, 2 * across * down, xx + yy]
-    overall = np.array([part.take(_SURROUNDINGS[_SIDE]).mean() for part in tensor])
+    overall = np.array([part.take(where[_SIDE]).mean() for part in tensor])
     values = [float(np.sqrt(overall[2]))]
     for side in _CELLS:
         cells = [cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA) for part in tensor]
-        coherence = _coherence(np.array([part.take(_SURROUNDINGS[side]) for part in cells]))
+        coherence = _coherence(np.array([part.take(where[side]) for part in cells]))
         values += [float(coherence.mean()), float(coherence.std())]
     return [*values, float(_coherence(overall))]
 

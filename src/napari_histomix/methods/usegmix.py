@@ -157,7 +157,7 @@ def build_pool(dataset: TissueDataset, folder: Path, settings: PoolSettings | No
     if not entries:
         raise HistomixError(f"{dataset.name} has no training image; a pool is made of training images only.")
     prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
-    encoder = open_encoder(settings.encoder)
+    encoder = open_encoder(settings.encoder, whole=True)
     problems = list(dataset.problems)
     with PoolWriter(folder, pool_signature(prompter.name, encoder.name, settings)) as writer:
         for done, entry in enumerate(entries):
@@ -213,7 +213,7 @@ def correct_pool(folder: Path, image: TissueImage, segments: Sequence[Segment], 
     """
     yield Event("Adding segments to the pool")
     pool = SegmentPool(folder)
-    opened = open_encoder(encoder)
+    opened = open_encoder(encoder, whole=True)
     signature = {**pool.signature, "encoder": opened.name}
     with PoolWriter(folder, signature) as writer:
         add_segments(writer, image, segments, opened)
