@@ -83,10 +83,12 @@ def test_a_single_image_and_images_without_tissue(run, data, tmp_path):
     assert code == 1 and "no tissue" in said and not (tmp_path / "a").exists()
     Image.fromarray(paint(3)).convert("L").save(tmp_path / "gray.png")
     Image.fromarray(paint(3)).save(tmp_path / "color.png")
+    for suffix in ("png", "tif"):
+        Image.fromarray(paint(4)).save(tmp_path / f"twice.{suffix}")
     code, shown, _ = run("segment", tmp_path, "--out", tmp_path / "b", *FEW)
     assert code == 0 and any("white: This image shows no tissue" in line for line in shown)
     assert any("gray.png is a grayscale image" in line for line in shown)
-    assert {one.name for one in (tmp_path / "b").glob("*.tif")} == {"color.tif"}
+    assert {one.name for one in (tmp_path / "b").glob("*.tif")} == {"color.tif", "twice.png.tif", "twice.tif.tif"}
     code, _, said = run("segment", tmp_path / "nothing", "--out", tmp_path / "c")
     assert code == 1 and "not there" in said
 

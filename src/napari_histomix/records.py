@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -301,6 +301,19 @@ class MixedImage:
     def new_area(self) -> float:
         """Share of the image that is not the target's own pixels."""
         return float(np.count_nonzero(self.origin) / self.origin.size)
+
+
+def within(job: Job[T], phase: str, done: int, total: int) -> Job[T]:
+    """A job that is one item of another: its steps are passed on as that item's, so that Cancel is heard."""
+    try:
+        while True:
+            event = next(job)
+            yield replace(event, phase=phase, done=done, total=total)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        job.close()
 
 
 def drain(job: Job[T]) -> T:

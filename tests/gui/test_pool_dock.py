@@ -127,7 +127,8 @@ def test_thousands_are_looked_through_without_holding_the_window(open_pool, qtbo
         bar.setValue(int(value))
         qtbot.wait(15)
     in_sight = (gallery.viewport().height() // gallery.cell + 2) * gallery.columns
-    assert 5999 in painted and len(painted) <= 40 * in_sight < 6000
+    qtbot.waitUntil(lambda: 5999 in painted)
+    assert len(painted) <= 40 * in_sight < 6000
     before = heart.ticks
     qtbot.keyClick(gallery, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
     panel.drop()

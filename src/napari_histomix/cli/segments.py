@@ -17,7 +17,7 @@ from PIL import Image
 
 from napari_histomix.cli.following import follow, say
 from napari_histomix.cli.networks import model_of
-from napari_histomix.records import Event, HistomixError, Job, Segment
+from napari_histomix.records import Event, HistomixError, Job, Segment, within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,10 @@ def _images(path: Path) -> dict[str, Path]:
     found = [one for one in sorted(path.rglob("*")) if one.suffix.casefold() in SUFFIXES and one.is_file()]
     if not found:
         raise HistomixError(f"{path} holds no PNG, TIFF or JPEG image; name another folder.")
-    return {one.relative_to(path).with_suffix("").as_posix(): one for one in found}
+    stems = Counter(one.with_suffix("") for one in found)
+    # Two images that differ by their suffix alone keep it.
+    kept = (one.with_suffix("") if stems[one.with_suffix("")] == 1 else one for one in found)
+    return {name.relative_to(path).as_posix(): one for name, one in zip(kept, found, strict=True)}
 
 
 def _segment_all(
@@ -78,7 +81,8 @@ def _segment_all(
             yield Event("Finding segments", done, len(images))
             try:
                 pixels = read_pixels(path)
-                found = yield from find_segments(pixels, prompter, settings)
+                finding = find_segments(pixels, prompter, settings)
+                found = yield from within(finding, "Finding segments", done, len(images))
             except HistomixError as error:
                 problems[name] = f"{name}: {error}"
                 continue

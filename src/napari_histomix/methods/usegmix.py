@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from napari_histomix.datasets import Problem, TissueDataset
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.features import open_encoder
 from napari_histomix.features.segments import segment_crops, segment_thumbnail
-from napari_histomix.records import REAL, Event, HistomixError, Job, MixedImage, Segment, TissueImage
+from napari_histomix.records import REAL, Event, HistomixError, Job, MixedImage, Segment, TissueImage, within
 from napari_histomix.sampling.donor_choice import DonorChoice
 from napari_histomix.sampling.pool import THUMBNAIL, PoolImage, PoolWriter, SegmentPool
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
@@ -164,7 +164,8 @@ def build_pool(dataset: TissueDataset, folder: Path, settings: PoolSettings | No
             yield Event("Finding segments", done, len(entries))
             try:
                 image = dataset.read(entry)
-                found = yield from _quietly(find_segments(image.pixels, prompter, settings.anchors), done, len(entries))
+                finding = find_segments(image.pixels, prompter, settings.anchors)
+                found = yield from within(finding, "Finding segments", done, len(entries))
             except HistomixError as error:
                 problems.append(Problem(entry.source.image, str(error)))
                 yield Event("Finding segments", done, len(entries), message=f"{entry.source.image}: {error}")
@@ -219,19 +220,6 @@ def correct_pool(folder: Path, image: TissueImage, segments: Sequence[Segment], 
         add_segments(writer, image, segments, opened)
         yield from writer.finish(opened.dim, int(pool.signature["components"]))
     return len(pool)
-
-
-def _quietly(job: Job[tuple[Segment, ...]], done: int, total: int) -> Job[tuple[Segment, ...]]:
-    """A job within a job: its steps are passed on as the outer one's, so that Cancel is heard."""
-    try:
-        while True:
-            event = next(job)
-            yield replace(event, phase="Finding segments", done=done, total=total)
-    except StopIteration as end:
-        found: tuple[Segment, ...] = end.value
-        return found
-    finally:
-        job.close()
 
 
 # Phase 2: which segments change places.
