@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import transition_zone
 from napari_histomix.datasets import load_sample
+from napari_histomix.devices import choose_device
 from napari_histomix.diffusion import inpainter
-from napari_histomix.diffusion.inpainter import Window, choose_device, inpaint
+from napari_histomix.diffusion.inpainter import Window, inpaint
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.models import InpaintingModel
 from napari_histomix.diffusion.samplers import PRESETS, Sampler

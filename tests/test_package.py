@@ -17,6 +17,7 @@ SOURCE = Path(napari_histomix.__file__).parent
 ROOMS = (
     "records",
     "stains",
+    "devices",
     "weights",
     "datasets",
     "segmentation",

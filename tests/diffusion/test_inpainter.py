@@ -9,8 +9,9 @@ from diffusers import DDPMScheduler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from napari_histomix.devices import choose_device
 from napari_histomix.diffusion import inpainter
-from napari_histomix.diffusion.inpainter import Window, choose_device, inpaint
+from napari_histomix.diffusion.inpainter import Window, inpaint
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.models import InpaintingModel
 from napari_histomix.diffusion.recipes import SCHEDULE

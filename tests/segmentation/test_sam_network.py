@@ -19,6 +19,7 @@ from segment_anything.modeling import Sam  # noqa: E402
 
 from napari_histomix.segmentation import sam_network  # noqa: E402
 from napari_histomix.segmentation.sam import open_sam  # noqa: E402
+from napari_histomix.weights.checkpoints import read_checkpoint  # noqa: E402
 
 build_sam = sys.modules["segment_anything.build_sam"]
 
@@ -66,7 +67,7 @@ def test_checkpoints_come_in_several_wrappings(network, wrap, tmp_path):
 def test_the_name_holds_the_architecture_and_the_hash_of_the_file(network, weights, tmp_path):
     save_file(network.state_dict(), tmp_path / "same.safetensors")
     names = [open_sam(path, "cpu").name for path in (weights, tmp_path / "same.safetensors")]
-    assert names[0] == f"sam-vit_32x3-{sam_network._read(weights)[1][:12]}"
+    assert names[0] == f"sam-vit_32x3-{read_checkpoint(weights)[1][:12]}"
     assert names[0] != names[1]
 
 

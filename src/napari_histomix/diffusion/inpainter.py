@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_histomix.devices import choose_device, out_of_memory
 from napari_histomix.diffusion.grain import add_grain
 from napari_histomix.diffusion.guess import fill_smoothly
 from napari_histomix.diffusion.models import InpaintingModel, decode, encode, fast_dtype, network_input
@@ -67,16 +68,6 @@ class Window:
             raise HistomixError("A hole without a pixel cannot be inpainted.")
         if self.hole.all():
             raise HistomixError("A hole that covers its whole window leaves nothing to go by; use a larger window.")
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """The device for a name (auto, cpu, cuda, mps). Raises HistomixError where it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(name, False):
-        raise HistomixError(f"This machine has no '{name}' device that torch can use; choose auto or cpu.")
-    return torch.device(name)
 
 
 def inpaint(
@@ -277,12 +268,6 @@ def tile_weight(side: int) -> Tensor:
     """Weight (side, side) of a tile's answer: falls toward its border, where it has seen least; nowhere 0."""
     ramp = torch.hann_window(side + 2, periodic=False)[1:-1]
     return ramp[:, None] * ramp[None] + 1e-3
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a class for it; the processor's allocator and MPS only a sentence."""
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "allocate memory" in said
 
 
 def _tensors(group: Sequence[Window]) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_histomix.diffusion.inpainter import choose_device, out_of_memory
+from napari_histomix.devices import choose_device, out_of_memory
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
 from napari_histomix.diffusion.recipes import DEFAULTS, Autoencoder, Kind, TrainingSettings, recipe_of
 from napari_histomix.diffusion.several import Processes

@@ -149,7 +149,7 @@ def blend_test(
         If any of the images trained the model, there are fewer than two windows of a kind, an image cannot be read,
         or a sampler or device is not there.
     """
-    from napari_histomix.diffusion.inpainter import choose_device
+    from napari_histomix.devices import choose_device
 
     settings = settings or BlendSettings()
     place = choose_device(settings.device).type

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_histomix.records import HistomixError
+from napari_histomix.weights.checkpoints import read_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -37,26 +35,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
         If the file is absent, damaged or holds anything but weights.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise HistomixError(f"There is no weights file '{path}'; check the path or copy the file there.")
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        loaded = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except OSError as error:
-        raise HistomixError(f"'{path}' cannot be read ({error.strerror}); check its permissions.") from error
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError) as error:
-        raise HistomixError(
-            f"'{path.name}' is damaged or holds more than weights; download it again or convert it to .safetensors."
-        ) from error
+    loaded, sha256 = read_checkpoint(path)
     for key in ("model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -66,7 +47,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
         and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items())
     ):
         raise HistomixError(f"'{path.name}' holds no table of weights; choose the network's checkpoint file.")
-    return dict(loaded), digest
+    return dict(loaded), sha256[:12]
 
 
 def fit_weights(

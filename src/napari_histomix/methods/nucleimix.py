@@ -271,7 +271,8 @@ def synthesize(
     HistomixError
         For settings that cannot be met, a candidate outside the training split, or unusable weights.
     """
-    from napari_histomix.diffusion.inpainter import choose_device, inpaint
+    from napari_histomix.devices import choose_device
+    from napari_histomix.diffusion.inpainter import inpaint
     from napari_histomix.diffusion.model_files import load_model
     from napari_histomix.diffusion.samplers import PRESETS
     from napari_histomix.weights import bundled

@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from napari_histomix.devices import choose_device, out_of_memory
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.segmentation.sam_decoder import PointDecoder
 from napari_histomix.segmentation.sam_network import load_network
@@ -64,7 +65,7 @@ def open_sam(
         If segment-anything is not installed, weights are missing, damaged or made for another network, or the device
         is not there.
     """
-    place = _device(device)
+    place = choose_device(device)
     named = isinstance(weights, str) and weights in CHECKPOINTS and not Path(weights).is_file()
     network, architecture, sha256 = load_network(checkpoint_path(str(weights)) if named else weights)
     return SamPrompter(network, architecture, sha256, place, batch, cache=None if cache is None else Path(cache))
@@ -112,7 +113,7 @@ class SamPrompter:
         try:
             self._network: Any = network.to(device)
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise HistomixError(
                 "The device has no memory left for SAM's weights; close other programs or use cpu."
@@ -174,7 +175,7 @@ class SamPrompter:
                 some, sure = self._in_few_bits(self._decoder, scene, prompts[start : start + batch].to(self._device))
                 some, sure = some.cpu(), sure.cpu().double().numpy()
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if batch == 1:
                     raise HistomixError(
@@ -242,7 +243,7 @@ class SamPrompter:
             with torch.no_grad():
                 embedding: Tensor = encoder.neck(tokens.float().permute(0, 3, 1, 2)).cpu()
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise HistomixError(
                 "The device has no memory left for a single image; close other programs or use cpu."
@@ -375,23 +376,8 @@ def _digest(embedding: Tensor) -> str:
     return hashlib.sha256(embedding.numpy().tobytes()).hexdigest()
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(name, False):
-        raise HistomixError(f"This machine has no '{name}' device that torch can use; choose auto or cpu.")
-    return torch.device(name)
-
-
 def _format(device: torch.device) -> torch.dtype:
     """What matrices are multiplied in on a device unless it is said."""
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a class for it; the processor's allocator and MPS only a sentence."""
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "allocate memory" in said

@@ -7,7 +7,6 @@ package; only the image encoder's attention is ours.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from napari_histomix.records import HistomixError
+from napari_histomix.weights.checkpoints import read_checkpoint
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -63,7 +63,7 @@ def load_network(path: str | Path) -> tuple[Sam, str, str]:
             "SAM needs segment-anything; install it with: pip install 'napari-histomix[sam]'."
         ) from error
     path = Path(path).expanduser()
-    loaded, sha256 = _read(path)
+    loaded, sha256 = read_checkpoint(path)
     state = _sam_weights(loaded, path.name)
     try:
         network = _build(state)
@@ -85,27 +85,6 @@ def load_network(path: str | Path) -> tuple[Sam, str, str]:
         block.attn = LeanAttention(block.attn)
     width, depth = int(state[_LANDMARK].shape[0]), len(network.image_encoder.blocks)
     return network.eval().requires_grad_(False), _NAMES.get((width, depth), f"vit_{width}x{depth}"), sha256
-
-
-def _read(path: Path) -> tuple[Any, str]:
-    """What a file holds, and its SHA-256."""
-    if not path.is_file():
-        raise HistomixError(f"There is no weights file '{path}'; check the path or copy the file there.")
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path), sha256
-        return torch.load(path, map_location="cpu", weights_only=True), sha256
-    except OSError as error:
-        raise HistomixError(f"'{path}' cannot be read ({error.strerror}); check its permissions.") from error
-    # Bytes that are no checkpoint make the readers fail in any way there is.
-    except Exception as error:
-        raise HistomixError(
-            f"'{path.name}' is damaged or holds more than weights; get it again or convert it to .safetensors."
-        ) from error
 
 
 def _sam_weights(loaded: Any, name: str) -> dict[str, Tensor]:
