@@ -204,3 +204,35 @@ def test_what_goes_wrong_while_stopping_is_told(runner, qtbot) -> None:
     runner.cancel()
     qtbot.waitUntil(lambda: not runner.running)
     assert ends.said == [("failed", "The disk is full; free space.")]
+
+
+def test_of_several_jobs_that_replace_each_other_only_the_last_one_counts(runner, qtbot) -> None:
+    closed, begun = [], []
+
+    def numbered(number: int):
+        def job():
+            begun.append(number)
+            try:
+                for _ in range(20):
+                    yield Event("Working")
+                    time.sleep(0.01)
+            finally:
+                closed.append(number)
+            return number
+
+        return job
+
+    ends = Ends(runner)
+    for number in range(4):
+        runner.replace(numbered(number), "working")
+        qtbot.wait(20 if number == 0 else 0)
+    assert runner.busy
+    qtbot.waitUntil(lambda: not runner.busy)
+    qtbot.waitUntil(lambda: len(ends.said) == 2)
+    assert ends.said == [("cancelled", None), ("finished", 3)] and begun == closed == [0, 3]
+    runner.replace(numbered(5), "working")
+    runner.replace(numbered(6), "working")
+    runner.discard()
+    qtbot.waitUntil(lambda: not runner.busy)
+    qtbot.wait(50)
+    assert ends.said[2:] == [("cancelled", None)] and 6 not in begun

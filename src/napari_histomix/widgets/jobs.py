@@ -152,12 +152,21 @@ class JobRunner(QObject):
         self._bar: cancelable_progress | None = None
         self._bar_time = 0.0
         self._live: list[_Handle] = []
+        self._next: tuple[Callable[[], Job[Any]], str] | None = None
+        self._again = QTimer(self)
+        self._again.setSingleShot(True)
+        self._again.timeout.connect(self._start_next)
         self.destroyed.connect(partial(_stop_all, self._live))
 
     @property
     def running(self) -> bool:
         """Whether a job is under way."""
         return self._handle is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is under way, or waits for the end of the one that it replaces."""
+        return self.running or self._next is not None
 
     @property
     def paused(self) -> bool:
@@ -199,6 +208,16 @@ class JobRunner(QObject):
         worker.start()
         return True
 
+    def replace(self, make: Callable[[], Job[Any]], title: str) -> None:
+        """Start a job; one that is under way is discarded, and of several that wait only the last is started."""
+        self.discard()
+        self._next = make, title
+        self._start_next()
+
+    def _start_next(self) -> None:
+        if self._next is not None and self.start(*self._next):
+            self._next = None
+
     def pause(self) -> None:
         """Hold the job after its next event, until ``resume`` or ``cancel``."""
         if self._handle is not None and not self.paused and not self._handle.stop.is_set():
@@ -218,6 +237,7 @@ class JobRunner(QObject):
 
     def discard(self) -> None:
         """Stop the job and take nothing from it, not even a result that is ready already."""
+        self._next = None
         if self._handle is not None:
             self._handle.stop.set()
             self._handle.unwanted = True
@@ -239,6 +259,9 @@ class JobRunner(QObject):
             outcome = "cancelled"
         handle.drop()
         self._live.clear()
+        if self._next is not None:
+            # Only after the signals of this end.
+            self._again.start()
         self.running_changed.emit(False)
         if outcome == "finished":
             self.finished.emit(result)

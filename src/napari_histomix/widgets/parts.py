@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -72,6 +73,20 @@ class Panel(QWidget):
         self.column.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
         self.column.setSpacing(SPACE)
         self.setMinimumWidth(300)
+
+    def scroll(self) -> QScrollArea:
+        """Let the panel's column scroll where the dock is too low for it."""
+        inner, area = QWidget(), QScrollArea()
+        outer, self.column = self.column, QVBoxLayout(inner)
+        outer.setContentsMargins(0, 0, 0, 0)
+        self.column.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
+        self.column.setSpacing(SPACE)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(inner)
+        outer.addWidget(area)
+        return area
 
     def follow_tissue(self) -> None:
         """Open the study with a segment pool that another dock of this viewer opens, or has opened."""

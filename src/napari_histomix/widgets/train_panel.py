@@ -12,11 +12,9 @@ from qtpy.QtCore import QSize, Qt, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QFormLayout,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -24,7 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_histomix.records import Event
 from napari_histomix.widgets.loss_plot import LossPlot
-from napari_histomix.widgets.parts import SPACE, CropView, Note, Panel, RunBar, hint, row
+from napari_histomix.widgets.parts import CropView, Note, Panel, RunBar, hint, row
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.tissue import TissueSource
 from napari_histomix.widgets.training_form import TrainingForm, run_words
@@ -97,7 +95,7 @@ class TrainPanel(Panel):
         self._out: Path | None = None
         self._kind = "inpainter"
         self._messages: list[str] = []
-        self._scroll()
+        self.area = self.scroll()
         self.tissue = TissueSource(self.viewer)
         self.form = TrainingForm(self.session.home / "models")
         for part in (self.tissue, self.form):
@@ -131,19 +129,6 @@ class TrainPanel(Panel):
         self.viewer.events.theme.connect(self._on_theme)
         self._on_running(False)
         warm_networks()
-
-    def _scroll(self) -> None:
-        inner = QWidget()
-        outer, self.column = self.column, QVBoxLayout(inner)
-        outer.setContentsMargins(0, 0, 0, 0)
-        self.column.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
-        self.column.setSpacing(SPACE)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(inner)
-        outer.addWidget(scroll)
 
     def _build_result(self) -> None:
         self.result = QWidget()

@@ -11,7 +11,7 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.mix.parts import Latest, MixBar, Section, many
+from napari_histomix.widgets.mix.parts import MixBar, Section, many
 from napari_histomix.widgets.mix.runs import export_job, kinds_job
 from napari_histomix.widgets.mix.work import MixWork
 from napari_histomix.widgets.parts import SPACE, Note, Panel, form, row
@@ -27,7 +27,7 @@ class ExportSection(Section):
         self._done: Path | None = None
         self._exported = 0
         self._running = False
-        self.counter = Latest(self)
+        self.counter = JobRunner(self)
         self._build()
         self.counter.finished.connect(self._on_counted)
         self.counter.failed.connect(lambda sentence: panel.complain(self.note, sentence))
@@ -135,7 +135,7 @@ class ExportSection(Section):
     def _on_opened(self) -> None:
         self._running = False
         self.runner.discard()
-        self.counter.drop()
+        self.counter.discard()
         self.note.say("")
         self.open_button.hide()
         self.propose()
@@ -157,7 +157,7 @@ class ExportSection(Section):
         unknown = [number for number in approved if number not in work.kinds]
         if unknown and not self.counter.busy:
             # Those approved in an earlier session: what class they are is known only from themselves.
-            self.counter.ask(kinds_job(work.study, unknown), "counting images")
+            self.counter.replace(kinds_job(work.study, unknown), "counting images")
         counts = Counter(work.kinds[number] for number in approved if number in work.kinds)
         classes = ", ".join(f"{counts[kind]} {kind}" for kind in work.dataset.kinds if counts[kind])
         left, training = work.counts()[2], len(work.dataset.training)

@@ -9,7 +9,7 @@ from typing import Any
 from qtpy.compat import isalive
 from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QFileDialog, QFrame, QLabel, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import Job
@@ -40,15 +40,11 @@ class MixPanel(Panel):
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         prepare_units()
         super().__init__(napari_viewer, session)
-        self._next: tuple[Callable[[], Job[Any]], str] | None = None
         self._moved: Study | None = None
-        self._again = QTimer(self)
-        self._again.setSingleShot(True)
-        self._again.timeout.connect(self._start_next)
         self.work = MixWork(self)
         self.layers = MixLayers(self.viewer, self)
         self.places = PoolPlaces(self.viewer, self)
-        self._scroll()
+        self.area = self.scroll()
         self._build_top()
         runners = [JobRunner(self, window_of(self.viewer)) for _ in range(3)]
         for one in (self.runner, *runners):
@@ -77,19 +73,6 @@ class MixPanel(Panel):
         self._waiting: Path | None = None
         self.opened.connect(lambda study, _pool: self.session.share_tissue(study.folder, self))
         self.follow_tissue()
-
-    def _scroll(self) -> None:
-        inner = QWidget()
-        outer, self.column = self.column, QVBoxLayout(inner)
-        outer.setContentsMargins(0, 0, 0, 0)
-        self.column.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
-        self.column.setSpacing(SPACE)
-        self.area = QScrollArea()
-        self.area.setWidgetResizable(True)
-        self.area.setFrameShape(QFrame.Shape.NoFrame)
-        self.area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.area.setWidget(inner)
-        outer.addWidget(self.area)
 
     def _build_top(self) -> None:
         self.title = QLabel()
@@ -162,20 +145,11 @@ class MixPanel(Panel):
 
     def _begin(self, make: Callable[[], Job[Any]]) -> None:
         warm_networks()
-        self._next = make, "opening the study"
-        self.runner.discard()
-        self._start_next()
-
-    def _start_next(self) -> None:
-        if self._next is not None and self.runner.start(*self._next):
-            self._next = None
-            self.note.say("")
-            self.find_button.hide()
+        self.note.say("")
+        self.find_button.hide()
+        self.runner.replace(make, "opening the study")
 
     def _on_running(self, running: bool) -> None:
-        if not running:
-            # Only after the signals of the end that has just come.
-            self._again.start()
         ready = self.work.ready
         self.header.setVisible(ready)
         self.empty.setVisible(not ready and not running)

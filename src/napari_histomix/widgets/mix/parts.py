@@ -1,64 +1,12 @@
-"""Small parts of the Mix dock: sections that fold, a run bar with a tooltip, the latest of several jobs."""
+"""Small parts of the Mix dock: sections that fold, and a run bar with a tooltip."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
-from napari_histomix.records import Job
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.parts import SPACE, RunBar
-
-
-class Latest(QObject):
-    """Runs jobs in the background, of which only the last one that was asked for matters."""
-
-    progressed = Signal(object)
-    finished = Signal(object)
-    failed = Signal(str)
-    running_changed = Signal(bool)
-
-    def __init__(self, parent: QObject) -> None:
-        super().__init__(parent)
-        self._next: tuple[Callable[[], Job[Any]], str] | None = None
-        # Without a window: what takes a moment needs no bar in napari's activity dock.
-        self._runner = JobRunner(self)
-        self._again = QTimer(self)
-        self._again.setSingleShot(True)
-        self._again.timeout.connect(self._start)
-        self._runner.progressed.connect(self.progressed)
-        self._runner.finished.connect(self.finished)
-        self._runner.failed.connect(self.failed)
-        self._runner.running_changed.connect(self._on_running)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a job is under way or waits."""
-        return self._runner.running or self._next is not None
-
-    def ask(self, make: Callable[[], Job[Any]], title: str) -> None:
-        """Run a job; an earlier one that is under way is given up."""
-        self._next = make, title
-        self._runner.discard()
-        self._start()
-
-    def drop(self) -> None:
-        """Give up what is under way."""
-        self._next = None
-        self._runner.discard()
-
-    def _start(self) -> None:
-        if self._next is not None and self._runner.start(*self._next):
-            self._next = None
-
-    def _on_running(self, running: bool) -> None:
-        if not running:
-            # Only after the signals of the end that has just come.
-            self._again.start()
-        self.running_changed.emit(running)
 
 
 class MixBar(RunBar):

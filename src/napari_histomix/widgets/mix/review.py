@@ -9,9 +9,10 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QListView, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_histomix.widgets.frames import APPROVE, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.mix.layers import MIX, MixLayers
-from napari_histomix.widgets.mix.parts import Latest, Section
+from napari_histomix.widgets.mix.parts import Section
 from napari_histomix.widgets.mix.runs import Shown, show_job
 from napari_histomix.widgets.mix.work import MixWork
 from napari_histomix.widgets.parts import BAD, GOOD, Note, Panel, hint, row
@@ -80,7 +81,7 @@ class ReviewSection(Section):
         self.panel, self.work, self.layers = panel, work, layers
         self.shown: Shown | None = None
         self._seen = False
-        self.loader = Latest(self)
+        self.loader = JobRunner(self)
         self._build()
         self._blinking = QTimer(self)
         self._blinking.setInterval(BLINK)
@@ -202,7 +203,7 @@ class ReviewSection(Section):
             self._show(self.shown)
             return
         self.about.setText("Reading …")
-        self.loader.ask(show_job(work.study, work.pool, work.dataset, number), "reading a synthetic image")
+        self.loader.replace(show_job(work.study, work.pool, work.dataset, number), "reading a synthetic image")
 
     def _on_shown(self, shown: Shown) -> None:
         if shown.number == self.current:
@@ -252,7 +253,7 @@ class ReviewSection(Section):
     # What is shown.
 
     def _on_opened(self) -> None:
-        self.loader.drop()
+        self.loader.discard()
         self.shown = None
         self.note.say("")
         self._on_mixes()

@@ -13,7 +13,7 @@ from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.mix.form import MixForm
 from napari_histomix.widgets.mix.jobs import Donor, Target, around, donors_job, one_job, target_job
 from napari_histomix.widgets.mix.layers import TARGET, MixLayers
-from napari_histomix.widgets.mix.parts import Latest, MixBar, Section
+from napari_histomix.widgets.mix.parts import MixBar, Section
 from napari_histomix.widgets.mix.preview import DonorGrid
 from napari_histomix.widgets.mix.work import MixWork
 from napari_histomix.widgets.parts import CropView, Note, Panel, hint, narrow, row
@@ -40,7 +40,7 @@ class TargetSection(Section):
         self._found: list[Donor] = []
         self._blending = -1
         self._rng = np.random.default_rng()
-        self.loader, self.previews = Latest(self), Latest(self)
+        self.loader, self.previews = JobRunner(self), JobRunner(self)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(WAIT)
@@ -105,8 +105,8 @@ class TargetSection(Section):
 
     def _on_opened(self) -> None:
         self.runner.discard()
-        self.previews.drop()
-        self.loader.drop()
+        self.previews.discard()
+        self.loader.discard()
         self._soon.stop()
         self.target, self.number, self._wanted, self._blending = None, -1, 0, -1
         self._clear()
@@ -133,12 +133,12 @@ class TargetSection(Section):
                 self.choose(label)
             return
         self._wanted = label
-        self.previews.drop()
+        self.previews.discard()
         self.target, self.number = None, -1
         self._clear()
         self.about.setText("Reading the image …")
         work = self.work
-        self.loader.ask(target_job(work.study, work.pool, work.dataset, name), "reading an image")
+        self.loader.replace(target_job(work.study, work.pool, work.dataset, name), "reading an image")
 
     def _on_target(self, target: Target) -> None:
         self.target = target
@@ -215,7 +215,7 @@ class TargetSection(Section):
         size = segment.area * target.image.mpp**2
         self.about.setText(f"{kind} · segment {segment.number} · {size:,.0f} µm² · looking for donors …")
         self._found = []
-        self.previews.ask(
+        self.previews.replace(
             donors_job(work.study, work.pool, work.dataset, target, self.number, self.form.settings(), self._found),
             "preparing donors",
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from qtpy.QtCore import QSize, QTimer, Signal
+from qtpy.QtCore import QSize, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
@@ -42,13 +42,9 @@ class PoolPanel(Panel):
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self.study: Study | None = None
-        self._next: tuple[Callable[[], Job[Any]], str] | None = None
         self._pca: NDArray[np.float32] | None = None
         self._counts = Counts(0, 0, 0, 0, {})
         self.acts = PoolActs(self)
-        self._again = QTimer(self)
-        self._again.setSingleShot(True)
-        self._again.timeout.connect(self._start_next)
         self._build_top()
         self.view = PoolView(self.viewer)
         self.actions_box = PoolActions()
@@ -154,20 +150,11 @@ class PoolPanel(Panel):
         self._begin(pool_job(study, pool, signature), "opening the segment pool")
 
     def _begin(self, make: Callable[[], Job[Any]], title: str) -> None:
-        self._next = make, title
-        self.runner.discard()
-        self._start_next()
-
-    def _start_next(self) -> None:
-        if self._next is not None and self.runner.start(*self._next):
-            self._next = None
-            self.note.say("")
-            self.rebuild_button.hide()
+        self.note.say("")
+        self.rebuild_button.hide()
+        self.runner.replace(make, title)
 
     def _on_running(self, running: bool) -> None:
-        if not running:
-            # Only after the signals of the end that has just come.
-            self._again.start()
         self.progress.setVisible(running or self.curation is None)
         # Beside a pool that is shown, the button in the header is enough.
         self.progress.run_button.setVisible(self.curation is None)

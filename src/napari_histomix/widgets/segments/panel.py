@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from napari.layers import Image
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, Qt, QTimer, Signal
-from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtCore import QSize, QTimer, Signal
+from qtpy.QtWidgets import QFrame, QSizePolicy
 
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import Study
-from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, hint
+from napari_histomix.widgets.parts import Note, Panel, RunBar, hint
 from napari_histomix.widgets.segments.form import FindForm
 from napari_histomix.widgets.segments.layers import (
     Divided,
@@ -48,7 +48,7 @@ class SegmentsPanel(Panel):
         self._source: tuple[Any, Picture] | None = None
         self._closed = ""
         self._fitted = ""
-        self._scroll()
+        self.area = self.scroll()
         self.form = FindForm(self.viewer)
         self.form.changed.connect(self._update)
         self.column.addWidget(self.form)
@@ -91,19 +91,6 @@ class SegmentsPanel(Panel):
         self._wanted = ""
         self._update()
         self.follow_tissue()
-
-    def _scroll(self) -> None:
-        inner = QWidget()
-        outer, self.column = self.column, QVBoxLayout(inner)
-        outer.setContentsMargins(0, 0, 0, 0)
-        self.column.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
-        self.column.setSpacing(SPACE)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(inner)
-        outer.addWidget(scroll)
 
     def sizeHint(self) -> QSize:
         """Narrow enough to stand beside the Pool dock."""
