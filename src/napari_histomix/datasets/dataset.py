@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_histomix.datasets import hovernet
-from napari_histomix.datasets.entries import MAT_SUFFIXES, Entry, Problem, about
+from napari_histomix.datasets.entries import MAT_SUFFIXES, Entry, Listing, Problem, about
 from napari_histomix.datasets.pixels import read_label_image, read_pixels
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class Dataset(Listing[Entry]):
     """A folder of labeled images; nothing is held in memory but its listing.
 
     Parameters
@@ -38,29 +38,6 @@ class Dataset:
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...] = ()
     listed_types: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def training(self) -> tuple[Entry, ...]:
-        """Entries of the training split; an image of no split is one of them."""
-        return tuple(entry for entry in self.entries if entry.source.split in ("train", ""))
-
-    @property
-    def missing_scale(self) -> tuple[Entry, ...]:
-        """Entries whose µm per pixel nothing says; they cannot be read before someone does."""
-        return tuple(entry for entry in self.entries if entry.mpp is None)
-
-    def entry(self, image: str) -> Entry:
-        """The entry of an image by name.
-
-        Raises
-        ------
-        HistomixError
-            If there is no image of that name.
-        """
-        for entry in self.entries:
-            if entry.source.image == image:
-                return entry
-        raise HistomixError(f"{self.name} has no image {image!r}; its first is {self.entries[0].source.image!r}.")
 
     def read(self, entry: Entry | str) -> LabeledImage:
         """Read one image with its labels.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from napari_histomix.records import HistomixError, NucleusClass, Source
 
@@ -29,6 +29,48 @@ class Entry:
     image: Path
     labels: Path
     mpp: float | None
+
+
+class _Sourced(Protocol):
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def mpp(self) -> float | None: ...
+
+
+E = TypeVar("E", bound=_Sourced)
+
+
+class Listing(Generic[E]):
+    """What can be asked of any listing of images: of ``entries``, whose images have unique names."""
+
+    __slots__ = ()
+    name: str
+    entries: tuple[E, ...]
+
+    @property
+    def training(self) -> tuple[E, ...]:
+        """Entries of the training split; an image of no split is one of them."""
+        return tuple(entry for entry in self.entries if entry.source.split in ("train", ""))
+
+    @property
+    def missing_scale(self) -> tuple[E, ...]:
+        """Entries whose µm per pixel nothing says; they cannot be read before someone does."""
+        return tuple(entry for entry in self.entries if entry.mpp is None)
+
+    def entry(self, image: str) -> E:
+        """The entry of an image by name.
+
+        Raises
+        ------
+        HistomixError
+            If there is no image of that name.
+        """
+        for entry in self.entries:
+            if entry.source.image == image:
+                return entry
+        raise HistomixError(f"{self.name} has no image {image!r}; its first is {self.entries[0].source.image!r}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +121,24 @@ def split_name(text: str) -> str:
     """One spelling per split: ``Training`` is ``train``, ``validation`` is ``val``; empty stays empty."""
     text = text.strip().casefold()
     return _SPLITS.get(text, text)
+
+
+def described_split(described: Mapping[str, Any], image: str, folder: Path) -> str:
+    """The split that ``dataset.json`` gives an image: one name for all, or lists of images by split; else empty.
+
+    Raises
+    ------
+    HistomixError
+        If it says something else.
+    """
+    said = described.get("split", "")
+    if isinstance(said, dict):
+        said = next((name for name, images in said.items() if isinstance(images, list) and image in images), "")
+    if not isinstance(said, str):
+        raise HistomixError(
+            f'dataset.json in {folder}: split must be one name for all images, or {{"test": ["image", …]}}.'
+        )
+    return split_name(said)
 
 
 def tcga_origin(image: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from napari_histomix.datasets.entries import (
     Section,
     about,
     checked_mpp,
+    described_split,
     files_by_stem,
     natural_key,
     numbered_classes,
@@ -34,7 +35,7 @@ _LAYOUTS = (
     "expected the folders Images and Labels with one .mat per image (HoVer-Net, CoNSeP), "
     "or images and labels with one label image per image and a types.csv"
 )
-_SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation")
+SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
@@ -96,15 +97,16 @@ def _open(root: Path, mpp: float | None) -> Dataset:
         reason = f"; the first: {problems[0].sentence}" if problems else "."
         raise HistomixError(f"{root} has no image that could be used{reason}")
     ordered = tuple(entries[image] for image in sorted(entries, key=lambda image: (natural_key(image), image)))
-    return Dataset(_name(root, described), root, classes, ordered, tuple(problems), listed)
+    return Dataset(dataset_name(root, described), root, classes, ordered, tuple(problems), listed)
 
 
-def _name(root: Path, described: Mapping[str, Any]) -> str:
+def dataset_name(root: Path, described: Mapping[str, Any]) -> str:
+    """Name by what ``dataset.json`` says, else the folder's."""
     name = described.get("name", "")
     return name.strip() if isinstance(name, str) and name.strip() else root.name
 
 
-def _subfolder(folder: Path, name: str) -> Path | None:
+def subfolder(folder: Path, name: str) -> Path | None:
     """A subfolder by name, upper or lower case; the exact spelling first where both are there."""
     found = [path for path in folder.iterdir() if path.name.casefold() == name and path.is_dir()]
     return min(found, key=lambda path: path.name != name.capitalize(), default=None)
@@ -114,7 +116,7 @@ def _sections(root: Path) -> list[Section]:
     section = _section(root, "")
     if section:
         return [section]
-    subfolders = [path for path in sorted(root.iterdir()) if path.name.casefold() in _SPLIT_FOLDERS and path.is_dir()]
+    subfolders = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
     sections = [found for path in subfolders if (found := _section(path, split_name(path.name)))]
     if sections:
         return sections
@@ -127,7 +129,7 @@ def _sections(root: Path) -> list[Section]:
 
 
 def _section(folder: Path, split: str) -> Section | None:
-    images, labels = _subfolder(folder, "images"), _subfolder(folder, "labels")
+    images, labels = subfolder(folder, "images"), subfolder(folder, "labels")
     if images is None and labels is None:
         return None
     if labels is None:
@@ -148,7 +150,7 @@ class _Part:
         if section.folder != root:
             # What lies nearer to the images says it better.
             self.described |= read_json_object(section.folder / "dataset.json")
-        self.dataset_name = _name(root, described)
+        self.dataset_name = dataset_name(root, described)
         before = len(problems)
         self.images = files_by_stem(section.images_folder, IMAGE_SUFFIXES, problems)
         self.labels = files_by_stem(section.labels_folder, MAT_SUFFIXES, problems, "label")
@@ -215,7 +217,10 @@ class _Part:
         source = Source(
             dataset=self.dataset_name,
             image=image,
-            split=row.split or self._described_split(image) or self.section.split or "train",
+            split=row.split
+            or described_split(self.described, image, self.section.folder)
+            or self.section.split
+            or "train",
             patient=row.patient or patient,
             slide=row.slide or slide,
         )
@@ -229,17 +234,6 @@ class _Part:
         if self.described.get("mpp") is not None:
             return checked_mpp(self.described["mpp"], f"dataset.json in {self.section.folder}")
         return read_mpp(self.images[image])
-
-    def _described_split(self, image: str) -> str:
-        said = self.described.get("split", "")
-        if isinstance(said, dict):
-            said = next((name for name, images in said.items() if isinstance(images, list) and image in images), "")
-        if not isinstance(said, str):
-            raise HistomixError(
-                f"dataset.json in {self.section.folder}: split must be one name for all images, "
-                'or {"test": ["image", …]}.'
-            )
-        return split_name(said)
 
 
 def _classes(root: Path, parts: list[_Part], problems: list[Problem]) -> tuple[NucleusClass, ...]:

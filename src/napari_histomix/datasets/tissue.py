@@ -12,16 +12,18 @@ from typing import Any
 
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
+    Listing,
     Problem,
     Row,
     checked_mpp,
+    described_split,
     files_by_stem,
     natural_key,
     read_json_object,
     split_name,
     tcga_origin,
 )
-from napari_histomix.datasets.opening import _SPLIT_FOLDERS, _name, _subfolder
+from napari_histomix.datasets.opening import SPLIT_FOLDERS, dataset_name, subfolder
 from napari_histomix.datasets.pixels import read_mpp, read_pixels
 from napari_histomix.datasets.plain import _Draft
 from napari_histomix.records import HistomixError, Source, TissueImage
@@ -45,7 +47,7 @@ class TissueEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class TissueDataset:
+class TissueDataset(Listing[TissueEntry]):
     """A folder of images that carry one class each; nothing is held in memory but its listing.
 
     Parameters
@@ -66,29 +68,6 @@ class TissueDataset:
     kinds: tuple[str, ...]
     entries: tuple[TissueEntry, ...]
     problems: tuple[Problem, ...] = ()
-
-    @property
-    def training(self) -> tuple[TissueEntry, ...]:
-        """Entries of the training split; an image of no split is one of them."""
-        return tuple(entry for entry in self.entries if entry.source.split in ("train", ""))
-
-    @property
-    def missing_scale(self) -> tuple[TissueEntry, ...]:
-        """Entries whose µm per pixel nothing says; they cannot be read before someone does."""
-        return tuple(entry for entry in self.entries if entry.mpp is None)
-
-    def entry(self, image: str) -> TissueEntry:
-        """The entry of an image by name.
-
-        Raises
-        ------
-        HistomixError
-            If there is no image of that name.
-        """
-        for entry in self.entries:
-            if entry.source.image == image:
-                return entry
-        raise HistomixError(f"{self.name} has no image {image!r}; its first is {self.entries[0].source.image!r}.")
 
     def of_kind(self, kind: str) -> tuple[TissueEntry, ...]:
         """Entries of one class (upper or lower case), of whatever split.
@@ -196,7 +175,7 @@ def _open(root: Path, given: Path | None, mpp: float | None) -> TissueDataset:
     if not found:
         reason = f"; the first: {problems[0].sentence}" if problems else "."
         raise HistomixError(f"{root} has no image that could be used{reason}")
-    name = _name(root, described)
+    name = dataset_name(root, described)
     # Tumor and tumor are one class, as they are one folder on many disks; the first image's spelling counts.
     spelled: dict[str, str] = {}
     entries = []
@@ -231,24 +210,6 @@ def _scale(one: _Found, root: Path, mpp: float | None) -> float | None:
     if one.described.get("mpp") is not None:
         return checked_mpp(one.described["mpp"], f"dataset.json in {root}")
     return read_mpp(one.path)
-
-
-def described_split(described: Mapping[str, Any], image: str, folder: Path) -> str:
-    """The split that ``dataset.json`` gives an image: one name for all, or lists of images by split; else empty.
-
-    Raises
-    ------
-    HistomixError
-        If it says something else.
-    """
-    said = described.get("split", "")
-    if isinstance(said, dict):
-        said = next((name for name, images in said.items() if isinstance(images, list) and image in images), "")
-    if not isinstance(said, str):
-        raise HistomixError(
-            f'dataset.json in {folder}: split must be one name for all images, or {{"test": ["image", …]}}.'
-        )
-    return split_name(said)
 
 
 def _find_table(root: Path) -> Path | None:
@@ -398,8 +359,8 @@ def _in_folders(
 ) -> dict[str, _Found]:
     """Images by name, where their folders give the classes."""
     inside = _subfolders(root)
-    splits = [path for path in inside if path.name.casefold() in _SPLIT_FOLDERS]
-    if any(_subfolder(folder, "images") and _subfolder(folder, "labels") for folder in [root, *splits]):
+    splits = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
+    if any(subfolder(folder, "images") and subfolder(folder, "labels") for folder in [root, *splits]):
         raise HistomixError(
             f"{root} is a dataset of labeled nuclei (Images and Labels); open it as one, or give its images a class "
             f"each in {TABLE} with the columns image and class."
