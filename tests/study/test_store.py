@@ -4,13 +4,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_histomix.records import HistomixError
+from napari_histomix.records import HistomixError, MixedImage
 from napari_histomix.study import Study
 from napari_histomix.study.store import FILE
 
@@ -264,3 +265,26 @@ def test_a_disk_that_does_not_take_a_decision_says_so_and_keeps_the_others(study
     monkeypatch.undo()
     assert reopened(study).decisions("candidate") == {0: "keep"}
     assert reopened(study).undo("candidate") == (0,)
+
+
+def test_a_study_of_the_first_version_learns_to_hold_tissue(tmp_path):
+    study = Study.create(tmp_path / "old", tmp_path, "old")
+    with closing(sqlite3.connect(study.folder / "study.sqlite")) as db, db:
+        db.execute("DROP TABLE mixes")
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'version'")
+    opened = Study.open(tmp_path / "old")
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    origin = np.arange(63, dtype=np.uint8).reshape(7, 9) % 3
+    opened.add_mixes([MixedImage("a mix 1", "low", "a", pixels, origin, 2**62 - 1, {"donors": [{"image": "b"}]})])
+    assert opened.mix_names() == {1: "a mix 1"} and opened.settings()["version"] == 2
+    found = Study.open(tmp_path / "old").mix(1)
+    assert np.array_equal(found.pixels, pixels) and np.array_equal(found.origin, origin)
+    assert (found.kind, found.target, found.seed) == ("low", "a", 2**62 - 1)
+    assert found.provenance == {"donors": [{"image": "b"}]} and found.new_area == pytest.approx(42 / 63)
+    with pytest.raises(HistomixError, match="no synthetic image 2"):
+        opened.mix(2)
+    opened.decide("mix", [1], "approve")
+    opened.decide("segment", [4, 5], "drop")
+    opened.decide("segment class", [4], "high")
+    assert opened.undo("segment", "segment class") == (4,) and opened.decisions("segment class") == {}
+    assert set(opened.undo("segment", "segment class")) == {4, 5} and opened.decisions("mix") == {1: "approve"}
