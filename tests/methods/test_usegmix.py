@@ -122,6 +122,18 @@ def test_plans_keep_to_the_class_the_range_and_the_seed(pool):
     assert not {plan.name for plan in more.plans} & set(names)
 
 
+def test_a_segment_of_another_class_is_a_donor_but_its_image_no_target(pool):
+    members = everyone(pool)
+    foreign = members["high"][:6]
+    moved = {"low": np.sort(np.concatenate([members["low"], foreign]))}
+    planned = drain(plan_mixes(pool, moved, replace(MIX, per_class=8)))
+    assert {pool.image(one.target).kind for plan in planned.plans for one in plan.exchanges} == {"low"}
+    donors = {one.donor for plan in planned.plans for one in plan.exchanges}
+    assert donors & set(foreign.tolist()), "they are drawn"
+    planned = drain(plan_mixes(pool, {"low": members["high"]}, MIX))
+    assert planned.plans == () and set(planned.refusals) == {"low: no image of this class has a segment"}
+
+
 def test_a_used_donor_becomes_less_likely(pool):
     members = everyone(pool)["low"]
     choice = donor_choice(pool, members, "low", MIX)

@@ -258,9 +258,14 @@ def plan_mixes(
         if len(some) < 2:
             refusals[f"{kind}: a class needs two segments at least, of two patients or images"] += settings.per_class
             continue
+        # A segment that a person gave another class is a donor there; its image stays an image of its own class.
+        own = np.array(pool.kinds)[pool.image_kinds[some]] == kind
+        if not own.any():
+            refusals[f"{kind}: no image of this class has a segment"] += settings.per_class
+            continue
         choice = donor_choice(pool, some, kind, settings)
         rng = np.random.default_rng([settings.seed, number])
-        images = rng.permutation(np.unique(choice.images))
+        images = rng.permutation(np.unique(choice.images[own]))
         made = 0
         # Every image of the class has its turn before one has a second; three rounds without a plan are enough.
         for turn in range(3 * max(settings.per_class, len(images))):
