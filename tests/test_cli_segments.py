@@ -142,6 +142,21 @@ def test_a_curated_pool_is_used_as_it_is(run, synthesize, data, tmp_path):
     assert code == 1 and not (tmp_path / "other").exists()
 
 
+def test_a_killed_build_is_taken_up_again(run, synthesize, data, tmp_path):
+    for name in ("a", "b"):
+        study = Study.create(tmp_path / name, data, "tissue")
+        left = study.folder / "pool" / "part-0000.partial"
+        left.mkdir(parents=True)
+        (left / "rows.bin").write_bytes(b"half")
+    assert "no segment pool" in run("pool", "stats", tmp_path / "a")[2]
+    code, _, said = run("pool", "build", data, "--study", tmp_path / "a", *FEW)
+    assert code == 0 and run("pool", "stats", tmp_path / "a")[0] == 0, said
+    assert synthesize(data, tmp_path / "out", "--per-class", 1, "--study", tmp_path / "b")[0] == 0
+    Study.create(tmp_path / "c", tmp_path, "another")
+    code, _, said = run("pool", "build", data, "--study", tmp_path / "c")
+    assert code == 1 and "another dataset" in said
+
+
 def test_what_cannot_be_is_one_sentence_before_any_work(run, synthesize, data, tmp_path):
     bare = tmp_path / "bare"
     (bare / "low").mkdir(parents=True)

@@ -7,7 +7,7 @@ import csv
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +115,8 @@ def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
     from napari_histomix.study import Study
 
     dataset = _open(options)
-    Study.check_new(options.study)
+    if not _unfinished(options.study):
+        Study.check_new(options.study)
     study = _begin(options, dataset, options.study)
     pool = SegmentPool(study.folder)
     say(options, f"Written: {options.study}")
@@ -161,11 +162,10 @@ def run_usegmix(options: argparse.Namespace) -> dict[str, Any]:
     from napari_histomix.datasets.class_folders import export_tissue
     from napari_histomix.datasets.splits import check_splits
     from napari_histomix.methods.usegmix import MixSettings, make_mix, plan_mixes
-    from napari_histomix.sampling.pool import SegmentPool
+    from napari_histomix.sampling.pool import SegmentPool, has_pool
     from napari_histomix.study import Study
     from napari_histomix.study.curation import Curation
     from napari_histomix.study.mixes import Mixes
-    from napari_histomix.study.store import FILE
 
     if options.out.exists():
         raise HistomixError(f"{options.out} already exists; name a new folder.")
@@ -182,7 +182,7 @@ def run_usegmix(options: argparse.Namespace) -> dict[str, Any]:
     )
     with ExitStack() as stack:
         folder = options.study or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "study"
-        study = Study.open(folder) if (folder / FILE).is_file() else _begin(options, dataset, folder)
+        study = Study.open(folder) if has_pool(folder) else _begin(options, dataset, folder)
         pool = SegmentPool(folder)
         _check_asked(options, pool)
         curation = Curation(study, pool)
@@ -221,7 +221,7 @@ def _open(options: argparse.Namespace) -> TissueDataset:
 
 
 def _begin(options: argparse.Namespace, dataset: TissueDataset, folder: Path) -> Study:
-    """A new study with the pool of a dataset."""
+    """A study with the pool of a dataset: a new one, or one whose pool was never finished."""
     from napari_histomix.methods.usegmix import PoolSettings, build_pool
     from napari_histomix.segmentation import AnchorSettings
     from napari_histomix.study import Study
@@ -234,13 +234,25 @@ def _begin(options: argparse.Namespace, dataset: TissueDataset, folder: Path) ->
         anchors=AnchorSettings(superpixels=options.superpixels, points=options.points, seed=options.seed),
         device=options.device,
     )
-    with Study.begin(folder, dataset.root, dataset.name, options.mpp) as study:
+    started = nullcontext(Study.open(folder)) if _unfinished(folder) else None
+    with started or Study.begin(folder, dataset.root, dataset.name, options.mpp) as study:
+        if study.dataset_root != dataset.root.resolve():
+            raise HistomixError(f"The study {folder} is of another dataset; choose a new folder.")
         built = follow(build_pool(dataset, folder, settings))
         study.save_settings({"pool_settings": asdict(settings)})
     for problem in built.problems[len(dataset.problems) :]:
         say(options, f"Skipped: {problem.sentence}")
     say(options, f"{built.segments:,} segments of {built.images:,} images.")
     return study
+
+
+def _unfinished(folder: Path) -> bool:
+    """Whether a folder holds a study that was begun for a pool, and killed before there was one."""
+    from napari_histomix.sampling.pool import has_pool
+    from napari_histomix.study import Study
+    from napari_histomix.study.store import FILE
+
+    return (folder / FILE).is_file() and not has_pool(folder) and not Study.open(folder).candidates()
 
 
 def _check_asked(options: argparse.Namespace, pool: SegmentPool) -> None:

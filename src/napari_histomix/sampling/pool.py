@@ -310,6 +310,11 @@ class SegmentPool:
         return self._part(number), self.rows[number]
 
 
+def has_pool(folder: Path) -> bool:
+    """Whether a study's folder holds a segment pool; what a killed build left is none."""
+    return bool(_part_folders(Path(folder) / POOL))
+
+
 def _part_folders(root: Path) -> list[Path]:
     return sorted(one for one in root.glob("part-[0-9][0-9][0-9][0-9]") if (one / "part.json").is_file())
 

@@ -21,7 +21,7 @@ from napari_histomix.methods.usegmix import (
     read_image,
 )
 from napari_histomix.records import Event, HistomixError, Job, MixedImage, Segment, TissueImage
-from napari_histomix.sampling.pool import POOL, SegmentPool
+from napari_histomix.sampling.pool import SegmentPool, has_pool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.warming import prepare_torch
@@ -104,7 +104,7 @@ def open_job(
     def job() -> Job[OpenedMix]:
         yield Event("Opening the study")
         opened = Study.open(study) if isinstance(study, Path) else study
-        if pool is None and not any((folder / POOL).glob("part-*")):
+        if pool is None and not has_pool(folder):
             raise HistomixError(f"The study {folder.name} has no segment pool yet; build one first.")
         yield Event("Reading the segments")
         found = pool or SegmentPool(opened.folder)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.sampling.pool import POOL, SegmentPool
+from napari_histomix.sampling.pool import SegmentPool, has_pool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 
@@ -44,7 +44,7 @@ def pool_job(
                 if signature is not None:
                     found.check(signature)
             except HistomixError as error:
-                missing = not any((folder / POOL).glob("part-*"))
+                missing = not has_pool(folder)
                 return OpenedPool(opened, problem=_without_path(str(error), folder), missing=missing)
             yield Event("Reading decisions")
             try:
