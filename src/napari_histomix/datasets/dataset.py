@@ -6,11 +6,52 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from napari_histomix.datasets import hovernet
 from napari_histomix.datasets.entries import MAT_SUFFIXES, Entry, Listing, Problem, about
 from napari_histomix.datasets.pixels import read_label_image, read_pixels
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
+
+
+class Layout(Protocol):
+    """How the images of one dataset are read from its files. Both methods raise HistomixError, and nothing else."""
+
+    def pixels(self, entry: Entry) -> NDArray[np.uint8]:
+        """An image's pixels, (H, W, 3) RGB."""
+
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
+        """The instance map (H, W) of an image of that shape, and the class number of every instance."""
+
+
+class ImageFiles:
+    """Images of which each is a file of its own: what most layouts share."""
+
+    def pixels(self, entry: Entry) -> NDArray[np.uint8]:
+        """Read the image's file."""
+        return read_pixels(entry.image)
+
+
+@dataclass(frozen=True)
+class LabelFiles(ImageFiles):
+    """A label file for each image: HoVer-Net's ``.mat``, or an instance map whose types a table lists.
+
+    Parameters
+    ----------
+    listed_types : mapping
+        Per image the class number of each instance, where the label files do not say the types.
+    """
+
+    listed_types: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False)
+
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
+        """Read the label file; its map has the shape it has."""
+        if entry.labels.suffix.casefold() in MAT_SUFFIXES:
+            return hovernet.read_mat(entry.labels)
+        return read_label_image(entry.labels), dict(self.listed_types.get(entry.source.image, {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +69,8 @@ class Dataset(Listing[Entry]):
         In natural order of image names, which are unique.
     problems : tuple of Problem
         Images left out on opening, with the reason.
-    listed_types : mapping
-        Plain layout: per image the class number of each instance. Empty where the label files say the types.
+    layout : Layout
+        Reads the files.
     """
 
     name: str
@@ -37,7 +78,7 @@ class Dataset(Listing[Entry]):
     classes: tuple[NucleusClass, ...]
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...] = ()
-    listed_types: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False, compare=False)
+    layout: Layout = field(default_factory=LabelFiles, repr=False, compare=False)
 
     def read(self, entry: Entry | str) -> LabeledImage:
         """Read one image with its labels.
@@ -64,10 +105,9 @@ class Dataset(Listing[Entry]):
 
     def _read(self, entry: Entry, mpp: float) -> LabeledImage:
         image = entry.source.image
-        if entry.labels.suffix.casefold() in MAT_SUFFIXES:
-            instances, types = hovernet.read_mat(entry.labels)
-        else:
-            instances, types = read_label_image(entry.labels), dict(self.listed_types.get(image, {}))
+        pixels = self.layout.pixels(entry)
+        rows, cols = pixels.shape[:2]
+        instances, types = self.layout.labels(entry, (rows, cols))
         unknown = sorted(set(types.values()) - {one.number for one in self.classes})
         if unknown:
             known = ", ".join(f"{one.number} {one.name}" for one in self.classes)
@@ -75,7 +115,7 @@ class Dataset(Listing[Entry]):
                 f"{image}: the labels have the type {unknown[0]}, which is none of the classes ({known}); "
                 "add it to type_info.json."
             )
-        return LabeledImage(read_pixels(entry.image), instances, types, mpp, entry.source)
+        return LabeledImage(pixels, instances, types, mpp, entry.source)
 
     def class_number(self, name_or_number: str | int) -> int:
         """Number of a class by its name (upper or lower case) or number.

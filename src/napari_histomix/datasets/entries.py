@@ -23,12 +23,24 @@ _SPLITS = {"training": "train", "testing": "test", "valid": "val", "validation":
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of a dataset and the file its labels are in; ``mpp`` (µm per pixel) is None where nothing says it."""
+    """One image of a dataset and the files it lies in.
+
+    Parameters
+    ----------
+    source : Source
+    image, labels : Path
+        Files of its pixels and its labels; the same file, or one for many images, in some formats.
+    mpp : float, optional
+        µm per pixel; None where nothing says it.
+    index : int
+        Its place in files that hold many images.
+    """
 
     source: Source
     image: Path
     labels: Path
     mpp: float | None
+    index: int = 0
 
 
 class _Sourced(Protocol):

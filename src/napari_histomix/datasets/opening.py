@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix.datasets import hovernet, plain
-from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.dataset import Dataset, LabelFiles
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
@@ -28,6 +28,7 @@ from napari_histomix.datasets.entries import (
     split_name,
     tcga_origin,
 )
+from napari_histomix.datasets.formats import recognized
 from napari_histomix.datasets.pixels import read_mpp
 from napari_histomix.records import HistomixError, NucleusClass, Source
 
@@ -73,6 +74,13 @@ def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
 
 
 def _open(root: Path, mpp: float | None) -> Dataset:
+    if (found := recognized(root)) is not None:
+        return found.reader().open(root, mpp)
+    return open_files(root, mpp)
+
+
+def open_files(root: Path, mpp: float | None) -> Dataset:
+    """Open HoVer-Net's layout or the plain one."""
     sections = _sections(root)
     problems: list[Problem] = []
     described = read_json_object(root / "dataset.json")
@@ -97,7 +105,7 @@ def _open(root: Path, mpp: float | None) -> Dataset:
         reason = f"; the first: {problems[0].sentence}" if problems else "."
         raise HistomixError(f"{root} has no image that could be used{reason}")
     ordered = tuple(entries[image] for image in sorted(entries, key=lambda image: (natural_key(image), image)))
-    return Dataset(dataset_name(root, described), root, classes, ordered, tuple(problems), listed)
+    return Dataset(dataset_name(root, described), root, classes, ordered, tuple(problems), LabelFiles(listed))
 
 
 def dataset_name(root: Path, described: Mapping[str, Any]) -> str:

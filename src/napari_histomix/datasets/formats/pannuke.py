@@ -1,0 +1,2 @@
+from pathlib import Path
+def recognizes(root: Path) -> bool: return False
