@@ -200,10 +200,22 @@ class Placement:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the patch."""
+        height, width = self.origin.shape
+        return height, width
+
+    @property
     def window(self) -> tuple[slice, slice]:
         """Slices of the patch in its image."""
-        height, width = self.origin.shape
+        height, width = self.shape
         return slice(self.row, self.row + height), slice(self.col, self.col + width)
+
+    def moved(self, row: int, col: int) -> Placement:
+        """The same patch with its upper left corner elsewhere."""
+        return Placement(
+            self.candidate, self.instance, row, col, self.pixels, self.origin, self.nucleus, self.seed, self.provenance
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_histomix.records import HistomixError, MixedImage
+from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
 from napari_histomix.study.store import FILE
 
@@ -96,9 +96,9 @@ def test_deciding_the_same_again_is_no_act(study):
 ACTS = st.lists(
     st.one_of(
         st.tuples(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.sampled_from(["keep", "drop", None])),
-        st.just("undo"),
+        st.sampled_from(["undo", "redo"]),
     ),
-    max_size=8,
+    max_size=10,
 )
 
 
@@ -107,10 +107,17 @@ ACTS = st.lists(
 def test_any_history_agrees_with_a_plain_dictionary(tmp_path_factory, acts):
     study = Study.create(tmp_path_factory.mktemp("history") / "study", tmp_path_factory.getbasetemp(), "x")
     past: list[dict[int, str]] = [{}]
+    future: list[dict[int, str]] = []
     for act in acts:
         if act == "undo":
-            study.undo("candidate")
-            past = past[:-1] or [{}]
+            assert bool(study.undo("candidate")) is (len(past) > 1)
+            if len(past) > 1:
+                future.append(past.pop())
+            continue
+        if act == "redo":
+            assert bool(reopened(study).redo("candidate")) is bool(future)
+            if future:
+                past.append(future.pop())
             continue
         items, decision = act
         now = {item: value for item, value in past[-1].items() if item not in items}
@@ -119,6 +126,7 @@ def test_any_history_agrees_with_a_plain_dictionary(tmp_path_factory, acts):
         study.decide("candidate", items, decision)
         if now != past[-1]:
             past.append(now)
+            future = []
     assert reopened(study).decisions("candidate") == past[-1]
 
 
@@ -134,8 +142,8 @@ def test_a_killed_process_keeps_what_was_decided(study):
 
 def test_a_process_killed_within_an_act_leaves_none_of_it(study):
     program = (
-        "import os, sys; from napari_histomix.study import Study, store\n"
-        "store._apply = lambda *_: os._exit(9)\n"
+        "import os, sys; from napari_histomix.study import Study, acts\n"
+        "acts._apply = lambda *_: os._exit(9)\n"
         "Study.open(sys.argv[1]).decide('candidate', [3, 4], 'keep')"
     )
     assert subprocess.run([sys.executable, "-c", program, str(study.folder)], timeout=60).returncode == 9
@@ -236,15 +244,25 @@ def test_a_damaged_study_is_one_sentence(study, damage):
     assert "\n" not in str(error.value) and str(study.folder) in str(error.value)
 
 
-@pytest.mark.parametrize("column", ["pixels", "masks", "provenance"])
-def test_a_damaged_placement_is_one_sentence(tmp_path, found, made, column):
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone", "facts"])
+def test_a_damaged_placement_is_one_sentence(tmp_path, found, made, damage):
     study = Study.create(tmp_path / "study", tmp_path, "x")
     study.set_candidates(found)
     study.add_placements(made.placements[:1])
-    with sqlite3.connect(study.folder / FILE) as db:
-        db.execute(f"UPDATE placements SET {column} = substr({column}, 1, 30)")
+    (pack,) = (study.folder / "pictures").iterdir()
+    content = pack.read_bytes()
+    if damage == "changed":
+        pack.write_bytes(content[:80] + bytes(20) + content[100:])
+    elif damage == "cut":
+        pack.write_bytes(content[:200])
+    elif damage == "gone":
+        pack.unlink()
+    else:
+        with closing(sqlite3.connect(study.folder / FILE)) as db, db:
+            db.execute("UPDATE runs SET facts = substr(facts, 1, 30)")
     with pytest.raises(HistomixError, match="damaged"):
-        study.placements()
+        (one,) = reopened(study).placements()
+        _ = one.provenance if damage == "facts" else one.pixels
 
 
 def test_a_newer_study_is_left_alone(study):
@@ -259,32 +277,9 @@ def test_a_disk_that_does_not_take_a_decision_says_so_and_keeps_the_others(study
     def full(*_):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("napari_histomix.study.store._apply", full)
+    monkeypatch.setattr("napari_histomix.study.acts._apply", full)
     with pytest.raises(HistomixError, match="disk is full"):
         study.decide("candidate", [1, 2], "keep")
     monkeypatch.undo()
     assert reopened(study).decisions("candidate") == {0: "keep"}
     assert reopened(study).undo("candidate") == (0,)
-
-
-def test_a_study_of_the_first_version_learns_to_hold_tissue(tmp_path):
-    study = Study.create(tmp_path / "old", tmp_path, "old")
-    with closing(sqlite3.connect(study.folder / "study.sqlite")) as db, db:
-        db.execute("DROP TABLE mixes")
-        db.execute("UPDATE meta SET value = '1' WHERE key = 'version'")
-    opened = Study.open(tmp_path / "old")
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
-    origin = np.arange(63, dtype=np.uint8).reshape(7, 9) % 3
-    opened.add_mixes([MixedImage("a mix 1", "low", "a", pixels, origin, 2**62 - 1, {"donors": [{"image": "b"}]})])
-    assert opened.mix_names() == {1: "a mix 1"} and opened.settings()["version"] == 2
-    found = Study.open(tmp_path / "old").mix(1)
-    assert np.array_equal(found.pixels, pixels) and np.array_equal(found.origin, origin)
-    assert (found.kind, found.target, found.seed) == ("low", "a", 2**62 - 1)
-    assert found.provenance == {"donors": [{"image": "b"}]} and found.new_area == pytest.approx(42 / 63)
-    with pytest.raises(HistomixError, match="no synthetic image 2"):
-        opened.mix(2)
-    opened.decide("mix", [1], "approve")
-    opened.decide("segment", [4, 5], "drop")
-    opened.decide("segment class", [4], "high")
-    assert opened.undo("segment", "segment class") == (4,) and opened.decisions("segment class") == {}
-    assert set(opened.undo("segment", "segment class")) == {4, 5} and opened.decisions("mix") == {1: "approve"}

@@ -1,71 +1,60 @@
-"""A study folder: one SQLite file that holds everything a person did with a dataset, written as it happens."""
+"""A study folder: a database and pictures that hold everything a person did with a dataset, written as it happens."""
 
 from __future__ import annotations
 
-import io
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple
-from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from napari_histomix.records import Candidate, HistomixError, Location, MixedImage, Placement
+from napari_histomix.study import acts
+from napari_histomix.study.acts import DECISIONS, REASONS, Change, Decided, Subject
+from napari_histomix.study.claim import LOCK, Claim
+from napari_histomix.study.database import FILE, VERSION, Database, damaged, write_meta
+from napari_histomix.study.pictures import FOLDER, archive, encoded, packed, read_picture, write_pack
+from napari_histomix.study.sources import find_root, kept_root
+from napari_histomix.study.stored import Patch, StoredPlacement
 
 if TYPE_CHECKING:
     from napari_histomix.methods.nucleimix import CandidateSet
 
-FILE = "study.sqlite"
-VERSION = 2
-Subject = Literal["candidate", "placement", "segment", "segment class", "segment tags", "mix"]
-DECISIONS: Mapping[Subject, tuple[str, str]] = {
-    "candidate": ("keep", "drop"),
-    "placement": ("approve", "reject"),
-    "segment": ("keep", "drop"),
-    "mix": ("approve", "reject"),
-}
-"""What is decided of a subject. A segment's class and its tags are any text."""
+__all__ = ["DECISIONS", "FILE", "REASONS", "VERSION", "Change", "Decided", "Study", "Subject"]
 
-LOCATION = "image TEXT, kind TEXT, row REAL, col REAL, instance INTEGER, type INTEGER, area INTEGER"
-MIXES = """
-CREATE TABLE mixes (
-    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, target TEXT NOT NULL,
-    seed INTEGER NOT NULL, pixels BLOB NOT NULL, origin BLOB NOT NULL, provenance TEXT NOT NULL
-);
-"""
-SCHEMA = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE candidates (
-    rank INTEGER PRIMARY KEY, {LOCATION}, {", ".join("donor_" + column for column in LOCATION.split(", "))},
-    log_likelihood REAL, percentile REAL
-);
-CREATE TABLE placements (
-    rank INTEGER PRIMARY KEY REFERENCES candidates, instance INTEGER NOT NULL, row INTEGER NOT NULL,
-    col INTEGER NOT NULL, seed INTEGER NOT NULL, pixels BLOB NOT NULL, masks BLOB NOT NULL, provenance TEXT NOT NULL
-);
-CREATE TABLE decisions (
-    subject TEXT NOT NULL, item INTEGER NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (subject, item)
-);
-CREATE TABLE acts (id INTEGER PRIMARY KEY AUTOINCREMENT, made TEXT NOT NULL, subject TEXT NOT NULL, undone INTEGER);
-CREATE TABLE changes (act INTEGER NOT NULL REFERENCES acts, item INTEGER NOT NULL, before TEXT, after TEXT);
-CREATE INDEX changes_of_act ON changes (act);
-{MIXES}"""
+PATCHES = 2048
+"""Patches of placements kept in memory after they were read."""
+PLACE = "pack, pixels_at, pixels_size, masks_at, masks_size"
 
 
 class Study:
-    """A study on disk. Made by ``create`` or ``open``; every method opens its own connection, so any thread may call.
+    """A study on disk. Made by ``create`` or ``open``; any thread may call any method.
 
     A decision is durable when ``decide`` returns. Items are ranks: a candidate's, and for a placement its candidate's.
+
+    Parameters
+    ----------
+    folder : Path
+    claim : Claim, optional
+        Shared by all that one window has open; see ``hold``.
+
+    Attributes
+    ----------
+    reviewer : str
+        Who decides; written down with every decision.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, claim: Claim | None = None) -> None:
+        self.folder = Path(folder)
+        self.reviewer = ""
+        self._database = Database(self.folder, claim)
+        self._patch = lru_cache(PATCHES)(self._read_patch)
 
     @classmethod
     def create(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Study:
@@ -83,10 +72,7 @@ class Study:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise HistomixError(f"{folder} cannot be made ({error.strerror}); choose another place.") from None
-        meta = {"version": VERSION, "dataset_root": str(Path(dataset_root).resolve()), "name": name, "mpp": mpp}
-        with study._connection() as db:
-            db.executescript(SCHEMA)
-            study._write_meta(db, meta)
+        study._database.create({**kept_root(folder, dataset_root), "name": name, "mpp": mpp})
         return study
 
     @classmethod
@@ -106,8 +92,9 @@ class Study:
             yield cls.create(folder, dataset_root, name, mpp)
         except BaseException:
             with suppress(OSError):
-                for file in folder.glob(f"{FILE}*"):
-                    file.unlink()
+                for file in (*folder.glob(f"{FILE}*"), folder / LOCK):
+                    file.unlink(missing_ok=True)
+                rmtree(folder / FOLDER, ignore_errors=True)
                 if made:
                     folder.rmdir()
             raise
@@ -119,7 +106,7 @@ class Study:
             raise HistomixError(f"{folder} is not empty; choose a new folder for the study.")
 
     @classmethod
-    def open(cls, folder: Path) -> Study:
+    def open(cls, folder: Path, claim: Claim | None = None) -> Study:
         """Open a study folder.
 
         Raises
@@ -127,70 +114,103 @@ class Study:
         HistomixError
             If it is none, is damaged, or was made by a newer version.
         """
-        study = cls(Path(folder))
+        study = cls(Path(folder), claim)
         if not (study.folder / FILE).is_file():
             raise HistomixError(f"{folder} is not a study; choose a folder that holds {FILE}.")
-        with study._connection() as db:
-            if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-                raise HistomixError(f"{study.folder / FILE} is damaged; restore it from a backup.")
-            version = json.loads(study._meta(db).get("version", "null"))
-        if not isinstance(version, int):
-            raise HistomixError(f"{study.folder / FILE} is damaged; restore it from a backup.")
-        if version > VERSION:
-            raise HistomixError(f"{folder} was made by a newer version; update napari-histomix.")
-        if version < 2:
-            with study._connection() as db:
-                db.executescript(MIXES)
-                study._write_meta(db, {"version": VERSION})
+        study._database.check()
+        study._check_pictures()
         return study
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection in a transaction: committed to disk at the end, or nothing of it."""
-        try:
-            db = sqlite3.connect(self.folder / FILE, timeout=10)
-            try:
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute("PRAGMA synchronous=FULL")
-                db.execute("PRAGMA foreign_keys=ON")
-                with db:
-                    yield db
-            finally:
-                db.close()
-        except sqlite3.Error as error:
-            raise HistomixError(
-                f"The study {self.folder} cannot be read or written ({error}); check the disk's space and permissions."
-            ) from None
-
-    @staticmethod
-    def _meta(db: sqlite3.Connection) -> dict[str, str]:
-        return dict(db.execute("SELECT key, value FROM meta"))
-
-    @staticmethod
-    def _write_meta(db: sqlite3.Connection, values: Mapping[str, Any]) -> None:
-        db.executemany(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in values.items()]
+    def _check_pictures(self) -> None:
+        ends = " UNION ALL ".join(
+            f"SELECT pack, max(masks_at + masks_size) FROM {table} GROUP BY pack" for table in ("placements", "mixes")
         )
+        with self._database.reading() as db:
+            for pack, end in db.execute(ends):
+                path = archive(self.folder, pack)
+                if not path.is_file() or path.stat().st_size < end:
+                    raise HistomixError(f"{path} is missing or damaged; restore it from a backup.")
+
+    # Who may write.
+
+    def hold(self) -> bool:
+        """Keep others from writing until ``let_go``; False where another window or command keeps this one from it.
+
+        A study that could not be held stays read-only until it is opened again: what it shows may no longer be so.
+        """
+        self._database.read_only = not (self._database.claim.held or self._database.claim.take())
+        return not self.read_only
+
+    def let_go(self) -> None:
+        """Let others write."""
+        self._database.claim.release(force=True)
+
+    @property
+    def claim(self) -> Claim:
+        """The right to write to this folder, for other things that the same window opens there."""
+        return self._database.claim
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened while another window or command held it, or lies in a folder that can only be read."""
+        return self._database.read_only
+
+    # Settings.
 
     def settings(self) -> dict[str, Any]:
         """Everything saved by ``save_settings``, and the study's own facts (dataset_root, name, mpp)."""
-        with self._connection() as db:
-            return {key: json.loads(value) for key, value in self._meta(db).items()}
+        with self._database.reading() as db:
+            return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
 
     def save_settings(self, values: Mapping[str, Any]) -> None:
         """Save plain JSON values under their keys."""
-        with self._connection() as db:
-            self._write_meta(db, values)
-
-    @property
-    def dataset_root(self) -> Path:
-        """Folder of the dataset."""
-        return Path(self.settings()["dataset_root"])
+        with self._database.writing() as db:
+            write_meta(db, values)
 
     @property
     def mpp(self) -> float | None:
         """µm per pixel a person gave, if any."""
         return self.settings()["mpp"]
+
+    # The images it was made of.
+
+    @property
+    def dataset_root(self) -> Path:
+        """Where the dataset is, or was when it was last seen."""
+        return find_root(self.folder, self.settings())
+
+    def locate(self, given: Path | None = None) -> Path:
+        """Find the dataset: where it was, or beside the study where both were moved together.
+
+        Parameters
+        ----------
+        given : Path, optional
+            Where a person says it is; kept from then on.
+
+        Raises
+        ------
+        HistomixError
+            If there is no such folder.
+        """
+        root = Path(given) if given is not None else self.dataset_root
+        if not root.is_dir():
+            raise HistomixError(f"The images of the study {self.folder.name} are no longer at {root}; say where.")
+        if given is not None:
+            self.save_settings(kept_root(self.folder, root))
+        return root
+
+    def remember_images(self, hashes: Mapping[str, str]) -> None:
+        """Keep the SHA-256 of images' pixels by name; those that are kept already stay."""
+        with self._database.writing() as db:
+            db.executemany("INSERT OR IGNORE INTO images VALUES (?, ?)", hashes.items())
+
+    def changed_images(self, hashes: Mapping[str, str]) -> list[str]:
+        """Names of the images that were kept and are not the same, or not there, any more."""
+        with self._database.reading() as db:
+            kept = db.execute("SELECT name, sha256 FROM images ORDER BY name").fetchall()
+        return [name for name, sha256 in kept if hashes.get(name) != sha256]
+
+    # Candidates.
 
     def set_candidates(self, found: CandidateSet) -> None:
         """Save the outcome of a search, in place of an earlier one that nothing was decided on or made from.
@@ -211,7 +231,7 @@ class Study:
             "effective_sample_size": found.effective_sample_size,
             "warnings": list(found.warnings),
         }
-        with self._connection() as db:
+        with self._database.writing() as db:
             for table in ("decisions", "placements"):
                 if db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone():
                     raise HistomixError(
@@ -219,69 +239,122 @@ class Study:
                     )
             db.execute("DELETE FROM candidates")
             db.executemany(f"INSERT INTO candidates VALUES ({', '.join('?' * 17)})", rows)
-            self._write_meta(db, facts)
+            write_meta(db, facts)
 
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates by rank."""
-        with self._connection() as db:
+        with self._database.reading() as db:
             return tuple(map(_candidate, db.execute("SELECT * FROM candidates ORDER BY rank")))
+
+    # Synthetic nuclei.
 
     def add_placements(self, placements: Iterable[Placement]) -> None:
         """Save new placements; their candidates must be the study's own."""
-        rows = [
+        placements = tuple(placements)
+        if not placements:
+            return
+        if len({one.candidate.rank for one in placements}) < len(placements):
+            raise HistomixError("Two synthetic nuclei have the same candidate; make them again.")
+        facts = [dict(one.provenance) for one in placements]
+        # What is equal for all of them is kept once.
+        shared = {key: value for key, value in facts[0].items() if all(one.get(key) == value for one in facts)}
+        pictures = [
             (
-                one.candidate.rank,
-                one.instance,
-                one.row,
-                one.col,
-                one.seed,
-                _png(one.pixels),
-                _png(np.asarray(one.origin | (one.nucleus.astype(np.uint8) << 2), np.uint8)),
-                json.dumps(dict(one.provenance), sort_keys=True),
+                f"nucleus-{one.candidate.rank:06}",
+                encoded(one.pixels),
+                encoded(np.asarray(one.origin | (one.nucleus.astype(np.uint8) << 2), np.uint8)),
             )
             for one in placements
         ]
-        with self._connection() as db:
-            db.executemany("INSERT INTO placements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        content, places = packed(pictures)
+        with self._database.writing() as db:
+            pack = _next_pack(db)
+            run = db.execute("INSERT INTO runs (facts) VALUES (?)", (json.dumps(shared, sort_keys=True),)).lastrowid
+            rows = [
+                (
+                    one.candidate.rank,
+                    one.instance,
+                    one.row,
+                    one.col,
+                    *one.shape,
+                    one.seed,
+                    run,
+                    json.dumps({key: value for key, value in own.items() if key not in shared}, sort_keys=True),
+                    pack,
+                    *place,
+                )
+                for one, own, place in zip(placements, facts, places, strict=True)
+            ]
+            db.executemany(f"INSERT INTO placements VALUES ({', '.join('?' * 14)})", rows)
+            # On disk before the rows that speak of it are.
+            write_pack(self.folder, pack, content)
 
-    def placements(self) -> tuple[Placement, ...]:
-        """All placements by rank."""
-        with self._connection() as db:
-            rows = db.execute(
-                "SELECT p.instance, p.row, p.col, p.pixels, p.masks, p.seed, p.provenance, c.* "
-                "FROM placements p JOIN candidates c ON c.rank = p.rank ORDER BY p.rank"
-            ).fetchall()
-        found = []
-        for instance, row, col, pixels, masks, seed, provenance, *candidate in rows:
-            try:
-                bits, patch, facts = _pixels(masks), _pixels(pixels), json.loads(provenance)
-            except (OSError, SyntaxError, TypeError, ValueError):  # what Pillow and json make of damaged bytes
-                raise HistomixError(f"{self.folder / FILE} is damaged; restore it from a backup.") from None
-            origin = np.asarray(bits & 3, np.uint8)
-            found.append(Placement(_candidate(candidate), instance, row, col, patch, origin, bits > 3, seed, facts))
-        return tuple(found)
+    def placements(self, candidates: Sequence[Candidate] | None = None) -> tuple[Placement, ...]:
+        """All placements by rank; their pixels and provenance are read when asked for.
+
+        Parameters
+        ----------
+        candidates : sequence of Candidate, optional
+            Those of this study, where they have been read already.
+        """
+        by_rank = {one.rank: one for one in (self.candidates() if candidates is None else candidates)}
+        with self._database.reading() as db:
+            rows = db.execute("SELECT rank, instance, row, col, seed, height, width FROM placements ORDER BY rank")
+            return tuple(
+                StoredPlacement(by_rank[rank], instance, row, col, seed, (height, width), self._patch, self._provenance)
+                for rank, instance, row, col, seed, height, width in rows
+            )
+
+    def _read_patch(self, rank: int) -> Patch:
+        with self._database.reading() as db:
+            pack, *place = db.execute(f"SELECT {PLACE} FROM placements WHERE rank = ?", (rank,)).fetchone()
+        pixels, bits = (read_picture(self.folder, pack, *place[at : at + 2]) for at in (0, 2))
+        found = pixels, np.asarray(bits & 3, np.uint8), bits > 3
+        for array in found:
+            # One array is handed to all who ask.
+            array.setflags(write=False)
+        return found
+
+    def _provenance(self, rank: int) -> Mapping[str, Any]:
+        with self._database.reading() as db:
+            shared, own = db.execute(
+                "SELECT r.facts, p.facts FROM placements p JOIN runs r ON r.id = p.run WHERE p.rank = ?", (rank,)
+            ).fetchone()
+        return {**self._parsed(shared), **self._parsed(own)}
+
+    def samplers(self) -> dict[int, str]:
+        """The sampler that made each placement, by rank."""
+        with self._database.reading() as db:
+            runs = dict(db.execute("SELECT id, facts FROM runs"))
+            names = {run: str(self._parsed(facts).get("sampler", "")) for run, facts in runs.items()}
+            return {rank: names[run] for rank, run in db.execute("SELECT rank, run FROM placements ORDER BY rank")}
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise damaged(self.folder / FILE) from None
+        return found
+
+    # Synthetic tissue images.
 
     def add_mixes(self, mixes: Iterable[MixedImage]) -> None:
         """Save new synthetic tissue images."""
-        with self._connection() as db:
-            for one in mixes:
-                db.execute(
-                    "INSERT INTO mixes (name, kind, target, seed, pixels, origin, provenance) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        one.name,
-                        one.kind,
-                        one.target,
-                        one.seed,
-                        _png(one.pixels),
-                        _png(one.origin),
-                        json.dumps(dict(one.provenance), sort_keys=True),
-                    ),
-                )
+        for one in mixes:
+            with self._database.writing() as db:
+                number = db.execute("SELECT coalesce(max(number), 0) + 1 FROM mixes").fetchone()[0]
+                if db.execute("SELECT 1 FROM mixes WHERE name = ?", (one.name,)).fetchone():
+                    raise HistomixError(f"The study has a synthetic image {one.name} already; give it another name.")
+                picture = f"tissue-{number:06}", encoded(one.pixels), encoded(one.origin)
+                content, places = packed([picture])
+                facts, pack = json.dumps(dict(one.provenance), sort_keys=True), _next_pack(db)
+                row = number, one.name, one.kind, one.target, one.seed, facts, pack, *places[0]
+                db.execute(f"INSERT INTO mixes VALUES ({', '.join('?' * 11)})", row)
+                write_pack(self.folder, pack, content)
 
     def mix_names(self) -> dict[int, str]:
         """Names of all synthetic tissue images by number."""
-        with self._connection() as db:
+        with self._database.reading() as db:
             return dict(db.execute("SELECT number, name FROM mixes ORDER BY number"))
 
     def mix(self, number: int) -> MixedImage:
@@ -292,85 +365,71 @@ class Study:
         HistomixError
             If there is none of that number, or it is damaged.
         """
-        with self._connection() as db:
+        with self._database.reading() as db:
             found = db.execute(
-                "SELECT name, kind, target, pixels, origin, seed, provenance FROM mixes WHERE number = ?", (number,)
+                f"SELECT name, kind, target, seed, facts, {PLACE} FROM mixes WHERE number = ?", (number,)
             ).fetchone()
         if found is None:
             raise HistomixError(f"The study has no synthetic image {number}.")
-        name, kind, target, pixels, origin, seed, provenance = found
-        try:
-            return MixedImage(name, kind, target, _pixels(pixels), _pixels(origin), seed, json.loads(provenance))
-        except (OSError, SyntaxError, TypeError, ValueError):
-            raise HistomixError(f"{self.folder / FILE} is damaged; restore it from a backup.") from None
+        name, kind, target, seed, facts, pack, *place = found
+        pixels, origin = (read_picture(self.folder, pack, *place[at : at + 2]) for at in (0, 2))
+        return MixedImage(name, kind, target, pixels, origin, seed, self._parsed(facts))
+
+    # Decisions.
 
     def decisions(self, subject: Subject) -> dict[int, str]:
         """Present decision of every item that has one."""
-        with self._connection() as db:
+        with self._database.reading() as db:
             return dict(db.execute("SELECT item, decision FROM decisions WHERE subject = ?", (subject,)))
 
+    def decided(self, subject: Subject, item: int | None = None) -> dict[int, Decided]:
+        """Present decisions, with who made them and when; of every item that has one, or of one item."""
+        with self._database.reading() as db:
+            return acts.decided(db, subject, item)
+
     def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
-        """Decide on one or several items as one act that ``undo`` takes back as a whole; None clears.
+        """Decide on one or several items as one act; None clears.
 
         Raises
         ------
         ValueError
             For a decision the subject does not have (``DECISIONS``).
         """
-        if decision is not None and decision not in DECISIONS.get(subject, (decision,)):
-            raise ValueError(f"a {subject} is decided by {' or '.join(DECISIONS[subject])}, not {decision!r}")
-        with self._connection() as db:
-            # Taken before the first look, so that what is recorded for undo cannot change in between.
-            db.execute("BEGIN IMMEDIATE")
-            now = "SELECT decision FROM decisions WHERE subject = ? AND item = ?"
-            before = {int(item): (db.execute(now, (subject, int(item))).fetchone() or (None,))[0] for item in items}
-            changes = [(item, was, decision) for item, was in before.items() if was != decision]
-            if not changes:
-                return
-            made = datetime.now(UTC).isoformat(timespec="seconds")
-            act = db.execute("INSERT INTO acts (made, subject, undone) VALUES (?, ?, 0)", (made, subject)).lastrowid
-            db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", [(act, *change) for change in changes])
-            _apply(db, subject, [(item, after) for item, _, after in changes])
+        self.act((subject, item, decision) for item in items)
+
+    def act(self, changes: Iterable[Change]) -> None:
+        """Decide on several items, and on several subjects of one family, as one act that ``undo`` takes back whole.
+
+        Raises
+        ------
+        ValueError
+            For a decision that its subject does not have, or subjects of several families.
+        """
+        with self._database.writing() as db:
+            acts.record(db, self.reviewer, changes)
 
     def undo(self, *subjects: Subject) -> tuple[int, ...]:
-        """Take the last act on some subjects back, also one of an earlier session; the items it changed, or none."""
-        with self._connection() as db:
-            last = db.execute(
-                f"SELECT id, subject FROM acts WHERE subject IN ({', '.join('?' * len(subjects))}) AND undone = 0 "
-                "ORDER BY id DESC LIMIT 1",
-                subjects,
-            ).fetchone()
-            if last is None:
-                return ()
-            act, subject = last
-            changes = db.execute("SELECT item, before FROM changes WHERE act = ?", (act,)).fetchall()
-            _apply(db, subject, changes)
-            db.execute("UPDATE acts SET undone = 1 WHERE id = ?", (act,))
-        return tuple(item for item, _ in changes)
+        """Take back the last act of the subjects' family, also one of an earlier session.
+
+        Returns
+        -------
+        tuple of int
+            The items it concerned; empty where there is nothing to take back.
+        """
+        with self._database.writing() as db:
+            return acts.turn_back(db, acts.family(subjects[0]))
+
+    def redo(self, *subjects: Subject) -> tuple[int, ...]:
+        """Do the act again that ``undo`` took back last, until there is a new one; the items it concerned, or none."""
+        with self._database.writing() as db:
+            return acts.turn_forward(db, acts.family(subjects[0]))
 
 
-def _apply(db: sqlite3.Connection, subject: str, values: list[tuple[int, str | None]]) -> None:
-    for item, decision in values:
-        if decision is None:
-            db.execute("DELETE FROM decisions WHERE subject = ? AND item = ?", (subject, item))
-        else:
-            db.execute("INSERT OR REPLACE INTO decisions VALUES (?, ?, ?)", (subject, item, decision))
+def _next_pack(db: sqlite3.Connection) -> int:
+    last = "SELECT max((SELECT coalesce(max(pack), 0) FROM placements), (SELECT coalesce(max(pack), 0) FROM mixes))"
+    number: int = db.execute(last).fetchone()[0]
+    return number + 1
 
 
-def _candidate(row: tuple[Any, ...] | list[Any]) -> Candidate:
-    return Candidate(row[0], _location(row[1:8]), _location(row[8:15]), row[15], row[16])
-
-
-def _location(row: tuple[Any, ...] | list[Any]) -> Location:
-    image, kind, *rest = row
-    return Location(image, kind, *rest)
-
-
-def _png(array: NDArray[np.uint8]) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def _pixels(png: bytes) -> NDArray[np.uint8]:
-    return np.array(Image.open(io.BytesIO(png)), np.uint8)
+def _candidate(row: Sequence[Any]) -> Candidate:
+    return Candidate(row[0], Location(*row[1:8]), Location(*row[8:15]), row[15], row[16])

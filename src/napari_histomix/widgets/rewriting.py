@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ def compose_window(target: LabeledImage, window: Window, placements: Iterable[Pl
     bottom, right = (max(one[axis].stop for one in windows) for axis in (0, 1))
     part = slice(top, bottom), slice(left, right)
     crop = LabeledImage(target.pixels[part], target.instances[part], target.types, target.mpp, target.source)
-    moved = [replace(one, row=one.row - top, col=one.col - left) for one in near]
+    moved = [one.moved(one.row - top, one.col - left) for one in near]
     rows, cols = window
     return compose(crop, moved), (slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left))
 

@@ -1,0 +1,130 @@
+"""What people decide: acts of one or many changes, each on disk when it is done, taken back and done again as a whole.
+
+An act that was taken back stays in the tables, so that nothing a person did is ever lost; a new act of its family ends
+the chance to do it again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+Subject = Literal[
+    "candidate",
+    "placement",
+    "placement note",
+    "placement reasons",
+    "segment",
+    "segment class",
+    "segment tags",
+    "mix",
+    "mix note",
+    "mix reasons",
+]
+Change = tuple[Subject, int, str | None]
+"""Subject, item and its new decision; None clears."""
+
+DECISIONS: Mapping[Subject, tuple[str, ...]] = {
+    "candidate": ("keep", "drop"),
+    "placement": ("approve", "reject", "delete"),
+    "segment": ("keep", "drop"),
+    "mix": ("approve", "reject", "delete"),
+}
+"""What is decided of a subject; of the others, any text: a segment's class and tags, notes, reasons."""
+
+REASONS = ("seam", "stain", "context", "shape", "label")
+"""Codes for what is wrong with a synthetic nucleus or image, in the order they are written down."""
+
+DONE, UNDONE, SUPERSEDED = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision, who made it (empty where nobody said) and when, in UTC."""
+
+    decision: str
+    who: str
+    made: str
+
+
+def family(subject: Subject) -> str:
+    """What is taken back together: a nucleus, its note and its reasons are of one family."""
+    return subject.partition(" ")[0]
+
+
+def record(db: sqlite3.Connection, who: str, changes: Iterable[Change]) -> None:
+    """Write an act down; changes that change nothing are no part of it.
+
+    Raises
+    ------
+    ValueError
+        For a decision that its subject does not have, or changes of several families.
+    """
+    wanted = {(subject, int(item)): decision for subject, item, decision in changes}
+    for (subject, _), decision in wanted.items():
+        if decision is not None and decision not in DECISIONS.get(subject, (decision,)):
+            raise ValueError(f"a {subject} is decided by {' or '.join(DECISIONS[subject])}, not {decision!r}")
+    families = {family(subject) for subject, _ in wanted}
+    if len(families) > 1:
+        raise ValueError(f"an act is of one family, not of {' and '.join(sorted(families))}")
+    now = "SELECT decision FROM decisions WHERE subject = ? AND item = ?"
+    made = []
+    for key, after in wanted.items():
+        before = (db.execute(now, key).fetchone() or (None,))[0]
+        if before != after:
+            made.append((*key, before, after))
+    if not made:
+        return
+    (one,) = families
+    db.execute("UPDATE acts SET state = ? WHERE family = ? AND state = ?", (SUPERSEDED, one, UNDONE))
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    act = db.execute(
+        "INSERT INTO acts (family, made, who, state) VALUES (?, ?, ?, ?)", (one, time, who, DONE)
+    ).lastrowid
+    db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?, ?)", [(act, *change) for change in made])
+    _apply(db, [(subject, item, after) for subject, item, _, after in made])
+
+
+def turn_back(db: sqlite3.Connection, one: str) -> tuple[int, ...]:
+    """Take the last act of a family back; the items it concerned."""
+    found = db.execute(
+        "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id DESC LIMIT 1", (one, DONE)
+    ).fetchone()
+    return _turn(db, found[0], "before", UNDONE) if found else ()
+
+
+def turn_forward(db: sqlite3.Connection, one: str) -> tuple[int, ...]:
+    """Do the act of a family again that was taken back last; the items it concerned."""
+    found = db.execute(
+        "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id LIMIT 1", (one, UNDONE)
+    ).fetchone()
+    return _turn(db, found[0], "after", DONE) if found else ()
+
+
+def _turn(db: sqlite3.Connection, act: int, side: str, state: int) -> tuple[int, ...]:
+    changes = db.execute(f"SELECT subject, item, {side} FROM changes WHERE act = ?", (act,)).fetchall()
+    _apply(db, changes)
+    db.execute("UPDATE acts SET state = ? WHERE id = ?", (state, act))
+    return tuple(dict.fromkeys(item for _, item, _ in changes))
+
+
+def decided(db: sqlite3.Connection, subject: Subject, item: int | None = None) -> dict[int, Decided]:
+    """The present decisions with who made them and when; of all items, or one."""
+    only, values = ("", (subject,)) if item is None else (" AND c.item = ?", (subject, item))
+    rows = db.execute(
+        "SELECT c.item, c.after, a.who, a.made, max(c.act) FROM changes c JOIN acts a ON a.id = c.act "
+        f"WHERE a.state = {DONE} AND c.subject = ?{only} GROUP BY c.item",
+        values,
+    )
+    return {number: Decided(after, who, made) for number, after, who, made, _ in rows if after is not None}
+
+
+def _apply(db: sqlite3.Connection, values: Iterable[tuple[str, int, str | None]]) -> None:
+    values = list(values)
+    gone = [(subject, item) for subject, item, decision in values if decision is None]
+    db.executemany("DELETE FROM decisions WHERE subject = ? AND item = ?", gone)
+    kept = [one for one in values if one[2] is not None]
+    db.executemany("INSERT OR REPLACE INTO decisions VALUES (?, ?, ?)", kept)

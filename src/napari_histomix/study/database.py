@@ -1,0 +1,218 @@
+"""A study's SQLite file: its tables, transactions, and how the tables of earlier versions become those of today."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from napari_histomix.records import HistomixError
+from napari_histomix.study.claim import Claim
+from napari_histomix.study.pictures import measure, packed, write_pack
+
+FILE = "study.sqlite"
+VERSION = 3
+WAIT = 10.0
+"""Seconds that a writer waits for another process to end its own short transaction."""
+
+LOCATION = "image TEXT, kind TEXT, row REAL, col REAL, instance INTEGER, type INTEGER, area INTEGER"
+PICTURES = """pack INTEGER NOT NULL, pixels_at INTEGER NOT NULL, pixels_size INTEGER NOT NULL,
+    masks_at INTEGER NOT NULL, masks_size INTEGER NOT NULL"""
+PLACEMENTS = f"""
+CREATE TABLE runs (id INTEGER PRIMARY KEY, facts TEXT NOT NULL);
+CREATE TABLE placements (
+    rank INTEGER PRIMARY KEY REFERENCES candidates, instance INTEGER NOT NULL, row INTEGER NOT NULL,
+    col INTEGER NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL, seed INTEGER NOT NULL,
+    run INTEGER NOT NULL REFERENCES runs, facts TEXT NOT NULL, {PICTURES}
+);
+CREATE TABLE mixes (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, target TEXT NOT NULL,
+    seed INTEGER NOT NULL, facts TEXT NOT NULL, {PICTURES}
+);
+"""
+ACTS = """
+CREATE TABLE acts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, family TEXT NOT NULL, made TEXT NOT NULL, who TEXT NOT NULL,
+    state INTEGER NOT NULL
+);
+CREATE INDEX acts_of_family ON acts (family, state, id);
+CREATE TABLE changes (
+    act INTEGER NOT NULL REFERENCES acts, subject TEXT NOT NULL, item INTEGER NOT NULL, before TEXT, after TEXT
+);
+CREATE INDEX changes_of_act ON changes (act);
+CREATE INDEX changes_of_item ON changes (subject, item);
+"""
+IMAGES = "CREATE TABLE images (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL);"
+SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE candidates (
+    rank INTEGER PRIMARY KEY, {LOCATION}, {", ".join("donor_" + column for column in LOCATION.split(", "))},
+    log_likelihood REAL, percentile REAL
+);
+CREATE TABLE decisions (
+    subject TEXT NOT NULL, item INTEGER NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (subject, item)
+);
+{PLACEMENTS}{ACTS}{IMAGES}"""
+
+
+class Database:
+    """The file of one study. Every transaction is a connection of its own, so any thread may begin one.
+
+    Parameters
+    ----------
+    folder : Path
+    claim : Claim, optional
+        One that is shared by all that a window has open; without it, it is taken for each transaction that writes.
+    """
+
+    def __init__(self, folder: Path, claim: Claim | None = None) -> None:
+        self.folder = folder
+        self.claim = claim or Claim(folder)
+        self.read_only = False
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / FILE
+
+    def create(self, facts: Mapping[str, Any]) -> None:
+        """Make the file with its tables."""
+        with self._writer(), self._connection() as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.executescript(SCHEMA)
+            write_meta(db, {**facts, "version": VERSION})
+
+    def check(self) -> None:
+        """See that the file is whole and of this version, or make it so.
+
+        Raises
+        ------
+        HistomixError
+            If it is damaged or of a newer version.
+        """
+        with self.reading() as db:
+            if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                raise damaged(self.path)
+            version = json.loads(dict(db.execute("SELECT key, value FROM meta")).get("version", "null"))
+        if not isinstance(version, int):
+            raise damaged(self.path)
+        if version > VERSION:
+            raise HistomixError(f"{self.folder} was made by a newer version; update napari-histomix.")
+        if version < VERSION:
+            with self.writing() as db:
+                _upgrade(db, self.folder, version)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection that sees one state of the study."""
+        with self._connection() as db:
+            db.execute("BEGIN")
+            yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: on disk at the end, or nothing of it.
+
+        Raises
+        ------
+        HistomixError
+            If another window or command holds the study, or the disk refuses.
+        """
+        with self._writer(), self._connection() as db:
+            # Taken before the first look, so that what is recorded for undo cannot change in between.
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+
+    @contextmanager
+    def _writer(self) -> Iterator[None]:
+        if self.read_only or not self.claim.take(0.0 if self.claim.held else WAIT):
+            if not os.access(self.folder, os.W_OK):
+                raise HistomixError(f"The study {self.folder} can only be read; copy it to where you may write.")
+            raise HistomixError(
+                f"The study {self.folder} is open in another window or command; close it there to write here."
+            )
+        try:
+            yield
+        finally:
+            self.claim.release()
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            db = self._opened()
+            try:
+                db.execute("PRAGMA synchronous=FULL")
+                db.execute("PRAGMA foreign_keys=ON")
+                with db:
+                    yield db
+            finally:
+                db.close()
+        except sqlite3.Error as error:
+            raise HistomixError(
+                f"The study {self.folder} cannot be read or written ({error}); check the disk's space and permissions."
+            ) from None
+
+    def _opened(self) -> sqlite3.Connection:
+        if os.access(self.folder, os.W_OK):
+            return sqlite3.connect(self.path, timeout=WAIT)
+        # A journal that is still there holds decisions: only without one may the file be taken as it stands.
+        journal = self.path.with_name(f"{FILE}-wal")
+        how = "mode=ro" if journal.exists() and journal.stat().st_size else "mode=ro&immutable=1"
+        return sqlite3.connect(f"{self.path.resolve().as_uri()}?{how}", timeout=WAIT, uri=True)
+
+
+def damaged(path: Path) -> HistomixError:
+    """What is said of a file that is not as it was written."""
+    return HistomixError(f"{path} is damaged; restore it from a backup.")
+
+
+def write_meta(db: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+    """Save plain JSON values by key."""
+    rows = [(key, json.dumps(value)) for key, value in values.items()]
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+
+def _upgrade(db: sqlite3.Connection, folder: Path, version: int) -> None:
+    """Versions 1 (no tissue) and 2: pictures lay in the tables, acts had one subject and could not be redone."""
+    moved = ["placements", "acts", "changes"] + (["mixes"] if version == 2 else [])
+    for table in moved:
+        db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    db.execute("DROP INDEX IF EXISTS changes_of_act")
+    for statement in f"{PLACEMENTS}{ACTS}{IMAGES}".split(";"):
+        db.execute(statement)
+    rows = db.execute("SELECT rank, pixels, masks FROM old_placements").fetchall()
+    if rows:
+        content, places = packed([(f"nucleus-{rank:06}", pixels, masks) for rank, pixels, masks in rows])
+        write_pack(folder, 1, content)
+        for (rank, _, masks), place in zip(rows, places, strict=True):
+            db.execute("INSERT INTO runs SELECT rank, provenance FROM old_placements WHERE rank = ?", (rank,))
+            db.execute(
+                "INSERT INTO placements SELECT rank, instance, row, col, ?, ?, seed, rank, '{}', ?, ?, ?, ?, ? "
+                "FROM old_placements WHERE rank = ?",
+                (*measure(masks), 1, *place, rank),
+            )
+    if version == 2:
+        found = db.execute("SELECT number, pixels, origin FROM old_mixes").fetchall()
+        for number, pixels, origin in found:
+            content, places = packed([(f"tissue-{number:06}", pixels, origin)])
+            write_pack(folder, number + 1, content)
+            db.execute(
+                "INSERT INTO mixes SELECT number, name, kind, target, seed, provenance, ?, ?, ?, ?, ? "
+                "FROM old_mixes WHERE number = ?",
+                (number + 1, *places[0], number),
+            )
+    # What had been taken back cannot be done again: nobody could have asked for it.
+    db.execute(
+        "INSERT INTO acts SELECT id, CASE WHEN subject LIKE 'segment%' THEN 'segment' ELSE subject END, made, '', "
+        "2 * undone FROM old_acts"
+    )
+    db.execute(
+        "INSERT INTO changes SELECT act, subject, item, before, after FROM old_changes JOIN old_acts ON id = act"
+    )
+    for table in reversed(moved):
+        db.execute(f"DROP TABLE old_{table}")
+    write_meta(db, {"version": VERSION})
