@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
-from qtpy.QtCore import QEventLoop, QTimer
+from qtpy.QtCore import QEventLoop, Qt, QTimer
 
 from napari_histomix.widgets.session import session_of
 
@@ -42,13 +42,29 @@ def pause(seconds: float) -> None:
 def settle(dock: Any) -> None:
     """Wait until nothing runs and everything is shown."""
     panels = (dock.data, dock.candidates, dock.synthesize, dock.review, dock.export)
-    wait_until(lambda: not dock.data.book.busy and not any(one.runner.running for one in panels))
+    idle = (lambda: not dock.data.book.busy, lambda: not dock.export.busy)
+    wait_until(lambda: all(one() for one in idle) and not any(one.runner.running for one in panels))
     pause(0.7)
 
 
 def shoot(viewer: Any, name: str) -> None:
     """Save the whole window."""
     viewer.screenshot(str(OUT / f"{name}.png"), canvas_only=False, flash=False)
+
+
+def shoot_reader_test(viewer: Any) -> None:
+    """Make a reader test of the open study, and save a picture of its first crop."""
+    dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Reader test")
+    viewer.window._qt_window.resizeDocks([dock], [440], Qt.Orientation.Horizontal)
+    wait_until(lambda: panel.making.offer is not None)
+    panel.making.what.setCurrentIndex(1)
+    panel.making.run()
+    wait_until(lambda: panel.test is not None)
+    panel.reader.setText("Ann")
+    panel.begin()
+    pause(0.7)
+    shoot(viewer, "reader-test")
+    panel.leave()
 
 
 def main() -> None:
@@ -120,9 +136,13 @@ def main() -> None:
                 dock.review.decide("approve")
                 settle(dock)
         dock.open_step(4)
+        settle(dock)
         dock.export.run()
         settle(dock)
         shoot(viewer, "5-export")
+
+        viewer.window.remove_dock_widget(dock)
+        shoot_reader_test(viewer)
         viewer.close()
 
 

@@ -275,13 +275,13 @@ class TestSynthesize:
     def test_patients_on_two_sides_are_refused(self, fails, labeled_image, dataset_folder, tmp_path):
         images = [labeled_image(4, name=split, split=split, patient="p1") for split in ("train", "test")]
         folder = dataset_folder(tmp_path / "data", images)
-        assert "(p1)" in fails("synthesize", folder, "--rare", "1", "--out", tmp_path / "out")
+        assert "p1 (train: train; test: test)" in fails("synthesize", folder, "--rare", "1", "--out", tmp_path / "out")
 
     def test_cancelling_is_one_sentence(self, fails, synthesize, tmp_path, monkeypatch):
-        def interrupted(*_):
+        def interrupted(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("napari_histomix.study.export.write_type_info", interrupted)
+        monkeypatch.setattr("napari_histomix.study.export.write_card", interrupted)
         assert fails(*synthesize, "-k", 1, "--out", tmp_path / "out") == "histomix: Cancelled."
         assert list(tmp_path.iterdir()) == []
 

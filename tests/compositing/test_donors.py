@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_histomix.compositing.donors import CUT_BY_EDGE, TOUCHES_NEIGHBOR, cut_donor, donor_flaw
+from napari_histomix.compositing.donors import CUT_BY_EDGE, TOUCHES_NEIGHBOR, before_turn, cut_donor, donor_flaw
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def test_a_donor_is_cut_with_its_surroundings(labeled_image, location):
     assert np.array_equal(donor.pixels, image.pixels[25:96, 13:88])
     assert np.array_equal(donor.nucleus, image.instances[25:96, 13:88] == 1)
     assert np.array_equal(donor.surroundings, image.instances[25:96, 13:88] == 0)
+    assert donor.corner == (25, 13)
 
 
 def test_surroundings_end_where_the_image_does(labeled_image, location):
@@ -73,3 +76,13 @@ def test_a_donor_of_nearly_the_same_scale_keeps_its_pixels(labeled_image, locati
     image = labeled_image([(30, 30, 5, 5, 1)], shape=(64, 64), mpp=0.25)
     donor = cut_donor(image, location(image, 1))
     assert donor.at_scale(0.252) is donor
+
+
+@given(st.integers(0, 3), st.booleans(), st.integers(1, 6), st.integers(1, 6))
+def test_a_turned_pixel_is_found_where_it_was(labeled_image, location, turns, mirrored, height, width):
+    image = labeled_image([(30, 30, 4, 7, 1)], shape=(64, 64))
+    places = np.arange(height * width, dtype=np.uint8).reshape(height, width)
+    crop = replace(cut_donor(image, location(image, 1)), pixels=places, nucleus=places > 0, surroundings=places > 0)
+    turned = crop.turned(turns, mirrored).pixels
+    for (row, col), value in np.ndenumerate(turned):
+        assert places[before_turn(row, col, (height, width), turns, mirrored)] == value

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -159,3 +162,96 @@ def test_scale_of_png_only_if_microscopic(tmp_path):
     assert read_mpp(tmp_path / "x.png") is None
     Image.fromarray(RGB).save(tmp_path / "x.png", dpi=(101_600, 101_600))
     assert read_mpp(tmp_path / "x.png") == 0.25
+
+
+def retagged(path, tag: int, value: int, place: int = 8):
+    """Change a number in the first directory of a TIFF with short offsets, as a damaged or hostile file would."""
+    content = bytearray(path.read_bytes())
+    order = "little" if content[:2] == b"II" else "big"
+    start = int.from_bytes(content[4:8], order)
+    for entry in range(start + 2, start + 2 + 12 * int.from_bytes(content[start : start + 2], order), 12):
+        if int.from_bytes(content[entry : entry + 2], order) == tag:
+            content[entry + 2 : entry + 4] = (4).to_bytes(2, order)
+            content[entry + place : entry + place + 4] = value.to_bytes(4, order)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_that_claims_a_billion_pixels_is_refused(tmp_path, compression):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", compression=compression)
+    retagged(path, 256, 100_000)
+    retagged(path, 257, 100_000)
+    retagged(path, 278, 100_000)
+    with pytest.raises(HistomixError, match="has 100000×100000 pixels and at most"):
+        read_pixels(path)
+
+
+def test_a_strip_that_inflates_to_more_than_its_pixels_is_refused(tmp_path):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", compression="zlib")
+    bomb = zlib.compress(bytes(2**28), 9)
+    offset = path.stat().st_size
+    with path.open("ab") as stream:
+        stream.write(bomb)
+    retagged(path, 273, offset)
+    retagged(path, 279, len(bomb))
+    with pytest.raises(HistomixError, match="more than its share"):
+        read_pixels(path)
+
+
+def test_a_png_of_nothing_but_size_is_refused(tmp_path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "x.png")
+    with pytest.raises(HistomixError, match="cut it into smaller images"):
+        read_pixels(tmp_path / "x.png")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "x.png")
+    with pytest.raises(HistomixError, match="has 10000×10000 pixels"):
+        read_label_image(tmp_path / "x.png")
+
+
+def test_other_files_are_not_opened_for_a_tiff(tmp_path):
+    for name, value in (("a.ome.tif", 1), ("b.ome.tif", 2)):
+        tifffile.imwrite(tmp_path / name, np.full((9, 8, 3), value, np.uint8), photometric="rgb", ome=True)
+    description = tifffile.tiffcomment(tmp_path / "a.ome.tif")
+    named = '<TiffData IFD="0"><UUID FileName="b.ome.tif">urn:uuid:1</UUID></TiffData>'
+    tifffile.tiffcomment(tmp_path / "a.ome.tif", re.sub(r"<TiffData.*?(/>|</TiffData>)", named, description).encode())
+    assert (read_pixels(tmp_path / "a.ome.tif") == 1).all()
+
+
+def test_other_formats_under_a_suffix_of_an_image(tmp_path):
+    # Pillow would hand PostScript to another program.
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    with pytest.raises(HistomixError, match="cannot be read as an image"):
+        read_pixels(tmp_path / "x.png")
+
+
+def test_pages_in_a_circle(tmp_path):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, np.stack([RGB[..., 0]] * 2), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        first, second = (page.offset for page in tiff.pages)
+        last = second + 2 + 12 * len(tiff.pages[1].tags)
+    content = bytearray(path.read_bytes())
+    content[last : last + 4] = first.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(HistomixError, match="more than one image"):
+        read_label_image(path)
+
+
+def test_smaller_pages_of_a_pyramid_do_not_count(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "x.tif") as tiff:
+        tiff.write(RGB, photometric="rgb", metadata=None)
+        tiff.write(RGB[::2, ::2], photometric="rgb", subfiletype=1, metadata=None)
+    assert np.array_equal(read_pixels(tmp_path / "x.tif"), RGB)
+
+
+def test_entities_in_the_metadata_are_not_expanded(tmp_path):
+    metadata = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
+    path = tmp_path / "x.ome.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", metadata=metadata)
+    assert read_mpp(path) == 0.25
+    text = tifffile.tiffcomment(path)
+    entities = '<!DOCTYPE x [<!ENTITY a "0.25">]>'
+    tifffile.tiffcomment(path, text.replace("<OME", entities + "<OME", 1).replace('"0.25"', '"&a;"').encode())
+    assert read_mpp(path) is None
+    assert np.array_equal(read_pixels(path), RGB)

@@ -287,7 +287,13 @@ def test_a_sampler_can_be_written_in_one_word():
     assert not Sampler.parse("repaint:150:5:3:unconditional").conditional
     assert Sampler.parse("mcg-fixed:1000:250") == PRESETS["paper"].ring
     assert Sampler.parse("repaint:20:1:grain") == Sampler("repaint", 20, 1, grain=True)
+    for preset in PRESETS.values():
+        for one in (preset.ring, preset.disc, preset.large):
+            assert Sampler.parse(one.written) == one
+    with pytest.raises(ValueError, match="cannot be written"):
+        _ = Sampler("repaint", eta=0.5).written
     both = Sampler.parse("repaint:20:1:2:grain:unconditional")
+    assert both.written == "repaint:20:1:2:grain:unconditional"
     assert (both.grain, both.visits, both.conditional) == (True, 2, False)
 
 

@@ -47,7 +47,7 @@ def settle(qtbot: Any) -> Callable[[Any], None]:
     def wait(dock: Any, timeout: int = 120_000) -> None:
         def quiet() -> bool:
             panels = (dock.data, dock.candidates, dock.synthesize, dock.review, dock.export)
-            return not dock.data.book.busy and not any(one.runner.running for one in panels)
+            return not dock.data.book.busy and not dock.export.busy and not any(one.runner.running for one in panels)
 
         qtbot.waitUntil(quiet, timeout=timeout)
         qtbot.wait(50)

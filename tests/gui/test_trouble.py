@@ -102,14 +102,14 @@ def test_layers_deleted_in_mid_run_and_in_review_do_no_harm(with_candidates, tin
     settle(dock)
     image = session.image
     viewer.layers.remove(book.layer(image, "synthetic nuclei"))
-    dock.review.reject_button.click()
-    first = dock.review._order[0]
+    dock.review.contents.deciding.buttons["reject"].click()
+    first = dock.review.queue.rows.items[dock.review.queue.shown[0]]
     target = session.dataset.read(image)
     shown = book.layer(image, "synthetic").data
     np.testing.assert_array_equal(shown[first.window][first.origin > 0], target.pixels[first.window][first.origin > 0])
     # A renamed layer stays ours.
     book.layer(image, "synthetic").name = "mine"
-    dock.review.undo_button.click()
+    dock.review.contents.deciding.undo_button.click()
     assert (book.layer(image, "synthetic").data[first.window] != target.pixels[first.window]).any()
 
 

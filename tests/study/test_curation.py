@@ -80,7 +80,7 @@ def test_nothing_changes_here_that_is_not_on_disk(curation, monkeypatch) -> None
         raise HistomixError("The disk is full.")
 
     before = state(curation)
-    monkeypatch.setattr(Study, "decide", full)
+    monkeypatch.setattr(Study, "act", full)
     for change in (
         lambda: curation.decide([0], "keep"),
         lambda: curation.relabel([0], "grade 3"),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
+from napari_histomix.datasets.formats.hovernet_mat import Writer
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.study import export as module
 from napari_histomix.study.export import export
@@ -160,7 +161,8 @@ def test_an_existing_place_is_never_touched(study_dataset, made, out, kind):
 @pytest.mark.parametrize("kind", ["empty folder", "full folder", "file"])
 def test_a_place_that_was_taken_meanwhile_is_not_touched_either(study_dataset, made, out, kind):
     job = export(study_dataset, made.placements, out)
-    next(job)
+    while next(job).phase != "Writing images":
+        pass
     out.touch() if kind == "file" else out.mkdir()
     if kind == "full folder":
         (out / "mine").write_text("mine")
@@ -171,7 +173,7 @@ def test_a_place_that_was_taken_meanwhile_is_not_touched_either(study_dataset, m
     assert tree(out) == before and out.is_file() is (kind == "file")
 
 
-@pytest.mark.parametrize("patience", range(0, 22, 3))
+@pytest.mark.parametrize("patience", range(0, 28, 3))
 def test_a_full_disk_leaves_nothing_behind(study_dataset, made, out, monkeypatch, patience):
     """The disk is full at the n-th file that is opened to be written."""
     left = [patience]
@@ -211,13 +213,13 @@ def test_an_error_without_a_number_still_says_something(study_dataset, made, out
     def fail(*_, **__):
         raise OSError("encoder error -2 when writing image file")
 
-    monkeypatch.setattr(module, "write_hovernet", fail)
+    monkeypatch.setattr(Writer, "add", fail)
     with pytest.raises(HistomixError, match="encoder error"):
         write(study_dataset, made.placements, out)
     assert nothing_left(out)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("steps", [0, 1, 4, 5, 6, 7, 8])
 def test_closing_midway_leaves_nothing_behind(study_dataset, made, out, steps):
     job = export(study_dataset, made.placements, out)
     for _ in range(steps):
@@ -226,12 +228,15 @@ def test_closing_midway_leaves_nothing_behind(study_dataset, made, out, steps):
     assert nothing_left(out)
 
 
-@pytest.mark.parametrize("name", ["write_hovernet", "write_type_info", "class_chart", "placement_sheet"])
-def test_any_failure_leaves_nothing_behind(study_dataset, made, out, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [(Writer, "add"), (Writer, "finish"), (module, "write_card"), (module, "class_chart"), (module, "placement_sheet")],
+)
+def test_any_failure_leaves_nothing_behind(study_dataset, made, out, monkeypatch, where, name):
     def fail(*_, **__):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(module, name, fail)
+    monkeypatch.setattr(where, name, fail)
     with pytest.raises(RuntimeError, match="boom"):
         write(study_dataset, made.placements, out, report=True)
     assert nothing_left(out)

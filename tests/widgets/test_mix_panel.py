@@ -176,8 +176,8 @@ def test_donors_are_of_other_patients_of_a_fitting_size_and_not_dropped(panel, s
     assert chances == sorted(chances, reverse=True) and sum(chances) == pytest.approx(1, abs=1e-5)
     first = panel.target.grid.cells[0]
     assert first.donor.image in first.toolTip() and "%" in first.caption
-    # In another window a donor is dropped.
-    Curation(study, panel.work.pool).decide([4], "drop")
+    # In another dock of the window a donor is dropped.
+    Curation(panel.work.study, panel.work.pool).decide([4], "drop")
     panel.form.own_patient.setChecked(True)
     settle(qtbot, panel)
     assert sorted(donors(panel)) == [1, 3, 6, 7]
@@ -417,8 +417,13 @@ def test_what_is_approved_is_exported(panel, study, qtbot, make_panel, tmp_path)
     assert other.review.state.text() == "1 approved · 1 rejected · 1 left"
     out = tmp_path / "out"
     other.export.set_folder(out)
+    qtbot.waitUntil(lambda: other.export.plan is not None, timeout=20_000)
+    plan = other.export.plan
+    assert f"{plan.files} files, about" in other.export.figures.text() and plan.synthetic == 1
     other.export.bar.run_button.click()
     settle(qtbot, other)
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert len(written) == plan.files
     assert other.export.note.text() == "1 approved image exported to the folder out."
     rows = list(csv.DictReader((out / "images.csv").open()))
     approved = study.mix_names()[next(iter(study.decisions("mix")))]
@@ -431,6 +436,16 @@ def test_what_is_approved_is_exported(panel, study, qtbot, make_panel, tmp_path)
     other.export.run()
     settle(qtbot, other)
     assert "already exists" in other.export.note.text() and str(tmp_path) not in other.export.note.text()
+
+
+def test_an_export_that_would_fill_the_disk_is_refused(panel, qtbot, monkeypatch) -> None:
+    monkeypatch.setattr("napari_histomix.study.export_plan.free_space", lambda _out: 1000)
+    make_batch(qtbot, panel, 1)
+    look_at(qtbot, panel, 0)
+    panel.review.decide("approve")
+    qtbot.waitUntil(lambda: panel.export.plan is not None, timeout=20_000)
+    assert panel.export.figures.kind == "error" and "1.0 kB are free" in panel.export.figures.text()
+    assert not panel.export.bar.run_button.isEnabled()
 
 
 def test_images_that_moved_can_be_pointed_at(make_panel, study, qtbot, tmp_path) -> None:

@@ -530,7 +530,7 @@ def test_a_place_lies_where_its_layer_was_moved_to(panel, viewer, qtbot) -> None
 def test_a_closed_panel_leaves_nothing_in_the_viewer(panel, viewer) -> None:
     shown = len(viewer.mouse_drag_callbacks), len(viewer.keymap)
     panel.hide()
-    assert (len(viewer.mouse_drag_callbacks), len(viewer.keymap)) == (shown[0] - 1, shown[1] - 4)
+    assert (len(viewer.mouse_drag_callbacks), len(viewer.keymap)) == (shown[0] - 1, shown[1] - 5)
     panel.show()
     assert (len(viewer.mouse_drag_callbacks), len(viewer.keymap)) == shown
 

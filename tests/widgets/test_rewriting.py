@@ -27,9 +27,10 @@ def test_before_and_after_differ_only_in_the_placement_also_at_the_border() -> N
     target = image()
     for at in (0, 28, 56):
         one = placement(0, at, at, 200, 1)
-        before, after = look(target, at + 4, at + 4, 24, [one])
+        before, after, origin = look(target, at + 4, at + 4, 24, [one])
         changed = (before != after).any(axis=2)
         assert changed.sum() > 50
         expected = crop(compose(target, [one]).image.pixels, at + 4, at + 4, 24)
         np.testing.assert_array_equal(after, expected)
         np.testing.assert_array_equal(before, crop(target.pixels, at + 4, at + 4, 24))
+        assert not (changed & (origin == 0)).any() and np.count_nonzero(origin) == np.count_nonzero(one.origin)

@@ -19,7 +19,6 @@ from PIL import Image as Picture
 from napari_histomix.records import Event
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.segmentation import AnchorSettings, RegionTreePrompter
-from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.segments import layers as segment_layers
 from napari_histomix.widgets.segments.form import TIPS
@@ -432,7 +431,7 @@ def test_brush_corrections_are_taken_in_with_a_click(pooled, viewer, qtbot) -> N
     assert set(layer.features["class"]) == {"grade 2"}
     assert settle(pooled, qtbot, pooled.pool.correct_button.click) == "Nothing differs from the pool."
     first, second = layer.features["index"][:2]
-    study = Study.open(pool.folder)
+    study = pooled.pool.opened.study
     was = Curation(study, pool)
     old = was.find("grade 2/two", second)
     was.tag([old], "gland")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_histomix.datasets import load_sample, survey
+from napari_histomix.datasets import load_sample, sample_folder, survey
 from napari_histomix.methods.nucleimix import CandidateSettings
 from napari_histomix.records import drain
 from napari_histomix.widgets.loading import Opened, open_job, study_job
@@ -69,11 +69,20 @@ def test_decisions_are_on_disk_before_anyone_hears_of_them(session, tmp_path) ->
     assert [one.rank for one in session.usable_candidates(kept_only=True)] == [1, 2]
 
     again = Session(home=tmp_path)
+    said: list[str] = []
+    again.notice.connect(said.append)
     again.take_opened(drain(study_job(session.study_folder)()))
+    again.decide("candidate", [0], "drop")
+    assert again.read_only and again.candidate_decisions == {1: "keep", 2: "keep"}
+    assert "open in another window" in said[0] and len(said) == 2
+    session.release()
+    again.take_opened(drain(study_job(session.study_folder)()))
+    assert not again.read_only
     assert again.candidate_decisions == {1: "keep", 2: "keep"}
     assert (again.rare, again.major) == (session.rare, session.major)
     assert again.candidates.effective_sample_size == session.candidates.effective_sample_size
-    assert again.undo("candidate") == (1, 2)
+    assert again.undo("candidate") == (1, 2) and again.redo("candidate") == (1, 2)
+    assert again.undo("candidate") == (1, 2) and again.candidate_decisions == {}
 
     # What was decided belongs to its candidates: a new search begins a new study.
     again.decide("candidate", [0], "drop")
@@ -82,13 +91,15 @@ def test_decisions_are_on_disk_before_anyone_hears_of_them(session, tmp_path) ->
     assert Study.open(session.study_folder).decisions("candidate") == {0: "drop"}
 
 
-def test_a_moved_dataset_is_one_sentence(session, tmp_path) -> None:
-    from napari_histomix.records import HistomixError
+def test_a_moved_dataset_is_asked_for(session, tmp_path) -> None:
     from napari_histomix.study import Study
 
     Study.create(tmp_path / "lost", tmp_path / "nowhere", "lost")
-    with pytest.raises(HistomixError, match="no longer"):
-        drain(study_job(tmp_path / "lost")())
+    moved = drain(study_job(tmp_path / "lost")())
+    assert "no longer" in moved.sentence and moved.folder == tmp_path / "lost"
+    found = drain(study_job(tmp_path / "lost", sample_folder())())
+    assert found.dataset.root == sample_folder()
+    assert drain(study_job(tmp_path / "lost")()).dataset.root == sample_folder()
 
 
 def test_a_folder_that_is_nothing_is_refused(tmp_path: Path) -> None:

@@ -251,6 +251,7 @@ def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path
         "mpp": (0.25, 0.25),
         "device": "auto",
         "resume": False,
+        "splits": {},
     }
     assert ready.note.text().startswith("Done. The best network") and "My tissue" in ready.note.text()
     assert "Skipped" in ready.note.text()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from napari_histomix.cli.parser import build_parser
 from napari_histomix.records import HistomixError
@@ -25,14 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), options)
     except KeyboardInterrupt:
         return _failed("Cancelled.", options)
+    if "error" in result:
+        return _failed(result["error"], options, result)
     if options.json:
         print(json.dumps(result, ensure_ascii=False))
     return 0
 
 
-def _failed(sentence: str, options: argparse.Namespace) -> int:
+def _failed(sentence: str, options: argparse.Namespace, found: Mapping[str, Any] | None = None) -> int:
+    """Say what is wrong; ``found`` is what a command knows beside that, where it came to its end."""
     line = " ".join(sentence.split())
     print(f"histomix: {line}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"error": line}, ensure_ascii=False))
+        print(json.dumps({**(found or {}), "error": line}, ensure_ascii=False))
     return 1

@@ -13,6 +13,7 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
     """Train a network of one kind on folders of images."""
     from dataclasses import replace
 
+    from napari_histomix.datasets.splits import read_splits
     from napari_histomix.diffusion.model_files import CARD_FILE, read_json
     from napari_histomix.diffusion.training import DEFAULTS, train
 
@@ -29,6 +30,7 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
         device=options.device,
         name=options.name,
         resume=options.resume,
+        splits=read_splits(options.splits) if options.splits else None,
     )
     out = follow(job)
     best = read_json(out / CARD_FILE, "a model")["best"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_histomix.cli.following import follow, say
 from napari_histomix.cli.networks import model_of
-from napari_histomix.cli.opening import open_data
+from napari_histomix.cli.opening import named_splits, open_data
 from napari_histomix.records import HistomixError
 
 if TYPE_CHECKING:
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
     """Show what a dataset holds."""
     from napari_histomix.datasets import survey
+    from napari_histomix.datasets.copies import find_copies
+    from napari_histomix.datasets.splits import shared
 
     dataset = open_data(options)
     found = follow(survey(dataset))
+    copies = follow(find_copies(dataset))
+    leaks = [f"The {one.what} {one.sentence} is in several splits." for one in shared(dataset)]
+    leaks += [one.sentence for one in copies]
     if not found.counts:
         raise HistomixError(found.problems[0].sentence)
     splits: dict[str, int] = {}
@@ -43,6 +48,7 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
         "splits": splits,
         "patients": len(patients),
         "problems": [asdict(problem) for problem in found.problems],
+        "leaks": leaks,
     }
     width = max(len(one.name) for one in dataset.classes)
     lines = [f"{dataset.name}: {len(dataset.entries)} images, {found.total.total():,} nuclei"]
@@ -54,7 +60,8 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
     lines.append(f"µm/px: {scale}")
     lines.append("splits: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
     lines.append(f"patients: {len(patients) or 'not named'}")
-    lines += [f"problem: {problem.sentence}" for problem in found.problems] or ["No problems found."]
+    problems = [f"problem: {problem.sentence}" for problem in found.problems] + [f"leak: {one}" for one in leaks]
+    lines += problems or ["No problems found."]
     say(options, *lines)
     return result
 
@@ -102,6 +109,8 @@ def run_synthesize(options: argparse.Namespace) -> dict[str, Any]:
     if options.method == "usegmix":
         from napari_histomix.cli.segments import run_usegmix
 
+        if options.format:
+            raise HistomixError("usegmix writes class folders, which is the one format for tissue; leave --format out.")
         return run_usegmix(options)
     return _augment(options, open_data(options), report=False)
 
@@ -110,13 +119,15 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     """The whole job on the bundled sample."""
     from napari_histomix.datasets import SAMPLE_RARE, load_sample
 
-    options.rare, options.major, options.candidates, options.study = [SAMPLE_RARE], [], None, None
+    options.rare, options.major = [SAMPLE_RARE], []
+    options.candidates = options.study = options.format = None
     return _augment(options, load_sample(), report=True)
 
 
 def _augment(options: argparse.Namespace, dataset: Dataset, *, report: bool) -> dict[str, Any]:
     """Candidates → synthesis → export, with a study on the side if one is wanted."""
-    from napari_histomix.datasets.splits import check_splits
+    from napari_histomix.datasets.copies import check_leaks
+    from napari_histomix.datasets.written import check_format
     from napari_histomix.methods.nucleimix import SynthesisSettings, synthesize
     from napari_histomix.study import Study
     from napari_histomix.study.export import export
@@ -128,7 +139,9 @@ def _augment(options: argparse.Namespace, dataset: Dataset, *, report: bool) -> 
         raise HistomixError("A study keeps the search its candidates came from; use --study without --candidates.")
     if options.study:
         Study.check_new(options.study)
-    check_splits(dataset)
+    layout = options.format or "hovernet"
+    check_format(layout, dataset.classes)
+    follow(check_leaks(dataset))
     model = model_of(options)
     facts: dict[str, Any] = {}
     found = None
@@ -145,20 +158,20 @@ def _augment(options: argparse.Namespace, dataset: Dataset, *, report: bool) -> 
     settings = SynthesisSettings(
         count=options.count, seed=options.seed, sampler=options.sampler, device=options.device, batch=options.batch
     )
-    made = follow(synthesize(dataset, candidates, settings, model))
+    made = follow(synthesize(dataset, candidates, settings, model, search=found.search if found else None))
     _report_synthesis(options, made)
     if not made.placements:
         raise HistomixError("No candidate location could take its donor, for the reasons above; nothing was written.")
-    # How the work was spread over the machine does not shape the result, so it is no part of the record.
+    # How the work was spread over the machine is in the placements' records, as far as it shapes the result.
     recorded = {key: value for key, value in asdict(settings).items() if key not in ("device", "batch")}
     facts |= {"synthesis_settings": recorded, "refusals": dict(sorted(made.refusals.items()))}
     if options.study and found is not None:
         with Study.begin(options.study, dataset.root, dataset.name, options.mpp) as study:
             study.set_candidates(found)
-            study.save_settings({"synthesis_settings": asdict(settings)})
+            study.save_settings({"synthesis_settings": asdict(settings), **named_splits(options, dataset)})
             study.add_placements(made.placements)
         say(options, f"Study: {options.study}")
-    follow(export(dataset, made.placements, options.out, facts=facts, report=report))
+    follow(export(dataset, made.placements, options.out, facts=facts, report=report, format=layout))
     say(options, f"Written: {options.out}")
     return {
         "out": str(options.out),

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix import __version__
+from napari_histomix.cli.exporting import WRITABLE
+from napari_histomix.cli.exporting import add_commands as add_exporting
 from napari_histomix.cli.networks import run_blend_test, run_train
 from napari_histomix.cli.nuclei import run_candidates, run_demo, run_inspect, run_synthesize
+from napari_histomix.cli.provenance import add_commands as add_provenance
+from napari_histomix.cli.reader_test import add_commands as add_reader_test
 from napari_histomix.cli.segments import run_pool_build, run_pool_stats, run_segment
+from napari_histomix.cli.splitting import add_commands as add_splitting
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -61,6 +66,15 @@ def build_parser() -> argparse.ArgumentParser:
             "types; for tissue a folder for each class, or a CSV of images and classes",
         )
         one.add_argument("--mpp", type=_positive, help="µm per pixel, where the data does not say it")
+        splits(one)
+
+    def splits(one: argparse.ArgumentParser) -> None:
+        one.add_argument(
+            "--splits",
+            type=Path,
+            metavar="FILE",
+            help="CSV with the columns image and split, as 'histomix split' writes",
+        )
 
     def segmenting(one: Any) -> None:
         one.add_argument("--prompter", choices=["region-tree", "sam"], help="what divides images (region-tree)")
@@ -116,6 +130,8 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = command("inspect", run_inspect, "Show classes, counts, µm/px, splits and problems of a dataset.")
     dataset(inspect)
 
+    add_splitting(command)
+
     candidates = command("candidates", run_candidates, "Find where a rare nucleus would fit, and write it as CSV.")
     dataset(candidates)
     search(candidates)
@@ -133,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     seed(synthesize)
     synthesize.add_argument("--study", type=Path, metavar="FOLDER", help="also write a study, to review in napari")
     synthesize.add_argument("--out", type=Path, required=True, help="new folder for the result")
+    synthesize.add_argument("--format", choices=WRITABLE, help="layout of a dataset of nuclei (hovernet)")
     nuclei = synthesize.add_argument_group("nucleimix")
     search(nuclei, required=False)
     nuclei.add_argument("--candidates", type=Path, metavar="FILE", help="use this CSV, without its rows to drop")
@@ -147,6 +164,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="share of an image that is replaced or painted",
     )
     segmenting(tissue)
+
+    add_exporting(command)
+    add_provenance(command)
 
     segment = command("segment", run_segment, "Divide an image, or a folder of images, into tissue segments.")
     segment.add_argument("image", type=Path, help="an image, or a folder of images")
@@ -173,6 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
         one = command(kind, run_train, summary, kinds)
         one.set_defaults(kind=kind)
         one.add_argument("--images", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders of images")
+        splits(one)
         one.add_argument("--out", type=Path, required=True, help="new model folder")
         one.add_argument("--from", dest="start", type=Path, metavar="WEIGHTS", help="model folder to fine-tune")
         if kind == "latent":
@@ -219,6 +240,7 @@ def build_parser() -> argparse.ArgumentParser:
     blending.add_argument("--batch", type=_whole, default=tested.batch, help="windows denoised together")
     model(blending)
     seed(blending)
+    add_reader_test(commands, command)
     return parser
 
 

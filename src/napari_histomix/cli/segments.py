@@ -17,6 +17,7 @@ from PIL import Image
 
 from napari_histomix.cli.following import follow, say
 from napari_histomix.cli.networks import model_of
+from napari_histomix.cli.opening import named_splits, with_named_splits
 from napari_histomix.records import Event, HistomixError, Job, Segment, within
 
 if TYPE_CHECKING:
@@ -111,10 +112,12 @@ def _write_labels(path: Path, pixels: NDArray[np.uint8], segments: Sequence[Segm
 
 def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
     """Make the segment pool of a study."""
+    from napari_histomix.datasets.copies import check_leaks
     from napari_histomix.sampling.pool import SegmentPool
     from napari_histomix.study import Study
 
     dataset = _open(options)
+    follow(check_leaks(dataset))
     if not _unfinished(options.study):
         Study.check_new(options.study)
     study = _begin(options, dataset, options.study)
@@ -160,7 +163,7 @@ def run_pool_stats(options: argparse.Namespace) -> dict[str, Any]:
 def run_usegmix(options: argparse.Namespace) -> dict[str, Any]:
     """Synthesize tissue images of every class and write class folders with a manifest."""
     from napari_histomix.datasets.class_folders import export_tissue
-    from napari_histomix.datasets.splits import check_splits
+    from napari_histomix.datasets.copies import check_leaks
     from napari_histomix.methods.usegmix import MixSettings, make_mix, plan_mixes
     from napari_histomix.sampling.pool import SegmentPool, has_pool
     from napari_histomix.study import Study
@@ -170,7 +173,7 @@ def run_usegmix(options: argparse.Namespace) -> dict[str, Any]:
     if options.out.exists():
         raise HistomixError(f"{options.out} already exists; name a new folder.")
     dataset = _open(options)
-    check_splits(dataset)
+    follow(check_leaks(dataset))
     model = model_of(options)
     settings = MixSettings(
         per_class=options.per_class,
@@ -217,7 +220,18 @@ def _open(options: argparse.Namespace) -> TissueDataset:
             f"Nothing says how many µm one pixel of {dataset.missing_scale[0].source.image} is; pass --mpp, "
             'or put {"mpp": 0.25} in dataset.json beside the images.'
         )
-    return dataset
+    return _with_splits(options, dataset)
+
+
+def _with_splits(options: argparse.Namespace, dataset: TissueDataset) -> TissueDataset:
+    """The dataset with the splits that are named, or else with those of a study that is there already."""
+    from napari_histomix.datasets.splits import with_chosen_splits
+    from napari_histomix.study import Study
+    from napari_histomix.study.store import FILE
+
+    if options.splits is None and options.study and (options.study / FILE).is_file():
+        return with_chosen_splits(dataset, Study.open(options.study).settings())
+    return with_named_splits(options, dataset)
 
 
 def _begin(options: argparse.Namespace, dataset: TissueDataset, folder: Path) -> Study:
@@ -238,6 +252,8 @@ def _begin(options: argparse.Namespace, dataset: TissueDataset, folder: Path) ->
     with started or Study.begin(folder, dataset.root, dataset.name, options.mpp) as study:
         if study.dataset_root != dataset.root.resolve():
             raise HistomixError(f"The study {folder} is of another dataset; choose a new folder.")
+        # Before the pool, so that a killed build is taken up with them.
+        study.save_settings(named_splits(options, dataset))
         built = follow(build_pool(dataset, folder, settings))
         study.save_settings({"pool_settings": asdict(settings)})
     for problem in built.problems[len(dataset.problems) :]:

@@ -41,6 +41,8 @@ class DonorCrop:
         Micrometers per pixel.
     staining : Staining
         Of the donor's whole image.
+    corner : (row, column)
+        Upper left corner of the crop in that image, in its own pixels.
     """
 
     location: Location
@@ -49,14 +51,14 @@ class DonorCrop:
     surroundings: Mask
     mpp: float
     staining: Staining
+    corner: tuple[int, int] = (0, 0)
 
     def at_scale(self, mpp: float) -> DonorCrop:
         """The donor resampled to ``mpp``; itself where that is its own scale already (within 2 %)."""
         factor = self.mpp / mpp
         if abs(factor - 1) < 0.02:
             return self
-        height, width = self.nucleus.shape
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        size = resampled_shape(self.nucleus.shape, factor)[::-1]
         smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
         nucleus, surroundings = (
             cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
@@ -77,6 +79,23 @@ class DonorCrop:
             nucleus=turn(self.nucleus).astype(bool),
             surroundings=turn(self.surroundings).astype(bool),
         )
+
+
+def resampled_shape(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
+    """Shape of a crop (h, w) that is made ``factor`` times as large."""
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def before_turn(row: int, col: int, shape: tuple[int, int], quarter_turns: int, mirrored: bool) -> tuple[int, int]:
+    """Where a pixel of a turned donor was before ``DonorCrop.turned``, in a crop of ``shape`` (h, w)."""
+    height, width = shape
+    if quarter_turns % 2:
+        row, col = col, row
+    if quarter_turns % 4 in (1, 2):
+        col = width - 1 - col
+    if quarter_turns % 4 in (2, 3):
+        row = height - 1 - row
+    return row, width - 1 - col if mirrored else col
 
 
 def density_around(pixels: NDArray[np.uint8], nucleus: Mask, surroundings: Mask, mpp: float) -> float | None:
@@ -126,4 +145,5 @@ def cut_donor(image: LabeledImage, location: Location) -> DonorCrop:
     )
     region = image.instances[window]
     pixels, nucleus = image.pixels[window].copy(), region == location.instance
-    return DonorCrop(location, pixels, nucleus, region == 0, image.mpp, staining(image))
+    corner = window[0].start, window[1].start
+    return DonorCrop(location, pixels, nucleus, region == 0, image.mpp, staining(image), corner)

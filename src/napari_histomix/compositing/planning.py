@@ -46,6 +46,8 @@ class Plan:
     nucleus, donor, erased, blended : (h, w) bool
         The new nucleus; it and its layer 1; the hole of stage 1 (empty for copy-and-paste); the hole of stage 2.
     provenance : dict
+        How the donor came to lie there: ``crop`` of its image (row, column, height, width), resampled by ``scale``,
+        mirrored, turned, its upper left corner moved to ``shift`` (row, column); gains and shifts of its stains.
     """
 
     candidate: Candidate
@@ -107,7 +109,8 @@ def plan_placement(
     """
     rng = np.random.default_rng(seed)
     turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
-    donor = donor.at_scale(image.mpp).turned(turns, mirrored)
+    crop = donor
+    donor = crop.at_scale(image.mpp).turned(turns, mirrored)
     if not donor.nucleus.any():
         return TOO_SMALL
     # Resampling can use up the few pixels between a nucleus and the edge of its image, and layer 1 with them.
@@ -164,5 +167,14 @@ def plan_placement(
     # The crop's margin always holds layer 1, so the donor's pixels can be read around its mask as well.
     rows, cols = np.nonzero(carried)
     pixels[rows, cols] = colors[rows + row - top, cols + col - left]
-    provenance = {"quarter_turns": turns, "mirrored": mirrored, "shift": [top, left], "stain": stain}
+    provenance = {
+        "crop": [*crop.corner, *crop.nucleus.shape],
+        "scale": crop.mpp / donor.mpp,
+        "quarter_turns": turns,
+        "mirrored": mirrored,
+        "shift": [top, left],
+        "stain": stain,
+        "stain_matching": stain_matching,
+        "symmetries": symmetries,
+    }
     return Plan(candidate, seed, row, col, pixels, nucleus, carried, erased, blended, provenance)

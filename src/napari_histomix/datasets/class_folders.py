@@ -16,11 +16,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from napari_histomix import __version__
-from napari_histomix.datasets.hovernet import SYNTHETIC_NOTICE, write_dataset_json
-from napari_histomix.datasets.pixels import read_pixels
-from napari_histomix.datasets.splits import check_splits
+from napari_histomix.datasets.card import models_of, write_card
+from napari_histomix.datasets.copies import check_leaks
+from napari_histomix.datasets.hovernet import write_dataset_json
+from napari_histomix.datasets.pixels import pixels_sha256, read_pixels
 from napari_histomix.datasets.tissue import TABLE, TissueDataset, TissueEntry
-from napari_histomix.datasets.writing import Names, complete_or_absent, safe_name
+from napari_histomix.datasets.whereabouts import way_to
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, complete_or_absent, safe_name
+from napari_histomix.datasets.written import copy_notices, described
 from napari_histomix.records import Event, HistomixError, Job, MixedImage
 
 ORIGINS = "origins.zip"
@@ -37,8 +40,9 @@ def export_tissue(
 
     ``out`` gets one folder per class with the training images, their files copied as they are, and beside them the
     synthetic ones as ``synthetic-*.png``, which say in their description that they are; ``origins.zip`` with the origin
-    maps in the same folders; images.csv, by which ``open_tissue`` reads it all back; dataset.json and manifest.json. It
-    is written beside its place and renamed at the end. The same arguments give the same bytes.
+    maps in the same folders; images.csv, by which ``open_tissue`` reads it all back; dataset.json, manifest.json and
+    README.md, the dataset card. It is written beside its place and renamed at the end. The same arguments give the same
+    bytes.
 
     Characters of class and image names that a disk may refuse are replaced in folder and file names alone; images.csv
     keeps the classes as they are.
@@ -56,17 +60,17 @@ def export_tissue(
     Raises
     ------
     HistomixError
-        If ``out`` exists, a patient is on two sides of the split, there is no synthetic image, one of them does not
-        fit together, or is of no class of the dataset, or was made from what is not in its training split, or the disk
-        is full.
+        If ``out`` exists, patients or tissue are on two sides of the split, there is no synthetic image, one of them
+        does not fit together, or is of no class of the dataset, or was made from what is not in its training split, or
+        the disk is full.
     """
     out = Path(out)
     if out.exists():
         raise HistomixError(f"{out} already exists; name a new folder.")
-    check_splits(dataset)
     if not synthetic:
         raise HistomixError("There is no synthetic image to export; make and approve some first.")
     origins = _origins(dataset, synthetic)
+    yield from check_leaks(dataset)
     with complete_or_absent(out) as folder:
         yield from _write(dataset, synthetic, origins, folder, manifest)
     return out
@@ -107,7 +111,7 @@ def _write(
     out: Path,
     more: Mapping[str, Any],
 ) -> Job[None]:
-    folders = Names(ORIGINS, TABLE, "dataset.json", "manifest.json")
+    folders = Names(ORIGINS, TABLE, "dataset.json", "manifest.json", "README.md")
     folder = {kind: folders.unique(safe_name(kind, "class")) for kind in dataset.kinds}
     names = {kind: Names() for kind in dataset.kinds}
     targets = {target.source.image for target, _ in origins}
@@ -155,11 +159,14 @@ def _write(
         name=f"{dataset.name}, augmented",
         mpp=None if len(scales) > 1 or "" in scales else scales.pop(),
         notice=SYNTHETIC_NOTICE,
+        **described(dataset.root),
     )
+    copy_notices(dataset.root, out)
     written = {
         "notice": SYNTHETIC_NOTICE,
         "software": f"napari-histomix {__version__}",
         "dataset": dataset.name,
+        "dataset_root": way_to(dataset.root, out),
         "counts": {
             "before": {kind: before[kind] for kind in dataset.kinds},
             "after": {kind: after[kind] for kind in dataset.kinds},
@@ -170,6 +177,42 @@ def _write(
     }
     text = json.dumps(written, indent=1, ensure_ascii=False)
     (out / "manifest.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+    _write_readme(dataset, out, before, after, skipped, [record["provenance"] for record in records])
+
+
+def _write_readme(
+    dataset: TissueDataset,
+    out: Path,
+    before: Counter[str],
+    after: Counter[str],
+    skipped: Mapping[str, str],
+    provenances: Sequence[Mapping[str, Any]],
+) -> None:
+    source = described(dataset.root)
+    notes = [
+        "The training split alone: no image of another split, and nothing made from one.",
+        f"`{ORIGINS}` says where the pixels of a synthetic image are from: 0 real, 1 donor, 2 inpainted.",
+    ]
+    if skipped:
+        notes.append(f"Left out because they could not be read: {', '.join(sorted(skipped))}.")
+    write_card(
+        out,
+        name=f"{dataset.name}, augmented",
+        format_title="class folders",
+        counts_before={kind: before[kind] for kind in dataset.kinds},
+        counts_after={kind: after[kind] for kind in dataset.kinds},
+        images=after.total(),
+        synthetic_images=len(provenances),
+        synthetic_nuclei=None,
+        methods=[
+            "USegMix: tissue segments of real images exchanged for segments of other images of their class, their "
+            "surroundings painted by a diffusion model."
+        ],
+        models=models_of(provenances),
+        license=source.get("license", ""),
+        source=", ".join(filter(None, (dataset.name, source.get("derived_from", "")))),
+        notes=notes,
+    )
 
 
 def _content(entry: TissueEntry) -> bytes:
@@ -222,6 +265,7 @@ def _record(file: str, one: MixedImage, target: TissueEntry, donors: list[Tissue
         "file": file,
         "name": one.name,
         "class": one.kind,
+        "sha256": pixels_sha256(one.pixels),
         "sources": {"target": source(target), "donors": [source(donor) for donor in donors]},
         "seed": one.seed,
         "changed_pixels": int(np.count_nonzero(one.origin)),

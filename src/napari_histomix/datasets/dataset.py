@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.datasets import hovernet
 from napari_histomix.datasets.entries import MAT_SUFFIXES, Entry, Listing, Problem, about
-from napari_histomix.datasets.pixels import read_label_image, read_pixels
+from napari_histomix.datasets.pixels import pixels_sha256, read_label_image, read_pixels
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
 
 
@@ -159,11 +159,14 @@ class Survey:
         All that is wrong with the dataset: what opening it found, and the images that could not be read.
     shapes : mapping of str to (H, W)
         Per readable image.
+    hashes : mapping of str to str
+        SHA-256 of the pixels, per readable image.
     """
 
     counts: Mapping[str, Counter[int]]
     problems: tuple[Problem, ...]
     shapes: Mapping[str, tuple[int, int]]
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> Counter[int]:
@@ -185,6 +188,7 @@ def survey(dataset: Dataset) -> Job[Survey]:
     """
     counts: dict[str, Counter[int]] = {}
     shapes: dict[str, tuple[int, int]] = {}
+    hashes: dict[str, str] = {}
     problems = list(dataset.problems)
     total = len(dataset.entries)
     for done, entry in enumerate(dataset.entries):
@@ -199,5 +203,6 @@ def survey(dataset: Dataset) -> Job[Survey]:
         counts[image] = labeled.counts()
         rows, cols = labeled.instances.shape
         shapes[image] = (rows, cols)
+        hashes[image] = pixels_sha256(labeled.pixels)
     yield Event("Reading labels", total, total)
-    return Survey(counts, tuple(problems), shapes)
+    return Survey(counts, tuple(problems), shapes, hashes)

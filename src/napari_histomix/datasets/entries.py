@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from napari_histomix.datasets.formats.reading import read_json
 from napari_histomix.records import HistomixError, NucleusClass, Source
 
 IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
@@ -18,6 +18,8 @@ LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 MAT_SUFFIXES = frozenset({".mat"})
 
 _TCGA = re.compile(r"TCGA-[A-Za-z0-9]{2}-[A-Za-z0-9]{4}(?![A-Za-z0-9])")
+_MAX_JSON = 2**24
+"""Bytes of the small files that speak of a whole dataset."""
 _SPLITS = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
 
 
@@ -216,15 +218,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise HistomixError(f"{path} cannot be read ({error.strerror or error}); check that you may open it.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        place = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise HistomixError(
-            f"{path.name} in {path.parent} is not valid JSON{place}; mend it, or take it away if it is not needed."
-        ) from None
+    content = read_json(path, _MAX_JSON)
     if not isinstance(content, dict):
         raise HistomixError(f'{path.name} in {path.parent} must hold one JSON object, {{"…": …}}; mend it.')
     return content
@@ -232,9 +226,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def palette(count: int) -> list[tuple[int, int, int]]:
     """``count`` distinct colors (0–255): hues one golden angle apart, so that the first few differ most."""
-    hues = ((0.33 + index * 0.618034) % 1 for index in range(count))
-    colors = (colorsys.hsv_to_rgb(hue, 0.9, 1.0) for hue in hues)
-    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colors]
+    return [_color(index) for index in range(count)]
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb((0.33 + index * 0.618034) % 1, 0.9, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def read_type_info(path: Path) -> tuple[NucleusClass, ...]:
@@ -250,28 +247,46 @@ def read_type_info(path: Path) -> tuple[NucleusClass, ...]:
     HistomixError
         If the file is there but is not of that form, or two classes share a name.
     """
+    return classes_of(read_json_object(path), f"{path.name} in {path.parent}")
+
+
+def classes_of(content: Mapping[str, Any], where: str) -> tuple[NucleusClass, ...]:
+    """Classes of what `read_type_info` reads, ``{"1": ["name", [r, g, b]], …}``, by number.
+
+    Parameters
+    ----------
+    content : mapping
+    where : str
+        Names the file in messages.
+
+    Raises
+    ------
+    HistomixError
+        As for `read_type_info`.
+    """
     classes = []
-    for key, value in read_json_object(path).items():
+    for key, value in content.items():
         try:
             name, color = value
             red, green, blue = (int(part) for part in color)
             number = int(key)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = -1
-        if number < 0 or not isinstance(name, str) or not all(0 <= part <= 255 for part in (red, green, blue)):
-            raise HistomixError(
-                f'{path.name} in {path.parent}: the entry "{key}" must read "number": ["name", [red, green, blue]].'
-            )
+        if (
+            not 0 <= number < 2**31
+            or not isinstance(name, str)
+            or not all(0 <= part <= 255 for part in (red, green, blue))
+        ):
+            raise HistomixError(f'{where}: the entry "{key:.40}" must read "number": ["name", [red, green, blue]].')
         if number > 0:
             classes.append(NucleusClass(number, name, (red, green, blue)))
     names = [one.name.casefold() for one in classes]
     numbers = [one.number for one in classes]
     if len(set(names)) < len(names) or len(set(numbers)) < len(numbers):
-        raise HistomixError(f"{path.name} in {path.parent} gives one name or number to two classes; rename one.")
+        raise HistomixError(f"{where} gives one name or number to two classes; rename one.")
     return tuple(sorted(classes, key=lambda one: one.number))
 
 
 def numbered_classes(numbers: set[int]) -> tuple[NucleusClass, ...]:
     """Classes known by number only: "type 1", "type 2", … A number keeps its color whichever others occur."""
-    colors = palette(max(numbers, default=0))
-    return tuple(NucleusClass(number, f"type {number}", colors[number - 1]) for number in sorted(numbers))
+    return tuple(NucleusClass(number, f"type {number}", _color(number - 1)) for number in sorted(numbers))

@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from napari_histomix.datasets.formats.reading import check_size
+from napari_histomix.datasets.mat_files import read_arrays
 from napari_histomix.datasets.pixels import as_ids
+from napari_histomix.datasets.writing import check_name, write_png
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
-
-SYNTHETIC_NOTICE = "SYNTHETIC, not for diagnosis"
-"""Written into the ``Description`` of every synthetic image."""
 
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, written by napari-histomix"
 
@@ -40,12 +38,13 @@ def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
     HistomixError
         If the file cannot be read, has no instance map, or does not say the types.
     """
-    content = _load(path, ["inst_map", "inst_type", "type_map"])
+    content = read_arrays(path, ("inst_map", "inst_type", "type_map"))
     if "inst_map" not in content:
         raise HistomixError(f"{path.name} has no inst_map; export the labels in the HoVer-Net layout.")
     grid = content["inst_map"]
     if grid.ndim != 2:
         raise HistomixError(f"{path.name}: inst_map has the shape {grid.shape}; it must be one plane of ids.")
+    check_size(grid.shape, path.name)
     instances = as_ids(grid, path.name)
     ids = np.unique(instances)
     ids = ids[ids > 0]
@@ -74,29 +73,12 @@ def read_mat_types(path: Path) -> set[int]:
     HistomixError
         As for `read_mat`.
     """
-    listed = _load(path, ["inst_type"]).get("inst_type")
+    listed = read_arrays(path, ("inst_type",)).get("inst_type")
     if listed is None:
         return set(read_mat(path)[1].values())
-    return {int(number) for number in np.unique(listed) if number > 0}
-
-
-def _load(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
-    try:
-        content = scipy.io.loadmat(path, variable_names=names)
-    except FileNotFoundError:
-        raise HistomixError(f"{path.name} is no longer there; put it back or open the dataset again.") from None
-    except NotImplementedError:
-        raise HistomixError(f"{path.name} is a MATLAB 7.3 file; save it in version 7 (save -v7).") from None
-    except Exception as error:  # a damaged .mat makes scipy raise anything from TypeError to zlib.error
-        reason = " ".join(str(error).split())[:90].rstrip(".") or type(error).__name__
-        raise HistomixError(
-            f"{path.name} cannot be read as a MATLAB label file ({reason}); it may be damaged, export it again."
-        ) from None
-    found = {name: content[name] for name in names if name in content}
-    for name, value in found.items():
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-            raise HistomixError(f"{path.name}: {name} does not hold numbers; export the labels again.")
-    return found
+    if listed.size == 0:
+        return set()
+    return set(np.unique(as_ids(listed.ravel(), f"{path.name}, inst_type")).tolist()) - {0}
 
 
 def _majority(instances: NDArray[np.int32], type_map: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -145,17 +127,12 @@ def write_hovernet(
     HistomixError
         If the parts do not fit together (see `LabeledImage`) or ``name`` is not a plain file name.
     """
-    if not name or name.startswith(".") or any(character in name for character in '/\\:\0<>|?*"'):
-        raise HistomixError(f"{name!r} cannot be the name of an image file; use letters, digits, - and _.")
+    check_name(name)
     LabeledImage(pixels, instances, types, mpp, Source("", name))
     root = Path(folder)
     for part in ("Images", "Labels"):
         (root / part).mkdir(parents=True, exist_ok=True)
-    info = PngInfo()
-    if synthetic:
-        info.add_text("Description", SYNTHETIC_NOTICE)
-    density = 25400 / mpp
-    Image.fromarray(pixels).save(root / "Images" / f"{name}.png", pnginfo=info, dpi=(density, density))
+    write_png(root / "Images" / f"{name}.png", pixels, mpp, synthetic)
     (root / "Labels" / f"{name}.mat").write_bytes(_mat_bytes(instances, types))
 
 
@@ -178,11 +155,14 @@ def _mat_bytes(instances: NDArray[np.int32], types: Mapping[int, int]) -> bytes:
     return _MAT_HEADER.ljust(116) + buffer.getvalue()[116:]
 
 
+def class_table(classes: Iterable[NucleusClass]) -> dict[str, list[Any]]:
+    """Classes as ``{"1": ["name", [r, g, b]], …}``, by number: what ``entries.classes_of`` reads."""
+    return {str(one.number): [one.name, list(one.color)] for one in sorted(classes, key=lambda one: one.number)}
+
+
 def write_type_info(folder: Path | str, classes: Iterable[NucleusClass]) -> None:
     """Write HoVer-Net's ``type_info.json``, background included, into a folder that is there."""
-    info: dict[str, Any] = {"0": ["background", [0, 0, 0]]}
-    for one in sorted(classes, key=lambda one: one.number):
-        info[str(one.number)] = [one.name, list(one.color)]
+    info = {"0": ["background", [0, 0, 0]], **class_table(classes)}
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in info.items())
     (Path(folder) / "type_info.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8", newline="\n")
 
@@ -197,7 +177,7 @@ def write_dataset_json(folder: Path | str, *, name: str, mpp: float | None = Non
     name : str
     mpp : float, optional
     **more
-        Plain JSON values, such as ``license`` or ``split``.
+        Plain JSON values, such as ``license``, ``split`` or ``classes`` (see `class_table`).
     """
     content: dict[str, Any] = {"name": name}
     if mpp is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,31 @@ from napari_histomix.datasets.entries import (
     Section,
     about,
     checked_mpp,
-    described_split,
     files_by_stem,
     natural_key,
     numbered_classes,
     read_json_object,
     read_type_info,
     split_name,
-    tcga_origin,
 )
 from napari_histomix.datasets.formats import recognized
-from napari_histomix.datasets.pixels import read_mpp
-from napari_histomix.records import HistomixError, NucleusClass, Source
+from napari_histomix.datasets.listing import (
+    SPLIT_FOLDERS,
+    TABLE,
+    dataset_name,
+    entry_of,
+    in_order,
+    matched,
+    nothing_left,
+    read_rows,
+    subfolder,
+)
+from napari_histomix.records import HistomixError, NucleusClass
 
 _LAYOUTS = (
     "expected the folders Images and Labels with one .mat per image (HoVer-Net, CoNSeP), "
     "or images and labels with one label image per image and a types.csv"
 )
-SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
@@ -47,7 +53,8 @@ def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
 
     Layouts: HoVer-Net/CoNSeP (``Images``, ``Labels/*.mat``, ``type_info.json``, optionally ``images.csv`` with
     the columns image, patient, slide, split, mpp) and plain (``images``, ``labels`` with label images, ``types.csv``
-    with image, instance, type and optionally those columns). Either may lie in subfolders ``Train``, ``Val``, ``Test``.
+    with image, instance, type and optionally those columns, or images.csv too). Either may lie in subfolders ``Train``,
+    ``Val``, ``Test``.
 
     Parameters
     ----------
@@ -102,22 +109,9 @@ def open_files(root: Path, mpp: float | None) -> Dataset:
                     continue
             entries[image] = entry
     if not entries:
-        reason = f"; the first: {problems[0].sentence}" if problems else "."
-        raise HistomixError(f"{root} has no image that could be used{reason}")
-    ordered = tuple(entries[image] for image in sorted(entries, key=lambda image: (natural_key(image), image)))
+        raise nothing_left(root, problems)
+    ordered = in_order(list(entries.values()))
     return Dataset(dataset_name(root, described), root, classes, ordered, tuple(problems), LabelFiles(listed))
-
-
-def dataset_name(root: Path, described: Mapping[str, Any]) -> str:
-    """Name by what ``dataset.json`` says, else the folder's."""
-    name = described.get("name", "")
-    return name.strip() if isinstance(name, str) and name.strip() else root.name
-
-
-def subfolder(folder: Path, name: str) -> Path | None:
-    """A subfolder by name, upper or lower case; the exact spelling first where both are there."""
-    found = [path for path in folder.iterdir() if path.name.casefold() == name and path.is_dir()]
-    return min(found, key=lambda path: path.name != name.capitalize(), default=None)
 
 
 def _sections(root: Path) -> list[Section]:
@@ -181,67 +175,47 @@ class _Part:
             raise HistomixError(
                 f"no label file in {folder} has the name of an image (such as {min(images)!r}); name them alike."
             )
-        for image in sorted(images.keys() - labels.keys() - reported, key=natural_key):
-            self.problems.append(Problem(image, f"{image}: there is no label file of that name; it is left out."))
-        for image in sorted(labels.keys() - images.keys() - reported, key=natural_key):
-            self.problems.append(Problem(image, f"{image}: there are labels but no image of that name; add the image."))
+        matched(images, labels, self.problems)
 
     def _rows(self) -> dict[str, Row]:
         folder = self.section.folder
         if self.is_plain:
             table = plain.find_table(folder)
         else:
-            table = folder / "images.csv"
+            table = folder / TABLE
             if not table.is_file():
                 return {}
-        found: list[Problem] = []
-        written = plain.read_table(table, found, with_types=self.is_plain)
-        # The table may write "a.png" or "a". It is only ever compared with the listing, never made into a path.
-        stems = {path.name: stem for stem, path in self.images.items()} | {stem: stem for stem in self.images}
-        for problem in found:
-            image = stems.get(problem.image, problem.image)
-            self.images.pop(image, None)
-            self.problems.append(replace(problem, image=image))
-        rows: dict[str, Row] = {}
-        for name, row in written.items():
-            if name not in stems:
-                self.problems.append(
-                    Problem(name, f"{name}: {table.name} lists it but no such image is there; add it.")
-                )
-            elif stems[name] in rows:
-                self.images.pop(stems[name], None)
-                self.problems.append(Problem(name, f"{name}: {table.name} writes it with and without suffix; use one."))
-            else:
-                rows[stems[name]] = row
+        rows = read_rows(table, self.images, self.problems, with_types=self.is_plain)
+        beside = folder / TABLE
+        if self.is_plain and beside.is_file() and beside != table:
+            said = read_rows(beside, self.images, self.problems)
+            rows = {image: _joined(rows.get(image, Row()), said.get(image, Row())) for image in rows | said}
         return rows
 
     def entries(self) -> dict[str, Entry]:
         """Entries by image name, for images that have labels and no problem."""
-        return {image: self._entry(image) for image in self.images if image in self.labels}
+        return {
+            image: entry_of(
+                image,
+                (self.images[image], self.labels[image]),
+                self.dataset_name,
+                self.rows.get(image, Row()),
+                self.described,
+                self.section.folder,
+                self.mpp,
+                split=self.section.split,
+            )
+            for image in self.images
+            if image in self.labels
+        }
 
-    def _entry(self, image: str) -> Entry:
-        row = self.rows.get(image, Row())
-        patient, slide = tcga_origin(image)
-        source = Source(
-            dataset=self.dataset_name,
-            image=image,
-            split=row.split
-            or described_split(self.described, image, self.section.folder)
-            or self.section.split
-            or "train",
-            patient=row.patient or patient,
-            slide=row.slide or slide,
-        )
-        return Entry(source, self.images[image], self.labels[image], self._scale(image, row))
 
-    def _scale(self, image: str, row: Row) -> float | None:
-        if self.mpp is not None:
-            return self.mpp
-        if row.mpp is not None:
-            return row.mpp
-        if self.described.get("mpp") is not None:
-            return checked_mpp(self.described["mpp"], f"dataset.json in {self.section.folder}")
-        return read_mpp(self.images[image])
+def _joined(row: Row, other: Row) -> Row:
+    """What two tables say about one image; where both do, the first."""
+    mpp = other.mpp if row.mpp is None else row.mpp
+    return Row(
+        row.patient or other.patient, row.slide or other.slide, row.split or other.split, mpp, row.types or other.types
+    )
 
 
 def _classes(root: Path, parts: list[_Part], problems: list[Problem]) -> tuple[NucleusClass, ...]:

@@ -6,6 +6,8 @@ import hashlib
 import math
 import re
 import warnings
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,11 +17,20 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from napari_histomix.datasets.formats.reading import check_size
 from napari_histomix.records import HistomixError
 
 PLAUSIBLE_MPP = (0.05, 5.0)
 """Resolutions outside this range are those of printers and screens (72 dpi is 353 µm/px), not of microscopes."""
 
+_MAX_BYTES = 2**30
+"""Memory of one image as its file stores it, or of one of its strips or tiles."""
+_MAX_PAGES = 64
+"""Pages of a TIFF that are looked at; a pyramid has fewer."""
+_REDUCED, _MASK = 1, 4
+"""Bits of a TIFF page's subfile type."""
+_BAND = 2**20
+"""Pixels that are converted at a time, so that a large image needs little more memory than itself."""
 _TIFF = frozenset({".tif", ".tiff"})
 _MICROMETERS = {
     "nm": 1e-3,
@@ -60,10 +71,11 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     Raises
     ------
     HistomixError
-        If the file cannot be read, is not color, or is neither 8 nor 16 bits per channel.
+        If the file cannot be read, is not color, is neither 8 nor 16 bits per channel, or is too large (see
+        ``reading.check_size``).
     """
     array = _read_array(path, "an image")
-    if array.ndim == 2 or array.shape[2] in (1, 2):
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 2)):
         raise HistomixError(f"{path.name} is a grayscale image; an H&E image needs color (RGB).")
     if array.ndim != 3 or array.shape[2] not in (3, 4):
         raise HistomixError(f"{path.name} has the shape {array.shape}; save it as one RGB image.")
@@ -74,11 +86,12 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
             raise HistomixError(
                 f"{path.name} is stored in 16 bits but uses only the values of 8; save it with 8 bits per channel."
             )
-        array = _divided(array, 257)
+        array = _banded(array, _divided, array.shape[2])
     if array.dtype != np.uint8:
         raise HistomixError(f"{path.name} holds {array.dtype} values; save it with 8 or 16 bits per channel.")
     if array.shape[2] == 4:
-        array = _on_white(array)
+        opaque = (array[..., 3] == 255).all()
+        array = array[..., :3] if opaque else _banded(array, _on_white, 3)
     return np.ascontiguousarray(array)
 
 
@@ -93,7 +106,8 @@ def read_label_image(path: Path) -> NDArray[np.int32]:
     Raises
     ------
     HistomixError
-        If the file cannot be read, is not one channel of whole numbers, or an id is negative or above 2³¹ − 1.
+        If the file cannot be read, is not one channel of whole numbers, is too large (see
+        ``reading.check_size``), or an id is negative or above 2³¹ − 1.
     """
     array = _read_array(path, "a label image")
     if array.ndim != 2:
@@ -113,11 +127,16 @@ def as_ids(array: NDArray[Any], name: str) -> NDArray[np.int32]:
     """
     if array.size == 0:
         raise HistomixError(f"{name}: the instance map has no pixels; export the labels again.")
-    with np.errstate(invalid="ignore"):
-        bad = not np.isfinite(array).all() or array.min() < 0 or array.max() > np.iinfo(np.int32).max
-    if bad or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
-        raise HistomixError(f"{name}: ids must be whole numbers from 0 to 2147483647; export the labels again.")
-    return np.ascontiguousarray(array.astype(np.int32))
+    ids = np.empty(array.shape, np.int32)
+    step = max(1, _BAND // max(1, array[0].size))
+    for start in range(0, len(array), step):
+        band = array[start : start + step]
+        # NaN is in no range.
+        within = (band >= 0) & (band <= np.iinfo(np.int32).max)
+        if not within.all() or (band.dtype.kind == "f" and not np.array_equal(band, np.rint(band))):
+            raise HistomixError(f"{name}: ids must be whole numbers from 0 to 2147483647; export the labels again.")
+        ids[start : start + step] = band
+    return ids
 
 
 def read_mpp(path: Path) -> float | None:
@@ -153,6 +172,8 @@ def _read_array(path: Path, what: str) -> NDArray[Any]:
         raise
     except FileNotFoundError:
         raise HistomixError(f"{path.name} is no longer there; put it back or open the dataset again.") from None
+    except Image.DecompressionBombError:
+        raise HistomixError(f"{path.name} has more pixels than are read; cut it into smaller images.") from None
     except Exception as error:  # a broken file makes the decoders raise anything from SyntaxError to struct.error
         raise HistomixError(
             f"{path.name} cannot be read as {what} ({_short(error)}); it may be damaged, copy or export it again."
@@ -165,33 +186,87 @@ def _short(error: Exception) -> str:
 
 
 def _read_tiff(path: Path) -> NDArray[Any]:
-    with tifffile.TiffFile(path) as tiff:
-        level = tiff.series[0].levels[0]
+    # Only pages are looked at, not what tifffile calls series: for those, other files that this one names would be
+    # opened, and memory be taken for as many planes as its metadata claim.
+    with tifffile.TiffFile(path, _multifile=False) as tiff:
         page = tiff.pages.first
-        axes = level.axes
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             raise HistomixError(f"{path.name} is a TIFF with a color table; save it as plain RGB or as plain ids.")
-        if axes not in ("YX", "YXS", "SYX"):
-            raise HistomixError(f"{path.name} holds more than one image (axes {axes}); save one two-dimensional image.")
+        if page.axes not in ("YX", "YXS", "SYX") or _is_stack(tiff):
+            raise HistomixError(
+                f"{path.name} holds more than one image (axes {page.axes}); save one two-dimensional image."
+            )
+        check_size((page.imagelength, page.imagewidth), path.name)
+        if page.nbytes > _MAX_BYTES:
+            raise HistomixError(f"{path.name} has {page.nbytes >> 20} MB of pixels; cut it into smaller images.")
         if _decodable(page):
-            array = level.asarray()
-            return np.moveaxis(array, 0, -1) if axes == "SYX" else array
-    # tifffile leaves LZW, JPEG and others to imagecodecs, which is not required; Pillow decodes them by itself.
+            _check_segments(page)
+            array = page.asarray()
+            return np.moveaxis(array, 0, -1) if page.axes == "SYX" else array
+    # tifffile leaves LZW, JPEG and others to imagecodecs, which is not required; Pillow decodes them by itself, and
+    # never more than the image's own size.
     return _read_with_pillow(path)
+
+
+def _is_stack(tiff: tifffile.TiffFile) -> bool:
+    """Whether there are more images of the first one's size; the smaller ones of a pyramid are not."""
+    first = tiff.pages.first
+    # ImageJ writes the planes of a large stack one after another and describes only the first.
+    if int((tiff.imagej_metadata or {}).get("images", 1)) > 1:
+        return True
+    for index in range(1, _MAX_PAGES):
+        try:
+            # One by one: their number is known only after all were visited, which never ends where they form a circle.
+            page = tiff.pages[index]
+        except IndexError:
+            return False
+        alike = (page.shape, page.dtype) == (first.shape, first.dtype)
+        if alike and isinstance(page, tifffile.TiffPage) and page.subfiletype & (_REDUCED | _MASK) == 0:
+            return True
+    return True
 
 
 def _decodable(page: tifffile.TiffPage) -> bool:
     try:
-        tifffile.TIFF.DECOMPRESSORS[page.compression]
         tifffile.TIFF.UNPREDICTORS[page.predictor]
     except (KeyError, ValueError, ImportError):
         return False
     # JPEG and YCbCr need color conversion as well, which Pillow does.
-    return page.photometric != tifffile.PHOTOMETRIC.YCBCR
+    return page.compression in (1, 8, 32773, 32946) and page.photometric != tifffile.PHOTOMETRIC.YCBCR
+
+
+def _check_segments(page: tifffile.TiffPage) -> None:
+    """Inflate the strips or tiles without keeping anything: none may hold more than a strip or tile of its image."""
+    rows, cols = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    size = rows * cols * page.samplesperpixel * (page.dtype.itemsize if page.dtype else 1)
+    if size > _MAX_BYTES:
+        raise ValueError("a strip or tile is larger than any image")
+    if page.compression not in (8, 32946):
+        return
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        page.parent.filehandle.seek(offset)
+        if _inflated_size(page.parent.filehandle.read(count), size) > size:
+            raise ValueError("a strip or tile holds more than its share of the image")
+
+
+def _inflated_size(data: bytes, limit: int) -> int:
+    """Bytes that zlib data inflate to, counted piece by piece and no further than just above ``limit``.
+
+    Raises
+    ------
+    zlib.error
+        If they are damaged.
+    """
+    inflater, size = zlib.decompressobj(), 0
+    while data and size <= limit:
+        size += len(inflater.decompress(data, 2**16))
+        data = inflater.unconsumed_tail
+    return size
 
 
 def _read_with_pillow(path: Path) -> NDArray[Any]:
-    with Image.open(path) as image:
+    with _opened(path) as image:
+        check_size((image.height, image.width), path.name)
         if _is_16_bit_color(path, image):
             return _read_16_bit_color(path)
         image.load()
@@ -200,6 +275,11 @@ def _read_with_pillow(path: Path) -> NDArray[Any]:
         if image.mode not in {"RGB", "RGBA"} | _GRAY_MODES:
             raise HistomixError(f"{path.name} is stored as {image.mode}; save it as RGB.")
         return np.asarray(image)
+
+
+def _opened(path: Path) -> Image.Image:
+    # Pillow goes by the first bytes, not the suffix, and knows formats that run other programs, as PostScript does.
+    return Image.open(path, formats=("PNG", "JPEG", "TIFF"))
 
 
 def _is_16_bit_color(path: Path, image: Image.Image) -> bool:
@@ -221,14 +301,23 @@ def _read_16_bit_color(path: Path) -> NDArray[Any]:
     return array[..., [2, 1, 0, 3][: array.shape[2]]]
 
 
-def _divided(array: NDArray[np.uint16], divisor: int) -> NDArray[np.uint8]:
-    return ((array.astype(np.uint32) + divisor // 2) // divisor).astype(np.uint8)
+def _banded(
+    array: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[np.uint8]], channels: int
+) -> NDArray[np.uint8]:
+    """Convert (H, W, …) to (H, W, channels) some pixels at a time."""
+    flat = np.ascontiguousarray(array).reshape(-1, array.shape[2])
+    result = np.empty((len(flat), channels), np.uint8)
+    for start in range(0, len(flat), _BAND):
+        result[start : start + _BAND] = convert(flat[start : start + _BAND])
+    return result.reshape(*array.shape[:2], channels)
 
 
-def _on_white(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    color, alpha = array[..., :3], array[..., 3:].astype(np.uint32)
-    if (alpha == 255).all():
-        return color
+def _divided(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    color, alpha = pixels[:, :3], pixels[:, 3:].astype(np.uint32)
     return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
@@ -241,7 +330,7 @@ def _square(x: float, y: float) -> float | None:
 
 
 def _density_mpp(path: Path) -> float | None:
-    with Image.open(path) as image:
+    with _opened(path) as image:
         density = image.info.get("dpi")
     if density is None or min(density) <= 0:
         return None
@@ -249,7 +338,7 @@ def _density_mpp(path: Path) -> float | None:
 
 
 def _tiff_mpp(path: Path) -> float | None:
-    with tifffile.TiffFile(path) as tiff:
+    with tifffile.TiffFile(path, _multifile=False) as tiff:
         page = tiff.pages.first
         if tiff.is_ome and tiff.ome_metadata:
             return _ome_mpp(tiff.ome_metadata)
@@ -268,6 +357,9 @@ def _tiff_mpp(path: Path) -> float | None:
 
 
 def _ome_mpp(text: str) -> float | None:
+    if "<!" in text.replace("<!--", ""):
+        # A document type of its own, by which a small text can grow without end.
+        return None
     root = ElementTree.fromstring(text)
     for element in root.iter():
         if element.tag.rpartition("}")[2] == "Pixels":

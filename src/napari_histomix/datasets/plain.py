@@ -66,7 +66,10 @@ def read_table(path: Path, problems: list[Problem], *, with_types: bool) -> dict
     header = lines[0] if lines else ""
     delimiter = ";" if ";" in header and "," not in header else ","
     reader = csv.DictReader(lines, delimiter=delimiter)
-    reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
+    try:
+        reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
+    except csv.Error as error:
+        raise HistomixError(f"{path.name} in {path.parent} is not a valid CSV ({error}); save it again.") from None
     needed = ("image", "instance", "type") if with_types else ("image",)
     missing = [name for name in needed if name not in reader.fieldnames]
     if missing:

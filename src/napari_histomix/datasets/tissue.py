@@ -23,12 +23,10 @@ from napari_histomix.datasets.entries import (
     split_name,
     tcga_origin,
 )
-from napari_histomix.datasets.opening import SPLIT_FOLDERS, dataset_name, subfolder
+from napari_histomix.datasets.listing import SPLIT_FOLDERS, TABLE, dataset_name, subfolder
 from napari_histomix.datasets.pixels import read_mpp, read_pixels
 from napari_histomix.datasets.plain import _Draft
 from napari_histomix.records import HistomixError, Source, TissueImage
-
-TABLE = "images.csv"
 
 _LAYOUTS = (
     "expected one folder per class with its images in it (these folders may lie in Train, Val and Test), "

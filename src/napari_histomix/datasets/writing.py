@@ -1,4 +1,4 @@
-"""What writers of datasets share: names that every disk takes, and folders that are complete or absent."""
+"""What writers of datasets share: names that every disk takes, PNG files, and folders that are complete or absent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unicodedata import category, normalize
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
 from napari_histomix.records import HistomixError
+
+SYNTHETIC_NOTICE = "SYNTHETIC, not for diagnosis"
+"""Written into the ``Description`` of every synthetic image."""
 
 _REFUSED = '/\\:<>|?*"'
 _DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9]|lpt[0-9])(?=\.|$)", re.IGNORECASE)
@@ -45,6 +54,36 @@ def complete_or_absent(out: Path) -> Iterator[Path]:
     finally:
         if partial is not None and partial.exists():
             shutil.rmtree(partial)
+
+
+def write_png(
+    path: Path, pixels: NDArray[np.uint8], mpp: float | None = None, synthetic: bool = False, *, description: str = ""
+) -> None:
+    """Write a PNG file whose bytes depend on the arguments alone.
+
+    Parameters
+    ----------
+    path : Path
+        In a folder that is there.
+    pixels : (H, W, 3) or (H, W) uint8
+    mpp : float, optional
+        µm per pixel, stated as the pixel density.
+    synthetic : bool
+        Whether ``Description`` says "SYNTHETIC, not for diagnosis".
+    description : str
+        What ``Description`` says of an image that is not synthetic; nothing where it is empty.
+    """
+    info = PngInfo()
+    if synthetic or description:
+        info.add_text("Description", SYNTHETIC_NOTICE if synthetic else description)
+    density: dict[str, Any] = {} if mpp is None else {"dpi": (25400 / mpp, 25400 / mpp)}
+    Image.fromarray(pixels).save(path, "PNG", pnginfo=info, **density)
+
+
+def check_name(name: str) -> None:
+    """Raise HistomixError if a name cannot be that of an image file, or would lead out of its folder."""
+    if not name or name.startswith(".") or any(character in name for character in '/\\:\0<>|?*"'):
+        raise HistomixError(f"{name!r} cannot be the name of an image file; use letters, digits, - and _.")
 
 
 def safe_name(text: str, otherwise: str = "image") -> str:

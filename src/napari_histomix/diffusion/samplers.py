@@ -80,6 +80,22 @@ class Sampler:
         """Backward passes of the network a window costs."""
         return self.steps * SAMPLERS[self.method].backwards
 
+    @property
+    def written(self) -> str:
+        """Its settings in the words of ``parse``, for provenance.
+
+        Raises
+        ------
+        ValueError
+            For settings that these words cannot say.
+        """
+        text = f"{self.method}:{self.start}:{self.steps}:{self.visits}" + ":grain" * self.grain
+        if not self.conditional and self.method not in EVEN:
+            text += ":unconditional"
+        if Sampler.parse(text) != self:
+            raise ValueError(f"{self} cannot be written as {text}")
+        return text
+
     @classmethod
     def parse(cls, text: str) -> Sampler:
         """A sampler from ``method[:start[:steps[:visits]]][:grain][:unconditional]``; HistomixError else."""

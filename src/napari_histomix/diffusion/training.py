@@ -8,7 +8,7 @@ import os
 import pickle
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -69,6 +69,7 @@ def train(
     device: str = "auto",
     name: str | None = None,
     resume: bool = False,
+    splits: Mapping[str, str] | None = None,
 ) -> Job[Path]:
     """Train a network; a long job (see ``records.Job``). Closing it keeps the best checkpoint so far.
 
@@ -95,6 +96,9 @@ def train(
         Written into the model card; ``out``'s by default.
     resume : bool
         Take up the run that ``out`` was the goal of. Bounded by steps, it goes on with the losses it would have had.
+    splits : mapping of str to str, optional
+        Split by image, where a person chose other ones than the folders say: test and validation images of any kind are
+        not learned from.
 
     Yields
     ------
@@ -119,7 +123,7 @@ def train(
     settings = settings or DEFAULTS[kind]
     if mpp is None:
         mpp = _scale_of(start, autoencoder)
-    learned, checked = yield from _pictures(images, settings.seed)
+    learned, checked = yield from _pictures(images, settings.seed, splits)
     place = choose_device(device)
     several = Processes(place)
     torch.manual_seed(settings.seed)
@@ -253,14 +257,14 @@ def train(
 
 
 def _pictures(
-    images: Sequence[Path | tuple[str, NDArray[np.uint8]]], seed: int
+    images: Sequence[Path | tuple[str, NDArray[np.uint8]]], seed: int, splits: Mapping[str, str] | None
 ) -> Job[tuple[list[Picture], list[Picture]]]:
     """Pictures to learn from and to check on, of each collection its own share."""
     learned: list[Picture] = []
     checked: list[Picture] = []
     collections: dict[str, list[Picture]] = {}
     for source in images:
-        found, notes = pictures_of(source)
+        found, notes = pictures_of(source, splits)
         for note in notes:
             yield Event("Reading images", message=note)
         collections.setdefault(str(source) if isinstance(source, Path) else found[0].folder, []).extend(found)

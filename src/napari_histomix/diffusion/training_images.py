@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from napari_histomix.datasets import plain
-from napari_histomix.datasets.entries import split_name
+from napari_histomix.datasets.entries import described_split, read_json_object, split_name
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.records import HistomixError
 from napari_histomix.stains import optical_density
@@ -62,11 +62,14 @@ class Picture:
         return cv2.cvtColor(found, cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
-def pictures_of(source: Path | tuple[str, NDArray[np.uint8]]) -> tuple[list[Picture], list[str]]:
+def pictures_of(
+    source: Path | tuple[str, NDArray[np.uint8]], splits: Mapping[str, str] | None = None
+) -> tuple[list[Picture], list[str]]:
     """The color images of a folder, or of one open layer (its name and pixels); and what a person should know.
 
     Images of a test or validation split are left out: those in folders of that name, and those that a labeled
-    dataset's table says.
+    dataset's tables or ``dataset.json`` say. Where ``splits`` lists an image, by its name or its path without suffix,
+    it decides alone.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def pictures_of(source: Path | tuple[str, NDArray[np.uint8]]) -> tuple[list[Pict
         return [Picture(name, "open layers", name, given=pixels)], []
     found, broken = find_images(source)
     notes = [f"Skipped: {path} cannot be read as an image." for path in broken]
-    reserved = _reserved(found, source)
+    reserved = _reserved(found, source, splits or {})
     if reserved:
         notes.append(f"{len(reserved)} images of test and validation splits in {source.name} are not learned from.")
     if len(reserved) == len(found):
@@ -88,24 +91,31 @@ def pictures_of(source: Path | tuple[str, NDArray[np.uint8]]) -> tuple[list[Pict
     return [Picture(path.name, source.name, slide_of(path), path) for path in found if path not in reserved], notes
 
 
-def _reserved(paths: Sequence[Path], top: Path) -> set[Path]:
+def _reserved(paths: Sequence[Path], top: Path, splits: Mapping[str, str]) -> set[Path]:
     """Images that belong to a split which must not be learned from."""
-    tables: dict[Path, dict[str, str]] = {}
+    tables: dict[Path, Callable[[str], str]] = {}
     found = set()
     for path in paths:
-        for folder in (one for one in path.parents if one == top or top in one.parents):
+        parts = path.with_suffix("").parts
+        said = {splits[name] for at in range(len(parts)) if (name := "/".join(parts[at:])) in splits}
+        folders = [one for one in path.parents if one == top or top in one.parents]
+        named = set() if said else {split_name(one.name) for one in folders} & {"test", "val"}
+        for folder in () if said else folders:
             if folder not in tables:
-                tables[folder] = _split_table(folder)
-            if {split_name(folder.name), tables[folder].get(path.stem)} & {"test", "val"}:
-                found.add(path)
+                tables[folder] = _said_splits(folder)
+            named.add(tables[folder](path.stem))
+        if {split_name(one) for one in said | named} - {"train", ""}:
+            found.add(path)
     return found
 
 
-def _split_table(folder: Path) -> dict[str, str]:
-    """Splits by image name, as the tables of labeled datasets say them."""
+def _said_splits(folder: Path) -> Callable[[str], str]:
+    """The split of an image by its name, as the tables and the ``dataset.json`` of a labeled dataset say it."""
     files = [folder / name for name in ("images.csv", plain.TABLE)]
     tables = [plain.read_table(file, [], with_types=False) for file in files if file.is_file()]
-    return {Path(image).stem: row.split for table in tables for image, row in table.items()}
+    listed = {Path(image).stem: row.split for table in tables for image, row in table.items()}
+    described = read_json_object(folder / "dataset.json")
+    return lambda image: listed.get(image) or described_split(described, image, folder)
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask
 from napari_histomix.compositing.planning import TOO_LARGE, Plan
-from napari_histomix.records import DONOR, INPAINTED, REAL, LabeledImage, Placement
+from napari_histomix.datasets.run_lengths import mask_text
+from napari_histomix.records import DONOR, INPAINTED, REAL, Job, LabeledImage, Placement
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.inpainter import Window
     from napari_histomix.diffusion.prompted import AnyModel
+    from napari_histomix.diffusion.samplers import Sampler
 
 CONTEXT = 8
 """Pixels of the model that are kept between a hole and its window's border."""
@@ -115,6 +117,43 @@ def second_stage(planned: WindowedPlan, background: NDArray[np.uint8]) -> Window
     return Window(pixels, planned.in_window(planned.plan.blended), _seed(planned.plan.seed, 2), planned.side)
 
 
+def painted(
+    plans: Sequence[WindowedPlan], model: AnyModel, disc: Sampler, ring: Sampler, *, device: str, batch: int
+) -> Job[list[NDArray[np.uint8]]]:
+    """Erase what is replaced, then blend the donors in; a long job (see ``records.Job``).
+
+    Parameters
+    ----------
+    plans : sequence of WindowedPlan
+    model : InpaintingModel or PromptedModel
+    disc, ring : Sampler
+        For erased nuclei, and for transition zones.
+    device, batch
+        As for ``inpainter.inpaint``.
+
+    Returns
+    -------
+    list of (S, S, 3) uint8
+        The blended window of each plan.
+
+    Raises
+    ------
+    HistomixError
+        As ``inpainter.inpaint``.
+    """
+    from napari_histomix.diffusion.inpainter import inpaint
+
+    replacing = [number for number, plan in enumerate(plans) if plan.plan.erased.any()]
+    jobs = [first_stage(plans[number]) for number in replacing]
+    cleared = yield from inpaint(jobs, model, disc, device=device, batch=batch, phase="Erasing nuclei")
+    background = dict(zip(replacing, cleared, strict=True))
+    jobs = [second_stage(plan, background.get(number, plan.pixels)) for number, plan in enumerate(plans)]
+    blended: list[NDArray[np.uint8]] = yield from inpaint(
+        jobs, model, ring, device=device, batch=batch, phase="Blending nuclei"
+    )
+    return blended
+
+
 def finished_placement(planned: WindowedPlan, pixels: NDArray[np.uint8], how: Mapping[str, Any]) -> Placement:
     """The placement a blended window (S, S, 3) gives; ``how`` is added to its provenance."""
     plan = planned.plan
@@ -122,7 +161,8 @@ def finished_placement(planned: WindowedPlan, pixels: NDArray[np.uint8], how: Ma
     patch = pixels[planned.row : planned.row + height, planned.col : planned.col + width]
     origin = np.where(plan.donor, DONOR, np.where(plan.erased | plan.blended, INPAINTED, REAL)).astype(np.uint8)
     patch = np.where((origin != REAL)[..., None], patch, 0).astype(np.uint8)
-    provenance = {**plan.provenance, **how}
+    place = {"row": plan.row, "col": plan.col, **mask_text(origin != REAL)}
+    provenance = {**plan.provenance, "changed": place, **how}
     return Placement(
         plan.candidate, planned.instance, plan.row, plan.col, patch, origin, plan.nucleus, plan.seed, provenance
     )

@@ -8,10 +8,10 @@ docs/nucleimix.md says what is done instead.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from napari_histomix.compositing import DonorCrop, contrast, cut_donor, donor_flaw, plan_placement
 from napari_histomix.compositing.donors import PALE, SLIVER
 from napari_histomix.datasets import Dataset, Entry, Problem
-from napari_histomix.diffusion.windows import WindowedPlan, finished_placement, first_stage, second_stage, windowed
+from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.diffusion.windows import WindowedPlan, finished_placement, painted, windowed
 from napari_histomix.features import context_features, open_encoder
+from napari_histomix.methods.provenance import making_facts, search_facts
 from napari_histomix.records import Candidate, Event, HistomixError, Job, LabeledImage, Location, Placement
 from napari_histomix.sampling import (
     ContextModel,
@@ -83,8 +85,9 @@ class CandidateSettings:
 class CandidateSet:
     """Candidate locations in the order they were drawn, with what a person should know of the draw.
 
-    ``temperature`` is the one used; ``effective_sample_size``: how many equally likely locations the draw was worth.
-    ``considered``: locations by kind. ``unfit_donors``: rare nuclei that cannot be donors, by reason.
+    ``settings`` with the classes and the temperature of the donor draw that were used; ``temperature`` is the one used;
+    ``effective_sample_size``: how many equally likely locations the draw was worth. ``considered``: locations by kind.
+    ``unfit_donors``: rare nuclei that cannot be donors, by reason.
     """
 
     candidates: tuple[Candidate, ...]
@@ -95,6 +98,11 @@ class CandidateSet:
     considered: Counter[str]
     unfit_donors: Counter[str]
     problems: tuple[Problem, ...]
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """How the candidates were found, for provenance."""
+        return search_facts(asdict(self.settings), self.encoder, self.temperature)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -231,7 +239,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     yield Event("Drawing donors", len(possible), len(possible))
     return CandidateSet(
         tuple(candidates),
-        replace(settings, rare=rare, major=major),
+        replace(settings, rare=rare, major=major, donor_temperature=spacing),
         encoder.name,
         temperature,
         effective_sample_size(logits),
@@ -247,6 +255,7 @@ def synthesize(
     settings: SynthesisSettings,
     model: AnyModel | None = None,
     existing: Iterable[Placement] = (),
+    search: Mapping[str, Any] | None = None,
 ) -> Job[Synthesis]:
     """Place donors on candidate locations until ``settings.count`` are placed; a long job (see ``records.Job``).
 
@@ -260,6 +269,8 @@ def synthesize(
         The bundled one by default.
     existing : iterable of Placement
         Placed before: their candidates and their pixels are not used again.
+    search : mapping, optional
+        How the candidates were found (``CandidateSet.search``), for provenance.
 
     Returns
     -------
@@ -271,8 +282,6 @@ def synthesize(
     HistomixError
         For settings that cannot be met, a candidate outside the training split, or unusable weights.
     """
-    from napari_histomix.devices import choose_device
-    from napari_histomix.diffusion.inpainter import inpaint
     from napari_histomix.diffusion.model_files import load_model
     from napari_histomix.diffusion.samplers import PRESETS
     from napari_histomix.weights import bundled
@@ -286,24 +295,21 @@ def synthesize(
         raise HistomixError(f"The image {min(outside)} is not in the training split; find candidates again.")
     if len({one.rank for one in candidates}) < len(candidates):
         raise HistomixError("Two candidates have the same rank; find candidates again.")
-    choose_device(settings.device)
     model = model or load_model(bundled())
+    preset = PRESETS[settings.sampler]
+    stages = {"disc": preset.disc, "ring": preset.ring}
+    how = making_facts("NucleiMix", settings.sampler, stages, model, settings.device) | {"search": dict(search or {})}
 
     # Lines 12–16, geometry: where each donor lies and which pixels may change.
-    plans, refusals, problems = yield from _plan(dataset, candidates, settings, model, tuple(existing))
+    plans, refusals, problems, sources = yield from _plan(dataset, candidates, settings, model, tuple(existing))
 
     # Lines 12–16, pixels: erase what is replaced, then blend the donor in.
-    preset = PRESETS[settings.sampler]
-    common = {"device": settings.device, "batch": settings.batch}
-    replacing = [plan for plan in plans if plan.plan.erased.any()]
-    jobs = [first_stage(plan) for plan in replacing]
-    cleared = yield from inpaint(jobs, model, preset.disc, phase="Erasing nuclei", **common)  # type: ignore[arg-type]
-    background = {plan.plan.candidate.rank: pixels for plan, pixels in zip(replacing, cleared, strict=True)}
-    jobs = [second_stage(plan, background.get(plan.plan.candidate.rank, plan.pixels)) for plan in plans]
-    blended = yield from inpaint(jobs, model, preset.ring, phase="Blending nuclei", **common)  # type: ignore[arg-type]
-
-    how = {"sampler": settings.sampler, "model": model.name, "model_sha256": model.sha256}
-    placements = [finished_placement(plan, pixels, how) for plan, pixels in zip(plans, blended, strict=True)]
+    blended = yield from painted(plans, model, preset.disc, preset.ring, device=settings.device, batch=settings.batch)
+    placements = []
+    for plan, pixels in zip(plans, blended, strict=True):
+        one = plan.plan.candidate
+        own = {"target": sources[one.target.image], "donor": sources[one.donor.image]}
+        placements.append(finished_placement(plan, pixels, {**how, "sources": own}))
     return Synthesis(tuple(placements), refusals, tuple(problems))
 
 
@@ -370,8 +376,8 @@ def _plan(
     settings: SynthesisSettings,
     model: AnyModel,
     existing: tuple[Placement, ...],
-) -> Job[tuple[list[WindowedPlan], Counter[str], list[Problem]]]:
-    """Plans for the first ``count`` candidates, by rank, that nothing forbids.
+) -> Job[tuple[list[WindowedPlan], Counter[str], list[Problem], dict[str, dict[str, Any]]]]:
+    """Plans for the first ``count`` candidates, by rank, that nothing forbids; facts of the images they came from.
 
     Only candidates of one image can stand in each other's way, so each round takes more candidates than are still
     needed, goes through them image by image, and cuts the surplus off by rank: the outcome is that of trying them one
@@ -385,6 +391,7 @@ def _plan(
     problems: dict[str, Problem] = {}
     donors: dict[tuple[str, int], DonorCrop] = {}
     free_id: dict[str, int] = {}
+    sources: dict[str, dict[str, Any]] = {}
     while waiting and len(accepted) < settings.count:
         size = 2 * (settings.count - len(accepted)) + 16
         tried, waiting = waiting[:size], waiting[size:]
@@ -396,13 +403,13 @@ def _plan(
             if (one.donor.image, one.donor.instance) not in donors:
                 missing.setdefault(one.donor.image, []).append(one.donor)
         for name, locations in missing.items():
-            image = _readable(dataset, name, problems)
+            image = _readable(dataset, name, problems, sources)
             if image is not None:
                 present = [one for one in locations if _is_there(image, one)]
                 donors.update({(name, one.instance): cut_donor(image, one) for one in present})
         for number, (name, group) in enumerate(images.items()):
             yield Event("Planning placements", number, len(images))
-            image = _readable(dataset, name, problems)
+            image = _readable(dataset, name, problems, sources)
             if image is None:
                 continue
             before = [one.plan for one in accepted if one.plan.candidate.target.image == name]
@@ -446,18 +453,23 @@ def _plan(
                 uses[giver] += 1
                 accepted.append(replace(result, instance=free_id[candidate.target.image]))
                 free_id[candidate.target.image] += 1
-    return accepted, refusals, list(problems.values())
+    return accepted, refusals, list(problems.values()), sources
 
 
-def _readable(dataset: Dataset, name: str, problems: dict[str, Problem]) -> LabeledImage | None:
-    """The image, or None with its problem noted."""
+def _readable(
+    dataset: Dataset, name: str, problems: dict[str, Problem], sources: dict[str, dict[str, Any]]
+) -> LabeledImage | None:
+    """The image, its facts noted; or None with its problem noted."""
     if name in problems:
         return None
     try:
-        return dataset.read(name)
+        image = dataset.read(name)
     except HistomixError as error:
         problems[name] = Problem(name, str(error))
         return None
+    if name not in sources:
+        sources[name] = image_facts(image)
+    return image
 
 
 def _is_there(image: LabeledImage, location: Location) -> bool:

@@ -16,25 +16,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.replacement import Pose, lay, paste, pose_of
-from napari_histomix.compositing.stain import match_stain, stain_spread
+from napari_histomix.compositing.exchanging import Swap, paste_all
+from napari_histomix.compositing.replacement import Pose, lay, pose_of
 from napari_histomix.datasets import Problem, TissueDataset
+from napari_histomix.datasets.image_facts import image_facts
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.features import open_encoder
 from napari_histomix.features.segments import segment_crops, segment_thumbnail
-from napari_histomix.records import REAL, Event, HistomixError, Job, MixedImage, Segment, TissueImage, within
+from napari_histomix.methods.provenance import making_facts, mask_facts
+from napari_histomix.records import Event, HistomixError, Job, MixedImage, Segment, TissueImage, within
 from napari_histomix.sampling.donor_choice import DonorChoice
 from napari_histomix.sampling.pool import THUMBNAIL, PoolImage, PoolWriter, SegmentPool
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
-from napari_histomix.stains import optical_density
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel
 
 NO_DONOR = "no segment of its class may take its place"
 OUT_OF_RANGE = "its new-area ratio cannot be brought into the range"
-STAINED = 0.5
-"""Summed optical density (base 10) from which a pixel is stained in full."""
 TOUCHED = 0.25
 """Share of a segment that earlier replacements may have covered before it is no longer one to replace."""
 
@@ -115,13 +114,17 @@ class Exchange:
 
 @dataclass(frozen=True, eq=False)
 class MixPlan:
-    """A synthetic image before any pixel of it: its name and class, the target image, and its replacements in order."""
+    """A synthetic image before any pixel of it: its name and class, the target image, and its replacements in order.
+
+    ``temperature`` is that of the donor draw; None where a person chose.
+    """
 
     name: str
     kind: str
     image: str
     seed: int
     exchanges: tuple[Exchange, ...]
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +257,9 @@ def plan_mixes(
     plans: list[MixPlan] = []
     refusals: Counter[str] = Counter()
     total = settings.per_class * len(members)
-    for number, (kind, some) in enumerate(sorted(members.items())):
+    # Numbered among the classes that have a segment: one that only another split has must not change the draw.
+    present = [kind for kind in sorted(members) if len(members[kind])]
+    for kind, some in sorted(members.items()):
         if len(some) < 2:
             refusals[f"{kind}: a class needs two segments at least, of two patients or images"] += settings.per_class
             continue
@@ -264,7 +269,7 @@ def plan_mixes(
             refusals[f"{kind}: no image of this class has a segment"] += settings.per_class
             continue
         choice = donor_choice(pool, some, kind, settings)
-        rng = np.random.default_rng([settings.seed, number])
+        rng = np.random.default_rng([settings.seed, present.index(kind)])
         images = rng.permutation(np.unique(choice.images[own]))
         made = 0
         # Every image of the class has its turn before one has a second; three rounds without a plan are enough.
@@ -283,7 +288,8 @@ def plan_mixes(
                 again += 1
                 name = f"{pool.images[image].source.image} mix {made + 1}-{again}"
             names.add(name)
-            plans.append(MixPlan(name, kind, pool.images[image].source.image, seed, exchanges))
+            source, temperature = pool.images[image].source, float(choice.pool_draw.temperature)
+            plans.append(MixPlan(name, kind, source.image, seed, exchanges, temperature))
             made += 1
     return MixPlans(tuple(plans), refusals)
 
@@ -379,37 +385,22 @@ def compose(
     facts : list of dict
         Provenance of every replacement.
     """
-    pixels = target.pixels
-    origin = np.zeros(pixels.shape[:2], np.uint8)
-    facts = []
-    for one in exchanges:
-        segment, given, source = pool.segment(one.target), pool.segment(one.donor), pool.image(one.donor).source
-        image = donors[source.image]
-        box = image.pixels[given.window]
-        stain: dict[str, list[float]] = {}
-        if stain_matching:
-            # One pixel in sixteen tells as much of a whole image's staining.
-            own, other = image.pixels[::4, ::4], target.pixels[::4, ::4]
-            everywhere = [(some, np.ones(some.shape[:2], bool)) for some in (own, other)]
-            matched, stain = match_stain(box, everywhere[0], everywhere[1], stain_spread(other) / stain_spread(own))
-            # Lumen in a segment stays as it is: what moves tissue to another stain would color glass.
-            stained = np.clip(optical_density(box).sum(axis=-1, keepdims=True) / STAINED, 0, 1)
-            box = np.rint(box + stained * (matched.astype(np.float32) - box)).astype(np.uint8)
-        laid = lay(segment, given, one.pose, origin == REAL)
-        pixels = paste(pixels, box, one.pose, laid)
-        origin = np.where(laid.donor | laid.hole, laid.origin, origin)
-        facts.append(
-            {
-                "image": source.image,
-                "patient": source.patient,
-                "slide": source.slide,
-                "segment": one.donor,
-                "replaced_segment": one.target,
-                "probability": round(one.probability, 6),
-                "pose": one.pose.facts(),
-                "stain": stain,
-            }
-        )
+    swaps = [Swap(pool.segment(one.target), pool.segment(one.donor), one.pose) for one in exchanges]
+    given = [donors[pool.image(one.donor).source.image] for one in exchanges]
+    pixels, origin, stains = paste_all(target, swaps, given, stain_matching)
+    facts = [
+        {
+            **image_facts(image),
+            "segment": one.donor,
+            "replaced_segment": one.target,
+            "probability": round(one.probability, 6),
+            "pose": one.pose.facts(),
+            "stain": stain,
+            "segment_mask": mask_facts(swap.donor),
+            "replaced_mask": mask_facts(swap.target),
+        }
+        for one, swap, image, stain in zip(exchanges, swaps, given, stains, strict=True)
+    ]
     return pixels, origin, facts
 
 
@@ -445,6 +436,8 @@ def make_mix(
     if settings.sampler not in PRESETS:
         raise HistomixError(f"'{settings.sampler}' is not a sampler; choose one of {', '.join(PRESETS)}.")
     model = model or load_model(bundled())
+    sampler = PRESETS[settings.sampler].large
+    how = making_facts("USegMix", settings.sampler, {"large": sampler}, model, settings.device)
     needed = {plan.image, *(pool.image(one.donor).source.image for one in plan.exchanges)}
     images = {name: read_image(dataset, pool, name) for name in sorted(needed)}
     target = images[plan.image]
@@ -453,19 +446,17 @@ def make_mix(
     phase = f"Blending {plan.name}"
     pixels = pasted
     if hole.any():
-        preset = PRESETS[settings.sampler]
         pixels = yield from fill_holes(
-            pasted, hole, target.mpp, model, preset.large, plan.seed, device=settings.device, phase=phase
+            pasted, hole, target.mpp, model, sampler, plan.seed, device=settings.device, phase=phase
         )
     provenance = {
-        "method": "USegMix",
+        **how,
+        "sources": {"target": image_facts(target)},
         "donors": facts,
         "new_area": round(float(np.count_nonzero(origin) / origin.size), 4),
         "signature": dict(pool.signature),
-        "temperature": settings.temperature,
-        "sampler": settings.sampler,
-        "model": model.name,
-        "model_sha256": model.sha256,
+        "temperature": plan.temperature,
+        "stain_matching": settings.stain_matching,
     }
     return MixedImage(plan.name, plan.kind, plan.image, pixels, origin, plan.seed, provenance)
 

@@ -7,7 +7,7 @@ the chance to do it again.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -39,6 +39,7 @@ REASONS = ("seam", "stain", "context", "shape", "label")
 """Codes for what is wrong with a synthetic nucleus or image, in the order they are written down."""
 
 DONE, UNDONE, SUPERSEDED = 0, 1, 2
+MANY = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,8 @@ def record(db: sqlite3.Connection, who: str, changes: Iterable[Change]) -> None:
     families = {family(subject) for subject, _ in wanted}
     if len(families) > 1:
         raise ValueError(f"an act is of one family, not of {' and '.join(sorted(families))}")
-    now = "SELECT decision FROM decisions WHERE subject = ? AND item = ?"
-    made = []
-    for key, after in wanted.items():
-        before = (db.execute(now, key).fetchone() or (None,))[0]
-        if before != after:
-            made.append((*key, before, after))
+    now = decisions(db, wanted)
+    made = [(*key, now.get(key), after) for key, after in wanted.items() if now.get(key) != after]
     if not made:
         return
     (one,) = families
@@ -120,6 +117,19 @@ def decided(db: sqlite3.Connection, subject: Subject, item: int | None = None) -
         values,
     )
     return {number: Decided(after, who, made) for number, after, who, made, _ in rows if after is not None}
+
+
+def decisions(db: sqlite3.Connection, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """Present decisions of some items."""
+    if len(wanted) < MANY:
+        one = "SELECT subject, item, decision FROM decisions WHERE subject = ? AND item = ?"
+        rows = [row for key in wanted for row in db.execute(one, key)]
+    else:
+        # To read all that a subject has takes less than to look many up.
+        subjects = sorted({subject for subject, _ in wanted})
+        every = f"SELECT subject, item, decision FROM decisions WHERE subject IN ({', '.join('?' * len(subjects))})"
+        rows = db.execute(every, subjects).fetchall()
+    return {(subject, item): decision for subject, item, decision in rows}
 
 
 def _apply(db: sqlite3.Connection, values: Iterable[tuple[str, int, str | None]]) -> None:

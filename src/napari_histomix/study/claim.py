@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK = "study.lock"
+READ_ONLY = "This study is open in another window, or cannot be written: here it can be looked at, not changed."
 
 
 class Claim:

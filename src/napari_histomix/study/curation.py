@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_histomix.records import HistomixError
 from napari_histomix.sampling.pool import SegmentPool
-from napari_histomix.study.store import Study, Subject
+from napari_histomix.study.store import Change, Study, Subject
 
 Numbers = NDArray[np.intp]
 Decision = Literal["keep", "drop"]
@@ -20,7 +20,6 @@ Order = Literal["added", "size", "vote share", "stability", "similarity", "uses"
 UNDECIDED = "undecided"
 DECIDED: tuple[str, str, str] = (UNDECIDED, "keep", "drop")
 """What the codes 0, 1 and 2 of ``Curation.decision`` stand for."""
-SUBJECTS: tuple[Subject, Subject, Subject] = ("segment", "segment class", "segment tags")
 CHUNK = 50_000
 
 
@@ -114,8 +113,6 @@ class Curation:
         self._images: dict[str, list[int]] = {}
         for index, one in enumerate(pool.images):
             self._images.setdefault(one.source.image, []).append(index)
-        self._steps: list[int] = []
-        """For every change of this session, how many acts of the study it took."""
         # Sets of tags are only ever added, so that a code means the same to whoever reads meanwhile.
         self._sets: list[tuple[str, ...]] = [()]
         self._codes = {"": 0}
@@ -170,7 +167,6 @@ class Curation:
         chosen = chosen[self.decision[chosen] != code]
         if len(chosen):
             self.study.decide("segment", chosen.tolist(), decision)
-            self._steps.append(1)
             self.decision[chosen] = code
         return chosen
 
@@ -192,7 +188,6 @@ class Curation:
         chosen = chosen[self.kind[chosen] != index]
         if len(chosen):
             self.study.decide("segment class", chosen.tolist(), kind)
-            self._steps.append(1)
             self.kind[chosen] = index
         return chosen
 
@@ -215,39 +210,63 @@ class Curation:
         if add and not named:
             raise HistomixError("Write what to tag the segments with.")
         chosen = self._numbers(numbers)
-        changed, acts = [], 0
-        try:
-            # A decision of the study is one text for all: one act for each set of tags that there is among them.
-            for code in np.unique(self._tags[chosen]).tolist():
-                before = set(self._sets[code])
-                after = before | named if add else before - named if named else set()
-                if after == before:
-                    continue
-                some = chosen[self._tags[chosen] == code]
-                word = ", ".join(sorted(after))
-                self.study.decide("segment tags", some.tolist(), word or None)
-                acts += 1
+        changed: list[Numbers] = []
+        changes: list[Change] = []
+        words: list[str] = []
+        for code in np.unique(self._tags[chosen]).tolist():
+            before = set(self._sets[code])
+            after = before | named if add else before - named if named else set()
+            if after != before:
+                words.append(", ".join(sorted(after)))
+                changed.append(chosen[self._tags[chosen] == code])
+                changes += [("segment tags", number, words[-1] or None) for number in changed[-1].tolist()]
+        if changes:
+            self.study.act(changes)
+            for some, word in zip(changed, words, strict=True):
                 self._tags[some] = self._code(word)
-                changed.append(some)
-        finally:
-            if acts:
-                self._steps.append(acts)
         return np.sort(np.concatenate(changed)) if changed else np.empty(0, np.intp)
+
+    def correct(self, replaced: Mapping[int, int], dropped: Iterable[int] = ()) -> None:
+        """Let segments take the place of others, which are dropped, and drop more: all of it one act.
+
+        What a person said of a segment, its class, its tags and that it is kept, holds for the one in its place.
+
+        Parameters
+        ----------
+        replaced : mapping of int to int
+            The new segment for each old one.
+        dropped : iterable of int
+            More that are dropped.
+
+        Raises
+        ------
+        HistomixError
+            If the study cannot be written; nothing has changed then.
+        """
+        changes: list[Change] = [("segment", number, "drop") for number in (*replaced, *dropped)]
+        for old, new in replaced.items():
+            if self.kind[old] != self.kind[new]:
+                changes.append(("segment class", new, self.kind_of(old)))
+            if tags := self.tags_of(old):
+                changes.append(("segment tags", new, ", ".join(tags)))
+            if self.decision[old] == 1:
+                changes.append(("segment", new, "keep"))
+        if changes:
+            self.study.act(changes)
+            self._load()
 
     def undo(self) -> Numbers:
         """Take the last change back, whatever it was and also one of an earlier session; the segments it concerned."""
-        found: set[int] = set()
-        acts = self._steps.pop() if self._steps else 1
-        try:
-            while acts:
-                found.update(self.study.undo(*SUBJECTS))
-                acts -= 1
-        finally:
-            if acts:
-                self._steps.append(acts)
-            if found:
-                self._load()
+        return self._turned(self.study.undo("segment"))
+
+    def redo(self) -> Numbers:
+        """Make the change again that was taken back last, until there is a new one; the segments it concerned."""
+        return self._turned(self.study.redo("segment"))
+
+    def _turned(self, found: Iterable[int]) -> Numbers:
         numbers = np.array(sorted(found), np.intp)
+        if len(numbers):
+            self._load()
         return numbers[numbers < len(self)]
 
     def set_uses(self, uses: Mapping[int, int] | ArrayLike) -> None:

@@ -158,7 +158,15 @@ class Database:
 
     def _opened(self) -> sqlite3.Connection:
         if os.access(self.folder, os.W_OK):
-            return sqlite3.connect(self.path, timeout=WAIT)
+            db = sqlite3.connect(self.path, timeout=WAIT)
+            try:
+                db.execute("PRAGMA schema_version")
+            except sqlite3.OperationalError:
+                # A full disk has no room for what connections share; one that shares nothing needs none.
+                db.close()
+                db = sqlite3.connect(self.path, timeout=WAIT)
+                db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            return db
         # A journal that is still there holds decisions: only without one may the file be taken as it stands.
         journal = self.path.with_name(f"{FILE}-wal")
         how = "mode=ro" if journal.exists() and journal.stat().st_size else "mode=ro&immutable=1"

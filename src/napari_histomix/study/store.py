@@ -57,7 +57,9 @@ class Study:
         self._patch = lru_cache(PATCHES)(self._read_patch)
 
     @classmethod
-    def create(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Study:
+    def create(
+        cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None, claim: Claim | None = None
+    ) -> Study:
         """Make a new study folder for a dataset.
 
         Raises
@@ -67,7 +69,7 @@ class Study:
         """
         folder = Path(folder)
         cls.check_new(folder)
-        study = cls(folder)
+        study = cls(folder, claim)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,7 +79,9 @@ class Study:
 
     @classmethod
     @contextmanager
-    def begin(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Iterator[Study]:
+    def begin(
+        cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None, claim: Claim | None = None
+    ) -> Iterator[Study]:
         """Make a new study and write what it begins with; where that fails, nothing of it stays.
 
         Raises
@@ -89,8 +93,10 @@ class Study:
         cls.check_new(folder)
         made = not folder.exists()
         try:
-            yield cls.create(folder, dataset_root, name, mpp)
+            yield cls.create(folder, dataset_root, name, mpp, claim)
         except BaseException:
+            if claim is not None:
+                claim.release(force=True)
             with suppress(OSError):
                 for file in (*folder.glob(f"{FILE}*"), folder / LOCK):
                     file.unlink(missing_ok=True)
@@ -145,9 +151,14 @@ class Study:
         """Let others write."""
         self._database.claim.release(force=True)
 
+    def use(self, claim: Claim) -> bool:
+        """Hold it with a window's right to this folder, which all that it opens there share."""
+        self._database.claim = claim
+        return self.hold()
+
     @property
     def claim(self) -> Claim:
-        """The right to write to this folder, for other things that the same window opens there."""
+        """The right to write to this folder."""
         return self._database.claim
 
     @property
@@ -377,9 +388,12 @@ class Study:
 
     # Decisions.
 
-    def decisions(self, subject: Subject) -> dict[int, str]:
-        """Present decision of every item that has one."""
+    def decisions(self, subject: Subject, items: Iterable[int] | None = None) -> dict[int, str]:
+        """Present decision of every item that has one, or of some items."""
         with self._database.reading() as db:
+            if items is not None:
+                found = acts.decisions(db, {(subject, int(item)) for item in items})
+                return {item: decision for (_, item), decision in found.items()}
             return dict(db.execute("SELECT item, decision FROM decisions WHERE subject = ?", (subject,)))
 
     def decided(self, subject: Subject, item: int | None = None) -> dict[int, Decided]:

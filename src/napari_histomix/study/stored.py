@@ -60,6 +60,12 @@ class StoredPlacement(Placement):
         """Height and width of the patch."""
         return self._shape
 
+    def moved(self, row: int, col: int) -> StoredPlacement:
+        """The same patch with its upper left corner elsewhere."""
+        return StoredPlacement(
+            self.candidate, self.instance, row, col, self.seed, self._shape, self._patch, self._facts
+        )
+
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """Patch (h, w, 3)."""

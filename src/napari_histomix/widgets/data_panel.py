@@ -20,10 +20,12 @@ from qtpy.QtWidgets import (
 )
 
 from napari_histomix.datasets import sample_folder
+from napari_histomix.datasets.splits import split_of, split_order
 from napari_histomix.widgets.class_table import ClassTable
-from napari_histomix.widgets.loading import Opened, open_job, study_job
+from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
 from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, form, heading, hint, row
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.splits_box import SplitsBox
 
 
 class DataPanel(Panel):
@@ -39,6 +41,7 @@ class DataPanel(Panel):
         self.runner.running_changed.connect(self._on_running)
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.classes_changed.connect(self._on_classes)
+        self.session.splits_changed.connect(self._summarize)
         self.session.study_changed.connect(self._on_study)
         self.session.image_changed.connect(self._on_image)
         self.session.notice.connect(lambda sentence: self.note.say(sentence, "warning"))
@@ -48,8 +51,8 @@ class DataPanel(Panel):
         self.welcome = hint("Start with labeled H&E images: a folder of your own, or the sample that comes along.")
         self.folder_button = QPushButton("Open folder …")
         self.folder_button.setToolTip(
-            "A folder with Images and Labels as HoVer-Net and CoNSeP have them,\n"
-            "or with images, label images and a CSV of types."
+            "Images with labels as HoVer-Net, CoNSeP, PanNuke, MoNuSAC, QuPath, COCO, YOLO, StarDist, Cellpose\n"
+            "and OME-Zarr have them, or with label images and a CSV of types. It can be dropped on napari, too."
         )
         self.folder_button.clicked.connect(self._ask_folder)
         self.sample_button = QPushButton("Open sample")
@@ -95,6 +98,8 @@ class DataPanel(Panel):
         column.addWidget(self.classes)
         self.class_note = Note()
         column.addWidget(self.class_note)
+        self.splits = SplitsBox(self.viewer, self.session)
+        column.addWidget(self.splits)
         self.problems_title = heading("")
         self.problems = QListWidget()
         self.problems.setWordWrap(True)
@@ -137,9 +142,16 @@ class DataPanel(Panel):
         """Open a dataset in the background."""
         self._begin(open_job(Path(folder), mpp), "opening images")
 
-    def open_study(self, folder: Path) -> None:
-        """Open a study in the background, with everything in it."""
-        self._begin(study_job(Path(folder)), "opening a study")
+    def open_study(self, folder: Path, images: Path | None = None) -> None:
+        """Open a study in the background, with everything in it; ``images``: where those went, if they did."""
+        self._begin(study_job(Path(folder), images), "opening a study")
+
+    def _ask_images(self, moved: Moved) -> None:
+        folder = QFileDialog.getExistingDirectory(self, f"Where the images of {moved.folder.name} are now")
+        if folder:
+            self.open_study(moved.folder, Path(folder))
+        else:
+            self.complain(self.note, moved.sentence)
 
     def _begin(self, make: Any, title: str) -> None:
         self.note.say("")
@@ -170,7 +182,10 @@ class DataPanel(Panel):
         for button in (self.folder_button, self.sample_button, self.study_button, self.scale_apply):
             button.setEnabled(not running)
 
-    def _on_opened(self, opened: Opened) -> None:
+    def _on_opened(self, opened: Opened | Moved) -> None:
+        if isinstance(opened, Moved):
+            self._ask_images(opened)
+            return
         self.session.take_opened(opened)
 
     def _on_failed(self, sentence: str) -> None:
@@ -185,13 +200,8 @@ class DataPanel(Panel):
         if dataset is None or counted is None:
             return
         self.classes.set_classes(dataset.classes, counted.total)
-        images, nuclei = len(counted.counts), counted.total.total()
-        splits = Counter(dataset.entry(name).source.split or "train" for name in counted.counts)
-        parts = [f"{number} {split}" for split, number in splits.items()]
-        scales = sorted({one.mpp for one in dataset.entries if one.mpp is not None})
-        scale = ", ".join(f"{one:g}" for one in scales) + " µm/px" if scales else "scale unknown"
-        many = f"{images} image{'s' if images != 1 else ''}"
-        self.summary.setText(f"<b>{dataset.name}</b><br>{many} ({', '.join(parts)}) · {nuclei:,} nuclei · {scale}")
+        self._summarize()
+        images = len(counted.counts)
         self.scale_box.setVisible(bool(dataset.missing_scale))
         if dataset.missing_scale:
             missing = len(dataset.missing_scale)
@@ -212,6 +222,18 @@ class DataPanel(Panel):
             widget.setVisible(found > 0)
         self._on_classes()
         self._on_study()
+
+    def _summarize(self) -> None:
+        dataset, counted = self.session.dataset, self.session.survey
+        if dataset is None or counted is None:
+            return
+        images, nuclei = len(counted.counts), counted.total.total()
+        splits = Counter(split_of(one.source) for one in dataset.entries if one.source.image in counted.counts)
+        parts = [f"{splits[split]} {split}" for split in sorted(splits, key=split_order)]
+        scales = sorted({one.mpp for one in dataset.entries if one.mpp is not None})
+        scale = ", ".join(f"{one:g}" for one in scales) + " µm/px" if scales else "scale unknown"
+        many = f"{images} image{'s' if images != 1 else ''}"
+        self.summary.setText(f"<b>{dataset.name}</b><br>{many} ({', '.join(parts)}) · {nuclei:,} nuclei · {scale}")
 
     def _on_classes(self) -> None:
         session = self.session

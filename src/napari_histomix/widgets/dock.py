@@ -13,7 +13,7 @@ from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.export_panel import ExportPanel
 from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, REJECT
 from napari_histomix.widgets.parts import ACCENT, GOOD, Panel
-from napari_histomix.widgets.review_panel import ReviewPanel
+from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session, session_of
 from napari_histomix.widgets.synthesize_panel import SynthesizePanel
 
@@ -180,7 +180,7 @@ class HistoMixDock(QWidget):
         """Open one step and close the others."""
         for number, step in enumerate(self.steps):
             step.set_open(number == index)
-            self._column.setStretch(number, 10 if number == index else 0)
+            self._column.setStretch(number, 1000 if number == index else 0)
         self.scroll.ensureWidgetVisible(self.steps[index].header)
 
     def _on_toggled(self, step: Step) -> None:
@@ -194,7 +194,8 @@ class HistoMixDock(QWidget):
     def _update(self) -> None:
         session = self.session
         total = len(session.placements)
-        decided = session.decided(APPROVE) + session.decided(REJECT)
+        approved = session.decided(APPROVE)
+        decided = approved + session.decided(REJECT)
         states = (
             (True, bool(session.ready), session.dataset.name if session.dataset else ""),
             (
@@ -204,7 +205,7 @@ class HistoMixDock(QWidget):
             ),
             (session.candidates is not None, total > 0, f"{total:,} nuclei" if total else ""),
             (total > 0, 0 < total == decided, f"{decided:,} of {total:,} reviewed" if total else ""),
-            (bool(session.approved), False, f"{len(session.approved):,} approved" if session.approved else ""),
+            (approved > 0, False, f"{approved:,} approved" if approved else ""),
         )
         for step, (possible, done, text) in zip(self.steps, states, strict=True):
             if step.panel.runner.running:

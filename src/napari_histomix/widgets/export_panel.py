@@ -6,29 +6,44 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt, QUrl
-from qtpy.QtGui import QDesktopServices, QPixmap
-from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Qt, QTimer, QUrl
+from qtpy.QtGui import QDesktopServices, QPixmap, QShowEvent
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_histomix.datasets.formats import FORMATS
+from napari_histomix.study.augmented import counts_after
+from napari_histomix.study.export_plan import ExportPlan, bytes_text
 from napari_histomix.widgets.class_table import Bar
-from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, form, heading, row
+from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, form, heading, narrow, row
 from napari_histomix.widgets.session import Session
 
-WRITTEN = "Images and Labels as HoVer-Net reads them, a manifest of every placement, and a chart of the classes."
-
-FACTS = ("candidate_settings", "encoder", "temperature", "effective_sample_size", "synthesis_settings", "refusals")
-"""What the manifest takes over from the study."""
+WRITTEN = (
+    "Beside the images and labels: a manifest of every placement, where each pixel comes from, a chart of the classes "
+    "and a dataset card."
+)
 CHART = "class_counts.png"
+PAUSE = 300
+"""Milliseconds without a change before the dry run begins: decisions come as fast as keys are pressed."""
 
 
 class ExportPanel(Panel):
-    """Where to, what will be written, and the chart of classes before and after."""
+    """Where to, in which format, what will be written, and the chart of classes before and after."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self._folder: Path | None = None
         self._done: Path | None = None
         self._pixmap: QPixmap | None = None
+        self.plan: ExportPlan | None = None
+        """What an export would write now; None until that is known."""
+        self.planner = JobRunner(self)
+        self._wait = QTimer(self)
+        self._wait.setSingleShot(True)
+        self._wait.setInterval(PAUSE)
+        self._wait.timeout.connect(self._look)
+        self._stale = False
+        """Whether decisions were made that are not shown yet."""
         self.empty = Note("Approve some synthetic nuclei first.")
         self.column.addWidget(self.empty)
         self._build()
@@ -46,13 +61,16 @@ class ExportPanel(Panel):
         self.chart.setMinimumWidth(1)
         self.column.addWidget(self.chart)
         self.column.addStretch(1)
+        self.planner.finished.connect(self._on_plan)
+        self.planner.failed.connect(self._on_no_plan)
         self.runner.finished.connect(self._on_written)
         self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
         self.runner.cancelled.connect(lambda: self.note.say("Stopped. Nothing was written."))
+        self.runner.running_changed.connect(lambda _running: self._replan() if self.plan is None else None)
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.study_changed.connect(self._propose)
         self.session.placements_changed.connect(self._on_work)
-        self.session.placements_decided.connect(lambda _numbers: self._on_work())
+        self.session.placements_decided.connect(lambda _numbers: self._on_decided())
         self._on_dataset()
 
     def _build(self) -> None:
@@ -73,9 +91,29 @@ class ExportPanel(Panel):
         self.folder_button = QPushButton("Change …")
         self.folder_button.setToolTip("Choose the folder in which the export's own new folder is made.")
         self.folder_button.clicked.connect(self._ask_folder)
+        self.format = QComboBox()
+        narrow(self.format)
+        for one in FORMATS.values():
+            if one.writes:
+                self.format.addItem(one.title, one.name)
+        self.format.setToolTip("How images and labels are laid out; docs/formats.md says who reads which.")
+        self.format.currentIndexChanged.connect(lambda _index: self._replan())
+        self.ignore_band = QCheckBox("Ignore band over inpainted pixels")
+        self.ignore_band.setToolTip(
+            "Also write a class map for each synthetic image in which inpainted pixels are 255:\n"
+            "a loss function that ignores 255 does not learn from them."
+        )
+        self.ignore_band.toggled.connect(lambda _on: self._replan())
         layout = form()
+        layout.addRow("Format", self.format)
+        layout.addRow("", self.ignore_band)
         layout.addRow("Folder", row(self.folder, self.folder_button, stretch=0))
         column.addLayout(layout)
+        self.figures = Note()
+        self.figures.setToolTip("From a few images that were written to a temporary folder on trial.")
+        column.addWidget(self.figures)
+        self.warnings = Note()
+        column.addWidget(self.warnings)
         column.addWidget(Note(WRITTEN))
         self.column.addWidget(self.contents)
 
@@ -86,6 +124,7 @@ class ExportPanel(Panel):
         self._folder = folder
         self.folder.setText(folder.name)
         self.folder.setToolTip(f"{folder}\nIt is made by the export; an existing one is never written over.")
+        self._replan()
 
     def _propose(self, parent: Path | None = None) -> None:
         if self.session.study_folder is None:
@@ -101,6 +140,71 @@ class ExportPanel(Panel):
         if folder:
             self._propose(Path(folder))
 
+    # What an export would write.
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is still to be found out what an export would write, or one is being written."""
+        return self.runner.running or self.planner.busy or self._wait.isActive()
+
+    def _replan(self) -> None:
+        """Find out anew what an export would write, once nothing has changed for a moment and somebody looks."""
+        self.planner.discard()
+        self.plan = None
+        self.warnings.say("")
+        self.figures.say("Finding out how large the export will be …")
+        self.progress.allow(False, "Wait for the figures above.")
+        if self.isVisible():
+            self._wait.start()
+
+    def _on_decided(self) -> None:
+        # Counting a hundred thousand placements at each decision would hold up the next one.
+        self._stale = True
+        self._replan()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Catch up with what changed while nobody looked."""
+        super().showEvent(event)
+        if self._stale:
+            self._on_work()
+        elif self.plan is None:
+            self._replan()
+
+    def _look(self) -> None:
+        if self._stale:
+            self._on_work()
+            self._wait.stop()
+        self._find_plan()
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"format": self.format.currentData(), "ignore_band": self.ignore_band.isChecked()}
+
+    def _find_plan(self) -> None:
+        session, folder, how = self.session, self._folder, self._arguments()
+        dataset, counted = session.dataset, session.survey
+        if self.runner.running or dataset is None or counted is None or folder is None or not session.approved:
+            return
+        placements, decisions = session.placements, dict(session.placement_decisions)
+
+        def job() -> Any:
+            from napari_histomix.study.export_plan import plan_export
+
+            return (yield from plan_export(dataset, placements, folder, decisions, counted=counted, **how))
+
+        self.planner.replace(job, "looking at what an export would write")
+
+    def _on_plan(self, plan: ExportPlan) -> None:
+        self.plan = plan
+        self.figures.say(
+            f"{plan.files:,} files, about {bytes_text(plan.size)}; {bytes_text(plan.free)} are free there."
+        )
+        lines = filter(None, (plan.refusal, *plan.losses))
+        self.warnings.say("\n".join(lines), "error" if plan.refusal else "warning")
+        self.progress.allow(not plan.refusal, plan.refusal)
+
+    def _on_no_plan(self, sentence: str) -> None:
+        self.figures.say(sentence, "error")
+
     # The run.
 
     def run(self) -> None:
@@ -112,14 +216,15 @@ class ExportPanel(Panel):
         self.open_button.hide()
         self.chart.clear()
         dataset, placements, folder = session.dataset, session.placements, self._folder
-        decisions, study = dict(session.placement_decisions), session.study
+        decisions, study, how = dict(session.placement_decisions), session.study, self._arguments()
 
         def job() -> Any:
             from napari_histomix.study.export import export
+            from napari_histomix.study.manifest import nuclei_facts, reviews_of
 
-            kept = study.settings() if study is not None else {}
-            facts = {key: kept[key] for key in FACTS if key in kept}
-            return (yield from export(dataset, placements, folder, decisions, facts=facts))
+            facts, reviews = (nuclei_facts(study), reviews_of(study)) if study is not None else ({}, {})
+            made = export(dataset, placements, folder, decisions, facts=facts, reviews=reviews, **how)
+            return (yield from made)
 
         self.runner.start(job, "exporting")
 
@@ -158,19 +263,20 @@ class ExportPanel(Panel):
         self._on_work()
 
     def _on_work(self) -> None:
+        self._stale = False
         session = self.session
         approved = session.approved
         self.empty.setVisible(not approved)
         self.contents.setVisible(bool(approved))
         self.progress.setVisible(bool(approved))
-        self.progress.allow(bool(approved))
+        self._replan()
         if session.dataset is None or session.survey is None or not approved:
             return
         images = {one.candidate.target.image for one in approved}
         names = {entry.source.image for entry in session.dataset.training}
         training = [name for name in session.images if name in names]
-        left = len(session.placements) - len(approved) - session.decided("reject")
-        waiting = f" {left} {'is' if left == 1 else 'are'} still undecided and stay out." if left else ""
+        left = sum(one.candidate.rank not in session.placement_decisions for one in session.placements)
+        waiting = f" {left} still undecided {'stays' if left == 1 else 'stay'} out." if left else ""
         self.summary.setText(
             f"<b>{len(approved)} approved</b> in {len(images)} image{'s' if len(images) != 1 else ''}; "
             f"all {len(training)} training images are written.{waiting}"
@@ -199,13 +305,3 @@ class ExportPanel(Panel):
         """Fit the chart."""
         super().resizeEvent(event)
         self._fit_chart()
-
-
-def counts_after(before: Counter[int], placements: Any) -> Counter[int]:
-    """Nuclei by class number once placements are in: before + placed - replaced."""
-    after = Counter(before)
-    for one in placements:
-        after[one.candidate.donor.type] += 1
-        if one.candidate.target.instance:
-            after[one.candidate.target.type] -= 1
-    return after

@@ -14,8 +14,15 @@ from napari_histomix.records import Candidate, Placement
 
 UNDECIDED = "undecided"
 KEEP, DROP = "keep", "drop"
-APPROVE, REJECT = "approve", "reject"
-WORDS = {KEEP: "kept", DROP: "dropped", APPROVE: "approved", REJECT: "rejected", UNDECIDED: UNDECIDED}
+APPROVE, REJECT, DELETE = "approve", "reject", "delete"
+WORDS = {
+    KEEP: "kept",
+    DROP: "dropped",
+    APPROVE: "approved",
+    REJECT: "rejected",
+    DELETE: "deleted",
+    UNDECIDED: UNDECIDED,
+}
 """What a decision is called on the screen."""
 
 

@@ -10,6 +10,8 @@ from qtpy.QtCore import QObject, Qt
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QWidget
 
+MOVES = ("Left", "Right", "Up", "Down")
+
 
 class PanelKeys(QObject):
     """Keys that work in the panel (Qt shortcuts) and, while it is shown, over the canvas (napari's key bindings).
@@ -35,6 +37,8 @@ class PanelKeys(QObject):
         for key, action in actions.items():
             shortcut = QShortcut(QKeySequence(key), panel)
             shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            # As over the canvas: a key that is held down moves on, but decides once.
+            shortcut.setAutoRepeat(key in MOVES)
             shortcut.activated.connect(action)
 
     def bind(self) -> None:

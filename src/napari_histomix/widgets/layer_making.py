@@ -10,17 +10,21 @@ import pandas as pd
 from napari.layers import Image, Labels, Layer, Points
 from napari.utils.colormaps import DirectLabelColormap
 
+from napari_histomix.datasets.hovernet import class_table
 from napari_histomix.records import LabeledImage, NucleusClass, Placement
-from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.frames import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
 
 DECISION_COLORS = {
     WORDS[KEEP]: "#2ecc71",
     WORDS[APPROVE]: "#2ecc71",
     WORDS[DROP]: "#e74c3c",
     WORDS[REJECT]: "#e74c3c",
+    WORDS[DELETE]: "transparent",
     UNDECIDED: "#f5f5f5",
 }
 CANDIDATE_MICROMETERS = 3.0
+RING_WIDTH = 0.06
+"""Of the rings around synthetic nuclei, as a share of their size."""
 
 
 def image_layer(name: str, image: LabeledImage, space: Mapping[str, Any], **about: Any) -> Image:
@@ -31,26 +35,40 @@ def image_layer(name: str, image: LabeledImage, space: Mapping[str, Any], **abou
 
 
 def nuclei_layer(
-    name: str, image: LabeledImage, types: Mapping[int, int], classes: Sequence[NucleusClass], space: Mapping[str, Any]
+    name: str,
+    image: LabeledImage,
+    types: Mapping[int, int],
+    classes: Sequence[NucleusClass],
+    space: Mapping[str, Any],
+    **about: Any,
 ) -> Labels:
-    """The instance map, each nucleus outlined in its class's color.
+    """The instance map, each nucleus outlined in its class's color; ``about`` joins the provenance in its metadata.
 
     The layer gets its own copy: painting in it must not change the target that a rejection gives back.
     """
-    color = {one.number: np.array([*one.color, 255]) / 255 for one in classes}
-    colors: dict[int | None, Any] = {None: np.zeros(4), 0: np.zeros(4)}
-    colors.update((number, color[kind]) for number, kind in types.items())
-    layer = Labels(
-        image.instances.copy(),
-        name=name,
-        opacity=0.8,
-        colormap=DirectLabelColormap(color_dict=colors),
-        visible=False,
-        metadata={"histomix": facts(image)},
-        **space,
-    )
+    keywords = nuclei_keywords(types, classes, {**facts(image), **about})
+    layer = Labels(image.instances.copy(), name=name, visible=False, **keywords, **space)
     layer.contour = 1
     return layer
+
+
+def nuclei_keywords(
+    types: Mapping[int, int], classes: Sequence[NucleusClass], about: Mapping[str, Any], other: float = 0.0
+) -> dict[str, Any]:
+    """What a Labels layer of nuclei is made with: colors and a feature ``class`` by id, the classes in its metadata.
+
+    ``other`` is the opacity of the gray in which ids without a class are shown.
+    """
+    color = {one.number: np.array([*one.color, 255]) / 255 for one in classes}
+    names = {one.number: one.name for one in classes}
+    colors: dict[int | None, Any] = {None: np.array([0.6, 0.6, 0.6, other]), 0: np.zeros(4)}
+    colors.update((number, color[kind]) for number, kind in types.items())
+    return {
+        "opacity": 0.8,
+        "colormap": DirectLabelColormap(color_dict=colors),
+        "features": pd.DataFrame({"index": list(types), "class": [names[kind] for kind in types.values()]}),
+        "metadata": {"histomix": {**about, "classes": class_table(classes)}},
+    }
 
 
 def candidates_layer(image: str, rows: pd.DataFrame, mpp: float, space: Mapping[str, Any]) -> Points:
@@ -79,6 +97,7 @@ def take_over(old: Layer, new: Layer) -> None:
     old.metadata = new.metadata
     if isinstance(old, Labels):
         old.colormap = new.colormap
+        old.features = new.features
     elif isinstance(old, Points):
         old.features = new.features
         if len(new.data):
@@ -101,7 +120,7 @@ def placements_layer(
         features=features,
         face_color="transparent",
         border_color=decision_colors(features["decision"]),
-        border_width=0.06,
+        border_width=RING_WIDTH,
         size=[3.1 * radius for radius in radii],
         visible=False,
         name=name,

@@ -16,7 +16,7 @@ from napari_histomix.compositing import Synthetic, compose
 from napari_histomix.records import Event, Job, LabeledImage, Placement
 from napari_histomix.widgets import layer_making as making
 from napari_histomix.widgets.calm import Calm
-from napari_histomix.widgets.frames import REJECT, UNDECIDED, WORDS, candidate_frame, placement_frame
+from napari_histomix.widgets.frames import DELETE, REJECT, UNDECIDED, WORDS, candidate_frame, placement_frame
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.rewriting import compose_window
 from napari_histomix.widgets.session import Session, session_of
@@ -79,6 +79,7 @@ class LayerBook(QObject):
         self._composer.failed.connect(session.notice)
         self._stale: dict[str, None] = {}
         session.dataset_changed.connect(self._on_dataset)
+        session.splits_changed.connect(self._on_splits)
         session.image_changed.connect(self._on_image)
         session.candidates_changed.connect(self._on_candidates)
         session.candidates_decided.connect(self._on_candidates_decided)
@@ -222,12 +223,10 @@ class LayerBook(QObject):
         self._later(lambda: self._show(self.session.image, True))
 
     def _on_placements_decided(self, numbers: Sequence[int]) -> None:
-        changed = set(numbers)
         images = set()
-        for one in self.session.placements:
-            if one.candidate.rank in changed:
-                self._rewrite(one)
-                images.add(one.candidate.target.image)
+        for one in filter(None, map(self.session.placement, numbers)):
+            self._rewrite(one)
+            images.add(one.candidate.target.image)
         for name in images:
             self._later(lambda name=name: self._recolor_placements(name))
 
@@ -250,7 +249,19 @@ class LayerBook(QObject):
         dataset = self.session.dataset
         return (dataset.entry(name).mpp if dataset else None) or 1.0
 
+    def _on_splits(self) -> None:
+        for name, stack in self.stacks.items():
+            for layer in stack.layers.values():
+                self._mark(name, layer)
+
+    def _mark(self, name: str, layer: Layer) -> None:
+        """Write the split that an image has now into its layer: no network may learn from those of a test split."""
+        about = layer.metadata.get("histomix", {})
+        if "split" in about:
+            about["split"] = self.session.splits.get(name, about["split"])
+
     def _add(self, name: str, what: str, layer: Layer) -> None:
+        self._mark(name, layer)
         stack, layers = self.stacks[name], self.viewer.layers
         old = stack.layers.get(what)
         if old is not None:
@@ -320,7 +331,7 @@ class LayerBook(QObject):
         placements = self.session.placements_of(name, rejected=True)
         types.update((one.instance, one.candidate.donor.type) for one in placements)
         classes, space = self.session.dataset.classes, self._space(name, synthetic.image)
-        layer = making.nuclei_layer(f"{name} synthetic nuclei", synthetic.image, types, classes, space)
+        layer = making.nuclei_layer(f"{name} synthetic nuclei", synthetic.image, types, classes, space, synthetic=True)
         self._add(name, "synthetic nuclei", layer)
         self._rewrite_all(name)
 
@@ -349,7 +360,7 @@ class LayerBook(QObject):
     def _rewrite_all(self, name: str) -> None:
         # Decisions made between composing and now.
         for one in self.session.placements_of(name, rejected=True):
-            if self.session.placement_decisions.get(one.candidate.rank) == REJECT:
+            if self.session.placement_decisions.get(one.candidate.rank) in (REJECT, DELETE):
                 self._rewrite(one)
 
     def _rewrite(self, placement: Placement) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 
 from napari_histomix.datasets import Dataset, Survey, open_dataset, survey
+from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
 from napari_histomix.widgets.frames import CandidateRows, candidate_frame
 from napari_histomix.widgets.warming import prepare_units
@@ -52,7 +53,6 @@ class Opened:
     candidates: Candidates | None = None
     placements: tuple[Placement, ...] = ()
     candidate_decisions: Mapping[int, str] = field(default_factory=dict)
-    placement_decisions: Mapping[int, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,20 +78,29 @@ def open_job(path: Path, mpp: float | None = None) -> Callable[[], Job[Opened]]:
     return job
 
 
-def study_job(folder: Path) -> Callable[[], Job[Opened]]:
-    """Open a study's folder with its dataset and everything done so far."""
+@dataclass(frozen=True)
+class Moved:
+    """A study whose images are no longer where they were: a person has to say where they went."""
+
+    folder: Path
+    sentence: str
+
+
+def study_job(folder: Path, images: Path | None = None) -> Callable[[], Job[Opened | Moved]]:
+    """Open a study's folder with its dataset and everything done so far; ``images``: where those went, if they did."""
     prepare_units()
 
-    def job() -> Job[Opened]:
+    def job() -> Job[Opened | Moved]:
         from napari_histomix.study import Study
 
         yield Event("Opening the study")
         study = Study.open(folder)
         settings = study.settings()
-        root = Path(settings["dataset_root"])
-        if not root.is_dir():
-            raise HistomixError(f"The images of the study {Path(folder).name} are no longer at {root}; put them back.")
-        dataset = open_dataset(root, mpp=settings["mpp"])
+        try:
+            root = study.locate(images)
+        except HistomixError as error:
+            return Moved(Path(folder), str(error))
+        dataset = with_chosen_splits(open_dataset(root, mpp=settings["mpp"]), settings)
         counted = yield from survey(dataset)
         yield Event("Reading candidates and placements")
         items = study.candidates()
@@ -99,8 +108,15 @@ def study_job(folder: Path) -> Callable[[], Job[Opened]]:
         if items:
             size, warnings = settings.get("effective_sample_size"), settings.get("warnings", ())
             candidates = Candidates.of(items, dataset.class_name, size, warnings)
-        placements = study.placements()
-        decisions = study.decisions("candidate"), study.decisions("placement")
-        return Opened(dataset, counted, settings["mpp"], study, candidates, placements, *decisions, settings)
+        if changed := study.changed_images(counted.hashes):
+            yield Event("Reading candidates and placements", message=_changed(changed))
+        placements, decisions = study.placements(items), study.decisions("candidate")
+        return Opened(dataset, counted, settings["mpp"], study, candidates, placements, decisions, settings)
 
     return job
+
+
+def _changed(images: Sequence[str]) -> str:
+    """What to say of images that are not those that a study was made with."""
+    more = f" and {len(images) - 3} more" if len(images) > 3 else ""
+    return f"Not the images that the study was made with, or missing: {', '.join(images[:3])}{more}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,21 +48,28 @@ def overlap(a: Window, b: Window) -> bool:
     return all(one.start < other.stop and other.start < one.stop for one, other in zip(a, b, strict=True))
 
 
-def look(
-    target: LabeledImage, row: float, col: float, side: int, placements: Iterable[Placement]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Before and after, (side, side, 3) uint8 each, centered on a place; gray beyond the image."""
+class Look(NamedTuple):
+    """A place before and after, (side, side, 3) uint8 each, and where the pixels come from, (side, side) uint8."""
+
+    before: NDArray[np.uint8]
+    after: NDArray[np.uint8]
+    origin: NDArray[np.uint8]
+
+
+def look(target: LabeledImage, row: float, col: float, side: int, placements: Iterable[Placement]) -> Look:
+    """Before and after, centered on a place; gray beyond the image."""
     before = crop(target.pixels, row, col, side)
     rows, cols = (
         slice(max(round(at) - side // 2, 0), min(round(at) - side // 2 + side, size))
         for at, size in zip((row, col), target.instances.shape, strict=True)
     )
     made, window = compose_window(target, (rows, cols), placements)
-    after = before.copy()
+    after, origin = before.copy(), np.zeros((side, side), np.uint8)
     top, left = rows.start - (round(row) - side // 2), cols.start - (round(col) - side // 2)
     piece = made.image.pixels[window]
-    after[top : top + piece.shape[0], left : left + piece.shape[1]] = piece
-    return before, after
+    part = slice(top, top + piece.shape[0]), slice(left, left + piece.shape[1])
+    after[part], origin[part] = piece, made.origin[window]
+    return Look(before, after, origin)
 
 
 def crop(pixels: NDArray[np.uint8], row: float, col: float, side: int) -> NDArray[np.uint8]:

@@ -6,14 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
+from napari_histomix.datasets.splits import with_splits
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
-from napari_histomix.widgets.frames import APPROVE, DROP, KEEP
+from napari_histomix.study.acts import Change, Subject
+from napari_histomix.study.claim import READ_ONLY, Claim
+from napari_histomix.widgets.frames import APPROVE, DELETE, DROP, KEEP, REJECT
 from napari_histomix.widgets.images import ImageReader
 from napari_histomix.widgets.loading import Candidates, Found, Opened
 from napari_histomix.widgets.warming import prepare_torch, warm_networks
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from napari_histomix.study import Study
 
 NAME = "napari-histomix-session"
+PLACEMENT: tuple[Subject, Subject, Subject] = ("placement", "placement note", "placement reasons")
 
 
 class Session(QObject):
@@ -34,6 +39,7 @@ class Session(QObject):
 
     dataset_changed = Signal()
     classes_changed = Signal()
+    splits_changed = Signal()
     study_changed = Signal()
     candidates_changed = Signal()
     candidates_decided = Signal(object)
@@ -59,24 +65,42 @@ class Session(QObject):
         self.reader.failed.connect(lambda _name, sentence: self.notice.emit(sentence))
         self.reader.loaded.connect(self._on_loaded)
         self._wanted = ""
+        self._claims: dict[Path, Claim] = {}
+        self.study: Study | None = None
+        # A window that closes lets others write, whoever else still holds a study.
+        self.destroyed.connect(partial(_release, self._claims))
         self.model_folder: Path | None = None
         self.tissue_folder: Path | None = None
         self.shows_tissue = False
         """Whether a dock follows ``tissue_image_wanted``."""
         self._clear()
 
+    def release(self) -> None:
+        """Let other windows write to what this one has open."""
+        _release(self._claims)
+
     def _clear(self) -> None:
+        if self.study is not None:
+            self.study.let_go()
         self.dataset: Dataset | None = None
         self.survey: Survey | None = None
         self.mpp: float | None = None
-        self.study: Study | None = None
+        self.splits: dict[str, str] = {}
+        """Split of each image where a person chose them; empty: as the dataset has them."""
+        self.study = None
         self.study_folder: Path | None = None
         self.rare: tuple[int, ...] = ()
         self.major: tuple[int, ...] = ()
         self.candidates: Candidates | None = None
         self.candidate_decisions: dict[int, str] = {}
         self.placements: tuple[Placement, ...] = ()
+        self._of_image: dict[str, list[Placement]] = {}
+        self._by_rank: dict[int, Placement] = {}
+        self._tally: Counter[str] | None = None
+        """How often each decision was made; counted anew after one has changed."""
         self.placement_decisions: dict[int, str] = {}
+        self.placement_notes: dict[int, str] = {}
+        self.placement_reasons: dict[int, str] = {}
         self.refusals: Counter[str] = Counter()
         self.image = ""
 
@@ -89,17 +113,21 @@ class Session(QObject):
         self._clear()
         self.dataset, self.survey = dataset, opened.survey
         self.mpp = opened.mpp
+        self.splits = dict(opened.settings.get("splits") or {})
         self.study, self.candidates = opened.study, opened.candidates
         self.study_folder = Path(opened.study.folder) if opened.study else self.free_folder()
-        self.placements = opened.placements
+        self._set_placements(opened.placements)
         self.candidate_decisions = dict(opened.candidate_decisions)
-        self.placement_decisions = dict(opened.placement_decisions)
+        if opened.study is not None:
+            self._begin(opened.study)
         self.rare, self.major = self._default_classes()
         if chosen := opened.settings.get("candidate_settings"):
             self.rare, self.major = tuple(chosen["rare"]), tuple(chosen["major"])
         self.reader.set_dataset(None if dataset.missing_scale else dataset)
         for signal in (self.dataset_changed, self.classes_changed, self.study_changed):
             signal.emit()
+        if self.read_only:
+            self.notice.emit(READ_ONLY)
         self.candidates_changed.emit()
         self.placements_changed.emit()
         if opened.survey.counts and not dataset.missing_scale:
@@ -165,6 +193,22 @@ class Session(QObject):
             self.rare, self.major = rare, major
             self.classes_changed.emit()
 
+    # Splits.
+
+    def choose_splits(self, splits: Mapping[str, str]) -> None:
+        """Give every image its split: in the study at once, or when it begins. ``notice`` says where that fails."""
+        if self.dataset is None:
+            return
+        try:
+            dataset = with_splits(self.dataset, splits)
+            if self.study is not None:
+                self.study.save_settings({"splits": dict(splits)})
+        except (HistomixError, OSError) as error:
+            self.notice.emit(str(error))
+            return
+        self.dataset, self.splits = dataset, dict(splits)
+        self.splits_changed.emit()
+
     # Study.
 
     def free_folder(self, home: Path | None = None) -> Path:
@@ -197,7 +241,8 @@ class Session(QObject):
         if self.worked:
             # What was decided belongs to the candidates it was decided on: that study stays as it is.
             study, folder = None, self.free_folder(folder.parent)
-        image = self.image
+        image, hashes = self.image, dict(self.survey.hashes) if self.survey else {}
+        splits = {"splits": self.splits} if self.splits else {}
 
         def job() -> Job[Found]:
             if settings.encoder != "texture":
@@ -211,7 +256,8 @@ class Session(QObject):
             yield Event("Writing candidates to the study")
             with nullcontext(study) if study else Study.begin(folder, dataset.root, dataset.name, mpp) as ours:
                 ours.set_candidates(found)
-                ours.save_settings({"image": image})
+                ours.remember_images(hashes)
+                ours.save_settings({"image": image, **splits})
             size, warnings = found.effective_sample_size, found.warnings
             made = Candidates.of(found.candidates, dataset.class_name, size, warnings)
             return Found(ours, made, tuple(one.sentence for one in found.problems))
@@ -222,20 +268,27 @@ class Session(QObject):
         """Begin with new candidates; decisions and placements of earlier ones are over."""
         study = found.study
         if study is not self.study:
+            if self.study is not None:
+                self.study.let_go()
             self.study, self.study_folder = study, Path(study.folder)
+            self._begin(study)
             self.study_changed.emit()
+            if self.splits and study.settings().get("splits") != self.splits:
+                # They were chosen while the search was under way.
+                self.choose_splits(self.splits)
         self.candidates = found.candidates
         self.candidate_decisions = dict(study.decisions("candidate"))
-        self.placements = tuple(study.placements())
-        self.placement_decisions = dict(study.decisions("placement"))
+        self._set_placements(study.placements(found.candidates.items))
+        self._read_decisions(study)
         self.refusals = Counter()
         self.candidates_changed.emit()
         self.placements_changed.emit()
 
     def decided(self, decision: str) -> int:
         """How many candidates or placements have a decision (keep, drop, approve, reject)."""
-        of = self.candidate_decisions if decision in (KEEP, DROP) else self.placement_decisions
-        return sum(one == decision for one in of.values())
+        if self._tally is None:
+            self._tally = Counter(self.candidate_decisions.values()) + Counter(self.placement_decisions.values())
+        return self._tally[decision]
 
     def usable_candidates(self, kept_only: bool) -> tuple[Candidate, ...]:
         """The kept candidates, or all that were not dropped; in order of rank."""
@@ -270,14 +323,19 @@ class Session(QObject):
         def job() -> Job[Synthesis]:
             prepare_torch()
             from napari_histomix.methods.nucleimix import synthesize
+            from napari_histomix.methods.provenance import search_facts
 
             yield Event("Preparing")
+            kept = study.settings()
+            search = search_facts(kept["candidate_settings"], kept["encoder"], kept["temperature"])
             used = model
             if used is None and folder is not None:
                 from napari_histomix.diffusion.model_files import load_model
 
                 used = load_model(folder)
-            made: Synthesis = yield from synthesize(dataset, chosen, settings, model=used, existing=existing)
+            made: Synthesis = yield from synthesize(
+                dataset, chosen, settings, model=used, existing=existing, search=search
+            )
             yield Event("Writing placements to the study")
             study.add_placements(made.placements)
             study.save_settings({"synthesis_settings": asdict(settings), "refusals": dict(made.refusals)})
@@ -287,18 +345,25 @@ class Session(QObject):
 
     def take_synthesis(self, made: Synthesis) -> None:
         """Add new placements to those there are."""
-        self.placements = (*self.placements, *made.placements)
+        self._set_placements((*self.placements, *made.placements))
         self.refusals = Counter(made.refusals)
         self.placements_changed.emit()
 
+    def _set_placements(self, placements: tuple[Placement, ...]) -> None:
+        self.placements = placements
+        self._by_rank = {one.candidate.rank: one for one in placements}
+        self._of_image = {}
+        for one in placements:
+            self._of_image.setdefault(one.candidate.target.image, []).append(one)
+
+    def placement(self, rank: int) -> Placement | None:
+        """The placement on a candidate, if there is one."""
+        return self._by_rank.get(rank)
+
     def placements_of(self, image: str, *, rejected: bool = False) -> tuple[Placement, ...]:
-        """Placements of an image, without the rejected ones unless asked for."""
-        return tuple(
-            one
-            for one in self.placements
-            if one.candidate.target.image == image
-            and (rejected or self.placement_decisions.get(one.candidate.rank) != "reject")
-        )
+        """Placements of an image, without the rejected and deleted ones unless asked for."""
+        decisions, found = self.placement_decisions, self._of_image.get(image, ())
+        return tuple(one for one in found if rejected or decisions.get(one.candidate.rank) not in (REJECT, DELETE))
 
     @property
     def approved(self) -> tuple[Placement, ...]:
@@ -314,42 +379,101 @@ class Session(QObject):
             self.tissue_folder = folder
             self.tissue_changed.emit(folder, by)
 
+    # Who may write.
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the study can be looked at only: another window writes to it."""
+        return self.study is not None and self.study.read_only
+
+    def claim(self, folder: Path | str) -> Claim:
+        """This window's right to write to a study that several of its docks have open."""
+        folder = Path(folder).resolve()
+        return self._claims.setdefault(folder, Claim(folder))
+
+    def _begin(self, study: Study) -> None:
+        study.reviewer = self.reviewer
+        study.use(self.claim(study.folder))
+        self._read_decisions(study)
+
+    def _read_decisions(self, study: Study) -> None:
+        self.placement_decisions, self.placement_notes, self.placement_reasons = map(study.decisions, PLACEMENT)
+        self._tally = None
+
+    @property
+    def reviewer(self) -> str:
+        """Who decides in this window; written down with every decision. Kept from one session to the next."""
+        return str(QSettings("napari-histomix", "napari-histomix").value("reviewer", ""))
+
+    def set_reviewer(self, name: str) -> None:
+        """Say who decides from now on."""
+        QSettings("napari-histomix", "napari-histomix").setValue("reviewer", name)
+        if self.study is not None:
+            self.study.reviewer = name
+
     # Decisions: on disk first, then on the screen.
 
-    def decide(self, subject: str, items: Iterable[int], decision: str | None) -> None:
-        """Decide on candidates or placements ("candidate", "placement"); on disk before the screen shows it."""
-        items = tuple(items)
-        if self.study is None or not items:
+    def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
+        """Decide on candidates or placements; on disk before the screen shows it."""
+        self.act([(subject, item, decision) for item in items])
+
+    def act(self, changes: Iterable[Change]) -> None:
+        """Decide on several items, or on a placement, its note and its reasons, as one act."""
+        changes = list(changes)
+        if self.study is None or not changes:
             return
         try:
-            self.study.decide(subject, items, decision)
+            self.study.act(changes)
         except (HistomixError, OSError) as error:
             self.notice.emit(str(error))
             return
-        self._decided(subject, items, dict.fromkeys(items, decision))
-
-    def undo(self, subject: str) -> tuple[int, ...]:
-        """Take the last decision back; returns whom it concerned."""
-        if self.study is None:
-            return ()
-        try:
-            items = tuple(self.study.undo(subject))
-            now = self.study.decisions(subject) if items else {}
-        except (HistomixError, OSError) as error:
-            self.notice.emit(str(error))
-            return ()
-        if items:
-            self._decided(subject, items, {item: now.get(item) for item in items})
-        return items
-
-    def _decided(self, subject: str, items: tuple[int, ...], now: Mapping[int, str | None]) -> None:
-        decisions = self.candidate_decisions if subject == "candidate" else self.placement_decisions
-        for item, decision in now.items():
+        for subject, item, decision in changes:
+            decisions = self._decisions(subject)
             if decision is None:
                 decisions.pop(item, None)
             else:
                 decisions[item] = decision
+        self._tell(changes[0][0], tuple(dict.fromkeys(item for _, item, _ in changes)))
+
+    def undo(self, subject: Subject) -> tuple[int, ...]:
+        """Take the last act back; returns whom it concerned."""
+        return self._turn(subject, "undo")
+
+    def redo(self, subject: Subject) -> tuple[int, ...]:
+        """Do the act again that was taken back last; returns whom it concerned."""
+        return self._turn(subject, "redo")
+
+    def _turn(self, subject: Subject, way: str) -> tuple[int, ...]:
+        if self.study is None:
+            return ()
+        try:
+            items: tuple[int, ...] = getattr(self.study, way)(subject)
+            for one in (("candidate",) if subject == "candidate" else PLACEMENT) if items else ():
+                kept, now = self._decisions(one), self.study.decisions(one, items)
+                for item in items:
+                    kept.pop(item, None)
+                kept.update(now)
+        except (HistomixError, OSError) as error:
+            self.notice.emit(str(error))
+            return ()
+        if items:
+            self._tell(subject, items)
+        return items
+
+    def _decisions(self, subject: Subject) -> dict[int, str]:
+        if subject == "candidate":
+            return self.candidate_decisions
+        kept = (self.placement_decisions, self.placement_notes, self.placement_reasons)
+        return kept[PLACEMENT.index(subject)]
+
+    def _tell(self, subject: Subject, items: tuple[int, ...]) -> None:
+        self._tally = None
         (self.candidates_decided if subject == "candidate" else self.placements_decided).emit(items)
+
+
+def _release(claims: Mapping[Path, Claim]) -> None:
+    for claim in claims.values():
+        claim.release(force=True)
 
 
 def window_of(viewer: Any) -> QObject | None:

@@ -126,6 +126,7 @@ class TrainPanel(Panel):
         self.runner.cancelled.connect(self._on_stopped)
         self.runner.running_changed.connect(self._on_running)
         self.session.model_changed.connect(self._update)
+        self.session.splits_changed.connect(self.tissue.layers.refresh)
         self.viewer.events.theme.connect(self._on_theme)
         self._on_running(False)
         warm_networks()
@@ -204,6 +205,7 @@ class TrainPanel(Panel):
             start=form.start_from,
             autoencoder=form.autoencoder.folder if self._kind == "latent" else None,
             mpp=self.tissue.mpp(),
+            splits=self.session.splits,
             device=form.device.currentData(),
             resume=resume,
         )

@@ -16,6 +16,17 @@ def fly(viewer: Any, point: tuple[float, ...]) -> None:
     camera.zoom = VIEW_PIXELS / VIEW_MICROMETERS
 
 
+def fit(viewer: Any, layer: Any, margin: float = 0.05) -> None:
+    """Show all of a layer, with some space around it."""
+    scene, canvas = getattr(viewer, "scene", None), getattr(viewer, "canvas", None)
+    camera = scene.camera if scene is not None else viewer.camera
+    height, width = canvas.size if canvas is not None else viewer._canvas_size
+    low, high = (corner[-2:] for corner in layer.extent.world)
+    camera.center = (0.0, *((low + high) / 2))
+    rows, cols = high - low
+    camera.zoom = (1 - 2 * margin) * min(height / max(rows, 1e-9), width / max(cols, 1e-9))
+
+
 def show_scale_bar(viewer: Any) -> None:
     """Show the scale bar."""
     canvas = getattr(viewer, "canvas", None)

@@ -1,2 +1,313 @@
-from pathlib import Path
-def recognizes(root: Path) -> bool: return False
+"""COCO's instances: one JSON file for many images (https://cocodataset.org/#format-data, "object detection").
+
+``annotations/instances_SPLIT.json`` with the images in ``images`` or in a folder for the split, or a JSON file beside
+the images. A nucleus is a list of polygons, whose union it is, or run lengths, column by column.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.entries import (
+    IMAGE_SUFFIXES,
+    Entry,
+    Problem,
+    Row,
+    about,
+    classes_of,
+    palette,
+    read_json_object,
+    split_name,
+)
+from napari_histomix.datasets.formats.coco_masks import Nucleus, filled, segmentation
+from napari_histomix.datasets.formats.image_writer import ImageWriter
+from napari_histomix.datasets.formats.polygons import Canvas, masks_of
+from napari_histomix.datasets.formats.reading import check_size, read_json
+from napari_histomix.datasets.listing import SPLIT_FOLDERS, dataset_name, listed, subfolder
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, safe_name
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+
+_BEGINS = re.compile(rb'^\s*\{\s*"(info|images|annotations|categories|licenses)"\s*:')
+_SPLIT = re.compile(r"instances_([a-z]+)")
+
+
+def recognizes(root: Path) -> bool:
+    """Whether the folder has COCO's JSON files: in ``annotations``, itself, or in folders for the splits."""
+    return bool(_files(root))
+
+
+def _files(root: Path) -> list[tuple[Path, str]]:
+    """COCO's files with the splits that they are for, by their names or their folders'."""
+    inside = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
+    folder = subfolder(root, "annotations")
+    found: list[tuple[Path, str]] = []
+    for place, split in ((folder, ""), (root, ""), *((path, split_name(path.name)) for path in inside)):
+        files = sorted(place.glob("*.json")) if place else []
+        # COCO's own folder has captions and key points beside the instances.
+        files = [path for path in files if path.name.startswith("instances_")] or files
+        for path in files:
+            named = _SPLIT.match(path.name)
+            if _is_coco(path):
+                found.append((path, split or (split_name(named[1]) if named else "")))
+    return found
+
+
+def _is_coco(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return _BEGINS.match(stream.read(512).removeprefix(b"\xef\xbb\xbf")) is not None
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What a file says of an image: its size, None where it does not say it, and its nuclei."""
+
+    size: tuple[int, int] | None
+    nuclei: tuple[Nucleus, ...]
+
+
+def open(root: Path, mpp: float | None) -> Dataset:
+    """List the images of COCO's files; class numbers are the categories' ids, or those plus 1 where one is 0.
+
+    Regions of many objects (``iscrowd``) and boxes without an outline are no nuclei; they are reported. What is wrong
+    with one annotation leaves its image out.
+
+    Raises
+    ------
+    HistomixError
+        If a file is not COCO's, files differ in their categories, two images have one name, or none can be used.
+    """
+    problems: list[Problem] = []
+    contents = [(path, split, _Content(path)) for path, split in _files(root)]
+    numbers, classes = _classes([content for _, _, content in contents], root)
+    listing = _listing(root)
+    files: dict[str, tuple[Path, Path]] = {}
+    said: dict[str, Row] = {}
+    labels: dict[str, _Labels] = {}
+    for path, split, content in contents:
+        for record in content.images:
+            file = _file_of(record["file_name"], listing, path, split)
+            if file is None:
+                name = record["file_name"][:200]
+                problems.append(Problem(name, f"{name}: {path.name} lists it but no such image is there; add it."))
+                continue
+            image = file.stem
+            if image in files:
+                raise HistomixError(f"{root} has two images named {image!r}; rename one, and its labels with it.")
+            files[image], said[image] = (file, path), Row(split=split)
+            try:
+                nuclei = _nuclei(image, content.annotations.get(record["id"], []), numbers, problems)
+                labels[image] = _Labels(_size_of(record), nuclei)
+            except HistomixError as error:
+                problems.append(Problem(image, about(image, error)))
+    name = dataset_name(root, read_json_object(root / "dataset.json"))
+    usable = {image: files[image] for image in labels}
+    return Dataset(
+        name, root, classes, listed(root, name, usable, mpp, problems, said=said), tuple(problems), _Layout(labels)
+    )
+
+
+class _Content:
+    """One of COCO's files, looked through once: images, categories, and the annotations of each image by its id."""
+
+    def __init__(self, path: Path) -> None:
+        content = read_json(path)
+        parts = [content.get(key) if isinstance(content, dict) else None for key in ("images", "categories")]
+        found = content.get("annotations", []) if isinstance(content, dict) else None
+        if not all(isinstance(part, list) and all(isinstance(one, dict) for one in part) for part in (*parts, found)):
+            raise HistomixError(
+                f"{path.name} is not COCO's: images, annotations and categories must be lists of objects; export it "
+                "again."
+            )
+        self.path, self.images, self.categories = path, parts[0] or [], parts[1] or []
+        for one in self.images:
+            if not isinstance(one.get("id"), int | str) or not isinstance(one.get("file_name"), str):
+                raise HistomixError(f"{path.name}: an image has no id or no file_name; export it again.")
+        if len({one["id"] for one in self.images}) < len(self.images):
+            raise HistomixError(f"{path.name}: two images have one id; export it again.")
+        self.annotations: dict[int | str, list[dict[str, Any]]] = {}
+        for one in found or []:
+            if not isinstance(one.get("image_id"), int | str):
+                raise HistomixError(f"{path.name}: an annotation has no image_id; export it again.")
+            self.annotations.setdefault(one["image_id"], []).append(one)
+
+
+def _classes(contents: Sequence[_Content], root: Path) -> tuple[dict[int, int], tuple[NucleusClass, ...]]:
+    """The class number of each category by its id, and the classes."""
+    categories: dict[int, dict[str, Any]] = {}
+    for content in contents:
+        for one in content.categories:
+            number = one.get("id")
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise HistomixError(f"{content.path.name}: the id of a category is no whole number; export it again.")
+            if categories.setdefault(number, one).get("name") != one.get("name"):
+                raise HistomixError(f"The files in {root} give category {number} two names; export them together.")
+    every = (one for content in contents for group in content.annotations.values() for one in group)
+    if 0 in categories and not any(one.get("category_id") == 0 for one in every):
+        # Some programs list a category 0 that stands for all of the others.
+        del categories[0]
+    shift = 1 if 0 in categories else 0
+    numbers = {number: number + shift for number in sorted(categories)}
+    table = {
+        str(numbers[number]): [categories[number].get("name"), _color_of(categories[number], color)]
+        for number, color in zip(numbers, palette(len(numbers)), strict=True)
+    }
+    return numbers, classes_of(table, f"{contents[0].path.name}, categories")
+
+
+def _color_of(category: Mapping[str, Any], otherwise: tuple[int, int, int]) -> list[int]:
+    color = category.get("color")
+    if isinstance(color, list) and len(color) == 3 and all(isinstance(one, int) and 0 <= one <= 255 for one in color):
+        return color
+    return list(otherwise)
+
+
+def _listing(root: Path) -> dict[str, list[Path]]:
+    """Image files by their names: in the root, in its folders, and in those of ``images``."""
+    images = subfolder(root, "images")
+    places = [root, *_folders(root), *(_folders(images) if images else [])]
+    found: dict[str, list[Path]] = {}
+    for place in places:
+        for path in sorted(place.iterdir()):
+            if path.suffix.casefold() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+                found.setdefault(path.name, []).append(path)
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _file_of(written: str, listing: Mapping[str, list[Path]], path: Path, split: str) -> Path | None:
+    """The image that a file means; what it writes is compared with the listing, and never made into a path."""
+    name = PurePosixPath(written.replace("\\", "/"))
+    found = listing.get(name.name, [])
+    if len(found) > 1:
+        beside = [one for one in found if one.parent in (path.parent, path.parent / name.parent.name)]
+        named = [one for one in found if one.parent.name == name.parent.name]
+        of_split = [one for one in found if split and one.parent.name.casefold().startswith(split)]
+        # Other pictures of the same names may lie in folders beside the images.
+        in_images = [one for one in found if one.parent.name.casefold() == "images"]
+        found = next((some for some in (named, beside, of_split, in_images) if len(some) == 1), [])
+    return found[0] if found else None
+
+
+def _size_of(record: Mapping[str, Any]) -> tuple[int, int] | None:
+    rows, cols = record.get("height"), record.get("width")
+    return (rows, cols) if isinstance(rows, int) and isinstance(cols, int) else None
+
+
+def _nuclei(
+    image: str, annotations: Sequence[Mapping[str, Any]], numbers: Mapping[int, int], problems: list[Problem]
+) -> tuple[Nucleus, ...]:
+    """The nuclei of an image; what is no nucleus is counted and reported."""
+    nuclei = []
+    crowds = boxes = 0
+    for one in annotations:
+        category = one.get("category_id")
+        if not isinstance(category, int) or category not in numbers:
+            raise HistomixError(f"an annotation is of category {category!r:.40}, which is none of the categories.")
+        outline = one.get("segmentation")
+        if one.get("iscrowd"):
+            crowds += 1
+        elif not outline:
+            boxes += 1
+        else:
+            nuclei.append(Nucleus.read(outline, numbers[category]))
+    if crowds:
+        problems.append(Problem(image, f"{image}: {crowds} region(s) of many objects (iscrowd) are left out."))
+    if boxes:
+        problems.append(Problem(image, f"{image}: {boxes} annotation(s) have a box but no outline; they are left out."))
+    return tuple(nuclei)
+
+
+@dataclass(frozen=True)
+class _Layout(ImageFiles):
+    """What COCO's files say of each image."""
+
+    known: Mapping[str, _Labels]
+
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
+        """Draw the nuclei in the order of the file, numbered from 1."""
+        image = entry.source.image
+        check_size(shape, image)
+        found = self.known[image]
+        if found.size and found.size != shape:
+            rows, cols = found.size
+            raise HistomixError(
+                f"{image}: {entry.labels.name} says {cols}×{rows} pixels but the image is {shape[1]}×{shape[0]}; "
+                "export the labels again at the image's size."
+            )
+        canvas = Canvas(shape)
+        try:
+            for nucleus in found.nuclei:
+                canvas.add(*filled(nucleus, shape, canvas), nucleus.kind)
+        except HistomixError as error:
+            raise HistomixError(about(image, error)) from None
+        return canvas.instances, canvas.types
+
+
+class Writer(ImageWriter):
+    """Writes ``images``, and ``annotations/instances_SPLIT.json`` for each split.
+
+    A nucleus of one part without holes becomes a polygon along the borders of its pixels, others become run lengths;
+    pycocotools makes the same mask of either. Category ids are the class numbers. Beyond COCO's own keys, ``synthetic``
+    says which images are, and ``color`` of a category is its display color.
+    """
+
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None:
+        super().__init__(folder, name, classes)
+        self._images: dict[str, list[str]] = {}
+        self._annotations: dict[str, list[str]] = {}
+        self._count = 0
+
+    def write(self, image: LabeledImage, synthetic: bool) -> None:
+        """Write ``images/NAME.png``; the nuclei are kept and written at the end."""
+        self.write_image(image, synthetic)
+        split = safe_name(image.source.split or "train", "train")
+        images, annotations = self._images.setdefault(split, []), self._annotations.setdefault(split, [])
+        rows, cols = image.instances.shape
+        number = sum(map(len, self._images.values())) + 1
+        record = {"id": number, "file_name": f"{image.source.image}.png", "width": cols, "height": rows}
+        images.append(json.dumps(record | {"synthetic": synthetic}, ensure_ascii=False))
+        for one, (row, col), mask in masks_of(image.instances):
+            self._count += 1
+            nucleus = {
+                "id": self._count,
+                "image_id": number,
+                "category_id": image.types[one],
+                "segmentation": segmentation(mask, row, col, (rows, cols)),
+                "area": int(np.count_nonzero(mask)),
+                "bbox": [col, row, mask.shape[1], mask.shape[0]],
+                "iscrowd": 0,
+            }
+            annotations.append(json.dumps(nucleus, separators=(",", ":")))
+
+    def finish(self) -> None:
+        """Write ``dataset.json`` and the files of the splits."""
+        super().finish()
+        info = {"description": self.name} | ({"notice": SYNTHETIC_NOTICE} if self.has_synthetic else {})
+        categories = [
+            {"id": one.number, "name": one.name, "supercategory": "nucleus", "color": list(one.color)}
+            for one in self.classes
+        ]
+        (self.folder / "annotations").mkdir()
+        for split, images in self._images.items():
+            with (self.folder / "annotations" / f"instances_{split}.json").open(
+                "w", encoding="utf-8", newline="\n"
+            ) as stream:
+                stream.write(f'{{"info": {json.dumps(info, ensure_ascii=False)},\n"licenses": [],\n"images": [\n')
+                stream.write(",\n".join(images))
+                stream.write('\n],\n"annotations": [\n')
+                stream.write(",\n".join(self._annotations[split]))
+                stream.write(f'\n],\n"categories": {json.dumps(categories, ensure_ascii=False)}}}\n')

@@ -1,2 +1,202 @@
+"""HoVer-Net's output: a JSON file per image with the contour and the type of each nucleus; Graham et al., 2019.
+
+``json/NAME.json`` holds ``{"mag": …, "nuc": {"1": {"bbox": [[top, left], [bottom, right]], "centroid": [x, y],
+"contour": [[x, y], …], "type": 1, "type_prob": 0.9}, …}}``. Contours are OpenCV's: they run through the centers of the
+outermost pixels, which are part of the nucleus. The images lie in ``images`` beside ``json``; HoVer-Net's own
+``overlay`` and ``mat`` may lie there too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
-def recognizes(root: Path) -> bool: return False
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.entries import (
+    IMAGE_SUFFIXES,
+    Entry,
+    Problem,
+    files_by_stem,
+    numbered_classes,
+    read_json_object,
+)
+from napari_histomix.datasets.formats.image_writer import ImageWriter
+from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of
+from napari_histomix.datasets.formats.reading import (
+    MAX_JSON,
+    MAX_PIXELS,
+    begins_with,
+    check_size,
+    read_bytes,
+    read_json,
+    whole_id,
+)
+from napari_histomix.datasets.hovernet import write_type_info
+from napari_histomix.datasets.listing import (
+    UNCLASSIFIED,
+    UNCLASSIFIED_COLOR,
+    dataset_name,
+    described_classes,
+    listed,
+    matched,
+    subfolder,
+)
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+
+_JSON = frozenset({".json"})
+_TYPE = re.compile(rb'"type"\s*:\s*(null|[0-9]{1,9})\b')
+_MARK = re.compile(rb'"(mag|nuc)"\s*:')
+_LONGEST = 32767
+"""Side of the largest contour: OpenCV counts in 16 bits where it draws."""
+
+
+def recognizes(root: Path) -> bool:
+    """Whether a folder has HoVer-Net's JSON files in ``json``, and no other labels in ``Labels``."""
+    folder = subfolder(root, "json")
+    if folder is None or subfolder(root, "labels") is not None:
+        return False
+    return begins_with(files_by_stem(folder, _JSON, []).values(), _MARK)
+
+
+def open(root: Path, mpp: float | None) -> Dataset:
+    """List HoVer-Net's output; classes are those of ``type_info.json``, else "type 1", "type 2", …
+
+    Where no nucleus has a type, all of them are of one class "nucleus". Where only some have none, those are of a class
+    "unclassified" behind the others.
+
+    Raises
+    ------
+    HistomixError
+        If the images are missing, no image has a JSON file of its name, or a small file beside them is broken.
+    """
+    images, folder = subfolder(root, "images"), subfolder(root, "json")
+    if images is None or folder is None:
+        raise HistomixError(f"{root} has HoVer-Net's JSON files but no folder images; put the images there.")
+    problems: list[Problem] = []
+    files = matched(files_by_stem(images, IMAGE_SUFFIXES, problems), files_by_stem(folder, _JSON, problems), problems)
+    described = read_json_object(root / "dataset.json")
+    name = dataset_name(root, described)
+    entries = listed(root, name, files, mpp, problems)
+    numbers: set[int] = set().union(*(_types_in(entry.labels) for entry in entries))
+    classes = described_classes(root, described)
+    layout = _Layout()
+    if not classes and numbers <= {0}:
+        classes = (NucleusClass(1, "nucleus", (255, 255, 0)),)
+        layout = _Layout(untyped=1)
+    else:
+        classes = classes or numbered_classes(numbers - {0})
+        if 0 in numbers:
+            highest = max(one.number for one in classes) + 1
+            known = next((one.number for one in classes if one.name.casefold() == UNCLASSIFIED), 0)
+            classes = classes if known else (*classes, NucleusClass(highest, UNCLASSIFIED, UNCLASSIFIED_COLOR))
+            layout = _Layout(untyped=known or highest)
+    return Dataset(name, root, classes, entries, tuple(problems), layout)
+
+
+def _types_in(path: Path) -> set[int]:
+    """The types that occur in a file, 0 for none: found by their key alone, much faster than by reading it."""
+    found = {match[1] for match in _TYPE.finditer(read_bytes(path, MAX_JSON))}
+    return {0 if word == b"null" else int(word) for word in found}
+
+
+@dataclass(frozen=True)
+class _Layout(ImageFiles):
+    """HoVer-Net's files; ``untyped`` is the class number of nuclei without a type, 0 if there are none."""
+
+    untyped: int = 0
+
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
+        """Draw the contours in the order of their ids, which they keep."""
+        check_size(shape, entry.source.image)
+        content = read_json(entry.labels)
+        nuclei = content.get("nuc") if isinstance(content, dict) else None
+        if not isinstance(nuclei, dict):
+            raise HistomixError(f'{entry.labels.name} must hold {{"nuc": {{"1": {{"contour": …}}}}}}; export it again.')
+        canvas = Canvas(shape)
+        numbered = {whole_id(key): nucleus for key, nucleus in nuclei.items()}
+        if len(numbered) < len(nuclei) or 0 in numbered:
+            raise HistomixError(f"{entry.labels.name}: ids of nuclei must be whole numbers from 1, each of them once.")
+        for number, nucleus in sorted(numbered.items()):
+            if not isinstance(nucleus, dict):
+                raise HistomixError(f"{entry.labels.name}: nucleus {number} is no JSON object; export it again.")
+            kind = nucleus.get("type")
+            if kind is not None and (not isinstance(kind, int) or isinstance(kind, bool)):
+                raise HistomixError(f"{entry.labels.name}: nucleus {number} has the type {kind!r}, no whole number.")
+            try:
+                _draw(canvas, as_ring(nucleus.get("contour")), kind or self.untyped, number)
+            except HistomixError as error:
+                raise HistomixError(f"{entry.labels.name}, nucleus {number}: {error}") from None
+        return canvas.instances, canvas.types
+
+
+def _draw(canvas: Canvas, contour: Ring, kind: int, number: int) -> None:
+    """Draw what OpenCV fills of a contour, the pixels on it included."""
+    import cv2  # here, not on top: opening a dataset should not wait for OpenCV
+
+    if len(contour) == 0:
+        return
+    points = np.rint(contour).astype(np.int64)
+    low = points.min(axis=0)
+    cols, rows = (points.max(axis=0) - low + 1).tolist()
+    if max(cols, rows) > _LONGEST or cols * rows > MAX_PIXELS:
+        raise HistomixError("its contour is larger than any image; export it again.")
+    canvas.spend(cols * rows)
+    filled = np.zeros((rows, cols), np.uint8)
+    cv2.fillPoly(filled, [(points - low).astype(np.int32)], 1)
+    col, row = low.tolist()
+    height, width = canvas.instances.shape
+    above, left = max(row, 0), max(col, 0)
+    below, right = max(min(row + rows, height), above), max(min(col + cols, width), left)
+    canvas.add(above, left, filled[above - row : below - row, left - col : right - col] > 0, kind, number)
+
+
+class Writer(ImageWriter):
+    """Writes ``images``, ``json`` and ``type_info.json``.
+
+    A contour holds one filled shape: holes in a nucleus are closed, and of one in several parts (pixels that touch in
+    no side and no corner) the largest is written.
+    """
+
+    def write(self, image: LabeledImage, synthetic: bool) -> None:
+        """Write ``images/NAME.png`` and ``json/NAME.json``."""
+        self.write_image(image, synthetic)
+        nuclei = {
+            str(number): _nucleus(mask, row, col, image.types[number])
+            for number, (row, col), mask in masks_of(image.instances)
+        }
+        (self.folder / "json").mkdir(exist_ok=True)
+        text = json.dumps({"mag": None, "nuc": nuclei})
+        path = self.folder / "json" / f"{image.source.image}.json"
+        path.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+    def finish(self) -> None:
+        """Write ``dataset.json`` and ``type_info.json``."""
+        super().finish()
+        write_type_info(self.folder, self.classes)
+
+
+def _nucleus(mask: NDArray[np.bool_], row: int, col: int, kind: int) -> dict[str, Any]:
+    """The record of a nucleus whose mask lies at that row and column."""
+    import cv2
+
+    parts, count = ndimage.label(mask, np.ones((3, 3)))
+    if count > 1:
+        mask = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    contour = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0][0]
+    rows, cols = np.nonzero(mask)
+    top, left = row + int(rows.min()), col + int(cols.min())
+    bottom, right = row + int(rows.max()) + 1, col + int(cols.max()) + 1
+    return {
+        "bbox": [[top, left], [bottom, right]],
+        "centroid": [col + float(cols.mean()), row + float(rows.mean())],
+        "contour": np.add(contour.reshape(-1, 2), (col, row)).tolist(),
+        "type_prob": 1.0,
+        "type": kind,
+    }

@@ -1,2 +1,302 @@
+"""OME-Zarr: images with their nuclei as labels, a folder ``NAME.zarr`` each (https://ngff.openmicroscopy.org).
+
+Versions 0.4 and 0.5 are read and 0.4 is written, which ome-zarr-py and napari-ome-zarr read as well as programs that
+know no newer one. ``labels/nuclei`` holds the instances; the ``properties`` of its ``image-label`` say their classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-def recognizes(root: Path) -> bool: return False
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.entries import (
+    Entry,
+    Problem,
+    Row,
+    about,
+    palette,
+    read_json_object,
+)
+from napari_histomix.datasets.formats.image_writer import ImageWriter
+from napari_histomix.datasets.formats.reading import check_size
+from napari_histomix.datasets.formats.tiff_pairs import smallest_ids
+from napari_histomix.datasets.formats.zarr_arrays import below, open_array, read_group, write_array, write_group
+from napari_histomix.datasets.listing import dataset_name, described_classes, listed
+from napari_histomix.datasets.pixels import PLAUSIBLE_MPP, as_ids
+from napari_histomix.datasets.plain import classes_of, types_by_number
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+
+_VERSION = "0.4"
+_LABELS = "nuclei"
+_CLASS_KEYS = ("class", "type", "classification", "cell_type", "category")
+_MICROMETERS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
+_CHANNELS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
+
+
+def recognizes(root: Path) -> bool:
+    """Whether the folder is a Zarr group by its name, or holds some."""
+    return bool(_groups(root))
+
+
+def _groups(root: Path) -> list[tuple[str, Path]]:
+    """Folders that may be images, with the images' names."""
+    found = [path for path in sorted(root.iterdir()) if path.suffix.casefold() == ".zarr" and path.is_dir()]
+    if not found and root.suffix.casefold() == ".zarr":
+        found = [root]
+    return [
+        (path.stem.removesuffix(".ome"), path)
+        for path in found
+        if not path.name.startswith(".") and ((path / ".zgroup").is_file() or (path / "zarr.json").is_file())
+    ]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A multiscale image or label image: its full resolution, its scale, and what its metadata say besides.
+
+    ``axes`` are the names of the array's axes, ``mpp`` is None where nothing says it, ``label`` is what
+    ``image-label`` holds.
+    """
+
+    array: Path
+    axes: tuple[str, ...]
+    mpp: float | None
+    label: Mapping[str, Any]
+
+
+def open(root: Path, mpp: float | None) -> Dataset:
+    """List the images that have labels: ``nuclei``, or the only ones they have.
+
+    Without a class in the ``properties`` of any label image, all nuclei are of one class "nucleus".
+
+    Raises
+    ------
+    HistomixError
+        If no image can be used, or the classes are not of one kind.
+    """
+    root = root.resolve()
+    problems: list[Problem] = []
+    files: dict[str, tuple[Path, Path]] = {}
+    said: dict[str, Row] = {}
+    kinds: dict[str, dict[int, str]] = {}
+    colors: dict[str, tuple[int, int, int]] = {}
+    for image, folder in _groups(root):
+        try:
+            if image in files:
+                raise HistomixError(f"{image}: {folder.name} is the second image of that name; rename one.")
+            said[image] = Row(mpp=_group(folder, root).mpp)
+            labels = _labels_of(folder, root)
+            kinds[image] = _kinds(_group(labels, root).label, labels.name, colors)
+            files[image] = (folder, labels)
+        except HistomixError as error:
+            problems.append(Problem(image, about(image, error)))
+    described = read_json_object(root / "dataset.json")
+    classes = described_classes(root, described)
+    written = {kind for one in kinds.values() for kind in one.values()}
+    types: dict[str, dict[int, int]] | None = None
+    if written or len(classes) > 1:
+        classes = classes or tuple(
+            replace(one, color=colors.get(one.name.casefold(), one.color)) for one in classes_of(written, root)
+        )
+        types = _types(files, kinds, classes, problems)
+        files = {image: files[image] for image in types}
+    classes = classes or (NucleusClass(1, "nucleus", palette(1)[0]),)
+    name = dataset_name(root, described)
+    entries = listed(root, name, files, mpp, problems, said=said)
+    return Dataset(name, root, classes, entries, tuple(problems), _Layout(root, types, classes[0].number))
+
+
+def _types(
+    files: Mapping[str, tuple[Path, Path]],
+    kinds: Mapping[str, Mapping[int, str]],
+    classes: tuple[NucleusClass, ...],
+    problems: list[Problem],
+) -> dict[str, dict[int, int]]:
+    types: dict[str, dict[int, int]] = {}
+    for image in files:
+        try:
+            types[image] = types_by_number(kinds[image], classes)
+        except HistomixError as error:
+            problems.append(Problem(image, about(image, error)))
+    return types
+
+
+def _metadata(folder: Path, root: Path) -> Mapping[str, Any]:
+    """What OME-Zarr says in a group's attributes, which version 0.5 keeps under a key of its own."""
+    group = read_group(folder, root)
+    if group is None:
+        raise HistomixError(f"{folder.relative_to(root)} is no Zarr group; export it again.")
+    attributes = group[1]
+    inner = attributes.get("ome", attributes)
+    return inner if isinstance(inner, dict) else {}
+
+
+def _group(folder: Path, root: Path) -> _Group:
+    metadata = _metadata(folder, root)
+    try:
+        image = metadata["multiscales"][0]
+        axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image["axes"]]
+        level = image["datasets"][0]
+        steps = [*level.get("coordinateTransformations", []), *image.get("coordinateTransformations", [])]
+        scales = [step["scale"] for step in steps if step.get("type") == "scale"]
+        names = tuple(str(axis["name"]).casefold() for axis in axes)
+        mpp = _mpp(axes, names, scales)
+        label = metadata.get("image-label", {})
+        path = level["path"]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise HistomixError(
+            f"{folder.relative_to(root)} does not describe its image as OME-Zarr 0.4 or 0.5 do (multiscales, axes, "
+            "datasets); export it again."
+        ) from None
+    return _Group(below(folder, path), names, mpp, label if isinstance(label, dict) else {})
+
+
+def _mpp(axes: Sequence[Mapping[str, Any]], names: Sequence[str], scales: Sequence[Sequence[float]]) -> float | None:
+    """µm per pixel; None where a unit or a scale is missing, or the pixels are not square."""
+    found = []
+    for name in "yx":
+        place = names.index(name)
+        unit = _MICROMETERS.get(str(axes[place].get("unit")))
+        if unit is None or not scales:
+            return None
+        found.append(unit * float(np.prod([float(scale[place]) for scale in scales])))
+    low, high = PLAUSIBLE_MPP
+    if not (low <= found[1] <= high and abs(found[0] - found[1]) <= 0.01 * found[1]):
+        return None
+    return float(f"{found[1]:.6g}")
+
+
+def _labels_of(folder: Path, root: Path) -> Path:
+    group = read_group(folder / "labels", root)
+    names = _metadata(folder / "labels", root).get("labels") if group else None
+    if not isinstance(names, list) or not names:
+        raise HistomixError(f"{folder.name} has no labels; add a label image to it.")
+    if len(names) > 1 and _LABELS not in names:
+        raise HistomixError(f"{folder.name} has {len(names)} label images; name the one with the nuclei {_LABELS!r}.")
+    return below(folder / "labels", _LABELS if _LABELS in names else names[0])
+
+
+def _kinds(label: Mapping[str, Any], name: str, colors: dict[str, tuple[int, int, int]]) -> dict[int, str]:
+    """The class of each instance as it is written; adds the color of the first instance of a class."""
+    properties, shown = label.get("properties") or [], label.get("colors") or []
+    kinds: dict[int, str] = {}
+    try:
+        for one in properties:
+            value = next((one[key] for key in _CLASS_KEYS if one.get(key) is not None), None)
+            if isinstance(value, str | int) and str(value).strip():
+                kinds[_whole(one["label-value"])] = str(value).strip()
+        for one in shown:
+            kind = kinds.get(one["label-value"]) if isinstance(one["label-value"], int) else None
+            if kind is not None:
+                red, green, blue = (min(255, max(0, _whole(part))) for part in one.get("rgba", [])[:3])
+                colors.setdefault(kind.casefold(), (red, green, blue))
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise HistomixError(f"the image-label metadata of {name} are damaged; export the labels again.") from None
+    return kinds
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int):
+        raise ValueError("no whole number")
+    return value
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Arrays within a root; ``types`` per image, or None where all nuclei are of one class."""
+
+    root: Path
+    types: Mapping[str, Mapping[int, int]] | None
+    untyped: int
+
+    def pixels(self, entry: Entry) -> NDArray[np.uint8]:
+        """Read the full resolution as (H, W, 3)."""
+        array = self._read(entry.image, "cyx")
+        if array.shape[0] != 3 or array.dtype != np.uint8:
+            raise HistomixError(
+                f"{entry.source.image}: the image has {array.shape[0]} channels of {array.dtype}; save it as RGB "
+                "with 8 bits per channel."
+            )
+        return np.ascontiguousarray(np.moveaxis(array, 0, -1))
+
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
+        """Read the label image; its map has the shape it has."""
+        array = self._read(entry.labels, "yx")
+        instances = as_ids(array, entry.source.image)
+        if self.types is None:
+            return instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped)
+        return instances, self.types[entry.source.image]
+
+    def _read(self, folder: Path, wanted: str) -> NDArray[Any]:
+        """The full resolution of a group, with these axes in this order."""
+        name = folder.relative_to(self.root)
+        try:
+            group = _group(folder, self.root)
+            array = open_array(group.array, self.root)
+            sizes = dict(zip(group.axes, array.shape, strict=False))
+            if len(sizes) != len(array.shape) or len(group.axes) != len(array.shape):
+                raise HistomixError(f"{name}: the axes in its metadata are not those of its array; export it again.")
+            if not set(wanted) <= sizes.keys() or any(sizes[axis] > 1 for axis in sizes.keys() - set(wanted)):
+                raise HistomixError(
+                    f"{name} has the axes {', '.join(f'{axis} ({size})' for axis, size in sizes.items())}; "
+                    f"save it with {', '.join(wanted)} alone."
+                )
+            check_size((sizes["y"], sizes["x"]), str(name))
+            content = array.read()
+        except OSError as error:
+            raise HistomixError(
+                f"{name} cannot be read ({error.strerror or error}); check that you may open it."
+            ) from None
+        order = [group.axes.index(axis) for axis in wanted]
+        single = tuple(place for place in range(content.ndim) if place not in order)
+        return np.squeeze(content.transpose([*single, *order]), tuple(range(len(single))))
+
+
+class Writer(ImageWriter):
+    """Writes ``NAME.zarr`` for each image, and ``dataset.json``."""
+
+    def write(self, image: LabeledImage, synthetic: bool) -> None:
+        """Write the pixels (c, y, x) and the labels (y, x) of one image."""
+        folder = self.folder / f"{image.source.image}.zarr"
+        window = {"start": 0, "end": 255, "min": 0, "max": 255}
+        metadata = self._multiscales(image, "cyx") | {
+            "omero": {
+                "channels": [
+                    {"label": label, "color": color, "active": True, "window": window} for label, color in _CHANNELS
+                ],
+                "rdefs": {"model": "color"},
+            },
+            "histomix": {"synthetic": synthetic} | ({"notice": SYNTHETIC_NOTICE} if synthetic else {}),
+        }
+        write_group(folder, metadata)
+        write_array(folder / "0", np.moveaxis(image.pixels, -1, 0))
+        write_group(folder / "labels", {"labels": [_LABELS]})
+        ids = np.unique(image.instances)
+        known = {one.number: one for one in self.classes}
+        of = {one: known[image.types[one]] for one in ids[ids > 0].tolist()}
+        label = {
+            "version": _VERSION,
+            "colors": [{"label-value": one, "rgba": [*kind.color, 255]} for one, kind in of.items()],
+            "properties": [{"label-value": one, "class": kind.name} for one, kind in of.items()],
+            "source": {"image": "../../"},
+        }
+        write_group(folder / "labels" / _LABELS, self._multiscales(image, "yx") | {"image-label": label})
+        write_array(folder / "labels" / _LABELS / "0", smallest_ids(image.instances))
+
+    @staticmethod
+    def _multiscales(image: LabeledImage, axes: str) -> dict[str, Any]:
+        described = [
+            {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "micrometer"}
+            for axis in axes
+        ]
+        scale = [1.0 if axis == "c" else image.mpp for axis in axes]
+        level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        name = image.source.image
+        return {"multiscales": [{"version": _VERSION, "name": name, "axes": described, "datasets": [level]}]}

@@ -1,2 +1,328 @@
+"""PanNuke's arrays: images, and a map of instances for each of five classes; Gamper et al., 2019 and 2020.
+
+``Fold 1/images/fold1/images.npy`` (N, 256, 256, 3), ``Fold 1/images/fold1/types.npy`` (N,) with the tissue's name, and
+``Fold 1/masks/fold1/masks.npy`` (N, 256, 256, 6): instances of neoplastic, inflammatory, connective, dead and
+epithelial cells, and the background last; or the three files in one folder. Values are numbers of any kind, in the
+original 64-bit floating point. The scale is 0.25 µm per pixel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-def recognizes(root: Path) -> bool: return False
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.entries import Entry, Problem, Row, about, read_json_object
+from napari_histomix.datasets.formats.image_writer import check_classes
+from napari_histomix.datasets.formats.npy import GrowingNpy, open_npy
+from napari_histomix.datasets.formats.reading import check_size
+from napari_histomix.datasets.formats.tiles import TILES, Piece, cut, read_tiles, size_of, write_tiles
+from napari_histomix.datasets.hovernet import class_table, write_dataset_json
+from napari_histomix.datasets.listing import dataset_name, described_classes, listed
+from napari_histomix.datasets.pixels import as_ids
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, check_name
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+
+CLASSES = (
+    NucleusClass(1, "neoplastic", (255, 0, 0)),
+    NucleusClass(2, "inflammatory", (0, 255, 0)),
+    NucleusClass(3, "connective", (0, 0, 255)),
+    NucleusClass(4, "dead", (255, 255, 0)),
+    NucleusClass(5, "epithelial", (255, 165, 0)),
+)
+"""In the order of the masks, in the colors that HoVer-Net gives them."""
+
+SYNONYMS = {
+    "neoplastic": ("tumor", "tumour", "malignant", "neoplastic epithelial", "malignant epithelial", "cancer"),
+    "inflammatory": ("lymphocyte", "lymphocytes", "plasma", "plasma cell", "neutrophil", "eosinophil", "macrophage"),
+    "connective": ("stromal", "stroma", "fibroblast", "spindle", "spindle-shaped", "endothelial", "muscle"),
+    "dead": ("necrotic", "necrosis", "apoptotic"),
+    "epithelial": ("non-neoplastic epithelial", "normal epithelial", "healthy epithelial", "benign epithelial"),
+}
+"""Names that are written as one of PanNuke's classes, besides its own; upper and lower case are equal."""
+
+SIDE = 256
+MPP = 0.25
+
+_MOST = 100_000
+"""Tiles of one fold; PanNuke's have less than 3,000."""
+_FOLD = re.compile(r"fold[ _-]*([0-9]{1,4})$", re.IGNORECASE)
+_FOLDS = {"train": 1, "val": 2, "test": 3}
+
+
+class _Fold(NamedTuple):
+    name: str
+    images: Path
+    masks: Path
+
+
+def recognizes(root: Path) -> bool:
+    """Whether there are images.npy and masks.npy, in one folder or in those of PanNuke's folds."""
+    return next(_folds(root), None) is not None
+
+
+def _folds(root: Path) -> Iterator[_Fold]:
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    for folder in [root, *(path for path in folders if _FOLD.match(path.name))]:
+        images, masks = _array(folder, "images"), _array(folder, "masks")
+        if images is not None and masks is not None:
+            found = _FOLD.match(folder.name)
+            yield _Fold(f"fold{int(found[1])}" if found else "image", images, masks)
+
+
+def _array(folder: Path, name: str) -> Path | None:
+    """``NAME.npy`` in a folder, in its folder ``NAME``, or in the folder of a fold in there."""
+    places = [folder, folder / name]
+    if places[1].is_dir():
+        places += sorted(path for path in places[1].iterdir() if _FOLD.match(path.name) and path.is_dir())
+    return next((path for place in places if (path := place / f"{name}.npy").is_file()), None)
+
+
+def open(root: Path, mpp: float | None) -> Dataset:
+    """List PanNuke's tiles, named ``fold1_00000``, or the images they were cut from, where ``tiles.csv`` says that.
+
+    Raises
+    ------
+    HistomixError
+        If no fold can be used, or ``dataset.json``, ``images.csv`` or ``tiles.csv`` is broken.
+    """
+    problems: list[Problem] = []
+    folds: dict[str, tuple[_Fold, int]] = {}
+    for fold in _folds(root):
+        try:
+            count = len(_checked(fold)[0])
+        except HistomixError as error:
+            problems.append(Problem(fold.name, about(fold.name, error)))
+            continue
+        if fold.name in folds:
+            problems.append(Problem(fold.name, f"{fold.name}: two folders are of one fold; rename one."))
+        else:
+            folds[fold.name] = fold, count
+    pieces = _pieces(root, folds, problems)
+    files = {image: (folds[parts[0].fold][0].images, folds[parts[0].fold][0].masks) for image, parts in pieces.items()}
+    described = read_json_object(root / "dataset.json")
+    name = dataset_name(root, described)
+    entries = listed(
+        root,
+        name,
+        files,
+        mpp,
+        problems,
+        said={image: Row(mpp=parts[0].mpp or MPP) for image, parts in pieces.items()},
+        index={image: parts[0].index for image, parts in pieces.items()},
+    )
+    classes = {one.number: one for one in (*CLASSES, *described_classes(root, described))}
+    layout = _Layout({name: fold for name, (fold, _) in folds.items()}, pieces)
+    return Dataset(name, root, tuple(classes[one.number] for one in CLASSES), entries, tuple(problems), layout)
+
+
+def _pieces(root: Path, folds: Mapping[str, tuple[_Fold, int]], problems: list[Problem]) -> dict[str, Sequence[Piece]]:
+    """The tiles of each image: those of the table, or one for each."""
+    if not (root / TILES).is_file():
+        return {
+            f"{name}_{index:05d}": (Piece(name, index, 0, 0, SIDE, SIDE),)
+            for name, (_, count) in folds.items()
+            for index in range(count)
+        }
+    found: dict[str, Sequence[Piece]] = {}
+    for image, parts in read_tiles(root / TILES).items():
+        bad = [one for one in parts if one.fold not in folds or one.index >= folds[one.fold][1]]
+        if bad:
+            sentence = f"{image}: {TILES} lists tile {bad[0].index} of {bad[0].fold}, which is not there; add it."
+            problems.append(Problem(image, sentence))
+        else:
+            found[image] = parts
+    return found
+
+
+def _checked(fold: _Fold) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both arrays of a fold.
+
+    Raises
+    ------
+    HistomixError
+        If they are not what PanNuke's are, or do not fit together.
+    """
+    images, masks = open_npy(fold.images, 4), open_npy(fold.masks, 4)
+    count, rows, cols, channels = images.shape
+    if (rows, cols, channels) != (SIDE, SIDE, 3) or count > _MOST:
+        raise HistomixError(f"{fold.images.name} has the shape {images.shape}; PanNuke's images are (N, 256, 256, 3).")
+    if masks.shape != (count, rows, cols, len(CLASSES) + 1):
+        raise HistomixError(
+            f"{fold.masks.name} has the shape {masks.shape} and {fold.images.name} {images.shape}; "
+            "PanNuke's masks are (N, 256, 256, 6), as many as images."
+        )
+    return images, masks
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Arrays of tiles, by fold, and the tiles of each image."""
+
+    folds: Mapping[str, _Fold] = field(repr=False)
+    pieces: Mapping[str, Sequence[Piece]] = field(repr=False)
+
+    def pixels(self, entry: Entry) -> NDArray[np.uint8]:
+        """Put an image together from its tiles."""
+        pieces = self.pieces[entry.source.image]
+        size = size_of(pieces)
+        check_size(size, entry.source.image)
+        result = np.zeros((*size, 3), np.uint8)
+        for one, tile in self._tiles(pieces, 0):
+            result[one.row : one.row + one.height, one.col : one.col + one.width] = _as_colors(tile, entry.image.name)
+        return result
+
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
+        """Put the maps of all classes into one.
+
+        Where two overlap, a pixel is that of the first class. Ids keep their order and are numbered from 1; one id in
+        the maps of two classes is two nuclei.
+        """
+        pieces = self.pieces[entry.source.image]
+        # Eight numbers per id, one for each class and room to spare.
+        pairs = np.zeros(shape, np.int64)
+        for one, tile in self._tiles(pieces, 1):
+            maps = as_ids(tile[..., : len(CLASSES)], entry.labels.name)
+            kinds = (maps > 0).argmax(axis=2)
+            ids = np.take_along_axis(maps, kinds[..., None], axis=2)[..., 0].astype(np.int64)
+            pairs[one.row : one.row + one.height, one.col : one.col + one.width] = ids * 8 + kinds
+        found, places = np.unique(pairs, return_inverse=True)
+        first = 0 if found[0] == 0 else 1
+        types = {number: int(pair % 8) + 1 for number, pair in enumerate(found.tolist(), start=first) if pair}
+        return (places.reshape(shape) + first).astype(np.int32), types
+
+    def _tiles(self, pieces: Sequence[Piece], which: int) -> Iterator[tuple[Piece, NDArray[Any]]]:
+        """Each tile of an image or of its masks, without what is mirrored."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for one in pieces:
+            if one.fold not in arrays:
+                arrays[one.fold] = _checked(self.folds[one.fold])[which]
+            tiles = arrays[one.fold]
+            if one.index >= len(tiles) or one.height > SIDE or one.width > SIDE:
+                raise HistomixError(f"{TILES} does not fit the arrays; write the dataset again.")
+            yield one, np.array(tiles[one.index][: one.height, : one.width])
+
+
+def _as_colors(tile: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    if tile.dtype == np.uint8:
+        return tile
+    if not (np.isfinite(tile).all() and tile.min() >= 0 and tile.max() <= 255):
+        raise HistomixError(f"{name} holds values that are no colors from 0 to 255; save it again.")
+    colors: NDArray[np.uint8] = np.rint(tile).astype(np.uint8)
+    return colors
+
+
+class Writer:
+    """Writes PanNuke's folds: images of the training split as ``Fold 1``, of validation as 2, of test as 3.
+
+    Images are cut into tiles of 256² pixels without overlap and mirrored beyond their borders; ``tiles.csv`` says which
+    tile is which part of which image. Colors are written as 8-bit and ids as 32-bit whole numbers. Whoever reads tile
+    by tile sees nuclei cut at their borders, slivers among them. Pixels are not scaled to PanNuke's 0.25 µm;
+    ``dataset.json`` and ``tiles.csv`` say their scale.
+
+    Classes become PanNuke's by name (`SYNONYMS`), and several may become one.
+
+    Raises
+    ------
+    HistomixError
+        If a class is none of PanNuke's.
+    """
+
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None:
+        self.folder, self.name = folder, name
+        self._kinds = {one.number: pannuke_class(one.name) for one in classes}
+        self._classes = tuple(classes)
+        self._folds: dict[str, _WrittenFold] = {}
+        self._pieces: list[tuple[str, Piece, bool]] = []
+
+    def add(self, image: LabeledImage, *, synthetic: bool) -> None:
+        """Write the tiles of one image.
+
+        Raises
+        ------
+        HistomixError
+            If its name is not a plain file name, or a nucleus is of none of the classes.
+        """
+        name = image.source.image
+        check_name(name)
+        check_classes(image, self._classes)
+        fold = self._fold(image.source.split or "train")
+        ids = np.unique(image.instances)
+        first = 0 if ids[0] == 0 else 1
+        numbered = (np.searchsorted(ids, image.instances) + first).astype(np.int32)
+        channels = np.zeros(len(ids) + first, np.int64)
+        channels[1:] = [self._kinds[image.types[one]] - 1 for one in ids.tolist() if one]
+        rows, cols = numbered.shape
+        for row, col, pixels, tile, original in cut(image.pixels, numbered, SIDE):
+            maps = np.zeros((SIDE, SIDE, len(CLASSES) + 1), np.int32)
+            np.put_along_axis(maps, channels[original][..., None], tile[..., None], axis=2)
+            maps[..., -1] = tile == 0
+            place = (row, col, min(SIDE, rows - row), min(SIDE, cols - col))
+            self._pieces.append((name, Piece(f"fold{fold.number}", fold.images.count, *place, image.mpp), synthetic))
+            fold.images.append(pixels)
+            fold.masks.append(maps)
+
+    def _fold(self, split: str) -> _WrittenFold:
+        if split not in self._folds:
+            taken = [fold.number for fold in self._folds.values()]
+            number = _FOLDS.get(split) or max(*_FOLDS.values(), *taken) + 1
+            folder = self.folder / f"Fold {number}"
+            for part in ("images", "masks"):
+                (folder / part / f"fold{number}").mkdir(parents=True)
+            self._folds[split] = _WrittenFold(
+                number,
+                folder / "images" / f"fold{number}",
+                GrowingNpy(folder / "images" / f"fold{number}" / "images.npy", (SIDE, SIDE, 3), np.uint8),
+                GrowingNpy(folder / "masks" / f"fold{number}" / "masks.npy", (SIDE, SIDE, len(CLASSES) + 1), np.int32),
+            )
+        return self._folds[split]
+
+    def finish(self) -> None:
+        """Write types.npy of each fold, ``tiles.csv`` and ``dataset.json``."""
+        for fold in self._folds.values():
+            fold.images.finish()
+            fold.masks.finish()
+            # The tissue, which a dataset here does not say.
+            np.save(fold.folder / "types.npy", np.full(fold.images.count, "Unknown"), allow_pickle=False)
+        write_tiles(self.folder / TILES, self._pieces)
+        scales = {piece.mpp for _, piece, _ in self._pieces}
+        colors = {self._kinds[one.number]: one.color for one in reversed(self._classes)}
+        write_dataset_json(
+            self.folder,
+            name=self.name,
+            mpp=scales.pop() if len(scales) == 1 else None,
+            classes=class_table(replace(one, color=colors.get(one.number, one.color)) for one in CLASSES),
+            written_as={one.name: CLASSES[self._kinds[one.number] - 1].name for one in self._classes},
+            **({"notice": SYNTHETIC_NOTICE} if any(synthetic for *_, synthetic in self._pieces) else {}),
+        )
+
+
+class _WrittenFold(NamedTuple):
+    number: int
+    folder: Path
+    images: GrowingNpy
+    masks: GrowingNpy
+
+
+def pannuke_class(name: str) -> int:
+    """The number of PanNuke's class that a name stands for.
+
+    Raises
+    ------
+    HistomixError
+        If it stands for none.
+    """
+    wanted = name.strip().casefold()
+    for one in CLASSES:
+        if wanted == one.name or wanted in SYNONYMS[one.name]:
+            return one.number
+    raise HistomixError(
+        f"The class {name!r} is none of PanNuke's ({', '.join(one.name for one in CLASSES)}); "
+        "rename it in type_info.json, or choose another format."
+    )

@@ -1,1 +1,371 @@
-"""Nuclei as polygons and back: exact outlines along pixel borders, and the pixels whose centers a polygon holds."""
+"""Nuclei as polygons and back: exact outlines along pixel borders, and the pixels whose centers a polygon holds.
+
+Coordinates are x, y in pixels; the pixel in the upper left corner spans 0 to 1 in both, its center lies at 0.5, 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_histomix.records import HistomixError
+
+Ring = NDArray[np.float64]
+"""Corners of a closed line, (n, 2) x and y; the first is not repeated at the end."""
+
+MAX_POINTS = 1_000_000
+"""Corners of one polygon, all of its rings together."""
+
+FARTHEST = 2.0**31
+"""No coordinate may lie farther from the origin: far beyond any slide, and exact enough in double precision."""
+
+_MAX_WORK = 2**29
+"""Pixels and row crossings that are looked at for all polygons of one image: seconds, whatever a file says."""
+_PER_RING, _PER_POINT = 1000, 20
+"""How many pixels take as long as a ring and as one of its points."""
+_MAX_CROSSINGS = 2**25
+_BAND = 2**22
+"""Pixels that are filled at a time, so that a large polygon needs little more memory than its mask."""
+
+_RIGHT, _DOWN, _LEFT, _UP = range(4)
+_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+
+
+def outlines(mask: NDArray[np.bool_]) -> list[tuple[Ring, list[Ring]]]:
+    """The outlines of a mask along the borders of its pixels, from which `rasterize` gives back exactly the mask.
+
+    No ring touches itself, so the rings of a part are a valid polygon by the rules of GeoJSON and of Simple Features
+    (OGC 06-103r4); a hole may touch the exterior, or another hole, in single points.
+
+    Parameters
+    ----------
+    mask : (h, w) bool
+
+    Returns
+    -------
+    list of (exterior, holes)
+        For each part of pixels that share a side, in the order of their first pixels, row by row. Exteriors run
+        clockwise as seen on the screen, holes counterclockwise. No three corners in succession lie on one line.
+    """
+    parts, count = ndimage.label(mask)
+    found = []
+    for number, window in enumerate(ndimage.find_objects(parts, count), start=1):
+        corner = (window[1].start, window[0].start)
+        rings = [np.array(ring, np.float64) + corner for ring in _trace(parts[window] == number)]
+        # The upper left corner of the first pixel is on the exterior, from which tracing begins.
+        found.append((rings[0], rings[1:]))
+    return found
+
+
+def _trace(part: NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
+    """The rings of one part, the exterior first, the mask on the right of each step."""
+    padded = np.pad(part, 1)
+    inside = padded[1:-1, 1:-1]
+    ways: dict[tuple[int, int], list[int]] = {}
+    for way, outside, (x, y) in (
+        (_RIGHT, padded[:-2, 1:-1], (0, 0)),
+        (_DOWN, padded[1:-1, 2:], (1, 0)),
+        (_LEFT, padded[2:, 1:-1], (1, 1)),
+        (_UP, padded[1:-1, :-2], (0, 1)),
+    ):
+        rows, cols = np.nonzero(inside & ~outside)
+        for place in zip((cols + x).tolist(), (rows + y).tolist(), strict=True):
+            ways.setdefault(place, []).append(way)
+    rings = []
+    while ways:
+        start = next(iter(ways))
+        # The upper left corner of a run of pixels, so a corner of the ring.
+        place, way, ring = start, ways[start][0], [start]
+        while True:
+            ways[place].remove(way)
+            if not ways[place]:
+                del ways[place]
+            place = (place[0] + _STEPS[way][0], place[1] + _STEPS[way][1])
+            if place == start:
+                break
+            # Two pixels that touch in this corner alone: a left turn goes on along the other one, by which what
+            # lies between them is a hole of its own, and the ring does not touch itself.
+            here = ways[place]
+            turned = here[0] if len(here) == 1 else (way - 1) % 4
+            if turned != way:
+                ring.append(place)
+            way = turned
+        rings.append(ring)
+    return rings
+
+
+class _Edges(NamedTuple):
+    """The edges of a polygon within an image: those that cross the middle line of a row of pixels."""
+
+    top: NDArray[np.float64]  # (n, 2) x, y of the upper end
+    bottom: NDArray[np.float64]
+    first: NDArray[np.int64]  # rows of pixels whose middle line is crossed, from first up to below last
+    last: NDArray[np.int64]
+    window: tuple[int, int, int, int]  # rows from, below; columns from, below
+
+    @property
+    def crossings(self) -> int:
+        return int((self.last - self.first).sum())
+
+    @property
+    def area(self) -> int:
+        rows, below, cols, right = self.window
+        return (below - rows) * (right - cols)
+
+
+def as_ring(points: Any) -> Ring:
+    """Turn what a file says into corners.
+
+    Raises
+    ------
+    HistomixError
+        If it is no list of pairs of finite numbers, one of them lies farther out than `FARTHEST`, or there are more
+        than `MAX_POINTS`.
+    """
+    try:
+        ring = np.asarray(points)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        ring = np.zeros((), object)
+    if ring.size == 0 and ring.dtype.kind == "f":
+        return np.zeros((0, 2))
+    if ring.ndim != 2 or ring.shape[1] != 2 or ring.dtype.kind not in "iuf":
+        raise HistomixError("a polygon must be a list of points, [[x, y], …]; export it again.")
+    if len(ring) > MAX_POINTS:
+        raise HistomixError(f"a polygon has {len(ring)} points and at most {MAX_POINTS} are read; simplify it.")
+    ring = ring.astype(np.float64)
+    if not (np.abs(ring) <= FARTHEST).all():
+        raise HistomixError("a polygon has a point at infinity, or so far out that no image reaches it; mend it.")
+    return ring
+
+
+def _edges(rings: Sequence[Any], shape: tuple[int, int]) -> _Edges:
+    """The edges of all rings that matter in an image."""
+    closed = [ring for ring in map(as_ring, rings) if len(ring) >= 3]
+    if sum(map(len, closed)) > MAX_POINTS:
+        raise HistomixError(f"a polygon has more than {MAX_POINTS} points; simplify it.")
+    if not closed:
+        none = np.zeros(0, np.int64)
+        return _Edges(np.zeros((0, 2)), np.zeros((0, 2)), none, none, (0, 0, 0, 0))
+    low = np.min([ring.min(axis=0) for ring in closed], axis=0)
+    high = np.max([ring.max(axis=0) for ring in closed], axis=0)
+    limits = np.array([shape[1], shape[0]])
+    left, above = np.clip(np.ceil(low - 0.5), 0, limits).astype(int).tolist()
+    right, below = np.clip(np.ceil(high - 0.5), 0, limits).astype(int).tolist()
+    window = (above, below, left, right) if left < right and above < below else (0, 0, 0, 0)
+    start = np.concatenate(closed)
+    end = np.concatenate([np.roll(ring, -1, axis=0) for ring in closed])
+    falls = (end[:, 1] >= start[:, 1])[:, None]
+    top, bottom = np.where(falls, start, end), np.where(falls, end, start)
+    # A middle line at r + 0.5 is crossed by an edge whose upper end is on or above it and its lower end below it.
+    first = np.clip(np.ceil(top[:, 1] - 0.5), window[0], window[1]).astype(np.int64)
+    last = np.clip(np.ceil(bottom[:, 1] - 0.5), window[0], window[1]).astype(np.int64)
+    crosses = first < last
+    return _Edges(top[crosses], bottom[crosses], first[crosses], last[crosses], window)
+
+
+def _fill(edges: _Edges) -> NDArray[np.bool_]:
+    """The pixels of the edges' window whose centers have an odd number of crossings to their left."""
+    if edges.crossings > _MAX_CROSSINGS:
+        raise HistomixError("a polygon runs up and down too often to be drawn; simplify it.")
+    above, below, left, right = edges.window
+    height, width = below - above, right - left
+    mask = np.zeros((height, width), np.bool_)
+    step = max(1, _BAND // max(1, width))
+    for row in range(above, below, step):
+        stop = min(row + step, below)
+        first, last = np.maximum(edges.first, row), np.minimum(edges.last, stop)
+        here = np.flatnonzero(first < last)
+        counts = (last - first)[here]
+        each = np.repeat(here, counts)
+        # The rows that each edge crosses, one after another.
+        rows = np.arange(each.size) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first[here], counts)
+        top, bottom = edges.top[each], edges.bottom[each]
+        share = (rows + 0.5 - top[:, 1]) / (bottom[:, 1] - top[:, 1])
+        crossed = top[:, 0] + share * (bottom[:, 0] - top[:, 0])
+        cols = np.clip(np.ceil(crossed - 0.5), left, right).astype(np.int64) - left
+        # One column more, for what is crossed to the right of the window.
+        changes = np.zeros((stop - row, width + 1), np.uint8)
+        np.bitwise_xor.at(changes, (rows - row, cols), 1)
+        mask[row - above : stop - above] = np.bitwise_xor.accumulate(changes[:, :width], axis=1)
+    return mask
+
+
+def rasterize(rings: Sequence[Any], shape: tuple[int, int]) -> tuple[int, int, NDArray[np.bool_]]:
+    """The pixels of an image whose centers lie in a polygon, by the even-odd rule over all of its rings.
+
+    So holes are holes whatever their orientation, and where a ring crosses itself, what it winds around twice is
+    outside. A center on an edge belongs to what is to the right of it or below. Rings of fewer than three points
+    hold nothing.
+
+    Parameters
+    ----------
+    rings : sequence of (n, 2) array-like
+        x and y.
+    shape : (H, W)
+        Of the image.
+
+    Returns
+    -------
+    row, col : int
+        Upper left corner of the polygon's bounding box within the image.
+    mask : (h, w) bool
+        The box's pixels; (0, 0) for a polygon outside the image or without an extent.
+
+    Raises
+    ------
+    HistomixError
+        If a ring is no list of finite points (see `as_ring`), or the polygon has too many points or is too intricate.
+    """
+    edges = _edges(rings, shape)
+    return edges.window[0], edges.window[2], _fill(edges)
+
+
+class Canvas:
+    """An instance map into which nuclei are drawn one after another.
+
+    Where two overlap, the pixels stay with the earlier one, as in the readers of MoNuSeg. A nucleus that lies wholly
+    within others is drawn over them, since it would be lost otherwise; unless one of those would be lost by that, as
+    with a copy. It is then left out, as is one without a pixel.
+
+    Parameters
+    ----------
+    shape : (H, W)
+
+    Attributes
+    ----------
+    instances : (H, W) int32
+    types : dict of int to int
+        Class number per id.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.instances = np.zeros(shape, np.int32)
+        self.types: dict[int, int] = {}
+        self._areas: dict[int, int] = {}
+        self._work = 0
+
+    def spend(self, work: int) -> None:
+        """Count pixels that are about to be looked at.
+
+        Raises
+        ------
+        HistomixError
+            If they are so many in all that drawing would take minutes.
+        """
+        self._work += work
+        if self._work > _MAX_WORK:
+            raise HistomixError("the polygons cover the image too many times over; remove the large ones.")
+
+    def add(self, row: int, col: int, mask: NDArray[np.bool_], kind: int, instance: int | None = None) -> bool:
+        """Draw one nucleus.
+
+        Parameters
+        ----------
+        row, col : int
+            Upper left corner of its mask, which lies within the image.
+        mask : (h, w) bool
+        kind : int
+            Class number.
+        instance : int, optional
+            Its id, not given to another one yet; without it the next number.
+
+        Returns
+        -------
+        bool
+            Whether it was drawn.
+        """
+        below = self.instances[row : row + mask.shape[0], col : col + mask.shape[1]]
+        drawn = mask & (below == 0)
+        if not drawn.any():
+            ids, counts = np.unique(below[mask], return_counts=True)
+            lost = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+            if not lost or any(self._areas[one] <= count for one, count in lost.items()):
+                return False
+            for one, count in lost.items():
+                self._areas[one] -= count
+            drawn = mask
+        number = len(self.types) + 1 if instance is None else instance
+        below[drawn] = number
+        self.types[number] = kind
+        self._areas[number] = int(np.count_nonzero(drawn))
+        return True
+
+
+def paint(
+    shape: tuple[int, int], polygons: Iterable[tuple[Sequence[Any], int]], ids: Iterable[int] | None = None
+) -> tuple[NDArray[np.int32], dict[int, int]]:
+    """Draw polygons into an instance map, in their order; see `Canvas` for those that overlap.
+
+    Parameters
+    ----------
+    shape : (H, W)
+    polygons : iterable of (rings, class number)
+        Rings as for `rasterize`.
+    ids : iterable of int, optional
+        Id of each polygon; without them they are numbered from 1 without gaps.
+
+    Returns
+    -------
+    instances : (H, W) int32
+    types : dict of int to int
+        Class number per id.
+
+    Raises
+    ------
+    HistomixError
+        As for `rasterize`, or if the polygons are so many and so large that drawing them would take minutes.
+    """
+    canvas = Canvas(shape)
+    for (rings, number), instance in zip(polygons, repeat(None) if ids is None else ids, strict=False):
+        canvas.spend(_PER_RING * len(rings))
+        edges = _edges(rings, shape)
+        canvas.spend(edges.area + edges.crossings + _PER_POINT * sum(map(len, rings)))
+        canvas.add(edges.window[0], edges.window[2], _fill(edges), number, instance)
+    return canvas.instances, canvas.types
+
+
+def shapes_of(instances: NDArray[np.int32]) -> Iterator[tuple[int, list[tuple[Ring, list[Ring]]]]]:
+    """Every nucleus of an instance map with its outlines in the image's coordinates (see `outlines`), by id."""
+    for number, (rows, cols), mask in masks_of(instances):
+        corner = (cols, rows)
+        yield number, [(ring + corner, [hole + corner for hole in holes]) for ring, holes in outlines(mask)]
+
+
+def masks_of(instances: NDArray[np.int32]) -> Iterator[tuple[int, tuple[int, int], NDArray[np.bool_]]]:
+    """Every nucleus of an instance map by id: its number, the upper left corner (row, col) of its box, its mask."""
+    ids, places = np.unique(instances, return_inverse=True)
+    # Numbered without gaps: find_objects takes memory for every number below the highest.
+    offset = 0 if ids[0] == 0 else 1
+    windows = ndimage.find_objects(places.reshape(instances.shape) + offset)
+    for number, window in zip(ids[ids > 0].tolist(), windows, strict=True):
+        yield number, (window[0].start, window[1].start), instances[window] == number
+
+
+def one_ring(parts: Sequence[tuple[Ring, list[Ring]]]) -> Ring:
+    """All rings of a nucleus as a single one, for formats that hold nothing else.
+
+    The rings are joined by lines that run there and back again along pixel borders, so they hold no area and cross no
+    pixel's center: by the even-odd rule the pixels are the same.
+
+    Parameters
+    ----------
+    parts : sequence of (exterior, holes)
+        As `outlines` gives them, at least one.
+
+    Returns
+    -------
+    (n, 2) float64
+    """
+    first, *others = [ring for exterior, holes in parts for ring in (exterior, *holes)]
+    if not others:
+        return first
+    joined = [first, first[:1]]
+    for ring in others:
+        corner = np.array([[ring[0, 0], first[0, 1]]])
+        joined += [corner, ring, ring[:1], corner, first[:1]]
+    return np.concatenate(joined[:-1])

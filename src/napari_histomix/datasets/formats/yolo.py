@@ -1,2 +1,235 @@
+"""YOLO's segmentation labels: a text file per image (https://docs.ultralytics.com/datasets/segment/).
+
+A line is a nucleus: ``class x1 y1 x2 y2 …``, x and y as shares of the image's width and height. ``data.yaml`` names the
+classes, which count from 0. Images and labels lie in ``images/train`` and ``labels/train``, in ``train/images`` and
+``train/labels``, or without folders for the splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-def recognizes(root: Path) -> bool: return False
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.entries import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    MAT_SUFFIXES,
+    Entry,
+    Problem,
+    Row,
+    classes_of,
+    files_by_stem,
+    palette,
+    read_json_object,
+    split_name,
+)
+from napari_histomix.datasets.formats.image_writer import ImageWriter
+from napari_histomix.datasets.formats.polygons import one_ring, paint, shapes_of
+from napari_histomix.datasets.formats.reading import check_size, read_bytes
+from napari_histomix.datasets.listing import (
+    SPLIT_FOLDERS,
+    dataset_name,
+    described_classes,
+    listed,
+    matched,
+    subfolder,
+)
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, safe_name, write_png
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+
+_TXT = frozenset({".txt"})
+_YAML = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+_MAX_YAML = 2**16
+"""Bytes: room for thousands of names, and read in a second or two whatever they are."""
+_MAX_LABELS = 2**26
+_OUTSIDE = 0.01
+"""How far beyond the image a point may lie, as a share of its size: as much as Ultralytics lets pass."""
+_DECIMALS = 8
+"""Of what is written: in an image of a million pixels a side, a point stays within 0.01 pixels of its place."""
+
+
+def recognizes(root: Path) -> bool:
+    """Whether there are text files beside images as YOLO wants them, and no label images or ``.mat`` files."""
+    return any(True for _ in _sections(root))
+
+
+def _sections(root: Path) -> Iterator[tuple[Path, Path, str]]:
+    """Folders of images and of their labels, with the split that their names say."""
+    images, labels = subfolder(root, "images"), subfolder(root, "labels")
+    pairs = [(images, labels, "")]
+    for name in SPLIT_FOLDERS:
+        if images and labels:
+            pairs.append((subfolder(images, name), subfolder(labels, name), split_name(name)))
+        if folder := subfolder(root, name):
+            pairs.append((subfolder(folder, "images"), subfolder(folder, "labels"), split_name(name)))
+    for one, other, split in pairs:
+        if one and other:
+            suffixes = {path.suffix.casefold() for path in other.iterdir() if not path.name.startswith(".")}
+            if suffixes & _TXT and not suffixes & (LABEL_SUFFIXES | MAT_SUFFIXES):
+                yield one, other, split
+
+
+def open(root: Path, mpp: float | None) -> Dataset:
+    """List the images and their text files.
+
+    Classes keep their numbers where ``type_info.json`` or ``dataset.json`` has classes of the same names; otherwise
+    they count from 1.
+
+    Raises
+    ------
+    HistomixError
+        If nothing names the classes, two images have one name, or none can be used.
+    """
+    problems: list[Problem] = []
+    files: dict[str, tuple[Path, Path]] = {}
+    said: dict[str, Row] = {}
+    for images, labels, split in _sections(root):
+        texts = files_by_stem(labels, _TXT, problems, "label")
+        # Some programs put the list of the classes there.
+        texts.pop("classes", None)
+        pairs = matched(files_by_stem(images, IMAGE_SUFFIXES, problems), texts, problems)
+        for image, pair in pairs.items():
+            if image in files:
+                raise HistomixError(f"{root} has two images named {image!r}; rename one, and its labels with it.")
+            files[image], said[image] = pair, Row(split=split)
+    described = read_json_object(root / "dataset.json")
+    numbers, classes = _classes(_names(root), described_classes(root, described), root)
+    name = dataset_name(root, described)
+    entries = listed(root, name, files, mpp, problems, said=said)
+    return Dataset(name, root, classes, entries, tuple(problems), _Layout(numbers))
+
+
+def _names(root: Path) -> dict[int, str]:
+    """The names of the classes by YOLO's numbers."""
+    path = next((root / name for name in _YAML if (root / name).is_file()), None)
+    if path is None:
+        raise HistomixError(f"{root} has YOLO's labels but nothing names the classes; add a data.yaml with names.")
+    content = read_bytes(path, 2**20)
+    if len(content) > _MAX_YAML:
+        raise HistomixError(
+            f"{path.name} in {root} is larger than {_MAX_YAML >> 10} KB; it should only name the classes."
+        )
+    try:
+        # All scalars as text, and no merge keys, by which a small file can grow without end.
+        said = yaml.load(content, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise HistomixError(f"{path.name} in {root} is not valid YAML; mend it.") from None
+    names = said.get("names") if isinstance(said, dict) else None
+    if isinstance(names, list):
+        names = {str(number): name for number, name in enumerate(names)}
+    if not isinstance(names, dict) or not all(
+        isinstance(name, str) and isinstance(key, str) and key.isdecimal() and len(key) < 9
+        for key, name in names.items()
+    ):
+        raise HistomixError(f"{path.name} in {root} must name the classes: names: {{0: tumor, 1: stroma}}; mend it.")
+    return {int(key): name for key, name in sorted(names.items(), key=lambda item: int(item[0]))}
+
+
+def _classes(
+    names: Mapping[int, str], known: tuple[NucleusClass, ...], root: Path
+) -> tuple[dict[int, int], tuple[NucleusClass, ...]]:
+    """Class numbers by YOLO's numbers, and the classes."""
+    by_name = {one.name.casefold(): one.number for one in known}
+    if known and all(name.casefold() in by_name for name in names.values()):
+        return {number: by_name[name.casefold()] for number, name in names.items()}, known
+    colors = palette(len(names))
+    table = {str(key + 1): [name, list(color)] for (key, name), color in zip(names.items(), colors, strict=True)}
+    return {key: key + 1 for key in names}, classes_of(table, f"the names in data.yaml in {root}")
+
+
+@dataclass(frozen=True)
+class _Layout(ImageFiles):
+    """YOLO's text files, with class numbers by YOLO's."""
+
+    numbers: Mapping[int, int]
+
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
+        """Draw the polygons in the order of their lines, numbered from 1."""
+        check_size(shape, entry.source.image)
+        try:
+            lines = read_bytes(entry.labels, _MAX_LABELS).decode("ascii").splitlines()
+        except UnicodeDecodeError:
+            raise HistomixError(f"{entry.labels.name} is no text of numbers; export it again.") from None
+        polygons = (
+            self._polygon(line.split(), shape, f"{entry.labels.name}, line {number}")
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        )
+        try:
+            return paint(shape, polygons)
+        except HistomixError as error:
+            name = entry.labels.name
+            raise error if str(error).startswith(name) else HistomixError(f"{name}: {error}") from None
+
+    def _polygon(self, words: Sequence[str], shape: tuple[int, int], where: str) -> tuple[list[NDArray[Any]], int]:
+        try:
+            values = np.array([float(word) for word in words])
+        except ValueError:
+            raise HistomixError(f"{where}: it must hold numbers, class x1 y1 x2 y2 …; export it again.") from None
+        if len(values) == 5:
+            raise HistomixError(f"{where}: it has a box but no outline; use a dataset for segmentation.")
+        if len(values) < 7 or len(values) % 2 == 0:
+            raise HistomixError(f"{where}: it must read class x1 y1 x2 y2 x3 y3 …; export it again.")
+        if values[0] not in self.numbers:
+            raise HistomixError(f"{where}: its class {words[0]!r:.20} has no name in data.yaml; add it there.")
+        points = values[1:].reshape(-1, 2)
+        if not ((points >= -_OUTSIDE) & (points <= 1 + _OUTSIDE)).all():
+            raise HistomixError(f"{where}: its points must be shares of the image's size, from 0 to 1.")
+        return [points * (shape[1], shape[0])], self.numbers[int(values[0])]
+
+
+class Writer(ImageWriter):
+    """Writes ``images/SPLIT/NAME.png``, ``labels/SPLIT/NAME.txt`` and ``data.yaml``.
+
+    A line holds a single ring, along the borders of the pixels, from which the same pixels come back here. Programs
+    that fill a ring together with its outline, as OpenCV and so Ultralytics do, see nuclei one pixel wider to the right
+    and below. A nucleus with holes or in several parts becomes a ring by lines that run there and back again, as
+    Ultralytics' own converter joins parts; those programs see bridges of one pixel. data.yaml says how many they are.
+    """
+
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None:
+        super().__init__(folder, name, classes)
+        self._indices = {one.number: index for index, one in enumerate(self.classes)}
+        self._splits: set[str] = set()
+        self._joined = 0
+
+    def write(self, image: LabeledImage, synthetic: bool) -> None:
+        """Write the pixels and the text file of one image."""
+        name, split = image.source.image, safe_name(image.source.split or "train", "train")
+        self._splits.add(split)
+        for part in ("images", "labels"):
+            (self.folder / part / split).mkdir(parents=True, exist_ok=True)
+        write_png(self.folder / "images" / split / f"{name}.png", image.pixels, image.mpp, synthetic)
+        rows, cols = image.instances.shape
+        lines = []
+        for number, parts in shapes_of(image.instances):
+            self._joined += len(parts) > 1 or bool(parts[0][1])
+            points = np.round(one_ring(parts) / (cols, rows), _DECIMALS).ravel().tolist()
+            lines.append(" ".join(map(str, [self._indices[image.types[number]], *points])) + "\n")
+        with (self.folder / "labels" / split / f"{name}.txt").open("w", encoding="ascii", newline="\n") as stream:
+            stream.writelines(lines)
+
+    def finish(self) -> None:
+        """Write ``dataset.json`` and ``data.yaml``."""
+        super().finish()
+        lines = [SYNTHETIC_NOTICE] if self.has_synthetic else []
+        if self._joined:
+            lines.append(f"{self._joined} nuclei have holes or several parts; their rings are joined by lines.")
+        splits = sorted(self._splits) or ["train"]
+        train = "train" if "train" in splits else splits[0]
+        if "val" not in splits:
+            lines.append("There are no images for validation; name your own as val.")
+        # Ultralytics wants both, and takes the folder of this file where no path is given.
+        places = {"train": train, "val": train} | {split: split for split in splits}
+        places = {key: f"images/{split}" for key, split in places.items()}
+        names = {index: one.name for index, one in enumerate(self.classes)}
+        text = yaml.safe_dump(places | {"names": names}, sort_keys=False, allow_unicode=True, width=1000)
+        with (self.folder / "data.yaml").open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write("".join(f"# {line}\n" for line in lines) + text)

@@ -6,15 +6,19 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 
-from qtpy.QtCore import QUrl
+from qtpy.QtCore import QTimer, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_histomix.study.export_plan import ExportPlan, bytes_text
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.mix.parts import MixBar, Section, many
-from napari_histomix.widgets.mix.runs import export_job, kinds_job
+from napari_histomix.widgets.mix.runs import export_job, kinds_job, plan_job
 from napari_histomix.widgets.mix.work import MixWork
 from napari_histomix.widgets.parts import SPACE, Note, Panel, form, row
+
+PAUSE = 300
+"""Milliseconds without a change before the dry run begins: decisions come as fast as keys are pressed."""
 
 
 class ExportSection(Section):
@@ -28,15 +32,24 @@ class ExportSection(Section):
         self._exported = 0
         self._running = False
         self.counter = JobRunner(self)
+        self.plan: ExportPlan | None = None
+        """What an export would write now; None until that is known."""
+        self.planner = JobRunner(self)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(PAUSE)
+        self._soon.timeout.connect(self._find_plan)
         self._build()
+        self.planner.finished.connect(self._on_plan)
+        self.planner.failed.connect(lambda sentence: self.figures.say(sentence, "error"))
         self.counter.finished.connect(self._on_counted)
         self.counter.failed.connect(lambda sentence: panel.complain(self.note, sentence))
         runner.finished.connect(self._on_written)
         runner.failed.connect(self._on_failed)
         runner.cancelled.connect(self._on_cancelled)
         work.opened.connect(self._on_opened)
-        work.mixes_changed.connect(self._update)
-        work.decided.connect(lambda _numbers: self._update())
+        work.mixes_changed.connect(self._on_change)
+        work.decided.connect(lambda _numbers: self._on_change())
         work.busy_changed.connect(self._update)
         self._update()
 
@@ -65,6 +78,9 @@ class ExportSection(Section):
         column.setSpacing(SPACE)
         column.addWidget(self.summary)
         column.addLayout(layout)
+        self.figures = Note()
+        self.figures.setToolTip("What an export would write now.")
+        column.addWidget(self.figures)
         column.addWidget(self.bar)
         self.body.addWidget(self.results)
         self.note = Note()
@@ -82,6 +98,7 @@ class ExportSection(Section):
         self.folder = folder
         self.folder_label.setText(folder.name)
         self.folder_label.setToolTip(f"In the folder {folder.parent.name}. An existing one is never written over.")
+        self._replan()
 
     def propose(self, parent: Path | None = None) -> None:
         """Propose a folder that is not there yet, by default in the study's."""
@@ -132,13 +149,36 @@ class ExportSection(Section):
 
     # What would be written.
 
+    def _replan(self) -> None:
+        self.planner.discard()
+        self.plan = None
+        self.figures.say("")
+        self._soon.start()
+
+    def _find_plan(self) -> None:
+        work, approved = self.work, self.work.approved
+        if approved and work.dataset is not None and work.study is not None and self.folder is not None:
+            self.planner.replace(plan_job(work.study, work.dataset, approved, self.folder), "looking at the export")
+
+    def _on_plan(self, plan: ExportPlan) -> None:
+        self.plan = plan
+        size, free = bytes_text(plan.size), bytes_text(plan.free)
+        lines = (f"{plan.files:,} files, about {size}; {free} are free there.", plan.refusal, *plan.left_out)
+        self.figures.say("\n".join(filter(None, lines)), "error" if plan.refusal else "info")
+        self._update()
+
     def _on_opened(self) -> None:
         self._running = False
         self.runner.discard()
         self.counter.discard()
+        self.planner.discard()
         self.note.say("")
         self.open_button.hide()
         self.propose()
+        self._update()
+
+    def _on_change(self) -> None:
+        self._replan()
         self._update()
 
     def _on_counted(self, kinds: dict[int, str]) -> None:
@@ -150,7 +190,7 @@ class ExportSection(Section):
         self.empty.setVisible(not approved)
         self.results.setVisible(bool(approved))
         self.state.setText(f"{many(len(approved), 'image')}" if approved else "")
-        why = work.problem(self.runner)
+        why = work.problem(self.runner) or (self.plan.refusal if self.plan else "")
         self.bar.allow(not why and bool(approved), why)
         if not approved or work.dataset is None or work.study is None:
             return

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import TissueDataset, open_tissue
+from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.methods.usegmix import (
     MixPlan,
     MixSettings,
@@ -23,6 +24,7 @@ from napari_histomix.methods.usegmix import (
 from napari_histomix.records import Event, HistomixError, Job, MixedImage, Segment, TissueImage
 from napari_histomix.sampling.pool import SegmentPool, has_pool
 from napari_histomix.study import Study
+from napari_histomix.study.claim import Claim
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.warming import prepare_torch
 
@@ -96,14 +98,21 @@ def plainly(make: Callable[[], Job[Any]], *folders: Path | None) -> Callable[[],
 
 
 def open_job(
-    study: Study | Path, pool: SegmentPool | None = None, dataset: TissueDataset | Path | None = None
+    study: Study | Path,
+    pool: SegmentPool | None = None,
+    dataset: TissueDataset | Path | None = None,
+    claim: Claim | None = None,
 ) -> Callable[[], Job[OpenedMix]]:
-    """Open a study's pool and its tissue dataset, which is given where it is open already or has moved."""
+    """Open a study's pool and its tissue dataset, which is given where it is open already or has moved.
+
+    ``claim`` is the window's right to write to that folder.
+    """
     folder = study if isinstance(study, Path) else study.folder
 
     def job() -> Job[OpenedMix]:
         yield Event("Opening the study")
-        opened = Study.open(study) if isinstance(study, Path) else study
+        opened = Study.open(study, claim) if isinstance(study, Path) else study
+        opened.hold()
         if pool is None and not has_pool(folder):
             raise HistomixError(f"The study {folder.name} has no segment pool yet; build one first.")
         yield Event("Reading the segments")
@@ -112,11 +121,11 @@ def open_job(
         images = dataset
         if not isinstance(images, TissueDataset):
             settings = opened.settings()
-            root = dataset or Path(settings["dataset_root"])
+            root = dataset or opened.dataset_root
             if not root.exists():
                 return OpenedMix(opened, found, problem=f"The images of {folder.name} are not where they were.")
             try:
-                images = open_tissue(root, settings["mpp"])
+                images = with_chosen_splits(open_tissue(root, settings["mpp"]), settings)
             except HistomixError as error:
                 return OpenedMix(opened, found, problem=without_paths(str(error), root))
         names = {entry.source.image for entry in images.training}
@@ -124,7 +133,7 @@ def open_job(
             problem = f"None of the images of {folder.name} is among the training images of {images.name}."
             return OpenedMix(opened, found, problem=problem)
         if isinstance(dataset, Path):
-            opened.save_settings({"dataset_root": str(images.root)})
+            opened.locate(images.root)
         yield Event("Reading decisions")
         return OpenedMix(opened, found, Curation(opened, found), images, opened.mix_names(), opened.decisions("mix"))
 

@@ -15,6 +15,7 @@ from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import Job
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import Study
+from napari_histomix.study.claim import READ_ONLY
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.mix.batch import BatchSection
 from napari_histomix.widgets.mix.export import ExportSection
@@ -137,7 +138,7 @@ class MixPanel(Panel):
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:
         """Open a study's pool and its images, which are in another folder now where one is given."""
-        self._begin(open_job(Path(folder), None, images))
+        self._begin(open_job(Path(folder), None, images, self.session.claim(folder)))
 
     def take(self, study: Study, pool: SegmentPool | None = None, dataset: TissueDataset | None = None) -> None:
         """Work on a study that is open already, with its pool and its images."""
@@ -185,6 +186,8 @@ class MixPanel(Panel):
         self.title.setText(f"{found.study.folder.name} · {count:,} segment{'' if count == 1 else 's'}")
         self.title.setToolTip(f"{len(found.pool.images):,} images of {found.dataset.name}")
         self.results.show()
+        if found.study.read_only:
+            self.note.say(READ_ONLY, "warning")
         self.opened.emit(found.study, found.pool)
 
     def _on_settings(self) -> None:

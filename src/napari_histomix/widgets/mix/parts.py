@@ -66,6 +66,11 @@ class Section(QFrame):
         self.toggle.setChecked(opened)
         self._on_toggled(opened)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its contents are shown."""
+        return self.toggle.isChecked()
+
     def _on_toggled(self, opened: bool) -> None:
         self.contents.setVisible(opened)
         self.toggle.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)

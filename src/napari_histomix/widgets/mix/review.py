@@ -90,6 +90,7 @@ class ReviewSection(Section):
             "A": lambda: self.decide(APPROVE),
             "R": lambda: self.decide(REJECT),
             "U": self.undo,
+            "Y": self.redo,
             "Left": lambda: self.move_by(-1),
             "Right": lambda: self.move_by(1),
             "T": self.real.toggle,
@@ -135,6 +136,7 @@ class ReviewSection(Section):
                 "QPushButton:disabled { background-color: #7a808a; color: #d5d8dc; }"
             )
         self.undo_button = _button("Undo (U)", "Take the last decision back.", self.undo)
+        self.redo_button = _button("Redo (Y)", "Make the decision again that was taken back last.", self.redo)
         self.previous_button = _button("◀ Previous (←)", "The image before.", lambda: self.move_by(-1))
         self.next_button = _button("Next (→) ▶", "The next image.", lambda: self.move_by(1))
         self.real = QCheckBox("Real (T)")
@@ -148,8 +150,9 @@ class ReviewSection(Section):
         self.origin.setToolTip("Outline what comes from donors (blue) and what was painted (amber).")
         self.origin.toggled.connect(self.layers.show_origin)
         decide = row(self.approve_button, self.reject_button)
-        moves = row(self.previous_button, self.undo_button, self.next_button)
-        for line in (decide, moves):
+        moves = row(self.previous_button, self.next_button)
+        turns = row(self.undo_button, self.redo_button)
+        for line in (decide, moves, turns):
             for index in range(line.count()):
                 line.setStretch(index, 1)
         options = row(self.real, self.blink, self.origin)
@@ -163,6 +166,7 @@ class ReviewSection(Section):
         inner.addWidget(self.list)
         inner.addLayout(decide)
         inner.addLayout(moves)
+        inner.addLayout(turns)
         inner.addLayout(options)
         inner.addWidget(self.about)
         self.body.addWidget(self.results)
@@ -239,9 +243,15 @@ class ReviewSection(Section):
 
     def undo(self) -> None:
         """Take the last decision back, and go to the image it was about."""
-        items = self.work.undo()
+        self._turned(self.work.undo(), "undo")
+
+    def redo(self) -> None:
+        """Make the decision again that was taken back last, and go to the image it is about."""
+        self._turned(self.work.redo(), "redo")
+
+    def _turned(self, items: tuple[int, ...] | None, what: str) -> None:
         if items == ():
-            self.note.say("There is nothing to undo.")
+            self.note.say(f"There is nothing to {what}.")
         elif items:
             self.note.say("")
             self.go(items[0])

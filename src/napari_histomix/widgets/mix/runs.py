@@ -14,6 +14,8 @@ from napari_histomix.records import Event, HistomixError, Job, MixedImage, Tissu
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
+from napari_histomix.study.export_plan import ExportPlan, plan_tissue
+from napari_histomix.study.manifest import tissue_facts
 from napari_histomix.study.mixes import Mixes
 from napari_histomix.widgets.mix.jobs import loaded_model, plainly
 from napari_histomix.widgets.warming import prepare_torch
@@ -129,6 +131,12 @@ def kinds_job(study: Study, numbers: Iterable[int]) -> Callable[[], Job[dict[int
     return plainly(job, study.folder)
 
 
+def plan_job(study: Study, dataset: TissueDataset, numbers: Iterable[int], out: Path) -> Callable[[], Job[ExportPlan]]:
+    """Find out what an export of some synthetic images would write."""
+    chosen = sorted(numbers)
+    return plainly(lambda: plan_tissue(dataset, Mixes(study, chosen), out), out, study.folder, dataset.root)
+
+
 def export_job(
     study: Study, pool: SegmentPool, dataset: TissueDataset, numbers: Iterable[int], out: Path
 ) -> Callable[[], Job[Path]]:
@@ -139,9 +147,7 @@ def export_job(
         from napari_histomix.datasets.class_folders import export_tissue
 
         yield Event("Preparing")
-        kept = study.settings()
-        facts = {"mix_settings": kept.get("mix_settings"), "refusals": kept.get("mix_refusals", {})}
-        facts = {key: value for key, value in facts.items() if value is not None} | {"pool": dict(pool.signature)}
+        facts = tissue_facts(study, pool.signature)
         return (yield from export_tissue(dataset, Mixes(study, chosen), out, facts))
 
     return plainly(job, out, study.folder, dataset.root)

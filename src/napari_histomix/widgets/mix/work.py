@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from qtpy.QtCore import QObject, Signal
 
@@ -121,10 +121,17 @@ class MixWork(QObject):
 
     def undo(self) -> tuple[int, ...] | None:
         """Take the last decision back, whatever session it is of; whom it concerned, or None where it failed."""
+        return self._turn(Study.undo)
+
+    def redo(self) -> tuple[int, ...] | None:
+        """Make the decision again that was taken back last; whom it concerned, or None where it failed."""
+        return self._turn(Study.redo)
+
+    def _turn(self, way: Callable[..., tuple[int, ...]]) -> tuple[int, ...] | None:
         if self.study is None:
             return ()
         try:
-            items = tuple(self.study.undo("mix"))
+            items = way(self.study, "mix")
             now = self.study.decisions("mix") if items else self.decisions
         except (HistomixError, OSError) as error:
             self._fail(error)

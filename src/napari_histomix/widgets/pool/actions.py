@@ -9,17 +9,18 @@ from qtpy.QtWidgets import QLineEdit, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from napari_histomix.widgets.parts import SPACE, row
 
-KEYS = {"keep": "K", "drop": "D", "clear": "N", "undo": "U"}
+KEYS = {"keep": "K", "drop": "D", "clear": "N", "undo": "U", "redo": "Y"}
 """None of them is napari's, but D of a shapes layer, which gets it back."""
 
 
 class PoolActions(QWidget):
-    """Keep, drop, clear, undo; another class; tags; all at the border."""
+    """Keep, drop, clear, undo, redo; another class; tags; all at the border."""
 
     keep = Signal()
     drop = Signal()
     clear = Signal()
     undo = Signal()
+    redo = Signal()
     drop_border = Signal()
     relabel = Signal(str)
     tag = Signal(str)
@@ -31,9 +32,12 @@ class PoolActions(QWidget):
         self.drop_button = _button("Drop (D)", "Drop the selected segments: they are never drawn.", self.drop)
         self.clear_button = _button("Clear (N)", "Leave the selected segments undecided: neither.", self.clear)
         self.undo_button = _button("Undo (U)", "Take the last change back: decision, class or tags.", self.undo)
-        decisions = row(self.keep_button, self.drop_button, self.clear_button, self.undo_button)
-        for index in range(4):
-            decisions.setStretch(index, 1)
+        self.redo_button = _button("Redo (Y)", "Make the change again that was taken back last.", self.redo)
+        decisions = row(self.keep_button, self.drop_button, self.clear_button)
+        turns = row(self.undo_button, self.redo_button)
+        for line in (decisions, turns):
+            for index in range(line.count()):
+                line.setStretch(index, 1)
         self.class_button = QPushButton("Class")
         self.class_button.setToolTip("Give the selected segments another class.")
         self.class_menu = QMenu(self.class_button)
@@ -55,6 +59,7 @@ class PoolActions(QWidget):
         column.addLayout(decisions)
         column.addLayout(row(self.class_button, self.text, self.tag_button, self.untag_button, stretch=1))
         column.addWidget(self.border_button)
+        column.addLayout(turns)
         self._selected = 0
         self._update()
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.sampling.pool import SegmentPool, has_pool
 from napari_histomix.study import Study
+from napari_histomix.study.claim import Claim
 from napari_histomix.study.curation import Curation
 
 
@@ -29,15 +30,22 @@ class OpenedPool:
 
 
 def pool_job(
-    study: Study | Path, pool: SegmentPool | None = None, signature: Mapping[str, Any] | None = None
+    study: Study | Path,
+    pool: SegmentPool | None = None,
+    signature: Mapping[str, Any] | None = None,
+    claim: Claim | None = None,
 ) -> Callable[[], Job[OpenedPool]]:
-    """Open a study's pool with all decisions; refuse one that was not made by ``signature``, where that is given."""
+    """Open a study's pool with all decisions; refuse one that was not made by ``signature``, where that is given.
+
+    ``claim`` is the window's right to write to that folder.
+    """
 
     def job() -> Job[OpenedPool]:
         yield Event("Opening the study")
         folder = study if isinstance(study, Path) else study.folder
         try:
-            opened = Study.open(study) if isinstance(study, Path) else study
+            opened = Study.open(study, claim) if isinstance(study, Path) else study
+            opened.hold()
             yield Event("Reading the segments")
             try:
                 found = pool or SegmentPool(opened.folder)

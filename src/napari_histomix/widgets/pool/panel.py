@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxL
 from napari_histomix.records import Job
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import Study
+from napari_histomix.study.claim import READ_ONLY
 from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, row
@@ -59,7 +60,7 @@ class PoolPanel(Panel):
         column.addWidget(self.count)
         self.column.addWidget(self.results, 1000)
         self.column.addStretch(1)
-        actions = {"keep": self.keep, "drop": self.drop, "clear": self.clear, "undo": self.undo}
+        actions = {"keep": self.keep, "drop": self.drop, "clear": self.clear, "undo": self.undo, "redo": self.redo}
         self.keys = PanelKeys(self, self.viewer, {KEYS[name]: action for name, action in actions.items()})
         self._connect()
         self._show_pool(False)
@@ -108,6 +109,7 @@ class PoolPanel(Panel):
         box.drop.connect(self.drop)
         box.clear.connect(self.clear)
         box.undo.connect(self.undo)
+        box.redo.connect(self.redo)
         box.drop_border.connect(self.drop_border)
         box.relabel.connect(self.relabel)
         box.tag.connect(self.tag)
@@ -143,7 +145,7 @@ class PoolPanel(Panel):
 
     def open_study(self, folder: Path, signature: Mapping[str, Any] | None = None) -> None:
         """Show the pool of a study; refuse one not made by ``signature``, where that is given."""
-        self._begin(pool_job(Path(folder), None, signature), "opening the segment pool")
+        self._begin(pool_job(Path(folder), None, signature, self.session.claim(folder)), "opening the segment pool")
 
     def take(self, study: Study, pool: SegmentPool | None = None, signature: Mapping[str, Any] | None = None) -> None:
         """Show a study's pool, opened already or still to be read; refuse one not made by ``signature``."""
@@ -179,6 +181,8 @@ class PoolPanel(Panel):
         self.actions_box.set_kinds(curation.kinds)
         self.title.setText(f"<b>{curation.study.folder.name}</b> · {_many(len(curation), 'segment')}")
         self._recount()
+        if found.study.read_only:
+            self.note.say(READ_ONLY, "warning")
         self.opened.emit(found.study, curation.pool)
 
     def _on_failed(self, sentence: str) -> None:
@@ -252,6 +256,10 @@ class PoolPanel(Panel):
         """Take the last change back, and select what it concerned."""
         self._do(lambda curation: curation.undo(), "undo", 1)
 
+    def redo(self) -> None:
+        """Make the change again that was taken back last, and select what it concerned."""
+        self._do(lambda curation: curation.redo(), "redo", 1)
+
     def _do(self, act: Callable[[Curation], Any], what: str, size: int) -> None:
         curation = self.curation
         if curation is not None and size:
@@ -263,8 +271,8 @@ class PoolPanel(Panel):
         if curation is None:
             return
         self._counts = curation.counts()
-        if what == "undo" and not len(numbers):
-            self.note.say("There is nothing to undo.")
+        if what in ("undo", "redo") and not len(numbers):
+            self.note.say(f"There is nothing to {what}.")
         self.view.changed(numbers, what)
         self._recount()
         if len(numbers):

@@ -157,14 +157,14 @@ class PoolView(QWidget):
         self.shown_changed.emit()
 
     def changed(self, numbers: NDArray[np.intp], what: str) -> None:
-        """Show that segments changed: their decision, class or tags, or what an "undo" took back, which is selected."""
+        """Show that segments changed: decision, class or tags, or what "undo" or "redo" turned, which is selected."""
         if self.curation is None:
             return
-        if what in ("tags", "undo"):
+        if what in ("tags", "undo", "redo"):
             self.filters.set_tags(self.curation.tags())
-        if what in ("class", "undo"):
+        if what in ("class", "undo", "redo"):
             self.map.set_numbers(self.map.numbers)
-        if what == "undo":
+        if what in ("undo", "redo"):
             self._select_shown(numbers)
         self.tell()
         self.gallery.viewport().update()

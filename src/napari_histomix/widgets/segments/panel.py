@@ -65,7 +65,7 @@ class SegmentsPanel(Panel):
         line.setFixedHeight(1)
         line.setStyleSheet("QFrame#histomixLine { background-color: rgba(128, 128, 128, 90); }")
         self.column.addWidget(line)
-        self.pool = PoolBox(self.viewer, self.session.home, self.form, window_of(self.viewer))
+        self.pool = PoolBox(self.viewer, self.session, self.form, window_of(self.viewer))
         self.column.addWidget(self.pool)
         self.column.addStretch(1)
         self.runner.finished.connect(self._on_divided)

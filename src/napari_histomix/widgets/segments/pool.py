@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from napari_histomix.datasets import TissueDataset, open_tissue
 from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import Event, HistomixError, Job, Segment, TissueImage
 from napari_histomix.sampling.pool import PoolImage, SegmentPool
 from napari_histomix.segmentation import segment_map, segments_of
 from napari_histomix.study import Study
+from napari_histomix.study.claim import READ_ONLY, Claim
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.segments.layers import Divided, Picture, features_of, pathless
 from napari_histomix.widgets.warming import prepare_torch
@@ -48,8 +50,13 @@ def look_job(folder: Path) -> Callable[[], Job[TissueDataset]]:
     return pathless(look, folder)
 
 
-def build_job(root: Path, mpp: float | None, folder: Path, settings: PoolSettings) -> Callable[[], Job[OpenPool]]:
-    """Build a pool of a folder's training images in a new study; ``mpp`` where nothing says their scale."""
+def build_job(
+    root: Path, mpp: float | None, folder: Path, settings: PoolSettings, claim: Claim
+) -> Callable[[], Job[OpenPool]]:
+    """Build a pool of a folder's training images in a new study; ``mpp`` where nothing says their scale.
+
+    ``claim`` is the window's right to write to that folder.
+    """
 
     def build() -> Job[OpenPool]:
         if settings.prompter == "sam" or settings.encoder != "texture":
@@ -58,7 +65,8 @@ def build_job(root: Path, mpp: float | None, folder: Path, settings: PoolSetting
 
         yield Event("Opening the folder")
         dataset = open_tissue(root, mpp=mpp)
-        with Study.begin(folder, dataset.root, dataset.name, mpp) as study:
+        with Study.begin(folder, dataset.root, dataset.name, mpp, claim) as study:
+            study.hold()
             built = yield from build_pool(dataset, study.folder, settings)
             study.save_settings({SETTINGS: asdict(settings)})
         return OpenPool(study, SegmentPool(folder), dataset, built)
@@ -66,15 +74,16 @@ def build_job(root: Path, mpp: float | None, folder: Path, settings: PoolSetting
     return pathless(build, settings.weights, settings.encoder.partition(":")[2].rpartition("@")[2], root, folder)
 
 
-def open_pool_job(folder: Path) -> Callable[[], Job[OpenPool]]:
-    """Open a study that has a pool."""
+def open_pool_job(folder: Path, claim: Claim) -> Callable[[], Job[OpenPool]]:
+    """Open a study that has a pool; ``claim`` is the window's right to write to it."""
 
     def opened() -> Job[OpenPool]:
         yield Event("Opening the study")
-        study = Study.open(folder)
+        study = Study.open(folder, claim)
+        study.hold()
         pool = SegmentPool(folder)
         try:
-            dataset = open_tissue(study.dataset_root, mpp=study.mpp)
+            dataset = with_chosen_splits(open_tissue(study.dataset_root, mpp=study.mpp), study.settings())
         except (HistomixError, OSError):
             # The images may have been moved; what lies open in the viewer can be corrected all the same.
             dataset = None
@@ -193,6 +202,8 @@ def correct_job(
         from napari_histomix.methods.usegmix import correct_pool
 
         yield Event("Comparing segments")
+        if opened.study.read_only:
+            raise HistomixError(READ_ONLY)
         curation = _now(opened)
         image = pool_image(curation.pool, told)
         if image is None:
@@ -214,7 +225,8 @@ def correct_job(
         gone = [known[label][-1] for label in before.keys() - drawn.keys()]
         # An older one of the same label may be left where an earlier time was interrupted.
         over = [number for numbers in known.values() for number in numbers[:-1] if allowed[number]]
-        over += gone + [olds[label] for label in replaced]
+        over += gone
+        places: dict[int, int] = {}
         if new:
             spec = opened.study.settings().get(SETTINGS, {}).get("encoder", encoder)
             if spec != "texture":
@@ -222,11 +234,8 @@ def correct_job(
             tissue = _read(opened, image, pictures)
             first = yield from correct_pool(opened.study.folder, tissue, new, spec)
             curation = _now(opened)
-            for number, one in enumerate(new, start=first):
-                if one.number in replaced:
-                    _inherit(curation, olds[one.number], number)
-        if over:
-            curation.decide(over, "drop")
+            places = {olds[one.number]: at for at, one in enumerate(new, start=first) if one.number in replaced}
+        curation.correct(places, over)
         counts = len(replaced), len(new) - len(replaced), len(gone)
         now = OpenPool(opened.study, curation.pool, opened.dataset)
         return Corrected(*counts, now, divided_of(curation, image).features)
@@ -241,16 +250,6 @@ def _now(opened: OpenPool) -> Curation:
 
 def _same(one: Segment, other: Segment) -> bool:
     return (one.row, one.col) == (other.row, other.col) and np.array_equal(one.mask, other.mask)
-
-
-def _inherit(curation: Curation, old: int, new: int) -> None:
-    """What a person said of a segment holds for its corrected self."""
-    if curation.kind_of(old) != curation.kind_of(new):
-        curation.relabel([new], curation.kind_of(old))
-    if tags := curation.tags_of(old):
-        curation.tag([new], ", ".join(tags))
-    if curation.decision[old] == 1:
-        curation.decide([new], "keep")
 
 
 def _read(opened: OpenPool, image: PoolImage, pictures: Sequence[Picture]) -> TissueImage:

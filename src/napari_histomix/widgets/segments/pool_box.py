@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import HistomixError
+from napari_histomix.study.claim import READ_ONLY
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.parts import SPACE, Note, RunBar, heading, hint, narrow, row
 from napari_histomix.widgets.segments.build_form import BuildForm
@@ -36,6 +37,7 @@ from napari_histomix.widgets.segments.pool import (
     pool_image,
     show_job,
 )
+from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.warming import prepare_units
 
 
@@ -45,8 +47,8 @@ class PoolBox(QWidget):
     Parameters
     ----------
     viewer : ViewerModel
-    home : Path
-        Where new studies go.
+    session : Session
+        Says where new studies go, and lets this window write to them.
     find : FindForm
         Its prompter and settings are a new pool's too.
     window : QMainWindow, optional
@@ -62,9 +64,9 @@ class PoolBox(QWidget):
     taken = Signal(object, object)
     """What came of taking corrections (``Corrected``), and the layer they were painted in."""
 
-    def __init__(self, viewer: Any, home: Path, find: FindForm, window: Any) -> None:
+    def __init__(self, viewer: Any, session: Session, find: FindForm, window: Any) -> None:
         super().__init__()
-        self.viewer, self.choices, self.home = viewer, find, home
+        self.viewer, self.session, self.choices, self.home = viewer, session, find, session.home
         self.opened: OpenPool | None = None
         self._layer: Any = None
         self.runner = JobRunner(self, window)
@@ -166,7 +168,7 @@ class PoolBox(QWidget):
 
     def open_study(self, folder: Path) -> None:
         """Open a study that has a pool."""
-        self._start(open_pool_job(Path(folder)), "opening the segment pool")
+        self._start(open_pool_job(Path(folder), self.session.claim(folder)), "opening the segment pool")
 
     def build(self) -> None:
         """Build the pool that the form describes."""
@@ -182,7 +184,8 @@ class PoolBox(QWidget):
             anchors=self.choices.anchors.settings(),
             device=self.choices.device.currentData(),
         )
-        make = build_job(self.form.dataset.root, self.form.mpp, self.form.folder, settings)
+        claim = self.session.claim(self.form.folder)
+        make = build_job(self.form.dataset.root, self.form.mpp, self.form.folder, settings, claim)
         self._start(make, "building a segment pool")
 
     def read_image(self, name: str) -> None:
@@ -259,6 +262,8 @@ class PoolBox(QWidget):
             more = f" And {len(made.problems) - 1:,} more." if len(made.problems) > 1 else ""
             self.note.say(said + left + more, "warning" if left else "good")
             self.built.emit(str(opened.study.folder))
+        elif opened.study.read_only:
+            self.note.say(READ_ONLY, "warning")
         self.update_all()
 
     def _problem(self) -> str:

@@ -1,0 +1,91 @@
+"""Donors pasted over the segments they replace, one after the other: all of a mixed image but what is painted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.compositing.contours import Mask
+from napari_histomix.compositing.replacement import Pose, Replacement, lay, paste
+from napari_histomix.compositing.stain import match_stain, stain_spread
+from napari_histomix.records import REAL, Segment, TissueImage
+from napari_histomix.stains import optical_density
+
+STAINED = 0.5
+"""Summed optical density (base 10) from which a pixel is stained in full."""
+
+
+@dataclass(frozen=True, eq=False)
+class Swap:
+    """A replacement with all it takes: the segment that goes, the one that comes, and how it lies there."""
+
+    target: Segment
+    donor: Segment
+    pose: Pose
+
+
+def lay_all(swaps: Iterable[Swap], shape: tuple[int, int]) -> tuple[list[Replacement], NDArray[np.uint8]]:
+    """Where each donor of an image (H, W) lies and what is painted around it, and the origin map (H, W) uint8.
+
+    What an earlier replacement changed stays as it is.
+    """
+    origin = np.zeros(shape, np.uint8)
+    found = []
+    for one in swaps:
+        laid = lay(one.target, one.donor, one.pose, origin == REAL)
+        origin = np.where(laid.donor | laid.hole, laid.origin, origin)
+        found.append(laid)
+    return found, origin
+
+
+def paste_all(
+    target: TissueImage, swaps: Sequence[Swap], donors: Sequence[TissueImage], stain_matching: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict[str, list[float]]]]:
+    """The target with its donors pasted in, not yet blended.
+
+    Parameters
+    ----------
+    target : TissueImage
+    swaps : sequence of Swap
+        In their order.
+    donors : sequence of TissueImage
+        The image of each swap's donor.
+    stain_matching : bool
+        Match each donor's stain to the target.
+
+    Returns
+    -------
+    pixels : (H, W, 3) uint8
+    origin : (H, W) uint8
+        0 real, 1 donor, 2 what is to be painted.
+    stains : list of dict
+        For each swap gains and shifts of its stains (``stain.match_stain``); empty without stain matching.
+    """
+    pixels = target.pixels
+    laid, origin = lay_all(swaps, (pixels.shape[0], pixels.shape[1]))
+    stains = []
+    for one, image, place in zip(swaps, donors, laid, strict=True):
+        box, stain = image.pixels[one.donor.window], dict[str, list[float]]()
+        if stain_matching:
+            box, stain = _matched(box, image.pixels, target.pixels)
+        pixels = paste(pixels, box, one.pose, place)
+        stains.append(stain)
+    return pixels, origin, stains
+
+
+def _matched(
+    box: NDArray[np.uint8], own: NDArray[np.uint8], other: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], dict[str, list[float]]]:
+    """A donor's box in the staining of another image, and the settings of that."""
+    # One pixel in sixteen tells as much of a whole image's staining.
+    samples: list[tuple[NDArray[np.uint8], Mask]] = [
+        (some, np.ones(some.shape[:2], bool)) for some in (own[::4, ::4], other[::4, ::4])
+    ]
+    spreads = [stain_spread(some) for some, _ in samples]
+    matched, stain = match_stain(box, samples[0], samples[1], spreads[1] / spreads[0])
+    # Lumen in a segment stays as it is: what moves tissue to another stain would color glass.
+    stained = np.clip(optical_density(box).sum(axis=-1, keepdims=True) / STAINED, 0, 1)
+    return np.rint(box + stained * (matched.astype(np.float32) - box)).astype(np.uint8), stain

@@ -1,0 +1,161 @@
+"""Numeric arrays of MATLAB files of the versions 5 to 7, which ``scipy.io.savemat`` writes as well.
+
+scipy's reader trusts the sizes in a file: a damaged one can end the process, and a small one fill the memory. Here
+every size is checked before it is used, and what is not asked for stays compressed. Source: "MAT-File Format", The
+MathWorks, chapter 1, level 5.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.datasets.entries import about
+from napari_histomix.datasets.formats.reading import MAX_PIXELS, read_bytes
+from napari_histomix.records import HistomixError
+
+_MAX_FILE = 2**30
+_HEADER = 128
+_HEAD = 4096
+"""Bytes of a variable within which its name ends."""
+_MATRIX, _COMPRESSED = 14, 15
+_NUMBERS = range(6, 16)
+"""Classes of arrays that hold numbers; those below are cells, structures, objects, text and sparse arrays."""
+_COMPLEX = 0x08
+_TYPES = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
+
+
+def read_arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Read some variables of a file.
+
+    Parameters
+    ----------
+    path : Path
+    names : collection of str
+        Variables that are wanted; those that the file does not have are not in the result.
+
+    Returns
+    -------
+    dict of str to array
+        Numbers as they are stored, of the shape that the file says.
+
+    Raises
+    ------
+    HistomixError
+        If the file is damaged or of another version, or a variable does not hold real numbers or is too large.
+    """
+    content = read_bytes(path, _MAX_FILE)
+    if content[124:128] in (b"\0\2IM", b"\2\0MI") or content[:8] == b"\x89HDF\r\n\x1a\n":
+        raise HistomixError(f"{path.name} is a MATLAB 7.3 file; save it in version 7 (save -v7).")
+    try:
+        if content[124:128] not in (b"\0\1IM", b"\1\0MI"):
+            raise ValueError("it has no header of version 5 to 7")
+        order = "<" if content[126:128] == b"IM" else ">"
+        found = {}
+        for variable in _variables(content, order):
+            name, array = variable.read(names)
+            if array is not None:
+                found[name] = array
+    except HistomixError as error:
+        raise HistomixError(about(path.name, error)) from None
+    except (ValueError, struct.error, zlib.error) as error:
+        raise HistomixError(
+            f"{path.name} cannot be read as a MATLAB label file ({error}); it may be damaged, export it again."
+        ) from None
+    return found
+
+
+class _Variable:
+    """A variable as it lies in a file: its bytes, which may be compressed."""
+
+    def __init__(self, content: memoryview, order: str, compressed: bool) -> None:
+        self.content, self.order, self.compressed = content, order, compressed
+
+    def first(self, size: int) -> bytes:
+        """The first bytes, fewer where there are not so many."""
+        if self.compressed:
+            return zlib.decompressobj().decompress(self.content, size)
+        return bytes(self.content[:size])
+
+    def read(self, names: Collection[str]) -> tuple[str, NDArray[Any] | None]:
+        """Its name and, if it is wanted, its numbers."""
+        head = self.first(_HEAD)
+        kind, place, _, _ = _element(head, 0, self.order)
+        if kind != _MATRIX:
+            raise ValueError("a variable is no array")
+        if len(head) == place:
+            # MATLAB writes an empty array so.
+            return "", None
+        _, start, size, place = _element(head, place, self.order)
+        [flags] = struct.unpack_from(f"{self.order}I", head, start)
+        if flags & 0xFF not in range(1, 16):
+            # Functions and objects, whose names are written in another way.
+            return "", None
+        _, start, size, place = _element(head, place, self.order)
+        shape = struct.unpack_from(f"{self.order}{min(size, _HEAD) // 4}i", head, start)
+        _, start, size, place = _element(head, place, self.order)
+        if start + size > len(head):
+            raise ValueError("the name of a variable is too long")
+        name = head[start : start + size].decode("latin-1")
+        if name not in names:
+            return name, None
+        if flags & 0xFF not in _NUMBERS or flags >> 8 & _COMPLEX:
+            raise HistomixError(f"{name} does not hold numbers; export the labels again.")
+        if len(shape) < 2 or min(shape) < 0 or math.prod(shape) > MAX_PIXELS:
+            raise HistomixError(
+                f"{name} has {'×'.join(map(str, shape[:4]))} values and at most {MAX_PIXELS:,} are read; cut the image "
+                "into smaller ones."
+            )
+        kind, start, size, _ = _element(head, place, self.order)
+        if kind not in _TYPES:
+            raise ValueError(f"{name} is stored in a way that is not known")
+        dtype = np.dtype(self.order + _TYPES[kind])
+        if size != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name} has another size than it says")
+        numbers = np.frombuffer(self.first(start + size), dtype, math.prod(shape), start)
+        return name, numbers.reshape(shape, order="F")
+
+
+def _variables(content: bytes, order: str) -> Iterator[_Variable]:
+    place = _HEADER
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, place)
+        if kind not in (_MATRIX, _COMPRESSED):
+            raise ValueError("it holds something that is no variable")
+        stop = place + 8 + size
+        if stop > len(content):
+            raise ValueError("it is cut off")
+        compressed = kind == _COMPRESSED
+        yield _Variable(memoryview(content)[place + 8 * compressed : stop], order, compressed)
+        place = stop
+
+
+def _element(content: bytes, place: int, order: str) -> tuple[int, int, int, int]:
+    """Type, beginning and size of the data of an element, and the beginning of the next one."""
+    kind, size = struct.unpack_from(f"{order}II", content, place)
+    if kind >> 16:
+        # Up to four bytes lie in the tag itself.
+        if kind >> 16 > 4:
+            raise ValueError("an element is longer than it can be")
+        return kind & 0xFFFF, place + 4, kind >> 16, place + 8
+    if kind == _MATRIX:
+        return kind, place + 8, size, place + 8
+    return kind, place + 8, size, place + 8 + size + -size % 8

@@ -1,0 +1,1 @@
+"""The dock of the reader test: make a test, answer it, see the report."""

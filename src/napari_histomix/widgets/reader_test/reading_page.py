@@ -1,0 +1,193 @@
+"""One crop after the other: four answers, Back, Pause, and the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from napari_histomix.evaluation.reader_test.answers import ANSWER_WORDS
+from napari_histomix.evaluation.reader_test.reading import Reading
+from napari_histomix.records import HistomixError
+from napari_histomix.widgets.keys import PanelKeys
+from napari_histomix.widgets.parts import PRIMARY, SPACE, Note, Panel, row
+from napari_histomix.widgets.reader_test.parts import MarkedCrop
+
+COLORS = {1: "#1f6f9f", 2: "#4d86a5", 3: "#b07a3c", 4: "#b85c1e"}
+"""Of the four buttons: blue is real, amber synthetic, the surer the stronger."""
+
+
+class ReadingPage(QWidget):
+    """A reader's way through a test. Nothing on it depends on the truth, which it does not know."""
+
+    left = Signal()
+    """The reader stops for now, or is done."""
+
+    def __init__(self, panel: Panel) -> None:
+        super().__init__()
+        self.panel = panel
+        self.reading: Reading | None = None
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self._build()
+        actions: dict[str, Callable[[], None]] = {str(answer): partial(self.answer, answer) for answer in ANSWER_WORDS}
+        actions |= {"U": self.back, "P": self.pause_or_go_on}
+        self.keys = PanelKeys(self, panel.viewer, actions)
+
+    def _build(self) -> None:
+        self.counter = QLabel()
+        self.counter.setTextFormat(Qt.TextFormat.PlainText)
+        self.counter.setStyleSheet("QLabel { font-weight: 600; }")
+        self.kind = QLabel()
+        self.kind.setTextFormat(Qt.TextFormat.PlainText)
+        self.kind.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setFixedHeight(6)
+        self.question = QLabel()
+        self.question.setTextFormat(Qt.TextFormat.PlainText)
+        self.question.setWordWrap(True)
+        self.question.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.crop = MarkedCrop()
+        self.buttons: dict[int, QPushButton] = {}
+        for answer, words in ANSWER_WORDS.items():
+            button = QPushButton(f"{words.capitalize().replace(' ', chr(10))}\n({answer})")
+            button.setToolTip(f"{words.capitalize()}: key {answer}.")
+            button.setStyleSheet(
+                f"QPushButton {{ background-color: {COLORS[answer]}; color: white; font-weight: 600;"
+                " padding: 7px 2px; border-radius: 4px; }"
+                "QPushButton:disabled { background-color: #555b66; color: #9aa0aa; }"
+            )
+            button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            button.clicked.connect(lambda _checked=False, answer=answer: self.answer(answer))
+            self.buttons[answer] = button
+        self.back_button = self._button(
+            "Back (U)", "Return to the crop before, to change its answer; one step.", self.back
+        )
+        self.pause_button = self._button("Pause (P)", "Cover the crop and stop the clock.", self.pause_or_go_on)
+        self.stop_button = self._button("Stop for now", "Leave the test; it goes on where you left it.", self.left.emit)
+        self.answers = QWidget()
+        self.answers.setLayout(answers := row(*self.buttons.values()))
+        moves = row(self.back_button, self.pause_button, self.stop_button)
+        for line in (answers, moves):
+            for index in range(line.count()):
+                line.setStretch(index, 1)
+        self.note = Note()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(SPACE)
+        column.addLayout(row(self.counter, self.kind, stretch=1))
+        column.addWidget(self.bar)
+        column.addWidget(self.crop, 1)
+        column.addWidget(self.question)
+        column.addWidget(self.answers)
+        column.addLayout(moves)
+        column.addWidget(self.note)
+
+    def _button(self, text: str, tip: str, action: Callable[[], None]) -> QPushButton:
+        button = QPushButton(text)
+        button.setToolTip(tip)
+        # The keys stay with the page.
+        button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        button.clicked.connect(lambda _checked=False: action())
+        return button
+
+    # Going through the test.
+
+    def begin(self, reading: Reading) -> None:
+        """Take a reading up where it was left."""
+        self.reading = reading
+        self.note.say("")
+        self.bar.setMaximum(len(reading.test))
+        self.question.setText(reading.test.question)
+        if not reading.finished:
+            self._do(reading.resume)
+        self._show()
+        self.setFocus()
+
+    def end(self) -> None:
+        """Let go of the reading; the clock stops, and everything is on disk."""
+        reading, self.reading = self.reading, None
+        self.keys.release()
+        self.crop.show_cover("")
+        if reading is not None:
+            self._do(reading.close)
+
+    def answer(self, answer: int) -> None:
+        """Answer the crop that is shown, and show the next."""
+        reading = self.reading
+        if reading is None or not reading.running:
+            return
+        self._do(lambda: reading.answer(answer))
+        self._show()
+
+    def back(self) -> None:
+        """Return to the crop answered last."""
+        reading = self.reading
+        if reading is not None and reading.can_go_back and (reading.running or reading.finished):
+            self._do(reading.back)
+            self._show()
+
+    def pause_or_go_on(self) -> None:
+        """Stop the clock and cover the crop, or go on."""
+        reading = self.reading
+        if reading is not None and not reading.finished:
+            self._do(reading.pause if reading.running else reading.resume)
+            self._show()
+
+    def pause(self) -> None:
+        """Stop the clock and cover the crop."""
+        if self.reading is not None and self.reading.running:
+            self.pause_or_go_on()
+
+    def _do(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except HistomixError as error:
+            self.panel.complain(self.note, str(error))
+        else:
+            self.note.say("")
+
+    # Showing.
+
+    def _show(self) -> None:
+        reading = self.reading
+        if reading is None:
+            return
+        total, asked = len(reading.test), reading.asked
+        self.bar.setValue(reading.answered)
+        running = reading.running and asked is not None and reading.pixels is not None
+        for button in self.buttons.values():
+            button.setEnabled(running)
+        self.back_button.setEnabled(reading.can_go_back and (running or reading.finished))
+        for widget in (self.question, self.answers, self.pause_button):
+            widget.setVisible(not reading.finished)
+        self.pause_button.setText("Pause (P)" if running else "Go on (P)")
+        self.pause_button.setStyleSheet("" if running else PRIMARY)
+        self.stop_button.setText("Done" if reading.finished else "Stop for now")
+        self.stop_button.setStyleSheet(PRIMARY if reading.finished else "")
+        if reading.finished:
+            self.counter.setText(f"{total} of {total}")
+            self.kind.setText("")
+            self.crop.show_cover(f"Thank you, {reading.reader}.\n\nAll {total} crops are answered.")
+            return
+        assert asked is not None
+        self.counter.setText(f"{reading.place} of {total}")
+        self.kind.setText(asked.kind)
+        if running:
+            self.crop.show_crop(reading.pixels, asked.mark)
+        else:
+            self.crop.show_cover(
+                f"Paused.\n\n{reading.answered} of {total} crops are answered. The clock stands still and the crop is "
+                "covered until you go on."
+            )
+
+    def set_active(self, active: bool) -> None:
+        """The dock is shown, or hidden: nobody reads what is not to be seen."""
+        if active and self.reading is not None:
+            self.keys.bind()
+        else:
+            self.keys.release()
+        if not active:
+            self.pause()

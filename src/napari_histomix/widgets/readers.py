@@ -1,0 +1,158 @@
+"""What napari opens with the package: folders of labeled images, studies, and single label files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import napari
+from napari.layers import Image
+
+from napari_histomix.datasets import Dataset, open_dataset
+from napari_histomix.datasets.formats import recognized
+from napari_histomix.datasets.label_files import is_label_file, read_label_file
+from napari_histomix.datasets.listing import SPLIT_FOLDERS, subfolder
+from napari_histomix.records import HistomixError, LabeledImage
+from napari_histomix.widgets.layer_making import facts, nuclei_keywords
+
+LayerData = tuple[Any, dict[str, Any], str]
+Reader = Callable[[Any], list[LayerData]]
+
+STUDY = "study.sqlite"
+"""By this file a folder is known as a study."""
+
+OTHER = 0.8
+"""Opacity of nuclei without a class."""
+
+
+def folder_reader(path: str | Sequence[str]) -> Reader | None:
+    """The reader of a folder of labeled images or of a study; None for anything else."""
+    if not isinstance(path, str):
+        return None
+    folder = Path(path)
+    try:
+        known = folder.is_dir() and (_is_study(folder) or _is_dataset(folder))
+    except OSError:
+        return None
+    return read_folder if known else None
+
+
+def file_reader(path: str | Sequence[str]) -> Reader | None:
+    """The reader of a label file by itself; None for anything else."""
+    return read_file if isinstance(path, str) and is_label_file(Path(path)) else None
+
+
+def _is_study(folder: Path) -> bool:
+    return (folder / STUDY).is_file()
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Whether a folder is one of labeled images, by its listing and the first bytes of some files."""
+    if recognized(folder) is not None:
+        return True
+    inside = [one for one in folder.iterdir() if one.name.casefold() in SPLIT_FOLDERS and one.is_dir()]
+    return any(subfolder(one, "images") and subfolder(one, "labels") for one in (folder, *inside))
+
+
+def read_folder(path: str) -> list[LayerData]:
+    """Open the HistoMix dock with a dataset or a study, and give its first image as a layer.
+
+    The dock goes on to read the folder in the background, and takes the layer over. Without a window the image comes
+    with its nuclei.
+
+    Returns
+    -------
+    list of layer tuples
+
+    Raises
+    ------
+    HistomixError
+        If nothing in it can be read; napari shows the sentence.
+    """
+    folder = Path(path)
+    wanted = ""
+    if _is_study(folder):
+        from napari_histomix.study import Study
+
+        study = Study.open(folder)
+        dataset = open_dataset(study.locate(), study.mpp)
+        wanted = str(study.settings().get("image", ""))
+    else:
+        dataset = open_dataset(folder)
+    image, scaled = _first(dataset, wanted)
+    viewer = napari.current_viewer()
+    window = getattr(viewer, "window", None)
+    if window is None:
+        return [_image(image, scaled, adopt=False), _nuclei(dataset, image, scaled)]
+    _, dock = window.add_plugin_dock_widget("napari-histomix", "HistoMix")
+    dock.open_step(0)
+    if _is_study(folder):
+        dock.data.open_study(folder)
+    else:
+        dock.data.open_folder(folder)
+    # The dock asks for a scale that nothing says; this layer would be without it.
+    return [_image(image, scaled, adopt=scaled)]
+
+
+def _first(dataset: Dataset, wanted: str) -> tuple[LabeledImage, bool]:
+    """An image to show, the wanted one if it is there, and whether its scale is known."""
+    entries = sorted(dataset.entries, key=lambda entry: entry.source.image != wanted)
+    reasons = []
+    for entry in entries:
+        try:
+            return dataset.read(replace(entry, mpp=entry.mpp or 1.0)), entry.mpp is not None
+        except HistomixError as error:
+            reasons.append(str(error))
+    raise HistomixError(f"No image of {dataset.name} can be read; the first: {reasons[0]}")
+
+
+def _space(mpp: float) -> dict[str, Any]:
+    return {"scale": (mpp, mpp), "units": ("um", "um")}
+
+
+def _image(image: LabeledImage, scaled: bool, *, adopt: bool) -> LayerData:
+    about = {**facts(image), **({"adopt": True} if adopt else {})}
+    keywords = {"name": image.source.image, "rgb": True, "metadata": {"histomix": about}}
+    return image.pixels, keywords | (_space(image.mpp) if scaled else {}), "image"
+
+
+def _nuclei(dataset: Dataset, image: LabeledImage, scaled: bool) -> LayerData:
+    keywords = nuclei_keywords(image.types, dataset.classes, facts(image), OTHER)
+    name = {"name": f"{image.source.image} nuclei"}
+    return image.instances, name | keywords | (_space(image.mpp) if scaled else {}), "labels"
+
+
+def read_file(path: str) -> list[LayerData]:
+    """Give the nuclei of a label file as a Labels layer: each in its class's color, with its class as a feature.
+
+    Where the viewer shows the image of the file's name, the nuclei lie on it.
+
+    Returns
+    -------
+    list of layer tuples
+
+    Raises
+    ------
+    HistomixError
+        If the file is damaged; napari shows the sentence.
+    """
+    shown = _shown(Path(path).stem)
+    found = read_label_file(Path(path), None if shown is None else shown.data.shape[:2])
+    space = _space(found.mpp) if found.mpp else {}
+    if shown is not None:
+        space = {"scale": tuple(shown.scale), "translate": tuple(shown.translate), "units": shown.units}
+    about = {"image": found.name, **({"mpp": found.mpp} if found.mpp else {})}
+    keywords = nuclei_keywords(found.types, found.classes, about, OTHER)
+    return [(found.instances, {"name": f"{found.name} nuclei"} | keywords | space, "labels")]
+
+
+def _shown(name: str) -> Image | None:
+    """The RGB layer of the viewer that shows the image of that name."""
+    viewer = napari.current_viewer()
+    for layer in viewer.layers if viewer is not None else ():
+        flat = isinstance(layer, Image) and layer.rgb and layer.ndim == 2 and not layer.multiscale
+        if flat and name in (layer.name, layer.metadata.get("histomix", {}).get("image")):
+            return layer
+    return None

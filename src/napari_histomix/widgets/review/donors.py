@@ -1,0 +1,180 @@
+"""The donor of a synthetic nucleus, and the training patch that resembles the nucleus most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Signal
+
+from napari_histomix.records import Event, Job, LabeledImage, Placement
+from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.mix.parts import MixBar, Section
+from napari_histomix.widgets.parts import CropView, Note, hint, row
+from napari_histomix.widgets.rewriting import crop, look
+from napari_histomix.widgets.session import Session
+
+if TYPE_CHECKING:
+    from napari_histomix.evaluation.nearest_patch import Neighbor, TrainingPatches
+
+MICROMETERS = 28.0
+"""Side of what is compared, and shown."""
+HEIGHT = 150
+CLOSE = 1.0
+"""Percentile below which a likeness is pointed out: few real nuclei are as much alike."""
+
+
+class DonorSection(Section):
+    """Donor and nearest training patch side by side, at the same scale.
+
+    Parameters
+    ----------
+    session : Session
+    runner : JobRunner
+        Describes the training patches, once for each dataset.
+    """
+
+    failed = Signal(str)
+
+    def __init__(self, session: Session, runner: JobRunner) -> None:
+        super().__init__(
+            "Donor and nearest (D)", "What was copied, and which real nucleus the result resembles most.", opened=False
+        )
+        self.session, self.runner = session, runner
+        self._patches: TrainingPatches | None = None
+        self._placement: Placement | None = None
+        self._near: Sequence[Placement] = ()
+        self._neighbor: tuple[int, Neighbor] | None = None
+        self._asked: int | None = None
+        self.finder = JobRunner(self)
+        self.donor, self.nearest = CropView("Donor"), CropView("Nearest")
+        for view in (self.donor, self.nearest):
+            view.smooth = True
+            view.setFixedHeight(HEIGHT)
+        pair = row(self.donor, self.nearest)
+        pair.setSpacing(2)
+        self.bar = MixBar(
+            "Find nearest training patch",
+            "Describe all nuclei of the training images once; then the nearest is shown for each synthetic nucleus.",
+            runner,
+        )
+        self.about = hint("")
+        self.about.hide()
+        self.note = Note()
+        self.body.addLayout(pair)
+        self.body.addWidget(self.about)
+        self.body.addWidget(self.bar)
+        self.body.addWidget(self.note)
+        self.bar.run.connect(self.build)
+        runner.finished.connect(self._on_built)
+        runner.failed.connect(lambda sentence: self.note.say(sentence, "error"))
+        self.finder.finished.connect(self._on_found)
+        self.finder.failed.connect(lambda sentence: self.note.say(sentence, "error"))
+        session.dataset_changed.connect(self._on_dataset)
+        session.reader.loaded.connect(self._on_loaded)
+        self.toggle.toggled.connect(lambda opened: self._show() if opened else None)
+
+    # The nearest patches.
+
+    def build(self) -> None:
+        """Describe the training patches in the background."""
+        dataset = self.session.dataset
+        if dataset is None or self._patches is not None:
+            return
+        self.note.say("")
+
+        def job() -> Job[TrainingPatches]:
+            from napari_histomix.evaluation.nearest_patch import TrainingPatches
+
+            return (yield from TrainingPatches.build(dataset))
+
+        self.runner.start(job, "describing training patches")
+
+    def _on_built(self, patches: Any) -> None:
+        self._patches = patches
+        self.bar.hide()
+        self._show()
+
+    def _on_dataset(self) -> None:
+        self.runner.discard()
+        self.finder.discard()
+        self._patches, self._placement, self._neighbor, self._asked = None, None, None, None
+        self.bar.show()
+        self.note.say("")
+
+    def _find(self, target: LabeledImage) -> None:
+        one, patches, near = self._placement, self._patches, self._near
+        if one is None or patches is None or self._asked == one.candidate.rank:
+            return
+        self._asked = one.candidate.rank
+        self.finder.replace(_nearest(patches, target, one, near), "finding the nearest training patch")
+
+    def _on_found(self, found: tuple[int, Neighbor]) -> None:
+        self._neighbor = found
+        self._show()
+
+    # What is shown.
+
+    def show_placement(self, placement: Placement | None, near: Sequence[Placement]) -> None:
+        """Show the donor of a placement; ``near`` are all that are composed around it, itself among them."""
+        self._placement, self._near = placement, near
+        self._show()
+
+    def _on_loaded(self, name: str) -> None:
+        one, known = self._placement, self._neighbor
+        wanted = {known[1].image} if known is not None else set()
+        if one is not None and name in wanted | {one.candidate.donor.image, one.candidate.target.image}:
+            self._show()
+
+    def _show(self) -> None:
+        one = self._placement
+        if one is None or not self.toggle.isChecked():
+            return
+        donor = one.candidate.donor
+        self._show_crop(self.donor, f"Donor: {self._named(donor.type)}", donor.image, donor.row, donor.col)
+        target = self.session.reader.get(one.candidate.target.image)
+        if self._patches is not None and target is not None:
+            self._find(target)
+        known = self._neighbor
+        if known is None or known[0] != one.candidate.rank:
+            self.nearest.show_pixels(None, "Nearest …" if self._patches is not None else "Nearest")
+            self.about.hide()
+            return
+        neighbor = known[1]
+        self._show_crop(
+            self.nearest, f"Nearest: {self._named(neighbor.type)}", neighbor.image, neighbor.row, neighbor.col
+        )
+        self.about.show()
+        self.about.setText(
+            f"Nearest: #{neighbor.instance} of {neighbor.image}, distance {neighbor.distance:.2f}. "
+            f"{neighbor.percentile:.0f} % of the training nuclei have another one as near"
+            f"{': the likeness is striking.' if neighbor.percentile < CLOSE else '.'}"
+        )
+
+    def _named(self, number: int) -> str:
+        dataset = self.session.dataset
+        return dataset.class_name(number) if dataset is not None and number else "tissue"
+
+    def _show_crop(self, view: CropView, caption: str, name: str, place_row: float, place_col: float) -> None:
+        image = self.session.reader.get(name)
+        if image is None:
+            view.show_pixels(None, f"{caption} …")
+            self.session.reader.request(name)
+            return
+        side = max(24, round(MICROMETERS / image.mpp))
+        view.show_pixels(crop(image.pixels, place_row, place_col, side), caption)
+
+
+def _nearest(
+    patches: TrainingPatches, target: LabeledImage, one: Placement, near: Sequence[Placement]
+) -> Callable[[], Job[tuple[int, Neighbor]]]:
+    def job() -> Job[tuple[int, Neighbor]]:
+        yield Event("Finding the nearest training patch")
+        place = one.candidate.target
+        # A margin, for the patch is resampled from what lies around it.
+        side = round(1.5 * MICROMETERS / target.mpp)
+        pixels = look(target, place.row, place.col, side, near).after
+        exclude = (one.candidate.target, one.candidate.donor)
+        return one.candidate.rank, patches.nearest(pixels, target.mpp, None, exclude)
+
+    return job

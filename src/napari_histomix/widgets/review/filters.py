@@ -1,0 +1,209 @@
+"""Which synthetic nuclei are reviewed, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from qtpy.QtCore import QSignalBlocker, QTimer, Signal
+from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QSpinBox
+
+from napari_histomix.study.store import REASONS
+from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.mix.parts import Section
+from napari_histomix.widgets.parts import SPACE, narrow, row
+from napari_histomix.widgets.review.queue import ReviewQueue
+from napari_histomix.widgets.review.rows import (
+    ANY,
+    BEST_FIRST,
+    BY_DONOR,
+    BY_IMAGE,
+    NO_REASON,
+    NOTED,
+    RANDOM,
+    WORST_FIRST,
+    PlacementRows,
+    Wanted,
+)
+
+ORDERS = (
+    ("Order: by image", BY_IMAGE),
+    ("Order: best fit first", BEST_FIRST),
+    ("Order: worst fit first", WORST_FIRST),
+    ("Order: by donor", BY_DONOR),
+    ("Order: at random", RANDOM),
+)
+PAUSE = 200
+"""Milliseconds after the last change of a number before it counts."""
+ALL_DONORS = "0 "
+"""Donors are known by instance and image; instance 0 stands for all donors of an image."""
+
+
+class FilterSection(Section):
+    """Decision, class, image, donor, reason, sampler, percentile; order and its seed."""
+
+    filtered = Signal()
+    ordered = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Filter and order (F)", "Review only some of the nuclei, or in another order.", opened=False)
+        self.decision, self.type, self.image, self.donor, self.reason, self.sampler, self.order = (
+            QComboBox() for _ in range(7)
+        )
+        self._fill(
+            self.decision,
+            ("Any decision", ""),
+            *((WORDS[one].capitalize(), one) for one in (UNDECIDED, APPROVE, REJECT, DELETE)),
+            ("Any, with deleted", ANY),
+        )
+        self._fill(
+            self.reason,
+            ("Any reason", ""),
+            *((one.capitalize(), one) for one in REASONS),
+            ("No reason given", NO_REASON),
+            ("With a note", NOTED),
+        )
+        self._fill(self.sampler, ("Any sampler", ""))
+        self._fill(self.order, *ORDERS)
+        self.low, self.high, self.seed = QSpinBox(), QSpinBox(), QSpinBox()
+        for box, value in ((self.low, 0), (self.high, 100)):
+            box.setRange(0, 100)
+            box.setValue(value)
+        self.seed.setRange(0, 999_999)
+        self.seed.setPrefix("Seed ")
+        for box, name, tip in (
+            (self.decision, "Decision", "Show only those with this decision."),
+            (self.type, "Class", "Show only nuclei of this class."),
+            (self.image, "Image", "Show only nuclei in this image."),
+            (self.donor, "Donor", "Show only copies of this donor, or of donors from this image."),
+            (self.reason, "Reason", "Show only those with this reason."),
+            (self.sampler, "Sampler", "Show only those that this sampler blended."),
+            (self.order, "Order", "What comes next."),
+            (self.low, "Lowest fit", "How rare-like the surroundings are at least (percentile)."),
+            (self.high, "Highest fit", "How rare-like the surroundings are at most (percentile)."),
+            (self.seed, "Seed", "The same seed gives the same random order."),
+        ):
+            box.setToolTip(tip)
+            box.setAccessibleName(name)
+            if isinstance(box, QComboBox):
+                narrow(box)
+                box.setMinimumContentsLength(6)
+        self.clear_button = QPushButton("Show all")
+        self.clear_button.setToolTip("Leave nothing out.")
+        self._build()
+        self._late = QTimer(self)
+        self._late.setSingleShot(True)
+        self._late.setInterval(PAUSE)
+        self._connect()
+        self._on_order()
+
+    def _build(self) -> None:
+        grid = QGridLayout()
+        grid.setSpacing(SPACE - 2)
+        for place, box in enumerate((self.decision, self.type, self.image, self.donor, self.reason, self.sampler)):
+            grid.addWidget(box, place // 2, place % 2)
+        fits = row(QLabel("Fit from"), self.low, QLabel("to"), self.high)
+        fits.addStretch(1)
+        grid.addLayout(fits, 3, 0, 1, 2)
+        grid.addWidget(self.order, 4, 0)
+        grid.addLayout(row(self.seed, self.clear_button, stretch=1), 4, 1)
+        for column in range(2):
+            grid.setColumnStretch(column, 1)
+        self.body.addLayout(grid)
+
+    def _connect(self) -> None:
+        for box in (self.decision, self.type, self.image, self.donor, self.reason, self.sampler):
+            box.currentIndexChanged.connect(lambda _index: self.filtered.emit())
+        self.order.currentIndexChanged.connect(lambda _index: self._on_order())
+        for box in (self.low, self.high):
+            box.valueChanged.connect(lambda _value: self._late.start())
+        self.seed.valueChanged.connect(lambda _value: self.ordered.emit())
+        self._late.timeout.connect(self.filtered)
+        self.clear_button.clicked.connect(self.clear)
+
+    def _on_order(self) -> None:
+        self.seed.setVisible(self.order.currentData() == RANDOM)
+        self.ordered.emit()
+
+    # What is wanted.
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the boxes say."""
+        instance, _, image = (self.donor.currentData() or ALL_DONORS).partition(" ")
+        return Wanted(
+            self.decision.currentData(),
+            self.type.currentData() or 0,
+            self.image.currentData() or "",
+            image,
+            int(instance),
+            self.reason.currentData(),
+            self.sampler.currentData() or "",
+            self.low.value(),
+            self.high.value(),
+        )
+
+    @property
+    def by(self) -> tuple[str, int]:
+        """The order and its seed."""
+        return self.order.currentData(), self.seed.value()
+
+    def clear(self) -> None:
+        """Leave nothing out."""
+        boxes = (self.decision, self.type, self.image, self.donor, self.reason, self.sampler, self.low, self.high)
+        blockers = [QSignalBlocker(box) for box in boxes]
+        for box in boxes[:6]:
+            box.setCurrentIndex(0)
+        self.low.setValue(0)
+        self.high.setValue(100)
+        del blockers
+        self.filtered.emit()
+
+    def choose_donor(self, image: str, instance: int) -> None:
+        """Show only copies of one donor."""
+        self.clear()
+        self.donor.setCurrentIndex(self.donor.findData(f"{instance} {image}"))
+
+    def say(self, queue: ReviewQueue) -> None:
+        """Say how many are shown."""
+        total = len(queue.rows)
+        self.state.setText(f"{len(queue):,} of {total:,}" if len(queue) < total else f"all {total:,}")
+        self.clear_button.setEnabled(queue.wanted != Wanted())
+
+    # What there is to choose from.
+
+    def set_rows(self, rows: PlacementRows, class_name: Callable[[int], str]) -> None:
+        """Offer the classes, images and donors that occur; what was chosen stays where it can."""
+        types = np.unique(rows.types).tolist()
+        counts = np.bincount(rows.images, minlength=len(rows.image_names)).tolist()
+        images = [(f"{name}  ({count:,})", name) for name, count in zip(rows.image_names, counts, strict=True)]
+        self._fill(self.type, ("Any class", 0), *((class_name(one), one) for one in types))
+        self._fill(self.image, ("Any image", ""), *images)
+        self._fill(self.donor, ("Any donor", ALL_DONORS), *_donors(rows))
+
+    def set_samplers(self, names: Iterable[str]) -> None:
+        """Offer the samplers that occur."""
+        self._fill(self.sampler, ("Any sampler", ""), *((name.capitalize(), name) for name in names if name))
+
+    @staticmethod
+    def _fill(box: QComboBox, *entries: tuple[str, object]) -> None:
+        chosen = box.currentData()
+        with QSignalBlocker(box):
+            box.clear()
+            for text, value in entries:
+                box.addItem(text, value)
+            values = [value for _, value in entries]
+            box.setCurrentIndex(values.index(chosen) if chosen in values else 0)
+
+
+def _donors(rows: PlacementRows) -> list[tuple[str, str]]:
+    """All donors of an image, then each of them, with how often they occur."""
+    pairs, counts = np.unique(np.stack([rows.donor_images, rows.donors], axis=1), axis=0, return_counts=True)
+    by_image: dict[str, list[tuple[int, int]]] = {}
+    for (image, instance), count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        by_image.setdefault(rows.donor_image_names[image], []).append((instance, count))
+    entries: list[tuple[str, str]] = []
+    for name, some in sorted(by_image.items()):
+        entries.append((f"{name}  ({sum(count for _, count in some):,})", f"0 {name}"))
+        entries += [(f"    #{instance} of {name}  ({count:,})", f"{instance} {name}") for instance, count in some]
+    return entries

@@ -1,0 +1,300 @@
+"""Step 4: look at every synthetic nucleus, before and after; approve or reject it, and say why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtGui import QHideEvent, QResizeEvent, QShowEvent
+from qtpy.QtWidgets import QWidget
+
+from napari_histomix.records import HistomixError, Placement
+from napari_histomix.study.claim import READ_ONLY
+from napari_histomix.study.store import REASONS
+from napari_histomix.widgets.frames import REJECT, UNDECIDED
+from napari_histomix.widgets.mix.parts import Section
+from napari_histomix.widgets.parts import Note, Panel
+from napari_histomix.widgets.review.canvas import ReviewCanvas
+from napari_histomix.widgets.review.contents import ReviewContents
+from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
+from napari_histomix.widgets.review.keylist import KeyList
+from napari_histomix.widgets.review.queue import ReviewQueue
+from napari_histomix.widgets.review.rows import CODES
+from napari_histomix.widgets.review.shortcuts import ReviewKeys
+from napari_histomix.widgets.session import Session
+
+GOAL, STAY = "review_goal", "review_stay"
+"""Under which the study keeps them."""
+
+
+class ReviewPanel(Panel):
+    """Synthetic nuclei one after the other beside what was there; decisions, filter, and what they come to."""
+
+    def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
+        super().__init__(napari_viewer, session)
+        self.queue = ReviewQueue()
+        self._held = False
+        self.canvas = ReviewCanvas(self.viewer, self.session, self.book)
+        self.area = self.scroll()
+        self.empty = Note("Synthesize nuclei first.")
+        self.contents = ReviewContents(self.session, self.book, self.runner, self.queue)
+        self.column.addWidget(self.empty)
+        self.column.addWidget(self.contents)
+        self.column.addStretch(1)
+        self.sheet = KeyList(self)
+        # A place for the keys to go to when a note is left.
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.keys = ReviewKeys(self)
+        self._connect()
+        self._on_study()
+        self._on_placements()
+
+    def _connect(self) -> None:
+        session, parts = self.session, self.contents
+        parts.keys_button.clicked.connect(lambda _checked=False: self.toggle_keys())
+        self.sheet.closed.connect(self.toggle_keys)
+        parts.goal.goal_changed.connect(self._on_goal)
+        parts.views.side_changed.connect(parts.show_look)
+        parts.view_bar.real_toggled.connect(lambda real: self.book.show_synthetic(not real))
+        parts.deciding.decided.connect(self.decide)
+        parts.deciding.undo.connect(self.undo)
+        parts.deciding.redo.connect(self.redo)
+        parts.deciding.moved.connect(self.move_by)
+        parts.deciding.moved_on.connect(self.move_on)
+        parts.deciding.scope_changed.connect(lambda _scope: self._on_scope())
+        parts.details.reason_toggled.connect(self.toggle_reason)
+        parts.details.note_kept.connect(self._on_note)
+        parts.details.note_left.connect(self.setFocus)
+        parts.details.stay_changed.connect(lambda stay: self._save(STAY, stay))
+        parts.details.named.connect(self.session.set_reviewer)
+        parts.filters.filtered.connect(self._on_filter)
+        parts.filters.ordered.connect(self._on_order)
+        parts.filters.toggle.toggled.connect(lambda _opened: parts.know_samplers())
+        parts.summary.donor_wanted.connect(parts.filters.choose_donor)
+        session.study_changed.connect(self._on_study)
+        session.placements_changed.connect(self._on_placements)
+        session.placements_decided.connect(self._on_decided)
+        session.reader.loaded.connect(self._on_loaded)
+        self.book.settled.connect(self._on_settled)
+
+    def sizeHint(self) -> QSize:
+        """Wide enough for two views side by side."""
+        return QSize(420, 860)
+
+    # Moving.
+
+    @property
+    def current(self) -> Placement | None:
+        """The placement under review."""
+        return self.queue.current
+
+    def move_by(self, by: int) -> None:
+        """Go to the next placement that the filter leaves, or back; stops at the ends."""
+        self._move(lambda: self.queue.step(by))
+
+    def move_to(self, at: int) -> None:
+        """Go to a placement by its place among those the filter leaves."""
+        self._move(lambda: self.queue.go_to(at))
+
+    def move_on(self) -> None:
+        """Go to the next undecided placement that the filter leaves."""
+        self._move(self.queue.step_undecided)
+
+    def _move(self, step: Callable[[], Any]) -> None:
+        self.contents.details.note.keep()
+        before = self.queue.row
+        step()
+        if self.queue.row != before:
+            self._arrive()
+
+    def _arrive(self) -> None:
+        self._fly()
+        self.contents.show_all()
+
+    def _fly(self) -> None:
+        if self.current is not None and self.isVisible():
+            parts = self.contents
+            self.canvas.show(self.current, whole=parts.deciding.scope == IMAGE, real=parts.view_bar.real.isChecked())
+
+    # Deciding.
+
+    def decide(self, decision: str) -> None:
+        """Approve, reject, delete or clear (approve, reject, delete, undecided) what the scope says, and go on."""
+        scope, ranks = self.contents.deciding.scope, self.contents.concerned()
+        if self.session.read_only or not ranks:
+            return
+        self.contents.details.note.keep()
+        with self._hold():
+            self.session.decide("placement", ranks, None if decision == UNDECIDED else decision)
+        # What could not be written is not decided: it stays in view.
+        if self.queue.decision_of(ranks[0]) == CODES[decision]:
+            self._go_on(scope, decision)
+        self._arrive()
+
+    def _go_on(self, scope: str, decision: str) -> None:
+        queue, parts = self.queue, self.contents
+        parts.note.say("")
+        if scope == IMAGE:
+            queue.step_undecided()
+        elif scope == SHOWN:
+            parts.deciding.set_scope(ONE)
+        else:
+            parts.goal.pace.tick()
+            if decision == UNDECIDED or (decision == REJECT and parts.details.stay.isChecked()):
+                return
+            queue.step(1)
+        if queue.at is None and not queue.step(1):
+            queue.step(-1)
+
+    def toggle_reason(self, reason: str) -> None:
+        """Give the placement under review a reason, or take it off."""
+        queue = self.queue
+        if queue.rank is not None and not self.session.read_only:
+            kept = [one for one in REASONS if (one in queue.reasons) != (one == reason)]
+            self.session.decide("placement reasons", [queue.rank], ", ".join(kept) or None)
+        self.contents.show_all()
+
+    def _on_note(self, text: str) -> None:
+        if self.queue.rank is not None and not self.session.read_only:
+            self.session.decide("placement note", [self.queue.rank], text or None)
+
+    def undo(self) -> None:
+        """Take the last act back and return to the placement it was about."""
+        self._turn(self.session.undo, "There is nothing to undo.")
+
+    def redo(self) -> None:
+        """Do the act again that was taken back last."""
+        self._turn(self.session.redo, "There is nothing to redo.")
+
+    def _turn(self, way: Callable[[Any], tuple[int, ...]], nothing: str) -> None:
+        if self.session.read_only:
+            return
+        self.contents.details.note.keep()
+        with self._hold():
+            items = way("placement")
+        self.contents.note.say("" if items else nothing)
+        rows = self.queue.rows.places(items)
+        if len(rows) and self.queue.row not in rows:
+            self.queue.go(int(rows[0]))
+        self._arrive()
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        """Do not show what is about to change again."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+    # What is reviewed.
+
+    def _on_scope(self) -> None:
+        self.canvas.forget()
+        self._arrive()
+
+    def _on_filter(self) -> None:
+        self.contents.details.note.keep()
+        self.queue.filter(self.contents.filters.wanted)
+        self._arrive()
+
+    def _on_order(self) -> None:
+        self.queue.arrange(*self.contents.filters.by)
+        self.contents.show_all()
+
+    def _on_goal(self, goal: int) -> None:
+        self._save(GOAL, goal)
+        self.contents.show_all()
+
+    def _save(self, key: str, value: Any) -> None:
+        study = self.session.study
+        if study is not None and not study.read_only:
+            try:
+                study.save_settings({key: value})
+            except (HistomixError, OSError) as error:
+                self.session.notice.emit(str(error))
+
+    # What the session says.
+
+    def _on_study(self) -> None:
+        study, parts = self.session.study, self.contents
+        self.queue.forget()
+        kept = study.settings() if study is not None else {}
+        parts.goal.begin(kept.get(GOAL, 0))
+        parts.details.set_stay(kept.get(STAY, False))
+        parts.details.reviewer.setText(self.session.reviewer)
+        parts.note.say(READ_ONLY if self.session.read_only else "", "warning")
+
+    def _on_placements(self) -> None:
+        session = self.session
+        said = session.placement_decisions, session.placement_reasons, session.placement_notes
+        self.queue.set_placements(session.placements, *said)
+        self.contents.setVisible(bool(session.placements))
+        self.empty.setVisible(not session.placements)
+        self.contents.take_placements()
+        self._arrive()
+
+    def _on_decided(self, ranks: Any) -> None:
+        session = self.session
+        self.queue.update(ranks, session.placement_decisions, session.placement_reasons, session.placement_notes)
+        if not self._held:
+            self.contents.show_all()
+
+    def _on_loaded(self, name: str) -> None:
+        placement = self.current
+        if placement is not None and placement.candidate.target.image == name and not self.contents.shows:
+            self.contents.show_look()
+
+    def _on_settled(self) -> None:
+        if not self.contents.shows:
+            self.contents.show_look()
+        if self.isVisible():
+            self.canvas.settle()
+
+    # Sections and keys.
+
+    def unfold(self, section: Section, first: QWidget | None = None) -> None:
+        """Open a section, bring it into view and hand the keys to its first part; or close it."""
+        section.toggle.toggle()
+        if section.is_open:
+            (first or section.toggle).setFocus(Qt.FocusReason.ShortcutFocusReason)
+            QTimer.singleShot(0, lambda: self.area.ensureWidgetVisible(section))
+        else:
+            self.setFocus()
+
+    def toggle_keys(self) -> None:
+        """Show the list of keys, or take it away."""
+        self.sheet.set_open(not self.sheet.isVisible())
+
+    def escape(self) -> None:
+        """Close what is open, one thing after the other, and give the keys back to the panel."""
+        if self.sheet.isVisible():
+            self.toggle_keys()
+        elif self.contents.deciding.scope != ONE and self.hasFocus():
+            self.contents.deciding.set_scope(ONE)
+        self.setFocus()
+
+    # Keys only while the panel is to be seen.
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Take the keys over and go to the placement under review."""
+        super().showEvent(event)
+        self.keys.bind()
+        self.canvas.forget()
+        self._arrive()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Give the keys back."""
+        self.contents.details.note.keep()
+        self.contents.goal.pace.rest()
+        self.sheet.set_open(False)
+        self.keys.release()
+        super().hideEvent(event)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Let the list of keys cover all."""
+        super().resizeEvent(event)
+        if self.sheet.isVisible():
+            self.sheet.set_open(True)

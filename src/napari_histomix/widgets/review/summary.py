@@ -1,0 +1,217 @@
+"""What the review has come to: donors and how often they were used, classes before and after, reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QWidget
+
+from napari_histomix.records import NucleusClass
+from napari_histomix.sampling.draws import effective_sample_size
+from napari_histomix.study.store import REASONS
+from napari_histomix.widgets.class_table import Bar
+from napari_histomix.widgets.frames import APPROVE
+from napari_histomix.widgets.mix.parts import Section, many
+from napari_histomix.widgets.parts import ACCENT, CARE, SPACE, heading, hint
+from napari_histomix.widgets.review.rows import CODES, Marks, PlacementRows
+
+OFTEN = 6
+"""Uses from which donors are counted together."""
+PAUSE = 150
+"""Milliseconds after a decision before the summary is drawn anew."""
+NAME_WIDTH, DONOR_WIDTH = 110, 150
+
+
+@dataclass(frozen=True, eq=False)
+class DonorUse:
+    """How often each donor occurs among some placements.
+
+    Parameters
+    ----------
+    counts : (D,) int64
+        Of each donor that occurs.
+    worth : float
+        The effective number of donors, (Σ n)² / Σ n² (Kish 1965): D where all are used equally often.
+    most : (str, int), optional
+        Image and instance of the donor that is used most.
+    """
+
+    counts: NDArray[np.int64]
+    worth: float
+    most: tuple[str, int] | None
+
+    @classmethod
+    def of(cls, rows: PlacementRows, chosen: NDArray[np.bool_]) -> DonorUse:
+        """The donors of the chosen rows."""
+        codes, first, counts = np.unique(rows.donor_codes()[chosen], return_index=True, return_counts=True)
+        if not len(codes):
+            return cls(counts, 0.0, None)
+        at = np.flatnonzero(chosen)[first[counts.argmax()]]
+        most = rows.donor_image_names[rows.donor_images[at]], int(rows.donors[at])
+        return cls(counts, effective_sample_size(np.log(counts)), most)
+
+    def histogram(self) -> list[tuple[str, int]]:
+        """How many donors were used once, twice and so on."""
+        uses = np.bincount(np.minimum(self.counts, OFTEN), minlength=OFTEN + 1).tolist()
+        names = ["used once", "twice", *(f"{times} times" for times in range(3, OFTEN)), f"{OFTEN} or more"]
+        last = max((at for at, count in enumerate(uses) if count), default=0)
+        return list(zip(names[:last], uses[1 : last + 1], strict=True))
+
+
+def after_review(
+    before: Mapping[int, int], rows: PlacementRows, chosen: NDArray[np.bool_], classes: Sequence[NucleusClass]
+) -> dict[int, int]:
+    """Nuclei by class number once the chosen placements are in: before + placed - replaced."""
+    placed, replaced = rows.types[chosen], rows.replaced[chosen]
+    return {
+        one.number: before.get(one.number, 0)
+        + int(np.count_nonzero(placed == one.number))
+        - int(np.count_nonzero(replaced == one.number))
+        for one in classes
+    }
+
+
+class Chart(QWidget):
+    """Names, bars and numbers below one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(SPACE)
+        self._grid.setVerticalSpacing(4)
+        self._grid.setColumnStretch(1, 1)
+        self._lines: list[tuple[QLabel, Bar, QLabel]] = []
+
+    def set_bars(self, bars: Sequence[tuple[str, tuple[int, int, int], float, float, str]]) -> None:
+        """Show bars: name, color, share before and after, and what is written beside it."""
+        for line in self._lines:
+            for widget in line:
+                self._grid.removeWidget(widget)
+                widget.deleteLater()
+        self._lines.clear()
+        for at, (name, color, before, after, text) in enumerate(bars):
+            label, bar, number = QLabel(name), Bar(color), QLabel(text)
+            label.setFixedWidth(NAME_WIDTH)
+            number.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            bar.set_shares(before, after)
+            for column, widget in enumerate((label, bar, number)):
+                self._grid.addWidget(widget, at, column)
+            self._lines.append((label, bar, number))
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """Names and numbers as they are shown."""
+        return [(label.text(), number.text()) for label, _, number in self._lines]
+
+
+class SummarySection(Section):
+    """Drawn only while it is open, and a moment after the last decision."""
+
+    donor_wanted = Signal(str, int)
+    """Image and instance of a donor whose copies a person wants to see."""
+
+    def __init__(self) -> None:
+        super().__init__("Summary (Q)", "What the approved nuclei make of the dataset.", opened=False)
+        self.donors, self.classes, self.reasons = Chart(), Chart(), Chart()
+        self.worth = hint("")
+        self.most_button = QPushButton()
+        self.most_button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.most_button.clicked.connect(lambda: self._most and self.donor_wanted.emit(*self._most))
+        self._most: tuple[str, int] | None = None
+        self._reasons_title = heading("Reasons")
+        for widget in (
+            heading("Donors of the approved nuclei"),
+            self.donors,
+            self.worth,
+            self.most_button,
+            heading("Nuclei before and after"),
+            self.classes,
+            self._reasons_title,
+            self.reasons,
+        ):
+            self.body.addWidget(widget)
+        self._work: tuple[PlacementRows, Marks, Sequence[NucleusClass], Mapping[int, int], float | None] | None = None
+        self._late = QTimer(self)
+        self._late.setSingleShot(True)
+        self._late.setInterval(PAUSE)
+        self._late.timeout.connect(self.draw)
+        self.toggle.toggled.connect(lambda _opened: self.draw())
+
+    def set_work(
+        self,
+        rows: PlacementRows,
+        marks: Marks,
+        classes: Sequence[NucleusClass],
+        before: Mapping[int, int],
+        places: float | None,
+    ) -> None:
+        """Summarize these placements.
+
+        Parameters
+        ----------
+        rows : PlacementRows
+        marks : Marks
+        classes : sequence of NucleusClass
+        before : mapping of int to int
+            Nuclei of each class in the training images.
+        places : float, optional
+            Effective sample size of the candidate locations they were drawn from.
+        """
+        self._work = rows, marks, classes, before, places
+        self._late.start()
+
+    def refresh(self) -> None:
+        """Draw it anew in a moment."""
+        self._late.start()
+
+    def draw(self) -> None:
+        """Draw it now, where it is open."""
+        if self._work is None or not self.toggle.isChecked():
+            return
+        rows, marks, classes, before, places = self._work
+        chosen = marks.decisions == CODES[APPROVE]
+        use = DonorUse.of(rows, chosen)
+        self._draw_donors(use, places)
+        after = after_review(before, rows, chosen, classes)
+        top = max([*before.values(), *after.values()], default=0) or 1
+        bars = []
+        for one in classes:
+            was, will = before.get(one.number, 0), after[one.number]
+            change = f"  ({will - was:+,})" if will != was else ""
+            bars.append((one.name, one.color, was / top, will / top, f"{was:,} → {will:,}{change}"))
+        self.classes.set_bars(bars)
+        counts = {one: int(np.count_nonzero(marks.reasons & (1 << place))) for place, one in enumerate(REASONS)}
+        given = {one: count for one, count in counts.items() if count}
+        color, most = _rgb(CARE), max(given.values(), default=1)
+        self.reasons.set_bars([(one, color, count / most, 0.0, f"{count:,}") for one, count in given.items()])
+        for widget in (self._reasons_title, self.reasons):
+            widget.setVisible(bool(given))
+
+    def _draw_donors(self, use: DonorUse, places: float | None) -> None:
+        histogram = use.histogram()
+        top = max((count for _, count in histogram), default=0) or 1
+        color = _rgb(ACCENT)
+        self.donors.set_bars([(name, color, count / top, 0.0, f"{count:,}") for name, count in histogram])
+        worth = f"{many(len(use.counts), 'donor')}, worth {use.worth:,.1f} used equally often."
+        if not len(use.counts):
+            worth = "Nothing is approved yet."
+        if places is not None:
+            worth += f" Their places were drawn as if from {places:,.0f} equally likely ones."
+        self.worth.setText(worth)
+        self._most = use.most
+        self.most_button.setVisible(use.most is not None)
+        if use.most is not None:
+            image, instance = use.most
+            name = self.fontMetrics().elidedText(image, Qt.TextElideMode.ElideMiddle, DONOR_WIDTH)
+            self.most_button.setText(f"Used most, {many(int(use.counts.max()), 'time')}: #{instance} of {name}")
+            self.most_button.setToolTip(f"Show only the copies of #{instance} of {image}.")
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue

@@ -1,0 +1,278 @@
+"""Before and after: side by side, one after the other, or with a divider between them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QLineF, QPointF, QRectF, Qt, QTimer, Signal
+from qtpy.QtGui import (
+    QColor,
+    QHideEvent,
+    QImage,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+    QShowEvent,
+    QWheelEvent,
+)
+from qtpy.QtWidgets import QHBoxLayout, QWidget
+
+from napari_histomix.records import DONOR, INPAINTED
+from napari_histomix.widgets.parts import CropView
+from napari_histomix.widgets.rewriting import Look
+
+SIDE_BY_SIDE, BLINK, SWIPE = "side", "blink", "swipe"
+MODES = (SIDE_BY_SIDE, BLINK, SWIPE)
+INTERVAL = 500
+"""Milliseconds before the blinking view changes."""
+ZOOMS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Screen pixels for each image pixel."""
+HEIGHT = 210
+STEP = 0.05
+"""Share of the width that a key moves the divider by."""
+ORIGINS = {DONOR: "#2e86ff", INPAINTED: "#ffb000"}
+"""Colors of the outlines of what was copied and what was painted, as in the dock for tissue."""
+
+
+class PatchView(CropView):
+    """A magnified piece with outlines over it; left of a divider, another piece can be shown instead.
+
+    Parameters
+    ----------
+    caption : str
+    factor : int
+    """
+
+    swiped = Signal(float)
+    """Share of the width a person drags the divider to."""
+    zoomed = Signal(int)
+    """1 to come closer, -1 to go back."""
+    resized = Signal()
+
+    def __init__(self, caption: str, factor: int) -> None:
+        super().__init__(caption, factor)
+        self.divider: float | None = None
+        self._left: NDArray[np.uint8] | None = None
+        self._lines: dict[str, list[QLineF]] = {}
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+
+    def show_left(self, pixels: NDArray[np.uint8] | None, divider: float | None) -> None:
+        """Show another piece of the same size left of the divider."""
+        self._left = None if pixels is None else np.ascontiguousarray(pixels)
+        self.divider = divider
+        self.setCursor(Qt.CursorShape.ArrowCursor if divider is None else Qt.CursorShape.SplitHCursor)
+        self.update()
+
+    def show_outlines(self, origin: NDArray[np.uint8] | None) -> None:
+        """Outline the donor's pixels and the painted ones of an origin map (H, W); None: nothing."""
+        self._lines = {} if origin is None else {ORIGINS[one]: outline(origin == one) for one in ORIGINS}
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw the piece, the other one left of the divider, and the outlines."""
+        super().paintEvent(event)
+        if self.pixels is None or self.factor is None:
+            return
+        painter = QPainter(self)
+        height, width = self.pixels.shape[:2]
+        corner = QPointF((self.width() - width * self.factor) / 2, (self.height() - height * self.factor) / 2)
+        painter.save()
+        painter.translate(corner)
+        painter.scale(self.factor, self.factor)
+        for color, lines in self._lines.items():
+            pen = QPen(QColor(color), 1.6)
+            pen.setCosmetic(True)
+            painter.setPen(pen)
+            painter.drawLines(lines)
+        painter.restore()
+        if self._left is not None and self.divider is not None:
+            self._paint_left(painter, corner)
+        painter.end()
+
+    def _paint_left(self, painter: QPainter, corner: QPointF) -> None:
+        assert self._left is not None and self.divider is not None and self.factor is not None
+        height, width = self._left.shape[:2]
+        at = self.divider * self.width()
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth)
+        painter.save()
+        painter.setClipRect(QRectF(0, 0, at, self.height()))
+        image = QImage(self._left.data, width, height, 3 * width, QImage.Format.Format_RGB888)
+        painter.drawImage(QRectF(corner.x(), corner.y(), width * self.factor, height * self.factor), image)
+        painter.restore()
+        painter.setPen(QPen(QColor("white"), 2))
+        painter.drawLine(QPointF(at, 0), QPointF(at, self.height()))
+        for text, right in (("Before", False), ("After", True)):
+            strip = QRectF(painter.fontMetrics().boundingRect(text).adjusted(-4, -2, 4, 2))
+            strip.moveTopLeft(QPointF(self.width() - strip.width() if right else 0, 0))
+            painter.fillRect(strip, QColor(20, 22, 26, 190))
+            painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Ask for more around the place, or less."""
+        super().resizeEvent(event)
+        self.resized.emit()
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Take the divider along."""
+        self._drag(event)
+        super().mousePressEvent(event)
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        """Drag the divider."""
+        self._drag(event)
+
+    def _drag(self, event: QMouseEvent) -> None:
+        if self.divider is not None and event.buttons() & Qt.MouseButton.LeftButton:
+            self.swiped.emit(event.position().x() / max(self.width(), 1))
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Come closer or go back."""
+        if event.angleDelta().y():
+            self.zoomed.emit(1 if event.angleDelta().y() > 0 else -1)
+        event.accept()
+
+
+def outline(mask: NDArray[np.bool_]) -> list[QLineF]:
+    """The edges between a mask (H, W) and what is around it, in pixels; the mask's own border is none."""
+    lines = []
+    for axis in (0, 1):
+        edges = np.argwhere(np.diff(mask, axis=axis))
+        for row, col in edges.tolist():
+            if axis == 0:
+                lines.append(QLineF(col, row + 1, col + 1, row + 1))
+            else:
+                lines.append(QLineF(col + 1, row, col + 1, row + 1))
+    return lines
+
+
+class Comparison(QWidget):
+    """The two views, and how they are shown."""
+
+    side_changed = Signal()
+    """Another size of the piece is wanted (``side``)."""
+    mode_changed = Signal(str)
+    zoom_changed = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode, self.divider, self.factor = SIDE_BY_SIDE, 0.5, 4
+        self.outlined = False
+        self._look: Look | None = None
+        self._caption, self._frame = "After", ""
+        self._blinked = False
+        self.before, self.after = PatchView("Before", self.factor), PatchView("After", self.factor)
+        line = QHBoxLayout(self)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.setSpacing(2)
+        for view in (self.before, self.after):
+            view.setFixedHeight(HEIGHT)
+            view.zoomed.connect(self.zoom)
+            view.resized.connect(self._on_resized)
+            line.addWidget(view, 1)
+        self.after.swiped.connect(self.swipe_to)
+        self._blinking = QTimer(self)
+        self._blinking.setInterval(INTERVAL)
+        self._blinking.timeout.connect(self._on_blink)
+
+    @property
+    def side(self) -> int:
+        """Image pixels that fill the views, both ways."""
+        return max(16, max(self.after.width(), HEIGHT) // self.factor + 2)
+
+    def _on_resized(self) -> None:
+        if self._look is not None and len(self._look.before) != self.side:
+            self.side_changed.emit()
+
+    # What is shown.
+
+    def show_look(self, look: Look, caption: str = "After", frame: str = "") -> None:
+        """Show before and after of a place; ``frame`` is the color around what was decided."""
+        self._look, self._caption, self._frame = look, caption, frame
+        self._blinked = False
+        self._paint()
+
+    def show_nothing(self, why: str = "") -> None:
+        """Show empty views."""
+        self._look = None
+        for view, caption in ((self.before, "Before"), (self.after, "After")):
+            view.show_pixels(None, f"{caption} {why}".strip())
+            view.show_outlines(None)
+            view.show_left(None, None)
+
+    def _paint(self) -> None:
+        look = self._look
+        if look is None:
+            return
+        swipe, blinked = self.mode == SWIPE, self.mode == BLINK and self._blinked
+        self.before.show_pixels(look.before, "Before")
+        if blinked:
+            self.after.show_pixels(look.before, "Before")
+        else:
+            self.after.show_pixels(look.after, "" if swipe else self._caption, self._frame)
+        self.after.show_outlines(look.origin if self.outlined and not blinked else None)
+        self.after.show_left(look.before if swipe else None, self.divider if swipe else None)
+
+    # How.
+
+    def set_mode(self, mode: str) -> None:
+        """Side by side, blink or swipe."""
+        if mode != self.mode:
+            self.mode = mode
+            self.before.setVisible(mode == SIDE_BY_SIDE)
+            self._blinked = False
+            self._run()
+            self._paint()
+            self.mode_changed.emit(mode)
+
+    def zoom(self, by: int) -> None:
+        """Come some steps closer, or go back."""
+        place = min(max(ZOOMS.index(self.factor) + by, 0), len(ZOOMS) - 1)
+        if ZOOMS[place] != self.factor:
+            self.factor = self.before.factor = self.after.factor = ZOOMS[place]
+            self.zoom_changed.emit(self.factor)
+            self.side_changed.emit()
+
+    def swipe_to(self, share: float) -> None:
+        """Put the divider at a share of the width, and show it."""
+        self.divider = min(max(share, 0.0), 1.0)
+        self.set_mode(SWIPE)
+        self._paint()
+
+    def swipe_by(self, steps: int) -> None:
+        """Move the divider."""
+        self.swipe_to(self.divider + steps * STEP)
+
+    def set_smooth(self, smooth: bool) -> None:
+        """Smooth the magnified pixels, or show each as a square."""
+        for view in (self.before, self.after):
+            view.smooth = smooth
+            view.update()
+
+    def set_outlined(self, outlined: bool) -> None:
+        """Outline what was copied and what was painted."""
+        self.outlined = outlined
+        self._paint()
+
+    # Blinking, only while it can be seen.
+
+    def _run(self) -> None:
+        if self.mode == BLINK and self.isVisible():
+            self._blinking.start()
+        else:
+            self._blinking.stop()
+
+    def _on_blink(self) -> None:
+        self._blinked = not self._blinked
+        self._paint()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Go on blinking."""
+        super().showEvent(event)
+        self._run()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Rest."""
+        super().hideEvent(event)
+        self._run()

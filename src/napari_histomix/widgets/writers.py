@@ -1,0 +1,165 @@
+"""What napari saves with the package: nuclei of a Labels layer as others read them, images with the synthetic flag."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.datasets.entries import classes_of, numbered_classes, palette
+from napari_histomix.datasets.formats import format_of
+from napari_histomix.datasets.formats.geojson import write_features
+from napari_histomix.datasets.formats.tiff_pairs import smallest_ids, write_tiff
+from napari_histomix.datasets.pixels import as_ids
+from napari_histomix.datasets.plain import whole_number
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, safe_name, write_png
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
+from napari_histomix.widgets.rgb_layers import micrometers, pixels_of
+
+CLASS_FEATURES = ("class", "type", "classification")
+"""Features of a Labels layer that say the class of each label; the first that is there counts."""
+
+NUCLEUS = "nucleus"
+"""Class of labels where no feature says one."""
+
+
+def write_geojson(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write a Labels layer as QuPath's GeoJSON: detections in the colors of their classes."""
+    image, classes, scaled = _labeled(data, meta)
+    write_features(Path(path), image, classes, synthetic=is_synthetic(meta), measured=scaled)
+    return [path]
+
+
+def write_coco(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write a Labels layer as COCO's instances, for the image of the layer's name."""
+    return _through("coco", "annotations/*.json", path, data, meta)
+
+
+def write_mat(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write a Labels layer as HoVer-Net's ``.mat``: inst_map, type_map, inst_type and inst_centroid."""
+    return _through("hovernet", "Labels/*.mat", path, data, meta)
+
+
+def write_label_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write a Labels layer as a TIFF of ids in 16 bits, or in 32 where there are larger ones, with its scale."""
+    write_tiff(Path(path), smallest_ids(_ids(data, meta)), **_tags(meta))
+    return [path]
+
+
+def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write an RGB Image layer as PNG or TIFF with its scale; a synthetic one says in its description that it is.
+
+    Raises
+    ------
+    HistomixError
+        If it is no single RGB image.
+    """
+    if not meta.get("rgb"):
+        raise HistomixError(f"{meta['name']} is no RGB image; save it with another writer.")
+    planes = pixels_of(meta["name"], data[0] if meta.get("multiscale") else data)
+    if len(planes) != 1:
+        raise HistomixError(f"{meta['name']} holds {len(planes)} images; save one of them.")
+    pixels = planes[0][1]
+    if Path(path).suffix.casefold() == ".png":
+        write_png(Path(path), pixels, _mpp(meta), is_synthetic(meta))
+    else:
+        write_tiff(Path(path), pixels, **_tags(meta))
+    return [path]
+
+
+def is_synthetic(meta: Mapping[str, Any]) -> bool:
+    """Whether a layer's metadata say that it shows what no microscope saw."""
+    about = _about(meta)
+    return bool(about.get("synthetic")) or "placements" in about
+
+
+def _about(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = meta.get("metadata", {}).get("histomix")
+    return found if isinstance(found, dict) else {}
+
+
+def _mpp(meta: Mapping[str, Any]) -> float | None:
+    return micrometers(SimpleNamespace(scale=meta.get("scale", ()), units=meta.get("units", ())))
+
+
+def _tags(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolution and description of a TIFF."""
+    mpp = _mpp(meta)
+    density = {} if mpp is None else {"resolution": (10_000 / mpp, 10_000 / mpp), "resolutionunit": "CENTIMETER"}
+    return density | ({"description": SYNTHETIC_NOTICE} if is_synthetic(meta) else {})
+
+
+def _ids(data: Any, meta: Mapping[str, Any]) -> NDArray[np.int32]:
+    labels = np.squeeze(np.asarray(data[0] if meta.get("multiscale") else data))
+    if labels.ndim != 2:
+        raise HistomixError(f"{meta['name']} holds more than one plane of labels; save one of them.")
+    return as_ids(labels, meta["name"])
+
+
+def _labeled(data: Any, meta: Mapping[str, Any]) -> tuple[LabeledImage, tuple[NucleusClass, ...], bool]:
+    """The labels with their classes, on a white image; and whether their scale is known."""
+    instances, mpp = _ids(data, meta), _mpp(meta)
+    kinds = _kinds(meta)
+    ids = [int(one) for one in np.unique(instances) if one]
+    classes = _classes(meta, {kinds.get(one, NUCLEUS) for one in ids})
+    numbers = {one.name.casefold(): one.number for one in classes}
+    types = {one: numbers[kinds.get(one, NUCLEUS).casefold()] for one in ids}
+    pixels = np.full((*instances.shape, 3), 255, np.uint8)
+    name = safe_name(str(_about(meta).get("image") or meta["name"]))
+    return LabeledImage(pixels, instances, types, mpp or 1.0, Source("", name)), classes, mpp is not None
+
+
+def _kinds(meta: Mapping[str, Any]) -> dict[int, str]:
+    """The class of each label by the layer's features, as text; empty where no feature says one."""
+    features = meta.get("features")
+    column = next((one for one in CLASS_FEATURES if features is not None and one in features), None)
+    if features is None or column is None:
+        return {}
+    # Without a column of ids, the rows are those of the labels from 0.
+    ids = features["index"] if "index" in features else range(len(features))
+    named = {one.number: one.name for one in _known(meta)}
+    found = {}
+    for number, kind in zip(ids, features[column], strict=True):
+        text = "" if kind is None or kind != kind else str(kind).strip()
+        if text:
+            whole = whole_number(text)
+            found[int(number)] = text if whole is None else named.get(whole, f"type {whole}")
+    return found
+
+
+def _known(meta: Mapping[str, Any]) -> tuple[NucleusClass, ...]:
+    """The classes in the layer's own metadata."""
+    said = _about(meta).get("classes")
+    return classes_of(said, "the layer's metadata") if isinstance(said, dict) else ()
+
+
+def _classes(meta: Mapping[str, Any], kinds: set[str]) -> tuple[NucleusClass, ...]:
+    """The classes of the layer's own metadata, and behind them those of its features that are not among them."""
+    known = _known(meta)
+    numbers = {int(match[1]) for kind in kinds if (match := re.fullmatch(r"type ([0-9]+)", kind))}
+    if not known and 0 < len(numbers) == len(kinds):
+        return numbered_classes(numbers)
+    names = {one.name.casefold() for one in known}
+    more = sorted({kind.casefold(): kind for kind in sorted(kinds) if kind.casefold() not in names}.values())
+    first = max((one.number for one in known), default=0) + 1
+    colors = palette(first + len(more))[first - 1 :]
+    return (*known, *(NucleusClass(first + at, name, colors[at]) for at, name in enumerate(more)))
+
+
+def _through(format: str, pattern: str, path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
+    """Write a whole dataset of one image beside the file, and keep its labels."""
+    image, classes, _ = _labeled(data, meta)
+    target = Path(path)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
+        writer = format_of(format).writer()(Path(place), meta["name"], classes)
+        writer.add(image, synthetic=is_synthetic(meta))
+        writer.finish()
+        (labels,) = Path(place).glob(pattern)
+        labels.replace(target)
+    return [path]

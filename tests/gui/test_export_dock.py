@@ -1,0 +1,201 @@
+"""The Export step: formats, the figures of the dry run before the button works, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from napari_histomix.datasets import load_sample, open_dataset, sample_folder
+from napari_histomix.datasets.formats import FORMATS
+
+pytestmark = pytest.mark.gui
+
+
+@pytest.fixture
+def exporting(with_study, settle):
+    """The dock with two of four placements approved and one rejected, at the Export step."""
+
+    def opened() -> Any:
+        dock = with_study("made")
+        ranks = [one.candidate.rank for one in dock.session.placements]
+        dock.session.decide("placement", ranks[:2], "approve")
+        dock.session.decide("placement", ranks[2:3], "reject")
+        dock.open_step(4)
+        return dock
+
+    return opened
+
+
+def choose(dock: Any, format: str) -> None:
+    """Choose a format as a person does."""
+    dock.export.format.setCurrentIndex(dock.export.format.findData(format))
+
+
+def test_the_figures_come_before_the_button_works(exporting, settle, heart) -> None:
+    dock = exporting()
+    panel = dock.export
+    assert not panel.progress.run_button.isEnabled() and panel.plan is None
+    before = heart.ticks
+    settle(dock)
+    assert heart.ticks - before > 10
+    assert panel.progress.run_button.isEnabled() and panel.plan.synthetic == 2
+    assert f"{panel.plan.files} files, about" in panel.figures.text() and "free" in panel.figures.text()
+    assert "1 still undecided stays out" in panel.summary.text()
+    titles = [panel.format.itemText(at) for at in range(panel.format.count())]
+    assert titles == [one.title for one in FORMATS.values() if one.writes]
+
+
+@pytest.mark.parametrize("format", ["hovernet", "qupath", "pannuke"])
+def test_a_format_is_chosen_and_written(exporting, settle, format) -> None:
+    dock = exporting()
+    panel = dock.export
+    settle(dock)
+    choose(dock, format)
+    panel.ignore_band.setChecked(True)
+    if format != "hovernet":
+        assert not panel.progress.run_button.isEnabled()
+    settle(dock)
+    plan, folder = panel.plan, panel._folder
+    assert ("lymphocyte as inflammatory" in panel.warnings.text()) is (format == "pannuke")
+    dock.real_viewer.screenshot(f"/tmp/export_{format}_before.png", canvas_only=False, flash=False)
+    panel.progress.run_button.click()
+    settle(dock)
+    dock.real_viewer.screenshot(f"/tmp/export_{format}.png", canvas_only=False, flash=False)
+    assert panel.note.kind == "good", panel.note.text()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    assert len(files) == plan.files and size / 1.5 < plan.size < 1.5 * size
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert len(manifest["placements"]) == 2 and manifest["format"] == format
+    assert all(one["decided"] for one in manifest["placements"])
+    assert len(open_dataset(folder).entries) == 5 and (folder / "ignore").is_dir()
+    # The next one goes elsewhere, and its figures are there already.
+    assert panel._folder != folder and panel.progress.run_button.isEnabled()
+
+
+def test_a_decision_makes_the_figures_anew(exporting, settle) -> None:
+    dock = exporting()
+    panel = dock.export
+    settle(dock)
+    ranks = [one.candidate.rank for one in dock.session.placements]
+    dock.session.decide("placement", ranks[3:], "approve")
+    assert not panel.progress.run_button.isEnabled()
+    settle(dock)
+    assert panel.plan.synthetic == 3 and "3 approved" in panel.summary.text()
+    dock.session.decide("placement", ranks, None)
+    settle(dock)
+    assert panel.empty.isVisible() and not panel.contents.isVisible()
+    dock.session.decide("placement", ranks[:1], "approve")
+    settle(dock)
+    assert panel.plan.synthetic == 1 and panel.contents.isVisible()
+
+
+def test_too_little_room_is_refused_with_both_numbers(exporting, settle, monkeypatch) -> None:
+    monkeypatch.setattr("napari_histomix.study.export_plan.free_space", lambda _out: 1000)
+    dock = exporting()
+    panel = dock.export
+    settle(dock)
+    assert not panel.progress.run_button.isEnabled()
+    assert "1.0 kB are free there" in panel.warnings.text() and panel.warnings.isVisible()
+    dock.real_viewer.screenshot("/tmp/export_full.png", canvas_only=False, flash=False)
+
+
+def test_what_goes_wrong_with_the_dry_run_is_one_sentence(exporting, settle, monkeypatch) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("napari_histomix.study.trial.tempfile.TemporaryDirectory", failing)
+    dock = exporting()
+    settle(dock)
+    assert dock.export.figures.kind == "error" and "temporary folder" in dock.export.figures.text()
+    assert not dock.export.progress.run_button.isEnabled()
+
+
+def test_a_closed_step_does_not_work(exporting, settle) -> None:
+    dock = exporting()
+    dock.open_step(3)
+    settle(dock)
+    ranks = [one.candidate.rank for one in dock.session.placements]
+    dock.session.decide("placement", ranks[3:], "approve")
+    assert not dock.export.busy and dock.export.plan is None
+    dock.open_step(4)
+    assert "3 approved" in dock.export.summary.text()
+    settle(dock)
+    assert dock.export.plan.synthetic == 3
+
+
+def test_a_folder_dropped_on_napari_opens_the_dock(make_napari_viewer, settle, qtbot, tmp_path, exporting) -> None:
+    from napari_histomix.widgets.session import session_of
+
+    dock = exporting()
+    settle(dock)
+    choose(dock, "coco")
+    settle(dock)
+    folder = dock.export._folder
+    dock.export.progress.run_button.click()
+    settle(dock)
+    viewer = make_napari_viewer(show=True)
+    session_of(viewer).home = tmp_path / "elsewhere"
+    layers = viewer.open(str(folder), plugin="napari-histomix")
+    session = session_of(viewer)
+    qtbot.waitUntil(lambda: session.image != "", timeout=60_000)
+    other = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")[1]
+    settle(other)
+    assert session.dataset.root == folder.resolve() and other.steps[0].open
+    assert [one.name for one in layers] == [session.image]
+    # The layer that the reader gave is the one the dock goes on with.
+    assert other.data.book.layer(session.image, "image") is layers[0]
+    assert [layer.name for layer in viewer.layers].count(session.image) == 1
+    assert layers[0].scale[0] == pytest.approx(0.5)
+    viewer.screenshot("/tmp/export_dropped.png", canvas_only=False, flash=False)
+
+
+def test_a_study_dropped_on_napari_goes_on(make_napari_viewer, studies, settle, qtbot, tmp_path) -> None:
+    import shutil
+
+    from napari_histomix.widgets.session import session_of
+
+    study = Path(shutil.copytree(studies / "made", tmp_path / "made"))
+    viewer = make_napari_viewer(show=True)
+    viewer.open(str(study), plugin="napari-histomix")
+    session = session_of(viewer)
+    qtbot.waitUntil(lambda: session.image != "", timeout=60_000)
+    dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")[1]
+    settle(dock)
+    assert len(session.placements) == 4 and session.study_folder == study
+
+
+def test_label_files_and_layers_go_both_ways(make_napari_viewer, tmp_path) -> None:
+    viewer = make_napari_viewer(show=True)
+    path = min((sample_folder() / "Labels").iterdir())
+    (layer,) = viewer.open(str(path), plugin="napari-histomix")
+    assert layer.scale[0] == pytest.approx(0.5) and "class" in layer.features
+    assert layer.save(str(tmp_path / "nuclei.geojson"), plugin="napari-histomix")
+    (again,) = viewer.open(str(tmp_path / "nuclei.geojson"), plugin="napari-histomix")
+    rows, cols = again.data.shape
+    assert ((again.data > 0) == (layer.data[:rows, :cols] > 0)).all()
+    assert sorted(again.features["class"]) == sorted(layer.features["class"])
+    # On the image of its name, where the viewer shows that.
+    dataset = load_sample()
+    pixels = dataset.read(path.stem).pixels
+    image = viewer.add_image(pixels, rgb=True, name=path.stem, scale=(0.5, 0.5), translate=(7, 9), units=("um", "um"))
+    renamed = (tmp_path / "nuclei.geojson").rename(tmp_path / f"{path.stem}.geojson")
+    (on_image,) = viewer.open(str(renamed), plugin="napari-histomix")
+    assert on_image.data.shape == pixels.shape[:2] and tuple(on_image.translate) == (7, 9)
+    assert tuple(on_image.scale) == tuple(image.scale) and on_image.units == image.units
+    for one in (layer, again):
+        one.visible = False
+    viewer.reset_view()
+    viewer.screenshot("/tmp/export_labels.png", canvas_only=False, flash=False)
+
+
+def test_a_damaged_file_is_a_notice_and_no_layer(make_napari_viewer, tmp_path) -> None:
+    viewer = make_napari_viewer(show=True)
+    path = tmp_path / "a.geojson"
+    path.write_text('{"type": "FeatureCollection", "features": [')
+    with pytest.raises(Exception, match=r"a\.geojson in .* is not valid JSON"):
+        viewer.open(str(path), plugin="napari-histomix")
+    assert len(viewer.layers) == 0

@@ -1,0 +1,257 @@
+"""The Review dock in a real window, with real key presses and mouse drags, over the canvas and in the dock."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Points
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtGui import QShortcut
+from qtpy.QtWidgets import QLabel, QPushButton
+from review_samples import make_review_study
+
+from napari_histomix.compositing import compose
+from napari_histomix.study import Study
+from napari_histomix.widgets.layer_making import RING_WIDTH
+
+pytestmark = pytest.mark.gui
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory: Any) -> Path:
+    """A study with twelve synthetic nuclei."""
+    return make_review_study(tmp_path_factory.mktemp("twelve") / "study").folder
+
+
+@pytest.fixture
+def review(twelve: Path, open_dock: Any, settle: Any, qtbot: Any) -> Any:
+    """The dock with twelve synthetic nuclei under review; the window has the keyboard."""
+    dock = open_dock()
+    window = dock.real_viewer.window._qt_window
+    window.resize(1500, 1000)
+    folder = dock.session.home / "study"
+    shutil.copytree(twelve, folder)
+    dock.data.open_study(folder)
+    qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
+    dock.open_step(3)
+    settle(dock)
+    window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow, timeout=5000)
+    dock.folder = folder
+    return dock
+
+
+@pytest.fixture
+def type_keys(qtbot: Any) -> Callable[..., None]:
+    """Press keys over the canvas, one after the other."""
+
+    def pressed(dock: Any, *keys: Any) -> None:
+        canvas = dock.real_viewer.window._qt_viewer.canvas.native
+        for key in keys:
+            code, modifier = key if isinstance(key, tuple) else (key, Qt.KeyboardModifier.NoModifier)
+            canvas.setFocus()
+            qtbot.keyClick(canvas, code, modifier)
+            qtbot.wait(30)
+
+    return pressed
+
+
+CONTROL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
+LEFT, RIGHT = Qt.Key.Key_Left, Qt.Key.Key_Right
+
+
+def check_layers(dock: Any, image: str) -> None:
+    """The synthetic layers of an image hold exactly what was not taken out."""
+    session, book = dock.session, dock.data.book
+    expected = compose(session.dataset.read(image), session.placements_of(image)).image
+    np.testing.assert_array_equal(book.layer(image, "synthetic").data, expected.pixels)
+    np.testing.assert_array_equal(book.layer(image, "synthetic nuclei").data, expected.instances)
+
+
+def test_everything_over_the_canvas_with_keys_alone(review, type_keys, qtbot, settle) -> None:
+    panel, parts = review.review, review.review.contents
+    ranks = panel.queue.rows.ranks[panel.queue.shown].tolist()
+    image = panel.current.candidate.target.image
+    type_keys(review, "1", "S", "T", "2", "4", "3")
+    decided = {ranks[0]: "approve", ranks[1]: "reject", ranks[2]: "delete"}
+    assert Study.open(review.folder).decisions("placement") == decided
+    assert Study.open(review.folder).decisions("placement reasons") == {ranks[1]: "seam, stain"}
+    check_layers(review, image)
+    settle(review)
+    # The ring of a deleted nucleus is not to be seen.
+    rings = review.data.book.layer(image, "placements")
+    hidden = rings.features["number"].to_numpy()[rings.border_color[:, 3] == 0]
+    assert hidden.tolist() == [ranks[2]]
+    type_keys(review, "Z", ("Z", CONTROL), "U", "U")
+    assert Study.open(review.folder).decisions("placement") == {ranks[0]: "approve"}
+    type_keys(review, "Y", "Y", ("Z", CONTROL | SHIFT), "Y")
+    assert Study.open(review.folder).decisions("placement") == decided
+    check_layers(review, image)
+
+    type_keys(review, Qt.Key.Key_Home)
+    assert panel.queue.rank == ranks[0]
+    type_keys(review, RIGHT, RIGHT, LEFT)
+    assert panel.queue.rank == ranks[1]
+    type_keys(review, "J")
+    assert panel.queue.rank == ranks[3]
+    type_keys(review, "W", (LEFT, SHIFT), (LEFT, SHIFT))
+    assert parts.views.mode == "swipe" and parts.views.divider == pytest.approx(0.4)
+    type_keys(review, "B")
+    assert parts.views.mode == "blink"
+    type_keys(review, "V", "+", "=", "-", "O", "M")
+    assert (parts.views.mode, parts.views.factor) == ("side", 6)
+    assert parts.view_bar.origin.isChecked() and parts.view_bar.smooth.isChecked()
+    image = review.session.image
+    type_keys(review, "X")
+    settle(review)
+    assert not review.data.book.layer(image, "synthetic").visible
+    type_keys(review, "X")
+    settle(review)
+    assert review.data.book.layer(image, "synthetic").visible
+
+    type_keys(review, "?")
+    assert panel.sheet.isVisible()
+    type_keys(review, Qt.Key.Key_F1)
+    assert not panel.sheet.isVisible()
+
+    # A note: the keys are letters until Enter gives them back.
+    type_keys(review, "N")
+    qtbot.keyClicks(parts.details.note, "1 of 4: Aschoff?")
+    qtbot.keyClick(parts.details.note, Qt.Key.Key_Return)
+    assert Study.open(review.folder).decisions("placement note") == {ranks[3]: "1 of 4: Aschoff?"}
+    qtbot.waitUntil(panel.hasFocus, timeout=2000)
+    qtbot.keyClick(panel, "A")
+    assert Study.open(review.folder).decisions("placement")[ranks[3]] == "approve"
+
+
+def test_everything_in_the_dock_with_keys_alone(review, qtbot) -> None:
+    panel, parts = review.review, review.review.contents
+    panel.setFocus()
+    qtbot.keyClick(panel, "F")
+    assert parts.filters.is_open and parts.filters.decision.hasFocus()
+    qtbot.keyClick(parts.filters.decision, Qt.Key.Key_Down)
+    assert parts.filters.decision.currentData() == "undecided"
+    qtbot.keyClick(parts.filters.decision, Qt.Key.Key_Tab)
+    assert parts.filters.type.hasFocus()
+    # A number that is typed is no decision.
+    parts.filters.low.setFocus()
+    parts.filters.low.selectAll()
+    qtbot.keyClicks(parts.filters.low, "41")
+    qtbot.waitUntil(lambda: len(panel.queue) < 12, timeout=2000)
+    assert not review.session.placement_decisions
+    count = len(panel.queue)
+    qtbot.keyClick(parts.filters.low, Qt.Key.Key_Escape)
+    qtbot.waitUntil(panel.hasFocus, timeout=2000)
+    qtbot.keyClick(panel, "G")
+    assert parts.deciding.buttons["reject"].text() == f"Reject {count} (R, 2)"
+    qtbot.keyClick(panel, "2")
+    assert list(Study.open(review.folder).decisions("placement").values()) == ["reject"] * count
+    assert len(panel.queue) == 0
+    qtbot.keyClick(panel, "Z", CONTROL)
+    assert Study.open(review.folder).decisions("placement") == {} and len(panel.queue) == count
+    qtbot.keyClick(panel, "Z", CONTROL | SHIFT)
+    assert len(Study.open(review.folder).decisions("placement")) == count
+    qtbot.keyClick(panel, "D")
+    qtbot.keyClick(panel, "Q")
+    assert parts.donors.is_open and parts.summary.is_open
+    qtbot.keyClick(panel, "I")
+    qtbot.keyClick(panel, Qt.Key.Key_Escape)
+    qtbot.keyClick(panel, Qt.Key.Key_Escape)
+    assert parts.deciding.scope == "one"
+    qtbot.keyClick(panel, "?")
+    assert panel.sheet.isVisible()
+    qtbot.keyClick(panel, Qt.Key.Key_Escape)
+    assert not panel.sheet.isVisible()
+
+
+def test_the_keys_are_given_back(review, type_keys, qtbot) -> None:
+    viewer, image = review.real_viewer, review.session.image
+    labels = review.data.book.layer(image, "synthetic nuclei")
+    viewer.layers.selection.active = labels
+    before = labels.data.copy()
+    type_keys(review, "1", "2", ("Z", CONTROL))
+    assert len(review.session.placement_decisions) == 1 and str(labels.mode) == "pan_zoom"
+    review.open_step(0)
+    type_keys(review, "1", "A", "R")
+    assert len(review.session.placement_decisions) == 1 and str(labels.mode) == "erase"
+    # napari's own undo works on its layer again.
+    labels.data_setitem(np.nonzero(before == 0), 0, refresh=False)
+    labels.data_setitem((np.array([0]), np.array([0])), 77)
+    assert labels.data[0, 0] == 77
+    type_keys(review, ("Z", CONTROL))
+    assert labels.data[0, 0] == 0 and len(review.session.placement_decisions) == 1
+    alive = [one.key().toString() for one in review.review.findChildren(QShortcut) if one.parent().isVisible()]
+    assert alive == []
+
+
+def test_a_whole_image_at_once(review, type_keys, settle, qtbot) -> None:
+    panel, session, viewer = review.review, review.session, review.real_viewer
+    image = panel.current.candidate.target.image
+    near = viewer.scene.camera.zoom
+    type_keys(review, "I")
+    settle(review)
+    layer = review.data.book.layer(image, "image")
+    low, high = (corner[-2:] for corner in layer.extent.world)
+    np.testing.assert_allclose(viewer.scene.camera.center[-2:], (low + high) / 2)
+    assert viewer.scene.camera.zoom < near
+    height, width = viewer.canvas.size
+    shown = np.array([height, width]) / viewer.scene.camera.zoom
+    assert (shown >= high - low).all()
+    rings = review.data.book.layer(image, "placements")
+    assert isinstance(rings, Points)
+    thick = rings.features["number"].to_numpy()[rings.border_width > 2 * RING_WIDTH]
+    assert thick.tolist() == [panel.queue.rank]
+    # Where a person goes in the image, they stay, from nucleus to nucleus.
+    viewer.scene.camera.zoom *= 2
+    zoom = viewer.scene.camera.zoom
+    type_keys(review, RIGHT)
+    assert viewer.scene.camera.zoom == zoom
+    here = [one.candidate.rank for one in session.placements_of(image)]
+    type_keys(review, "1")
+    assert session.placement_decisions == dict.fromkeys(here, "approve")
+    settle(review)
+    assert session.image != image and session.image == panel.current.candidate.target.image
+    type_keys(review, "Z", "E")
+    settle(review)
+    assert session.placement_decisions == {} and session.image == image
+    place = panel.current.candidate.target
+    world = review.data.book.layer(image, "image").data_to_world((place.row, place.col))
+    np.testing.assert_allclose(viewer.scene.camera.center[-2:], world)
+
+
+def test_the_divider_is_dragged_with_the_mouse(review, qtbot) -> None:
+    parts = review.review.contents
+    qtbot.mouseClick(parts.view_bar.modes["swipe"], Qt.MouseButton.LeftButton)
+    view = parts.views.after
+    qtbot.waitUntil(lambda: view.width() > 300, timeout=2000)
+    qtbot.mousePress(view, Qt.MouseButton.LeftButton, pos=QPoint(20, 50))
+    qtbot.mouseMove(view, QPoint(view.width() // 4, 60))
+    qtbot.mouseRelease(view, Qt.MouseButton.LeftButton, pos=QPoint(view.width() // 4, 60))
+    assert parts.views.divider == pytest.approx(0.25, abs=0.02)
+
+
+def test_nothing_is_cut_off_at_the_usual_width(review, settle, qtbot) -> None:
+    panel, parts = review.review, review.review.contents
+    for section in (parts.filters, parts.donors, parts.summary):
+        section.toggle.setChecked(True)
+    parts.filters.order.setCurrentIndex(parts.filters.order.findData("random"))
+    panel.decide("approve")
+    parts.deciding.set_scope("shown")
+    qtbot.wait(300)
+    assert panel.width() <= 420
+    assert panel.area.widget().minimumSizeHint().width() <= panel.area.viewport().width()
+    for button in panel.findChildren(QPushButton):
+        if button.isVisible():
+            assert button.fontMetrics().horizontalAdvance(button.text()) <= button.width(), button.text()
+    for label in panel.findChildren(QLabel):
+        if label.isVisible() and not label.wordWrap():
+            assert label.fontMetrics().horizontalAdvance(label.text()) <= label.width() + 1, label.text()
+    parts.deciding.set_scope("one")
+    panel.toggle_keys()
+    qtbot.wait(50)
+    assert panel.sheet.widget().minimumSizeHint().width() <= panel.sheet.viewport().width()

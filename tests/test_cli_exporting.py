@@ -1,0 +1,183 @@
+"""The commands that write datasets, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mix_samples import make_mix_study
+from placed_samples import placed_study
+
+from napari_histomix.cli import main
+from napari_histomix.datasets import open_dataset, open_tissue, sample_folder
+from napari_histomix.records import MixedImage
+from napari_histomix.study import Study
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A study of the sample with two approved placements of four; never write into it."""
+    return placed_study(tmp_path_factory.mktemp("studies") / "study").folder
+
+
+@pytest.fixture
+def study(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "studies" / "study"))
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments: object) -> tuple[int, list[str], str]:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        return code, shown.out.splitlines(), shown.err
+
+    return call
+
+
+def left_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_what_is_approved_is_exported(run, study, tmp_path):
+    out = tmp_path / "out"
+    code, shown, _ = run("export", study, "--format", "qupath", "--out", out, "--ignore-band", "--json")
+    said = json.loads(shown[-1])
+    assert code == 0 and said["format"] == "qupath" and not said["dry_run"]
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert [one["rank"] for one in manifest["placements"]] == [0, 2]
+    assert {(one["decision"], one["decided_by"]) for one in manifest["placements"]} == {("approve", "Ann")}
+    assert all(one["decided"] for one in manifest["placements"])
+    assert manifest["candidate_settings"]["encoder"] == "texture" and manifest["refusals"] == {"no room": 3}
+    assert manifest["counts"] == {"before": said["before"], "after": said["after"]}
+    assert said["after"]["lymphocyte"] == said["before"]["lymphocyte"] + 2
+    assert len(open_dataset(out).entries) == 5 and len(list((out / "ignore").iterdir())) == 5
+    assert said["files"] == sum(path.is_file() for path in out.rglob("*"))
+    code, _, error = run("export", study, "--out", out)
+    assert code == 1 and "already exists" in error
+
+
+def test_a_dry_run_says_what_comes_and_writes_nothing(run, study, tmp_path):
+    code, shown, _ = run("export", study, "--out", tmp_path / "out", "--dry-run")
+    text = "\n".join(shown)
+    assert code == 0 and "5 training images, 2 with synthetic pixels." in text
+    assert "lymphocyte        48 →       50 nuclei  (+2)" in text and "are free" in text
+    assert "1 synthetic nucleus is still undecided and stays out" in text and "Nothing was written" in text
+    assert left_in(tmp_path) == {"studies"}
+
+
+def test_images_that_moved_are_found_where_a_person_says(run, study, tmp_path):
+    elsewhere = Path(shutil.copytree(sample_folder(), tmp_path / "elsewhere"))
+    Study.open(study).save_settings({"dataset_root": str(tmp_path / "gone"), "dataset_from_study": ""})
+    code, _, error = run("export", study, "--out", tmp_path / "out")
+    assert code == 1 and "no longer at" in error
+    assert run("export", study, "--out", tmp_path / "out", "--dataset", elsewhere)[0] == 0
+    assert len(open_dataset(tmp_path / "out").entries) == 5
+
+
+def test_the_splits_of_the_study_count(run, study, tmp_path):
+    names = [entry.source.image for entry in open_dataset(sample_folder()).entries]
+    splits = dict.fromkeys(names, "train")
+    Study.open(study).save_settings({"splits": splits | {names[-1]: "test"}})
+    assert run("export", study, "--out", tmp_path / "out")[0] == 0
+    assert {entry.source.image for entry in open_dataset(tmp_path / "out").entries} == set(names[:-1])
+    Study.open(study).save_settings({"splits": splits | {names[2]: "test"}})
+    code, _, error = run("export", study, "--out", tmp_path / "other")
+    assert code == 1 and names[2] in error and "not in the training split" in error
+    assert left_in(tmp_path) == {"studies", "out"}
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_too_little_room_is_refused_before_anything_is_written(run, study, tmp_path, monkeypatch, more):
+    monkeypatch.setattr("napari_histomix.study.export_plan.free_space", lambda _out: 1000)
+    code, _, error = run("export", study, "--out", tmp_path / "out", *more)
+    assert code == 1 and "1.0 kB are free" in error
+    assert left_in(tmp_path) == {"studies"}
+
+
+def test_nothing_approved_is_one_sentence(run, study, tmp_path):
+    Study.open(study).decide("placement", [0, 2], None)
+    code, _, error = run("export", study, "--out", tmp_path / "out")
+    assert code == 1 and "approve some first" in error and left_in(tmp_path) == {"studies"}
+
+
+def mixed(dataset, name: str, target: str) -> MixedImage:
+    image = dataset.read(target)
+    origin = np.zeros(image.pixels.shape[:2], np.uint8)
+    origin[10:30, 10:30] = 1
+    return MixedImage(name, image.kind, target, 255 - image.pixels, origin, 1, {"donors": [{"image": target}]})
+
+
+def test_a_study_of_tissue_is_exported_as_class_folders_alone(run, tmp_path):
+    study = make_mix_study(tmp_path / "study")
+    dataset = open_tissue(tmp_path / "tissue")
+    study.add_mixes([mixed(dataset, f"new-{number}", "grade 2/one") for number in range(3)])
+    numbers = list(study.mix_names())
+    study.decide("mix", numbers[:2], "approve")
+    study.let_go()
+    out = tmp_path / "out"
+    code, _, error = run("export", study.folder, "--out", out, "--format", "coco")
+    assert code == 1 and "class-folders" in error
+    code, _, error = run("export", study.folder, "--out", out, "--ignore-band")
+    assert code == 1 and "--ignore-band" in error
+    code, shown, _ = run("export", study.folder, "--out", out, "--dry-run", "--json")
+    plan = json.loads(shown[-1])
+    assert code == 0 and not out.exists()
+    assert plan["after"] == {"grade 2": 5, "grade 3": 1} and plan["before"] == {"grade 2": 3, "grade 3": 1}
+    assert run("export", study.folder, "--out", out)[0] == 0
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert plan["files"] == len(files)
+    size = sum(path.stat().st_size for path in files)
+    assert size / 1.5 < plan["size"] < 1.5 * size
+    assert len(open_tissue(out).entries) == 6
+    assert len(json.loads((out / "manifest.json").read_text(encoding="utf-8"))["synthetic"]) == 2
+
+
+def test_a_study_of_nuclei_is_no_class_folders(run, study, tmp_path):
+    code, _, error = run("export", study, "--out", tmp_path / "out", "--format", "class-folders")
+    assert code == 1 and "class-folders is for tissue" in error
+
+
+def test_a_dataset_is_converted_and_back_again(run, tmp_path):
+    code, shown, _ = run("convert", sample_folder(), "--to", "ome-zarr", "--out", tmp_path / "a", "--json")
+    said = json.loads(shown[-1])
+    assert code == 0 and said["images"] == 5 and said["nuclei"] == {"lymphocyte": 48, "tumor": 302, "stromal": 89}
+    assert run("convert", tmp_path / "a", "--to", "hovernet", "--out", tmp_path / "b")[0] == 0
+    before, after = open_dataset(sample_folder()), open_dataset(tmp_path / "b")
+    assert (after.name, after.classes) == (before.name, before.classes)
+    for entry in before.entries:
+        one, other = before.read(entry), after.read(entry.source.image)
+        assert np.array_equal(one.pixels, other.pixels) and one.source.patient == other.source.patient
+        assert np.array_equal(one.instances > 0, other.instances > 0) and one.counts() == other.counts()
+    code, _, error = run("convert", tmp_path / "a", "--to", "coco", "--out", tmp_path / "b")
+    assert code == 1 and "already exists" in error
+    code, _, error = run("convert", tmp_path, "--to", "coco", "--out", tmp_path / "c")
+    assert code == 1 and "labeled images" in error and left_in(tmp_path) == {"a", "b"}
+
+
+def test_images_that_cannot_be_read_are_left_out_and_said(run, tmp_path):
+    folder = Path(shutil.copytree(sample_folder(), tmp_path / "data"))
+    first = min((folder / "Images").iterdir())
+    first.write_bytes(b"no image")
+    code, shown, _ = run("convert", folder, "--to", "plain", "--out", tmp_path / "out")
+    assert code == 0 and any(line.startswith("Skipped: ") and first.stem in line for line in shown)
+    assert len(open_dataset(tmp_path / "out").entries) == 4
+
+
+def test_synthesize_writes_the_format_that_is_asked_for(run, small_model_folder, tmp_path):
+    some = ("synthesize", sample_folder(), "--rare", "lymphocyte", "-k", 1, "--device", "cpu")
+    out = tmp_path / "out"
+    assert run(*some, "--model", small_model_folder, "--format", "coco", "--out", out)[0] == 0
+    assert (out / "annotations" / "instances_train.json").is_file()
+    code, _, error = run(*some, "--method", "usegmix", "--format", "coco", "--out", tmp_path / "other")
+    assert code == 1 and "--format" in error and left_in(tmp_path) == {"out"}
+
+
+def test_a_format_that_cannot_hold_the_classes_is_refused_before_the_work(run, labeled_image, dataset_folder, tmp_path):
+    data = dataset_folder(tmp_path / "data", [labeled_image(8, name="a", patient="p")])
+    code, _, error = run("synthesize", data, "--rare", "rare", "--format", "pannuke", "--out", tmp_path / "out")
+    assert code == 1 and "none of PanNuke's" in error and left_in(tmp_path) == {"data"}

@@ -1,0 +1,115 @@
+"""Reader tests from the command line: made out of studies, reported on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mix_samples import make_mix_study
+from PIL import Image
+from reader_samples import guessing, make_placements, make_reader_study, read_all
+
+from napari_histomix.cli import main
+from napari_histomix.datasets import load_sample, open_tissue, sample_folder
+from napari_histomix.evaluation.reader_test.folder import ReaderTest
+from napari_histomix.records import MixedImage
+from napari_histomix.study import Study
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory) -> tuple[Path, Path]:
+    """Two studies of the sample; of the first, half is approved."""
+    folder, dataset = tmp_path_factory.mktemp("studies"), load_sample()
+    placements = make_placements(dataset)
+    make_reader_study(folder / "one", dataset, placements, approved=len(placements) // 2)
+    make_reader_study(folder / "two", dataset, make_placements(dataset, "stromal", 3), approved=0)
+    return folder / "one", folder / "two"
+
+
+@pytest.fixture
+def run(capsys) -> Callable:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return call
+
+
+def test_a_test_is_made_of_what_is_approved_answered_and_reported(studies, run, tmp_path) -> None:
+    out = tmp_path / "test"
+    code, text, _ = run(
+        "reader-test", "make", sample_folder(), "--study", studies[0], "--out", out, "--per-kind", 4, "--json"
+    )
+    made = json.loads(text.splitlines()[-1])
+    assert code == 0 and made == {"out": str(out), "crops": 8, "real": 4, "synthetic": 4}
+    test = ReaderTest.open(out)
+    truths = test.truth()
+    half = len(make_placements(load_sample())) // 2
+    assert all(one.facts["rank"] < half for one in truths if one.synthetic)
+    for number, reader in enumerate(("Ann", "Bob")):
+        read_all(test, reader, guessing(number))
+    code, text, _ = run("reader-test", "report", out, "--out", tmp_path / "report")
+    assert code == 0 and "| Ann " in text and "NucleiMix, fast" in text and "Cohen's kappa" in text
+    assert (tmp_path / "report" / "report.png").is_file()
+    code, _, error = run("reader-test", "report", out, "--out", tmp_path / "report")
+    assert code == 1 and "already exists" in error
+
+
+def test_the_same_seed_gives_the_same_bytes_and_several_studies_one_test(studies, run, tmp_path) -> None:
+    common = ("reader-test", "make", sample_folder(), "--study", *studies, "--all", "--copy-paste", "--per-kind", 8)
+    for name in ("a", "b"):
+        assert run(*common, "--out", tmp_path / name)[0] == 0
+    files = [sorted(path for path in (tmp_path / name).iterdir() if path.is_file()) for name in ("a", "b")]
+    assert [one.read_bytes() for one in files[0]] == [one.read_bytes() for one in files[1]]
+    truths = ReaderTest.open(tmp_path / "a").truth()
+    assert {one.kind for one in truths} == {"tumor", "stromal"}
+    for kind in ("tumor", "stromal"):
+        own = [one for one in truths if one.kind == kind]
+        assert 2 * sum(one.synthetic for one in own) == len(own)
+
+
+def test_synthetic_tissue_is_shown_beside_real_tissue_of_its_class(run, tmp_path) -> None:
+    sample, root = load_sample(), tmp_path / "tissue"
+    (root / "grade 2").mkdir(parents=True)
+    for number, entry in enumerate(sample.entries):
+        Image.fromarray(sample.read(entry).pixels).save(root / "grade 2" / f"{number}.png")
+    tissue = open_tissue(root, 0.5)
+    study = Study.create(tmp_path / "study", root, tissue.name, 0.5)
+    for number in range(2):
+        image = tissue.read(f"grade 2/{number}")
+        origin = np.ones(image.pixels.shape[:2], np.uint8)
+        study.add_mixes([MixedImage(f"mix {number}", "grade 2", image.source.image, image.pixels[::-1], origin, 0)])
+    study.decide("mix", list(study.mix_names()), "approve")
+    out = tmp_path / "test"
+    code, _, error = run("reader-test", "make", root, "--mpp", 0.5, "--study", study.folder, "--out", out)
+    assert code == 0, error
+    test = ReaderTest.open(out)
+    assert test.crops.shape == (4, 200, 200, 3) and {one.mark for one in test.asked} == {None}
+    read_all(test, "Ann", guessing(0))
+    code, text, _ = run("reader-test", "report", out, "--out", tmp_path / "report")
+    assert code == 0 and "USegMix" in text
+
+
+def test_what_cannot_be_done_is_said_in_a_sentence(studies, run, tmp_path, labeled_image, dataset_folder) -> None:
+    def fails(*arguments: object) -> str:
+        code, _, error = run("reader-test", *arguments)
+        assert code == 1
+        return error.splitlines()[-1]
+
+    out = tmp_path / "out"
+    make = ("make", sample_folder(), "--out", out, "--study")
+    assert "approve some" in fails(*make, studies[1])
+    assert "at least one real" in fails(*make, studies[0], "--per-kind", 0)
+    assert "A seed is 0 or more" in fails(*make, studies[0], "--seed", -1)
+    assert "is not a study" in fails(*make, tmp_path)
+    other = dataset_folder(tmp_path / "data", [labeled_image(5)])
+    assert "of another dataset" in fails("make", other, "--out", out, "--study", studies[0])
+    empty = make_mix_study(tmp_path / "tissue" / "study")
+    assert "synthesize something first" in fails(*make, empty.folder)
+    assert "is not a reader test" in fails("report", studies[0], "--out", out)
+    assert not out.exists()

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from qtpy.QtCore import QPoint, QSettings, Qt
+from review_samples import make_review_study
+from test_review_queue import Light
+
+from napari_histomix.compositing import compose
+from napari_histomix.records import HistomixError, drain
+from napari_histomix.study import Study
+from napari_histomix.study.claim import READ_ONLY
+from napari_histomix.widgets.loading import study_job
+from napari_histomix.widgets.review.panel import ReviewPanel
+from napari_histomix.widgets.session import Session
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("napari_histomix.widgets.session.warm_networks", lambda: None)
+    kept = str(tmp_path / "settings.ini")
+    monkeypatch.setattr(
+        "napari_histomix.widgets.session.QSettings", lambda *_names: QSettings(kept, QSettings.Format.IniFormat)
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Any:
+    folder = tmp_path_factory.mktemp("review") / "study"
+    make_review_study(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Any:
+    return shutil.copytree(made, tmp_path / "study")
+
+
+@pytest.fixture
+def open_panel(qtbot, tmp_path):
+    def opened(folder) -> ReviewPanel:
+        session = Session(home=tmp_path)
+        panel = ReviewPanel(ViewerModel(), session)
+        qtbot.addWidget(panel)
+        panel.resize(420, 900)
+        panel.show()
+        session.take_opened(drain(study_job(folder)()))
+        settle(qtbot, panel)
+        return panel
+
+    return opened
+
+
+@pytest.fixture
+def panel(open_panel, folder) -> ReviewPanel:
+    return open_panel(folder)
+
+
+def settle(qtbot, panel) -> None:
+    qtbot.waitUntil(lambda: panel.contents.shows and not panel.book.busy, timeout=20_000)
+
+
+def ranks(panel) -> list[int]:
+    return panel.queue.rows.ranks[panel.queue.shown].tolist()
+
+
+def texts(panel) -> str:
+    return panel.contents.counter.text()
+
+
+def test_decisions_are_on_disk_and_the_next_one_is_shown(panel, folder, qtbot) -> None:
+    first, second, third, fourth = ranks(panel)[:4]
+    assert texts(panel) == "1 of 12 · 0 approved · 0 rejected"
+    panel.decide("approve")
+    panel.decide("reject")
+    panel.decide("delete")
+    assert panel.queue.rank == fourth
+    assert Study.open(folder).decisions("placement") == {first: "approve", second: "reject", third: "delete"}
+    # What is deleted is in no list and no image, and counts as nothing to review.
+    assert third not in ranks(panel)
+    assert texts(panel) == "3 of 11 · 1 approved · 1 rejected · 1 deleted"
+    assert third not in [
+        one.candidate.rank for name in panel.session.images for one in panel.session.placements_of(name)
+    ]
+    panel.undo()
+    assert panel.queue.rank == third and third in ranks(panel)
+    panel.undo()
+    panel.redo()
+    panel.redo()
+    assert Study.open(folder).decisions("placement") == {first: "approve", second: "reject", third: "delete"}
+    panel.contents.filters.decision.setCurrentIndex(panel.contents.filters.decision.findData("delete"))
+    assert ranks(panel) == [third] and panel.queue.rank == third
+    panel.decide("undecided")
+    assert Study.open(folder).decisions("placement") == {first: "approve", second: "reject"}
+    panel.undo()
+    panel.undo()
+    panel.undo()
+    panel.undo()
+    panel.undo()
+    assert panel.contents.note.text() == "There is nothing to undo."
+    assert Study.open(folder).decisions("placement") == {}
+
+
+def test_reasons_belong_to_the_nucleus_that_is_shown(panel, folder) -> None:
+    first, second = ranks(panel)[:2]
+    panel.toggle_reason("stain")
+    panel.toggle_reason("seam")
+    panel.decide("reject")
+    assert panel.queue.rank == second and not any(one.isChecked() for one in panel.contents.details.reasons.values())
+    panel.contents.details.stay.setChecked(True)
+    panel.decide("reject")
+    assert panel.queue.rank == second
+    panel.contents.details.reasons["shape"].click()
+    assert panel.contents.details.reasons["shape"].isChecked()
+    # In the order of the list, whatever the order they were given in.
+    assert Study.open(folder).decisions("placement reasons") == {first: "seam, stain", second: "shape"}
+    panel.toggle_reason("shape")
+    assert Study.open(folder).decisions("placement reasons") == {first: "seam, stain"}
+    panel.undo()
+    assert panel.queue.reasons == ("shape",)
+
+
+def test_a_note_is_kept_by_enter_and_by_leaving_and_forgotten_by_escape(panel, folder, qtbot) -> None:
+    first, second = ranks(panel)[:2]
+    note = panel.contents.details.note
+    qtbot.keyClicks(note, "blurred at the left")
+    # An image that was read meanwhile takes nothing of what is being typed.
+    note.setFocus()
+    panel.contents.show_all()
+    qtbot.keyClick(note, Qt.Key.Key_Return)
+    assert Study.open(folder).decisions("placement note") == {first: "blurred at the left"}
+    qtbot.keyClicks(note, " and the right")
+    qtbot.keyClick(note, Qt.Key.Key_Escape)
+    assert note.text() == "blurred at the left"
+    panel.move_by(1)
+    assert note.text() == ""
+    qtbot.keyClicks(note, "fine")
+    panel.decide("approve")
+    notes = Study.open(folder).decisions("placement note")
+    assert notes == {first: "blurred at the left", second: "fine"} and note.text() == ""
+    panel.move_to(0)
+    assert note.text() == "blurred at the left"
+    note.clear()
+    panel.move_by(1)
+    assert Study.open(folder).decisions("placement note") == {second: "fine"}
+
+
+def test_all_that_the_filter_leaves_is_decided_on_in_one_act(panel, folder) -> None:
+    parts = panel.contents
+    parts.filters.toggle.setChecked(True)
+    parts.filters.sampler.setCurrentIndex(parts.filters.sampler.findData("paper"))
+    assert set(ranks(panel)) == set(range(6, 12)) and parts.filters.state.text() == "6 of 12"
+    parts.deciding.set_scope("shown")
+    assert parts.deciding.buttons["approve"].text() == "Approve 6 (A, 1)"
+    parts.deciding.buttons["approve"].click()
+    assert Study.open(folder).decisions("placement") == dict.fromkeys(range(6, 12), "approve")
+    # One act is over: the next key is about one nucleus again.
+    assert parts.deciding.scope == "one" and parts.deciding.buttons["approve"].text() == "Approve (A, 1)"
+    panel.undo()
+    assert Study.open(folder).decisions("placement") == {}
+    panel.redo()
+    assert len(Study.open(folder).decisions("placement")) == 6
+    parts.filters.clear()
+    parts.filters.decision.setCurrentIndex(parts.filters.decision.findData("approve"))
+    parts.deciding.set_scope("shown")
+    panel.decide("undecided")
+    assert Study.open(folder).decisions("placement") == {} and ranks(panel) == []
+    # The nucleus that was under review stays in view, so that its decision can be seen and taken back.
+    assert texts(panel).startswith("0 shown · this one is not") and panel.current is not None
+
+
+def test_a_whole_image_takes_its_undecided_nuclei_and_goes_on_to_the_next_image(panel, folder, qtbot) -> None:
+    image = panel.current.candidate.target.image
+    here = [one.candidate.rank for one in panel.session.placements_of(image)]
+    panel.decide("reject")
+    panel.contents.deciding.set_scope("image")
+    assert panel.contents.deciding.buttons["approve"].text() == f"Approve {len(here) - 1} (A, 1)"
+    assert not panel.contents.deciding.buttons["undecided"].isEnabled()
+    panel.decide("approve")
+    decided = Study.open(folder).decisions("placement")
+    assert Counter(decided.values()) == {"approve": len(here) - 1, "reject": 1} and set(decided) == set(here)
+    assert panel.contents.deciding.scope == "image" and panel.current.candidate.target.image != image
+    panel.undo()
+    assert panel.current.candidate.target.image == image
+    assert list(Study.open(folder).decisions("placement").values()) == ["reject"]
+
+
+def test_filters_add_up_and_can_be_taken_off_at_once(panel) -> None:
+    filters = panel.contents.filters
+    donor = panel.current.candidate.donor
+    filters.choose_donor(donor.image, donor.instance)
+    assert all(
+        one.donor.instance == donor.instance for one in (panel.queue.rows.items[r].candidate for r in panel.queue.shown)
+    )
+    some = len(panel.queue)
+    filters.low.setValue(99)
+    filters._late.timeout.emit()
+    assert len(panel.queue) == 0 and panel.current is None
+    assert panel.contents.views.after.pixels is None and not panel.contents.deciding.buttons["approve"].isEnabled()
+    panel.decide("approve")
+    assert panel.session.placement_decisions == {}
+    filters.clear_button.click()
+    assert 0 < some < len(panel.queue) == 12 and panel.current is not None
+
+
+def test_another_study_begins_anew(panel, made, tmp_path, qtbot) -> None:
+    filters = panel.contents.filters
+    panel.move_to(5)
+    filters.image.setCurrentIndex(2)
+    assert len(panel.queue) < 12
+    fewer = make_review_study(tmp_path / "fewer", 1)
+    panel.session.take_opened(drain(study_job(fewer.folder)()))
+    settle(qtbot, panel)
+    assert ranks(panel) == [0] and panel.queue.rank == 0 and filters.image.currentData() == ""
+    panel.session.take_opened(drain(study_job(shutil.copytree(made, tmp_path / "third"))()))
+    settle(qtbot, panel)
+    assert len(panel.queue) == 12 and panel.queue.at == 0
+
+
+def test_the_order_is_the_one_chosen(panel) -> None:
+    filters = panel.contents.filters
+    filters.order.setCurrentIndex(filters.order.findData("worst"))
+    fits = panel.queue.rows.percentiles[panel.queue.shown]
+    assert fits.tolist() == sorted(fits)
+    filters.order.setCurrentIndex(filters.order.findData("random"))
+    assert not filters.seed.isHidden()
+    first = ranks(panel)
+    filters.seed.setValue(5)
+    assert ranks(panel) != first and sorted(ranks(panel)) == sorted(first)
+
+
+def test_before_and_after_in_three_ways(panel, qtbot) -> None:
+    views, one = panel.contents.views, panel.current
+    place = one.candidate.target
+    target = panel.session.reader.get(place.image)
+    expected = compose(target, panel.session.placements_of(place.image)).image.pixels
+    top, left = round(place.row) - views.side // 2, round(place.col) - views.side // 2
+    at = slice(one.row - top, one.row - top + 21), slice(one.col - left, one.col - left + 21)
+    np.testing.assert_array_equal(views.before.pixels[at], target.pixels[one.window])
+    np.testing.assert_array_equal(views.after.pixels[at], expected[one.window])
+    assert (views.before.pixels != views.after.pixels).any()
+
+    panel.contents.view_bar.modes["swipe"].click()
+    qtbot.waitUntil(lambda: views.after.width() > 300 and len(views.after.pixels) == views.side, timeout=2000)
+    assert not views.before.isVisible()
+    whole = views.after.grab().toImage()
+    qtbot.mousePress(views.after, Qt.MouseButton.LeftButton, pos=QPoint(1, 100))
+    only_after = views.after.grab().toImage()
+    qtbot.mousePress(views.after, Qt.MouseButton.LeftButton, pos=QPoint(views.after.width() - 1, 100))
+    only_before = views.after.grab().toImage()
+    middle, quarter, y = views.after.width() // 2, views.after.width() // 2 - 16, views.after.height() // 2
+    assert whole.pixel(quarter, y) == only_before.pixel(quarter, y) != only_after.pixel(quarter, y)
+    assert whole.pixel(middle + 16, y) == only_after.pixel(middle + 16, y)
+    views.swipe_by(-20)
+    assert views.divider == 0
+    views.swipe_by(1)
+    assert views.divider == pytest.approx(0.05)
+
+    panel.contents.view_bar.toggle_blink()
+    shown = set()
+    for _ in range(2):
+        shown.add(views.after.pixels.tobytes())
+        views._blinking.timeout.emit()
+    assert len(shown) == 2
+    panel.hide()
+    assert not views._blinking.isActive()
+
+
+def test_zoom_and_outlines(panel) -> None:
+    views, bar = panel.contents.views, panel.contents.view_bar
+    before = views.after.pixels.shape[0]
+    bar.closer.click()
+    assert bar.factor.text() == "6×" and views.after.pixels.shape[0] < before
+    for _ in range(10):
+        views.zoom(-1)
+    assert bar.factor.text() == "1×" and not bar.farther.isEnabled() and views.after.pixels.shape[0] > before
+    views.zoom(3)
+    plain = views.after.grab().toImage()
+    bar.origin.setChecked(True)
+    assert views.after.grab().toImage() != plain
+    bar.origin.setChecked(False)
+    assert views.after.grab().toImage() == plain
+
+
+def test_the_goal_is_kept_with_the_study(panel, open_panel, folder, qtbot) -> None:
+    goal = panel.contents.goal
+    goal.goal.setValue(2)
+    qtbot.waitUntil(lambda: Study.open(folder).settings().get("review_goal") == 2, timeout=2000)
+    panel.contents.details.stay.setChecked(True)
+    panel.decide("approve")
+    assert (goal.bar.value(), goal.bar.maximum()) == (1, 2)
+    panel.decide("approve")
+    assert goal.words.text() == "Goal reached"
+    panel.session.study.let_go()
+    again = open_panel(folder)
+    assert again.contents.goal.goal.value() == 2 and again.contents.goal.words.text() == "Goal reached"
+    assert again.contents.details.stay.isChecked()
+
+
+def test_pace_and_time_left_are_told(panel) -> None:
+    now = [0.0]
+    panel.contents.goal.pace._clock = lambda: now[0]
+    for _ in range(5):
+        panel.decide("approve")
+        now[0] += 30
+    # Seven are left, half a minute each.
+    assert panel.contents.goal.words.text() == "30.0 s each, about 4 min left"
+
+
+def test_a_second_window_can_look_but_not_decide(panel, open_panel, folder) -> None:
+    other = open_panel(folder)
+    parts = other.contents
+    assert parts.note.text() == READ_ONLY
+    before = texts(other), other.queue.rank
+    for button in (*parts.deciding.buttons.values(), parts.deciding.undo_button, *parts.details.reasons.values()):
+        assert not button.isEnabled()
+    assert parts.deciding.buttons["approve"].toolTip() == READ_ONLY and parts.details.note.isReadOnly()
+    other.decide("approve")
+    other.toggle_reason("seam")
+    other.undo()
+    assert (texts(other), other.queue.rank) == before
+    assert Study.open(folder).decisions("placement") == {}
+    other.move_by(1)
+    assert other.queue.rank != before[1]
+
+
+def test_what_could_not_be_written_stays_in_view(panel, monkeypatch) -> None:
+    said = []
+    panel.session.notice.connect(said.append)
+
+    def full(_changes):
+        raise HistomixError("The disk is full; free space.")
+
+    monkeypatch.setattr(panel.session.study, "act", full)
+    rank = panel.queue.rank
+    panel.decide("approve")
+    assert panel.queue.rank == rank and said == ["The disk is full; free space."]
+    assert texts(panel) == "1 of 12 · 0 approved · 0 rejected"
+
+
+def test_it_is_told_who_decided_and_when(panel, folder, qtbot) -> None:
+    label, reviewer = panel.contents.details.provenance, panel.contents.details.reviewer
+    assert label.text().endswith("undecided") and "fast sampler" in label.text()
+    panel.decide("approve")
+    panel.move_by(-1)
+    assert "· approved, " in label.text()
+    qtbot.keyClicks(reviewer, "Dr. Roe")
+    qtbot.keyClick(reviewer, Qt.Key.Key_Return)
+    panel.decide("reject")
+    panel.move_by(-1)
+    assert "rejected by Dr. Roe, " in label.text() and panel.session.reviewer == "Dr. Roe"
+    assert panel.current.candidate.donor.image in label.toolTip()
+    assert Study.open(folder).decided("placement")[panel.queue.rank].who == "Dr. Roe"
+
+
+def test_a_damaged_picture_is_told_in_a_sentence(panel, folder) -> None:
+    for pack in (folder / "pictures").iterdir():
+        content = bytearray(pack.read_bytes())
+        content[200:] = bytes(len(content) - 200)
+        pack.write_bytes(content)
+    panel.session.study._patch.cache_clear()
+    panel.move_by(1)
+    assert "damaged" in panel.contents.note.text() and panel.contents.views.after.pixels is None
+
+
+def test_the_summary_counts_donors_classes_and_reasons(panel) -> None:
+    summary, session = panel.contents.summary, panel.session
+    summary.toggle.setChecked(True)
+    assert "Nothing is approved yet" in summary.worth.text()
+    panel.toggle_reason("context")
+    for _ in range(4):
+        panel.decide("approve")
+    summary.draw()
+    donors = Counter(
+        (one.candidate.donor.image, one.candidate.donor.instance)
+        for one in session.placements
+        if session.placement_decisions.get(one.candidate.rank) == "approve"
+    )
+    counts = np.array(list(donors.values()))
+    worth = counts.sum() ** 2 / (counts**2).sum()
+    assert f"{len(donors)} donor" in summary.worth.text() and f"worth {worth:.1f} " in summary.worth.text()
+    assert "as if from 42 equally likely" in summary.worth.text()
+    assert sum(int(number) for _, number in summary.donors.texts) == len(donors)
+    rare = session.dataset.class_name(session.rare[0])
+    assert dict(summary.classes.texts)[rare].endswith("(+4)")
+    assert summary.reasons.texts == [("context", "1")]
+    summary.most_button.click()
+    assert len(panel.queue) >= counts.max() and panel.queue.wanted.donor
+
+
+def test_donor_and_nearest_patch_are_shown_for_every_nucleus(panel, qtbot) -> None:
+    donors = panel.contents.donors
+    panel.unfold(donors)
+    qtbot.waitUntil(lambda: donors.donor.pixels is not None, timeout=10_000)
+    donors.bar.run_button.click()
+    qtbot.waitUntil(lambda: donors.nearest.pixels is not None or donors.note.text() != "", timeout=20_000)
+    assert donors.note.text() == ""
+    assert "training nuclei" in donors.about.text() and not donors.bar.isVisible()
+    first = donors._neighbor
+    panel.move_by(1)
+    qtbot.waitUntil(lambda: donors._neighbor != first and donors.nearest.pixels is not None, timeout=20_000)
+    assert donors._neighbor[0] == panel.queue.rank
+    near, own = donors._neighbor[1], panel.current.candidate
+    assert (near.image, near.instance) != (own.donor.image, own.donor.instance)
+
+
+def test_of_thousands_a_key_looks_at_a_handful(qtbot, tmp_path) -> None:
+    session = Session(home=tmp_path)
+    panel = ReviewPanel(ViewerModel(), session)
+    qtbot.addWidget(panel)
+    panel.show()
+    session.study = Study.create(tmp_path / "study", tmp_path, "many")
+    lights = [Light(rank, f"i{rank % 300}", ("d", rank % 77), rank % 101, rank) for rank in range(20_000)]
+    session.take_synthesis(SimpleNamespace(placements=lights, refusals={}))
+    assert len(panel.queue) == 20_000
+    Light.asked = 0
+    acts = (lambda: panel.move_by(1), lambda: panel.decide("approve"), panel.undo, panel.redo, panel.move_on)
+    for act in acts * 4:
+        act()
+    panel.contents.filters.decision.setCurrentIndex(1)
+    panel.contents.filters.order.setCurrentIndex(2)
+    assert len(panel.queue) == 19_996 and Light.asked < 50 * len(acts) * 4
