@@ -93,6 +93,23 @@ def test_a_decision_makes_the_figures_anew(exporting, settle) -> None:
     assert panel.plan.synthetic == 1 and panel.contents.isVisible()
 
 
+def test_splits_make_the_figures_anew(exporting, settle) -> None:
+    dock = exporting()
+    panel, session = dock.export, dock.session
+    settle(dock)
+    touched = {place.image for one in session.placements for place in (one.candidate.target, one.candidate.donor)}
+    spare = next(name for name in session.images if name not in touched)
+    session.choose_splits({name: "test" if name == spare else "train" for name in session.images})
+    assert not panel.progress.run_button.isEnabled()
+    settle(dock)
+    assert panel.plan.images == len(session.images) - 1 and "all 4 training images" in panel.summary.text()
+    target = session.approved[0].candidate.target.image
+    session.choose_splits({name: "test" if name == target else "train" for name in session.images})
+    settle(dock)
+    assert panel.figures.kind == "error" and target in panel.figures.text()
+    assert not panel.progress.run_button.isEnabled()
+
+
 def test_too_little_room_is_refused_with_both_numbers(exporting, settle, monkeypatch) -> None:
     monkeypatch.setattr("napari_histomix.study.export_plan.free_space", lambda _out: 1000)
     dock = exporting()

@@ -24,6 +24,7 @@ from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study.explain import Explanation, explain
 from napari_histomix.study.export import export
 from napari_histomix.study.recorded import read_manifest
+from napari_histomix.study.replay import replay
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +221,18 @@ def test_a_flag_in_a_tiff_is_seen(tmp_path):
 
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8, 3), np.uint8), description=SYNTHETIC_NOTICE)
     assert explain(tmp_path / "a.tif").kind == "flagged"
+
+
+def test_a_file_of_many_images_is_explained_by_name(study_dataset, placed, small_model_folder, tmp_path):
+    named = ("neoplastic", "inflammatory", "connective")  # PanNuke has classes of its own
+    classes = tuple(replace(one, name=name) for one, name in zip(study_dataset.classes, named, strict=True))
+    dataset = replace(study_dataset, classes=classes)
+    out = drain(export(dataset, placed, tmp_path / "out", format="pannuke"))
+    (file,) = out.rglob("images.npy")
+    with pytest.raises(HistomixError, match=r"holds \d+ images; give the name of one"):
+        explain(file)
+    name = read_manifest(out).images[0].name
+    assert {one.outcome for one in drain(replay(out, dataset, [small_model_folder])).compared} == {"identical"}
+    found = explain(name, out / "manifest.json")
+    x, y = points(found.origin, 1)[0]
+    assert found.kind == "synthetic" and found.at(x, y)["origin"] == "donor"

@@ -113,7 +113,7 @@ def test_rebuilt_images_are_a_dataset_of_the_same_format(exported, again, tmp_pa
         again(exported, out=tmp_path / "rebuilt")
 
 
-@pytest.mark.parametrize("layout", ["yolo", "tiff-pairs"])
+@pytest.mark.parametrize("layout", ["yolo", "tiff-pairs", "ome-zarr"])
 def test_exports_of_other_formats_too(study_dataset, made, again, tmp_path, layout):
     out = drain(export(study_dataset, made.placements, tmp_path / layout, format=layout))
     assert outcomes(again(out)) == {"identical"}

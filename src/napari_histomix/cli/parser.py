@@ -62,8 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument(
             "dataset",
             type=Path,
-            help="folder of labeled images: HoVer-Net layout (Images, Labels/*.mat), or images, labels and a CSV of "
-            "types; for tissue a folder for each class, or a CSV of images and classes",
+            help="folder of labeled images in any format that 'convert' writes, HoVer-Net's among them; for tissue a "
+            "folder for each class, or a CSV of images and classes",
         )
         one.add_argument("--mpp", type=_positive, help="µm per pixel, where the data does not say it")
         splits(one)

@@ -38,7 +38,7 @@ def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
     HistomixError
         If the file cannot be read, has no instance map, or does not say the types.
     """
-    content = read_arrays(path, ("inst_map", "inst_type", "type_map"))
+    content = read_arrays(path, ("inst_map", "inst_type"))
     if "inst_map" not in content:
         raise HistomixError(f"{path.name} has no inst_map; export the labels in the HoVer-Net layout.")
     grid = content["inst_map"]
@@ -49,20 +49,27 @@ def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
     ids = np.unique(instances)
     ids = ids[ids > 0]
     listed = content.get("inst_type")
-    type_map = content.get("type_map")
+    if ids.size == 0:
+        return instances, {}
     if listed is not None and listed.size == ids.size:
-        numbers = as_ids(listed.ravel(), f"{path.name}, inst_type") if ids.size else np.zeros(0, np.int32)
-    elif ids.size == 0:
-        numbers = np.zeros(0, np.int32)
-    elif type_map is not None and type_map.shape == instances.shape:
-        numbers = _majority(instances, as_ids(type_map, f"{path.name}, type_map"), ids)
+        numbers = as_ids(listed.ravel(), f"{path.name}, inst_type")
     else:
+        numbers = _by_type_map(path, instances, ids, listed)
+    return instances, {int(i): int(n) for i, n in zip(ids, numbers, strict=True) if n > 0}
+
+
+def _by_type_map(
+    path: Path, instances: NDArray[np.int32], ids: NDArray[np.int32], listed: NDArray[Any] | None
+) -> NDArray[np.int32]:
+    """The type of each id by the map of types, which is as large as that of ids and seldom needed."""
+    type_map = read_arrays(path, ("type_map",)).get("type_map")
+    if type_map is None or type_map.shape != instances.shape:
         count = "no" if listed is None else listed.size
         raise HistomixError(
             f"{path.name}: {ids.size} instances but {count} types (inst_type), and no type_map of the same size; "
             "export the labels again."
         )
-    return instances, {int(i): int(n) for i, n in zip(ids, numbers, strict=True) if n > 0}
+    return _majority(instances, as_ids(type_map, f"{path.name}, type_map"), ids)
 
 
 def read_mat_types(path: Path) -> set[int]:

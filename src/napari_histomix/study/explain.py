@@ -40,7 +40,7 @@ from napari_histomix.study.recorded import (
 )
 
 ORIGIN_WORDS = {REAL: "real", DONOR: "donor", INPAINTED: "inpainted"}
-_ABOVE = 3
+_ABOVE = 4
 """Folders above an image that are searched for a manifest."""
 
 Kind = Literal["synthetic", "real", "flagged", "unknown"]

@@ -43,7 +43,7 @@ class ExportPanel(Panel):
         self._wait.setInterval(PAUSE)
         self._wait.timeout.connect(self._look)
         self._stale = False
-        """Whether decisions were made that are not shown yet."""
+        """Whether decisions were made, or splits chosen, that are not shown yet."""
         self.empty = Note("Approve some synthetic nuclei first.")
         self.column.addWidget(self.empty)
         self._build()
@@ -69,8 +69,9 @@ class ExportPanel(Panel):
         self.runner.running_changed.connect(lambda _running: self._replan() if self.plan is None else None)
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.study_changed.connect(self._propose)
+        self.session.splits_changed.connect(self._on_change)
         self.session.placements_changed.connect(self._on_work)
-        self.session.placements_decided.connect(lambda _numbers: self._on_decided())
+        self.session.placements_decided.connect(lambda _numbers: self._on_change())
         self._on_dataset()
 
     def _build(self) -> None:
@@ -157,7 +158,7 @@ class ExportPanel(Panel):
         if self.isVisible():
             self._wait.start()
 
-    def _on_decided(self) -> None:
+    def _on_change(self) -> None:
         # Counting a hundred thousand placements at each decision would hold up the next one.
         self._stale = True
         self._replan()

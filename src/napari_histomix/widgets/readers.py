@@ -15,13 +15,11 @@ from napari_histomix.datasets.formats import recognized
 from napari_histomix.datasets.label_files import is_label_file, read_label_file
 from napari_histomix.datasets.listing import SPLIT_FOLDERS, subfolder
 from napari_histomix.records import HistomixError, LabeledImage
+from napari_histomix.study.database import FILE
 from napari_histomix.widgets.layer_making import facts, nuclei_keywords
 
 LayerData = tuple[Any, dict[str, Any], str]
 Reader = Callable[[Any], list[LayerData]]
-
-STUDY = "study.sqlite"
-"""By this file a folder is known as a study."""
 
 OTHER = 0.8
 """Opacity of nuclei without a class."""
@@ -45,7 +43,7 @@ def file_reader(path: str | Sequence[str]) -> Reader | None:
 
 
 def _is_study(folder: Path) -> bool:
-    return (folder / STUDY).is_file()
+    return (folder / FILE).is_file()
 
 
 def _is_dataset(folder: Path) -> bool:

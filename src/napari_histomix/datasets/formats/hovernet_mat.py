@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
+from napari_histomix.datasets.formats.image_writer import ImageWriter
 from napari_histomix.datasets.hovernet import write_hovernet, write_type_info
-from napari_histomix.records import LabeledImage, NucleusClass
+from napari_histomix.records import LabeledImage
 
 
-class Writer:
-    """Writes one ``.mat`` file per image, and ``type_info.json``."""
+class Writer(ImageWriter):
+    """Writes one ``.mat`` file per image, ``type_info.json`` and ``dataset.json``."""
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None:
-        self.folder, self.classes = folder, classes
-
-    def add(self, image: LabeledImage, *, synthetic: bool) -> None:
-        """Write one image."""
+    def write(self, image: LabeledImage, synthetic: bool) -> None:
+        """Write the pixels and the labels of one image."""
         name = image.source.image
         write_hovernet(self.folder, name, image.pixels, image.instances, image.types, image.mpp, synthetic=synthetic)
 
     def finish(self) -> None:
-        """Write ``type_info.json``."""
+        """Write the files about all images."""
+        super().finish()
         write_type_info(self.folder, self.classes)

@@ -30,6 +30,7 @@ from napari_histomix.datasets.entries import (
     read_json_object,
     split_name,
 )
+from napari_histomix.datasets.formats.image_writer import ImageWriter
 from napari_histomix.datasets.formats.type_table import TypeTable
 from napari_histomix.datasets.listing import (
     SPLIT_FOLDERS,
@@ -41,7 +42,7 @@ from napari_histomix.datasets.listing import (
     subfolder,
 )
 from napari_histomix.datasets.pixels import read_label_image
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, check_name
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 _MASKS = ("_masks", "_cp_masks")
@@ -155,18 +156,17 @@ def _types(
     return types
 
 
-class Writer:
-    """Writes ``images/NAME.tif`` and ``masks/NAME.tif``, and the classes beside them."""
+class Writer(ImageWriter):
+    """Writes ``images/NAME.tif`` and ``masks/NAME.tif``, the classes beside them, and ``dataset.json``."""
 
     def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None:
-        self.folder = folder
+        super().__init__(folder, name, classes)
         self._table = TypeTable(folder, classes)
         for part in ("images", "masks"):
             (folder / part).mkdir()
 
-    def add(self, image: LabeledImage, *, synthetic: bool) -> None:
-        """Write one image with its resolution, and its ids as uint16, or as int32 where there are larger ones."""
-        check_name(image.source.image)
+    def write(self, image: LabeledImage, synthetic: bool) -> None:
+        """Write the pixels with their resolution, and the ids as uint16, or as int32 where there are larger ones."""
         file = f"{image.source.image}.tif"
         density = 10_000 / image.mpp
         write_tiff(
@@ -180,7 +180,8 @@ class Writer:
         self._table.add(image)
 
     def finish(self) -> None:
-        """Write types.csv and type_info.json."""
+        """Write ``dataset.json``, ``types.csv`` and ``type_info.json``."""
+        super().finish()
         self._table.write()
 
 
