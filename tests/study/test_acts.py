@@ -129,10 +129,18 @@ def test_what_a_window_has_open_shares_its_right(study):
     assert Claim(study.folder).take()
 
 
+def test_a_study_that_nobody_has_any_more_is_free(study):
+    other = Study.open(study.folder).take()
+    with pytest.raises(HistomixError, match="another window"):
+        study.take()
+    del other
+    assert study.hold()
+
+
 def test_a_killed_window_leaves_the_study_free(study):
     program = (
         "import os, sys; from napari_histomix.study import Study\n"
-        "assert Study.open(sys.argv[1]).hold(); study = Study.open(sys.argv[1]); assert not study.hold(); os._exit(9)"
+        "one = Study.open(sys.argv[1]).take(); assert not Study.open(sys.argv[1]).hold(); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(study.folder)], timeout=60).returncode == 9
     assert study.hold()

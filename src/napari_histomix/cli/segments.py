@@ -185,7 +185,7 @@ def run_usegmix(options: argparse.Namespace) -> dict[str, Any]:
     )
     with ExitStack() as stack:
         folder = options.study or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "study"
-        study = Study.open(folder) if has_pool(folder) else _begin(options, dataset, folder)
+        study = Study.open(folder).take() if has_pool(folder) else _begin(options, dataset, folder)
         pool = SegmentPool(folder)
         _check_asked(options, pool)
         curation = Curation(study, pool)
@@ -252,6 +252,7 @@ def _begin(options: argparse.Namespace, dataset: TissueDataset, folder: Path) ->
     with started or Study.begin(folder, dataset.root, dataset.name, options.mpp) as study:
         if study.dataset_root != dataset.root.resolve():
             raise HistomixError(f"The study {folder} is of another dataset; choose a new folder.")
+        study.take()
         # Before the pool, so that a killed build is taken up with them.
         study.save_settings(named_splits(options, dataset))
         built = follow(build_pool(dataset, folder, settings))

@@ -130,15 +130,19 @@ class Database:
     @contextmanager
     def _writer(self) -> Iterator[None]:
         if self.read_only or not self.claim.take(0.0 if self.claim.held else WAIT):
-            if not os.access(self.folder, os.W_OK):
-                raise HistomixError(f"The study {self.folder} can only be read; copy it to where you may write.")
-            raise HistomixError(
-                f"The study {self.folder} is open in another window or command; close it there to write here."
-            )
+            raise self.refusal()
         try:
             yield
         finally:
             self.claim.release()
+
+    def refusal(self) -> HistomixError:
+        """What is said of a study that cannot be written to."""
+        if not os.access(self.folder, os.W_OK):
+            return HistomixError(f"The study {self.folder} can only be read; copy it to where you may write.")
+        return HistomixError(
+            f"The study {self.folder} is open in another window or command; close it there to write here."
+        )
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,8 @@ class Study:
         self.folder = Path(folder)
         self.reviewer = ""
         self._database = Database(self.folder, claim)
-        self._patch = lru_cache(PATCHES)(self._read_patch)
+        # Of the database, not of the study: a study that nobody has any more lets others write at once.
+        self._patch = lru_cache(PATCHES)(partial(_read_patch, self._database))
 
     @classmethod
     def create(
@@ -146,6 +147,18 @@ class Study:
         """
         self._database.read_only = not (self._database.claim.held or self._database.claim.take())
         return not self.read_only
+
+    def take(self) -> Study:
+        """This study, held.
+
+        Raises
+        ------
+        HistomixError
+            If another window or command holds it, or its folder can only be read.
+        """
+        if not self.hold():
+            raise self._database.refusal()
+        return self
 
     def let_go(self) -> None:
         """Let others write."""
@@ -316,16 +329,6 @@ class Study:
                 for rank, instance, row, col, seed, height, width in rows
             )
 
-    def _read_patch(self, rank: int) -> Patch:
-        with self._database.reading() as db:
-            pack, *place = db.execute(f"SELECT {PLACE} FROM placements WHERE rank = ?", (rank,)).fetchone()
-        pixels, bits = (read_picture(self.folder, pack, *place[at : at + 2]) for at in (0, 2))
-        found = pixels, np.asarray(bits & 3, np.uint8), bits > 3
-        for array in found:
-            # One array is handed to all who ask.
-            array.setflags(write=False)
-        return found
-
     def _provenance(self, rank: int) -> Mapping[str, Any]:
         with self._database.reading() as db:
             shared, own = db.execute(
@@ -437,6 +440,17 @@ class Study:
         """Do the act again that ``undo`` took back last, until there is a new one; the items it concerned, or none."""
         with self._database.writing() as db:
             return acts.turn_forward(db, acts.family(subjects[0]))
+
+
+def _read_patch(database: Database, rank: int) -> Patch:
+    with database.reading() as db:
+        pack, *place = db.execute(f"SELECT {PLACE} FROM placements WHERE rank = ?", (rank,)).fetchone()
+    pixels, bits = (read_picture(database.folder, pack, *place[at : at + 2]) for at in (0, 2))
+    found = pixels, np.asarray(bits & 3, np.uint8), bits > 3
+    for array in found:
+        # One array is handed to all who ask.
+        array.setflags(write=False)
+    return found
 
 
 def _next_pack(db: sqlite3.Connection) -> int:

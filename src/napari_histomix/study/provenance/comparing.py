@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_histomix.datasets import open_dataset, read_pixels
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.records import REAL, HistomixError
-from napari_histomix.study.recorded import Manifest, SyntheticImage
+from napari_histomix.study.provenance.recorded import Manifest, SyntheticImage
 
 LEVELS, SHARE = 8, 0.01
 """Tolerance: at most this share of an image's changed pixels may differ by more than this many of 255 levels; of the

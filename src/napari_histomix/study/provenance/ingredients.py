@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from napari_histomix.datasets import Dataset, TissueDataset
 from napari_histomix.datasets.image_facts import image_facts
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.study.recorded import Manifest, undamaged
+from napari_histomix.study.provenance.recorded import Manifest, undamaged
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel

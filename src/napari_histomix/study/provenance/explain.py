@@ -27,9 +27,9 @@ from napari_histomix.datasets.run_lengths import mask_of
 from napari_histomix.datasets.written import is_flagged
 from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError
 from napari_histomix.study.augmented import ORIGIN
-from napari_histomix.study.comparing import inside
-from napari_histomix.study.rebuilding import swaps_of
-from napari_histomix.study.recorded import (
+from napari_histomix.study.provenance.comparing import inside
+from napari_histomix.study.provenance.rebuilding import swaps_of
+from napari_histomix.study.provenance.recorded import (
     FILE,
     LARGEST,
     Manifest,

@@ -17,10 +17,10 @@ from napari_histomix.datasets import Dataset, TissueDataset, open_dataset, open_
 from napari_histomix.datasets.writing import complete_or_absent, write_png
 from napari_histomix.datasets.written import WrittenDataset, check_place
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage
-from napari_histomix.study.comparing import Compared, Exported, inside
-from napari_histomix.study.ingredients import RECORDED, Models, Place, Sources
-from napari_histomix.study.rebuilding import rebuild_placements, rebuild_tissue
-from napari_histomix.study.recorded import Manifest, SyntheticImage, read_manifest, undamaged
+from napari_histomix.study.provenance.comparing import Compared, Exported, inside
+from napari_histomix.study.provenance.ingredients import RECORDED, Models, Place, Sources
+from napari_histomix.study.provenance.rebuilding import rebuild_placements, rebuild_tissue
+from napari_histomix.study.provenance.recorded import Manifest, SyntheticImage, read_manifest, undamaged
 
 _MACHINE = {"device": "on", "precision": "in", "processor": "on", "threads": "with as many threads as"}
 

@@ -26,8 +26,8 @@ from napari_histomix.records import (
     Segment,
     TissueImage,
 )
-from napari_histomix.study.ingredients import Models, Place, Sources
-from napari_histomix.study.recorded import Manifest, SyntheticImage, undamaged
+from napari_histomix.study.provenance.ingredients import Models, Place, Sources
+from napari_histomix.study.provenance.recorded import Manifest, SyntheticImage, undamaged
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel

@@ -23,8 +23,8 @@ from napari_histomix.records import HistomixError, drain
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import comparing
 from napari_histomix.study.export import export
-from napari_histomix.study.recorded import read_manifest
-from napari_histomix.study.replay import replay, source_dataset
+from napari_histomix.study.provenance.recorded import read_manifest
+from napari_histomix.study.provenance.replay import replay, source_dataset
 
 
 @pytest.fixture(scope="module")
