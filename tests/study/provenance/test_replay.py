@@ -21,8 +21,8 @@ from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettin
 from napari_histomix.methods.usegmix import MixSettings, make_mix, plan_one
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.sampling.pool import SegmentPool
-from napari_histomix.study import comparing
 from napari_histomix.study.export import export
+from napari_histomix.study.provenance import comparing
 from napari_histomix.study.provenance.recorded import read_manifest
 from napari_histomix.study.provenance.replay import replay, source_dataset
 
