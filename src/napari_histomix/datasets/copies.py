@@ -25,8 +25,8 @@ from napari_histomix.datasets.splits import Groups, check_splits, split_of
 from napari_histomix.datasets.tissue import TissueDataset, TissueEntry
 from napari_histomix.records import Event, HistomixError, Job
 
-CORRELATION = 0.5
-"""Of the gray values of two images where they overlap: from here on they show the same tissue (docs/leakage.md)."""
+CORRELATION = 0.35
+"""Of the details of two images where they overlap: from here on they show the same tissue (docs/leakage.md)."""
 POINTS = 1000
 """Local features kept of an image, at most."""
 ALL_POINTS = 1_000_000
@@ -312,18 +312,23 @@ def _overlap(
     if matrix is None:
         return None
     rows, cols = first.shape
-    blurred = [cv2.GaussianBlur(np.ascontiguousarray(image), (0, 0), 1.5) for image in (first, second)]
-    moved = cv2.warpAffine(blurred[1], matrix, (cols, rows))
+    detail, moved = _detail(first), cv2.warpAffine(_detail(second), matrix, (cols, rows))
     valid = cv2.warpAffine(np.ones(second.shape, np.uint8), matrix, (cols, rows)) > 0
     lines, columns = (np.flatnonzero(valid.any(axis=axis)) for axis in (1, 0))
     if len(lines) < OVERLAP or len(columns) < OVERLAP:
         return None
-    values = blurred[0][valid].astype(np.float64), moved[valid].astype(np.float64)
-    if min(one.std() for one in values) < BLANK or np.corrcoef(*values)[0, 1] < CORRELATION:
+    values = detail[valid], moved[valid]
+    if not all(one.std() for one in values) or np.corrcoef(*values)[0, 1] < CORRELATION:
         return None
     area = second.size * abs(float(np.linalg.det(matrix[:, :2])))
     common = float(np.count_nonzero(valid))
     return min(1.0, common / first.size), min(1.0, common / area)
+
+
+def _detail(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What varies over a few micrometers: noise is gone, and where there is glass, as it is alike in any two images."""
+    fine, coarse = (cv2.GaussianBlur(gray.astype(np.float32), (0, 0), sigma) for sigma in (1.5, 6.0))
+    return np.asarray(fine - coarse, np.float32)
 
 
 def _similarity(

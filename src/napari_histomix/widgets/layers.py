@@ -30,6 +30,8 @@ NAME = "napari-histomix-layers"
 PAUSE = 15
 """Milliseconds between two changes of layers: without them a row of changes is one long stall."""
 SYNTHETIC = ("synthetic", "synthetic nuclei", "placements")
+REWRITTEN = 40
+"""Nuclei of one image that one act may rewrite in its layers; with more, they are composed anew."""
 AT_ONCE = 6
 """Target images whose synthetic layers appear right away; those of others come when the image is first shown.
 
@@ -223,10 +225,16 @@ class LayerBook(QObject):
         self._later(lambda: self._show(self.session.image, True))
 
     def _on_placements_decided(self, numbers: Sequence[int]) -> None:
-        images = set()
+        images: dict[str, list[Placement]] = {}
         for one in filter(None, map(self.session.placement, numbers)):
-            self._rewrite(one)
-            images.add(one.candidate.target.image)
+            images.setdefault(one.candidate.target.image, []).append(one)
+        many = [name for name, some in images.items() if len(some) > REWRITTEN and name in self.stacks]
+        for name in images.keys() - set(many):
+            for one in images[name]:
+                self._rewrite(one)
+        if many:
+            # Composing an image anew in the background takes less than writing many windows of it here.
+            self._compose(many)
         for name in images:
             self._later(lambda name=name: self._recolor_placements(name))
 

@@ -40,7 +40,7 @@ class NoteEdit(QLineEdit):
 
     def show_note(self, number: int | None, text: str) -> None:
         """Show the note of a nucleus; what is being typed about the same one stays."""
-        typing = number == self._number and self.hasFocus() and self.text().strip() != self._shown
+        typing = number == self._number and self.text().strip() != self._shown
         self._number = number
         if not typing and text != self.text():
             self.setText(text)

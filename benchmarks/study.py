@@ -1,0 +1,174 @@
+"""A large study: how long it takes to open, to look at the next nucleus, to decide, to undo.
+
+    python benchmarks/study.py [--count 100000] [--folder FOLDER] [--window]
+
+Made-up nuclei on made-up images, in a temporary folder or in one that is kept (with the images beside it). With
+--window (and a screen, or xvfb) also the Review dock, from the key to the screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import numpy as np
+
+from napari_histomix.datasets import write_hovernet, write_type_info
+from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings
+from napari_histomix.records import Candidate, Location, NucleusClass, Placement
+from napari_histomix.study import Study
+
+T = TypeVar("T")
+TURNS, SIDE, EACH = 15, 1500, 1600
+
+
+def images(root: Path, count: int) -> None:
+    """A dataset of flat images that hold so many made-up nuclei, 1,600 each."""
+    classes = (NucleusClass(1, "rare", (255, 0, 0)), NucleusClass(2, "major", (0, 0, 255)))
+    pixels = np.full((SIDE, SIDE, 3), (222, 165, 205), np.uint8)
+    instances = np.zeros((SIDE, SIDE), np.int32)
+    for number in range(1, 51):
+        instances[28 * number : 28 * number + 9, 1:10] = number
+    types = {number: 1 + number % 2 for number in range(1, 51)}
+    for number in range(-(-count // EACH)):
+        write_hovernet(root, f"image {number}", pixels, instances, types, 0.25)
+    write_type_info(root, classes)
+
+
+def make(folder: Path, count: int) -> None:
+    """A study of made-up nuclei, of 36² pixels each."""
+    images(folder.parent / "images", count)
+    rng = np.random.default_rng(0)
+    percentiles = rng.uniform(0, 100, count).tolist()
+    grid = [(20 + 36 * (place // 40), 20 + 36 * (place % 40)) for place in range(EACH)]
+    candidates = tuple(
+        Candidate(
+            rank,
+            Location(f"image {rank // EACH}", "background", grid[rank % EACH][0] + 18.0, grid[rank % EACH][1] + 18.0),
+            Location(f"image {rank % 7}", "rare", 32.0, 5.0, 2 * (rank % 25) + 2, 1, 81),
+            -10.0 - rank / count,
+            percentiles[rank],
+        )
+        for rank in range(count)
+    )
+    study = Study.create(folder, folder.parent / "images", "made up")
+    found = CandidateSet(candidates, CandidateSettings((1,), (2,)), "texture", 1.0, 9.0, Counter(), Counter(), ())
+    study.set_candidates(found)
+    pixels, origin = rng.integers(0, 256, (36, 36, 3), np.uint8), np.zeros((36, 36), np.uint8)
+    origin[8:28, 8:28] = 1
+    facts = {"quarter_turns": 1, "mirrored": False, "shift": [1, 2], "sampler": "fast", "model": "none"}
+    for start in range(0, count, 5000):
+        study.add_placements(
+            Placement(
+                one,
+                1000 + one.rank,
+                *grid[one.rank % EACH],
+                pixels,
+                origin,
+                origin == 1,
+                one.rank,
+                facts | {"stain": one.rank},
+            )
+            for one in candidates[start : start + 5000]
+        )
+
+
+def timed(what: str, act: Callable[[], T], turns: int = 1) -> T:
+    """Run something, and print the median and the longest time of its turns."""
+    times = []
+    for _ in range(turns):
+        began = time.perf_counter()
+        result = act()
+        times.append(1000 * (time.perf_counter() - began))
+    print(f"  {what:<34}{median(times):8.1f} ms" + (f"   longest {max(times):.1f}" if turns > 1 else ""), flush=True)
+    return result
+
+
+def without_a_window(folder: Path, count: int) -> None:
+    """The study by itself."""
+    print("Without a window")
+    study = timed("open, with its integrity checked", lambda: Study.open(folder))
+    candidates = timed("read all candidates", study.candidates)
+    placements = timed("list all placements", lambda: study.placements(candidates))
+    numbers = iter(range(1, count, max(count // 97, 1)))
+    timed("look at another nucleus", lambda: placements[next(numbers)].pixels, TURNS)
+    timed("decide on one", lambda: study.decide("placement", [next(numbers)], "approve"), TURNS)
+    timed("undo", lambda: study.undo("placement"), TURNS)
+    timed("redo", lambda: study.redo("placement"), TURNS)
+    timed("decide on all at once", lambda: study.decide("placement", range(count), "approve"))
+    timed("undo that", lambda: study.undo("placement"))
+    timed("redo that", lambda: study.redo("placement"))
+    study.undo("placement")
+    timed("undo one of many", lambda: (study.decide("placement", [3], "reject"), study.undo("placement")), TURNS)
+
+
+def with_a_window(folder: Path, count: int) -> None:
+    """The Review step of the dock."""
+    import napari
+    from qtpy.QtWidgets import QApplication
+
+    print("In the window")
+    viewer = napari.Viewer()
+    _, dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")
+    app, session = QApplication.instance(), dock.session
+
+    def settle(seconds: float = 0.3) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            app.processEvents()
+            time.sleep(0.003)
+
+    def opened() -> None:
+        dock.steps[0].panel.open_study(folder)
+        while len(session.placements) < count:
+            app.processEvents()
+            time.sleep(0.002)
+
+    timed("open", opened)
+    dock.open_step(3)
+    settle(5)
+    review = dock.steps[3].panel
+
+    def turn(what: str, act: Callable[[], object]) -> None:
+        times = []
+        for _ in range(TURNS):
+            began = time.perf_counter()
+            act()
+            app.processEvents()
+            times.append(1000 * (time.perf_counter() - began))
+            settle()
+        print(f"  {what:<34}{median(times):8.1f} ms   longest {max(times):.1f}", flush=True)
+
+    turn("next", lambda: review.move_by(1))
+    turn("approve", lambda: review.decide("approve"))
+    turn("undo", review.undo)
+    turn("redo", review.redo)
+    viewer.close()
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--window", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch) / "study"
+        if not folder.exists():
+            began = time.perf_counter()
+            make(folder, options.count)
+            print(f"{options.count:,} nuclei written in {time.perf_counter() - began:.0f} s")
+        without_a_window(folder, options.count)
+        if options.window:
+            with_a_window(folder, options.count)
+
+
+if __name__ == "__main__":
+    main()
