@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox
@@ -12,11 +9,6 @@ from qtpy.QtWidgets import QComboBox
 from napari_histomix.widgets.split_table import SPLIT
 
 pytestmark = pytest.mark.gui
-
-
-def _shot(dock, name):
-    if folder := os.environ.get("HISTOMIX_SHOTS"):
-        dock.real_viewer.screenshot(str(Path(folder) / f"splits_{name}.png"), canvas_only=False, flash=False)
 
 
 def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbot, settle):
@@ -27,8 +19,6 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     qtbot.waitUntil(box.table.isVisible)
     assert box.model.rowCount() == 5
     assert all(box.model.splits_of(row) == ["train"] for row in range(5))
-    qtbot.wait(300)
-    _shot(dock, "1_open")
 
     with qtbot.waitSignal(session.splits_changed, timeout=20_000):
         qtbot.mouseClick(box.propose_button, Qt.MouseButton.LeftButton)
@@ -38,8 +28,6 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     box.bar.run_button.click()
     qtbot.waitUntil(lambda: box.copies is not None, timeout=60_000)
     assert "No two images" in box.found.text()
-    qtbot.wait(300)
-    _shot(dock, "2_proposed")
 
     # By mouse, in the table: a click on the split opens the list.
     at = next(row for row in range(5) if box.model.splits_of(row) == ["test"])
@@ -49,8 +37,6 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     qtbot.mouseClick(box.table.viewport(), Qt.MouseButton.LeftButton, pos=place)
     editor = box.table.viewport().findChild(QComboBox)
     assert editor is not None
-    qtbot.wait(200)
-    _shot(dock, "3_choosing")
     with qtbot.waitSignal(session.splits_changed):
         editor.setCurrentText("val")
         editor.activated.emit(editor.currentIndex())
@@ -59,7 +45,6 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     assert "test" not in chosen.values()
     study = session.study.folder
 
-    # By keyboard: all rows, then a button.
     again = open_dock()
     again.data.open_study(study)
     qtbot.waitUntil(lambda: again.session.image != "", timeout=60_000)

@@ -71,6 +71,7 @@ class DonorSection(Section):
         self.finder.finished.connect(self._on_found)
         self.finder.failed.connect(lambda sentence: self.note.say(sentence, "error"))
         session.dataset_changed.connect(self._on_dataset)
+        session.splits_changed.connect(self._on_splits)
         session.reader.loaded.connect(self._on_loaded)
         self.toggle.toggled.connect(lambda opened: self._show() if opened else None)
 
@@ -96,11 +97,17 @@ class DonorSection(Section):
         self._show()
 
     def _on_dataset(self) -> None:
+        self._placement = None
+        self._on_splits()
+
+    def _on_splits(self) -> None:
+        # Other splits, other training patches.
         self.runner.discard()
         self.finder.discard()
-        self._patches, self._placement, self._neighbor, self._asked = None, None, None, None
+        self._patches, self._neighbor, self._asked = None, None, None
         self.bar.show()
         self.note.say("")
+        self._show()
 
     def _find(self, target: LabeledImage) -> None:
         one, patches, near = self._placement, self._patches, self._near
