@@ -13,10 +13,11 @@ from review_samples import make_review_study
 from test_review_queue import Light
 
 from napari_histomix.compositing import compose
-from napari_histomix.records import HistomixError, drain
+from napari_histomix.records import Candidate, HistomixError, Location, Placement, drain
 from napari_histomix.study import Study
 from napari_histomix.study.claim import READ_ONLY
 from napari_histomix.widgets.loading import study_job
+from napari_histomix.widgets.review.details import provenance
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session
 
@@ -426,3 +427,14 @@ def test_of_thousands_a_key_looks_at_a_handful(qtbot, tmp_path) -> None:
     panel.contents.filters.decision.setCurrentIndex(1)
     panel.contents.filters.order.setCurrentIndex(2)
     assert len(panel.queue) == 19_996 and Light.asked < 50 * len(acts) * 4
+
+
+@pytest.mark.parametrize(("kind", "said"), [("background", "on free tissue"), ("major", "in place of tumor #4")])
+def test_where_a_nucleus_lies_is_said_in_words(kind, said) -> None:
+    background = kind == "background"
+    target = Location("a", kind, 9.0, 9.0, 0 if background else 4, 0 if background else 2, 90)
+    candidate = Candidate(0, target, Location("b", "rare", 1.0, 1.0, 3, 1, 80), -1.0, 50.0)
+    empty = np.zeros((3, 3), np.uint8)
+    one = Placement(candidate, 7, 0, 0, np.zeros((3, 3, 3), np.uint8), empty, empty > 0, 1, {})
+    names = {1: "lymphocyte", 2: "tumor"}
+    assert f"lymphocyte #7 {said}" in provenance(one, "fast", names.__getitem__, None, "undecided")

@@ -168,9 +168,10 @@ def provenance(
         Makes the name of an image short.
     """
     candidate, target, donor = one.candidate, one.candidate.target, one.candidate.donor
-    replaced = f"in place of {name(target.type)} #{target.instance}"
+    background = target.kind == "background"
+    where = "on free tissue" if background else f"in place of {name(target.type)} #{target.instance}"
     facts = (
-        f"{name(donor.type)} #{one.instance} {'on free tissue' if target.kind == 'background' else replaced}",
+        f"{name(donor.type)} #{one.instance} {where}",
         short(target.image),
         f"donor #{donor.instance} of {short(donor.image)}",
         f"fit {candidate.percentile:.0f}",
