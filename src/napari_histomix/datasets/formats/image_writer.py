@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, check_name, write
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 
-class ImageWriter:
+class ImageWriter(ABC):
     """Writes ``images/NAME.png`` and, with name, scale and classes, ``dataset.json``; labels are up to its heirs.
 
     Parameters
@@ -41,9 +42,9 @@ class ImageWriter:
         self.has_synthetic |= synthetic
         self.write(image, synthetic)
 
+    @abstractmethod
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         """Write one image, whose name is a plain file name, and its labels."""
-        raise NotImplementedError
 
     def write_image(self, image: LabeledImage, synthetic: bool) -> None:
         """Write the pixels of one image."""
