@@ -65,7 +65,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     shown = [layer for layer in viewer.layers if layer.visible and layer.metadata["histomix"]["image"] != place.image]
     assert shown == []
 
-    # Keep and drop by key and by button, several at once; undo.
+    # Keep and drop by key and by button, several at once; undo and redo.
     press(dock, "K")
     assert session.candidate_decisions == {elsewhere: "keep"}
     dock.candidates.select([1, 2, 3])
@@ -73,6 +73,9 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     assert session.decided("drop") == len({1, 2, 3} - {elsewhere}) + (elsewhere in {1, 2, 3})
     press(dock, "U")
     assert session.candidate_decisions == {elsewhere: "keep"}
+    press(dock, "Y")
+    assert session.decided("drop") == len({1, 2, 3} - {elsewhere}) + (elsewhere in {1, 2, 3})
+    dock.candidates.undo_button.click()
     press(dock, "U")
     assert session.candidate_decisions == {}
     dock.candidates.select([0])

@@ -11,6 +11,7 @@ import pytest
 
 from napari_histomix.records import HistomixError, MixedImage
 from napari_histomix.study import Study
+from napari_histomix.study.acts import items_of
 from napari_histomix.study.claim import Claim
 
 
@@ -30,10 +31,14 @@ def mix(name: str) -> MixedImage:
 def test_a_nucleus_with_its_note_and_reasons_is_one_act(study):
     study.decide("placement", [3], "approve")
     study.act([("placement", 3, "reject"), ("placement reasons", 3, "seam, shape"), ("placement note", 3, "a ghost")])
-    assert study.undo("placement") == (3,)
+    assert study.undo("placement") == (
+        ("placement", 3, "approve"),
+        ("placement reasons", 3, None),
+        ("placement note", 3, None),
+    )
     assert study.decisions("placement") == {3: "approve"}
     assert study.decisions("placement note") == {} and study.decisions("placement reasons") == {}
-    assert Study.open(study.folder).redo("placement note") == (3,)
+    assert items_of(Study.open(study.folder).redo("placement note")) == (3,)
     assert study.decisions("placement reasons") == {3: "seam, shape"}
     assert study.decisions("placement note") == {3: "a ghost"}
 
@@ -47,7 +52,7 @@ def test_a_new_act_ends_the_chance_to_do_an_old_one_again(study):
     study.decide("segment", [1], "drop")
     study.undo("placement")
     study.decide("segment", [2], "drop")
-    assert study.redo("placement") == (3,), "another family's act does not"
+    assert study.redo("placement") == (("placement note", 3, "look again"),), "another family's act does not"
     assert study.decisions("placement note") == {3: "look again"}
 
 

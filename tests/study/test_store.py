@@ -78,9 +78,9 @@ def test_undo_goes_back_act_by_act_also_across_sessions(study):
     study.decide("candidate", [0, 1, 2], "drop")
     study.decide("placement", [0], "reject")
     again = reopened(study)
-    assert sorted(again.undo("candidate")) == [0, 1, 2]
+    assert again.undo("candidate") == (("candidate", 0, "keep"), ("candidate", 1, None), ("candidate", 2, None))
     assert again.decisions("candidate") == {0: "keep"}
-    assert reopened(study).undo("candidate") == (0,)
+    assert reopened(study).undo("candidate") == (("candidate", 0, None),)
     assert reopened(study).decisions("candidate") == {}
     assert reopened(study).undo("candidate") == ()
     assert reopened(study).decisions("placement") == {0: "reject"}, "the other subject has its own history"
@@ -137,7 +137,7 @@ def test_a_killed_process_keeps_what_was_decided(study):
     )
     assert subprocess.run([sys.executable, "-c", program, str(study.folder)], timeout=60).returncode == 9
     assert reopened(study).decisions("candidate") == {3: "keep", 4: "keep"}
-    assert reopened(study).undo("candidate") == (3, 4)
+    assert reopened(study).undo("candidate") == (("candidate", 3, None), ("candidate", 4, None))
 
 
 def test_a_process_killed_within_an_act_leaves_none_of_it(study):
@@ -282,4 +282,4 @@ def test_a_disk_that_does_not_take_a_decision_says_so_and_keeps_the_others(study
         study.decide("candidate", [1, 2], "keep")
     monkeypatch.undo()
     assert reopened(study).decisions("candidate") == {0: "keep"}
-    assert reopened(study).undo("candidate") == (0,)
+    assert reopened(study).undo("candidate") == (("candidate", 0, None),)

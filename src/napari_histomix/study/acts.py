@@ -85,26 +85,31 @@ def record(db: sqlite3.Connection, who: str, changes: Iterable[Change]) -> None:
     _apply(db, [(subject, item, after) for subject, item, _, after in made])
 
 
-def turn_back(db: sqlite3.Connection, one: str) -> tuple[int, ...]:
-    """Take the last act of a family back; the items it concerned."""
+def turn_back(db: sqlite3.Connection, one: str) -> tuple[Change, ...]:
+    """Take the last act of a family back; what holds again."""
     found = db.execute(
         "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id DESC LIMIT 1", (one, DONE)
     ).fetchone()
     return _turn(db, found[0], "before", UNDONE) if found else ()
 
 
-def turn_forward(db: sqlite3.Connection, one: str) -> tuple[int, ...]:
-    """Do the act of a family again that was taken back last; the items it concerned."""
+def turn_forward(db: sqlite3.Connection, one: str) -> tuple[Change, ...]:
+    """Do the act of a family again that was taken back last; what holds again."""
     found = db.execute(
         "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id LIMIT 1", (one, UNDONE)
     ).fetchone()
     return _turn(db, found[0], "after", DONE) if found else ()
 
 
-def _turn(db: sqlite3.Connection, act: int, side: str, state: int) -> tuple[int, ...]:
+def _turn(db: sqlite3.Connection, act: int, side: str, state: int) -> tuple[Change, ...]:
     changes = db.execute(f"SELECT subject, item, {side} FROM changes WHERE act = ?", (act,)).fetchall()
     _apply(db, changes)
     db.execute("UPDATE acts SET state = ? WHERE id = ?", (state, act))
+    return tuple(changes)
+
+
+def items_of(changes: Iterable[Change]) -> tuple[int, ...]:
+    """Whom changes concern, each once."""
     return tuple(dict.fromkeys(item for _, item, _ in changes))
 
 

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_histomix.records import HistomixError
 from napari_histomix.sampling.pool import SegmentPool
-from napari_histomix.study.store import Change, Study, Subject
+from napari_histomix.study.acts import Change, Subject, items_of
+from napari_histomix.study.store import Study
 
 Numbers = NDArray[np.intp]
 Decision = Literal["keep", "drop"]
@@ -263,8 +264,8 @@ class Curation:
         """Make the change again that was taken back last, until there is a new one; the segments it concerned."""
         return self._turned(self.study.redo("segment"))
 
-    def _turned(self, found: Iterable[int]) -> Numbers:
-        numbers = np.array(sorted(found), np.intp)
+    def _turned(self, changes: Iterable[Change]) -> Numbers:
+        numbers = np.array(sorted(items_of(changes)), np.intp)
         if len(numbers):
             self._load()
         return numbers[numbers < len(self)]

@@ -425,21 +425,21 @@ class Study:
         with self._database.writing() as db:
             acts.record(db, self.reviewer, changes)
 
-    def undo(self, *subjects: Subject) -> tuple[int, ...]:
-        """Take back the last act of the subjects' family, also one of an earlier session.
+    def undo(self, subject: Subject) -> tuple[Change, ...]:
+        """Take back the last act of the subject's family, also one of an earlier session.
 
         Returns
         -------
-        tuple of int
-            The items it concerned; empty where there is nothing to take back.
+        tuple of Change
+            What holds again: subject, item and decision (None: none); empty where there is nothing to take back.
         """
         with self._database.writing() as db:
-            return acts.turn_back(db, acts.family(subjects[0]))
+            return acts.turn_back(db, acts.family(subject))
 
-    def redo(self, *subjects: Subject) -> tuple[int, ...]:
-        """Do the act again that ``undo`` took back last, until there is a new one; the items it concerned, or none."""
+    def redo(self, subject: Subject) -> tuple[Change, ...]:
+        """Do the act again that ``undo`` took back last, until there is a new one; returns as ``undo``."""
         with self._database.writing() as db:
-            return acts.turn_forward(db, acts.family(subjects[0]))
+            return acts.turn_forward(db, acts.family(subject))
 
 
 def _read_patch(database: Database, rank: int) -> Patch:

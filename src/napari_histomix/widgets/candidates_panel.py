@@ -54,7 +54,7 @@ class CandidatesPanel(Panel):
         self.keys = PanelKeys(
             self,
             self.viewer,
-            {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP), "U": self.undo},
+            {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP), "U": self.undo, "Y": self.redo},
         )
         self.runner.finished.connect(self._on_found)
         self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
@@ -160,20 +160,25 @@ class CandidatesPanel(Panel):
         for index, width in enumerate((42, 80, 86, 66, 36, 72, 100, 130)):
             self.view.setColumnWidth(index, width)
         self.view.setMinimumHeight(190)
-        self.view.setToolTip("A click flies to the place. K keeps, D drops, U undoes; Shift and Ctrl select several.")
+        self.view.setToolTip(
+            "A click flies to the place. K keeps, D drops, U undoes, Y redoes; Shift and Ctrl select several."
+        )
         self.view.selectionModel().currentRowChanged.connect(lambda _now, _before: self._fly())
         column.addWidget(self.view, 1)
         self.keep_button = QPushButton("Keep (K)")
         self.drop_button = QPushButton("Drop (D)")
         self.undo_button = QPushButton("Undo (U)")
+        self.redo_button = QPushButton("Redo (Y)")
         self.keep_button.setToolTip("Keep the selected candidates.")
         self.drop_button.setToolTip("Drop the selected candidates: no nucleus is placed there.")
         self.undo_button.setToolTip("Take the last decision back.")
+        self.redo_button.setToolTip("Make the decision again that was taken back last.")
         self.keep_button.clicked.connect(lambda: self.decide(KEEP))
         self.drop_button.clicked.connect(lambda: self.decide(DROP))
         self.undo_button.clicked.connect(self.undo)
-        buttons = row(self.keep_button, self.drop_button, self.undo_button)
-        for index in range(3):
+        self.redo_button.clicked.connect(self.redo)
+        buttons = row(self.keep_button, self.drop_button, self.undo_button, self.redo_button)
+        for index in range(4):
             buttons.setStretch(index, 1)
         column.addLayout(buttons)
         self.count = QLabel()
@@ -299,8 +304,11 @@ class CandidatesPanel(Panel):
 
     def undo(self) -> None:
         """Take the last decision back and select what it concerned."""
-        items = self.session.undo("candidate")
-        self.select(items)
+        self.select(self.session.undo("candidate"))
+
+    def redo(self) -> None:
+        """Make the decision again that was taken back last, and select what it concerns."""
+        self.select(self.session.redo("candidate"))
 
     def select(self, ranks: Any) -> None:
         """Select candidates by rank, those that the filter shows."""

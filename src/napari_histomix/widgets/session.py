@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -15,7 +15,7 @@ from qtpy.QtCore import QObject, QSettings, Signal
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.datasets.splits import with_splits
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
-from napari_histomix.study.acts import Change, Subject
+from napari_histomix.study.acts import Change, Subject, items_of
 from napari_histomix.study.claim import READ_ONLY, Claim
 from napari_histomix.widgets.frames import APPROVE, DELETE, DROP, KEEP, REJECT
 from napari_histomix.widgets.images import ImageReader
@@ -427,48 +427,42 @@ class Session(QObject):
         except (HistomixError, OSError) as error:
             self.notice.emit(str(error))
             return
+        self._take(changes)
+
+    def undo(self, subject: Subject) -> tuple[int, ...]:
+        """Take the last act back; returns whom it concerned."""
+        return self._turn(partial(self.study.undo, subject)) if self.study is not None else ()
+
+    def redo(self, subject: Subject) -> tuple[int, ...]:
+        """Do the act again that was taken back last; returns whom it concerned."""
+        return self._turn(partial(self.study.redo, subject)) if self.study is not None else ()
+
+    def _turn(self, way: Callable[[], tuple[Change, ...]]) -> tuple[int, ...]:
+        try:
+            return self._take(way())
+        except (HistomixError, OSError) as error:
+            self.notice.emit(str(error))
+            return ()
+
+    def _take(self, changes: Sequence[Change]) -> tuple[int, ...]:
         for subject, item, decision in changes:
             decisions = self._decisions(subject)
             if decision is None:
                 decisions.pop(item, None)
             else:
                 decisions[item] = decision
-        self._tell(changes[0][0], tuple(dict.fromkeys(item for _, item, _ in changes)))
-
-    def undo(self, subject: Subject) -> tuple[int, ...]:
-        """Take the last act back; returns whom it concerned."""
-        return self._turn(subject, "undo")
-
-    def redo(self, subject: Subject) -> tuple[int, ...]:
-        """Do the act again that was taken back last; returns whom it concerned."""
-        return self._turn(subject, "redo")
-
-    def _turn(self, subject: Subject, way: str) -> tuple[int, ...]:
-        if self.study is None:
-            return ()
-        try:
-            items: tuple[int, ...] = getattr(self.study, way)(subject)
-            for one in (("candidate",) if subject == "candidate" else PLACEMENT) if items else ():
-                kept, now = self._decisions(one), self.study.decisions(one, items)
-                for item in items:
-                    kept.pop(item, None)
-                kept.update(now)
-        except (HistomixError, OSError) as error:
-            self.notice.emit(str(error))
-            return ()
-        if items:
-            self._tell(subject, items)
-        return items
+        concerned = items_of(changes)
+        if concerned:
+            self._tally = None
+            candidates = changes[0][0] == "candidate"
+            (self.candidates_decided if candidates else self.placements_decided).emit(concerned)
+        return concerned
 
     def _decisions(self, subject: Subject) -> dict[int, str]:
         if subject == "candidate":
             return self.candidate_decisions
         kept = (self.placement_decisions, self.placement_notes, self.placement_reasons)
         return kept[PLACEMENT.index(subject)]
-
-    def _tell(self, subject: Subject, items: tuple[int, ...]) -> None:
-        self._tally = None
-        (self.candidates_decided if subject == "candidate" else self.placements_decided).emit(items)
 
 
 def _release(claims: Mapping[Path, Claim]) -> None:

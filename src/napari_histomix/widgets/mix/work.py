@@ -11,6 +11,7 @@ from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import HistomixError
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import Study
+from napari_histomix.study.acts import Change, Subject, items_of
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.frames import APPROVE, REJECT
 from napari_histomix.widgets.jobs import JobRunner, sentence_of
@@ -127,19 +128,19 @@ class MixWork(QObject):
         """Make the decision again that was taken back last; whom it concerned, or None where it failed."""
         return self._turn(Study.redo)
 
-    def _turn(self, way: Callable[..., tuple[int, ...]]) -> tuple[int, ...] | None:
+    def _turn(self, way: Callable[[Study, Subject], tuple[Change, ...]]) -> tuple[int, ...] | None:
         if self.study is None:
             return ()
         try:
-            items = way(self.study, "mix")
-            now = self.study.decisions("mix") if items else self.decisions
+            concerned = items_of(way(self.study, "mix"))
+            now = self.study.decisions("mix") if concerned else self.decisions
         except (HistomixError, OSError) as error:
             self._fail(error)
             return None
         self.decisions = dict(now)
-        if items:
-            self.decided.emit(items)
-        return items
+        if concerned:
+            self.decided.emit(concerned)
+        return concerned
 
     def _fail(self, error: Exception) -> None:
         self.failed.emit(without_paths(sentence_of(error), self.study.folder if self.study else None))
