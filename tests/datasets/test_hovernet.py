@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,40 @@ def test_survey_goes_on_after_a_bad_image(folder):
     assert found.counts == {"empty": {}, "train_2": {1: 1, 4: 1}}
     assert found.shapes["empty"] == (5, 6)
     assert found.total == {1: 1, 4: 1}
+
+
+def read_again(dataset, known):
+    """Names of images in the order they were read, and what was found."""
+    job, places = survey(dataset, known), []
+    while True:
+        try:
+            places.append(next(job).done)
+        except StopIteration as end:
+            return [dataset.entries[place].source.image for place in places[:-1]], end.value
+
+
+def test_images_whose_files_are_as_they_were_are_not_read_again(folder):
+    first = drain(survey(open_dataset(folder)))
+    names, again = read_again(open_dataset(folder), first)
+    assert names == [] and again == first
+    labels = folder / "Labels" / "train_2.mat"
+    times = labels.stat().st_mtime_ns
+    save_mat(labels, inst_map=np.pad(np.ones((1, 1), int), ((0, 23), (0, 29))), inst_type=[[4]])
+    os.utime(labels, ns=(times, times + 1))
+    names, changed = read_again(open_dataset(folder), first)
+    assert names == ["train_2"] and changed.counts["train_2"] == {4: 1}
+    assert changed.hashes == first.hashes and changed.counts["train_10"] == first.counts["train_10"]
+    (folder / "Images" / "train_10.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    names, broken = read_again(open_dataset(folder), changed)
+    assert names == ["train_10"] and broken.counts.keys() == broken.stamps.keys() == {"train_2"}
+    assert [one.image for one in broken.problems] == ["train_10"]
+
+
+def test_images_are_read_again_when_the_classes_are_others(folder):
+    first = drain(survey(open_dataset(folder)))
+    write_type_info(folder, CLASSES[:1])
+    names, again = read_again(open_dataset(folder), first)
+    assert len(names) == 2 and {one.image for one in again.problems} == {"train_2", "train_10"}
 
 
 def test_classes_go_by_number_without_type_info(folder):

@@ -234,6 +234,36 @@ def test_in_a_large_study_synthetic_layers_come_with_their_image(with_study, set
     assert len(book.layer(other, "placements").data) == len(session.placements_of(other))
 
 
+def test_images_one_after_the_other_share_layers(with_study, settle, qtbot, monkeypatch) -> None:
+    monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
+    monkeypatch.setattr("napari_histomix.widgets.stacks.KEPT", 2)
+    dock = with_study("made")
+    session, book, viewer = dock.session, dock.data.book, dock.real_viewer
+    targets = {one.candidate.target.image for one in session.placements}
+    names = [*session.images, *session.images[:2]]
+    assert len(session.images) > 3 and len(targets) > 1
+    most = 0
+    for name in names:
+        session.show(name)
+        qtbot.waitUntil(lambda name=name: session.image == name, timeout=20_000)
+        settle(dock)
+        most = max(most, len(viewer.layers))
+        assert {one.name for one in viewer.layers if one.visible} >= {name, f"{name} nuclei", f"{name} candidates"}
+        assert all(one.metadata["histomix"]["image"] == name for one in viewer.layers if one.visible)
+        target = session.dataset.read(name)
+        np.testing.assert_array_equal(book.layer(name, "image").data, target.pixels)
+        np.testing.assert_array_equal(book.layer(name, "nuclei").data, target.instances)
+        here = [one for one in session.candidates.items if one.target.image == name]
+        assert len(book.layer(name, "candidates").data) == len(here)
+        if name in targets:
+            check_synthetic(dock, name)
+            assert book.layer(name, "synthetic").visible
+            assert len(book.layer(name, "placements").data) == len(session.placements_of(name))
+        else:
+            assert book.layer(name, "synthetic") is None
+    assert most <= 3 * 6
+
+
 def test_open_sample_from_the_file_menu(make_napari_viewer, qtbot, settle, tmp_path) -> None:
     from napari_histomix.widgets.session import session_of
 

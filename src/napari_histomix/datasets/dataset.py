@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol
 
 import numpy as np
@@ -161,12 +163,15 @@ class Survey:
         Per readable image.
     hashes : mapping of str to str
         SHA-256 of the pixels, per readable image.
+    stamps : mapping of str to str
+        What tells that an image's files are still those that were read; per readable image that lies in files.
     """
 
     counts: Mapping[str, Counter[int]]
     problems: tuple[Problem, ...]
     shapes: Mapping[str, tuple[int, int]]
     hashes: Mapping[str, str] = field(default_factory=dict)
+    stamps: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> Counter[int]:
@@ -174,13 +179,19 @@ class Survey:
         return sum(self.counts.values(), Counter())
 
 
-def survey(dataset: Dataset) -> Job[Survey]:
+def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
     """Read every image once and count its nuclei; a bad image becomes a problem, the others go on.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    known : Survey, optional
+        An earlier one. Images whose files have the sizes and times that they had then are not read again.
 
     Yields
     ------
     Event
-        "Reading labels", one per image and one at the end.
+        "Reading labels", one per image that is read and one at the end.
 
     Returns
     -------
@@ -189,20 +200,48 @@ def survey(dataset: Dataset) -> Job[Survey]:
     counts: dict[str, Counter[int]] = {}
     shapes: dict[str, tuple[int, int]] = {}
     hashes: dict[str, str] = {}
+    stamps: dict[str, str] = {}
     problems = list(dataset.problems)
     total = len(dataset.entries)
     for done, entry in enumerate(dataset.entries):
-        yield Event("Reading labels", done, total)
         image = entry.source.image
+        stamp = _stamp(dataset, entry)
+        if stamp is not None:
+            stamps[image] = stamp
+            if known is not None and known.stamps.get(image) == stamp:
+                counts[image], shapes[image], hashes[image] = (
+                    known.counts[image],
+                    known.shapes[image],
+                    known.hashes[image],
+                )
+                continue
+        yield Event("Reading labels", done, total)
         try:
             # Counting needs no scale: a window can show the counts while it asks for the scale (missing_scale).
             labeled = dataset._read(entry, 1.0 if entry.mpp is None else entry.mpp)
         except HistomixError as error:
             problems.append(Problem(image, about(image, error)))
+            stamps.pop(image, None)
             continue
         counts[image] = labeled.counts()
         rows, cols = labeled.instances.shape
         shapes[image] = (rows, cols)
         hashes[image] = pixels_sha256(labeled.pixels)
     yield Event("Reading labels", total, total)
-    return Survey(counts, tuple(problems), shapes, hashes)
+    return Survey(counts, tuple(problems), shapes, hashes, stamps)
+
+
+def _stamp(dataset: Dataset, entry: Entry) -> str | None:
+    """What an image's labels are read from, without reading it; None where that is more than two files."""
+    layout = dataset.layout
+    listed = layout.listed_types.get(entry.source.image, {}) if isinstance(layout, LabelFiles) else {}
+    about: list[object] = [type(layout).__module__, entry.index, dataset.classes, sorted(listed.items())]
+    for file in (entry.image, entry.labels):
+        try:
+            found = file.stat()
+        except OSError:
+            return None
+        if not S_ISREG(found.st_mode):
+            return None
+        about += [file.name, found.st_size, found.st_mtime_ns]
+    return sha256(repr(about).encode()).hexdigest()

@@ -329,12 +329,21 @@ class Study:
                 for rank, instance, row, col, seed, height, width in rows
             )
 
-    def _provenance(self, rank: int) -> Mapping[str, Any]:
+    def provenance(self, ranks: Iterable[int]) -> dict[int, Mapping[str, Any]]:
+        """How placements were made, by rank: of many at once in much less time than one by one."""
+        runs: dict[int, dict[str, Any]] = {}
+        found: dict[int, Mapping[str, Any]] = {}
         with self._database.reading() as db:
-            shared, own = db.execute(
-                "SELECT r.facts, p.facts FROM placements p JOIN runs r ON r.id = p.run WHERE p.rank = ?", (rank,)
-            ).fetchone()
-        return {**self._parsed(shared), **self._parsed(own)}
+            for rank in ranks:
+                run, own = db.execute("SELECT run, facts FROM placements WHERE rank = ?", (rank,)).fetchone()
+                if run not in runs:
+                    (shared,) = db.execute("SELECT facts FROM runs WHERE id = ?", (run,)).fetchone()
+                    runs[run] = self._parsed(shared)
+                found[rank] = {**runs[run], **self._parsed(own)}
+        return found
+
+    def _provenance(self, rank: int) -> Mapping[str, Any]:
+        return self.provenance([rank])[rank]
 
     def samplers(self) -> dict[int, str]:
         """The sampler that made each placement, by rank."""

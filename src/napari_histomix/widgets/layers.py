@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Layer, Points
+from napari.layers import Labels, Layer, Points
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.compositing import Synthetic, compose
@@ -20,6 +20,7 @@ from napari_histomix.widgets.frames import DELETE, REJECT, UNDECIDED, WORDS, can
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.rewriting import compose_window
 from napari_histomix.widgets.session import Session, session_of
+from napari_histomix.widgets.stacks import Stack, Stacks
 from napari_histomix.widgets.viewing import fly, show_scale_bar
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ napari takes longer for each layer the more there are: with ninety, adding one o
 """
 
 
-@dataclass(eq=False)
-class Stack:
-    """The layers of one image, by what they show; a layer the user deleted is not there."""
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A target with the synthetic image made of it, all of its placements, rejected ones too, and how each was made."""
 
-    layers: dict[str, Layer]
-    target: LabeledImage | None = None
+    target: LabeledImage
+    synthetic: Synthetic
+    placements: tuple[Placement, ...]
+    facts: list[dict[str, Any]]
 
 
 class LayerBook(QObject):
@@ -65,7 +68,7 @@ class LayerBook(QObject):
         self.setObjectName(NAME)
         self.viewer = viewer
         self.session = session
-        self.stacks: dict[str, Stack] = {}
+        self.stacks = Stacks(viewer)
         self._queue: deque[Callable[[], None]] = deque()
         self._place: tuple[str, float, float] | None = None
         self._synthetic = True
@@ -90,7 +93,6 @@ class LayerBook(QObject):
         session.place_requested.connect(self._on_place)
         for ended in (self._composer.finished, self._composer.failed, self._composer.cancelled):
             ended.connect(lambda *_: self._compose(()))
-        viewer.layers.events.removed.connect(self._on_removed)
         if session.image:
             self._on_image(session.image)
         if session.placements:
@@ -103,8 +105,7 @@ class LayerBook(QObject):
 
     def layer(self, image: str, what: str) -> Layer | None:
         """A layer by image and what it shows: image, nuclei, candidates, synthetic, synthetic nuclei, placements."""
-        stack = self.stacks.get(image)
-        return stack.layers.get(what) if stack else None
+        return self.stacks.layer(image, what)
 
     def target(self, image: str) -> LabeledImage | None:
         """The untouched target of an image that has placements, as soon as it has been read."""
@@ -142,16 +143,14 @@ class LayerBook(QObject):
         self._queue.clear()
         self._stale.clear()
         self._composer.discard()
-        old, self.stacks = self.stacks, {}
-        for stack in old.values():
-            for layer in stack.layers.values():
-                self._later(lambda layer=layer: self._remove(layer))
+        for layer in self.stacks.clear():
+            self._later(lambda layer=layer: self._remove(layer))
 
     def _on_image(self, name: str) -> None:
         image = self.session.reader.get(name)
         if image is None:
             return
-        self.stacks.setdefault(name, Stack({}))
+        stack, work = self.stacks.look_at(name), self.session.placements_of(name, rejected=True)
         for other in self.stacks:
             if other != name:
                 self._later(lambda other=other: self._show(other, False))
@@ -162,12 +161,15 @@ class LayerBook(QObject):
             lambda: None if self.layer(name, "candidates") else self._add_candidates(name),
             lambda: self._show(name, True),
         )
-        if self.layer(name, "synthetic") is None and self.session.placements_of(name, rejected=True):
+        if not work:
+            for layer in [layer for what, layer in stack.spare.items() if what in SYNTHETIC]:
+                self._later(lambda layer=layer: self._remove(layer))
+        elif self.layer(name, "synthetic") is None:
             self._compose([name])
 
     def _on_candidates(self) -> None:
-        for name, stack in self.stacks.items():
-            if "candidates" in stack.layers or name == self.session.image:
+        for name in self.stacks:
+            if self.layer(name, "candidates") or name == self.session.image:
                 self._later(lambda name=name: self._add_candidates(name))
         self._later(lambda: self._show(self.session.image, True))
 
@@ -196,31 +198,35 @@ class LayerBook(QObject):
         if self._composer.running:
             return
         session = self.session
-        dataset = session.dataset
-        work = [(name, self.target(name), session.placements_of(name)) for name in self._stale]
+        dataset, study = session.dataset, session.study
+        work = [
+            (name, self.target(name), session.placements_of(name), session.placements_of(name, rejected=True))
+            for name in self._stale
+        ]
         self._stale.clear()
-        if not work or dataset is None:
+        if not work or dataset is None or study is None:
             return
 
-        def job() -> Job[list[tuple[LabeledImage, Synthetic]]]:
+        def job() -> Job[list[Composed]]:
             made = []
-            for number, (name, target, placements) in enumerate(work):
+            for number, (name, target, placements, everything) in enumerate(work):
                 yield Event("Composing images", number, len(work))
                 target = target or dataset.read(name)
-                made.append((target, compose(target, placements)))
+                known = study.provenance(one.candidate.rank for one in everything)
+                facts = [making.provenance(one, known[one.candidate.rank]) for one in everything]
+                made.append(Composed(target, compose(target, placements), everything, facts))
             return made
 
         self._composer.start(job, "composing synthetic images")
 
-    def _on_composed(self, made: list[tuple[LabeledImage, Synthetic]]) -> None:
-        for target, synthetic in made:
-            name = target.source.image
-            stack = self.stacks.setdefault(name, Stack({}))
-            stack.target = target
+    def _on_composed(self, made: list[Composed]) -> None:
+        for one in made:
+            name = one.target.source.image
+            self.stacks.begin(name).target = one.target
             self._later(
-                lambda name=name, one=synthetic: self._add_synthetic(name, one),
-                lambda name=name, one=synthetic: self._add_synthetic_nuclei(name, one),
-                lambda name=name: self._add_placements(name),
+                lambda name=name, one=one: self._add_synthetic(name, one),
+                lambda name=name, one=one: self._add_synthetic_nuclei(name, one),
+                lambda name=name, one=one: self._add_placements(name, one),
             )
         self._later(lambda: self._show(self.session.image, True))
 
@@ -258,8 +264,8 @@ class LayerBook(QObject):
         return (dataset.entry(name).mpp if dataset else None) or 1.0
 
     def _on_splits(self) -> None:
-        for name, stack in self.stacks.items():
-            for layer in stack.layers.values():
+        for name in self.stacks:
+            for layer in self.stacks.begin(name).layers.values():
                 self._mark(name, layer)
 
     def _mark(self, name: str, layer: Layer) -> None:
@@ -270,20 +276,19 @@ class LayerBook(QObject):
 
     def _add(self, name: str, what: str, layer: Layer) -> None:
         self._mark(name, layer)
-        stack, layers = self.stacks[name], self.viewer.layers
-        old = stack.layers.get(what)
-        if old is not None:
-            # Removing a layer collects garbage in all of napari, adding one builds its controls: half a second each.
-            making.take_over(old, layer)
+        if self.stacks.put(name, what, layer):
             return
         # The image's own layers lie below its synthetic ones, whichever came first.
-        above = [layers.index(one) for kind, one in stack.layers.items() if kind in SYNTHETIC and one in layers]
-        stack.layers[what] = layer
+        layers, shown = self.viewer.layers, self.stacks.begin(name)
+        synthetic = [one for kind, one in {**shown.spare, **shown.layers}.items() if kind in SYNTHETIC]
+        above = [layers.index(one) for one in synthetic if one in layers]
         active = layers.selection.active
         if active is not self._inserted:
             self._selected = active
         self._inserted = layer
-        layers.insert(min(above) if above and what not in SYNTHETIC else len(layers), layer)
+        self.stacks.own(name, what, layer)
+        with self.stacks.writing():
+            layers.insert(min(above) if above and what not in SYNTHETIC else len(layers), layer)
 
     def _add_image(self, name: str, image: LabeledImage) -> None:
         if name not in self.stacks or self.layer(name, "image") is not None:
@@ -293,7 +298,7 @@ class LayerBook(QObject):
             about = layer.metadata.get("histomix", {})
             if about.get("adopt") and about["image"] == name:
                 layer.metadata = {"histomix": making.facts(image)}
-                self.stacks[name].layers["image"] = layer
+                self.stacks.own(name, "image", layer)
                 return
         self._add(name, "image", making.image_layer(name, image, self._space(name, image)))
         show_scale_bar(self.viewer)
@@ -320,48 +325,40 @@ class LayerBook(QObject):
         layer, rows = self.layer(name, "candidates"), self._rows(name)
         if isinstance(layer, Points) and len(rows) == len(layer.data):
             layer.features = making.candidate_features(rows)
-            layer.border_color = making.decision_colors(rows["decision"])
+            layer.border_color = making.decision_colors(layer.features["decision"])
 
-    def _add_synthetic(self, name: str, synthetic: Synthetic) -> None:
+    def _add_synthetic(self, name: str, composed: Composed) -> None:
         if name in self.stacks:
-            made = [making.provenance(one) for one in self.session.placements_of(name, rejected=True)]
-            space = self._space(name, synthetic.image)
-            layer = making.image_layer(f"{name} synthetic", synthetic.image, space, placements=made)
+            image = composed.synthetic.image
+            layer = making.image_layer(f"{name} synthetic", image, self._space(name, image), placements=composed.facts)
             self._add(name, "synthetic", layer)
             self._rewrite_all(name)
 
-    def _add_synthetic_nuclei(self, name: str, synthetic: Synthetic) -> None:
-        stack = self.stacks.get(name)
-        if stack is None or stack.target is None or self.session.dataset is None:
+    def _add_synthetic_nuclei(self, name: str, composed: Composed) -> None:
+        if name not in self.stacks or self.session.dataset is None:
             return
         # A color for every id that may come back: rejected and replaced ones too.
-        types = dict(stack.target.types)
-        placements = self.session.placements_of(name, rejected=True)
-        types.update((one.instance, one.candidate.donor.type) for one in placements)
-        classes, space = self.session.dataset.classes, self._space(name, synthetic.image)
-        layer = making.nuclei_layer(f"{name} synthetic nuclei", synthetic.image, types, classes, space, synthetic=True)
+        types = dict(composed.target.types)
+        types.update((one.instance, one.candidate.donor.type) for one in composed.placements)
+        image, classes = composed.synthetic.image, self.session.dataset.classes
+        space = self._space(name, image)
+        layer = making.nuclei_layer(f"{name} synthetic nuclei", image, types, classes, space, synthetic=True)
         self._add(name, "synthetic nuclei", layer)
         self._rewrite_all(name)
 
-    def _placement_features(self, name: str) -> Any:
-        assert self.session.dataset is not None
-        placements = self.session.placements_of(name, rejected=True)
-        return placement_frame(placements, self.session.placement_decisions, self.session.dataset.class_name)
-
-    def _add_placements(self, name: str) -> None:
-        placements = self.session.placements_of(name, rejected=True)
-        if name in self.stacks and placements:
-            features = self._placement_features(name)
-            layer = making.placements_layer(f"{name} placements", placements, features, self._space(name))
-            self._add(name, "placements", layer)
+    def _add_placements(self, name: str, composed: Composed) -> None:
+        dataset, placements = self.session.dataset, composed.placements
+        if name in self.stacks and placements and dataset is not None:
+            features = placement_frame(placements, self.session.placement_decisions, dataset.class_name)
+            named, space = f"{name} placements", self._space(name)
+            self._add(name, "placements", making.placements_layer(named, placements, features, composed.facts, space))
 
     def _recolor_placements(self, name: str) -> None:
-        layer = self.layer(name, "placements")
-        if isinstance(layer, Points) and self.session.dataset is not None:
-            features = self._placement_features(name)
-            if len(features) == len(layer.data):
-                layer.features = features
-                layer.border_color = making.decision_colors(features["decision"])
+        layer, decisions = self.layer(name, "placements"), self.session.placement_decisions
+        if isinstance(layer, Points):
+            words = [WORDS[decisions.get(number, UNDECIDED)] for number in layer.features["number"]]
+            layer.features = layer.features.assign(decision=words)
+            layer.border_color = making.decision_colors(words)
 
     # A rejected placement leaves, an approved one returns: only its window is written.
 
@@ -377,11 +374,13 @@ class LayerBook(QObject):
         if stack is None or stack.target is None:
             return
         crop, window = compose_window(stack.target, placement.window, self.session.placements_of(name))
-        for what, values in (("synthetic", crop.image.pixels), ("synthetic nuclei", crop.image.instances)):
-            layer = stack.layers.get(what)
-            if layer is not None:
-                layer.data[placement.window] = values[window]
-                layer.refresh(extent=False, thumbnail=False)
+        image, nuclei = (stack.layers.get(what) for what in ("synthetic", "synthetic nuclei"))
+        if image is not None:
+            image.data[placement.window] = crop.image.pixels[window]
+            image.refresh(extent=False, thumbnail=False)
+        if isinstance(nuclei, Labels):
+            with self.stacks.writing():
+                making.write_labels(nuclei, placement.window, crop.image.instances[window])
 
     # Showing, removing, flying.
 
@@ -413,8 +412,7 @@ class LayerBook(QObject):
     def _select(self, stack: Stack) -> None:
         """Hand the selection over from a hidden image's layer; a layer of the user's own keeps it."""
         active = self.viewer.layers.selection.active
-        hidden = {id(layer) for one in self.stacks.values() if one is not stack for layer in one.layers.values()}
-        if active is not None and id(active) not in hidden:
+        if active is not None and active not in self.stacks.layers(without=stack):
             return
         for what in ("placements", "candidates", "image"):
             layer = stack.layers.get(what)
@@ -430,10 +428,6 @@ class LayerBook(QObject):
     def _remove(self, layer: Layer) -> None:
         if layer in self.viewer.layers:
             self.viewer.layers.remove(layer)
-
-    def _on_removed(self, event: Any) -> None:
-        for stack in self.stacks.values():
-            stack.layers = {what: layer for what, layer in stack.layers.items() if layer is not event.value}
 
     def _fly(self) -> None:
         if self._place is None or self._place[0] != self.session.image:

@@ -92,6 +92,7 @@ def study_job(folder: Path, images: Path | None = None) -> Callable[[], Job[Open
 
     def job() -> Job[Opened | Moved]:
         from napari_histomix.study import Study
+        from napari_histomix.study.surveyed import keep_survey, kept_survey
 
         yield Event("Opening the study")
         study = Study.open(folder)
@@ -101,7 +102,10 @@ def study_job(folder: Path, images: Path | None = None) -> Callable[[], Job[Open
         except HistomixError as error:
             return Moved(Path(folder), str(error))
         dataset = with_chosen_splits(open_dataset(root, mpp=settings["mpp"]), settings)
-        counted = yield from survey(dataset)
+        known = kept_survey(study.folder)
+        counted = yield from survey(dataset, known)
+        if known is None or known.stamps != counted.stamps:
+            keep_survey(study.folder, counted)
         yield Event("Reading candidates and placements")
         items = study.candidates()
         candidates = None

@@ -241,7 +241,7 @@ class Session(QObject):
         if self.worked:
             # What was decided belongs to the candidates it was decided on: that study stays as it is.
             study, folder = None, self.free_folder(folder.parent)
-        image, hashes = self.image, dict(self.survey.hashes) if self.survey else {}
+        image, counted = self.image, self.survey
         splits = {"splits": self.splits} if self.splits else {}
 
         def job() -> Job[Found]:
@@ -249,6 +249,7 @@ class Session(QObject):
                 prepare_torch()
             from napari_histomix.methods.nucleimix import find_candidates
             from napari_histomix.study import Study
+            from napari_histomix.study.surveyed import keep_survey
 
             found: CandidateSet = yield from find_candidates(dataset, settings)
             if not found.candidates:
@@ -256,7 +257,9 @@ class Session(QObject):
             yield Event("Writing candidates to the study")
             with nullcontext(study) if study else Study.begin(folder, dataset.root, dataset.name, mpp) as ours:
                 ours.set_candidates(found)
-                ours.remember_images(hashes)
+                if counted is not None:
+                    ours.remember_images(counted.hashes)
+                    keep_survey(ours.folder, counted)
                 ours.save_settings({"image": image, **splits})
             size, warnings = found.effective_sample_size, found.warnings
             made = Candidates.of(found.candidates, dataset.class_name, size, warnings)
