@@ -132,8 +132,10 @@ def with_a_window(folder: Path, count: int) -> None:
 
     timed("open", opened)
     dock.open_step(3)
-    settle(5)
+    settle(1)
     review = dock.steps[3].panel
+    while review.book.busy:
+        settle()
 
     def turn(what: str, act: Callable[[], object]) -> None:
         answered, shown = [], []

@@ -39,7 +39,8 @@ say "Checking the plugin's manifest"
 "$python" -m npe2 validate --imports napari-histomix
 
 say "Running the tests without a window"
-run_pytest -m "not gui"
+# Files side by side, each process with one thread: with more, they would hold each other up.
+OMP_NUM_THREADS=1 run_pytest -m "not gui" --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 # pytest is content when every test was skipped; a run that opened no window is not.
 say "Running the tests in a window"

@@ -242,7 +242,11 @@ class LayerBook(QObject):
             # Composing an image anew in the background takes less than writing many windows of it here.
             self._compose(many)
         for name in images:
-            self._later(lambda name=name: self._recolor_placements(name))
+            if self._queue:
+                self._later(lambda name=name: self._recolor_placements(name))
+            else:
+                # With nothing under way, one look of the window shows it all.
+                self._recolor_placements(name)
 
     def _on_place(self, image: str, row: float, col: float) -> None:
         self._place = image, row, col
@@ -357,7 +361,7 @@ class LayerBook(QObject):
         layer, decisions = self.layer(name, "placements"), self.session.placement_decisions
         if isinstance(layer, Points):
             words = [WORDS[decisions.get(number, UNDECIDED)] for number in layer.features["number"]]
-            layer.features = layer.features.assign(decision=words)
+            layer.features["decision"] = words
             layer.border_color = making.decision_colors(words)
 
     # A rejected placement leaves, an approved one returns: only its window is written.
@@ -438,7 +442,10 @@ class LayerBook(QObject):
             return
         self._place = None
         fly(self.viewer, layer.data_to_world((row, col)))
-        candidates = self.layer(name, "candidates")
+        candidates, above = self.layer(name, "candidates"), self.layer(name, "synthetic")
+        if above is not None and above.visible:
+            # It covers them; to select a point takes napari as long as the flight.
+            return
         if isinstance(candidates, Points) and len(candidates.data):
             distance = np.abs(candidates.data - (row, col)).max(axis=1)
             nearest = int(distance.argmin())
