@@ -90,7 +90,7 @@ def test_from_a_click_to_a_decision_without_holding_the_window(open_mix, qtbot, 
     panel.real_viewer.layers.selection.active = panel.layers.layer("origin")
     press(panel, "A")
     assert study.decisions("mix") == {number: "approve"} and "1 image: 1 grade 2" in panel.export.summary.text()
-    press(panel, "T")
+    press(panel, "X")
     assert not panel.layers.layer("synthetic").visible and panel.layers.layer("real").visible
     press(panel, "U")
     assert not study.decisions("mix")

@@ -358,10 +358,48 @@ def test_a_decision_that_cannot_be_written_is_not_shown(panel, study, qtbot, mon
     def full(*_: Any) -> None:
         raise HistomixError(f"The study {study.folder} cannot be read or written (disk full); make room.")
 
-    monkeypatch.setattr(Study, "decide", full)
+    monkeypatch.setattr(Study, "act", full)
     panel.review.decide("approve")
     assert panel.review.state.text() == "0 approved · 0 rejected · 1 left"
     assert "disk full" in panel.review.note.text() and str(tmp_path) not in panel.review.note.text()
+
+
+def test_reasons_notes_and_deletion_are_written_down_with_who_said_it(panel, study, qtbot, monkeypatch) -> None:
+    make_batch(qtbot, panel, 2)
+    review, details = panel.review, panel.review.details
+    monkeypatch.setattr(type(panel.session), "reviewer", "Dr. Ada")
+    panel.session.introduce(panel.work.study)
+    first = look_at(qtbot, panel, 0)
+    qtbot.mouseClick(details.reasons["stain"], Qt.MouseButton.LeftButton)
+    review.toggle_reason("seam")
+    details.note.setText("a purple edge")
+    review.decide("reject")
+    kept = Study.open(study.folder)
+    assert kept.decisions("mix reasons") == {first: "seam, stain"}
+    assert kept.decisions("mix note") == {first: "a purple edge"} and kept.decided("mix")[first].who == "Dr. Ada"
+    settle(qtbot, panel)
+    second = review.visible_number
+    assert second != first and not details.note.text()
+    assert not any(button.isChecked() for button in details.reasons.values())
+    review.decide("delete")
+    settle(qtbot, panel)
+    assert Study.open(study.folder).decisions("mix") == {first: "reject", second: "delete"}
+    assert review.state.text() == "0 approved · 1 rejected · 0 left · 1 deleted"
+    look_at(qtbot, panel, 1)
+    review.decide("undecided")
+    assert Study.open(study.folder).decisions("mix") == {first: "reject"} and review.visible_number == second
+    look_at(qtbot, panel, 0)
+    assert details.note.text() == "a purple edge" and details.reasons["seam"].isChecked()
+    assert "rejected by Dr. Ada" in review.about.text()
+    for _ in range(3):
+        review.undo()
+        settle(qtbot, panel)
+    assert Study.open(study.folder).decisions("mix") == {} and details.note.text() == "a purple edge"
+    review.undo()
+    review.undo()
+    settle(qtbot, panel)
+    assert Study.open(study.folder).decisions("mix reasons") == {first: "stain"}
+    assert not details.note.text() and details.reasons["stain"].isChecked() and not details.reasons["seam"].isChecked()
 
 
 def test_real_and_synthetic_in_the_same_layers(panel, qtbot, monkeypatch) -> None:

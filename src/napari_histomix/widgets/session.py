@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from qtpy.QtCore import QObject, QSettings, Signal
 
@@ -55,6 +56,7 @@ class Session(QObject):
     """Folder of the study with a segment pool that one dock opened, or whose pool it changed; and that dock."""
     tissue_image_wanted = Signal(str)
     """Name of an image of that pool a person wants to see."""
+    reviewer_changed = Signal(str)
     notice = Signal(str)
 
     def __init__(self, parent: QObject | None = None, home: Path | None = None) -> None:
@@ -66,6 +68,8 @@ class Session(QObject):
         self.reader.loaded.connect(self._on_loaded)
         self._wanted = ""
         self._claims: dict[Path, Claim] = {}
+        # Not kept from ending here: a study that nobody has any more lets others write.
+        self._studies: WeakSet[Study] = WeakSet()
         self.study: Study | None = None
         # A window that closes lets others write, whoever else still holds a study.
         self.destroyed.connect(partial(_release, self._claims))
@@ -395,7 +399,7 @@ class Session(QObject):
         return self._claims.setdefault(folder, Claim(folder))
 
     def _begin(self, study: Study) -> None:
-        study.reviewer = self.reviewer
+        self.introduce(study)
         study.use(self.claim(study.folder))
         self._read_decisions(study)
 
@@ -411,8 +415,14 @@ class Session(QObject):
     def set_reviewer(self, name: str) -> None:
         """Say who decides from now on."""
         QSettings("napari-histomix", "napari-histomix").setValue("reviewer", name)
-        if self.study is not None:
-            self.study.reviewer = name
+        for study in self._studies:
+            study.reviewer = name
+        self.reviewer_changed.emit(name)
+
+    def introduce(self, study: Study) -> None:
+        """Have a study write down who decides in this window, now and from now on."""
+        study.reviewer = self.reviewer
+        self._studies.add(study)
 
     # Decisions: on disk first, then on the screen.
 

@@ -24,6 +24,7 @@ from napari_histomix.methods.usegmix import (
 from napari_histomix.records import Event, HistomixError, Job, MixedImage, Segment, TissueImage
 from napari_histomix.sampling.pool import SegmentPool, has_pool
 from napari_histomix.study import Study
+from napari_histomix.study.acts import Subject
 from napari_histomix.study.claim import Claim
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.warming import prepare_torch
@@ -32,6 +33,9 @@ SHOWN = 10
 """Donors to choose from."""
 MARGIN = 0.25
 """What is shown around a segment, as a share of its longer side."""
+
+
+MIX: tuple[Subject, ...] = ("mix", "mix note", "mix reasons")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +47,8 @@ class OpenedMix:
     curation: Curation | None = None
     dataset: TissueDataset | None = None
     names: Mapping[int, str] | None = None
-    decisions: Mapping[int, str] | None = None
+    said: Mapping[Subject, Mapping[int, str]] | None = None
+    """Decisions, notes and reasons of the synthetic images."""
     problem: str = ""
 
 
@@ -135,7 +140,8 @@ def open_job(
         if isinstance(dataset, Path):
             opened.locate(images.root)
         yield Event("Reading decisions")
-        return OpenedMix(opened, found, Curation(opened, found), images, opened.mix_names(), opened.decisions("mix"))
+        said = {subject: opened.decisions(subject) for subject in MIX}
+        return OpenedMix(opened, found, Curation(opened, found), images, opened.mix_names(), said)
 
     return plainly(job, folder, dataset if isinstance(dataset, Path) else None)
 

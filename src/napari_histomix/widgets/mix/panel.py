@@ -180,6 +180,7 @@ class MixPanel(Panel):
             return
         self._moved = None
         self.layers.clear()
+        self.session.introduce(found.study)
         self.work.take(found)
         self._on_running(False)
         count = len(found.pool)

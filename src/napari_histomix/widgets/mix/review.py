@@ -1,4 +1,4 @@
-"""Review: every synthetic image of the study in a list, one of them on the screen, approved or rejected."""
+"""Review: every synthetic image of the study in a list, one of them on the screen; what is decided, and why."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from qtpy.QtCore import QAbstractListModel, QModelIndex, QPersistentModelIndex, 
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QListView, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_histomix.widgets.frames import APPROVE, REJECT, UNDECIDED, WORDS
+from napari_histomix.study.claim import READ_ONLY
+from napari_histomix.study.store import REASONS
+from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.mix.layers import MIX, MixLayers
 from napari_histomix.widgets.mix.parts import Section
 from napari_histomix.widgets.mix.runs import Shown, show_job
 from napari_histomix.widgets.mix.work import MixWork
-from napari_histomix.widgets.parts import BAD, GOOD, Note, Panel, hint, row
+from napari_histomix.widgets.parts import BAD, GOOD, Note, Panel, row
+from napari_histomix.widgets.review.details import REASON_KEYS, DetailsBox, who_and_when
 
 BLINK = 500
 """Milliseconds before the blinking view changes."""
-MARKS = {APPROVE: "✓  ", REJECT: "✗  "}
-COLORS = {APPROVE: GOOD, REJECT: BAD}
+MARKS = {APPROVE: "✓  ", REJECT: "✗  ", DELETE: "–  "}
+COLORS = {APPROVE: GOOD, REJECT: BAD, DELETE: "#8a8f99"}
+DECISIONS = {"A": APPROVE, "1": APPROVE, "R": REJECT, "2": REJECT, "3": UNDECIDED, "4": DELETE}
 Index = QModelIndex | QPersistentModelIndex
 
 
@@ -87,17 +91,25 @@ class ReviewSection(Section):
         self._blinking.setInterval(BLINK)
         self._blinking.timeout.connect(self.real.toggle)
         actions = {
-            "A": lambda: self.decide(APPROVE),
-            "R": lambda: self.decide(REJECT),
-            "U": self.undo,
+            **{key: lambda decision=decision: self.decide(decision) for key, decision in DECISIONS.items()},
+            **{key: lambda reason=reason: self.toggle_reason(reason) for reason, key in REASON_KEYS.items()},
+            **dict.fromkeys(("U", "Z"), self.undo),
             "Y": self.redo,
+            "K": self.details.stay.toggle,
+            "N": lambda: self.details.note.setFocus(Qt.FocusReason.ShortcutFocusReason),
+            "P": lambda: self.details.reviewer.setFocus(Qt.FocusReason.ShortcutFocusReason),
             "Left": lambda: self.move_by(-1),
             "Right": lambda: self.move_by(1),
-            "T": self.real.toggle,
+            "X": self.real.toggle,
             "B": self.blink.toggle,
             "O": self.origin.toggle,
         }
         self.keys = PanelKeys(self, panel.viewer, actions)
+        self.details.reason_toggled.connect(self.toggle_reason)
+        self.details.note_kept.connect(self._on_note)
+        self.details.note_left.connect(panel.setFocus)
+        self.details.named.connect(panel.session.set_reviewer)
+        panel.session.reviewer_changed.connect(self.details.reviewer.setText)
         self.loader.finished.connect(self._on_shown)
         self.loader.failed.connect(lambda sentence: panel.complain(self.note, sentence))
         layers.view_changed.connect(self._on_view)
@@ -127,19 +139,21 @@ class ReviewSection(Section):
         self.list.setAccessibleName("Synthetic images")
         self.list.selectionModel().currentChanged.connect(lambda _now, _before: self._load())
         self.list.clicked.connect(lambda _index: self._load())
-        self.approve_button = _button("Approve (A)", "This image may be exported.", lambda: self.decide(APPROVE))
-        self.reject_button = _button("Reject (R)", "This image is never exported.", lambda: self.decide(REJECT))
+        self.approve_button = _button("Approve (A, 1)", "This image may be exported.", lambda: self.decide(APPROVE))
+        self.reject_button = _button("Reject (R, 2)", "This image is never exported.", lambda: self.decide(REJECT))
+        self.clear_button = _button("Clear (3)", "Undecided again.", lambda: self.decide(UNDECIDED))
+        self.delete_button = _button("Delete (4)", "It counts no more; Clear undoes that.", lambda: self.decide(DELETE))
         for button, color in ((self.approve_button, "#1e8449"), (self.reject_button, "#b03a2e")):
             button.setStyleSheet(
                 f"QPushButton {{ background-color: {color}; color: white; font-weight: 600; padding: 7px;"
                 " border-radius: 4px; }"
                 "QPushButton:disabled { background-color: #7a808a; color: #d5d8dc; }"
             )
-        self.undo_button = _button("Undo (U)", "Take the last decision back.", self.undo)
-        self.redo_button = _button("Redo (Y)", "Make the decision again that was taken back last.", self.redo)
+        self.undo_button = _button("Undo (Z)", "Take the last decision, reason or note back (Z or U).", self.undo)
+        self.redo_button = _button("Redo (Y)", "Do again what was taken back last.", self.redo)
         self.previous_button = _button("◀ Previous (←)", "The image before.", lambda: self.move_by(-1))
         self.next_button = _button("Next (→) ▶", "The next image.", lambda: self.move_by(1))
-        self.real = QCheckBox("Real (T)")
+        self.real = QCheckBox("Real (X)")
         self.real.setToolTip("Show the real image in place of the synthetic one.")
         self.real.toggled.connect(lambda real: self.layers.show_synthetic(not real))
         self.blink = QCheckBox("Blink (B)")
@@ -151,24 +165,25 @@ class ReviewSection(Section):
         self.origin.toggled.connect(self.layers.show_origin)
         decide = row(self.approve_button, self.reject_button)
         moves = row(self.previous_button, self.next_button)
-        turns = row(self.undo_button, self.redo_button)
+        turns = row(self.clear_button, self.delete_button, self.undo_button, self.redo_button)
         for line in (decide, moves, turns):
             for index in range(line.count()):
                 line.setStretch(index, 1)
         options = row(self.real, self.blink, self.origin)
         options.addStretch(1)
-        self.about = hint("")
+        self.details = DetailsBox("image")
+        self.about = self.details.provenance
         self.results = QWidget()
         inner = QVBoxLayout(self.results)
         inner.setContentsMargins(0, 0, 0, 0)
         inner.setSpacing(self.body.spacing())
         inner.addWidget(self.decided_bar)
         inner.addWidget(self.list)
-        inner.addLayout(decide)
-        inner.addLayout(moves)
-        inner.addLayout(turns)
         inner.addLayout(options)
-        inner.addWidget(self.about)
+        inner.addLayout(decide)
+        inner.addLayout(turns)
+        inner.addLayout(moves)
+        inner.addWidget(self.details)
         self.body.addWidget(self.results)
         self.note = Note()
         self.body.addWidget(self.note)
@@ -236,10 +251,30 @@ class ReviewSection(Section):
         return shown.number if self.layers.layer("synthetic") is not None else None
 
     def decide(self, decision: str) -> None:
-        """Approve or reject the image on the screen, and go on to the next."""
+        """Approve, reject, delete or clear the image on the screen, and go on to the next where that is wanted."""
         number = self.visible_number
-        if number is not None and self.work.decide(number, decision):
+        if number is None:
+            return
+        self.details.note.keep()
+        stays = decision == UNDECIDED or (decision == REJECT and self.details.stay.isChecked())
+        if self.work.decide(number, None if decision == UNDECIDED else decision) and not stays:
             self.move_by(1)
+
+    def toggle_reason(self, reason: str) -> None:
+        """Give the image on the screen a reason, or take it off."""
+        number = self.visible_number
+        if number is not None:
+            kept = [one for one in REASONS if (one in self._reasons(number)) != (one == reason)]
+            self.work.say("mix reasons", number, ", ".join(kept) or None)
+        self._update()
+
+    def _reasons(self, number: int) -> list[str]:
+        return [one for one in self.work.said["mix reasons"].get(number, "").split(", ") if one]
+
+    def _on_note(self, text: str) -> None:
+        number = self.visible_number
+        if number is not None:
+            self.work.say("mix note", number, text or None)
 
     def undo(self) -> None:
         """Take the last decision back, and go to the image it was about."""
@@ -266,6 +301,7 @@ class ReviewSection(Section):
         self.loader.discard()
         self.shown = None
         self.note.say("")
+        self.details.reviewer.setText(self.panel.session.reviewer)
         self._on_mixes()
 
     def _on_mixes(self) -> None:
@@ -296,14 +332,21 @@ class ReviewSection(Section):
             self.real.setChecked(False)
 
     def _update(self) -> None:
-        approved, rejected, left = self.work.counts()
+        approved, rejected, left, deleted = self.work.counts()
         some = approved + rejected + left
-        self.state.setText(f"{approved} approved · {rejected} rejected · {left} left" if some else "")
+        gone = f" · {deleted} deleted" if deleted else ""
+        self.state.setText(f"{approved} approved · {rejected} rejected · {left} left{gone}" if some + deleted else "")
         self.decided_bar.setMaximum(max(some, 1))
         self.decided_bar.setValue(approved + rejected)
         seen = self.visible_number
-        for button in (self.approve_button, self.reject_button):
-            button.setEnabled(seen is not None)
+        why_not = READ_ONLY if self.work.study is not None and self.work.study.read_only else ""
+        for button in (self.approve_button, self.reject_button, self.clear_button, self.delete_button):
+            button.setEnabled(seen is not None and not why_not)
+        for button in (self.undo_button, self.redo_button):
+            button.setEnabled(not why_not)
+        self.details.allow(seen is not None and not why_not, why_not)
+        reasons, notes = (self._reasons(seen), self.work.said["mix note"]) if seen is not None else ([], {})
+        self.details.show_marks(seen, reasons, notes.get(seen, "") if seen is not None else "")
         place = self.list.currentIndex().row()
         self.previous_button.setEnabled(place > 0)
         self.next_button.setEnabled(place < len(self.model.numbers) - 1)
@@ -319,9 +362,10 @@ class ReviewSection(Section):
         mix = self.shown.mix
         donors = len(mix.provenance.get("donors", ()))
         gone = "" if has_real else " · its real image cannot be read any more"
+        decided = self.work.decided_by(seen)
         self.about.setText(
             f"{mix.kind} · {donors} replacement{'' if donors == 1 else 's'} · {mix.new_area:.0%} new · "
-            f"{mix.provenance.get('sampler', '')} sampler · {WORDS[self.work.decisions.get(seen, UNDECIDED)]}{gone}"
+            f"{mix.provenance.get('sampler', '')} sampler · {who_and_when(decided) if decided else UNDECIDED}{gone}"
         )
 
     # Keys only while a synthetic image is on the screen and the panel is to be seen.

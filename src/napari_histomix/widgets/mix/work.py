@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from qtpy.QtCore import QObject, Signal
 
@@ -11,11 +11,11 @@ from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import HistomixError
 from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.study import Study
-from napari_histomix.study.acts import Change, Subject, items_of
+from napari_histomix.study.acts import Change, Decided, Subject, items_of
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.frames import APPROVE, REJECT
+from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT
 from napari_histomix.widgets.jobs import JobRunner, sentence_of
-from napari_histomix.widgets.mix.jobs import OpenedMix, without_paths
+from napari_histomix.widgets.mix.jobs import MIX, OpenedMix, without_paths
 
 
 class MixWork(QObject):
@@ -35,7 +35,8 @@ class MixWork(QObject):
         self.dataset: TissueDataset | None = None
         self.curation: Curation | None = None
         self.names: dict[int, str] = {}
-        self.decisions: dict[int, str] = {}
+        self.said: dict[Subject, dict[int, str]] = {subject: {} for subject in MIX}
+        """Decisions, notes and reasons by number."""
         self.kinds: dict[int, str] = {}
         """Classes of the synthetic images that were made or looked at."""
         self._runners: list[JobRunner] = []
@@ -53,7 +54,8 @@ class MixWork(QObject):
     def take(self, found: OpenedMix) -> None:
         """Begin with what was opened; everything before is let go (it is on disk)."""
         self.study, self.pool, self.dataset, self.curation = found.study, found.pool, found.dataset, found.curation
-        self.names, self.decisions, self.kinds = dict(found.names or {}), dict(found.decisions or {}), {}
+        self.names, self.kinds = dict(found.names or {}), {}
+        self.said = {subject: dict((found.said or {}).get(subject, {})) for subject in MIX}
         self.opened.emit()
 
     # One long run at a time.
@@ -100,44 +102,53 @@ class MixWork(QObject):
         """What may be exported."""
         return [number for number in self.names if self.decisions.get(number) == APPROVE]
 
-    def counts(self) -> tuple[int, int, int]:
-        """How many are approved, rejected, and left."""
+    def counts(self) -> tuple[int, int, int, int]:
+        """How many are approved, rejected, left, and deleted."""
         counted = Counter(self.decisions.get(number) for number in self.names)
-        return counted[APPROVE], counted[REJECT], len(self.names) - counted[APPROVE] - counted[REJECT]
+        return counted[APPROVE], counted[REJECT], counted[None], counted[DELETE]
 
     # Decisions: on disk first, then on the screen.
 
-    def decide(self, number: int, decision: str) -> bool:
-        """Approve or reject a synthetic image; whether that is on disk now."""
-        if self.study is None:
-            return False
-        try:
-            self.study.decide("mix", [number], decision)
-        except (HistomixError, OSError) as error:
-            self._fail(error)
-            return False
-        self.decisions[number] = decision
-        self.decided.emit((number,))
-        return True
+    @property
+    def decisions(self) -> dict[int, str]:
+        """Decision of each synthetic image that has one."""
+        return self.said["mix"]
+
+    def decide(self, number: int, decision: str | None) -> bool:
+        """Approve, reject or delete a synthetic image, or clear that; whether it is on disk now."""
+        return self.say("mix", number, decision)
+
+    def say(self, subject: Subject, number: int, text: str | None) -> bool:
+        """Write a decision, a note or reasons down; whether that is on disk now."""
+        change = subject, number, text
+        return self._take(lambda study: (study.act([change]), (change,))[1]) is not None
+
+    def decided_by(self, number: int) -> Decided | None:
+        """The decision on a synthetic image, with who made it and when."""
+        return self.study.decided("mix", number).get(number) if self.study is not None else None
 
     def undo(self) -> tuple[int, ...] | None:
-        """Take the last decision back, whatever session it is of; whom it concerned, or None where it failed."""
-        return self._turn(Study.undo)
+        """Take the last act back, whatever session it is of; whom it concerned, or None where it failed."""
+        return self._take(lambda study: study.undo("mix"))
 
     def redo(self) -> tuple[int, ...] | None:
-        """Make the decision again that was taken back last; whom it concerned, or None where it failed."""
-        return self._turn(Study.redo)
+        """Do the act again that was taken back last; whom it concerned, or None where it failed."""
+        return self._take(lambda study: study.redo("mix"))
 
-    def _turn(self, way: Callable[[Study, Subject], tuple[Change, ...]]) -> tuple[int, ...] | None:
+    def _take(self, act: Callable[[Study], Sequence[Change]]) -> tuple[int, ...] | None:
         if self.study is None:
-            return ()
+            return None
         try:
-            concerned = items_of(way(self.study, "mix"))
-            now = self.study.decisions("mix") if concerned else self.decisions
+            changes = act(self.study)
         except (HistomixError, OSError) as error:
             self._fail(error)
             return None
-        self.decisions = dict(now)
+        for subject, number, text in changes:
+            if text is None:
+                self.said[subject].pop(number, None)
+            else:
+                self.said[subject][number] = text
+        concerned = items_of(changes)
         if concerned:
             self.decided.emit(concerned)
         return concerned

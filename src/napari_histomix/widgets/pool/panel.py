@@ -178,6 +178,7 @@ class PoolPanel(Panel):
             self.rebuild_button.show()
             self.complain(self.note, found.problem)
             return
+        self.session.introduce(found.study)
         self.actions_box.set_kinds(curation.kinds)
         self.title.setText(f"<b>{curation.study.folder.name}</b> · {_many(len(curation), 'segment')}")
         self._recount()

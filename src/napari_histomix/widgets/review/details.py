@@ -16,9 +16,9 @@ from napari_histomix.widgets.parts import SPACE, hint, row
 
 REASON_KEYS = {"seam": "S", "stain": "T", "context": "C", "shape": "H", "label": "L"}
 TIPS = {
-    "seam": "Its border shows.",
-    "stain": "Its color does not suit what is around it.",
-    "context": "Such a nucleus does not belong there.",
+    "seam": "A border shows.",
+    "stain": "A color does not suit what is around it.",
+    "context": "What is there does not belong there.",
     "shape": "It is cut off, torn or misshapen.",
     "label": "The outline or the class is wrong.",
 }
@@ -30,16 +30,16 @@ class NoteEdit(QLineEdit):
     kept = Signal(str)
     left = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
         super().__init__()
         self.setPlaceholderText("Note (N)")
-        self.setToolTip("What should be remembered of this nucleus. Enter keeps it, Escape takes it back.")
+        self.setToolTip(f"What should be remembered of this {what}. Enter keeps it, Escape takes it back.")
         self.setAccessibleName("Note")
         self._shown = ""
         self._number: int | None = None
 
     def show_note(self, number: int | None, text: str) -> None:
-        """Show the note of a nucleus; what is being typed about the same one stays."""
+        """Show the note of an item; what is being typed about the same one stays."""
         typing = number == self._number and self.text().strip() != self._shown
         self._number = number
         if not typing and text != self.text():
@@ -78,7 +78,13 @@ class NoteEdit(QLineEdit):
 
 
 class DetailsBox(QWidget):
-    """Reasons and note of the nucleus that is shown, and its provenance."""
+    """Reasons and note of what is shown, and its provenance.
+
+    Parameters
+    ----------
+    what : str
+        That is a nucleus, or an image.
+    """
 
     reason_toggled = Signal(str)
     note_kept = Signal(str)
@@ -87,21 +93,21 @@ class DetailsBox(QWidget):
     named = Signal(str)
     """Who decides from now on."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "nucleus") -> None:
         super().__init__()
         self.reasons: dict[str, QPushButton] = {}
         for reason in REASONS:
             button = QPushButton(f"{reason.capitalize()} ({REASON_KEYS[reason]})")
             button.setCheckable(True)
             button.setStyleSheet("QPushButton { padding: 4px 2px; }")
-            button.setToolTip(f"{TIPS[reason]} A reason for the nucleus that is shown; press again to take it off.")
+            button.setToolTip(f"{TIPS[reason]} A reason for the {what} that is shown; press again to take it off.")
             button.clicked.connect(lambda _checked=False, reason=reason: self.reason_toggled.emit(reason))
             self.reasons[reason] = button
-        self.note = NoteEdit()
+        self.note = NoteEdit(what)
         self.note.kept.connect(self.note_kept)
         self.note.left.connect(self.note_left)
         self.stay = QCheckBox("Stay (K)")
-        self.stay.setToolTip("After a rejection, stay with the nucleus, so that its reasons can be given afterwards.")
+        self.stay.setToolTip(f"After a rejection, stay with the {what}, so that its reasons can be given afterwards.")
         self.stay.toggled.connect(self.stay_changed)
         self.provenance = hint("")
         self.provenance.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -124,7 +130,7 @@ class DetailsBox(QWidget):
         column.addWidget(self.reviewer)
 
     def show_marks(self, number: int | None, reasons: Collection[str], note: str) -> None:
-        """Show what was said of a nucleus."""
+        """Show what was said of an item."""
         for reason, button in self.reasons.items():
             button.setChecked(reason in reasons)
         self.note.show_note(number, note)
