@@ -402,6 +402,30 @@ def test_a_folder_without_a_scale_is_asked_for_it(panel, folder, qtbot, tmp_path
     assert form.name.text() == "biopsies 2"
 
 
+def test_only_images_that_a_person_left_in_training_are_in_the_pool(panel, folder, qtbot) -> None:
+    settle(panel, qtbot, lambda: panel.pool.choose_folder(folder))
+    panel.pool.form.scale.setValue(0.5)
+    box = panel.pool.splits
+    assert box.isVisibleTo(panel) and box.state.text() == "3 train" and len(box.model.units) == 3
+    box.toggle.click()
+    box.table.selectRow(next(row for row, one in enumerate(box.model.units) if one.images == ("grade 2/two",)))
+    box.movers["test"].click()
+    assert box.state.text() == "2 train · 1 test" and "2 training images · 2 classes" in panel.pool.form.summary.text()
+    assert "grade 2" in box.counts.text() and panel.pool.form.scale.value() == 0.5
+    with qtbot.waitSignal(panel.pool_built, timeout=30_000):
+        panel.pool.bar.run_button.click()
+    opened = panel.pool.opened
+    assert {one.source.image for one in opened.pool.images} == {"grade 2/one", "grade 3/three"}
+    assert not box.isVisibleTo(panel)
+    kept = opened.study.settings()["splits"]
+    assert kept == {"grade 2/one": "train", "grade 2/two": "test", "grade 3/three": "train"}
+    # As they were chosen, also when the study is opened again, and no longer when another folder is looked into.
+    settle(panel, qtbot, lambda: panel.pool.open_study(opened.study.folder))
+    assert [one.source.image for one in panel.pool.opened.dataset.training] == ["grade 2/one", "grade 3/three"]
+    settle(panel, qtbot, lambda: panel.pool.choose_folder(folder))
+    assert box.state.text() == "3 train" and not box.source.chosen
+
+
 def test_a_build_that_is_cancelled_or_fails_leaves_no_folder(panel, folder, qtbot, monkeypatch) -> None:
     prompter = Waiting()
     monkeypatch.setattr("napari_histomix.methods.usegmix.open_prompter", lambda *_: prompter)

@@ -15,6 +15,7 @@ from napari_histomix.records import drain
 from napari_histomix.study import Study
 from napari_histomix.widgets.loading import Opened, study_job
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.split_source import NucleiSplits
 from napari_histomix.widgets.split_table import IMAGES, NAME, SPLIT
 from napari_histomix.widgets.splits_box import SplitsBox
 
@@ -28,7 +29,7 @@ def session(qtbot, tmp_path):
 
 @pytest.fixture
 def box(session, qtbot):
-    made = SplitsBox(ViewerModel(), session)
+    made = SplitsBox(ViewerModel(), NucleiSplits(session))
     qtbot.addWidget(made)
     return made
 
@@ -89,7 +90,7 @@ def test_choices_wait_for_the_study_and_are_there_when_it_is_opened_again(sessio
     again = drain(study_job(session.study.folder)())
     assert [one.source.split for one in again.dataset.entries] == ["train"] * 4 + ["test"]
     second = Session(home=tmp_path)
-    other = SplitsBox(ViewerModel(), second)
+    other = SplitsBox(ViewerModel(), NucleiSplits(second))
     qtbot.addWidget(other)
     second.take_opened(again)
     assert second.splits == session.splits and text(other, 4, SPLIT) == "test"

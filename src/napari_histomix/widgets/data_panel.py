@@ -25,6 +25,7 @@ from napari_histomix.widgets.class_table import ClassTable
 from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
 from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, form, heading, hint, row
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.split_source import NucleiSplits
 from napari_histomix.widgets.splits_box import SplitsBox
 
 
@@ -98,7 +99,7 @@ class DataPanel(Panel):
         column.addWidget(self.classes)
         self.class_note = Note()
         column.addWidget(self.class_note)
-        self.splits = SplitsBox(self.viewer, self.session)
+        self.splits = SplitsBox(self.viewer, NucleiSplits(self.session))
         column.addWidget(self.splits)
         self.problems_title = heading("")
         self.problems = QListWidget()

@@ -151,11 +151,12 @@ class LayerBook(QObject):
         if image is None:
             return
         stack, work = self.stacks.look_at(name), self.session.placements_of(name, rejected=True)
+        # The image comes before another goes: nobody has to look at an empty canvas.
+        self._later(lambda: self._add_image(name, image), lambda: self._turn_to(name, "image", True))
         for other in self.stacks:
             if other != name:
                 self._later(lambda other=other: self._show(other, False))
         self._later(
-            lambda: self._add_image(name, image),
             lambda: self._add_nuclei(name, image),
             # Empty as long as there are none: a search then only has to fill it, which does not hold the window.
             lambda: None if self.layer(name, "candidates") else self._add_candidates(name),

@@ -1,4 +1,4 @@
-"""Patients, slides or images as a table model: their images, nuclei and split, which a person may change."""
+"""Patients, slides or images as a table model: their images, classes and split, which a person may change."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QComboBox, QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
 from napari_histomix.datasets.splits import SPLITS, Unit
-from napari_histomix.records import NucleusClass
 from napari_histomix.widgets.parts import BAD
+from napari_histomix.widgets.split_source import SplitClass
 
 COLORS = {"train": QColor("#3d7eff"), "val": QColor("#f39c12"), "test": QColor("#b583dc")}
 NAME, SPLIT, IMAGES, CLASSES = range(4)
@@ -31,14 +31,14 @@ class SplitTable(QAbstractTableModel):
         self._changed = changed
         self.units: tuple[Unit, ...] = ()
         self.locked = False
-        self._classes: tuple[NucleusClass, ...] = ()
+        self._classes: tuple[SplitClass, ...] = ()
         self._counts: list[Counter[int]] = []
         self._splits: Mapping[str, str] = {}
 
     def set_units(
-        self, units: Sequence[Unit], classes: Sequence[NucleusClass], counts: Mapping[str, Mapping[int, int]]
+        self, units: Sequence[Unit], classes: Sequence[SplitClass], counts: Mapping[str, Mapping[int, int]]
     ) -> None:
-        """Show other units, with their nuclei by class."""
+        """Show other units, with what they have of each class."""
         self.beginResetModel()
         self.units, self._classes = tuple(units), tuple(classes)
         self._counts = []

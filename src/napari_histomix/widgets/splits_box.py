@@ -20,12 +20,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_histomix.datasets.proposing import SHARES, propose_splits, shortcomings
-from napari_histomix.datasets.splits import SPLITS, shared, split_of, split_order, units
+from napari_histomix.datasets.splits import SPLITS, shared, split_order, units
 from napari_histomix.records import Event, Job
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.mix.parts import MixBar, Section, many
 from napari_histomix.widgets.parts import Note, hint, row
-from napari_histomix.widgets.session import Session, window_of
+from napari_histomix.widgets.session import window_of
+from napari_histomix.widgets.split_source import SplitSource
 from napari_histomix.widgets.split_table import COLORS, IMAGES, NAME, SPLIT, SplitChoice, SplitTable
 
 ROWS = 8
@@ -38,15 +39,15 @@ class SplitsBox(Section):
     Parameters
     ----------
     viewer : Viewer
-    session : Session
-        Keeps what is chosen, in the study as soon as there is one.
+    source : SplitSource
+        Has the images, and is told what is chosen.
     """
 
-    def __init__(self, viewer: Any, session: Session) -> None:
+    def __init__(self, viewer: Any, source: SplitSource) -> None:
         super().__init__(
             "Splits", "Which images are for training, validation and test; patients stay whole.", opened=False
         )
-        self.session = session
+        self.source = source
         self.copies: tuple[Any, ...] | None = None
         self.proposer = JobRunner(self, window_of(viewer))
         self.finder = JobRunner(self, window_of(viewer))
@@ -59,7 +60,7 @@ class SplitsBox(Section):
         self.counts.setTextFormat(Qt.TextFormat.RichText)
         # A wide table must not make the dock wider than it is.
         self.counts.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.counts.setToolTip("Images and nuclei of each split, and their share of all.")
+        self.counts.setToolTip("Images of each split, what it has of each class, and the share of all.")
         self.body.addWidget(self.counts)
         self.warning = Note()
         self.body.addWidget(self.warning)
@@ -77,10 +78,9 @@ class SplitsBox(Section):
         self.proposer.finished.connect(self._on_proposed)
         self.proposer.failed.connect(lambda sentence: self.warning.say(sentence, "error"))
         self.proposer.running_changed.connect(lambda _running: self._allow())
-        session.dataset_changed.connect(self._on_dataset)
-        session.splits_changed.connect(self._on_splits)
-        session.study_changed.connect(self._allow)
-        session.candidates_changed.connect(self._on_splits)
+        source.failed.connect(lambda sentence: self.warning.say(sentence, "error"))
+        source.dataset_changed.connect(self._on_dataset)
+        source.splits_changed.connect(self._on_splits)
         self._on_dataset()
 
     def _build_table(self) -> None:
@@ -116,7 +116,7 @@ class SplitsBox(Section):
             box.setRange(0, 45)
             box.setSuffix(" %")
             box.setValue(round(100 * SHARES[split]))
-            box.setToolTip(f"Share of the images, and of the nuclei of each class, that goes to {split}.")
+            box.setToolTip(f"Share of the images, and of each class, that goes to {split}.")
             box.setAccessibleName(f"Share of {split}")
             self.shares[split] = box
         self.keep = QCheckBox("Keep test as it is")
@@ -134,8 +134,8 @@ class SplitsBox(Section):
 
     def propose(self) -> None:
         """Propose splits in the background."""
-        dataset, counted = self.session.dataset, self.session.survey
-        if dataset is None or counted is None:
+        dataset, counts = self.source.dataset, self.source.counts
+        if dataset is None:
             return
         shares = {split: box.value() / 100 for split, box in self.shares.items()}
         shares = {"train": 1 - sum(shares.values()), **shares}
@@ -144,13 +144,13 @@ class SplitsBox(Section):
 
         def job() -> Job[dict[str, str]]:
             yield Event("Proposing splits")
-            return propose_splits(dataset, shares, 0, counted.counts, together, keep)
+            return propose_splits(dataset, shares, 0, counts, together, keep)
 
         self.proposer.start(job, "proposing splits")
 
     def check(self) -> None:
         """Look for copies in the background."""
-        dataset = self.session.dataset
+        dataset = self.source.dataset
         if dataset is None:
             return
         self.found.say("")
@@ -167,7 +167,7 @@ class SplitsBox(Section):
             self.table.edit(index)
 
     def _move(self, images: Sequence[str], split: str) -> None:
-        self.session.choose_splits({**self._splits(), **dict.fromkeys(images, split)})
+        self.source.choose({**self.source.splits, **dict.fromkeys(images, split)})
 
     def _move_selected(self, split: str) -> None:
         rows = sorted({index.row() for index in self.table.selectionModel().selectedRows()})
@@ -185,18 +185,18 @@ class SplitsBox(Section):
         self._fill()
 
     def _on_proposed(self, splits: dict[str, str]) -> None:
-        self.session.choose_splits(splits)
+        self.source.choose(splits)
 
     def _on_copies(self, copies: tuple[Any, ...]) -> None:
         self.copies = copies
         self._fill()
 
     def _fill(self) -> None:
-        dataset, counted = self.session.dataset, self.session.survey
-        if dataset is None or counted is None:
+        source = self.source
+        if source.dataset is None:
             return
         together = [one.images for one in self.copies or ()]
-        self.model.set_units(units(dataset, together), dataset.classes, counted.counts)
+        self.model.set_units(units(source.dataset, together), source.classes, source.counts)
         header = self.table.horizontalHeader()
         for column in range(self.model.columnCount()):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
@@ -206,9 +206,9 @@ class SplitsBox(Section):
         self._on_splits()
 
     def _on_splits(self) -> None:
-        if self.session.dataset is None or self.session.survey is None:
+        if self.source.dataset is None:
             return
-        splits = self._splits()
+        splits = self.source.splits
         self.model.set_splits(splits)
         self.keep.setVisible("test" in splits.values())
         images = Counter(splits.values())
@@ -219,45 +219,32 @@ class SplitsBox(Section):
         self._say_copies(splits)
         self._allow()
 
-    def _splits(self) -> dict[str, str]:
-        dataset = self.session.dataset
-        return {} if dataset is None else {one.source.image: split_of(one.source) for one in dataset.entries}
-
     def _table_of_counts(self, splits: dict[str, str], ordered: list[str], images: Counter[str]) -> str:
-        dataset, counted = self.session.dataset, self.session.survey
-        assert dataset is not None and counted is not None
-        nuclei: dict[str, Counter[int]] = {split: Counter() for split in ordered}
-        for image, own in counted.counts.items():
-            nuclei[splits[image]].update(own)
+        found: dict[str, Counter[int]] = {split: Counter() for split in ordered}
+        for image, own in self.source.counts.items():
+            found[splits[image]].update(own)
         heads = "".join(
             f"<td align=right><b style='color: {COLORS[split].name() if split in COLORS else 'gray'}'>"
             f"{_escaped(split)}</b></td>"
             for split in ordered
         )
         lines = [f"<td></td>{heads}", "<td>images</td>" + "".join(_cell(images[one], len(splits)) for one in ordered)]
-        for one in dataset.classes:
-            total = counted.total[one.number]
-            cells = "".join(_cell(nuclei[split][one.number], total) for split in ordered)
+        for one in self.source.classes:
+            total = sum(own[one.number] for own in found.values())
+            cells = "".join(_cell(found[split][one.number], total) for split in ordered)
             lines.append(f"<td>{_escaped(one.name)}</td>{cells}")
         return "<table width='100%' cellspacing=3>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
     def _warn(self, splits: dict[str, str]) -> None:
-        dataset, counted = self.session.dataset, self.session.survey
-        assert dataset is not None and counted is not None
+        dataset = self.source.dataset
         divided = [f"The {one.what} {one.sentence} is in several splits; choose one." for one in shared(dataset)]
-        names = {one.number: one.name for one in dataset.classes}
+        names = {one.number: one.name for one in self.source.classes}
         together = [one.images for one in self.copies or ()]
-        lacks = list(shortcomings(dataset, splits, counted.counts, names, together))
+        lacks = list(shortcomings(dataset, splits, self.source.counts, names, together))
         sentences = divided[:3] + ([f"And {len(divided) - 3} more."] if len(divided) > 3 else []) + lacks
-        if self._outdated(splits):
+        if any(splits.get(image) != "train" for image in self.source.used):
             sentences.insert(0, "Candidates were found with other splits; find them again.")
         self.warning.say("\n".join(sentences), "error" if divided else "warning")
-
-    def _outdated(self, splits: dict[str, str]) -> bool:
-        if self.session.candidates is None:
-            return False
-        used = {place.image for one in self.session.candidates.items for place in (one.donor, one.target)}
-        return any(splits.get(image) != "train" for image in used)
 
     def _say_copies(self, splits: dict[str, str]) -> None:
         if self.copies is None:
@@ -275,7 +262,7 @@ class SplitsBox(Section):
             self.found.say("No two images show the same tissue.", "good")
 
     def _allow(self) -> None:
-        free = not self.session.read_only
+        free = not self.source.locked
         self.model.locked = not free
         self.propose_button.setEnabled(free and not self.proposer.running)
         for button in self.movers.values():

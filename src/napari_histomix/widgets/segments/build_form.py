@@ -89,12 +89,17 @@ class BuildForm(QWidget):
 
     def take(self, dataset: TissueDataset) -> None:
         """Propose to build a pool of a folder that was looked into."""
+        self.say(dataset)
+        self.scale.setValue(0.0)
+        self._propose()
+
+    def say(self, dataset: TissueDataset) -> None:
+        """Say what a pool would be built of."""
         self.dataset = dataset
         images, kinds = len(dataset.training), len(dataset.kinds)
         some = f"{images:,} training image{'' if images == 1 else 's'} · {kinds} class{'' if kinds == 1 else 'es'}"
         self.summary.setText(f"<b>{dataset.name}</b><br>{some}")
-        self.scale.setValue(0.0)
-        self._propose()
+        self._update()
 
     def _propose(self) -> None:
         """A name that no folder has yet."""

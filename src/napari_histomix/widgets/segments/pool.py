@@ -51,11 +51,16 @@ def look_job(folder: Path) -> Callable[[], Job[TissueDataset]]:
 
 
 def build_job(
-    root: Path, mpp: float | None, folder: Path, settings: PoolSettings, claim: Claim
+    root: Path,
+    mpp: float | None,
+    folder: Path,
+    settings: PoolSettings,
+    claim: Claim,
+    splits: Mapping[str, str] | None = None,
 ) -> Callable[[], Job[OpenPool]]:
     """Build a pool of a folder's training images in a new study; ``mpp`` where nothing says their scale.
 
-    ``claim`` is the window's right to write to that folder.
+    ``claim`` is the window's right to write to that folder, ``splits`` what a person chose in place of the dataset's.
     """
 
     def build() -> Job[OpenPool]:
@@ -64,11 +69,11 @@ def build_job(
         from napari_histomix.methods.usegmix import build_pool
 
         yield Event("Opening the folder")
-        dataset = open_tissue(root, mpp=mpp)
+        dataset = with_chosen_splits(open_tissue(root, mpp=mpp), {"splits": splits})
         with Study.begin(folder, dataset.root, dataset.name, mpp, claim) as study:
             study.hold()
             built = yield from build_pool(dataset, study.folder, settings)
-            study.save_settings({SETTINGS: asdict(settings)})
+            study.save_settings({SETTINGS: asdict(settings), **({"splits": dict(splits)} if splits else {})})
         return OpenPool(study, SegmentPool(folder), dataset, built)
 
     return pathless(build, settings.weights, settings.encoder.partition(":")[2].rpartition("@")[2], root, folder)

@@ -38,6 +38,8 @@ from napari_histomix.widgets.segments.pool import (
     show_job,
 )
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.split_source import TissueSplits
+from napari_histomix.widgets.splits_box import SplitsBox
 from napari_histomix.widgets.warming import prepare_units
 
 
@@ -83,6 +85,7 @@ class PoolBox(QWidget):
         for signal in (events.inserted, events.removed, viewer.layers.selection.events.active):
             signal.connect(self._on_layers)
         self.form.changed.connect(self.update_all)
+        self.splits.source.splits_changed.connect(lambda: self.form.say(self.splits.source.dataset))
         find.changed.connect(self.update_all)
         self.update_all()
 
@@ -97,6 +100,8 @@ class PoolBox(QWidget):
         self.study_button.clicked.connect(self._ask_study)
         self.form = BuildForm(self.home)
         self.form.hide()
+        self.splits = SplitsBox(self.viewer, TissueSplits(self))
+        self.splits.hide()
         self.bar = RunBar("Build the pool", self.runner)
         self.bar.run.connect(self.build)
         self.why = hint("")
@@ -131,7 +136,7 @@ class PoolBox(QWidget):
         column.addWidget(heading("Segment pool"))
         column.addWidget(self.title)
         column.addLayout(buttons)
-        for part in (self.form, self.bar, self.why, self.note, self.tools):
+        for part in (self.form, self.splits, self.bar, self.why, self.note, self.tools):
             column.addWidget(part)
         for part in (self.why, self.where):
             part.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
@@ -184,8 +189,9 @@ class PoolBox(QWidget):
             anchors=self.choices.anchors.settings(),
             device=self.choices.device.currentData(),
         )
-        claim = self.session.claim(self.form.folder)
-        make = build_job(self.form.dataset.root, self.form.mpp, self.form.folder, settings, claim)
+        claim, source = self.session.claim(self.form.folder), self.splits.source
+        splits = source.splits if source.chosen else None
+        make = build_job(self.form.dataset.root, self.form.mpp, self.form.folder, settings, claim, splits)
         self._start(make, "building a segment pool")
 
     def read_image(self, name: str) -> None:
@@ -231,6 +237,7 @@ class PoolBox(QWidget):
 
     def _on_finished(self, found: Any) -> None:
         if isinstance(found, TissueDataset):
+            self.splits.source.take(found)
             self.form.take(found)
             self.form.show()
             if found.problems:
@@ -282,6 +289,8 @@ class PoolBox(QWidget):
             )
         for one in (self.folder_button, self.study_button, self.form, self.images, self.show_button):
             one.setEnabled(not running)
+        self.splits.setVisible(building)
+        self.splits.setEnabled(not running)
         self.bar.setVisible(running or building)
         self.bar.run_button.setVisible(building)
         problem = self._problem() if building and not running else ""
