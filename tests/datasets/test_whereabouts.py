@@ -26,12 +26,15 @@ def test_the_sample_is_found_wherever_it_is_installed(tmp_path):
     assert dataset_at(BUNDLED, tmp_path / "elsewhere") == sample_folder()
 
 
-def test_no_way_that_names_a_person_or_passes_the_top_of_the_disk(tmp_path, monkeypatch):
+def test_no_way_that_names_a_person(tmp_path, monkeypatch):
     home = tmp_path / "home" / "Ann"
     monkeypatch.setattr(Path, "home", lambda: home)
     assert way_to(home / "data", tmp_path / "exports" / "a") == ""
     assert way_to(home / "data", home / "exports") == "../data"
-    assert way_to(Path("/elsewhere/data"), tmp_path) == ""
+    assert way_to(tmp_path / "Users" / "Bob" / "data", tmp_path / "exports" / "a") == ""
+    assert way_to(home.parent / "Bob" / "data", home / "exports") == ""
+    up = "../" * len(tmp_path.resolve().relative_to("/").parts)
+    assert way_to(Path("/elsewhere/data"), tmp_path) == f"{up}elsewhere/data"
 
 
 @pytest.mark.parametrize("way", [None, "", 3, "/", "\0", "nowhere", ["a"]])

@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from napari_histomix.datasets.sample import sample_folder
 
+HOMES = ("home", "users")
+"""Folders that people's own folders lie in."""
 BUNDLED = "histomix:sample"
 """Stands for the bundled sample, wherever the package is installed."""
 
@@ -14,8 +16,8 @@ BUNDLED = "histomix:sample"
 def way_to(root: Path, folder: Path) -> str:
     """The way from a folder to a dataset's root, for a file in that folder; empty where it may not be told.
 
-    It is relative, and it is not told where it would pass through the top of the disk or the user's own folder: such a
-    way names people and projects, and leads nowhere on another machine.
+    It is relative, and it is not told where it would pass through a person's own folder: exports travel, and such a way
+    names people.
     """
     root, folder = Path(root).resolve(), Path(folder).resolve()
     if root == sample_folder():
@@ -24,8 +26,9 @@ def way_to(root: Path, folder: Path) -> str:
         shared, way = Path(os.path.commonpath([root, folder])), Path(os.path.relpath(root, folder))
     except ValueError:  # Windows knows no way from one drive to another
         return ""
-    personal = {part.casefold() for part in way.parts} & {Path.home().name.casefold()}
-    return "" if shared == Path(shared.anchor) or personal else way.as_posix()
+    passed = {part.casefold() for part in (shared.name, *way.parts)}
+    personal = passed & set(HOMES) or Path.home().name.casefold() in passed - {shared.name.casefold()}
+    return "" if personal else way.as_posix()
 
 
 def dataset_at(way: object, folder: Path) -> Path | None:
