@@ -1,6 +1,6 @@
 import gc
 
-from napari_histomix.widgets.calm import Calm
+from napari_histomix.widgets.calm import RARELY, Calm
 
 
 class Node:
@@ -18,12 +18,14 @@ class Node:
 
 def test_old_garbage_waits_for_the_last_to_end_and_new_garbage_does_not() -> None:
     gc.collect()
+    usual = gc.get_threshold()
     Node.alive = 0
     old = Node()
     one, two = Calm(), Calm()
     one.begin()
     two.begin()
     two.begin()
+    assert gc.get_threshold() == (RARELY, *usual[1:])
     del old
     Node()
     gc.collect()
@@ -33,4 +35,4 @@ def test_old_garbage_waits_for_the_last_to_end_and_new_garbage_does_not() -> Non
     assert Node.alive == 1
     one.end()
     gc.collect()
-    assert Node.alive == 0
+    assert Node.alive == 0 and gc.get_threshold() == usual

@@ -21,7 +21,7 @@ from napari_histomix.study.claim import LOCK, Claim
 from napari_histomix.study.database import FILE, VERSION, Database, damaged, write_meta
 from napari_histomix.study.pictures import FOLDER, archive, encoded, packed, read_picture, write_pack
 from napari_histomix.study.sources import find_root, kept_root
-from napari_histomix.study.stored import Patch, StoredPlacement
+from napari_histomix.study.stored import Patch, StoredPlacement, uncollected
 
 if TYPE_CHECKING:
     from napari_histomix.methods.nucleimix import CandidateSet
@@ -267,7 +267,7 @@ class Study:
 
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates by rank."""
-        with self._database.reading() as db:
+        with self._database.reading() as db, uncollected():
             return tuple(map(_candidate, db.execute("SELECT * FROM candidates ORDER BY rank")))
 
     # Synthetic nuclei.
@@ -322,7 +322,7 @@ class Study:
             Those of this study, where they have been read already.
         """
         by_rank = {one.rank: one for one in (self.candidates() if candidates is None else candidates)}
-        with self._database.reading() as db:
+        with self._database.reading() as db, uncollected():
             rows = db.execute("SELECT rank, instance, row, col, seed, height, width FROM placements ORDER BY rank")
             return tuple(
                 StoredPlacement(by_rank[rank], instance, row, col, seed, (height, width), self._patch, self._provenance)

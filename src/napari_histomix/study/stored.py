@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,18 @@ from napari_histomix.records import Candidate, Placement
 
 Patch = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
 """Pixels, origin and nucleus of a placement."""
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Make many objects that all stay without Python looking through them again and again for garbage."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 class StoredPlacement(Placement):

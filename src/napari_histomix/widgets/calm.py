@@ -7,6 +7,9 @@ from threading import Lock
 
 _lock = Lock()
 _busy = 0
+_usual = gc.get_threshold()
+RARELY = 50_000
+"""New objects before young ones are collected, in place of Python's 700: a job may make a million that all stay."""
 
 
 class Calm:
@@ -28,7 +31,7 @@ class Calm:
         self._set(False)
 
     def _set(self, on: bool) -> None:
-        global _busy
+        global _busy, _usual
         with _lock:
             if on == self._on:
                 return
@@ -36,5 +39,8 @@ class Calm:
             _busy += 1 if on else -1
             if on and _busy == 1:
                 gc.freeze()
+                _usual = gc.get_threshold()
+                gc.set_threshold(RARELY, *_usual[1:])
             elif not _busy:
+                gc.set_threshold(*_usual)
                 gc.unfreeze()

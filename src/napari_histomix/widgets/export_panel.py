@@ -70,7 +70,7 @@ class ExportPanel(Panel):
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.study_changed.connect(self._propose)
         self.session.splits_changed.connect(self._on_change)
-        self.session.placements_changed.connect(self._on_work)
+        self.session.placements_changed.connect(self._on_placements)
         self.session.placements_decided.connect(lambda _numbers: self._on_change())
         self._on_dataset()
 
@@ -261,7 +261,13 @@ class ExportPanel(Panel):
         self.chart.clear()
         self._pixmap = None
         self._propose()
-        self._on_work()
+        self._on_placements()
+
+    def _on_placements(self) -> None:
+        if self.isVisible():
+            self._on_work()
+        else:
+            self._on_change()
 
     def _on_work(self) -> None:
         self._stale = False

@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.datasets.splits import split_of, with_splits
 from napari_histomix.records import HistomixError
+from napari_histomix.widgets.loading import Candidates
 from napari_histomix.widgets.session import Session
 
 
@@ -84,6 +85,8 @@ class NucleiSplits(SplitSource):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.session = session
+        self._found: Candidates | None = None
+        self._used: Collection[str] = ()
         session.dataset_changed.connect(self.dataset_changed)
         for signal in (session.splits_changed, session.study_changed, session.candidates_changed):
             signal.connect(self.splits_changed)
@@ -112,7 +115,10 @@ class NucleiSplits(SplitSource):
     def used(self) -> Collection[str]:
         """Images of the candidates and their donors."""
         found = self.session.candidates
-        return {place.image for one in found.items for place in (one.donor, one.target)} if found is not None else ()
+        if found is not self._found:
+            items = found.items if found is not None else ()
+            self._found, self._used = found, {place.image for one in items for place in (one.donor, one.target)}
+        return self._used
 
     def choose(self, splits: Mapping[str, str]) -> None:
         """Hand them to the session."""
