@@ -36,7 +36,7 @@ class Kind:
 
 
 class SplitSource(QObject):
-    """Images that are divided into splits."""
+    """Images that are divided into splits; of itself, none."""
 
     dataset_changed = Signal()
     splits_changed = Signal()
@@ -46,17 +46,17 @@ class SplitSource(QObject):
     @property
     def dataset(self) -> Any:
         """A dataset of nuclei or of tissue with the splits chosen last; None where there is none."""
-        raise NotImplementedError
+        return None
 
     @property
     def classes(self) -> Sequence[SplitClass]:
         """In the order they are shown."""
-        raise NotImplementedError
+        return ()
 
     @property
     def counts(self) -> Mapping[str, Mapping[int, int]]:
         """What each image has of each class, by its number."""
-        raise NotImplementedError
+        return {}
 
     @property
     def locked(self) -> bool:
@@ -75,8 +75,7 @@ class SplitSource(QObject):
         return {} if dataset is None else {one.source.image: split_of(one.source) for one in dataset.entries}
 
     def choose(self, splits: Mapping[str, str]) -> None:
-        """Give every image its split."""
-        raise NotImplementedError
+        """Give every image its split, where there are images."""
 
 
 class NucleiSplits(SplitSource):
