@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from napari_histomix.datasets import Survey, load_sample, survey
@@ -21,8 +22,26 @@ def test_images_that_are_to_be_read_again_are_not_kept(tmp_path):
     assert kept_survey(tmp_path) == Survey({}, (), {})
 
 
+def test_numbers_of_arrays_are_kept_too(tmp_path):
+    counts = {"a": Counter({np.int32(1): np.int64(2)})}
+    keep_survey(tmp_path, Survey(counts, (), {"a": (3, 4)}, {"a": "0"}, {"a": "s"}))
+    assert kept_survey(tmp_path).counts == {"a": {1: 2}}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"a": 1}', '{"a": {"counts": {"x": 1}}}', '{"a": {"shape": []}}', "\xff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"a": 1}',
+        '{"a": {"counts": {"x": 1}}}',
+        '{"a": {"counts": {"1": Infinity}}}',
+        '{"a": {"counts": {}, "shape": []}}',
+        "[" * 100_000,
+        "\xff",
+    ],
+    ids=lambda text: text[:12],
 )
 def test_one_that_is_damaged_is_none(tmp_path, text):
     (tmp_path / FILE).write_text(text, encoding="latin-1")

@@ -364,6 +364,17 @@ def test_a_decision_that_cannot_be_written_is_not_shown(panel, study, qtbot, mon
     assert "disk full" in panel.review.note.text() and str(tmp_path) not in panel.review.note.text()
 
 
+def test_a_study_that_is_lost_while_it_is_shown_is_said(panel, study, qtbot) -> None:
+    make_batch(qtbot, panel, 2)
+    look_at(qtbot, panel, 0)
+    (study.folder / "study.sqlite").write_bytes(b"rubbish")
+    panel.review.decide("approve")
+    panel.review.details.reasons["seam"].click()
+    panel.review.undo()
+    assert panel.review.note.kind == "error" and panel.review.note.text().count("\n") == 0
+    assert panel.review.state.text() == "0 approved · 0 rejected · 2 left"
+
+
 def test_reasons_notes_and_deletion_are_written_down_with_who_said_it(panel, study, qtbot, monkeypatch) -> None:
     make_batch(qtbot, panel, 2)
     review, details = panel.review, panel.review.details

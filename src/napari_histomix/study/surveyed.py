@@ -18,7 +18,7 @@ def keep_survey(folder: Path, survey: Survey) -> None:
     images = {
         name: {
             "stamp": stamp,
-            "counts": survey.counts[name],
+            "counts": {int(kind): int(count) for kind, count in survey.counts[name].items()},
             "shape": survey.shapes[name],
             "sha256": survey.hashes[name],
         }
@@ -45,5 +45,5 @@ def kept_survey(folder: Path) -> Survey | None:
             {name: str(one["sha256"]) for name, one in images.items()},
             {name: str(one["stamp"]) for name, one in images.items()},
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

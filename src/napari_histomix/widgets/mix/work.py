@@ -125,7 +125,11 @@ class MixWork(QObject):
 
     def decided_by(self, number: int) -> Decided | None:
         """The decision on a synthetic image, with who made it and when."""
-        return self.study.decided("mix", number).get(number) if self.study is not None else None
+        try:
+            return self.study.decided("mix", number).get(number) if self.study is not None else None
+        except (HistomixError, OSError) as error:
+            self._fail(error)
+            return None
 
     def undo(self) -> tuple[int, ...] | None:
         """Take the last act back, whatever session it is of; whom it concerned, or None where it failed."""
