@@ -23,9 +23,9 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from napari_histomix.records import Source
-from napari_histomix.sampling.pool import LIMIT, MAP, POOL, ROW, THUMBNAIL, PoolImage, SegmentPool
-from napari_histomix.sampling.pool_vectors import Projection
 from napari_histomix.sampling.segment_draw import SegmentDraw
+from napari_histomix.segmentation.pool import LIMIT, MAP, POOL, ROW, THUMBNAIL, PoolImage, SegmentPool
+from napari_histomix.segmentation.pool_vectors import Projection
 from napari_histomix.study import Study
 
 KINDS = ("grade 2", "grade 3", "grade 4")

@@ -11,7 +11,7 @@ from PIL import Image
 from napari_histomix.datasets import TissueDataset, load_sample, open_tissue
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.records import Segment, drain
-from napari_histomix.sampling.pool import PoolImage, PoolWriter
+from napari_histomix.segmentation.pool import PoolImage, PoolWriter
 from napari_histomix.study import Study
 
 SIDE = 96

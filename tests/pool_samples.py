@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_histomix.records import Segment, Source, drain
-from napari_histomix.sampling.pool import PoolImage, PoolWriter, SegmentPool
+from napari_histomix.segmentation.pool import PoolImage, PoolWriter, SegmentPool
 from napari_histomix.study import Study
 
 SIGNATURE = {"prompter": "tree", "encoder": "texture"}

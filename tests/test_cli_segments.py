@@ -130,7 +130,7 @@ def test_synthetic_images_in_class_folders_with_a_manifest(synthesize, data, tmp
 def test_a_curated_pool_is_used_as_it_is(run, synthesize, data, tmp_path):
     study = tmp_path / "study"
     run("pool", "build", data, "--study", study, *FEW)
-    from napari_histomix.sampling.pool import SegmentPool
+    from napari_histomix.segmentation.pool import SegmentPool
 
     pool = SegmentPool(study)
     low = np.flatnonzero(pool.image_kinds == pool.kinds.index("low"))

@@ -131,7 +131,7 @@ def test_tissue_is_divided_by_its_classes_and_a_pool_is_built_of_training_images
     few = ("--superpixels", 8, "--points", 4, "--mpp", 0.5)
     code, _, err = run("pool", "build", tmp_path / "data", "--study", study, "--splits", splits, *few)
     assert code == 0, err
-    from napari_histomix.sampling.pool import SegmentPool
+    from napari_histomix.segmentation.pool import SegmentPool
 
     assert {one.source.image for one in SegmentPool(study).images} == read(splits).keys() - set(test)
     assert Study.open(study).settings()["splits"].keys() == read(splits).keys()

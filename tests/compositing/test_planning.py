@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from napari_histomix.compositing import cut_donor, plan_placement
+from napari_histomix.compositing.appearance import FADED, OFF_COLOR, UNLIKE
 from napari_histomix.compositing.contours import dilate, transition_zone
 from napari_histomix.compositing.donors import CUT_BY_EDGE
-from napari_histomix.compositing.looks import FADED, OFF_COLOR, UNLIKE
 from napari_histomix.compositing.planning import COVERS_NEIGHBOR, CROSSES_EDGE, GUARD, TOO_CLIPPED, TOO_CLOSE, Plan
 from napari_histomix.records import Candidate, LabeledImage
 

@@ -124,7 +124,7 @@ def test_what_goes_wrong_with_the_dry_run_is_one_sentence(exporting, settle, mon
     def failing(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("napari_histomix.study.trial.tempfile.TemporaryDirectory", failing)
+    monkeypatch.setattr("napari_histomix.study.export_preview.tempfile.TemporaryDirectory", failing)
     dock = exporting()
     settle(dock)
     assert dock.export.figures.kind == "error" and "temporary folder" in dock.export.figures.text()

@@ -11,7 +11,7 @@ import pytest
 from pool_samples import make_study, plain_images, segment
 from qtpy.QtCore import QPoint, Qt
 
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 

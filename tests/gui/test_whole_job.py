@@ -11,7 +11,7 @@ from napari.layers import Image, Labels, Points
 from qtpy.QtCore import Qt
 
 from napari_histomix.compositing import compose
-from napari_histomix.widgets.rewriting import crop
+from napari_histomix.compositing.windowed import crop
 
 pytestmark = pytest.mark.gui
 
@@ -236,7 +236,7 @@ def test_in_a_large_study_synthetic_layers_come_with_their_image(with_study, set
 
 def test_images_one_after_the_other_share_layers(with_study, settle, qtbot, monkeypatch) -> None:
     monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
-    monkeypatch.setattr("napari_histomix.widgets.stacks.KEPT", 2)
+    monkeypatch.setattr("napari_histomix.widgets.layer_cache.KEPT", 2)
     dock = with_study("made")
     session, book, viewer = dock.session, dock.data.book, dock.real_viewer
     targets = {one.candidate.target.image for one in session.placements}

@@ -18,8 +18,8 @@ from napari_histomix.evaluation.nearest_patch import TrainingPatches
 from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings, find_candidates, synthesize
 from napari_histomix.methods.usegmix import MixSettings, PoolSettings, build_pool, plan_mixes
 from napari_histomix.records import HistomixError, drain
-from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.segmentation import AnchorSettings
+from napari_histomix.segmentation.pool import SegmentPool
 
 FIND = CandidateSettings(rare=(1,), background_share=0.5)
 MAKE = SynthesisSettings(count=3, device="cpu")

@@ -24,8 +24,8 @@ from napari_histomix.methods.usegmix import (
     plan_mixes,
 )
 from napari_histomix.records import HistomixError, Segment, drain
-from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.segmentation import AnchorSettings
+from napari_histomix.segmentation.pool import SegmentPool
 
 POOL = PoolSettings(anchors=AnchorSettings(superpixels=12, points=5))
 MIX = MixSettings(per_class=3, new_area=(0.1, 0.9), area_ratio=(0.1, 10.0), device="cpu")

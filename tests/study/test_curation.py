@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pool_samples import DIM, add_part, make_pool, make_study, segment
 
 from napari_histomix.records import HistomixError, Source
-from napari_histomix.sampling.pool import ROW, PoolImage, SegmentPool
+from napari_histomix.segmentation.pool import ROW, PoolImage, SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation, Filters, _sorted
 

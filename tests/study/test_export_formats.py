@@ -23,8 +23,8 @@ from placed_samples import locate, placed, placed_sample
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
 from napari_histomix.datasets.converting import convert
+from napari_histomix.datasets.dataset_writer import WrittenDataset
 from napari_histomix.datasets.formats import FORMATS
-from napari_histomix.datasets.written import WrittenDataset
 from napari_histomix.records import Candidate, HistomixError, LabeledImage, NucleusClass, Placement, drain
 from napari_histomix.study.export import export
 from napari_histomix.study.export_plan import bytes_text, plan_export

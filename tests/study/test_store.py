@@ -142,8 +142,8 @@ def test_a_killed_process_keeps_what_was_decided(study):
 
 def test_a_process_killed_within_an_act_leaves_none_of_it(study):
     program = (
-        "import os, sys; from napari_histomix.study import Study, acts\n"
-        "acts._apply = lambda *_: os._exit(9)\n"
+        "import os, sys; from napari_histomix.study import Study, decision_log\n"
+        "decision_log._apply = lambda *_: os._exit(9)\n"
         "Study.open(sys.argv[1]).decide('candidate', [3, 4], 'keep')"
     )
     assert subprocess.run([sys.executable, "-c", program, str(study.folder)], timeout=60).returncode == 9
@@ -277,7 +277,7 @@ def test_a_disk_that_does_not_take_a_decision_says_so_and_keeps_the_others(study
     def full(*_):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("napari_histomix.study.acts._apply", full)
+    monkeypatch.setattr("napari_histomix.study.decision_log._apply", full)
     with pytest.raises(HistomixError, match="disk is full"):
         study.decide("candidate", [1, 2], "keep")
     monkeypatch.undo()

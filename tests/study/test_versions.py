@@ -13,7 +13,7 @@ from PIL import Image
 
 from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
-from napari_histomix.study.acts import items_of
+from napari_histomix.study.decision_log import items_of
 
 PLACE = "image TEXT, kind TEXT, row REAL, col REAL, instance INTEGER, type INTEGER, area INTEGER"
 FIRST = f"""

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEd
 from napari_histomix.datasets import open_tissue
 from napari_histomix.methods.usegmix import MixSettings, compose
 from napari_histomix.records import Event, HistomixError, MixedImage
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.mix import jobs as mix_jobs

@@ -15,7 +15,7 @@ from test_review_queue import Light
 from napari_histomix.compositing import compose
 from napari_histomix.records import Candidate, HistomixError, Location, Placement, drain
 from napari_histomix.study import Study
-from napari_histomix.study.claim import READ_ONLY
+from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.widgets.loading import study_job
 from napari_histomix.widgets.review.details import provenance
 from napari_histomix.widgets.review.panel import ReviewPanel

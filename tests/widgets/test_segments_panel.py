@@ -17,8 +17,8 @@ from napari.components import ViewerModel
 from PIL import Image as Picture
 
 from napari_histomix.records import Event
-from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.segmentation import AnchorSettings, RegionTreePrompter
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.segments import layers as segment_layers
 from napari_histomix.widgets.segments.form import TIPS

@@ -97,7 +97,7 @@ def _export_tissue(options: argparse.Namespace, study: Study) -> dict[str, Any]:
     from napari_histomix.datasets import open_tissue
     from napari_histomix.datasets.class_folders import export_tissue
     from napari_histomix.datasets.splits import with_chosen_splits
-    from napari_histomix.sampling.pool import SegmentPool
+    from napari_histomix.segmentation.pool import SegmentPool
     from napari_histomix.study.export_plan import plan_tissue
     from napari_histomix.study.manifest import tissue_facts
     from napari_histomix.study.mixes import Mixes

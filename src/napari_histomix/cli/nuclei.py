@@ -127,7 +127,7 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
 def _augment(options: argparse.Namespace, dataset: Dataset, *, report: bool) -> dict[str, Any]:
     """Candidates → synthesis → export, with a study on the side if one is wanted."""
     from napari_histomix.datasets.copies import check_leaks
-    from napari_histomix.datasets.written import check_format
+    from napari_histomix.datasets.dataset_writer import check_format
     from napari_histomix.methods.nucleimix import SynthesisSettings, synthesize
     from napari_histomix.study import Study
     from napari_histomix.study.export import export

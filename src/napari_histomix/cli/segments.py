@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from napari_histomix.datasets import TissueDataset
     from napari_histomix.methods.usegmix import MixSettings
-    from napari_histomix.sampling.pool import SegmentPool
+    from napari_histomix.segmentation.pool import SegmentPool
     from napari_histomix.study import Study
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -113,7 +113,7 @@ def _write_labels(path: Path, pixels: NDArray[np.uint8], segments: Sequence[Segm
 def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
     """Make the segment pool of a study."""
     from napari_histomix.datasets.copies import check_leaks
-    from napari_histomix.sampling.pool import SegmentPool
+    from napari_histomix.segmentation.pool import SegmentPool
     from napari_histomix.study import Study
 
     dataset = _open(options)
@@ -128,7 +128,7 @@ def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_pool_stats(options: argparse.Namespace) -> dict[str, Any]:
     """Show what a segment pool holds."""
-    from napari_histomix.sampling.pool import SegmentPool
+    from napari_histomix.segmentation.pool import SegmentPool
     from napari_histomix.study import Study
     from napari_histomix.study.curation import Curation
 
@@ -165,7 +165,7 @@ def run_usegmix(options: argparse.Namespace) -> dict[str, Any]:
     from napari_histomix.datasets.class_folders import export_tissue
     from napari_histomix.datasets.copies import check_leaks
     from napari_histomix.methods.usegmix import MixSettings, make_mix, plan_mixes
-    from napari_histomix.sampling.pool import SegmentPool, has_pool
+    from napari_histomix.segmentation.pool import SegmentPool, has_pool
     from napari_histomix.study import Study
     from napari_histomix.study.curation import Curation
     from napari_histomix.study.mixes import Mixes
@@ -265,7 +265,7 @@ def _begin(options: argparse.Namespace, dataset: TissueDataset, folder: Path) ->
 
 def _unfinished(folder: Path) -> bool:
     """Whether a folder holds a study that was begun for a pool, and killed before there was one."""
-    from napari_histomix.sampling.pool import has_pool
+    from napari_histomix.segmentation.pool import has_pool
     from napari_histomix.study import Study
     from napari_histomix.study.store import FILE
 

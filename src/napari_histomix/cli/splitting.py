@@ -14,7 +14,7 @@ from napari_histomix.records import HistomixError
 
 def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add ``split``; ``command`` makes a command of a name, a function and a summary."""
-    from napari_histomix.datasets.proposing import SHARES
+    from napari_histomix.datasets.split_proposal import SHARES
 
     split = command(
         "split", run_split, "Propose training, validation and test images: no patient, slide or copy in two of them."
@@ -37,7 +37,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 def run_split(options: argparse.Namespace) -> dict[str, Any]:
     """Propose splits, and write them."""
     from napari_histomix.datasets.copies import find_copies
-    from napari_histomix.datasets.proposing import propose_splits, shortcomings
+    from napari_histomix.datasets.split_proposal import propose_splits, shortcomings
     from napari_histomix.datasets.splits import shared, split_order, units, with_splits, write_splits
 
     if options.val + options.test >= 1:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_histomix.compositing.appearance import look_flaw
 from napari_histomix.compositing.contours import Mask, dilate, transition_zone
 from napari_histomix.compositing.donors import CUT_BY_EDGE, DonorCrop
-from napari_histomix.compositing.looks import look_flaw
 from napari_histomix.compositing.stain import UNMATCHED, match_stain, staining
 from napari_histomix.records import Candidate, LabeledImage
 

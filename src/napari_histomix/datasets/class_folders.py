@@ -18,12 +18,12 @@ from PIL.PngImagePlugin import PngInfo
 from napari_histomix import __version__
 from napari_histomix.datasets.card import models_of, write_card
 from napari_histomix.datasets.copies import check_leaks
+from napari_histomix.datasets.dataset_writer import copy_notices, described
 from napari_histomix.datasets.hovernet import write_dataset_json
 from napari_histomix.datasets.pixels import pixels_sha256, read_pixels
+from napari_histomix.datasets.relocation import way_to
 from napari_histomix.datasets.tissue import TABLE, TissueDataset, TissueEntry
-from napari_histomix.datasets.whereabouts import way_to
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, complete_or_absent, safe_name
-from napari_histomix.datasets.written import copy_notices, described
 from napari_histomix.records import Event, HistomixError, Job, MixedImage
 
 ORIGINS = "origins.zip"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.dataset_writer import SyntheticFlags, WrittenDataset, check_place, copy_notices, described
 from napari_histomix.datasets.formats import format_of
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, complete_or_absent
-from napari_histomix.datasets.written import SyntheticFlags, WrittenDataset, check_place, copy_notices, described
 from napari_histomix.records import Event, HistomixError, Job
 
 

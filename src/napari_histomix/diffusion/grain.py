@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.diffusion.guess import prediction_errors
+from napari_histomix.diffusion.kriging import prediction_errors
 
 AROUND = 14
 """Pixels around a hole that are looked at."""

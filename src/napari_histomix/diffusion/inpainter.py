@@ -17,7 +17,7 @@ from torch import Tensor
 
 from napari_histomix.devices import choose_device, out_of_memory
 from napari_histomix.diffusion.grain import add_grain
-from napari_histomix.diffusion.guess import fill_smoothly
+from napari_histomix.diffusion.kriging import fill_smoothly
 from napari_histomix.diffusion.models import InpaintingModel, decode, encode, fast_dtype, network_input
 from napari_histomix.diffusion.prompted import AnyModel, PromptedModel, prompted_steps
 from napari_histomix.diffusion.samplers import SAMPLERS, Holes, Sampler, Steps

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.diffusion.guess import fill_smoothly
 from napari_histomix.diffusion.inpainter import BATCH, Window, inpaint
+from napari_histomix.diffusion.kriging import fill_smoothly
 from napari_histomix.diffusion.prompted import AnyModel, PromptedModel
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError, Job

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from napari_histomix.devices import choose_device, out_of_memory
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
+from napari_histomix.diffusion.multi_gpu import Processes
 from napari_histomix.diffusion.recipes import DEFAULTS, Autoencoder, Kind, TrainingSettings, recipe_of
-from napari_histomix.diffusion.several import Processes
 from napari_histomix.diffusion.training_card import readme_of, run_facts
 from napari_histomix.diffusion.training_images import (
     Batches,

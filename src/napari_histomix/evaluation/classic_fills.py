@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, diags
 from scipy.sparse.linalg import spsolve
 
-from napari_histomix.diffusion.guess import fill_smoothly
+from napari_histomix.diffusion.kriging import fill_smoothly
 from napari_histomix.evaluation.blend_windows import HiddenWindow
 
 RADIUS = 3

@@ -44,7 +44,7 @@ def making_facts(
     HistomixError
         If the device is missing.
     """
-    from napari_histomix.diffusion.conditions import machine_facts, model_facts
+    from napari_histomix.diffusion.environment import machine_facts, model_facts
 
     return {
         "method": method,

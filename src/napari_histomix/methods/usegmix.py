@@ -26,8 +26,8 @@ from napari_histomix.features.segments import segment_crops, segment_thumbnail
 from napari_histomix.methods.provenance import making_facts, mask_facts
 from napari_histomix.records import Event, HistomixError, Job, MixedImage, Segment, TissueImage, within
 from napari_histomix.sampling.donor_choice import DonorChoice
-from napari_histomix.sampling.pool import THUMBNAIL, PoolImage, PoolWriter, SegmentPool
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
+from napari_histomix.segmentation.pool import THUMBNAIL, PoolImage, PoolWriter, SegmentPool
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel

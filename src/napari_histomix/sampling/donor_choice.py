@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.sampling.pool import SegmentPool
 from napari_histomix.sampling.segment_draw import SegmentDraw
+from napari_histomix.segmentation.pool import SegmentPool
 
 
 class DonorChoice:

@@ -11,11 +11,11 @@ import numpy as np
 
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, Dataset, Entry
+from napari_histomix.datasets.dataset_writer import SyntheticFlags, WrittenDataset, copy_notices, described
 from napari_histomix.datasets.formats.ignore_band import class_map, write_ignore
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.datasets.splits import check_splits
 from napari_histomix.datasets.writing import write_png
-from napari_histomix.datasets.written import SyntheticFlags, WrittenDataset, copy_notices, described
 from napari_histomix.records import INPAINTED, HistomixError, LabeledImage, Placement
 
 ORIGIN = "origin"

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_histomix.records import HistomixError
-from napari_histomix.sampling.pool import SegmentPool
-from napari_histomix.study.acts import Change, Subject, items_of
+from napari_histomix.segmentation.pool import SegmentPool
+from napari_histomix.study.decision_log import Change, Subject, items_of
 from napari_histomix.study.store import Study
 
 Numbers = NDArray[np.intp]

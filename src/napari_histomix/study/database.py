@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix.records import HistomixError
-from napari_histomix.study.claim import Claim
+from napari_histomix.study.lock import Claim
 from napari_histomix.study.pictures import measure, packed, write_pack
 
 FILE = "study.sqlite"

@@ -10,10 +10,10 @@ from napari_histomix import __version__
 from napari_histomix.datasets import SYNTHETIC_NOTICE, Dataset
 from napari_histomix.datasets.card import models_of, write_card
 from napari_histomix.datasets.copies import check_leaks
+from napari_histomix.datasets.dataset_writer import check_place, described
 from napari_histomix.datasets.formats import format_of
-from napari_histomix.datasets.whereabouts import way_to
+from napari_histomix.datasets.relocation import way_to
 from napari_histomix.datasets.writing import complete_or_absent
-from napari_histomix.datasets.written import check_place, described
 from napari_histomix.records import Event, Job, Placement
 from napari_histomix.study.augmented import ORIGIN, Augmented, chosen
 from napari_histomix.study.charts import class_chart, placement_sheet

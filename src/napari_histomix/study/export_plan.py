@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_histomix.datasets import Dataset, Survey, TissueDataset, survey
+from napari_histomix.datasets.dataset_writer import check_place
 from napari_histomix.datasets.formats import format_of
 from napari_histomix.datasets.splits import check_splits
-from napari_histomix.datasets.written import check_place
 from napari_histomix.records import Event, HistomixError, Job, MixedImage, Placement
 from napari_histomix.study.augmented import by_image, chosen, counts_after
+from napari_histomix.study.export_preview import SAMPLE, many, sample_of, try_format
 from napari_histomix.study.manifest import json_text, placement_record
-from napari_histomix.study.trial import SAMPLE, many, sample_of, try_format
 
 _FIXED_FILES, _FIXED_BYTES = 4, 45_000
 """README.md, class_counts.png and the two manifests; bytes of the first two."""

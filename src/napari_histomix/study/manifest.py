@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_histomix.datasets.written import write_csv
+from napari_histomix.datasets.dataset_writer import write_csv
 from napari_histomix.records import Placement
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_histomix.records import Candidate, HistomixError, Location, MixedImage, Placement
-from napari_histomix.study import acts
-from napari_histomix.study.acts import DECISIONS, REASONS, Change, Decided, Subject
-from napari_histomix.study.claim import LOCK, Claim
+from napari_histomix.study import decision_log
 from napari_histomix.study.database import FILE, VERSION, Database, damaged, write_meta
+from napari_histomix.study.decision_log import DECISIONS, REASONS, Change, Decided, Subject
+from napari_histomix.study.lock import LOCK, Claim
 from napari_histomix.study.pictures import FOLDER, archive, encoded, packed, read_picture, write_pack
 from napari_histomix.study.sources import find_root, kept_root
 from napari_histomix.study.stored import Patch, StoredPlacement, uncollected
@@ -404,14 +404,14 @@ class Study:
         """Present decision of every item that has one, or of some items."""
         with self._database.reading() as db:
             if items is not None:
-                found = acts.decisions(db, {(subject, int(item)) for item in items})
+                found = decision_log.decisions(db, {(subject, int(item)) for item in items})
                 return {item: decision for (_, item), decision in found.items()}
             return dict(db.execute("SELECT item, decision FROM decisions WHERE subject = ?", (subject,)))
 
     def decided(self, subject: Subject, item: int | None = None) -> dict[int, Decided]:
         """Present decisions, with who made them and when; of every item that has one, or of one item."""
         with self._database.reading() as db:
-            return acts.decided(db, subject, item)
+            return decision_log.decided(db, subject, item)
 
     def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
         """Decide on one or several items as one act; None clears.
@@ -432,7 +432,7 @@ class Study:
             For a decision that its subject does not have, or subjects of several families.
         """
         with self._database.writing() as db:
-            acts.record(db, self.reviewer, changes)
+            decision_log.record(db, self.reviewer, changes)
 
     def undo(self, subject: Subject) -> tuple[Change, ...]:
         """Take back the last act of the subject's family, also one of an earlier session.
@@ -443,12 +443,12 @@ class Study:
             What holds again: subject, item and decision (None: none); empty where there is nothing to take back.
         """
         with self._database.writing() as db:
-            return acts.turn_back(db, acts.family(subject))
+            return decision_log.turn_back(db, decision_log.family(subject))
 
     def redo(self, subject: Subject) -> tuple[Change, ...]:
         """Do the act again that ``undo`` took back last, until there is a new one; returns as ``undo``."""
         with self._database.writing() as db:
-            return acts.turn_forward(db, acts.family(subject))
+            return decision_log.turn_forward(db, decision_log.family(subject))
 
 
 def _read_patch(database: Database, rank: int) -> Patch:

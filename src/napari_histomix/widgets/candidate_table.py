@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
 from qtpy.QtGui import QColor
 
-from napari_histomix.widgets.frames import DROP, KEEP, UNDECIDED, WORDS, CandidateRows
+from napari_histomix.widgets.tables import DROP, KEEP, UNDECIDED, WORDS, CandidateRows
 
 COLUMNS = (
     ("rank", "#", "Order in which the places were drawn; synthesis takes them in this order."),

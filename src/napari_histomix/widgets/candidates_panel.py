@@ -23,14 +23,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_histomix.compositing.windowed import crop
 from napari_histomix.records import Candidate, Location
+from napari_histomix.widgets.base import BAD, GOOD, SPACE, CropView, Note, Panel, RunBar, form, row
 from napari_histomix.widgets.candidate_table import COLUMNS, CandidateTable
-from napari_histomix.widgets.frames import DROP, KEEP, UNDECIDED, WORDS
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.loading import Found
-from napari_histomix.widgets.parts import BAD, GOOD, SPACE, CropView, Note, Panel, RunBar, form, row
-from napari_histomix.widgets.rewriting import crop
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.tables import DROP, KEEP, UNDECIDED, WORDS
 
 ENCODERS = (("Texture (built in)", "texture"), ("timm model", "timm:"), ("CTransPath weights", "ctranspath:"))
 CROP_MICROMETERS = 32.0

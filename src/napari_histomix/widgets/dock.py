@@ -8,14 +8,14 @@ from qtpy.QtCore import QRect, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
+from napari_histomix.widgets.base import ACCENT, GOOD, Panel
 from napari_histomix.widgets.candidates_panel import CandidatesPanel
 from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.export_panel import ExportPanel
-from napari_histomix.widgets.frames import APPROVE, DROP, KEEP, REJECT
-from napari_histomix.widgets.parts import ACCENT, GOOD, Panel
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session, session_of
 from napari_histomix.widgets.synthesize_panel import SynthesizePanel
+from napari_histomix.widgets.tables import APPROVE, DROP, KEEP, REJECT
 
 
 class Badge(QWidget):

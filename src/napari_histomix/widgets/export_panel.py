@@ -13,9 +13,9 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QGridLayout, QLabe
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.study.augmented import counts_after
 from napari_histomix.study.export_plan import ExportPlan, bytes_text
+from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, form, heading, narrow, row
 from napari_histomix.widgets.class_table import Bar
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, form, heading, narrow, row
 from napari_histomix.widgets.session import Session
 
 WRITTEN = (

@@ -17,7 +17,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.widgets.calm import Calm
+from napari_histomix.widgets.gc_pause import Calm
 
 INTERVAL = 0.05
 """Seconds between two events that reach the main thread."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.datasets.hovernet import class_table
 from napari_histomix.records import LabeledImage, NucleusClass, Placement
-from napari_histomix.widgets.frames import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.tables import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
 
 DECISION_COLORS = {
     WORDS[KEEP]: "#2ecc71",

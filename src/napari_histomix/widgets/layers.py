@@ -13,15 +13,15 @@ from napari.layers import Labels, Layer, Points
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.compositing import Synthetic, compose
+from napari_histomix.compositing.windowed import compose_window
 from napari_histomix.records import Event, Job, LabeledImage, Placement
 from napari_histomix.widgets import layer_making as making
-from napari_histomix.widgets.calm import Calm
-from napari_histomix.widgets.frames import DELETE, REJECT, UNDECIDED, WORDS, candidate_frame, placement_frame
+from napari_histomix.widgets.camera import fly, show_scale_bar
+from napari_histomix.widgets.gc_pause import Calm
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.rewriting import compose_window
+from napari_histomix.widgets.layer_cache import Stack, Stacks
 from napari_histomix.widgets.session import Session, session_of
-from napari_histomix.widgets.stacks import Stack, Stacks
-from napari_histomix.widgets.viewing import fly, show_scale_bar
+from napari_histomix.widgets.tables import DELETE, REJECT, UNDECIDED, WORDS, candidate_frame, placement_frame
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,8 +12,8 @@ import pandas as pd
 from napari_histomix.datasets import Dataset, Survey, open_dataset, survey
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
-from napari_histomix.widgets.frames import CandidateRows, candidate_frame
-from napari_histomix.widgets.warming import prepare_units
+from napari_histomix.widgets.preload import prepare_units
+from napari_histomix.widgets.tables import CandidateRows, candidate_frame
 
 if TYPE_CHECKING:
     from napari_histomix.study import Study
@@ -92,7 +92,7 @@ def study_job(folder: Path, images: Path | None = None) -> Callable[[], Job[Open
 
     def job() -> Job[Opened | Moved]:
         from napari_histomix.study import Study
-        from napari_histomix.study.surveyed import keep_survey, kept_survey
+        from napari_histomix.study.survey_cache import keep_survey, kept_survey
 
         yield Event("Opening the study")
         study = Study.open(folder)

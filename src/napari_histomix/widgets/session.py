@@ -16,12 +16,12 @@ from qtpy.QtCore import QObject, QSettings, Signal
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.datasets.splits import with_splits
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
-from napari_histomix.study.acts import Change, Subject, items_of
-from napari_histomix.study.claim import READ_ONLY, Claim
-from napari_histomix.widgets.frames import APPROVE, DELETE, DROP, KEEP, REJECT
+from napari_histomix.study.decision_log import Change, Subject, items_of
+from napari_histomix.study.lock import READ_ONLY, Claim
 from napari_histomix.widgets.images import ImageReader
 from napari_histomix.widgets.loading import Candidates, Found, Opened
-from napari_histomix.widgets.warming import prepare_torch, warm_networks
+from napari_histomix.widgets.preload import prepare_torch, warm_networks
+from napari_histomix.widgets.tables import APPROVE, DELETE, DROP, KEEP, REJECT
 
 if TYPE_CHECKING:
     from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, Synthesis, SynthesisSettings
@@ -253,7 +253,7 @@ class Session(QObject):
                 prepare_torch()
             from napari_histomix.methods.nucleimix import find_candidates
             from napari_histomix.study import Study
-            from napari_histomix.study.surveyed import keep_survey
+            from napari_histomix.study.survey_cache import keep_survey
 
             found: CandidateSet = yield from find_candidates(dataset, settings)
             if not found.candidates:

@@ -11,7 +11,7 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QComboBox, QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
 from napari_histomix.datasets.splits import SPLITS, Unit
-from napari_histomix.widgets.parts import BAD
+from napari_histomix.widgets.base import BAD
 from napari_histomix.widgets.split_source import SplitClass
 
 COLORS = {"train": QColor("#3d7eff"), "val": QColor("#f39c12"), "test": QColor("#b583dc")}

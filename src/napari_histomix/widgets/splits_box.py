@@ -19,12 +19,12 @@ from qtpy.QtWidgets import (
     QTableView,
 )
 
-from napari_histomix.datasets.proposing import SHARES, propose_splits, shortcomings
+from napari_histomix.datasets.split_proposal import SHARES, propose_splits, shortcomings
 from napari_histomix.datasets.splits import SPLITS, shared, split_order, units
 from napari_histomix.records import Event, Job
+from napari_histomix.widgets.base import Note, hint, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.mix.parts import MixBar, Section, many
-from napari_histomix.widgets.parts import Note, hint, row
+from napari_histomix.widgets.sections import MixBar, Section, many
 from napari_histomix.widgets.session import window_of
 from napari_histomix.widgets.split_source import SplitSource
 from napari_histomix.widgets.split_table import COLORS, IMAGES, NAME, SPLIT, SplitChoice, SplitTable

@@ -10,9 +10,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QSpinBox, QWidget
 
 from napari_histomix.records import Event
-from napari_histomix.widgets.frames import DROP, KEEP
-from napari_histomix.widgets.parts import DEVICES, CropView, Note, Panel, RunBar, form, narrow
+from napari_histomix.widgets.base import DEVICES, CropView, Note, Panel, RunBar, form, narrow
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.tables import DROP, KEEP
 
 SAMPLERS = (("Fast", "fast"), ("Quality (more steps)", "quality"), ("As in the paper (250 steps)", "paper"))
 

@@ -21,13 +21,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_histomix.records import Event
+from napari_histomix.widgets.base import CropView, Note, Panel, RunBar, hint, row
 from napari_histomix.widgets.loss_plot import LossPlot
-from napari_histomix.widgets.parts import CropView, Note, Panel, RunBar, hint, row
+from napari_histomix.widgets.preload import prepare_units, warm_networks
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.tissue import TissueSource
 from napari_histomix.widgets.training_form import TrainingForm, run_words
 from napari_histomix.widgets.training_run import first_rows, read_history, training_job
-from napari_histomix.widgets.warming import prepare_units, warm_networks
 
 LABELS = 84
 """Pixels for the labels of both forms."""

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.records import Event, Job
+from napari_histomix.widgets.preload import prepare_torch
 from napari_histomix.widgets.tissue import Source
-from napari_histomix.widgets.warming import prepare_torch
 
 
 def training_job(kind: str, gather: Callable[[], Sequence[Source]], out: Path, **how: Any) -> Callable[[], Job[Path]]:

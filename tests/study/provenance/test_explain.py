@@ -20,7 +20,7 @@ from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.methods.nucleimix import SynthesisSettings, synthesize
 from napari_histomix.methods.usegmix import Exchange, MixPlan, MixSettings, make_mix, plan_one
 from napari_histomix.records import HistomixError, drain
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study.export import export
 from napari_histomix.study.provenance.explain import Explanation, explain
 from napari_histomix.study.provenance.recorded import read_manifest

@@ -15,12 +15,12 @@ from PIL import Image
 
 from napari_histomix.datasets import load_sample, open_dataset, open_tissue
 from napari_histomix.datasets.class_folders import export_tissue
-from napari_histomix.diffusion import conditions
+from napari_histomix.diffusion import environment
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings, find_candidates, synthesize
 from napari_histomix.methods.usegmix import MixSettings, make_mix, plan_one
 from napari_histomix.records import HistomixError, drain
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study.export import export
 from napari_histomix.study.provenance import comparing
 from napari_histomix.study.provenance.recorded import read_manifest
@@ -196,15 +196,15 @@ class TestWhatWasChangedIsNamed:
 
 class TestElsewhere:
     def test_other_versions_are_named_and_compared_within_a_tolerance(self, exported, again, monkeypatch):
-        now = conditions.versions()
-        monkeypatch.setattr(conditions, "versions", lambda: {**now, "torch": "0.1"})
+        now = environment.versions()
+        monkeypatch.setattr(environment, "versions", lambda: {**now, "torch": "0.1"})
         report = again(exported)
         assert report.conditions == (f"made with torch {now['torch']}, rebuilt with 0.1",)
         assert outcomes(report) == {"identical"}
 
     def test_another_number_format_is_close(self, exported, again, monkeypatch):
-        other = torch.float32 if conditions.fast_dtype(torch.device("cpu")) != torch.float32 else torch.bfloat16
-        for module in ("conditions", "inpainter"):
+        other = torch.float32 if environment.fast_dtype(torch.device("cpu")) != torch.float32 else torch.bfloat16
+        for module in ("environment", "inpainter"):
             monkeypatch.setattr(f"napari_histomix.diffusion.{module}.fast_dtype", lambda _: other)
         report = again(exported)
         assert "rebuilt in " in report.conditions[0] and report.problems == ()

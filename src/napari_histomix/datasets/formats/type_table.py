@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_histomix.datasets.dataset_writer import write_csv
 from napari_histomix.datasets.hovernet import write_type_info
 from napari_histomix.datasets.plain import TABLE
-from napari_histomix.datasets.written import write_csv
 from napari_histomix.records import LabeledImage, NucleusClass
 
 

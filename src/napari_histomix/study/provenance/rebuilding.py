@@ -100,7 +100,7 @@ def _cut_donors(
 def _painted(
     group: list[tuple[Mapping[str, Any], WindowedPlan]], models: Models, device: str
 ) -> Job[list[NDArray[np.uint8]]]:
-    from napari_histomix.diffusion.conditions import threads
+    from napari_histomix.diffusion.environment import threads
     from napari_histomix.diffusion.inpainter import BATCH
     from napari_histomix.diffusion.samplers import Sampler
 
@@ -147,7 +147,7 @@ def rebuild_tissue(
     image: SyntheticImage, manifest: Manifest, sources: Sources, models: Models, device: str
 ) -> Job[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Make a synthetic tissue image again: its pixels (H, W, 3) and its origin map (H, W); a long job."""
-    from napari_histomix.diffusion.conditions import threads
+    from napari_histomix.diffusion.environment import threads
     from napari_histomix.diffusion.large_holes import fill_holes
     from napari_histomix.diffusion.samplers import Sampler
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import Dataset, TissueDataset, open_dataset, open_tissue
+from napari_histomix.datasets.dataset_writer import WrittenDataset, check_place
 from napari_histomix.datasets.writing import complete_or_absent, write_png
-from napari_histomix.datasets.written import WrittenDataset, check_place
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage
 from napari_histomix.study.provenance.comparing import Compared, Exported, inside
 from napari_histomix.study.provenance.ingredients import RECORDED, Models, Place, Sources
@@ -211,7 +211,7 @@ class _Conditions:
     """
 
     def __init__(self, manifest: Manifest, models: Models, device: str) -> None:
-        from napari_histomix.diffusion.conditions import machine_facts, threads
+        from napari_histomix.diffusion.environment import machine_facts, threads
 
         notes: dict[str, None] = {}
         due: dict[str, bool] = {}

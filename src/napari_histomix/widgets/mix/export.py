@@ -11,11 +11,11 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_histomix.study.export_plan import ExportPlan, bytes_text
+from napari_histomix.widgets.base import SPACE, Note, Panel, form, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.mix.parts import MixBar, Section, many
 from napari_histomix.widgets.mix.runs import export_job, kinds_job, plan_job
 from napari_histomix.widgets.mix.work import MixWork
-from napari_histomix.widgets.parts import SPACE, Note, Panel, form, row
+from napari_histomix.widgets.sections import MixBar, Section, many
 
 PAUSE = 300
 """Milliseconds without a change before the dry run begins: decisions come as fast as keys are pressed."""

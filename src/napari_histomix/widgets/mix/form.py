@@ -8,7 +8,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QLabel, QSpinBox, QWidget
 
 from napari_histomix.methods.usegmix import MixSettings
-from napari_histomix.widgets.parts import DEVICES, form, narrow, row
+from napari_histomix.widgets.base import DEVICES, form, narrow, row
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.synthesize_panel import SAMPLERS
 

@@ -22,12 +22,12 @@ from napari_histomix.methods.usegmix import (
     read_image,
 )
 from napari_histomix.records import Event, HistomixError, Job, MixedImage, Segment, TissueImage
-from napari_histomix.sampling.pool import SegmentPool, has_pool
+from napari_histomix.segmentation.pool import SegmentPool, has_pool
 from napari_histomix.study import Study
-from napari_histomix.study.acts import Subject
-from napari_histomix.study.claim import Claim
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.warming import prepare_torch
+from napari_histomix.study.decision_log import Subject
+from napari_histomix.study.lock import Claim
+from napari_histomix.widgets.preload import prepare_torch
 
 SHOWN = 10
 """Donors to choose from."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from napari_histomix.records import DONOR, INPAINTED, MixedImage, TissueImage
+from napari_histomix.widgets.camera import show_scale_bar
 from napari_histomix.widgets.mix.runs import Shown
-from napari_histomix.widgets.viewing import show_scale_bar
 
 OUTLINE, CHOSEN = "#2ee6d6", "#ffb000"
 """Segments, and the target among them: both read well on pink and violet."""

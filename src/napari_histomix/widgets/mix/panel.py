@@ -13,23 +13,23 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxL
 
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import Job
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
-from napari_histomix.study.claim import READ_ONLY
+from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.widgets.base import SPACE, Note, Panel, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.mix.batch import BatchSection
 from napari_histomix.widgets.mix.export import ExportSection
 from napari_histomix.widgets.mix.form import MixForm
 from napari_histomix.widgets.mix.jobs import OpenedMix, open_job
 from napari_histomix.widgets.mix.layers import MixLayers
-from napari_histomix.widgets.mix.parts import MixBar, Section
 from napari_histomix.widgets.mix.review import ReviewSection
 from napari_histomix.widgets.mix.target import TargetSection
 from napari_histomix.widgets.mix.work import MixWork
-from napari_histomix.widgets.parts import SPACE, Note, Panel, row
 from napari_histomix.widgets.pool.places import PoolPlaces
+from napari_histomix.widgets.preload import prepare_units, warm_networks
+from napari_histomix.widgets.sections import MixBar, Section
 from napari_histomix.widgets.session import Session, window_of
-from napari_histomix.widgets.warming import prepare_units, warm_networks
 
 
 class MixPanel(Panel):

@@ -8,8 +8,8 @@ from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QColor, QFocusEvent, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
+from napari_histomix.widgets.base import ACCENT, CropView
 from napari_histomix.widgets.mix.jobs import SHOWN, Donor
-from napari_histomix.widgets.parts import ACCENT, CropView
 
 COLUMNS = 5
 CELL = 74

@@ -8,17 +8,17 @@ from qtpy.QtCore import QAbstractListModel, QModelIndex, QPersistentModelIndex, 
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QListView, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_histomix.study.claim import READ_ONLY
+from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.base import BAD, GOOD, Note, Panel, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.mix.layers import MIX, MixLayers
-from napari_histomix.widgets.mix.parts import Section
 from napari_histomix.widgets.mix.runs import Shown, show_job
 from napari_histomix.widgets.mix.work import MixWork
-from napari_histomix.widgets.parts import BAD, GOOD, Note, Panel, row
 from napari_histomix.widgets.review.details import REASON_KEYS, DetailsBox, who_and_when
+from napari_histomix.widgets.sections import Section
+from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 
 BLINK = 500
 """Milliseconds before the blinking view changes."""

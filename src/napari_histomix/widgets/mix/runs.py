@@ -11,14 +11,14 @@ from typing import Any
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.methods.usegmix import MixPlan, MixSettings, make_mix, plan_mixes, read_image
 from napari_histomix.records import Event, HistomixError, Job, MixedImage, TissueImage
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.study.export_plan import ExportPlan, plan_tissue
 from napari_histomix.study.manifest import tissue_facts
 from napari_histomix.study.mixes import Mixes
 from napari_histomix.widgets.mix.jobs import loaded_model, plainly
-from napari_histomix.widgets.warming import prepare_torch
+from napari_histomix.widgets.preload import prepare_torch
 
 FINE = 100
 """Parts that the bar of a batch has for each image."""

@@ -9,13 +9,13 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import HistomixError
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
-from napari_histomix.study.acts import Change, Decided, Subject, items_of
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT
+from napari_histomix.study.decision_log import Change, Decided, Subject, items_of
 from napari_histomix.widgets.jobs import JobRunner, sentence_of
 from napari_histomix.widgets.mix.jobs import MIX, OpenedMix, without_paths
+from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT
 
 
 class MixWork(QObject):

@@ -9,7 +9,7 @@ from qtpy.QtGui import QColor, QIcon, QIntValidator, QPixmap
 from qtpy.QtWidgets import QComboBox, QLineEdit, QToolButton, QVBoxLayout, QWidget
 
 from napari_histomix.study.curation import UNDECIDED, Filters, Order
-from napari_histomix.widgets.parts import SPACE, narrow, row
+from napari_histomix.widgets.base import SPACE, narrow, row
 from napari_histomix.widgets.pool.selection import class_colors
 
 ORDERS: tuple[tuple[str, Order, str], ...] = (

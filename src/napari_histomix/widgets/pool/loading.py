@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.sampling.pool import SegmentPool, has_pool
+from napari_histomix.segmentation.pool import SegmentPool, has_pool
 from napari_histomix.study import Study
-from napari_histomix.study.claim import Claim
 from napari_histomix.study.curation import Curation
+from napari_histomix.study.lock import Claim
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from qtpy.QtGui import (
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.parts import ACCENT
+from napari_histomix.widgets.base import ACCENT
 from napari_histomix.widgets.pool.selection import PoolSelection, class_colors
 
 MARGIN = 14

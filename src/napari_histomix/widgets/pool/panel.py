@@ -13,12 +13,12 @@ from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_histomix.records import Job
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
-from napari_histomix.study.claim import READ_ONLY
 from napari_histomix.study.curation import Counts, Curation, Decision
+from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, row
 from napari_histomix.widgets.keys import PanelKeys
-from napari_histomix.widgets.parts import SPACE, Note, Panel, RunBar, row
 from napari_histomix.widgets.pool.actions import KEYS, PoolActions
 from napari_histomix.widgets.pool.acts import PoolActs
 from napari_histomix.widgets.pool.loading import OpenedPool, pool_job

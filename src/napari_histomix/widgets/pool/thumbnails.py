@@ -7,7 +7,7 @@ from collections import OrderedDict
 from qtpy.QtCore import QByteArray, Qt
 from qtpy.QtGui import QColor, QImage, QPixmap
 
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 
 KEPT = 1500
 """Pixmaps, unless more are in sight: 55 MB at 96 pixels a side."""

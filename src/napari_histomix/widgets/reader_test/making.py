@@ -10,10 +10,10 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QLabel, QPushButto
 
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.study.reader_tests import MadeTest
+from napari_histomix.widgets.base import SPACE, Note, Panel, form, narrow, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.mix.parts import MixBar, Section
-from napari_histomix.widgets.parts import SPACE, Note, Panel, form, narrow, row
 from napari_histomix.widgets.reader_test.jobs import Offer, look_job, make_job
+from napari_histomix.widgets.sections import MixBar, Section
 
 QUIET = 300
 """Milliseconds without a decision before the study is looked at again."""

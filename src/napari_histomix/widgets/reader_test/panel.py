@@ -13,13 +13,13 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QLineEdit, QPushButton, QSizePol
 from napari_histomix.evaluation.reader_test.folder import ReaderTest
 from napari_histomix.evaluation.reader_test.reading import Reading
 from napari_histomix.records import HistomixError
+from napari_histomix.widgets.base import PRIMARY, SPACE, Note, Panel, form, hint, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.mix.parts import Section
-from napari_histomix.widgets.parts import PRIMARY, SPACE, Note, Panel, form, hint, row
+from napari_histomix.widgets.reader_test.controls import Picture
 from napari_histomix.widgets.reader_test.jobs import open_job, report_job
 from napari_histomix.widgets.reader_test.making import MakeSection
-from napari_histomix.widgets.reader_test.parts import Picture
 from napari_histomix.widgets.reader_test.reading_page import ReadingPage
+from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session
 
 HOW = (

@@ -11,9 +11,9 @@ from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidg
 from napari_histomix.evaluation.reader_test.answers import ANSWER_WORDS
 from napari_histomix.evaluation.reader_test.reading import Reading
 from napari_histomix.records import HistomixError
+from napari_histomix.widgets.base import PRIMARY, SPACE, Note, Panel, row
 from napari_histomix.widgets.keys import PanelKeys
-from napari_histomix.widgets.parts import PRIMARY, SPACE, Note, Panel, row
-from napari_histomix.widgets.reader_test.parts import MarkedCrop
+from napari_histomix.widgets.reader_test.controls import MarkedCrop
 
 COLORS = {1: "#1f6f9f", 2: "#4d86a5", 3: "#b07a3c", 4: "#b85c1e"}
 """Of the four buttons: blue is real, amber synthetic, the surer the stronger."""

@@ -8,10 +8,10 @@ import numpy as np
 from napari.layers import Points
 
 from napari_histomix.records import Placement
+from napari_histomix.widgets.camera import fit
 from napari_histomix.widgets.layer_making import RING_WIDTH
 from napari_histomix.widgets.layers import LayerBook
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.viewing import fit
 
 THICK = 3 * RING_WIDTH
 

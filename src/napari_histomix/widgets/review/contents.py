@@ -7,13 +7,13 @@ from collections.abc import Callable
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_histomix.compositing.windowed import look
 from napari_histomix.records import HistomixError, Placement
-from napari_histomix.study.claim import READ_ONLY
+from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.study.store import Decided
-from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.base import BAD, GOOD, SPACE, Note, row
 from napari_histomix.widgets.jobs import JobRunner, sentence_of
 from napari_histomix.widgets.layers import LayerBook
-from napari_histomix.widgets.parts import BAD, GOOD, SPACE, Note, row
 from napari_histomix.widgets.review.deciding import DecidingBox
 from napari_histomix.widgets.review.details import DetailsBox, provenance
 from napari_histomix.widgets.review.donors import DonorSection
@@ -24,8 +24,8 @@ from napari_histomix.widgets.review.rows import CODES
 from napari_histomix.widgets.review.summary import SummarySection
 from napari_histomix.widgets.review.toolbar import ViewBar
 from napari_histomix.widgets.review.views import Comparison
-from napari_histomix.widgets.rewriting import look
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 
 COLORS = {APPROVE: GOOD, REJECT: BAD, DELETE: "#8a8f99"}
 ELIDED, NAME_WIDTH = Qt.TextElideMode.ElideMiddle, 130

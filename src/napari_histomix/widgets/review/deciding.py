@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QButtonGroup, QPushButton, QVBoxLayout, QWidget
 
-from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT, UNDECIDED
-from napari_histomix.widgets.parts import SPACE, row
+from napari_histomix.widgets.base import SPACE, row
 from napari_histomix.widgets.review.queue import ReviewQueue
+from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED
 
 ONE, IMAGE, SHOWN = "one", "image", "shown"
 SCOPES = (

@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QCheckBox, QLineEdit, QPushButton, QVBoxLayout, QWidg
 
 from napari_histomix.records import Placement
 from napari_histomix.study.store import REASONS, Decided
-from napari_histomix.widgets.frames import WORDS
-from napari_histomix.widgets.parts import SPACE, hint, row
+from napari_histomix.widgets.base import SPACE, hint, row
+from napari_histomix.widgets.tables import WORDS
 
 REASON_KEYS = {"seam": "S", "stain": "T", "context": "C", "shape": "H", "label": "L"}
 TIPS = {

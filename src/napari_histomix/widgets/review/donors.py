@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 
+from napari_histomix.compositing.windowed import crop, look
 from napari_histomix.records import Event, Job, LabeledImage, Placement
+from napari_histomix.widgets.base import CropView, Note, hint, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.mix.parts import MixBar, Section
-from napari_histomix.widgets.parts import CropView, Note, hint, row
-from napari_histomix.widgets.rewriting import crop, look
+from napari_histomix.widgets.sections import MixBar, Section
 from napari_histomix.widgets.session import Session
 
 if TYPE_CHECKING:

@@ -9,9 +9,7 @@ from qtpy.QtCore import QSignalBlocker, QTimer, Signal
 from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QSpinBox
 
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
-from napari_histomix.widgets.mix.parts import Section
-from napari_histomix.widgets.parts import SPACE, narrow, row
+from napari_histomix.widgets.base import SPACE, narrow, row
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.rows import (
     ANY,
@@ -25,6 +23,8 @@ from napari_histomix.widgets.review.rows import (
     PlacementRows,
     Wanted,
 )
+from napari_histomix.widgets.sections import Section
+from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 
 ORDERS = (
     ("Order: by image", BY_IMAGE),

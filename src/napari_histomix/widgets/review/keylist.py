@@ -6,7 +6,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QScrollArea, QWidget
 
-from napari_histomix.widgets.parts import SPACE, heading, hint
+from napari_histomix.widgets.base import SPACE, heading, hint
 
 KEYS = (
     (

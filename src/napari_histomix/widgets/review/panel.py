@@ -11,11 +11,9 @@ from qtpy.QtGui import QHideEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QWidget
 
 from napari_histomix.records import HistomixError, Placement
-from napari_histomix.study.claim import READ_ONLY
+from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.frames import REJECT, UNDECIDED
-from napari_histomix.widgets.mix.parts import Section
-from napari_histomix.widgets.parts import Note, Panel
+from napari_histomix.widgets.base import Note, Panel
 from napari_histomix.widgets.review.canvas import ReviewCanvas
 from napari_histomix.widgets.review.contents import ReviewContents
 from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
@@ -23,7 +21,9 @@ from napari_histomix.widgets.review.keylist import KeyList
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.rows import CODES
 from napari_histomix.widgets.review.shortcuts import ReviewKeys
+from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.tables import REJECT, UNDECIDED
 
 GOAL, STAY = "review_goal", "review_stay"
 """Under which the study keeps them."""

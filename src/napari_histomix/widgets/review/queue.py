@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from napari_histomix.records import Placement
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.frames import DELETE, REJECT
 from napari_histomix.widgets.review.rows import BY_IMAGE, CODES, Marks, PlacementRows, Wanted, matching
+from napari_histomix.widgets.tables import DELETE, REJECT
 
 GONE = (CODES[REJECT], CODES[DELETE])
 """Decisions that take a nucleus out of its image."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.records import Placement
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT, UNDECIDED
+from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED
 
 CODES = {UNDECIDED: 0, APPROVE: 1, REJECT: 2, DELETE: 3}
 """Decisions as numbers."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence, QShortcut
 
-from napari_histomix.widgets.frames import APPROVE, DELETE, REJECT, UNDECIDED
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
 from napari_histomix.widgets.review.details import REASON_KEYS
 from napari_histomix.widgets.review.views import SIDE_BY_SIDE, SWIPE
+from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED
 
 if TYPE_CHECKING:
     from napari_histomix.widgets.review.panel import ReviewPanel

@@ -13,11 +13,11 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QWidge
 from napari_histomix.records import NucleusClass
 from napari_histomix.sampling.draws import effective_sample_size
 from napari_histomix.study.store import REASONS
+from napari_histomix.widgets.base import ACCENT, CARE, SPACE, heading, hint
 from napari_histomix.widgets.class_table import Bar
-from napari_histomix.widgets.frames import APPROVE
-from napari_histomix.widgets.mix.parts import Section, many
-from napari_histomix.widgets.parts import ACCENT, CARE, SPACE, heading, hint
 from napari_histomix.widgets.review.rows import CODES, Marks, PlacementRows
+from napari_histomix.widgets.sections import Section, many
+from napari_histomix.widgets.tables import APPROVE
 
 OFTEN = 6
 """Uses from which donors are counted together."""

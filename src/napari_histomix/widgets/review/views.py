@@ -19,9 +19,9 @@ from qtpy.QtGui import (
 )
 from qtpy.QtWidgets import QHBoxLayout, QWidget
 
+from napari_histomix.compositing.windowed import Look
 from napari_histomix.records import DONOR, INPAINTED
-from napari_histomix.widgets.parts import CropView
-from napari_histomix.widgets.rewriting import Look
+from napari_histomix.widgets.base import CropView
 
 SIDE_BY_SIDE, BLINK, SWIPE = "side", "blink", "swipe"
 MODES = (SIDE_BY_SIDE, BLINK, SWIPE)

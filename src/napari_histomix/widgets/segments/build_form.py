@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_histomix.datasets import TissueDataset
-from napari_histomix.widgets.parts import SPACE, form, hint, narrow, row
+from napari_histomix.widgets.base import SPACE, form, hint, narrow, row
 from napari_histomix.widgets.segments.form import ENCODERS, WEIGHTS, add_row, show_row
 
 

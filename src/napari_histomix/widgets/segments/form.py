@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_histomix.segmentation import AnchorSettings
-from napari_histomix.widgets.parts import DEVICES, SPACE, form, narrow
+from napari_histomix.widgets.base import DEVICES, SPACE, form, narrow
 from napari_histomix.widgets.rgb_layers import micrometers
 from napari_histomix.widgets.segments.layers import (
     LABELS,

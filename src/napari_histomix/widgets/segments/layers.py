@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.records import Event, HistomixError, Job, Segment
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter, segment_map, segments_of
+from napari_histomix.widgets.preload import prepare_torch
 from napari_histomix.widgets.rgb_layers import LARGEST, micrometers, pixels_of
-from napari_histomix.widgets.warming import prepare_torch
 
 MOST_PIXELS = LARGEST // 8
 """Of an image that is divided: the masks of all its anchors are held at its size."""

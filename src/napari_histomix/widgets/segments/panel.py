@@ -14,9 +14,10 @@ from qtpy.QtWidgets import QFrame, QSizePolicy
 
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import Event, HistomixError
-from napari_histomix.sampling.pool import SegmentPool
+from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
-from napari_histomix.widgets.parts import Note, Panel, RunBar, hint
+from napari_histomix.widgets.base import Note, Panel, RunBar, hint
+from napari_histomix.widgets.preload import prepare_units
 from napari_histomix.widgets.segments.form import FindForm
 from napari_histomix.widgets.segments.layers import (
     Divided,
@@ -30,7 +31,6 @@ from napari_histomix.widgets.segments.layers import (
 from napari_histomix.widgets.segments.pool import Corrected, OpenPool, Shown
 from napari_histomix.widgets.segments.pool_box import PoolBox
 from napari_histomix.widgets.session import Session, window_of
-from napari_histomix.widgets.warming import prepare_units
 
 
 class SegmentsPanel(Panel):

@@ -15,13 +15,13 @@ from napari_histomix.datasets import TissueDataset, open_tissue
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import Event, HistomixError, Job, Segment, TissueImage
-from napari_histomix.sampling.pool import PoolImage, SegmentPool
 from napari_histomix.segmentation import segment_map, segments_of
+from napari_histomix.segmentation.pool import PoolImage, SegmentPool
 from napari_histomix.study import Study
-from napari_histomix.study.claim import READ_ONLY, Claim
 from napari_histomix.study.curation import Curation
+from napari_histomix.study.lock import READ_ONLY, Claim
+from napari_histomix.widgets.preload import prepare_torch
 from napari_histomix.widgets.segments.layers import Divided, Picture, features_of, pathless
-from napari_histomix.widgets.warming import prepare_torch
 
 if TYPE_CHECKING:
     from napari_histomix.methods.usegmix import PoolBuilt, PoolSettings

@@ -20,9 +20,10 @@ from qtpy.QtWidgets import (
 
 from napari_histomix.datasets import TissueDataset
 from napari_histomix.records import HistomixError
-from napari_histomix.study.claim import READ_ONLY
+from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.widgets.base import SPACE, Note, RunBar, heading, hint, narrow, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.parts import SPACE, Note, RunBar, heading, hint, narrow, row
+from napari_histomix.widgets.preload import prepare_units
 from napari_histomix.widgets.segments.build_form import BuildForm
 from napari_histomix.widgets.segments.form import FindForm
 from napari_histomix.widgets.segments.layers import about, image_name, labels_of, picture_of, unusable
@@ -40,7 +41,6 @@ from napari_histomix.widgets.segments.pool import (
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.split_source import TissueSplits
 from napari_histomix.widgets.splits_box import SplitsBox
-from napari_histomix.widgets.warming import prepare_units
 
 
 class PoolBox(QWidget):

@@ -11,8 +11,8 @@ import pytest
 
 from napari_histomix.records import HistomixError, MixedImage
 from napari_histomix.study import Study
-from napari_histomix.study.acts import items_of
-from napari_histomix.study.claim import Claim
+from napari_histomix.study.decision_log import items_of
+from napari_histomix.study.lock import Claim
 
 
 @pytest.fixture

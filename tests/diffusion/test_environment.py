@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from napari_histomix import __version__
-from napari_histomix.diffusion.conditions import machine_facts, model_facts, threads
+from napari_histomix.diffusion.environment import machine_facts, model_facts, threads
 from napari_histomix.diffusion.models import fast_dtype
 from napari_histomix.records import HistomixError
 

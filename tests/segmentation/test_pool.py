@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from napari_histomix.records import HistomixError, Segment, Source, drain
-from napari_histomix.sampling.pool import POOL, PoolImage, PoolWriter, SegmentPool
+from napari_histomix.segmentation.pool import POOL, PoolImage, PoolWriter, SegmentPool
 
 SIGNATURE = {"prompter": "p", "encoder": "e", "anchors": {"extent": (0.1, 0.6)}}
 DIM = 12

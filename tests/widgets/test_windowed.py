@@ -2,8 +2,8 @@ import numpy as np
 from widgets_samples import placement
 
 from napari_histomix.compositing import compose
+from napari_histomix.compositing.windowed import compose_window, crop, look
 from napari_histomix.records import LabeledImage, Source
-from napari_histomix.widgets.rewriting import compose_window, crop, look
 
 
 def image(side: int = 64) -> LabeledImage:

@@ -1,6 +1,6 @@
 import gc
 
-from napari_histomix.widgets.calm import RARELY, Calm
+from napari_histomix.widgets.gc_pause import RARELY, Calm
 
 
 class Node:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
+from napari_histomix.widgets.base import SPACE, RunBar
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.parts import SPACE, RunBar
 
 
 class MixBar(RunBar):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_histomix.records import Event, HistomixError, Job, Segment, Source
-from napari_histomix.sampling.pool_vectors import Projection, map_of
+from napari_histomix.segmentation.pool_vectors import Projection, map_of
 
 POOL = "pool"
 THUMBNAIL = 96

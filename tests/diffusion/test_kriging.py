@@ -8,7 +8,7 @@ import pytest
 
 from napari_histomix.compositing.contours import transition_zone
 from napari_histomix.datasets import load_sample
-from napari_histomix.diffusion.guess import fill_smoothly
+from napari_histomix.diffusion.kriging import fill_smoothly
 
 
 def disc(side: int, center: tuple[float, float], radius: float) -> np.ndarray:

@@ -1,0 +1,309 @@
+"""Settings as people see them: one annotated field is the home of a default, its bounds, unit, choices and help.
+
+A settings class is a frozen dataclass whose fields are ``Annotated[type, Option(...)]``. The options of the command
+line, the form of the dock, the record of a run and the tables of the documentation are made from it, and agree by
+construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from napari_histomix.records import HistomixError
+
+S = TypeVar("S")
+
+Kind = Literal["", "classes", "encoder", "model", "file", "samplers"]
+"""What a text or a tuple of texts stands for, where a form can offer more than a line to type in."""
+
+NO_CHOICES: Mapping[Any, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What people are told of a setting, and what it may be.
+
+    Parameters
+    ----------
+    help : str
+        What it does, in one sentence or two.
+    label : str
+        Its name in a form; made from the field's name where empty.
+    low, high : float, optional
+        Bounds, both included; of a pair, of each of its values.
+    unit : str
+        Such as ``µm`` or ``%``.
+    choices : mapping
+        Values that are possible, with what each is called in a form; empty: any.
+    kind : str
+        ``classes`` of the dataset, an ``encoder``, a ``model``, a ``file``: what a form offers to choose from.
+    automatic : str
+        What None stands for, such as "chosen from the data".
+    advanced : bool
+        Rarely used: folded away in a form.
+    recorded : bool
+        Whether it shapes the result. What only says how the work is spread over a machine is not part of a record.
+    flags : tuple of str
+        Short spellings on the command line, beside ``--name``.
+    """
+
+    help: str
+    label: str = ""
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    choices: Mapping[Any, str] = NO_CHOICES
+    kind: Kind = ""
+    automatic: str = ""
+    advanced: bool = False
+    recorded: bool = True
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A field of a settings class, taken apart.
+
+    Parameters
+    ----------
+    name : str
+    type : type
+        Of a single value: bool, int, float or str.
+    default : object
+        ``dataclasses.MISSING`` where there is none.
+    optional, pair, many : bool
+        Whether it may be None; has a lower and an upper value; has any number of values.
+    option : Option
+    """
+
+    name: str
+    type: type
+    default: Any
+    optional: bool
+    pair: bool
+    many: bool
+    option: Option
+
+    @property
+    def label(self) -> str:
+        """Its name in a form."""
+        return self.option.label or self.name.replace("_", " ").capitalize()
+
+    @property
+    def required(self) -> bool:
+        """Whether a person has to say it."""
+        return self.default is MISSING
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line; a switch that is on by default has a ``--no-`` form beside it."""
+        return "--" + self.name.replace("_", "-")
+
+    def bounds(self) -> str:
+        """What it may be, in words; empty where it may be anything."""
+        option = self.option
+        if option.choices:
+            return ", ".join(str(value) for value in option.choices)
+        unit = f" {option.unit}" if option.unit else ""
+        if option.low is not None and option.high is not None:
+            return f"{option.low:g} to {option.high:g}{unit}"
+        if option.low is not None:
+            return f"at least {option.low:g}{unit}"
+        return f"at most {option.high:g}{unit}" if option.high is not None else ""
+
+    def check(self, value: Any) -> Any:
+        """The value as the settings class holds it.
+
+        Raises
+        ------
+        HistomixError
+            If it is of another type, is not among the choices, or lies outside its bounds.
+        """
+        if value is None:
+            if self.optional:
+                return None
+            raise HistomixError(f"'{self.name}' needs a value.")
+        if not (self.pair or self.many):
+            return self._check_one(value)
+        if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+            raise HistomixError(f"'{self.name}' needs several values, not {value!r}.")
+        values = tuple(self._check_one(each) for each in value)
+        if self.pair and (len(values) != 2 or values[0] > values[1]):
+            raise HistomixError(f"'{self.name}' needs a lower and an upper value, not {value!r}.")
+        return values
+
+    def _check_one(self, value: Any) -> Any:
+        allowed = (int, float) if self.type is float else self.type
+        if not isinstance(value, allowed) or (isinstance(value, bool) and self.type is not bool):
+            raise HistomixError(f"'{self.name}' must be {_WORDS[self.type]}, not {value!r}.")
+        value = self.type(value)
+        option = self.option
+        outside = (option.low is not None and not value >= option.low) or (
+            option.high is not None and not value <= option.high
+        )
+        if outside or (option.choices and value not in option.choices):
+            raise HistomixError(f"'{self.name}' must be {self._wanted()}, not {value!r}.")
+        return value
+
+    def _wanted(self) -> str:
+        return f"one of {self.bounds()}" if self.option.choices else self.bounds()
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def settings_of(cls: type) -> tuple[Setting, ...]:
+    """The settings of a settings class, in their order.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Stamps:
+    ...     count: Annotated[int, Option("How many stamps.", low=1)] = 3
+    >>> [(one.flag, one.default, one.bounds()) for one in settings_of(Stamps)]
+    [('--count', 3, 'at least 1')]
+    """
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple(_setting(field, hints[field.name]) for field in fields(cls))
+
+
+def _setting(field: Field[Any], hint: Any) -> Setting:
+    options = [extra for extra in get_args(hint)[1:] if isinstance(extra, Option)]
+    if get_origin(hint) is not Annotated or not options:
+        raise TypeError(f"the setting {field.name!r} must be written as Annotated[type, Option(...)]")
+    bare = get_args(hint)[0]
+    optional = pair = many = False
+    if get_origin(bare) in (Union, UnionType):
+        (bare,) = (part for part in get_args(bare) if part is not NoneType)
+        optional = True
+    if get_origin(bare) is tuple:
+        parts = get_args(bare)
+        bare, many = parts[0], parts[-1] is Ellipsis
+        pair = not many
+    if bare not in _WORDS:
+        raise TypeError(f"the setting {field.name!r} is of a type that no form and no option can show: {bare!r}")
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    return Setting(field.name, bare, default, optional, pair, many, options[0])
+
+
+def check_settings(settings: S) -> S:
+    """The settings themselves, all values of the right type and within their bounds.
+
+    Raises
+    ------
+    HistomixError
+        For the first one that is not.
+    """
+    return made_from(type(settings), {one.name: getattr(settings, one.name) for one in settings_of(type(settings))})
+
+
+def made_from(cls: type[S], values: Mapping[str, Any]) -> S:
+    """Settings with these values, the defaults for all others; as they come from JSON, a form or the command line.
+
+    Raises
+    ------
+    HistomixError
+        If there is no such setting, one is missing, or a value cannot be.
+    """
+    known = {one.name: one for one in settings_of(cls)}
+    if unknown := sorted(values.keys() - known.keys()):
+        raise HistomixError(f"There is no setting '{unknown[0]}'; there are {', '.join(known)}.")
+    if missing := [name for name, one in known.items() if one.required and name not in values]:
+        raise HistomixError(f"'{missing[0]}' must be given: {known[missing[0]].option.help}")
+    return cls(**{name: known[name].check(value) for name, value in values.items()})
+
+
+def plain(settings: Any, *, recorded_only: bool = False) -> dict[str, Any]:
+    """Settings as plain JSON values; ``recorded_only``: only what shapes the result."""
+    found = {}
+    for one in settings_of(type(settings)):
+        if one.option.recorded or not recorded_only:
+            value = getattr(settings, one.name)
+            found[one.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def options_table(cls: type) -> str:
+    """The settings of a class as a Markdown table, for the documentation."""
+    lines = ["| option | default | may be | what it does |", "|---|---|---|---|"]
+    for one in settings_of(cls):
+        lines.append(f"| `{one.flag}` | {shown(one)} | {one.bounds()} | {one.option.help} |")
+    return "\n".join(lines)
+
+
+def shown(setting: Setting) -> str:
+    """A setting's default in words."""
+    if setting.required:
+        return "required"
+    if setting.default is None:
+        return setting.option.automatic or "none"
+    if isinstance(setting.default, tuple):
+        return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in setting.default) or (
+            setting.option.automatic or "none"
+        )
+    if isinstance(setting.default, bool):
+        return "yes" if setting.default else "no"
+    return str(setting.default) or setting.option.automatic or "none"
+
+
+DEVICES: Mapping[Any, str] = MappingProxyType(
+    {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "NVIDIA graphics (CUDA)", "mps": "Apple graphics (MPS)"}
+)
+SAMPLERS: Mapping[Any, str] = MappingProxyType(
+    {"fast": "Fast", "quality": "Quality (more steps)", "paper": "As in the paper (250 steps)"}
+)
+
+Seed = Annotated[
+    int, Option("The same seed gives the same result, pixel for pixel.", low=0, high=2**31 - 1, advanced=True)
+]
+Device = Annotated[
+    str,
+    Option(
+        "Where the network runs; automatic takes a graphics card if there is one.",
+        choices=DEVICES,
+        recorded=False,
+    ),
+]
+Encoder = Annotated[
+    str,
+    Option(
+        "How tissue is compared: texture, timm:NAME, timm:NAME@FILE or ctranspath:FILE.",
+        kind="encoder",
+        advanced=True,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintingSettings:
+    """What all methods share that let a diffusion model paint."""
+
+    sampler: Annotated[str, Option("Few steps, three times as many, or the papers' 250.", choices=SAMPLERS)] = "fast"
+    model: Annotated[
+        str,
+        Option(
+            "The network that paints: a folder or a checkpoint.",
+            label="Network",
+            kind="model",
+            automatic="the bundled one",
+        ),
+    ] = ""
+    model_mpp: Annotated[
+        tuple[float, ...],
+        Option(
+            "µm per pixel of a network that does not say it: one value, or the range.",
+            low=0.0,
+            unit="µm/px",
+            automatic="as the network says",
+            advanced=True,
+        ),
+    ] = ()
+    prompt: Annotated[str, Option("What holes are to hold, for a network that follows a prompt.", advanced=True)] = ""
+    device: Device = "auto"
+    batch: Annotated[
+        int, Option("Windows that are denoised together.", low=1, high=4096, advanced=True, recorded=False)
+    ] = 16
