@@ -33,6 +33,8 @@ class Event:
         Something the person should know (an image skipped, a batch halved); shown once.
     figures : mapping
         Numbers worth plotting as they come: a training run's ``step``, ``loss`` and now and then ``validation``.
+    made : tuple of Change
+        Changes that are finished, handed over as soon as they are.
     """
 
     phase: str
@@ -41,6 +43,7 @@ class Event:
     preview: NDArray[np.uint8] | None = None
     message: str | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    made: tuple[Change, ...] = ()
 
 
 Job = Generator[Event, None, T]
@@ -166,37 +169,104 @@ REAL, DONOR, INPAINTED = 0, 1, 2
 """Values of an origin map."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Placement:
-    """One synthetic nucleus: everything that turns the target's own pixels and labels into the synthetic ones.
+KEEP = -1
+"""In the labels of a change: where the target's own label stays."""
+
+Role = Literal["target", "donor", "labels", "reference"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRef:
+    """Something real that a change was made of.
 
     Parameters
     ----------
-    candidate : Candidate
-    instance : int
-        Id of the new nucleus in its image.
+    role : str
+        ``target``: what is changed or replaced; ``donor``: whose pixels are seen; ``labels``: whose labels were the
+        template; ``reference``: whose look (stain, style) was followed.
+    image : str
+        Name of its image.
+    item : int
+        Instance id or number of a segment; 0: a free place, or the image as a whole.
+    type : int
+        Class number of the instance; 0 where there is none.
+    row, col : float
+        Center, in pixels of its image.
+    area : int
+        Square pixels.
+    """
+
+    role: Role
+    image: str
+    item: int = 0
+    type: int = 0
+    row: float = 0.0
+    col: float = 0.0
+    area: int = 0
+
+    @classmethod
+    def of(cls, role: Role, location: Location) -> SourceRef:
+        """A location in its role."""
+        return cls(role, location.image, location.instance, location.type, location.row, location.col, location.area)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What a method made: the unit that people review, and that export, replay and explain deal in.
+
+    There are three kinds. A change *in place* (``name`` is ``image``) alters a window of a real image; several of one
+    image are composed into one synthetic image. A *derived* image has a name of its own and a real image that it was
+    made of. A *new* image has no target: ``image`` is empty.
+
+    Parameters
+    ----------
+    id : int
+        Unique in its study, from 0.
+    image : str
+        Name of the real image that is changed or derived from; empty for a new image.
+    name : str
+        Name of the image that it is seen in: ``image`` itself for a change in place.
     row, col : int
-        Upper left corner of the patch in the target image.
+        Upper left corner of the patch in the image; 0, 0 where the patch is all of it.
     pixels : (h, w, 3) uint8
         Patch; only where ``origin`` is not 0 does it replace the target.
     origin : (h, w) uint8
         0 real, 1 donor, 2 inpainted.
-    nucleus : (h, w) bool
-        The new nucleus's own mask.
+    labels : (h, w) int32, optional
+        Instance ids of the patch, ``KEEP`` where the target's own stay, 0 for background; None: no label changes.
+    added : mapping of int to int
+        Class number of each id that is new.
+    removed : tuple of int
+        Ids of the target that are gone; their pixels become background before ``labels`` are laid on.
+    class_shares : mapping of str to float, optional
+        Of an image that carries a class: its class, or several with shares that sum to 1. None: the target's.
+    method : str
+        Name of the method that made it.
     seed : int
-        Seed of everything random in this placement.
+        Seed of everything random in it.
+    sources : tuple of SourceRef
+        The target first, if there is one.
+    score : float
+        How well it fits where it is, 0 to 100; NaN where the method does not say.
     provenance : mapping
-        How it was made (transform, stain gains, sampler, model), as plain JSON values.
+        How it was made, enough to make it again, as plain JSON values.
     """
 
-    candidate: Candidate
-    instance: int
+    id: int
+    image: str
+    name: str
     row: int
     col: int
     pixels: NDArray[np.uint8]
     origin: NDArray[np.uint8]
-    nucleus: NDArray[np.bool_]
+    labels: NDArray[np.int32] | None
+    added: Mapping[int, int]
+    removed: tuple[int, ...]
+    class_shares: Mapping[str, float] | None
+    method: str
     seed: int
+    sources: tuple[SourceRef, ...]
+    score: float = float("nan")
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -211,11 +281,29 @@ class Placement:
         height, width = self.shape
         return slice(self.row, self.row + height), slice(self.col, self.col + width)
 
-    def moved(self, row: int, col: int) -> Placement:
+    @property
+    def in_place(self) -> bool:
+        """Whether it alters a window of a real image, together with others of that image."""
+        return bool(self.image) and self.name == self.image
+
+    @property
+    def target(self) -> SourceRef | None:
+        """What it changes, replaces or is derived from."""
+        return next((source for source in self.sources if source.role == "target"), None)
+
+    @property
+    def donor(self) -> SourceRef | None:
+        """Its first donor."""
+        return next((source for source in self.sources if source.role == "donor"), None)
+
+    @property
+    def new_area(self) -> float:
+        """Share of the patch that is not the target's own pixels."""
+        return float(np.count_nonzero(self.origin) / self.origin.size)
+
+    def moved(self, row: int, col: int) -> Change:
         """The same patch with its upper left corner elsewhere."""
-        return Placement(
-            self.candidate, self.instance, row, col, self.pixels, self.origin, self.nucleus, self.seed, self.provenance
-        )
+        return replace(self, row=row, col=col)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -279,40 +367,6 @@ class Segment:
         """Whether it touches the border of its image (H, W, …): what lies beyond is missing."""
         rows, cols = self.window
         return rows.start == 0 or cols.start == 0 or rows.stop >= shape[0] or cols.stop >= shape[1]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MixedImage:
-    """A synthetic tissue image: a real one, some of whose segments were replaced.
-
-    Parameters
-    ----------
-    name : str
-        Unique in its study.
-    kind : str
-        Class, that of its target image.
-    target : str
-        Name of the real image.
-    pixels : (H, W, 3) uint8
-    origin : (H, W) uint8
-        0 real, 1 donor, 2 inpainted.
-    seed : int
-    provenance : mapping
-        How it was made (every replacement's donor and transform, sampler, model), as plain JSON values.
-    """
-
-    name: str
-    kind: str
-    target: str
-    pixels: NDArray[np.uint8]
-    origin: NDArray[np.uint8]
-    seed: int
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def new_area(self) -> float:
-        """Share of the image that is not the target's own pixels."""
-        return float(np.count_nonzero(self.origin) / self.origin.size)
 
 
 def within(job: Job[T], phase: str, done: int, total: int) -> Job[T]:

@@ -12,27 +12,32 @@ from typing import Any
 
 from napari_histomix.records import HistomixError
 from napari_histomix.study.lock import Claim
-from napari_histomix.study.pictures import measure, packed, write_pack
+from napari_histomix.study.upgrade import upgrade
 
 FILE = "study.sqlite"
-VERSION = 3
+VERSION = 4
+OLDEST = 3
+"""Studies of earlier versions never left their makers' machines."""
 WAIT = 10.0
 """Seconds that a writer waits for another process to end its own short transaction."""
 
 LOCATION = "image TEXT, kind TEXT, row REAL, col REAL, instance INTEGER, type INTEGER, area INTEGER"
 PICTURES = """pack INTEGER NOT NULL, pixels_at INTEGER NOT NULL, pixels_size INTEGER NOT NULL,
     masks_at INTEGER NOT NULL, masks_size INTEGER NOT NULL"""
-PLACEMENTS = f"""
-CREATE TABLE runs (id INTEGER PRIMARY KEY, facts TEXT NOT NULL);
-CREATE TABLE placements (
-    rank INTEGER PRIMARY KEY REFERENCES candidates, instance INTEGER NOT NULL, row INTEGER NOT NULL,
-    col INTEGER NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL, seed INTEGER NOT NULL,
-    run INTEGER NOT NULL REFERENCES runs, facts TEXT NOT NULL, {PICTURES}
+CHANGES = f"""
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY, method TEXT NOT NULL, settings TEXT NOT NULL, first INTEGER NOT NULL,
+    wanted INTEGER NOT NULL, state TEXT NOT NULL, refusals TEXT NOT NULL, decisions TEXT NOT NULL
 );
-CREATE TABLE mixes (
-    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, target TEXT NOT NULL,
-    seed INTEGER NOT NULL, facts TEXT NOT NULL, {PICTURES}
+CREATE TABLE makings (id INTEGER PRIMARY KEY, facts TEXT NOT NULL);
+CREATE TABLE changes (
+    id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, image TEXT NOT NULL, name TEXT NOT NULL,
+    row INTEGER NOT NULL, col INTEGER NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL,
+    method TEXT NOT NULL, seed INTEGER NOT NULL, score REAL, type INTEGER NOT NULL, kind TEXT NOT NULL,
+    replaced INTEGER NOT NULL, donor_image TEXT NOT NULL, donor INTEGER NOT NULL, about TEXT NOT NULL,
+    making INTEGER NOT NULL REFERENCES makings, facts TEXT NOT NULL, {PICTURES}
 );
+CREATE INDEX changes_of_run ON changes (run);
 """
 ACTS = """
 CREATE TABLE acts (
@@ -40,11 +45,11 @@ CREATE TABLE acts (
     state INTEGER NOT NULL
 );
 CREATE INDEX acts_of_family ON acts (family, state, id);
-CREATE TABLE changes (
+CREATE TABLE act_items (
     act INTEGER NOT NULL REFERENCES acts, subject TEXT NOT NULL, item INTEGER NOT NULL, before TEXT, after TEXT
 );
-CREATE INDEX changes_of_act ON changes (act);
-CREATE INDEX changes_of_item ON changes (subject, item);
+CREATE INDEX act_items_of_act ON act_items (act);
+CREATE INDEX act_items_of_item ON act_items (subject, item);
 """
 IMAGES = "CREATE TABLE images (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL);"
 SCHEMA = f"""
@@ -56,7 +61,7 @@ CREATE TABLE candidates (
 CREATE TABLE decisions (
     subject TEXT NOT NULL, item INTEGER NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (subject, item)
 );
-{PLACEMENTS}{ACTS}{IMAGES}"""
+{CHANGES}{ACTS}{IMAGES}"""
 
 
 class Database:
@@ -102,9 +107,20 @@ class Database:
             raise damaged(self.path)
         if version > VERSION:
             raise HistomixError(f"{self.folder} was made by a newer version; update napari-histomix.")
+        if version < OLDEST:
+            raise HistomixError(f"{self.folder} is of version {version}, which is no longer read; make it anew.")
         if version < VERSION:
+            self._upgrade(version)
+
+    def _upgrade(self, version: int) -> None:
+        kept = self.path.with_name(f"study-version-{version}.sqlite")
+        with self._writer():
+            if not kept.exists():
+                with self._connection() as db, sqlite3.connect(kept) as copy:
+                    db.backup(copy)
             with self.writing() as db:
-                _upgrade(db, self.folder, version)
+                upgrade(db, self.folder, f"{CHANGES}{ACTS}")
+                write_meta(db, {"version": VERSION})
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -186,45 +202,3 @@ def write_meta(db: sqlite3.Connection, values: Mapping[str, Any]) -> None:
     """Save plain JSON values by key."""
     rows = [(key, json.dumps(value)) for key, value in values.items()]
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
-
-
-def _upgrade(db: sqlite3.Connection, folder: Path, version: int) -> None:
-    """Versions 1 (no tissue) and 2: pictures lay in the tables, acts had one subject and could not be redone."""
-    moved = ["placements", "acts", "changes"] + (["mixes"] if version == 2 else [])
-    for table in moved:
-        db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-    db.execute("DROP INDEX IF EXISTS changes_of_act")
-    for statement in f"{PLACEMENTS}{ACTS}{IMAGES}".split(";"):
-        db.execute(statement)
-    rows = db.execute("SELECT rank, pixels, masks FROM old_placements").fetchall()
-    if rows:
-        content, places = packed([(f"nucleus-{rank:06}", pixels, masks) for rank, pixels, masks in rows])
-        write_pack(folder, 1, content)
-        for (rank, _, masks), place in zip(rows, places, strict=True):
-            db.execute("INSERT INTO runs SELECT rank, provenance FROM old_placements WHERE rank = ?", (rank,))
-            db.execute(
-                "INSERT INTO placements SELECT rank, instance, row, col, ?, ?, seed, rank, '{}', ?, ?, ?, ?, ? "
-                "FROM old_placements WHERE rank = ?",
-                (*measure(masks), 1, *place, rank),
-            )
-    if version == 2:
-        found = db.execute("SELECT number, pixels, origin FROM old_mixes").fetchall()
-        for number, pixels, origin in found:
-            content, places = packed([(f"tissue-{number:06}", pixels, origin)])
-            write_pack(folder, number + 1, content)
-            db.execute(
-                "INSERT INTO mixes SELECT number, name, kind, target, seed, provenance, ?, ?, ?, ?, ? "
-                "FROM old_mixes WHERE number = ?",
-                (number + 1, *places[0], number),
-            )
-    # What had been taken back cannot be done again: nobody could have asked for it.
-    db.execute(
-        "INSERT INTO acts SELECT id, CASE WHEN subject LIKE 'segment%' THEN 'segment' ELSE subject END, made, '', "
-        "2 * undone FROM old_acts"
-    )
-    db.execute(
-        "INSERT INTO changes SELECT act, subject, item, before, after FROM old_changes JOIN old_acts ON id = act"
-    )
-    for table in reversed(moved):
-        db.execute(f"DROP TABLE old_{table}")
-    write_meta(db, {"version": VERSION})

@@ -1,4 +1,4 @@
-"""What people decide: acts of one or many changes, each on disk when it is done, taken back and done again as a whole.
+"""What people decide: acts of one or many entries, each on disk when it is done, taken back and done again as a whole.
 
 An act that was taken back stays in the tables, so that nothing a person did is ever lost; a new act of its family ends
 the chance to do it again.
@@ -14,24 +14,20 @@ from typing import Literal
 
 Subject = Literal[
     "candidate",
-    "placement",
-    "placement note",
-    "placement reasons",
     "segment",
     "segment class",
     "segment tags",
-    "mix",
-    "mix note",
-    "mix reasons",
+    "change",
+    "change note",
+    "change reasons",
 ]
-Change = tuple[Subject, int, str | None]
+Entry = tuple[Subject, int, str | None]
 """Subject, item and its new decision; None clears."""
 
 DECISIONS: Mapping[Subject, tuple[str, ...]] = {
     "candidate": ("keep", "drop"),
-    "placement": ("approve", "reject", "delete"),
     "segment": ("keep", "drop"),
-    "mix": ("approve", "reject", "delete"),
+    "change": ("approve", "reject", "delete"),
 }
 """What is decided of a subject; of the others, any text: a segment's class and tags, notes, reasons."""
 
@@ -56,15 +52,15 @@ def family(subject: Subject) -> str:
     return subject.partition(" ")[0]
 
 
-def record(db: sqlite3.Connection, who: str, changes: Iterable[Change]) -> None:
-    """Write an act down; changes that change nothing are no part of it.
+def record(db: sqlite3.Connection, who: str, entries: Iterable[Entry]) -> None:
+    """Write an act down; entries that change nothing are no part of it.
 
     Raises
     ------
     ValueError
-        For a decision that its subject does not have, or changes of several families.
+        For a decision that its subject does not have, or entries of several families.
     """
-    wanted = {(subject, int(item)): decision for subject, item, decision in changes}
+    wanted = {(subject, int(item)): decision for subject, item, decision in entries}
     for (subject, _), decision in wanted.items():
         if decision is not None and decision not in DECISIONS.get(subject, (decision,)):
             raise ValueError(f"a {subject} is decided by {' or '.join(DECISIONS[subject])}, not {decision!r}")
@@ -72,20 +68,20 @@ def record(db: sqlite3.Connection, who: str, changes: Iterable[Change]) -> None:
     if len(families) > 1:
         raise ValueError(f"an act is of one family, not of {' and '.join(sorted(families))}")
     now = decisions(db, wanted)
-    made = [(*key, now.get(key), after) for key, after in wanted.items() if now.get(key) != after]
-    if not made:
+    changed = [(*key, now.get(key), after) for key, after in wanted.items() if now.get(key) != after]
+    if not changed:
         return
-    (one,) = families
-    db.execute("UPDATE acts SET state = ? WHERE family = ? AND state = ?", (SUPERSEDED, one, UNDONE))
+    (own,) = families
+    db.execute("UPDATE acts SET state = ? WHERE family = ? AND state = ?", (SUPERSEDED, own, UNDONE))
     time = datetime.now(UTC).isoformat(timespec="seconds")
     act = db.execute(
-        "INSERT INTO acts (family, made, who, state) VALUES (?, ?, ?, ?)", (one, time, who, DONE)
+        "INSERT INTO acts (family, made, who, state) VALUES (?, ?, ?, ?)", (own, time, who, DONE)
     ).lastrowid
-    db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?, ?)", [(act, *change) for change in made])
-    _apply(db, [(subject, item, after) for subject, item, _, after in made])
+    db.executemany("INSERT INTO act_items VALUES (?, ?, ?, ?, ?)", [(act, *entry) for entry in changed])
+    _apply(db, [(subject, item, after) for subject, item, _, after in changed])
 
 
-def turn_back(db: sqlite3.Connection, one: str) -> tuple[Change, ...]:
+def turn_back(db: sqlite3.Connection, one: str) -> tuple[Entry, ...]:
     """Take the last act of a family back; what holds again."""
     found = db.execute(
         "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id DESC LIMIT 1", (one, DONE)
@@ -93,7 +89,7 @@ def turn_back(db: sqlite3.Connection, one: str) -> tuple[Change, ...]:
     return _turn(db, found[0], "before", UNDONE) if found else ()
 
 
-def turn_forward(db: sqlite3.Connection, one: str) -> tuple[Change, ...]:
+def turn_forward(db: sqlite3.Connection, one: str) -> tuple[Entry, ...]:
     """Do the act of a family again that was taken back last; what holds again."""
     found = db.execute(
         "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id LIMIT 1", (one, UNDONE)
@@ -101,23 +97,23 @@ def turn_forward(db: sqlite3.Connection, one: str) -> tuple[Change, ...]:
     return _turn(db, found[0], "after", DONE) if found else ()
 
 
-def _turn(db: sqlite3.Connection, act: int, side: str, state: int) -> tuple[Change, ...]:
-    changes = db.execute(f"SELECT subject, item, {side} FROM changes WHERE act = ?", (act,)).fetchall()
-    _apply(db, changes)
+def _turn(db: sqlite3.Connection, act: int, side: str, state: int) -> tuple[Entry, ...]:
+    entries = db.execute(f"SELECT subject, item, {side} FROM act_items WHERE act = ?", (act,)).fetchall()
+    _apply(db, entries)
     db.execute("UPDATE acts SET state = ? WHERE id = ?", (state, act))
-    return tuple(changes)
+    return tuple(entries)
 
 
-def items_of(changes: Iterable[Change]) -> tuple[int, ...]:
-    """Whom changes concern, each once."""
-    return tuple(dict.fromkeys(item for _, item, _ in changes))
+def items_of(entries: Iterable[Entry]) -> tuple[int, ...]:
+    """Items touched by these entries, without repeats."""
+    return tuple(dict.fromkeys(item for _, item, _ in entries))
 
 
 def decided(db: sqlite3.Connection, subject: Subject, item: int | None = None) -> dict[int, Decided]:
     """The present decisions with who made them and when; of all items, or one."""
     only, values = ("", (subject,)) if item is None else (" AND c.item = ?", (subject, item))
     rows = db.execute(
-        "SELECT c.item, c.after, a.who, a.made, max(c.act) FROM changes c JOIN acts a ON a.id = c.act "
+        "SELECT c.item, c.after, a.who, a.made, max(c.act) FROM act_items c JOIN acts a ON a.id = c.act "
         f"WHERE a.state = {DONE} AND c.subject = ?{only} GROUP BY c.item",
         values,
     )

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple
-from functools import lru_cache, partial
+from dataclasses import astuple
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from napari_histomix.records import Candidate, HistomixError, Location, MixedImage, Placement
+from napari_histomix.records import Candidate, HistomixError, Location
 from napari_histomix.study import decision_log
-from napari_histomix.study.database import FILE, VERSION, Database, damaged, write_meta
-from napari_histomix.study.decision_log import DECISIONS, REASONS, Change, Decided, Subject
+from napari_histomix.study.changes import (
+    gc_off,
+)
+from napari_histomix.study.database import FILE, VERSION, write_meta
+from napari_histomix.study.decision_log import DECISIONS, REASONS, Decided, Entry, Subject
 from napari_histomix.study.lock import LOCK, Claim
-from napari_histomix.study.pictures import FOLDER, archive, encoded, packed, read_picture, write_pack
+from napari_histomix.study.pictures import FOLDER, archive
+from napari_histomix.study.runs import ChangeStore, Run
 from napari_histomix.study.sources import find_root, kept_root
-from napari_histomix.study.stored import Patch, StoredPlacement, uncollected
 
-if TYPE_CHECKING:
-    from napari_histomix.methods.nucleimix import CandidateSet
-
-__all__ = ["DECISIONS", "FILE", "REASONS", "VERSION", "Change", "Decided", "Study", "Subject"]
-
-PATCHES = 2048
-"""Patches of placements kept in memory after they were read."""
-PLACE = "pack, pixels_at, pixels_size, masks_at, masks_size"
+__all__ = ["DECISIONS", "FILE", "REASONS", "VERSION", "Decided", "Entry", "Run", "Study", "Subject"]
 
 
-class Study:
+class Study(ChangeStore):
     """A study on disk. Made by ``create`` or ``open``; any thread may call any method.
 
-    A decision is durable when ``decide`` returns. Items are ranks: a candidate's, and for a placement its candidate's.
+    A decision is durable when ``decide`` returns. Items are ranks of candidates, ids of changes, numbers of segments.
 
     Parameters
     ----------
@@ -51,11 +43,8 @@ class Study:
     """
 
     def __init__(self, folder: Path, claim: Claim | None = None) -> None:
-        self.folder = Path(folder)
+        super().__init__(Path(folder), claim)
         self.reviewer = ""
-        self._database = Database(self.folder, claim)
-        # Of the database, not of the study: a study that nobody has any more lets others write at once.
-        self._patch = lru_cache(PATCHES)(partial(_read_patch, self._database))
 
     @classmethod
     def create(
@@ -129,11 +118,8 @@ class Study:
         return study
 
     def _check_pictures(self) -> None:
-        ends = " UNION ALL ".join(
-            f"SELECT pack, max(masks_at + masks_size) FROM {table} GROUP BY pack" for table in ("placements", "mixes")
-        )
         with self._database.reading() as db:
-            for pack, end in db.execute(ends):
+            for pack, end in db.execute("SELECT pack, max(masks_at + masks_size) FROM changes GROUP BY pack"):
                 path = archive(self.folder, pack)
                 if not path.is_file() or path.stat().st_size < end:
                     raise HistomixError(f"{path} is missing or damaged; restore it from a backup.")
@@ -236,27 +222,26 @@ class Study:
 
     # Candidates.
 
-    def set_candidates(self, found: CandidateSet) -> None:
+    def set_candidates(self, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> None:
         """Save the outcome of a search, in place of an earlier one that nothing was decided on or made from.
+
+        Parameters
+        ----------
+        candidates : iterable of Candidate
+        facts : mapping
+            How they were found, for ``settings``: plain JSON values.
 
         Raises
         ------
         HistomixError
-            If the study holds decisions or synthetic nuclei already: they would lose their meaning.
+            If the study holds decisions or changes already: they would lose their meaning.
         """
         rows = [
-            (one.rank, *astuple(one.target), *astuple(one.donor), one.log_likelihood, one.percentile)
-            for one in found.candidates
+            (candidate.rank, *astuple(candidate.target), *astuple(candidate.donor), *_scores(candidate))
+            for candidate in candidates
         ]
-        facts = {
-            "candidate_settings": asdict(found.settings),
-            "encoder": found.encoder,
-            "temperature": found.temperature,
-            "effective_sample_size": found.effective_sample_size,
-            "warnings": list(found.warnings),
-        }
         with self._database.writing() as db:
-            for table in ("decisions", "placements"):
+            for table in ("decisions", "changes"):
                 if db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone():
                     raise HistomixError(
                         "This study already holds decisions or synthetic nuclei; start a new study for a new search."
@@ -267,136 +252,8 @@ class Study:
 
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates by rank."""
-        with self._database.reading() as db, uncollected():
+        with self._database.reading() as db, gc_off():
             return tuple(map(_candidate, db.execute("SELECT * FROM candidates ORDER BY rank")))
-
-    # Synthetic nuclei.
-
-    def add_placements(self, placements: Iterable[Placement]) -> None:
-        """Save new placements; their candidates must be the study's own."""
-        placements = tuple(placements)
-        if not placements:
-            return
-        if len({one.candidate.rank for one in placements}) < len(placements):
-            raise HistomixError("Two synthetic nuclei have the same candidate; make them again.")
-        facts = [dict(one.provenance) for one in placements]
-        # What is equal for all of them is kept once.
-        shared = {key: value for key, value in facts[0].items() if all(one.get(key) == value for one in facts)}
-        pictures = [
-            (
-                f"nucleus-{one.candidate.rank:06}",
-                encoded(one.pixels),
-                encoded(np.asarray(one.origin | (one.nucleus.astype(np.uint8) << 2), np.uint8)),
-            )
-            for one in placements
-        ]
-        content, places = packed(pictures)
-        with self._database.writing() as db:
-            pack = _next_pack(db)
-            run = db.execute("INSERT INTO runs (facts) VALUES (?)", (json.dumps(shared, sort_keys=True),)).lastrowid
-            rows = [
-                (
-                    one.candidate.rank,
-                    one.instance,
-                    one.row,
-                    one.col,
-                    *one.shape,
-                    one.seed,
-                    run,
-                    json.dumps({key: value for key, value in own.items() if key not in shared}, sort_keys=True),
-                    pack,
-                    *place,
-                )
-                for one, own, place in zip(placements, facts, places, strict=True)
-            ]
-            db.executemany(f"INSERT INTO placements VALUES ({', '.join('?' * 14)})", rows)
-            # On disk before the rows that speak of it are.
-            write_pack(self.folder, pack, content)
-
-    def placements(self, candidates: Sequence[Candidate] | None = None) -> tuple[Placement, ...]:
-        """All placements by rank; their pixels and provenance are read when asked for.
-
-        Parameters
-        ----------
-        candidates : sequence of Candidate, optional
-            Those of this study, where they have been read already.
-        """
-        by_rank = {one.rank: one for one in (self.candidates() if candidates is None else candidates)}
-        with self._database.reading() as db, uncollected():
-            rows = db.execute("SELECT rank, instance, row, col, seed, height, width FROM placements ORDER BY rank")
-            return tuple(
-                StoredPlacement(by_rank[rank], instance, row, col, seed, (height, width), self._patch, self._provenance)
-                for rank, instance, row, col, seed, height, width in rows
-            )
-
-    def provenance(self, ranks: Iterable[int]) -> dict[int, Mapping[str, Any]]:
-        """How placements were made, by rank: of many at once in much less time than one by one."""
-        runs: dict[int, dict[str, Any]] = {}
-        found: dict[int, Mapping[str, Any]] = {}
-        with self._database.reading() as db:
-            for rank in ranks:
-                run, own = db.execute("SELECT run, facts FROM placements WHERE rank = ?", (rank,)).fetchone()
-                if run not in runs:
-                    (shared,) = db.execute("SELECT facts FROM runs WHERE id = ?", (run,)).fetchone()
-                    runs[run] = self._parsed(shared)
-                found[rank] = {**runs[run], **self._parsed(own)}
-        return found
-
-    def _provenance(self, rank: int) -> Mapping[str, Any]:
-        return self.provenance([rank])[rank]
-
-    def samplers(self) -> dict[int, str]:
-        """The sampler that made each placement, by rank."""
-        with self._database.reading() as db:
-            runs = dict(db.execute("SELECT id, facts FROM runs"))
-            names = {run: str(self._parsed(facts).get("sampler", "")) for run, facts in runs.items()}
-            return {rank: names[run] for rank, run in db.execute("SELECT rank, run FROM placements ORDER BY rank")}
-
-    def _parsed(self, text: str) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(text)
-        except ValueError:
-            raise damaged(self.folder / FILE) from None
-        return found
-
-    # Synthetic tissue images.
-
-    def add_mixes(self, mixes: Iterable[MixedImage]) -> None:
-        """Save new synthetic tissue images."""
-        for one in mixes:
-            with self._database.writing() as db:
-                number = db.execute("SELECT coalesce(max(number), 0) + 1 FROM mixes").fetchone()[0]
-                if db.execute("SELECT 1 FROM mixes WHERE name = ?", (one.name,)).fetchone():
-                    raise HistomixError(f"The study has a synthetic image {one.name} already; give it another name.")
-                picture = f"tissue-{number:06}", encoded(one.pixels), encoded(one.origin)
-                content, places = packed([picture])
-                facts, pack = json.dumps(dict(one.provenance), sort_keys=True), _next_pack(db)
-                row = number, one.name, one.kind, one.target, one.seed, facts, pack, *places[0]
-                db.execute(f"INSERT INTO mixes VALUES ({', '.join('?' * 11)})", row)
-                write_pack(self.folder, pack, content)
-
-    def mix_names(self) -> dict[int, str]:
-        """Names of all synthetic tissue images by number."""
-        with self._database.reading() as db:
-            return dict(db.execute("SELECT number, name FROM mixes ORDER BY number"))
-
-    def mix(self, number: int) -> MixedImage:
-        """One synthetic tissue image; they are read one at a time, for they are large.
-
-        Raises
-        ------
-        HistomixError
-            If there is none of that number, or it is damaged.
-        """
-        with self._database.reading() as db:
-            found = db.execute(
-                f"SELECT name, kind, target, seed, facts, {PLACE} FROM mixes WHERE number = ?", (number,)
-            ).fetchone()
-        if found is None:
-            raise HistomixError(f"The study has no synthetic image {number}.")
-        name, kind, target, seed, facts, pack, *place = found
-        pixels, origin = (read_picture(self.folder, pack, *place[at : at + 2]) for at in (0, 2))
-        return MixedImage(name, kind, target, pixels, origin, seed, self._parsed(facts))
 
     # Decisions.
 
@@ -423,7 +280,7 @@ class Study:
         """
         self.act((subject, item, decision) for item in items)
 
-    def act(self, changes: Iterable[Change]) -> None:
+    def act(self, entries: Iterable[Entry]) -> None:
         """Decide on several items, and on several subjects of one family, as one act that ``undo`` takes back whole.
 
         Raises
@@ -432,40 +289,27 @@ class Study:
             For a decision that its subject does not have, or subjects of several families.
         """
         with self._database.writing() as db:
-            decision_log.record(db, self.reviewer, changes)
+            decision_log.record(db, self.reviewer, entries)
 
-    def undo(self, subject: Subject) -> tuple[Change, ...]:
+    def undo(self, subject: Subject) -> tuple[Entry, ...]:
         """Take back the last act of the subject's family, also one of an earlier session.
 
         Returns
         -------
-        tuple of Change
+        tuple of Entry
             What holds again: subject, item and decision (None: none); empty where there is nothing to take back.
         """
         with self._database.writing() as db:
             return decision_log.turn_back(db, decision_log.family(subject))
 
-    def redo(self, subject: Subject) -> tuple[Change, ...]:
+    def redo(self, subject: Subject) -> tuple[Entry, ...]:
         """Do the act again that ``undo`` took back last, until there is a new one; returns as ``undo``."""
         with self._database.writing() as db:
             return decision_log.turn_forward(db, decision_log.family(subject))
 
 
-def _read_patch(database: Database, rank: int) -> Patch:
-    with database.reading() as db:
-        pack, *place = db.execute(f"SELECT {PLACE} FROM placements WHERE rank = ?", (rank,)).fetchone()
-    pixels, bits = (read_picture(database.folder, pack, *place[at : at + 2]) for at in (0, 2))
-    found = pixels, np.asarray(bits & 3, np.uint8), bits > 3
-    for array in found:
-        # One array is handed to all who ask.
-        array.setflags(write=False)
-    return found
-
-
-def _next_pack(db: sqlite3.Connection) -> int:
-    last = "SELECT max((SELECT coalesce(max(pack), 0) FROM placements), (SELECT coalesce(max(pack), 0) FROM mixes))"
-    number: int = db.execute(last).fetchone()[0]
-    return number + 1
+def _scores(candidate: Candidate) -> tuple[float, float]:
+    return candidate.log_likelihood, candidate.percentile
 
 
 def _candidate(row: Sequence[Any]) -> Candidate:

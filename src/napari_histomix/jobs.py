@@ -1,0 +1,170 @@
+"""The only place where a method is carried out: planned, made, and kept in a study change by change.
+
+The command line, the docks and notebooks call ``run``; what was killed or cancelled goes on with ``resume``. Items of a
+plan are pure functions of the dataset and their settings, grouped by image, so that they could as well be made on other
+machines: only ``run`` itself writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from napari_histomix.datasets import Dataset, Problem
+from napari_histomix.methods import method_of
+from napari_histomix.methods.base import Method, Work
+from napari_histomix.records import Event, HistomixError, Job
+from napari_histomix.settings import check_settings, made_from, plain
+from napari_histomix.study import Study
+from napari_histomix.study.runs import OPEN, Run
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of a run.
+
+    Parameters
+    ----------
+    study : Study
+        Holds the changes.
+    run : int
+        Id of the run.
+    ids : tuple of int
+        Of the changes that it made, those of an interrupted beginning included.
+    wanted : int
+        How many were asked for.
+    refusals : Counter of str
+        How often something was refused, by reason.
+    problems : tuple of Problem
+        Images that could not be used.
+    """
+
+    study: Study
+    run: int
+    ids: tuple[int, ...]
+    wanted: int
+    refusals: Counter[str]
+    problems: tuple[Problem, ...]
+
+
+def run(
+    method: str | Method[Any, Any],
+    dataset: Dataset,
+    settings: Any,
+    study: Study,
+    *,
+    stage: Any = None,
+    loaded: Any = None,
+) -> Job[Outcome]:
+    """Carry a method out and keep every change in the study when it is made; a long job (see ``records.Job``).
+
+    Closing the job cancels it: what is made so far is in the study, and ``resume`` goes on from there.
+
+    Parameters
+    ----------
+    method : str or Method
+    dataset : Dataset
+    settings : object
+        Of the method's ``settings`` class.
+    study : Study
+        Of this dataset. What its method's stage needs is found first, if it does not hold it.
+    stage : object, optional
+        Settings of the stage; needed only where the study does not hold its items yet.
+    loaded : InpaintingModel or PromptedModel, optional
+        A model that is loaded already, in place of the one that the settings name.
+
+    Yields
+    ------
+    Event
+        ``made`` holds changes that are on disk now.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    HistomixError
+        If the method cannot use the dataset, a setting is out of its bounds, or nothing could be made.
+    """
+    method = method_of(method) if isinstance(method, str) else method
+    check(method, dataset)
+    settings = check_settings(settings)
+    yield from prepare(method, dataset, study, stage)
+    subjects = method.stage.subjects if method.stage is not None else ()
+    decisions = {subject: study.decisions(subject) for subject in subjects}  # type: ignore[arg-type]
+    begun = study.begin_run(method.name, plain(settings), decisions)
+    return (yield from _carry_out(method, dataset, settings, study, begun, loaded))
+
+
+def resume(study: Study, dataset: Dataset, loaded: Any = None) -> Job[Outcome]:
+    """Go on with the last run of a study that was killed or cancelled; the result is that of an uninterrupted one.
+
+    Parameters
+    ----------
+    study : Study
+    dataset : Dataset
+        The study's.
+    loaded : InpaintingModel or PromptedModel, optional
+        As for ``run``.
+
+    Raises
+    ------
+    HistomixError
+        If all runs came to their end, or as ``run``.
+    """
+    begun = unfinished(study)
+    if begun is None:
+        raise HistomixError(f"All that was begun in the study {study.folder.name} is made; there is nothing to resume.")
+    method = method_of(begun.method)
+    check(method, dataset)
+    settings = made_from(method.settings, begun.settings)
+    return (yield from _carry_out(method, dataset, settings, study, begun, loaded))
+
+
+def unfinished(study: Study) -> Run | None:
+    """The last run of a study that was killed or cancelled; None where there is none."""
+    return next((begun for begun in reversed(study.runs()) if begun.state == OPEN), None)
+
+
+def check(method: Method[Any, Any], dataset: Dataset) -> None:
+    """Raise HistomixError if a method cannot use a dataset; the sentence says what it needs."""
+    if problem := method.needs.problem(method.title, dataset):
+        raise HistomixError(problem)
+
+
+def prepare(method: Method[Any, Any], dataset: Dataset, study: Study, stage: Any = None) -> Job[Any]:
+    """Find what a method's stage needs, unless the study holds it already; what ``Stage.find`` returns, or None."""
+    if method.stage is None or method.stage.ready(study):
+        return None
+    wanted = made_from(method.stage.settings, {}) if stage is None else check_settings(stage)
+    return (yield from method.stage.find(Work(dataset, study), wanted))
+
+
+def _carry_out(
+    method: Method[Any, Any], dataset: Dataset, settings: Any, study: Study, begun: Run, loaded: Any
+) -> Job[Outcome]:
+    work = Work(dataset, study, begun.first, begun.decisions, loaded)
+    plan = yield from method.plan(work, settings)
+    study.set_plan(begun.id, plan.wanted, plan.refusals)
+    done = set(study.ids_of_run(begun.id))
+    left = [item for item in plan.items if begun.first + item.id not in done]
+    made = len(done)
+    if left:
+        for event in method.make(work, left, settings):
+            if event.made:
+                study.add_changes(begun.id, event.made)
+                made += len(event.made)
+            yield event
+    yield Event("Done", made, made)
+    study.end_run(begun.id)
+    ids = tuple(study.ids_of_run(begun.id))
+    return Outcome(study, begun.id, ids, plan.wanted, Counter(plan.refusals), plan.problems)
+
+
+def refused(refusals: Mapping[str, int]) -> list[str]:
+    """Refusals as lines for people, the most frequent first."""
+    ordered = sorted(refusals.items(), key=lambda pair: -pair[1])
+    return [f"{count:,} refused: {reason}" for reason, count in ordered]

@@ -1,0 +1,295 @@
+"""Runs of methods and the changes they made, as a study keeps them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from napari_histomix.records import Change, HistomixError
+from napari_histomix.study.changes import (
+    Changes,
+    ChangeTable,
+    Header,
+    Patch,
+    described,
+    gc_off,
+    packed_masks,
+    unpacked_masks,
+)
+from napari_histomix.study.database import FILE, Database, damaged
+from napari_histomix.study.lock import Claim
+from napari_histomix.study.pictures import encoded, packed, read_picture, write_pack
+
+PATCHES = 2048
+"""Patches of changes kept in memory after they were read."""
+PLACE = "pack, pixels_at, pixels_size, masks_at, masks_size"
+HEADER = "id, image, name, row, col, height, width, method, seed, score, about"
+OPEN, DONE = "open", "done"
+"""States of a run: one that was begun, and killed or cancelled, can be taken up again."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One time that a method was carried out.
+
+    Parameters
+    ----------
+    id : int
+    method : str
+    settings : mapping
+        Plain JSON values.
+    first : int
+        Id of the change that the item 0 of its plan becomes.
+    wanted : int
+        How many changes were asked for.
+    state : str
+        ``open`` or ``done``.
+    refusals : mapping of str to int
+    decisions : mapping
+        What was decided on the items of its stage when it began, by subject and item.
+    """
+
+    id: int
+    method: str
+    settings: Mapping[str, Any]
+    first: int
+    wanted: int
+    state: str
+    refusals: Mapping[str, int]
+    decisions: Mapping[str, Mapping[int, str]]
+
+
+class ChangeStore:
+    """What of a study has to do with runs and changes.
+
+    Parameters
+    ----------
+    folder : Path
+    claim : Claim, optional
+    """
+
+    def __init__(self, folder: Path, claim: Claim | None = None) -> None:
+        self.folder = folder
+        self._database = Database(folder, claim)
+        # Of the database, not of the study: a study that nobody has any more lets others write at once.
+        self._patch = lru_cache(PATCHES)(partial(_read_patch, self._database))
+
+    def begin_run(
+        self,
+        method: str,
+        settings: Mapping[str, Any],
+        decisions: Mapping[str, Mapping[int, str]] | None = None,
+    ) -> Run:
+        """Write down that a method is carried out: what it takes to take it up again."""
+        with self._database.writing() as db:
+            first = db.execute("SELECT coalesce(max(id), -1) + 1 FROM changes").fetchone()[0]
+            row = method, json.dumps(dict(settings)), first, 0, OPEN, "{}", json.dumps(decisions or {})
+            run = db.execute(
+                "INSERT INTO runs (method, settings, first, wanted, state, refusals, decisions) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            ).lastrowid
+        return self.run(run or 0)
+
+    def set_plan(self, run: int, wanted: int, refusals: Mapping[str, int]) -> None:
+        """Write down what a run's plan came to."""
+        with self._database.writing() as db:
+            refused = json.dumps(dict(refusals), sort_keys=True)
+            db.execute("UPDATE runs SET wanted = ?, refusals = ? WHERE id = ?", (wanted, refused, run))
+
+    def end_run(self, run: int) -> None:
+        """Write down that all of a run is made."""
+        with self._database.writing() as db:
+            db.execute("UPDATE runs SET state = ? WHERE id = ?", (DONE, run))
+
+    def discard_run(self, run: int) -> None:
+        """Take back all that a run made, and the run itself; decisions on it go with it."""
+        with self._database.writing() as db:
+            ids = "SELECT id FROM changes WHERE run = ?"
+            db.execute(f"DELETE FROM decisions WHERE subject LIKE 'change%' AND item IN ({ids})", (run,))
+            db.execute(f"DELETE FROM act_items WHERE subject LIKE 'change%' AND item IN ({ids})", (run,))
+            db.execute("DELETE FROM changes WHERE run = ?", (run,))
+            db.execute("DELETE FROM runs WHERE id = ?", (run,))
+        self._patch.cache_clear()
+
+    def runs(self) -> tuple[Run, ...]:
+        """All runs in the order they began."""
+        with self._database.reading() as db:
+            rows = db.execute(
+                "SELECT id, method, settings, first, wanted, state, refusals, decisions FROM runs ORDER BY id"
+            ).fetchall()
+        return tuple(self._run(row) for row in rows)
+
+    def run(self, number: int) -> Run:
+        """A run by its id.
+
+        Raises
+        ------
+        HistomixError
+            If there is none of that id.
+        """
+        for run in self.runs():
+            if run.id == number:
+                return run
+        raise HistomixError(f"The study has no run {number}.")
+
+    def _run(self, row: Sequence[Any]) -> Run:
+        number, method, settings, first, wanted, state, refusals, decisions = row
+        snapshot = {
+            subject: {int(item): decision for item, decision in items.items()}
+            for subject, items in self._parsed(decisions).items()
+        }
+        return Run(number, method, self._parsed(settings), first, wanted, state, self._parsed(refusals), snapshot)
+
+    def add_changes(self, run: int, changes: Iterable[Change]) -> None:
+        """Save changes of a run; they are on disk when this returns.
+
+        Raises
+        ------
+        HistomixError
+            If an id, or the name of a derived image, is there already, or the disk is full; nothing is kept then.
+        """
+        changes = tuple(changes)
+        if not changes:
+            return
+        masks = [packed_masks(change) for change in changes]
+        pictures = [
+            (f"change-{change.id:06}", encoded(change.pixels), encoded(picture))
+            for change, (picture, _) in zip(changes, masks, strict=True)
+        ]
+        content, places = packed(pictures)
+        facts = [dict(change.provenance) for change in changes]
+        with self._database.writing() as db:
+            self._check_new(db, changes)
+            pack = db.execute("SELECT coalesce(max(pack), 0) + 1 FROM changes").fetchone()[0]
+            making, shared = self._making(db, run, facts)
+            rows = [
+                (
+                    *(change.id, run, change.image, change.name, change.row, change.col, *change.shape, change.method),
+                    *(change.seed, None if change.score != change.score else change.score, *_columns(change)),
+                    *(described(change, labels), making),
+                    json.dumps({key: value for key, value in own.items() if _new(shared, key, value)}, sort_keys=True),
+                    *(pack, *place),
+                )
+                for change, (_, labels), own, place in zip(changes, masks, facts, places, strict=True)
+            ]
+            db.executemany(f"INSERT INTO changes VALUES ({', '.join('?' * 24)})", rows)
+            # On disk before the rows that speak of it are.
+            write_pack(self.folder, pack, content)
+
+    @staticmethod
+    def _check_new(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
+        ids, names = [change.id for change in changes], [change.name for change in changes if not change.in_place]
+        taken = any(db.execute("SELECT 1 FROM changes WHERE id = ?", (number,)).fetchone() for number in ids)
+        if taken or len(set(ids)) < len(ids):
+            raise HistomixError("Two changes of the study have the same id; make them again.")
+        for name in names:
+            if names.count(name) > 1 or db.execute("SELECT 1 FROM changes WHERE name = ?", (name,)).fetchone():
+                raise HistomixError(f"The study has a synthetic image {name} already; give it another name.")
+
+    def _making(
+        self, db: sqlite3.Connection, run: int, facts: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, dict[str, Any]]:
+        """What changes of a run have in common is kept once: its id, and the facts themselves."""
+        last = db.execute(
+            "SELECT m.id, m.facts FROM changes c JOIN makings m ON m.id = c.making WHERE c.run = ? "
+            "ORDER BY c.id DESC LIMIT 1",
+            (run,),
+        ).fetchone()
+        if last is not None:
+            shared = self._parsed(last[1])
+            if all(shared.keys() <= own.keys() for own in facts):
+                return last[0], shared
+        shared = {key: value for key, value in facts[0].items() if all(own.get(key) == value for own in facts)}
+        made = db.execute("INSERT INTO makings (facts) VALUES (?)", (json.dumps(shared, sort_keys=True),)).lastrowid
+        return made or 0, shared
+
+    def changes(self) -> Changes:
+        """All changes by id; pixels and provenance are read when they are asked for."""
+        with self._database.reading() as db, gc_off():
+            headers = [Header(*row) for row in db.execute(f"SELECT {HEADER} FROM changes ORDER BY id")]
+        return Changes(headers, self._patch, self._provenance)
+
+    def change(self, number: int) -> Change:
+        """A change by its id.
+
+        Raises
+        ------
+        HistomixError
+            If there is none of that id.
+        """
+        with self._database.reading() as db:
+            row = db.execute(f"SELECT {HEADER} FROM changes WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            raise HistomixError(f"The study has no change {number}.")
+        return Changes([Header(*row)], self._patch, self._provenance)[0]
+
+    def change_table(self) -> ChangeTable:
+        """All changes as arrays, without a look at their pixels."""
+        with self._database.reading() as db, gc_off():
+            return ChangeTable.of_rows(db.execute(f"SELECT {ChangeTable.COLUMNS} FROM changes ORDER BY id").fetchall())
+
+    def ids_of_run(self, run: int) -> list[int]:
+        """Ids of all that a run made."""
+        with self._database.reading() as db:
+            return [number for (number,) in db.execute("SELECT id FROM changes WHERE run = ? ORDER BY id", (run,))]
+
+    def provenance(self, ids: Iterable[int]) -> dict[int, Mapping[str, Any]]:
+        """How changes were made, by id: of many at once in much less time than each by itself."""
+        makings: dict[int, dict[str, Any]] = {}
+        provenances: dict[int, Mapping[str, Any]] = {}
+        with self._database.reading() as db:
+            for number in ids:
+                making, own = db.execute("SELECT making, facts FROM changes WHERE id = ?", (number,)).fetchone()
+                if making not in makings:
+                    (shared,) = db.execute("SELECT facts FROM makings WHERE id = ?", (making,)).fetchone()
+                    makings[making] = self._parsed(shared)
+                provenances[number] = {**makings[making], **self._parsed(own)}
+        return provenances
+
+    def _provenance(self, number: int) -> Mapping[str, Any]:
+        return self.provenance([number])[number]
+
+    def samplers(self) -> dict[int, str]:
+        """The sampler that painted each change, by id; empty where none did."""
+        with self._database.reading() as db:
+            makings = dict(db.execute("SELECT id, facts FROM makings"))
+            names = {making: str(self._parsed(facts).get("sampler", "")) for making, facts in makings.items()}
+            return {number: names[making] for number, making in db.execute("SELECT id, making FROM changes")}
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        try:
+            values: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise damaged(self.folder / FILE) from None
+        return values
+
+
+def _read_patch(database: Database, number: int) -> Patch:
+    with database.reading() as db:
+        about, pack, *place = db.execute(f"SELECT about, {PLACE} FROM changes WHERE id = ?", (number,)).fetchone()
+    pixels, masks = (read_picture(database.folder, pack, *place[at : at + 2]) for at in (0, 2))
+    patch = (pixels, *unpacked_masks(masks, json.loads(about).get("labels")))
+    for array in patch:
+        # One array is handed to all who ask.
+        if array is not None:
+            array.setflags(write=False)
+    return patch
+
+
+def _columns(change: Change) -> tuple[int, str, int, str, int]:
+    """What a table of changes is sorted and filtered by: type, kind, replaced type, donor's image and number."""
+    shares, target, donor = change.class_shares, change.target, change.donor
+    kind = max(shares, key=lambda name: shares[name]) if shares else ""
+    replaced = target.type if target is not None and target.item else 0
+    giver = (donor.image, donor.item) if donor is not None else ("", 0)
+    return next(iter(change.added.values()), 0), kind, replaced, *giver
+
+
+def _new(shared: Mapping[str, Any], key: str, value: Any) -> bool:
+    return key not in shared or shared[key] != value
