@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from napari_histomix.datasets import TissueDataset, load_sample, open_tissue
+from napari_histomix.datasets import Dataset, load_sample, open_tissue
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.records import Segment, drain
 from napari_histomix.segmentation.pool import PoolImage, PoolWriter
@@ -35,7 +35,7 @@ def segments() -> list[Segment]:
     return [ellipse(1, 8, 8, 40, 30), ellipse(2, 48, 50, 36, 40), ellipse(7, 6, 70, 10, 10)]
 
 
-def make_tissue(root: Path) -> TissueDataset:
+def make_tissue(root: Path) -> Dataset:
     sample = load_sample()
     with (root.mkdir(parents=True) or root / "images.csv").open("w", newline="") as stream:
         table = csv.writer(stream)

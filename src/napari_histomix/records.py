@@ -85,6 +85,10 @@ class LabeledImage:
     mpp : float
         Micrometers per pixel.
     source : Source
+    kind : str
+        Class of the image as a whole, as a patch of a graded tumor has one; empty where it has none.
+    synthetic : frozenset of int
+        Ids of the instances that are synthetic: never donors, and no part of any statistics of real nuclei.
 
     Raises
     ------
@@ -97,6 +101,8 @@ class LabeledImage:
     types: Mapping[int, int]
     mpp: float
     source: Source
+    kind: str = ""
+    synthetic: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         name = self.source.image
@@ -117,6 +123,9 @@ class LabeledImage:
             )
         if not (np.isfinite(self.mpp) and self.mpp > 0):
             raise HistomixError(f"{name}: µm/px must be a positive number, not {self.mpp}.")
+        if not self.types and not self.instances.any():
+            # Nothing to look up: a large image that has a class as a whole is read without sorting its pixels.
+            return
         present = np.unique(self.instances)
         missing = [int(i) for i in present if i != 0 and int(i) not in self.types]
         if missing:
@@ -124,6 +133,11 @@ class LabeledImage:
             raise HistomixError(
                 f"{name}: {len(missing)} instance(s) have no type (ids {shown}); give each a class in the labels."
             )
+
+    @classmethod
+    def of_kind(cls, pixels: NDArray[np.uint8], kind: str, mpp: float, source: Source) -> LabeledImage:
+        """An image (H, W, 3) uint8 that has a class as a whole, and no instances."""
+        return cls(pixels, np.zeros(pixels.shape[:2], np.int32), {}, mpp, source, kind)
 
     def counts(self) -> Counter[int]:
         """Number of nuclei per class number, over the instances that occur in the map."""
@@ -304,27 +318,6 @@ class Change:
     def moved(self, row: int, col: int) -> Change:
         """The same patch with its upper left corner elsewhere."""
         return replace(self, row=row, col=col)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TissueImage:
-    """An H&E image that carries one class as a whole, as a patch of a graded tumor does.
-
-    Parameters
-    ----------
-    pixels : (H, W, 3) uint8
-        RGB.
-    kind : str
-        Name of its class.
-    mpp : float
-        Micrometers per pixel.
-    source : Source
-    """
-
-    pixels: NDArray[np.uint8]
-    kind: str
-    mpp: float
-    source: Source
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from napari_histomix.datasets import load_sample, read_pixels
 from napari_histomix.datasets.copies import check_leaks, find_copies
-from napari_histomix.datasets.tissue import TissueDataset, TissueEntry
+from napari_histomix.datasets.tissue import Dataset, Entry
 from napari_histomix.records import HistomixError, Source, drain
 
 
@@ -27,9 +27,11 @@ def tiles(shared):
     return found
 
 
-def opened(files: dict[Path, str]) -> TissueDataset:
-    entries = [TissueEntry(Source("tiles", path.stem, split), path, "tissue", 0.25) for path, split in files.items()]
-    return TissueDataset("tiles", Path(), ("tissue",), tuple(entries))
+def opened(files: dict[Path, str]) -> Dataset:
+    entries = [
+        Entry(Source("tiles", path.stem, split), path, None, 0.25, kind="tissue") for path, split in files.items()
+    ]
+    return Dataset("tiles", Path(), (), tuple(entries), kinds=("tissue",))
 
 
 def saved(path: Path, pixels: np.ndarray) -> Path:

@@ -16,7 +16,7 @@ from napari_histomix.records import HistomixError, Source
 def listed(*sources: tuple[str, str], split: str = "train") -> SimpleNamespace:
     """A listing of images i0, i1, … of these patients and slides."""
     entries = [
-        SimpleNamespace(source=Source("made up", f"i{number}", split, patient, slide))
+        SimpleNamespace(kind="", source=Source("made up", f"i{number}", split, patient, slide))
         for number, (patient, slide) in enumerate(sources)
     ]
     return SimpleNamespace(entries=tuple(entries))
@@ -25,7 +25,7 @@ def listed(*sources: tuple[str, str], split: str = "train") -> SimpleNamespace:
 def with_(dataset: SimpleNamespace, splits: dict[str, str]) -> SimpleNamespace:
     entries = [
         SimpleNamespace(
-            source=Source("", one.source.image, splits[one.source.image], one.source.patient, one.source.slide)
+            kind="", source=Source("", one.source.image, splits[one.source.image], one.source.patient, one.source.slide)
         )
         for one in dataset.entries
     ]
@@ -106,7 +106,7 @@ def test_copies_stay_together():
 
 def test_a_published_test_split_stays_and_what_belongs_to_it_comes_to_it():
     train = listed(*((f"p{number}", "") for number in range(20)))
-    test = [SimpleNamespace(source=Source("", f"t{number}", "test", f"p{number}")) for number in range(2, 5)]
+    test = [SimpleNamespace(kind="", source=Source("", f"t{number}", "test", f"p{number}")) for number in range(2, 5)]
     dataset = SimpleNamespace(entries=(*train.entries, *test))
     splits = propose_splits(dataset, {"train": 0.8, "val": 0.2}, keep=("test",))
     assert {image for image, split in splits.items() if split == "test"} == {"t2", "t3", "t4", "i2", "i3", "i4"}
@@ -115,7 +115,7 @@ def test_a_published_test_split_stays_and_what_belongs_to_it_comes_to_it():
 
 def test_images_of_tissue_are_stratified_by_their_class():
     entries = [
-        SimpleNamespace(source=Source("", f"{kind}{number}", patient=f"{kind}{number}"), kind=kind)
+        SimpleNamespace(kind=kind, source=Source("", f"{kind}{number}", patient=f"{kind}{number}"))
         for kind, count in (("common", 40), ("rare", 6))
         for number in range(count)
     ]

@@ -23,7 +23,7 @@ from napari_histomix.records import Event, HistomixError, Job, Segment, within
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_histomix.datasets import TissueDataset
+    from napari_histomix.datasets import Dataset
     from napari_histomix.methods.usegmix import MixSettings
     from napari_histomix.segmentation.pool import SegmentPool
     from napari_histomix.study import Study
@@ -209,7 +209,7 @@ def run_usegmix(options: argparse.Namespace) -> dict[str, Any]:
     return {"out": str(options.out), "made": dict(made), "refusals": dict(planned.refusals)}
 
 
-def _open(options: argparse.Namespace) -> TissueDataset:
+def _open(options: argparse.Namespace) -> Dataset:
     from napari_histomix.datasets import open_tissue
 
     dataset = open_tissue(options.dataset, options.mpp)
@@ -223,7 +223,7 @@ def _open(options: argparse.Namespace) -> TissueDataset:
     return _with_splits(options, dataset)
 
 
-def _with_splits(options: argparse.Namespace, dataset: TissueDataset) -> TissueDataset:
+def _with_splits(options: argparse.Namespace, dataset: Dataset) -> Dataset:
     """The dataset with the splits that are named, or else with those of a study that is there already."""
     from napari_histomix.datasets.splits import with_chosen_splits
     from napari_histomix.study import Study
@@ -234,7 +234,7 @@ def _with_splits(options: argparse.Namespace, dataset: TissueDataset) -> TissueD
     return with_named_splits(options, dataset)
 
 
-def _begin(options: argparse.Namespace, dataset: TissueDataset, folder: Path) -> Study:
+def _begin(options: argparse.Namespace, dataset: Dataset, folder: Path) -> Study:
     """A study with the pool of a dataset: a new one, or one whose pool was never finished."""
     from napari_histomix.methods.usegmix import PoolSettings, build_pool
     from napari_histomix.segmentation import AnchorSettings

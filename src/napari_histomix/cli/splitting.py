@@ -75,16 +75,11 @@ def run_split(options: argparse.Namespace) -> dict[str, Any]:
 
 def _open(options: argparse.Namespace) -> tuple[Any, Mapping[str, Mapping[Any, int]], Mapping[Any, str]]:
     """A dataset of nuclei or of tissue, its nuclei or images by class, and the classes' names."""
-    from napari_histomix.datasets import open_dataset, open_tissue, survey
+    from napari_histomix.datasets import open_any, survey
 
-    try:
-        dataset = open_dataset(options.dataset, options.mpp)
-    except HistomixError as error:
-        try:
-            tissue = open_tissue(options.dataset, options.mpp)
-        except HistomixError:
-            raise error from None
-        return tissue, {one.source.image: {one.kind: 1} for one in tissue.entries}, {}
+    dataset = open_any(options.dataset, options.mpp)
+    if not dataset.has_nuclei:
+        return dataset, {entry.source.image: {entry.kind: 1} for entry in dataset.entries}, {}
     found = follow(survey(dataset))
     for problem in found.problems:
         say(options, f"Skipped: {problem.sentence}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.contours import Mask
 from napari_histomix.compositing.replacement import Pose, Replacement, lay, paste
 from napari_histomix.compositing.stain import match_stain, stain_spread
-from napari_histomix.records import REAL, Segment, TissueImage
+from napari_histomix.records import REAL, LabeledImage, Segment
 from napari_histomix.stains import optical_density
 
 STAINED = 0.5
@@ -42,16 +42,16 @@ def lay_all(swaps: Iterable[Swap], shape: tuple[int, int]) -> tuple[list[Replace
 
 
 def paste_all(
-    target: TissueImage, swaps: Sequence[Swap], donors: Sequence[TissueImage], stain_matching: bool
+    target: LabeledImage, swaps: Sequence[Swap], donors: Sequence[LabeledImage], stain_matching: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict[str, list[float]]]]:
     """The target with its donors pasted in, not yet blended.
 
     Parameters
     ----------
-    target : TissueImage
+    target : LabeledImage
     swaps : sequence of Swap
         In their order.
-    donors : sequence of TissueImage
+    donors : sequence of LabeledImage
         The image of each swap's donor.
     stain_matching : bool
         Match each donor's stain to the target.

@@ -6,7 +6,7 @@ from napari_histomix.datasets.hovernet import write_dataset_json, write_hovernet
 from napari_histomix.datasets.opening import open_dataset
 from napari_histomix.datasets.pixels import read_mpp, read_pixels
 from napari_histomix.datasets.sample import SAMPLE_MAJORS, SAMPLE_RARE, load_sample, sample_folder
-from napari_histomix.datasets.tissue import TissueDataset, TissueEntry, open_tissue
+from napari_histomix.datasets.tissue import open_any, open_tissue
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 
 __all__ = [
@@ -17,9 +17,8 @@ __all__ = [
     "Entry",
     "Problem",
     "Survey",
-    "TissueDataset",
-    "TissueEntry",
     "load_sample",
+    "open_any",
     "open_dataset",
     "open_tissue",
     "read_mpp",

@@ -22,7 +22,7 @@ from napari_histomix.datasets.dataset_writer import copy_notices, described
 from napari_histomix.datasets.hovernet import write_dataset_json
 from napari_histomix.datasets.pixels import pixels_sha256, read_pixels
 from napari_histomix.datasets.relocation import way_to
-from napari_histomix.datasets.tissue import TABLE, TissueDataset, TissueEntry
+from napari_histomix.datasets.tissue import TABLE, Dataset, Entry
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, complete_or_absent, safe_name
 from napari_histomix.records import Event, HistomixError, Job, MixedImage
 
@@ -34,7 +34,7 @@ _COLUMNS = ("image", "class", "patient", "slide", "split", "mpp", "synthetic")
 
 
 def export_tissue(
-    dataset: TissueDataset, synthetic: Sequence[MixedImage], out: Path, manifest: Mapping[str, Any]
+    dataset: Dataset, synthetic: Sequence[MixedImage], out: Path, manifest: Mapping[str, Any]
 ) -> Job[Path]:
     """Write the training split with its synthetic images; a long job (see ``records.Job``).
 
@@ -49,7 +49,7 @@ def export_tissue(
 
     Parameters
     ----------
-    dataset : TissueDataset
+    dataset : Dataset
     synthetic : sequence of MixedImage
         Patient, slide, split and scale of each are those of its target.
     out : Path
@@ -76,11 +76,11 @@ def export_tissue(
     return out
 
 
-def _origins(dataset: TissueDataset, synthetic: Sequence[MixedImage]) -> list[tuple[TissueEntry, list[TissueEntry]]]:
+def _origins(dataset: Dataset, synthetic: Sequence[MixedImage]) -> list[tuple[Entry, list[Entry]]]:
     """Target and donors of each synthetic image, all of them of the training split."""
     training = {entry.source.image: entry for entry in dataset.training}
 
-    def entry(one: MixedImage, what: str, image: object) -> TissueEntry:
+    def entry(one: MixedImage, what: str, image: object) -> Entry:
         if not isinstance(image, str) or image not in training:
             raise HistomixError(
                 f"{one.name}: its {what} {image!r} is not in the training split of {dataset.name}; make it again."
@@ -105,9 +105,9 @@ def _origins(dataset: TissueDataset, synthetic: Sequence[MixedImage]) -> list[tu
 
 
 def _write(
-    dataset: TissueDataset,
+    dataset: Dataset,
     synthetic: Sequence[MixedImage],
-    origins: list[tuple[TissueEntry, list[TissueEntry]]],
+    origins: list[tuple[Entry, list[Entry]]],
     out: Path,
     more: Mapping[str, Any],
 ) -> Job[None]:
@@ -181,7 +181,7 @@ def _write(
 
 
 def _write_readme(
-    dataset: TissueDataset,
+    dataset: Dataset,
     out: Path,
     before: Counter[str],
     after: Counter[str],
@@ -215,7 +215,7 @@ def _write_readme(
     )
 
 
-def _content(entry: TissueEntry) -> bytes:
+def _content(entry: Entry) -> bytes:
     """The bytes of an image that a training loop can read."""
     read_pixels(entry.image)
     try:
@@ -233,7 +233,7 @@ def _is_synthetic(path: Path) -> bool:
         return image.info.get("Description") == SYNTHETIC_NOTICE
 
 
-def _row(file: str, entry: TissueEntry, kind: str, synthetic: bool) -> list[Any]:
+def _row(file: str, entry: Entry, kind: str, synthetic: bool) -> list[Any]:
     source = entry.source
     mpp = "" if entry.mpp is None else entry.mpp
     return [file, kind, source.patient, source.slide, source.split or "train", mpp, "yes" if synthetic else "no"]
@@ -255,10 +255,10 @@ def _pictures(one: MixedImage, mpp: float | None) -> tuple[bytes, bytes]:
     return found[0], found[1]
 
 
-def _record(file: str, one: MixedImage, target: TissueEntry, donors: list[TissueEntry]) -> dict[str, Any]:
+def _record(file: str, one: MixedImage, target: Entry, donors: list[Entry]) -> dict[str, Any]:
     """What the manifest says of a synthetic image."""
 
-    def source(entry: TissueEntry) -> dict[str, str]:
+    def source(entry: Entry) -> dict[str, str]:
         return {"image": entry.source.image, "patient": entry.source.patient, "slide": entry.source.slide}
 
     return {

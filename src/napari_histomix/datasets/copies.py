@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import Entry
-from napari_histomix.datasets.pixels import pixels_sha256, read_pixels
+from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.datasets.splits import Groups, check_splits, split_of
-from napari_histomix.datasets.tissue import TissueDataset, TissueEntry
 from napari_histomix.records import Event, HistomixError, Job
 
 CORRELATION = 0.35
@@ -49,9 +48,6 @@ _CELLS = 8
 # A SIFT descriptor is 4 × 4 cells of 8 directions, turned to the place's main direction: mirroring the image reverses
 # the order of the rows of cells and the sense of the directions.
 _MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, (8 - np.arange(8)) % 8].ravel()
-
-AnyDataset = Dataset | TissueDataset
-AnyEntry = Entry | TissueEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ class Copies:
         return f"{self.shares[0]:.0%} of {first} lies in {second}."
 
 
-def check_leaks(dataset: AnyDataset) -> Job[None]:
+def check_leaks(dataset: Dataset) -> Job[None]:
     """Refuse a dataset whose training split shares a patient, a slide or tissue with another; a long job.
 
     Nothing is read where all images are of one split.
@@ -109,12 +105,12 @@ def check_leaks(dataset: AnyDataset) -> Job[None]:
         )
 
 
-def find_copies(dataset: AnyDataset, *, within: bool = False) -> Job[tuple[Copies, ...]]:
+def find_copies(dataset: Dataset, *, within: bool = False) -> Job[tuple[Copies, ...]]:
     """Look for images that show the same tissue; a long job (see ``records.Job``).
 
     Parameters
     ----------
-    dataset : Dataset or TissueDataset
+    dataset : Dataset
         Images that cannot be read, or show nothing, are passed over.
     within : bool
         Compare images of one split too; without it images of different splits alone.
@@ -181,7 +177,7 @@ def _of(prints: Sequence[_Print | None], index: int) -> _Print:
     return found
 
 
-def _fingerprint(dataset: AnyDataset, entry: AnyEntry, points: int) -> _Print | None:
+def _fingerprint(dataset: Dataset, entry: Entry, points: int) -> _Print | None:
     """None for an image that cannot be read or shows nothing."""
     try:
         pixels = _pixels(dataset, entry)
@@ -195,10 +191,8 @@ def _fingerprint(dataset: AnyDataset, entry: AnyEntry, points: int) -> _Print | 
     return _Print(hashes[0], min(hashes), *_features(gray, points))
 
 
-def _pixels(dataset: AnyDataset, entry: AnyEntry) -> NDArray[np.uint8]:
-    if isinstance(dataset, Dataset) and isinstance(entry, Entry):
-        return dataset.layout.pixels(entry)
-    return read_pixels(entry.image)
+def _pixels(dataset: Dataset, entry: Entry) -> NDArray[np.uint8]:
+    return dataset.layout.pixels(entry)
 
 
 def _gray(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""A folder of labeled H&E images: read one image at a time, count nuclei."""
+"""A folder of labeled H&E images, with instances, a class each, or both: read one at a time, count nuclei."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import hovernet
-from napari_histomix.datasets.entries import MAT_SUFFIXES, Entry, Listing, Problem, about
+from napari_histomix.datasets.entries import MAT_SUFFIXES, Entry, Problem, about
 from napari_histomix.datasets.pixels import pixels_sha256, read_label_image, read_pixels
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
 
@@ -51,14 +51,16 @@ class LabelFiles(ImageFiles):
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
         """Read the label file; its map has the shape it has."""
-        if entry.labels.suffix.casefold() in MAT_SUFFIXES:
-            return hovernet.read_mat(entry.labels)
-        return read_label_image(entry.labels), dict(self.listed_types.get(entry.source.image, {}))
+        if entry.label_file.suffix.casefold() in MAT_SUFFIXES:
+            return hovernet.read_mat(entry.label_file)
+        return read_label_image(entry.label_file), dict(self.listed_types.get(entry.source.image, {}))
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset(Listing[Entry]):
+class Dataset:
     """A folder of labeled images; nothing is held in memory but its listing.
+
+    Its images have instances (nuclei), or a class as a whole (tissue), or both.
 
     Parameters
     ----------
@@ -73,6 +75,8 @@ class Dataset(Listing[Entry]):
         Images left out on opening, with the reason.
     layout : Layout
         Reads the files.
+    kinds : tuple of str
+        Classes of images as a whole that have an image, in natural order; empty where images have none.
     """
 
     name: str
@@ -81,6 +85,63 @@ class Dataset(Listing[Entry]):
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...] = ()
     layout: Layout = field(default_factory=LabelFiles, repr=False, compare=False)
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def has_nuclei(self) -> bool:
+        """Whether its images have instances, though there may be none in any of them."""
+        return any(entry.labels is not None for entry in self.entries)
+
+    @property
+    def has_kinds(self) -> bool:
+        """Whether its images have a class as a whole."""
+        return bool(self.kinds)
+
+    @property
+    def training(self) -> tuple[Entry, ...]:
+        """Entries of the training split; an image of no split is one of them."""
+        return tuple(entry for entry in self.entries if entry.source.split in ("train", ""))
+
+    @property
+    def real_training(self) -> tuple[Entry, ...]:
+        """Training entries that methods may learn and take donors from.
+
+        A synthetic image without instances is left out as a whole; where an image has instances, ``read`` tells the
+        synthetic ones from the real ones.
+        """
+        return tuple(entry for entry in self.training if entry.labels is not None or not entry.synthetic)
+
+    @property
+    def missing_scale(self) -> tuple[Entry, ...]:
+        """Entries whose µm per pixel nothing says; they cannot be read before someone does."""
+        return tuple(entry for entry in self.entries if entry.mpp is None)
+
+    def entry(self, image: str) -> Entry:
+        """The entry of an image by name.
+
+        Raises
+        ------
+        HistomixError
+            If there is no image of that name.
+        """
+        for entry in self.entries:
+            if entry.source.image == image:
+                return entry
+        raise HistomixError(f"{self.name} has no image {image!r}; its first is {self.entries[0].source.image!r}.")
+
+    def of_kind(self, kind: str) -> tuple[Entry, ...]:
+        """Entries of one class of images (upper or lower case), of whatever split.
+
+        Raises
+        ------
+        HistomixError
+            If there is no such class; the message lists those there are.
+        """
+        wanted = kind.strip().casefold()
+        entries = tuple(entry for entry in self.entries if entry.kind.casefold() == wanted)
+        if not wanted or not entries:
+            raise HistomixError(f"{self.name} has no class {kind!r}; its classes are {', '.join(self.kinds)}.")
+        return entries
 
     def read(self, entry: Entry | str) -> LabeledImage:
         """Read one image with its labels.
@@ -108,6 +169,8 @@ class Dataset(Listing[Entry]):
     def _read(self, entry: Entry, mpp: float) -> LabeledImage:
         image = entry.source.image
         pixels = self.layout.pixels(entry)
+        if entry.labels is None:
+            return LabeledImage.of_kind(pixels, entry.kind, mpp, entry.source)
         rows, cols = pixels.shape[:2]
         instances, types = self.layout.labels(entry, (rows, cols))
         unknown = sorted(set(types.values()) - {one.number for one in self.classes})
@@ -117,7 +180,7 @@ class Dataset(Listing[Entry]):
                 f"{image}: the labels have the type {unknown[0]}, which is none of the classes ({known}); "
                 "add it to type_info.json."
             )
-        return LabeledImage(pixels, instances, types, mpp, entry.source)
+        return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind)
 
     def class_number(self, name_or_number: str | int) -> int:
         """Number of a class by its name (upper or lower case) or number.
@@ -236,7 +299,7 @@ def _stamp(dataset: Dataset, entry: Entry) -> str | None:
     layout = dataset.layout
     listed = layout.listed_types.get(entry.source.image, {}) if isinstance(layout, LabelFiles) else {}
     about: list[object] = [type(layout).__module__, entry.index, dataset.classes, sorted(listed.items())]
-    for file in (entry.image, entry.labels):
+    for file in (entry.image, *([entry.labels] if entry.labels else ())):
         try:
             found = file.stat()
         except OSError:

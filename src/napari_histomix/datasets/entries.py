@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 from napari_histomix.datasets.formats.reading import read_json
 from napari_histomix.records import HistomixError, NucleusClass, Source
@@ -30,61 +30,38 @@ class Entry:
     Parameters
     ----------
     source : Source
-    image, labels : Path
-        Files of its pixels and its labels; the same file, or one for many images, in some formats.
+    image : Path
+        File of its pixels.
+    labels : Path, optional
+        File of its nuclei, in some formats that of its pixels, or one for many images; None where the image has a
+        class as a whole and no instances.
     mpp : float, optional
         µm per pixel; None where nothing says it.
     index : int
         Its place in files that hold many images.
+    kind : str
+        Class of the image as a whole; empty where it has none.
+    synthetic : bool
+        Whether the image holds synthetic pixels.
     """
 
     source: Source
     image: Path
-    labels: Path
+    labels: Path | None
     mpp: float | None
     index: int = 0
-
-
-class _Sourced(Protocol):
-    @property
-    def source(self) -> Source: ...
+    kind: str = ""
+    synthetic: bool = False
 
     @property
-    def mpp(self) -> float | None: ...
+    def label_file(self) -> Path:
+        """File of its nuclei, for an image that has instances."""
+        assert self.labels is not None, "an image without instances has no file of labels"
+        return self.labels
 
 
-E = TypeVar("E", bound=_Sourced)
-
-
-class Listing(Generic[E]):
-    """What can be asked of any listing of images: of ``entries``, whose images have unique names."""
-
-    __slots__ = ()
-    name: str
-    entries: tuple[E, ...]
-
-    @property
-    def training(self) -> tuple[E, ...]:
-        """Entries of the training split; an image of no split is one of them."""
-        return tuple(entry for entry in self.entries if entry.source.split in ("train", ""))
-
-    @property
-    def missing_scale(self) -> tuple[E, ...]:
-        """Entries whose µm per pixel nothing says; they cannot be read before someone does."""
-        return tuple(entry for entry in self.entries if entry.mpp is None)
-
-    def entry(self, image: str) -> E:
-        """The entry of an image by name.
-
-        Raises
-        ------
-        HistomixError
-            If there is no image of that name.
-        """
-        for entry in self.entries:
-            if entry.source.image == image:
-                return entry
-        raise HistomixError(f"{self.name} has no image {image!r}; its first is {self.entries[0].source.image!r}.")
+class UnknownLayoutError(HistomixError):
+    """A folder is of none of the layouts that were asked for; it may be of another one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.pixels import pixels_sha256
-from napari_histomix.records import LabeledImage, TissueImage
+from napari_histomix.records import LabeledImage
 
 
-def image_facts(image: LabeledImage | TissueImage) -> dict[str, Any]:
+def image_facts(image: LabeledImage) -> dict[str, Any]:
     """Name, patient, slide, µm/px and the SHA-256 of the pixels of an image, and of its instance map if it has one."""
     source = image.source
     facts: dict[str, Any] = {
@@ -22,7 +22,7 @@ def image_facts(image: LabeledImage | TissueImage) -> dict[str, Any]:
         "mpp": image.mpp,
         "pixels_sha256": pixels_sha256(image.pixels),
     }
-    if isinstance(image, LabeledImage):
+    if not image.kind or image.types:
         facts["labels_sha256"] = labels_sha256(image.instances)
     return facts
 

@@ -16,6 +16,7 @@ from napari_histomix.datasets.entries import (
     Problem,
     Row,
     Section,
+    UnknownLayoutError,
     about,
     checked_mpp,
     files_by_stem,
@@ -39,7 +40,7 @@ from napari_histomix.datasets.listing import (
 )
 from napari_histomix.records import HistomixError, NucleusClass
 
-_LAYOUTS = (
+NUCLEI_LAYOUTS = (
     "expected the folders Images and Labels with one .mat per image (HoVer-Net, CoNSeP), "
     "or images and labels with one label image per image and a types.csv"
 )
@@ -126,8 +127,8 @@ def _sections(root: Path) -> list[Section]:
         raise HistomixError(f"{root} is one half of a dataset; choose the folder it lies in, {root.parent}.")
     files = [path.suffix.casefold() for path in root.iterdir() if path.is_file()]
     if any(suffix in IMAGE_SUFFIXES for suffix in files):
-        raise HistomixError(f"{root} holds images but no labels folder; {_LAYOUTS}.")
-    raise HistomixError(f"{root} holds no labeled images; {_LAYOUTS}.")
+        raise UnknownLayoutError(f"{root} holds images but no labels folder; {NUCLEI_LAYOUTS}.")
+    raise UnknownLayoutError(f"{root} holds no labeled images; {NUCLEI_LAYOUTS}.")
 
 
 def _section(folder: Path, split: str) -> Section | None:

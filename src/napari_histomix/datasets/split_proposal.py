@@ -39,7 +39,7 @@ def propose_splits(
 
     Parameters
     ----------
-    dataset : Dataset or TissueDataset
+    dataset : Dataset
     shares : mapping of str to float
         Of the images, and of each class, by split; they need not add up to 1.
     seed : int
@@ -90,7 +90,7 @@ def shortcomings(
 
     Parameters
     ----------
-    dataset : Dataset or TissueDataset
+    dataset : Dataset
     splits : mapping of str to str
         Split by image.
     counts, together
@@ -134,8 +134,7 @@ def _counted(dataset: Listed, counts: Mapping[str, Mapping[Any, int]] | None) ->
     """Nuclei by class of each image; an image of tissue counts for its own class."""
     result: dict[str, Mapping[Any, int]] = {}
     for entry in dataset.entries:
-        kind = getattr(entry, "kind", None)
-        own = {} if kind is None else {kind: 1}
+        own = {entry.kind: 1} if entry.kind else {}
         result[entry.source.image] = own if counts is None else counts.get(entry.source.image, {})
     return result
 

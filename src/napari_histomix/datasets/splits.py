@@ -20,9 +20,12 @@ class _Entry(Protocol):
     @property
     def source(self) -> Source: ...
 
+    @property
+    def kind(self) -> str: ...
+
 
 class Listed(Protocol):
-    """A dataset, of nuclei or of tissue: all that is asked of it here are the sources of its entries."""
+    """A dataset: all that is asked of it here are the sources and classes of its entries."""
 
     @property
     def entries(self) -> Sequence[_Entry]: ...
@@ -138,7 +141,7 @@ def units(dataset: Listed, together: Iterable[Collection[str]] = ()) -> tuple[Un
 
     Parameters
     ----------
-    dataset : Dataset or TissueDataset
+    dataset : Dataset
     together : iterable of collections of str
         Names of images that belong together for another reason, such as copies.
 
@@ -182,7 +185,7 @@ def with_splits(dataset: D, splits: Mapping[str, str]) -> D:
 
     Parameters
     ----------
-    dataset : Dataset or TissueDataset
+    dataset : Dataset
     splits : mapping of str to str
         Split by image; names of images that are not in the dataset do not matter.
 
@@ -217,7 +220,7 @@ def write_splits(path: Path, dataset: Listed, splits: Mapping[str, str] | None =
     ----------
     path : Path
         A file that is not there yet.
-    dataset : Dataset or TissueDataset
+    dataset : Dataset
     splits : mapping of str to str, optional
         Split by image; the dataset's own by default.
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
-    Listing,
+    Entry,
     Problem,
     Row,
+    UnknownLayoutError,
     checked_mpp,
     described_split,
     files_by_stem,
@@ -24,9 +26,10 @@ from napari_histomix.datasets.entries import (
     tcga_origin,
 )
 from napari_histomix.datasets.listing import SPLIT_FOLDERS, TABLE, dataset_name, subfolder
-from napari_histomix.datasets.pixels import read_mpp, read_pixels
+from napari_histomix.datasets.opening import NUCLEI_LAYOUTS, open_dataset
+from napari_histomix.datasets.pixels import read_mpp
 from napari_histomix.datasets.plain import _Draft
-from napari_histomix.records import HistomixError, Source, TissueImage
+from napari_histomix.records import HistomixError, Source
 
 _LAYOUTS = (
     "expected one folder per class with its images in it (these folders may lie in Train, Val and Test), "
@@ -34,77 +37,7 @@ _LAYOUTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TissueEntry:
-    """One image of a tissue dataset and its class (``kind``); ``mpp`` (µm per pixel) is None where nothing says it."""
-
-    source: Source
-    image: Path
-    kind: str
-    mpp: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class TissueDataset(Listing[TissueEntry]):
-    """A folder of images that carry one class each; nothing is held in memory but its listing.
-
-    Parameters
-    ----------
-    name : str
-        By ``dataset.json``, else the folder's name.
-    root : Path
-    kinds : tuple of str
-        The classes that have an image, in natural order.
-    entries : tuple of TissueEntry
-        In natural order of image names, which are unique.
-    problems : tuple of Problem
-        Images left out on opening, with the reason.
-    """
-
-    name: str
-    root: Path
-    kinds: tuple[str, ...]
-    entries: tuple[TissueEntry, ...]
-    problems: tuple[Problem, ...] = ()
-
-    def of_kind(self, kind: str) -> tuple[TissueEntry, ...]:
-        """Entries of one class (upper or lower case), of whatever split.
-
-        Raises
-        ------
-        HistomixError
-            If there is no such class; the message lists those there are.
-        """
-        wanted = kind.strip().casefold()
-        found = tuple(entry for entry in self.entries if entry.kind.casefold() == wanted)
-        if not found:
-            raise HistomixError(f"{self.name} has no class {kind!r}; its classes are {', '.join(self.kinds)}.")
-        return found
-
-    def read(self, entry: TissueEntry | str) -> TissueImage:
-        """Read one image.
-
-        Parameters
-        ----------
-        entry : TissueEntry or str
-            An entry of this dataset, or its image name.
-
-        Raises
-        ------
-        HistomixError
-            If the file is damaged, missing or not color, or nothing says the scale.
-        """
-        if isinstance(entry, str):
-            entry = self.entry(entry)
-        if entry.mpp is None:
-            raise HistomixError(
-                f"{entry.source.image}: nothing says how many µm one pixel is; pass --mpp, "
-                'or put {"mpp": 0.25} in dataset.json beside the data.'
-            )
-        return TissueImage(read_pixels(entry.image), entry.kind, entry.mpp, entry.source)
-
-
-def open_tissue(path: Path | str, mpp: float | None = None) -> TissueDataset:
+def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
     """Open images that carry one class each; the layout is recognized.
 
     Read are listings, JSON and CSV files, and image headers where nothing else says the scale.
@@ -145,6 +78,37 @@ def open_tissue(path: Path | str, mpp: float | None = None) -> TissueDataset:
         ) from None
 
 
+def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
+    """Open labeled nuclei in any format, or images that carry one class each, whatever a folder holds.
+
+    Parameters
+    ----------
+    path : path
+        As for ``open_dataset`` or `open_tissue`.
+    mpp : float, optional
+        Micrometers per pixel of all images, where nothing else says it.
+
+    Raises
+    ------
+    HistomixError
+        If the folder holds neither, or what it holds is broken.
+    """
+    given = Path(path).expanduser()
+    if not given.is_dir():
+        # A CSV, or nothing that can be opened.
+        return open_tissue(given, mpp)
+    try:
+        return open_dataset(given, mpp)
+    except UnknownLayoutError as no_nuclei:
+        try:
+            return open_tissue(given, mpp)
+        except UnknownLayoutError:
+            raise HistomixError(
+                f"{given} holds neither labeled nuclei nor images with a class each; {NUCLEI_LAYOUTS}; "
+                f"or {_LAYOUTS.removeprefix('expected ')}."
+            ) from no_nuclei
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """An image while its dataset is being opened; ``described`` is what ``dataset.json`` says, the nearest first."""
@@ -156,7 +120,7 @@ class _Found:
     described: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _open(root: Path, given: Path | None, mpp: float | None) -> TissueDataset:
+def _open(root: Path, given: Path | None, mpp: float | None) -> Dataset:
     described = read_json_object(root / "dataset.json")
     problems: list[Problem] = []
     path = given or _find_table(root)
@@ -180,9 +144,9 @@ def _open(root: Path, given: Path | None, mpp: float | None) -> TissueDataset:
     for image in sorted(found, key=_natural):
         one = found[image]
         kind = spelled.setdefault(one.kind.casefold(), one.kind)
-        entries.append(TissueEntry(_source(name, image, one, root), one.path, kind, _scale(one, root, mpp)))
+        entries.append(Entry(_source(name, image, one, root), one.path, None, _scale(one, root, mpp), kind=kind))
     kinds = tuple(sorted(spelled.values(), key=_natural))
-    return TissueDataset(name, root, kinds, tuple(entries), tuple(problems))
+    return Dataset(name, root, (), tuple(entries), tuple(problems), kinds=kinds)
 
 
 def _natural(text: str) -> tuple[tuple[str | int, ...], str]:
@@ -371,7 +335,7 @@ def _in_folders(
                 sentence = f"{path.name}: this folder lies beside those of the splits; move it into one of them."
                 problems.append(Problem(path.name, sentence))
     elif not any(map(_has_images, inside)):
-        raise HistomixError(_explain(root, table))
+        raise _explain(root, table)
     else:
         for path in inside:
             if (path in splits or path.name.casefold() == "images") and _has_images(path):
@@ -437,16 +401,18 @@ def _has_images(folder: Path) -> bool:
     )
 
 
-def _explain(root: Path, table: _Table | None) -> str:
+def _explain(root: Path, table: _Table | None) -> HistomixError:
     """Why a folder without class folders cannot be opened."""
     if table:
         missing = [name for name in ("image", "class") if name not in table.columns]
-        return f"{table.path.name} in {root} has no column {' and '.join(missing)}; add it."
+        return HistomixError(f"{table.path.name} in {root} has no column {' and '.join(missing)}; add it.")
     if len(_tables(root)) > 1:
-        return f"{root} has {len(_tables(root))} CSV files; name the one with the columns image and class {TABLE}."
+        return HistomixError(
+            f"{root} has {len(_tables(root))} CSV files; name the one with the columns image and class {TABLE}."
+        )
     if _has_images(root):
-        return f"{root} holds images but nothing gives them a class; {_LAYOUTS}."
+        return UnknownLayoutError(f"{root} holds images but nothing gives them a class; {_LAYOUTS}.")
     for path in _subfolders(root):
         if any(map(_has_images, _subfolders(path))):
-            return f"{root} holds no class folders but its folder {path.name} does; choose that one."
-    return f"{root} holds no images; {_LAYOUTS}."
+            return HistomixError(f"{root} holds no class folders but its folder {path.name} does; choose that one.")
+    return UnknownLayoutError(f"{root} holds no images; {_LAYOUTS}.")

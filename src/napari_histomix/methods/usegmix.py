@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.exchanging import Swap, paste_all
 from napari_histomix.compositing.replacement import Pose, lay, pose_of
-from napari_histomix.datasets import Problem, TissueDataset
+from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.datasets.image_facts import image_facts
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.features import open_encoder
 from napari_histomix.features.segments import segment_crops, segment_thumbnail
 from napari_histomix.methods.provenance import making_facts, mask_facts
-from napari_histomix.records import Event, HistomixError, Job, MixedImage, Segment, TissueImage, within
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, MixedImage, Segment, within
 from napari_histomix.sampling.donor_choice import DonorChoice
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
 from napari_histomix.segmentation.pool import THUMBNAIL, PoolImage, PoolWriter, SegmentPool
@@ -147,7 +147,7 @@ class PoolBuilt:
 # Phase 1: segments and the pool.
 
 
-def build_pool(dataset: TissueDataset, folder: Path, settings: PoolSettings | None = None) -> Job[PoolBuilt]:
+def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = None) -> Job[PoolBuilt]:
     """Divide all training images into anchor segments and keep them as a pool in a study's folder; a long job.
 
     Raises
@@ -187,7 +187,7 @@ def pool_signature(prompter: str, encoder: str, settings: PoolSettings) -> dict[
     }
 
 
-def add_segments(writer: PoolWriter, image: TissueImage, segments: Sequence[Segment], encoder: Any) -> None:
+def add_segments(writer: PoolWriter, image: LabeledImage, segments: Sequence[Segment], encoder: Any) -> None:
     """Encode the segments of an image and write them to a pool."""
     crops = segment_crops(image.pixels, segments)
     thumbnails = [segment_thumbnail(image.pixels, one, THUMBNAIL) for one in segments]
@@ -195,7 +195,7 @@ def add_segments(writer: PoolWriter, image: TissueImage, segments: Sequence[Segm
     writer.add(about, segments, encoder(crops), thumbnails)
 
 
-def correct_pool(folder: Path, image: TissueImage, segments: Sequence[Segment], encoder: str = "texture") -> Job[int]:
+def correct_pool(folder: Path, image: LabeledImage, segments: Sequence[Segment], encoder: str = "texture") -> Job[int]:
     """Add the segments of an image that a person drew or corrected to the pool of a study; a long job.
 
     What the pool holds of that image already stays; drop it with ``study.curation``.
@@ -360,20 +360,20 @@ def _exchanges(
 
 
 def compose(
-    target: TissueImage,
+    target: LabeledImage,
     pool: SegmentPool,
     exchanges: Sequence[Exchange],
-    donors: Mapping[str, TissueImage],
+    donors: Mapping[str, LabeledImage],
     stain_matching: bool = True,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict[str, Any]]]:
     """The target with its donors pasted in, not yet blended.
 
     Parameters
     ----------
-    target : TissueImage
+    target : LabeledImage
     pool : SegmentPool
     exchanges : sequence of Exchange
-    donors : mapping of str to TissueImage
+    donors : mapping of str to LabeledImage
         The donors' images by name.
     stain_matching : bool
 
@@ -405,7 +405,7 @@ def compose(
 
 
 def make_mix(
-    dataset: TissueDataset,
+    dataset: Dataset,
     pool: SegmentPool,
     plan: MixPlan,
     settings: MixSettings,
@@ -415,7 +415,7 @@ def make_mix(
 
     Parameters
     ----------
-    dataset : TissueDataset
+    dataset : Dataset
         Of which the pool was made; only its training images are read.
     pool : SegmentPool
     plan : MixPlan
@@ -461,7 +461,7 @@ def make_mix(
     return MixedImage(plan.name, plan.kind, plan.image, pixels, origin, plan.seed, provenance)
 
 
-def read_image(dataset: TissueDataset, pool: SegmentPool, name: str) -> TissueImage:
+def read_image(dataset: Dataset, pool: SegmentPool, name: str) -> LabeledImage:
     """A training image that the pool was made of.
 
     Raises

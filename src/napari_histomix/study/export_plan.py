@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.datasets import Dataset, Survey, TissueDataset, survey
+from napari_histomix.datasets import Dataset, Survey, survey
 from napari_histomix.datasets.dataset_writer import check_place
 from napari_histomix.datasets.formats import format_of
 from napari_histomix.datasets.splits import check_splits
@@ -179,7 +179,7 @@ def free_space(out: Path) -> int:
         raise HistomixError(f"{place} cannot be read ({error.strerror or error}); choose another place.") from None
 
 
-def plan_tissue(dataset: TissueDataset, synthetic: Sequence[MixedImage], out: Path) -> Job[ExportPlan]:
+def plan_tissue(dataset: Dataset, synthetic: Sequence[MixedImage], out: Path) -> Job[ExportPlan]:
     """Find out what ``datasets.class_folders.export_tissue`` would write; a long job (see ``records.Job``).
 
     Parameters

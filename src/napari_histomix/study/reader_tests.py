@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_histomix.datasets import Dataset, TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, write_test
 from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
@@ -42,7 +42,7 @@ def holds_tissue(studies: Sequence[Study]) -> bool:
 
 
 def make_reader_test(
-    dataset: Dataset | TissueDataset,
+    dataset: Dataset,
     studies: Sequence[Study],
     out: Path,
     settings: ReaderTestSettings | None = None,
@@ -53,7 +53,7 @@ def make_reader_test(
 
     Parameters
     ----------
-    dataset : Dataset or TissueDataset
+    dataset : Dataset
         That of the studies: of nuclei, or of tissue.
     studies : sequence of Study
         Made by several methods, maybe.
@@ -74,7 +74,7 @@ def make_reader_test(
     for study in studies:
         if study.dataset_root.is_dir() and study.dataset_root.resolve() != dataset.root.resolve():
             raise HistomixError(f"The study {study.folder} is of another dataset, that in {study.dataset_root}.")
-    if isinstance(dataset, TissueDataset):
+    if not dataset.has_nuclei:
         mixes = _Several(studies, undecided)
         _check_some(len(mixes), undecided)
         drawn = yield from draw_tissue(dataset, mixes, settings)

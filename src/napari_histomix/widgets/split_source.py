@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_histomix.datasets import TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.splits import split_of, with_splits
 from napari_histomix.records import HistomixError
 from napari_histomix.widgets.loading import Candidates
@@ -129,19 +129,19 @@ class TissueSplits(SplitSource):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._dataset: TissueDataset | None = None
+        self._dataset: Dataset | None = None
         self._kinds: tuple[Kind, ...] = ()
         self.chosen = False
         """Whether a person chose any."""
 
-    def take(self, dataset: TissueDataset) -> None:
+    def take(self, dataset: Dataset) -> None:
         """Divide the images of another folder."""
         self._dataset, self.chosen = dataset, False
         self._kinds = tuple(Kind(number, kind) for number, kind in enumerate(dataset.kinds, 1))
         self.dataset_changed.emit()
 
     @property
-    def dataset(self) -> TissueDataset | None:
+    def dataset(self) -> Dataset | None:
         """The folder's images with their splits."""
         return self._dataset
 

@@ -186,11 +186,11 @@ class _Layout(ImageFiles):
 
         Where no two regions have one ``Id``, nuclei keep it; MoNuSAC's begin anew in every class.
         """
-        name = entry.labels.name
+        name = entry.label_file.name
         check_size(shape, entry.source.image)
         found: list[tuple[Ring, _Holes, int]] = []
         ids: list[int] = []
-        for annotation in read_xml(entry.labels).iter("Annotation"):
+        for annotation in read_xml(entry.label_file).iter("Annotation"):
             regions, kind = list(annotation.iter("Region")), _class_of(annotation)
             if regions and kind.casefold() not in self.numbers:
                 raise HistomixError(f"{name} has the class {kind!r}, which the dataset does not list; add it there.")

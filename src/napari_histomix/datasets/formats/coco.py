@@ -245,7 +245,7 @@ class _Layout(ImageFiles):
         if found.size and found.size != shape:
             rows, cols = found.size
             raise HistomixError(
-                f"{image}: {entry.labels.name} says {cols}×{rows} pixels but the image is {shape[1]}×{shape[0]}; "
+                f"{image}: {entry.label_file.name} says {cols}×{rows} pixels but the image is {shape[1]}×{shape[0]}; "
                 "export the labels again at the image's size."
             )
         canvas = Canvas(shape)

@@ -84,7 +84,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
     described = read_json_object(root / "dataset.json")
     name = dataset_name(root, described)
     entries = listed(root, name, files, mpp, problems)
-    numbers: set[int] = set().union(*(_types_in(entry.labels) for entry in entries))
+    numbers: set[int] = set().union(*(_types_in(entry.label_file) for entry in entries))
     classes = described_classes(root, described)
     layout = _Layout()
     if not classes and numbers <= {0}:
@@ -115,24 +115,30 @@ class _Layout(ImageFiles):
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
         """Draw the contours in the order of their ids, which they keep."""
         check_size(shape, entry.source.image)
-        content = read_json(entry.labels)
+        content = read_json(entry.label_file)
         nuclei = content.get("nuc") if isinstance(content, dict) else None
         if not isinstance(nuclei, dict):
-            raise HistomixError(f'{entry.labels.name} must hold {{"nuc": {{"1": {{"contour": …}}}}}}; export it again.')
+            raise HistomixError(
+                f'{entry.label_file.name} must hold {{"nuc": {{"1": {{"contour": …}}}}}}; export it again.'
+            )
         canvas = Canvas(shape)
         numbered = {whole_id(key): nucleus for key, nucleus in nuclei.items()}
         if len(numbered) < len(nuclei) or 0 in numbered:
-            raise HistomixError(f"{entry.labels.name}: ids of nuclei must be whole numbers from 1, each of them once.")
+            raise HistomixError(
+                f"{entry.label_file.name}: ids of nuclei must be whole numbers from 1, each of them once."
+            )
         for number, nucleus in sorted(numbered.items()):
             if not isinstance(nucleus, dict):
-                raise HistomixError(f"{entry.labels.name}: nucleus {number} is no JSON object; export it again.")
+                raise HistomixError(f"{entry.label_file.name}: nucleus {number} is no JSON object; export it again.")
             kind = nucleus.get("type")
             if kind is not None and (not isinstance(kind, int) or isinstance(kind, bool)):
-                raise HistomixError(f"{entry.labels.name}: nucleus {number} has the type {kind!r}, no whole number.")
+                raise HistomixError(
+                    f"{entry.label_file.name}: nucleus {number} has the type {kind!r}, no whole number."
+                )
             try:
                 _draw(canvas, as_ring(nucleus.get("contour")), kind or self.untyped, number)
             except HistomixError as error:
-                raise HistomixError(f"{entry.labels.name}, nucleus {number}: {error}") from None
+                raise HistomixError(f"{entry.label_file.name}, nucleus {number}: {error}") from None
         return canvas.instances, canvas.types
 
 

@@ -228,7 +228,7 @@ class _Layout:
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
         """Read the label image; its map has the shape it has."""
-        array = self._read(entry.labels, "yx")
+        array = self._read(entry.label_file, "yx")
         instances = as_ids(array, entry.source.image)
         if self.types is None:
             return instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped)

@@ -188,7 +188,7 @@ class _Layout:
         # Eight numbers per id, one for each class and room to spare.
         pairs = np.zeros(shape, np.int64)
         for one, tile in self._tiles(pieces, 1):
-            maps = as_ids(tile[..., : len(CLASSES)], entry.labels.name)
+            maps = as_ids(tile[..., : len(CLASSES)], entry.label_file.name)
             kinds = (maps > 0).argmax(axis=2)
             ids = np.take_along_axis(maps, kinds[..., None], axis=2)[..., 0].astype(np.int64)
             pairs[one.row : one.row + one.height, one.col : one.col + one.width] = ids * 8 + kinds

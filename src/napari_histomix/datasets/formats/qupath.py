@@ -123,9 +123,9 @@ class _Layout(ImageFiles):
         """Draw the objects in their order."""
         check_size(shape, entry.source.image)
         try:
-            return draw(nuclei(read_features(entry.labels)), shape, self.numbers)
+            return draw(nuclei(read_features(entry.label_file)), shape, self.numbers)
         except HistomixError as error:
-            raise HistomixError(about(entry.labels.name, error)) from None
+            raise HistomixError(about(entry.label_file.name, error)) from None
 
 
 def nuclei(features: Sequence[Feature]) -> list[Feature]:

@@ -104,7 +104,7 @@ class Untyped(ImageFiles):
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
         """Read the label image; its map has the shape it has."""
-        instances = read_label_image(entry.labels)
+        instances = read_label_image(entry.label_file)
         return instances, dict.fromkeys(np.unique(instances).tolist(), self.number)
 
 

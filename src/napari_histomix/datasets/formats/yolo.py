@@ -154,18 +154,18 @@ class _Layout(ImageFiles):
         """Draw the polygons in the order of their lines, numbered from 1."""
         check_size(shape, entry.source.image)
         try:
-            lines = read_bytes(entry.labels, _MAX_LABELS).decode("ascii").splitlines()
+            lines = read_bytes(entry.label_file, _MAX_LABELS).decode("ascii").splitlines()
         except UnicodeDecodeError:
-            raise HistomixError(f"{entry.labels.name} is no text of numbers; export it again.") from None
+            raise HistomixError(f"{entry.label_file.name} is no text of numbers; export it again.") from None
         polygons = (
-            self._polygon(line.split(), shape, f"{entry.labels.name}, line {number}")
+            self._polygon(line.split(), shape, f"{entry.label_file.name}, line {number}")
             for number, line in enumerate(lines, start=1)
             if line.strip()
         )
         try:
             return paint(shape, polygons)
         except HistomixError as error:
-            name = entry.labels.name
+            name = entry.label_file.name
             raise error if str(error).startswith(name) else HistomixError(f"{name}: {error}") from None
 
     def _polygon(self, words: Sequence[str], shape: tuple[int, int], where: str) -> tuple[list[NDArray[Any]], int]:

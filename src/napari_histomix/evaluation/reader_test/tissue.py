@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets import TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.reader_test.specimens import (
     CROSSES_EDGE,
     GENUINE,
@@ -25,7 +25,7 @@ from napari_histomix.evaluation.reader_test.specimens import (
     drawn,
     shortage,
 )
-from napari_histomix.records import REAL, Event, HistomixError, Job, MixedImage, TissueImage
+from napari_histomix.records import REAL, Event, HistomixError, Job, LabeledImage, MixedImage
 from napari_histomix.stains import is_tissue
 
 LEAST_NEW = 0.2
@@ -36,7 +36,7 @@ TRIES = 50
 TOO_LITTLE = "no crop of it shows enough that is new"
 
 
-def draw_tissue(dataset: TissueDataset, mixes: Sequence[MixedImage], settings: ReaderTestSettings) -> Job[Drawn]:
+def draw_tissue(dataset: Dataset, mixes: Sequence[MixedImage], settings: ReaderTestSettings) -> Job[Drawn]:
     """Draw crops of synthetic tissue, and as many of real images of the same class and scale; a long job.
 
     A crop lies anywhere on tissue; a synthetic one shows at least ``LEAST_NEW`` that is new. Every real image gives one
@@ -45,7 +45,7 @@ def draw_tissue(dataset: TissueDataset, mixes: Sequence[MixedImage], settings: R
 
     Parameters
     ----------
-    dataset : TissueDataset
+    dataset : Dataset
     mixes : sequence of MixedImage
         Read one at a time.
     settings : ReaderTestSettings
@@ -120,13 +120,13 @@ def _square(
 
 
 def _partner(
-    dataset: TissueDataset,
+    dataset: Dataset,
     mix: MixedImage,
     shown: set[str],
     donors: Counter[str],
     side: int,
     rng: np.random.Generator,
-) -> tuple[TissueImage, Square] | None:
+) -> tuple[LabeledImage, Square] | None:
     mpp = dataset.entry(mix.target).mpp
     possible = [
         entry

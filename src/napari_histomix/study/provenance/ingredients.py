@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_histomix.datasets import Dataset, TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.image_facts import image_facts
-from napari_histomix.records import Event, HistomixError, Job
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage
 from napari_histomix.study.provenance.recorded import Manifest, undamaged
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ class Sources:
     Parameters
     ----------
     manifest : Manifest
-    dataset : Dataset or TissueDataset
+    dataset : Dataset
     """
 
-    def __init__(self, manifest: Manifest, dataset: Dataset | TissueDataset) -> None:
+    def __init__(self, manifest: Manifest, dataset: Dataset) -> None:
         self.dataset = dataset
         self._entries = {entry.source.image: entry for entry in dataset.entries}
         self._facts: dict[str, list[Mapping[str, Any]]] = {}
@@ -37,12 +37,12 @@ class Sources:
                 for facts in image.sources():
                     self._facts.setdefault(facts["image"], []).append(facts)
 
-    def read(self, facts: Mapping[str, Any]) -> Any:
+    def read(self, facts: Mapping[str, Any]) -> LabeledImage:
         """The image that facts are of; whoever gave its scale back then need not say it again."""
         entry = self._entries.get(facts["image"])
         if entry is None:
             raise HistomixError(f"{facts['image']}: {self.dataset.name} has no image of that name.")
-        return self.dataset.read(replace(entry, mpp=float(facts["mpp"])))  # type: ignore[arg-type]
+        return self.dataset.read(replace(entry, mpp=float(facts["mpp"])))
 
     def changed(self) -> Job[dict[str, str]]:
         """What is wrong with each image that is not the one that was used, by name; a long job."""

@@ -24,7 +24,6 @@ from napari_histomix.records import (
     Location,
     Placement,
     Segment,
-    TissueImage,
 )
 from napari_histomix.study.provenance.ingredients import Models, Place, Sources
 from napari_histomix.study.provenance.recorded import Manifest, SyntheticImage, undamaged
@@ -153,7 +152,7 @@ def rebuild_tissue(
 
     (record,) = image.records
     made = record["provenance"]
-    target: TissueImage = sources.read(image.target)
+    target: LabeledImage = sources.read(image.target)
     donors = [sources.read(one) for one in made["donors"]]
     with undamaged(manifest.path):
         swaps = swaps_of(made)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import compose
-from napari_histomix.datasets import Dataset, TissueDataset, open_dataset, open_tissue
+from napari_histomix.datasets import Dataset, open_dataset, open_tissue
 from napari_histomix.datasets.dataset_writer import WrittenDataset, check_place
 from napari_histomix.datasets.writing import complete_or_absent, write_png
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage
@@ -53,7 +53,7 @@ class ReplayReport:
         return (*self.changed_sources.values(), *different)
 
 
-def source_dataset(manifest: Manifest, folder: Path | None = None) -> Dataset | TissueDataset:
+def source_dataset(manifest: Manifest, folder: Path | None = None) -> Dataset:
     """The dataset that an export was made of: in a folder that a person names, or where the manifest says.
 
     Raises
@@ -72,7 +72,7 @@ def source_dataset(manifest: Manifest, folder: Path | None = None) -> Dataset | 
 
 def replay(
     manifest: Path | Manifest,
-    dataset: Dataset | TissueDataset,
+    dataset: Dataset,
     models: Sequence[Path | str] = (),
     *,
     out: Path | None = None,
@@ -89,7 +89,7 @@ def replay(
     Parameters
     ----------
     manifest : Path or Manifest
-    dataset : Dataset or TissueDataset
+    dataset : Dataset
         The source images (``source_dataset``). Scales are those of the records.
     models : sequence of path
         Folders or checkpoints of the models that were used; the bundled one need not be named.
@@ -130,10 +130,10 @@ def replay(
 class _Writer:
     """Writes rebuilt images under the names that the export has them by."""
 
-    def __init__(self, folder: Path, manifest: Manifest, dataset: Dataset | TissueDataset) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, dataset: Dataset) -> None:
         self.folder = folder
         self._written: WrittenDataset | None = None
-        if isinstance(dataset, Dataset):
+        if dataset.has_nuclei:
             layout = str(manifest.content.get("format", "hovernet"))
             self._written = WrittenDataset(folder, f"{dataset.name}, rebuilt", dataset.classes, layout)
 
@@ -151,7 +151,7 @@ class _Writer:
 
 
 @contextmanager
-def _writer(out: Path | None, manifest: Manifest, dataset: Dataset | TissueDataset) -> Iterator[_Writer | None]:
+def _writer(out: Path | None, manifest: Manifest, dataset: Dataset) -> Iterator[_Writer | None]:
     """What writes into ``out``, complete or absent; None where nothing is to be written."""
     if out is None:
         yield None

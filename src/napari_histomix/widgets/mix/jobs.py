@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets import TissueDataset, open_tissue
+from napari_histomix.datasets import Dataset, open_tissue
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.methods.usegmix import (
     MixPlan,
@@ -21,7 +21,7 @@ from napari_histomix.methods.usegmix import (
     plan_one,
     read_image,
 )
-from napari_histomix.records import Event, HistomixError, Job, MixedImage, Segment, TissueImage
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, MixedImage, Segment
 from napari_histomix.segmentation.pool import SegmentPool, has_pool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
@@ -45,7 +45,7 @@ class OpenedMix:
     study: Study
     pool: SegmentPool
     curation: Curation | None = None
-    dataset: TissueDataset | None = None
+    dataset: Dataset | None = None
     names: Mapping[int, str] | None = None
     said: Mapping[Subject, Mapping[int, str]] | None = None
     """Decisions, notes and reasons of the synthetic images."""
@@ -56,7 +56,7 @@ class OpenedMix:
 class Target:
     """An image of the pool, its segments that nobody dropped (H, W), and their numbers in the pool by label."""
 
-    image: TissueImage
+    image: LabeledImage
     labels: NDArray[np.int32]
     numbers: Mapping[int, int]
 
@@ -105,7 +105,7 @@ def plainly(make: Callable[[], Job[Any]], *folders: Path | None) -> Callable[[],
 def open_job(
     study: Study | Path,
     pool: SegmentPool | None = None,
-    dataset: TissueDataset | Path | None = None,
+    dataset: Dataset | Path | None = None,
     claim: Claim | None = None,
 ) -> Callable[[], Job[OpenedMix]]:
     """Open a study's pool and its tissue dataset, which is given where it is open already or has moved.
@@ -124,7 +124,7 @@ def open_job(
         found = pool or SegmentPool(opened.folder)
         yield Event("Opening the images")
         images = dataset
-        if not isinstance(images, TissueDataset):
+        if not isinstance(images, Dataset):
             settings = opened.settings()
             root = dataset or opened.dataset_root
             if not root.exists():
@@ -149,7 +149,7 @@ def open_job(
 # One target.
 
 
-def target_job(study: Study, pool: SegmentPool, dataset: TissueDataset, name: str) -> Callable[[], Job[Target]]:
+def target_job(study: Study, pool: SegmentPool, dataset: Dataset, name: str) -> Callable[[], Job[Target]]:
     """Read an image and draw its segments that nobody dropped."""
 
     def job() -> Job[Target]:
@@ -187,7 +187,7 @@ def around(segment: Segment, shape: tuple[int, ...]) -> tuple[slice, slice]:
 def donors_job(
     study: Study,
     pool: SegmentPool,
-    dataset: TissueDataset,
+    dataset: Dataset,
     target: Target,
     number: int,
     settings: MixSettings,
@@ -238,7 +238,7 @@ def free_name(image: str, taken: Iterable[str]) -> str:
 def one_job(
     study: Study,
     pool: SegmentPool,
-    dataset: TissueDataset,
+    dataset: Dataset,
     plan: MixPlan,
     settings: MixSettings,
     model: Any = None,

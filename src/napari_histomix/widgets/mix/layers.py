@@ -12,7 +12,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
-from napari_histomix.records import DONOR, INPAINTED, MixedImage, TissueImage
+from napari_histomix.records import DONOR, INPAINTED, LabeledImage, MixedImage
 from napari_histomix.widgets.camera import show_scale_bar
 from napari_histomix.widgets.mix.runs import Shown
 
@@ -61,7 +61,7 @@ class MixLayers(QObject):
 
     # What is shown.
 
-    def show_target(self, image: TissueImage, labels: NDArray[np.int32]) -> None:
+    def show_target(self, image: LabeledImage, labels: NDArray[np.int32]) -> None:
         """Show an image of the pool and its segments."""
         name, space = image.source.image, self._space(image.source.image, image.pixels.shape, image.mpp)
         facts = {"image": name, "class": image.kind, "patient": image.source.patient, "mpp": image.mpp}

@@ -11,7 +11,7 @@ from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_histomix.datasets import TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.records import Job
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
@@ -140,7 +140,7 @@ class MixPanel(Panel):
         """Open a study's pool and its images, which are in another folder now where one is given."""
         self._begin(open_job(Path(folder), None, images, self.session.claim(folder)))
 
-    def take(self, study: Study, pool: SegmentPool | None = None, dataset: TissueDataset | None = None) -> None:
+    def take(self, study: Study, pool: SegmentPool | None = None, dataset: Dataset | None = None) -> None:
         """Work on a study that is open already, with its pool and its images."""
         self._begin(open_job(study, pool, dataset))
 

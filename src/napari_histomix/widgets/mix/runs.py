@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.datasets import TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.methods.usegmix import MixPlan, MixSettings, make_mix, plan_mixes, read_image
-from napari_histomix.records import Event, HistomixError, Job, MixedImage, TissueImage
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, MixedImage
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
@@ -30,7 +30,7 @@ class Shown:
 
     number: int
     mix: MixedImage
-    real: TissueImage | None
+    real: LabeledImage | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Batch:
 def batch_job(
     study: Study,
     pool: SegmentPool,
-    dataset: TissueDataset,
+    dataset: Dataset,
     settings: MixSettings,
     made: list[MixPlan],
     model: Any = None,
@@ -100,7 +100,7 @@ def _within(job: Job[MixedImage], words: str, done: int, total: int) -> Job[Mixe
 # Review and export.
 
 
-def show_job(study: Study, pool: SegmentPool, dataset: TissueDataset, number: int) -> Callable[[], Job[Shown]]:
+def show_job(study: Study, pool: SegmentPool, dataset: Dataset, number: int) -> Callable[[], Job[Shown]]:
     """Read one synthetic image, and the real one."""
 
     def job() -> Job[Shown]:
@@ -131,14 +131,14 @@ def kinds_job(study: Study, numbers: Iterable[int]) -> Callable[[], Job[dict[int
     return plainly(job, study.folder)
 
 
-def plan_job(study: Study, dataset: TissueDataset, numbers: Iterable[int], out: Path) -> Callable[[], Job[ExportPlan]]:
+def plan_job(study: Study, dataset: Dataset, numbers: Iterable[int], out: Path) -> Callable[[], Job[ExportPlan]]:
     """Find out what an export of some synthetic images would write."""
     chosen = sorted(numbers)
     return plainly(lambda: plan_tissue(dataset, Mixes(study, chosen), out), out, study.folder, dataset.root)
 
 
 def export_job(
-    study: Study, pool: SegmentPool, dataset: TissueDataset, numbers: Iterable[int], out: Path
+    study: Study, pool: SegmentPool, dataset: Dataset, numbers: Iterable[int], out: Path
 ) -> Callable[[], Job[Path]]:
     """Write the training images and some synthetic ones as a dataset of its own."""
     chosen = sorted(numbers)

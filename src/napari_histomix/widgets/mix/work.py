@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_histomix.datasets import TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.records import HistomixError
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
@@ -32,7 +32,7 @@ class MixWork(QObject):
         super().__init__(parent)
         self.study: Study | None = None
         self.pool: SegmentPool | None = None
-        self.dataset: TissueDataset | None = None
+        self.dataset: Dataset | None = None
         self.curation: Curation | None = None
         self.names: dict[int, str] = {}
         self.said: dict[Subject, dict[int, str]] = {subject: {} for subject in MIX}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from napari_histomix.datasets import Dataset, TissueDataset, open_dataset, open_tissue
+from napari_histomix.datasets import Dataset, open_dataset, open_tissue
 from napari_histomix.evaluation.reader_test.folder import ReaderTest
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.records import Event, Job
@@ -53,7 +53,7 @@ def make_job(
     def job() -> Job[MadeTest]:
         yield Event("Opening the images")
         study = offer.study
-        images: Dataset | TissueDataset
+        images: Dataset
         if dataset is not None:
             images = dataset
         else:

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_histomix.datasets import TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.widgets.base import SPACE, form, hint, narrow, row
 from napari_histomix.widgets.segments.form import ENCODERS, WEIGHTS, add_row, show_row
 
@@ -35,7 +35,7 @@ class BuildForm(QWidget):
 
         defaults: dict[str, Any] = {one.name: one.default for one in fields(PoolSettings)}
         self.home = home
-        self.dataset: TissueDataset | None = None
+        self.dataset: Dataset | None = None
         self.summary = QLabel()
         self.summary.setWordWrap(True)
         self.scale = QDoubleSpinBox()
@@ -87,13 +87,13 @@ class BuildForm(QWidget):
         ):
             signal.connect(self._update)
 
-    def take(self, dataset: TissueDataset) -> None:
+    def take(self, dataset: Dataset) -> None:
         """Propose to build a pool of a folder that was looked into."""
         self.say(dataset)
         self.scale.setValue(0.0)
         self._propose()
 
-    def say(self, dataset: TissueDataset) -> None:
+    def say(self, dataset: Dataset) -> None:
         """Say what a pool would be built of."""
         self.dataset = dataset
         images, kinds = len(dataset.training), len(dataset.kinds)

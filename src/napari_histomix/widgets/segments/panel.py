@@ -12,7 +12,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QSize, QTimer, Signal
 from qtpy.QtWidgets import QFrame, QSizePolicy
 
-from napari_histomix.datasets import TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
@@ -155,7 +155,7 @@ class SegmentsPanel(Panel):
 
     # The pool.
 
-    def take(self, study: Study, pool: SegmentPool, dataset: TissueDataset | None = None) -> None:
+    def take(self, study: Study, pool: SegmentPool, dataset: Dataset | None = None) -> None:
         """Go on with an open study, its pool and, where its images can be read, its dataset."""
         self.pool.take(OpenPool(study, pool, dataset))
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_histomix.datasets import TissueDataset, open_tissue
+from napari_histomix.datasets import Dataset, open_tissue
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.datasets.splits import with_chosen_splits
-from napari_histomix.records import Event, HistomixError, Job, Segment, TissueImage
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Segment
 from napari_histomix.segmentation import segment_map, segments_of
 from napari_histomix.segmentation.pool import PoolImage, SegmentPool
 from napari_histomix.study import Study
@@ -36,14 +36,14 @@ class OpenPool:
 
     study: Study
     pool: SegmentPool
-    dataset: TissueDataset | None
+    dataset: Dataset | None
     built: PoolBuilt | None = None
 
 
-def look_job(folder: Path) -> Callable[[], Job[TissueDataset]]:
+def look_job(folder: Path) -> Callable[[], Job[Dataset]]:
     """Look into a folder of tissue images."""
 
-    def look() -> Job[TissueDataset]:
+    def look() -> Job[Dataset]:
         yield Event("Looking into the folder")
         return open_tissue(folder)
 
@@ -139,7 +139,7 @@ def divided_of(curation: Curation, image: PoolImage) -> Divided:
 class Shown:
     """An image of a pool with its segments."""
 
-    image: TissueImage
+    image: LabeledImage
     divided: Divided
 
 
@@ -157,7 +157,9 @@ def show_job(opened: OpenPool, name: str) -> Callable[[], Job[Shown]]:
         read = opened.dataset.read(name)
         if pixels_sha256(read.pixels) != image.sha256:
             raise HistomixError(f"The image {name} is not the one that the pool was made of; build the pool again.")
-        return Shown(TissueImage(read.pixels, image.kind, image.mpp, image.source), divided_of(_now(opened), image))
+        return Shown(
+            LabeledImage.of_kind(read.pixels, image.kind, image.mpp, image.source), divided_of(_now(opened), image)
+        )
 
     return pathless(show, opened.study.folder)
 
@@ -257,7 +259,7 @@ def _same(one: Segment, other: Segment) -> bool:
     return (one.row, one.col) == (other.row, other.col) and np.array_equal(one.mask, other.mask)
 
 
-def _read(opened: OpenPool, image: PoolImage, pictures: Sequence[Picture]) -> TissueImage:
+def _read(opened: OpenPool, image: PoolImage, pictures: Sequence[Picture]) -> LabeledImage:
     """The image that segments were drawn in, from its dataset or from an open layer."""
     name = image.source.image
 
@@ -270,7 +272,7 @@ def _read(opened: OpenPool, image: PoolImage, pictures: Sequence[Picture]) -> Ti
     for read in (from_dataset, *(one.pixels for one in pictures)):
         pixels = read()
         if pixels is not None and pixels_sha256(pixels) == image.sha256:
-            return TissueImage(pixels, image.kind, image.mpp, image.source)
+            return LabeledImage.of_kind(pixels, image.kind, image.mpp, image.source)
     raise HistomixError(
         f"The image {name} is neither in the study's folder of images nor open as it was when the pool was made."
     )

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_histomix.datasets import TissueDataset
+from napari_histomix.datasets import Dataset
 from napari_histomix.records import HistomixError
 from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.widgets.base import SPACE, Note, RunBar, heading, hint, narrow, row
@@ -236,7 +236,7 @@ class PoolBox(QWidget):
     # What came of it.
 
     def _on_finished(self, found: Any) -> None:
-        if isinstance(found, TissueDataset):
+        if isinstance(found, Dataset):
             self.splits.source.take(found)
             self.form.take(found)
             self.form.show()
