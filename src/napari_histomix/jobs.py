@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,11 +154,12 @@ def _carry_out(
     left = [item for item in plan.items if begun.first + item.id not in done]
     made = len(done)
     if left:
-        for event in method.make(work, left, settings):
-            if event.made:
-                study.add_changes(begun.id, event.made)
-                made += len(event.made)
-            yield event
+        with closing(method.make(work, left, settings)) as making:
+            for event in making:
+                if event.made:
+                    study.add_changes(begun.id, event.made)
+                    made += len(event.made)
+                yield event
     yield Event("Done", made, made)
     study.end_run(begun.id)
     ids = tuple(study.ids_of_run(begun.id))

@@ -8,7 +8,7 @@ construction.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -18,8 +18,6 @@ S = TypeVar("S")
 
 Kind = Literal["", "classes", "encoder", "model", "file", "samplers"]
 """What a text or a tuple of texts stands for, where a form can offer more than a line to type in."""
-
-NO_CHOICES: Mapping[Any, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Option:
     low: float | None = None
     high: float | None = None
     unit: str = ""
-    choices: Mapping[Any, str] = NO_CHOICES
+    choices: Mapping[Any, str] = field(default_factory=dict)
     kind: Kind = ""
     automatic: str = ""
     advanced: bool = False
@@ -168,13 +166,13 @@ def settings_of(cls: type) -> tuple[Setting, ...]:
     [('--count', 3, 'at least 1')]
     """
     hints = get_type_hints(cls, include_extras=True)
-    return tuple(_setting(field, hints[field.name]) for field in fields(cls))
+    return tuple(_setting(each, hints[each.name]) for each in fields(cls))
 
 
-def _setting(field: Field[Any], hint: Any) -> Setting:
+def _setting(each: Field[Any], hint: Any) -> Setting:
     options = [extra for extra in get_args(hint)[1:] if isinstance(extra, Option)]
     if get_origin(hint) is not Annotated or not options:
-        raise TypeError(f"the setting {field.name!r} must be written as Annotated[type, Option(...)]")
+        raise TypeError(f"the setting {each.name!r} must be written as Annotated[type, Option(...)]")
     bare = get_args(hint)[0]
     optional = pair = many = False
     if get_origin(bare) in (Union, UnionType):
@@ -185,9 +183,9 @@ def _setting(field: Field[Any], hint: Any) -> Setting:
         bare, many = parts[0], parts[-1] is Ellipsis
         pair = not many
     if bare not in _WORDS:
-        raise TypeError(f"the setting {field.name!r} is of a type that no form and no option can show: {bare!r}")
-    default = field.default if field.default_factory is MISSING else field.default_factory()
-    return Setting(field.name, bare, default, optional, pair, many, options[0])
+        raise TypeError(f"the setting {each.name!r} is of a type that no form and no option can show: {bare!r}")
+    default = each.default if each.default_factory is MISSING else each.default_factory()
+    return Setting(each.name, bare, default, optional, pair, many, options[0])
 
 
 def check_settings(settings: S) -> S:
