@@ -16,10 +16,8 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 something to mend, 2 wrong usage."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    if getattr(options, "method", "") == "nucleimix" and not options.rare:
-        parser.error("nucleimix needs --rare, the class to grow; usegmix grows every class.")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = build_parser(arguments).parse_args(arguments)
     try:
         result = options.run(options)
     except HistomixError as error:

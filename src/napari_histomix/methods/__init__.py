@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from napari_histomix.methods.base import Method
+from napari_histomix.methods.base import Method, Stage
 from napari_histomix.records import HistomixError
 
 ENTRY_POINTS = "napari_histomix.methods"
@@ -72,6 +72,20 @@ def method_of(name: str) -> Method[Any, Any]:
         why = next((f" ({problem})" for problem in problems if f"'{name}'" in problem), "")
         raise HistomixError(f"'{name}' is not a method{why}; choose one of {', '.join(method_names())}.")
     return added[name]
+
+
+def stage_of(name: str) -> Stage:
+    """A stage by its name: what a command or a page that shows it asks for.
+
+    Raises
+    ------
+    HistomixError
+        If no method has such a stage.
+    """
+    for method in map(method_of, method_names()):
+        if method.stage is not None and method.stage.name == name:
+            return method.stage
+    raise HistomixError(f"No method finds '{name}'.")
 
 
 def method_problems() -> tuple[str, ...]:
