@@ -1,8 +1,65 @@
-"""Grow the rare nuclei that labeled H&E datasets lack: candidates, synthesis, review and export.
+"""Grow the rare nuclei and tissue that labeled H&E datasets lack: make, vet, export.
 
-Importing the package loads neither Qt nor torch; each room loads what it needs when it is used.
+Importing the package loads neither Qt nor torch; what is used is loaded when it is used.
+
+Examples
+--------
+>>> import napari_histomix as hm
+>>> data = hm.load_sample()
+>>> made = hm.augment(data, "copypaste", rare=["lymphocyte"], count=3)
+>>> len(made)
+3
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_histomix.api import Made, augment, methods, open_study
+    from napari_histomix.compositing import compose
+    from napari_histomix.datasets import Dataset, load_sample
+    from napari_histomix.datasets import open_any as open_dataset
+    from napari_histomix.records import Change, HistomixError, LabeledImage
 
 __version__ = version("napari-histomix")
+
+__all__ = [
+    "Change",
+    "Dataset",
+    "HistomixError",
+    "LabeledImage",
+    "Made",
+    "augment",
+    "compose",
+    "load_sample",
+    "methods",
+    "open_dataset",
+    "open_study",
+]
+
+_HOMES = {
+    "Change": "records",
+    "Dataset": "datasets",
+    "HistomixError": "records",
+    "LabeledImage": "records",
+    "Made": "api",
+    "augment": "api",
+    "compose": "compositing",
+    "load_sample": "datasets",
+    "methods": "api",
+    "open_dataset": "datasets:open_any",
+    "open_study": "api",
+}
+"""Room that each public name lives in, and its name there where that is another."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room, _, other = _HOMES[name].partition(":")
+    return getattr(import_module(f"{__name__}.{room}"), other or name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

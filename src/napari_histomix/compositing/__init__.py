@@ -1,6 +1,6 @@
-"""Pixels: contours, donors, stain matching, placing, and putting placements together."""
+"""Pixels: contours, donors, stain matching, placing, and changes put together."""
 
-from napari_histomix.compositing.composing import Synthetic, compose
+from napari_histomix.compositing.composing import Synthetic, compose, new_image
 from napari_histomix.compositing.donors import DonorCrop, contrast, cut_donor, donor_flaw
 from napari_histomix.compositing.planning import Plan, plan_placement
 from napari_histomix.compositing.stain import match_stain
@@ -14,5 +14,6 @@ __all__ = [
     "cut_donor",
     "donor_flaw",
     "match_stain",
+    "new_image",
     "plan_placement",
 ]
