@@ -93,7 +93,7 @@ def test_killed_it_goes_on_to_the_same_bytes(command, nuclei_data, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 2 <= made < 8 and not out.exists()
-    code, lines, err = command("resume", folder, "--out", out)
+    code, _, err = command("resume", folder, "--out", out)
     assert code == 0, err
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
