@@ -144,7 +144,7 @@ def _synthesize(
     from napari_histomix.study.export import export_study, format_for
 
     jobs.check(method, dataset)
-    settings = settings_from(method.settings, options)
+    settings: Any = settings_from(method.settings, options)
     needs_stage = method.stage is not None and not options.candidates
     layout = format_for(dataset, options.format)
     check_format(layout, dataset.classes)
