@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from napari_histochange.datasets import Dataset
-from napari_histochange.evaluation.reader_test.specimens import (
+from numpy.typing import NDArray
+
+from napari_histomix.datasets import Dataset
+from napari_histomix.evaluation.reader_test.nuclei import made_by
+from napari_histomix.evaluation.reader_test.specimens import (
     CROSSES_EDGE,
     GENUINE,
     NO_PARTNER,
@@ -23,9 +26,8 @@ from napari_histochange.evaluation.reader_test.specimens import (
     drawn,
     shortage,
 )
-from napari_histochange.records import REAL, Change, Event, HistomixError, Job, LabeledImage
-from napari_histochange.stains import is_tissue
-from numpy.typing import NDArray
+from napari_histomix.records import REAL, Change, Event, HistomixError, Job, LabeledImage
+from napari_histomix.stains import is_tissue
 
 LEAST_NEW = 0.2
 """Share of a synthetic crop that must not be its target's own pixels."""
