@@ -13,7 +13,7 @@ HEAD = """# Methods and their settings
 
 Made from the code by `scripts/options.py`: the same fields give the command line its options, the dock its form and a
 dataset its record. Choose a method with `histomix synthesize --method NAME`, in the dock, or in Python with
-`napari_histomix.augment(dataset, NAME, option=value)`. A new one is one file: [architecture](architecture.md#how-to-add-a-method).
+`napari_histomix.augment(dataset, NAME, option=value)`. A new one is one file: [architecture](architecture.md).
 """
 
 
