@@ -17,8 +17,8 @@ PAIRS = 2000
 class DonorDraw:
     """Donors drawn by p(j | target) ∝ exp(−w_j · ‖f_target − f_j‖ / τ); w starts at 1 and grows by 1 at each use.
 
-    NucleiMix, algorithm 1, line 11; USegMix, equation 1. Raw distances would leave nearly all mass on one donor, so τ is
-    by default the median distance between donors; τ = 1 is the papers' form.
+    NucleiMix, algorithm 1, line 11; USegMix, equation 1. Raw distances would leave nearly all mass on one donor, so by
+    default τ is the median distance between donors; τ = 1 is the papers' form.
 
     Parameters
     ----------
