@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import cv2
+
+from napari_histomix import __version__
 from napari_histomix.datasets.run_lengths import mask_text
 from napari_histomix.records import Segment
-from napari_histomix.settings import PaintingSettings
+from napari_histomix.settings import PaintingSettings, plain
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel
     from napari_histomix.diffusion.samplers import Sampler
+
+
+LIBRARIES = ("numpy", "scikit-image", "scipy")
+"""What shapes pixels without a model, by the names it is installed under; OpenCV says its version itself."""
 
 
 def painter(settings: PaintingSettings, loaded: AnyModel | None = None) -> AnyModel:
@@ -31,6 +40,25 @@ def painter(settings: PaintingSettings, loaded: AnyModel | None = None) -> AnyMo
         return loaded
     scale = (min(settings.model_mpp), max(settings.model_mpp)) if settings.model_mpp else None
     return load_model(settings.model or bundled(), mpp=scale, prompt=settings.prompt)
+
+
+def plain_facts(method: str, settings: Any, sources: Mapping[str, Any]) -> dict[str, Any]:
+    """How something was made without a model.
+
+    Parameters
+    ----------
+    method : str
+        The method's title.
+    settings : object
+        The method's settings.
+    sources : mapping
+        Facts of the source images, by role (``datasets.image_facts``).
+    """
+    recorded = plain(settings, recorded_only=True)
+    # Without torch: what has nothing to do with a network need not wait for it.
+    versions = {"napari-histomix": __version__, "python": platform.python_version(), "opencv": cv2.__version__}
+    versions |= {name: version(name) for name in LIBRARIES}
+    return {"method": method, "settings": recorded, "sources": dict(sources), "versions": versions}
 
 
 def making_facts(
