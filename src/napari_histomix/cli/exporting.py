@@ -15,7 +15,6 @@ from napari_histomix.records import HistomixError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from napari_histomix.study import Study
     from napari_histomix.study.export_plan import ExportPlan
 
 WRITABLE = [known.name for known in FORMATS.values() if known.writes]
@@ -59,16 +58,15 @@ def run_convert(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_export(options: argparse.Namespace) -> dict[str, Any]:
     """Write what is approved in a study, or show what would be written."""
-    from napari_histomix.datasets import open_any
+    from napari_histomix.cli.opening import study_images
     from napari_histomix.datasets.copies import check_leaks
-    from napari_histomix.datasets.splits import with_chosen_splits
     from napari_histomix.study import Study
-    from napari_histomix.study.export import chosen_format, export_study
+    from napari_histomix.study.export import export_study, format_for
     from napari_histomix.study.export_plan import plan_export
 
     study = Study.open(options.study)
-    dataset = with_chosen_splits(open_any(_images_of(study, options.dataset), study.mpp), study.settings())
-    format = chosen_format(dataset, options.format or "", options.ignore_band)
+    dataset = study_images(study, options.dataset)
+    format = format_for(dataset, options.format, options.ignore_band)
     how = {"format": format, "ignore_band": options.ignore_band}
     plan = follow(plan_export(dataset, study.changes(), options.out, study.decisions("change"), **how))
     _show(options, plan)
@@ -78,13 +76,6 @@ def run_export(options: argparse.Namespace) -> dict[str, Any]:
         follow(export_study(study, dataset, options.out, **how))
     say(options, "Nothing was written: a dry run." if options.dry_run else f"Written: {options.out}")
     return {"out": str(options.out), "format": format, "dry_run": options.dry_run, **asdict(plan)}
-
-
-def _images_of(study: Study, given: Path | None) -> Path:
-    """Where a study's images are; a study that cannot be written to only hears it for this time."""
-    if given is not None and study.read_only and given.is_dir():
-        return given
-    return study.locate(given)
 
 
 def _show(options: argparse.Namespace, plan: ExportPlan) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ def export(
     facts: Mapping[str, Any] | None = None,
     reviews: Mapping[int, Mapping[str, str]] | None = None,
     report: bool = False,
-    format: str = "",
+    format: str | None = None,
     ignore_band: bool = False,
 ) -> Job[Path]:
     """Write the training split with what was made of it; a long job (see ``records.Job``).
@@ -67,8 +67,8 @@ def export(
         More for the record of a change, by its id: who decided and when, a note (``manifest.reviews_of``).
     report : bool
         Also write report.png: class counts, and changes before and after.
-    format : str
-        One of `formats_for` the dataset; the first of them where it is empty.
+    format : str, optional
+        One of `formats_for` the dataset; the first of them where it is not given.
     ignore_band : bool
         Also write ``ignore/NAME.png`` for each image: its classes, with 255 over inpainted pixels, which a loss
         function can leave out.
@@ -86,7 +86,7 @@ def export(
         full.
     """
     out = Path(out)
-    format = chosen_format(dataset, format, ignore_band)
+    format = format_for(dataset, format, ignore_band)
     check_place(out)
     wanted = chosen(dataset, changes, decisions)
     yield from check_leaks(dataset)
@@ -116,7 +116,15 @@ def export(
 
 
 def export_study(
-    study: Study, dataset: Dataset, out: Path, *, report: bool = False, format: str = "", ignore_band: bool = False
+    study: Study,
+    dataset: Dataset,
+    out: Path,
+    *,
+    ids: Collection[int] | None = None,
+    reviewed: bool = True,
+    report: bool = False,
+    format: str | None = None,
+    ignore_band: bool = False,
 ) -> Job[Path]:
     """Write what is approved in a study; a long job (see ``records.Job``).
 
@@ -128,6 +136,10 @@ def export_study(
         The study's, with the splits that it keeps (``datasets.splits.with_chosen_splits``).
     out, report, format, ignore_band
         As for `export`.
+    ids : collection of int, optional
+        Only these changes; all of the study by default.
+    reviewed : bool
+        Whether only what is approved is written; else everything, and the manifest says that nobody reviewed it.
 
     Returns
     -------
@@ -139,10 +151,23 @@ def export_study(
     HistomixError
         As `export`.
     """
-    facts, reviews, how = study_facts(study), reviews_of(study), {"format": format, "ignore_band": ignore_band}
-    decisions = study.decisions("change")
-    made = export(dataset, study.changes(), out, decisions, facts=facts, reviews=reviews, report=report, **how)  # type: ignore[arg-type]
-    return (yield from made)
+    changes = study.changes()
+    if ids is not None:
+        wanted = set(ids)
+        changes = changes.where(lambda header: header.id in wanted)
+    return (
+        yield from export(
+            dataset,
+            changes,
+            out,
+            study.decisions("change") if reviewed else None,
+            facts=study_facts(study),
+            reviews=reviews_of(study),
+            report=report,
+            format=format,
+            ignore_band=ignore_band,
+        )
+    )
 
 
 def formats_for(dataset: Dataset) -> tuple[str, ...]:
@@ -158,14 +183,14 @@ def formats_for(dataset: Dataset) -> tuple[str, ...]:
     return (*(nuclei if dataset.has_nuclei else ()), *((CLASS_FOLDERS,) if dataset.has_kinds else ()))
 
 
-def chosen_format(dataset: Dataset, format: str = "", ignore_band: bool = False) -> str:
+def format_for(dataset: Dataset, format: str | None = None, ignore_band: bool = False) -> str:
     """The format that a dataset will be written in.
 
     Parameters
     ----------
     dataset : Dataset
-    format : str
-        Empty: the usual one.
+    format : str, optional
+        The usual one where it is not given.
     ignore_band : bool
         Whether maps of classes are to be written.
 

@@ -55,7 +55,7 @@ class Augmented:
     folder : Path
         There, and empty.
     format : str
-        As by `chosen_format`.
+        As by ``export.format_for``.
     ignore_band : bool
         Whether ``ignore`` gets the classes of each image with 255 over its inpainted pixels.
 
@@ -67,8 +67,8 @@ class Augmented:
         Nuclei by class name, or images where the format holds images by class (``unit``): in the dataset, in what is
         written, and synthetic ones in the latter.
     synthetic : dict
-        Per synthetic image its name in the dataset that is written (in class folders its path), and hashes of its
-        pixels before and after; ``whole`` where no pixel and no label of it counts as real.
+        Per synthetic image its name in the dataset that is written, and hashes of its pixels before and after;
+        ``whole`` where no pixel and no label of it counts as real.
     soft : list
         Image, class and share for the images that are of several classes.
     skipped : dict
@@ -160,7 +160,8 @@ class Augmented:
 
     def _add(self, made: Synthetic, name: str, source_sha256: str, changes: Sequence[Change]) -> LabeledImage:
         """Write a synthetic image, its origin map and what is to be known of it."""
-        file = self._add_image(made, True, None)
+        # In class folders it is a path.
+        file = self._add_image(made, True, None).removesuffix(".png")
         path = self.folder / origin_file(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(path, made.origin, made.image.mpp, description=_ORIGIN_NOTICE)
@@ -248,7 +249,7 @@ def _still_fits(target: LabeledImage, change: Change) -> bool:
 
 def origin_file(file: str) -> str:
     """Path of the origin map of an image, by its name in the dataset that is written, in the export's folder."""
-    return f"{ORIGIN}/{file.removesuffix('.png')}.png"
+    return f"{ORIGIN}/{file}.png"
 
 
 def by_image(changes: Iterable[Change]) -> dict[str, list[Change]]:

@@ -23,7 +23,7 @@ from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats.polygons import shapes_of
 from napari_histomix.datasets.writing import safe_name
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage
-from napari_histomix.study.export import chosen, chosen_format
+from napari_histomix.study.export import chosen, format_for
 from napari_histomix.study.export_images import CLASS_FOLDERS, ORIGIN, SHARES, Augmented, colors
 from napari_histomix.study.manifest import json_text, records_of
 
@@ -103,7 +103,7 @@ def plan_export(
     out: Path,
     decisions: Mapping[int, str] | None = None,
     *,
-    format: str = "",
+    format: str | None = None,
     ignore_band: bool = False,
     counted: Survey | None = None,
 ) -> Job[ExportPlan]:
@@ -129,7 +129,7 @@ def plan_export(
         As the export would before it writes, or if the temporary folder cannot be written.
     """
     out = Path(out)
-    format = chosen_format(dataset, format, ignore_band)
+    format = format_for(dataset, format, ignore_band)
     check_place(out)
     changes = tuple(changes)
     wanted = chosen(dataset, changes, decisions)
@@ -216,7 +216,7 @@ def counts(
         What is approved. Pixels of none of them are read, unless a change takes more away than its target, or is a
         whole image with labels of its own.
     format : str
-        As by ``export.chosen_format``.
+        As by ``export.format_for``.
     """
     entries = _readable(dataset, counted)
     if format == CLASS_FOLDERS:

@@ -63,11 +63,11 @@ class Exported:
 
     def __init__(self, folder: Path) -> None:
         self._dataset = open_any(folder)
-        self._entries = {file_name(entry.source.image): entry for entry in self._dataset.entries}
+        self._entries = {entry.source.image: entry for entry in self._dataset.entries}
 
     def pixels(self, image: SyntheticImage) -> NDArray[np.uint8]:
         """Pixels (H, W, 3) of an exported image. Raises HistomixError if it is not there or cannot be read."""
-        entry = self._entries.get(file_name(image.file))
+        entry = self._entries.get(image.file)
         if entry is None:
             raise HistomixError(f"{self._dataset.root} has no image {image.file!r}")
         return self._dataset.layout.pixels(entry)
@@ -86,11 +86,6 @@ class Exported:
                 image.name, "different", f"somebody changed the exported image {image.file} since.{as_it_was}"
             )
         return compare(image.name, exported, pixels, origin, exact)
-
-
-def file_name(file: str) -> str:
-    """Name of an exported image without the suffix that paths in class folders have."""
-    return file.removesuffix(".png")
 
 
 def compare(

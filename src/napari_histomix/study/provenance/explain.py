@@ -25,7 +25,6 @@ from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError
 from napari_histomix.study.export_images import origin_file
 from napari_histomix.study.manifest import FILE
-from napari_histomix.study.provenance.comparing import file_name
 from napari_histomix.study.provenance.recorded import (
     LARGEST,
     Manifest,
@@ -152,7 +151,7 @@ def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
         return Explanation(path.name, "unknown", f"{path.name} is no image of an export, and not marked.", {})
     read = read_manifest(manifest)
     name, file = _exported_file(read, path, str(image))
-    synthetic = next((known for known in read.images if file_name(known.file) == name), None)
+    synthetic = next((known for known in read.images if known.file == name), None)
     if synthetic is not None:
         origin = _origin(read, synthetic)
         facts = _facts(read, synthetic, origin)
@@ -175,8 +174,8 @@ def _exported_file(manifest: Manifest, path: Path, given: str) -> tuple[str, Pat
     entries = open_any(manifest.path.parent).entries
     here = [entry for entry in entries if path.exists() and entry.image.resolve() == path.resolve()]
     # By its name, or by the one that it has in the study.
-    files = {image.name: file_name(image.file) for image in manifest.images}
-    for name in (file_name(given), files.get(given)):
+    files = {image.name: image.file for image in manifest.images}
+    for name in (given, files.get(given)):
         here = here or [entry for entry in entries if entry.source.image == name]
     if len(here) > 1:
         raise HistomixError(
@@ -193,7 +192,7 @@ def _origin(manifest: Manifest, image: SyntheticImage) -> NDArray[np.uint8]:
     if archive.is_file():
         try:
             with zipfile.ZipFile(archive) as maps:
-                origin = np.asarray(Image.open(io.BytesIO(maps.read(image.file)))).astype(np.int32)
+                origin = np.asarray(Image.open(io.BytesIO(maps.read(f"{image.file}.png")))).astype(np.int32)
         except (OSError, KeyError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
             raise HistomixError(f"{archive} has no origin map of {image.file} ({error}); copy it again.") from None
     else:

@@ -48,7 +48,7 @@ class SyntheticImage:
     name : str
         In the study: that of the source image that was changed, or its own where it was derived or is new.
     file : str
-        Its name in the exported dataset; in class folders its path.
+        Its name in the exported dataset.
     sha256, source_sha256 : str
         Of its pixels and of those of its source image (``datasets.pixels.pixels_sha256``); empty where there is none.
     records : tuple of Record
@@ -140,7 +140,9 @@ def _image(name: str, about: Mapping[str, Any], records: Sequence[Record]) -> Sy
     # All that a record needs is looked at once, so that a damaged one is found before any work.
     for record in records:
         _ = record.id, record.method, record.seed, record.provenance.keys(), [each["role"] for each in record.sources]
-    return SyntheticImage(name, str(about["file"]), str(about["sha256"]), source, tuple(records))
+    # Of tissue, earlier versions wrote the path.
+    file = str(about["file"]).removesuffix(".png") if "name" in about else str(about["file"])
+    return SyntheticImage(name, file, str(about["sha256"]), source, tuple(records))
 
 
 def _nucleus(old: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.methods import method_of
 from napari_histomix.methods.base import Method
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage
-from napari_histomix.study.export import chosen_format
+from napari_histomix.study.export import format_for
 from napari_histomix.study.export_images import dataset_writer
-from napari_histomix.study.provenance.comparing import Compared, Exported, file_name
+from napari_histomix.study.provenance.comparing import Compared, Exported
 from napari_histomix.study.provenance.ingredients import RECORDED, Ingredients
 from napari_histomix.study.provenance.recorded import Manifest, SyntheticImage, read_manifest, undamaged
 
@@ -203,7 +203,7 @@ def _composed(image: SyntheticImage, changes: Sequence[Change], ingredients: Ing
 
 def _renamed(made: Synthetic, image: SyntheticImage) -> LabeledImage:
     """A rebuilt image under the name that the export has it by."""
-    name = file_name(image.file).rpartition("/")[2]
+    name = image.file.rpartition("/")[2]
     return replace(made.image, source=replace(made.image.source, image=name))
 
 
@@ -214,7 +214,7 @@ def _writer(out: Path | None, manifest: Manifest, dataset: Dataset) -> Iterator[
         yield None
         return
     with complete_or_absent(out) as folder:
-        format = chosen_format(dataset, str(manifest.content.get("format", "")))
+        format = format_for(dataset, manifest.content.get("format"))
         writer = dataset_writer(folder, f"{dataset.name}, rebuilt", dataset, format)
         yield writer
         writer.finish()
