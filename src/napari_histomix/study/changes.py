@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from functools import cached_property
 from typing import Any, Self, overload
 
 import numpy as np
@@ -292,6 +293,25 @@ class ChangeTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def _by_name(self) -> tuple[NDArray[np.intp], NDArray[np.intp], dict[str, int]]:
+        order = np.argsort(self.names, kind="stable")
+        starts = np.searchsorted(self.names[order], np.arange(len(self.made_names) + 1))
+        return order, starts, {name: code for code, name in enumerate(self.made_names)}
+
+    def seen_in(self, name: str) -> NDArray[np.intp]:
+        """Rows of the changes that are seen in an image, by its name."""
+        order, starts, codes = self._by_name
+        code = codes.get(name)
+        return order[:0] if code is None else order[starts[code] : starts[code + 1]]
+
+    @cached_property
+    def in_place(self) -> NDArray[np.bool_]:
+        """Which rows (N,) alter a window of a real image (``Change.in_place``)."""
+        places = {name: code for code, name in enumerate(self.image_names) if name}
+        same = np.array([places.get(name, -1) for name in self.made_names], np.int32)
+        return np.asarray(same[self.names] == self.images)
 
     def followed(self, tail: ChangeTable) -> ChangeTable:
         """The rows before the first id of another table, then that table: what a study holds once more is made."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
@@ -99,10 +98,6 @@ class Session(Decisions):
     def _set_changes(self, changes: Sequence[Change]) -> None:
         self._changes = changes
         self._object = lru_cache(OBJECTS)(changes.__getitem__)
-        order = np.argsort(self.table.names, kind="stable")
-        starts = np.searchsorted(self.table.names[order], np.arange(len(self.table.made_names) + 1))
-        self._groups = order, starts
-        self._name_codes = {name: code for code, name in enumerate(self.table.made_names)}
 
     # Opening.
 
@@ -163,7 +158,7 @@ class Session(Decisions):
 
     def target_of(self, name: str) -> str:
         """Name of the real image that an image is, or is derived from; empty where there is none."""
-        rows = self.rows_of(name)
+        rows = self.table.seen_in(name)
         return self.table.image_names[self.table.images[rows[0]]] if len(rows) else name
 
     def show(self, name: str) -> None:
@@ -351,7 +346,7 @@ class Session(Decisions):
             return
         said = {subject: self.study.decisions(subject) for subject in SUBJECTS}
         self._set_work(Work(self.candidates, self.study.change_table(), self.study.changes(), said))
-        if self.image and self.image not in self.images and not len(self.rows_of(self.image)):
+        if self.image and self.image not in self.images and not len(self.table.seen_in(self.image)):
             self.show(self.images[0])
         self.changes_changed.emit()
 
@@ -391,19 +386,11 @@ class Session(Decisions):
         change: Change = self._object(row)
         return change
 
-    def rows_of(self, name: str) -> NDArray[np.intp]:
-        """Rows of the table with the changes that are seen in an image."""
-        code = self._name_codes.get(name)
-        if code is None:
-            return np.zeros(0, np.intp)
-        order, starts = self._groups
-        return order[starts[code] : starts[code + 1]]
-
     def changes_of(
         self, name: str, *, rejected: bool = False, window: tuple[slice, slice] | None = None
     ) -> list[Change]:
         """Changes that are seen in an image, or touch a window of it; without the rejected and deleted ones."""
-        rows, decisions = self.rows_of(name), self.said["change"]
+        rows, decisions = self.table.seen_in(name), self.said["change"]
         if window is not None:
             (top, bottom), (left, right) = ((axis.start, axis.stop) for axis in window)
             corners = self.table.windows[rows]
