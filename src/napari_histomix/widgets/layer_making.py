@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 from numpy.typing import NDArray
 
+from napari_histomix.compositing import Synthetic, compose, new_image
 from napari_histomix.datasets.hovernet import class_table
 from napari_histomix.records import DONOR, Change, LabeledImage, NucleusClass
 from napari_histomix.widgets.tables import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
@@ -28,6 +29,34 @@ DECISION_COLORS = {
 CANDIDATE_MICROMETERS = 3.0
 RING_WIDTH = 0.06
 """Of the rings around synthetic nuclei, as a share of their size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A synthetic image with its target, if any, all of its changes, rejected ones too, and how each was made."""
+
+    name: str
+    target: LabeledImage | None
+    synthetic: Synthetic
+    changes: list[Change]
+    facts: list[dict[str, Any]]
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its changes alter a real image."""
+        return self.changes[0].in_place
+
+
+def composed_image(
+    target: LabeledImage | None, changes: Sequence[Change], decisions: Mapping[int, str], mpp: float, dataset: str
+) -> Synthetic:
+    """The synthetic image in which changes are seen; of those in place, without the rejected and deleted ones."""
+    first = changes[0]
+    if target is None:
+        return new_image(first, mpp, dataset)
+    if not first.in_place:
+        return compose(target, [first])
+    return compose(target, [change for change in changes if decisions.get(change.id) not in (REJECT, DELETE)])
 
 
 def image_layer(name: str, image: LabeledImage, space: Mapping[str, Any], **about: Any) -> Image:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from napari.layers import Labels, Layer, Points
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_histomix.compositing import Synthetic, compose, new_image
 from napari_histomix.compositing.windowed import compose_window
 from napari_histomix.records import Change, Event, Job, LabeledImage
 from napari_histomix.widgets import layer_making as making
@@ -21,6 +19,7 @@ from napari_histomix.widgets.camera import fly, show_scale_bar
 from napari_histomix.widgets.gc_pause import GcPause
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layer_cache import Stack, Stacks
+from napari_histomix.widgets.layer_making import Composed, composed_image
 from napari_histomix.widgets.session import Session, session_of
 from napari_histomix.widgets.tables import DELETE, REJECT, UNDECIDED, WORDS, candidate_frame, change_frame
 
@@ -39,34 +38,6 @@ AT_ONCE = 6
 
 napari takes longer for each layer the more there are: with ninety, adding one or moving the camera stalls the window.
 """
-
-
-@dataclass(frozen=True, eq=False)
-class Composed:
-    """A synthetic image with its target, if any, all of its changes, rejected ones too, and how each was made."""
-
-    name: str
-    target: LabeledImage | None
-    synthetic: Synthetic
-    changes: list[Change]
-    facts: list[dict[str, Any]]
-
-    @property
-    def in_place(self) -> bool:
-        """Whether its changes alter a real image."""
-        return self.changes[0].in_place
-
-
-def composed_image(
-    target: LabeledImage | None, changes: Sequence[Change], decisions: Mapping[int, str], mpp: float, dataset: str
-) -> Synthetic:
-    """The synthetic image in which changes are seen; of those in place, without the rejected and deleted ones."""
-    first = changes[0]
-    if target is None:
-        return new_image(first, mpp, dataset)
-    if not first.in_place:
-        return compose(target, [first])
-    return compose(target, [change for change in changes if decisions.get(change.id) not in (REJECT, DELETE)])
 
 
 class LayerBook(QObject):
@@ -275,7 +246,8 @@ class LayerBook(QObject):
         self._later(lambda: self._show(self.session.image, True))
 
     def _on_changes_decided(self, ids: Sequence[int]) -> None:
-        session, images = self.session, {}
+        session = self.session
+        images: dict[str, list[int]] = {}
         rows = session.table.rows(ids)
         rows = rows[session.table.in_place[rows]]
         for row, code in zip(rows.tolist(), session.table.names[rows].tolist(), strict=True):
