@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import Synthetic, compose
-from napari_histomix.records import Change, LabeledImage
+from napari_histomix.records import REAL, Change, LabeledImage
 
 Window = tuple[slice, slice]
 BEYOND = 60
@@ -78,12 +78,16 @@ def look(target: LabeledImage, row: float, col: float, side: int, changes: Itera
     return Look(before, after, origin)
 
 
-def look_at_image(before: LabeledImage | None, made: Synthetic, row: float, col: float, side: int) -> Look:
+def look_at_image(target: LabeledImage | None, change: Change, row: float, col: float, side: int) -> Look:
     """A derived image beside its target, or a new image beside nothing, centered on a place; gray beyond them."""
-    after = crop(made.image.pixels, row, col, side)
-    origin = crop(np.repeat(made.origin[..., None], 3, axis=2), row, col, side, 0)[..., 0]
-    earlier = np.full_like(after, BEYOND) if before is None else crop(before.pixels, row, col, side)
-    return Look(earlier, after, origin)
+    pixels = change.pixels
+    if target is None:
+        before = np.full((side, side, 3), BEYOND, np.uint8)
+    else:
+        before = crop(target.pixels, row, col, side)
+        pixels = np.where(change.origin[..., None] == REAL, target.pixels, pixels)
+    origin = crop(np.repeat(change.origin[..., None], 3, axis=2), row, col, side, REAL)[..., 0]
+    return Look(before, crop(pixels, row, col, side), origin)
 
 
 def crop(pixels: NDArray[np.uint8], row: float, col: float, side: int, beyond: int = BEYOND) -> NDArray[np.uint8]:

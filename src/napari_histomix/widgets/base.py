@@ -10,7 +10,7 @@ from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QRectF, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
+from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
@@ -267,16 +267,18 @@ def ask_to_keep(parent: QWidget) -> Callable[[int], bool]:
 
 
 class CropView(QFrame):
-    """A piece of an image, magnified by a whole number and centered.
+    """A piece of an image, magnified and centered.
 
     Parameters
     ----------
     caption : str
-    factor : int, optional
+    factor : float, optional
         Screen pixels for each image pixel; None fits the piece into the view.
     """
 
-    def __init__(self, caption: str = "", factor: int | None = None) -> None:
+    clicked = Signal()
+
+    def __init__(self, caption: str = "", factor: float | None = None) -> None:
         super().__init__()
         self.caption = caption
         self.factor = factor
@@ -309,14 +311,19 @@ class CropView(QFrame):
         """A square."""
         return QSize(190, 190)
 
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Say that it was clicked."""
+        self.clicked.emit()
+        super().mousePressEvent(event)
+
     def paintEvent(self, event: QPaintEvent) -> None:
         """Draw the piece, its frame and its caption."""
         painter = QPainter(self)
         painter.fillRect(self.rect(), QColor(30, 32, 36))
         if self._image is not None:
-            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth)
             fit = min(self.width() / self._image.width(), self.height() / self._image.height())
-            factor = float(self.factor) if self.factor else max(fit, 0.1)
+            factor = self.factor or max(fit, 0.1)
+            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth or factor < 1)
             width, height = self._image.width() * factor, self._image.height() * factor
             x, y = (self.width() - width) / 2, (self.height() - height) / 2
             painter.drawImage(QRectF(x, y, width, height), self._image)

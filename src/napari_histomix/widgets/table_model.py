@@ -79,7 +79,7 @@ class ArrayTableModel(QAbstractTableModel):
         self.locked = False
         """Whether nothing can be edited for now."""
         self._text: NDArray[Any] | None = None
-        self._keep: NDArray[np.bool_] | None = None
+        self._items: NDArray[np.intp] | None = None
         self._words = ""
         self._order: tuple[int, bool] | None = None
         self._rows = np.zeros(0, np.intp)
@@ -96,7 +96,7 @@ class ArrayTableModel(QAbstractTableModel):
     def set_columns(self, columns: Sequence[Column], text: NDArray[Any] | None = None) -> None:
         """Show other items; ``text`` (N,) is what a search looks through, in lower case."""
         self.beginResetModel()
-        self.columns, self._text, self._keep = tuple(columns), text, None
+        self.columns, self._text, self._items = tuple(columns), text, None
         self._rows = self._arranged()
         self.endResetModel()
 
@@ -107,9 +107,9 @@ class ArrayTableModel(QAbstractTableModel):
         if len(self._rows):
             self.dataChanged.emit(self.index(0, place), self.index(len(self._rows) - 1, place))
 
-    def set_filter(self, words: str = "", keep: NDArray[np.bool_] | None = None) -> None:
-        """Show only items whose text has all words, and of which ``keep`` (N,) is true."""
-        self._words, self._keep = words, keep
+    def set_filter(self, words: str = "", items: NDArray[np.intp] | None = None) -> None:
+        """Show only items whose text has all words; of ``items`` alone, in their order, where they are given."""
+        self._words, self._items = words, items
         self.refresh()
 
     def refresh(self) -> None:
@@ -129,11 +129,10 @@ class ArrayTableModel(QAbstractTableModel):
         return int(places[0]) if len(places) else None
 
     def _arranged(self) -> NDArray[np.intp]:
-        keep = np.ones(len(self), bool) if self._keep is None else self._keep.copy()
+        rows = np.arange(len(self)) if self._items is None else self._items
         if self._text is not None:
             for word in self._words.casefold().split():
-                keep &= np.fromiter((word in text for text in self._text), bool, len(self))
-        rows = np.flatnonzero(keep)
+                rows = rows[np.fromiter((word in text for text in self._text[rows]), bool, len(rows))]
         if self._order is None or self._order[0] >= len(self.columns):
             return rows
         column, descending = self._order
