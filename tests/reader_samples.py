@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from sample_changes import nucleus_change, study_of
 
 from napari_histomix.compositing import cut_donor, donor_flaw, plan_placement
 from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, Truth
 from napari_histomix.evaluation.reader_test.reading import Reading
-from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings
-from napari_histomix.records import Candidate, Placement
+from napari_histomix.records import Candidate, Change
 from napari_histomix.sampling import background_locations, nucleus_locations
 from napari_histomix.study import Study
 
 
-def make_placements(dataset: Dataset, kind: str = "tumor", each: int = 8, first: int = 0) -> list[Placement]:
-    """At most ``each`` placements of a class on free tissue of every training image, from donors of that image."""
+def make_changes(dataset: Dataset, kind: str = "tumor", each: int = 8, first: int = 0) -> list[Change]:
+    """At most ``each`` nuclei of a class on free tissue of every training image, from donors of that image."""
     number = dataset.class_number(kind)
-    made: list[Placement] = []
+    made: list[Change] = []
     for entry in dataset.training:
         image = dataset.read(entry)
         rng = np.random.default_rng(len(made))
@@ -47,31 +46,24 @@ def make_placements(dataset: Dataset, kind: str = "tumor", each: int = 8, first:
             origin = np.where(plan.donor, 1, np.where(plan.blended, 2, 0)).astype(np.uint8)
             pixels[origin == 0] = 0
             made.append(
-                Placement(
+                nucleus_change(
                     candidate,
                     int(image.instances.max()) + here,
-                    plan.row,
-                    plan.col,
+                    (plan.row, plan.col),
                     pixels,
                     origin,
                     plan.nucleus,
-                    rank,
-                    {"sampler": "fast", "model": "none", "model_sha256": ""},
+                    {"method": "NucleiMix", "sampler": "fast", "model": "none", "model_sha256": ""},
+                    seed=rank,
                 )
             )
     return made
 
 
-def make_reader_study(folder: Path, dataset: Dataset, placements: Sequence[Placement], approved: int) -> Study:
-    """A study that holds these placements, the first of them approved."""
-    study = Study.create(folder, dataset.root, dataset.name)
-    candidates = tuple(one.candidate for one in placements)
-    kinds = tuple({one.donor.type for one in candidates})
-    study.set_candidates(
-        CandidateSet(candidates, CandidateSettings(kinds), "texture", 1.0, 9.0, Counter(), Counter(), ())
-    )
-    study.add_placements(placements)
-    study.decide("placement", [one.rank for one in candidates[:approved]], "approve")
+def make_reader_study(folder: Path, dataset: Dataset, changes: Sequence[Change], approved: int) -> Study:
+    """A study that holds these changes, the first of them approved."""
+    study = study_of(folder, dataset, changes)
+    study.decide("change", [change.id for change in changes[:approved]], "approve")
     return study
 
 

@@ -300,6 +300,19 @@ class Change:
         """Whether it alters a window of a real image, together with others of that image."""
         return bool(self.image) and self.name == self.image
 
+    def source(self, role: Role) -> SourceRef:
+        """Its first source in a role.
+
+        Raises
+        ------
+        LookupError
+            If it has none.
+        """
+        for source in self.sources:
+            if source.role == role:
+                return source
+        raise LookupError(f"the change {self.id} has no {role}")
+
     @property
     def target(self) -> SourceRef | None:
         """What it changes, replaces or is derived from."""

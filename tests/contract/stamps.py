@@ -13,6 +13,7 @@ from napari_histomix.datasets.image_facts import image_facts
 from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, KEEP, REAL, Change, Event, Job, SourceRef
+from napari_histomix.sampling import background_locations
 from napari_histomix.settings import Option, Seed, plain
 
 
@@ -28,7 +29,7 @@ class StampSettings:
 
 @dataclass(frozen=True)
 class Stamp:
-    """A disc before it is stamped."""
+    """A disc before it is stamped: its number in the plan, its image and the upper left corner of its box."""
 
     id: int
     image: str
@@ -37,48 +38,46 @@ class Stamp:
 
 
 class Stamps(Method[StampSettings, Stamp]):
-    """Discs on free places, by the order in which places are drawn."""
+    """Discs on free places, image by image."""
 
     name, title, makes = "stamps", "Stamps", "colored discs on free places, as the first class."
     needs, settings = Needs(instances=True), StampSettings
 
     def plan(self, work: Work, settings: StampSettings) -> Job[Plan[Stamp]]:
-        rng, stamps, refusals = np.random.default_rng(settings.seed), [], Counter()
-        side = int(settings.radius)
-        taken = {change.image: [] for change in work.before()}
-        for change in work.before():
-            taken[change.image].append((change.row + side, change.col + side))
-        images = {entry.source.image: work.dataset.read(entry) for entry in work.dataset.training}
-        for _ in range(50 * settings.count):
-            if len(stamps) == settings.count:
-                break
+        stamps, refusals, side = [], Counter(), int(settings.radius)
+        taken = [(change.image, change.row, change.col) for change in work.before()]
+        for number, entry in enumerate(work.dataset.training):
             yield Event("Choosing places", len(stamps), settings.count)
-            name = sorted(images)[rng.integers(len(images))]
-            height, width = images[name].instances.shape
-            row, col = (int(rng.integers(side + 1, size - side - 1)) for size in (height, width))
-            there = images[name].instances[row - side - 1 : row + side + 2, col - side - 1 : col + side + 2]
-            others = taken.setdefault(name, [])
-            if there.any() or any(max(abs(row - r), abs(col - c)) <= 2 * side + 2 for r, c in others):
-                refusals["the place is not free"] += 1
-                continue
-            others.append((row, col))
-            stamps.append(Stamp(len(stamps), name, row, col))
+            rng, image = np.random.default_rng([settings.seed, number]), work.dataset.read(entry)
+            for place in background_locations(image, settings.count, 1.5 * side + 2, rng):
+                corner = (image.source.image, int(place.row) - side, int(place.col) - side)
+                near = [
+                    max(abs(a - b) for a, b in zip(corner[1:], box[1:], strict=True))
+                    for box in taken
+                    if box[0] == corner[0]
+                ]
+                if min(near, default=99) <= 2 * side + 1:
+                    refusals["another disc is near"] += 1
+                elif len(stamps) < settings.count:
+                    stamps.append(Stamp(len(stamps), *corner))
+                    taken.append(corner)
         return Plan(stamps, settings.count, refusals)
 
     def make(self, work: Work, items: Sequence[Stamp], settings: StampSettings) -> Job[None]:
-        side = int(settings.radius)
-        rows, cols = np.mgrid[-side : side + 1, -side : side + 1]
+        rows, cols = np.mgrid[-int(settings.radius) : settings.radius + 1, -int(settings.radius) : settings.radius + 1]
         disc = rows**2 + cols**2 <= settings.radius**2
-        color = {"green": (0, 200, 0), "blue": (0, 0, 200)}[settings.color]
+        pixels = np.where(disc[..., None], (0, 200, 0) if settings.color == "green" else (0, 0, 200), 0).astype(
+            np.uint8
+        )
         for done, stamp in enumerate(items):
-            image, new, kind = work.dataset.read(stamp.image), 10_000 + work.first + stamp.id, work.dataset.classes[0]
+            image, new = work.dataset.read(stamp.image), 10_000 + work.first + stamp.id
             yield Event("Stamping", done, len(items), made=(Change(
-                work.first + stamp.id, stamp.image, stamp.image, stamp.row - side, stamp.col - side,
-                np.where(disc[..., None], color, 0).astype(np.uint8), np.where(disc, DONOR, REAL).astype(np.uint8),
-                np.where(disc, new, KEEP).astype(np.int32), {new: kind.number}, (), None, self.name, settings.seed,
-                (SourceRef("target", stamp.image, row=stamp.row, col=stamp.col),),
-                provenance={"settings": plain(settings), "place": [stamp.id, stamp.row, stamp.col],
-                            "sources": {"target": image_facts(image)}},
+                work.first + stamp.id, stamp.image, stamp.image, stamp.row, stamp.col, pixels,
+                np.where(disc, DONOR, REAL).astype(np.uint8), np.where(disc, new, KEEP).astype(np.int32),
+                {new: work.dataset.classes[0].number}, (), None, self.name, settings.seed,
+                (SourceRef("target", stamp.image),), provenance={
+                    "method": self.title, "settings": plain(settings), "place": [stamp.id, stamp.row, stamp.col],
+                    "sources": {"target": image_facts(image)}},
             ),))  # fmt: skip
 
     def recall(self, record: Record, ingredients: Ingredients) -> Stamp:

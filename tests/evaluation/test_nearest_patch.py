@@ -7,10 +7,10 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from reader_samples import make_changes
 
 from napari_histomix.datasets import load_sample, open_dataset
 from napari_histomix.evaluation.nearest_patch import SPAN_UM, TrainingPatches, nearest_training_patches
-from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings, find_candidates, synthesize
 from napari_histomix.records import HistomixError, Location, drain
 
 
@@ -109,16 +109,14 @@ def test_only_training_images_and_only_classes_asked_for(labeled_image, dataset_
         drain(TrainingPatches.build(dataset, types=(3,)))
 
 
-def test_a_synthetic_nucleus_is_nearest_to_its_donor_unless_that_is_left_out(sample, small_model):
-    found = drain(find_candidates(sample, CandidateSettings(rare=(1,), background_share=0.2)))
-    made = drain(synthesize(sample, found.candidates, SynthesisSettings(count=3, device="cpu"), small_model))
-    near = drain(nearest_training_patches(sample, made.placements, count=2))
-    own = drain(nearest_training_patches(sample, made.placements, own=True))
-    assert set(near) == {one.candidate.rank for one in made.placements} == set(own)
-    for one in made.placements:
-        target, donor = one.candidate.target, one.candidate.donor
-        for got in near[one.candidate.rank]:
-            for place in (target, donor):
-                far = max(abs(got.row - place.row), abs(got.col - place.col)) * 0.5
-                assert got.image != place.image or far >= SPAN_UM
-        assert own[one.candidate.rank][0].distance <= near[one.candidate.rank][0].distance
+def test_a_synthetic_nucleus_is_nearest_to_its_donor_unless_that_is_left_out(sample):
+    changes = make_changes(sample, "lymphocyte", each=1)
+    near = drain(nearest_training_patches(sample, changes, count=2))
+    own = drain(nearest_training_patches(sample, changes, own=True))
+    assert set(near) == {change.id for change in changes} == set(own) and changes
+    for change in changes:
+        for neighbor in near[change.id]:
+            for place in change.sources:
+                far = max(abs(neighbor.row - place.row), abs(neighbor.col - place.col)) * 0.5
+                assert neighbor.image != place.image or far >= SPAN_UM
+        assert own[change.id][0].distance <= near[change.id][0].distance

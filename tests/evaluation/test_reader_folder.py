@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reader_samples import make_placements
+from reader_samples import make_changes
 
 from napari_histomix.datasets import load_sample
 from napari_histomix.evaluation.reader_test.folder import CROPS, TEST, TRUTH, ReaderTest, write_test
@@ -21,7 +21,7 @@ SETTINGS = ReaderTestSettings(per_kind=20, copy_paste=True, seed=77)
 @pytest.fixture(scope="module")
 def found() -> Drawn:
     dataset = load_sample()
-    return drain(draw_nuclei(dataset, make_placements(dataset), SETTINGS))
+    return drain(draw_nuclei(dataset, make_changes(dataset), SETTINGS))
 
 
 @pytest.fixture(scope="module")

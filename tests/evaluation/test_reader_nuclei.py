@@ -6,9 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from reader_samples import make_placements
+from reader_samples import make_changes
 from scipy.stats import ks_2samp
 
+from napari_histomix.compositing.composing import nucleus_of
 from napari_histomix.datasets import load_sample, open_dataset
 from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei, unblended
 from napari_histomix.evaluation.reader_test.specimens import (
@@ -33,13 +34,13 @@ def dataset():
 
 
 @pytest.fixture(scope="module")
-def placements(dataset):
-    return make_placements(dataset)
+def changes(dataset):
+    return make_changes(dataset)
 
 
 @pytest.fixture(scope="module")
-def found(dataset, placements) -> Drawn:
-    return drain(draw_nuclei(dataset, placements, SETTINGS))
+def found(dataset, changes) -> Drawn:
+    return drain(draw_nuclei(dataset, changes, SETTINGS))
 
 
 def square_of(one: Specimen) -> Square:
@@ -57,8 +58,8 @@ def test_as_many_real_as_synthetic_and_methods_in_equal_parts(found):
     assert all(one.pixels.flags.owndata for one in found.specimens)
 
 
-def test_real_crops_are_as_scanned_and_synthetic_ones_changed_by_one_placement_alone(dataset, placements, found):
-    by_rank = {one.candidate.rank: one for one in placements}
+def test_real_crops_are_as_scanned_and_synthetic_ones_changed_by_one_change_alone(dataset, changes, found):
+    by_id = {change.id: change for change in changes}
     for one in found.specimens:
         image, square = dataset.read(one.facts["image"]), square_of(one)
         scanned = image.pixels[square.window]
@@ -67,12 +68,12 @@ def test_real_crops_are_as_scanned_and_synthetic_ones_changed_by_one_placement_a
             assert np.array_equal(one.pixels, scanned)
             assert image.instances[one.facts["row"], one.facts["col"]] in (one.facts["instance"], 0)
             continue
-        placement = by_rank[one.facts["rank"]]
+        change = by_id[one.facts["change"]]
         origin = np.zeros(image.instances.shape, np.uint8)
-        origin[placement.window] = placement.origin
+        origin[change.window] = change.origin
         origin = origin[square.window]
         expected = image.pixels.copy()
-        expected[placement.window][placement.origin > 0] = placement.pixels[placement.origin > 0]
+        expected[change.window][change.origin > 0] = change.pixels[change.origin > 0]
         expected = expected[square.window]
         assert np.array_equal(one.pixels[origin == 0], scanned[origin == 0])
         assert np.array_equal(one.pixels[origin == 1], expected[origin == 1])
@@ -105,9 +106,9 @@ def test_no_two_crops_can_be_compared(dataset, found):
             assert not square_of(one).holds(place.image, place.row, place.col)
 
 
-def test_a_real_nucleus_is_one_that_could_have_been_placed(dataset, placements, found):
-    by_rank = {one.candidate.rank: one for one in placements}
-    areas = sorted(by_rank[one.facts["rank"]].nucleus.sum() for one in found.specimens if one.synthetic)
+def test_a_real_nucleus_is_one_that_could_have_been_placed(dataset, changes, found):
+    by_id = {change.id: change for change in changes}
+    areas = sorted(nucleus_of(by_id[one.facts["change"]]).sum() for one in found.specimens if one.synthetic)
     for one in (one for one in found.specimens if not one.synthetic):
         image = dataset.read(one.facts["image"])
         nucleus = image.instances == one.facts["instance"]
@@ -123,11 +124,11 @@ def test_a_real_nucleus_is_one_that_could_have_been_placed(dataset, placements, 
         assert not np.any(around[grown & ~own])
 
 
-def test_where_the_nucleus_lies_in_its_crop_tells_nothing(dataset, placements):
+def test_where_the_nucleus_lies_in_its_crop_tells_nothing(dataset, changes):
     """The same rule for both, each crop with a step of its own: over several tests no difference is to be seen."""
     marks: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     for seed in range(4):
-        for one in drain(draw_nuclei(dataset, placements, ReaderTestSettings(per_kind=20, seed=seed))).specimens:
+        for one in drain(draw_nuclei(dataset, changes, ReaderTestSettings(per_kind=20, seed=seed))).specimens:
             assert one.mark is not None and max(abs(at - 32) for at in one.mark) <= 4
             marks[one.synthetic].append(one.mark)
     for axis in (0, 1):
@@ -145,33 +146,33 @@ def test_the_step_off_the_middle_is_drawn_the_same_way_whatever_is_shown():
     assert values.tolist() == list(range(28, 37)) and counts.min() > 380
 
 
-def test_the_same_seed_draws_the_same_crops_and_another_one_others(dataset, placements, found):
-    again = drain(draw_nuclei(dataset, placements, SETTINGS))
+def test_the_same_seed_draws_the_same_crops_and_another_one_others(dataset, changes, found):
+    again = drain(draw_nuclei(dataset, changes, SETTINGS))
     assert all(
         np.array_equal(one.pixels, other.pixels) for one, other in zip(found.specimens, again.specimens, strict=True)
     )
-    other = drain(draw_nuclei(dataset, placements, ReaderTestSettings(per_kind=20, copy_paste=True, seed=1)))
+    other = drain(draw_nuclei(dataset, changes, ReaderTestSettings(per_kind=20, copy_paste=True, seed=1)))
     assert {square_of(one) for one in other.specimens} != {square_of(one) for one in found.specimens}
 
 
-def test_fewer_crops_than_wanted_are_said_with_the_reasons(dataset, placements):
-    messages = [event.message for event in draw_nuclei(dataset, placements[:4], SETTINGS) if event.message]
+def test_fewer_crops_than_wanted_are_said_with_the_reasons(dataset, changes):
+    messages = [event.message for event in draw_nuclei(dataset, changes[:4], SETTINGS) if event.message]
     assert len(messages) == 1 and "instead of 20 each" in messages[0]
     with pytest.raises(HistomixError, match="ask for more"):
         ReaderTestSettings(per_kind=0)
 
 
-def test_only_the_training_split_is_shown(labeled_image, dataset_folder, tmp_path, placements):
+def test_only_the_training_split_is_shown(labeled_image, dataset_folder, tmp_path, changes):
     images = [
         labeled_image(20, seed=seed, name=f"i{seed}", split=split, shape=(200, 200))
         for seed, split in enumerate(("train", "test"))
     ]
     other = open_dataset(dataset_folder(tmp_path / "data", images))
     with pytest.raises(HistomixError, match=NOT_READ):
-        drain(draw_nuclei(other, placements, SETTINGS))
+        drain(draw_nuclei(other, changes, SETTINGS))
 
 
-def test_a_donor_without_its_blending_leaves_the_target_around_it(placements):
-    pasted = unblended(placements[0])
+def test_a_donor_without_its_blending_leaves_the_target_around_it(changes):
+    pasted = unblended(changes[0])
     assert set(np.unique(pasted.origin)) == {0, 1}
-    assert np.array_equal(pasted.origin == 1, placements[0].origin == 1)
+    assert np.array_equal(pasted.origin == 1, changes[0].origin == 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reader_samples import guessing, knowing, make_placements, read_all
+from reader_samples import guessing, knowing, make_changes, read_all
 
 from napari_histomix.datasets import load_sample
 from napari_histomix.evaluation.reader_test.answers import read_answers
@@ -27,7 +27,7 @@ from napari_histomix.records import HistomixError, drain
 def made(tmp_path_factory) -> Path:
     """A test that nobody has answered. Never write into it."""
     dataset, settings = load_sample(), ReaderTestSettings(per_kind=20, copy_paste=True)
-    drawn = drain(draw_nuclei(dataset, make_placements(dataset), settings))
+    drawn = drain(draw_nuclei(dataset, make_changes(dataset), settings))
     return write_test(tmp_path_factory.mktemp("reader") / "test", dataset.name, drawn, settings)
 
 

@@ -144,8 +144,7 @@ def _synthesize(
     from napari_histomix.study.export import export_study, format_for
 
     jobs.check(method, dataset)
-    settings = settings_from(method.settings, options)
-    needs_stage = method.stage is not None and not options.candidates
+    settings: Any = settings_from(method.settings, options)
     layout = format_for(dataset, options.format)
     check_format(layout, dataset.classes)
     follow(check_leaks(dataset))
@@ -153,7 +152,8 @@ def _synthesize(
     there = (folder / "study.sqlite").is_file()
     study = Study.open(folder).take() if there else None
     stage = None
-    if needs_stage and not (study is not None and method.stage.ready(study)):
+    found = options.candidates or (study is not None and method.stage is not None and method.stage.ready(study))
+    if method.stage is not None and not found:
         stage = settings_from(method.stage.settings, options)
     if study is None:
         study = _begin(options, dataset, folder)

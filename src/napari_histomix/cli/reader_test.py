@@ -56,16 +56,14 @@ def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser])
 
 def run_make(options: argparse.Namespace) -> dict[str, Any]:
     """Make a reader test."""
-    from napari_histomix.datasets import open_tissue
     from napari_histomix.datasets.splits import with_chosen_splits
+    from napari_histomix.evaluation.reader_test.making import make_reader_test
     from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
     from napari_histomix.study import Study
-    from napari_histomix.study.reader_tests import holds_tissue, make_reader_test
 
     settings = ReaderTestSettings(per_kind=options.per_kind, copy_paste=options.copy_paste, seed=options.seed)
     studies = [Study.open(folder) for folder in options.study]
-    dataset = open_tissue(options.dataset, options.mpp) if holds_tissue(studies) else open_data(options)
-    dataset = with_chosen_splits(dataset, studies[0].settings())
+    dataset = with_chosen_splits(open_data(options), studies[0].settings())
     made = follow(make_reader_test(dataset, studies, options.out, settings, undecided=options.all))
     say(options, f"{made.each} real and {made.each} synthetic crops. Written: {options.out}")
     say(options, "To answer it, open napari and the dock HistoMix: Reader test.")

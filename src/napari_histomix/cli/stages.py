@@ -66,7 +66,8 @@ def run_candidates(options: argparse.Namespace) -> dict[str, Any]:
     if options.out.exists():
         raise HistomixError(f"{options.out} already exists; name a new file.")
     stage = stage_of("candidates")
-    dataset, settings = open_data(options), settings_from(stage.settings, options)
+    dataset = open_data(options)
+    settings: Any = settings_from(stage.settings, options)
     with tempfile.TemporaryDirectory() as place:
         study = Study.create(Path(place) / "study", dataset.root, dataset.name, options.mpp)
         follow(stage.find(Work(dataset, study), jobs.check_settings(settings)))
@@ -188,7 +189,7 @@ def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
         Study.check_new(options.study)
     dataset = with_study_splits(options, open_data(options))
     follow(check_leaks(dataset))
-    settings = settings_from(stage.settings, _with_prompter(options))
+    settings: Any = settings_from(stage.settings, _with_prompter(options))
     if begun:
         study = Study.open(options.study).take()
         if study.dataset_root != dataset.root.resolve():

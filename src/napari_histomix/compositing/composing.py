@@ -107,3 +107,10 @@ def new_image(change: Change, mpp: float, dataset: str) -> Synthetic:
         np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.int32), {}, mpp, Source(dataset, change.name)
     )
     return compose(blank, [change])
+
+
+def nucleus_of(change: Change) -> NDArray[np.bool_]:
+    """The mask (h, w) of the instances that a change adds, in its patch."""
+    if change.labels is None:
+        return np.zeros(change.origin.shape, bool)
+    return np.isin(change.labels, list(change.added))

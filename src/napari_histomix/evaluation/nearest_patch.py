@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import nucleus_of
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.features import PATCH_SIZE, TextureEncoder, context_patches
-from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location, Placement, Source
+from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage, Location, Source, SourceRef
 from napari_histomix.sampling import nucleus_locations
 
 SPAN_UM = 28.0
@@ -138,7 +139,7 @@ class TrainingPatches:
         pixels: NDArray[np.uint8],
         mpp: float,
         at: tuple[float, float] | None = None,
-        exclude: Iterable[Location] = (),
+        exclude: Iterable[Location | SourceRef] = (),
     ) -> Neighbor:
         """The training nucleus whose patch resembles most what surrounds a place; as ``several``, the first.
 
@@ -157,7 +158,7 @@ class TrainingPatches:
         pixels: NDArray[np.uint8],
         mpp: float,
         at: tuple[float, float] | None = None,
-        exclude: Iterable[Location] = (),
+        exclude: Iterable[Location | SourceRef] = (),
         count: int = 3,
     ) -> tuple[Neighbor, ...]:
         """The training nuclei whose patches resemble most what surrounds a place, the nearest first.
@@ -212,7 +213,7 @@ class TrainingPatches:
     def _distances(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(cdist(vectors, self._vectors) / np.sqrt(self._vectors.shape[1]))
 
-    def _overlapping(self, place: Location) -> NDArray[np.bool_]:
+    def _overlapping(self, place: Location | SourceRef) -> NDArray[np.bool_]:
         """Which nuclei have patches that overlap the one around a place."""
         side = 2 * self._reach.get(place.image, 0.0)
         apart = np.abs(self._centers - (place.row, place.col)).max(axis=1)
@@ -220,15 +221,15 @@ class TrainingPatches:
 
 
 def nearest_training_patches(
-    dataset: Dataset, placements: Sequence[Placement], count: int = 1, types: Collection[int] = (), *, own: bool = False
+    dataset: Dataset, changes: Sequence[Change], count: int = 1, types: Collection[int] = (), *, own: bool = False
 ) -> Job[dict[int, tuple[Neighbor, ...]]]:
     """The training patches that resemble each synthetic nucleus most; a long job (see ``records.Job``).
 
     Parameters
     ----------
     dataset : Dataset
-    placements : sequence of Placement
-        They are composed into their targets together.
+    changes : sequence of Change
+        In place, each with a nucleus. They are composed into their targets together.
     count : int
         Neighbors for each.
     types : collection of int
@@ -239,7 +240,7 @@ def nearest_training_patches(
     Returns
     -------
     dict of int to tuple of Neighbor
-        By rank, the nearest first.
+        By id, the nearest first.
 
     Raises
     ------
@@ -247,19 +248,19 @@ def nearest_training_patches(
         If a target cannot be read, or the training split has no such nucleus.
     """
     patches = yield from TrainingPatches.build(dataset, types)
-    by_image: dict[str, list[Placement]] = {}
-    for one in placements:
-        by_image.setdefault(one.candidate.target.image, []).append(one)
-    found: dict[int, tuple[Neighbor, ...]] = {}
-    for done, (name, some) in enumerate(by_image.items()):
+    by_image: dict[str, list[Change]] = {}
+    for change in changes:
+        by_image.setdefault(change.image, []).append(change)
+    neighbors: dict[int, tuple[Neighbor, ...]] = {}
+    for done, (name, own_changes) in enumerate(by_image.items()):
         yield Event("Comparing synthetic nuclei", done, len(by_image))
-        image = compose(dataset.read(name), some).image
-        for one in some:
-            rows, cols = np.nonzero(one.nucleus)
-            place = float(rows.mean() + one.row), float(cols.mean() + one.col)
-            exclude = () if own else (one.candidate.target, one.candidate.donor)
-            found[one.candidate.rank] = patches.several(image.pixels, image.mpp, place, exclude, count)
-    return found
+        image = compose(dataset.read(name), own_changes).image
+        for change in own_changes:
+            rows, cols = np.nonzero(nucleus_of(change))
+            place = float(rows.mean() + change.row), float(cols.mean() + change.col)
+            exclude = () if own else change.sources
+            neighbors[change.id] = patches.several(image.pixels, image.mpp, place, exclude, count)
+    return neighbors
 
 
 def _patches(image: LabeledImage, centers: Sequence[tuple[float, float]]) -> NDArray[np.uint8]:

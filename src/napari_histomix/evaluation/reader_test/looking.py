@@ -13,7 +13,7 @@ from napari_histomix.compositing.contours import Mask, dilate, layer_one, transi
 from napari_histomix.compositing.donors import CONTRAST_UM, density_around
 from napari_histomix.compositing.planning import CLIPPED_AT_MOST
 from napari_histomix.datasets import Dataset
-from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location, SourceRef
 from napari_histomix.sampling import nucleus_locations
 from napari_histomix.sampling.locations import tissue
 from napari_histomix.stains import optical_density
@@ -28,7 +28,7 @@ Place = tuple[str, int, int]
 class Looked:
     """What the training images hold.
 
-    ``shapes`` (H, W) and ``scales`` (µm per pixel) by image; ``nuclei`` by class, those that could be placements;
+    ``shapes`` (H, W) and ``scales`` (µm per pixel) by image; ``nuclei`` by class, those that a change could have made;
     ``contrasts`` of these; ``tissue``, the share of tissue in a crop around each of these and each place asked about.
     """
 
@@ -39,12 +39,12 @@ class Looked:
     tissue: dict[Place, float] = field(default_factory=dict)
 
 
-def place_of(location: Location) -> Place:
+def place_of(location: Location | SourceRef) -> Place:
     """Where a location is, to the pixel."""
     return location.image, round(location.row), round(location.col)
 
 
-def look(dataset: Dataset, kinds: Collection[int], places: Iterable[Location], side: int) -> Job[Looked]:
+def look(dataset: Dataset, kinds: Collection[int], places: Iterable[SourceRef], side: int) -> Job[Looked]:
     """Read the training images once; a long job (see ``records.Job``).
 
     Parameters
@@ -52,15 +52,15 @@ def look(dataset: Dataset, kinds: Collection[int], places: Iterable[Location], s
     dataset : Dataset
     kinds : collection of int
         Classes of the nuclei wanted.
-    places : iterable of Location
+    places : iterable of SourceRef
         Other places of which the share of tissue around them is wanted.
     side : int
         Of a crop, in pixels.
     """
     found = Looked()
-    asked: dict[str, list[Location]] = {}
-    for one in places:
-        asked.setdefault(one.image, []).append(one)
+    asked: dict[str, list[SourceRef]] = {}
+    for place in places:
+        asked.setdefault(place.image, []).append(place)
     for number, entry in enumerate(dataset.training):
         yield Event("Looking at real nuclei", number, len(dataset.training))
         try:
@@ -104,7 +104,7 @@ def _contrast(image: LabeledImage, on_tissue: Mask, one: Location) -> float | No
     return None if around is None else float(optical_density(pixels[nucleus])[:, 1].mean()) - around
 
 
-def _share(sums: NDArray[np.int64], one: Location, side: int) -> float:
+def _share(sums: NDArray[np.int64], one: Location | SourceRef, side: int) -> float:
     """Share of tissue in a crop around a place, as far as its image goes; from sums over rectangles (H + 1, W + 1)."""
     height, width = sums.shape[0] - 1, sums.shape[1] - 1
     top, left = (max(round(at) - side // 2, 0) for at in (one.row, one.col))

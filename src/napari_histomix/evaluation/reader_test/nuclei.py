@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import compose, nucleus_of
 from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.reader_test.looking import Key, Looked, look, place_of
 from napari_histomix.evaluation.reader_test.specimens import (
@@ -31,7 +31,7 @@ from napari_histomix.evaluation.reader_test.specimens import (
     shortage,
     square_around,
 )
-from napari_histomix.records import DONOR, REAL, Event, Job, LabeledImage, Location, Placement
+from napari_histomix.records import DONOR, REAL, Change, Event, Job, LabeledImage, Location, SourceRef
 
 AREA_RATIO = 2.0
 """Largest ratio of the areas of a synthetic nucleus and its real partner."""
@@ -45,27 +45,32 @@ SAME_SCALE = 0.02
 class _Pair:
     """A synthetic nucleus and its real partner, with their crops."""
 
-    placement: Placement
+    change: Change
     method: str
     square: Square
     real: Location
     real_square: Square
 
 
-def method_name(sampler: str) -> str:
+def method_name(title: str, sampler: str) -> str:
     """What a method is called in a report."""
-    return f"NucleiMix, {sampler}" if sampler else "NucleiMix"
+    return f"{title}, {sampler}" if sampler else title
+
+
+def made_by(change: Change) -> str:
+    """What made a change, as a report calls it."""
+    return method_name(str(change.provenance.get("method", change.method)), str(change.provenance.get("sampler", "")))
 
 
 def draw_nuclei(
     dataset: Dataset,
-    placements: Iterable[Placement],
+    changes: Iterable[Change],
     settings: ReaderTestSettings,
-    samplers: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
 ) -> Job[Drawn]:
     """Draw synthetic nuclei, and as many real ones of the same class; a long job (see ``records.Job``).
 
-    A crop of a synthetic nucleus shows that one placement in its image, and nothing else that is synthetic. Its real
+    A crop of a synthetic nucleus shows that one change of its image, and nothing else that is synthetic. Its real
     partner is a nucleus of the training split that meets what a placement has to meet: room for its transition zone,
     no touching neighbor, tissue around it, no less contrast than the palest donor, the whole crop in its image. It is
     of the same class and scale, its area within ``AREA_RATIO``, and the share of tissue in its crop within ``TISSUE``.
@@ -76,26 +81,26 @@ def draw_nuclei(
     Parameters
     ----------
     dataset : Dataset
-    placements : iterable of Placement
-        Of several methods, maybe; they are shown in equal parts as far as they go.
+    changes : iterable of Change
+        In place, each with a nucleus; of several methods, maybe: they are shown in equal parts as far as they go.
     settings : ReaderTestSettings
-    samplers : sequence of str, optional
-        What painted each placement, by which they are told apart; by default what their provenance says.
+    methods : sequence of str, optional
+        What made each change (``method_name``); by default what their provenance says.
 
     Raises
     ------
     HistomixError
         If not one pair can be shown.
     """
-    placements = tuple(placements)
-    if samplers is None:
-        samplers = [str(one.provenance.get("sampler", "")) for one in placements]
+    changes = tuple(change for change in changes if change.donor is not None and change.target is not None)
+    methods = [made_by(change) for change in changes] if methods is None else methods
     rng = np.random.default_rng([settings.seed, 1])
-    donors, targets = ([getattr(one.candidate, what) for one in placements] for what in ("donor", "target"))
+    donors = [change.donor for change in changes if change.donor is not None]
+    targets = [change.target for change in changes if change.target is not None]
     scales = [entry.mpp for entry in dataset.training if entry.mpp is not None]
     side = crop_side(settings.side_um, float(np.median(scales))) if scales else 0
     found = yield from look(dataset, {one.type for one in donors}, targets, side)
-    queues = _queues(placements, samplers, settings, rng)
+    queues = _queues(changes, methods, settings, rng)
     chosen = _Choice(found, side, donors)
     tried = 0
     while any(queues.values()) and len(chosen.pairs) < settings.per_kind:
@@ -112,15 +117,15 @@ def draw_nuclei(
 
 
 def _queues(
-    placements: Sequence[Placement], samplers: Sequence[str], settings: ReaderTestSettings, rng: np.random.Generator
-) -> dict[str, list[Placement]]:
-    """Placements by method, each in random order."""
-    queues: dict[str, list[Placement]] = {}
-    for index in rng.permutation(len(placements)):
-        queues.setdefault(method_name(samplers[index]), []).append(placements[index])
+    changes: Sequence[Change], methods: Sequence[str], settings: ReaderTestSettings, rng: np.random.Generator
+) -> dict[str, list[Change]]:
+    """Changes by method, each in random order."""
+    queues: dict[str, list[Change]] = {}
+    for index in rng.permutation(len(changes)):
+        queues.setdefault(methods[index], []).append(changes[index])
     if settings.copy_paste:
         # On free tissue alone: pasted over a nucleus, a donor would have the remains of that around it.
-        free = [one for one in placements if one.candidate.target.kind == "background"]
+        free = [change for change in changes if change.target is not None and not change.target.item]
         queues[COPY_PASTE] = [free[index] for index in rng.permutation(len(free))]
     return dict(sorted(queues.items()))
 
@@ -128,47 +133,47 @@ def _queues(
 class _Choice:
     """Pairs chosen so far, and what they take up."""
 
-    def __init__(self, images: Looked, side: int, donors: Sequence[Location]) -> None:
+    def __init__(self, images: Looked, side: int, donors: Sequence[SourceRef]) -> None:
         self.images, self._side = images, side
         self.pairs: list[_Pair] = []
         self.refusals: Counter[str] = Counter()
         self._squares: dict[str, list[Square]] = {}
-        self._donors: dict[Key, Location] = {}
+        self._donors: dict[Key, SourceRef] = {}
         self._reals: set[Key] = set()
-        self._givers = {(one.image, one.instance) for one in donors}
+        self._givers = {(donor.image, donor.item) for donor in donors}
         palest: dict[int, float] = {}
-        for one in donors:
-            contrast = images.contrasts.get((one.image, one.instance))
+        for donor in donors:
+            contrast = images.contrasts.get((donor.image, donor.item))
             if contrast is not None:
-                palest[one.type] = min(contrast, palest.get(one.type, contrast))
+                palest[donor.type] = min(contrast, palest.get(donor.type, contrast))
         self._candidates = {
             kind: [one for one in nuclei if images.contrasts[one.image, one.instance] >= palest.get(kind, -np.inf)]
             for kind, nuclei in images.nuclei.items()
         }
 
-    def take(self, placement: Placement, method: str, rng: np.random.Generator) -> None:
+    def take(self, change: Change, method: str, rng: np.random.Generator) -> None:
         """Add a placement with a partner, or count why it cannot be shown."""
-        outcome = self._pair(placement, method, rng)
+        outcome = self._pair(change, method, rng)
         if isinstance(outcome, str):
             self.refusals[outcome] += 1
             return
-        donor = placement.candidate.donor
+        donor = change.source("donor")
         self.pairs.append(outcome)
-        self._donors[donor.image, donor.instance] = donor
+        self._donors[donor.image, donor.item] = donor
         self._reals.add((outcome.real.image, outcome.real.instance))
         for square in (outcome.square, outcome.real_square):
             self._squares.setdefault(square.image, []).append(square)
 
-    def _pair(self, placement: Placement, method: str, rng: np.random.Generator) -> _Pair | str:
-        donor, name = placement.candidate.donor, placement.candidate.target.image
+    def _pair(self, change: Change, method: str, rng: np.random.Generator) -> _Pair | str:
+        donor, name = change.source("donor"), change.image
         if name not in self.images.shapes:
             return NOT_READ
-        if (donor.image, donor.instance) in self._donors or (donor.image, donor.instance) in self._reals:
+        if (donor.image, donor.item) in self._donors or (donor.image, donor.item) in self._reals:
             return DONOR_SHOWN
-        square = square_around(name, *_center(placement), self._side, rng)
+        square = square_around(name, *_center(change), self._side, rng)
         if not square.within(self.images.shapes[name]):
             return CROSSES_EDGE
-        changed = np.argwhere(placement.origin != REAL) + np.array([placement.row, placement.col])
+        changed = np.argwhere(change.origin != REAL) + np.array([change.row, change.col])
         if not all(square.holds(name, *place) for place in (changed.min(axis=0), changed.max(axis=0))):
             return TOO_LARGE
         if not self._free(square):
@@ -176,8 +181,8 @@ class _Choice:
         # The donor itself may be seen beside its copy: that is the method's doing, and a reader's right to notice.
         if any(other.holds(donor.image, donor.row, donor.col) for other in self._squares.get(donor.image, ())):
             return DONOR_SHOWN
-        partner = self._partner(placement, square, int(placement.nucleus.sum()), rng)
-        return _Pair(placement, method, square, *partner) if partner else NO_PARTNER
+        partner = self._partner(change, square, int(nucleus_of(change).sum()), rng)
+        return _Pair(change, method, square, *partner) if partner else NO_PARTNER
 
     def _free(self, square: Square) -> bool:
         """Whether a crop shows nothing of the others, and no donor of theirs."""
@@ -186,10 +191,10 @@ class _Choice:
         )
 
     def _partner(
-        self, placement: Placement, square: Square, area: int, rng: np.random.Generator
+        self, change: Change, square: Square, area: int, rng: np.random.Generator
     ) -> tuple[Location, Square] | None:
-        donor, scales, shares = placement.candidate.donor, self.images.scales, self.images.tissue
-        mpp, share = scales[square.image], shares[place_of(placement.candidate.target)]
+        donor, scales, shares = change.source("donor"), self.images.scales, self.images.tissue
+        mpp, share = scales[square.image], shares[place_of(change.source("target"))]
         found = [
             one
             for one in self._candidates.get(donor.type, ())
@@ -204,7 +209,7 @@ class _Choice:
 
         for one in sorted(found, key=rank):
             key = one.image, one.instance
-            if key in self._reals or key in self._donors or key == (donor.image, donor.instance):
+            if key in self._reals or key in self._donors or key == (donor.image, donor.item):
                 continue
             other = square_around(one.image, round(one.row), round(one.col), self._side, rng)
             if (
@@ -217,10 +222,10 @@ class _Choice:
         return None
 
 
-def _center(placement: Placement) -> tuple[int, int]:
+def _center(change: Change) -> tuple[int, int]:
     """Centroid of the new nucleus in its image, to the pixel as that of a real one."""
-    row, col = np.argwhere(placement.nucleus).mean(axis=0)
-    return round(float(row) + placement.row), round(float(col) + placement.col)
+    row, col = np.argwhere(nucleus_of(change)).mean(axis=0)
+    return round(float(row) + change.row), round(float(col) + change.col)
 
 
 def _rendered(dataset: Dataset, pairs: Sequence[_Pair]) -> Job[list[Specimen]]:
@@ -239,17 +244,17 @@ def _rendered(dataset: Dataset, pairs: Sequence[_Pair]) -> Job[list[Specimen]]:
 
 
 def _synthetic(dataset: Dataset, image: LabeledImage, pair: _Pair) -> Specimen:
-    placement = unblended(pair.placement) if pair.method == COPY_PASTE else pair.placement
-    donor = placement.candidate.donor
+    change = unblended(pair.change) if pair.method == COPY_PASTE else pair.change
+    donor = change.source("donor")
     facts = {
-        "rank": placement.candidate.rank,
-        "seed": placement.seed,
-        "target": placement.candidate.target.kind,
+        "change": change.id,
+        "seed": change.seed,
+        "target": ("nucleus" if change.source("target").item else "background"),
         "donor_image": donor.image,
-        "donor_instance": donor.instance,
+        "donor_instance": donor.item,
     }
-    shown = compose(image, [placement]).image
-    return _specimen(dataset, shown, pair.square, _center(placement), donor.type, pair.method, facts)
+    shown = compose(image, [change]).image
+    return _specimen(dataset, shown, pair.square, _center(change), donor.type, pair.method, facts)
 
 
 def _real(dataset: Dataset, image: LabeledImage, one: Location, square: Square) -> Specimen:
@@ -274,16 +279,8 @@ def _specimen(
     )
 
 
-def unblended(placement: Placement) -> Placement:
-    """A placement as it was before anything was painted: the donor on the target's own pixels."""
-    return Placement(
-        placement.candidate,
-        placement.instance,
-        placement.row,
-        placement.col,
-        placement.pixels,
-        np.where(placement.origin == DONOR, DONOR, REAL).astype(np.uint8),
-        placement.nucleus,
-        placement.seed,
-        placement.provenance,
-    )
+def unblended(change: Change) -> Change:
+    """A change as it was before anything was painted: the donor on the target's own pixels."""
+    origin = np.where(change.origin == DONOR, DONOR, REAL).astype(np.uint8)
+    values = {field.name: getattr(change, field.name) for field in fields(Change)}
+    return Change(**{**values, "origin": origin})

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset
+from napari_histomix.evaluation.reader_test.nuclei import made_by
 from napari_histomix.evaluation.reader_test.specimens import (
     CROSSES_EDGE,
     GENUINE,
@@ -25,7 +26,7 @@ from napari_histomix.evaluation.reader_test.specimens import (
     drawn,
     shortage,
 )
-from napari_histomix.records import REAL, Event, HistomixError, Job, LabeledImage, MixedImage
+from napari_histomix.records import REAL, Change, Event, HistomixError, Job, LabeledImage
 from napari_histomix.stains import is_tissue
 
 LEAST_NEW = 0.2
@@ -36,7 +37,7 @@ TRIES = 50
 TOO_LITTLE = "no crop of it shows enough that is new"
 
 
-def draw_tissue(dataset: Dataset, mixes: Sequence[MixedImage], settings: ReaderTestSettings) -> Job[Drawn]:
+def draw_tissue(dataset: Dataset, changes: Sequence[Change], settings: ReaderTestSettings) -> Job[Drawn]:
     """Draw crops of synthetic tissue, and as many of real images of the same class and scale; a long job.
 
     A crop lies anywhere on tissue; a synthetic one shows at least ``LEAST_NEW`` that is new. Every real image gives one
@@ -46,8 +47,8 @@ def draw_tissue(dataset: Dataset, mixes: Sequence[MixedImage], settings: ReaderT
     Parameters
     ----------
     dataset : Dataset
-    mixes : sequence of MixedImage
-        Read one at a time.
+    changes : sequence of Change
+        Derived images. Read one at a time.
     settings : ReaderTestSettings
 
     Raises
@@ -63,46 +64,51 @@ def draw_tissue(dataset: Dataset, mixes: Sequence[MixedImage], settings: ReaderT
     given: Counter[str] = Counter()
     specimens: list[Specimen] = []
     refusals: Counter[str] = Counter()
-    for index in rng.permutation(len(mixes)):
+    for index in rng.permutation(len(changes)):
         if len(specimens) == 2 * settings.per_kind:
             break
         yield Event("Choosing crops", len(specimens) // 2, settings.per_kind)
-        mix = mixes[int(index)]
-        if mix.target not in scales:
+        change = changes[int(index)]
+        if change.image not in scales:
             refusals[NOT_READ] += 1
             continue
         # Two synthetic images of one target show the same real tissue around what was replaced.
-        if mix.target in targets or mix.target in used:
+        if change.image in targets or change.image in used:
             refusals[SHOWN_ALREADY] += 1
             continue
-        if min(mix.origin.shape) < side:
+        if min(change.origin.shape) < side:
             refusals[CROSSES_EDGE] += 1
             continue
-        square = _square(mix.target, mix.pixels, side, rng, mix.origin != REAL)
+        square = _square(change.image, change.pixels, side, rng, change.origin != REAL)
         if square is None:
             refusals[TOO_LITTLE] += 1
             continue
-        donors = {str(one["image"]) for one in mix.provenance.get("donors", ())}
-        partner = _partner(dataset, mix, {*targets, *used}, given + Counter(donors), side, rng)
+        donors = {source.image for source in change.sources if source.role == "donor"}
+        partner = _partner(dataset, change, {*targets, *used}, given + Counter(donors), side, rng)
         if partner is None:
             refusals[NO_PARTNER] += 1
             continue
         image, real_square = partner
-        targets.add(mix.target)
+        targets.add(change.image)
         used.add(image.source.image)
         given.update(donors)
-        facts = {"mix": mix.name, "seed": mix.seed, "new_area": round(mix.new_area, 4), "donors": sorted(donors)}
-        cluster = cluster_of(dataset.entry(mix.target).source)
-        specimens.append(_specimen(mix.pixels, square, mix.kind, method_of(mix), cluster, facts))
-        specimens.append(_specimen(image.pixels, real_square, mix.kind, GENUINE, cluster_of(image.source), {}))
+        facts = {
+            "name": change.name,
+            "seed": change.seed,
+            "new_area": round(change.new_area, 4),
+            "donors": sorted(donors),
+        }
+        cluster = cluster_of(dataset.entry(change.image).source)
+        specimens.append(_specimen(change.pixels, square, kind_of(change), made_by(change), cluster, facts))
+        specimens.append(_specimen(image.pixels, real_square, kind_of(change), GENUINE, cluster_of(image.source), {}))
     yield shortage(len(specimens) // 2, settings.per_kind, refusals)
     return drawn(specimens, refusals)
 
 
-def method_of(mix: MixedImage) -> str:
-    """What made a synthetic tissue image, in words."""
-    sampler = mix.provenance.get("sampler")
-    return f"USegMix, {sampler}" if sampler else "USegMix"
+def kind_of(change: Change) -> str:
+    """The class of an image that was made: that of its largest share."""
+    shares = change.class_shares or {"": 1.0}
+    return max(shares, key=shares.__getitem__)
 
 
 def _square(
@@ -121,17 +127,17 @@ def _square(
 
 def _partner(
     dataset: Dataset,
-    mix: MixedImage,
+    change: Change,
     shown: set[str],
     donors: Counter[str],
     side: int,
     rng: np.random.Generator,
 ) -> tuple[LabeledImage, Square] | None:
-    mpp = dataset.entry(mix.target).mpp
+    mpp = dataset.entry(change.image).mpp
     possible = [
         entry
         for entry in dataset.training
-        if entry.kind == mix.kind and entry.mpp == mpp and entry.source.image not in {*shown, mix.target}
+        if entry.kind == kind_of(change) and entry.mpp == mpp and entry.source.image not in {*shown, change.image}
     ]
     order = [possible[index] for index in rng.permutation(len(possible))]
     for entry in sorted(order, key=lambda entry: donors[entry.source.image] > 0):

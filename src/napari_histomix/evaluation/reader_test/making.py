@@ -8,10 +8,12 @@ from pathlib import Path
 
 from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, write_test
-from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei
+from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei, method_name
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.evaluation.reader_test.tissue import draw_tissue
-from napari_histomix.records import HistomixError, Job, MixedImage, Placement
+from napari_histomix.methods import method_of
+from napari_histomix.records import Change, HistomixError, Job
+from napari_histomix.study.changes import Changes
 from napari_histomix.study.store import Study
 
 TAKEN_OUT = ("reject", "delete")
@@ -23,22 +25,6 @@ class MadeTest:
 
     test: ReaderTest
     each: int
-
-
-def holds_tissue(studies: Sequence[Study]) -> bool:
-    """Whether studies hold synthetic tissue images, or synthetic nuclei.
-
-    Raises
-    ------
-    HistomixError
-        If they hold neither, or both among them.
-    """
-    nuclei, tissue = any(one.placements() for one in studies), any(one.mix_names() for one in studies)
-    if not nuclei and not tissue:
-        raise HistomixError("There is nothing synthetic in the study yet; synthesize something first.")
-    if nuclei and tissue:
-        raise HistomixError("A reader test asks about nuclei or about tissue; name studies of one of them.")
-    return tissue
 
 
 def make_reader_test(
@@ -74,50 +60,53 @@ def make_reader_test(
     for study in studies:
         if study.dataset_root.is_dir() and study.dataset_root.resolve() != dataset.root.resolve():
             raise HistomixError(f"The study {study.folder} is of another dataset, that in {study.dataset_root}.")
-    if not dataset.has_nuclei:
-        mixes = _Several(studies, undecided)
-        _check_some(len(mixes), undecided)
-        drawn = yield from draw_tissue(dataset, mixes, settings)
+    shown = [change for study in studies for change in _shown(study, undecided)]
+    in_place = [change for change in shown if change.in_place]
+    if not shown:
+        rest = "all of it was rejected" if undecided else "approve some, or show what is undecided too"
+        raise HistomixError(f"There is nothing synthetic to show: {rest}.")
+    if in_place and len(in_place) < len(shown):
+        raise HistomixError("A reader test asks about nuclei or about tissue; name studies of one of them.")
+    if in_place:
+        titles = [title for study in studies for title in _titles(study, undecided)]
+        drawn = yield from draw_nuclei(dataset, in_place, settings, titles)
     else:
-        placements, samplers = [], []
-        for study in studies:
-            some, known = _placements(study, undecided), study.samplers()
-            placements += some
-            samplers += [known.get(one.candidate.rank, "") for one in some]
-        _check_some(len(placements), undecided)
-        drawn = yield from draw_nuclei(dataset, placements, settings, samplers)
+        drawn = yield from draw_tissue(dataset, _Shown(studies, undecided), settings)
     facts = {"studies": [str(study.folder) for study in studies], "undecided": undecided}
     write_test(out, dataset.name, drawn, settings, facts)
     return MadeTest(ReaderTest.open(out), len(drawn.specimens) // 2)
-
-
-def _check_some(count: int, undecided: bool) -> None:
-    if not count:
-        rest = "all of it was rejected" if undecided else "approve some, or show what is undecided too"
-        raise HistomixError(f"There is nothing synthetic to show: {rest}.")
 
 
 def _wanted(decision: str | None, undecided: bool) -> bool:
     return decision not in TAKEN_OUT if undecided else decision == "approve"
 
 
-def _placements(study: Study, undecided: bool) -> list[Placement]:
-    decisions = study.decisions("placement")
-    return [one for one in study.placements() if _wanted(decisions.get(one.candidate.rank), undecided)]
+def _shown(study: Study, undecided: bool) -> Changes:
+    """Changes of a study that may be shown; read when they are looked at, for images are large."""
+    decisions = study.decisions("change")
+    return study.changes().where(lambda header: _wanted(decisions.get(header.id), undecided))
 
 
-class _Several(Sequence[MixedImage]):
-    """The synthetic tissue images of several studies that may be shown, read one at a time."""
+def _titles(study: Study, undecided: bool) -> list[str]:
+    """What made each change that may be shown: asked of the study at once, not of each change."""
+    samplers = study.samplers()
+    return [
+        method_name(method_of(change.method).title, samplers.get(change.id, "")) for change in _shown(study, undecided)
+    ]
+
+
+class _Shown(Sequence[Change]):
+    """The synthetic images of several studies that may be shown."""
 
     def __init__(self, studies: Sequence[Study], undecided: bool) -> None:
-        self._found: list[tuple[Study, int]] = []
-        for study in studies:
-            decisions = study.decisions("mix")
-            self._found += [(study, one) for one in study.mix_names() if _wanted(decisions.get(one), undecided)]
+        self._parts = [_shown(study, undecided) for study in studies]
 
     def __len__(self) -> int:
-        return len(self._found)
+        return sum(map(len, self._parts))
 
-    def __getitem__(self, index: int) -> MixedImage:  # type: ignore[override]
-        study, number = self._found[index]
-        return study.mix(number)
+    def __getitem__(self, index: int) -> Change:  # type: ignore[override]
+        for part in self._parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)

@@ -1,0 +1,135 @@
+"""A setting is said once: command line, form, record and documentation agree with its field, for every method."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from napari_histomix.cli.options import add_settings, settings_from
+from napari_histomix.methods import method_names, method_of
+from napari_histomix.records import HistomixError
+from napari_histomix.settings import check_settings, made_from, options_table, plain, settings_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def classes(name: str) -> list[type]:
+    method = method_of(name)
+    return [method.settings] if method.stage is None else [method.stage.settings, method.settings]
+
+
+ALL = [(name, cls) for name in method_names() for cls in classes(name)]
+
+
+def example(setting):
+    """A value that is not the default."""
+    option = setting.option
+    if option.choices:
+        return next(value for value in option.choices if value != setting.default)
+    if setting.type is bool:
+        return not setting.default
+    if setting.type is str:
+        return ("rare", "other") if setting.many else "something"
+    low = option.low if option.low is not None else 0
+    high = option.high if option.high is not None else low + 8
+    middle = setting.type((low + high) / 2)
+    if setting.pair:
+        return setting.type(low + (high - low) / 4), setting.type(low + (high - low) / 2)
+    return (middle,) if setting.many else middle
+
+
+def said(setting, value) -> list[str]:
+    if setting.type is bool:
+        return [setting.flag if value else setting.flag.replace("--", "--no-", 1)]
+    values = value if setting.pair or setting.many else [value]
+    return [setting.flag, *map(str, values)]
+
+
+@pytest.mark.parametrize(("name", "cls"), ALL, ids=lambda part: getattr(part, "__name__", part))
+class TestEverySetting:
+    def test_the_command_line_can_say_it(self, name, cls):
+        parser = argparse.ArgumentParser()
+        add_settings(parser, [cls])
+        for setting in settings_of(cls):
+            needed = [part for other in settings_of(cls) if other.required for part in said(other, example(other))]
+            value = example(setting)
+            options = parser.parse_args([*needed, *said(setting, value)])
+            assert getattr(settings_from(cls, options), setting.name) == value, setting.name
+
+    def test_what_nobody_says_is_the_field_s_own_default(self, name, cls):
+        parser = argparse.ArgumentParser()
+        add_settings(parser, [cls])
+        needed = {other.name: example(other) for other in settings_of(cls) if other.required}
+        assert settings_from(cls, {**vars(parser.parse_args([])), **needed}) == made_from(cls, needed)
+        for other in settings_of(cls):
+            if other.required:
+                with pytest.raises(HistomixError, match=other.flag):
+                    settings_from(cls, parser.parse_args([]))
+
+    def test_the_help_says_what_the_field_says(self, name, cls):
+        parser = argparse.ArgumentParser()
+        add_settings(parser, [cls])
+        actions = {action.dest: action for action in parser._actions}
+        for setting in settings_of(cls):
+            text = (actions[setting.name].help or "").replace("%%", "%")
+            assert setting.option.help.rstrip(".") in text
+            assert setting.option.choices or not setting.bounds() or setting.bounds() in text
+
+    def test_the_record_gives_it_back(self, name, cls):
+        values = {setting.name: example(setting) for setting in settings_of(cls)}
+        settings = made_from(cls, values)
+        assert made_from(cls, plain(settings)) == settings
+        recorded = plain(settings, recorded_only=True)
+        assert recorded.keys() == {one.name for one in settings_of(cls) if one.option.recorded}
+
+    def test_values_out_of_bounds_are_refused_by_name(self, name, cls):
+        needed = {other.name: example(other) for other in settings_of(cls) if other.required}
+        for setting in settings_of(cls):
+            if setting.option.low is not None and not setting.pair and not setting.many:
+                wrong = setting.type(setting.option.low - 1)
+                with pytest.raises(HistomixError, match=setting.name):
+                    made_from(cls, {**needed, setting.name: wrong})
+
+    def test_defaults_are_within_their_bounds(self, name, cls):
+        needed = {other.name: example(other) for other in settings_of(cls) if other.required}
+        check_settings(made_from(cls, needed))
+
+    def test_the_documentation_has_it(self, name, cls):
+        table = options_table(cls)
+        for setting in settings_of(cls):
+            assert f"`{setting.flag}`" in table and setting.option.help in table
+        page = ROOT / "docs" / "methods.md"
+        assert name == "stamps" or table in page.read_text(encoding="utf-8"), "run scripts/options.py"
+
+
+def test_no_room_but_that_of_methods_knows_a_method_by_name():
+    """Docstring citations aside, as git grep sees it."""
+    names = "nucleimix|usegmix|gradmix|copypaste|cutmix|cutout|mixup"
+    listed = subprocess.run(
+        ["git", "grep", "-nIE", names, "--", "src", ":!src/napari_histomix/methods"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode > 1:
+        pytest.skip("not a git checkout")
+    allowed = ("study/upgrade.py", "study/provenance/recorded.py", "napari.yaml")
+    offenders = [line for line in listed.stdout.splitlines() if not line.split(":")[0].endswith(allowed)]
+    assert offenders == [] or all(">>>" in line for line in offenders), "\n".join(offenders)
+
+
+def test_importing_methods_loads_neither_qt_nor_torch():
+    program = (
+        "import sys\n"
+        "from napari_histomix.methods import method_names, method_of\n"
+        "[method_of(name).settings for name in method_names()]\n"
+        "from napari_histomix.cli.parser import build_parser\n"
+        "build_parser(['synthesize'])\n"
+        "print(sorted({'torch', 'torchvision', 'qtpy', 'napari', 'magicgui'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
