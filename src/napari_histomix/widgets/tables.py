@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from napari_histomix.records import Candidate, Change
+from napari_histomix.study.changes import ChangeTable
 
 UNDECIDED = "undecided"
 KEEP, DROP = "keep", "drop"
@@ -24,6 +25,13 @@ WORDS = {
     UNDECIDED: UNDECIDED,
 }
 """What a decision is called on the screen."""
+
+
+def nouns(table: ChangeTable) -> tuple[str, str]:
+    """What changes are, one and several: nuclei, images, or both."""
+    if len(table) and table.in_place.all():
+        return "nucleus", "nuclei"
+    return ("change", "changes") if table.in_place.any() else ("image", "images")
 
 
 def candidate_frame(candidates: Sequence[Candidate], class_name: Callable[[int], str]) -> pd.DataFrame:

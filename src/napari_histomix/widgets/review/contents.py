@@ -9,7 +9,7 @@ from napari_histomix.compositing.windowed import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
 from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.study.store import Decided
-from napari_histomix.widgets.base import ACCENT, BAD, GOOD, SPACE, Note, row
+from napari_histomix.widgets.base import ACCENT, BAD, GOOD, SPACE, Note, rgb, row
 from napari_histomix.widgets.jobs import JobRunner, sentence_of
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.layers import LayerBook
@@ -22,7 +22,7 @@ from napari_histomix.widgets.review.goal import GoalBar
 from napari_histomix.widgets.review.listing import ListSection
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.rows import CODES, ChangeRows
-from napari_histomix.widgets.review.summary import Classes, SummarySection, rgb
+from napari_histomix.widgets.review.summary import Classes, SummarySection
 from napari_histomix.widgets.review.toolbar import ViewBar
 from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison
 from napari_histomix.widgets.session import Session

@@ -60,18 +60,17 @@ class ListSection(Section):
         rows, marks = self.queue.rows, self.queue.marks
         table = rows.table
         names, titles = table.made_names, [title_of(name) for name in table.method_names]
-        self.model.set_columns(
-            (
-                Column("number", "#", "In the order they were made.", table.ids, lambda value: f"{value + 1}", right=True),
-                Column("image", "Image", "In which it is seen.", table.names, names.__getitem__,
-                       hover=lambda row: names[table.names[row]]),
-                Column("class", "Class", "", table.classes, rows.class_names.__getitem__),
-                Column("fit", "Fit", "How well it fits, 0 to 100.", table.scores, _fit, right=True),
-                Column("method", "Method", "", table.methods, titles.__getitem__),
-                Column("decision", "Decision", "", marks.decisions, STATES.__getitem__,
-                       color=lambda row: COLORS.get(int(marks.decisions[row]))),
-            )
-        )  # fmt: skip
+        columns = (
+            Column("number", "#", "In the order they were made.", table.ids, lambda value: f"{value + 1}", right=True),
+            Column("image", "Image", "In which it is seen.", table.names, names.__getitem__),
+            Column("class", "Class", "", table.classes, rows.class_names.__getitem__),
+            Column("fit", "Fit", "How well it fits, 0 to 100.", table.scores, _fit, right=True),
+            Column("method", "Method", "", table.methods, titles.__getitem__),
+            Column("decision", "Decision", "", marks.decisions, STATES.__getitem__),
+        )
+        columns[1].hover = lambda row: names[table.names[row]]
+        columns[5].color = lambda row: COLORS.get(int(marks.decisions[row]))
+        self.model.set_columns(columns)
         self._listed = None
         for column in range(self.model.columnCount()):
             mode = QHeaderView.ResizeMode.Stretch if column == 1 else QHeaderView.ResizeMode.ResizeToContents

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.decision_log import Subject
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED
+from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED, nouns
 
 CODES = {UNDECIDED: 0, APPROVE: 1, REJECT: 2, DELETE: 3}
 """Decisions as numbers."""
@@ -82,10 +82,7 @@ class ChangeRows:
     @cached_property
     def words(self) -> tuple[str, str]:
         """What the changes are, one and several: nuclei, images, or both."""
-        in_place = self.table.in_place
-        if in_place.all() and len(self):
-            return "nucleus", "nuclei"
-        return ("change", "changes") if in_place.any() else ("image", "images")
+        return nouns(self.table)
 
     def noun(self, row: int | None) -> str:
         """What a row is: a nucleus in an image, or an image of its own."""

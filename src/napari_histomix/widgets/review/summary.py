@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QWidge
 
 from napari_histomix.sampling.draws import effective_sample_size
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.base import ACCENT, CARE, SPACE, heading, hint
+from napari_histomix.widgets.base import ACCENT, CARE, SPACE, heading, hint, rgb
 from napari_histomix.widgets.class_table import Bar
 from napari_histomix.widgets.review.rows import CODES, ChangeRows, Marks
 from napari_histomix.widgets.sections import Section, many
@@ -216,9 +216,3 @@ class SummarySection(Section):
             name = self.fontMetrics().elidedText(image, Qt.TextElideMode.ElideMiddle, DONOR_WIDTH)
             self.most_button.setText(f"Used most, {many(int(use.counts.max()), 'time')}: #{number} of {name}")
             self.most_button.setToolTip(f"Show only the copies of #{number} of {image}.")
-
-
-def rgb(color: str) -> tuple[int, int, int]:
-    """A color such as "#3d7eff" as numbers."""
-    red, green, blue = bytes.fromhex(color.removeprefix("#"))
-    return red, green, blue
