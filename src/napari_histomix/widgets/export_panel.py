@@ -11,8 +11,8 @@ from qtpy.QtCore import QSignalBlocker, Qt, QTimer, QUrl
 from qtpy.QtGui import QDesktopServices, QPixmap, QShowEvent
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_histomix.datasets import class_folders
 from napari_histomix.datasets.formats import FORMATS
-from napari_histomix.study.export import formats_for
 from napari_histomix.study.export_plan import ExportPlan, bytes_text
 from napari_histomix.widgets.base import ACCENT, SPACE, Note, Panel, RunBar, form, heading, narrow, rgb, row
 from napari_histomix.widgets.class_table import Bar
@@ -269,13 +269,14 @@ class ExportPanel(Panel):
 
     def _offer_formats(self) -> None:
         dataset, chosen = self.session.dataset, self.format.currentData()
-        possible = formats_for(dataset) if dataset is not None else ()
+        nuclei, kinds = (dataset.has_nuclei, dataset.has_kinds) if dataset is not None else (False, False)
+        formats = [(known.title, known.name) for known in FORMATS.values() if known.writes and nuclei]
+        formats += [(class_folders.TITLE, class_folders.NAME)] if kinds else []
         with QSignalBlocker(self.format):
             self.format.clear()
-            for name in possible:
-                self.format.addItem(FORMATS[name].title, name)
-            self.format.setCurrentIndex(possible.index(chosen) if chosen in possible else 0)
-        nuclei = dataset is not None and dataset.has_nuclei
+            for title, name in formats:
+                self.format.addItem(title, name)
+            self.format.setCurrentIndex(max(self.format.findData(chosen), 0))
         self.ignore_band.setVisible(nuclei)
         self.ignore_band.setChecked(self.ignore_band.isChecked() and nuclei)
 
