@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from review_samples import add_run, nucleus_change
 from scipy import ndimage
 
 from napari_histomix.datasets import Dataset, load_sample
-from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings
-from napari_histomix.records import Candidate, LabeledImage, Location, Placement
+from napari_histomix.records import Candidate, Change, LabeledImage, Location
 from napari_histomix.study import Study
 
 MARGIN = 40
@@ -23,7 +22,7 @@ def locate(image: LabeledImage, number: int) -> Location:
     return Location(image.source.image, "major", *center, number, image.types[number], len(rows))
 
 
-def placed(image: LabeledImage, rank: int, donor: Location) -> Placement:
+def placed(image: LabeledImage, rank: int, donor: Location) -> Change:
     """A nucleus of the donor's class in the place of another, in noise, with a ring that counts as inpainted."""
     rows, cols = image.instances.shape
     inner = (locate(image, number) for number, kind in image.types.items() if kind != donor.type)
@@ -40,10 +39,12 @@ def placed(image: LabeledImage, rank: int, donor: Location) -> Placement:
     candidate = Candidate(rank, where, donor, -1.5, 50.0)
     made = {"sampler": "fast", "model": "small", "model_sha256": "0" * 64}
     corner = int(window[0].start), int(window[1].start)
-    return Placement(candidate, max(image.types) + 1, *corner, pixels, origin, nucleus, 7, made)
+    number = max(image.types) + 1
+    about = {"nucleus": nucleus, "method": "nucleimix", "seed": 7, "provenance": made}
+    return nucleus_change(candidate, number, *corner, pixels, origin, **about)
 
 
-def placed_sample() -> tuple[Dataset, tuple[Placement, ...]]:
+def placed_sample() -> tuple[Dataset, tuple[Change, ...]]:
     """The bundled sample, and a lymphocyte in each of its first four images."""
     dataset = load_sample()
     rare = dataset.class_number("lymphocyte")
@@ -54,15 +55,12 @@ def placed_sample() -> tuple[Dataset, tuple[Placement, ...]]:
 
 
 def placed_study(folder: Path) -> Study:
-    """A study of the sample: two placements are approved, one is rejected, one is undecided."""
-    dataset, placements = placed_sample()
+    """A study of the sample: two changes are approved, one is rejected, one is undecided."""
+    dataset, changes = placed_sample()
     study = Study.create(folder, dataset.root, dataset.name)
-    candidates = tuple(one.candidate for one in placements)
-    settings = CandidateSettings((dataset.class_number("lymphocyte"),))
-    study.set_candidates(CandidateSet(candidates, settings, "texture", 1.5, 9.9, Counter(major=4), Counter(), ()))
-    study.save_settings({"refusals": {"no room": 3}})
-    study.add_placements(placements)
+    run = add_run(study, changes)
+    study.set_plan(run, 7, {"no room": 3})
     study.reviewer = "Ann"
-    study.decide("placement", [0, 2], "approve")
-    study.decide("placement", [1], "reject")
+    study.decide("change", [0, 2], "approve")
+    study.decide("change", [1], "reject")
     return study
