@@ -1,10 +1,11 @@
-"""Small candidates and placements."""
+"""Small candidates and changes."""
 
 from __future__ import annotations
 
 import numpy as np
+from review_samples import nucleus_change
 
-from napari_histomix.records import Candidate, Location, Placement
+from napari_histomix.records import Candidate, Change, Location
 
 
 def candidate(rank: int, image: str = "a", kind: str = "major", row: float = 20, col: float = 20) -> Candidate:
@@ -13,10 +14,10 @@ def candidate(rank: int, image: str = "a", kind: str = "major", row: float = 20,
     return Candidate(rank, target, Location("donors", "rare", 5, 5, 9, 1, 30), -float(rank), 100.0 - rank % 101)
 
 
-def placement(rank: int, row: int, col: int, value: int, instance: int, side: int = 8) -> Placement:
+def change(rank: int, row: int, col: int, value: int, instance: int, side: int = 8) -> Change:
     """A square nucleus in a square patch, its border one pixel of inpainting."""
     origin = np.full((side, side), 2, np.uint8)
     origin[1:-1, 1:-1] = 1
     pixels = np.full((side, side, 3), value, np.uint8)
-    one = candidate(rank, kind="background", row=row + side / 2, col=col + side / 2)
-    return Placement(one, instance, row, col, pixels, origin, origin == 1, rank)
+    place = candidate(rank, kind="background", row=row + side / 2, col=col + side / 2)
+    return nucleus_change(place, instance, row, col, pixels, origin)

@@ -1,25 +1,28 @@
-"""Step 5: write the approved work as a dataset that others can read."""
+"""Write the approved work as a dataset that others can read."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer, QUrl
+import numpy as np
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer, QUrl
 from qtpy.QtGui import QDesktopServices, QPixmap, QShowEvent
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_histomix.datasets import class_folders
 from napari_histomix.datasets.formats import FORMATS
-from napari_histomix.study.augmented import counts_after
 from napari_histomix.study.export_plan import ExportPlan, bytes_text
-from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, form, heading, narrow, row
+from napari_histomix.widgets.base import ACCENT, SPACE, Note, Panel, RunBar, form, heading, narrow, rgb, row
 from napari_histomix.widgets.class_table import Bar
 from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.sections import many
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.tables import nouns
 
 WRITTEN = (
-    "Beside the images and labels: a manifest of every placement, where each pixel comes from, a chart of the classes "
+    "Beside the images and labels: a manifest of every change, where each pixel comes from, a chart of the classes "
     "and a dataset card."
 )
 CHART = "class_counts.png"
@@ -34,6 +37,7 @@ class ExportPanel(Panel):
         super().__init__(napari_viewer, session)
         self._folder: Path | None = None
         self._done: Path | None = None
+        self._exported = ""
         self._pixmap: QPixmap | None = None
         self.plan: ExportPlan | None = None
         """What an export would write now; None until that is known."""
@@ -44,7 +48,7 @@ class ExportPanel(Panel):
         self._wait.timeout.connect(self._look)
         self._stale = False
         """Whether decisions were made, or splits chosen, that are not shown yet."""
-        self.empty = Note("Approve some synthetic nuclei first.")
+        self.empty = Note("Approve some synthetic nuclei or images first.")
         self.column.addWidget(self.empty)
         self._build()
         self.progress = RunBar("Export", self.runner)
@@ -70,8 +74,9 @@ class ExportPanel(Panel):
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.study_changed.connect(self._propose)
         self.session.splits_changed.connect(self._on_change)
-        self.session.placements_changed.connect(self._on_placements)
-        self.session.placements_decided.connect(lambda _numbers: self._on_change())
+        self.session.changes_changed.connect(self._on_changes)
+        self.session.changes_made.connect(lambda _ids: self._on_change())
+        self.session.changes_decided.connect(lambda _ids: self._on_change())
         self._on_dataset()
 
     def _build(self) -> None:
@@ -82,7 +87,8 @@ class ExportPanel(Panel):
         self.summary = QLabel()
         self.summary.setWordWrap(True)
         column.addWidget(self.summary)
-        column.addWidget(heading("Nuclei before and after"))
+        self.counts_title = heading("")
+        column.addWidget(self.counts_title)
         self.counts = QWidget()
         self._grid = QGridLayout(self.counts)
         self._grid.setContentsMargins(0, 0, 0, 0)
@@ -94,9 +100,6 @@ class ExportPanel(Panel):
         self.folder_button.clicked.connect(self._ask_folder)
         self.format = QComboBox()
         narrow(self.format)
-        for one in FORMATS.values():
-            if one.writes:
-                self.format.addItem(one.title, one.name)
         self.format.setToolTip("How images and labels are laid out; docs/formats.md says who reads which.")
         self.format.currentIndexChanged.connect(lambda _index: self._replan())
         self.ignore_band = QCheckBox("Ignore band over inpainted pixels")
@@ -159,7 +162,7 @@ class ExportPanel(Panel):
             self._wait.start()
 
     def _on_change(self) -> None:
-        # Counting a hundred thousand placements at each decision would hold up the next one.
+        # Counting a hundred thousand changes at each decision would hold up the next one.
         self._stale = True
         self._replan()
 
@@ -185,12 +188,12 @@ class ExportPanel(Panel):
         dataset, counted = session.dataset, session.survey
         if self.runner.running or dataset is None or counted is None or folder is None or not session.approved:
             return
-        placements, decisions = session.placements, dict(session.placement_decisions)
+        changes, decisions = session.all_changes(), dict(session.said["change"])
 
         def job() -> Any:
             from napari_histomix.study.export_plan import plan_export
 
-            return (yield from plan_export(dataset, placements, folder, decisions, counted=counted, **how))
+            return (yield from plan_export(dataset, changes, folder, decisions, counted=counted, **how))
 
         self.planner.replace(job, "looking at what an export would write")
 
@@ -199,6 +202,8 @@ class ExportPanel(Panel):
         self.figures.say(
             f"{plan.files:,} files, about {bytes_text(plan.size)}; {bytes_text(plan.free)} are free there."
         )
+        self.counts_title.setText(f"{plan.unit.capitalize()} before and after")
+        self._draw(plan.before, plan.after)
         lines = filter(None, (plan.refusal, *plan.losses))
         self.warnings.say("\n".join(lines), "error" if plan.refusal else "warning")
         self.progress.allow(not plan.refusal, plan.refusal)
@@ -211,34 +216,32 @@ class ExportPanel(Panel):
     def run(self) -> None:
         """Write the approved work in the background."""
         session = self.session
-        if self.runner.running or session.dataset is None or self._folder is None or not session.approved:
+        study, dataset, folder = session.study, session.dataset, self._folder
+        if self.runner.running or study is None or dataset is None or folder is None or not session.approved:
             return
         self.note.say("")
         self.open_button.hide()
         self.chart.clear()
-        dataset, placements, folder = session.dataset, session.placements, self._folder
-        decisions, study, how = dict(session.placement_decisions), session.study, self._arguments()
+        how, self._exported = self._arguments(), self._approved_words()
 
         def job() -> Any:
-            from napari_histomix.study.export import export
-            from napari_histomix.study.manifest import nuclei_facts, reviews_of
+            from napari_histomix.study.export import export_study
 
-            facts, reviews = (nuclei_facts(study), reviews_of(study)) if study is not None else ({}, {})
-            made = export(dataset, placements, folder, decisions, facts=facts, reviews=reviews, **how)
-            return (yield from made)
+            return (yield from export_study(study, dataset, folder, **how))
 
         self.runner.start(job, "exporting")
 
     def _on_written(self, out: Path) -> None:
         self._done = Path(out)
-        number = len(self.session.approved)
-        self.note.say(
-            f"{number} approved nucle{'us' if number == 1 else 'i'} exported to the folder {self._done.name}.", "good"
-        )
+        self.note.say(f"{self._exported} exported to the folder {self._done.name}.", "good")
         self.open_button.show()
         self._pixmap = QPixmap(str(self._done / CHART))
         self._fit_chart()
         self._propose(self._done.parent)
+
+    def _approved_words(self) -> str:
+        number, words = len(self.session.approved), nouns(self.session.table)
+        return f"{number:,} approved {words[number != 1]}"
 
     def _fit_chart(self) -> None:
         if self._pixmap is not None and not self._pixmap.isNull():
@@ -260,10 +263,24 @@ class ExportPanel(Panel):
         self.open_button.hide()
         self.chart.clear()
         self._pixmap = None
+        self._offer_formats()
         self._propose()
-        self._on_placements()
+        self._on_changes()
 
-    def _on_placements(self) -> None:
+    def _offer_formats(self) -> None:
+        dataset, chosen = self.session.dataset, self.format.currentData()
+        nuclei, kinds = (dataset.has_nuclei, dataset.has_kinds) if dataset is not None else (False, False)
+        formats = [(known.title, known.name) for known in FORMATS.values() if known.writes and nuclei]
+        formats += [(class_folders.TITLE, class_folders.NAME)] if kinds else []
+        with QSignalBlocker(self.format):
+            self.format.clear()
+            for title, name in formats:
+                self.format.addItem(title, name)
+            self.format.setCurrentIndex(max(self.format.findData(chosen), 0))
+        self.ignore_band.setVisible(nuclei)
+        self.ignore_band.setChecked(self.ignore_band.isChecked() and nuclei)
+
+    def _on_changes(self) -> None:
         if self.isVisible():
             self._on_work()
         else:
@@ -279,32 +296,30 @@ class ExportPanel(Panel):
         self._replan()
         if session.dataset is None or session.survey is None or not approved:
             return
-        images = {one.candidate.target.image for one in approved}
-        names = {entry.source.image for entry in session.dataset.training}
-        training = [name for name in session.images if name in names]
-        left = sum(one.candidate.rank not in session.placement_decisions for one in session.placements)
-        waiting = f" {left} still undecided {'stays' if left == 1 else 'stay'} out." if left else ""
+        table = session.table
+        images = len(np.unique(table.names[table.rows(approved)]))
+        training = {entry.source.image for entry in session.dataset.training} & set(session.images)
+        left = len(table) - len(session.said["change"])
+        waiting = f" {left:,} still undecided {'stays' if left == 1 else 'stay'} out." if left else ""
         self.summary.setText(
-            f"<b>{len(approved)} approved</b> in {len(images)} image{'s' if len(images) != 1 else ''}; "
-            f"all {len(training)} training images are written.{waiting}"
+            f"<b>{self._approved_words()}</b> in {many(images, 'image')}; "
+            f"all {len(training):,} training images are written.{waiting}"
         )
-        before: Counter[int] = sum((session.survey.counts[name] for name in training), Counter())
-        self._draw(before, counts_after(before, approved))
 
-    def _draw(self, before: Counter[int], after: Counter[int]) -> None:
+    def _draw(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
         while self._grid.count():
             widget = self._grid.takeAt(0).widget()
             if widget is not None:
                 widget.deleteLater()
         assert self.session.dataset is not None
+        colors = {each.name: each.color for each in self.session.dataset.classes}
         top = max([*before.values(), *after.values()], default=0) or 1
-        for line, one in enumerate(self.session.dataset.classes):
-            bar = Bar(one.color)
-            was, will = before[one.number], after[one.number]
+        for line, (name, was) in enumerate(before.items()):
+            bar, will = Bar(colors.get(name, rgb(ACCENT))), after[name]
             bar.set_shares(was / top, will / top)
             change = will - was
             text = f"{was:,} → <b>{will:,}</b>" + (f" ({change:+,})" if change else "")
-            self._grid.addWidget(QLabel(one.name), line, 0)
+            self._grid.addWidget(QLabel(name), line, 0)
             self._grid.addWidget(bar, line, 1)
             self._grid.addWidget(QLabel(text), line, 2)
 

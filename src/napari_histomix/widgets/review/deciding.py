@@ -1,4 +1,4 @@
-"""Approve, reject, clear, delete: the nucleus that is shown, those of its image, or all that the filter leaves."""
+"""Approve, reject, clear, delete: the change that is shown, those of its image, or all that the filter leaves."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED
 
 ONE, IMAGE, SHOWN = "one", "image", "shown"
-SCOPES = (
-    (ONE, "One nucleus (E)", "Decide on the nucleus that is shown."),
-    (
-        IMAGE,
-        "Whole image (I)",
-        "Show the whole image, and decide on all of its undecided nuclei at once, of those that the filter leaves.",
-    ),
-    (SHOWN, "All shown (G)", "Decide on all nuclei that the filter leaves at once."),
-)
+SCOPES = {ONE: "This {noun} (E)", IMAGE: "Whole image (I)", SHOWN: "All shown (G)"}
+TIPS = {
+    ONE: "Decide on the {noun} that is shown.",
+    IMAGE: "Show the whole image, and decide on all of its undecided nuclei at once, of those that the filter leaves.",
+    SHOWN: "Decide on all {nouns} that the filter leaves at once.",
+}
 DECISIONS = (
     (APPROVE, "Approve", "A, 1", "This may be exported."),
-    (REJECT, "Reject", "R, 2", "Take it out: the image's own pixels and labels return at once."),
+    (
+        REJECT,
+        "Reject",
+        "R, 2",
+        "Leave it out of every export; in a real image, its own pixels and labels return at once.",
+    ),
     (UNDECIDED, "Clear", "3", "Take approval, rejection or deletion back: undecided again."),
-    (DELETE, "Delete", "4", "Take it out of the image and of this list; Undo brings it back, and so does Clear."),
+    (DELETE, "Delete", "4", "Take it out of this list too; Undo brings it back, and so does Clear."),
 )
 FILLED = (
     "QPushButton {{ background-color: {color}; color: white; font-weight: 600; padding: 7px 2px; border-radius: 4px; }}"
@@ -52,10 +54,9 @@ class DecidingBox(QWidget):
         super().__init__()
         self.scopes: dict[str, QPushButton] = {}
         group = QButtonGroup(self)
-        for scope, text, tip in SCOPES:
-            button = QPushButton(text)
+        for scope in SCOPES:
+            button = QPushButton()
             button.setCheckable(True)
-            button.setToolTip(tip)
             group.addButton(button)
             button.toggled.connect(lambda on, scope=scope: self.scope_changed.emit(scope) if on else None)
             self.scopes[scope] = button
@@ -72,7 +73,7 @@ class DecidingBox(QWidget):
         self.previous_button = self._button("◀ Previous (←)", lambda: self.moved.emit(-1))
         self.next_button = self._button("Next (→) ▶", lambda: self.moved.emit(1))
         self.on_button = self._button("Next undecided (J)", self.moved_on.emit)
-        self.on_button.setToolTip("Go to the next undecided nucleus.")
+        self.on_button.setToolTip("Go to the next that is undecided.")
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(SPACE - 2)
@@ -101,8 +102,9 @@ class DecidingBox(QWidget):
         return next(scope for scope, button in self.scopes.items() if button.isChecked())
 
     def set_scope(self, scope: str) -> None:
-        """Let decisions concern one nucleus, those of its image, or all shown."""
-        self.scopes[scope].setChecked(True)
+        """Let decisions concern what is shown, all in its image, or all that the filter leaves."""
+        if self.scopes[scope].isEnabled():
+            self.scopes[scope].setChecked(True)
 
     def rows(self, queue: ReviewQueue) -> NDArray[np.intp]:
         """Rows that a decision concerns."""
@@ -112,16 +114,26 @@ class DecidingBox(QWidget):
             return queue.shown
         return np.array([] if queue.row is None else [queue.row], np.intp)
 
+    def show_scopes(self, queue: ReviewQueue) -> None:
+        """Call what is decided on by its name; an image of its own holds nothing else to decide on."""
+        for scope, button in self.scopes.items():
+            button.setText(SCOPES[scope].format(noun=queue.noun))
+            button.setToolTip(TIPS[scope].format(noun=queue.noun, nouns=queue.rows.words[1]))
+        self.scopes[IMAGE].setVisible(bool(queue.rows.table.in_place.any()))
+        self.scopes[IMAGE].setEnabled(queue.in_place)
+        if self.scope == IMAGE and not queue.in_place:
+            self.set_scope(ONE)
+
     def allow(self, count: int, queue: ReviewQueue, why_not: str = "") -> None:
-        """Let a decision concern so many nuclei, or say why it cannot; let the arrows go where there is a nucleus."""
-        many = self.scope != ONE
+        """Let a decision concern so many changes, or say why it cannot; let the arrows go where there is a change."""
+        several = self.scope != ONE
         for decision, text, keys, tip in DECISIONS:
             button = self.buttons[decision]
-            button.setText(f"{text} {count:,} ({keys})" if many else f"{text} ({keys})")
+            button.setText(f"{text} {count:,} ({keys})" if several else f"{text} ({keys})")
             # In a whole image, it is the undecided ones that are decided on: there is nothing to clear.
             useless = decision == UNDECIDED and self.scope == IMAGE
             button.setEnabled(count > 0 and not why_not and not useless)
-            button.setToolTip(why_not or (f"{tip} One Undo takes all {count:,} back." if many else tip))
+            button.setToolTip(why_not or (f"{tip} One Undo takes all {count:,} back." if several else tip))
         for button in (self.undo_button, self.redo_button):
             button.setEnabled(not why_not)
         self.previous_button.setEnabled(queue.can_step(-1))

@@ -1,7 +1,8 @@
-"""Why a nucleus is not good, a note about it, and where it comes from."""
+"""Why a change is not good, a note about it, and where it comes from."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from datetime import datetime
 
@@ -9,7 +10,8 @@ from qtpy.QtCore import QEvent, QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QFocusEvent, QKeyEvent
 from qtpy.QtWidgets import QCheckBox, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
-from napari_histomix.records import Placement
+from napari_histomix.methods import method_of
+from napari_histomix.records import Change, HistomixError
 from napari_histomix.study.store import REASONS, Decided
 from napari_histomix.widgets.base import SPACE, hint, row
 from napari_histomix.widgets.tables import WORDS
@@ -30,10 +32,10 @@ class NoteEdit(QLineEdit):
     kept = Signal(str)
     left = Signal()
 
-    def __init__(self, what: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.setPlaceholderText("Note (N)")
-        self.setToolTip(f"What should be remembered of this {what}. Enter keeps it, Escape takes it back.")
+        self.setToolTip("What should be remembered of it. Enter keeps it, Escape takes it back.")
         self.setAccessibleName("Note")
         self._shown = ""
         self._number: int | None = None
@@ -78,13 +80,7 @@ class NoteEdit(QLineEdit):
 
 
 class DetailsBox(QWidget):
-    """Reasons and note of what is shown, and its provenance.
-
-    Parameters
-    ----------
-    what : str
-        That is a nucleus, or an image.
-    """
+    """Reasons and note of what is shown, and its provenance."""
 
     reason_toggled = Signal(str)
     note_kept = Signal(str)
@@ -93,21 +89,21 @@ class DetailsBox(QWidget):
     named = Signal(str)
     """Who decides from now on."""
 
-    def __init__(self, what: str = "nucleus") -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.reasons: dict[str, QPushButton] = {}
         for reason in REASONS:
             button = QPushButton(f"{reason.capitalize()} ({REASON_KEYS[reason]})")
             button.setCheckable(True)
             button.setStyleSheet("QPushButton { padding: 4px 2px; }")
-            button.setToolTip(f"{TIPS[reason]} A reason for the {what} that is shown; press again to take it off.")
+            button.setToolTip(f"{TIPS[reason]} A reason for what is shown; press again to take it off.")
             button.clicked.connect(lambda _checked=False, reason=reason: self.reason_toggled.emit(reason))
             self.reasons[reason] = button
-        self.note = NoteEdit(what)
+        self.note = NoteEdit()
         self.note.kept.connect(self.note_kept)
         self.note.left.connect(self.note_left)
         self.stay = QCheckBox("Stay (K)")
-        self.stay.setToolTip(f"After a rejection, stay with the {what}, so that its reasons can be given afterwards.")
+        self.stay.setToolTip("After a rejection, stay, so that its reasons can be given afterwards.")
         self.stay.toggled.connect(self.stay_changed)
         self.provenance = hint("")
         self.provenance.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -151,20 +147,20 @@ class DetailsBox(QWidget):
 
 
 def provenance(
-    one: Placement,
+    change: Change,
     sampler: str,
     name: Callable[[int], str],
     decided: Decided | None,
     decision: str,
     short: Callable[[str], str] = str,
 ) -> str:
-    """Where a nucleus comes from, how well it fits, who decided on it and when.
+    """Where a change comes from, how well it fits, who decided on it and when.
 
     Parameters
     ----------
-    one : Placement
+    change : Change
     sampler : str
-        That blended it; empty where it is not known.
+        That painted in it; empty where none did.
     name : callable
         Name of a class number.
     decided : Decided, optional
@@ -173,19 +169,47 @@ def provenance(
     short : callable
         Makes the name of an image short.
     """
-    candidate, target, donor = one.candidate, one.candidate.target, one.candidate.donor
-    background = target.kind == "background"
-    where = "on free tissue" if background else f"in place of {name(target.type)} #{target.instance}"
     facts = (
-        f"{name(donor.type)} #{one.instance} {where}",
-        short(target.image),
-        f"donor #{donor.instance} of {short(donor.image)}",
-        f"fit {candidate.percentile:.0f}",
+        *(_of_nucleus(change, name, short) if change.in_place else _of_image(change, short)),
+        "" if math.isnan(change.score) else f"fit {change.score:.0f}",
+        title_of(change.method),
         f"{sampler} sampler" if sampler else "",
-        f"candidate {candidate.rank + 1}",
+        f"number {change.id + 1}",
         who_and_when(decided) if decided is not None else WORDS[decision],
     )
     return " · ".join(filter(None, facts))
+
+
+def _of_nucleus(change: Change, name: Callable[[int], str], short: Callable[[str], str]) -> tuple[str, ...]:
+    added = ", ".join(f"{name(kind)} #{number}" for number, kind in change.added.items())
+    target, donor = change.target, change.donor
+    replaced = target is not None and target.item > 0
+    where = f"in place of {name(target.type)} #{target.item}" if target is not None and replaced else "on free tissue"
+    return (
+        f"{added} {where}".strip(),
+        short(change.image),
+        f"donor #{donor.item} of {short(donor.image)}" if donor is not None else "",
+    )
+
+
+def _of_image(change: Change, short: Callable[[str], str]) -> tuple[str, ...]:
+    shares = sorted((change.class_shares or {}).items(), key=lambda pair: -pair[1])
+    mixed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares) if len(shares) > 1 else ""
+    donors = [source for source in change.sources if source.role == "donor"]
+    return (
+        mixed or "".join(kind for kind, _ in shares),
+        f"made of {short(change.image)}" if change.image else "a new image",
+        f"donor {short(donors[0].image)}" if len(donors) == 1 else f"{len(donors)} donors" if donors else "",
+        f"{change.new_area:.0%} new" if change.image else "",
+    )
+
+
+def title_of(method: str) -> str:
+    """What people call a method; its name where it is not installed any more."""
+    try:
+        return method_of(method).title
+    except HistomixError:
+        return method
 
 
 def who_and_when(decided: Decided) -> str:

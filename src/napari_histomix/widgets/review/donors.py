@@ -1,17 +1,19 @@
-"""The donor of a synthetic nucleus, and the training patch that resembles the nucleus most."""
+"""The donors of a change, and the training patch that resembles a synthetic nucleus most."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 
 from napari_histomix.compositing.windowed import crop, look
-from napari_histomix.records import Event, Job, LabeledImage, Placement
-from napari_histomix.widgets.base import CropView, Note, hint, row
+from napari_histomix.records import Change, Event, Job, LabeledImage, Location, SourceRef
+from napari_histomix.widgets.base import CropView, Note, RunBar, hint, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.sections import MixBar, Section
+from napari_histomix.widgets.layer_making import center
+from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ CLOSE = 1.0
 
 
 class DonorSection(Section):
-    """Donor and nearest training patch side by side, at the same scale.
+    """Donor and nearest training patch side by side, at the same scale; of an image, its first two donors.
 
     Parameters
     ----------
@@ -42,8 +44,8 @@ class DonorSection(Section):
         )
         self.session, self.runner = session, runner
         self._patches: TrainingPatches | None = None
-        self._placement: Placement | None = None
-        self._near: Sequence[Placement] = ()
+        self._change: Change | None = None
+        self._near: Sequence[Change] = ()
         self._neighbor: tuple[int, Neighbor] | None = None
         self._asked: int | None = None
         self.finder = JobRunner(self)
@@ -53,7 +55,7 @@ class DonorSection(Section):
             view.setFixedHeight(HEIGHT)
         pair = row(self.donor, self.nearest)
         pair.setSpacing(2)
-        self.bar = MixBar(
+        self.bar = RunBar(
             "Find nearest training patch",
             "Describe all nuclei of the training images once; then the nearest is shown for each synthetic nucleus.",
             runner,
@@ -97,7 +99,7 @@ class DonorSection(Section):
         self._show()
 
     def _on_dataset(self) -> None:
-        self._placement = None
+        self._change = None
         self._on_splits()
 
     def _on_splits(self) -> None:
@@ -110,11 +112,11 @@ class DonorSection(Section):
         self._show()
 
     def _find(self, target: LabeledImage) -> None:
-        one, patches, near = self._placement, self._patches, self._near
-        if one is None or patches is None or self._asked == one.candidate.rank:
+        change, patches, near = self._change, self._patches, self._near
+        if change is None or patches is None or self._asked == change.id:
             return
-        self._asked = one.candidate.rank
-        self.finder.replace(_nearest(patches, target, one, near), "finding the nearest training patch")
+        self._asked = change.id
+        self.finder.replace(_nearest(patches, target, change, near), "finding the nearest training patch")
 
     def _on_found(self, found: tuple[int, Neighbor]) -> None:
         self._neighbor = found
@@ -122,35 +124,49 @@ class DonorSection(Section):
 
     # What is shown.
 
-    def show_placement(self, placement: Placement | None, near: Sequence[Placement]) -> None:
-        """Show the donor of a placement; ``near`` are all that are composed around it, itself among them."""
-        self._placement, self._near = placement, near
+    def show_change(self, change: Change | None, near: Sequence[Change]) -> None:
+        """Show the donors of a change; ``near`` are all that are composed around it, itself among them."""
+        self._change, self._near = change, near
         self._show()
 
     def _on_loaded(self, name: str) -> None:
-        one, known = self._placement, self._neighbor
+        change, known = self._change, self._neighbor
         wanted = {known[1].image} if known is not None else set()
-        if one is not None and name in wanted | {one.candidate.donor.image, one.candidate.target.image}:
+        if change is not None and name in wanted | {source.image for source in change.sources}:
             self._show()
 
     def _show(self) -> None:
-        one = self._placement
-        if one is None or not self.toggle.isChecked():
+        change = self._change
+        if change is None or not self.toggle.isChecked():
             return
-        donor = one.candidate.donor
-        self._show_crop(self.donor, f"Donor: {self._named(donor.type)}", donor.image, donor.row, donor.col)
-        target = self.session.reader.get(one.candidate.target.image)
+        donors = [source for source in change.sources if source.role == "donor"]
+        views = (self.donor,) if change.in_place else (self.donor, self.nearest)
+        for view, donor in zip_longest(views, donors[: len(views)]):
+            self._show_donor(view, donor, donors)
+        self.bar.setVisible(change.in_place and self._patches is None)
+        self.about.setVisible(False)
+        if change.in_place:
+            self._show_nearest(change)
+
+    def _show_donor(self, view: CropView, donor: SourceRef | None, donors: Sequence[SourceRef]) -> None:
+        if donor is None:
+            view.show_pixels(None, "" if donors else "No donor")
+            return
+        place = f" {donors.index(donor) + 1} of {len(donors)}" if len(donors) > 1 else ""
+        caption = f"Donor{place}: {self._named(donor)}"
+        self._show_crop(view, caption, donor.image, donor.row, donor.col, whole=not (donor.row or donor.col))
+
+    def _show_nearest(self, change: Change) -> None:
+        target = self.session.reader.get(change.image)
         if self._patches is not None and target is not None:
             self._find(target)
         known = self._neighbor
-        if known is None or known[0] != one.candidate.rank:
+        if known is None or known[0] != change.id:
             self.nearest.show_pixels(None, "Nearest …" if self._patches is not None else "Nearest")
-            self.about.hide()
             return
         neighbor = known[1]
-        self._show_crop(
-            self.nearest, f"Nearest: {self._named(neighbor.type)}", neighbor.image, neighbor.row, neighbor.col
-        )
+        kind = self.session.dataset.class_name(neighbor.type) if self.session.dataset is not None else ""
+        self._show_crop(self.nearest, f"Nearest: {kind}", neighbor.image, neighbor.row, neighbor.col)
         self.about.show()
         self.about.setText(
             f"Nearest: #{neighbor.instance} of {neighbor.image}, distance {neighbor.distance:.2f}. "
@@ -158,30 +174,35 @@ class DonorSection(Section):
             f"{': the likeness is striking.' if neighbor.percentile < CLOSE else '.'}"
         )
 
-    def _named(self, number: int) -> str:
+    def _named(self, donor: SourceRef) -> str:
         dataset = self.session.dataset
-        return dataset.class_name(number) if dataset is not None and number else "tissue"
+        return dataset.class_name(donor.type) if dataset is not None and donor.type else donor.image
 
-    def _show_crop(self, view: CropView, caption: str, name: str, place_row: float, place_col: float) -> None:
+    def _show_crop(
+        self, view: CropView, caption: str, name: str, center_row: float, center_col: float, whole: bool = False
+    ) -> None:
         image = self.session.reader.get(name)
         if image is None:
             view.show_pixels(None, f"{caption} …")
             self.session.reader.request(name)
             return
         side = max(24, round(MICROMETERS / image.mpp))
-        view.show_pixels(crop(image.pixels, place_row, place_col, side), caption)
+        view.show_pixels(image.pixels if whole else crop(image.pixels, center_row, center_col, side), caption)
 
 
 def _nearest(
-    patches: TrainingPatches, target: LabeledImage, one: Placement, near: Sequence[Placement]
+    patches: TrainingPatches, target: LabeledImage, change: Change, near: Sequence[Change]
 ) -> Callable[[], Job[tuple[int, Neighbor]]]:
     def job() -> Job[tuple[int, Neighbor]]:
         yield Event("Finding the nearest training patch")
-        place = one.candidate.target
         # A margin, for the patch is resampled from what lies around it.
         side = round(1.5 * MICROMETERS / target.mpp)
-        pixels = look(target, place.row, place.col, side, near).after
-        exclude = (one.candidate.target, one.candidate.donor)
-        return one.candidate.rank, patches.nearest(pixels, target.mpp, None, exclude)
+        pixels = look(target, *center(change), side, near).after
+        exclude = tuple(
+            Location(source.image, "major", source.row, source.col, source.item, source.type, source.area)
+            for source in (change.target, change.donor)
+            if source is not None
+        )
+        return change.id, patches.nearest(pixels, target.mpp, None, exclude)
 
     return job

@@ -1,15 +1,17 @@
-"""Which synthetic nuclei are reviewed, and in which order."""
+"""Which changes are reviewed, and in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 from qtpy.QtCore import QSignalBlocker, QTimer, Signal
 from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QSpinBox
 
+from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.store import REASONS
 from napari_histomix.widgets.base import SPACE, narrow, row
+from napari_histomix.widgets.review.details import title_of
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.rows import (
     ANY,
@@ -20,7 +22,7 @@ from napari_histomix.widgets.review.rows import (
     NOTED,
     RANDOM,
     WORST_FIRST,
-    PlacementRows,
+    ChangeRows,
     Wanted,
 )
 from napari_histomix.widgets.sections import Section
@@ -36,30 +38,31 @@ ORDERS = (
 PAUSE = 200
 """Milliseconds after the last change of a number before it counts."""
 ALL_DONORS = "0 "
-"""Donors are known by instance and image; instance 0 stands for all donors of an image."""
+"""Donors are known by number and image; number 0 stands for all donors of an image."""
 
 
 class FilterSection(Section):
-    """Decision, class, image, donor, reason, sampler, percentile; order and its seed."""
+    """Decision, class, image, donor, reason, method, sampler, fit; order and its seed."""
 
     filtered = Signal()
     ordered = Signal()
 
     def __init__(self) -> None:
-        super().__init__("Filter and order (F)", "Review only some of the nuclei, or in another order.", opened=False)
-        self.decision, self.type, self.image, self.donor, self.reason, self.sampler, self.order = (
-            QComboBox() for _ in range(7)
+        super().__init__("Filter and order (F)", "Review only some of them, or in another order.", opened=False)
+        self.decision, self.kind, self.image, self.donor, self.reason, self.method, self.sampler, self.order = (
+            QComboBox() for _ in range(8)
         )
+        self._boxes = (self.decision, self.kind, self.image, self.donor, self.reason, self.method, self.sampler)
         self._fill(
             self.decision,
             ("Any decision", ""),
-            *((WORDS[one].capitalize(), one) for one in (UNDECIDED, APPROVE, REJECT, DELETE)),
+            *((WORDS[state].capitalize(), state) for state in (UNDECIDED, APPROVE, REJECT, DELETE)),
             ("Any, with deleted", ANY),
         )
         self._fill(
             self.reason,
             ("Any reason", ""),
-            *((one.capitalize(), one) for one in REASONS),
+            *((reason.capitalize(), reason) for reason in REASONS),
             ("No reason given", NO_REASON),
             ("With a note", NOTED),
         )
@@ -73,14 +76,15 @@ class FilterSection(Section):
         self.seed.setPrefix("Seed ")
         for box, name, tip in (
             (self.decision, "Decision", "Show only those with this decision."),
-            (self.type, "Class", "Show only nuclei of this class."),
-            (self.image, "Image", "Show only nuclei in this image."),
+            (self.kind, "Class", "Show only those of this class."),
+            (self.image, "Image", "Show only those in this image."),
             (self.donor, "Donor", "Show only copies of this donor, or of donors from this image."),
+            (self.method, "Method", "Show only those that this method made."),
             (self.reason, "Reason", "Show only those with this reason."),
-            (self.sampler, "Sampler", "Show only those that this sampler blended."),
+            (self.sampler, "Sampler", "Show only those in which this sampler painted."),
             (self.order, "Order", "What comes next."),
-            (self.low, "Lowest fit", "How rare-like the surroundings are at least (percentile)."),
-            (self.high, "Highest fit", "How rare-like the surroundings are at most (percentile)."),
+            (self.low, "Lowest fit", "How well they fit where they are, at least (0 to 100)."),
+            (self.high, "Highest fit", "How well they fit where they are, at most (0 to 100)."),
             (self.seed, "Seed", "The same seed gives the same random order."),
         ):
             box.setToolTip(tip)
@@ -100,11 +104,11 @@ class FilterSection(Section):
     def _build(self) -> None:
         grid = QGridLayout()
         grid.setSpacing(SPACE - 2)
-        for place, box in enumerate((self.decision, self.type, self.image, self.donor, self.reason, self.sampler)):
+        for place, box in enumerate(self._boxes):
             grid.addWidget(box, place // 2, place % 2)
         fits = row(QLabel("Fit from"), self.low, QLabel("to"), self.high)
         fits.addStretch(1)
-        grid.addLayout(fits, 3, 0, 1, 2)
+        grid.addLayout(fits, 3, 1)
         grid.addWidget(self.order, 4, 0)
         grid.addLayout(row(self.seed, self.clear_button, stretch=1), 4, 1)
         for column in range(2):
@@ -112,7 +116,7 @@ class FilterSection(Section):
         self.body.addLayout(grid)
 
     def _connect(self) -> None:
-        for box in (self.decision, self.type, self.image, self.donor, self.reason, self.sampler):
+        for box in self._boxes:
             box.currentIndexChanged.connect(lambda _index: self.filtered.emit())
         self.order.currentIndexChanged.connect(lambda _index: self._on_order())
         for box in (self.low, self.high):
@@ -133,7 +137,7 @@ class FilterSection(Section):
         instance, _, image = (self.donor.currentData() or ALL_DONORS).partition(" ")
         return Wanted(
             self.decision.currentData(),
-            self.type.currentData() or 0,
+            self.kind.currentData() or "",
             self.image.currentData() or "",
             image,
             int(instance),
@@ -141,6 +145,7 @@ class FilterSection(Section):
             self.sampler.currentData() or "",
             self.low.value(),
             self.high.value(),
+            self.method.currentData() or "",
         )
 
     @property
@@ -150,9 +155,8 @@ class FilterSection(Section):
 
     def clear(self) -> None:
         """Leave nothing out."""
-        boxes = (self.decision, self.type, self.image, self.donor, self.reason, self.sampler, self.low, self.high)
-        blockers = [QSignalBlocker(box) for box in boxes]
-        for box in boxes[:6]:
+        blockers = [QSignalBlocker(box) for box in (*self._boxes, self.low, self.high)]
+        for box in self._boxes:
             box.setCurrentIndex(0)
         self.low.setValue(0)
         self.high.setValue(100)
@@ -172,14 +176,16 @@ class FilterSection(Section):
 
     # What there is to choose from.
 
-    def set_rows(self, rows: PlacementRows, class_name: Callable[[int], str]) -> None:
-        """Offer the classes, images and donors that occur; what was chosen stays where it can."""
-        types = np.unique(rows.types).tolist()
-        counts = np.bincount(rows.images, minlength=len(rows.image_names)).tolist()
-        images = [(f"{name}  ({count:,})", name) for name, count in zip(rows.image_names, counts, strict=True)]
-        self._fill(self.type, ("Any class", 0), *((class_name(one), one) for one in types))
+    def set_rows(self, rows: ChangeRows) -> None:
+        """Offer the classes, images, donors and methods that occur; what was chosen stays where it can."""
+        table = rows.table
+        counts = np.bincount(table.names, minlength=len(table.made_names)).tolist()
+        images = [(f"{name}  ({count:,})", name) for name, count in zip(table.made_names, counts, strict=True)]
+        self._fill(self.kind, ("Any class", ""), *((name, name) for name in sorted(set(rows.class_names)) if name))
         self._fill(self.image, ("Any image", ""), *images)
-        self._fill(self.donor, ("Any donor", ALL_DONORS), *_donors(rows))
+        self._fill(self.donor, ("Any donor", ALL_DONORS), *_donors(table))
+        self._fill(self.method, ("Any method", ""), *((title_of(name), name) for name in table.method_names))
+        self.method.setEnabled(len(table.method_names) > 1)
 
     def set_samplers(self, names: Iterable[str]) -> None:
         """Offer the samplers that occur."""
@@ -196,14 +202,17 @@ class FilterSection(Section):
             box.setCurrentIndex(values.index(chosen) if chosen in values else 0)
 
 
-def _donors(rows: PlacementRows) -> list[tuple[str, str]]:
+def _donors(table: ChangeTable) -> list[tuple[str, str]]:
     """All donors of an image, then each of them, with how often they occur."""
-    pairs, counts = np.unique(np.stack([rows.donor_images, rows.donors], axis=1), axis=0, return_counts=True)
+    pairs, counts = np.unique(np.stack([table.donor_images, table.donors], axis=1), axis=0, return_counts=True)
     by_image: dict[str, list[tuple[int, int]]] = {}
-    for (image, instance), count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        by_image.setdefault(rows.donor_image_names[image], []).append((instance, count))
+    for (image, number), count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        by_image.setdefault(table.donor_image_names[image], []).append((number, count))
     entries: list[tuple[str, str]] = []
-    for name, some in sorted(by_image.items()):
-        entries.append((f"{name}  ({sum(count for _, count in some):,})", f"0 {name}"))
-        entries += [(f"    #{instance} of {name}  ({count:,})", f"{instance} {name}") for instance, count in some]
+    for name, donors in sorted(by_image.items()):
+        if name:
+            entries.append((f"{name}  ({sum(count for _, count in donors):,})", f"0 {name}"))
+            entries += [
+                (f"    #{number} of {name}  ({count:,})", f"{number} {name}") for number, count in donors if number
+            ]
     return entries

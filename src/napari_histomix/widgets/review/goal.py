@@ -51,7 +51,7 @@ class Pace:
 
 
 class GoalBar(QWidget):
-    """A bar of progress, the number of nuclei wanted, and the pace."""
+    """A bar of progress, the number wanted, and the pace."""
 
     goal_changed = Signal(int)
 
@@ -65,7 +65,7 @@ class GoalBar(QWidget):
         self.goal.setRange(0, 1_000_000)
         self.goal.setSpecialValueText("all reviewed")
         self.goal.setSuffix(" approved")
-        self.goal.setToolTip("How many approved nuclei you want. At 0, the bar shows how many are reviewed.")
+        self.goal.setToolTip("How many approved ones you want. At 0, the bar shows how many are reviewed.")
         self.goal.setAccessibleName("Goal")
         self.goal.setKeyboardTracking(False)
         self.words = QLabel()
@@ -113,7 +113,7 @@ class GoalBar(QWidget):
 
 
 def to_look_at(goal: int, undecided: int, approved: int, rejected: int) -> int:
-    """How many undecided nuclei have to be looked at until the goal is reached, as many being approved as so far."""
+    """How many undecided ones have to be looked at until the goal is reached, as many being approved as so far."""
     if not goal or not approved:
         return undecided
     share = approved / (approved + rejected)

@@ -1,4 +1,4 @@
-"""Step 4: look at every synthetic nucleus, before and after; approve or reject it, and say why."""
+"""Look at every synthetic nucleus and image, before and after; approve or reject it, and say why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QHideEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QWidget
 
-from napari_histomix.records import HistomixError, Placement
+from napari_histomix.records import Change
 from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.study.store import REASONS
 from napari_histomix.widgets.base import Note, Panel
@@ -30,15 +30,15 @@ GOAL, STAY = "review_goal", "review_stay"
 
 
 class ReviewPanel(Panel):
-    """Synthetic nuclei one after the other beside what was there; decisions, filter, and what they come to."""
+    """Changes one after the other beside what was there; decisions, filter, and what they come to."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
-        self.queue = ReviewQueue()
+        self.queue = ReviewQueue(self.session.change_at)
         self._held = False
         self.canvas = ReviewCanvas(self.viewer, self.session, self.book)
         self.area = self.scroll()
-        self.empty = Note("Synthesize nuclei first.")
+        self.empty = Note("Make synthetic images first.")
         self.contents = ReviewContents(self.session, self.book, self.runner, self.queue)
         self.column.addWidget(self.empty)
         self.column.addWidget(self.contents)
@@ -49,7 +49,7 @@ class ReviewPanel(Panel):
         self.keys = ReviewKeys(self)
         self._connect()
         self._on_study()
-        self._on_placements()
+        self._on_changes()
 
     def _connect(self) -> None:
         session, parts = self.session, self.contents
@@ -67,7 +67,7 @@ class ReviewPanel(Panel):
         parts.details.reason_toggled.connect(self.toggle_reason)
         parts.details.note_kept.connect(self._on_note)
         parts.details.note_left.connect(self.setFocus)
-        parts.details.stay_changed.connect(lambda stay: self._save(STAY, stay))
+        parts.details.stay_changed.connect(lambda stay: session.save_settings({STAY: stay}))
         parts.details.named.connect(session.set_reviewer)
         session.reviewer_changed.connect(parts.details.reviewer.setText)
         parts.filters.filtered.connect(self._on_filter)
@@ -75,8 +75,10 @@ class ReviewPanel(Panel):
         parts.filters.toggle.toggled.connect(lambda _opened: parts.know_samplers())
         parts.summary.donor_wanted.connect(parts.filters.choose_donor)
         session.study_changed.connect(self._on_study)
-        session.placements_changed.connect(self._on_placements)
-        session.placements_decided.connect(self._on_decided)
+        parts.list.wanted.connect(self.move_to_row)
+        session.changes_changed.connect(self._on_changes)
+        session.changes_made.connect(lambda _ids: self._on_changes())
+        session.changes_decided.connect(self._on_decided)
         session.reader.loaded.connect(self._on_loaded)
         self.book.settled.connect(self._on_settled)
 
@@ -87,20 +89,24 @@ class ReviewPanel(Panel):
     # Moving.
 
     @property
-    def current(self) -> Placement | None:
-        """The placement under review."""
+    def current(self) -> Change | None:
+        """The change under review."""
         return self.queue.current
 
     def move_by(self, by: int) -> None:
-        """Go to the next placement that the filter leaves, or back; stops at the ends."""
+        """Go to the next change that the filter leaves, or back; stops at the ends."""
         self._move(lambda: self.queue.step(by))
 
     def move_to(self, at: int) -> None:
-        """Go to a placement by its place among those the filter leaves."""
+        """Go to a change by its place among those the filter leaves."""
         self._move(lambda: self.queue.go_to(at))
 
+    def move_to_row(self, row: int) -> None:
+        """Go to a change by its row in the table of changes."""
+        self._move(lambda: self.queue.go(row))
+
     def move_on(self) -> None:
-        """Go to the next undecided placement that the filter leaves."""
+        """Go to the next undecided change that the filter leaves."""
         self._move(self.queue.step_undecided)
 
     def _move(self, step: Callable[[], Any]) -> None:
@@ -123,14 +129,14 @@ class ReviewPanel(Panel):
 
     def decide(self, decision: str) -> None:
         """Approve, reject, delete or clear (approve, reject, delete, undecided) what the scope says, and go on."""
-        scope, ranks = self.contents.deciding.scope, self.contents.concerned()
-        if self.session.read_only or not ranks:
+        scope, ids = self.contents.deciding.scope, self.contents.concerned()
+        if self.session.read_only or not ids:
             return
         self.contents.details.note.keep()
         with self._hold():
-            self.session.decide("placement", ranks, None if decision == UNDECIDED else decision)
+            self.session.decide("change", ids, None if decision == UNDECIDED else decision)
         # What could not be written is not decided: it stays in view.
-        if self.queue.decision_of(ranks[0]) == CODES[decision]:
+        if self.queue.decision_of(ids[0]) == CODES[decision]:
             self._go_on(scope, decision)
         self._arrive()
 
@@ -150,19 +156,19 @@ class ReviewPanel(Panel):
             queue.step(-1)
 
     def toggle_reason(self, reason: str) -> None:
-        """Give the placement under review a reason, or take it off."""
+        """Give the change under review a reason, or take it off."""
         queue = self.queue
-        if queue.rank is not None and not self.session.read_only:
-            kept = [one for one in REASONS if (one in queue.reasons) != (one == reason)]
-            self.session.decide("placement reasons", [queue.rank], ", ".join(kept) or None)
+        if queue.id is not None and not self.session.read_only:
+            kept = [known for known in REASONS if (known in queue.reasons) != (known == reason)]
+            self.session.decide("change reasons", [queue.id], ", ".join(kept) or None)
         self.contents.show_all()
 
     def _on_note(self, text: str) -> None:
-        if self.queue.rank is not None and not self.session.read_only:
-            self.session.decide("placement note", [self.queue.rank], text or None)
+        if self.queue.id is not None and not self.session.read_only:
+            self.session.decide("change note", [self.queue.id], text or None)
 
     def undo(self) -> None:
-        """Take the last act back and return to the placement it was about."""
+        """Take the last act back and return to the change it was about."""
         self._turn(self.session.undo, "There is nothing to undo.")
 
     def redo(self) -> None:
@@ -174,9 +180,9 @@ class ReviewPanel(Panel):
             return
         self.contents.details.note.keep()
         with self._hold():
-            items = way("placement")
+            items = way("change")
         self.contents.note.say("" if items else nothing)
-        rows = self.queue.rows.places(items)
+        rows = self.queue.rows.table.rows(items)
         if len(rows) and self.queue.row not in rows:
             self.queue.go(int(rows[0]))
         self._arrive()
@@ -206,16 +212,8 @@ class ReviewPanel(Panel):
         self.contents.show_all()
 
     def _on_goal(self, goal: int) -> None:
-        self._save(GOAL, goal)
+        self.session.save_settings({GOAL: goal})
         self.contents.show_all()
-
-    def _save(self, key: str, value: Any) -> None:
-        study = self.session.study
-        if study is not None and not study.read_only:
-            try:
-                study.save_settings({key: value})
-            except (HistomixError, OSError) as error:
-                self.session.notice.emit(str(error))
 
     # What the session says.
 
@@ -228,24 +226,25 @@ class ReviewPanel(Panel):
         parts.details.reviewer.setText(self.session.reviewer)
         parts.note.say(READ_ONLY if self.session.read_only else "", "warning")
 
-    def _on_placements(self) -> None:
-        session = self.session
-        said = session.placement_decisions, session.placement_reasons, session.placement_notes
-        self.queue.set_placements(session.placements, *said)
-        self.contents.setVisible(bool(session.placements))
-        self.empty.setVisible(not session.placements)
-        self.contents.take_placements()
-        self._arrive()
+    def _on_changes(self) -> None:
+        if not self.contents.details.note.hasFocus():
+            self.contents.details.note.keep()
+        before = self.queue.id
+        self.contents.take_changes()
+        self.contents.setVisible(len(self.queue.rows) > 0)
+        self.empty.setVisible(not len(self.queue.rows))
+        if self.queue.id != before:
+            self._fly()
+        self.contents.show_all()
 
-    def _on_decided(self, ranks: Any) -> None:
-        session = self.session
-        self.queue.update(ranks, session.placement_decisions, session.placement_reasons, session.placement_notes)
+    def _on_decided(self, ids: Any) -> None:
+        self.queue.update(ids, self.session.said)
         if not self._held:
             self.contents.show_all()
 
     def _on_loaded(self, name: str) -> None:
-        placement = self.current
-        if placement is not None and placement.candidate.target.image == name and not self.contents.shows:
+        change = self.current
+        if change is not None and change.image == name and not self.contents.shows:
             self.contents.show_look()
 
     def _on_settled(self) -> None:
@@ -280,7 +279,7 @@ class ReviewPanel(Panel):
     # Keys only while the panel is to be seen.
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Take the keys over and go to the placement under review."""
+        """Take the keys over and go to the change under review."""
         super().showEvent(event)
         self.keys.bind()
         self.canvas.forget()

@@ -1,15 +1,16 @@
-"""Which placement is under review, and which come before and after it."""
+"""Which change is under review, and which come before and after it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.records import Placement
+from napari_histomix.records import Change
+from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.review.rows import BY_IMAGE, CODES, Marks, PlacementRows, Wanted, matching
+from napari_histomix.widgets.review.rows import BY_IMAGE, CODES, ChangeRows, Marks, Said, Wanted, matching
 from napari_histomix.widgets.tables import DELETE, REJECT
 
 GONE = (CODES[REJECT], CODES[DELETE])
@@ -17,55 +18,53 @@ GONE = (CODES[REJECT], CODES[DELETE])
 
 
 class ReviewQueue:
-    """Placements in an order, those that a filter leaves, and the current one among them.
+    """Changes in an order, those that a filter leaves, and the current one among them.
 
-    The current placement stays where it is when a decision takes it out of the filter, so that it can be seen and the
-    decision be taken back; the next one is then the one that follows it in the order. No step looks at all placements.
+    The current change stays where it is when a decision takes it out of the filter, so that it can be seen and the
+    decision be taken back; the next one is then the one that follows it in the order. No step looks at all changes.
+
+    Parameters
+    ----------
+    change_at : callable
+        The change in a row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, change_at: Callable[[int], Change]) -> None:
+        self.change_at = change_at
         self.wanted = Wanted()
         self.by, self.seed = BY_IMAGE, 0
         self.samplers: NDArray[np.object_] | None = None
         self.row: int | None = None
         """The current row."""
-        self.set_placements((), {}, {}, {})
+        self.set_changes(ChangeRows(ChangeTable.of_rows(())), {})
 
     # What is in it.
 
-    def set_placements(
-        self,
-        placements: Sequence[Placement],
-        decisions: Mapping[int, str],
-        reasons: Mapping[int, str],
-        notes: Mapping[int, str],
-    ) -> None:
-        """Review other placements; the current one stays, where it is among them, else it is the first undecided."""
-        rank = self.rank
-        self.rows = PlacementRows.of(placements)
-        self.marks = Marks(len(self.rows))
-        said = {*decisions, *reasons, *notes}
-        self.marks.update(self.rows, said, decisions, reasons, notes)
+    def set_changes(self, rows: ChangeRows, said: Said) -> None:
+        """Review other changes; the current one stays, where it is among them, else it is the first undecided."""
+        current = self.id
+        self.rows = rows
+        self.marks = Marks(len(rows))
+        self.marks.update(rows.table, {number for given in said.values() for number in given}, said)
         self.samplers = None
-        self.row = self.rows.row_of.get(rank) if rank is not None else None
+        places = rows.table.rows([] if current is None else [current])
+        self.row = int(places[0]) if len(places) else None
         self.arrange(self.by, self.seed)
         if self.row is None:
             self.row = self._first()
 
     def set_samplers(self, samplers: Mapping[int, str]) -> None:
-        """Give the sampler that made each placement, by rank, so that it can be filtered by."""
-        self.samplers = np.array([samplers.get(rank, "") for rank in self.rows.ranks.tolist()], object)
+        """Give the sampler that painted each change, by id, so that it can be filtered by."""
+        self.samplers = np.array([samplers.get(number, "") for number in self.rows.table.ids.tolist()], object)
         self._refilter()
 
-    def update(
-        self, ranks: Iterable[int], decisions: Mapping[int, str], reasons: Mapping[int, str], notes: Mapping[int, str]
-    ) -> None:
-        """Take over what was said of some placements."""
-        self.marks.update(self.rows, ranks, decisions, reasons, notes)
+    def update(self, ids: Iterable[int], said: Said) -> None:
+        """Take over what was said of some changes."""
+        self.marks.update(self.rows.table, ids, said)
         self._refilter()
 
     def arrange(self, by: str, seed: int = 0) -> None:
-        """Put the placements in another order."""
+        """Put the changes in another order."""
         self.by, self.seed = by, seed
         self._order = self.rows.arranged(by, seed)
         self._place = np.empty(len(self.rows), np.intp)
@@ -73,7 +72,7 @@ class ReviewQueue:
         self._refilter()
 
     def filter(self, wanted: Wanted) -> None:
-        """Leave only what is wanted; a current placement that is not among it gives way to the next that is."""
+        """Leave only what is wanted; a current change that is not among it gives way to the next that is."""
         self.wanted = wanted
         self._refilter()
         if self.row is None or not self._matches[self.row]:
@@ -86,8 +85,8 @@ class ReviewQueue:
     def _first(self) -> int | None:
         shown = self.shown
         undecided = shown[self.marks.decisions[shown] == 0]
-        found = undecided if len(undecided) else shown
-        return int(found[0]) if len(found) else None
+        rows = undecided if len(undecided) else shown
+        return int(rows[0]) if len(rows) else None
 
     # Where one is.
 
@@ -97,18 +96,28 @@ class ReviewQueue:
         return self._order[self._shown]
 
     @property
-    def rank(self) -> int | None:
-        """Number of the current placement."""
-        return int(self.rows.ranks[self.row]) if self.row is not None else None
+    def id(self) -> int | None:
+        """Id of the current change."""
+        return int(self.rows.table.ids[self.row]) if self.row is not None else None
 
     @property
-    def current(self) -> Placement | None:
-        """The placement under review."""
-        return self.rows.items[self.row] if self.row is not None else None
+    def current(self) -> Change | None:
+        """The change under review."""
+        return self.change_at(self.row) if self.row is not None else None
+
+    @property
+    def noun(self) -> str:
+        """What is under review: a nucleus or an image."""
+        return self.rows.noun(self.row)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it alters a real image together with others."""
+        return self.row is not None and bool(self.rows.table.in_place[self.row])
 
     @property
     def at(self) -> int | None:
-        """Place of the current placement among those shown; None where the filter leaves it out."""
+        """Place of the current change among those shown; None where the filter leaves it out."""
         if self.row is None or not self._matches[self.row]:
             return None
         return int(np.searchsorted(self._shown, self._place[self.row]))
@@ -120,7 +129,7 @@ class ReviewQueue:
     # Moving.
 
     def forget(self) -> None:
-        """Begin with the first undecided one when there are other placements."""
+        """Begin with the first undecided one when there are other changes."""
         self.row = None
 
     def go(self, row: int) -> None:
@@ -166,18 +175,16 @@ class ReviewQueue:
         self.go_to(int(places[after % len(places)]))
         return True
 
-    def following(self) -> Placement | None:
-        """The placement that comes next."""
+    def following(self) -> int | None:
+        """The row that comes next."""
         target = self._target(1)
-        return self.rows.items[self._order[self._shown[target]]] if target is not None else None
+        return int(self._order[self._shown[target]]) if target is not None else None
 
     # What can be decided on together.
 
     def undecided_here(self) -> NDArray[np.intp]:
         """Rows of the undecided ones in the current image, of those that the filter leaves."""
-        if self.row is None:
-            return np.zeros(0, np.intp)
-        rows = self.rows.of_image(int(self.rows.images[self.row]))
+        rows = self._here()
         return rows[(self.marks.decisions[rows] == 0) & self._matches[rows]]
 
     # The current one.
@@ -187,22 +194,26 @@ class ReviewQueue:
         """Code of the current decision (``CODES``)."""
         return int(self.marks.decisions[self.row]) if self.row is not None else 0
 
-    def decision_of(self, rank: int) -> int:
-        """Code of the decision on any placement."""
-        return int(self.marks.decisions[self.rows.row_of[rank]])
+    def decision_of(self, id: int) -> int:
+        """Code of the decision on any change."""
+        return int(self.marks.decisions[self.rows.table.rows([id])[0]])
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Reasons given for the current placement."""
+        """Reasons given for the current change."""
         bits = int(self.marks.reasons[self.row]) if self.row is not None else 0
-        return tuple(one for place, one in enumerate(REASONS) if bits >> place & 1)
+        return tuple(reason for place, reason in enumerate(REASONS) if bits >> place & 1)
 
-    def around(self, top: int, left: int, bottom: int, right: int) -> list[Placement]:
-        """The current placement and those in its image that touch a window and were not taken out."""
+    def _here(self) -> NDArray[np.intp]:
+        table = self.rows.table
+        return table.seen_in(table.made_names[table.names[self.row]] if self.row is not None else "")
+
+    def around(self, top: int, left: int, bottom: int, right: int) -> list[Change]:
+        """The current change and those in its image that touch a window and were not taken out."""
         if self.row is None:
             return []
-        rows = self.rows.of_image(int(self.rows.images[self.row]))
-        windows = self.rows.windows[rows]
+        rows = self._here()
+        windows = self.rows.table.windows[rows]
         near = (windows[:, 0] < bottom) & (windows[:, 2] > top) & (windows[:, 1] < right) & (windows[:, 3] > left)
         rows = rows[near & ~np.isin(self.marks.decisions[rows], GONE) & (rows != self.row)]
-        return [*(self.rows.items[row] for row in rows), self.rows.items[self.row]]
+        return [self.change_at(row) for row in (*rows.tolist(), self.row)]

@@ -1,22 +1,26 @@
-"""The placements of a study as arrays: filtered, put in order and counted without looking at each of them again."""
+"""The changes of a study as arrays: filtered, put in order and counted without looking at each of them again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.records import Placement
+from napari_histomix.study.changes import ChangeTable
+from napari_histomix.study.decision_log import Subject
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED
+from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED, nouns
 
 CODES = {UNDECIDED: 0, APPROVE: 1, REJECT: 2, DELETE: 3}
 """Decisions as numbers."""
 ANY, NO_REASON, NOTED = "any", "none", "noted"
 BY_IMAGE, BEST_FIRST, WORST_FIRST, BY_DONOR, RANDOM = "image", "best", "worst", "donor", "random"
+Said = Mapping[Subject, Mapping[int, str]]
+"""What people said of changes: by subject and id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +31,21 @@ class Wanted:
     ----------
     decision : str
         A decision or "undecided"; empty: all that are not deleted; ``ANY``: the deleted ones too.
-    type : int
-        Class number of the donor; 0 for all.
-    image, donor_image, sampler : str
+    kind : str
+        Name of the class of what was added, or of the image.
+    image : str
+        That the changes are seen in.
+    donor_image, sampler, method : str
     donor : int
-        Instance in ``donor_image``; 0 for all.
+        Instance or segment in ``donor_image``; 0 for all.
     reason : str
         A code of ``REASONS``, ``NO_REASON`` or ``NOTED``.
     low, high : float
-        Bounds of the percentile, both included.
+        Bounds of the fit, both included; a change whose fit nobody knows is left out by any but 0 and 100.
     """
 
     decision: str = ""
-    type: int = 0
+    kind: str = ""
     image: str = ""
     donor_image: str = ""
     donor: int = 0
@@ -47,106 +53,65 @@ class Wanted:
     sampler: str = ""
     low: float = 0.0
     high: float = 100.0
+    method: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class PlacementRows:
-    """What never changes of N placements, a row for each, made once.
+class ChangeRows:
+    """The table of a study's changes, with the names of their classes.
 
     Parameters
     ----------
-    items : tuple of Placement
-    ranks : (N,) int64
-    images, donor_images : (N,) int32
-        Places in ``image_names`` and ``donor_image_names``.
-    donors, types, replaced : (N,) int32
-        The donor's instance and class, and the class of the nucleus replaced (0 for none).
-    percentiles : (N,) float64
-    windows : (N, 4) int32
-        Top, left, bottom and right of the patch, the last two not included.
-    row_of : dict of int to int
-        By rank.
+    table : ChangeTable
+    class_names : tuple of str
+        Of ``table.class_keys``.
     """
 
-    items: tuple[Placement, ...]
-    ranks: NDArray[np.int64]
-    images: NDArray[np.int32]
-    donor_images: NDArray[np.int32]
-    donors: NDArray[np.int32]
-    types: NDArray[np.int32]
-    replaced: NDArray[np.int32]
-    percentiles: NDArray[np.float64]
-    windows: NDArray[np.int32]
-    row_of: dict[int, int]
-    image_names: tuple[str, ...]
-    donor_image_names: tuple[str, ...]
-    _groups: tuple[NDArray[np.intp], NDArray[np.intp]]
+    table: ChangeTable
+    class_names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, placements: Sequence[Placement]) -> Self:
-        """The rows of placements; their pixels are not looked at."""
-        candidates = [one.candidate for one in placements]
-        donors = [one.donor for one in candidates]
-        targets = [one.target for one in candidates]
-        ranks = [one.rank for one in candidates]
-        images, image_names = _coded([one.image for one in targets])
-        donor_images, donor_image_names = _coded([one.image for one in donors])
-        corners = np.array([(one.row, one.col, *one.shape) for one in placements], np.int32).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        by_image = np.argsort(images, kind="stable")
-        return cls(
-            tuple(placements),
-            np.array(ranks, np.int64),
-            images,
-            donor_images,
-            _integers(one.instance for one in donors),
-            _integers(one.type for one in donors),
-            _integers(one.type if one.instance else 0 for one in targets),
-            np.array([one.percentile for one in candidates], np.float64),
-            corners,
-            {rank: row for row, rank in enumerate(ranks)},
-            image_names,
-            donor_image_names,
-            (by_image, np.searchsorted(images[by_image], np.arange(len(image_names) + 1))),
-        )
+    def of(cls, table: ChangeTable, class_name: Callable[[int], str]) -> Self:
+        """Classes of nuclei are named by their numbers; those of images are named already."""
+        names = (key if isinstance(key, str) else class_name(key) if key else "" for key in table.class_keys)
+        return cls(table, tuple(names))
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.table)
 
-    def of_image(self, image: int) -> NDArray[np.intp]:
-        """Rows of the placements in an image, given by its place in ``image_names``."""
-        order, starts = self._groups
-        return order[starts[image] : starts[image + 1]]
+    @cached_property
+    def words(self) -> tuple[str, str]:
+        """What the changes are, one and several: nuclei, images, or both."""
+        return nouns(self.table)
 
-    def places(self, ranks: Iterable[int]) -> NDArray[np.intp]:
-        """Rows of those ranks that are here."""
-        found = [self.row_of.get(rank, -1) for rank in ranks]
-        return np.array([row for row in found if row >= 0], np.intp)
+    def noun(self, row: int | None) -> str:
+        """What a row is: a nucleus in an image, or an image of its own."""
+        return self.words[0] if row is None else "nucleus" if self.table.in_place[row] else "image"
 
+    @cached_property
     def donor_codes(self) -> NDArray[np.int64]:
-        """A number (N,) for each donor, in the order of their images' names and their instances."""
-        order = np.argsort(np.argsort(self.donor_image_names)) if self.donor_image_names else np.zeros(0, np.int64)
-        return order[self.donor_images].astype(np.int64) << 32 | self.donors
+        """A number (N,) for each donor, in the order of their images' names and their own numbers."""
+        names = self.table.donor_image_names
+        order = np.argsort(np.argsort(names)) if names else np.zeros(0, np.int64)
+        return order[self.table.donor_images].astype(np.int64) << 32 | self.table.donors
 
     def arranged(self, by: str, seed: int = 0) -> NDArray[np.intp]:
-        """All rows in an order; equal ones by rank, random ones by a seed.
+        """All rows in an order; equal ones by id, random ones by a seed, those whose fit nobody knows last.
 
-        Placements that are added later do not shuffle those that were there: each draws its number by its place.
+        Changes that are added later do not shuffle those that were there: each draws its number by its place.
         """
-        keys: Mapping[str, NDArray[Any]] = {
-            BY_IMAGE: self.images,
-            BEST_FIRST: -self.percentiles,
-            WORST_FIRST: self.percentiles,
+        keys: Mapping[str, Callable[[], NDArray[Any]]] = {
+            BY_IMAGE: lambda: self.table.names,
+            BEST_FIRST: lambda: -self.table.scores,
+            WORST_FIRST: lambda: self.table.scores,
+            BY_DONOR: lambda: self.donor_codes,
+            RANDOM: lambda: np.random.default_rng(seed).random(len(self)),
         }
-        if by == BY_DONOR:
-            return np.argsort(self.donor_codes(), kind="stable")
-        if by == RANDOM:
-            return np.argsort(np.random.default_rng(seed).random(len(self)), kind="stable")
-        return np.argsort(keys[by], kind="stable")
+        return np.argsort(keys[by](), kind="stable")
 
 
 class Marks:
-    """What people said of N placements: decision, reasons and note of each row."""
+    """What people said of N changes: decision, reasons and note of each row."""
 
     def __init__(self, size: int) -> None:
         self.decisions = np.zeros(size, np.uint8)
@@ -154,20 +119,14 @@ class Marks:
         """One bit for each of ``REASONS``."""
         self.noted = np.zeros(size, bool)
 
-    def update(
-        self,
-        rows: PlacementRows,
-        ranks: Iterable[int],
-        decisions: Mapping[int, str],
-        reasons: Mapping[int, str],
-        notes: Mapping[int, str],
-    ) -> None:
-        """Take over what is known now of some ranks."""
-        places = rows.places(ranks)
-        known = rows.ranks[places].tolist()
-        self.decisions[places] = [CODES[decisions.get(rank, UNDECIDED)] for rank in known]
-        self.reasons[places] = [bits_of(reasons.get(rank, "")) for rank in known]
-        self.noted[places] = [bool(notes.get(rank)) for rank in known]
+    def update(self, table: ChangeTable, ids: Iterable[int], said: Said) -> None:
+        """Take over what is known now of some changes."""
+        decisions, reasons, notes = (said.get(subject, {}) for subject in ("change", "change reasons", "change note"))
+        rows = table.rows(list(ids))
+        known = table.ids[rows].tolist()
+        self.decisions[rows] = [CODES[decisions.get(number, UNDECIDED)] for number in known]
+        self.reasons[rows] = [bits_of(reasons.get(number, "")) for number in known]
+        self.noted[rows] = [bool(notes.get(number)) for number in known]
 
     def counts(self) -> tuple[int, int, int, int]:
         """How many are undecided, approved, rejected and deleted."""
@@ -176,22 +135,26 @@ class Marks:
 
 
 def matching(
-    rows: PlacementRows, marks: Marks, wanted: Wanted, samplers: NDArray[np.object_] | None = None
+    rows: ChangeRows, marks: Marks, wanted: Wanted, samplers: NDArray[np.object_] | None = None
 ) -> NDArray[np.bool_]:
     """Which rows (N,) agree with all that is wanted; ``samplers`` (N,) is looked at only where one is wanted."""
-    keep = (rows.percentiles >= wanted.low) & (rows.percentiles <= wanted.high)
+    table, keep = rows.table, np.ones(len(rows), bool)
+    if (wanted.low, wanted.high) != (0.0, 100.0):
+        keep &= (table.scores >= wanted.low) & (table.scores <= wanted.high)
     if wanted.decision == "":
         keep &= marks.decisions != CODES[DELETE]
     elif wanted.decision != ANY:
         keep &= marks.decisions == CODES[wanted.decision]
-    if wanted.type:
-        keep &= rows.types == wanted.type
+    if wanted.kind:
+        keep &= table.classes == _code(rows.class_names, wanted.kind)
     if wanted.image:
-        keep &= rows.images == _code(rows.image_names, wanted.image)
+        keep &= table.names == _code(table.made_names, wanted.image)
+    if wanted.method:
+        keep &= table.methods == _code(table.method_names, wanted.method)
     if wanted.donor_image:
-        keep &= rows.donor_images == _code(rows.donor_image_names, wanted.donor_image)
+        keep &= table.donor_images == _code(table.donor_image_names, wanted.donor_image)
         if wanted.donor:
-            keep &= rows.donors == wanted.donor
+            keep &= table.donors == wanted.donor
     if wanted.reason == NO_REASON:
         keep &= marks.reasons == 0
     elif wanted.reason == NOTED:
@@ -205,18 +168,8 @@ def matching(
 
 def bits_of(codes: str) -> int:
     """Reasons as they are written down ("seam, stain"), as one bit each."""
-    return sum(1 << REASONS.index(one) for one in codes.split(", ")) if codes else 0
-
-
-def _coded(names: Sequence[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    known: dict[str, int] = {}
-    codes = np.array([known.setdefault(name, len(known)) for name in names], np.int32)
-    return codes, tuple(known)
+    return sum(1 << REASONS.index(code) for code in codes.split(", ")) if codes else 0
 
 
 def _code(names: tuple[str, ...], name: str) -> int:
     return names.index(name) if name in names else -1
-
-
-def _integers(values: Iterable[int]) -> NDArray[np.int32]:
-    return np.fromiter(values, np.int32)

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QWidget
 
-from napari_histomix.records import NucleusClass
 from napari_histomix.sampling.draws import effective_sample_size
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.base import ACCENT, CARE, SPACE, heading, hint
+from napari_histomix.widgets.base import ACCENT, CARE, SPACE, heading, hint, rgb
 from napari_histomix.widgets.class_table import Bar
-from napari_histomix.widgets.review.rows import CODES, Marks, PlacementRows
+from napari_histomix.widgets.review.rows import CODES, ChangeRows, Marks
 from napari_histomix.widgets.sections import Section, many
 from napari_histomix.widgets.tables import APPROVE
 
@@ -24,11 +23,13 @@ OFTEN = 6
 PAUSE = 150
 """Milliseconds after a decision before the summary is drawn anew."""
 NAME_WIDTH, DONOR_WIDTH = 110, 150
+Classes = Mapping[int | str, tuple[str, tuple[int, int, int]]]
+"""Name and color of classes of nuclei by number, and of images by name."""
 
 
 @dataclass(frozen=True, eq=False)
 class DonorUse:
-    """How often each donor occurs among some placements.
+    """How often each donor occurs among some changes.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ class DonorUse:
     worth : float
         The effective number of donors, (Σ n)² / Σ n² (Kish 1965): D where all are used equally often.
     most : (str, int), optional
-        Image and instance of the donor that is used most.
+        Image and number of the donor that is used most.
     """
 
     counts: NDArray[np.int64]
@@ -45,13 +46,16 @@ class DonorUse:
     most: tuple[str, int] | None
 
     @classmethod
-    def of(cls, rows: PlacementRows, chosen: NDArray[np.bool_]) -> DonorUse:
-        """The donors of the chosen rows."""
-        codes, first, counts = np.unique(rows.donor_codes()[chosen], return_index=True, return_counts=True)
+    def of(cls, rows: ChangeRows, chosen: NDArray[np.bool_]) -> DonorUse:
+        """The first donors of the chosen rows."""
+        table = rows.table
+        known = np.array([bool(name) for name in table.donor_image_names], bool)
+        chosen = chosen & known[table.donor_images] if len(known) else chosen & False
+        codes, first, counts = np.unique(rows.donor_codes[chosen], return_index=True, return_counts=True)
         if not len(codes):
             return cls(counts, 0.0, None)
         at = np.flatnonzero(chosen)[first[counts.argmax()]]
-        most = rows.donor_image_names[rows.donor_images[at]], int(rows.donors[at])
+        most = table.donor_image_names[table.donor_images[at]], int(table.donors[at])
         return cls(counts, effective_sample_size(np.log(counts)), most)
 
     def histogram(self) -> list[tuple[str, int]]:
@@ -62,17 +66,15 @@ class DonorUse:
         return list(zip(names[:last], uses[1 : last + 1], strict=True))
 
 
-def after_review(
-    before: Mapping[int, int], rows: PlacementRows, chosen: NDArray[np.bool_], classes: Sequence[NucleusClass]
-) -> dict[int, int]:
-    """Nuclei by class number once the chosen placements are in: before + placed - replaced."""
-    placed, replaced = rows.types[chosen], rows.replaced[chosen]
-    return {
-        one.number: before.get(one.number, 0)
-        + int(np.count_nonzero(placed == one.number))
-        - int(np.count_nonzero(replaced == one.number))
-        for one in classes
-    }
+def after_review(before: Mapping[int | str, int], rows: ChangeRows, chosen: NDArray[np.bool_]) -> dict[int | str, int]:
+    """Nuclei by class number and images by class name once the chosen changes are in: before + added - replaced."""
+    table, after = rows.table, {}
+    for key, count in before.items():
+        of_key = np.isin(table.classes, [code for code, known in enumerate(table.class_keys) if known == key])
+        placed = table.in_place if isinstance(key, int) else ~table.in_place
+        replaced = placed & (table.replaced == key) if isinstance(key, int) else np.zeros(len(rows), bool)
+        after[key] = count + int(np.count_nonzero(chosen & placed & of_key)) - int(np.count_nonzero(chosen & replaced))
+    return after
 
 
 class Chart(QWidget):
@@ -113,29 +115,29 @@ class SummarySection(Section):
     """Drawn only while it is open, and a moment after the last decision."""
 
     donor_wanted = Signal(str, int)
-    """Image and instance of a donor whose copies a person wants to see."""
+    """Image and number of a donor whose copies a person wants to see."""
 
     def __init__(self) -> None:
-        super().__init__("Summary (Q)", "What the approved nuclei make of the dataset.", opened=False)
+        super().__init__("Summary (Q)", "What the approved changes make of the dataset.", opened=False)
         self.donors, self.classes, self.reasons = Chart(), Chart(), Chart()
         self.worth = hint("")
         self.most_button = QPushButton()
         self.most_button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.most_button.clicked.connect(lambda: self._most and self.donor_wanted.emit(*self._most))
         self._most: tuple[str, int] | None = None
-        self._reasons_title = heading("Reasons")
+        self._classes_title, self._reasons_title = heading(""), heading("Reasons")
         for widget in (
-            heading("Donors of the approved nuclei"),
+            heading("Donors of the approved ones"),
             self.donors,
             self.worth,
             self.most_button,
-            heading("Nuclei before and after"),
+            self._classes_title,
             self.classes,
             self._reasons_title,
             self.reasons,
         ):
             self.body.addWidget(widget)
-        self._work: tuple[PlacementRows, Marks, Sequence[NucleusClass], Mapping[int, int], float | None] | None = None
+        self._work: tuple[ChangeRows, Marks, Classes, Mapping[int | str, int], float | None] | None = None
         self._late = QTimer(self)
         self._late.setSingleShot(True)
         self._late.setInterval(PAUSE)
@@ -144,21 +146,22 @@ class SummarySection(Section):
 
     def set_work(
         self,
-        rows: PlacementRows,
+        rows: ChangeRows,
         marks: Marks,
-        classes: Sequence[NucleusClass],
-        before: Mapping[int, int],
+        classes: Classes,
+        before: Mapping[int | str, int],
         places: float | None,
     ) -> None:
-        """Summarize these placements.
+        """Summarize these changes.
 
         Parameters
         ----------
-        rows : PlacementRows
+        rows : ChangeRows
         marks : Marks
-        classes : sequence of NucleusClass
-        before : mapping of int to int
-            Nuclei of each class in the training images.
+        classes : mapping
+            Name and color of each class, by the number of a class of nuclei or the name of a class of images.
+        before : mapping
+            Nuclei, or images, of each class in the training images.
         places : float, optional
             Effective sample size of the candidate locations they were drawn from.
         """
@@ -177,25 +180,28 @@ class SummarySection(Section):
         chosen = marks.decisions == CODES[APPROVE]
         use = DonorUse.of(rows, chosen)
         self._draw_donors(use, places)
-        after = after_review(before, rows, chosen, classes)
+        after = after_review(before, rows, chosen)
         top = max([*before.values(), *after.values()], default=0) or 1
         bars = []
-        for one in classes:
-            was, will = before.get(one.number, 0), after[one.number]
+        for key, (name, color) in classes.items():
+            was, will = before.get(key, 0), after.get(key, 0)
             change = f"  ({will - was:+,})" if will != was else ""
-            bars.append((one.name, one.color, was / top, will / top, f"{was:,} → {will:,}{change}"))
+            bars.append((name, color, was / top, will / top, f"{was:,} → {will:,}{change}"))
         self.classes.set_bars(bars)
-        counts = {one: int(np.count_nonzero(marks.reasons & (1 << place))) for place, one in enumerate(REASONS)}
-        given = {one: count for one, count in counts.items() if count}
-        color, most = _rgb(CARE), max(given.values(), default=1)
-        self.reasons.set_bars([(one, color, count / most, 0.0, f"{count:,}") for one, count in given.items()])
+        kinds = {type(key) for key in classes}
+        words = "Nuclei and images" if len(kinds) > 1 else "Images" if str in kinds else "Nuclei"
+        self._classes_title.setText(f"{words} before and after")
+        counts = {reason: int(np.count_nonzero(marks.reasons & (1 << bit))) for bit, reason in enumerate(REASONS)}
+        given = {reason: count for reason, count in counts.items() if count}
+        care, most = rgb(CARE), max(given.values(), default=1)
+        self.reasons.set_bars([(reason, care, count / most, 0.0, f"{count:,}") for reason, count in given.items()])
         for widget in (self._reasons_title, self.reasons):
             widget.setVisible(bool(given))
 
     def _draw_donors(self, use: DonorUse, places: float | None) -> None:
         histogram = use.histogram()
         top = max((count for _, count in histogram), default=0) or 1
-        color = _rgb(ACCENT)
+        color = rgb(ACCENT)
         self.donors.set_bars([(name, color, count / top, 0.0, f"{count:,}") for name, count in histogram])
         worth = f"{many(len(use.counts), 'donor')}, worth {use.worth:,.1f} used equally often."
         if not len(use.counts):
@@ -206,12 +212,7 @@ class SummarySection(Section):
         self._most = use.most
         self.most_button.setVisible(use.most is not None)
         if use.most is not None:
-            image, instance = use.most
+            image, number = use.most
             name = self.fontMetrics().elidedText(image, Qt.TextElideMode.ElideMiddle, DONOR_WIDTH)
-            self.most_button.setText(f"Used most, {many(int(use.counts.max()), 'time')}: #{instance} of {name}")
-            self.most_button.setToolTip(f"Show only the copies of #{instance} of {image}.")
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(color.removeprefix("#"))
-    return red, green, blue
+            self.most_button.setText(f"Used most, {many(int(use.counts.max()), 'time')}: #{number} of {name}")
+            self.most_button.setToolTip(f"Show only the copies of #{number} of {image}.")

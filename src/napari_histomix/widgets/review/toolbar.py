@@ -81,7 +81,7 @@ class ViewBar(QWidget):
         with QSignalBlocker(self.modes[mode]):
             self.modes[mode].setChecked(True)
 
-    def _on_zoom(self, factor: int) -> None:
-        self.factor.setText(f"{factor}×")
+    def _on_zoom(self, factor: float) -> None:
+        self.factor.setText(f"{factor:g}×")
         self.closer.setEnabled(factor < ZOOMS[-1])
         self.farther.setEnabled(factor > ZOOMS[0])

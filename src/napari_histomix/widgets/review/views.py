@@ -27,13 +27,13 @@ SIDE_BY_SIDE, BLINK, SWIPE = "side", "blink", "swipe"
 MODES = (SIDE_BY_SIDE, BLINK, SWIPE)
 INTERVAL = 500
 """Milliseconds before the blinking view changes."""
-ZOOMS = (1, 2, 3, 4, 6, 8, 12, 16)
+ZOOMS = (0.125, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16)
 """Screen pixels for each image pixel."""
 HEIGHT = 210
 STEP = 0.05
 """Share of the width that a key moves the divider by."""
 ORIGINS = {DONOR: "#2e86ff", INPAINTED: "#ffb000"}
-"""Colors of the outlines of what was copied and what was painted, as in the dock for tissue."""
+"""Colors of the outlines of what was copied and what was painted."""
 
 
 class PatchView(CropView):
@@ -42,20 +42,23 @@ class PatchView(CropView):
     Parameters
     ----------
     caption : str
-    factor : int
+    factor : float
     """
 
     swiped = Signal(float)
     """Share of the width a person drags the divider to."""
+    dragged = Signal(float, float)
+    """Rows and columns of the piece that a person moves it by."""
     zoomed = Signal(int)
     """1 to come closer, -1 to go back."""
     resized = Signal()
 
-    def __init__(self, caption: str, factor: int) -> None:
+    def __init__(self, caption: str, factor: float) -> None:
         super().__init__(caption, factor)
         self.divider: float | None = None
         self._left: NDArray[np.uint8] | None = None
         self._lines: dict[str, list[QLineF]] = {}
+        self._from: QPointF | None = None
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
 
     def show_left(self, pixels: NDArray[np.uint8] | None, divider: float | None) -> None:
@@ -95,7 +98,7 @@ class PatchView(CropView):
         assert self._left is not None and self.divider is not None and self.factor is not None
         height, width = self._left.shape[:2]
         at = self.divider * self.width()
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth)
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth or self.factor < 1)
         painter.save()
         painter.setClipRect(QRectF(0, 0, at, self.height()))
         image = QImage(self._left.data, width, height, 3 * width, QImage.Format.Format_RGB888)
@@ -115,17 +118,24 @@ class PatchView(CropView):
         self.resized.emit()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Take the divider along."""
-        self._drag(event)
+        """Take the divider along, or the piece."""
+        self._from = event.position()
+        if self.divider is not None:
+            self._drag(event)
         super().mousePressEvent(event)
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
-        """Drag the divider."""
+        """Drag the divider, or the piece where there is none."""
         self._drag(event)
 
     def _drag(self, event: QMouseEvent) -> None:
-        if self.divider is not None and event.buttons() & Qt.MouseButton.LeftButton:
+        if not event.buttons() & Qt.MouseButton.LeftButton:
+            return
+        if self.divider is not None:
             self.swiped.emit(event.position().x() / max(self.width(), 1))
+        elif self._from is not None and self.factor:
+            moved, self._from = (self._from - event.position()) / self.factor, event.position()
+            self.dragged.emit(moved.y(), moved.x())
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         """Come closer or go back."""
@@ -152,15 +162,18 @@ class Comparison(QWidget):
 
     side_changed = Signal()
     """Another size of the piece is wanted (``side``)."""
+    moved = Signal(float, float)
+    """Rows and columns by which a person moves what is shown."""
     mode_changed = Signal(str)
-    zoom_changed = Signal(int)
+    zoom_changed = Signal(float)
 
     def __init__(self) -> None:
         super().__init__()
-        self.mode, self.divider, self.factor = SIDE_BY_SIDE, 0.5, 4
+        self.mode, self.divider = SIDE_BY_SIDE, 0.5
+        self.factor: float = 4
         self.outlined = False
         self._look: Look | None = None
-        self._caption, self._frame = "After", ""
+        self._caption, self._frame, self._earlier = "After", "", "Before"
         self._blinked = False
         self.before, self.after = PatchView("Before", self.factor), PatchView("After", self.factor)
         line = QHBoxLayout(self)
@@ -170,6 +183,7 @@ class Comparison(QWidget):
             view.setFixedHeight(HEIGHT)
             view.zoomed.connect(self.zoom)
             view.resized.connect(self._on_resized)
+            view.dragged.connect(self.moved)
             line.addWidget(view, 1)
         self.after.swiped.connect(self.swipe_to)
         self._blinking = QTimer(self)
@@ -179,7 +193,7 @@ class Comparison(QWidget):
     @property
     def side(self) -> int:
         """Image pixels that fill the views, both ways."""
-        return max(16, max(self.after.width(), HEIGHT) // self.factor + 2)
+        return max(16, int(max(self.after.width(), HEIGHT) / self.factor) + 2)
 
     def _on_resized(self) -> None:
         if self._look is not None and len(self._look.before) != self.side:
@@ -187,9 +201,9 @@ class Comparison(QWidget):
 
     # What is shown.
 
-    def show_look(self, look: Look, caption: str = "After", frame: str = "") -> None:
+    def show_look(self, look: Look, caption: str = "After", frame: str = "", earlier: str = "Before") -> None:
         """Show before and after of a place; ``frame`` is the color around what was decided."""
-        self._look, self._caption, self._frame = look, caption, frame
+        self._look, self._caption, self._frame, self._earlier = look, caption, frame, earlier
         self._blinked = False
         self._paint()
 
@@ -206,9 +220,9 @@ class Comparison(QWidget):
         if look is None:
             return
         swipe, blinked = self.mode == SWIPE, self.mode == BLINK and self._blinked
-        self.before.show_pixels(look.before, "Before")
+        self.before.show_pixels(look.before, self._earlier)
         if blinked:
-            self.after.show_pixels(look.before, "Before")
+            self.after.show_pixels(look.before, self._earlier)
         else:
             self.after.show_pixels(look.after, "" if swipe else self._caption, self._frame)
         self.after.show_outlines(look.origin if self.outlined and not blinked else None)
@@ -228,11 +242,21 @@ class Comparison(QWidget):
 
     def zoom(self, by: int) -> None:
         """Come some steps closer, or go back."""
-        place = min(max(ZOOMS.index(self.factor) + by, 0), len(ZOOMS) - 1)
-        if ZOOMS[place] != self.factor:
-            self.factor = self.before.factor = self.after.factor = ZOOMS[place]
-            self.zoom_changed.emit(self.factor)
+        if self.set_factor(ZOOMS[min(max(ZOOMS.index(self.factor) + by, 0), len(ZOOMS) - 1)]):
             self.side_changed.emit()
+
+    def fit(self, height: int, width: int) -> None:
+        """Go back as far as it takes to see a piece of this size as a whole."""
+        wanted = min(HEIGHT / height, max(self.after.width(), HEIGHT) / width)
+        self.set_factor(max((factor for factor in ZOOMS if factor <= wanted), default=ZOOMS[0]))
+
+    def set_factor(self, factor: float) -> bool:
+        """Magnify so much; whether that is another magnification than before."""
+        changed = factor != self.factor
+        if changed:
+            self.factor = self.before.factor = self.after.factor = factor
+            self.zoom_changed.emit(factor)
+        return changed
 
     def swipe_to(self, share: float) -> None:
         """Put the divider at a share of the width, and show it."""
