@@ -1,6 +1,6 @@
 import gc
 
-from napari_histomix.widgets.gc_pause import RARELY, Calm
+from napari_histomix.widgets.gc_pause import RARELY, GcPause
 
 
 class Node:
@@ -21,7 +21,7 @@ def test_old_garbage_waits_for_the_last_to_end_and_new_garbage_does_not() -> Non
     usual = gc.get_threshold()
     Node.alive = 0
     old = Node()
-    one, two = Calm(), Calm()
+    one, two = GcPause(), GcPause()
     one.begin()
     two.begin()
     two.begin()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from functools import cached_property
 from typing import Any, Self, overload
 
 import numpy as np
@@ -212,6 +214,12 @@ class Changes(Sequence[Change]):
             return Changes(self._headers[index], self._patch, self._facts)
         return StoredChange(self._headers[index], self._patch, self._facts)
 
+    def followed(self, tail: Changes) -> Changes:
+        """As ``ChangeTable.followed``."""
+        first = tail._headers[0].id if len(tail) else None
+        kept = bisect_left(self._headers, first, key=lambda header: header.id) if first is not None else len(self)
+        return Changes([*self._headers[:kept], *tail._headers], self._patch, self._facts)
+
     def where(self, wanted: Callable[[Header], bool]) -> Changes:
         """Those whose headers are wanted."""
         return Changes([header for header in self._headers if wanted(header)], self._patch, self._facts)
@@ -286,6 +294,40 @@ class ChangeTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def _by_name(self) -> tuple[NDArray[np.intp], NDArray[np.intp], dict[str, int]]:
+        order = np.argsort(self.names, kind="stable")
+        starts = np.searchsorted(self.names[order], np.arange(len(self.made_names) + 1))
+        return order, starts, {name: code for code, name in enumerate(self.made_names)}
+
+    def seen_in(self, name: str) -> NDArray[np.intp]:
+        """Rows of the changes that are seen in an image, by its name."""
+        order, starts, codes = self._by_name
+        code = codes.get(name)
+        return order[:0] if code is None else order[starts[code] : starts[code + 1]]
+
+    @cached_property
+    def in_place(self) -> NDArray[np.bool_]:
+        """Which rows (N,) alter a window of a real image (``Change.in_place``)."""
+        places = {name: code for code, name in enumerate(self.image_names) if name}
+        same = np.array([places.get(name, -1) for name in self.made_names], np.int32)
+        return np.asarray(same[self.names] == self.images)
+
+    def followed(self, tail: ChangeTable) -> ChangeTable:
+        """The rows before the first id of another table, then that table: what a study holds once more is made."""
+        if not len(tail):
+            return self
+        kept = slice(int(np.searchsorted(self.ids, tail.ids[0])))
+        columns: dict[str, Any] = {}
+        for name in ("ids", "donors", "replaced", "scores", "windows"):
+            columns[name] = np.concatenate([getattr(self, name)[kept], getattr(tail, name)])
+        for name, key in _NAMES.items():
+            names: dict[Any, int] = {text: code for code, text in enumerate(getattr(self, key))}
+            codes = np.array([names.setdefault(text, len(names)) for text in getattr(tail, key)], np.int32)
+            columns[name] = np.concatenate([getattr(self, name)[kept], codes[getattr(tail, name)]])
+            columns[key] = tuple(names)
+        return ChangeTable(**columns)
+
     def rows(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.intp]:
         """Rows of those ids that are here."""
         wanted = np.asarray(ids, np.int64)
@@ -293,6 +335,16 @@ class ChangeTable:
         here = places < len(self.ids)
         here[here] = self.ids[places[here]] == wanted[here]
         return places[here]
+
+
+_NAMES = {
+    "images": "image_names",
+    "names": "made_names",
+    "donor_images": "donor_image_names",
+    "methods": "method_names",
+    "classes": "class_keys",
+}
+"""Columns that hold places in a tuple of names, and that tuple."""
 
 
 def coded(names: Sequence[Any]) -> tuple[NDArray[np.int32], tuple[Any, ...]]:

@@ -209,10 +209,11 @@ class ChangeStore:
         made = db.execute("INSERT INTO makings (facts) VALUES (?)", (json.dumps(shared, sort_keys=True),)).lastrowid
         return made or 0, shared
 
-    def changes(self) -> Changes:
-        """All changes by id; pixels and provenance are read when they are asked for."""
+    def changes(self, first: int = 0) -> Changes:
+        """All changes by id, from an id on; pixels and provenance are read when they are asked for."""
+        query = f"SELECT {HEADER} FROM changes WHERE id >= ? ORDER BY id"
         with self._database.reading() as db, gc_off():
-            headers = [Header(*row) for row in db.execute(f"SELECT {HEADER} FROM changes ORDER BY id")]
+            headers = [Header(*row) for row in db.execute(query, (first,))]
         return Changes(headers, self._patch, self._provenance)
 
     def change(self, number: int) -> Change:
@@ -229,10 +230,11 @@ class ChangeStore:
             raise HistomixError(f"The study has no change {number}.")
         return Changes([Header(*row)], self._patch, self._provenance)[0]
 
-    def change_table(self) -> ChangeTable:
-        """All changes as arrays, without a look at their pixels."""
+    def change_table(self, first: int = 0) -> ChangeTable:
+        """All changes as arrays, from an id on, without a look at their pixels."""
+        query = f"SELECT {ChangeTable.COLUMNS} FROM changes WHERE id >= ? ORDER BY id"
         with self._database.reading() as db, gc_off():
-            return ChangeTable.of_rows(db.execute(f"SELECT {ChangeTable.COLUMNS} FROM changes ORDER BY id").fetchall())
+            return ChangeTable.of_rows(db.execute(query, (first,)).fetchall())
 
     def ids_of_run(self, run: int) -> list[int]:
         """Ids of all that a run made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -33,6 +35,7 @@ SPACE = 8
 """Pixels between things, and around them."""
 ACCENT, GOOD, BAD, CARE = "#3d7eff", "#2ecc71", "#e74c3c", "#f39c12"
 """Colors that read well on napari's dark and light themes."""
+STOP_AND_KEEP = "Stop at the next step; you are asked whether what is made so far stays."
 PRIMARY = (
     f"QPushButton {{ background-color: {ACCENT}; color: white; font-weight: 600; padding: 6px; border-radius: 4px; }}"
     "QPushButton:hover { background-color: #5b93ff; }"
@@ -88,13 +91,13 @@ class Panel(QWidget):
         outer.addWidget(area)
         return area
 
-    def follow_tissue(self) -> None:
+    def follow_pool(self) -> None:
         """Open the study with a segment pool that another dock of this viewer opens, or has opened."""
-        self.session.tissue_changed.connect(self._on_tissue)
-        if self.session.tissue_folder is not None:
-            QTimer.singleShot(0, lambda: self._on_tissue(self.session.tissue_folder, None))
+        self.session.pool_changed.connect(self._on_pool)
+        if self.session.pool_folder is not None:
+            QTimer.singleShot(0, lambda: self._on_pool(self.session.pool_folder, None))
 
-    def _on_tissue(self, folder: Any, by: Any) -> None:
+    def _on_pool(self, folder: Any, by: Any) -> None:
         if by is not self and isalive(self) and folder is not None:
             self.open_study(folder)
 
@@ -135,21 +138,38 @@ class RunBar(QWidget):
     text : str
         On the Run button.
     runner : JobRunner
+    tip, stop_tip : str
+        What Run and Cancel do, as tooltips.
     pausable : bool
         Whether there is a Pause button too.
+    keep_question : callable, optional
+        Asks a person who stopped a run whether the changes that it had made stay, given their number (``ask_to_keep``).
     """
 
     run = Signal()
+    stopped = Signal(bool)
+    """A run was cancelled after it had made something: whether that stays."""
 
-    def __init__(self, text: str, runner: JobRunner, *, pausable: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        runner: JobRunner,
+        tip: str = "",
+        stop_tip: str = "Stop at the next step; nothing half-done is kept.",
+        *,
+        pausable: bool = False,
+        keep_question: Callable[[int], bool] | None = None,
+    ) -> None:
         super().__init__()
         self._runner = runner
+        self._tip, self._keep_question, self._made = tip, keep_question, 0
         self._can_run = True
         self.run_button = QPushButton(text)
         self.run_button.setStyleSheet(PRIMARY)
+        self.run_button.setToolTip(tip)
         self.run_button.clicked.connect(self.run)
         self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setToolTip("Stop at the next step; nothing half-done is kept.")
+        self.cancel_button.setToolTip(stop_tip if keep_question is None else STOP_AND_KEEP)
         self.cancel_button.clicked.connect(self._cancel)
         self.pause_button = QPushButton("Pause")
         self.pause_button.setToolTip("Hold the run, for instance to give the computer to something else.")
@@ -173,19 +193,24 @@ class RunBar(QWidget):
         runner.running_changed.connect(self._on_running)
         runner.paused_changed.connect(self._on_paused)
         runner.progressed.connect(self._on_event)
+        runner.cancelled.connect(self._on_cancelled)
         self._on_running(False)
 
     def allow(self, can_run: bool, why_not: str = "") -> None:
         """Whether Run can be pressed, and what its tooltip says where it cannot."""
         self._can_run = can_run
         self.run_button.setEnabled(can_run and not self._runner.running)
-        self.run_button.setToolTip("" if can_run else why_not)
+        self.run_button.setToolTip(self._tip if can_run else f"{self._tip}\n{why_not}".strip())
 
     def _cancel(self) -> None:
         self.cancel_button.setEnabled(False)
         self.pause_button.setEnabled(False)
         self.status.setText("Stopping …")
         self._runner.cancel()
+
+    def _on_cancelled(self) -> None:
+        if self._made and self._keep_question is not None and not self._runner.discarded:
+            self.stopped.emit(self._keep_question(self._made))
 
     def _on_running(self, running: bool) -> None:
         self.run_button.setEnabled(self._can_run and not running)
@@ -196,6 +221,7 @@ class RunBar(QWidget):
         self.pause_button.setText("Pause")
         self.bar.setVisible(running)
         self.status.setVisible(running)
+        self._made = 0 if running else self._made
         self.bar.setRange(0, 0)
         self.status.setText("Starting …")
 
@@ -207,6 +233,9 @@ class RunBar(QWidget):
             self.status.setText("Going on …")
 
     def _on_event(self, event: Event) -> None:
+        self._made += len(event.made)
+        if not self.cancel_button.isEnabled():
+            return
         self.bar.setRange(0, event.total)
         self.bar.setValue(event.done)
         # The step that was under way when Pause was pressed still comes to its end.
@@ -217,6 +246,24 @@ class RunBar(QWidget):
         counted = f"{event.phase}: {event.done:,} of {event.total:,}" if event.total else event.phase
         # Inpainting says its own counts, of nuclei and of steps.
         return event.phase + " …" if " of " in event.phase else counted + " …"
+
+
+def ask_to_keep(parent: QWidget) -> Callable[[int], bool]:
+    """Ask, once a run was stopped, whether what it had made stays: a ``keep_question`` for ``RunBar``."""
+
+    def ask(count: int) -> bool:
+        box = QMessageBox(parent)
+        box.setWindowTitle("Stopped")
+        box.setText(f"{count:,} synthetic {'change is' if count == 1 else 'changes are'} made already.")
+        box.setInformativeText("Keep what is made, to review it or to go on later, or discard it?")
+        keep = box.addButton("Keep", QMessageBox.ButtonRole.AcceptRole)
+        box.addButton("Discard", QMessageBox.ButtonRole.DestructiveRole)
+        box.setDefaultButton(keep)
+        box.setEscapeButton(keep)
+        box.exec()
+        return bool(box.clickedButton() is keep)
+
+    return ask
 
 
 class CropView(QFrame):

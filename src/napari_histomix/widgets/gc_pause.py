@@ -12,7 +12,7 @@ RARELY = 50_000
 """New objects before young ones are collected, in place of Python's 700: a job may make a million that all stay."""
 
 
-class Calm:
+class GcPause:
     """While at least one of these has begun, full collections pass over what existed before.
 
     Walking through all of napari and torch takes half a second in which no thread moves; done in a worker's thread it
@@ -27,7 +27,7 @@ class Calm:
         self._set(True)
 
     def end(self) -> None:
-        """Back to normal, when nothing else needs calm."""
+        """Back to normal, when no other pause goes on."""
         self._set(False)
 
     def _set(self, on: bool) -> None:

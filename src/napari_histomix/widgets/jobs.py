@@ -17,7 +17,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.widgets.gc_pause import Calm
+from napari_histomix.widgets.gc_pause import GcPause
 
 INTERVAL = 0.05
 """Seconds between two events that reach the main thread."""
@@ -34,7 +34,7 @@ class _Handle:
         self.make: Callable[[], Job[Any]] | None = make
         self.stop = Flag()
         self.hold = Flag()
-        self.calm = Calm()
+        self.gc_pause = GcPause()
         self.aborted: Callable[[], bool] = lambda: False
         self.outcome = "cancelled"
         self.result: Any = None
@@ -72,11 +72,12 @@ def sentence_of(error: BaseException) -> str:
 def _work(handle: _Handle) -> Generator[Event, None, None]:
     """Run a job; catch what it raises, pass on at most one event every ``INTERVAL``.
 
-    Every message and every validation loss is passed on too. A paused job waits here and not in napari's own
-    ``GeneratorWorker.pause``: that is blind to our Cancel, and a resume that comes before its pause took hold is lost.
+    Changes that were made, messages and validation losses are always passed on. A paused job waits here and not in
+    napari's own ``GeneratorWorker.pause``: that is blind to our Cancel, and a resume that comes before its pause took
+    hold is lost.
     """
     job: Job[Any] | None = None
-    handle.calm.begin()
+    handle.gc_pause.begin()
     try:
         assert handle.make is not None
         job = handle.make()
@@ -89,7 +90,7 @@ def _work(handle: _Handle) -> Generator[Event, None, None]:
                 continue
             event = next(job)
             now = time.monotonic()
-            if event.message or "validation" in event.figures or now - last >= INTERVAL:
+            if event.made or event.message or "validation" in event.figures or now - last >= INTERVAL:
                 last = now
                 yield event
     except StopIteration as end:
@@ -106,7 +107,7 @@ def _work(handle: _Handle) -> Generator[Event, None, None]:
         except Exception as error:
             _fail(handle, error)
         handle.make = None
-        handle.calm.end()
+        handle.gc_pause.end()
 
 
 def _fail(handle: _Handle, error: BaseException) -> None:
@@ -119,7 +120,7 @@ def _stop_all(handles: list[_Handle], *_: object) -> None:
     # A closing window leaves a worker where it stands: nothing in its thread may come to an end of its own.
     for handle in handles:
         handle.stop.set()
-        handle.calm.end()
+        handle.gc_pause.end()
 
 
 class JobRunner(QObject):
@@ -134,7 +135,7 @@ class JobRunner(QObject):
     """
 
     progressed = Signal(object)
-    """An ``Event``, at most 20 a second; every one that carries a message or a validation loss among them."""
+    """An ``Event``, at most 20 a second, and every one that carries changes, a message or a validation loss."""
     finished = Signal(object)
     """The job's result."""
     failed = Signal(str)
@@ -151,6 +152,8 @@ class JobRunner(QObject):
         self._worker: Any = None
         self._bar: cancelable_progress | None = None
         self._bar_time = 0.0
+        self.discarded = False
+        """Whether the job that came to its end last was discarded: nobody is to be asked about it."""
         self._live: list[_Handle] = []
         self._next: tuple[Callable[[], Job[Any]], str] | None = None
         self._again = QTimer(self)
@@ -244,7 +247,8 @@ class JobRunner(QObject):
 
     def _on_event(self, event: Event) -> None:
         handle = self._handle
-        if handle is None or handle.stop.is_set():
+        # What was made before the job heard that it is to stop is made.
+        if handle is None or handle.unwanted or (handle.stop.is_set() and not event.made):
             return
         self.progressed.emit(event)
         self._feed_bar(event)
@@ -255,6 +259,7 @@ class JobRunner(QObject):
             return
         self._close_bar()
         outcome, result, sentence = handle.outcome, handle.result, handle.sentence
+        self.discarded = handle.unwanted
         if handle.unwanted:
             outcome = "cancelled"
         handle.drop()

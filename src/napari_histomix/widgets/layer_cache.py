@@ -65,6 +65,11 @@ class Stacks:
         stack = self._stacks.get(image)
         return stack.layers.get(what) if stack else None
 
+    @property
+    def composed(self) -> list[str]:
+        """Images that have synthetic layers."""
+        return [image for image, stack in self._stacks.items() if "synthetic" in stack.layers]
+
     def layers(self, *, without: Stack | None = None) -> list[Layer]:
         """All layers of all images but one."""
         return [layer for one in self._stacks.values() if one is not without for layer in one.layers.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 from numpy.typing import NDArray
 
+from napari_histomix.compositing import Synthetic, compose, new_image
 from napari_histomix.datasets.hovernet import class_table
-from napari_histomix.records import LabeledImage, NucleusClass, Placement
+from napari_histomix.records import DONOR, Change, LabeledImage, NucleusClass
 from napari_histomix.widgets.tables import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
 
 DECISION_COLORS = {
@@ -27,6 +29,34 @@ DECISION_COLORS = {
 CANDIDATE_MICROMETERS = 3.0
 RING_WIDTH = 0.06
 """Of the rings around synthetic nuclei, as a share of their size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A synthetic image with its target, if any, all of its changes, rejected ones too, and how each was made."""
+
+    name: str
+    target: LabeledImage | None
+    synthetic: Synthetic
+    changes: list[Change]
+    facts: list[dict[str, Any]]
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its changes alter a real image."""
+        return self.changes[0].in_place
+
+
+def composed_image(
+    target: LabeledImage | None, changes: Sequence[Change], decisions: Mapping[int, str], mpp: float, dataset: str
+) -> Synthetic:
+    """The synthetic image in which changes are seen; of those in place, without the rejected and deleted ones."""
+    first = changes[0]
+    if target is None:
+        return new_image(first, mpp, dataset)
+    if not first.in_place:
+        return compose(target, [first])
+    return compose(target, [change for change in changes if decisions.get(change.id) not in (REJECT, DELETE)])
 
 
 def image_layer(name: str, image: LabeledImage, space: Mapping[str, Any], **about: Any) -> Image:
@@ -49,6 +79,8 @@ def nuclei_layer(
     The layer gets its own copy: painting in it must not change the target that a rejection gives back.
     """
     keywords = nuclei_keywords(types, classes, {**facts(image), **about})
+    if image.synthetic:
+        keywords["features"]["synthetic"] = keywords["features"]["index"].isin(image.synthetic)
     layer = Labels(image.instances.copy(), name=name, visible=False, **keywords, **space)
     layer.contour = 1
     return layer
@@ -114,17 +146,17 @@ def candidate_features(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns=["image", "row", "col"]).reset_index(drop=True)
 
 
-def placements_layer(
+def changes_layer(
     name: str,
-    placements: Sequence[Placement],
+    changes: Sequence[Change],
     features: pd.DataFrame,
     made: Sequence[Mapping[str, Any]],
     space: Mapping[str, Any],
 ) -> Points:
-    """Synthetic nuclei of one image as rings in the color of the decision; ``made``: how each was made."""
-    radii = [np.sqrt(max(int(one.nucleus.sum()), 1) / np.pi) for one in placements]
+    """Changes in place of one image as rings in the color of the decision; ``made``: how each was made."""
+    radii = [np.sqrt(max(np.count_nonzero(change.origin == DONOR), 1) / np.pi) for change in changes]
     return Points(
-        np.array([(one.candidate.target.row, one.candidate.target.col) for one in placements]),
+        np.array([center(change) for change in changes]),
         features=features,
         face_color="transparent",
         border_color=decision_colors(features["decision"]),
@@ -132,19 +164,22 @@ def placements_layer(
         size=[3.1 * radius for radius in radii],
         visible=False,
         name=name,
-        metadata={
-            "histomix": {
-                "image": placements[0].candidate.target.image,
-                "placements": list(made),
-            }
-        },
+        metadata={"histomix": {"image": changes[0].image, "synthetic": True, "changes": list(made)}},
         **space,
     )
+
+
+def center(change: Change) -> tuple[float, float]:
+    """Middle of a change in the image that it is seen in, as row and column."""
+    height, width = change.shape
+    return change.row + height / 2, change.col + width / 2
 
 
 def facts(image: LabeledImage) -> dict[str, Any]:
     """Where an image comes from, for a layer's metadata."""
     source = image.source
+    # By this key no network learns from a layer, and its files say that they are synthetic.
+    made = {"synthetic": True} if image.synthetic else {}
     return {
         "dataset": source.dataset,
         "image": source.image,
@@ -152,20 +187,23 @@ def facts(image: LabeledImage) -> dict[str, Any]:
         "patient": source.patient,
         "slide": source.slide,
         "mpp": image.mpp,
+        **made,
     }
 
 
-def provenance(placement: Placement, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How a synthetic nucleus was made, for a layer's metadata; ``facts``: its own."""
-    donor, target = placement.candidate.donor, placement.candidate.target
-    return {
-        "number": placement.candidate.rank,
-        "instance": placement.instance,
-        "donor": {"image": donor.image, "instance": donor.instance, "type": donor.type},
-        "target": {"kind": target.kind, "row": target.row, "col": target.col, "instance": target.instance},
-        "seed": placement.seed,
-        **facts,
+def provenance(change: Change, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How a change was made, for a layer's metadata; ``facts``: its own."""
+    about: dict[str, Any] = {
+        "number": change.id,
+        "method": change.method,
+        "seed": change.seed,
+        "sources": [asdict(source) for source in change.sources],
+        "added": dict(change.added),
+        "removed": list(change.removed),
     }
+    if change.class_shares is not None:
+        about["class_shares"] = dict(change.class_shares)
+    return {**facts, **about}
 
 
 def write_labels(layer: Labels, window: tuple[slice, slice], values: NDArray[Any]) -> None:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels, Layer, Points
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_histomix.compositing import Synthetic, compose
 from napari_histomix.compositing.windowed import compose_window
-from napari_histomix.records import Event, Job, LabeledImage, Placement
+from napari_histomix.records import Change, Event, Job, LabeledImage
 from napari_histomix.widgets import layer_making as making
 from napari_histomix.widgets.camera import fly, show_scale_bar
-from napari_histomix.widgets.gc_pause import Calm
+from napari_histomix.widgets.gc_pause import GcPause
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layer_cache import Stack, Stacks
+from napari_histomix.widgets.layer_making import Composed, composed_image
 from napari_histomix.widgets.session import Session, session_of
-from napari_histomix.widgets.tables import DELETE, REJECT, UNDECIDED, WORDS, candidate_frame, placement_frame
+from napari_histomix.widgets.tables import DELETE, REJECT, UNDECIDED, WORDS, candidate_frame, change_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NAME = "napari-histomix-layers"
 PAUSE = 15
 """Milliseconds between two changes of layers: without them a row of changes is one long stall."""
-SYNTHETIC = ("synthetic", "synthetic nuclei", "placements")
+SYNTHETIC = ("synthetic", "synthetic nuclei", "changes")
 REWRITTEN = 40
 """Nuclei of one image that one act may rewrite in its layers; with more, they are composed anew."""
 AT_ONCE = 6
@@ -38,16 +38,6 @@ AT_ONCE = 6
 
 napari takes longer for each layer the more there are: with ninety, adding one or moving the camera stalls the window.
 """
-
-
-@dataclass(frozen=True, eq=False)
-class Composed:
-    """A target with the synthetic image made of it, all of its placements, rejected ones too, and how each was made."""
-
-    target: LabeledImage
-    synthetic: Synthetic
-    placements: tuple[Placement, ...]
-    facts: list[dict[str, Any]]
 
 
 class LayerBook(QObject):
@@ -74,8 +64,8 @@ class LayerBook(QObject):
         self._synthetic = True
         self._selected: Layer | None = None
         self._inserted: Layer | None = None
-        self._calm = Calm()
-        self.destroyed.connect(partial(Calm.end, self._calm))
+        self._gc_pause = GcPause()
+        self.destroyed.connect(partial(GcPause.end, self._gc_pause))
         self._timer = QTimer(self)
         self._timer.setInterval(PAUSE)
         self._timer.timeout.connect(self._turn)
@@ -88,15 +78,16 @@ class LayerBook(QObject):
         session.image_changed.connect(self._on_image)
         session.candidates_changed.connect(self._on_candidates)
         session.candidates_decided.connect(self._on_candidates_decided)
-        session.placements_changed.connect(self._on_placements)
-        session.placements_decided.connect(self._on_placements_decided)
+        session.changes_changed.connect(self._on_changes)
+        session.changes_made.connect(self._on_made)
+        session.changes_decided.connect(self._on_changes_decided)
         session.place_requested.connect(self._on_place)
         for ended in (self._composer.finished, self._composer.failed, self._composer.cancelled):
             ended.connect(lambda *_: self._compose(()))
         if session.image:
             self._on_image(session.image)
-        if session.placements:
-            self._on_placements()
+        if len(session.table):
+            self._on_changes()
 
     @property
     def busy(self) -> bool:
@@ -104,18 +95,18 @@ class LayerBook(QObject):
         return bool(self._queue) or self._composer.running or self.session.reader.busy
 
     def layer(self, image: str, what: str) -> Layer | None:
-        """A layer by image and what it shows: image, nuclei, candidates, synthetic, synthetic nuclei, placements."""
+        """A layer by image and what it shows: image, nuclei, candidates, synthetic, synthetic nuclei, changes."""
         return self.stacks.layer(image, what)
 
     def target(self, image: str) -> LabeledImage | None:
-        """The untouched target of an image that has placements, as soon as it has been read."""
+        """The untouched target of an image that is synthetic or has changes, as soon as it has been read."""
         stack = self.stacks.get(image)
-        return (stack.target if stack else None) or self.session.reader.get(image)
+        return (stack.target if stack else None) or self.session.reader.get(self.session.target_of(image))
 
     # The queue.
 
     def _later(self, *steps: Callable[[], None]) -> None:
-        self._calm.begin()
+        self._gc_pause.begin()
         self._queue.extend(steps)
         self._timer.start()
 
@@ -124,7 +115,7 @@ class LayerBook(QObject):
             self._queue.popleft()()
         if not self._queue:
             self._timer.stop()
-            self._calm.end()
+            self._gc_pause.end()
             self._reselect()
             self._fly()
             self.settled.emit()
@@ -147,22 +138,29 @@ class LayerBook(QObject):
             self._later(lambda layer=layer: self._remove(layer))
 
     def _on_image(self, name: str) -> None:
-        image = self.session.reader.get(name)
-        if image is None:
+        session, target = self.session, self.session.target_of(name)
+        image = session.reader.get(target) if target else None
+        if image is None and target:
             return
-        stack, work = self.stacks.look_at(name), self.session.placements_of(name, rejected=True)
-        # The image comes before another goes: nobody has to look at an empty canvas.
-        self._later(lambda: self._add_image(name, image), lambda: self._turn_to(name, "image", True))
+        stack, made = self.stacks.look_at(name), bool(len(session.table.seen_in(name)))
+        if image is not None:
+            # The image comes before another goes: nobody has to look at an empty canvas.
+            self._later(lambda: self._add_image(name, image), lambda: self._turn_to(name, "image", True))
         for other in self.stacks:
             if other != name:
                 self._later(lambda other=other: self._show(other, False))
-        self._later(
-            lambda: self._add_nuclei(name, image),
-            # Empty as long as there are none: a search then only has to fill it, which does not hold the window.
-            lambda: None if self.layer(name, "candidates") else self._add_candidates(name),
-            lambda: self._show(name, True),
-        )
-        if not work:
+        if image is not None and name == target and session.dataset is not None and session.dataset.has_nuclei:
+            self._later(
+                lambda: self._add_nuclei(name, image),
+                # Empty as long as there are none: a search then only has to fill it, which does not hold the window.
+                lambda: None if self.layer(name, "candidates") else self._add_candidates(name),
+            )
+        else:
+            for what in ("nuclei", "candidates"):
+                if what in stack.spare:
+                    self._later(lambda layer=stack.spare[what]: self._remove(layer))
+        self._later(lambda: self._show(name, True))
+        if not made:
             for layer in [layer for what, layer in stack.spare.items() if what in SYNTHETIC]:
                 self._later(lambda layer=layer: self._remove(layer))
         elif self.layer(name, "synthetic") is None:
@@ -182,16 +180,28 @@ class LayerBook(QObject):
         for name in changed & set(self.stacks):
             self._later(lambda name=name: self._recolor_candidates(name))
 
-    def _on_placements(self) -> None:
+    def _on_changes(self) -> None:
         self._stale.clear()
         self._composer.discard()
-        names = list(dict.fromkeys(one.candidate.target.image for one in self.session.placements))
-        for name in set(self.stacks) - set(names):
-            for what in SYNTHETIC:
-                self._later(lambda name=name, what=what: self._drop(name, what))
+        for name in self.stacks:
+            if not len(self.session.table.seen_in(name)):
+                gone = SYNTHETIC if name in self.session.images else ("image", *SYNTHETIC)
+                for what in gone:
+                    self._later(lambda name=name, what=what: self._drop(name, what))
+        self._compose_some(self.session.table.rows(self.session.table.ids))
+
+    def _on_made(self, ids: Sequence[int]) -> None:
+        self._compose_some(self.session.table.rows(ids))
+
+    def _compose_some(self, rows: NDArray[np.intp]) -> None:
+        """Compose the images of these rows that are shown, and a few more; derived images only where they are shown."""
+        table = self.session.table
+        seen = list(dict.fromkeys(table.names[rows].tolist()))
+        names = [table.made_names[code] for code in seen]
         shown = [name for name in names if name == self.session.image or self.layer(name, "synthetic")]
-        others = [name for name in names if name not in shown]
-        self._compose(shown + others[: max(AT_ONCE - len(shown), 0)])
+        in_place = {table.made_names[code] for code in np.unique(table.names[table.in_place]).tolist()}
+        others = [name for name in names if name in in_place and name not in shown]
+        self._compose(shown + others[: max(AT_ONCE - len(self.stacks.composed), 0)])
 
     def _compose(self, names: Sequence[str]) -> None:
         """Make or renew the synthetic layers of these images, after those that are being made."""
@@ -201,53 +211,61 @@ class LayerBook(QObject):
         session = self.session
         dataset, study = session.dataset, session.study
         work = [
-            (name, self.target(name), session.placements_of(name), session.placements_of(name, rejected=True))
+            (name, session.target_of(name), self.target(name), session.changes_of(name, rejected=True))
             for name in self._stale
         ]
         self._stale.clear()
+        work = [piece for piece in work if piece[-1]]
         if not work or dataset is None or study is None:
             return
+        decisions, scales = session.said["change"].copy(), {name: self._mpp(name) for name, *_ in work}
 
         def job() -> Job[list[Composed]]:
             made = []
-            for number, (name, target, placements, everything) in enumerate(work):
+            for number, (name, source, target, changes) in enumerate(work):
                 yield Event("Composing images", number, len(work))
-                target = target or dataset.read(name)
-                known = study.provenance(one.candidate.rank for one in everything)
-                facts = [making.provenance(one, known[one.candidate.rank]) for one in everything]
-                made.append(Composed(target, compose(target, placements), everything, facts))
+                if source:
+                    target = target or dataset.read(source)
+                known = study.provenance(change.id for change in changes)
+                facts = [making.provenance(change, known[change.id]) for change in changes]
+                synthetic = composed_image(target, changes, decisions, scales[name], dataset.name)
+                made.append(Composed(name, target, synthetic, changes, facts))
             return made
 
         self._composer.start(job, "composing synthetic images")
 
     def _on_composed(self, made: list[Composed]) -> None:
-        for one in made:
-            name = one.target.source.image
-            self.stacks.begin(name).target = one.target
+        for composed in made:
+            name = composed.name
+            self.stacks.begin(name).target = composed.target
             self._later(
-                lambda name=name, one=one: self._add_synthetic(name, one),
-                lambda name=name, one=one: self._add_synthetic_nuclei(name, one),
-                lambda name=name, one=one: self._add_placements(name, one),
+                lambda name=name, composed=composed: self._add_synthetic(name, composed),
+                lambda name=name, composed=composed: self._add_synthetic_nuclei(name, composed),
+                lambda name=name, composed=composed: self._add_changes(name, composed),
             )
         self._later(lambda: self._show(self.session.image, True))
 
-    def _on_placements_decided(self, numbers: Sequence[int]) -> None:
-        images: dict[str, list[Placement]] = {}
-        for one in filter(None, map(self.session.placement, numbers)):
-            images.setdefault(one.candidate.target.image, []).append(one)
-        many = [name for name, some in images.items() if len(some) > REWRITTEN and name in self.stacks]
+    def _on_changes_decided(self, ids: Sequence[int]) -> None:
+        session = self.session
+        images: dict[str, list[int]] = {}
+        rows = session.table.rows(ids)
+        rows = rows[session.table.in_place[rows]]
+        for row, code in zip(rows.tolist(), session.table.names[rows].tolist(), strict=True):
+            images.setdefault(session.table.made_names[code], []).append(row)
+        many = [name for name, concerned in images.items() if len(concerned) > REWRITTEN and name in self.stacks]
         for name in images.keys() - set(many):
-            for one in images[name]:
-                self._rewrite(one)
+            if name in self.stacks:
+                for row in images[name]:
+                    self._rewrite(session.change_at(row))
         if many:
             # Composing an image anew in the background takes less than writing many windows of it here.
             self._compose(many)
         for name in images:
             if self._queue:
-                self._later(lambda name=name: self._recolor_placements(name))
+                self._later(lambda name=name: self._recolor_changes(name))
             else:
                 # With nothing under way, one look of the window shows it all.
-                self._recolor_placements(name)
+                self._recolor_changes(name)
 
     def _on_place(self, image: str, row: float, col: float) -> None:
         self._place = image, row, col
@@ -265,8 +283,11 @@ class LayerBook(QObject):
         return {"scale": (mpp, mpp), "units": ("um", "um")}
 
     def _mpp(self, name: str) -> float:
-        dataset = self.session.dataset
-        return (dataset.entry(name).mpp if dataset else None) or 1.0
+        dataset, target = self.session.dataset, self.session.target_of(name)
+        if dataset is None:
+            return 1.0
+        # A new image has the scale of the images that it was learned from.
+        return (dataset.entry(target).mpp if target else dataset.entries[0].mpp) or 1.0
 
     def _on_splits(self) -> None:
         for name in self.stacks:
@@ -277,7 +298,7 @@ class LayerBook(QObject):
         """Write the split that an image has now into its layer: no network may learn from those of a test split."""
         about = layer.metadata.get("histomix", {})
         if "split" in about:
-            about["split"] = self.session.splits.get(name, about["split"])
+            about["split"] = self.session.splits.get(self.session.target_of(name), about["split"])
 
     def _add(self, name: str, what: str, layer: Layer) -> None:
         self._mark(name, layer)
@@ -301,11 +322,12 @@ class LayerBook(QObject):
         for layer in self.viewer.layers:
             # File > Open Sample has to hand over a layer of its own: it becomes ours.
             about = layer.metadata.get("histomix", {})
-            if about.get("adopt") and about["image"] == name:
+            if about.get("adopt") and about["image"] == name == image.source.image:
                 layer.metadata = {"histomix": making.facts(image)}
                 self.stacks.own(name, "image", layer)
                 return
-        self._add(name, "image", making.image_layer(name, image, self._space(name, image)))
+        named = name if name == image.source.image else f"{name} target"
+        self._add(name, "image", making.image_layer(named, image, self._space(name, image)))
         show_scale_bar(self.viewer)
 
     def _add_nuclei(self, name: str, image: LabeledImage) -> None:
@@ -334,58 +356,60 @@ class LayerBook(QObject):
 
     def _add_synthetic(self, name: str, composed: Composed) -> None:
         if name in self.stacks:
-            image = composed.synthetic.image
-            layer = making.image_layer(f"{name} synthetic", image, self._space(name, image), placements=composed.facts)
-            self._add(name, "synthetic", layer)
+            image, about = composed.synthetic.image, {"synthetic": True, "changes": composed.facts}
+            named = f"{name} synthetic" if composed.in_place else name
+            self._add(name, "synthetic", making.image_layer(named, image, self._space(name, image), **about))
             self._rewrite_all(name)
 
     def _add_synthetic_nuclei(self, name: str, composed: Composed) -> None:
-        if name not in self.stacks or self.session.dataset is None:
-            return
+        image, dataset = composed.synthetic.image, self.session.dataset
         # A color for every id that may come back: rejected and replaced ones too.
-        types = dict(composed.target.types)
-        types.update((one.instance, one.candidate.donor.type) for one in composed.placements)
-        image, classes = composed.synthetic.image, self.session.dataset.classes
-        space = self._space(name, image)
-        layer = making.nuclei_layer(f"{name} synthetic nuclei", image, types, classes, space, synthetic=True)
-        self._add(name, "synthetic nuclei", layer)
-        self._rewrite_all(name)
+        types = {**(composed.target.types if composed.target else {}), **image.types}
+        for change in composed.changes:
+            types.update(change.added)
+        if name in self.stacks and dataset is not None and types:
+            space = self._space(name, image)
+            named = f"{name} synthetic nuclei" if composed.in_place else f"{name} nuclei"
+            layer = making.nuclei_layer(named, image, types, dataset.classes, space, synthetic=True)
+            self._add(name, "synthetic nuclei", layer)
+            self._rewrite_all(name)
 
-    def _add_placements(self, name: str, composed: Composed) -> None:
-        dataset, placements = self.session.dataset, composed.placements
-        if name in self.stacks and placements and dataset is not None:
-            features = placement_frame(placements, self.session.placement_decisions, dataset.class_name)
-            named, space = f"{name} placements", self._space(name)
-            self._add(name, "placements", making.placements_layer(named, placements, features, composed.facts, space))
+    def _add_changes(self, name: str, composed: Composed) -> None:
+        dataset, changes = self.session.dataset, composed.changes
+        if name in self.stacks and composed.in_place and dataset is not None:
+            features = change_frame(changes, self.session.said["change"], dataset.class_name)
+            layer = making.changes_layer(f"{name} changes", changes, features, composed.facts, self._space(name))
+            self._add(name, "changes", layer)
 
-    def _recolor_placements(self, name: str) -> None:
-        layer, decisions = self.layer(name, "placements"), self.session.placement_decisions
+    def _recolor_changes(self, name: str) -> None:
+        layer, decisions = self.layer(name, "changes"), self.session.said["change"]
         if isinstance(layer, Points):
             words = [WORDS[decisions.get(number, UNDECIDED)] for number in layer.features["number"]]
             layer.features["decision"] = words
             layer.border_color = making.decision_colors(words)
 
-    # A rejected placement leaves, an approved one returns: only its window is written.
+    # A rejected change leaves, an approved one returns: only its window is written.
 
     def _rewrite_all(self, name: str) -> None:
         # Decisions made between composing and now.
-        for one in self.session.placements_of(name, rejected=True):
-            if self.session.placement_decisions.get(one.candidate.rank) in (REJECT, DELETE):
-                self._rewrite(one)
+        for change in self.session.changes_of(name, rejected=True):
+            if change.in_place and self.session.said["change"].get(change.id) in (REJECT, DELETE):
+                self._rewrite(change)
 
-    def _rewrite(self, placement: Placement) -> None:
-        name = placement.candidate.target.image
+    def _rewrite(self, change: Change) -> None:
+        name = change.name
         stack = self.stacks.get(name)
         if stack is None or stack.target is None:
             return
-        crop, window = compose_window(stack.target, placement.window, self.session.placements_of(name))
+        near = self.session.changes_of(name, window=change.window)
+        crop, window = compose_window(stack.target, change.window, near)
         image, nuclei = (stack.layers.get(what) for what in ("synthetic", "synthetic nuclei"))
         if image is not None:
-            image.data[placement.window] = crop.image.pixels[window]
+            image.data[change.window] = crop.image.pixels[window]
             image.refresh(extent=False, thumbnail=False)
         if isinstance(nuclei, Labels):
             with self.stacks.writing():
-                making.write_labels(nuclei, placement.window, crop.image.instances[window])
+                making.write_labels(nuclei, change.window, crop.image.instances[window])
 
     # Showing, removing, flying.
 
@@ -419,7 +443,7 @@ class LayerBook(QObject):
         active = self.viewer.layers.selection.active
         if active is not None and active not in self.stacks.layers(without=stack):
             return
-        for what in ("placements", "candidates", "image"):
+        for what in ("changes", "candidates", "synthetic", "image"):
             layer = stack.layers.get(what)
             if layer is not None and layer.visible and layer in self.viewer.layers and len(layer.data):
                 self.viewer.layers.selection.active = layer

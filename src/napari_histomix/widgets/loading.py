@@ -1,21 +1,27 @@
-"""Opening datasets and studies: jobs that read, and what they hand over."""
+"""What a session hands out as background jobs: opening, finding, making; and what these jobs hand over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
-from napari_histomix.datasets import Dataset, Survey, open_dataset, survey
+from napari_histomix.datasets import Dataset, Survey, open_any, survey
 from napari_histomix.datasets.splits import with_chosen_splits
-from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
-from napari_histomix.widgets.preload import prepare_units
+from napari_histomix.records import Candidate, Event, HistomixError, Job
+from napari_histomix.study.changes import ChangeTable
+from napari_histomix.study.decision_log import Subject
+from napari_histomix.widgets.decisions import SUBJECTS
+from napari_histomix.widgets.preload import prepare_torch, prepare_units
 from napari_histomix.widgets.tables import CandidateRows, candidate_frame
 
 if TYPE_CHECKING:
+    from napari_histomix.jobs import Outcome
+    from napari_histomix.methods.base import Method
     from napari_histomix.study import Study
 
 
@@ -41,41 +47,44 @@ class Candidates:
         frame = candidate_frame(items, class_name)
         return cls(tuple(items), frame, CandidateRows.of(frame), size, tuple(warnings))
 
+    @classmethod
+    def read(cls, study: Study, dataset: Dataset) -> Self | None:
+        """Those that a study holds; None where it holds none."""
+        items = study.candidates()
+        if not items:
+            return None
+        settings = study.settings()
+        size, warnings = settings.get("effective_sample_size"), settings.get("warnings", ())
+        return cls.of(items, dataset.class_name, size, warnings)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a study holds: candidates, changes as arrays and one by one, and what was said of all of them."""
+
+    candidates: Candidates | None = None
+    table: ChangeTable = field(default_factory=lambda: ChangeTable.of_rows(()))
+    changes: Sequence[Any] = ()
+    said: Mapping[Subject, Mapping[int, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, study: Study, dataset: Dataset) -> Self:
+        """Read all of it; takes a while for a large study: not for the main thread."""
+        candidates = Candidates.read(study, dataset)
+        said = {subject: study.decisions(subject) for subject in SUBJECTS}
+        return cls(candidates, study.change_table(), study.changes(), said)
+
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A dataset as opened in the background, with all that its study holds."""
+    """A dataset as opened in the background, with its study and all that this holds."""
 
     dataset: Dataset
     survey: Survey
     mpp: float | None = None
     study: Study | None = None
-    candidates: Candidates | None = None
-    placements: tuple[Placement, ...] = ()
-    candidate_decisions: Mapping[int, str] = field(default_factory=dict)
+    work: Work = field(default_factory=Work)
     settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Candidates as written to a study, and a sentence for each image that was left out."""
-
-    study: Study
-    candidates: Candidates
-    problems: tuple[str, ...]
-
-
-def open_job(path: Path, mpp: float | None = None) -> Callable[[], Job[Opened]]:
-    """Open a dataset's folder and count its nuclei."""
-    prepare_units()
-
-    def job() -> Job[Opened]:
-        yield Event("Opening the folder")
-        dataset = open_dataset(path, mpp=mpp)
-        counted = yield from survey(dataset)
-        return Opened(dataset, counted, mpp)
-
-    return job
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,19 @@ class Moved:
 
     folder: Path
     sentence: str
+
+
+def open_job(path: Path, mpp: float | None = None) -> Callable[[], Job[Opened]]:
+    """Open a dataset's folder, of nuclei or of images with a class, and count its nuclei."""
+    prepare_units()
+
+    def job() -> Job[Opened]:
+        yield Event("Opening the folder")
+        dataset = open_any(path, mpp=mpp)
+        counted = yield from survey(dataset)
+        return Opened(dataset, counted, mpp)
+
+    return job
 
 
 def study_job(folder: Path, images: Path | None = None) -> Callable[[], Job[Opened | Moved]]:
@@ -101,21 +123,14 @@ def study_job(folder: Path, images: Path | None = None) -> Callable[[], Job[Open
             root = study.locate(images)
         except HistomixError as error:
             return Moved(Path(folder), str(error))
-        dataset = with_chosen_splits(open_dataset(root, mpp=settings["mpp"]), settings)
+        dataset = with_chosen_splits(open_any(root, mpp=settings["mpp"]), settings)
         known = kept_survey(study.folder)
         counted = yield from survey(dataset, known)
         if known is None or known.stamps != counted.stamps:
             keep_survey(study.folder, counted)
-        yield Event("Reading candidates and placements")
-        items = study.candidates()
-        candidates = None
-        if items:
-            size, warnings = settings.get("effective_sample_size"), settings.get("warnings", ())
-            candidates = Candidates.of(items, dataset.class_name, size, warnings)
-        if changed := study.changed_images(counted.hashes):
-            yield Event("Reading candidates and placements", message=_changed(changed))
-        placements, decisions = study.placements(items), study.decisions("candidate")
-        return Opened(dataset, counted, settings["mpp"], study, candidates, placements, decisions, settings)
+        changed = study.changed_images(counted.hashes)
+        yield Event("Reading the study", message=_changed(changed) if changed else None)
+        return Opened(dataset, counted, settings["mpp"], study, Work.read(study, dataset), settings)
 
     return job
 
@@ -124,3 +139,136 @@ def _changed(images: Sequence[str]) -> str:
     """What to say of images that are not those that a study was made with."""
     more = f" and {len(images) - 3} more" if len(images) > 3 else ""
     return f"Not the images that the study was made with, or missing: {', '.join(images[:3])}{more}."
+
+
+# Jobs that write to a study.
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a stage found, as it is in a study now, and a sentence for each image that was left out."""
+
+    study: Study
+    work: Work
+    problems: tuple[str, ...] = ()
+    result: Any = None
+
+
+@dataclass(eq=False)
+class Begun:
+    """A study that a job began, and candidates that it found on the way; taken over on the main thread."""
+
+    study: Study | None = None
+    candidates: Candidates | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What a job works on: a dataset, and the study that it goes on with or begins.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    survey : Survey
+    mpp : float, optional
+        Given by a person.
+    folder : Path
+        Of the study.
+    study : Study, optional
+        None where it begins with the job.
+    settings : mapping
+        What a new study is told of the session.
+    """
+
+    dataset: Dataset
+    survey: Survey
+    mpp: float | None
+    folder: Path
+    study: Study | None
+    settings: Mapping[str, Any]
+
+    @contextmanager
+    def begin(self) -> Iterator[Study]:
+        """The study; of one that begins here, nothing stays where the work in it fails."""
+        from napari_histomix.study import Study
+        from napari_histomix.study.survey_cache import keep_survey
+
+        if self.study is not None:
+            yield self.study
+            return
+        with Study.begin(self.folder, self.dataset.root, self.dataset.name, self.mpp) as study:
+            study.remember_images(self.survey.hashes)
+            keep_survey(study.folder, self.survey)
+            study.save_settings(self.settings)
+            yield study
+
+
+def find_job(ground: Ground, method: Method[Any, Any], settings: Any) -> Callable[[], Job[Found]]:
+    """Find what the stage of a method vets, in place of what was found before."""
+    stage = method.stage
+    if stage is None:
+        raise HistomixError(f"{method.title} has nothing to find before it makes images.")
+
+    def job() -> Job[Found]:
+        from napari_histomix.jobs import check
+        from napari_histomix.methods.base import Work as MethodWork
+        from napari_histomix.settings import check_settings
+
+        if getattr(settings, "encoder", "texture") != "texture":
+            prepare_torch()
+        check(method, ground.dataset)
+        with ground.begin() as study:
+            result = yield from stage.find(MethodWork(ground.dataset, study), check_settings(settings))
+        problems = tuple(problem.sentence for problem in getattr(result, "problems", ()))
+        return Found(study, Work.read(study, ground.dataset), problems, result)
+
+    return job
+
+
+def make_job(
+    ground: Ground, begun: Begun, method: Method[Any, Any], settings: Any, stage: Any, loaded: Any
+) -> Callable[[], Job[Outcome]]:
+    """Carry a method out. A study that begins here stays once it holds something: a change, or what a stage found."""
+
+    def job() -> Job[Outcome]:
+        from napari_histomix import jobs
+
+        prepare_torch()
+        yield Event("Preparing")
+        with ground.begin() as study:
+            run = jobs.run(method, ground.dataset, settings, study, stage=stage, loaded=loaded)
+            try:
+                event = next(run)
+                while not (event.made or (method.stage is not None and method.stage.ready(study))):
+                    yield event
+                    event = next(run)
+            except StopIteration as end:
+                begun.study = study
+                outcome: Outcome = end.value
+                return outcome
+            except BaseException:
+                run.close()
+                raise
+        if method.stage is not None and "candidate" in method.stage.subjects:
+            begun.candidates = Candidates.read(study, ground.dataset)
+        begun.study = study
+        try:
+            yield event
+            return (yield from run)
+        finally:
+            run.close()
+
+    return job
+
+
+def resume_job(ground: Ground) -> Callable[[], Job[Outcome]]:
+    """Go on with the run of a study that was killed or cancelled."""
+
+    def job() -> Job[Outcome]:
+        from napari_histomix import jobs
+
+        prepare_torch()
+        with ground.begin() as study:
+            return (yield from jobs.resume(study, ground.dataset))
+
+    return job

@@ -24,7 +24,7 @@ def usable(layer: Any) -> bool:
     if not isinstance(layer, Image) or not layer.rgb:
         return False
     about = layer.metadata.get("histomix", {})
-    return "placements" not in about and about.get("split", "") in ("", "train")
+    return not about.get("synthetic") and about.get("split", "") in ("", "train")
 
 
 def micrometers(layer: Any) -> float | None:

@@ -1,28 +1,11 @@
-"""Small parts of the Mix dock: sections that fold, and a run bar with a tooltip."""
+"""Sections that fold, and numbers of things in words."""
 
 from __future__ import annotations
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
-from napari_histomix.widgets.base import SPACE, RunBar
-from napari_histomix.widgets.jobs import JobRunner
-
-
-class MixBar(RunBar):
-    """A run bar whose button says what it does."""
-
-    def __init__(self, text: str, tip: str, runner: JobRunner, stop_tip: str = "") -> None:
-        self._tip = tip
-        super().__init__(text, runner)
-        self.run_button.setToolTip(tip)
-        if stop_tip:
-            self.cancel_button.setToolTip(stop_tip)
-
-    def allow(self, can_run: bool, why_not: str = "") -> None:
-        """Whether Run can be pressed, and why it cannot."""
-        super().allow(can_run, why_not)
-        self.run_button.setToolTip(self._tip if can_run else f"{self._tip}\n{why_not}".strip())
+from napari_histomix.widgets.base import SPACE
 
 
 class Section(QFrame):
@@ -60,8 +43,8 @@ class Section(QFrame):
         column.setSpacing(SPACE - 2)
         column.addLayout(header)
         column.addWidget(self.contents)
-        self.setObjectName("MixSection")
-        self.setStyleSheet("QFrame#MixSection { border: none; border-top: 1px solid rgba(128, 128, 128, 90); }")
+        self.setObjectName("FoldingSection")
+        self.setStyleSheet("QFrame#FoldingSection { border: none; border-top: 1px solid rgba(128, 128, 128, 90); }")
         self.toggle.toggled.connect(self._on_toggled)
         self.toggle.setChecked(opened)
         self._on_toggled(opened)

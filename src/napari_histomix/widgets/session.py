@@ -1,37 +1,37 @@
-"""What one viewer's person is working on: dataset, study, candidates, placements and every decision. No widgets."""
+"""What one viewer's person is working on: dataset, study, candidates, changes and every decision. No widgets."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
-from qtpy.QtCore import QObject, QSettings, Signal
+import numpy as np
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.datasets.splits import with_splits
-from napari_histomix.records import Candidate, Event, HistomixError, Job, Placement
-from napari_histomix.study.decision_log import Change, Subject, items_of
-from napari_histomix.study.lock import READ_ONLY, Claim
+from napari_histomix.records import Candidate, Change, HistomixError, Job
+from napari_histomix.study.changes import ChangeTable
+from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.widgets import loading
+from napari_histomix.widgets.decisions import SUBJECTS, Decisions
 from napari_histomix.widgets.images import ImageReader
-from napari_histomix.widgets.loading import Candidates, Found, Opened
-from napari_histomix.widgets.preload import prepare_torch, warm_networks
-from napari_histomix.widgets.tables import APPROVE, DELETE, DROP, KEEP, REJECT
+from napari_histomix.widgets.loading import Begun, Candidates, Found, Ground, Opened, Work
+from napari_histomix.widgets.preload import warm_networks
+from napari_histomix.widgets.tables import DELETE, DROP, KEEP, REJECT
 
 if TYPE_CHECKING:
-    from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, Synthesis, SynthesisSettings
+    from napari_histomix.jobs import Outcome
     from napari_histomix.study import Study
 
 NAME = "napari-histomix-session"
-PLACEMENT: tuple[Subject, Subject, Subject] = ("placement", "placement note", "placement reasons")
+OBJECTS = 4096
+"""Changes that are kept as objects once they were asked for; their pixels are kept by the study."""
 
 
-class Session(QObject):
+class Session(Decisions):
     """State of one viewer. Panels change it through its methods and follow its signals.
 
     Long work is handed out as jobs (``*_job``), which touch nothing here; a panel's runner runs them in a thread and
@@ -42,22 +42,20 @@ class Session(QObject):
     classes_changed = Signal()
     splits_changed = Signal()
     study_changed = Signal()
+    method_changed = Signal()
     candidates_changed = Signal()
-    candidates_decided = Signal(object)
-    """Ranks of the candidates whose decision changed."""
-    placements_changed = Signal()
-    placements_decided = Signal(object)
-    """Numbers of the placements whose decision changed."""
+    changes_changed = Signal()
+    """There are other changes than before: another study, or a run that was taken back."""
+    changes_made = Signal(object)
+    """Ids of changes that were added."""
     image_changed = Signal(str)
     place_requested = Signal(str, float, float)
     """Image, row, column a person wants to see."""
     model_changed = Signal()
-    tissue_changed = Signal(object, object)
+    pool_changed = Signal(object, object)
     """Folder of the study with a segment pool that one dock opened, or whose pool it changed; and that dock."""
-    tissue_image_wanted = Signal(str)
+    pool_image_wanted = Signal(str)
     """Name of an image of that pool a person wants to see."""
-    reviewer_changed = Signal(str)
-    notice = Signal(str)
 
     def __init__(self, parent: QObject | None = None, home: Path | None = None) -> None:
         super().__init__(parent)
@@ -67,21 +65,11 @@ class Session(QObject):
         self.reader.failed.connect(lambda _name, sentence: self.notice.emit(sentence))
         self.reader.loaded.connect(self._on_loaded)
         self._wanted = ""
-        self._claims: dict[Path, Claim] = {}
-        # Not kept from ending here: a study that nobody has any more lets others write.
-        self._studies: WeakSet[Study] = WeakSet()
-        self.study: Study | None = None
-        # A window that closes lets others write, whoever else still holds a study.
-        self.destroyed.connect(partial(_release, self._claims))
         self.model_folder: Path | None = None
-        self.tissue_folder: Path | None = None
-        self.shows_tissue = False
-        """Whether a dock follows ``tissue_image_wanted``."""
+        self.pool_folder: Path | None = None
+        self.shows_pool_images = False
+        """Whether a dock follows ``pool_image_wanted``."""
         self._clear()
-
-    def release(self) -> None:
-        """Let other windows write to what this one has open."""
-        _release(self._claims)
 
     def _clear(self) -> None:
         if self.study is not None:
@@ -93,20 +81,23 @@ class Session(QObject):
         """Split of each image where a person chose them; empty: as the dataset has them."""
         self.study = None
         self.study_folder: Path | None = None
+        self._method = ""
         self.rare: tuple[int, ...] = ()
         self.major: tuple[int, ...] = ()
-        self.candidates: Candidates | None = None
-        self.candidate_decisions: dict[int, str] = {}
-        self.placements: tuple[Placement, ...] = ()
-        self._of_image: dict[str, list[Placement]] = {}
-        self._by_rank: dict[int, Placement] = {}
-        self._tally: Counter[str] | None = None
-        """How often each decision was made; counted anew after one has changed."""
-        self.placement_decisions: dict[int, str] = {}
-        self.placement_notes: dict[int, str] = {}
-        self.placement_reasons: dict[int, str] = {}
-        self.refusals: Counter[str] = Counter()
+        self._begun = Begun()
         self.image = ""
+        self._set_work(Work())
+
+    def _set_work(self, work: Work) -> None:
+        self.candidates: Candidates | None = work.candidates
+        self.table: ChangeTable = work.table
+        """All changes of the study, a row for each."""
+        self._set_said(work.said)
+        self._set_changes(work.changes)
+
+    def _set_changes(self, changes: Sequence[Change]) -> None:
+        self._changes = changes
+        self._object = lru_cache(OBJECTS)(changes.__getitem__)
 
     # Opening.
 
@@ -118,22 +109,23 @@ class Session(QObject):
         self.dataset, self.survey = dataset, opened.survey
         self.mpp = opened.mpp
         self.splits = dict(opened.settings.get("splits") or {})
-        self.study, self.candidates = opened.study, opened.candidates
+        self.study, self._method = opened.study, str(opened.settings.get("method", ""))
         self.study_folder = Path(opened.study.folder) if opened.study else self.free_folder()
-        self._set_placements(opened.placements)
-        self.candidate_decisions = dict(opened.candidate_decisions)
+        self._set_work(opened.work)
         if opened.study is not None:
-            self._begin(opened.study)
+            self._hold(opened.study)
         self.rare, self.major = self._default_classes()
         if chosen := opened.settings.get("candidate_settings"):
-            self.rare, self.major = tuple(chosen["rare"]), tuple(chosen["major"])
+            self.rare, self.major = (
+                tuple(dataset.class_number(one) for one in chosen.get(which, ())) for which in ("rare", "major")
+            )
         self.reader.set_dataset(None if dataset.missing_scale else dataset)
-        for signal in (self.dataset_changed, self.classes_changed, self.study_changed):
+        for signal in (self.dataset_changed, self.classes_changed, self.study_changed, self.method_changed):
             signal.emit()
         if self.read_only:
             self.notice.emit(READ_ONLY)
         self.candidates_changed.emit()
-        self.placements_changed.emit()
+        self.changes_changed.emit()
         if opened.survey.counts and not dataset.missing_scale:
             first = opened.settings.get("image")
             self.show(first if first in opened.survey.counts else next(iter(opened.survey.counts)))
@@ -161,19 +153,27 @@ class Session(QObject):
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Names of the images that can be read."""
+        """Names of the dataset's images that can be read."""
         return tuple(self.survey.counts) if self.survey else ()
 
+    def target_of(self, name: str) -> str:
+        """Name of the real image that an image is, or is derived from; empty where there is none."""
+        rows = self.table.seen_in(name)
+        return self.table.image_names[self.table.images[rows[0]]] if len(rows) else name
+
     def show(self, name: str) -> None:
-        """Make an image the one on the screen; ``image_changed`` follows when it is read."""
+        """Make an image, real or synthetic, the one on the screen; ``image_changed`` follows when it is read."""
         self._wanted = name
-        self.reader.request(name)
+        if target := self.target_of(name):
+            self.reader.request(target)
+        else:
+            QTimer.singleShot(0, lambda: self._on_loaded(""))
 
     def step(self, by: int) -> None:
-        """Show the next image, or the one before."""
-        names = self.images
+        """Show the next image of the dataset, or the one before."""
+        names, shown = self.images, self.target_of(self.image)
         if names:
-            at = names.index(self.image) if self.image in names else 0
+            at = names.index(shown) if shown in names else 0
             self.show(names[(at + by) % len(names)])
 
     def fly(self, image: str, row: float, col: float) -> None:
@@ -183,11 +183,12 @@ class Session(QObject):
         self.place_requested.emit(image, row, col)
 
     def _on_loaded(self, name: str) -> None:
-        if name == self._wanted and name != self.image:
-            self.image = name
-            self.image_changed.emit(name)
+        wanted = self._wanted
+        if wanted and name == self.target_of(wanted) and wanted != self.image:
+            self.image = wanted
+            self.image_changed.emit(wanted)
 
-    # Classes.
+    # Classes, splits and the method.
 
     def choose_classes(self, rare: Iterable[int], major: Iterable[int]) -> None:
         """Set the rare classes and those they may replace; a class cannot be both."""
@@ -196,8 +197,6 @@ class Session(QObject):
         if (rare, major) != (self.rare, self.major):
             self.rare, self.major = rare, major
             self.classes_changed.emit()
-
-    # Splits.
 
     def choose_splits(self, splits: Mapping[str, str]) -> None:
         """Give every image its split: in the study at once, or when it begins. ``notice`` says where that fails."""
@@ -212,6 +211,30 @@ class Session(QObject):
             return
         self.dataset, self.splits = dataset, dict(splits)
         self.splits_changed.emit()
+
+    @property
+    def method(self) -> str:
+        """Name of the method that makes images; at first, one that can use the dataset."""
+        if not self._method and self.dataset is not None:
+            from napari_histomix.methods import DEFAULT, method_names, method_of
+
+            names = (DEFAULT, *method_names())
+            self._method = next((name for name in names if not _problem(method_of(name), self.dataset)), DEFAULT)
+        return self._method
+
+    def choose_method(self, name: str) -> None:
+        """Make images with another method from now on."""
+        if name != self._method:
+            self._method = name
+            self.save_settings({"method": name})
+            self.method_changed.emit()
+
+    def use_model(self, folder: Path | str | None) -> None:
+        """Paint with the model in this folder from now on; None: with the bundled one."""
+        folder = Path(folder) if folder is not None else None
+        if folder != self.model_folder:
+            self.model_folder = folder
+            self.model_changed.emit()
 
     # Study.
 
@@ -233,69 +256,114 @@ class Session(QObject):
 
     @property
     def worked(self) -> bool:
-        """Whether the study holds decisions or synthetic nuclei, which a new search would take the sense from."""
-        return bool(self.candidate_decisions or self.placement_decisions or self.placements)
+        """Whether the study holds decisions or changes, which a new search would take the sense from."""
+        return bool(self.said["candidate"] or self.said["change"] or len(self.table))
+
+    def _ground(self, study: Study | None, folder: Path | None) -> Ground:
+        if self.dataset is None or self.survey is None or folder is None:
+            raise HistomixError("Open a dataset first.")
+        settings = {"image": self.image, **({"splits": self.splits} if self.splits else {})}
+        if self._method:
+            settings["method"] = self._method
+        return Ground(self.dataset, self.survey, self.mpp, folder, study, settings)
+
+    # Making.
+
+    def stage_job(self, settings: Any) -> Callable[[], Job[Found]]:
+        """Find what the chosen method's stage vets, in the study, which begins here if it has not; see ``take_stage``.
+
+        A study in which candidates were decided on, or images made, stays as it is: the search begins another one.
+        """
+        from napari_histomix.methods import method_of
+
+        method, study, folder = method_of(self.method), self.study, self.study_folder
+        searched = method.stage is not None and "candidate" in method.stage.subjects
+        if study is not None and searched and self.worked:
+            study, folder = None, self.free_folder(study.folder.parent)
+        return loading.find_job(self._ground(study, folder), method, settings)
+
+    def take_stage(self, found: Found) -> None:
+        """Go on with what a stage found."""
+        self._adopt(found.study)
+        self._set_work(found.work)
+        self.candidates_changed.emit()
+        self.changes_changed.emit()
+
+    def make_job(self, settings: Any, stage: Any = None, loaded: Any = None) -> Callable[[], Job[Outcome]]:
+        """Make images with the chosen method, in the study, which begins here if it has not; see ``take_made``.
+
+        Parameters
+        ----------
+        settings : object
+            Of the method's settings class.
+        stage : object, optional
+            Settings of its stage, where the study does not hold its items yet.
+        loaded : InpaintingModel or PromptedModel, optional
+            A model that is loaded already.
+        """
+        from napari_histomix.methods import method_of
+
+        self._begun = Begun()
+        ground = self._ground(self.study, self.study_folder)
+        return loading.make_job(ground, self._begun, method_of(self.method), settings, stage, loaded)
+
+    def resume_job(self) -> Callable[[], Job[Outcome]]:
+        """Go on with the run of the study that was killed or cancelled."""
+        if self.study is None:
+            raise HistomixError("Open a study first.")
+        return loading.resume_job(self._ground(self.study, self.study_folder))
+
+    def take_made(self, ids: Sequence[int]) -> None:
+        """Show changes that are in the study now.
+
+        To be called with the ids of each event of a ``make_job`` that says what was ``made``, and once without any when
+        it has ended, however it did: a study that it began is taken over then at the latest.
+        """
+        begun = self._begun
+        if begun.study is not None:
+            self._begun = Begun()
+            self._adopt(begun.study)
+            if begun.candidates is not None:
+                self.candidates = begun.candidates
+                self.candidates_changed.emit()
+        new = np.setdiff1d(np.asarray(ids, np.int64), self.table.ids)
+        if not len(new) or self.study is None:
+            return
+        first = int(new[0])
+        self.table = self.table.followed(self.study.change_table(first))
+        tail = self.study.changes(first)
+        self._set_changes(self._changes.followed(tail) if len(self._changes) else tail)  # type: ignore[attr-defined]
+        self.changes_made.emit(new.tolist())
+
+    def discard_run(self, run: int) -> None:
+        """Take back all that a run made, after it was stopped; ``notice`` says where that fails."""
+        if self.study is None or self.dataset is None:
+            return
+        try:
+            self.study.discard_run(run)
+        except (HistomixError, OSError) as error:
+            self.notice.emit(str(error))
+            return
+        said = {subject: self.study.decisions(subject) for subject in SUBJECTS}
+        self._set_work(Work(self.candidates, self.study.change_table(), self.study.changes(), said))
+        if self.image and self.image not in self.images and not len(self.table.seen_in(self.image)):
+            self.show(self.images[0])
+        self.changes_changed.emit()
+
+    def _adopt(self, study: Study) -> None:
+        if study is self.study:
+            return
+        if self.study is not None:
+            self.study.let_go()
+        self.study, self.study_folder = study, Path(study.folder)
+        self._hold(study)
+        self._set_work(Work(self.candidates))
+        self.study_changed.emit()
+        if self.splits and study.settings().get("splits") != self.splits:
+            # They were chosen while the job was under way.
+            self.choose_splits(self.splits)
 
     # Candidates.
-
-    def candidates_job(self, settings: CandidateSettings) -> Callable[[], Job[Found]]:
-        """Look for candidates and write them to the study, which begins here if it has not."""
-        dataset, study, folder, mpp = self.dataset, self.study, self.study_folder, self.mpp
-        assert dataset is not None and folder is not None
-        if self.worked:
-            # What was decided belongs to the candidates it was decided on: that study stays as it is.
-            study, folder = None, self.free_folder(folder.parent)
-        image, counted = self.image, self.survey
-        splits = {"splits": self.splits} if self.splits else {}
-
-        def job() -> Job[Found]:
-            if settings.encoder != "texture":
-                prepare_torch()
-            from napari_histomix.methods.nucleimix import find_candidates
-            from napari_histomix.study import Study
-            from napari_histomix.study.survey_cache import keep_survey
-
-            found: CandidateSet = yield from find_candidates(dataset, settings)
-            if not found.candidates:
-                raise HistomixError("No place fits a rare nucleus; add images, or choose other classes.")
-            yield Event("Writing candidates to the study")
-            with nullcontext(study) if study else Study.begin(folder, dataset.root, dataset.name, mpp) as ours:
-                ours.set_candidates(found)
-                if counted is not None:
-                    ours.remember_images(counted.hashes)
-                    keep_survey(ours.folder, counted)
-                ours.save_settings({"image": image, **splits})
-            size, warnings = found.effective_sample_size, found.warnings
-            made = Candidates.of(found.candidates, dataset.class_name, size, warnings)
-            return Found(ours, made, tuple(one.sentence for one in found.problems))
-
-        return job
-
-    def take_candidates(self, found: Found) -> None:
-        """Begin with new candidates; decisions and placements of earlier ones are over."""
-        study = found.study
-        if study is not self.study:
-            if self.study is not None:
-                self.study.let_go()
-            self.study, self.study_folder = study, Path(study.folder)
-            self._begin(study)
-            self.study_changed.emit()
-            if self.splits and study.settings().get("splits") != self.splits:
-                # They were chosen while the search was under way.
-                self.choose_splits(self.splits)
-        self.candidates = found.candidates
-        self.candidate_decisions = dict(study.decisions("candidate"))
-        self._set_placements(study.placements(found.candidates.items))
-        self._read_decisions(study)
-        self.refusals = Counter()
-        self.candidates_changed.emit()
-        self.placements_changed.emit()
-
-    def decided(self, decision: str) -> int:
-        """How many candidates or placements have a decision (keep, drop, approve, reject)."""
-        if self._tally is None:
-            self._tally = Counter(self.candidate_decisions.values()) + Counter(self.placement_decisions.values())
-        return self._tally[decision]
 
     def usable_candidates(self, kept_only: bool) -> tuple[Candidate, ...]:
         """The kept candidates, or all that were not dropped; in order of rank."""
@@ -306,181 +374,52 @@ class Session(QObject):
             return tuple(one for one in self.candidates.items if decisions.get(one.rank) == KEEP)
         return tuple(one for one in self.candidates.items if decisions.get(one.rank) != DROP)
 
-    # Placements.
+    # Changes.
 
-    def use_model(self, folder: Path | str | None) -> None:
-        """Synthesize with the model in this folder from now on; None: with the bundled one."""
-        folder = Path(folder) if folder is not None else None
-        if folder != self.model_folder:
-            self.model_folder = folder
-            self.model_changed.emit()
+    def change(self, id: int) -> Change | None:
+        """A change by its id; its pixels are read when they are asked for."""
+        rows = self.table.rows([id])
+        return self.change_at(int(rows[0])) if len(rows) else None
 
-    def synthesis_job(
-        self, settings: SynthesisSettings, kept_only: bool, model: Any = None
-    ) -> Callable[[], Job[Synthesis]]:
-        """Make placements on the chosen candidates and write them to the study.
+    def change_at(self, row: int) -> Change:
+        """The change in a row of the table."""
+        change: Change = self._object(row)
+        return change
 
-        ``model`` is a loaded one; without it the session's is used.
-        """
-        dataset, study, existing = self.dataset, self.study, self.placements
-        if dataset is None or study is None or self.candidates is None:
-            raise HistomixError("Find candidates first.")
-        chosen, folder = self.usable_candidates(kept_only), self.model_folder
+    def changes_of(
+        self, name: str, *, rejected: bool = False, window: tuple[slice, slice] | None = None
+    ) -> list[Change]:
+        """Changes that are seen in an image, or touch a window of it; without the rejected and deleted ones."""
+        rows, decisions = self.table.seen_in(name), self.said["change"]
+        if window is not None:
+            (top, bottom), (left, right) = ((axis.start, axis.stop) for axis in window)
+            corners = self.table.windows[rows]
+            near = (corners[:, 0] < bottom) & (corners[:, 2] > top) & (corners[:, 1] < right) & (corners[:, 3] > left)
+            rows = rows[near]
+        ids = self.table.ids[rows].tolist()
+        return [
+            self.change_at(row)
+            for row, number in zip(rows.tolist(), ids, strict=True)
+            if rejected or decisions.get(number) not in (REJECT, DELETE)
+        ]
 
-        def job() -> Job[Synthesis]:
-            prepare_torch()
-            from napari_histomix.methods.nucleimix import synthesize
-            from napari_histomix.methods.provenance import search_facts
+    def all_changes(self) -> Sequence[Change]:
+        """All changes by id, made into objects one at a time."""
+        return self._changes
 
-            yield Event("Preparing")
-            kept = study.settings()
-            search = search_facts(kept["candidate_settings"], kept["encoder"], kept["temperature"])
-            used = model
-            if used is None and folder is not None:
-                from napari_histomix.diffusion.model_files import load_model
+    # Segment pools.
 
-                used = load_model(folder)
-            made: Synthesis = yield from synthesize(
-                dataset, chosen, settings, model=used, existing=existing, search=search
-            )
-            yield Event("Writing placements to the study")
-            study.add_placements(made.placements)
-            study.save_settings({"synthesis_settings": asdict(settings), "refusals": dict(made.refusals)})
-            return made
-
-        return job
-
-    def take_synthesis(self, made: Synthesis) -> None:
-        """Add new placements to those there are."""
-        self._set_placements((*self.placements, *made.placements))
-        self.refusals = Counter(made.refusals)
-        self.placements_changed.emit()
-
-    def _set_placements(self, placements: tuple[Placement, ...]) -> None:
-        self.placements = placements
-        self._by_rank = {one.candidate.rank: one for one in placements}
-        self._of_image = {}
-        for one in placements:
-            self._of_image.setdefault(one.candidate.target.image, []).append(one)
-
-    def placement(self, rank: int) -> Placement | None:
-        """The placement on a candidate, if there is one."""
-        return self._by_rank.get(rank)
-
-    def placements_of(self, image: str, *, rejected: bool = False) -> tuple[Placement, ...]:
-        """Placements of an image, without the rejected and deleted ones unless asked for."""
-        decisions, found = self.placement_decisions, self._of_image.get(image, ())
-        return tuple(one for one in found if rejected or decisions.get(one.candidate.rank) not in (REJECT, DELETE))
-
-    @property
-    def approved(self) -> tuple[Placement, ...]:
-        """What may be exported."""
-        return tuple(one for one in self.placements if self.placement_decisions.get(one.candidate.rank) == APPROVE)
-
-    # Tissue.
-
-    def share_tissue(self, folder: Path | str, by: QObject, *, changed: bool = False) -> None:
-        """Let the docks for tissue work on one study: ``by`` has opened it, or changed its pool."""
+    def share_pool(self, folder: Path | str, by: QObject, *, changed: bool = False) -> None:
+        """Let the docks for segments work on one study: ``by`` has opened it, or changed its pool."""
         folder = Path(folder)
-        if changed or folder != self.tissue_folder:
-            self.tissue_folder = folder
-            self.tissue_changed.emit(folder, by)
-
-    # Who may write.
-
-    @property
-    def read_only(self) -> bool:
-        """Whether the study can be looked at only: another window writes to it."""
-        return self.study is not None and self.study.read_only
-
-    def claim(self, folder: Path | str) -> Claim:
-        """This window's right to write to a study that several of its docks have open."""
-        folder = Path(folder).resolve()
-        return self._claims.setdefault(folder, Claim(folder))
-
-    def _begin(self, study: Study) -> None:
-        self.introduce(study)
-        study.use(self.claim(study.folder))
-        self._read_decisions(study)
-
-    def _read_decisions(self, study: Study) -> None:
-        self.placement_decisions, self.placement_notes, self.placement_reasons = map(study.decisions, PLACEMENT)
-        self._tally = None
-
-    @property
-    def reviewer(self) -> str:
-        """Who decides in this window; written down with every decision. Kept from one session to the next."""
-        return str(QSettings("napari-histomix", "napari-histomix").value("reviewer", ""))
-
-    def set_reviewer(self, name: str) -> None:
-        """Say who decides from now on."""
-        QSettings("napari-histomix", "napari-histomix").setValue("reviewer", name)
-        for study in self._studies:
-            study.reviewer = name
-        self.reviewer_changed.emit(name)
-
-    def introduce(self, study: Study) -> None:
-        """Have a study write down who decides in this window, now and from now on."""
-        study.reviewer = self.reviewer
-        self._studies.add(study)
-
-    # Decisions: on disk first, then on the screen.
-
-    def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
-        """Decide on candidates or placements; on disk before the screen shows it."""
-        self.act([(subject, item, decision) for item in items])
-
-    def act(self, changes: Iterable[Change]) -> None:
-        """Decide on several items, or on a placement, its note and its reasons, as one act."""
-        changes = list(changes)
-        if self.study is None or not changes:
-            return
-        try:
-            self.study.act(changes)
-        except (HistomixError, OSError) as error:
-            self.notice.emit(str(error))
-            return
-        self._take(changes)
-
-    def undo(self, subject: Subject) -> tuple[int, ...]:
-        """Take the last act back; returns whom it concerned."""
-        return self._turn(partial(self.study.undo, subject)) if self.study is not None else ()
-
-    def redo(self, subject: Subject) -> tuple[int, ...]:
-        """Do the act again that was taken back last; returns whom it concerned."""
-        return self._turn(partial(self.study.redo, subject)) if self.study is not None else ()
-
-    def _turn(self, way: Callable[[], tuple[Change, ...]]) -> tuple[int, ...]:
-        try:
-            return self._take(way())
-        except (HistomixError, OSError) as error:
-            self.notice.emit(str(error))
-            return ()
-
-    def _take(self, changes: Sequence[Change]) -> tuple[int, ...]:
-        for subject, item, decision in changes:
-            decisions = self._decisions(subject)
-            if decision is None:
-                decisions.pop(item, None)
-            else:
-                decisions[item] = decision
-        concerned = items_of(changes)
-        if concerned:
-            self._tally = None
-            candidates = changes[0][0] == "candidate"
-            (self.candidates_decided if candidates else self.placements_decided).emit(concerned)
-        return concerned
-
-    def _decisions(self, subject: Subject) -> dict[int, str]:
-        if subject == "candidate":
-            return self.candidate_decisions
-        kept = (self.placement_decisions, self.placement_notes, self.placement_reasons)
-        return kept[PLACEMENT.index(subject)]
+        if changed or folder != self.pool_folder:
+            self.pool_folder = folder
+            self.pool_changed.emit(folder, by)
 
 
-def _release(claims: Mapping[Path, Claim]) -> None:
-    for claim in claims.values():
-        claim.release(force=True)
+def _problem(method: Any, dataset: Dataset) -> str:
+    problem: str = method.needs.problem(method.title, dataset)
+    return problem
 
 
 def window_of(viewer: Any) -> QObject | None:

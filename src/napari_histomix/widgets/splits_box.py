@@ -22,9 +22,9 @@ from qtpy.QtWidgets import (
 from napari_histomix.datasets.split_proposal import SHARES, propose_splits, shortcomings
 from napari_histomix.datasets.splits import SPLITS, shared, split_order, units
 from napari_histomix.records import Event, Job
-from napari_histomix.widgets.base import Note, hint, row
+from napari_histomix.widgets.base import Note, RunBar, hint, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.sections import MixBar, Section, many
+from napari_histomix.widgets.sections import Section, many
 from napari_histomix.widgets.session import window_of
 from napari_histomix.widgets.split_source import SplitSource
 from napari_histomix.widgets.split_table import COLORS, IMAGES, NAME, SPLIT, SplitChoice, SplitTable
@@ -64,7 +64,7 @@ class SplitsBox(Section):
         self.body.addWidget(self.counts)
         self.warning = Note()
         self.body.addWidget(self.warning)
-        self.bar = MixBar(
+        self.bar = RunBar(
             "Check for copies",
             "Look for images that show the same tissue: renamed, turned, mirrored, recompressed, or overlapping.",
             self.finder,

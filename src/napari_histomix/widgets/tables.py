@@ -1,4 +1,4 @@
-"""Candidates and placements as tables: what the table view, the Points layers and the summaries read."""
+"""Candidates and changes as tables: what the table view, the Points layers and the summaries read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_histomix.records import Candidate, Placement
+from napari_histomix.records import Candidate, Change
 
 UNDECIDED = "undecided"
 KEEP, DROP = "keep", "drop"
@@ -81,20 +81,20 @@ class CandidateRows:
         return len(self.text)
 
 
-def placement_frame(
-    placements: Sequence[Placement], decisions: Mapping[int, str], class_name: Callable[[int], str]
+def change_frame(
+    changes: Sequence[Change], decisions: Mapping[int, str], class_name: Callable[[int], str]
 ) -> pd.DataFrame:
-    """One row for each placement: number, instance, class, kind, replaced, seed, decision, donor."""
+    """One row for each change in place: number, class, replaced, fit, donor, method, seed, decision."""
+    donors = [change.donor for change in changes]
     return pd.DataFrame(
         {
-            "number": [one.candidate.rank for one in placements],
-            "instance": [one.instance for one in placements],
-            "class": [class_name(one.candidate.donor.type) for one in placements],
-            "kind": [one.candidate.target.kind for one in placements],
-            "replaced": [one.candidate.target.instance for one in placements],
-            "percentile": [one.candidate.percentile for one in placements],
-            "donor": [f"{one.candidate.donor.image} #{one.candidate.donor.instance}" for one in placements],
-            "seed": [str(one.seed) for one in placements],
-            "decision": [WORDS[decisions.get(one.candidate.rank, UNDECIDED)] for one in placements],
+            "number": [change.id for change in changes],
+            "class": [", ".join(map(class_name, dict.fromkeys(change.added.values()))) for change in changes],
+            "replaced": [", ".join(map(str, change.removed)) for change in changes],
+            "fit": [change.score for change in changes],
+            "donor": [f"{donor.image} #{donor.item}" if donor is not None else "" for donor in donors],
+            "method": [change.method for change in changes],
+            "seed": [str(change.seed) for change in changes],
+            "decision": [WORDS[decisions.get(change.id, UNDECIDED)] for change in changes],
         }
     )

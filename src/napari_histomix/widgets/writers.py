@@ -75,8 +75,7 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 
 def is_synthetic(meta: Mapping[str, Any]) -> bool:
     """Whether a layer's metadata say that it shows what no microscope saw."""
-    about = _about(meta)
-    return bool(about.get("synthetic")) or "placements" in about
+    return bool(_about(meta).get("synthetic"))
 
 
 def _about(meta: Mapping[str, Any]) -> Mapping[str, Any]:

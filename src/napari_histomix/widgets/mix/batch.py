@@ -8,12 +8,12 @@ from qtpy.QtWidgets import QSpinBox, QWidget
 
 from napari_histomix.methods.usegmix import MixPlan, MixSettings
 from napari_histomix.records import Event
-from napari_histomix.widgets.base import CropView, Note, Panel, form
+from napari_histomix.widgets.base import CropView, Note, Panel, RunBar, form
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.mix.form import MixForm, align, pair
 from napari_histomix.widgets.mix.runs import Batch, batch_job
 from napari_histomix.widgets.mix.work import MixWork
-from napari_histomix.widgets.sections import MixBar, Section, many
+from napari_histomix.widgets.sections import Section, many
 
 
 class BatchSection(Section):
@@ -59,7 +59,7 @@ class BatchSection(Section):
         self.fields = QWidget()
         self.fields.setLayout(layout)
         self.body.addWidget(self.fields)
-        self.bar = MixBar(
+        self.bar = RunBar(
             "Make the images",
             "Each image is saved as soon as it is made, ready for review.",
             self.runner,

@@ -16,7 +16,7 @@ from napari_histomix.records import Job
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.lock import READ_ONLY
-from napari_histomix.widgets.base import SPACE, Note, Panel, row
+from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.mix.batch import BatchSection
 from napari_histomix.widgets.mix.export import ExportSection
@@ -28,7 +28,7 @@ from napari_histomix.widgets.mix.target import TargetSection
 from napari_histomix.widgets.mix.work import MixWork
 from napari_histomix.widgets.pool.places import PoolPlaces
 from napari_histomix.widgets.preload import prepare_units, warm_networks
-from napari_histomix.widgets.sections import MixBar, Section
+from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session, window_of
 
 
@@ -88,7 +88,7 @@ class MixPanel(Panel):
         self.column.addWidget(self.header)
         self.empty = Note("Open a study with a segment pool to mix its tissue.")
         self.column.addWidget(self.empty)
-        self.progress = MixBar("Open study…", "Choose the folder of a study.", self.runner)
+        self.progress = RunBar("Open study…", "Choose the folder of a study.", self.runner)
         self.progress.run.connect(self.choose_study)
         self.column.addWidget(self.progress)
         self.note = Note()

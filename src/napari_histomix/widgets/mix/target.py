@@ -9,14 +9,14 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QPushButton, QWidget
 
 from napari_histomix.records import Event, MixedImage
-from napari_histomix.widgets.base import CropView, Note, Panel, hint, narrow, row
+from napari_histomix.widgets.base import CropView, Note, Panel, RunBar, hint, narrow, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.mix.form import MixForm
 from napari_histomix.widgets.mix.jobs import Donor, Target, around, donors_job, one_job, target_job
 from napari_histomix.widgets.mix.layers import TARGET, MixLayers
 from napari_histomix.widgets.mix.preview import DonorGrid
 from napari_histomix.widgets.mix.work import MixWork
-from napari_histomix.widgets.sections import MixBar, Section
+from napari_histomix.widgets.sections import Section
 
 ASK = "Click a segment in the image, or take a random one."
 WAIT = 300
@@ -91,7 +91,7 @@ class TargetSection(Section):
             view.setFixedHeight(190)
             views.addWidget(view, 1)
         self.body.addWidget(self.views)
-        self.bar = MixBar(
+        self.bar = RunBar(
             "Replace and blend",
             "Make a synthetic image with this donor in the target's place; it is saved, ready for review.",
             self.runner,

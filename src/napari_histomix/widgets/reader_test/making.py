@@ -10,10 +10,10 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QLabel, QPushButto
 
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.study.reader_tests import MadeTest
-from napari_histomix.widgets.base import SPACE, Note, Panel, form, narrow, row
+from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, form, narrow, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.reader_test.jobs import Offer, look_job, make_job
-from napari_histomix.widgets.sections import MixBar, Section
+from napari_histomix.widgets.sections import Section
 
 QUIET = 300
 """Milliseconds without a decision before the study is looked at again."""
@@ -79,7 +79,7 @@ class MakeSection(Section):
         layout.addRow("Crops", self.count)
         layout.addRow("", self.paste)
         layout.addRow("Folder", row(self.folder_label, self.folder_button, stretch=0))
-        self.bar = MixBar("Make test", "Cut the crops and seal the truth; all of it or nothing.", self.panel.runner)
+        self.bar = RunBar("Make test", "Cut the crops and seal the truth; all of it or nothing.", self.panel.runner)
         self.bar.run.connect(self.run)
         column = QVBoxLayout(self.contents_box)
         column.setContentsMargins(0, 0, 0, 0)

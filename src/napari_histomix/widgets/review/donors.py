@@ -9,9 +9,9 @@ from qtpy.QtCore import Signal
 
 from napari_histomix.compositing.windowed import crop, look
 from napari_histomix.records import Event, Job, LabeledImage, Placement
-from napari_histomix.widgets.base import CropView, Note, hint, row
+from napari_histomix.widgets.base import CropView, Note, RunBar, hint, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.sections import MixBar, Section
+from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class DonorSection(Section):
             view.setFixedHeight(HEIGHT)
         pair = row(self.donor, self.nearest)
         pair.setSpacing(2)
-        self.bar = MixBar(
+        self.bar = RunBar(
             "Find nearest training patch",
             "Describe all nuclei of the training images once; then the nearest is shown for each synthetic nucleus.",
             runner,

@@ -1,0 +1,162 @@
+"""Who may write to a study, who decides, and what was decided: on disk first, then on the screen. No widgets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from qtpy.QtCore import QObject, QSettings, Signal
+
+from napari_histomix.records import HistomixError
+from napari_histomix.study.decision_log import Entry, Subject, items_of
+from napari_histomix.study.lock import Claim
+from napari_histomix.widgets.tables import APPROVE
+
+if TYPE_CHECKING:
+    from napari_histomix.study import Study
+
+SUBJECTS: tuple[Subject, ...] = ("change", "change note", "change reasons", "candidate")
+"""What people say in a session; each is kept by item."""
+
+
+class Decisions(QObject):
+    """The decisions of one viewer's study, and its right to write them."""
+
+    candidates_decided = Signal(object)
+    """Ranks of the candidates whose decision changed."""
+    changes_decided = Signal(object)
+    """Ids of the changes whose decision, note or reasons changed."""
+    reviewer_changed = Signal(str)
+    notice = Signal(str)
+    """A sentence about something that could not be done."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.study: Study | None = None
+        self._claims: dict[Path, Claim] = {}
+        # Not kept from ending here: a study that nobody has any more lets others write.
+        self._studies: WeakSet[Study] = WeakSet()
+        # A window that closes lets others write, whoever else still holds a study.
+        self.destroyed.connect(partial(_release, self._claims))
+        self._set_said({})
+
+    def _set_said(self, said: Mapping[Subject, Mapping[int, str]]) -> None:
+        self.said: dict[Subject, dict[int, str]] = {subject: dict(said.get(subject, {})) for subject in SUBJECTS}
+        """What was decided and written, by subject and item: decisions, notes and reasons of changes, candidates."""
+        self._tally: Counter[str] | None = None
+        """How often each decision was made; counted anew after one has changed."""
+
+    @property
+    def candidate_decisions(self) -> dict[int, str]:
+        """Decision of each candidate that has one, by rank."""
+        return self.said["candidate"]
+
+    @property
+    def approved(self) -> list[int]:
+        """Ids of the changes that may be exported."""
+        return sorted(number for number, decision in self.said["change"].items() if decision == APPROVE)
+
+    def decided(self, decision: str) -> int:
+        """How many candidates or changes have a decision (keep, drop, approve, reject)."""
+        if self._tally is None:
+            self._tally = Counter(self.said["candidate"].values()) + Counter(self.said["change"].values())
+        return self._tally[decision]
+
+    # Who may write.
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the study can be looked at only: another window writes to it."""
+        return self.study is not None and self.study.read_only
+
+    def claim(self, folder: Path | str) -> Claim:
+        """This window's right to write to a study that several of its docks have open."""
+        folder = Path(folder).resolve()
+        return self._claims.setdefault(folder, Claim(folder))
+
+    def _hold(self, study: Study) -> None:
+        self.introduce(study)
+        study.use(self.claim(study.folder))
+
+    @property
+    def reviewer(self) -> str:
+        """Who decides in this window; written down with every decision. Kept from one session to the next."""
+        return str(QSettings("napari-histomix", "napari-histomix").value("reviewer", ""))
+
+    def set_reviewer(self, name: str) -> None:
+        """Say who decides from now on."""
+        QSettings("napari-histomix", "napari-histomix").setValue("reviewer", name)
+        for study in self._studies:
+            study.reviewer = name
+        self.reviewer_changed.emit(name)
+
+    def introduce(self, study: Study) -> None:
+        """Have a study write down who decides in this window, now and from now on."""
+        study.reviewer = self.reviewer
+        self._studies.add(study)
+
+    def release(self) -> None:
+        """Let other windows write to what this one has open."""
+        _release(self._claims)
+
+    def save_settings(self, values: Mapping[str, Any]) -> None:
+        """Keep something in the study, where there is one to write to; ``notice`` says where that fails."""
+        if self.study is not None and not self.read_only:
+            try:
+                self.study.save_settings(values)
+            except (HistomixError, OSError) as error:
+                self.notice.emit(str(error))
+
+    # Decisions: on disk first, then on the screen.
+
+    def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
+        """Decide on candidates or changes; on disk before the screen shows it."""
+        self.act([(subject, item, decision) for item in items])
+
+    def act(self, entries: Iterable[Entry]) -> None:
+        """Decide on several items, or on a change, its note and its reasons, as one act."""
+        entries = list(entries)
+        if self.study is None or not entries:
+            return
+        try:
+            self.study.act(entries)
+        except (HistomixError, OSError) as error:
+            self.notice.emit(str(error))
+            return
+        self._take(entries)
+
+    def undo(self, subject: Subject) -> tuple[int, ...]:
+        """Take the last act back; returns the items that it touched."""
+        return self._turn(partial(self.study.undo, subject)) if self.study is not None else ()
+
+    def redo(self, subject: Subject) -> tuple[int, ...]:
+        """Do the act again that was taken back last; returns the items that it touched."""
+        return self._turn(partial(self.study.redo, subject)) if self.study is not None else ()
+
+    def _turn(self, way: Callable[[], tuple[Entry, ...]]) -> tuple[int, ...]:
+        try:
+            return self._take(way())
+        except (HistomixError, OSError) as error:
+            self.notice.emit(str(error))
+            return ()
+
+    def _take(self, entries: Sequence[Entry]) -> tuple[int, ...]:
+        for subject, item, decision in entries:
+            if decision is None:
+                self.said[subject].pop(item, None)
+            else:
+                self.said[subject][item] = decision
+        items = items_of(entries)
+        if items:
+            self._tally = None
+            (self.candidates_decided if entries[0][0] == "candidate" else self.changes_decided).emit(items)
+        return items
+
+
+def _release(claims: Mapping[Path, Claim]) -> None:
+    for claim in claims.values():
+        claim.release(force=True)
