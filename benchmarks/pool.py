@@ -23,9 +23,8 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from napari_histomix.records import Source
-from napari_histomix.sampling.segment_draw import SegmentDraw
-from napari_histomix.segmentation.pool import LIMIT, MAP, POOL, ROW, THUMBNAIL, PoolImage, SegmentPool
-from napari_histomix.segmentation.pool_vectors import Projection
+from napari_histomix.sampling.donor_draw import DonorDraw
+from napari_histomix.segmentation.pool import LIMIT, MAP, POOL, ROW, THUMBNAIL, PoolImage, Projection, SegmentPool
 from napari_histomix.study import Study
 
 KINDS = ("grade 2", "grade 3", "grade 4")
@@ -97,7 +96,7 @@ def timed(call: Callable[[], object], times: int = 1) -> str:
 
 def measure_draw(pool: SegmentPool) -> None:
     """One weighted draw among all segments."""
-    draw = SegmentDraw(pool.vectors(np.arange(len(pool))))
+    draw = DonorDraw(pool.vectors(np.arange(len(pool))))
     allowed, rng = np.ones(len(pool), bool), np.random.default_rng(0)
     target = np.array(draw.vectors[len(pool) // 2])
     draw.draw(target, allowed, rng)

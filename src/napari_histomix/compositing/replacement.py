@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,12 @@ class Pose:
         return {"matrix": [list(row) for row in self.matrix], "scale": self.scale, "angle": self.angle} | {
             "mirrored": self.mirrored
         }
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Pose:
+        """The pose that facts of provenance are of."""
+        first, second = (tuple(float(value) for value in row) for row in facts["matrix"])
+        return cls((first, second), float(facts["scale"]), float(facts["angle"]), bool(facts["mirrored"]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,10 +26,11 @@ from napari_histomix.methods.provenance import making_facts, search_facts
 from napari_histomix.records import Candidate, Event, HistomixError, Job, LabeledImage, Location, Placement
 from napari_histomix.sampling import (
     ContextModel,
-    DonorPool,
+    DonorDraw,
     background_locations,
     draw_order,
     effective_sample_size,
+    fitting,
     nucleus_locations,
     sharpest_temperature,
 )
@@ -225,15 +226,18 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     spread = rng.choice(possible, size=min(200, len(possible)), replace=False)
     distances = np.linalg.norm(components[spread][:, None] - components[givers][None], axis=2)
     spacing = settings.donor_temperature or max(float(np.median(distances)), 1e-9)
-    pool = DonorPool(components[givers], micrometers[givers], spacing, settings.area_ratio)
+    draw, areas = DonorDraw(components[givers], spacing), micrometers[givers]
+    everyone = np.ones(len(givers), bool)
     candidates: list[Candidate] = []
     for number, drawn in enumerate(draw_order(logits, rng)):
         target = locations[possible[drawn]]
-        area = micrometers[possible[drawn]] if target.kind == "major" else None
-        donor = pool.draw(components[possible[drawn]], area, rng)
+        fits = everyone
+        if target.kind == "major":
+            fits = fitting(areas, micrometers[possible[drawn]], settings.area_ratio)
+        donor = draw.draw(components[possible[drawn]], fits, rng)
         if donor is not None:
             values = float(likelihoods[drawn]), float(percentiles[drawn])
-            candidates.append(Candidate(len(candidates), target, locations[givers[donor]], *values))
+            candidates.append(Candidate(len(candidates), target, locations[givers[donor[0]]], *values))
         if number % 500 == 0:
             yield Event("Drawing donors", number, len(possible))
     yield Event("Drawing donors", len(possible), len(possible))

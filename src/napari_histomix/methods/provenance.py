@@ -1,4 +1,4 @@
-"""What both methods write down of how they made something: enough to make it again (docs/provenance.md)."""
+"""What methods that paint have in common: their model, and what they write down to make a change again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 from napari_histomix.datasets.run_lengths import mask_text
 from napari_histomix.records import Segment
+from napari_histomix.settings import PaintingSettings
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel
     from napari_histomix.diffusion.samplers import Sampler
+
+
+def painter(settings: PaintingSettings, loaded: AnyModel | None = None) -> AnyModel:
+    """The model that settings name; ``loaded`` in its place where somebody has loaded one already.
+
+    Raises
+    ------
+    HistomixError
+        If the device is missing, or the weights are missing, damaged or of unknown scale.
+    """
+    from napari_histomix.devices import choose_device
+    from napari_histomix.diffusion.model_files import load_model
+    from napari_histomix.weights import bundled
+
+    choose_device(settings.device)
+    if loaded is not None:
+        return loaded
+    scale = (min(settings.model_mpp), max(settings.model_mpp)) if settings.model_mpp else None
+    return load_model(settings.model or bundled(), mpp=scale, prompt=settings.prompt)
 
 
 def search_facts(settings: Mapping[str, Any], encoder: str, temperature: float) -> dict[str, Any]:
@@ -58,3 +78,8 @@ def making_facts(
 def mask_facts(segment: Segment) -> dict[str, Any]:
     """Where a segment lies, without its pool: by the numbers alone nobody could find it again."""
     return {"row": segment.row, "col": segment.col, **mask_text(segment.mask)}
+
+
+def painter_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What inpainted the pixels of a change, by its provenance."""
+    return {key: provenance[key] for key in ("model", "model_sha256", "sampler")}

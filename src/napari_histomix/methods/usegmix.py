@@ -1,110 +1,92 @@
 """USegMix: tissue segments replaced by similar ones of their class (Wang & Kwak, arXiv 2502.16160).
 
-``build_pool`` is the paper's phase 1 (superpixels and prompts → anchor segments → vectors), ``plan_mixes`` and
-``make_mix`` are phase 2 (a segment, a similar one, its place, and a diffusion model for what lies between). Where the
-paper is silent or its form does not work on real data, docs/usegmix.md says what is done instead.
+``segment_stage`` is the paper's phase 1. Here is phase 2: ``plan_mixes`` draws a segment, a similar one and its place,
+``make_mix`` pastes it and lets a diffusion model paint what lies between. Where the paper is silent or its form does
+not work on real data, docs/usegmix.md says what is done instead.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.exchanging import Swap, paste_all
+from napari_histomix.compositing.exchanging import Swap, lay_all, paste_all
 from napari_histomix.compositing.replacement import Pose, lay, pose_of
-from napari_histomix.datasets import Dataset, Problem
+from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.image_facts import image_facts
-from napari_histomix.datasets.pixels import pixels_sha256
-from napari_histomix.features import open_encoder
-from napari_histomix.features.segments import segment_crops, segment_thumbnail
-from napari_histomix.methods.provenance import making_facts, mask_facts
-from napari_histomix.records import Event, HistomixError, Job, LabeledImage, MixedImage, Segment, within
-from napari_histomix.sampling.donor_choice import DonorChoice
-from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
-from napari_histomix.segmentation.pool import THUMBNAIL, PoolImage, PoolWriter, SegmentPool
+from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work
+from napari_histomix.methods.provenance import making_facts, mask_facts, painter, painter_facts
+from napari_histomix.methods.record import Record
+from napari_histomix.methods.segment_stage import SegmentPoolStage, read_image
+from napari_histomix.records import (
+    INPAINTED,
+    Change,
+    Event,
+    HistomixError,
+    Job,
+    LabeledImage,
+    SourceRef,
+    within,
+)
+from napari_histomix.sampling import DonorChoice
+from napari_histomix.segmentation.pool import SegmentPool, decided, drawable
+from napari_histomix.settings import Option, PaintingSettings, Seed, plain
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel
 
 NO_DONOR = "no segment of its class may take its place"
 OUT_OF_RANGE = "its new-area ratio cannot be brought into the range"
+PLACES = ("role", "image", "item", "type", "row", "col", "area")
+"""Fields of a source, in their order; segments have no type."""
 TOUCHED = 0.25
 """Share of a segment that earlier replacements may have covered before it is no longer one to replace."""
 
 
-@dataclass(frozen=True)
-class PoolSettings:
-    """How a segment pool is made; the only home of these defaults.
+@dataclass(frozen=True, kw_only=True)
+class USegMixSettings(PaintingSettings):
+    """How synthetic tissue images are made."""
 
-    Parameters
-    ----------
-    prompter : str
-        ``region-tree`` or ``sam``.
-    weights : str
-        SAM's checkpoint.
-    encoder : str
-        See ``features.open_encoder``.
-    components : int
-        Principal components for each class, at most.
-    anchors : AnchorSettings
-    device : str
-        auto, cpu, cuda or mps.
-    """
-
-    prompter: str = "region-tree"
-    weights: str = ""
-    encoder: str = "texture"
-    components: int = 128
-    anchors: AnchorSettings = field(default_factory=AnchorSettings)
-    device: str = "auto"
-
-
-@dataclass(frozen=True)
-class MixSettings:
-    """How synthetic tissue images are made; the only home of these defaults.
-
-    Parameters
-    ----------
-    per_class : int
-        Synthetic images of each class.
-    new_area : (low, high)
-        Range of the share of an image that is not its own any more.
-    temperature : float, optional
-        τ of the donor draw; None: the median distance. 1 is the paper's form.
-    area_ratio : (low, high)
-        Donor area / target area that is let through, in µm²: what the donor does not cover is painted, and a painted
-        place holds less than a real one. The paper has no such gate.
-    own_patient : bool
-        Let a donor come from the target's own patient, or own image where patients are not known.
-    stain_matching : bool
-        Match each donor's stain to the target.
-    sampler : str
-        ``fast``, ``quality`` or ``paper``.
-    device : str
-        auto, cpu, cuda or mps.
-    seed : int
-    """
-
-    per_class: int = 10
-    new_area: tuple[float, float] = (0.3, 1.0)
-    temperature: float | None = None
-    area_ratio: tuple[float, float] = (0.5, 2.0)
-    own_patient: bool = False
-    stain_matching: bool = True
-    sampler: str = "fast"
-    device: str = "auto"
-    seed: int = 0
+    per_class: Annotated[
+        int, Option("Synthetic images of each class.", label="Images of each class", low=1, high=100_000)
+    ] = 10
+    new_area: Annotated[
+        tuple[float, float],
+        Option("Range of the share of an image that is no longer its own.", low=0, high=1),
+    ] = (0.3, 1.0)
+    temperature: Annotated[
+        float | None,
+        Option(
+            "How freely donors are drawn: lower keeps to the most similar segments; 1 is the paper's form.",
+            low=0.001,
+            automatic="the median distance between segments",
+            advanced=True,
+        ),
+    ] = None
+    # What a donor leaves open is painted, and a painted place holds less than a real one. The paper has no such gate.
+    area_ratio: Annotated[
+        tuple[float, float],
+        Option("Range of a donor's area over its target's, both in µm².", low=0, high=1_000_000, advanced=True),
+    ] = (0.5, 2.0)
+    own_patient: Annotated[
+        bool,
+        Option(
+            "Let a donor come from the target's own patient, or own image where patients are not known.", advanced=True
+        ),
+    ] = False
+    stain_matching: Annotated[bool, Option("Match each donor's stain to the target's.", advanced=True)] = True
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One replacement: numbers of the two segments in the pool, how likely the donor was, and how it lies."""
+    """A replacement: numbers of the two segments in the pool, how likely the donor was, and how it lies."""
 
     target: int
     donor: int
@@ -114,9 +96,21 @@ class Exchange:
 
 @dataclass(frozen=True, eq=False)
 class MixPlan:
-    """A synthetic image before any pixel of it: its name and class, the target image, and its replacements in order.
+    """A synthetic image before any pixel of it.
 
-    ``temperature`` is that of the donor draw; None where a person chose.
+    Parameters
+    ----------
+    name, kind : str
+        Of the synthetic image: its name and its class.
+    image : str
+        Name of the target image.
+    seed : int
+    exchanges : tuple of Exchange
+        In their order.
+    temperature : float, optional
+        That of the donor draw; None where a person chose.
+    id : int
+        Place in the plan.
     """
 
     name: str
@@ -125,115 +119,105 @@ class MixPlan:
     seed: int
     exchanges: tuple[Exchange, ...]
     temperature: float | None = None
+    id: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class MixPlans:
-    """Plans by class, and how many images could not be planned, by reason."""
+class USegMix(Method[USegMixSettings, MixPlan]):
+    """The method."""
 
-    plans: tuple[MixPlan, ...]
-    refusals: Counter[str]
+    name = "usegmix"
+    title = "USegMix"
+    makes = (
+        "tissue segments of real images exchanged for segments of other images of their class, their surroundings "
+        "painted by a diffusion model."
+    )
+    citation = "Wang & Kwak, USegMix: unsupervised segment mix for pathology images, arXiv 2502.16160"
+    needs = Needs(kinds=True)
+    settings = USegMixSettings
+    stage = SegmentPoolStage()
 
+    def plan(self, work: Work, settings: USegMixSettings) -> Job[Plan[MixPlan]]:
+        """Draw targets and donors for every class, of the segments that nobody has dropped."""
+        pool = SegmentPool(work.store.folder)
+        decision, kind = decided(pool, work.decisions)
+        members = {name: drawable(pool, decision, kind, name) for name in work.dataset.kinds}
+        taken = {entry.source.image for entry in work.dataset.entries} | {change.name for change in work.before()}
+        return (yield from plan_mixes(pool, members, settings, taken))
 
-@dataclass(frozen=True, eq=False)
-class PoolBuilt:
-    """What a pool was made of: images and segments, and the images left out."""
+    def make(self, work: Work, items: Sequence[MixPlan], settings: USegMixSettings) -> Job[None]:
+        """Make one image after the other."""
+        pool = SegmentPool(work.store.folder)
+        model = painter(settings, work.loaded)
+        for done, item in enumerate(items):
+            phase = f"Blending {item.name}"
+            making = make_mix(work.dataset, pool, item, settings, model)
+            change = yield from within(making, phase, done, len(items))
+            change = replace(change, id=work.first + item.id)
+            yield Event(phase, done + 1, len(items), change.pixels, made=(change,))
 
-    images: int
-    segments: int
-    problems: tuple[Problem, ...]
+    def remake(self, records: Sequence[Record], ingredients: Ingredients) -> Job[list[Change | str]]:
+        """Lay the recorded masks of the donors again, and paint with the recorded sampler."""
+        from napari_histomix.diffusion.samplers import Sampler
 
+        remade: list[Change | str] = []
+        for record in records:
+            made = record.provenance
+            target = ingredients.read(made["sources"]["target"])
+            donors = [ingredients.read(facts) for facts in made["donors"]]
+            swaps = [Swap.of(facts) for facts in made["donors"]]
+            pasted, origin, _ = paste_all(target, swaps, donors, bool(made["stain_matching"]))
+            with ingredients.threads(made):
+                painting = _painted(
+                    pasted,
+                    origin,
+                    target.mpp,
+                    ingredients.model(made),
+                    Sampler.parse(made["sampler_settings"]["large"]),
+                    record.seed,
+                    ingredients.device(made),
+                )
+                pixels = yield from within(painting, f"Blending {record.name}", len(remade), len(records))
+            sources = tuple(SourceRef(*(source.get(key, 0) for key in PLACES)) for source in record.sources)
+            shares = record.class_shares or {target.kind: 1.0}
+            change = _change(record.name, shares, target, pixels, origin, record.seed, sources, made)
+            remade.append(replace(change, id=record.id))
+        return remade
 
-# Phase 1: segments and the pool.
-
-
-def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = None) -> Job[PoolBuilt]:
-    """Divide all training images into anchor segments and keep them as a pool in a study's folder; a long job.
-
-    Raises
-    ------
-    HistomixError
-        If no image has a segment, a scale is missing, or weights are unusable.
-    """
-    settings = settings or PoolSettings()
-    entries = sorted(dataset.training, key=lambda entry: dataset.kinds.index(entry.kind))
-    if not entries:
-        raise HistomixError(f"{dataset.name} has no training image; a pool is made of training images only.")
-    prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
-    encoder = open_encoder(settings.encoder, whole=True)
-    problems = list(dataset.problems)
-    with PoolWriter(folder, pool_signature(prompter.name, encoder.name, settings)) as writer:
-        for done, entry in enumerate(entries):
-            yield Event("Finding segments", done, len(entries))
-            try:
-                image = dataset.read(entry)
-                finding = find_segments(image.pixels, prompter, settings.anchors)
-                found = yield from within(finding, "Finding segments", done, len(entries))
-            except HistomixError as error:
-                problems.append(Problem(entry.source.image, str(error)))
-                yield Event("Finding segments", done, len(entries), message=f"{entry.source.image}: {error}")
-                continue
-            add_segments(writer, image, found, encoder)
-        if writer.count == 0:
-            raise HistomixError(f"No training image of {dataset.name} has a segment: {problems[-1].sentence}")
-        yield from writer.finish(encoder.dim, settings.components)
-    return PoolBuilt(len(writer.images), writer.count, tuple(problems))
-
-
-def pool_signature(prompter: str, encoder: str, settings: PoolSettings) -> dict[str, Any]:
-    """What two pools must share to be compared: names of prompter and encoder, and the settings of anchors."""
-    return {"prompter": prompter, "encoder": encoder, "components": settings.components} | {
-        "anchors": asdict(settings.anchors)
-    }
-
-
-def add_segments(writer: PoolWriter, image: LabeledImage, segments: Sequence[Segment], encoder: Any) -> None:
-    """Encode the segments of an image and write them to a pool."""
-    crops = segment_crops(image.pixels, segments)
-    thumbnails = [segment_thumbnail(image.pixels, one, THUMBNAIL) for one in segments]
-    about = PoolImage(image.source, image.kind, image.pixels.shape[:2], image.mpp, pixels_sha256(image.pixels))
-    writer.add(about, segments, encoder(crops), thumbnails)
-
-
-def correct_pool(folder: Path, image: LabeledImage, segments: Sequence[Segment], encoder: str = "texture") -> Job[int]:
-    """Add the segments of an image that a person drew or corrected to the pool of a study; a long job.
-
-    What the pool holds of that image already stays; drop it with ``study.curation``.
-
-    Parameters
-    ----------
-    encoder : str
-        See ``features.open_encoder``; it must be the one that the pool was made with.
-
-    Returns
-    -------
-    int
-        Number of the first new segment.
-
-    Raises
-    ------
-    HistomixError
-        If the pool was made with another encoder, or the disk is full.
-    """
-    yield Event("Adding segments to the pool")
-    pool = SegmentPool(folder)
-    opened = open_encoder(encoder, whole=True)
-    signature = {**pool.signature, "encoder": opened.name}
-    with PoolWriter(folder, signature) as writer:
-        add_segments(writer, image, segments, opened)
-        yield from writer.finish(opened.dim, int(pool.signature["components"]))
-    return len(pool)
+    def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
+        """Which replacement a pixel belongs to; a donor's pixel with its place in the donor's image."""
+        made = record.provenance
+        swaps = [Swap.of(facts) for facts in made["donors"]]
+        _, _, height, width = record.window
+        laid, _ = lay_all(swaps, (height, width))
+        number = next((index for index, part in enumerate(laid) if part.donor[row, col] or part.hole[row, col]), None)
+        if number is None:
+            raise HistomixError(
+                f"No record of {record.name} covers ({col}, {row}), which its origin map marks; copy both again."
+            )
+        if painted:
+            return {"replacement": number, **painter_facts(made)}
+        donor, segment = made["donors"][number], swaps[number].donor
+        back = cv2.invertAffineTransform(np.array(swaps[number].pose.matrix))
+        x, y = (round(float(value), 2) for value in back @ (col, row, 1))
+        return {
+            "replacement": number,
+            **{key: str(donor[key]) for key in ("image", "patient", "slide")},
+            "x": segment.col + x,
+            "y": segment.row + y,
+            "segment": donor["segment"],
+            "stain": donor["stain"],
+        }
 
 
-# Phase 2: which segments change places.
+# Which segments change places.
 
 
 def plan_mixes(
     pool: SegmentPool,
     members: Mapping[str, NDArray[np.intp]],
-    settings: MixSettings,
+    settings: USegMixSettings,
     taken: Iterable[str] = (),
-) -> Job[MixPlans]:
+) -> Job[Plan[MixPlan]]:
     """Draw targets and donors for every class; a long job. No pixel is read, only masks.
 
     Parameters
@@ -241,9 +225,14 @@ def plan_mixes(
     pool : SegmentPool
     members : mapping of str to (n,) int
         For each class the segments that may be drawn, such as all that nobody dropped.
-    settings : MixSettings
+    settings : USegMixSettings
     taken : iterable of str
         Names that synthetic images may not get.
+
+    Returns
+    -------
+    Plan
+        By class.
 
     Raises
     ------
@@ -259,16 +248,16 @@ def plan_mixes(
     total = settings.per_class * len(members)
     # Numbered among the classes that have a segment: one that only another split has must not change the draw.
     present = [kind for kind in sorted(members) if len(members[kind])]
-    for kind, some in sorted(members.items()):
-        if len(some) < 2:
+    for kind, numbers in sorted(members.items()):
+        if len(numbers) < 2:
             refusals[f"{kind}: a class needs two segments at least, of two patients or images"] += settings.per_class
             continue
         # A segment that a person gave another class is a donor there; its image stays an image of its own class.
-        own = np.array(pool.kinds)[pool.image_kinds[some]] == kind
+        own = np.array(pool.kinds)[pool.image_kinds[numbers]] == kind
         if not own.any():
             refusals[f"{kind}: no image of this class has a segment"] += settings.per_class
             continue
-        choice = donor_choice(pool, some, kind, settings)
+        choice = donor_choice(pool, numbers, kind, settings)
         rng = np.random.default_rng([settings.seed, present.index(kind)])
         images = rng.permutation(np.unique(choice.images[own]))
         made = 0
@@ -279,23 +268,30 @@ def plan_mixes(
             yield Event("Choosing donors", len(plans), total)
             image = int(images[turn % len(images)])
             seed = int(rng.integers(2**62))
-            exchanges = _exchanges(pool, choice, some[choice.images == image], settings, np.random.default_rng(seed))
+            exchanges = _exchanges(pool, choice, numbers[choice.images == image], settings, np.random.default_rng(seed))
             if isinstance(exchanges, str):
                 refusals[f"{kind}: {exchanges}"] += 1
                 continue
-            name, again = f"{pool.images[image].source.image} mix {made + 1}", 1
-            while name in names:
-                again += 1
-                name = f"{pool.images[image].source.image} mix {made + 1}-{again}"
-            names.add(name)
-            source, temperature = pool.images[image].source, float(choice.pool_draw.temperature)
-            plans.append(MixPlan(name, kind, source.image, seed, exchanges, temperature))
             made += 1
-    return MixPlans(tuple(plans), refusals)
+            target = pool.images[image].source.image
+            name = _free_name(f"{target} mix {made}", names)
+            names.add(name)
+            temperature = float(choice.pool_draw.temperature)
+            plans.append(MixPlan(name, kind, target, seed, exchanges, temperature, len(plans)))
+    return Plan(tuple(plans), total, refusals)
 
 
-def donor_choice(pool: SegmentPool, members: NDArray[np.intp], kind: str, settings: MixSettings) -> DonorChoice:
-    """Who of ``members`` may replace whom in a class, by the settings."""
+def _free_name(name: str, taken: set[str]) -> str:
+    """A name, with a number behind it where it is taken."""
+    free, again = name, 1
+    while free in taken:
+        again += 1
+        free = f"{name}-{again}"
+    return free
+
+
+def donor_choice(pool: SegmentPool, members: NDArray[np.intp], kind: str, settings: USegMixSettings) -> DonorChoice:
+    """Which of ``members`` may replace which in a class, by the settings."""
     return DonorChoice(pool, members, kind, settings.temperature, settings.area_ratio, settings.own_patient)
 
 
@@ -321,7 +317,11 @@ def plan_one(pool: SegmentPool, target: int, donor: int, probability: float, see
 
 
 def _exchanges(
-    pool: SegmentPool, choice: DonorChoice, targets: NDArray[np.intp], settings: MixSettings, rng: np.random.Generator
+    pool: SegmentPool,
+    choice: DonorChoice,
+    targets: NDArray[np.intp],
+    settings: USegMixSettings,
+    rng: np.random.Generator,
 ) -> tuple[Exchange, ...] | str:
     """Replacements in one image until its new-area ratio lies in the range, or why that cannot be."""
     shape = pool.image(int(targets[0])).shape
@@ -329,7 +329,7 @@ def _exchanges(
     low, high = settings.new_area
     # Where in the range an image ends is drawn too, or all would end just above its lower end.
     wanted = rng.uniform(low, high)
-    found: list[Exchange] = []
+    exchanges: list[Exchange] = []
     donorless = 0
     for target in rng.permutation(targets):
         if 1 - free.mean() >= wanted:
@@ -350,13 +350,13 @@ def _exchanges(
         if 1 - left.mean() > high:
             continue
         free = left
-        found.append(Exchange(int(target), donor, probability, pose))
-    if 1 - free.mean() < low or not found:
-        return NO_DONOR if donorless and not found else OUT_OF_RANGE
-    return tuple(found)
+        exchanges.append(Exchange(int(target), donor, probability, pose))
+    if 1 - free.mean() < low or not exchanges:
+        return NO_DONOR if donorless and not exchanges else OUT_OF_RANGE
+    return tuple(exchanges)
 
 
-# Phase 2: the pixels.
+# The pixels.
 
 
 def compose(
@@ -385,32 +385,28 @@ def compose(
     facts : list of dict
         Provenance of every replacement.
     """
-    swaps = [Swap(pool.segment(one.target), pool.segment(one.donor), one.pose) for one in exchanges]
-    given = [donors[pool.image(one.donor).source.image] for one in exchanges]
+    swaps = [Swap(pool.segment(each.target), pool.segment(each.donor), each.pose) for each in exchanges]
+    given = [donors[pool.image(each.donor).source.image] for each in exchanges]
     pixels, origin, stains = paste_all(target, swaps, given, stain_matching)
     facts = [
         {
             **image_facts(image),
-            "segment": one.donor,
-            "replaced_segment": one.target,
-            "probability": round(one.probability, 6),
-            "pose": one.pose.facts(),
+            "segment": exchange.donor,
+            "replaced_segment": exchange.target,
+            "probability": round(exchange.probability, 6),
+            "pose": exchange.pose.facts(),
             "stain": stain,
             "segment_mask": mask_facts(swap.donor),
             "replaced_mask": mask_facts(swap.target),
         }
-        for one, swap, image, stain in zip(exchanges, swaps, given, stains, strict=True)
+        for exchange, swap, image, stain in zip(exchanges, swaps, given, stains, strict=True)
     ]
     return pixels, origin, facts
 
 
 def make_mix(
-    dataset: Dataset,
-    pool: SegmentPool,
-    plan: MixPlan,
-    settings: MixSettings,
-    model: AnyModel | None = None,
-) -> Job[MixedImage]:
+    dataset: Dataset, pool: SegmentPool, plan: MixPlan, settings: USegMixSettings, model: AnyModel
+) -> Job[Change]:
     """Carry one plan out: paste the donors, let the diffusion model paint what lies between; a long job.
 
     Parameters
@@ -419,38 +415,31 @@ def make_mix(
         Of which the pool was made; only its training images are read.
     pool : SegmentPool
     plan : MixPlan
-    settings : MixSettings
-    model : InpaintingModel or PromptedModel, optional
-        The bundled one by default.
+    settings : USegMixSettings
+    model : InpaintingModel or PromptedModel
+
+    Returns
+    -------
+    Change
+        With the plan's own id.
 
     Raises
     ------
     HistomixError
-        If an image is not the one that the pool was made of, is of another split, or weights are unusable.
+        If an image is not the one that the pool was made of, or is of another split.
     """
-    from napari_histomix.diffusion.large_holes import fill_holes
-    from napari_histomix.diffusion.model_files import load_model
     from napari_histomix.diffusion.samplers import PRESETS
-    from napari_histomix.weights import bundled
 
-    if settings.sampler not in PRESETS:
-        raise HistomixError(f"'{settings.sampler}' is not a sampler; choose one of {', '.join(PRESETS)}.")
-    model = model or load_model(bundled())
     sampler = PRESETS[settings.sampler].large
-    how = making_facts("USegMix", settings.sampler, {"large": sampler}, model, settings.device)
-    needed = {plan.image, *(pool.image(one.donor).source.image for one in plan.exchanges)}
+    how = making_facts(USegMix.title, settings.sampler, {"large": sampler}, model, settings.device)
+    needed = {plan.image, *(pool.image(exchange.donor).source.image for exchange in plan.exchanges)}
     images = {name: read_image(dataset, pool, name) for name in sorted(needed)}
     target = images[plan.image]
     pasted, origin, facts = compose(target, pool, plan.exchanges, images, settings.stain_matching)
-    hole = origin > 1
-    phase = f"Blending {plan.name}"
-    pixels = pasted
-    if hole.any():
-        pixels = yield from fill_holes(
-            pasted, hole, target.mpp, model, sampler, plan.seed, device=settings.device, phase=phase
-        )
+    pixels = yield from _painted(pasted, origin, target.mpp, model, sampler, plan.seed, settings.device, settings.batch)
     provenance = {
         **how,
+        "settings": plain(settings, recorded_only=True),
         "sources": {"target": image_facts(target)},
         "donors": facts,
         "new_area": round(float(np.count_nonzero(origin) / origin.size), 4),
@@ -458,20 +447,54 @@ def make_mix(
         "temperature": plan.temperature,
         "stain_matching": settings.stain_matching,
     }
-    return MixedImage(plan.name, plan.kind, plan.image, pixels, origin, plan.seed, provenance)
+    sources = SourceRef("target", plan.image), *(_donor(pool, exchange.donor) for exchange in plan.exchanges)
+    return _change(plan.name, {plan.kind: 1.0}, target, pixels, origin, plan.seed, sources, provenance)
 
 
-def read_image(dataset: Dataset, pool: SegmentPool, name: str) -> LabeledImage:
-    """A training image that the pool was made of.
+def _painted(
+    pasted: NDArray[np.uint8],
+    origin: NDArray[np.uint8],
+    mpp: float,
+    model: AnyModel,
+    sampler: Any,
+    seed: int,
+    device: str,
+    batch: int = 16,
+) -> Job[NDArray[np.uint8]]:
+    """Pixels (H, W, 3) with what the origin map marks as inpainted filled in."""
+    from napari_histomix.diffusion.large_holes import fill_holes
 
-    Raises
-    ------
-    HistomixError
-        If it is of another split by now, is not the same any more, or cannot be read.
-    """
-    if all(name != entry.source.image for entry in dataset.training):
-        raise HistomixError(f"The image {name} is not in the training split of {dataset.name}; build the pool again.")
-    image = dataset.read(name)
-    if all(one.sha256 != pixels_sha256(image.pixels) for one in pool.images if one.source.image == name):
-        raise HistomixError(f"The image {name} is not the one that the pool was made of; build the pool again.")
-    return image
+    hole = origin == INPAINTED
+    if not hole.any():
+        return pasted
+    return (yield from fill_holes(pasted, hole, mpp, model, sampler, seed, device=device, batch=batch))
+
+
+def _donor(pool: SegmentPool, number: int) -> SourceRef:
+    """A segment of a pool as a source: its number, the center of its bounding box and its area."""
+    row = pool.rows[number]
+    center = float(row["row"] + row["height"] / 2), float(row["col"] + row["width"] / 2)
+    return SourceRef("donor", pool.image(number).source.image, number, 0, *center, int(row["area"]))
+
+
+def _change(
+    name: str,
+    class_shares: Mapping[str, float],
+    target: LabeledImage,
+    pixels: NDArray[np.uint8],
+    origin: NDArray[np.uint8],
+    seed: int,
+    sources: tuple[SourceRef, ...],
+    provenance: Mapping[str, Any],
+) -> Change:
+    """A derived image; nuclei that a replacement touches are labeled no longer, the others stay."""
+    touched = np.unique(target.instances[origin != 0])
+    removed = tuple(touched[touched != 0].tolist())
+    return Change(
+        *(0, target.source.image, name, 0, 0, pixels, origin, None, {}, removed, class_shares, USegMix.name, seed),
+        sources=sources,
+        provenance=provenance,
+    )
+
+
+METHOD = USegMix()

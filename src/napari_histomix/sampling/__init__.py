@@ -1,16 +1,18 @@
-"""Whom and where: locations, how rare-like their surroundings are, and the weighted draw of donors."""
+"""Which donor goes where: locations, how rare-like their surroundings are, and the weighted draw of donors."""
 
 from napari_histomix.sampling.context_model import ContextModel
-from napari_histomix.sampling.donor_pool import DonorPool
+from napari_histomix.sampling.donor_draw import DonorChoice, DonorDraw, fitting
 from napari_histomix.sampling.draws import draw_order, effective_sample_size, sharpest_temperature
 from napari_histomix.sampling.locations import background_locations, nucleus_locations
 
 __all__ = [
     "ContextModel",
-    "DonorPool",
+    "DonorChoice",
+    "DonorDraw",
     "background_locations",
     "draw_order",
     "effective_sample_size",
+    "fitting",
     "nucleus_locations",
     "sharpest_temperature",
 ]

@@ -1,7 +1,7 @@
-"""The segment pool of a study: compact arrays written once, and what a person decided on top of them, in SQLite.
+"""The segment pool of a study: compact arrays that are written once; decisions on segments are kept by the study.
 
-A pool is a folder of parts. Each part is complete or absent, and never changed; corrections add a part. Rows of
-100,000 segments are read in a fraction of a second, masks and thumbnails one at a time, where they are.
+A pool is a folder of parts. Each part is complete or absent, and never changed; corrections add a part. The rows of
+100,000 segments are read in a fraction of a second; masks and thumbnails are read one at a time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.decomposition import PCA
 
 from napari_histomix.records import Event, HistomixError, Job, Segment, Source
-from napari_histomix.segmentation.pool_vectors import Projection, map_of
 
 POOL = "pool"
 THUMBNAIL = 96
@@ -31,6 +31,12 @@ LIMIT = 128
 """Components of a vector (the paper's p)."""
 MAP = ""
 """Name that the components of the map are kept under; no class has it."""
+SAMPLE = 20_000
+"""Segments that principal components are fitted to, at most."""
+CHUNK = 10_000
+UNDECIDED = "undecided"
+DECIDED: tuple[str, str, str] = (UNDECIDED, "keep", "drop")
+"""What the codes 0, 1 and 2 of decisions on segments stand for."""
 ROW = np.dtype(
     [
         ("image", "<u4"),
@@ -63,8 +69,67 @@ class PoolImage:
     sha256: str
 
 
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Standardized features onto principal components: ((f − mean) / spread) @ axes.
+
+    Parameters
+    ----------
+    mean, spread : (dim,) float32
+    axes : (dim, p) float32
+    """
+
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    axes: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, features: NDArray[np.float32], members: NDArray[np.intp], components: int) -> Projection:
+        """Fit to rows of features (N, dim); with fewer components where there are too few segments for them."""
+        rng = np.random.default_rng(0)
+        sample = members if len(members) <= SAMPLE else np.sort(rng.choice(members, SAMPLE, replace=False))
+        seen = np.asarray(features[sample], np.float64)
+        mean, spread = seen.mean(axis=0), seen.std(axis=0)
+        spread[spread < 1e-6] = 1.0
+        count = min(components, len(seen) - 1, seen.shape[1])
+        axes = np.zeros((seen.shape[1], 0))
+        if count > 0:
+            axes = PCA(count, random_state=0).fit((seen - mean) / spread).components_.T
+        return cls(mean.astype(np.float32), spread.astype(np.float32), axes.astype(np.float32))
+
+    def transform(self, features: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+        """Vectors (n, width) of features (n, dim), zeros where there are no more components."""
+        vectors = np.zeros((len(features), width), np.float32)
+        vectors[:, : self.axes.shape[1]] = ((features - self.mean) / self.spread) @ self.axes
+        return vectors
+
+    def write(self, features: NDArray[np.float32], members: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+        """Transform rows of features into the same rows of ``vectors`` (N, width), in chunks."""
+        for start in range(0, len(members), CHUNK):
+            chunk = members[start : start + CHUNK]
+            vectors[chunk] = self.transform(features[chunk], vectors.shape[1])
+
+    def save(self, path: Path, kind: str) -> None:
+        """Write to an ``.npz`` file."""
+        np.savez(path, kind=np.array(kind), mean=self.mean, spread=self.spread, axes=self.axes)
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[str, Projection]:
+        """Read the class and the projection of an ``.npz`` file."""
+        with np.load(path, allow_pickle=False) as file:
+            return str(file["kind"]), cls(file["mean"], file["spread"], file["axes"])
+
+
+def _map_of(features: NDArray[np.float32], projection: Projection) -> NDArray[np.float32]:
+    """Places (N, 2) of features (N, dim) on the map, in chunks."""
+    places = np.empty((len(features), 2), np.float32)
+    for start in range(0, len(features), CHUNK):
+        places[start : start + CHUNK] = projection.transform(np.asarray(features[start : start + CHUNK]), 2)
+    return places
+
+
 class PoolWriter:
-    """Writes one part of a pool: ``add`` image by image, then ``finish``. A context; left early, nothing stays.
+    """Writes one part of a pool: ``add`` image by image, then ``finish``. A context manager; left early, nothing stays.
 
     Parameters
     ----------
@@ -115,15 +180,15 @@ class PoolWriter:
         """Add the segments of an image: (N, dim) features, and N thumbnails (h, w, 3) uint8."""
         rows = np.zeros(len(segments), ROW)
         try:
-            for line, one, thumbnail in zip(rows, segments, thumbnails, strict=True):
-                mask, jpeg = zlib.compress(np.packbits(one.mask).tobytes(), 6), _jpeg(thumbnail)
-                height, width = one.mask.shape
-                line["image"], line["number"] = len(self.images), one.number
-                line["row"], line["col"], line["height"], line["width"] = one.row, one.col, height, width
-                line["area"], line["border"] = one.area, one.at_border(image.shape)
-                line["vote_share"], line["stability"] = one.vote_share, one.stability
-                line["mask"], line["mask_bytes"] = self._files["masks"].tell(), len(mask)
-                line["thumbnail"], line["thumbnail_bytes"] = self._files["thumbnails"].tell(), len(jpeg)
+            for row, segment, thumbnail in zip(rows, segments, thumbnails, strict=True):
+                mask, jpeg = zlib.compress(np.packbits(segment.mask).tobytes(), 6), _jpeg(thumbnail)
+                height, width = segment.mask.shape
+                row["image"], row["number"] = len(self.images), segment.number
+                row["row"], row["col"], row["height"], row["width"] = segment.row, segment.col, height, width
+                row["area"], row["border"] = segment.area, segment.at_border(image.shape)
+                row["vote_share"], row["stability"] = segment.vote_share, segment.stability
+                row["mask"], row["mask_bytes"] = self._files["masks"].tell(), len(mask)
+                row["thumbnail"], row["thumbnail_bytes"] = self._files["thumbnails"].tell(), len(jpeg)
                 self._files["masks"].write(mask)
                 self._files["thumbnails"].write(jpeg)
             self._files["rows"].write(rows.tobytes())
@@ -155,8 +220,8 @@ class PoolWriter:
                 file.close()
             features = np.memmap(self.partial / "features.bin", np.float32, "r", shape=(self.count, dim))
             rows = np.fromfile(self.partial / "rows.bin", ROW)
-            kinds = np.array([one.kind for one in self.images])[rows["image"]]
-            # A class, and the map, keep the components they were first given: places and distances stay comparable.
+            kinds = np.array([image.kind for image in self.images])[rows["image"]]
+            # A class, and the map, keep their first components, so that places and distances stay comparable.
             known = _projections(self.root)
             vectors = open_memmap(self.partial / "vectors.npy", "w+", np.float32, (self.count, components))
             names = sorted(set(kinds.tolist()))
@@ -171,10 +236,10 @@ class PoolWriter:
             over_all = known.get(MAP) or Projection.fit(features, np.arange(self.count), 2)
             if MAP not in known:
                 over_all.save(self.partial / "projection-map.npz", MAP)
-            np.save(self.partial / "map.npy", map_of(features, over_all))
+            np.save(self.partial / "map.npy", _map_of(features, over_all))
             vectors.flush()
             del vectors, features
-            about = {"signature": self.signature, "dim": dim, "images": [asdict(one) for one in self.images]}
+            about = {"signature": self.signature, "dim": dim, "images": [asdict(image) for image in self.images]}
             (self.partial / "part.json").write_text(json.dumps(about), encoding="utf-8")
             self.partial.rename(self.part)
         except OSError as error:
@@ -191,15 +256,15 @@ class _Part:
     count: int
 
     def array(self, name: str) -> NDArray[Any]:
-        """Vectors or places of all segments of the part, a memory map."""
+        """Vectors or map places of all segments of the part, a memory map."""
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
     def features(self) -> NDArray[np.float32]:
-        """What the encoder gave, (N, dim), a memory map."""
+        """Features from the encoder, (N, dim), a memory map."""
         return np.memmap(self.folder / "features.bin", np.float32, "r", shape=(self.count, self.dim))
 
     def piece(self, name: str, start: int, size: int) -> bytes:
-        """Some bytes of a file."""
+        """Bytes of one of the part's files."""
         with (self.folder / f"{name}.bin").open("rb") as file:
             file.seek(start)
             return file.read(size)
@@ -231,12 +296,11 @@ class SegmentPool:
         try:
             for part in parts:
                 about = json.loads((part / "part.json").read_text(encoding="utf-8"))
-                found = np.fromfile(part / "rows.bin", ROW)
-                found["image"] += len(images)
-                images += [_pool_image(one) for one in about["images"]]
-                first = sum(len(some) for some in rows)
-                self._parts.append(_Part(part, first, int(about["dim"]), len(found)))
-                rows.append(found)
+                added = np.fromfile(part / "rows.bin", ROW)
+                added["image"] += len(images)
+                images += [_pool_image(facts) for facts in about["images"]]
+                self._parts.append(_Part(part, sum(map(len, rows)), int(about["dim"]), len(added)))
+                rows.append(added)
             self.signature: Mapping[str, Any] = about["signature"]
             self.projections = _projections(root)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -245,63 +309,63 @@ class SegmentPool:
         self.images = tuple(images)
         if len(self.images) and int(self.rows["image"].max(initial=0)) >= len(self.images):
             raise HistomixError(f"The segment pool in {folder} is damaged; build it again.")
-        self.kinds = tuple(sorted({one.kind for one in images}))
+        self.kinds = tuple(sorted({image.kind for image in images}))
         index = {kind: number for number, kind in enumerate(self.kinds)}
-        self.image_kinds = np.array([index[one.kind] for one in images], np.intp)[self.rows["image"]]
+        self.image_kinds = np.array([index[image.kind] for image in images], np.intp)[self.rows["image"]]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def check(self, signature: Mapping[str, Any]) -> None:
-        """Raise HistomixError where the pool was made by another encoder, prompter or settings."""
+        """Raise HistomixError if the pool was made with another encoder, prompter or settings."""
         _check_signature(self.folder / POOL, signature)
 
     def segment(self, number: int) -> Segment:
-        """One segment with its mask."""
-        part, line = self._place(number)
-        packed = zlib.decompress(part.piece("masks", int(line["mask"]), int(line["mask_bytes"])))
-        shape = int(line["height"]), int(line["width"])
+        """A segment with its mask."""
+        part, row = self._place(number)
+        packed = zlib.decompress(part.piece("masks", int(row["mask"]), int(row["mask_bytes"])))
+        shape = int(row["height"]), int(row["width"])
         mask = np.unpackbits(np.frombuffer(packed, np.uint8), count=shape[0] * shape[1]).reshape(shape).astype(bool)
-        figures = float(line["vote_share"]), float(line["stability"])
-        return Segment(int(line["number"]), int(line["row"]), int(line["col"]), mask, *figures)
+        scores = float(row["vote_share"]), float(row["stability"])
+        return Segment(int(row["number"]), int(row["row"]), int(row["col"]), mask, *scores)
 
     def image(self, number: int) -> PoolImage:
-        """Where a segment comes from."""
+        """The image that a segment comes from."""
         return self.images[int(self.rows["image"][number])]
 
     def thumbnail(self, number: int) -> bytes:
         """JPEG of a segment."""
-        part, line = self._place(number)
-        return part.piece("thumbnails", int(line["thumbnail"]), int(line["thumbnail_bytes"]))
+        part, row = self._place(number)
+        return part.piece("thumbnails", int(row["thumbnail"]), int(row["thumbnail_bytes"]))
 
     def places(self) -> NDArray[np.float32]:
-        """Where all segments lie on the map, (N, 2): the first two principal components over all classes."""
+        """Places (N, 2) of all segments on the map: the first two principal components over all classes."""
         return np.concatenate([part.array("map") for part in self._parts])
 
     def vectors(self, numbers: NDArray[np.intp], kind: str | None = None) -> NDArray[np.float32]:
-        """Vectors (n, p) of segments; in the space of another class where a person gave them ``kind``."""
+        """Vectors (n, p) of segments; with ``kind``, also those of other classes' images are in that class's space."""
         numbers = np.asarray(numbers, np.intp)
-        # A class that lies in one piece is not copied: 1,000,000 vectors take half a gigabyte.
-        runs = bool((np.diff(numbers) == 1).all()) and len(numbers) > 0
-        for part in self._parts if runs else ():
+        # Consecutive segments of one part are not copied: 1,000,000 vectors take half a gigabyte.
+        consecutive = bool((np.diff(numbers) == 1).all()) and len(numbers) > 0
+        for part in self._parts if consecutive else ():
             if part.first <= numbers[0] and numbers[-1] < part.first + part.count:
-                found = part.array("vectors")[numbers[0] - part.first : numbers[-1] + 1 - part.first]
+                vectors = part.array("vectors")[numbers[0] - part.first : numbers[-1] + 1 - part.first]
                 break
         else:
-            found = np.empty((len(numbers), self._parts[0].array("vectors").shape[1]), np.float32)
+            vectors = np.empty((len(numbers), self._parts[0].array("vectors").shape[1]), np.float32)
             for part in self._parts:
                 here = np.flatnonzero((numbers >= part.first) & (numbers < part.first + part.count))
-                found[here] = part.array("vectors")[numbers[here] - part.first]
+                vectors[here] = part.array("vectors")[numbers[here] - part.first]
         if kind is None:
-            return found
+            return vectors
         foreign = np.flatnonzero(np.array(self.kinds)[self.image_kinds[numbers]] != kind)
         if len(foreign):
-            found = np.array(found)
+            vectors = np.array(vectors)
             for place in foreign:
                 part = self._part(int(numbers[place]))
-                one = np.asarray(part.features()[[int(numbers[place]) - part.first]])
-                found[place] = self.projections[kind].transform(one, found.shape[1])[0]
-        return found
+                features = np.asarray(part.features()[[int(numbers[place]) - part.first]])
+                vectors[place] = self.projections[kind].transform(features, vectors.shape[1])[0]
+        return vectors
 
     def _part(self, number: int) -> _Part:
         return next(part for part in reversed(self._parts) if part.first <= number)
@@ -310,13 +374,48 @@ class SegmentPool:
         return self._part(number), self.rows[number]
 
 
+def decided(
+    pool: SegmentPool, decisions: Mapping[str, Mapping[int, str]]
+) -> tuple[NDArray[np.int8], NDArray[np.int16]]:
+    """What people decided on the segments of a pool.
+
+    Parameters
+    ----------
+    pool : SegmentPool
+    decisions : mapping
+        By subject (``segment``, ``segment class``) and number. What the pool lacks is passed over.
+
+    Returns
+    -------
+    decision : (N,) int8
+        Codes of ``DECIDED``.
+    kind : (N,) int16
+        Class of each segment now, as its place in ``pool.kinds``.
+    """
+    decision, kind = np.zeros(len(pool), np.int8), pool.image_kinds.astype(np.int16)
+    for number, word in decisions.get("segment", {}).items():
+        if number < len(pool):
+            decision[number] = DECIDED.index(word)
+    places = {name: place for place, name in enumerate(pool.kinds)}
+    for number, name in decisions.get("segment class", {}).items():
+        if number < len(pool):
+            kind[number] = places.get(name, kind[number])
+    return decision, kind
+
+
+def drawable(pool: SegmentPool, decision: NDArray[np.int8], kind: NDArray[np.int16], name: str) -> NDArray[np.intp]:
+    """Numbers (n,) of the segments of a class that nobody dropped; none for a class that the pool lacks."""
+    place = pool.kinds.index(name) if name in pool.kinds else -1
+    return np.flatnonzero((kind == place) & (decision != DECIDED.index("drop")))
+
+
 def has_pool(folder: Path) -> bool:
-    """Whether a study's folder holds a segment pool; what a killed build left is none."""
+    """Whether a study's folder holds a segment pool; the remains of a killed build are not one."""
     return bool(_part_folders(Path(folder) / POOL))
 
 
 def _part_folders(root: Path) -> list[Path]:
-    return sorted(one for one in root.glob("part-[0-9][0-9][0-9][0-9]") if (one / "part.json").is_file())
+    return sorted(part for part in root.glob("part-[0-9][0-9][0-9][0-9]") if (part / "part.json").is_file())
 
 
 def _check_signature(root: Path, signature: Mapping[str, Any]) -> None:
@@ -331,12 +430,12 @@ def _check_signature(root: Path, signature: Mapping[str, Any]) -> None:
 
 
 def _projections(root: Path) -> dict[str, Projection]:
-    found: dict[str, Projection] = {}
+    projections: dict[str, Projection] = {}
     for part in _part_folders(root):
         for file in sorted(part.glob("projection-*.npz")):
             kind, projection = Projection.load(file)
-            found.setdefault(kind, projection)
-    return found
+            projections.setdefault(kind, projection)
+    return projections
 
 
 def _pool_image(facts: Mapping[str, Any]) -> PoolImage:

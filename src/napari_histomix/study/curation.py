@@ -1,4 +1,4 @@
-"""What a person makes of a segment pool: segments kept, dropped, given another class or tags, found, put in order."""
+"""Curation of a segment pool: segments are kept, dropped, given another class or tags, searched and sorted."""
 
 from __future__ import annotations
 
@@ -10,23 +10,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_histomix.records import HistomixError
-from napari_histomix.segmentation.pool import SegmentPool
-from napari_histomix.study.decision_log import Change, Subject, items_of
+from napari_histomix.segmentation.pool import DECIDED, UNDECIDED, SegmentPool, decided, drawable
+from napari_histomix.study.decision_log import Entry, items_of
 from napari_histomix.study.store import Study
 
 Numbers = NDArray[np.intp]
 Decision = Literal["keep", "drop"]
 Order = Literal["added", "size", "vote share", "stability", "similarity", "uses"]
 
-UNDECIDED = "undecided"
-DECIDED: tuple[str, str, str] = (UNDECIDED, "keep", "drop")
-"""What the codes 0, 1 and 2 of ``Curation.decision`` stand for."""
 CHUNK = 50_000
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What a segment must agree with to be shown; all of it, and nothing by default.
+    """Conditions that a segment must all meet to be shown; by default there are none.
 
     Parameters
     ----------
@@ -60,7 +57,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many segments there are, were kept, were dropped, touch a border; ``kinds`` counts those not dropped."""
+    """Numbers of segments: all, kept, dropped, at a border, and by class (``kinds``) those that are not dropped."""
 
     total: int
     kept: int
@@ -70,7 +67,7 @@ class Counts:
 
 
 class Curation:
-    """Class, decision, tags and uses of every segment of a pool, as arrays; changes are on disk before they are here.
+    """Class, decision, tags and uses of every segment of a pool, as arrays; every decision is written to disk first.
 
     One thread may change it while others read.
 
@@ -83,7 +80,7 @@ class Curation:
     Attributes
     ----------
     kinds : tuple of str
-        Classes a segment can have: the pool's.
+        Classes that a segment can have: those of the pool.
     kind : (N,) int16
         Class of every segment now, an index into ``kinds``.
     decision : (N,) int8
@@ -99,7 +96,7 @@ class Curation:
         self.study, self.pool = study, pool
         self.kinds = pool.kinds
         rows = pool.rows
-        # Fields of a structured array lie 60 bytes apart; a million of them are read ten times faster side by side.
+        # Fields of a structured array lie 60 bytes apart; a million of them are read ten times faster contiguously.
         self.area = np.ascontiguousarray(rows["area"])
         self.border = np.ascontiguousarray(rows["border"])
         self.image = rows["image"].astype(np.int32)
@@ -107,14 +104,13 @@ class Curation:
         self._label = np.ascontiguousarray(rows["number"])
         self._scores = {name: np.ascontiguousarray(rows[name]) for name in ("vote_share", "stability")}
         self._home = pool.image_kinds.astype(np.int16)
-        self._texts = [
-            " ".join((one.source.image, one.source.patient, one.source.slide)).casefold() for one in pool.images
-        ]
-        self._squares = np.array([one.mpp**2 for one in pool.images], np.float32)
+        sources = [image.source for image in pool.images]
+        self._texts = [" ".join((source.image, source.patient, source.slide)).casefold() for source in sources]
+        self._squares = np.array([image.mpp**2 for image in pool.images], np.float32)
         self._images: dict[str, list[int]] = {}
-        for index, one in enumerate(pool.images):
-            self._images.setdefault(one.source.image, []).append(index)
-        # Sets of tags are only ever added, so that a code means the same to whoever reads meanwhile.
+        for index, source in enumerate(sources):
+            self._images.setdefault(source.image, []).append(index)
+        # Sets of tags are only ever added, so that codes stay valid for threads that read in the meantime.
         self._sets: list[tuple[str, ...]] = [()]
         self._codes = {"": 0}
         self._load()
@@ -123,16 +119,13 @@ class Curation:
         return len(self.pool)
 
     def _load(self) -> None:
-        """Read everything from the study. What it says of segments or classes the pool lacks is passed over."""
-        decision, kind = np.zeros(len(self), np.int8), self._home.copy()
-        for number, word in self._stored("segment"):
-            decision[number] = DECIDED.index(word)
-        known = {name: index for index, name in enumerate(self.kinds)}
-        for number, word in self._stored("segment class"):
-            kind[number] = known.get(word, kind[number])
+        """Read all decisions from the study."""
+        subjects = ("segment", "segment class")
+        decision, kind = decided(self.pool, {subject: self.study.decisions(subject) for subject in subjects})
         tags = np.zeros(len(self), np.int32)
-        for number, word in self._stored("segment tags"):
-            tags[number] = self._code(word)
+        for number, word in self.study.decisions("segment tags").items():
+            if number < len(self):
+                tags[number] = self._code(word)
         self.decision, self.kind, self._tags = decision, kind, tags
 
     def _code(self, word: str) -> int:
@@ -141,10 +134,7 @@ class Curation:
             self._codes[word] = len(self._sets) - 1
         return self._codes[word]
 
-    def _stored(self, subject: Subject) -> Iterable[tuple[int, str]]:
-        return ((number, word) for number, word in self.study.decisions(subject).items() if number < len(self))
-
-    # Changes: on disk first.
+    # Decisions: written to disk first.
 
     def decide(self, numbers: ArrayLike, decision: Decision | None) -> Numbers:
         """Keep or drop segments, or leave them undecided (None).
@@ -172,11 +162,11 @@ class Curation:
         return chosen
 
     def drop_border(self, kept: bool = False) -> int:
-        """Drop the segments that ``cut_off`` says; how many."""
+        """Drop the segments of ``cut_off``; returns how many."""
         return len(self.decide(self.cut_off(kept), "drop"))
 
     def relabel(self, numbers: ArrayLike, kind: str) -> Numbers:
-        """Give segments another class of the pool; those that changed.
+        """Give segments another class of the pool; returns those that changed.
 
         Raises
         ------
@@ -193,7 +183,7 @@ class Curation:
         return chosen
 
     def tag(self, numbers: ArrayLike, text: str) -> Numbers:
-        """Add a tag, or several with commas between, to segments; those that changed.
+        """Add a tag, or several separated by commas, to segments; returns those that changed.
 
         Raises
         ------
@@ -203,7 +193,7 @@ class Curation:
         return self._retag(numbers, text, add=True)
 
     def untag(self, numbers: ArrayLike, text: str = "") -> Numbers:
-        """Take a tag off segments, or all of them; those that changed."""
+        """Remove a tag from segments, or all tags; returns those that changed."""
         return self._retag(numbers, text, add=False)
 
     def _retag(self, numbers: ArrayLike, text: str, *, add: bool) -> Numbers:
@@ -212,7 +202,7 @@ class Curation:
             raise HistomixError("Write what to tag the segments with.")
         chosen = self._numbers(numbers)
         changed: list[Numbers] = []
-        changes: list[Change] = []
+        entries: list[Entry] = []
         words: list[str] = []
         for code in np.unique(self._tags[chosen]).tolist():
             before = set(self._sets[code])
@@ -220,58 +210,58 @@ class Curation:
             if after != before:
                 words.append(", ".join(sorted(after)))
                 changed.append(chosen[self._tags[chosen] == code])
-                changes += [("segment tags", number, words[-1] or None) for number in changed[-1].tolist()]
-        if changes:
-            self.study.act(changes)
-            for some, word in zip(changed, words, strict=True):
-                self._tags[some] = self._code(word)
+                entries += [("segment tags", number, words[-1] or None) for number in changed[-1].tolist()]
+        if entries:
+            self.study.act(entries)
+            for numbers_changed, word in zip(changed, words, strict=True):
+                self._tags[numbers_changed] = self._code(word)
         return np.sort(np.concatenate(changed)) if changed else np.empty(0, np.intp)
 
     def correct(self, replaced: Mapping[int, int], dropped: Iterable[int] = ()) -> None:
-        """Let segments take the place of others, which are dropped, and drop more: all of it one act.
+        """Drop segments, some of them because others take their place, as one act.
 
-        What a person said of a segment, its class, its tags and that it is kept, holds for the one in its place.
+        A replacement inherits the class, the tags and the keeping of the segment that it replaces.
 
         Parameters
         ----------
         replaced : mapping of int to int
             The new segment for each old one.
         dropped : iterable of int
-            More that are dropped.
+            Segments that are dropped without a replacement.
 
         Raises
         ------
         HistomixError
             If the study cannot be written; nothing has changed then.
         """
-        changes: list[Change] = [("segment", number, "drop") for number in (*replaced, *dropped)]
+        entries: list[Entry] = [("segment", number, "drop") for number in (*replaced, *dropped)]
         for old, new in replaced.items():
             if self.kind[old] != self.kind[new]:
-                changes.append(("segment class", new, self.kind_of(old)))
+                entries.append(("segment class", new, self.kind_of(old)))
             if tags := self.tags_of(old):
-                changes.append(("segment tags", new, ", ".join(tags)))
+                entries.append(("segment tags", new, ", ".join(tags)))
             if self.decision[old] == 1:
-                changes.append(("segment", new, "keep"))
-        if changes:
-            self.study.act(changes)
+                entries.append(("segment", new, "keep"))
+        if entries:
+            self.study.act(entries)
             self._load()
 
     def undo(self) -> Numbers:
-        """Take the last change back, whatever it was and also one of an earlier session; the segments it concerned."""
+        """Undo the last act, also one of an earlier session; returns the segments that it touched."""
         return self._turned(self.study.undo("segment"))
 
     def redo(self) -> Numbers:
-        """Make the change again that was taken back last, until there is a new one; the segments it concerned."""
+        """Redo the act that was undone last, unless there is a newer one; returns the segments that it touched."""
         return self._turned(self.study.redo("segment"))
 
-    def _turned(self, changes: Iterable[Change]) -> Numbers:
-        numbers = np.array(sorted(items_of(changes)), np.intp)
+    def _turned(self, entries: Iterable[Entry]) -> Numbers:
+        numbers = np.array(sorted(items_of(entries)), np.intp)
         if len(numbers):
             self._load()
         return numbers[numbers < len(self)]
 
     def set_uses(self, uses: Mapping[int, int] | ArrayLike) -> None:
-        """Say how often segments were drawn: by number, or (N,) int of all."""
+        """Set how often segments were drawn: by number, or (N,) int of all."""
         if isinstance(uses, Mapping):
             counted = np.zeros(len(self), np.int32)
             for number, count in uses.items():
@@ -281,8 +271,8 @@ class Curation:
         self.uses = counted
 
     def _numbers(self, numbers: ArrayLike) -> Numbers:
-        found = np.atleast_1d(np.asarray(numbers))
-        return np.flatnonzero(found) if found.dtype == bool else found.astype(np.intp)
+        given = np.atleast_1d(np.asarray(numbers))
+        return np.flatnonzero(given) if given.dtype == bool else given.astype(np.intp)
 
     # Questions.
 
@@ -304,11 +294,11 @@ class Curation:
         return float(self.area[number] * self._squares[self.image[number]])
 
     def find(self, image: str, label: int) -> int | None:
-        """Number of the segment with a label in an image's segment map; the last one made, where it was made again."""
+        """Number of the segment with a label in an image's segment map; the newest, if it was divided again."""
         for index in reversed(self._images.get(image, [])):
-            found = np.flatnonzero((self.image == index) & (self._label == label))
-            if len(found):
-                return int(found[-1])
+            numbers = np.flatnonzero((self.image == index) & (self._label == label))
+            if len(numbers):
+                return int(numbers[-1])
         return None
 
     def allowed(self) -> NDArray[np.bool_]:
@@ -317,17 +307,17 @@ class Curation:
 
     def members(self, kind: str) -> Numbers:
         """Segments of a class that may be drawn."""
-        return np.flatnonzero((self.kind == self._index(kind)) & self.allowed())
+        return drawable(self.pool, self.decision, self.kind, kind)
 
     def _index(self, kind: str) -> int:
         return self.kinds.index(kind) if kind in self.kinds else -1
 
     def cut_off(self, kept: bool = False) -> NDArray[np.bool_]:
-        """Which undecided segments, and ``kept`` ones, their image's border cuts off, (N,): their rest is missing."""
+        """Which undecided segments, with ``kept`` also kept ones, are cut off by their image's border, (N,) bool."""
         return self.border & (self.decision != 2 if kept else self.decision == 0)
 
     def counts(self) -> Counts:
-        """How many there are of what."""
+        """Numbers of segments by decision and class."""
         drawn = np.bincount(self.kind[self.allowed()], minlength=len(self.kinds))
         return Counts(
             len(self),
@@ -338,29 +328,29 @@ class Curation:
         )
 
     def matching(self, filters: Filters) -> Numbers:
-        """Segments that agree with everything the filters say, in the order they were added."""
-        found = np.ones(len(self), bool)
+        """Segments that meet all conditions of the filters, in the order they were added."""
+        match = np.ones(len(self), bool)
         if filters.kind:
-            found &= self.kind == self._index(filters.kind)
+            match &= self.kind == self._index(filters.kind)
         if filters.decision:
-            found &= self.decision == DECIDED.index(filters.decision)
+            match &= self.decision == DECIDED.index(filters.decision)
         if filters.border is not None:
-            found &= self.border == filters.border
+            match &= self.border == filters.border
         if filters.image or filters.patient:
-            sources = [one.source for one in self.pool.images]
-            found &= self._of_images(
-                [filters.image in ("", one.image) and filters.patient in ("", one.patient) for one in sources]
+            sources = [image.source for image in self.pool.images]
+            match &= self._of_images(
+                [filters.image in ("", source.image) and filters.patient in ("", source.patient) for source in sources]
             )
         for word in filters.text.casefold().split():
-            found &= self._of_images([word in text for text in self._texts]) | self._of_tags(
-                [any(word in tag.casefold() for tag in one) for one in self._sets]
+            match &= self._of_images([word in text for text in self._texts]) | self._of_tags(
+                [any(word in tag.casefold() for tag in tags) for tags in self._sets]
             )
         if filters.tag:
-            found &= self._of_tags([filters.tag in one for one in self._sets])
+            match &= self._of_tags([filters.tag in tags for tags in self._sets])
         if filters.low > 0 or np.isfinite(filters.high):
             size = self.area * self._squares[self.image] if filters.micrometers else self.area
-            found &= (size >= filters.low) & (size <= filters.high)
-        return np.flatnonzero(found)
+            match &= (size >= filters.low) & (size <= filters.high)
+        return np.flatnonzero(match)
 
     def _of_images(self, wanted: Sequence[bool]) -> NDArray[np.bool_]:
         return np.asarray(wanted, bool)[self.image]
@@ -369,11 +359,11 @@ class Curation:
         return np.asarray(wanted, bool)[self._tags]
 
     def ordered(self, numbers: Numbers, by: Order, selected: int | None = None, reverse: bool = False) -> Numbers:
-        """Put segments in order: the largest, most agreed on, most used or most similar first; ``reverse`` turns it.
+        """Sort segments: the largest, most agreed on, most used or most similar first; ``reverse`` turns the order.
 
-        Similar to ``selected`` are the segments of its image's class, by the distance of their vectors. The vectors of
-        other classes lie in spaces of their own: those segments follow, by their distance on the map of all classes.
-        Equal segments stay in the order they were added.
+        Similarity to ``selected`` is the distance of vectors for segments of its image's class. The vectors of other
+        classes lie in spaces of their own: their segments follow, by distance on the map of all classes. Equal segments
+        stay in the order they were added.
         """
         numbers = self._numbers(numbers)
         if (numbers[1:] < numbers[:-1]).any():
@@ -391,28 +381,28 @@ class Curation:
     def _dissimilarity(self, numbers: Numbers, selected: int) -> NDArray[np.float32]:
         target = np.asarray(self.pool.vectors(np.array([selected]))[0])
         own = self._home[numbers] == self._home[selected]
-        found = np.empty(len(numbers), np.float32)
+        distances = np.empty(len(numbers), np.float32)
         members = np.flatnonzero(own)
         for start in range(0, len(members), CHUNK):
-            some = members[start : start + CHUNK]
-            apart = self.pool.vectors(numbers[some]) - target
-            found[some] = np.sqrt(np.einsum("ij,ij->i", apart, apart))
+            chunk = members[start : start + CHUNK]
+            apart = self.pool.vectors(numbers[chunk]) - target
+            distances[chunk] = np.sqrt(np.einsum("ij,ij->i", apart, apart))
         if not own.all():
             places = self.pool.places()
             others = numbers[~own]
-            nearest = found[members].max(initial=0.0)
-            found[~own] = nearest + 1 + np.linalg.norm(places[others] - places[selected], axis=1)
-        return found
+            farthest = distances[members].max(initial=0.0)
+            distances[~own] = farthest + 1 + np.linalg.norm(places[others] - places[selected], axis=1)
+        return distances
 
 
 def _split(text: str) -> tuple[str, ...]:
-    return tuple(sorted({" ".join(one.split()) for one in text.split(",")} - {""}))
+    return tuple(sorted({" ".join(tag.split()) for tag in text.split(",")} - {""}))
 
 
 def _sorted(numbers: Numbers, keys: NDArray[np.float32], descending: bool) -> Numbers:
-    """Numbers by keys that are not negative; equal keys in order. Several times as fast as a stable argsort."""
-    # The bits of such a number, read as an integer, grow with it (a zero must have no sign). Each half of them is
-    # sorted by counting, the lower half first.
+    """Numbers sorted by keys that are not negative, stably, several times as fast as with a stable argsort."""
+    # The bits of such a float, read as an integer, have the same order (a zero must have no sign). Each half of them
+    # is sorted by counting, the lower half first.
     bits = (np.maximum(np.asarray(keys, np.float32), 0) + np.float32(0)).view(np.uint32)
     if descending:
         bits = ~bits

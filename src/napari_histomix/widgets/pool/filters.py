@@ -8,7 +8,8 @@ from qtpy.QtCore import QSignalBlocker, Qt, QTimer, Signal
 from qtpy.QtGui import QColor, QIcon, QIntValidator, QPixmap
 from qtpy.QtWidgets import QComboBox, QLineEdit, QToolButton, QVBoxLayout, QWidget
 
-from napari_histomix.study.curation import UNDECIDED, Filters, Order
+from napari_histomix.segmentation.pool import UNDECIDED
+from napari_histomix.study.curation import Filters, Order
 from napari_histomix.widgets.base import SPACE, narrow, row
 from napari_histomix.widgets.pool.selection import class_colors
 

@@ -21,7 +21,8 @@ from qtpy.QtGui import (
 )
 from qtpy.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QToolTip
 
-from napari_histomix.study.curation import DECIDED, Curation
+from napari_histomix.segmentation.pool import DECIDED
+from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.base import ACCENT, CARE
 from napari_histomix.widgets.pool.selection import DECISION_FRAMES, PoolSelection, class_colors
 from napari_histomix.widgets.pool.thumbnails import Thumbnails

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.segmentation.pool import POOL, SegmentPool
-from napari_histomix.segmentation.pool_vectors import Projection
+from napari_histomix.segmentation.pool import POOL, Projection, SegmentPool
 
 FITTED = 50_000
 """Segments the map is fitted to; all others are put where they belong on it."""

@@ -1,0 +1,223 @@
+"""The segment pool: training images divided into tissue segments, which a person vets before any is exchanged.
+
+USegMix, phase 1: superpixels and prompts → anchor segments → vectors (Wang & Kwak, arXiv 2502.16160).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from napari_histomix.datasets import Dataset, Entry, Problem
+from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.features import open_encoder
+from napari_histomix.features.segments import segment_crops, segment_thumbnail
+from napari_histomix.methods.base import Stage, Store, Work
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Segment, within
+from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
+from napari_histomix.segmentation.pool import LIMIT, THUMBNAIL, PoolImage, PoolWriter, SegmentPool, has_pool
+from napari_histomix.settings import Device, Encoder, Option, Seed, plain
+
+PROMPTERS = {"region-tree": "Region tree (no weights)", "sam": "SAM"}
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """How a segment pool is made; the paper's values where it names them."""
+
+    prompter: Annotated[str, Option("What answers a point in an image with a segment.", choices=PROMPTERS)] = (
+        "region-tree"
+    )
+    weights: Annotated[
+        str,
+        Option("SAM's checkpoint: a file, or a name such as vit_b.", kind="file", automatic="none, for a region tree"),
+    ] = ""
+    superpixels: Annotated[int, Option("Superpixels (SLIC) in an image.", low=1, high=10_000)] = (
+        AnchorSettings.superpixels
+    )
+    points: Annotated[int, Option("Random points that are prompted in each superpixel.", low=1, high=1000)] = (
+        AnchorSettings.points
+    )
+    compactness: Annotated[
+        float, Option("How square superpixels are, against how alike in color.", low=0.01, high=1000, advanced=True)
+    ] = AnchorSettings.compactness
+    sigma: Annotated[
+        float,
+        Option("Blur before superpixels are sought.", low=0, high=50, unit="px", advanced=True),
+    ] = AnchorSettings.sigma
+    tissue: Annotated[
+        float, Option("Least share of tissue in a superpixel that is prompted.", low=0, high=1, advanced=True)
+    ] = AnchorSettings.tissue
+    extent: Annotated[
+        tuple[float, float],
+        Option("Least and largest share of the image that a segment covers.", low=0, high=1, advanced=True),
+    ] = AnchorSettings.extent
+    spread: Annotated[
+        float,
+        Option(
+            "How far apart the answers of one superpixel may lie to count as one, as a share of the image's diagonal.",
+            low=0,
+            high=1,
+            advanced=True,
+        ),
+    ] = AnchorSettings.spread
+    duplicate: Annotated[
+        float,
+        Option("Intersection over union from which two segments count as one.", low=0.01, high=1, advanced=True),
+    ] = AnchorSettings.duplicate
+    encoder: Encoder = "texture"
+    components: Annotated[
+        int, Option("Principal components that segments of a class are compared by, at most.", low=1, advanced=True)
+    ] = LIMIT
+    device: Device = "auto"
+    seed: Seed = AnchorSettings.seed
+
+    @property
+    def anchors(self) -> AnchorSettings:
+        """What of it says how anchor segments are found."""
+        return AnchorSettings(**{name: getattr(self, name) for name in AnchorSettings.__dataclass_fields__})
+
+
+@dataclass(frozen=True, eq=False)
+class PoolBuilt:
+    """What a pool was made of: numbers of images and segments, and the images left out."""
+
+    images: int
+    segments: int
+    problems: tuple[Problem, ...]
+
+
+class SegmentPoolStage(Stage):
+    """Tissue segments of all training images, kept as a pool in the study's folder."""
+
+    name = "segments"
+    title = "Tissue segments"
+    settings = PoolSettings
+    subjects = ("segment", "segment class")
+    page = "napari_histomix.widgets.pool.panel:PoolPanel"
+
+    def ready(self, store: Store) -> bool:
+        """Whether the study has a pool; the remains of a killed build are not one."""
+        return has_pool(store.folder)
+
+    def find(self, work: Work, settings: PoolSettings) -> Job[PoolBuilt]:
+        """Build the pool."""
+        built = yield from build_pool(work.dataset, work.store.folder, settings)
+        work.store.save_settings({"pool_settings": plain(settings)})
+        return built
+
+
+def pool_entries(dataset: Dataset) -> tuple[Entry, ...]:
+    """Training images that a pool may be made of: they have a class, and nothing in them is synthetic."""
+    return tuple(entry for entry in dataset.training if entry.kind and not entry.synthetic)
+
+
+def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = None) -> Job[PoolBuilt]:
+    """Divide all training images into anchor segments and keep them as a pool in a study's folder; a long job.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its images have a class each.
+    folder : Path
+    settings : PoolSettings, optional
+
+    Returns
+    -------
+    PoolBuilt
+
+    Raises
+    ------
+    HistomixError
+        If no image has a segment, a scale is missing, or weights are unusable.
+    """
+    settings = settings or PoolSettings()
+    entries = sorted(pool_entries(dataset), key=lambda entry: dataset.kinds.index(entry.kind))
+    if not entries:
+        raise HistomixError(f"{dataset.name} has no training image; a pool is made of training images only.")
+    prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
+    encoder = open_encoder(settings.encoder, whole=True)
+    problems = list(dataset.problems)
+    with PoolWriter(folder, pool_signature(prompter.name, encoder.name, settings)) as writer:
+        for done, entry in enumerate(entries):
+            yield Event("Finding segments", done, len(entries))
+            try:
+                image = dataset.read(entry)
+                finding = find_segments(image.pixels, prompter, settings.anchors)
+                segments = yield from within(finding, "Finding segments", done, len(entries))
+            except HistomixError as error:
+                problems.append(Problem(entry.source.image, str(error)))
+                yield Event("Finding segments", done, len(entries), message=f"{entry.source.image}: {error}")
+                continue
+            add_segments(writer, image, segments, encoder)
+        if writer.count == 0:
+            raise HistomixError(f"No training image of {dataset.name} has a segment: {problems[-1].sentence}")
+        yield from writer.finish(encoder.dim, settings.components)
+    return PoolBuilt(len(writer.images), writer.count, tuple(problems))
+
+
+def pool_signature(prompter: str, encoder: str, settings: PoolSettings) -> dict[str, Any]:
+    """What two pools must share to be compared: names of prompter and encoder, and the settings of anchors."""
+    return {"prompter": prompter, "encoder": encoder, "components": settings.components} | {
+        "anchors": asdict(settings.anchors)
+    }
+
+
+def add_segments(writer: PoolWriter, image: LabeledImage, segments: Sequence[Segment], encoder: Any) -> None:
+    """Encode the segments of an image and write them to a pool."""
+    crops = segment_crops(image.pixels, segments)
+    thumbnails = [segment_thumbnail(image.pixels, segment, THUMBNAIL) for segment in segments]
+    about = PoolImage(image.source, image.kind, image.pixels.shape[:2], image.mpp, pixels_sha256(image.pixels))
+    writer.add(about, segments, encoder(crops), thumbnails)
+
+
+def correct_pool(folder: Path, image: LabeledImage, segments: Sequence[Segment], encoder: str = "texture") -> Job[int]:
+    """Add the segments of an image that a person drew or corrected to the pool of a study; a long job.
+
+    What the pool holds of that image already stays; drop it with ``study.curation``.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's.
+    image : LabeledImage
+    segments : sequence of Segment
+    encoder : str
+        See ``features.open_encoder``; it must be the one that the pool was made with.
+
+    Returns
+    -------
+    int
+        Number of the first new segment.
+
+    Raises
+    ------
+    HistomixError
+        If the pool was made with another encoder, or the disk is full.
+    """
+    yield Event("Adding segments to the pool")
+    pool = SegmentPool(folder)
+    opened = open_encoder(encoder, whole=True)
+    signature = {**pool.signature, "encoder": opened.name}
+    with PoolWriter(folder, signature) as writer:
+        add_segments(writer, image, segments, opened)
+        yield from writer.finish(opened.dim, int(pool.signature["components"]))
+    return len(pool)
+
+
+def read_image(dataset: Dataset, pool: SegmentPool, name: str) -> LabeledImage:
+    """A training image that the pool was made of.
+
+    Raises
+    ------
+    HistomixError
+        If it is of another split by now, is not the same any more, or cannot be read.
+    """
+    if all(name != entry.source.image for entry in pool_entries(dataset)):
+        raise HistomixError(f"The image {name} is not in the training split of {dataset.name}; build the pool again.")
+    image = dataset.read(name)
+    if all(known.sha256 != pixels_sha256(image.pixels) for known in pool.images if known.source.image == name):
+        raise HistomixError(f"The image {name} is not the one that the pool was made of; build the pool again.")
+    return image

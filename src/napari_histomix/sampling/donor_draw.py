@@ -1,0 +1,178 @@
+"""The weighted draw of donors that both papers share, and which segments of a pool may be drawn for a target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from napari_histomix.segmentation.pool import SegmentPool
+
+PAIRS = 2000
+"""Random pairs that the median distance is taken from."""
+
+
+class DonorDraw:
+    """Donors drawn by p(j | target) ∝ exp(−w_j · ‖f_target − f_j‖ / τ); w starts at 1 and grows by 1 at each use.
+
+    NucleiMix, algorithm 1, line 11; USegMix, equation 1. Raw distances would leave nearly all mass on one donor, so by
+    default τ is the median distance between donors; τ = 1 is the papers' form.
+
+    Parameters
+    ----------
+    vectors : (N, p) float
+        Of the donors; a memory map will do. Probabilities have the same type.
+    temperature : float, optional
+        τ.
+
+    Attributes
+    ----------
+    weights : (N,) float
+        w.
+
+    Examples
+    --------
+    >>> draw = DonorDraw(np.array([[0.0], [1.0], [3.0]]), temperature=1.0)
+    >>> draw.chances(np.array([0.0]), np.array([True, True, False])).round(2).tolist()
+    [0.73, 0.27, 0.0]
+    """
+
+    def __init__(self, vectors: NDArray[Any], temperature: float | None = None) -> None:
+        self.vectors = vectors
+        self.weights = np.ones(len(vectors), vectors.dtype)
+        # Expanded squares spare a copy of a million single-precision vectors; a few donors are compared exactly.
+        self._squares = np.einsum("ij,ij->i", vectors, vectors) if vectors.dtype == np.float32 else None
+        self.temperature = temperature or self._median_distance()
+
+    def _median_distance(self) -> float:
+        if len(self.vectors) < 2:
+            return 1.0
+        rng = np.random.default_rng(0)
+        first, second = rng.integers(len(self.vectors), size=(2, PAIRS))
+        apart = first != second
+        distances = np.linalg.norm(self.vectors[first[apart]] - self.vectors[second[apart]], axis=1)
+        return max(float(np.median(distances)), 1e-6)
+
+    def distances(self, target: NDArray[Any]) -> NDArray[Any]:
+        """Distances (N,) of all donors from a vector (p,)."""
+        target = np.asarray(target, self.vectors.dtype)
+        if self._squares is None:
+            return np.asarray(np.linalg.norm(self.vectors - target, axis=1))
+        return np.sqrt(np.maximum(self._squares - 2 * (self.vectors @ target) + target @ target, 0))
+
+    def chances(self, target: NDArray[Any], allowed: NDArray[np.bool_]) -> NDArray[Any]:
+        """Probabilities (N,) of all donors for a target (p,); 0 where not ``allowed`` (N,), all 0 where none is."""
+        logits = self.distances(target)
+        logits *= self.weights
+        logits /= -self.temperature
+        logits[~allowed] = -np.inf
+        if not allowed.any():
+            return np.zeros_like(logits)
+        logits -= logits.max()
+        np.exp(logits, out=logits)
+        logits /= logits.sum(dtype=np.float64)
+        return logits
+
+    def draw(
+        self, target: NDArray[Any], allowed: NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[int, float] | None:
+        """Draw a donor.
+
+        Parameters
+        ----------
+        target : (p,) float
+        allowed : (N,) bool
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        tuple of int and float, or None
+            Index of the donor, whose weight has grown, and its probability; None where nothing is allowed.
+        """
+        heights = np.cumsum(self.chances(target, allowed), dtype=np.float64)
+        if len(heights) == 0 or heights[-1] <= 0:
+            return None
+        chosen = int(np.searchsorted(heights, rng.random() * heights[-1], side="right"))
+        chance = float((heights[chosen] - (heights[chosen - 1] if chosen else 0)) / heights[-1])
+        self.use(chosen)
+        return chosen, chance
+
+    def use(self, index: int) -> None:
+        """Count one use of a donor."""
+        self.weights[index] += 1
+
+
+def fitting(areas: NDArray[Any], area: float, area_ratio: tuple[float, float]) -> NDArray[np.bool_]:
+    """Donors (N,) whose share of a target's area lies in the range, both ends included; areas are in µm²."""
+    ratio = areas / area
+    return np.asarray((ratio >= area_ratio[0]) & (ratio <= area_ratio[1]))
+
+
+class DonorChoice:
+    """Which segments of a class may replace a target, and with what probability.
+
+    Parameters
+    ----------
+    pool : SegmentPool
+    members : (n,) int
+        Segments of the class that may be drawn, in the order of the pool.
+    kind : str
+    temperature : float, optional
+        See ``DonorDraw``.
+    area_ratio : (low, high)
+        Donor area / target area that is let through, in µm².
+    own_patient : bool
+        Let a donor come from the target's own patient, or own image where patients are not known.
+
+    Attributes
+    ----------
+    pool_draw : DonorDraw
+    images : (n,) int
+        For each member the index of its image in the pool; of an image that was divided again, its first.
+    """
+
+    def __init__(
+        self,
+        pool: SegmentPool,
+        members: NDArray[np.intp],
+        kind: str,
+        temperature: float | None = None,
+        area_ratio: tuple[float, float] = (0.0, float("inf")),
+        own_patient: bool = False,
+    ) -> None:
+        self.pool, self.members, self.kind = pool, members, kind
+        self.area_ratio, self.own_patient = area_ratio, own_patient
+        self.pool_draw = DonorDraw(pool.vectors(members, kind), temperature)
+        names = [image.source.image for image in pool.images]
+        first = {name: index for index, name in reversed(list(enumerate(names)))}
+        self.images = np.array([first[name] for name in names], np.intp)[pool.rows["image"][members]]
+        scales = np.array([image.mpp for image in pool.images])
+        self.areas = pool.rows["area"][members] * scales[self.images] ** 2
+        sources = [image.source for image in pool.images]
+        origins = [f"patient {source.patient}" if source.patient else source.image for source in sources]
+        self._origins = np.unique(origins, return_inverse=True)[1]
+
+    def allowed(self, target: int) -> NDArray[np.bool_]:
+        """Which members (n,) may replace a segment: not itself, of a fitting size, of another patient."""
+        image = int(self.pool.rows["image"][target])
+        area = float(self.pool.rows["area"][target]) * self.pool.images[image].mpp ** 2
+        allowed = fitting(self.areas, area, self.area_ratio) & (self.members != target)
+        if not self.own_patient:
+            allowed &= self._origins[self.images] != self._origins[image]
+        return np.asarray(allowed)
+
+    def likeliest(self, target: int, count: int = 10) -> list[tuple[int, float]]:
+        """The likeliest donors for a segment with their probabilities, the likeliest first."""
+        chances = self.pool_draw.chances(self._vector(target), self.allowed(target))
+        best = np.argsort(-chances, kind="stable")[:count]
+        return [(int(self.members[index]), float(chances[index])) for index in best if chances[index] > 0]
+
+    def draw(self, target: int, rng: np.random.Generator) -> tuple[int, float] | None:
+        """A donor for a segment and its probability; None where there is none."""
+        drawn = self.pool_draw.draw(self._vector(target), self.allowed(target), rng)
+        return None if drawn is None else (int(self.members[drawn[0]]), drawn[1])
+
+    def _vector(self, target: int) -> NDArray[np.float32]:
+        return np.asarray(self.pool.vectors(np.array([target], np.intp), self.kind)[0])
