@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_histomix.datasets.run_lengths import mask_text
 from napari_histomix.records import Segment
-from napari_histomix.settings import PaintingSettings
+from napari_histomix.settings import PaintingSettings, plain
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel
@@ -40,6 +40,24 @@ def search_facts(settings: Mapping[str, Any], encoder: str, temperature: float) 
     """
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
     return {**plain, "encoder": encoder, "temperature": temperature}
+
+
+def plain_facts(method: str, settings: Any, sources: Mapping[str, Any]) -> dict[str, Any]:
+    """How something was made without a model.
+
+    Parameters
+    ----------
+    method : str
+        The method's title.
+    settings : object
+        The method's settings.
+    sources : mapping
+        Facts of the source images, by role (``datasets.image_facts``).
+    """
+    from napari_histomix.diffusion.environment import versions
+
+    recorded = plain(settings, recorded_only=True)
+    return {"method": method, "settings": recorded, "sources": dict(sources), "versions": versions()}
 
 
 def making_facts(

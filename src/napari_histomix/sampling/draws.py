@@ -7,6 +7,11 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 
+def item_seed(seed: int, number: int) -> int:
+    """The seed, from 0 to 2⁶³ − 1, of everything random in one item of a run."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
+
+
 def draw_order(logits: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.intp]:
     """Indices (N,) in the order of a draw without replacement with probabilities ∝ exp(logits).
 

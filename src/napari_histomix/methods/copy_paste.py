@@ -1,0 +1,78 @@
+"""Copy-and-paste: donors pasted hard at random places (Ghiasi et al., arXiv 2012.07177)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from napari_histomix.compositing import ImageCache, IndexedImage
+from napari_histomix.methods.base import Work
+from napari_histomix.methods.nucleimix import CANDIDATES
+from napari_histomix.methods.pasting import (
+    VISIBLE,
+    DonorSettings,
+    Pasting,
+    Site,
+    in_place,
+    kept_candidates,
+    lay_donor,
+    random_places,
+)
+from napari_histomix.records import DONOR, KEEP, REAL, Change, Job
+from napari_histomix.sampling.draws import item_seed
+from napari_histomix.settings import Option
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyPasteSettings(DonorSettings):
+    """How donors are pasted."""
+
+    stain_matching: Annotated[bool, Option("Match each donor's stain to the target's surroundings.")] = True
+    symmetries: Annotated[bool, Option("Turn and mirror donors at random (lossless).", advanced=True)] = True
+
+
+class CopyPaste(Pasting[CopyPasteSettings]):
+    """A donor's own mask at a random place; nuclei under it are clipped, or dropped where hardly any is left to see."""
+
+    name, title = "copypaste", "CopyPaste"
+    makes = "rare nuclei pasted with hard edges at random places in the tissue."
+    citation = "Ghiasi et al., Simple Copy-Paste, CVPR 2021, arXiv 2012.07177"
+    settings, stage = CopyPasteSettings, CANDIDATES
+
+    def sites(self, work: Work, settings: CopyPasteSettings, images: ImageCache) -> Job[Iterable[Site]]:
+        """The donors of the candidates, by rank, each at a random place."""
+        candidates = kept_candidates(work, self.name)
+        places = random_places(work.dataset, images)
+
+        def drawn() -> Iterator[Site]:
+            for candidate in candidates:
+                seed = item_seed(settings.seed, candidate.rank)
+                yield Site(candidate.rank, places(seed), candidate.donor, seed)
+
+        yield from ()
+        return drawn()
+
+    def lay(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: CopyPasteSettings) -> Change | str:
+        """Paste the donor's mask and nothing around it."""
+        laid = lay_donor(site, target, giver, symmetries=settings.symmetries, stain_matching=settings.stain_matching)
+        if isinstance(laid, str):
+            return laid
+        window = laid.box
+        nucleus = laid.within(window, laid.crop.nucleus)
+        return in_place(
+            site,
+            target,
+            (window[0].start, window[1].start),
+            laid.within(window, laid.pixels),
+            np.where(nucleus, DONOR, REAL).astype(np.uint8),
+            np.where(nucleus, site.instance, KEEP).astype(np.int32),
+            {site.instance: site.donor.type},
+            laid.facts,
+            visible=VISIBLE,
+        )
+
+
+METHOD = CopyPaste()

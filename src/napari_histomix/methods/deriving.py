@@ -1,0 +1,235 @@
+"""What methods share that derive a whole image from a real one: targets, partners, names, and the record of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.compositing import ImageCache
+from napari_histomix.compositing.donors import resampled_shape
+from napari_histomix.datasets import Dataset, Entry
+from napari_histomix.methods.base import Ingredients, Method, Plan, Work
+from napari_histomix.methods.pasting import FULL, CountSettings, unscaled
+from napari_histomix.methods.provenance import plain_facts
+from napari_histomix.methods.record import Record
+from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage, SourceRef
+from napari_histomix.sampling.draws import item_seed
+
+NO_PARTNER = "no image is left that it may be mixed with"
+
+SAME_SCALE = 0.02
+"""Relative difference of two scales up to which they count as the same."""
+
+
+S = TypeVar("S", bound=CountSettings)
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """An image before any pixel of it.
+
+    Parameters
+    ----------
+    id : int
+    image : str
+        Name of the real image that it is derived from.
+    name : str
+        Its own.
+    seed : int
+        Of everything random in it.
+    partner : str
+        Name of the image that it is mixed with; empty where there is none.
+    """
+
+    id: int
+    image: str
+    name: str
+    seed: int
+    partner: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """The content of a derived image; see ``Change``."""
+
+    pixels: NDArray[np.uint8]
+    origin: NDArray[np.uint8]
+    labels: NDArray[np.int32] | None = None
+    removed: tuple[int, ...] = ()
+    class_shares: Mapping[str, float] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Deriving(Method[S, Derivation], Generic[S]):
+    """A method whose changes are whole images, each derived from a real one of the training split."""
+
+    def partner(self, target: Entry, others: Partners, settings: S) -> str | None:
+        """Name of the image that a target is mixed with; empty for a method that mixes nothing, None where none may."""
+        return ""
+
+    @abstractmethod
+    def derive(
+        self, target: LabeledImage, partner: LabeledImage | None, rng: np.random.Generator, settings: S
+    ) -> Derived:
+        """Make an image."""
+
+    def plan(self, work: Work, settings: S) -> Job[Plan[Derivation]]:
+        """Every image once in random order, then all again, until as many as wanted are derived."""
+        images = ImageCache(work.dataset)
+        own = [change for change in work.before() if change.method == self.name and not change.in_place]
+        made = Counter(change.image for change in own)
+        names = {entry.source.image for entry in work.dataset.entries}
+        rng = np.random.default_rng([settings.seed, work.first])
+        pool = whole_images(work.dataset, self.needs.kinds)
+        others = Partners(pool, images, Counter(change.donor.image for change in own if change.donor), rng)
+        refusals: Counter[str] = Counter()
+        items: list[Derivation] = []
+        while pool and len(items) < settings.count:
+            again = []
+            for index in rng.permutation(len(pool)):
+                entry = pool[index]
+                name = entry.source.image
+                if len(items) == settings.count:
+                    break
+                yield Event("Choosing images", len(items), settings.count)
+                if settings.per_image is not None and made[name] >= settings.per_image:
+                    refusals[FULL] += 1
+                    continue
+                if images.get(name) is None:
+                    continue
+                partner = self.partner(entry, others, settings)
+                if partner is None:
+                    refusals[NO_PARTNER] += 1
+                    continue
+                number = work.first + len(items)
+                fresh = fresh_name(names, f"{name} {self.name} {number + 1}")
+                items.append(Derivation(len(items), name, fresh, item_seed(settings.seed, number), partner))
+                made[name] += 1
+                again.append(entry)
+            pool = again
+        if not items and images.problems:
+            raise HistomixError(next(iter(images.problems.values())).sentence)
+        return Plan(items, settings.count, refusals, tuple(images.problems.values()))
+
+    def make(self, work: Work, items: Sequence[Derivation], settings: S) -> Job[None]:
+        """Derive each image; those of one target follow each other."""
+        images = ImageCache(work.dataset)
+        for done, item in enumerate(sorted(items, key=lambda item: (item.image, item.id))):
+            target = read(images, item.image)
+            partner = read(images, item.partner) if item.partner else None
+            derived = self.derive(target, partner, np.random.default_rng(item.seed), settings)
+            sources = {"target": images.facts[item.image]}
+            refs = [SourceRef("target", item.image)]
+            if item.partner:
+                sources["donor"] = images.facts[item.partner]
+                refs.append(SourceRef("donor", item.partner))
+            change = Change(
+                work.first + item.id, item.image, item.name, 0, 0, derived.pixels, derived.origin, derived.labels, {},
+                derived.removed, derived.class_shares, self.name, item.seed, tuple(refs),
+                provenance={**plain_facts(self.title, settings, sources), **derived.facts},
+            )  # fmt: skip
+            yield Event("Deriving images", done, len(items), preview=derived.pixels, made=(change,))
+
+    def recall(self, record: Record, ingredients: Ingredients) -> Derivation:
+        """The item of a record."""
+        partner = next((source["image"] for source in record.sources if source["role"] == "donor"), "")
+        return Derivation(record.id, record.image, record.name, record.seed, partner)
+
+
+@dataclass(eq=False)
+class Partners:
+    """Whole images that others are mixed with.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+    images : ImageCache
+    uses : Counter of str
+        How often each has been a partner.
+    rng : numpy.random.Generator
+    """
+
+    entries: Sequence[Entry]
+    images: ImageCache
+    uses: Counter[str]
+    rng: np.random.Generator
+
+    def draw(self, allowed: Callable[[Entry], bool], uses: int) -> str | None:
+        """A random one of those that are allowed and were used less often than ``uses``; None where there is none."""
+        fitting = [entry.source.image for entry in self.entries if allowed(entry)]
+        for index in self.rng.permutation(len(fitting)):
+            name = fitting[index]
+            if self.uses[name] < uses and self.images.get(name) is not None:
+                self.uses[name] += 1
+                return name
+        return None
+
+
+def whole_images(dataset: Dataset, kinds: bool = False) -> list[Entry]:
+    """Training entries that hold no synthetic pixel; ``kinds``: those alone that have a class."""
+    return [entry for entry in dataset.training if not entry.synthetic and (entry.kind or not kinds)]
+
+
+def mixed_shares(target: str, partner: str, share: float) -> dict[str, float]:
+    """Class shares of an image of which ``share`` is its target's."""
+    return {target: 1.0} if target == partner else {target: share, partner: 1 - share}
+
+
+def fresh_name(names: Container[str], name: str) -> str:
+    """A name that no image has: the one wanted, or with a number behind it."""
+    fresh, again = name, 1
+    while fresh in names:
+        again += 1
+        fresh = f"{name}-{again}"
+    return fresh
+
+
+def read(images: ImageCache, name: str) -> LabeledImage:
+    """An image of a plan; raises HistomixError where it cannot be read any more."""
+    indexed = images.get(name)
+    if indexed is None:
+        raise HistomixError(images.problems[name].sentence)
+    return indexed.image
+
+
+def fitted(
+    partner: LabeledImage, target: LabeledImage, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """A partner's pixels at the scale and of the size (H, W) of a target, and how they came there.
+
+    A larger partner is cropped at a random place; a smaller one is continued by its mirror image.
+    """
+    pixels, factor, shape = partner.pixels, partner.mpp / target.mpp, target.pixels.shape[:2]
+    if abs(factor - 1) >= SAME_SCALE:
+        size = resampled_shape(pixels.shape[:2], factor)[::-1]
+        smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=smooth), np.uint8)
+    corner = [int(rng.integers(max(0, have - want) + 1)) for have, want in zip(pixels.shape[:2], shape, strict=True)]
+    facts = {"size": list(partner.pixels.shape[:2]), "scaled": list(pixels.shape[:2]), "corner": corner}
+    rows, cols = (
+        _mirrored(have, start, want) for have, start, want in zip(pixels.shape[:2], corner, shape, strict=True)
+    )
+    return pixels[rows[:, None], cols[None]], facts
+
+
+def partner_pixel(record: Record, row: int, col: int) -> dict[str, Any]:
+    """Where a pixel of a partner lay, by what ``fitted`` wrote down."""
+    made = record.provenance["partner"]
+    place = [
+        unscaled(int(_mirrored(scaled, start, at + 1)[at]), size, scaled)
+        for size, scaled, start, at in zip(made["size"], made["scaled"], made["corner"], (row, col), strict=True)
+    ]
+    return {"image": record.source("donor")["image"], "x": place[1], "y": place[0]}
+
+
+def _mirrored(size: int, start: int, count: int) -> NDArray[np.intp]:
+    """Indices of ``count`` pixels of a row of ``size``, from ``start``; beyond its end it runs back, and on again."""
+    places = np.arange(start, start + count) % (2 * size)
+    return np.where(places < size, places, 2 * size - 1 - places)

@@ -1,0 +1,492 @@
+"""What methods share that lay a donor into a real image without a model: places, what gives way, and the record.
+
+Copy-and-paste, GradMix and CutMix differ in ``Pasting.lay`` alone, and in whom they place where.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_histomix.compositing import DonorCrop, ImageCache, IndexedImage, cut_donor, match_stain
+from napari_histomix.compositing.contours import Mask, dilate
+from napari_histomix.compositing.donors import before_turn, resampled_shape
+from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, STAIN_UM, TOO_CLOSE, TOO_SMALL
+from napari_histomix.compositing.stain import UNMATCHED
+from napari_histomix.datasets import Dataset
+from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
+from napari_histomix.methods.provenance import plain_facts
+from napari_histomix.methods.record import Record
+from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location, SourceRef
+from napari_histomix.sampling.draws import item_seed
+from napari_histomix.sampling.locations import tissue
+from napari_histomix.settings import Option, Seed
+
+USED_UP = "its donor has been used as often as allowed"
+FULL = "its image has as many changes as allowed"
+CHANGED = "the labels are not those it was found in; find candidates again"
+SYNTHETIC_DONOR = "its donor is synthetic"
+
+TRIES = 200
+"""Places drawn in an image before it counts as one without tissue."""
+
+VISIBLE = 0.1
+"""Share of a nucleus below which what is left of it under a donor counts as nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountSettings:
+    """How much is made."""
+
+    count: Annotated[
+        int, Option("Synthetic nuclei wanted, or images where images have a class.", low=1, high=10**6, flags=("-k",))
+    ] = 20
+    per_image: Annotated[
+        int | None,
+        Option(
+            "How often one image may be a target.", low=1, high=10**6, automatic="any number of times", advanced=True
+        ),
+    ] = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DonorSettings(CountSettings):
+    """How much is made, and how often each donor may serve."""
+
+    uses: Annotated[int, Option("How often one donor may be used.", low=1, high=10**6, advanced=True)] = 10
+
+
+S = TypeVar("S", bound=DonorSettings)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A donor and its place, before any pixel of it.
+
+    Parameters
+    ----------
+    id : int
+        Rank of the candidate whose donor or place it is.
+    target : Location
+        A nucleus or a free place that the donor is centered on.
+    donor : Location
+    seed : int
+        Of everything random in it.
+    instance : int
+        The first id in the target image that is free for it.
+    """
+
+    id: int
+    target: Location
+    donor: Location
+    seed: int
+    instance: int = 0
+
+    @property
+    def image(self) -> str:
+        """Name of the target image."""
+        return self.target.image
+
+
+class Pasting(Method[S, Site], Placing, Generic[S]):
+    """A method that lays one donor at a time into a real image, in place."""
+
+    needs = Needs(instances=True)
+
+    @abstractmethod
+    def sites(self, work: Work, settings: S, images: ImageCache) -> Job[Iterable[Site]]:
+        """Donors and places in the order they are tried; places may be drawn as they are asked for."""
+
+    @abstractmethod
+    def lay(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: S) -> Change | str:
+        """The change (see ``in_place``), or why the donor cannot lie there."""
+
+    def plan(self, work: Work, settings: S) -> Job[Plan[Site]]:
+        """Take sites in their order, as long as nothing forbids them and some are wanted."""
+        images = ImageCache(work.dataset)
+        before = [change for change in work.before() if change.in_place]
+        taken = Taken(before)
+        uses = Counter((donor.image, donor.item) for change in before if (donor := change.donor))
+        here = Counter(change.image for change in before)
+        refusals: Counter[str] = Counter()
+        items: list[Site] = []
+        for site in (yield from self.sites(work, settings, images)):
+            if len(items) == settings.count:
+                break
+            yield Event("Planning placements", len(items), settings.count)
+            donor = site.donor.image, site.donor.instance
+            target, giver = images.get(site.image), images.get(site.donor.image)
+            if target is None or giver is None:
+                continue
+            site = replace(site, instance=taken.free_id(target))
+            laid: Change | str
+            if uses[donor] >= settings.uses:
+                laid = USED_UP
+            elif settings.per_image is not None and here[site.image] >= settings.per_image:
+                laid = FULL
+            else:
+                laid = self._checked(site, target, giver, settings)
+                if isinstance(laid, Change) and taken.touches(target, laid):
+                    laid = TOO_CLOSE
+            if isinstance(laid, str):
+                refusals[laid] += 1
+                continue
+            taken.add(target, laid)
+            uses[donor] += 1
+            here[site.image] += 1
+            items.append(site)
+        return Plan(items, settings.count, refusals, tuple(images.problems.values()))
+
+    def make(self, work: Work, items: Sequence[Site], settings: S) -> Job[None]:
+        """Lay each donor; the images are gone through one after the other."""
+        images = ImageCache(work.dataset)
+        for done, site in enumerate(sorted(items, key=lambda site: (site.image, site.id))):
+            laid = self._made(work, site, images, settings)
+            if isinstance(laid, str):
+                raise HistomixError(f"{site.image}: a planned nucleus cannot be placed any more: {laid}.")
+            preview = laid.pixels
+            yield Event("Placing nuclei", done, len(items), preview=preview, made=(laid,))
+
+    def place(self, work: Work, sites: Sequence[Candidate], settings: S) -> Job[list[Change | str]]:
+        """As ``Placing.place``; each is laid as if it were alone."""
+        images = ImageCache(work.dataset)
+        taken = Taken(change for change in work.before() if change.in_place)
+        placed: list[Change | str] = []
+        for number, candidate in enumerate(sites):
+            yield Event("Placing nuclei", number, len(sites))
+            target = images.get(candidate.target.image)
+            if target is None:
+                placed.append(images.problems[candidate.target.image].sentence)
+                continue
+            seed = item_seed(settings.seed, candidate.rank)
+            site = Site(candidate.rank, candidate.target, candidate.donor, seed, taken.free_id(target))
+            placed.append(self._made(work, site, images, settings))
+        return placed
+
+    def recall(self, record: Record, ingredients: Ingredients) -> Site:
+        """The site of a record."""
+        target, donor = (_location(record.source(role), ingredients) for role in ("target", "donor"))
+        return Site(record.provenance["rank"], target, donor, record.seed, min(record.added))
+
+    def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
+        """A donor's pixel: its own place in the donor's image, in fractions where it was resampled."""
+        return {} if painted else donor_pixel(record, row, col)
+
+    def _checked(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: S) -> Change | str:
+        if not (target.holds(site.target) and giver.holds(site.donor)):
+            return CHANGED
+        if site.donor.instance in giver.image.synthetic:
+            return SYNTHETIC_DONOR
+        return self.lay(site, target, giver, settings)
+
+    def _made(self, work: Work, site: Site, images: ImageCache, settings: S) -> Change | str:
+        """The finished change of a site, with all its provenance."""
+        target, giver = images.get(site.image), images.get(site.donor.image)
+        for name, source in ((site.image, target), (site.donor.image, giver)):
+            if source is None:
+                raise HistomixError(images.problems[name].sentence)
+        assert target is not None and giver is not None
+        laid = self._checked(site, target, giver, settings)
+        if isinstance(laid, str):
+            return laid
+        sources = {"target": images.facts[site.image], "donor": images.facts[site.donor.image]}
+        facts = plain_facts(self.title, settings, sources) | {"rank": site.id}
+        return replace(
+            laid,
+            id=work.first + site.id,
+            method=self.name,
+            seed=site.seed,
+            sources=(SourceRef.of("target", site.target), SourceRef.of("donor", site.donor)),
+            provenance={**facts, **laid.provenance},
+        )
+
+
+def kept_candidates(work: Work, method: str) -> list[Candidate]:
+    """Candidates of the study, by rank, that nobody dropped and that ``method`` has not placed before.
+
+    Raises
+    ------
+    HistomixError
+        If an image of theirs is not in the training split.
+    """
+    decisions = work.decisions.get("candidate", {})
+    used = used_ranks(work, method)
+    candidates = [
+        candidate
+        for candidate in work.store.candidates()
+        if decisions.get(candidate.rank) != "drop" and candidate.rank not in used
+    ]
+    training = {entry.source.image for entry in work.dataset.training}
+    if outside := {place.image for each in candidates for place in (each.donor, each.target)} - training:
+        raise HistomixError(f"The image {min(outside)} is not in the training split; find candidates again.")
+    return candidates
+
+
+def used_ranks(work: Work, method: str) -> set[int]:
+    """Ranks of what a method has placed in this study before."""
+    return {change.provenance["rank"] for change in work.before() if change.method == method and change.in_place}
+
+
+def random_places(dataset: Dataset, images: ImageCache) -> Callable[[int], Location]:
+    """A function that draws a place in the tissue of a random training image, by a seed."""
+    names = [entry.source.image for entry in dataset.training if entry.labels is not None]
+    kept: dict[str, Mask] = {}
+
+    def draw(seed: int) -> Location:
+        # Not the generator that turns donors: places stay where they are with or without that.
+        rng = np.random.default_rng([seed, 1])
+        for name in rng.permutation(names).tolist():
+            target = images.get(name)
+            if target is None:
+                continue
+            if name not in kept:
+                kept[name] = tissue(target.image)
+            for _ in range(TRIES):
+                row, col = (int(rng.integers(size)) for size in kept[name].shape)
+                if kept[name][row, col]:
+                    return Location(name, "background", float(row), float(col))
+        raise HistomixError(f"No training image of {dataset.name} shows tissue; check that its images are H&E.")
+
+    return draw
+
+
+@dataclass(frozen=True, eq=False)
+class LaidDonor:
+    """A donor as it will lie in the target image.
+
+    Parameters
+    ----------
+    crop : DonorCrop
+        At the target's scale, turned.
+    pixels : (h, w, 3) uint8
+        The crop's, in the target's staining where that was asked for.
+    row, col : int
+        Upper left corner of the crop in the target image; it may lie outside.
+    facts : dict
+        How it came to lie there, for provenance.
+    """
+
+    crop: DonorCrop
+    pixels: NDArray[np.uint8]
+    row: int
+    col: int
+    facts: dict[str, Any]
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Bounding box of the nucleus in the target image."""
+        rows, cols = np.nonzero(self.crop.nucleus)
+        return (
+            slice(int(rows.min()) + self.row, int(rows.max()) + self.row + 1),
+            slice(int(cols.min()) + self.col, int(cols.max()) + self.col + 1),
+        )
+
+    def within(self, window: tuple[slice, slice], array: NDArray[Any]) -> NDArray[Any]:
+        """An array of the crop in a window of the target image; zeros where the crop does not reach."""
+        shape = tuple(axis.stop - axis.start for axis in window)
+        out = np.zeros((*shape, *array.shape[2:]), array.dtype)
+        here, there = [], []
+        for axis, start, size in zip(window, (self.row, self.col), array.shape[:2], strict=True):
+            first, stop = max(axis.start, start), max(max(axis.start, start), min(axis.stop, start + size))
+            here.append(slice(first - axis.start, stop - axis.start))
+            there.append(slice(first - start, stop - start))
+        out[tuple(here)] = array[tuple(there)]
+        return out
+
+
+def lay_donor(
+    site: Site, target: IndexedImage, giver: IndexedImage, *, symmetries: bool, stain_matching: bool = False
+) -> LaidDonor | str:
+    """Center a donor on its place: at the target's scale, turned and mirrored at random, stain-matched if asked for.
+
+    Returns
+    -------
+    LaidDonor, or the reason for a refusal.
+    """
+    rng = np.random.default_rng(site.seed)
+    turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
+    own, image = cut_donor(giver, site.donor), target.image
+    crop = own.at_scale(image.mpp).turned(turns, mirrored)
+    if not crop.nucleus.any():
+        return TOO_SMALL
+    rows, cols = np.nonzero(crop.nucleus)
+    row, col = round(site.target.row - rows.mean()), round(site.target.col - cols.mean())
+    pixels, stain = crop.pixels, UNMATCHED
+    if stain_matching:
+        reach = round(STAIN_UM / image.mpp)
+        middle = round(site.target.row), round(site.target.col)
+        around = tuple(slice(max(0, m - reach), m + reach + 1) for m in middle)
+        other = image.pixels[around], image.instances[around] == 0
+        gain = target.staining.spread / np.maximum(crop.staining.spread, 1e-6)
+        pixels, stain = match_stain(pixels, (crop.pixels, crop.surroundings), other, gain)
+    facts = {
+        "crop": [*own.corner, *own.nucleus.shape],
+        "scale": own.mpp / crop.mpp,
+        "quarter_turns": turns,
+        "mirrored": mirrored,
+        "shift": [row, col],
+        "stain": stain,
+    }
+    laid = LaidDonor(crop, pixels, row, col, facts)
+    if not inside(laid.box, image.instances.shape):
+        return CROSSES_EDGE
+    return laid
+
+
+def inside(window: tuple[slice, slice], shape: tuple[int, ...]) -> bool:
+    """Whether a window lies within an image of ``shape`` (H, W) as a whole."""
+    return all(axis.start >= 0 and axis.stop <= size for axis, size in zip(window, shape, strict=True))
+
+
+def donor_pixel(record: Record, row: int, col: int) -> dict[str, Any]:
+    """Where the donor's pixel at a point of the target image lay, by what ``lay_donor`` wrote down."""
+    made = record.provenance
+    top, left, height, width = made["crop"]
+    shape = (height, width) if made["scale"] == 1 else resampled_shape((height, width), made["scale"])
+    place = before_turn(row - made["shift"][0], col - made["shift"][1], shape, made["quarter_turns"], made["mirrored"])
+    there = [unscaled(at, size, scaled) for at, size, scaled in zip(place, (height, width), shape, strict=True)]
+    return {"image": record.source("donor")["image"], "x": left + there[1], "y": top + there[0], "stain": made["stain"]}
+
+
+def unscaled(place: int, size: int, scaled: int) -> float:
+    """Where a pixel of a row that was resampled from ``size`` to ``scaled`` pixels was; pixels go by their centers."""
+    return place if size == scaled else round((place + 0.5) * size / scaled - 0.5, 2)
+
+
+def in_place(
+    site: Site,
+    target: IndexedImage,
+    corner: tuple[int, int],
+    pixels: NDArray[np.uint8],
+    origin: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    added: Mapping[int, int],
+    facts: Mapping[str, Any],
+    *,
+    removed: Iterable[int] = (),
+    visible: float = 0.0,
+) -> Change:
+    """The change of a patch, grown so that it holds all of each nucleus that goes.
+
+    Parameters
+    ----------
+    site : Site
+    target : IndexedImage
+    corner : (row, column)
+        Upper left of the patch.
+    pixels, origin, labels : arrays (h, w, …)
+        As of ``Change``.
+    added : mapping of int to int
+    facts : mapping
+        Of this change's provenance.
+    removed : iterable of int
+        Nuclei that are replaced.
+    visible : float
+        Nuclei that the patch leaves less of than this share go as well.
+    """
+    image = target.image
+    window = tuple(slice(start, start + size) for start, size in zip(corner, origin.shape, strict=True))
+    covered = image.instances[window][labels != KEEP]
+    gone = set(removed)
+    for instance, hidden in zip(*np.unique(covered[covered != 0], return_counts=True), strict=True):
+        area = int(np.count_nonzero(image.instances[target.boxes[int(instance)]] == instance))
+        if hidden == area or area - hidden < visible * area:
+            gone.add(int(instance))
+    boxes = [window, *(target.boxes[instance] for instance in gone)]
+    rows, cols = (slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in (0, 1))
+    shape = rows.stop - rows.start, cols.stop - cols.start
+    top, left = corner[0] - rows.start, corner[1] - cols.start
+    there = slice(top, top + origin.shape[0]), slice(left, left + origin.shape[1])
+    all_pixels, all_origin = image.pixels[rows, cols].copy(), np.full(shape, REAL, np.uint8)
+    all_labels = np.full(shape, KEEP, np.int32)
+    all_pixels[there][origin != REAL] = pixels[origin != REAL]
+    all_origin[there], all_labels[there] = origin, labels
+    name = image.source.image
+    return Change(
+        site.id, name, name, rows.start, cols.start, all_pixels, all_origin, all_labels, dict(added),
+        tuple(sorted(gone)), None, "", site.seed, (), provenance=dict(facts),
+    )  # fmt: skip
+
+
+class Taken:
+    """What changes touch in their target images, so that any of them can be taken back alone.
+
+    Parameters
+    ----------
+    before : iterable of Change
+        In place.
+    """
+
+    def __init__(self, before: Iterable[Change] = ()) -> None:
+        self._before: dict[str, list[Change]] = {}
+        for change in before:
+            self._before.setdefault(change.image, []).append(change)
+        self._pixels: dict[str, Mask] = {}
+        self._nuclei: dict[str, set[int]] = {}
+        self._next: dict[str, int] = {}
+
+    def _of(self, target: IndexedImage) -> str:
+        name = target.image.source.image
+        if name not in self._pixels:
+            self._pixels[name] = np.zeros(target.image.instances.shape, bool)
+            self._nuclei[name] = set()
+            self._next[name] = max(target.boxes, default=0) + 1
+            for change in self._before.get(name, ()):
+                self.add(target, change)
+        return name
+
+    def free_id(self, target: IndexedImage) -> int:
+        """The first id from which on all are free in an image."""
+        return self._next[self._of(target)]
+
+    def touches(self, target: IndexedImage, change: Change) -> bool:
+        """Whether a change comes nearer than ``GUARD`` pixels to another, or alters a nucleus that another alters."""
+        name = self._of(target)
+        if self._nuclei[name] & _altered(target, change):
+            return True
+        shape = target.image.instances.shape
+        rows, cols = (
+            slice(max(0, axis.start - GUARD), min(size, axis.stop + GUARD))
+            for axis, size in zip(change.window, shape, strict=True)
+        )
+        changed = np.zeros((rows.stop - rows.start, cols.stop - cols.start), bool)
+        top, left = change.row - rows.start, change.col - cols.start
+        changed[top : top + change.shape[0], left : left + change.shape[1]] = change.origin != REAL
+        return bool((dilate(changed, GUARD) & self._pixels[name][rows, cols]).any())
+
+    def add(self, target: IndexedImage, change: Change) -> None:
+        """Note what a change touches."""
+        name = self._of(target)
+        self._pixels[name][change.window] |= change.origin != REAL
+        self._nuclei[name] |= _altered(target, change)
+        self._next[name] = max(self._next[name], max(change.added, default=0) + 1)
+
+
+def _altered(target: IndexedImage, change: Change) -> set[int]:
+    """Nuclei of the target that a change clips or removes."""
+    if change.labels is None:
+        return set(change.removed)
+    covered = target.image.instances[change.window][change.labels != KEEP]
+    return {*change.removed, *np.unique(covered[covered != 0]).tolist()}
+
+
+def _location(source: Mapping[str, Any], ingredients: Ingredients) -> Location:
+    """A source of a record as a location."""
+    number, name = int(source["item"]), source.get("class", "")
+    kind = "donor" if source["role"] == "donor" else ("major" if number else "background")
+    return Location(
+        source["image"],
+        "rare" if kind == "donor" else kind,  # type: ignore[arg-type]
+        source.get("row", 0.0),
+        source.get("col", 0.0),
+        number,
+        ingredients.dataset.class_number(name) if name else 0,
+        source.get("area", 0),
+    )
