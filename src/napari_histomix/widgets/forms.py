@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, LineEdit, PushButton, create_widget
 from magicgui.widgets.bases import BaseValueWidget, ValuedContainerWidget
@@ -14,6 +14,9 @@ from superqt import QFlowLayout as FlowLayout
 
 from napari_histomix.settings import Setting, made_from, settings_of
 from napari_histomix.widgets.base import SPACE, form, narrow
+
+if TYPE_CHECKING:
+    from napari_histomix.widgets.session import Session
 
 S = TypeVar("S")
 Choices = Callable[[str], Sequence[str]]
@@ -479,3 +482,69 @@ class SettingsForm(QWidget):
                 widget.offer([(one, one) for one in self._choices(kind)])
             elif kind == "model":
                 widget.offer(self._choices(kind))
+
+    def missing(self) -> str:
+        """What a person still has to choose, in a sentence; empty where nothing is missing."""
+        for name, widget in self.fields.items():
+            setting = self._settings[name]
+            if setting.required and not widget.value:
+                return f"Choose {setting.label.lower()} first. {setting.option.help}"
+        return ""
+
+
+CLASSES = ("rare", "major")
+"""Settings whose classes are the session's own, which the Data step shows too."""
+
+
+class SessionForm(SettingsForm):
+    """A form that follows a viewer's session: its dataset's classes, those chosen in Data, and its trained network.
+
+    Parameters
+    ----------
+    session : Session
+    *classes : type
+    """
+
+    def __init__(self, session: Session, *classes: type) -> None:
+        self.session = session
+        super().__init__(*classes, choices=self._known)
+        self._own = [name for name in CLASSES if name in self.fields]
+        self._networks = [name for name in self.fields if self._settings[name].option.kind == "model"]
+        for name in self._own:
+            self.fields[name].changed.connect(lambda _value: self._choose())
+        for name in self._networks:
+            self.fields[name].changed.connect(lambda value: session.use_model(value or None))
+        session.dataset_changed.connect(self.refresh)
+        session.classes_changed.connect(self._on_classes)
+        session.model_changed.connect(self._on_model)
+        self._on_classes()
+        self._on_model()
+
+    def _known(self, kind: str) -> Sequence[str]:
+        dataset = self.session.dataset
+        if kind == "classes" and dataset is not None:
+            return [one.name for one in dataset.classes] or dataset.kinds
+        return [str(self.session.model_folder)] if kind == "model" and self.session.model_folder else ()
+
+    def _choose(self) -> None:
+        dataset = self.session.dataset
+        if dataset is None:
+            return
+        numbers = {"rare": self.session.rare, "major": self.session.major}
+        for name in self._own:
+            numbers[name] = tuple(dataset.class_number(one) for one in self.fields[name].value)
+        self.session.choose_classes(**numbers)
+
+    def _on_classes(self) -> None:
+        dataset = self.session.dataset
+        if dataset is not None:
+            rare, major = ([dataset.class_name(one) for one in getattr(self.session, name)] for name in CLASSES)
+            for name, names in zip(CLASSES, (rare, major), strict=True):
+                if name in self._own and set(self.fields[name].value) != set(names):
+                    with self.fields[name].changed.blocked():
+                        self.fields[name].value = names
+                    self.changed.emit()
+
+    def _on_model(self) -> None:
+        for name in self._networks:
+            self.fields[name].value = str(self.session.model_folder or "")
