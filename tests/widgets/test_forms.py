@@ -87,7 +87,10 @@ def test_every_setting_has_a_widget_that_shows_keeps_and_explains_it(qtbot, cls)
         assert setting.option.help in widget.tooltip and setting.option.help in widget.native.toolTip()
         assert form.advanced.isAncestorOf(widget.native) == setting.option.advanced
         if setting.option.choices and not setting.many:
-            assert dict(zip(widget.choices, [widget.get_choice(str(t)) for t in setting.option.choices.values()]))
+            box = getattr(widget, "inner", widget)
+            assert {title: box.get_choice(title) for title in setting.option.choices.values()} == {
+                title: value for value, title in setting.option.choices.items()
+            }
         changed = replace(form.value(cls), **{setting.name: other(setting)})
         form.set_value(changed)
         assert form.value(cls) == changed
@@ -112,7 +115,7 @@ def test_a_change_is_told_and_what_cannot_be_is_refused(qtbot) -> None:
 def test_fields_of_one_name_are_shown_once(qtbot) -> None:
     form = SettingsForm(PaintingSettings, AllKinds)
     qtbot.addWidget(form)
-    assert len(form.fields) == len({*form.fields}) and list(form.fields)[0] == "sampler"
+    assert len(form.fields) == len({*form.fields}) and next(iter(form.fields)) == "sampler"
     form.fields["sampler"].value = "paper"
     form.fields["rare"].value = ("a",)
     assert form.value(PaintingSettings).sampler == form.value(AllKinds).sampler == "paper"

@@ -397,7 +397,9 @@ def _titles(setting: Setting) -> list[tuple[str, Any]]:
 
 def tooltip(setting: Setting) -> str:
     """What a setting does and what it may be."""
-    bounds = "" if setting.option.choices else setting.bounds() or (f"in {setting.option.unit}" * bool(setting.option.unit))
+    bounds = (
+        "" if setting.option.choices else setting.bounds() or (f"in {setting.option.unit}" * bool(setting.option.unit))
+    )
     return f"{setting.option.help}\n{bounds[:1].upper()}{bounds[1:]}." if bounds else setting.option.help
 
 

@@ -10,7 +10,7 @@ from napari_histomix import jobs
 from napari_histomix.methods import method_of
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.study.runs import Run
-from napari_histomix.widgets.base import SPACE, CropView, Note, Panel, RunBar, row
+from napari_histomix.widgets.base import SPACE, CropView, Note, Panel, RunBar, ask_to_keep, row
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.plan_panel import MethodChooser, chosen, data_problem, ready
 from napari_histomix.widgets.session import Session
@@ -25,6 +25,7 @@ class MakePanel(Panel):
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self._messages: list[str] = []
+        self._ready = False
         self._forms: dict[str, SessionForm] = {}
         self.empty = Note()
         self.column.addWidget(self.empty)
@@ -32,9 +33,10 @@ class MakePanel(Panel):
         self.column.addWidget(self.chooser)
         self._place = QVBoxLayout()
         self.column.addLayout(self._place)
-        self.progress = RunBar("Make", self.runner)
-        self.progress.cancel_button.setToolTip("Stop at the next step; you are asked whether what is finished stays.")
+        self.ask = ask_to_keep(self)
+        self.progress = RunBar("Make", self.runner, keep_question=lambda count: self.ask(count))
         self.progress.run.connect(self.run)
+        self.progress.stopped.connect(self._on_stopped)
         self.column.addWidget(self.progress)
         self._build_left()
         self.preview = CropView("Being made")
@@ -71,19 +73,16 @@ class MakePanel(Panel):
         """What can be done with a run that was not finished."""
         self.left = QWidget()
         self.left_text = Note()
-        self.keep_button, self.discard_button = QPushButton("Keep"), QPushButton("Discard")
-        self.resume_button = QPushButton()
-        self.keep_button.setToolTip("Keep what is finished; the run can be resumed at any time.")
+        self.discard_button, self.resume_button = QPushButton("Discard"), QPushButton()
         self.discard_button.setToolTip("Take back all that this run made.")
         self.resume_button.setToolTip("Make the rest of it; the result is that of an uninterrupted run.")
-        self.keep_button.clicked.connect(self.keep)
         self.discard_button.clicked.connect(self.discard)
         self.resume_button.clicked.connect(self.resume)
         column = QVBoxLayout(self.left)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(SPACE // 2)
         column.addWidget(self.left_text)
-        column.addLayout(row(self.keep_button, self.discard_button, self.resume_button, stretch=2))
+        column.addLayout(row(self.resume_button, self.discard_button, stretch=0))
         self.column.addWidget(self.left)
 
     @property
@@ -116,7 +115,7 @@ class MakePanel(Panel):
         problem = data_problem(self.session, method)
         if problem or method is None or form is None:
             return problem
-        if not ready(self.session, method) and method.stage is not None:
+        if not self._ready and method.stage is not None:
             return f"{method.stage.title} come first: find them in the step before."
         return form.missing()
 
@@ -175,29 +174,28 @@ class MakePanel(Panel):
         self._take_finished()
         self.complain(self.note, sentence)
 
+    def _on_stopped(self, keep: bool) -> None:
+        self._take_finished()
+        if not keep:
+            self.discard()
+
     def _on_cancelled(self) -> None:
+        if self.runner.discarded:
+            return
         count = self._take_finished()
-        run = self._unfinished()
-        if run is not None and not count:
-            self.session.discard_run(run.id)
-        self.note.say("" if count else "Stopped. Nothing was made.")
-        self._update()
-        if count:
-            self.left_text.say(f"Stopped. Keep the {count:,} that are finished?")
-            self.keep_button.show()
+        if not count:
+            # Nothing is left to resume of a run that made nothing.
+            self.discard()
+        self.note.say(f"Stopped. {count:,} kept." if count else "Stopped. Nothing was kept.")
 
     def _take_finished(self) -> int:
         """Show what a run made before it ended early; how much that is."""
         self.session.take_made(())
-        run = self._unfinished()
-        ids = self.session.study.ids_of_run(run.id) if run is not None and self.session.study is not None else []
+        study, run = self.session.study, self._unfinished()
+        ids = study.ids_of_run(run.id) if run is not None and study is not None else []
         self.session.take_made(ids)
         self._update()
         return len(ids)
-
-    def keep(self) -> None:
-        """Leave what is finished as it is."""
-        self._update()
 
     def discard(self) -> None:
         """Take back what the unfinished run made."""
@@ -212,6 +210,7 @@ class MakePanel(Panel):
     # What the session says.
 
     def _update(self, *_: object) -> None:
+        self._ready = ready(self.session, chosen(self.session))
         shown = self.form
         for form in self._forms.values():
             form.setVisible(form is shown)
@@ -219,7 +218,6 @@ class MakePanel(Panel):
         self.chooser.setEnabled(not self.runner.running)
         run = None if self.runner.running else self._unfinished()
         self.left.setVisible(run is not None)
-        self.keep_button.hide()
         if run is not None and self.session.study is not None:
             made = len(self.session.study.ids_of_run(run.id))
             of = f" of {run.wanted:,}" if run.wanted else ""

@@ -135,7 +135,7 @@ class PlanPage(Panel):
 
     def words(self) -> str:
         """How things stand, in a few words."""
-        return "ready" if ready(self.session, self._method) else ""
+        return ""
 
     @property
     def _method(self) -> Method[Any, Any]:
@@ -192,9 +192,16 @@ class PlanPanel(Panel):
         self.pages: dict[str, Any] = {}
         self.page: Any = None
         """Page of the chosen method's stage; None where it has none."""
-        self.session.method_changed.connect(self._on_method)
-        self.session.dataset_changed.connect(self._on_method)
+        self.ready = False
+        """Whether nothing has to be found before the chosen method can make images."""
+        for signal in (self.session.method_changed, self.session.dataset_changed):
+            signal.connect(self._on_method)
+        for signal in (self.session.study_changed, self.session.candidates_changed, self.session.pool_changed):
+            signal.connect(self._on_study)
         self._on_method()
+
+    def _on_study(self, *_: object) -> None:
+        self.ready = ready(self.session, chosen(self.session))
 
     def _on_method(self) -> None:
         method = chosen(self.session)
@@ -211,6 +218,7 @@ class PlanPanel(Panel):
             page.setVisible(page is self.page)
         self.nothing.setVisible(method is not None and stage is None)
         self.runner = self._idle if self.page is None else self.page.runner
+        self._on_study()
         self.running_changed.emit(self.runner.running)
 
     def words(self) -> str:
