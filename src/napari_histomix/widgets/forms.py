@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, LineEdit, PushButton, create_widget
@@ -412,6 +412,8 @@ class SettingsForm(QWidget):
         Frozen dataclasses (``settings``).
     choices : callable
         What can be chosen of a kind of setting: ``choices("classes")`` are the names of the dataset's classes.
+    omit : collection of str
+        Settings that are not asked for: they keep their defaults.
 
     Attributes
     ----------
@@ -421,14 +423,14 @@ class SettingsForm(QWidget):
 
     changed = Signal()
 
-    def __init__(self, *classes: type, choices: Choices = no_choices) -> None:
+    def __init__(self, *classes: type, choices: Choices = no_choices, omit: Collection[str] = ()) -> None:
         super().__init__()
         self._choices = choices
         self._settings = {setting.name: setting for cls in reversed(classes) for setting in settings_of(cls)}
         self.fields: dict[str, Any] = {}
         self.labels: dict[str, QLabel] = {}
         usual, rare = form(), form()
-        names = dict.fromkeys(setting.name for cls in classes for setting in settings_of(cls))
+        names = dict.fromkeys(one.name for cls in classes for one in settings_of(cls) if one.name not in omit)
         for name in names:
             self._add(self._settings[name], rare if self._settings[name].option.advanced else usual)
         column = QVBoxLayout(self)
@@ -469,12 +471,14 @@ class SettingsForm(QWidget):
         HistomixError
             If a value cannot be.
         """
-        return made_from(cls, {setting.name: self.fields[setting.name].value for setting in settings_of(cls)})
+        names = [setting.name for setting in settings_of(cls) if setting.name in self.fields]
+        return made_from(cls, {name: self.fields[name].value for name in names})
 
     def set_value(self, settings: Any) -> None:
         """Show settings."""
         for setting in settings_of(type(settings)):
-            self.fields[setting.name].value = getattr(settings, setting.name)
+            if setting.name in self.fields:
+                self.fields[setting.name].value = getattr(settings, setting.name)
 
     def refresh(self) -> None:
         """Offer what can be chosen now: another dataset may be open, another model trained."""
@@ -505,11 +509,13 @@ class SessionForm(SettingsForm):
     ----------
     session : Session
     *classes : type
+    omit : collection of str
+        As for ``SettingsForm``.
     """
 
-    def __init__(self, session: Session, *classes: type) -> None:
+    def __init__(self, session: Session, *classes: type, omit: Collection[str] = ()) -> None:
         self.session = session
-        super().__init__(*classes, choices=self._known)
+        super().__init__(*classes, choices=self._known, omit=omit)
         self._own = [name for name in CLASSES if name in self.fields]
         self._networks = [name for name in self.fields if self._settings[name].option.kind == "model"]
         for name in self._own:
