@@ -94,11 +94,19 @@ class PlanPage(Panel):
         The viewer's own by default.
     stage : Stage, optional
         By default the one whose page this is.
+    form : SessionForm, optional
+        One that is shown elsewhere, in place of its own.
     """
 
     run_text = "Find"
 
-    def __init__(self, napari_viewer: Any, session: Session | None = None, stage: Stage | None = None) -> None:
+    def __init__(
+        self,
+        napari_viewer: Any,
+        session: Session | None = None,
+        stage: Stage | None = None,
+        form: SessionForm | None = None,
+    ) -> None:
         super().__init__(napari_viewer, session)
         place = f"{type(self).__module__}:{type(self).__qualname__}"
         self._methods = [
@@ -111,8 +119,10 @@ class PlanPage(Panel):
         self.stage: Stage = found
         self.empty = Note(NO_DATA)
         self.column.addWidget(self.empty)
-        self.form = SessionForm(self.session, self.stage.settings)
-        self.column.addWidget(self.form)
+        self.form = form or SessionForm(self.session, self.stage.settings)
+        self._own_form = form is None
+        if self._own_form:
+            self.column.addWidget(self.form)
         self.progress = RunBar(self.run_text, self.runner)
         self.progress.run.connect(self.run)
         self.column.addWidget(self.progress)
@@ -146,7 +156,8 @@ class PlanPage(Panel):
     def _allow(self) -> None:
         problem = data_problem(self.session, self._method)
         self.empty.say(problem)
-        self.form.setVisible(self.session.dataset is not None)
+        if self._own_form:
+            self.form.setVisible(self.session.dataset is not None)
         self.progress.setVisible(self.session.dataset is not None)
         problem = problem or self.form.missing()
         self.progress.allow(not problem, problem)
