@@ -15,20 +15,38 @@ from napari_histomix.datasets.splits import with_splits
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.training_images import pictures_of
 from napari_histomix.evaluation.nearest_patch import TrainingPatches
-from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings, find_candidates, synthesize
+from napari_histomix.methods.base import Work
+from napari_histomix.methods.nucleimix import METHOD, CandidateSettings, NucleiMixSettings, find_candidates
 from napari_histomix.methods.usegmix import MixSettings, PoolSettings, build_pool, plan_mixes
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.segmentation import AnchorSettings
 from napari_histomix.segmentation.pool import SegmentPool
 
-FIND = CandidateSettings(rare=(1,), background_share=0.5)
-MAKE = SynthesisSettings(count=3, device="cpu")
+FIND = CandidateSettings(rare=("rare",), background_share=0.5)
+MAKE = NucleiMixSettings(count=3, device="cpu")
 FEW = settings(
     max_examples=4,
     deadline=None,
     phases=(Phase.generate,),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+class Shelf:
+    """A study that holds candidates alone."""
+
+    def __init__(self, candidates):
+        self.candidates = lambda: candidates
+        self.settings = dict
+        self.changes = list
+
+
+def placed(dataset, candidates, model_folder):
+    """Nuclei placed on candidates, by id."""
+    work = Work(dataset, Shelf(candidates), loaded=load_model(model_folder))
+    plan = drain(METHOD.plan(work, MAKE))
+    changes = [change for event in METHOD.make(work, plan.items, MAKE) for change in event.made]
+    return sorted(changes, key=lambda change: change.id)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +59,8 @@ def alone(training, dataset_folder, tmp_path_factory, small_model_folder):
     """What is made of the training images where there are no others."""
     dataset = open_dataset(dataset_folder(tmp_path_factory.mktemp("alone") / "data", training))
     found = drain(find_candidates(dataset, FIND))
-    made = drain(synthesize(dataset, found.candidates, MAKE, load_model(small_model_folder)))
-    assert len(made.placements) == 3
+    made = placed(dataset, found.candidates, small_model_folder)
+    assert len(made) == 3
     patches = drain(TrainingPatches.build(dataset))
     return dataset, found, made, patches
 
@@ -72,9 +90,8 @@ def test_candidates_and_placements_do_not_depend_on_held_out_images(
         found.considered,
         found.unfit_donors,
     )
-    placed = drain(synthesize(dataset, again.candidates, MAKE, load_model(small_model_folder))).placements
-    for one, other in zip(placed, made.placements, strict=True):
-        assert one.candidate == other.candidate and one.seed == other.seed
+    for one, other in zip(placed(dataset, again.candidates, small_model_folder), made, strict=True):
+        assert (one.id, one.sources, one.seed) == (other.id, other.sources, other.seed)
         assert np.array_equal(one.pixels, other.pixels) and np.array_equal(one.origin, other.origin)
     beside = drain(TrainingPatches.build(dataset))
     assert beside.nuclei == patches.nuclei
@@ -88,7 +105,7 @@ def test_an_image_moved_to_another_split_gives_no_donor_and_is_no_target(alone):
     candidates = drain(find_candidates(moved, FIND)).candidates
     assert {place.image for one in candidates for place in (one.target, one.donor)} == {"train_1"}
     with pytest.raises(HistomixError, match="train_0 is not in the training split"):
-        drain(synthesize(moved, found.candidates, MAKE))
+        drain(METHOD.plan(Work(moved, Shelf(found.candidates)), MAKE))
     assert {one.image for one in drain(TrainingPatches.build(moved)).nuclei} == {"train_1"}
 
 
