@@ -176,7 +176,7 @@ class TestAll:
         assert len(set(names)) == len(names) and not set(names) & {entry.source.image for entry in dataset.entries}
 
     def test_caps_are_kept_and_refusals_counted(self, case):
-        method, dataset, work = case
+        method, _, work = case
         settings = method.settings(count=100, per_image=1)
         plan = drain(method.plan(work, settings))
         assert max(Counter(item.image for item in plan.items).values()) == 1
@@ -342,7 +342,7 @@ class TestGradMix:
         method = method_of("gradmix")
         (change,) = drain(method.place(Work(dataset, Store()), [site], method.settings()))
         nucleus = change.labels == min(change.added)
-        middle = (np.array([105, 65, 140]) + (165, 125, 200)) / 2
+        middle = np.mean([(105, 65, 140), (165, 125, 200)], axis=0)
         assert np.abs(change.pixels[nucleus].mean(axis=0) - middle).max() < 4
         assert np.array_equal(nucleus, change.origin == DONOR)
         # What was the nucleus is tissue now, from the donor to the edge of the zone.
