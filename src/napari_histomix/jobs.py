@@ -8,7 +8,7 @@ machines: only ``run`` itself writes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +123,52 @@ def resume(study: Study, dataset: Dataset, loaded: Any = None) -> Job[Outcome]:
     check(method, dataset)
     settings = made_from(method.settings, begun.settings)
     return (yield from _carry_out(method, dataset, settings, study, begun, loaded))
+
+
+def make_items(
+    method: Method[Any, Any], dataset: Dataset, settings: Any, study: Study, items: Sequence[Any], loaded: Any = None
+) -> Job[tuple[int, ...]]:
+    """Make items that a person planned by hand, and keep the changes as a run of their own; a long job.
+
+    All of them are kept, or none: closing the job, or a failure, takes back what was made.
+
+    Parameters
+    ----------
+    method : Method
+    dataset : Dataset
+    settings : object
+        Of the method's ``settings`` class.
+    study : Study
+    items : sequence of Item
+        With ids from 0.
+    loaded : InpaintingModel or PromptedModel, optional
+        As for ``run``.
+
+    Returns
+    -------
+    tuple of int
+        Ids of the changes.
+
+    Raises
+    ------
+    HistomixError
+        As ``run``.
+    """
+    check(method, dataset)
+    settings = check_settings(settings)
+    begun = study.begin_run(method.name, plain(settings))
+    # No plan leads back to these items: a killed process leaves nothing to be taken up again.
+    study.set_plan(begun.id, len(items), {})
+    study.end_run(begun.id)
+    try:
+        for event in method.make(Work(dataset, study, begun.first, begun.decisions, loaded), items, settings):
+            if event.made:
+                study.add_changes(begun.id, event.made)
+            yield event
+    except BaseException:
+        study.discard_run(begun.id)
+        raise
+    return tuple(study.ids_of_run(begun.id))
 
 
 def unfinished(study: Study) -> Run | None:

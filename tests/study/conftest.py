@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from napari_histomix.datasets import open_dataset
-from napari_histomix.methods.nucleimix import (
-    CandidateSet,
-    CandidateSettings,
-    Synthesis,
-    SynthesisSettings,
-    find_candidates,
-    synthesize,
-)
-from napari_histomix.records import Candidate, Location, drain
+from napari_histomix.records import Candidate, Location
 
 
 @pytest.fixture(scope="session")
@@ -37,23 +27,8 @@ def study_dataset(study_folder):
 
 
 @pytest.fixture(scope="session")
-def found(study_dataset) -> CandidateSet:
-    return drain(find_candidates(study_dataset, CandidateSettings(rare=(1,), background_share=0.5)))
-
-
-@pytest.fixture(scope="session")
-def made(study_dataset, found, small_model_folder) -> Synthesis:
-    from napari_histomix.diffusion.model_files import load_model
-
-    settings = SynthesisSettings(count=6, device="cpu")
-    made = drain(synthesize(study_dataset, found.candidates, settings, load_model(small_model_folder)))
-    assert len(made.placements) == 6
-    return made
-
-
-@pytest.fixture(scope="session")
-def few_candidates() -> CandidateSet:
-    """A made-up search of ten candidates, for tests that need no pixels."""
+def few_candidates() -> tuple[tuple[Candidate, ...], dict]:
+    """A made-up search of ten candidates with its facts, for tests that need no pixels."""
     candidates = tuple(
         Candidate(
             rank,
@@ -64,4 +39,5 @@ def few_candidates() -> CandidateSet:
         )
         for rank in range(10)
     )
-    return CandidateSet(candidates, CandidateSettings((1,)), "texture", 1.5, 9.9, Counter(major=10), Counter(), ())
+    facts = {"candidate_settings": {"rare": [1]}, "encoder": "texture", "temperature": 1.5}
+    return candidates, {**facts, "effective_sample_size": 9.9}

@@ -11,29 +11,27 @@ import random
 import signal
 import sys
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from sample_changes import nucleus_change
 
 from napari_histomix.datasets import load_sample
-from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings
-from napari_histomix.records import Candidate, Location, Placement, drain
+from napari_histomix.records import Candidate, Change, Location, drain
 from napari_histomix.study import Study
-from napari_histomix.study.export import export
 
 ITEMS = 40
 REVIEW, PLACE, EXPORT = "review", "place", "export"
 SUBJECTS = {
-    "placement": ("approve", "reject", "delete", None),
-    "placement note": ("a note", "änother", None),
-    "placement reasons": ("seam", "stain, shape", None),
+    "change": ("approve", "reject", "delete", None),
+    "change note": ("a note", "änother", None),
+    "change reasons": ("seam", "stain, shape", None),
 }
 State = dict[str, dict[int, str]]
 
 
-def placements(count: int = ITEMS) -> list[Placement]:
+def changes(count: int = ITEMS) -> list[Change]:
     """Made-up nuclei on the sample, none in another's way."""
     names = [entry.source.image for entry in load_sample().training]
     found = []
@@ -47,20 +45,16 @@ def placements(count: int = ITEMS) -> list[Placement]:
         target = Location(image, "background", row + 6.0, col + 6.0)
         donor = Location(names[(rank + 1) % len(names)], "rare", 30.0, 30.0, 3, 1, 80)
         candidate = Candidate(rank, target, donor, -10.0 - rank, 50.0)
-        found.append(
-            Placement(candidate, 9000 + rank, row, col, pixels, origin, origin == 1, rank, {"sampler": "fast"})
-        )
+        provenance = {"method": "NucleiMix", "sampler": "fast"}
+        found.append(nucleus_change(candidate, 9000 + rank, (row, col), pixels, origin, origin == 1, provenance))
     return found
 
 
 def begin(folder: Path) -> Study:
-    """A study whose candidates are those of ``placements``."""
+    """A study in which a run has begun."""
     dataset = load_sample()
-    candidates = tuple(one.candidate for one in placements())
     with Study.begin(folder, dataset.root, dataset.name) as study:
-        study.set_candidates(
-            CandidateSet(candidates, CandidateSettings((1,)), "texture", 1.0, 9.0, Counter(), Counter(), ())
-        )
+        study.begin_run("nucleimix", {})
     return study
 
 
@@ -75,8 +69,8 @@ def acts(seed: int, count: int = 2000) -> list[tuple]:
             continue
         items = rng.sample(range(ITEMS), rng.choice([1, 1, 1, 5, ITEMS]))
         subject = rng.choice(list(SUBJECTS))
-        changes = [(subject, item, rng.choice(SUBJECTS[subject])) for item in items]
-        found.append(("act", changes))
+        entries = [(subject, item, rng.choice(SUBJECTS[subject])) for item in items]
+        found.append(("act", entries))
     return found
 
 
@@ -85,7 +79,7 @@ def do(study: Study, act: tuple) -> None:
     if act[0] == "act":
         study.act(act[1])
     else:
-        getattr(study, act[0])("placement")
+        getattr(study, act[0])("change")
 
 
 def review(folder: Path, seed: int, tell) -> None:
@@ -98,16 +92,18 @@ def review(folder: Path, seed: int, tell) -> None:
 
 def place(folder: Path, seed: int, tell) -> None:
     study = Study.open(folder)
-    there = {one.candidate.rank for one in study.placements()}
-    left = [one for one in placements() if one.candidate.rank not in there]
+    there = set(study.changes().ids)
+    left = [change for change in changes() if change.id not in there]
     for start in range(0, len(left), 3):
-        study.add_placements(left[start : start + 3])
+        study.add_changes(1, left[start : start + 3])
         tell()
 
 
 def exporting(folder: Path, seed: int, tell) -> None:
+    from napari_histomix.study.export import export
+
     for number in range(100):
-        drain(export(load_sample(), placements(3), folder / "exports" / f"{seed}-{number}"))
+        drain(export(load_sample(), changes(3), folder / "exports" / f"{seed}-{number}"))
         tell()
 
 

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
+import killable
 import pytest
 
-from napari_histomix.records import HistomixError, MixedImage
+from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
 from napari_histomix.study.decision_log import items_of
 from napari_histomix.study.lock import Claim
@@ -18,42 +18,36 @@ from napari_histomix.study.lock import Claim
 @pytest.fixture
 def study(tmp_path, few_candidates) -> Study:
     study = Study.create(tmp_path / "study", tmp_path, "made up", 0.25)
-    study.set_candidates(few_candidates)
+    study.set_candidates(*few_candidates)
     return study
 
 
-def mix(name: str) -> MixedImage:
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
-    origin = np.asarray(np.arange(63).reshape(7, 9) % 3, np.uint8)
-    return MixedImage(name, "low", "a", pixels, origin, 2**62 - 1, {"donors": [{"image": "b"}]})
-
-
 def test_a_nucleus_with_its_note_and_reasons_is_one_act(study):
-    study.decide("placement", [3], "approve")
-    study.act([("placement", 3, "reject"), ("placement reasons", 3, "seam, shape"), ("placement note", 3, "a ghost")])
-    assert study.undo("placement") == (
-        ("placement", 3, "approve"),
-        ("placement reasons", 3, None),
-        ("placement note", 3, None),
+    study.decide("change", [3], "approve")
+    study.act([("change", 3, "reject"), ("change reasons", 3, "seam, shape"), ("change note", 3, "a ghost")])
+    assert study.undo("change") == (
+        ("change", 3, "approve"),
+        ("change reasons", 3, None),
+        ("change note", 3, None),
     )
-    assert study.decisions("placement") == {3: "approve"}
-    assert study.decisions("placement note") == {} and study.decisions("placement reasons") == {}
-    assert items_of(Study.open(study.folder).redo("placement note")) == (3,)
-    assert study.decisions("placement reasons") == {3: "seam, shape"}
-    assert study.decisions("placement note") == {3: "a ghost"}
+    assert study.decisions("change") == {3: "approve"}
+    assert study.decisions("change note") == {} and study.decisions("change reasons") == {}
+    assert items_of(Study.open(study.folder).redo("change note")) == (3,)
+    assert study.decisions("change reasons") == {3: "seam, shape"}
+    assert study.decisions("change note") == {3: "a ghost"}
 
 
 def test_a_new_act_ends_the_chance_to_do_an_old_one_again(study):
-    study.decide("placement", [3], "approve")
-    study.decide("placement", [4], "approve")
-    study.undo("placement")
-    study.decide("placement note", [3], "look again")
-    assert study.redo("placement") == ()
+    study.decide("change", [3], "approve")
+    study.decide("change", [4], "approve")
+    study.undo("change")
+    study.decide("change note", [3], "look again")
+    assert study.redo("change") == ()
     study.decide("segment", [1], "drop")
-    study.undo("placement")
+    study.undo("change")
     study.decide("segment", [2], "drop")
-    assert study.redo("placement") == (("placement note", 3, "look again"),), "another family's act does not"
-    assert study.decisions("placement note") == {3: "look again"}
+    assert study.redo("change") == (("change note", 3, "look again"),), "another family's act does not"
+    assert study.decisions("change note") == {3: "look again"}
 
 
 def test_who_decided_what_and_when(study):
@@ -73,35 +67,21 @@ def test_who_decided_what_and_when(study):
 
 def test_an_act_is_of_one_family(study):
     with pytest.raises(ValueError, match="one family"):
-        study.act([("placement", 1, "approve"), ("segment", 1, "drop")])
-    assert study.decisions("placement") == {}
+        study.act([("change", 1, "approve"), ("segment", 1, "drop")])
+    assert study.decisions("change") == {}
 
 
-def test_synthetic_tissue_comes_back_exactly(study):
-    study.add_mixes([mix("a mix 1"), mix("a mix 2")])
-    with pytest.raises(HistomixError, match="another name"):
-        study.add_mixes([mix("a mix 1")])
-    again = Study.open(study.folder)
-    assert again.mix_names() == {1: "a mix 1", 2: "a mix 2"}
-    found, given = again.mix(2), mix("a mix 2")
-    assert np.array_equal(found.pixels, given.pixels) and np.array_equal(found.origin, given.origin)
-    assert (found.kind, found.target, found.seed) == ("low", "a", 2**62 - 1)
-    assert found.provenance == given.provenance and found.new_area == pytest.approx(42 / 63)
-    with pytest.raises(HistomixError, match="no synthetic image 3"):
-        again.mix(3)
-
-
-def test_pixels_are_read_when_somebody_looks(tmp_path, found, made):
+def test_pixels_are_read_when_somebody_looks(tmp_path):
     study = Study.create(tmp_path / "study", tmp_path, "x")
-    study.set_candidates(found)
-    study.add_placements(made.placements[:2])
-    study.add_placements(made.placements[2:4])
-    listed = Study.open(study.folder).placements()
+    run, given = study.begin_run("x", {}).id, killable.changes(4)
+    study.add_changes(run, given[:2])
+    study.add_changes(run, given[2:])
+    listed = Study.open(study.folder).changes()
     shutil.rmtree(study.folder / "pictures")
-    for one, other in zip(listed, made.placements, strict=False):
-        assert one.window == other.window and one.candidate == other.candidate and one.instance == other.instance
+    for change, other in zip(listed, given, strict=True):
+        assert change.window == other.window and change.sources == other.sources and change.added == other.added
         with pytest.raises(HistomixError, match="missing"):
-            _ = one.pixels
+            _ = change.pixels
 
 
 # Two windows.

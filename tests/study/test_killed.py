@@ -55,7 +55,8 @@ def victim(tmp_path):
     """Kills a worker: called with what, a seed and seconds; says how many acts were acknowledged."""
     killable.begin(tmp_path / "study")
     program = [sys.executable, killable.__file__, str(tmp_path / "study")]
-    worker = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    worker = subprocess.Popen(program, env=found, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def kill(what: str, seed: int, seconds: float) -> int:
         print(what, seed, seconds, file=worker.stdin, flush=True)
@@ -93,10 +94,10 @@ def test_a_maker_of_nuclei_that_dies_leaves_whole_ones(victim, tmp_path):
     for seed in range(50):
         told += victim(PLACE, seed, rng.uniform(0.005, 0.12))
         study = Study.open(tmp_path / "study")
-        found = study.placements()
+        found = study.changes()
         assert len(found) >= min(3 * told, ITEMS) and len(found) >= before
         before = len(found)
-        for one, given in zip(found, killable.placements(), strict=False):
+        for one, given in zip(found, killable.changes(), strict=False):
             assert np.array_equal(one.pixels, given.pixels) and np.array_equal(one.origin, given.origin)
         if before == ITEMS:
             # Once more from the beginning.
@@ -107,7 +108,7 @@ def test_a_maker_of_nuclei_that_dies_leaves_whole_ones(victim, tmp_path):
 
 @posix
 def test_an_export_that_dies_is_not_there(victim, tmp_path):
-    reference = drain(export(load_sample(), killable.placements(3), tmp_path / "reference"))
+    reference = drain(export(load_sample(), killable.changes(3), tmp_path / "reference"))
     wanted, rng, whole = content(reference), random.Random(3), 0
     for seed in range(50):
         done = victim(EXPORT, seed, rng.uniform(0.05, 1.2))
@@ -149,8 +150,8 @@ def test_a_full_disk_keeps_what_was_decided(small_disk):
     study.hold()
     made = 0
     with pytest.raises(HistomixError, match=r"space|disk"):
-        for one in killable.placements() * 20:
-            study.add_placements([one])
+        for change in killable.changes() * 20:
+            study.add_changes(1, [change])
             made += 1
             (small_disk / f"filler {made}").write_bytes(os.urandom(30_000))
     assert made > 0
@@ -162,30 +163,30 @@ def test_a_full_disk_keeps_what_was_decided(small_disk):
             killable.do(study, act)
             model.do(act)
     again = Study.open(small_disk / "study")
-    assert said(again) == model.state and len(again.placements()) == made
-    for one in again.placements():
+    assert said(again) == model.state and len(again.changes()) == made
+    for one in again.changes():
         assert one.pixels.shape == (12, 12, 3)
     with pytest.raises(HistomixError, match=r"space|disk"):
-        drain(export(load_sample(), again.placements(), small_disk / "export"))
+        drain(export(load_sample(), again.changes(), small_disk / "export"))
     assert not (small_disk / "export").exists() and not list(small_disk.glob(".export*"))
     for filler in small_disk.glob("filler*"):
         filler.unlink()
     (small_disk / "the rest").unlink()
-    study.decide("placement", [0], "reject")
-    assert Study.open(small_disk / "study").decisions("placement")[0] == "reject"
+    study.decide("change", [0], "reject")
+    assert Study.open(small_disk / "study").decisions("change")[0] == "reject"
 
 
 def test_a_folder_that_can_only_be_read_shows_everything(small_disk):
     study = killable.begin(small_disk / "study")
-    study.add_placements(killable.placements(4))
-    study.decide("placement", [0, 1], "approve")
+    study.add_changes(1, killable.changes(4))
+    study.decide("change", [0, 1], "approve")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     again = Study.open(small_disk / "study")
     assert not again.hold() and again.read_only
-    assert again.decisions("placement") == {0: "approve", 1: "approve"}
-    assert [one.pixels.shape for one in again.placements()] == [(12, 12, 3)] * 4
-    for act in (lambda: again.decide("placement", [2], "reject"), lambda: again.save_settings({"a": 1})):
+    assert again.decisions("change") == {0: "approve", 1: "approve"}
+    assert [one.pixels.shape for one in again.changes()] == [(12, 12, 3)] * 4
+    for act in (lambda: again.decide("change", [2], "reject"), lambda: again.save_settings({"a": 1})):
         with pytest.raises(HistomixError, match="can only be read"):
             act()
     with pytest.raises(HistomixError, match="could not be written"):
-        drain(export(load_sample(), again.placements(), small_disk / "export"))
+        drain(export(load_sample(), again.changes(), small_disk / "export"))

@@ -5,13 +5,16 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from dataclasses import fields, replace
 
+import killable
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sample_changes import image_change
 
-from napari_histomix.records import HistomixError
+from napari_histomix.records import KEEP, Change, HistomixError
 from napari_histomix.study import Study
 from napari_histomix.study.store import FILE
 
@@ -19,8 +22,14 @@ from napari_histomix.study.store import FILE
 @pytest.fixture
 def study(tmp_path, few_candidates) -> Study:
     study = Study.create(tmp_path / "study", tmp_path, "made up", 0.25)
-    study.set_candidates(few_candidates)
+    study.set_candidates(*few_candidates)
     return study
+
+
+def noise(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and an origin map of a square."""
+    rng = np.random.default_rng(side)
+    return rng.integers(0, 256, (side, side, 3), dtype=np.uint8), rng.integers(0, 3, (side, side), dtype=np.uint8)
 
 
 def reopened(study: Study) -> Study:
@@ -28,7 +37,7 @@ def reopened(study: Study) -> Study:
 
 
 def test_candidates_come_back_exactly(study, few_candidates):
-    assert reopened(study).candidates() == few_candidates.candidates
+    assert reopened(study).candidates() == few_candidates[0]
 
 
 def test_facts_of_the_study_and_the_search_come_back(study, tmp_path):
@@ -41,34 +50,101 @@ def test_facts_of_the_study_and_the_search_come_back(study, tmp_path):
     assert reopened(study).settings()["more"] == {"a": [1, None, "ü"]}
 
 
-def test_placements_come_back_bit_for_bit(tmp_path, found, made):
-    study = Study.create(tmp_path / "study", tmp_path, "x")
-    study.set_candidates(found)
-    study.add_placements(made.placements)
-    again = reopened(study).placements()
-    assert len(again) == len(made.placements)
-    for one, other in zip(made.placements, again, strict=True):
-        for name in ("candidate", "instance", "row", "col", "seed"):
-            assert getattr(one, name) == getattr(other, name), name
-        assert dict(one.provenance) == dict(other.provenance)
-        for name in ("pixels", "origin", "nucleus"):
-            before, after = getattr(one, name), getattr(other, name)
-            assert before.dtype == after.dtype and np.array_equal(before, after), name
+def test_changes_come_back_bit_for_bit(study):
+    given = [*killable.changes(3), image_change(7, "a", "low", *noise(40), ["b"], {"method": "x", "more": [1, None]})]
+    run = study.begin_run("nucleimix", {"count": 4})
+    study.add_changes(run.id, given[:2])
+    study.add_changes(run.id, given[2:])
+    back = reopened(study).changes()
+    assert back.ids == [0, 1, 2, 7] and reopened(study).ids_of_run(run.id) == back.ids
+    names = [field.name for field in fields(Change) if field.name not in ("pixels", "origin", "labels", "score")]
+    for change, other in zip(given, back, strict=True):
+        for name in names:
+            assert getattr(change, name) == getattr(other, name), name
+        assert change.shape == other.shape and str(change.score) == str(other.score)
+        for name in ("pixels", "origin", "labels"):
+            before, after = getattr(change, name), getattr(other, name)
+            assert (before is None) == (after is None)
+            assert before is None or (before.dtype == after.dtype and np.array_equal(before, after)), name
+        moved = other.moved(90, 80)
+        assert (moved.row, moved.col, moved.id) == (90, 80, other.id) and np.array_equal(moved.pixels, change.pixels)
 
 
-def test_placements_of_no_candidate_are_refused_as_a_whole(study, made):
-    beyond = [one for one in made.placements if one.candidate.rank > 9] + list(made.placements)
-    with pytest.raises(HistomixError):
-        study.add_placements([*beyond, *beyond])
-    assert reopened(study).placements() == ()
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 5000])
+def test_any_number_of_labels_comes_back(study, count):
+    pixels, origin = noise(80)
+    labels = np.random.default_rng(count).integers(-1, count + 1, origin.shape).astype(np.int32) * 1000
+    labels[labels == -1000] = KEEP
+    change = replace(image_change(0, "a", "low", pixels, origin), labels=labels)
+    study.add_changes(study.begin_run("x", {}).id, [change])
+    assert np.array_equal(reopened(study).change(0).labels, labels)
+    assert np.array_equal(reopened(study).change(0).origin, origin)
+
+
+def test_changes_of_one_id_or_name_are_refused_as_a_whole(study):
+    first, second = killable.changes(2)
+    run = study.begin_run("nucleimix", {}).id
+    with pytest.raises(HistomixError, match="same id"):
+        study.add_changes(run, [first, second, first])
+    assert reopened(study).changes().ids == []
+    study.add_changes(run, [first])
+    with pytest.raises(HistomixError, match="same id"):
+        study.add_changes(run, [second, first])
+    pixels, origin = noise(20)
+    study.add_changes(run, [image_change(5, "a", "low", pixels, origin, name="a mix 1")])
+    with pytest.raises(HistomixError, match="another name"):
+        study.add_changes(run, [image_change(6, "a", "low", pixels, origin, name="a mix 1")])
+    assert reopened(study).changes().ids == [0, 5]
+    with pytest.raises(HistomixError, match="no change 3"):
+        study.change(3)
+
+
+def test_the_table_says_what_the_changes_say(study):
+    given = [*killable.changes(3), image_change(7, "a", "low", *noise(40), ["b"])]
+    study.add_changes(study.begin_run("nucleimix", {}).id, given)
+    table = reopened(study).change_table()
+    assert table.ids.tolist() == [0, 1, 2, 7] and table.rows([7, 5, 0]).tolist() == [3, 0]
+    for row, change in enumerate(given):
+        assert table.image_names[table.images[row]] == change.image
+        assert table.made_names[table.names[row]] == change.name
+        assert table.method_names[table.methods[row]] == change.method
+        assert table.donor_image_names[table.donor_images[row]] == change.donor.image
+        rows, cols = change.window
+        assert table.windows[row].tolist() == [rows.start, cols.start, rows.stop, cols.stop]
+    assert [table.class_keys[code] for code in table.classes] == [1, 1, 1, "low"]
+    assert table.scores[:3].tolist() == [50.0] * 3 and np.isnan(table.scores[3])
+
+
+def test_a_run_remembers_what_it_takes_to_go_on(study):
+    run = study.begin_run("nucleimix", {"count": 4, "rare": ["a"]}, {"candidate": {3: "drop"}})
+    study.set_plan(run.id, 4, {"too close": 2})
+    study.add_changes(run.id, killable.changes(2))
+    (kept,) = reopened(study).runs()
+    assert (kept.method, kept.first, kept.wanted, kept.state) == ("nucleimix", 0, 4, "open")
+    assert kept.settings == {"count": 4, "rare": ["a"]} and kept.refusals == {"too close": 2}
+    assert kept.decisions == {"candidate": {3: "drop"}}
+    study.end_run(run.id)
+    assert reopened(study).runs()[0].state == "done" and study.begin_run("x", {}).first == 2
+
+
+def test_a_run_taken_back_takes_its_changes_and_what_was_said_of_them(study):
+    kept, gone = study.begin_run("x", {}).id, study.begin_run("y", {}).id
+    first, second, third = killable.changes(3)
+    study.add_changes(kept, [first])
+    study.add_changes(gone, [second, third])
+    study.decide("change", [0, 1, 2], "approve")
+    study.discard_run(gone)
+    again = reopened(study)
+    assert again.changes().ids == [0] and [run.method for run in again.runs()] == ["x"]
+    assert again.decisions("change") == {0: "approve"} and again.undo("change") == (("change", 0, None),)
 
 
 def test_decisions_are_there_after_reopening(study):
     study.decide("candidate", [1, 2], "keep")
     study.decide("candidate", [2], "drop")
-    study.decide("placement", [1], "approve")
+    study.decide("change", [1], "approve")
     assert reopened(study).decisions("candidate") == {1: "keep", 2: "drop"}
-    assert reopened(study).decisions("placement") == {1: "approve"}
+    assert reopened(study).decisions("change") == {1: "approve"}
     study.decide("candidate", [1], None)
     assert reopened(study).decisions("candidate") == {2: "drop"}
 
@@ -76,14 +152,14 @@ def test_decisions_are_there_after_reopening(study):
 def test_undo_goes_back_act_by_act_also_across_sessions(study):
     study.decide("candidate", [0], "keep")
     study.decide("candidate", [0, 1, 2], "drop")
-    study.decide("placement", [0], "reject")
+    study.decide("change", [0], "reject")
     again = reopened(study)
     assert again.undo("candidate") == (("candidate", 0, "keep"), ("candidate", 1, None), ("candidate", 2, None))
     assert again.decisions("candidate") == {0: "keep"}
     assert reopened(study).undo("candidate") == (("candidate", 0, None),)
     assert reopened(study).decisions("candidate") == {}
     assert reopened(study).undo("candidate") == ()
-    assert reopened(study).decisions("placement") == {0: "reject"}, "the other subject has its own history"
+    assert reopened(study).decisions("change") == {0: "reject"}, "the other subject has its own history"
 
 
 def test_deciding_the_same_again_is_no_act(study):
@@ -168,29 +244,27 @@ def test_two_studies_know_nothing_of_each_other(study, tmp_path):
     assert other.decisions("candidate") == {} and other.candidates() == ()
 
 
-@pytest.mark.parametrize(("subject", "decision"), [("candidate", "approve"), ("placement", "keep"), ("placement", "")])
+@pytest.mark.parametrize(("subject", "decision"), [("candidate", "approve"), ("change", "keep"), ("change", "")])
 def test_a_decision_that_the_subject_does_not_have(study, subject, decision):
     with pytest.raises(ValueError):
         study.decide(subject, [0], decision)
 
 
 def test_a_new_search_replaces_one_that_nothing_hangs_on(study, few_candidates):
-    study.set_candidates(few_candidates)
+    study.set_candidates(*few_candidates)
     study.decide("candidate", [0], "keep")
     with pytest.raises(HistomixError, match="start a new study"):
-        study.set_candidates(few_candidates)
+        study.set_candidates(*few_candidates)
     study.undo("candidate")
-    study.set_candidates(few_candidates)
+    study.set_candidates(*few_candidates)
     assert len(reopened(study).candidates()) == 10
 
 
-def test_a_new_search_is_refused_once_there_are_placements(tmp_path, found, made):
-    study = Study.create(tmp_path / "study", tmp_path, "x")
-    study.set_candidates(found)
-    study.add_placements(made.placements[:1])
+def test_a_new_search_is_refused_once_there_are_changes(study, few_candidates):
+    study.add_changes(study.begin_run("x", {}).id, killable.changes(1))
     with pytest.raises(HistomixError, match="start a new study"):
-        study.set_candidates(found)
-    assert len(reopened(study).placements()) == 1
+        study.set_candidates(*few_candidates)
+    assert len(reopened(study).changes()) == 1
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -199,15 +273,15 @@ def test_a_study_that_cannot_begin_leaves_nothing(tmp_path, few_candidates, ther
     if there:
         folder.mkdir()
     with pytest.raises(OSError, match="full"), Study.begin(folder, tmp_path, "x") as study:
-        study.set_candidates(few_candidates)
+        study.set_candidates(*few_candidates)
         raise OSError("the disk is full")
     assert folder.exists() is there
     with Study.begin(folder, tmp_path, "x") as study:
-        study.set_candidates(few_candidates)
-    assert reopened(study).candidates() == few_candidates.candidates
+        study.set_candidates(*few_candidates)
+    assert reopened(study).candidates() == few_candidates[0]
     with pytest.raises(HistomixError, match="not empty"), Study.begin(folder, tmp_path, "y"):
         pass
-    assert reopened(study).candidates() == few_candidates.candidates
+    assert reopened(study).candidates() == few_candidates[0]
 
 
 def test_a_full_folder_is_not_made_a_study(tmp_path):
@@ -245,10 +319,8 @@ def test_a_damaged_study_is_one_sentence(study, damage):
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone", "facts"])
-def test_a_damaged_placement_is_one_sentence(tmp_path, found, made, damage):
-    study = Study.create(tmp_path / "study", tmp_path, "x")
-    study.set_candidates(found)
-    study.add_placements(made.placements[:1])
+def test_a_damaged_change_is_one_sentence(study, damage):
+    study.add_changes(study.begin_run("x", {}).id, killable.changes(1))
     (pack,) = (study.folder / "pictures").iterdir()
     content = pack.read_bytes()
     if damage == "changed":
@@ -259,10 +331,10 @@ def test_a_damaged_placement_is_one_sentence(tmp_path, found, made, damage):
         pack.unlink()
     else:
         with closing(sqlite3.connect(study.folder / FILE)) as db, db:
-            db.execute("UPDATE runs SET facts = substr(facts, 1, 30)")
+            db.execute("UPDATE makings SET facts = substr(facts, 1, 30)")
     with pytest.raises(HistomixError, match="damaged"):
-        (one,) = reopened(study).placements()
-        _ = one.provenance if damage == "facts" else one.pixels
+        (change,) = reopened(study).changes()
+        _ = change.provenance if damage == "facts" else change.pixels
 
 
 def test_a_newer_study_is_left_alone(study):

@@ -15,7 +15,6 @@ from napari_histomix.records import drain
 from napari_histomix.study import Study
 from napari_histomix.widgets.loading import Opened, study_job
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.split_source import NucleiSplits
 from napari_histomix.widgets.split_table import IMAGES, NAME, SPLIT
 from napari_histomix.widgets.splits_box import SplitsBox
 
@@ -29,7 +28,7 @@ def session(qtbot, tmp_path):
 
 @pytest.fixture
 def box(session, qtbot):
-    made = SplitsBox(ViewerModel(), NucleiSplits(session))
+    made = SplitsBox(ViewerModel(), session)
     qtbot.addWidget(made)
     return made
 
@@ -90,7 +89,7 @@ def test_choices_wait_for_the_study_and_are_there_when_it_is_opened_again(sessio
     again = drain(study_job(session.study.folder)())
     assert [one.source.split for one in again.dataset.entries] == ["train"] * 4 + ["test"]
     second = Session(home=tmp_path)
-    other = SplitsBox(ViewerModel(), NucleiSplits(second))
+    other = SplitsBox(ViewerModel(), second)
     qtbot.addWidget(other)
     second.take_opened(again)
     assert second.splits == session.splits and text(other, 4, SPLIT) == "test"

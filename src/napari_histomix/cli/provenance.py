@@ -73,13 +73,13 @@ def run_replay(options: argparse.Namespace) -> dict[str, Any]:
     )
     for note in report.conditions:
         say(options, f"Note: {note}.")
-    outcomes: Counter[str] = Counter(one.outcome for one in report.compared)
+    outcomes: Counter[str] = Counter(compared.outcome for compared in report.compared)
     if report.compared:
         say(options, f"Synthetic images of {manifest.dataset}: {_summary(outcomes)}.")
     result: dict[str, Any] = {
         "manifest": str(manifest.path),
         "dataset": report.dataset,
-        "images": [asdict(one) for one in report.compared],
+        "images": [asdict(compared) for compared in report.compared],
         "changed_sources": dict(report.changed_sources),
         "conditions": list(report.conditions),
         "out": None if options.out is None or report.changed_sources else str(options.out),
@@ -108,7 +108,7 @@ def _sentence(report: ReplayReport) -> str:
     if report.changed_sources:
         number = len(report.changed_sources)
         return f"{number:,} source images are not those that were used, so nothing was rebuilt; put them back."
-    number = sum(one.outcome == "different" for one in report.compared)
+    number = sum(compared.outcome == "different" for compared in report.compared)
     return f"{number:,} of {len(report.compared):,} images differ from their export, for the reasons above."
 
 
@@ -134,12 +134,15 @@ def _lines(found: Explanation) -> list[str]:
     shares = ", ".join(f"{100 * share:.2f} % {word}" for word, share in facts["shares"].items())
     decisions = ", ".join(f"{count:,} {word}" for word, count in facts["decisions"].items())
     by = f" by {', '.join(facts['decided_by'])}" if facts["decided_by"] else ""
-    what = "replaced segments" if found.manifest and found.manifest.tissue else "synthetic nuclei"
-    models = [f"model: {one['name']}, SHA-256 {one['sha256']}" + _license(one["license"]) for one in facts["models"]]
+    models = [
+        f"model: {made['name']}, SHA-256 {made['sha256']}" + _license(made["license"]) for made in facts["models"]
+    ]
+    samplers = f", sampler {', '.join(facts['samplers'])}" if facts["samplers"] else ""
+    source = f"source: {_place(facts['source'])}, of {facts['dataset']}" if facts["source"]["image"] else "a new image"
     return [
-        f"{facts['made']:,} {what}; pixels: {shares}",
-        f"source: {_place(facts['source'])}, of {facts['dataset']}" + _license(facts["license"]),
-        f"method: {', '.join(facts['methods'])}, sampler {', '.join(facts['samplers'])}",
+        f"{facts['made']:,} change{'' if facts['made'] == 1 else 's'}; pixels: {shares}",
+        source + _license(facts["license"]),
+        f"method: {', '.join(facts['methods'])}{samplers}",
         *models,
         f"decisions: {decisions}{by}",
         f"manifest: {facts['manifest']}",
@@ -150,17 +153,22 @@ def _point_lines(found: Explanation, at: list[int], point: dict[str, Any]) -> li
     where = f"({at[0]}, {at[1]}) of {found.image}"
     if point["origin"] == "real":
         return [f"{where} is real: the same pixel of {_place(point)}."]
-    which = f"nucleus {point['placement']}" if "placement" in point else f"replacement {point['replacement']}"
     decided = point["decision"] + (f" by {point['decided_by']}" if point["decided_by"] else "")
     decided += f" on {point['decided']}" if point["decided"] else ""
     if point["origin"] == "inpainted":
-        how = f"inpainted by {point['model']}, sampler {point['sampler']}"
-    else:
-        what = f"instance {point['donor_instance']}" if "placement" in point else f"segment {point['segment']}"
-        how = f"the donor's: ({point['x']:g}, {point['y']:g}) of {_place(point)}, {what}"
-        if any(point["stain"].get("shift", ())):
+        how = "painted" if "model" not in point else f"inpainted by {point['model']}, sampler {point['sampler']}"
+    elif point["image"] and "x" in point:
+        how = f"the donor's: ({point['x']:g}, {point['y']:g}) of {_place(point)}"
+        how += "".join(f", {what} {point[key]}" for key, what in _ITEMS.items() if key in point)
+        if any(point.get("stain", {}).get("shift", ())):
             how += ", its stain matched to its new place"
-    return [f"{where} is {how}.", f"It belongs to {which}, {decided}."]
+    else:
+        how = "the donor's"
+    return [f"{where} is {how}.", f"It belongs to change {point['change']} ({point['method']}), {decided}."]
+
+
+_ITEMS = {"donor_instance": "instance", "segment": "segment"}
+"""What of a donor is named, by its key."""
 
 
 def _place(source: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask, dilate, layer_one
 from napari_histomix.compositing.stain import Staining, staining
-from napari_histomix.records import LabeledImage, Location
+from napari_histomix.datasets import Dataset, Problem
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location
+from napari_histomix.sampling import nucleus_locations
 from napari_histomix.stains import optical_density
 
 CONTRAST_UM = 2.5
@@ -147,3 +149,93 @@ def cut_donor(image: LabeledImage, location: Location) -> DonorCrop:
     pixels, nucleus = image.pixels[window].copy(), region == location.instance
     corner = window[0].start, window[1].start
     return DonorCrop(location, pixels, nucleus, region == 0, image.mpp, staining(image), corner)
+
+
+@dataclass(eq=False)
+class NucleusSurvey:
+    """The nuclei of all readable training images.
+
+    Parameters
+    ----------
+    problems : list of Problem
+        Images that could not be read, with the reason.
+    nuclei : dict of str to list of Location
+        Rare and major nuclei by image.
+    areas, mpp : dict of str to float
+        Area in µm², and µm per pixel, by image.
+    flaws, contrasts : dict
+        Of rare nuclei, where they have one: ``donor_flaw`` and ``contrast``.
+    """
+
+    problems: list[Problem]
+    nuclei: dict[str, list[Location]] = field(default_factory=dict)
+    areas: dict[str, float] = field(default_factory=dict)
+    mpp: dict[str, float] = field(default_factory=dict)
+    flaws: dict[Location, str] = field(default_factory=dict)
+    contrasts: dict[Location, float] = field(default_factory=dict)
+
+    def add(self, image: LabeledImage, nuclei: list[Location]) -> None:
+        """Take note of an image and its nuclei."""
+        name = image.source.image
+        self.nuclei[name], self.mpp[name] = nuclei, image.mpp
+        self.areas[name] = image.instances.size * image.mpp**2
+        for nucleus in nuclei:
+            if nucleus.kind == "rare":
+                if (its_contrast := contrast(image, nucleus)) is not None:
+                    self.contrasts[nucleus] = its_contrast
+                if flaw := donor_flaw(image, nucleus):
+                    self.flaws[nucleus] = flaw
+
+    @property
+    def rare(self) -> list[Location]:
+        """All rare nuclei."""
+        return [nucleus for here in self.nuclei.values() for nucleus in here if nucleus.kind == "rare"]
+
+    def all_flaws(self) -> dict[Location, str]:
+        """Why rare nuclei cannot be donors; some are far smaller or far paler than the median of their class."""
+        flaws: dict[Location, str] = {}
+        for number in {nucleus.type for nucleus in self.rare}:
+            own = [nucleus for nucleus in self.rare if nucleus.type == number]
+            seen = {nucleus: self.contrasts[nucleus] for nucleus in own if nucleus in self.contrasts}
+            area = float(np.median([nucleus.area for nucleus in own]))
+            typical = float(np.median(list(seen.values()))) if seen else 0.0
+            flaws |= {nucleus: PALE for nucleus, value in seen.items() if value < 0.65 * max(typical, 0.0)}
+            flaws |= {nucleus: SLIVER for nucleus in own if nucleus.area < 0.3 * area}
+        return flaws | self.flaws
+
+
+def survey_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]) -> Job[NucleusSurvey]:
+    """Read the nuclei of the training images; a long job (see ``records.Job``).
+
+    Synthetic nuclei are left out. A bad image becomes a problem, the others go on.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    rare, major : tuple of int
+        Class numbers.
+
+    Raises
+    ------
+    HistomixError
+        If no image can be read, or nothing says how large a pixel is.
+    """
+    entries = [entry for entry in dataset.real_training if entry.labels is not None]
+    if entries and all(entry.mpp is None for entry in entries):
+        raise HistomixError(
+            "Nothing says how many µm one pixel of these images is; pass --mpp, "
+            'or put {"mpp": 0.25} in dataset.json beside the data.'
+        )
+    found = NucleusSurvey(list(dataset.problems))
+    for number, entry in enumerate(entries):
+        yield Event("Reading labels", number, len(entries))
+        try:
+            image = dataset.read(entry)
+        except HistomixError as error:
+            found.problems.append(Problem(entry.source.image, str(error)))
+            yield Event("Reading labels", number, len(entries), message=f"Skipped: {error}")
+            continue
+        found.add(image, nucleus_locations(image, rare, major))
+    if not found.nuclei:
+        raise HistomixError(found.problems[-1].sentence if found.problems else f"{dataset.name} has no training image.")
+    return found

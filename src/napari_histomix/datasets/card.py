@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from napari_histomix import __version__
+from napari_histomix.datasets import class_folders
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
@@ -50,6 +51,8 @@ _READING = {
     "label metadata hold the class of every instance.",
     "plain": "`labels` holds a label image for each image, `class_maps` a map of class numbers, `types.csv` the class "
     "of every instance.",
+    "class-folders": "Give a training loop that takes folders for classes the folder of a split: "
+    "`torchvision.datasets.ImageFolder('train')`. `images.csv` lists the class, patient and slide of every image.",
 }
 """How others read each format, by its name."""
 
@@ -62,9 +65,10 @@ def write_card(
     folder: Path,
     *,
     name: str,
-    format_title: str,
+    format: str,
     counts_before: Mapping[str, int],
     counts_after: Mapping[str, int],
+    counts_synthetic: Mapping[str, int],
     images: int,
     synthetic_images: int,
     synthetic_nuclei: int | None,
@@ -84,14 +88,15 @@ def write_card(
         Root of the dataset, which is there.
     name : str
         Of the dataset.
-    format_title : str
-        Title of its format, as in ``formats.FORMATS``.
-    counts_before, counts_after : mapping of str to int
-        Nuclei (or images, of tissue) per class, without and with what is synthetic.
+    format : str
+        Name of its format.
+    counts_before, counts_after, counts_synthetic : mapping of str to int
+        Nuclei per class, or images where these have a class as a whole: in the source, in the dataset, and what is
+        synthetic in it.
     images, synthetic_images : int
         Images in all, and images with synthetic pixels.
     synthetic_nuclei : int, optional
-        Synthetic nuclei in them; None for images of tissue, which have a class as a whole.
+        Synthetic nuclei in them; None for images that have a class as a whole.
     methods : sequence of str
         What made the synthetic pixels, one sentence each.
     models : sequence of mapping
@@ -105,21 +110,23 @@ def write_card(
     """
     before, after = counts_before, counts_after
     counts = [
-        (one, f"{before.get(one, 0):,}", f"{after.get(one, 0):,}", f"{after.get(one, 0) - before.get(one, 0):+,}")
-        for one in dict.fromkeys([*before, *after])
+        (
+            *(name, f"{before.get(name, 0):,}", f"{after.get(name, 0):,}"),
+            *(f"{after.get(name, 0) - before.get(name, 0):+,}", f"{counts_synthetic.get(name, 0):,}"),
+        )
+        for name in dict.fromkeys([*before, *after])
     ]
-    facts = [tuple(one.get(key) or "not stated" for key in ("name", "sha256", "license")) for one in models]
-    reading = [_READING[one.name] for one in FORMATS.values() if one.title == format_title]
+    facts = [tuple(model.get(key) or "not stated" for key in ("name", "sha256", "license")) for model in models]
+    title = class_folders.TITLE if format == class_folders.NAME else FORMATS[format].title
     tissue = synthetic_nuclei is None
     held = "" if tissue else f"; they hold {synthetic_nuclei:,} synthetic nuclei"
-    opener = "open_tissue" if tissue else "open_dataset"
     parts = [
         f"---\n# {SYNTHETIC_NOTICE}\n{_head(name, license, images, tissue)}---",
         f"# {_line(name)}",
         f"**{SYNTHETIC_NOTICE}.** Of {images:,} images, {synthetic_images:,} have pixels that no microscope saw{held}. "
         "For training and research alone.",
         "## Classes",
-        _table(("class", "before", "after", "change"), counts),
+        _table(("class", "before", "after", "change", "synthetic of them"), counts),
         "## How it was made",
         _list(methods) or "Nothing says how.",
         "## Models",
@@ -128,8 +135,8 @@ def write_card(
         f"Real images: {_line(source) or 'not stated'}. License of the source: {_line(license) or 'not stated'}. "
         "It governs what this dataset may be used for, as do the licenses of the models.",
         "## How to read it",
-        " ".join([f"Format: {_line(format_title)}.", *reading]),
-        f'```python\nfrom napari_histomix.datasets import {opener}\n\ndataset = {opener}("path/to/this/folder")\n```',
+        f"Format: {title}. {_READING[format]}",
+        '```python\nfrom napari_histomix.datasets import open_any\n\ndataset = open_any("path/to/this/folder")\n```',
         *(["## Notes", _list(notes)] if notes else []),
         f"Written by napari-histomix {__version__}.",
     ]
@@ -140,8 +147,8 @@ def models_of(provenances: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Name, SHA-256 and, where it is known, license of every network that took part, for the dataset card."""
     ours = str(read_json_object(bundled() / "histomix.json").get("sha256", ""))
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for one in provenances:
-        name, sha256 = str(one.get("model", "")), str(one.get("model_sha256", ""))
+    for made in provenances:
+        name, sha256 = str(made.get("model", "")), str(made.get("model_sha256", ""))
         if name or sha256:
             license = _OURS if sha256 and sha256 == ours else ""
             found.setdefault((name, sha256), {"name": name, "sha256": sha256, "license": license})

@@ -1,273 +1,106 @@
-"""Write a tissue dataset with its synthetic images: one folder per class and a CSV, complete or absent."""
+"""Write images that carry a class each: a folder for each class in a folder for each split, and a table."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import zipfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
-from napari_histomix import __version__
-from napari_histomix.datasets.card import models_of, write_card
-from napari_histomix.datasets.copies import check_leaks
-from napari_histomix.datasets.dataset_writer import copy_notices, described
+from napari_histomix.datasets.dataset_writer import write_csv
 from napari_histomix.datasets.hovernet import write_dataset_json
-from napari_histomix.datasets.pixels import pixels_sha256, read_pixels
-from napari_histomix.datasets.relocation import way_to
-from napari_histomix.datasets.tissue import TABLE, Dataset, Entry
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, complete_or_absent, safe_name
-from napari_histomix.records import Event, HistomixError, Job, MixedImage
+from napari_histomix.datasets.tissue import TABLE
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, safe_name, write_png
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
-ORIGINS = "origins.zip"
-"""The origin maps, in folders as the images: no folder, which a training loop would take for a class."""
-
-_ORIGIN_NOTICE = "Origin map: 0 real, 1 donor, 2 inpainted"
-_COLUMNS = ("image", "class", "patient", "slide", "split", "mpp", "synthetic")
+NAME, TITLE = "class-folders", "One folder per class"
+COLUMNS = ("image", "class", "patient", "slide", "split", "mpp", "synthetic")
 
 
-def export_tissue(
-    dataset: Dataset, synthetic: Sequence[MixedImage], out: Path, manifest: Mapping[str, Any]
-) -> Job[Path]:
-    """Write the training split with its synthetic images; a long job (see ``records.Job``).
+class Writer:
+    """Writes ``SPLIT/CLASS/NAME.png`` and, by which ``open_tissue`` reads it all back, images.csv and dataset.json.
 
-    ``out`` gets one folder per class with the training images, their files copied as they are, and beside them the
-    synthetic ones as ``synthetic-*.png``, which say in their description that they are; ``origins.zip`` with the origin
-    maps in the same folders; images.csv, by which ``open_tissue`` reads it all back; dataset.json, manifest.json and
-    README.md, the dataset card. It is written beside its place and renamed at the end. The same arguments give the same
-    bytes.
-
-    Characters of class and image names that a disk may refuse are replaced in folder and file names alone; images.csv
-    keeps the classes as they are.
+    A training loop that takes folders for classes is given a split's folder. Characters of class and image names that
+    a disk may refuse are replaced in folder and file names alone; images.csv keeps the classes as they are.
 
     Parameters
     ----------
-    dataset : Dataset
-    synthetic : sequence of MixedImage
-        Patient, slide, split and scale of each are those of its target.
-    out : Path
-        A folder that is not there yet.
-    manifest : mapping
-        More for manifest.json (settings, refusals), plain JSON values.
-
-    Raises
-    ------
-    HistomixError
-        If ``out`` exists, patients or tissue are on two sides of the split, there is no synthetic image, one of them
-        does not fit together, or is of no class of the dataset, or was made from what is not in its training split, or
-        the disk is full.
+    folder : Path
+        There, and empty.
+    name : str
+        Of the dataset.
+    classes : sequence of NucleusClass
+        Instances are not written.
     """
-    out = Path(out)
-    if out.exists():
-        raise HistomixError(f"{out} already exists; name a new folder.")
-    if not synthetic:
-        raise HistomixError("There is no synthetic image to export; make and approve some first.")
-    origins = _origins(dataset, synthetic)
-    yield from check_leaks(dataset)
-    with complete_or_absent(out) as folder:
-        yield from _write(dataset, synthetic, origins, folder, manifest)
-    return out
+
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass] = ()) -> None:
+        self.folder, self.name = folder, name
+        # Never a folder of something else that lies beside those of the splits.
+        self._splits = Names("origin", "ignore")
+        self._classes = Names()
+        self._folders: dict[tuple[str, str], str] = {}
+        self._names: dict[str, Names] = {}
+        self._rows: list[list[Any]] = []
+
+    def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
+        """Write one image.
+
+        Parameters
+        ----------
+        image : LabeledImage
+        synthetic : bool
+            Whether the file says that it is synthetic.
+        original : Path, optional
+            A file of these pixels, to be copied as it is.
+
+        Returns
+        -------
+        str
+            Its path in the folder, with ``/``.
+
+        Raises
+        ------
+        HistomixError
+            If it has no class, or the original cannot be read.
+        """
+        source = image.source
+        if not image.kind:
+            raise HistomixError(f"{source.image} has no class as a whole, which {NAME} need; choose another format.")
+        split = source.split or "train"
+        folder = f"{self._folder('split', split)}/{self._folder('class', image.kind)}"
+        (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        whole, short = safe_name(source.image), safe_name(source.image.rpartition("/")[2])
+        names = self._names.setdefault(folder, Names())
+        if original is not None:
+            file = f"{folder}/{names.unique(short, whole)}{original.suffix}"
+            (self.folder / file).write_bytes(_content(original))
+        else:
+            wanted = (f"synthetic-{whole.removeprefix('synthetic-')}",) if synthetic else (short, whole)
+            file = f"{folder}/{names.unique(*wanted)}.png"
+            write_png(self.folder / file, image.pixels, image.mpp, synthetic)
+        flag = "yes" if synthetic else "no"
+        self._rows.append([file, image.kind, source.patient, source.slide, split, image.mpp, flag])
+        return file
+
+    def _folder(self, what: str, text: str) -> str:
+        """The folder name of a split or a class."""
+        if (what, text) not in self._folders:
+            names = self._splits if what == "split" else self._classes
+            self._folders[what, text] = names.unique(safe_name(text, what))
+        return self._folders[what, text]
+
+    def finish(self, **more: Any) -> None:
+        """Write what comes after all images; ``more`` goes into dataset.json, plain JSON values."""
+        write_csv(self.folder / TABLE, COLUMNS, self._rows)
+        scales = {row[COLUMNS.index("mpp")] for row in self._rows}
+        notice = {"notice": SYNTHETIC_NOTICE} if any(row[-1] == "yes" for row in self._rows) else {}
+        write_dataset_json(
+            self.folder, **{"name": self.name, "mpp": scales.pop() if len(scales) == 1 else None, **notice, **more}
+        )
 
 
-def _origins(dataset: Dataset, synthetic: Sequence[MixedImage]) -> list[tuple[Entry, list[Entry]]]:
-    """Target and donors of each synthetic image, all of them of the training split."""
-    training = {entry.source.image: entry for entry in dataset.training}
-
-    def entry(one: MixedImage, what: str, image: object) -> Entry:
-        if not isinstance(image, str) or image not in training:
-            raise HistomixError(
-                f"{one.name}: its {what} {image!r} is not in the training split of {dataset.name}; make it again."
-            )
-        return training[image]
-
-    result = []
-    for one in synthetic:
-        if one.kind not in dataset.kinds:
-            raise HistomixError(
-                f"{one.name} is of the class {one.kind!r}, which {dataset.name} does not have; its classes are "
-                f"{', '.join(dataset.kinds)}."
-            )
-        named = one.provenance.get("donors")
-        if not isinstance(named, Sequence) or isinstance(named, str):
-            # Without them nobody could tell whether a test image leaked into it.
-            raise HistomixError(f"{one.name}: its provenance does not list its donors; make it again.")
-        donors = [entry(one, "donor", each.get("image") if isinstance(each, Mapping) else each) for each in named]
-        target = entry(one, "target", one.target)
-        result.append((target, list({donor.source.image: donor for donor in donors}.values())))
-    return result
-
-
-def _write(
-    dataset: Dataset,
-    synthetic: Sequence[MixedImage],
-    origins: list[tuple[Entry, list[Entry]]],
-    out: Path,
-    more: Mapping[str, Any],
-) -> Job[None]:
-    folders = Names(ORIGINS, TABLE, "dataset.json", "manifest.json", "README.md")
-    folder = {kind: folders.unique(safe_name(kind, "class")) for kind in dataset.kinds}
-    names = {kind: Names() for kind in dataset.kinds}
-    targets = {target.source.image for target, _ in origins}
-    training, total = dataset.training, len(dataset.training) + len(synthetic)
-    rows: list[list[Any]] = []
-    skipped: dict[str, str] = {}
-    before: Counter[str] = Counter()
-    for number, entry in enumerate(training):
-        yield Event("Writing images", number, total)
-        image, kind = entry.source.image, entry.kind
-        try:
-            content = _content(entry)
-        except HistomixError as error:
-            if image in targets:
-                raise
-            skipped[image] = str(error)
-            continue
-        stem = names[kind].unique(safe_name(image.rpartition("/")[2]), safe_name(image))
-        file = f"{folder[kind]}/{stem}{entry.image.suffix}"
-        (out / folder[kind]).mkdir(exist_ok=True)
-        (out / file).write_bytes(content)
-        rows.append(_row(file, entry, kind, _is_synthetic(out / file)))
-        before[kind] += 1
-    after = before.copy()
-    records = []
-    with zipfile.ZipFile(out / ORIGINS, "w") as maps:
-        for number, (one, (target, donors)) in enumerate(zip(synthetic, origins, strict=True), start=len(training)):
-            yield Event("Writing images", number, total)
-            stem = names[one.kind].unique(f"synthetic-{safe_name(one.name).removeprefix('synthetic-')}")
-            file = f"{folder[one.kind]}/{stem}.png"
-            picture, origin = _pictures(one, target.mpp)
-            (out / file).parent.mkdir(exist_ok=True)
-            (out / file).write_bytes(picture)
-            # Of no date: the same arguments give the same bytes.
-            maps.writestr(zipfile.ZipInfo(file), origin)
-            rows.append(_row(file, target, one.kind, True))
-            after[one.kind] += 1
-            records.append(_record(file, one, target, donors))
-    yield Event("Writing the manifest", total, total)
-    with (out / TABLE).open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([_COLUMNS, *rows])
-    scales = {row[_COLUMNS.index("mpp")] for row in rows}
-    write_dataset_json(
-        out,
-        name=f"{dataset.name}, augmented",
-        mpp=None if len(scales) > 1 or "" in scales else scales.pop(),
-        notice=SYNTHETIC_NOTICE,
-        **described(dataset.root),
-    )
-    copy_notices(dataset.root, out)
-    written = {
-        "notice": SYNTHETIC_NOTICE,
-        "software": f"napari-histomix {__version__}",
-        "dataset": dataset.name,
-        "dataset_root": way_to(dataset.root, out),
-        "counts": {
-            "before": {kind: before[kind] for kind in dataset.kinds},
-            "after": {kind: after[kind] for kind in dataset.kinds},
-        },
-        "skipped_images": skipped,
-        **more,
-        "synthetic": records,
-    }
-    text = json.dumps(written, indent=1, ensure_ascii=False)
-    (out / "manifest.json").write_text(text + "\n", encoding="utf-8", newline="\n")
-    _write_readme(dataset, out, before, after, skipped, [record["provenance"] for record in records])
-
-
-def _write_readme(
-    dataset: Dataset,
-    out: Path,
-    before: Counter[str],
-    after: Counter[str],
-    skipped: Mapping[str, str],
-    provenances: Sequence[Mapping[str, Any]],
-) -> None:
-    source = described(dataset.root)
-    notes = [
-        "The training split alone: no image of another split, and nothing made from one.",
-        f"`{ORIGINS}` says where the pixels of a synthetic image are from: 0 real, 1 donor, 2 inpainted.",
-    ]
-    if skipped:
-        notes.append(f"Left out because they could not be read: {', '.join(sorted(skipped))}.")
-    write_card(
-        out,
-        name=f"{dataset.name}, augmented",
-        format_title="class folders",
-        counts_before={kind: before[kind] for kind in dataset.kinds},
-        counts_after={kind: after[kind] for kind in dataset.kinds},
-        images=after.total(),
-        synthetic_images=len(provenances),
-        synthetic_nuclei=None,
-        methods=[
-            "USegMix: tissue segments of real images exchanged for segments of other images of their class, their "
-            "surroundings painted by a diffusion model."
-        ],
-        models=models_of(provenances),
-        license=source.get("license", ""),
-        source=", ".join(filter(None, (dataset.name, source.get("derived_from", "")))),
-        notes=notes,
-    )
-
-
-def _content(entry: Entry) -> bytes:
-    """The bytes of an image that a training loop can read."""
-    read_pixels(entry.image)
+def _content(original: Path) -> bytes:
     try:
-        return entry.image.read_bytes()
+        return original.read_bytes()
     except OSError as error:
         # Not to be taken for a disk that cannot be written to.
-        raise HistomixError(f"{entry.image.name} cannot be read ({error.strerror or error}); mend it.") from None
-
-
-def _is_synthetic(path: Path) -> bool:
-    """Whether a training image is itself one that an earlier export made."""
-    if path.suffix.casefold() != ".png":
-        return False
-    with Image.open(path) as image:
-        return image.info.get("Description") == SYNTHETIC_NOTICE
-
-
-def _row(file: str, entry: Entry, kind: str, synthetic: bool) -> list[Any]:
-    source = entry.source
-    mpp = "" if entry.mpp is None else entry.mpp
-    return [file, kind, source.patient, source.slide, source.split or "train", mpp, "yes" if synthetic else "no"]
-
-
-def _pictures(one: MixedImage, mpp: float | None) -> tuple[bytes, bytes]:
-    """An image and its origin map as PNG files."""
-    if one.pixels.dtype != np.uint8 or one.pixels.ndim != 3 or one.pixels.shape[2] != 3:
-        raise HistomixError(f"{one.name}: pixels must be (H, W, 3) uint8 RGB, not {one.pixels.shape}.")
-    if one.origin.dtype != np.uint8 or one.origin.shape != one.pixels.shape[:2]:
-        raise HistomixError(f"{one.name}: the origin map must be (H, W) uint8 of the image's size.")
-    density: dict[str, Any] = {} if mpp is None else {"dpi": (25400 / mpp, 25400 / mpp)}
-    found = []
-    for pixels, text in ((one.pixels, SYNTHETIC_NOTICE), (one.origin, _ORIGIN_NOTICE)):
-        info, stream = PngInfo(), io.BytesIO()
-        info.add_text("Description", text)
-        Image.fromarray(pixels).save(stream, "PNG", pnginfo=info, **density)
-        found.append(stream.getvalue())
-    return found[0], found[1]
-
-
-def _record(file: str, one: MixedImage, target: Entry, donors: list[Entry]) -> dict[str, Any]:
-    """What the manifest says of a synthetic image."""
-
-    def source(entry: Entry) -> dict[str, str]:
-        return {"image": entry.source.image, "patient": entry.source.patient, "slide": entry.source.slide}
-
-    return {
-        "file": file,
-        "name": one.name,
-        "class": one.kind,
-        "sha256": pixels_sha256(one.pixels),
-        "sources": {"target": source(target), "donors": [source(donor) for donor in donors]},
-        "seed": one.seed,
-        "changed_pixels": int(np.count_nonzero(one.origin)),
-        "provenance": dict(one.provenance),
-    }
+        raise HistomixError(f"{original.name} cannot be read ({error.strerror or error}); mend it.") from None

@@ -49,7 +49,7 @@ class WrittenDataset:
         self._names = Names()
         self._rows: list[list[Any]] = []
 
-    def add(self, image: LabeledImage, *, synthetic: bool) -> str:
+    def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
         """Write one image; returns the name it has in the dataset that is written."""
         source = image.source
         name = self._names.unique(safe_name(source.image))

@@ -72,7 +72,7 @@ class Window:
 
 def inpaint(
     windows: Sequence[Window],
-    model: AnyModel,
+    model: AnyModel | Engine,
     sampler: Sampler,
     *,
     device: str = "auto",
@@ -85,10 +85,11 @@ def inpaint(
     ----------
     windows : sequence of Window
         Of any mix of sizes; windows of one size share batches.
-    model : InpaintingModel or PromptedModel
+    model : InpaintingModel, PromptedModel or Engine
+        A model that is opened (``opened``) already spares the copies of its network that each call would make.
     sampler : Sampler
     device : str
-        auto, cpu, cuda or mps.
+        auto, cpu, cuda or mps; of no matter for an opened model.
     batch : int
         Windows denoised together. Halved, and said so, when the device runs out of memory.
     phase : str
@@ -109,8 +110,8 @@ def inpaint(
     HistomixError
         If the network returns something that is not a number, or the device is missing.
     """
-    place = choose_device(device)
-    engine = _Prompted(model, place) if isinstance(model, PromptedModel) else _Network(model, place)
+    engine = model if isinstance(model, _Network | _Prompted) else opened(model, device)
+    place = engine.place
     results: list[NDArray[np.uint8] | None] = [None] * len(windows)
     waiting = sorted(range(len(windows)), key=lambda i: windows[i].model_side)
     total, finished, shown = len(windows) * sampler.forwards, 0, 0.0
@@ -130,7 +131,7 @@ def inpaint(
                     estimate = filled = end.value
                 if not bool(torch.isfinite(estimate).all()):
                     raise HistomixError(
-                        f"The network '{model.name}' returned something that is not a number at step "
+                        f"The network '{engine.model.name}' returned something that is not a number at step "
                         f"{max(1, number + (filled is None))}; its weights are unusable on this device."
                     )
                 if filled is not None:
@@ -244,7 +245,7 @@ class _Prompted:
     """A pipeline, moved to its device."""
 
     def __init__(self, model: PromptedModel, place: torch.device) -> None:
-        self.model = model
+        self.model, self.place = model, place
         # In few bits on graphics cards only: what a whole pipeline loses by them on a processor nobody has measured.
         model.pipeline.to(*((place,) if place.type == "cpu" else (place, fast_dtype(place))))
 
@@ -255,6 +256,22 @@ class _Prompted:
     def preview(self, _estimate: Tensor, _group: Sequence[Window]) -> None:
         """None: pipelines do not tell their x̂0."""
         return None
+
+
+Engine = _Network | _Prompted
+"""A model on its device, in the number format it runs fastest in."""
+
+
+def opened(model: AnyModel, device: str) -> Engine:
+    """A model ready for several calls of ``inpaint`` on a device (auto, cpu, cuda or mps).
+
+    Raises
+    ------
+    HistomixError
+        If the device is missing.
+    """
+    place = choose_device(device)
+    return _Prompted(model, place) if isinstance(model, PromptedModel) else _Network(model, place)
 
 
 def tile_places(length: int, side: int) -> list[tuple[int, int]]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_histomix.compositing import placing
 from napari_histomix.compositing.contours import Mask
 from napari_histomix.compositing.planning import TOO_LARGE, Plan
-from napari_histomix.datasets.run_lengths import mask_text
-from napari_histomix.records import DONOR, INPAINTED, REAL, Job, LabeledImage, Placement
+from napari_histomix.records import DONOR, INPAINTED, REAL, Change, Event, Job, LabeledImage
 
 if TYPE_CHECKING:
-    from napari_histomix.diffusion.inpainter import Window
+    from napari_histomix.diffusion.inpainter import Engine, Window
     from napari_histomix.diffusion.prompted import AnyModel
     from napari_histomix.diffusion.samplers import Sampler
+
+T = TypeVar("T")
 
 CONTEXT = 8
 """Pixels of the model that are kept between a hole and its window's border."""
@@ -36,6 +38,21 @@ class WindowedPlan:
     col: int
     side: int
     instance: int = 0
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Slices of the patch in its image."""
+        return self.plan.window
+
+    @property
+    def changed(self) -> Mask:
+        """Pixels of the patch that will change, (h, w)."""
+        return self.plan.changed
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a nucleus is erased before the donor is laid there."""
+        return bool(self.plan.erased.any())
 
     def in_window(self, mask: Mask) -> Mask:
         """A mask of the patch (h, w) as a mask of the window (S, S)."""
@@ -118,17 +135,18 @@ def second_stage(planned: WindowedPlan, background: NDArray[np.uint8]) -> Window
 
 
 def painted(
-    plans: Sequence[WindowedPlan], model: AnyModel, disc: Sampler, ring: Sampler, *, device: str, batch: int
+    plans: Sequence[WindowedPlan], engine: Engine, disc: Sampler, ring: Sampler, *, batch: int
 ) -> Job[list[NDArray[np.uint8]]]:
     """Erase what is replaced, then blend the donors in; a long job (see ``records.Job``).
 
     Parameters
     ----------
     plans : sequence of WindowedPlan
-    model : InpaintingModel or PromptedModel
+    engine : Engine
+        See ``inpainter.opened``.
     disc, ring : Sampler
         For erased nuclei, and for transition zones.
-    device, batch
+    batch : int
         As for ``inpainter.inpaint``.
 
     Returns
@@ -143,26 +161,99 @@ def painted(
     """
     from napari_histomix.diffusion.inpainter import inpaint
 
-    replacing = [number for number, plan in enumerate(plans) if plan.plan.erased.any()]
-    jobs = [first_stage(plans[number]) for number in replacing]
-    cleared = yield from inpaint(jobs, model, disc, device=device, batch=batch, phase="Erasing nuclei")
+    replacing = [number for number, plan in enumerate(plans) if plan.replaces]
+    before = len(replacing) * disc.forwards
+    total = before + len(plans) * ring.forwards
+    windows = [first_stage(plans[number]) for number in replacing]
+    erasing = inpaint(windows, engine, disc, batch=batch, phase="Erasing nuclei")
+    cleared = yield from counted(erasing, 0, total)
     background = dict(zip(replacing, cleared, strict=True))
-    jobs = [second_stage(plan, background.get(number, plan.pixels)) for number, plan in enumerate(plans)]
-    blended: list[NDArray[np.uint8]] = yield from inpaint(
-        jobs, model, ring, device=device, batch=batch, phase="Blending nuclei"
-    )
-    return blended
+    windows = [second_stage(plan, background.get(number, plan.pixels)) for number, plan in enumerate(plans)]
+    blending = inpaint(windows, engine, ring, batch=batch, phase="Blending nuclei")
+    return (yield from counted(blending, before, total))
 
 
-def finished_placement(planned: WindowedPlan, pixels: NDArray[np.uint8], how: Mapping[str, Any]) -> Placement:
-    """The placement a blended window (S, S, 3) gives; ``how`` is added to its provenance."""
+@dataclass(frozen=True, eq=False)
+class PaintItem:
+    """A plan to be painted, with the id of its change and the provenance that it gets beside the plan's own."""
+
+    id: int
+    plan: WindowedPlan
+    how: Mapping[str, Any]
+
+    @property
+    def image(self) -> str:
+        """Name of the target image."""
+        return self.plan.plan.candidate.target.image
+
+
+def paint_changes(
+    items: Sequence[PaintItem],
+    model: AnyModel,
+    stages: Mapping[str, Sampler],
+    *,
+    method: str,
+    device: str,
+    batch: int,
+) -> Job[None]:
+    """Paint plans in chunks; a long job whose events hand over the changes of each chunk (``Event.made``).
+
+    Parameters
+    ----------
+    items : sequence of PaintItem
+        Their ids are those of the changes.
+    model : InpaintingModel or PromptedModel
+    stages : mapping of str to Sampler
+        ``disc`` for erased nuclei, ``ring`` for transition zones.
+    method : str
+        Name of the method.
+    device : str
+        auto, cpu, cuda or mps.
+    batch : int
+        Plans in a chunk, and windows denoised together.
+
+    Raises
+    ------
+    HistomixError
+        As ``inpainter.inpaint``.
+    """
+    from napari_histomix.diffusion.inpainter import opened
+
+    disc, ring = stages["disc"], stages["ring"]
+    # Alike windows side by side: only those of one size share a denoising batch.
+    waiting = sorted(items, key=lambda item: (item.plan.side, item.plan.replaces))
+    steps = [ring.forwards + (disc.forwards if item.plan.replaces else 0) for item in waiting]
+    engine = opened(model, device)
+    for start in range(0, len(waiting), batch):
+        chunk = waiting[start : start + batch]
+        job = painted([item.plan for item in chunk], engine, disc, ring, batch=batch)
+        blended = yield from counted(job, sum(steps[:start]), sum(steps))
+        made = tuple(
+            finished_change(item.plan, pixels, number=item.id, method=method, how=item.how)
+            for item, pixels in zip(chunk, blended, strict=True)
+        )
+        yield Event("Blending nuclei", sum(steps[: start + batch]), sum(steps), made=made)
+
+
+def finished_change(
+    planned: WindowedPlan, pixels: NDArray[np.uint8], *, number: int, method: str, how: Mapping[str, Any]
+) -> Change:
+    """The change that a blended window (S, S, 3) gives; see ``placing.finished_change``."""
     plan = planned.plan
     height, width = plan.donor.shape
     patch = pixels[planned.row : planned.row + height, planned.col : planned.col + width]
     origin = np.where(plan.donor, DONOR, np.where(plan.erased | plan.blended, INPAINTED, REAL)).astype(np.uint8)
-    patch = np.where((origin != REAL)[..., None], patch, 0).astype(np.uint8)
-    place = {"row": plan.row, "col": plan.col, **mask_text(origin != REAL)}
-    provenance = {**plan.provenance, "changed": place, **how}
-    return Placement(
-        plan.candidate, planned.instance, plan.row, plan.col, patch, origin, plan.nucleus, plan.seed, provenance
-    )
+    return placing.finished_change(plan, patch, origin, planned.instance, number=number, method=method, how=how)
+
+
+def counted(job: Job[T], before: int, total: int) -> Job[T]:
+    """A job that is a part of a larger one: ``before`` steps of ``total`` were done when it began."""
+    try:
+        while True:
+            event = next(job)
+            yield replace(event, done=before + event.done, total=total)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        job.close()

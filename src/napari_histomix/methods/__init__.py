@@ -17,6 +17,9 @@ ENTRY_POINTS = "napari_histomix.methods"
 DEFAULT = "nucleimix"
 """What is chosen where nobody has chosen."""
 
+OF_VERSION_3 = {"placements": "nucleimix", "synthetic": "usegmix"}
+"""Methods of what studies and manifests held before they named methods, by the manifests' keys."""
+
 _BUILT_IN = {
     "nucleimix": "nucleimix",
     "usegmix": "usegmix",

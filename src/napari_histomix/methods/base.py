@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +100,9 @@ class Store(Protocol):
 
     def candidates(self) -> tuple[Candidate, ...]:
         """Candidate locations that were found, by rank."""
+
+    def set_candidates(self, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> None:
+        """Keep candidate locations, and how they were found, for ``settings``."""
 
     def changes(self) -> Sequence[Change]:
         """All that was made so far, by id; pixels are read when they are looked at."""
@@ -243,7 +246,7 @@ class Method(ABC, Generic[S, I]):
         remade: list[Change | str] = []
         for record in records:
             item = self.recall(record, ingredients)
-            settings = made_from(self.settings, record.provenance["settings"])
+            settings: Any = made_from(self.settings, record.provenance["settings"])
             work = Work(ingredients.dataset, _Nothing(), record.id - item.id)
             made: list[Change] = []
             for event in self.make(work, [item], settings):
@@ -296,6 +299,9 @@ class _Nothing:
 
     def candidates(self) -> tuple[Candidate, ...]:
         return ()
+
+    def set_candidates(self, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> None:
+        self.save_settings(facts)
 
     def changes(self) -> Sequence[Change]:
         return ()

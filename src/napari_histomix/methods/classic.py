@@ -92,7 +92,7 @@ def _moved(pixels: NDArray[np.uint8], settings: ClassicSettings) -> tuple[torch.
     height, width = pixels.shape[:2]
     # Places instead of labels: they are exact in single precision, however large ids are.
     places = torch.from_numpy(np.indices((height, width), np.float32))
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     if settings.quarter_turns:
         turns = int(torch.randint(4, ()))
         turns -= turns % 2 if height != width else 0

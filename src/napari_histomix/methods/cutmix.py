@@ -85,7 +85,7 @@ class _Classes(Deriving[CutMixSettings]):
         shape = target.pixels.shape[:2]
         other, facts = fitted(partner, target, rng)
         side = np.sqrt(1 - rng.beta(settings.alpha, settings.alpha))
-        sizes = [round(side * size) for size in shape]
+        sizes = [max(1, round(side * size)) for size in shape]
         row, col = (int(rng.integers(size - own + 1)) for size, own in zip(shape, sizes, strict=True))
         box = slice(row, row + sizes[0]), slice(col, col + sizes[1])
         pixels, origin = target.pixels.copy(), np.zeros(shape, np.uint8)

@@ -178,8 +178,9 @@ def whole_images(dataset: Dataset, kinds: bool = False) -> list[Entry]:
 
 
 def mixed_shares(target: str, partner: str, share: float) -> dict[str, float]:
-    """Class shares of an image of which ``share`` is its target's."""
-    return {target: 1.0} if target == partner else {target: share, partner: 1 - share}
+    """Class shares of an image of which ``share`` is its target's; a class without a share is not named."""
+    shares = {target: 1.0} if target == partner else {target: share, partner: 1 - share}
+    return {kind: value for kind, value in shares.items() if value > 0}
 
 
 def fresh_name(names: Container[str], name: str) -> str:

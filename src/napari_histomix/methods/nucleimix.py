@@ -1,29 +1,41 @@
 """NucleiMix: rare nuclei placed where they would plausibly lie (Wang & Kwak, arXiv 2410.16671).
 
-``find_candidates`` is lines 1–11 of the paper's algorithm 1 (where, and whom), ``synthesize`` lines 12–16 (copy and
-replace, copy and paste, progressive inpainting). Where the paper is silent or its form does not work on real data,
+``find_candidates`` is lines 1–11 of the paper's algorithm 1 (where, and which donor), ``NucleiMix`` lines 12–16 (copy
+and replace, copy and paste, progressive inpainting). Where the paper is silent or its form does not work on real data,
 docs/nucleimix.md says what is done instead.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from math import sqrt
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import nan, sqrt
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, contrast, cut_donor, donor_flaw, plan_placement
-from napari_histomix.compositing.donors import PALE, SLIVER
-from napari_histomix.datasets import Dataset, Entry, Problem
-from napari_histomix.datasets.image_facts import image_facts
-from napari_histomix.diffusion.windows import WindowedPlan, finished_placement, painted, windowed
+from napari_histomix.compositing import DonorCrop, plan_placement
+from napari_histomix.compositing.contours import Mask
+from napari_histomix.compositing.donors import survey_nuclei
+from napari_histomix.compositing.placing import (
+    Lay,
+    Limits,
+    SourceImages,
+    check_candidates,
+    choose_placements,
+    lay_donors,
+    place_in_donor,
+)
+from napari_histomix.datasets import Dataset, Problem
+from napari_histomix.diffusion.windows import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.features import context_features, open_encoder
-from napari_histomix.methods.provenance import making_facts, search_facts
-from napari_histomix.records import Candidate, Event, HistomixError, Job, LabeledImage, Location, Placement
+from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Stage, Store, Work
+from napari_histomix.methods.provenance import making_facts, painter, painter_facts
+from napari_histomix.methods.record import Record
+from napari_histomix.records import Candidate, Change, Event, HistomixError, Job, LabeledImage, Location
 from napari_histomix.sampling import (
     ContextModel,
     DonorDraw,
@@ -31,64 +43,110 @@ from napari_histomix.sampling import (
     draw_order,
     effective_sample_size,
     fitting,
-    nucleus_locations,
     sharpest_temperature,
 )
+from napari_histomix.settings import Encoder, Option, PaintingSettings, Seed, made_from, plain
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel
 
-USED_UP = "its donor has been used as often as allowed"
-CHANGED = "the labels are not those it was found in; find candidates again"
 FEW_EFFECTIVE = 50
 WORTH = 500
+RECIPE = ("model_sha256", "model_mpp", "model_windows", "prompt", "sampler_settings", "device", "threads")
+"""What changes that are painted together, when they are made again, have in common."""
 
 
 @dataclass(frozen=True)
 class CandidateSettings:
-    """Where rare nuclei would fit; the only home of these defaults.
+    """Where rare nuclei would fit."""
 
-    Parameters
-    ----------
-    rare, major : tuple of int
-        Class numbers: to grow, and that may be replaced (empty: all others).
-    encoder : str
-        See ``features.open_encoder``.
-    components : int
-        Principal components of the surroundings.
-    temperature : float, optional
-        Divides the log-likelihoods before the draw. 1 is the paper's form; None: 1, or as much more as it takes for
-        the draw to be worth ``WORTH`` locations or a tenth of all, whichever is less.
-    donor_temperature : float, optional
-        τ of the donor draw; None: the median distance. 1 is the paper's form.
-    background_share : float
-        Background locations for every nucleus.
-    area_ratio : (low, high)
-        Donor area / area of the nucleus it replaces.
-    pca_on_rare : bool
-        Fit the components to rare surroundings only, as the published code does.
-    seed : int
-    """
+    rare: Annotated[tuple[str, ...], Option("Classes to grow.", label="Rare classes", kind="classes")]
+    major: Annotated[
+        tuple[str, ...],
+        Option("Classes that may be replaced.", label="Major classes", kind="classes", automatic="all others"),
+    ] = ()
+    encoder: Encoder = "texture"
+    components: Annotated[
+        int, Option("Principal components that surroundings are compared by.", low=1, high=4096, advanced=True)
+    ] = 16
+    temperature: Annotated[
+        float | None,
+        Option(
+            "Divides the log-likelihoods before the draw: higher for more variety; 1 is the paper's form.",
+            low=0.01,
+            automatic=f"1, or what makes the draw worth {WORTH} places, or a tenth of all",
+            advanced=True,
+        ),
+    ] = None
+    donor_temperature: Annotated[
+        float | None,
+        Option(
+            "Divides the distances of the donor draw: higher for more variety; 1 is the paper's form.",
+            low=0.0,
+            automatic="the median distance",
+            advanced=True,
+        ),
+    ] = None
+    background_share: Annotated[
+        float, Option("Background locations considered for every nucleus.", low=0.0, high=100.0, advanced=True)
+    ] = 1.0
+    area_ratio: Annotated[
+        tuple[float, float],
+        Option("Area of a donor over that of the nucleus it replaces.", low=0.0, high=100.0, advanced=True),
+    ] = (0.4, 1.1)
+    pca_on_rare: Annotated[
+        bool,
+        Option(
+            "Fit the components to the surroundings of rare nuclei only, as the published code does.",
+            label="Components of rare surroundings",
+            advanced=True,
+        ),
+    ] = False
+    seed: Seed = 0
 
-    rare: tuple[int, ...]
-    major: tuple[int, ...] = ()
-    encoder: str = "texture"
-    components: int = 16
-    temperature: float | None = None
-    donor_temperature: float | None = None
-    background_share: float = 1.0
-    area_ratio: tuple[float, float] = (0.4, 1.1)
-    pca_on_rare: bool = False
-    seed: int = 0
+
+@dataclass(frozen=True, kw_only=True)
+class NucleiMixSettings(PaintingSettings):
+    """How synthetic nuclei are made."""
+
+    count: Annotated[
+        int, Option("How many new nuclei to make.", label="New nuclei", low=1, high=1_000_000, flags=("-k",))
+    ] = 20
+    uses: Annotated[int, Option("Placements of one donor at most.", label="Uses of a donor", low=1)] = 10
+    per_image: Annotated[
+        int | None,
+        Option("New nuclei in one image at most.", label="New nuclei per image", low=1, automatic="as many as fit"),
+    ] = None
+    kept_only: Annotated[
+        bool,
+        Option("Use only candidates that somebody kept; otherwise all that nobody dropped.", label="Kept only"),
+    ] = False
+    stain_matching: Annotated[
+        bool, Option("Match the stain of each donor to the surroundings of its target.", advanced=True)
+    ] = True
+    symmetries: Annotated[bool, Option("Turn and mirror donors at random, without loss.", advanced=True)] = True
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, eq=False)
 class CandidateSet:
     """Candidate locations in the order they were drawn, with what a person should know of the draw.
 
-    ``settings`` with the classes and the temperature of the donor draw that were used; ``temperature`` is the one used;
-    ``effective_sample_size``: how many equally likely locations the draw was worth. ``considered``: locations by kind.
-    ``unfit_donors``: rare nuclei that cannot be donors, by reason.
+    Parameters
+    ----------
+    candidates : tuple of Candidate
+    settings : CandidateSettings
+        With the classes and the temperature of the donor draw that were used.
+    encoder : str
+    temperature : float
+        The one used.
+    effective_sample_size : float
+        How many equally likely locations the draw was worth.
+    considered : Counter of str
+        Locations by kind.
+    unfit_donors : Counter of str
+        Rare nuclei that cannot be donors, by reason.
+    problems : tuple of Problem
     """
 
     candidates: tuple[Candidate, ...]
@@ -101,105 +159,90 @@ class CandidateSet:
     problems: tuple[Problem, ...]
 
     @property
-    def search(self) -> dict[str, Any]:
-        """How the candidates were found, for provenance."""
-        return search_facts(asdict(self.settings), self.encoder, self.temperature)
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences a person should read before going on."""
-        found = []
         if self.effective_sample_size < FEW_EFFECTIVE < len(self.candidates):
-            found.append(
+            return (
                 f"The draw is worth only {self.effective_sample_size:.0f} equally likely locations; "
-                "raise the temperature for more variety."
+                "raise the temperature for more variety.",
             )
-        return tuple(found)
+        return ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How the candidates were found, as a study keeps it."""
+        return {
+            "candidate_settings": plain(self.settings),
+            "encoder": self.encoder,
+            "temperature": self.temperature,
+            "effective_sample_size": self.effective_sample_size,
+            "warnings": list(self.warnings),
+        }
 
 
-@dataclass(frozen=True)
-class SynthesisSettings:
-    """How synthetic nuclei are made; the only home of these defaults.
-
-    Parameters
-    ----------
-    count : int
-        Synthetic nuclei wanted (the paper's k).
-    seed : int
-    sampler : str
-        ``fast``, ``quality`` or ``paper``; see ``diffusion.samplers.PRESETS``.
-    device : str
-        auto, cpu, cuda or mps.
-    batch : int
-        Windows denoised together.
-    stain_matching : bool
-        Match each donor's stain to the target's surroundings.
-    symmetries : bool
-        Turn and mirror donors at random (lossless).
-    uses : int
-        How often one donor may be placed.
-    """
-
-    count: int = 20
-    seed: int = 0
-    sampler: str = "fast"
-    device: str = "auto"
-    batch: int = 16
-    stain_matching: bool = True
-    symmetries: bool = True
-    uses: int = 10
+def candidate_settings(dataset: Dataset, kept: Mapping[str, Any]) -> CandidateSettings:
+    """Settings as a study keeps them; studies of version 3 have numbers of classes in place of names."""
+    classes = {key: tuple(dataset.class_name(given) for given in kept[key]) for key in ("rare", "major")}
+    return made_from(CandidateSettings, {**kept, **classes})
 
 
-@dataclass(frozen=True, eq=False)
-class Synthesis:
-    """Placements made, by rank; refused candidates by reason; and problems met on the way."""
-
-    placements: tuple[Placement, ...]
-    refusals: Counter[str]
-    problems: tuple[Problem, ...] = ()
+def search_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """How the candidates of a study were found, for provenance; ``kept`` is what its ``settings`` hold."""
+    if "candidate_settings" not in kept:
+        return {}
+    used = {key: kept[key] for key in ("encoder", "temperature") if key in kept}
+    return {**kept["candidate_settings"], **used}
 
 
 def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[CandidateSet]:
     """Draw candidate locations and a donor for each; a long job (see ``records.Job``).
 
-    Only images of the training split are looked at.
+    Only images of the training split are looked at, and only nuclei that are not synthetic.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    settings : CandidateSettings
+
+    Returns
+    -------
+    CandidateSet
 
     Raises
     ------
     HistomixError
-        Without a rare nucleus that can be a donor, or without any location to consider.
+        For a class that the dataset does not have, without a rare nucleus that can be a donor, or without any location
+        to consider.
     """
     rare, major = _classes(dataset, settings)
     encoder = open_encoder(settings.encoder)
-    entries, nuclei, areas, flaws, contrasts, problems = yield from _find_nuclei(dataset, rare, major)
-    mpp = {entry.source.image: float(entry.mpp or 0) for entry in entries}
-    rares = [one for found in nuclei.values() for one in found if one.kind == "rare"]
-    flaws = _outliers(rares, contrasts) | flaws
+    seen = yield from survey_nuclei(dataset, rare, major)
     names = " or ".join(dataset.class_name(number) for number in rare)
-    if not rares:
+    if not seen.rare:
         raise HistomixError(f"No training image has a nucleus of class {names}; choose a class that occurs.")
+    flaws = seen.all_flaws()
     unfit = Counter(flaws.values())
-    if len(rares) == unfit.total():
+    if len(seen.rare) == unfit.total():
         raise HistomixError(
-            f"None of the {len(rares)} nuclei of class {names} can be a donor: each touches another nucleus or the "
+            f"None of the {len(seen.rare)} nuclei of class {names} can be a donor: each touches another nucleus or the "
             "edge of its image; add images."
         )
 
     # Lines 1–6: surroundings of rare nuclei, major nuclei and background locations, as feature vectors.
-    radius = float(np.median([sqrt(one.area / np.pi) * mpp[one.image] for one in rares]))
-    density = settings.background_share * sum(map(len, nuclei.values())) / max(1.0, sum(areas.values()))
-    total = sum(len(found) for found in nuclei.values())
+    total = sum(map(len, seen.nuclei.values()))
+    radius = float(np.median([sqrt(nucleus.area / np.pi) * seen.mpp[nucleus.image] for nucleus in seen.rare]))
+    density = settings.background_share * total / max(1.0, sum(seen.areas.values()))
     expected = total + round(settings.background_share * total)
     locations: list[Location] = []
     vectors: list[NDArray[np.float32]] = [np.empty((0, encoder.dim), np.float32)]
-    for index, entry in enumerate(entries):
-        image = dataset.read(entry)
+    for index, (name, nuclei) in enumerate(seen.nuclei.items()):
+        image = dataset.read(name)
         rng = np.random.default_rng([settings.seed, index])
-        places = background_locations(image, round(density * areas[image.source.image]), radius / image.mpp + 3, rng)
-        here = nuclei[image.source.image] + places
+        places = background_locations(image, round(density * seen.areas[name]), radius / image.mpp + 3, rng)
+        here = nuclei + places
         done = len(locations)
         locations += here
-        centers = np.array([(one.row, one.col) for one in here]).reshape(-1, 2)
+        centers = np.array([(location.row, location.col) for location in here]).reshape(-1, 2)
         for chunk in context_features(image, centers, encoder):
             vectors.append(chunk)
             done += len(chunk)
@@ -207,7 +250,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
 
     # Lines 7–8: the density of rare surroundings, and how likely each location's surroundings are under it.
     features = np.concatenate(vectors)
-    kinds = np.array([one.kind for one in locations])
+    kinds = np.array([location.kind for location in locations])
     model = ContextModel.fit(features[kinds == "rare"], features, settings.components, settings.pca_on_rare)
     components = model.transform(features)
     possible = np.flatnonzero(kinds != "rare")
@@ -221,8 +264,10 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     temperature = settings.temperature or sharpest_temperature(likelihoods, worth)
     logits = likelihoods / temperature
     rng = np.random.default_rng(settings.seed)
-    givers = np.array([i for i, one in enumerate(locations) if one.kind == "rare" and one not in flaws], dtype=int)
-    micrometers = np.array([one.area * mpp[one.image] ** 2 for one in locations])
+    givers = np.array(
+        [i for i, location in enumerate(locations) if location.kind == "rare" and location not in flaws], dtype=int
+    )
+    micrometers = np.array([location.area * seen.mpp[location.image] ** 2 for location in locations])
     spread = rng.choice(possible, size=min(200, len(possible)), replace=False)
     distances = np.linalg.norm(components[spread][:, None] - components[givers][None], axis=2)
     spacing = settings.donor_temperature or max(float(np.median(distances)), 1e-9)
@@ -236,257 +281,214 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
             fits = fitting(areas, micrometers[possible[drawn]], settings.area_ratio)
         donor = draw.draw(components[possible[drawn]], fits, rng)
         if donor is not None:
-            values = float(likelihoods[drawn]), float(percentiles[drawn])
-            candidates.append(Candidate(len(candidates), target, locations[givers[donor[0]]], *values))
+            scores = float(likelihoods[drawn]), float(percentiles[drawn])
+            candidates.append(Candidate(len(candidates), target, locations[givers[donor[0]]], *scores))
         if number % 500 == 0:
             yield Event("Drawing donors", number, len(possible))
     yield Event("Drawing donors", len(possible), len(possible))
+    rare_names, major_names = (tuple(map(dataset.class_name, numbers)) for numbers in (rare, major))
     return CandidateSet(
         tuple(candidates),
-        replace(settings, rare=rare, major=major, donor_temperature=spacing),
+        replace(settings, rare=rare_names, major=major_names, donor_temperature=spacing),
         encoder.name,
         temperature,
         effective_sample_size(logits),
         Counter(kinds.tolist()),
         unfit,
-        tuple(problems),
+        tuple(seen.problems),
     )
 
 
-def synthesize(
-    dataset: Dataset,
-    candidates: Sequence[Candidate],
-    settings: SynthesisSettings,
-    model: AnyModel | None = None,
-    existing: Iterable[Placement] = (),
-    search: Mapping[str, Any] | None = None,
-) -> Job[Synthesis]:
-    """Place donors on candidate locations until ``settings.count`` are placed; a long job (see ``records.Job``).
+class Candidates(Stage):
+    """Candidate locations with their donors, kept or dropped one by one before any nucleus is made."""
 
-    Parameters
-    ----------
-    dataset : Dataset
-    candidates : sequence of Candidate
-        Tried by rank; those that the invariants forbid are refused, with the reason counted.
-    settings : SynthesisSettings
-    model : InpaintingModel or PromptedModel, optional
-        The bundled one by default.
-    existing : iterable of Placement
-        Placed before: their candidates and their pixels are not used again.
-    search : mapping, optional
-        How the candidates were found (``CandidateSet.search``), for provenance.
+    name = "candidates"
+    title = "Candidates"
+    settings = CandidateSettings
+    subjects = ("candidate",)
+    page = "napari_histomix.widgets.candidates_panel:CandidatesPanel"
 
-    Returns
-    -------
-    Synthesis
-        Fewer placements than wanted where the candidates run out.
+    def ready(self, store: Store) -> bool:
+        """Whether the study holds candidates already."""
+        return bool(store.candidates())
 
-    Raises
-    ------
-    HistomixError
-        For settings that cannot be met, a candidate outside the training split, or unusable weights.
-    """
-    from napari_histomix.diffusion.model_files import load_model
-    from napari_histomix.diffusion.samplers import PRESETS
-    from napari_histomix.weights import bundled
+    def find(self, work: Work, settings: CandidateSettings) -> Job[CandidateSet]:
+        """Find candidates and keep them in the study; a long job."""
+        found = yield from find_candidates(work.dataset, settings)
+        work.store.set_candidates(found.candidates, found.facts)
+        return found
 
-    if settings.sampler not in PRESETS:
-        raise HistomixError(f"'{settings.sampler}' is not a sampler; choose one of {', '.join(PRESETS)}.")
-    if settings.count < 1 or settings.uses < 1:
-        raise HistomixError("The number of synthetic nuclei, and the uses of a donor, must be at least 1.")
-    training = {entry.source.image for entry in dataset.training}
-    if outside := {place.image for one in candidates for place in (one.donor, one.target)} - training:
-        raise HistomixError(f"The image {min(outside)} is not in the training split; find candidates again.")
-    if len({one.rank for one in candidates}) < len(candidates):
-        raise HistomixError("Two candidates have the same rank; find candidates again.")
-    model = model or load_model(bundled())
-    preset = PRESETS[settings.sampler]
-    stages = {"disc": preset.disc, "ring": preset.ring}
-    how = making_facts("NucleiMix", settings.sampler, stages, model, settings.device) | {"search": dict(search or {})}
 
-    # Lines 12–16, geometry: where each donor lies and which pixels may change.
-    plans, refusals, problems, sources = yield from _plan(dataset, candidates, settings, model, tuple(existing))
+class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
+    """Real nuclei of a rare class, copied to candidate locations and blended in by a diffusion model."""
 
-    # Lines 12–16, pixels: erase what is replaced, then blend the donor in.
-    blended = yield from painted(plans, model, preset.disc, preset.ring, device=settings.device, batch=settings.batch)
-    placements = []
-    for plan, pixels in zip(plans, blended, strict=True):
-        one = plan.plan.candidate
-        own = {"target": sources[one.target.image], "donor": sources[one.donor.image]}
-        placements.append(finished_placement(plan, pixels, {**how, "sources": own}))
-    return Synthesis(tuple(placements), refusals, tuple(problems))
+    name = "nucleimix"
+    title = "NucleiMix"
+    makes = "real nuclei of a rare class, copied to candidate locations and blended in by a diffusion model."
+    citation = "Wang & Kwak, NucleiMix, arXiv 2410.16671"
+    needs = Needs(instances=True)
+    settings = NucleiMixSettings
+    stage = Candidates()
+
+    def plan(self, work: Work, settings: NucleiMixSettings) -> Job[Plan[PaintItem]]:
+        """Lines 12–16, geometry: where each donor lies and which pixels may change.
+
+        Fewer items than wanted where the candidates run out.
+
+        Raises
+        ------
+        HistomixError
+            For a candidate outside the training split, or unusable weights.
+        """
+        model = painter(settings, work.loaded)
+        decisions = work.decisions.get("candidate", {})
+        wanted = {"keep"} if settings.kept_only else {"keep", None}
+        candidates = [candidate for candidate in work.store.candidates() if decisions.get(candidate.rank) in wanted]
+        check_candidates(work.dataset, candidates)
+        images = SourceImages(work.dataset.read)
+        limits = Limits(settings.count, settings.uses, settings.per_image)
+        lay = _lay_new(model, settings)
+        placements, refusals = yield from choose_placements(candidates, images, lay, limits, work.before())
+        search = search_facts(work.store.settings())
+        items = [
+            _item(placement.candidate, placement.laid, placement.instance, images, search) for placement in placements
+        ]
+        return Plan(items, settings.count, refusals, tuple(images.problems.values()))
+
+    def make(self, work: Work, items: Sequence[PaintItem], settings: NucleiMixSettings) -> Job[None]:
+        """Lines 12–16, pixels: erase what is replaced, then blend the donor in."""
+        from napari_histomix.diffusion.samplers import PRESETS
+
+        model, preset = painter(settings, work.loaded), PRESETS[settings.sampler]
+        stages = {"disc": preset.disc, "ring": preset.ring}
+        how = making_facts(self.title, settings.sampler, stages, model, settings.device)
+        how["settings"] = plain(settings, recorded_only=True)
+        numbered = [replace(item, id=work.first + item.id, how={**how, **item.how}) for item in items]
+        yield from paint_changes(
+            numbered, model, stages, method=self.name, device=settings.device, batch=settings.batch
+        )
+
+    def place(self, work: Work, sites: Sequence[Candidate], settings: NucleiMixSettings) -> Job[list[Change | str]]:
+        """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
+        check_candidates(work.dataset, sites)
+        images = SourceImages(work.dataset.read)
+        laid = yield from lay_donors(sites, images, _lay_new(painter(settings, work.loaded), settings))
+        search = search_facts(work.store.settings())
+        items: list[PaintItem] = []
+        outcomes: dict[int, Change | str] = {}
+        for site in sites:
+            plan = laid.get(site.rank, "") or images.problem(site)
+            if isinstance(plan, str):
+                outcomes[site.rank] = plan
+            else:
+                items.append(_item(site, plan, images.new_id(site.target.image), images, search))
+        for event in self.make(work, items, settings):
+            outcomes |= {change.id - work.first: change for change in event.made}
+            yield replace(event, made=())
+        return [outcomes[site.rank] for site in sites]
+
+    def remake(self, records: Sequence[Record], ingredients: Ingredients) -> Job[list[Change | str]]:
+        """Lay donors as their records say, and paint together what was made in the same way."""
+        outcomes: dict[int, Change | str] = {}
+        groups: dict[str, list[PaintItem]] = {}
+        plans = yield from _lay_again(records, ingredients)
+        for record, plan in zip(records, plans, strict=True):
+            if isinstance(plan, str):
+                outcomes[record.id] = f"nucleus {record.id} can no longer be laid there: {plan}"
+            else:
+                recipe = json.dumps([record.provenance.get(part) for part in RECIPE])
+                groups.setdefault(recipe, []).append(PaintItem(record.id, plan, record.provenance))
+        for group in groups.values():
+            for event in _paint_again(group, ingredients):
+                outcomes |= {change.id: change for change in event.made}
+                yield replace(event, made=())
+        return [outcomes[record.id] for record in records]
+
+    def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
+        """The new nucleus, and its donor's pixel or the model that painted."""
+        made, donor = record.provenance, record.source("donor")
+        nucleus = {"instance": next(iter(record.added)), "class": donor["class"]}
+        if painted:
+            return nucleus | painter_facts(made)
+        y, x = place_in_donor(made, row, col)
+        giver = {key: str(made["sources"]["donor"][key]) for key in ("image", "patient", "slide")}
+        return {**nucleus, **giver, "x": x, "y": y, "donor_instance": donor["item"], "stain": made["stain"]}
+
+    def sentence(self, records: Sequence[Record]) -> str:
+        """How the nuclei were made, a sentence for each sampler."""
+        samplers = sorted({str(record.provenance.get("sampler", "")) for record in records})
+        how = f"{self.title}: {self.makes.rstrip('.')}"
+        return " ".join(f"{how} (sampler {sampler})." if sampler else f"{how}." for sampler in samplers)
+
+
+METHOD = NucleiMix()
 
 
 def _classes(dataset: Dataset, settings: CandidateSettings) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Rare and major class numbers, checked; all other classes are major where none is named."""
-    rare = tuple(dict.fromkeys(dataset.class_number(number) for number in settings.rare))
+    rare = tuple(dict.fromkeys(dataset.class_number(name) for name in settings.rare))
     if not rare:
         raise HistomixError("Choose at least one rare class.")
-    major = tuple(dict.fromkeys(dataset.class_number(number) for number in settings.major))
+    major = tuple(dict.fromkeys(dataset.class_number(name) for name in settings.major))
     if both := set(rare) & set(major):
         raise HistomixError(f"Class {dataset.class_name(min(both))} cannot be both rare and major.")
-    return rare, major or tuple(one.number for one in dataset.classes if one.number not in rare)
+    return rare, major or tuple(nucleus.number for nucleus in dataset.classes if nucleus.number not in rare)
 
 
-def _find_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]) -> Job[tuple]:
-    """Readable training entries; by image nuclei and areas in µm²; rare nuclei's flaws and contrasts; problems."""
-    entries: list[Entry] = []
-    nuclei, areas, problems = {}, {}, list(dataset.problems)
-    flaws: dict[Location, str] = {}
-    contrasts: dict[Location, float] = {}
-    if dataset.training and all(entry.mpp is None for entry in dataset.training):
-        raise HistomixError(
-            "Nothing says how many µm one pixel of these images is; pass --mpp, "
-            'or put {"mpp": 0.25} in dataset.json beside the data.'
-        )
-    for number, entry in enumerate(dataset.training):
-        yield Event("Reading labels", number, len(dataset.training))
-        try:
-            image = dataset.read(entry)
-        except HistomixError as error:
-            problems.append(Problem(entry.source.image, str(error)))
-            yield Event("Reading labels", number, len(dataset.training), message=f"Skipped: {error}")
-            continue
-        entries.append(entry)
-        found = nucleus_locations(image, rare, major)
-        nuclei[entry.source.image] = found
-        for one in (one for one in found if one.kind == "rare"):
-            if (found_contrast := contrast(image, one)) is not None:
-                contrasts[one] = found_contrast
-            if flaw := donor_flaw(image, one):
-                flaws[one] = flaw
-        areas[entry.source.image] = image.instances.size * image.mpp**2
-    if not entries:
-        raise HistomixError(problems[-1].sentence if problems else f"{dataset.name} has no training image.")
-    return entries, nuclei, areas, flaws, contrasts, problems
+def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> Lay[WindowedPlan]:
+    """Lays donors as settings say, in windows of a model; every candidate has a seed of its own."""
+    appearance = {"stain_matching": settings.stain_matching, "symmetries": settings.symmetries}
+
+    def lay(image: LabeledImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
+        seed = int(np.random.SeedSequence([settings.seed, candidate.rank]).generate_state(1, np.uint64)[0] >> 1)
+        plan = plan_placement(image, candidate, donor, seed=seed, taken=taken, **appearance)
+        return plan if isinstance(plan, str) else windowed(plan, image, model)
+
+    return lay
 
 
-def _outliers(rares: list[Location], contrasts: dict[Location, float]) -> dict[Location, str]:
-    """Rare nuclei far smaller or far paler than the median of their class, with the flaw that makes them."""
-    flaws: dict[Location, str] = {}
-    for number in {one.type for one in rares}:
-        own = [one for one in rares if one.type == number]
-        seen = {one: contrasts[one] for one in own if one in contrasts}
-        area = float(np.median([one.area for one in own]))
-        typical = float(np.median(list(seen.values()))) if seen else 0.0
-        flaws |= {one: PALE for one, value in seen.items() if value < 0.65 * max(typical, 0.0)}
-        flaws |= {one: SLIVER for one in own if one.area < 0.3 * area}
-    return flaws
+def _item(
+    candidate: Candidate, plan: WindowedPlan, instance: int, images: SourceImages, search: Mapping[str, Any]
+) -> PaintItem:
+    facts = {
+        "search": dict(search),
+        "sources": images.sources(candidate),
+        "log_likelihood": candidate.log_likelihood,
+    }
+    return PaintItem(candidate.rank, replace(plan, instance=instance), facts)
 
 
-def _plan(
-    dataset: Dataset,
-    candidates: Sequence[Candidate],
-    settings: SynthesisSettings,
-    model: AnyModel,
-    existing: tuple[Placement, ...],
-) -> Job[tuple[list[WindowedPlan], Counter[str], list[Problem], dict[str, dict[str, Any]]]]:
-    """Plans for the first ``count`` candidates, by rank, that nothing forbids; facts of the images they came from.
+def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[list[WindowedPlan | str]]:
+    """Plans of recorded changes, or why there are none any more."""
+    facts = {source["image"]: source for record in records for source in record.provenance["sources"].values()}
+    images = SourceImages(lambda name: ingredients.read(facts[name]))
+    by_id = {record.id: record for record in records}
 
-    Only candidates of one image can stand in each other's way, so each round takes more candidates than are still
-    needed, goes through them image by image, and cuts the surplus off by rank: the outcome is that of trying them one
-    after the other.
-    """
-    placed = {one.candidate.rank for one in existing}
-    waiting = sorted((one for one in candidates if one.rank not in placed), key=lambda one: one.rank)
-    accepted: list[WindowedPlan] = []
-    uses = Counter((one.candidate.donor.image, one.candidate.donor.instance) for one in existing)
-    refusals: Counter[str] = Counter()
-    problems: dict[str, Problem] = {}
-    donors: dict[tuple[str, int], DonorCrop] = {}
-    free_id: dict[str, int] = {}
-    sources: dict[str, dict[str, Any]] = {}
-    while waiting and len(accepted) < settings.count:
-        size = 2 * (settings.count - len(accepted)) + 16
-        tried, waiting = waiting[:size], waiting[size:]
-        outcomes: dict[int, WindowedPlan | str] = {}
-        images: dict[str, list[Candidate]] = {}
-        missing: dict[str, list[Location]] = {}
-        for one in tried:
-            images.setdefault(one.target.image, []).append(one)
-            if (one.donor.image, one.donor.instance) not in donors:
-                missing.setdefault(one.donor.image, []).append(one.donor)
-        for name, locations in missing.items():
-            image = _readable(dataset, name, problems, sources)
-            if image is not None:
-                present = [one for one in locations if _is_there(image, one)]
-                donors.update({(name, one.instance): cut_donor(image, one) for one in present})
-        for number, (name, group) in enumerate(images.items()):
-            yield Event("Planning placements", number, len(images))
-            image = _readable(dataset, name, problems, sources)
-            if image is None:
-                continue
-            before = [one.plan for one in accepted if one.plan.candidate.target.image == name]
-            taken = np.zeros(image.instances.shape, bool)
-            for plan in before:
-                taken[plan.window] |= plan.changed
-            for placement in (one for one in existing if one.candidate.target.image == name):
-                taken[placement.window] |= placement.origin != 0
-            free_id.setdefault(name, _next_instance(image, existing))
-            for candidate in group:
-                donor = donors.get((candidate.donor.image, candidate.donor.instance))
-                if donor is None and candidate.donor.image in problems:
-                    continue
-                if donor is None or not _is_there(image, candidate.target):
-                    outcomes[candidate.rank] = CHANGED
-                    continue
-                seed = int(np.random.SeedSequence([settings.seed, candidate.rank]).generate_state(1, np.uint64)[0] >> 1)
-                planned = plan_placement(
-                    image,
-                    candidate,
-                    donor,
-                    seed=seed,
-                    taken=taken,
-                    stain_matching=settings.stain_matching,
-                    symmetries=settings.symmetries,
-                )
-                outcome = planned if isinstance(planned, str) else windowed(planned, image, model)
-                outcomes[candidate.rank] = outcome
-                if not isinstance(outcome, str):
-                    taken[outcome.plan.window] |= outcome.plan.changed
-        for candidate in tried:
-            result = outcomes.get(candidate.rank)
-            if result is None or len(accepted) == settings.count:
-                continue
-            giver = candidate.donor.image, candidate.donor.instance
-            if isinstance(result, str):
-                refusals[result] += 1
-            elif uses[giver] >= settings.uses:
-                refusals[USED_UP] += 1
-            else:
-                uses[giver] += 1
-                accepted.append(replace(result, instance=free_id[candidate.target.image]))
-                free_id[candidate.target.image] += 1
-    return accepted, refusals, list(problems.values()), sources
+    def lay(image: LabeledImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
+        record = by_id[candidate.rank]
+        appearance = {key: bool(record.provenance[key]) for key in ("stain_matching", "symmetries")}
+        plan = plan_placement(image, candidate, donor, seed=record.seed, taken=taken, **appearance)
+        return plan if isinstance(plan, str) else windowed(plan, image, ingredients.model(record.provenance))
+
+    candidates = [
+        Candidate(record.id, record.location("target"), record.location("donor"), nan, record.score)
+        for record in records
+    ]
+    outcomes = yield from lay_donors(candidates, images, lay)
+    plans: list[WindowedPlan | str] = []
+    for record, candidate in zip(records, candidates, strict=True):
+        plan = outcomes.get(record.id, "") or images.problem(candidate)
+        plans.append(plan if isinstance(plan, str) else replace(plan, instance=next(iter(record.added))))
+    return plans
 
 
-def _readable(
-    dataset: Dataset, name: str, problems: dict[str, Problem], sources: dict[str, dict[str, Any]]
-) -> LabeledImage | None:
-    """The image, its facts noted; or None with its problem noted."""
-    if name in problems:
-        return None
-    try:
-        image = dataset.read(name)
-    except HistomixError as error:
-        problems[name] = Problem(name, str(error))
-        return None
-    if name not in sources:
-        sources[name] = image_facts(image)
-    return image
+def _paint_again(group: Sequence[PaintItem], ingredients: Ingredients) -> Job[None]:
+    """Paint what was made in the same way, as it was painted then."""
+    from napari_histomix.diffusion.inpainter import BATCH
+    from napari_histomix.diffusion.samplers import Sampler
 
-
-def _is_there(image: LabeledImage, location: Location) -> bool:
-    """Whether a location, perhaps read from a file, is one of this image."""
-    height, width = image.instances.shape
-    if not (0 <= location.row < height and 0 <= location.col < width):
-        return False
-    if not location.instance:
-        return location.kind == "background"
-    return image.types.get(location.instance) == location.type and bool((image.instances == location.instance).any())
-
-
-def _next_instance(image: LabeledImage, existing: Iterable[Placement]) -> int:
-    """The first free instance id of an image."""
-    used = [one.instance for one in existing if one.candidate.target.image == image.source.image]
-    return max(int(image.instances.max()), *used, 0) + 1
+    made = group[0].how
+    stages = {stage: Sampler.parse(made["sampler_settings"][stage]) for stage in ("disc", "ring")}
+    model, device = ingredients.model(made), ingredients.device(made)
+    with ingredients.threads(made):
+        yield from paint_changes(group, model, stages, method=NucleiMix.name, device=device, batch=BATCH)

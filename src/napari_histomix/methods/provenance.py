@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import cv2
+
+from napari_histomix import __version__
 from napari_histomix.datasets.run_lengths import mask_text
 from napari_histomix.records import Segment
 from napari_histomix.settings import PaintingSettings, plain
@@ -12,6 +17,10 @@ from napari_histomix.settings import PaintingSettings, plain
 if TYPE_CHECKING:
     from napari_histomix.diffusion.prompted import AnyModel
     from napari_histomix.diffusion.samplers import Sampler
+
+
+LIBRARIES = ("numpy", "scikit-image", "scipy")
+"""What shapes pixels without a model, by the names it is installed under; OpenCV says its version itself."""
 
 
 def painter(settings: PaintingSettings, loaded: AnyModel | None = None) -> AnyModel:
@@ -33,13 +42,23 @@ def painter(settings: PaintingSettings, loaded: AnyModel | None = None) -> AnyMo
     return load_model(settings.model or bundled(), mpp=scale, prompt=settings.prompt)
 
 
-def search_facts(settings: Mapping[str, Any], encoder: str, temperature: float) -> dict[str, Any]:
-    """How candidates were found: the settings of the search (as by ``asdict``), and the encoder and temperature used.
+def plain_facts(method: str, settings: Any, sources: Mapping[str, Any]) -> dict[str, Any]:
+    """How something was made without a model.
 
-    All three are kept by a study's ``settings()``: candidate_settings, encoder, temperature.
+    Parameters
+    ----------
+    method : str
+        The method's title.
+    settings : object
+        The method's settings.
+    sources : mapping
+        Facts of the source images, by role (``datasets.image_facts``).
     """
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-    return {**plain, "encoder": encoder, "temperature": temperature}
+    recorded = plain(settings, recorded_only=True)
+    # Without torch: what has nothing to do with a network need not wait for it.
+    versions = {"napari-histomix": __version__, "python": platform.python_version(), "opencv": cv2.__version__}
+    versions |= {name: version(name) for name in LIBRARIES}
+    return {"method": method, "settings": recorded, "sources": dict(sources), "versions": versions}
 
 
 def plain_facts(method: str, settings: Any, sources: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_histomix.records import Change, SourceRef
+from napari_histomix.records import Change, Kind, Location, Role, SourceRef
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +115,14 @@ class Record:
             if source["role"] == role:
                 return source
         raise KeyError(role)
+
+    def location(self, role: Role) -> Location:
+        """The first source in a role as a place, of type 0: records have names of classes, and names may change."""
+        source = self.source(role)
+        instance = int(source["item"])
+        kind: Kind = "rare" if role == "donor" else "major" if instance else "background"
+        row, col = (float(source.get(axis, 0.0)) for axis in ("row", "col"))
+        return Location(str(source["image"]), kind, row, col, instance, area=int(source.get("area", 0)))
 
     @property
     def added(self) -> Mapping[int, Mapping[str, Any]]:

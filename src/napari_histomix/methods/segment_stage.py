@@ -96,7 +96,7 @@ class SegmentPoolStage(Stage):
     title = "Tissue segments"
     settings = PoolSettings
     subjects = ("segment", "segment class")
-    page = "napari_histomix.widgets.pool.panel:PoolPanel"
+    page = "napari_histomix.widgets.segments.pool_box:PoolPage"
 
     def ready(self, store: Store) -> bool:
         """Whether the study has a pool; the remains of a killed build are not one."""

@@ -1,109 +1,156 @@
-"""What an export says of itself: a record for each placement, how it was reviewed, what made it."""
+"""What an export says of itself: a record for each change, how it was reviewed, what made it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from napari_histomix import __version__
 from napari_histomix.datasets.dataset_writer import write_csv
-from napari_histomix.records import Placement
+from napari_histomix.datasets.relocation import way_to
+from napari_histomix.datasets.run_lengths import mask_text
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
+from napari_histomix.methods import method_of
+from napari_histomix.methods.record import Record
+from napari_histomix.records import REAL, Change, HistomixError
 
 if TYPE_CHECKING:
-    from napari_histomix.study.store import Study, Subject
+    from napari_histomix.datasets import Dataset
+    from napari_histomix.study.store import Study
 
-FACTS = ("candidate_settings", "encoder", "temperature", "effective_sample_size", "synthesis_settings", "refusals")
-"""What a manifest takes over from a study of nuclei."""
+FILE = "manifest.json"
+VERSION = 2
+"""Of the manifest's form; the first one had one form for nuclei and another one for tissue."""
 
-MIX_FACTS = {"mix_settings": "mix_settings", "mix_refusals": "refusals"}
-"""What a manifest takes over from a study of tissue, and what it is called there."""
+FACTS = ("candidate_settings", "encoder", "temperature", "effective_sample_size", "pool_settings")
+"""What a manifest takes over from the settings of a study: how the items of a stage were found."""
 
 
-def nuclei_facts(study: Study) -> dict[str, Any]:
-    """What the manifest says of a study's search and synthesis."""
+def study_facts(study: Study) -> dict[str, Any]:
+    """What the manifest says of a study: how the items of a stage were found; settings and refusals of all its runs."""
+    from napari_histomix.segmentation.pool import SegmentPool, has_pool
+
     kept = study.settings()
-    return {key: kept[key] for key in FACTS if key in kept}
+    facts: dict[str, Any] = {key: kept[key] for key in FACTS if key in kept}
+    if has_pool(study.folder):
+        facts["pool"] = dict(SegmentPool(study.folder).signature)
+    facts["runs"] = [
+        {"method": run.method, "settings": run.settings, "wanted": run.wanted, "refusals": run.refusals}
+        for run in study.runs()
+    ]
+    return facts
 
 
-def tissue_facts(study: Study, signature: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest says of a study's mixes; ``signature`` is that of its segment pool.
-
-    ``decisions`` are those on approved mixes, by name.
-    """
-    kept = study.settings()
-    found = {name: kept[key] for key, name in MIX_FACTS.items() if kept.get(key) is not None}
-    names, reviews = study.mix_names(), reviews_of(study, "mix")
-    approved = [number for number, decision in study.decisions("mix").items() if decision == "approve"]
-    decisions = {names[number]: {"decision": "approve", **reviews[number]} for number in approved}
-    return {"refusals": {}, **found, "pool": dict(signature), "decisions": decisions}
-
-
-def reviews_of(study: Study, subject: Literal["placement", "mix"] = "placement") -> dict[int, dict[str, str]]:
-    """Who decided on each placement (or mix) and when, with the note and the reasons, for its record."""
-    found: dict[int, dict[str, str]] = {}
-    about: tuple[Subject, Subject] = ("mix note", "mix reasons")
-    if subject == "placement":
-        about = ("placement note", "placement reasons")
-    for number, one in study.decided(subject).items():
-        found.setdefault(number, {}).update(decided_by=one.who, decided=one.made)
-    for key, texts in (("note", study.decisions(about[0])), ("reasons", study.decisions(about[1]))):
+def reviews_of(study: Study) -> dict[int, dict[str, str]]:
+    """Who decided on each change and when, with the note and the reasons, for its record."""
+    reviews: dict[int, dict[str, str]] = {}
+    for number, decided in study.decided("change").items():
+        reviews.setdefault(number, {}).update(decided_by=decided.who, decided=decided.made)
+    for key, texts in (("note", study.decisions("change note")), ("reasons", study.decisions("change reasons"))):
         for number, text in texts.items():
-            found.setdefault(number, {})[key] = text
-    return found
+            reviews.setdefault(number, {})[key] = text
+    return reviews
 
 
-def placement_record(
-    one: Placement, names: Mapping[int, str], decision: str, review: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What the manifest says of a placement, as plain JSON values."""
-    target, donor = asdict(one.candidate.target), asdict(one.candidate.donor)
-    for place in (target, donor):
-        place["type"] = names.get(place["type"], "")
-    return {
-        "rank": one.candidate.rank,
-        "image": target["image"],
-        "instance": one.instance,
-        "decision": decision,
-        **review,
-        "log_likelihood": round(one.candidate.log_likelihood, 6),
-        "percentile": round(one.candidate.percentile, 3),
-        "target": target,
-        "donor": donor,
-        "seed": one.seed,
-        "changed_pixels": int(np.count_nonzero(one.origin)),
-        "provenance": dict(one.provenance),
+def records_of(
+    dataset: Dataset,
+    changes: Iterable[Change],
+    decisions: Mapping[int, str] | None,
+    reviews: Mapping[int, Mapping[str, str]],
+) -> list[Record]:
+    """The records of changes that are exported: all of them approved, or not reviewed where ``decisions`` is None."""
+    names = {known.number: known.name for known in dataset.classes}
+    decision = "unreviewed" if decisions is None else "approve"
+    records = []
+    for change in changes:
+        more: dict[str, Any] = {"decision": decision, **reviews.get(change.id, {})}
+        if change.in_place and "changed" not in change.provenance:
+            # By which a pixel is traced to the right one of several patches that overlap.
+            more["changed"] = {"row": change.row, "col": change.col, **mask_text(change.origin != REAL)}
+        records.append(Record.of(change, lambda number: names.get(number, ""), **more))
+    return records
+
+
+def manifest_of(dataset: Dataset, folder: Path, about: Mapping[str, Any], records: Sequence[Record]) -> str:
+    """The text of a manifest.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What was exported.
+    folder : Path
+        Where the manifest lies.
+    about : mapping
+        Format, counts, images and how they were made.
+    records : sequence of Record
+    """
+    content = {
+        "notice": SYNTHETIC_NOTICE,
+        "software": f"napari-histomix {__version__}",
+        "manifest": VERSION,
+        "dataset": dataset.name,
+        "dataset_root": way_to(dataset.root, folder),
+        **about,
+        "changes": [record.content for record in records],
     }
+    return json_text(content)
 
 
 def json_text(content: Any) -> str:
-    """A manifest as text."""
+    """A manifest, or a part of it, as text."""
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def write_placement_table(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as a table: nested ones as columns such as ``target_row`` and ``provenance_stain_gain``."""
-    flat = [{key: _flat(value) for key, value in _unfold(record).items()} for record in records]
-    header = list(dict.fromkeys(key for record in flat for key in record))
-    write_csv(path, header, [[record.get(key, "") for key in header] for record in flat])
+def write_table(path: Path, records: Iterable[Record]) -> None:
+    """Write records as a table: nested values as columns such as ``target_row`` and ``provenance_stain_gain``."""
+    rows = [dict(_unfold(_flat(record.content))) for record in records]
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    write_csv(path, header, [[row.get(key, "") for key in header] for row in rows])
 
 
-def _unfold(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for key, value in record.items():
-        columns |= _unfold(value, f"{prefix}{key}_") if isinstance(value, Mapping) else {prefix + key: value}
-    return columns
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose sources go by their roles, and whose new instances are lists: few columns for many of them."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if key == "sources":
+            roles: dict[str, int] = {}
+            for source in value:
+                role = source["role"]
+                roles[role] = number = roles.get(role, 0) + 1
+                about = {part: fact for part, fact in source.items() if part != "role"}
+                flat[role if number == 1 else f"{role}_{number}"] = about
+        elif key == "added":
+            flat["added"] = list(value)
+            flat["added_class"] = [about["class"] for about in value.values()]
+        else:
+            flat[key] = value
+    return flat
 
 
-def _flat(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+def _unfold(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Columns and cells of a nested value."""
+    if isinstance(value, Mapping):
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        parts = enumerate(value, start=1)
+    else:
+        yield name, " ".join(map(str, value)) if isinstance(value, list) else value
+        return
+    for key, part in parts:
+        yield from _unfold(part, f"{name}_{key}" if name else str(key))
 
 
-def methods_of(provenances: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the synthetic nuclei were made, one sentence for each sampler."""
-    samplers = sorted({str(one.get("sampler", "")) for one in provenances})
-    how = "NucleiMix: real nuclei of a rare class, copied to candidate locations and blended in by a diffusion model"
-    return [f"{how} (sampler {one})." if one else f"{how}." for one in samplers]
+def sentences(records: Iterable[Record]) -> list[str]:
+    """How changes were made, for a dataset's card: a sentence for each method."""
+    by_method: dict[str, list[Record]] = {}
+    for record in records:
+        by_method.setdefault(record.method, []).append(record)
+    found = []
+    for name, made in by_method.items():
+        try:
+            found.append(method_of(name).sentence(made))
+        except HistomixError:
+            found.append(f"The method '{name}', which is not installed where this was written.")
+    return found

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from qtpy.QtCore import QItemSelection, QItemSelectionModel, Qt, QTimer
 from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QCheckBox,
     QComboBox,
-    QDoubleSpinBox,
-    QFileDialog,
     QHeaderView,
     QLabel,
     QLineEdit,
@@ -24,90 +20,44 @@ from qtpy.QtWidgets import (
 )
 
 from napari_histomix.compositing.windowed import crop
+from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
-from napari_histomix.widgets.base import BAD, GOOD, SPACE, CropView, Note, Panel, RunBar, form, row
+from napari_histomix.widgets.base import BAD, GOOD, SPACE, CropView, Note, row
 from napari_histomix.widgets.candidate_table import COLUMNS, CandidateTable
 from napari_histomix.widgets.keys import PanelKeys
-from napari_histomix.widgets.loading import Found
+from napari_histomix.widgets.plan_panel import PlanPage
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.tables import DROP, KEEP, UNDECIDED, WORDS
 
-ENCODERS = (("Texture (built in)", "texture"), ("timm model", "timm:"), ("CTransPath weights", "ctranspath:"))
 CROP_MICROMETERS = 32.0
 
 
-class CandidatesPanel(Panel):
-    """Settings, the table of candidates, the donor beside its target."""
+class CandidatesPanel(PlanPage):
+    """Settings, the search, the table of candidates, the donor beside its target."""
 
-    def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
-        super().__init__(napari_viewer, session)
-        self.empty = Note("Choose a dataset first.")
-        self.column.addWidget(self.empty)
-        self._build_settings()
-        self.progress = RunBar("Find candidates", self.runner)
-        self.progress.run.connect(self.run)
-        self.column.addWidget(self.progress)
-        self.note = Note()
-        self.column.addWidget(self.note)
-        self._build_results()
-        self.column.addStretch(1)
+    run_text = "Find candidates"
+
+    def __init__(self, napari_viewer: Any, session: Session | None = None, stage: Stage | None = None) -> None:
+        super().__init__(napari_viewer, session, stage)
         self.keys = PanelKeys(
             self,
             self.viewer,
             {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP), "U": self.undo, "Y": self.redo},
         )
-        self.runner.finished.connect(self._on_found)
-        self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
-        self.runner.cancelled.connect(lambda: self.note.say("Stopped. Nothing was changed."))
-        self.session.dataset_changed.connect(self.runner.discard)
-        self.session.dataset_changed.connect(lambda: self.note.say(""))
-        self.session.classes_changed.connect(self._on_classes)
         self.session.candidates_changed.connect(self._on_candidates)
         self.session.candidates_decided.connect(self._on_decided)
         self.session.reader.loaded.connect(lambda _name: self._show_pair())
-        self._on_classes()
         self._on_candidates()
 
-    def _build_settings(self) -> None:
-        from napari_histomix.methods.nucleimix import CandidateSettings
+    def words(self) -> str:
+        """How many were kept and dropped."""
+        session = self.session
+        if session.candidates is None:
+            return ""
+        return f"{session.decided(KEEP):,} kept · {session.decided(DROP):,} dropped"
 
-        defaults = {one.name: one.default for one in fields(CandidateSettings)}
-        self.settings_box = QWidget()
-        layout = form()
-        self.encoder = QComboBox()
-        for text, spec in ENCODERS:
-            self.encoder.addItem(text, spec)
-        self.encoder.setCurrentIndex(self.encoder.findData(defaults["encoder"]))
-        self.encoder.setToolTip("How surroundings are compared. Texture needs no weights and no internet.")
-        self.encoder_detail = QLineEdit()
-        self.encoder_detail.setPlaceholderText("Name of the model, for example resnet18")
-        self.encoder_browse = QPushButton("…")
-        self.encoder_browse.clicked.connect(self._browse)
-        self.encoder.currentIndexChanged.connect(self._on_encoder)
-        self.seed = QSpinBox()
-        self.seed.setRange(0, 2**31 - 1)
-        self.seed.setValue(defaults["seed"])
-        self.seed.setToolTip("The same seed gives the same candidates.")
-        self.auto_temperature = QCheckBox("Auto")
-        self.auto_temperature.setChecked(defaults["temperature"] is None)
-        self.temperature = QDoubleSpinBox()
-        self.temperature.setRange(0.01, 10_000.0)
-        self.temperature.setDecimals(2)
-        self.temperature.setValue(defaults["temperature"] or 1.0)
-        tip = "Higher: more variety. Lower: only the most rare-like surroundings. 1 is the paper's form."
-        self.temperature.setToolTip(tip)
-        self.auto_temperature.setToolTip(tip)
-        self.auto_temperature.toggled.connect(self.temperature.setDisabled)
-        self.temperature.setDisabled(self.auto_temperature.isChecked())
-        layout.addRow("Encoder", self.encoder)
-        layout.addRow("", row(self.encoder_detail, self.encoder_browse, stretch=0))
-        layout.addRow("Temperature", row(self.auto_temperature, self.temperature, stretch=1))
-        layout.addRow("Seed", self.seed)
-        self.settings_box.setLayout(layout)
-        self.column.addWidget(self.settings_box)
-        self._on_encoder()
-
-    def _build_results(self) -> None:
+    def build_results(self) -> None:
+        """Add the table of candidates, and the donor beside its target."""
         self.results = QWidget()
         column = QVBoxLayout(self.results)
         column.setContentsMargins(0, 0, 0, 0)
@@ -190,58 +140,6 @@ class CandidatesPanel(Panel):
             view.setFixedHeight(150)
         column.addLayout(pair)
         self.column.addWidget(self.results, 10)
-
-    # Settings and the run.
-
-    def _on_encoder(self) -> None:
-        spec = self.encoder.currentData()
-        self.encoder_detail.setVisible(spec != "texture")
-        self.encoder_browse.setVisible(spec == "ctranspath:")
-        self.encoder_detail.setPlaceholderText(
-            "The weights file" if spec == "ctranspath:" else "Name of the model, for example resnet18"
-        )
-
-    def _browse(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "CTransPath weights", "", "Weights (*.safetensors *.pth *.pt)")
-        if name:
-            self.encoder_detail.setText(name)
-
-    def settings(self) -> Any:
-        """The ``CandidateSettings`` that the form says."""
-        from napari_histomix.methods.nucleimix import CandidateSettings
-
-        spec = self.encoder.currentData()
-        return CandidateSettings(
-            rare=self.session.rare,
-            major=self.session.major,
-            encoder=spec if spec == "texture" else spec + self.encoder_detail.text().strip(),
-            temperature=None if self.auto_temperature.isChecked() else self.temperature.value(),
-            seed=self.seed.value(),
-        )
-
-    def run(self) -> None:
-        """Look for candidates in the background."""
-        if not self.session.ready or self.runner.running:
-            return
-        self.note.say("")
-        self.runner.start(self.session.candidates_job(self.settings()), "finding candidates")
-
-    def _on_found(self, found: Found) -> None:
-        before = self.session.study_folder if self.session.worked else None
-        self.session.take_candidates(found)
-        problems = found.problems
-        if before is not None and before != self.session.study_folder:
-            self.note.say(f"These candidates begin a new study. Your earlier work is kept in the study {before.name}.")
-        if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            self.note.say(f"Left out: {problems[0]}{more}", "warning")
-
-    def _on_classes(self) -> None:
-        has_data = self.session.dataset is not None
-        self.empty.setVisible(not has_data)
-        self.settings_box.setVisible(has_data)
-        self.progress.setVisible(has_data)
-        self.progress.allow(self.session.ready, "Choose at least one rare class in the step before, and the scale.")
 
     # The table.
 

@@ -67,8 +67,10 @@ class ClassTable(QWidget):
         self.bars: dict[int, Bar] = {}
         self.count_labels: dict[int, QLabel] = {}
 
-    def set_classes(self, classes: Sequence[NucleusClass], counts: Mapping[int, int]) -> None:
-        """Fill the table; nothing is chosen then."""
+    def set_classes(
+        self, classes: Sequence[NucleusClass], counts: Mapping[int, int], counted: str = "Nuclei", choose: bool = True
+    ) -> None:
+        """Fill the table; nothing is chosen then. ``choose``: whether classes can be rare or major."""
         while self._grid.count():
             item = self._grid.takeAt(0)
             if item.widget() is not None:
@@ -79,10 +81,15 @@ class ClassTable(QWidget):
             (
                 ("", ""),
                 ("Class", ""),
-                ("Nuclei", "How many nuclei of each class all images have together."),
+                (counted, f"How many {counted.lower()} of each class there are in all."),
                 ("", ""),
-                ("Rare", "The classes to grow: their nuclei are the donors."),
-                ("Major", "The classes whose nuclei may be replaced."),
+                *(
+                    (
+                        ("Rare", "The classes to grow: their nuclei are the donors."),
+                        ("Major", "The classes whose nuclei may be replaced."),
+                    )
+                    * choose
+                ),
             )
         ):
             label = QLabel(text)
@@ -91,9 +98,9 @@ class ClassTable(QWidget):
             self._grid.addWidget(label, 0, column)
         top = max([counts.get(one.number, 0) for one in classes], default=0) or 1
         for line, one in enumerate(classes, start=1):
-            self._add_row(line, one, counts.get(one.number, 0), top)
+            self._add_row(line, one, counts.get(one.number, 0), top, choose)
 
-    def _add_row(self, line: int, one: NucleusClass, count: int, top: int) -> None:
+    def _add_row(self, line: int, one: NucleusClass, count: int, top: int, choose: bool) -> None:
         swatch = QLabel()
         swatch.setFixedSize(12, 12)
         swatch.setStyleSheet(f"QLabel {{ background-color: rgb{one.color}; border-radius: 3px; }}")
@@ -101,6 +108,11 @@ class ClassTable(QWidget):
         bar.set_shares(count / top)
         number = QLabel(f"{count:,}")
         number.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        for column, widget in enumerate((swatch, QLabel(one.name), bar, number)):
+            self._grid.addWidget(widget, line, column)
+        self.bars[one.number], self.count_labels[one.number] = bar, number
+        if not choose:
+            return
         rare, major = QCheckBox(), QCheckBox()
         rare.setToolTip(f"Grow {one.name}: its nuclei become donors.")
         major.setToolTip(f"Nuclei of class {one.name} may be replaced by rare ones.")
@@ -108,10 +120,9 @@ class ClassTable(QWidget):
         major.setAccessibleName(f"{one.name} is major")
         rare.clicked.connect(lambda checked, number=one.number: self._clicked(number, "rare", checked))
         major.clicked.connect(lambda checked, number=one.number: self._clicked(number, "major", checked))
-        for column, widget in enumerate((swatch, QLabel(one.name), bar, number, rare, major)):
-            self._grid.addWidget(widget, line, column)
+        for column, box in enumerate((rare, major), start=4):
+            self._grid.addWidget(box, line, column)
         self.rare_boxes[one.number], self.major_boxes[one.number] = rare, major
-        self.bars[one.number], self.count_labels[one.number] = bar, number
 
     def choose(self, rare: Sequence[int], major: Sequence[int]) -> None:
         """Show what is chosen."""

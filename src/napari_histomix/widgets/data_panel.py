@@ -1,4 +1,4 @@
-"""Step 1: choose images, see what is in them, say which class is rare."""
+"""Step 1: choose images, of nuclei or of tissue, see what is in them, say which class is rare."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, form, headi
 from napari_histomix.widgets.class_table import ClassTable
 from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.split_source import NucleiSplits
-from napari_histomix.widgets.splits_box import SplitsBox
+from napari_histomix.widgets.splits_box import SplitsBox, classes_of
 
 
 class DataPanel(Panel):
@@ -49,18 +48,21 @@ class DataPanel(Panel):
         self._on_dataset()
 
     def _build_opening(self) -> None:
-        self.welcome = hint("Start with labeled H&E images: a folder of your own, or the sample that comes along.")
+        self.welcome = hint(
+            "Start with H&E images whose nuclei are labeled, or tissue in a folder for each class, or with the sample."
+        )
         self.folder_button = QPushButton("Open folder …")
         self.folder_button.setToolTip(
             "Images with labels as HoVer-Net, CoNSeP, PanNuke, MoNuSAC, QuPath, COCO, YOLO, StarDist, Cellpose\n"
-            "and OME-Zarr have them, or with label images and a CSV of types. It can be dropped on napari, too."
+            "and OME-Zarr have them, or with label images and a CSV of types; or tissue in a folder for each class.\n"
+            "It can be dropped on napari, too."
         )
         self.folder_button.clicked.connect(self._ask_folder)
         self.sample_button = QPushButton("Open sample")
         self.sample_button.setToolTip("Five breast tumor images in which lymphocytes are rare.")
         self.sample_button.clicked.connect(self.open_sample)
         self.study_button = QPushButton("Open study …")
-        self.study_button.setToolTip("Go on with a study: candidates, synthetic nuclei and every decision come back.")
+        self.study_button.setToolTip("Go on with a study: all that was found and made, and every decision, come back.")
         self.study_button.clicked.connect(self._ask_study)
         self.column.addWidget(self.welcome)
         buttons = row(self.folder_button, self.sample_button, self.study_button)
@@ -99,7 +101,7 @@ class DataPanel(Panel):
         column.addWidget(self.classes)
         self.class_note = Note()
         column.addWidget(self.class_note)
-        self.splits = SplitsBox(self.viewer, NucleiSplits(self.session))
+        self.splits = SplitsBox(self.viewer, self.session)
         column.addWidget(self.splits)
         self.problems_title = heading("")
         self.problems = QListWidget()
@@ -120,7 +122,7 @@ class DataPanel(Panel):
         self.study = QLabel()
         self.study.setToolTip("Everything you do is kept in this folder as you do it.")
         self.study_change = QPushButton("Change …")
-        self.study_change.setToolTip("Keep the study elsewhere; only before the first candidates are found.")
+        self.study_change.setToolTip("Keep the study elsewhere; only before it has begun.")
         self.study_change.clicked.connect(self._ask_study_folder)
         details.addRow("Study", row(self.study, self.study_change, stretch=0))
         column.addLayout(details)
@@ -159,7 +161,7 @@ class DataPanel(Panel):
         self.runner.start(make, title)
 
     def _ask_folder(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "A folder of labeled H&E images")
+        folder = QFileDialog.getExistingDirectory(self, "A folder of H&E images with labels or classes")
         if folder:
             self.open_folder(Path(folder))
 
@@ -200,7 +202,9 @@ class DataPanel(Panel):
         self.welcome.setVisible(dataset is None)
         if dataset is None or counted is None:
             return
-        self.classes.set_classes(dataset.classes, counted.total)
+        classes, counts = classes_of(dataset, counted)
+        total: Counter[int] = sum(map(Counter, counts.values()), Counter())
+        self.classes.set_classes(classes, total, "Nuclei" if dataset.has_nuclei else "Images", dataset.has_nuclei)
         self._summarize()
         images = len(counted.counts)
         self.scale_box.setVisible(bool(dataset.missing_scale))
@@ -229,19 +233,22 @@ class DataPanel(Panel):
         if dataset is None or counted is None:
             return
         images, nuclei = len(counted.counts), counted.total.total()
+        inside = f"{nuclei:,} nuclei" if dataset.has_nuclei else f"{len(dataset.kinds)} classes"
         splits = Counter(split_of(one.source) for one in dataset.entries if one.source.image in counted.counts)
         parts = [f"{splits[split]} {split}" for split in sorted(splits, key=split_order)]
         scales = sorted({one.mpp for one in dataset.entries if one.mpp is not None})
         scale = ", ".join(f"{one:g}" for one in scales) + " µm/px" if scales else "scale unknown"
         many = f"{images} image{'s' if images != 1 else ''}"
-        self.summary.setText(f"<b>{dataset.name}</b><br>{many} ({', '.join(parts)}) · {nuclei:,} nuclei · {scale}")
+        self.summary.setText(f"<b>{dataset.name}</b><br>{many} ({', '.join(parts)}) · {inside} · {scale}")
 
     def _on_classes(self) -> None:
         session = self.session
         self.classes.choose(session.rare, session.major)
-        if session.survey is None:
+        if session.survey is None or session.dataset is None:
             return
-        if not session.rare:
+        if not session.dataset.has_nuclei:
+            self.class_note.say("")
+        elif not session.rare:
             self.class_note.say("Choose at least one rare class.", "warning")
         elif not any(session.survey.total[number] for number in session.rare):
             self.class_note.say("No image has a nucleus of the rare class; choose one that occurs.", "warning")

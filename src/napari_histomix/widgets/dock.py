@@ -1,4 +1,4 @@
-"""The HistoMix dock: the five panels as numbered steps in order."""
+"""The HistoMix dock: five panels as numbered steps in order, for every method."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from napari_histomix.widgets.base import ACCENT, GOOD, Panel
-from napari_histomix.widgets.candidates_panel import CandidatesPanel
 from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.export_panel import ExportPanel
+from napari_histomix.widgets.make_panel import MakePanel
+from napari_histomix.widgets.plan_panel import PlanPanel, chosen, data_problem
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session, session_of
-from napari_histomix.widgets.synthesize_panel import SynthesizePanel
-from napari_histomix.widgets.tables import APPROVE, DROP, KEEP, REJECT
+from napari_histomix.widgets.tables import APPROVE, REJECT
 
 
 class Badge(QWidget):
@@ -133,12 +133,12 @@ class HistoMixDock(QWidget):
         if self.session.parent() is None:
             self.session.setParent(self)
         self.data = DataPanel(napari_viewer, self.session)
-        self.candidates = CandidatesPanel(napari_viewer, self.session)
-        self.synthesize = SynthesizePanel(napari_viewer, self.session)
+        self.plan = PlanPanel(napari_viewer, self.session)
+        self.make = MakePanel(napari_viewer, self.session)
         self.review = ReviewPanel(napari_viewer, self.session)
         self.export = ExportPanel(napari_viewer, self.session)
-        titles = ("Data", "Candidates", "Synthesize", "Review", "Export")
-        panels = (self.data, self.candidates, self.synthesize, self.review, self.export)
+        titles = ("Data", "Plan", "Make", "Review", "Export")
+        panels = (self.data, self.plan, self.make, self.review, self.export)
         self.steps = [Step(number, *one) for number, one in enumerate(zip(titles, panels, strict=True), start=1)]
         inner = QWidget()
         column = QVBoxLayout(inner)
@@ -163,12 +163,16 @@ class HistoMixDock(QWidget):
         for signal in (
             session.dataset_changed,
             session.classes_changed,
+            session.method_changed,
+            session.study_changed,
             session.candidates_changed,
-            session.placements_changed,
+            session.candidates_decided,
+            session.pool_changed,
+            session.changes_changed,
+            session.changes_made,
+            session.changes_decided,
         ):
             signal.connect(self._update)
-        session.candidates_decided.connect(lambda _ranks: self._update())
-        session.placements_decided.connect(lambda _numbers: self._update())
         self._update()
         self.open_step(0)
 
@@ -191,19 +195,18 @@ class HistoMixDock(QWidget):
         else:
             self.open_step(index)
 
-    def _update(self) -> None:
-        session = self.session
-        total = len(session.placements)
-        approved = session.decided(APPROVE)
+    def _update(self, *_: object) -> None:
+        session, method = self.session, chosen(self.session)
+        usable = not data_problem(session, method)
+        planned = usable and self.plan.ready
+        total, approved = len(session.table), session.decided(APPROVE)
         decided = approved + session.decided(REJECT)
+        stage = method.stage if method is not None else None
+        self.steps[1].title_label.setText(stage.title if stage is not None else "Plan")
         states = (
-            (True, bool(session.ready), session.dataset.name if session.dataset else ""),
-            (
-                session.ready,
-                session.candidates is not None,
-                f"{session.decided(KEEP):,} kept · {session.decided(DROP):,} dropped" if session.candidates else "",
-            ),
-            (session.candidates is not None, total > 0, f"{total:,} nuclei" if total else ""),
+            (True, usable, session.dataset.name if session.dataset else ""),
+            (session.dataset is not None and not session.dataset.missing_scale, planned, self.plan.words()),
+            (planned, total > 0, f"{total:,} made" if total else ""),
             (total > 0, 0 < total == decided, f"{decided:,} of {total:,} reviewed" if total else ""),
             (approved > 0, False, f"{approved:,} approved" if approved else ""),
         )

@@ -11,8 +11,8 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QComboBox, QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
 from napari_histomix.datasets.splits import SPLITS, Unit
+from napari_histomix.records import NucleusClass
 from napari_histomix.widgets.base import BAD
-from napari_histomix.widgets.split_source import SplitClass
 
 COLORS = {"train": QColor("#3d7eff"), "val": QColor("#f39c12"), "test": QColor("#b583dc")}
 NAME, SPLIT, IMAGES, CLASSES = range(4)
@@ -31,12 +31,12 @@ class SplitTable(QAbstractTableModel):
         self._changed = changed
         self.units: tuple[Unit, ...] = ()
         self.locked = False
-        self._classes: tuple[SplitClass, ...] = ()
+        self._classes: tuple[NucleusClass, ...] = ()
         self._counts: list[Counter[int]] = []
         self._splits: Mapping[str, str] = {}
 
     def set_units(
-        self, units: Sequence[Unit], classes: Sequence[SplitClass], counts: Mapping[str, Mapping[int, int]]
+        self, units: Sequence[Unit], classes: Sequence[NucleusClass], counts: Mapping[str, Mapping[int, int]]
     ) -> None:
         """Show other units, with what they have of each class."""
         self.beginResetModel()
@@ -76,7 +76,7 @@ class SplitTable(QAbstractTableModel):
             return None
         if section >= CLASSES:
             name = self._classes[section - CLASSES].name
-            return {Qt.ItemDataRole.DisplayRole: name, Qt.ItemDataRole.ToolTipRole: f"Nuclei of class {name}."}.get(
+            return {Qt.ItemDataRole.DisplayRole: name, Qt.ItemDataRole.ToolTipRole: f"What is of class {name}."}.get(
                 role
             )
         text, tip = _HEADERS[section]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +19,15 @@ from qtpy.QtWidgets import (
     QTableView,
 )
 
+from napari_histomix.datasets import Dataset, Survey
+from napari_histomix.datasets.entries import palette
 from napari_histomix.datasets.split_proposal import SHARES, propose_splits, shortcomings
-from napari_histomix.datasets.splits import SPLITS, shared, split_order, units
-from napari_histomix.records import Event, Job
+from napari_histomix.datasets.splits import SPLITS, shared, split_of, split_order, units
+from napari_histomix.records import Event, Job, NucleusClass
 from napari_histomix.widgets.base import Note, RunBar, hint, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.sections import Section, many
-from napari_histomix.widgets.session import window_of
-from napari_histomix.widgets.split_source import SplitSource
+from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.split_table import COLORS, IMAGES, NAME, SPLIT, SplitChoice, SplitTable
 
 ROWS = 8
@@ -39,15 +40,18 @@ class SplitsBox(Section):
     Parameters
     ----------
     viewer : Viewer
-    source : SplitSource
-        Has the images, and is told what is chosen.
+    session : Session
+        Has the images, and keeps what is chosen in its study as soon as there is one.
     """
 
-    def __init__(self, viewer: Any, source: SplitSource) -> None:
+    def __init__(self, viewer: Any, session: Session) -> None:
         super().__init__(
             "Splits", "Which images are for training, validation and test; patients stay whole.", opened=False
         )
-        self.source = source
+        self.session = session
+        self._used: tuple[Any, frozenset[str]] = (None, frozenset())
+        self.classes: Sequence[NucleusClass] = ()
+        self.image_counts: Mapping[str, Mapping[int, int]] = {}
         self.copies: tuple[Any, ...] | None = None
         self.proposer = JobRunner(self, window_of(viewer))
         self.finder = JobRunner(self, window_of(viewer))
@@ -78,10 +82,30 @@ class SplitsBox(Section):
         self.proposer.finished.connect(self._on_proposed)
         self.proposer.failed.connect(lambda sentence: self.warning.say(sentence, "error"))
         self.proposer.running_changed.connect(lambda _running: self._allow())
-        source.failed.connect(lambda sentence: self.warning.say(sentence, "error"))
-        source.dataset_changed.connect(self._on_dataset)
-        source.splits_changed.connect(self._on_splits)
+        session.dataset_changed.connect(self._on_dataset)
+        for signal in (session.splits_changed, session.study_changed, session.candidates_changed):
+            signal.connect(self._on_splits)
         self._on_dataset()
+
+    @property
+    def dataset(self) -> Dataset | None:
+        """The session's, once its images are read."""
+        return self.session.dataset if self.session.survey is not None else None
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Split of each image as it is now."""
+        entries = self.dataset.entries if self.dataset is not None else ()
+        return {entry.source.image: split_of(entry.source) for entry in entries}
+
+    @property
+    def used(self) -> frozenset[str]:
+        """Images of the candidates and their donors, which must be for training."""
+        candidates = self.session.candidates
+        if candidates is not self._used[0]:
+            items = candidates.items if candidates is not None else ()
+            self._used = candidates, frozenset(place.image for one in items for place in (one.donor, one.target))
+        return self._used[1]
 
     def _build_table(self) -> None:
         self.model = SplitTable(self._move, self)
@@ -134,7 +158,7 @@ class SplitsBox(Section):
 
     def propose(self) -> None:
         """Propose splits in the background."""
-        dataset, counts = self.source.dataset, self.source.counts
+        dataset, counts = self.dataset, self.image_counts
         if dataset is None:
             return
         shares = {split: box.value() / 100 for split, box in self.shares.items()}
@@ -150,7 +174,7 @@ class SplitsBox(Section):
 
     def check(self) -> None:
         """Look for copies in the background."""
-        dataset = self.source.dataset
+        dataset = self.dataset
         if dataset is None:
             return
         self.found.say("")
@@ -167,7 +191,7 @@ class SplitsBox(Section):
             self.table.edit(index)
 
     def _move(self, images: Sequence[str], split: str) -> None:
-        self.source.choose({**self.source.splits, **dict.fromkeys(images, split)})
+        self.session.choose_splits({**self.splits, **dict.fromkeys(images, split)})
 
     def _move_selected(self, split: str) -> None:
         rows = sorted({index.row() for index in self.table.selectionModel().selectedRows()})
@@ -185,18 +209,19 @@ class SplitsBox(Section):
         self._fill()
 
     def _on_proposed(self, splits: dict[str, str]) -> None:
-        self.source.choose(splits)
+        self.session.choose_splits(splits)
 
     def _on_copies(self, copies: tuple[Any, ...]) -> None:
         self.copies = copies
         self._fill()
 
     def _fill(self) -> None:
-        source = self.source
-        if source.dataset is None:
+        dataset, survey = self.dataset, self.session.survey
+        if dataset is None or survey is None:
             return
+        self.classes, self.image_counts = classes_of(dataset, survey)
         together = [one.images for one in self.copies or ()]
-        self.model.set_units(units(source.dataset, together), source.classes, source.counts)
+        self.model.set_units(units(dataset, together), self.classes, self.image_counts)
         header = self.table.horizontalHeader()
         for column in range(self.model.columnCount()):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
@@ -206,9 +231,9 @@ class SplitsBox(Section):
         self._on_splits()
 
     def _on_splits(self) -> None:
-        if self.source.dataset is None:
+        if self.dataset is None:
             return
-        splits = self.source.splits
+        splits = self.splits
         self.model.set_splits(splits)
         self.keep.setVisible("test" in splits.values())
         images = Counter(splits.values())
@@ -221,7 +246,7 @@ class SplitsBox(Section):
 
     def _table_of_counts(self, splits: dict[str, str], ordered: list[str], images: Counter[str]) -> str:
         found: dict[str, Counter[int]] = {split: Counter() for split in ordered}
-        for image, own in self.source.counts.items():
+        for image, own in self.image_counts.items():
             found[splits[image]].update(own)
         heads = "".join(
             f"<td align=right><b style='color: {COLORS[split].name() if split in COLORS else 'gray'}'>"
@@ -229,20 +254,20 @@ class SplitsBox(Section):
             for split in ordered
         )
         lines = [f"<td></td>{heads}", "<td>images</td>" + "".join(_cell(images[one], len(splits)) for one in ordered)]
-        for one in self.source.classes:
+        for one in self.classes:
             total = sum(own[one.number] for own in found.values())
             cells = "".join(_cell(found[split][one.number], total) for split in ordered)
             lines.append(f"<td>{_escaped(one.name)}</td>{cells}")
         return "<table width='100%' cellspacing=3>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
     def _warn(self, splits: dict[str, str]) -> None:
-        dataset = self.source.dataset
+        dataset = self.dataset
         divided = [f"The {one.what} {one.sentence} is in several splits; choose one." for one in shared(dataset)]
-        names = {one.number: one.name for one in self.source.classes}
+        names = {one.number: one.name for one in self.classes}
         together = [one.images for one in self.copies or ()]
-        lacks = list(shortcomings(dataset, splits, self.source.counts, names, together))
+        lacks = list(shortcomings(dataset, splits, self.image_counts, names, together))
         sentences = divided[:3] + ([f"And {len(divided) - 3} more."] if len(divided) > 3 else []) + lacks
-        if any(splits.get(image) != "train" for image in self.source.used):
+        if any(splits.get(image) != "train" for image in self.used):
             sentences.insert(0, "Candidates were found with other splits; find them again.")
         self.warning.say("\n".join(sentences), "error" if divided else "warning")
 
@@ -262,11 +287,23 @@ class SplitsBox(Section):
             self.found.say("No two images show the same tissue.", "good")
 
     def _allow(self) -> None:
-        free = not self.source.locked
+        free = not self.session.read_only
         self.model.locked = not free
         self.propose_button.setEnabled(free and not self.proposer.running)
         for button in self.movers.values():
             button.setEnabled(free)
+
+
+def classes_of(dataset: Dataset, survey: Survey) -> tuple[Sequence[NucleusClass], Mapping[str, Mapping[int, int]]]:
+    """Classes of a dataset, and what each image has of each: nuclei, or itself where images have a class."""
+    if dataset.has_nuclei or not dataset.has_kinds:
+        return dataset.classes, survey.counts
+    colors = palette(len(dataset.kinds))
+    kinds = [NucleusClass(number, *one) for number, one in enumerate(zip(dataset.kinds, colors, strict=True), 1)]
+    numbers = {kind.name: kind.number for kind in kinds}
+    return kinds, {
+        entry.source.image: {numbers[entry.kind]: 1} for entry in dataset.entries if entry.source.image in survey.counts
+    }
 
 
 def _sentence(one: Any, splits: dict[str, str]) -> str:

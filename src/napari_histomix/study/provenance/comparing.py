@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets import open_dataset, read_pixels
+from napari_histomix.datasets import open_any
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.records import REAL, HistomixError
-from napari_histomix.study.provenance.recorded import Manifest, SyntheticImage
+from napari_histomix.study.provenance.recorded import SyntheticImage
 
 LEVELS, SHARE = 8, 0.01
 """Tolerance: at most this share of an image's changed pixels may differ by more than this many of 255 levels; of the
@@ -52,7 +52,6 @@ class Exported:
 
     Parameters
     ----------
-    manifest : Manifest
     folder : Path
         Where they lie.
 
@@ -62,51 +61,44 @@ class Exported:
         If there is no dataset.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
-        self.folder = Path(folder)
-        self._dataset = None if manifest.tissue else open_dataset(self.folder)
+    def __init__(self, folder: Path) -> None:
+        self._dataset = open_any(folder)
+        self._entries = {entry.source.image: entry for entry in self._dataset.entries}
 
     def pixels(self, image: SyntheticImage) -> NDArray[np.uint8]:
         """Pixels (H, W, 3) of an exported image. Raises HistomixError if it is not there or cannot be read."""
-        if self._dataset is not None:
-            return self._dataset.layout.pixels(self._dataset.entry(image.file))
-        return read_pixels(inside(self.folder, image.file))
+        entry = self._entries.get(image.file)
+        if entry is None:
+            raise HistomixError(f"{self._dataset.root} has no image {image.file!r}")
+        return self._dataset.layout.pixels(entry)
 
     def compare(
         self, image: SyntheticImage, pixels: NDArray[np.uint8], origin: NDArray[np.uint8], exact: bool
     ) -> Compared:
         """An exported image beside its rebuilt pixels (H, W, 3) and origin map (H, W); ``exact``: bit for bit."""
         try:
-            found = self.pixels(image)
+            exported = self.pixels(image)
         except HistomixError as error:
             return Compared(image.name, "different", f"the exported image cannot be compared ({error})")
-        if pixels_sha256(found) != image.sha256:
+        if pixels_sha256(exported) != image.sha256:
             as_it_was = " Rebuilt, it is what was exported." if pixels_sha256(pixels) == image.sha256 else ""
             return Compared(
                 image.name, "different", f"somebody changed the exported image {image.file} since.{as_it_was}"
             )
-        return compare(image.name, found, pixels, origin, exact)
-
-
-def inside(folder: Path, file: str) -> Path:
-    """A file by its path in a folder. Raises HistomixError for a path that leaves it."""
-    path = (folder / file).resolve()
-    if "\0" in file or not path.is_relative_to(folder.resolve()):
-        raise HistomixError(f"The path {file!r} leaves the export {folder}; copy the manifest again.")
-    return path
+        return compare(image.name, exported, pixels, origin, exact)
 
 
 def compare(
-    name: str, found: NDArray[np.uint8], rebuilt: NDArray[np.uint8], origin: NDArray[np.uint8], exact: bool
+    name: str, exported: NDArray[np.uint8], rebuilt: NDArray[np.uint8], origin: NDArray[np.uint8], exact: bool
 ) -> Compared:
     """Compare pixels (H, W, 3) with rebuilt ones of an origin map (H, W); ``exact``: nothing but the same bits will do.
 
     Real pixels must be the same in any case.
     """
-    if found.shape != rebuilt.shape:
-        sizes = " and ".join(f"{one.shape[1]}×{one.shape[0]}" for one in (found, rebuilt))
+    if exported.shape != rebuilt.shape:
+        sizes = " and ".join(f"{pixels.shape[1]}×{pixels.shape[0]}" for pixels in (exported, rebuilt))
         return Compared(name, "different", f"exported and rebuilt image are of different sizes ({sizes}).")
-    apart = np.abs(found.astype(np.int16) - rebuilt).max(axis=2)
+    apart = np.abs(exported.astype(np.int16) - rebuilt).max(axis=2)
     changed = apart[origin != REAL]
     largest, share = int(apart.max()), float((changed > 0).mean()) if changed.size else 0.0
     if largest == 0:

@@ -10,27 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.compositing.donors import before_turn, resampled_shape
-from napari_histomix.compositing.exchanging import lay_all
-from napari_histomix.datasets import open_dataset
+from napari_histomix.datasets import open_any
 from napari_histomix.datasets.card import models_of
-from napari_histomix.datasets.class_folders import ORIGINS
 from napari_histomix.datasets.dataset_writer import is_flagged
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats.reading import read_json
 from napari_histomix.datasets.pixels import read_label_image
 from napari_histomix.datasets.run_lengths import mask_of
+from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError
-from napari_histomix.study.augmented import ORIGIN
-from napari_histomix.study.provenance.comparing import inside
-from napari_histomix.study.provenance.rebuilding import swaps_of
+from napari_histomix.study.export_images import origin_file
+from napari_histomix.study.manifest import FILE
 from napari_histomix.study.provenance.recorded import (
-    FILE,
     LARGEST,
     Manifest,
     SyntheticImage,
@@ -38,8 +33,11 @@ from napari_histomix.study.provenance.recorded import (
     read_manifest,
     undamaged,
 )
+from napari_histomix.study.provenance.replay import method_for
 
 ORIGIN_WORDS = {REAL: "real", DONOR: "donor", INPAINTED: "inpainted"}
+ORIGINS = "origins.zip"
+"""Where earlier versions kept the origin maps of images with a class each."""
 _ABOVE = 4
 """Folders above an image that are searched for a manifest."""
 
@@ -55,13 +53,13 @@ class Explanation:
     image : str
         Its name.
     kind : str
-        ``synthetic``: made here, and recorded; ``real``: an image of an export that nothing was placed in;
+        ``synthetic``: made here, and recorded; ``real``: an image of an export that nothing was changed in;
         ``flagged``: marked as synthetic, and no manifest says how it was made; ``unknown``: nothing says anything.
     sentence : str
         The same in words.
     facts : mapping
-        Of a synthetic image, plain JSON values: ``source``, ``license``, ``shares``, ``made`` (placements or
-        replacements), ``models``, ``samplers``, ``decisions``.
+        Of a synthetic image, plain JSON values: ``source``, ``license``, ``shares``, ``made`` (changes), ``methods``,
+        ``models``, ``samplers``, ``decisions``, ``decided_by``.
     """
 
     image: str
@@ -75,26 +73,50 @@ class Explanation:
     def at(self, x: int, y: int) -> dict[str, Any]:
         """Where the pixel in column ``x`` and row ``y`` comes from, as plain JSON values.
 
-        ``origin`` is real, donor or inpainted. Of the latter two, ``placement`` is the nucleus's rank (of tissue
-        ``replacement``, from 0, in the order of the record), with the ``decision`` on it; of a donor's pixel, ``image``
-        and ``x`` and ``y`` are where it lay there, in fractions where it was resampled.
+        ``origin`` is real, donor or inpainted. Of the latter two, ``change`` is the id of the change, with the
+        ``decision`` on it; of a donor's pixel, ``image`` and ``x`` and ``y`` are where it lay there, in fractions where
+        it was resampled, as far as the method can tell.
 
         Raises
         ------
         HistomixError
-            If the image is not a synthetic one, the point is outside it, or the manifest is damaged.
+            If the image is not a synthetic one, the point is outside it, the method is not installed, or the manifest
+            is damaged.
         """
         if self.manifest is None or self.synthetic is None or self.origin is None:
             raise HistomixError(f"{self.sentence} Points can be explained in synthetic images of an export alone.")
         height, width = self.origin.shape
         if not (0 <= x < width and 0 <= y < height):
             raise HistomixError(f"({x}, {y}) lies outside of {self.image}, which is {width}×{height} pixels.")
-        found: dict[str, Any] = {"origin": ORIGIN_WORDS[int(self.origin[y, x])]}
-        if found["origin"] == "real":
-            return found | _from(self.synthetic.target, x, y)
+        point: dict[str, Any] = {"origin": ORIGIN_WORDS[int(self.origin[y, x])]}
+        if point["origin"] == "real":
+            return point | _source(self.synthetic.target) | {"x": x, "y": y}
         with undamaged(self.manifest.path):
-            explain_pixel = _in_tissue if self.manifest.tissue else _in_nucleus
-            return found | explain_pixel(self.manifest, self.synthetic, self.origin, x, y)
+            record = self._record(x, y)
+            painted = point["origin"] == "inpainted"
+            made = record.provenance
+            point |= {"change": record.id, "method": record.method, **_decision(record)}
+            if len(record.added) == 1:
+                ((instance, about),) = record.added.items()
+                point |= {"instance": instance, "class": about["class"]}
+            traced = dict(method_for(self.manifest, record.method).trace(record, y, x, painted))
+            if painted:
+                return point | {key: made[key] for key in ("model", "model_sha256", "sampler") if key in made} | traced
+            givers = {facts["image"]: facts for facts in self.synthetic.sources()}
+            return point | _source(givers.get(traced.get("image", ""), {})) | traced
+
+    def _record(self, x: int, y: int) -> Record:
+        """The record of the change that a pixel belongs to."""
+        assert self.synthetic is not None and self.origin is not None
+        for record in self.synthetic.records:
+            if not record.in_place:
+                # Earlier records do not say how large the image is.
+                return Record({"window": [0, 0, *self.origin.shape], **record.content})
+            if _covers(record, y, x):
+                return record
+        raise HistomixError(
+            f"No record of {self.synthetic.name} covers ({x}, {y}), which its origin map marks; copy both again."
+        )
 
 
 def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
@@ -106,6 +128,10 @@ def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
         An image file; or, with a manifest, the name of an image in its export: one file may hold many images.
     manifest : Path, optional
         Looked for beside the image and above it by default.
+
+    Returns
+    -------
+    Explanation
 
     Raises
     ------
@@ -124,8 +150,8 @@ def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
             )
         return Explanation(path.name, "unknown", f"{path.name} is no image of an export, and not marked.", {})
     read = read_manifest(manifest)
-    name, file = (_tissue_file if read.tissue else _nuclei_file)(read, path, str(image))
-    synthetic = next((one for one in read.images if one.file == name), None)
+    name, file = _exported_file(read, path, str(image))
+    synthetic = next((known for known in read.images if known.file == name), None)
     if synthetic is not None:
         origin = _origin(read, synthetic)
         facts = _facts(read, synthetic, origin)
@@ -143,15 +169,14 @@ def _manifest_above(path: Path) -> Path | None:
     return next((file for file in files if file.is_file() and is_manifest(read_json(file, LARGEST))), None)
 
 
-def _nuclei_file(manifest: Manifest, path: Path, given: str) -> tuple[str, Path]:
+def _exported_file(manifest: Manifest, path: Path, given: str) -> tuple[str, Path]:
     """Name of an image in its export, and its file."""
-    dataset = open_dataset(manifest.path.parent)
-    here = [one for one in dataset.entries if path.exists() and one.image.resolve() == path.resolve()]
-    here = here or [one for one in dataset.entries if one.source.image == given]
-    if not here:
-        # Under the name that it has in the source dataset.
-        files = {one.name: one.file for one in manifest.images}
-        here = [one for one in dataset.entries if one.source.image == files.get(given)]
+    entries = open_any(manifest.path.parent).entries
+    here = [entry for entry in entries if path.exists() and entry.image.resolve() == path.resolve()]
+    # By its name, or by the one that it has in the study.
+    files = {image.name: image.file for image in manifest.images}
+    for name in (given, files.get(given)):
+        here = here or [entry for entry in entries if entry.source.image == name]
     if len(here) > 1:
         raise HistomixError(
             f"{path} holds {len(here)} images; give the name of one, such as {here[0].source.image}, and --manifest."
@@ -161,125 +186,60 @@ def _nuclei_file(manifest: Manifest, path: Path, given: str) -> tuple[str, Path]
     return here[0].source.image, here[0].image
 
 
-def _tissue_file(manifest: Manifest, path: Path, given: str) -> tuple[str, Path]:
-    folder = manifest.path.parent.resolve()
-    named = next((one.file for one in manifest.images if given in (one.name, one.file)), given)
-    file = path.resolve() if path.exists() else inside(folder, named)
-    if not file.is_file() or not file.is_relative_to(folder):
-        raise HistomixError(f"{given} is no image of the export {folder}; name one of its images.")
-    return file.relative_to(folder).as_posix(), file
-
-
 def _origin(manifest: Manifest, image: SyntheticImage) -> NDArray[np.uint8]:
     """The origin map (H, W) that the export holds of an image."""
-    folder = manifest.path.parent
-    if not manifest.tissue:
-        found = read_label_image(inside(folder, f"{ORIGIN}/{image.file}.png"))
-    else:
+    folder, archive = manifest.path.parent, manifest.path.parent / ORIGINS
+    if archive.is_file():
         try:
-            with zipfile.ZipFile(folder / ORIGINS) as maps:
-                found = np.asarray(Image.open(io.BytesIO(maps.read(image.file)))).astype(np.int32)
+            with zipfile.ZipFile(archive) as maps:
+                origin = np.asarray(Image.open(io.BytesIO(maps.read(f"{image.file}.png")))).astype(np.int32)
         except (OSError, KeyError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
-            raise HistomixError(
-                f"{folder / ORIGINS} has no origin map of {image.file} ({error}); copy it again."
-            ) from None
-    if found.ndim != 2 or found.max() > INPAINTED:
+            raise HistomixError(f"{archive} has no origin map of {image.file} ({error}); copy it again.") from None
+    else:
+        path = (folder / origin_file(image.file)).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise HistomixError(f"The path {image.file!r} leaves the export {folder}; copy the manifest again.")
+        origin = read_label_image(path)
+    if origin.ndim != 2 or origin.max() > INPAINTED:
         raise HistomixError(f"The origin map of {image.file} holds other values than 0, 1 and 2; copy it again.")
-    return found.astype(np.uint8)
+    return origin.astype(np.uint8)
 
 
 def _facts(manifest: Manifest, image: SyntheticImage, origin: NDArray[np.uint8]) -> dict[str, Any]:
     with undamaged(manifest.path):
-        made = [record["provenance"] for record in image.records]
-        replaced = len(made[0]["donors"]) if manifest.tissue else len(image.records)
-        decided = [_decision(manifest, image, record) for record in image.records]
+        made = [record.provenance for record in image.records]
+        decided = [_decision(record) for record in image.records]
         return {
             "manifest": str(manifest.path),
             "dataset": manifest.dataset,
             "source": _source(image.target),
             "license": str(read_json_object(manifest.path.parent / "dataset.json").get("license", "")),
-            "made": replaced,
+            "made": len(image.records),
             "shares": {word: float(np.mean(origin == value)) for value, word in ORIGIN_WORDS.items()},
-            "methods": sorted({str(one["method"]) for one in made}),
-            "samplers": sorted({str(one["sampler"]) for one in made}),
+            "methods": sorted({str(record.provenance.get("method", record.method)) for record in image.records}),
+            "samplers": sorted({str(facts["sampler"]) for facts in made if "sampler" in facts}),
             "models": models_of(made),
-            "decisions": dict(Counter(one["decision"] for one in decided)),
-            "decided_by": sorted({one["decided_by"] for one in decided} - {""}),
+            "decisions": dict(Counter(said["decision"] for said in decided)),
+            "decided_by": sorted({said["decided_by"] for said in decided} - {""}),
         }
 
 
-def _decision(manifest: Manifest, image: SyntheticImage, record: Mapping[str, Any]) -> dict[str, str]:
-    """Who decided what on a placement or on a tissue image, and when."""
-    said = manifest.content.get("decisions", {}).get(image.name, {}) if manifest.tissue else record
-    found = {"decision": str(said.get("decision", "unreviewed"))}
-    return found | {key: str(said.get(key, "")) for key in ("decided_by", "decided")}
+def _decision(record: Record) -> dict[str, str]:
+    """Who decided what on a change, and when."""
+    said = {"decision": str(record.content.get("decision", "unreviewed"))}
+    return said | {key: str(record.content.get(key, "")) for key in ("decided_by", "decided")}
 
 
 def _source(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(facts[key]) for key in ("image", "patient", "slide")}
+    """A source image with its patient and slide, as far as they are known."""
+    return {key: str(facts.get(key, "")) for key in ("image", "patient", "slide")}
 
 
-def _from(facts: Mapping[str, Any], x: float, y: float) -> dict[str, Any]:
-    """Facts of a source image and the place in it."""
-    return {**_source(facts), "x": x, "y": y}
-
-
-def _in_nucleus(manifest: Manifest, image: SyntheticImage, origin: NDArray[np.uint8], x: int, y: int) -> dict[str, Any]:
-    record = next((one for one in image.records if _covers(one["provenance"]["changed"], x, y)), None)
-    if record is None:
-        raise HistomixError(
-            f"No record of {image.name} covers ({x}, {y}), which its origin map marks; copy both again."
-        )
-    made = record["provenance"]
-    found = {
-        "placement": record["rank"],
-        "instance": record["instance"],
-        "class": record["donor"]["type"],
-        **_decision(manifest, image, record),
-    }
-    if origin[y, x] != DONOR:
-        return found | _painter(made)
-    top, left = made["shift"]
-    row, col, height, width = made["crop"]
-    scaled = (height, width) if made["scale"] == 1 else resampled_shape((height, width), made["scale"])
-    in_row, in_col = before_turn(y - top, x - left, scaled, made["quarter_turns"], made["mirrored"])
-    giver = made["sources"]["donor"]
-    there = _from(giver, col + _unscaled(in_col, width, scaled[1]), row + _unscaled(in_row, height, scaled[0]))
-    return found | there | {"donor_instance": record["donor"]["instance"], "stain": made["stain"]}
-
-
-def _covers(changed: Mapping[str, Any], x: int, y: int) -> bool:
+def _covers(record: Record, row: int, col: int) -> bool:
     """Whether a record's changed pixels hold a point."""
-    row, col = y - int(changed["row"]), x - int(changed["col"])
+    changed = record.content.get("changed", record.provenance.get("changed"))
+    if changed is None:
+        return record.covers(row, col)
+    top, left = row - int(changed["row"]), col - int(changed["col"])
     height, width = changed["size"]
-    return 0 <= row < height and 0 <= col < width and bool(mask_of(changed)[row, col])
-
-
-def _unscaled(place: int, size: int, scaled: int) -> float:
-    """Where a pixel of a row that was resampled from ``size`` to ``scaled`` pixels was; pixels are named by centers."""
-    return place if size == scaled else round((place + 0.5) * size / scaled - 0.5, 2)
-
-
-def _in_tissue(manifest: Manifest, image: SyntheticImage, origin: NDArray[np.uint8], x: int, y: int) -> dict[str, Any]:
-    (record,) = image.records
-    made = record["provenance"]
-    swaps = swaps_of(made)
-    laid, _ = lay_all(swaps, (origin.shape[0], origin.shape[1]))
-    number = next((index for index, one in enumerate(laid) if one.donor[y, x] or one.hole[y, x]), None)
-    if number is None:
-        raise HistomixError(
-            f"No record of {image.name} covers ({x}, {y}), which its origin map marks; copy both again."
-        )
-    found = {"replacement": number, **_decision(manifest, image, record)}
-    if origin[y, x] != DONOR:
-        return found | _painter(made)
-    giver, segment = made["donors"][number], swaps[number].donor
-    back = cv2.invertAffineTransform(np.array(swaps[number].pose.matrix))
-    in_x, in_y = (round(float(value), 2) for value in back @ (x, y, 1))
-    there = _from(giver, segment.col + in_x, segment.row + in_y)
-    return found | there | {"segment": giver["segment"], "stain": giver["stain"]}
-
-
-def _painter(made: Mapping[str, Any]) -> dict[str, Any]:
-    """What inpainted a pixel."""
-    return {key: made[key] for key in ("model", "model_sha256", "sampler")}
+    return 0 <= top < height and 0 <= left < width and bool(mask_of(changed)[top, left])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,57 +21,18 @@ RECORDED = "recorded"
 """Stands for the device that something was made on."""
 
 
-class Sources:
-    """The source images of a manifest, at the scales they were used at.
+class Ingredients:
+    """Source images at the scales they were used at, models that are loaded when they are needed, and a device.
 
     Parameters
     ----------
     manifest : Manifest
     dataset : Dataset
-    """
-
-    def __init__(self, manifest: Manifest, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self._entries = {entry.source.image: entry for entry in dataset.entries}
-        self._facts: dict[str, list[Mapping[str, Any]]] = {}
-        with undamaged(manifest.path):
-            for image in manifest.images:
-                for facts in image.sources():
-                    self._facts.setdefault(facts["image"], []).append(facts)
-
-    def read(self, facts: Mapping[str, Any]) -> LabeledImage:
-        """The image that facts are of; whoever gave its scale back then need not say it again."""
-        entry = self._entries.get(facts["image"])
-        if entry is None:
-            raise HistomixError(f"{facts['image']}: {self.dataset.name} has no image of that name.")
-        return self.dataset.read(replace(entry, mpp=float(facts["mpp"])))
-
-    def changed(self) -> Job[dict[str, str]]:
-        """What is wrong with each image that is not the one that was used, by name; a long job."""
-        found: dict[str, str] = {}
-        for done, (name, used) in enumerate(sorted(self._facts.items())):
-            yield Event("Checking the source images", done, len(self._facts))
-            try:
-                now = image_facts(self.read(used[0]))
-            except HistomixError as error:
-                found[name] = str(error)
-                continue
-            for key, what in (("pixels_sha256", "pixels"), ("labels_sha256", "labels")):
-                if any(one.get(key) != now.get(key) for one in used):
-                    found[name] = f"{name}: its {what} are not those that were used."
-                    break
-        yield Event("Checking the source images", len(self._facts), len(self._facts))
-        return found
-
-
-class Models:
-    """The models that a manifest names, each loaded when it is needed.
-
-    Parameters
-    ----------
-    manifest : Manifest
-    paths : sequence of path
+        The source dataset.
+    models : sequence of path
         Where models lie; the bundled one needs no path.
+    device : str
+        auto, cpu, cuda or mps; or ``recorded``.
 
     Raises
     ------
@@ -77,16 +40,70 @@ class Models:
         If a path holds another model than the manifest names, or one that it names is not there.
     """
 
-    def __init__(self, manifest: Manifest, paths: Sequence[Path | str]) -> None:
+    def __init__(
+        self, manifest: Manifest, dataset: Dataset, models: Sequence[Path | str] = (), device: str = RECORDED
+    ) -> None:
+        self._source, self._wanted_device = dataset, device
+        self._facts: dict[str, list[Mapping[str, Any]]] = {}
+        with undamaged(manifest.path):
+            for facts in (facts for image in manifest.images for facts in image.sources()):
+                self._facts.setdefault(facts["image"], []).append(facts)
+            self._scales = {name: _scale(used) for name, used in self._facts.items()}
+            self._needed = manifest.models
+            self._loaded: dict[str, AnyModel] = {}
+            if models or self._needed:
+                self._take(models)
+
+    # Source images.
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The source dataset; every image that was used has the scale that it had then."""
+        entries = tuple(
+            replace(entry, mpp=self._scales.get(entry.source.image) or entry.mpp) for entry in self._source.entries
+        )
+        return replace(self._source, entries=entries)
+
+    @cached_property
+    def _entries(self) -> dict[str, Any]:
+        return {entry.source.image: entry for entry in self.dataset.entries}
+
+    def read(self, facts: Mapping[str, Any]) -> LabeledImage:
+        """The image that facts are of, at the scale it had: nobody need give it again."""
+        entry = self._entries.get(facts["image"])
+        if entry is None:
+            raise HistomixError(f"{facts['image']}: {self._source.name} has no image of that name.")
+        return self.dataset.read(replace(entry, mpp=float(facts["mpp"])) if "mpp" in facts else entry)
+
+    def changed_sources(self) -> Job[dict[str, str]]:
+        """What is wrong with each image that is not the one that was used, by name; a long job."""
+        problems: dict[str, str] = {}
+        for done, (name, used) in enumerate(sorted(self._facts.items())):
+            yield Event("Checking the source images", done, len(self._facts))
+            try:
+                now = image_facts(self.read(used[0]))
+            except HistomixError as error:
+                problems[name] = str(error)
+                continue
+            for key, what in (("pixels_sha256", "pixels"), ("labels_sha256", "labels")):
+                if any(key in facts and facts[key] != now.get(key) for facts in used):
+                    problems[name] = f"{name}: its {what} are not those that were used."
+                    break
+        yield Event("Checking the source images", len(self._facts), len(self._facts))
+        return problems
+
+    # Models.
+
+    def _take(self, paths: Iterable[Path | str]) -> None:
         from napari_histomix.diffusion.model_files import read_card
         from napari_histomix.weights import bundled
 
-        self._needed = manifest.models
-        self._loaded: dict[str, AnyModel] = {}
         for path in paths:
+            if not self._needed:
+                raise HistomixError(f"No model took part in these images; leave {path} out.")
             model = self._load(path)
             if model.sha256 not in self._needed:
-                names = " and ".join(f"{one['model']} ({key[:12]}…)" for key, one in self._needed.items())
+                names = " and ".join(f"{made['model']} ({key[:12]}…)" for key, made in self._needed.items())
                 raise HistomixError(
                     f"{path} holds the model {model.name} ({model.sha256[:12]}…), but the images were made with "
                     f"{names}; name that one."
@@ -108,35 +125,40 @@ class Models:
         (low, high), windows = made["model_mpp"], made["model_windows"]
         return load_model(path, mpp=(low, high), windows=tuple(windows), prompt=str(made.get("prompt", "")))
 
-    def of(self, made: Mapping[str, Any]) -> AnyModel:
+    def model(self, provenance: Mapping[str, Any]) -> AnyModel:
         """The model of a record, told what it was told then."""
         from napari_histomix.diffusion.prompted import PromptedModel
         from napari_histomix.weights import bundled
 
-        sha256 = str(made["model_sha256"])
+        sha256 = str(provenance["model_sha256"])
         if sha256 not in self._loaded:
             self._loaded[sha256] = self._load(bundled())
-        low, high = (float(value) for value in made["model_mpp"])
-        windows = tuple(int(side) for side in made["model_windows"])
+        low, high = (float(value) for value in provenance["model_mpp"])
+        windows = tuple(int(side) for side in provenance["model_windows"])
         model = replace(self._loaded[sha256], mpp=(low, high), windows=windows)
-        return replace(model, prompt=str(made["prompt"])) if isinstance(model, PromptedModel) else model
+        return replace(model, prompt=str(provenance["prompt"])) if isinstance(model, PromptedModel) else model
 
+    # A place to compute.
 
-@dataclass(frozen=True)
-class Place:
-    """Where something is rebuilt: a device, and the threads of a processor that worked on it (None: any)."""
-
-    device: str
-    threads: int | None
-
-    @classmethod
-    def of(cls, made: Mapping[str, Any], device: str) -> Place:
+    def device(self, provenance: Mapping[str, Any]) -> str:
         """Where a record's work is done again; a device that is missing here is replaced by the processor."""
         from napari_histomix.devices import choose_device
 
-        if device != RECORDED:
-            return cls(choose_device(device).type, made.get("threads"))
+        if self._wanted_device != RECORDED:
+            return choose_device(self._wanted_device).type
         try:
-            return cls(choose_device(str(made["device"]).split()[0]).type, made.get("threads"))
+            return choose_device(str(provenance["device"]).split()[0]).type
         except HistomixError:
-            return cls("cpu", made.get("threads"))
+            return "cpu"
+
+    @contextmanager
+    def threads(self, provenance: Mapping[str, Any]) -> Iterator[None]:
+        """As many threads of a processor as worked on a record."""
+        from napari_histomix.diffusion.environment import threads
+
+        with threads(provenance.get("threads")):
+            yield
+
+
+def _scale(used: Sequence[Mapping[str, Any]]) -> float | None:
+    return next((float(facts["mpp"]) for facts in used if "mpp" in facts), None)

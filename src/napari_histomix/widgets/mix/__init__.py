@@ -1,1 +1,1 @@
-"""The Mix dock: replace segments, one or many, and review what came of it."""
+"""The Mix dock: replace one segment of tissue by a donor that a person chooses."""

@@ -1,4 +1,4 @@
-"""The layers of the Mix dock: one pair for the target's image, one triple for the synthetic image under review."""
+"""The layers of the Mix dock: an image of the pool, and its segments."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
-from napari_histomix.records import DONOR, INPAINTED, LabeledImage, MixedImage
+from napari_histomix.records import LabeledImage
 from napari_histomix.widgets.camera import show_scale_bar
-from napari_histomix.widgets.mix.runs import Shown
 
 OUTLINE, CHOSEN = "#2ee6d6", "#ffb000"
 """Segments, and the target among them: both read well on pink and violet."""
-ORIGINS = {DONOR: "#2e86ff", INPAINTED: "#ffb000"}
-TARGET, MIX = "target", "mix"
-VIEWS = {"image": TARGET, "segments": TARGET, "real": MIX, "synthetic": MIX, "origin": MIX}
-"""Which layers are shown together."""
+LAYERS = ("image", "segments")
 
 
 class MixLayers(QObject):
@@ -35,13 +31,10 @@ class MixLayers(QObject):
 
     selected = Signal(int)
     """The label that a person chose in the layer of segments."""
-    view_changed = Signal()
 
     def __init__(self, viewer: Any, parent: QObject) -> None:
         super().__init__(parent)
         self.viewer = viewer
-        self.view = ""
-        self.synthetic, self.origin = True, True
         self._layers: dict[str, Layer] = {}
         self._own = False
         # napari keeps what it calls back: it must not keep the panel too.
@@ -49,7 +42,7 @@ class MixLayers(QObject):
 
         def on_label(event: Any) -> None:
             one = this()
-            if one is not None and not one._own and one.view == TARGET:
+            if one is not None and not one._own:
                 one.selected.emit(int(event.source.selected_label))
 
         self._on_label = on_label
@@ -71,7 +64,7 @@ class MixLayers(QObject):
         self._put(
             "segments", Labels(labels, name=f"{name} segments", colormap=colors, metadata=about, opacity=0.9, **space)
         )
-        self.look(TARGET)
+        self.look()
 
     def mark(self, label: int) -> None:
         """Make a segment stand out among the others; 0 for none."""
@@ -87,73 +80,32 @@ class MixLayers(QObject):
         finally:
             self._own = False
 
-    def show_mix(self, shown: Shown, mpp: float) -> None:
-        """Show a synthetic image over the real one, and where its pixels come from."""
-        mix, real = shown.mix, shown.real
-        space = self._space(mix.target, mix.pixels.shape, mpp)
-        about = {"histomix": {**_facts(mix), "mpp": mpp}}
-        if real is not None:
-            facts = {"histomix": {"image": mix.target, "class": real.kind, "mpp": mpp}}
-            self._put("real", Image(real.pixels, rgb=True, name=f"{mix.target} real", metadata=facts, **space))
-        else:
-            self._remove("real")
-        self._put("synthetic", Image(mix.pixels, rgb=True, name=mix.name, metadata=about, **space))
-        colors = DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", **ORIGINS})
-        self._put(
-            "origin",
-            Labels(mix.origin, name=f"{mix.name} origin", colormap=colors, metadata=about, opacity=0.8, **space),
-        )
-        self.look(MIX)
-
-    def look(self, view: str) -> None:
-        """Show the target's layers or those of the synthetic image, and hide the others."""
-        self.view = view
-        for what in VIEWS:
-            self._turn(what)
-        active = self.layer("segments" if view == TARGET else "synthetic")
-        chosen = self.viewer.layers.selection.active
+    def look(self) -> None:
+        """Bring both back onto the screen."""
+        for what in LAYERS:
+            layer = self.layer(what)
+            if layer is not None and not layer.visible:
+                layer.visible = True
+        active, chosen = self.layer("segments"), self.viewer.layers.selection.active
         if active is not None and (chosen is None or chosen in self._layers.values()):
             # A layer of the person's own stays selected.
             self.viewer.layers.selection.active = active
-        self.view_changed.emit()
-
-    def show_synthetic(self, shown: bool) -> None:
-        """Show the synthetic image, or the real one below it."""
-        self.synthetic = shown
-        self._turn("synthetic")
-        self._turn("origin")
-
-    def show_origin(self, shown: bool) -> None:
-        """Whether the outlines of donors and of painted places are shown."""
-        self.origin = shown
-        self._turn("origin")
 
     def clear(self) -> None:
         """Take our layers out of the viewer: another study is coming."""
-        for what in VIEWS:
-            self._remove(what)
-        self.view = ""
-        self.view_changed.emit()
-
-    def _turn(self, what: str) -> None:
-        layer = self.layer(what)
-        if layer is not None:
-            visible = VIEWS[what] == self.view
-            if what in ("synthetic", "origin"):
-                visible = visible and self.synthetic
-            if what == "origin":
-                visible = visible and self.origin
-            if layer.visible != visible:
-                layer.visible = visible
+        for what in LAYERS:
+            layer = self.layer(what)
+            if layer is not None:
+                self.viewer.layers.remove(layer)
+            self._layers.pop(what, None)
 
     # Making and re-using.
 
     def _put(self, what: str, new: Layer) -> None:
         old = self.layer(what)
         if isinstance(new, Labels):
-            new.contour = 2 if what == "segments" else 1
+            new.contour = 2
         if old is None:
-            new.visible = False
             self._layers[what] = new
             self.viewer.layers.append(new)
             if what == "segments":
@@ -172,14 +124,8 @@ class MixLayers(QObject):
                 old.colormap = new.colormap
         finally:
             self._own = False
-        if sizes[0] != sizes[1] and what in ("image", "synthetic"):
+        if sizes[0] != sizes[1] and what == "image":
             self.viewer.reset_view()
-
-    def _remove(self, what: str) -> None:
-        layer = self.layer(what)
-        if layer is not None:
-            self.viewer.layers.remove(layer)
-        self._layers.pop(what, None)
 
     def _space(self, name: str, shape: tuple[int, ...], mpp: float) -> Mapping[str, Any]:
         """Scale, place and units: those of the image where another dock or the person has it open already."""
@@ -194,17 +140,3 @@ class MixLayers(QObject):
             ):
                 return {"scale": tuple(layer.scale), "translate": tuple(layer.translate), "units": layer.units}
         return {"scale": (mpp, mpp), "units": ("um", "um")}
-
-
-def _facts(mix: MixedImage) -> dict[str, Any]:
-    return {
-        "image": mix.name,
-        "synthetic": True,
-        "class": mix.kind,
-        "target": mix.target,
-        "seed": mix.seed,
-        "new_area": mix.new_area,
-        # By this key the Train dock knows that no network may learn from a layer.
-        "placements": mix.provenance.get("donors", []),
-        "provenance": dict(mix.provenance),
-    }

@@ -1,95 +1,88 @@
-"""A dock of its own: replace segments of tissue by similar ones of their class (USegMix), review and export them."""
+"""A dock of its own: replace one segment of tissue by a donor that a person chooses (USegMix)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from qtpy.compat import isalive
 from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_histomix.datasets import Dataset
-from napari_histomix.records import Job
-from napari_histomix.segmentation.pool import SegmentPool
-from napari_histomix.study import Study
-from napari_histomix.study.lock import READ_ONLY
-from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, row
+from napari_histomix.methods.usegmix import USegMixSettings
+from napari_histomix.records import Change, Event, HistomixError
+from napari_histomix.widgets.base import SPACE, CropView, Note, Panel, RunBar, hint, narrow, row
+from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.mix.batch import BatchSection
-from napari_histomix.widgets.mix.export import ExportSection
-from napari_histomix.widgets.mix.form import MixForm
-from napari_histomix.widgets.mix.jobs import OpenedMix, open_job
+from napari_histomix.widgets.loading import Moved, Opened, study_job
+from napari_histomix.widgets.mix.jobs import Donor, Target, Tissue, around
 from napari_histomix.widgets.mix.layers import MixLayers
-from napari_histomix.widgets.mix.review import ReviewSection
-from napari_histomix.widgets.mix.target import TargetSection
-from napari_histomix.widgets.mix.work import MixWork
+from napari_histomix.widgets.mix.preview import DonorGrid
+from napari_histomix.widgets.pool.loading import OpenedPool, pool_job
 from napari_histomix.widgets.pool.places import PoolPlaces
-from napari_histomix.widgets.preload import prepare_units, warm_networks
+from napari_histomix.widgets.preload import prepare_units
 from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session, window_of
 
+ASK = "Click a segment in the image, or take a random one."
+NO_DONOR = (
+    "No segment of its class may take its place: there is none of a fitting size from another patient. "
+    "Widen the area ratio or allow the same patient under Settings, or choose another target."
+)
+WAIT = 300
+"""Milliseconds after the last change of a setting before donors are looked for again."""
+
 
 class MixPanel(Panel):
-    """One target with its donors, many images at once, review and export."""
+    """An image of the session's pool, a segment of it, ten donors, and the run that blends one of them in."""
 
-    opened = Signal(object, object)
-    """Study and pool that are open now."""
+    blended = Signal(int)
+    """Id of a new change."""
+    model: Any = None
+    """A loaded model to use in place of the one that the settings name."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         prepare_units()
         super().__init__(napari_viewer, session)
-        self._moved: Study | None = None
-        self.work = MixWork(self)
+        self.tissue: Tissue | None = None
+        self.target: Target | None = None
+        self.number = -1
+        """The target segment's number in the pool; -1 for none."""
+        self._folder: Path | None = None
+        self._waiting: Path | None = None
+        self._wanted = 0
+        self._donors: list[Donor] = []
+        self._blending = -1
+        self._rng = np.random.default_rng()
         self.layers = MixLayers(self.viewer, self)
         self.places = PoolPlaces(self.viewer, self)
+        self.loader, self.previews = JobRunner(self), JobRunner(self)
+        self.blender = JobRunner(self, window_of(self.viewer))
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(WAIT)
+        self._soon.timeout.connect(self._find_donors)
         self.area = self.scroll()
         self._build_top()
-        runners = [JobRunner(self, window_of(self.viewer)) for _ in range(3)]
-        for one in (self.runner, *runners):
-            self.work.watch(one)
-        self.form = MixForm(self.session)
-        self.target = TargetSection(self, self.work, self.layers, self.form, runners[0])
-        self.settings = Section(
-            "Settings", "How donors are drawn and blended, for one target and for many images.", False
-        )
-        self.settings.body.addWidget(self.form)
-        self.batch = BatchSection(self, self.work, self.form, runners[1])
-        self.review = ReviewSection(self, self.work, self.layers)
-        self.export = ExportSection(self, self.work, runners[2])
-        self.results = QWidget()
-        column = QVBoxLayout(self.results)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
-        for section in (self.target, self.batch, self.settings, self.review, self.export):
-            column.addWidget(section)
-        self.column.addWidget(self.results)
+        self._build_target()
         self.column.addStretch(1)
-        self.results.hide()
         self._connect()
-        self._on_settings()
-        self._on_running(False)
-        self._waiting: Path | None = None
-        self.opened.connect(lambda study, _pool: self.session.share_tissue(study.folder, self))
-        self.follow_tissue()
+        self._on_study()
+        self.follow_pool()
 
     def _build_top(self) -> None:
         self.title = QLabel()
         self.title.setTextFormat(Qt.TextFormat.PlainText)
         self.title.setStyleSheet("QLabel { font-weight: 600; }")
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.other_button = QPushButton("Open…")
-        self.other_button.setToolTip("Open another study.")
-        self.other_button.clicked.connect(self.choose_study)
-        self.header = QWidget()
-        self.header.setLayout(row(self.title, self.other_button, stretch=0))
-        self.column.addWidget(self.header)
-        self.empty = Note("Open a study with a segment pool to mix its tissue.")
-        self.column.addWidget(self.empty)
-        self.progress = RunBar("Open study…", "Choose the folder of a study.", self.runner)
-        self.progress.run.connect(self.choose_study)
+        self.open_button = QPushButton("Open study…")
+        self.open_button.setToolTip("Open a study that has a segment pool.")
+        self.open_button.clicked.connect(self.choose_study)
+        self.column.addLayout(row(self.title, self.open_button, stretch=0))
+        self.progress = RunBar("", self.runner)
+        self.progress.run_button.hide()
         self.column.addWidget(self.progress)
         self.note = Note()
         self.column.addWidget(self.note)
@@ -99,30 +92,69 @@ class MixPanel(Panel):
         self.find_button.hide()
         self.column.addWidget(self.find_button)
 
+    def _build_target(self) -> None:
+        self.results = QWidget()
+        column = QVBoxLayout(self.results)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(SPACE)
+        self.image = QComboBox()
+        narrow(self.image)
+        self.image.setToolTip("The image whose segment is replaced.")
+        self.image.setAccessibleName("Image of the target")
+        self.image.activated.connect(lambda _index: self.choose_image(self.image.currentData()))
+        self.random_button = QPushButton("Random target")
+        self.random_button.setToolTip("Take any segment of this image that nobody dropped.")
+        self.random_button.clicked.connect(self.choose_random)
+        self.show_button = QPushButton("Show")
+        self.show_button.setToolTip("Show this image and its segments again.")
+        self.show_button.clicked.connect(self.show_image)
+        column.addLayout(row(self.image, self.show_button, self.random_button, stretch=0))
+        self.about = hint(ASK)
+        self.grid = DonorGrid()
+        self.before, self.after = CropView("Now"), CropView("Pasted")
+        self.before.setToolTip("The target segment and its surroundings.")
+        self.after.setToolTip("The chosen donor in its place; while it is blended, what is being painted.")
+        self.views = QWidget()
+        self.views.setLayout(row(self.before, self.after))
+        for view in (self.before, self.after):
+            view.smooth = True
+            view.setFixedHeight(190)
+        self.bar = RunBar(
+            "Replace and blend",
+            self.blender,
+            "Make a synthetic image with this donor in the target's place; it is saved, ready for review.",
+        )
+        self.settings = Section("Settings", "How donors are drawn and blended.", False)
+        self.form = SessionForm(self.session, USegMixSettings, omit=("per_class", "new_area"))
+        self.settings.body.addWidget(self.form)
+        for part in (self.about, self.grid, self.views, self.bar, self.settings):
+            column.addWidget(part)
+        self.column.addWidget(self.results)
+
     def _connect(self) -> None:
         self.runner.finished.connect(self._on_opened)
-        self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
-        self.runner.running_changed.connect(self._on_running)
-        self.work.busy_changed.connect(self._on_busy)
-        self.places.clicked.connect(self.target.on_clicked)
-        self.target.blended.connect(self.review.go)
-        self.form.drawing_changed.connect(self._on_settings)
-        self.form.sampler.currentIndexChanged.connect(lambda _index: self._on_settings())
+        self.loader.finished.connect(self._on_loaded)
+        self.previews.progressed.connect(lambda _event: self.grid.fill(tuple(self._donors)))
+        self.previews.finished.connect(self._on_donors)
+        self.grid.chosen.connect(self._on_chosen)
+        self.bar.run.connect(self.run)
+        self.blender.progressed.connect(self._on_event)
+        self.blender.finished.connect(self._on_blended)
+        self.blender.cancelled.connect(lambda: self._end_blending("Stopped. Nothing was kept."))
+        self.blender.failed.connect(lambda _sentence: self._end_blending())
+        self.blender.running_changed.connect(self._on_running)
+        for runner in (self.runner, self.loader, self.previews, self.blender):
+            runner.failed.connect(self._on_failed)
+        self.layers.selected.connect(self.choose)
+        self.places.clicked.connect(self.on_clicked)
+        self.form.changed.connect(self._soon.start)
+        self.session.study_changed.connect(self._on_study)
 
     def sizeHint(self) -> QSize:
         """As the other docks."""
         return QSize(420, 860)
 
-    @property
-    def model(self) -> Any:
-        """A loaded inpainting model to use instead of the session's."""
-        return self.target.model
-
-    @model.setter
-    def model(self, model: Any) -> None:
-        self.target.model = self.batch.model = model
-
-    # Opening.
+    # Opening: the study is the session's.
 
     def choose_study(self) -> None:
         """Let the person choose a study's folder."""
@@ -133,77 +165,268 @@ class MixPanel(Panel):
     def choose_images(self) -> None:
         """Let the person say where the images of the study are now."""
         folder = QFileDialog.getExistingDirectory(self, "The folder that holds the study's images")
-        if folder and self._moved is not None:
-            self.open_study(self._moved.folder, Path(folder))
+        if folder and self._folder is not None:
+            self.open_study(self._folder, Path(folder))
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:
-        """Open a study's pool and its images, which are in another folder now where one is given."""
-        self._begin(open_job(Path(folder), None, images, self.session.claim(folder)))
-
-    def take(self, study: Study, pool: SegmentPool | None = None, dataset: Dataset | None = None) -> None:
-        """Work on a study that is open already, with its pool and its images."""
-        self._begin(open_job(study, pool, dataset))
-
-    def _begin(self, make: Callable[[], Job[Any]]) -> None:
-        warm_networks()
+        """Open a study and its images, which are in another folder now where one is given."""
+        study = self.session.study
+        self._folder = Path(folder)
+        if study is not None and study.folder.resolve() == self._folder.resolve():
+            self._on_study()
+            return
         self.note.say("")
         self.find_button.hide()
-        self.runner.replace(make, "opening the study")
+        self.runner.replace(study_job(self._folder, images), "opening the study")
 
-    def _on_running(self, running: bool) -> None:
-        ready = self.work.ready
-        self.header.setVisible(ready)
-        self.empty.setVisible(not ready and not running)
-        self.progress.setVisible(running or not ready)
-        # Beside a study that is open, the button in the header is enough.
-        self.progress.run_button.setVisible(not ready)
+    def _on_opened(self, opened: Opened | Moved) -> None:
+        if isinstance(opened, Moved):
+            self.find_button.show()
+            self.complain(self.note, opened.sentence)
+            return
+        self.session.take_opened(opened)
 
-    def _on_tissue(self, folder: Any, by: Any) -> None:
+    def _on_pool(self, folder: Any, by: Any) -> None:
         # Not in the middle of a run, which works on the pool as it was.
-        if isalive(self) and self.work.busy:
+        if isalive(self) and self.blender.running:
             self._waiting = None if by is self else folder
         else:
-            super()._on_tissue(folder, by)
+            super()._on_pool(folder, by)
 
-    def _on_busy(self) -> None:
-        if self._waiting is not None and not self.work.busy:
-            folder, self._waiting = self._waiting, None
-            QTimer.singleShot(0, lambda: self._on_tissue(folder, None))
-        self.other_button.setEnabled(not self.work.busy)
-        self.form.setEnabled(not self.target.runner.running and not self.batch.runner.running)
-
-    def _on_opened(self, found: OpenedMix) -> None:
-        if found.problem:
-            self._moved = found.study
-            self.find_button.show()
-            self.complain(self.note, found.problem)
-            return
-        self._moved = None
+    def _on_study(self) -> None:
+        self.blender.discard()
+        self.previews.discard()
+        self.loader.discard()
+        self._soon.stop()
+        self.tissue, self.target, self.number, self._wanted, self._blending = None, None, -1, 0, -1
         self.layers.clear()
-        self.session.introduce(found.study)
-        self.work.take(found)
-        self._on_running(False)
-        count = len(found.pool)
-        self.title.setText(f"{found.study.folder.name} · {count:,} segment{'' if count == 1 else 's'}")
-        self.title.setToolTip(f"{len(found.pool.images):,} images of {found.dataset.name}")
+        self.image.clear()
+        self._clear()
+        self.note.say("")
+        self.results.hide()
+        self.find_button.hide()
+        study, dataset = self.session.study, self.session.dataset
+        if study is None or dataset is None or not dataset.has_kinds:
+            self.title.setText("Open a study with a segment pool.")
+            return
+        self.title.setText(study.folder.name)
+        self.loader.replace(pool_job(study), "reading the segment pool")
+
+    def _on_loaded(self, loaded: Any) -> None:
+        if isinstance(loaded, Target):
+            self._on_target(loaded)
+        elif loaded.curation is None:
+            self.complain(self.note, loaded.problem)
+        else:
+            self._on_pool_read(loaded)
+
+    def _on_pool_read(self, opened: OpenedPool) -> None:
+        assert opened.curation is not None and self.session.dataset is not None
+        pool, dataset = opened.curation.pool, self.session.dataset
+        self.tissue = Tissue(opened.study, pool, dataset)
+        self.title.setText(f"{opened.study.folder.name} · {len(pool):,} segment{'' if len(pool) == 1 else 's'}")
+        known = {entry.source.image for entry in dataset.training}
+        for name in dict.fromkeys(image.source.image for image in pool.images):
+            if name in known:
+                self.image.addItem(name, name)
+        if not self.image.count():
+            folder = opened.study.folder.name
+            why = f"None of the images of {folder} is among the training images of {dataset.name}."
+            self.complain(self.note, why)
+            return
         self.results.show()
-        if found.study.read_only:
-            self.note.say(READ_ONLY, "warning")
-        self.opened.emit(found.study, found.pool)
+        self.session.share_pool(opened.study.folder, self)
+        self.choose_image(self.image.itemData(0))
 
-    def _on_settings(self) -> None:
-        self.settings.state.setText(self.form.words())
+    # Image and segment.
 
-    # Clicks and keys only while the panel is to be seen.
+    def choose_image(self, name: str, label: int = 0) -> None:
+        """Show an image of the pool, and make one of its segments the target where its label is given."""
+        place = self.image.findData(name)
+        if place < 0 or self.tissue is None:
+            return
+        self.image.setCurrentIndex(place)
+        if self.target is not None and self.target.image.source.image == name and not self.loader.busy:
+            self.show_image()
+            if label:
+                self.choose(label)
+            return
+        self._wanted = label
+        self.previews.discard()
+        self.target, self.number = None, -1
+        self._clear()
+        self.about.setText("Reading the image …")
+        self.loader.replace(self.tissue.target_job(name), "reading an image")
+
+    def _on_target(self, target: Target) -> None:
+        self.target = target
+        self.note.say("")
+        self.layers.show_target(target.image, target.labels)
+        self.layers.mark(0)
+        label, self._wanted = self._wanted, 0
+        if not target.numbers:
+            self.about.setText("All segments of this image were dropped; keep some of them in HistoMix: Pool.")
+        elif label:
+            self.choose(label)
+        else:
+            self.about.setText(ASK)
+        self._update()
+
+    def show_image(self) -> None:
+        """Bring the target's image back onto the screen."""
+        if self.target is None:
+            return
+        if self.layers.layer("image") is None or self.layers.layer("segments") is None:
+            # A person removed it.
+            self.layers.show_target(self.target.image, self.target.labels)
+            self.layers.mark(self._label())
+        else:
+            self.layers.look()
+
+    def on_clicked(self, image: str, label: int) -> None:
+        """A segment was clicked in the viewer."""
+        if self.target is not None and self.target.image.source.image == image:
+            self.choose(label)
+        else:
+            self.choose_image(image, label)
+
+    def choose_random(self) -> None:
+        """Make any segment of the image the target, but not the same one again."""
+        if self.target is None:
+            return
+        labels = [label for label, number in sorted(self.target.numbers.items()) if number != self.number]
+        if labels:
+            self.show_image()
+            self.choose(int(self._rng.choice(labels)))
+
+    def choose(self, label: int) -> None:
+        """Make a segment of the image the target, by its label."""
+        if self.target is None:
+            return
+        number = self.target.numbers.get(label, -1)
+        if number < 0:
+            if label:
+                self.note.say("What you clicked is no segment of the pool.", "warning")
+            return
+        if number == self.number and (self.previews.busy or self.grid.count):
+            return
+        self.number = number
+        self.layers.mark(label)
+        self._find_donors()
+
+    def _label(self) -> int:
+        numbers = self.target.numbers if self.target is not None else {}
+        return next((label for label, number in numbers.items() if number == self.number), 0)
+
+    # Donors.
+
+    def _find_donors(self) -> None:
+        target, tissue = self.target, self.tissue
+        if target is None or tissue is None or self.number < 0:
+            return
+        self._clear()
+        self.note.say("")
+        try:
+            settings = self.form.value(USegMixSettings)
+        except HistomixError as error:
+            self._on_failed(str(error))
+            return
+        segment = tissue.pool.segment(self.number)
+        box = around(segment, target.image.pixels.shape)
+        self.before.show_pixels(np.ascontiguousarray(target.image.pixels[box]))
+        size = segment.area * target.image.mpp**2
+        self.about.setText(f"{target.image.kind} · segment {segment.number} · {size:,.0f} µm² · looking for donors …")
+        self._donors = []
+        make = tissue.donors_job(target, self.number, settings, self._donors)
+        self.previews.replace(make, "preparing donors")
+        self._update()
+
+    def _on_donors(self, donors: list[Donor]) -> None:
+        self.grid.fill(donors)
+        words = self.about.text().rpartition(" · ")[0]
+        likeliest = "the likeliest donor" if len(donors) == 1 else f"the {len(donors)} likeliest donors"
+        self.about.setText(f"{words} · {likeliest if donors else 'no donor'}")
+        self.note.say("" if donors else NO_DONOR, "warning")
+        self._update()
+
+    def _clear(self) -> None:
+        self.grid.clear()
+        self.before.show_pixels(None)
+        self.after.show_pixels(None, "Pasted")
+        self._update()
+
+    def _on_chosen(self, donor: Donor) -> None:
+        if self._blending != self.number:
+            self.after.show_pixels(donor.crop, f"Pasted · {donor.image}")
+        self._update()
+
+    # The run.
+
+    def run(self) -> None:
+        """Blend the chosen donor in, in the background."""
+        donor = self.grid.donor
+        if donor is None or self.tissue is None or self.blender.running:
+            return
+        self.note.say("")
+        try:
+            make = self.tissue.one_job(donor.plan, self.form.value(USegMixSettings), self.model)
+        except HistomixError as error:
+            self._on_failed(str(error))
+            return
+        self._blending = self.number
+        self.blender.start(make, "blending a segment")
+
+    def _on_running(self, running: bool) -> None:
+        self.form.setEnabled(not running)
+        self.open_button.setEnabled(not running)
+        self.running_changed.emit(running)
+        if not running and self._waiting is not None:
+            folder, self._waiting = self._waiting, None
+            QTimer.singleShot(0, lambda: self._on_pool(folder, None))
+
+    def _on_event(self, event: Event) -> None:
+        if event.preview is not None and self._blending == self.number:
+            self.after.show_pixels(event.preview, "Being painted")
+        if event.message:
+            self.note.say(event.message, "warning")
+
+    def _on_blended(self, change: Change) -> None:
+        if self._blending == self.number and self.target is not None and self.tissue is not None:
+            box = around(self.tissue.pool.segment(self.number), change.pixels.shape)
+            self.after.show_pixels(np.ascontiguousarray(change.pixels[box]), "Blended")
+        self._blending = -1
+        self.session.take_made([change.id])
+        self.note.say(f"{change.name} is made. It waits for your review in HistoMix: Review.", "good")
+        self.blended.emit(change.id)
+
+    def _end_blending(self, sentence: str = "") -> None:
+        if sentence and self._blending >= 0:
+            self.note.say(sentence)
+        same, self._blending = self._blending == self.number, -1
+        if same and self.grid.donor is not None:
+            self._on_chosen(self.grid.donor)
+
+    def _on_failed(self, sentence: str) -> None:
+        if self.target is None or self.grid.count == 0:
+            self.about.setText(ASK if self.target is not None else "")
+        self.complain(self.note, sentence)
+        self._update()
+
+    def _update(self) -> None:
+        self.views.setVisible(self.number >= 0)
+        self.random_button.setEnabled(self.target is not None and bool(self.target.numbers))
+        self.show_button.setEnabled(self.target is not None)
+        why = "" if self.grid.donor else "Choose a target first." if self.number < 0 else "There is no donor yet."
+        self.bar.allow(not why, why)
+
+    # Clicks only while the panel is to be seen.
 
     def showEvent(self, event: QShowEvent) -> None:
         """Follow the viewer."""
         self.places.listen()
-        self.review.set_active(True)
         super().showEvent(event)
 
     def hideEvent(self, event: QHideEvent) -> None:
         """No longer."""
         self.places.rest()
-        self.review.set_active(False)
         super().hideEvent(event)

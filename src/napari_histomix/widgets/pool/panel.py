@@ -101,7 +101,7 @@ class PoolPanel(Panel):
         self.view.image_wanted.connect(self.image_wanted)
         self.image_wanted.connect(self._show_image)
         self.rebuild_wanted.connect(self._open_segments)
-        self.opened.connect(lambda study, _pool: self.session.share_tissue(study.folder, self))
+        self.opened.connect(lambda study, _pool: self.session.share_pool(study.folder, self))
         self.view.said.connect(self.note.say)
         self.view.map_kind.currentIndexChanged.connect(self._on_map_kind)
         box = self.actions_box
@@ -114,7 +114,7 @@ class PoolPanel(Panel):
         box.relabel.connect(self.relabel)
         box.tag.connect(self.tag)
         box.untag.connect(self.untag)
-        self.follow_tissue()
+        self.follow_pool()
 
     def sizeHint(self) -> QSize:
         """Four tiles wide."""
@@ -127,12 +127,12 @@ class PoolPanel(Panel):
 
     def _show_image(self, name: str) -> None:
         self._open_segments()
-        self.session.tissue_image_wanted.emit(name)
+        self.session.pool_image_wanted.emit(name)
 
     def _open_segments(self) -> None:
         """The Segments dock shows images and builds pools; it is opened where it is not."""
         window = getattr(self.viewer, "window", None)
-        if not self.session.shows_tissue and window is not None:
+        if not self.session.shows_pool_images and window is not None:
             window.add_plugin_dock_widget("napari-histomix", "HistoMix: Segments", tabify=True)
 
     # Opening.

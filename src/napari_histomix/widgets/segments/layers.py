@@ -15,8 +15,9 @@ from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.methods.segment_stage import PoolSettings
 from napari_histomix.records import Event, HistomixError, Job, Segment
-from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter, segment_map, segments_of
+from napari_histomix.segmentation import find_segments, open_prompter, segment_map, segments_of
 from napari_histomix.widgets.preload import prepare_torch
 from napari_histomix.widgets.rgb_layers import LARGEST, micrometers, pixels_of
 
@@ -229,12 +230,9 @@ def segments_layer(divided: Divided, name: str, space: Mapping[str, Any]) -> Lab
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What a person asked for: prompter, settings, class of the image, and points or labels in place of random ones."""
+    """What a person asked for: settings, class of the image, and points or labels in place of random ones."""
 
-    prompter: str
-    weights: str
-    device: str
-    settings: AnchorSettings
+    settings: PoolSettings
     kind: str = ""
     points: NDArray[np.float64] | None = None
     labels: NDArray[np.int32] | None = None
@@ -248,13 +246,14 @@ class Prompters:
 
     def open(self, asked: Asked) -> Any:
         """The prompter that was asked for."""
-        path = Path(asked.weights)
-        changed = path.stat().st_mtime_ns if asked.weights and path.is_file() else 0
-        key = asked.prompter, asked.weights, changed, asked.device
+        how = asked.settings
+        path = Path(how.weights)
+        changed = path.stat().st_mtime_ns if how.weights and path.is_file() else 0
+        key = how.prompter, how.weights, changed, how.device
         if self._last[0] != key:
             # The one before goes first: two may not fit into memory.
             self._last = (None, None)
-            self._last = key, open_prompter(asked.prompter, asked.weights or None, asked.device)
+            self._last = key, open_prompter(how.prompter, how.weights or None, how.device)
         return self._last[1]
 
 
@@ -262,7 +261,7 @@ def divide_job(picture: Picture, asked: Asked, prompters: Prompters) -> Callable
     """Divide a picture into segments."""
 
     def divide() -> Job[Divided]:
-        if asked.prompter == "sam" and asked.labels is None:
+        if asked.settings.prompter == "sam" and asked.labels is None:
             prepare_torch()
         yield Event("Reading the image")
         pixels = picture.pixels()
@@ -272,18 +271,18 @@ def divide_job(picture: Picture, asked: Asked, prompters: Prompters) -> Callable
             told |= {"prompter": "", "settings": {}}
         else:
             yield Event("Opening the prompter")
-            prompter = prompters.open(asked)
-            segments = yield from find_segments(pixels, prompter, asked.settings, asked.points)
+            prompter, anchors = prompters.open(asked), asked.settings.anchors
+            segments = yield from find_segments(pixels, prompter, anchors, asked.points)
             if not segments:
-                raise HistomixError("What stands out in this image is too small; lower the smallest share in Details.")
-            told |= {"prompter": prompter.name, "settings": asdict(asked.settings)}
+                raise HistomixError("What stands out in this image is too small; lower the least share (extent).")
+            told |= {"prompter": prompter.name, "settings": asdict(anchors)}
             if asked.points is not None:
                 told["points"] = len(asked.points)
         told |= {"segments": len(segments), "sha256": pixels_sha256(pixels)}
         features = features_of(segments, picture.shape, picture.mpp, asked.kind)
         return Divided(segment_map(segments, picture.shape), features, told)
 
-    return pathless(divide, asked.weights)
+    return pathless(divide, asked.settings.weights)
 
 
 def pathless(make: Callable[[], Job[Any]], *paths: Path | str | None) -> Callable[[], Job[Any]]:

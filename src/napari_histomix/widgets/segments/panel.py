@@ -49,7 +49,7 @@ class SegmentsPanel(Panel):
         self._closed = ""
         self._fitted = ""
         self.area = self.scroll()
-        self.form = FindForm(self.viewer)
+        self.form = FindForm(self.viewer, self.session)
         self.form.changed.connect(self._update)
         self.column.addWidget(self.form)
         self.progress = RunBar("Find segments", self.runner)
@@ -78,19 +78,18 @@ class SegmentsPanel(Panel):
         self.pool.shown.connect(self._on_shown)
         self.pool.taken.connect(self._on_taken)
         self.pool.failed.connect(lambda sentence: self.complain(self.pool.note, sentence))
-        self.pool.built.connect(self.pool_built)
         self.pool.browse.connect(self.pool_built)
         self.pool.corrected.connect(self.pool_corrected)
-        self.pool.runner.finished.connect(self._on_pool)
+        self.pool.runner.finished.connect(self._on_pool_open)
         session = self.session
-        self.pool_built.connect(lambda folder: session.share_tissue(folder, self))
-        self.pool_corrected.connect(lambda folder: session.share_tissue(folder, self, changed=True))
-        session.tissue_image_wanted.connect(self._show_wanted)
-        session.shows_tissue = True
-        self.destroyed.connect(partial(setattr, session, "shows_tissue", False))
+        self.pool_built.connect(lambda folder: session.share_pool(folder, self))
+        self.pool_corrected.connect(lambda folder: session.share_pool(folder, self, changed=True))
+        session.pool_image_wanted.connect(self._show_wanted)
+        session.shows_pool_images = True
+        self.destroyed.connect(partial(setattr, session, "shows_pool_images", False))
         self._wanted = ""
         self._update()
-        self.follow_tissue()
+        self.follow_pool()
 
     def sizeHint(self) -> QSize:
         """Narrow enough to stand beside the Pool dock."""
@@ -163,9 +162,9 @@ class SegmentsPanel(Panel):
         """Open a study that has a segment pool."""
         self.pool.open_study(folder)
 
-    def _on_pool(self, found: Any) -> None:
+    def _on_pool_open(self, found: Any) -> None:
         if isinstance(found, OpenPool):
-            self.session.share_tissue(found.study.folder, self)
+            self.session.share_pool(found.study.folder, self)
             if self._wanted:
                 QTimer.singleShot(0, partial(self._show_wanted, self._wanted))
 

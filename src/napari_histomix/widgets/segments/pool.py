@@ -1,11 +1,11 @@
-"""A study's pool as the Segments dock uses it: built from a folder, an image of it shown, corrections taken in."""
+"""A study's pool as the Segments dock uses it: an image of it shown, corrections taken in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,60 +23,17 @@ from napari_histomix.study.lock import READ_ONLY, Claim
 from napari_histomix.widgets.preload import prepare_torch
 from napari_histomix.widgets.segments.layers import Divided, Picture, features_of, pathless
 
-if TYPE_CHECKING:
-    from napari_histomix.methods.usegmix import PoolBuilt, PoolSettings
-
 SETTINGS = "pool_settings"
 """Key in a study under which the settings of its pool are kept."""
 
 
 @dataclass(frozen=True, eq=False)
 class OpenPool:
-    """A study with its pool, and its images where they can be read; ``built`` says what a new one was made of."""
+    """A study with its pool, and its images where they can be read."""
 
     study: Study
     pool: SegmentPool
     dataset: Dataset | None
-    built: PoolBuilt | None = None
-
-
-def look_job(folder: Path) -> Callable[[], Job[Dataset]]:
-    """Look into a folder of tissue images."""
-
-    def look() -> Job[Dataset]:
-        yield Event("Looking into the folder")
-        return open_tissue(folder)
-
-    return pathless(look, folder)
-
-
-def build_job(
-    root: Path,
-    mpp: float | None,
-    folder: Path,
-    settings: PoolSettings,
-    claim: Claim,
-    splits: Mapping[str, str] | None = None,
-) -> Callable[[], Job[OpenPool]]:
-    """Build a pool of a folder's training images in a new study; ``mpp`` where nothing says their scale.
-
-    ``claim`` is the window's right to write to that folder, ``splits`` what a person chose in place of the dataset's.
-    """
-
-    def build() -> Job[OpenPool]:
-        if settings.prompter == "sam" or settings.encoder != "texture":
-            prepare_torch()
-        from napari_histomix.methods.usegmix import build_pool
-
-        yield Event("Opening the folder")
-        dataset = with_chosen_splits(open_tissue(root, mpp=mpp), {"splits": splits})
-        with Study.begin(folder, dataset.root, dataset.name, mpp, claim) as study:
-            study.hold()
-            built = yield from build_pool(dataset, study.folder, settings)
-            study.save_settings({SETTINGS: asdict(settings), **({"splits": dict(splits)} if splits else {})})
-        return OpenPool(study, SegmentPool(folder), dataset, built)
-
-    return pathless(build, settings.weights, settings.encoder.partition(":")[2].rpartition("@")[2], root, folder)
 
 
 def open_pool_job(folder: Path, claim: Claim) -> Callable[[], Job[OpenPool]]:
@@ -206,7 +163,7 @@ def correct_job(
     """
 
     def correct() -> Job[Corrected]:
-        from napari_histomix.methods.usegmix import correct_pool
+        from napari_histomix.methods.segment_stage import correct_pool
 
         yield Event("Comparing segments")
         if opened.study.read_only:

@@ -1,4 +1,4 @@
-"""The lower half of the Segments dock: a pool built from a folder, its images, and corrections taken into it."""
+"""A segment pool: the page that builds it, and the lower half of the Segments dock, which shows and corrects it."""
 
 from __future__ import annotations
 
@@ -8,55 +8,90 @@ from typing import Any
 from napari.layers import Image, Labels
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFileDialog,
-    QLabel,
-    QPushButton,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_histomix.datasets import Dataset
 from napari_histomix.records import HistomixError
 from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.widgets.base import SPACE, Note, RunBar, heading, hint, narrow, row
 from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.loading import Found, Opened
+from napari_histomix.widgets.loading import open_job as open_images_job
+from napari_histomix.widgets.plan_panel import PlanPage, ready
 from napari_histomix.widgets.preload import prepare_units
-from napari_histomix.widgets.segments.build_form import BuildForm
+from napari_histomix.widgets.sections import many
 from napari_histomix.widgets.segments.form import FindForm
 from napari_histomix.widgets.segments.layers import about, image_name, labels_of, picture_of, unusable
 from napari_histomix.widgets.segments.pool import (
     Corrected,
     OpenPool,
     Shown,
-    build_job,
     correct_job,
-    look_job,
     open_pool_job,
     pool_image,
     show_job,
 )
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.split_source import TissueSplits
-from napari_histomix.widgets.splits_box import SplitsBox
+
+
+class PoolPage(PlanPage):
+    """Builds the pool of the session's study; it is looked through and corrected in docks of its own."""
+
+    run_text = "Build the pool"
+
+    def build_results(self) -> None:
+        """Add the ways to the docks."""
+        self.leads = QWidget()
+        buttons = []
+        for name, text, tip in (
+            ("Pool", "Look through them", "Keep and drop segments, and give them classes, in the dock HistoMix: Pool."),
+            ("Segments", "Correct them", "Show segments in their images and correct them, in HistoMix: Segments."),
+        ):
+            button = QPushButton(text)
+            button.setToolTip(tip)
+            button.clicked.connect(lambda _checked=False, name=name: self._open_dock(name))
+            buttons.append(button)
+        self.leads.setLayout(row(*buttons))
+        self.column.addWidget(self.leads)
+        self.session.study_changed.connect(self._on_study)
+        self.session.pool_changed.connect(self._update)
+        self._on_study()
+
+    def _open_dock(self, name: str) -> None:
+        window = getattr(self.viewer, "window", None)
+        if window is not None:
+            window.add_plugin_dock_widget("napari-histomix", f"HistoMix: {name}", tabify=True)
+
+    def _update(self, *_: object) -> None:
+        self.leads.setVisible(ready(self.session, self._method))
+
+    def _on_study(self) -> None:
+        self._update()
+        if self.session.study is not None and ready(self.session, self._method):
+            self.session.share_pool(self.session.study.folder, self)
+
+    def on_found(self, found: Found) -> None:
+        """Say what the pool was made of."""
+        built = found.result
+        left = f" {self.note.text()}" if self.note.text() else ""
+        self.note.say(
+            f"{many(built.segments, 'segment')} of {many(built.images, 'image')}.{left}", "warning" if left else "good"
+        )
+        self.session.share_pool(found.study.folder, self, changed=True)
 
 
 class PoolBox(QWidget):
-    """Builds and opens a pool, shows its images, takes corrections.
+    """Opens a pool, or builds one of the open images; shows its images, takes corrections.
 
     Parameters
     ----------
     viewer : ViewerModel
     session : Session
-        Says where new studies go, and lets this window write to them.
+        Has the images, and lets this window write to their study.
     find : FindForm
-        Its prompter and settings are a new pool's too.
+        Its settings are a new pool's too.
     window : QMainWindow, optional
     """
 
-    built = Signal(str)
     corrected = Signal(str)
     browse = Signal(str)
     asked = Signal(str)
@@ -84,27 +119,26 @@ class PoolBox(QWidget):
         events = viewer.layers.events
         for signal in (events.inserted, events.removed, viewer.layers.selection.events.active):
             signal.connect(self._on_layers)
-        self.form.changed.connect(self.update_all)
-        self.splits.source.splits_changed.connect(lambda: self.form.say(self.splits.source.dataset))
+        session.dataset_changed.connect(self.update_all)
+        session.pool_changed.connect(lambda _folder, _by: self.update_all())
+        self.page.running_changed.connect(lambda _running: self.update_all())
         find.changed.connect(self.update_all)
         self.update_all()
 
     def _build(self) -> None:
         self.title = QLabel()
         self.title.setWordWrap(True)
-        self.folder_button = QPushButton("Build from a folder…")
-        self.folder_button.setToolTip("Divide all training images of a folder into segments, in a new study.")
+        self.folder_button = QPushButton("Open images…")
+        self.folder_button.setToolTip("Open a folder of tissue images, with a folder for each class, to build a pool.")
         self.folder_button.clicked.connect(self._ask_folder)
         self.study_button = QPushButton("Open study…")
         self.study_button.setToolTip("Open a study that has a segment pool.")
         self.study_button.clicked.connect(self._ask_study)
-        self.form = BuildForm(self.home)
-        self.form.hide()
-        self.splits = SplitsBox(self.viewer, TissueSplits(self))
-        self.splits.hide()
-        self.bar = RunBar("Build the pool", self.runner)
-        self.bar.run.connect(self.build)
-        self.why = hint("")
+        self.page = PoolPage(self.viewer, self.session, form=self.choices.settings)
+        self.page.column.setContentsMargins(0, 0, 0, 0)
+        self.page.leads.hide()
+        self.bar = RunBar("", self.runner)
+        self.bar.run_button.hide()
         self.note = Note()
         self.images = QComboBox()
         narrow(self.images)
@@ -136,10 +170,9 @@ class PoolBox(QWidget):
         column.addWidget(heading("Segment pool"))
         column.addWidget(self.title)
         column.addLayout(buttons)
-        for part in (self.form, self.splits, self.bar, self.why, self.note, self.tools):
+        for part in (self.page, self.bar, self.note, self.tools):
             column.addWidget(part)
-        for part in (self.why, self.where):
-            part.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        self.where.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
 
     def _on_layers(self, event: Any = None) -> None:
         if isalive(self):
@@ -162,8 +195,8 @@ class PoolBox(QWidget):
             self.choose_folder(Path(folder))
 
     def choose_folder(self, folder: Path) -> None:
-        """Look into a folder of tissue images, to build a pool of it."""
-        self._start(look_job(folder), "looking into a folder")
+        """Open a folder of tissue images, to build a pool of it."""
+        self._start(open_images_job(Path(folder)), "opening images")
 
     def _ask_study(self) -> None:
         start = str(self.home if self.home.is_dir() else Path.home())
@@ -174,25 +207,6 @@ class PoolBox(QWidget):
     def open_study(self, folder: Path) -> None:
         """Open a study that has a pool."""
         self._start(open_pool_job(Path(folder), self.session.claim(folder)), "opening the segment pool")
-
-    def build(self) -> None:
-        """Build the pool that the form describes."""
-        from napari_histomix.methods.usegmix import PoolSettings
-
-        if self.runner.running or self._problem() or self.form.dataset is None:
-            return
-        settings = PoolSettings(
-            prompter=self.choices.prompter.currentData(),
-            weights=self.choices.weights_path(),
-            encoder=self.form.encoder_spec,
-            components=self.form.components.value(),
-            anchors=self.choices.anchors.settings(),
-            device=self.choices.device.currentData(),
-        )
-        claim, source = self.session.claim(self.form.folder), self.splits.source
-        splits = source.splits if source.chosen else None
-        make = build_job(self.form.dataset.root, self.form.mpp, self.form.folder, settings, claim, splits)
-        self._start(make, "building a segment pool")
 
     def read_image(self, name: str) -> None:
         """Read an image of the pool and its segments; ``shown`` follows."""
@@ -230,19 +244,14 @@ class PoolBox(QWidget):
             self.failed.emit(str(error))
             return
         self._layer = layer
-        spec = self.form.encoder_spec
+        spec = str(self.choices.settings.fields["encoder"].value)
         self._start(correct_job(self.opened, about(layer), labels, pictures, spec), "taking corrections")
 
     # What came of it.
 
     def _on_finished(self, found: Any) -> None:
-        if isinstance(found, Dataset):
-            self.splits.source.take(found)
-            self.form.take(found)
-            self.form.show()
-            if found.problems:
-                left = _many(len(found.problems), "image")
-                self.note.say(f"{left} left out: {found.problems[0].sentence}", "warning")
+        if isinstance(found, Opened):
+            self.session.take_opened(found)
         elif isinstance(found, OpenPool):
             self.take(found)
         elif isinstance(found, Shown):
@@ -260,52 +269,26 @@ class PoolBox(QWidget):
         self.opened = opened
         self.images.clear()
         self.images.addItems(list(dict.fromkeys(one.source.image for one in opened.pool.images)))
-        self.form.hide()
-        self.form.dataset = None
-        if opened.built is not None:
-            made = opened.built
-            said = f"{_many(made.segments, 'segment')} of {_many(made.images, 'image')}."
-            left = f" Left out: {made.problems[0].sentence}" if made.problems else ""
-            more = f" And {len(made.problems) - 1:,} more." if len(made.problems) > 1 else ""
-            self.note.say(said + left + more, "warning" if left else "good")
-            self.built.emit(str(opened.study.folder))
-        elif opened.study.read_only:
+        if opened.study.read_only:
             self.note.say(READ_ONLY, "warning")
         self.update_all()
 
-    def _problem(self) -> str:
-        return self.choices.prompter_problem() or self.form.problem()
-
     def update_all(self) -> None:
         """Show what can be done now."""
-        opened, running = self.opened, self.runner.running
-        building = self.form.dataset is not None
+        opened, running, dataset = self.opened, self.runner.running, self.session.dataset
         if opened is None:
             self.title.setText("No pool is open.")
         else:
             images = len({one.source.image for one in opened.pool.images})
-            self.title.setText(
-                f"<b>{opened.study.folder.name}</b> · {_many(len(opened.pool), 'segment')} of {_many(images, 'image')}"
-            )
-        for one in (self.folder_button, self.study_button, self.form, self.images, self.show_button):
+            words = f"{many(len(opened.pool), 'segment')} of {many(images, 'image')}"
+            self.title.setText(f"<b>{opened.study.folder.name}</b> · {words}")
+        for one in (self.folder_button, self.study_button, self.images, self.show_button):
             one.setEnabled(not running)
-        self.splits.setVisible(building)
-        self.splits.setEnabled(not running)
-        self.bar.setVisible(running or building)
-        self.bar.run_button.setVisible(building)
-        problem = self._problem() if building and not running else ""
-        self.bar.allow(not problem, problem)
-        if not problem:
-            self.bar.run_button.setToolTip("Divide every training image, and keep the segments in a new study.")
-        self.why.setText(problem)
-        self.why.setVisible(bool(problem))
+        mine = opened is not None and self.session.study_folder == opened.study.folder
+        self.page.setVisible(dataset is not None and dataset.has_kinds and not mine)
         self.tools.setVisible(opened is not None)
         layer = self.correctable()
         self.correct_button.setEnabled(layer is not None and not running)
         tip = "Segments that you changed or painted anew are added to the pool; those they replace are dropped."
         self.correct_button.setToolTip(tip)
         self.where.setText(f"Painted in “{layer.name}”." if layer is not None else "Show an image to correct segments.")
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,42 @@
+"""Write docs/methods.md: what each method makes and needs, and its settings, from the code.
+
+Usage: python scripts/options.py
+"""
+
+from pathlib import Path
+
+from napari_histomix.methods import method_names, method_of
+from napari_histomix.settings import options_table
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
+HEAD = """# Methods and their settings
+
+Made from the code by `scripts/options.py`: the same fields give the command line its options, the dock its form and a
+dataset its record. Choose a method with `histomix synthesize --method NAME`, in the dock, or in Python with
+`napari_histomix.augment(dataset, NAME, option=value)`. A new one is one file: [architecture](architecture.md).
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts, stages = [HEAD], {}
+    for name in method_names():
+        method = method_of(name)
+        needs = method.needs
+        wanted = (
+            "labeled nuclei" if needs.instances else "a class for each image" if needs.kinds else "either kind of data"
+        )
+        lines = [f"## {method.title} (`{name}`)", f"Makes {method.makes} Needs {wanted}."]
+        if method.citation:
+            lines.append(method.citation)
+        if method.stage is not None:
+            stages[method.stage.name] = method.stage
+            lines.append(f"Before anything is made: [{method.stage.title.lower()}](#{method.stage.name}).")
+        parts.append("\n\n".join([*lines, options_table(method.settings)]) + "\n")
+    for stage in stages.values():
+        parts.append(f"## {stage.name}\n\n{stage.title}: found and vetted before.\n\n{options_table(stage.settings)}\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,261 @@
+"""The images of an export as they are written: training images with their changes, derived and new ones beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_histomix.compositing.composing import Synthetic, compose, new_image
+from napari_histomix.datasets import SYNTHETIC_NOTICE, Dataset, Entry, class_folders
+from napari_histomix.datasets.dataset_writer import SyntheticFlags, WrittenDataset, copy_notices, described, write_csv
+from napari_histomix.datasets.entries import palette
+from napari_histomix.datasets.formats.ignore_band import class_map, write_ignore
+from napari_histomix.datasets.image_facts import labels_sha256
+from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.datasets.writing import write_png
+from napari_histomix.records import INPAINTED, KEEP, Change, HistomixError, LabeledImage
+
+ORIGIN = "origin"
+"""Folder of the origin maps."""
+SHARES = "class_shares.csv"
+"""Table of the images that are of several classes at once."""
+CLASS_FOLDERS = class_folders.NAME
+
+_ORIGIN_NOTICE = "Origin map: 0 real, 1 donor, 2 inpainted"
+
+
+def colors(dataset: Dataset, format: str) -> dict[str, tuple[int, int, int]]:
+    """Color of each class that is counted, by name: of nuclei, or of images where the format holds images by class."""
+    if format == CLASS_FOLDERS:
+        return dict(zip(dataset.kinds, palette(len(dataset.kinds)), strict=True))
+    return {known.name: known.color for known in dataset.classes}
+
+
+def dataset_writer(folder: Path, name: str, dataset: Dataset, format: str) -> WrittenDataset:
+    """What writes the images of a dataset in a format."""
+    if format == CLASS_FOLDERS:
+        return class_folders.Writer(folder, name)  # type: ignore[return-value]
+    return WrittenDataset(folder, name, dataset.classes, format)
+
+
+class Augmented:
+    """The images of a dataset with their changes, as they are written: what is counted on the way.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    changes : sequence of Change
+        All of the dataset's training images.
+    folder : Path
+        There, and empty.
+    format : str
+        As by ``export.format_for``.
+    ignore_band : bool
+        Whether ``ignore`` gets the classes of each image with 255 over its inpainted pixels.
+
+    Attributes
+    ----------
+    pieces : list of Entry or Change
+        What is to be written, image by image: training images, then derived and new ones.
+    before, after, counted_synthetic : Counter of str
+        Nuclei by class name, or images where the format holds images by class (``unit``): in the dataset, in what is
+        written, and synthetic ones in the latter.
+    synthetic : dict
+        Per synthetic image its name in the dataset that is written, and hashes of its pixels before and after;
+        ``whole`` where no pixel and no label of it counts as real.
+    soft : list
+        Image, class and share for the images that are of several classes.
+    skipped : dict
+        Why images were left out.
+
+    Raises
+    ------
+    HistomixError
+        If the format cannot hold the dataset.
+    """
+
+    def __init__(
+        self, dataset: Dataset, changes: Sequence[Change], folder: Path, format: str, ignore_band: bool = False
+    ) -> None:
+        self.dataset, self.folder, self.format, self.ignore_band = dataset, folder, format, ignore_band
+        self.name = f"{dataset.name}, augmented"
+        self.unit = "images" if format == CLASS_FOLDERS else "nuclei"
+        self.in_place = by_image(changes)
+        whole = [change for change in changes if not change.in_place]
+        self.pieces: list[Entry | Change] = [*dataset.training, *whole]
+        self.before, self.after, self.counted_synthetic = (
+            Counter[str](dict.fromkeys(colors(dataset, format), 0)) for _ in range(3)
+        )
+        self.images = self.synthetic_images = 0
+        self.synthetic: dict[str, dict[str, Any]] = {}
+        self.soft: list[tuple[str, str, float]] = []
+        self.skipped: dict[str, str] = {}
+        self._needed = {change.image for change in changes}
+        self._names = {known.number: known.name for known in dataset.classes}
+        self._flags = SyntheticFlags(dataset)
+        # Several images may be derived from one.
+        self._read = lru_cache(4)(dataset.read)
+        self._written = dataset_writer(folder, self.name, dataset, format)
+
+    def write(self, piece: Entry | Change) -> LabeledImage | None:
+        """Write a training image with its changes, or a derived or new image; None where it cannot be read.
+
+        Raises
+        ------
+        HistomixError
+            If an image that something was made of cannot be read, or is no longer as it was then.
+        """
+        if isinstance(piece, Change):
+            return self._write_whole(piece)
+        name = piece.source.image
+        try:
+            target = self.dataset.read(piece)
+        except HistomixError as error:
+            if name in self._needed:
+                raise
+            self.skipped[name] = str(error)
+            return None
+        self._count(self.before, target)
+        changes = self.in_place.get(name, ())
+        if changes:
+            sha256 = _check_unchanged(target, changes)
+            return self._add(compose(target, changes), name, sha256, changes)
+        flagged = piece.synthetic or self._flags.of(piece)
+        origin = np.zeros(target.instances.shape, np.uint8)
+        self._add_image(Synthetic(target, origin), flagged, piece.image)
+        return target
+
+    def _write_whole(self, change: Change) -> LabeledImage:
+        if change.image:
+            target = self._read(change.image)
+            sha256 = _check_unchanged(target, [change])
+            made = compose(target, [change])
+        else:
+            sha256 = ""
+            made = self._new(change)
+        # Whatever is copied from a real image counts as real there, and not a second time.
+        every = frozenset(made.image.types)
+        made = replace(made, image=replace(made.image, synthetic=every))
+        return self._add(made, change.name, sha256, [change])
+
+    def _new(self, change: Change) -> Synthetic:
+        if "mpp" not in change.provenance:
+            raise HistomixError(f"{change.name} does not say how many µm one pixel is; make it again.")
+        made = new_image(change, float(change.provenance["mpp"]), self.dataset.name)
+        sources = [self.dataset.entry(source.image).source for source in change.sources]
+        patients, slides = {source.patient for source in sources}, {source.slide for source in sources}
+        # Made of one patient's images alone it is that patient's, whatever split it will be in.
+        source = replace(
+            made.image.source,
+            patient=patients.pop() if len(patients) == 1 else "",
+            slide=slides.pop() if len(slides) == 1 else "",
+        )
+        return replace(made, image=replace(made.image, source=source))
+
+    def _add(self, made: Synthetic, name: str, source_sha256: str, changes: Sequence[Change]) -> LabeledImage:
+        """Write a synthetic image, its origin map and what is to be known of it."""
+        # In class folders it is a path.
+        file = self._add_image(made, True, None).removesuffix(".png")
+        path = self.folder / origin_file(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, made.origin, made.image.mpp, description=_ORIGIN_NOTICE)
+        about = {"file": file, "sha256": pixels_sha256(made.image.pixels), "source_sha256": source_sha256}
+        whole = not changes[0].in_place
+        self.synthetic[name] = about | ({"whole": True} if whole else {})
+        shares = changes[-1].class_shares or {}
+        if len(shares) > 1:
+            self.soft += [(file, kind, share) for kind, share in shares.items()]
+        return made.image
+
+    def _add_image(self, made: Synthetic, synthetic: bool, original: Path | None) -> str:
+        """Write an image and count it; its name in the dataset that is written."""
+        image = made.image
+        file = self._written.add(image, synthetic=synthetic, original=original)
+        self.images += 1
+        self.synthetic_images += synthetic
+        self._count(self.after, image)
+        if self.ignore_band:
+            # Of every image, so that a training loop reads one folder.
+            write_ignore(self.folder, file, made.origin == INPAINTED, class_map(image))
+        if self.unit == "images":
+            self.counted_synthetic[image.kind] += synthetic
+        elif image.synthetic:
+            present = np.intersect1d(image.instances, sorted(image.synthetic)).tolist()
+            self.counted_synthetic.update(self._names[image.types[number]] for number in present if number)
+        return file
+
+    def _count(self, into: Counter[str], image: LabeledImage) -> None:
+        if self.unit == "images":
+            into[image.kind] += 1
+        else:
+            into.update({self._names[number]: count for number, count in image.counts().items()})
+
+    def finish(self) -> None:
+        """Write what comes after all images."""
+        self._written.finish(**described(self.dataset.root), notice=SYNTHETIC_NOTICE, format=self.format)
+        copy_notices(self.dataset.root, self.folder)
+        if self.soft:
+            write_csv(self.folder / SHARES, ("image", "class", "share"), self.soft)
+
+
+def _check_unchanged(target: LabeledImage, changes: Sequence[Change]) -> str:
+    """SHA-256 of an image's pixels.
+
+    Raises
+    ------
+    HistomixError
+        If it is no longer the image that the changes were made in or of.
+    """
+    name, sha256 = target.source.image, pixels_sha256(target.pixels)
+    labels: str | None = None
+    for change in changes:
+        height, width = target.instances.shape
+        rows, cols = change.window
+        inside = min(rows.start, cols.start) >= 0 and rows.stop <= height and cols.stop <= width
+        if not inside or change.pixels.shape != (*change.shape, 3) or change.pixels.dtype != np.uint8:
+            raise HistomixError(f"The synthetic patch {change.id} does not fit into {name}; make it again.")
+        known = change.provenance.get("sources", {}).get("target", {})
+        if known.get("pixels_sha256", sha256) != sha256:
+            raise HistomixError(
+                f"{name} is not the image that something synthetic was made of: its pixels have changed; put it back."
+            )
+        if "labels_sha256" in known:
+            labels = labels or labels_sha256(target.instances)
+        if known.get("labels_sha256", labels) != labels and not _still_fits(target, change):
+            raise HistomixError(
+                f"The labels of {name} have changed since {change.id} was made of it; put them back, or reject it."
+            )
+        taken = change.in_place and change.added.keys() & target.types.keys()
+        if taken or not target.types.keys() >= set(change.removed):
+            raise HistomixError(
+                f"The labels of {name} are not those that {change.id} was made of; put them back, or reject it."
+            )
+    return sha256
+
+
+def _still_fits(target: LabeledImage, change: Change) -> bool:
+    """Whether the labels that a change in place is laid on are as they were, though others have changed."""
+    if not change.in_place or change.labels is None:
+        return False
+    laid = (change.labels != KEEP) & (change.labels != 0)
+    return set(np.unique(target.instances[change.window][laid]).tolist()) <= {0, *change.removed}
+
+
+def origin_file(file: str) -> str:
+    """Path of the origin map of an image, by its name in the dataset that is written, in the export's folder."""
+    return f"{ORIGIN}/{file}.png"
+
+
+def by_image(changes: Iterable[Change]) -> dict[str, list[Change]]:
+    """Changes in place by the image that they are in."""
+    images: dict[str, list[Change]] = {}
+    for change in changes:
+        if change.in_place:
+            images.setdefault(change.image, []).append(change)
+    return images

@@ -1,0 +1,232 @@
+"""The third step: carry the chosen method out, with a live look at what is being made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout, QWidget
+
+from napari_histomix import jobs
+from napari_histomix.methods import method_of
+from napari_histomix.records import Event, HistomixError
+from napari_histomix.study.runs import Run
+from napari_histomix.widgets.base import SPACE, CropView, Note, Panel, RunBar, ask_to_keep, row
+from napari_histomix.widgets.forms import SessionForm
+from napari_histomix.widgets.plan_panel import MethodChooser, chosen, data_problem, ready
+from napari_histomix.widgets.session import Session
+
+
+class MakePanel(Panel):
+    """The method, the form of its settings, the run with its preview, and what was refused and why."""
+
+    model: Any = None
+    """A loaded model to use in place of the one that the settings name."""
+
+    def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
+        super().__init__(napari_viewer, session)
+        self._messages: list[str] = []
+        self._ready = False
+        self._forms: dict[str, SessionForm] = {}
+        self.empty = Note()
+        self.column.addWidget(self.empty)
+        self.chooser = MethodChooser(self.session)
+        self.column.addWidget(self.chooser)
+        self._place = QVBoxLayout()
+        self.column.addLayout(self._place)
+        self.ask = ask_to_keep(self)
+        self.progress = RunBar("Make", self.runner, keep_question=lambda count: self.ask(count))
+        self.progress.run.connect(self.run)
+        self.progress.stopped.connect(self._on_stopped)
+        self.column.addWidget(self.progress)
+        self._build_left()
+        self.preview = CropView("Being made")
+        self.preview.setFixedHeight(230)
+        self.preview.hide()
+        self.column.addWidget(self.preview)
+        self.note = Note()
+        self.column.addWidget(self.note)
+        self.refusals = QLabel()
+        self.refusals.setWordWrap(True)
+        self.refusals.setToolTip("What was refused, most often first.")
+        self.column.addWidget(self.refusals)
+        self.column.addStretch(1)
+        self.runner.progressed.connect(self._on_event)
+        self.runner.finished.connect(self._on_made)
+        self.runner.failed.connect(self._on_failed)
+        self.runner.cancelled.connect(self._on_cancelled)
+        self.runner.running_changed.connect(self._on_running)
+        session = self.session
+        session.dataset_changed.connect(self.runner.discard)
+        session.dataset_changed.connect(lambda: self.note.say(""))
+        for signal in (
+            session.dataset_changed,
+            session.study_changed,
+            session.method_changed,
+            session.candidates_changed,
+            session.changes_changed,
+            session.pool_changed,
+        ):
+            signal.connect(self._update)
+        self._update()
+
+    def _build_left(self) -> None:
+        """What can be done with a run that was not finished."""
+        self.left = QWidget()
+        self.left_text = Note()
+        self.discard_button, self.resume_button = QPushButton("Discard"), QPushButton()
+        self.discard_button.setToolTip("Take back all that this run made.")
+        self.resume_button.setToolTip("Make the rest of it; the result is that of an uninterrupted run.")
+        self.discard_button.clicked.connect(self.discard)
+        self.resume_button.clicked.connect(self.resume)
+        column = QVBoxLayout(self.left)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(SPACE // 2)
+        column.addWidget(self.left_text)
+        column.addLayout(row(self.resume_button, self.discard_button, stretch=0))
+        self.column.addWidget(self.left)
+
+    @property
+    def form(self) -> SessionForm | None:
+        """The form of the chosen method; None before there is one."""
+        method = chosen(self.session)
+        if method is None:
+            return None
+        if method.name not in self._forms:
+            self._forms[method.name] = SessionForm(self.session, method.settings)
+            self._forms[method.name].changed.connect(self._allow)
+            self._place.addWidget(self._forms[method.name])
+        return self._forms[method.name]
+
+    def settings(self) -> Any:
+        """What the form says, as settings of the chosen method.
+
+        Raises
+        ------
+        HistomixError
+            If a value cannot be.
+        """
+        method, form = chosen(self.session), self.form
+        assert method is not None and form is not None
+        return form.value(method.settings)
+
+    def problem(self) -> str:
+        """Why nothing can be made yet; empty where it can."""
+        method, form = chosen(self.session), self.form
+        problem = data_problem(self.session, method)
+        if problem or method is None or form is None:
+            return problem
+        if not self._ready and method.stage is not None:
+            return f"{method.stage.title} come first: find them in the step before."
+        return form.missing()
+
+    def run(self) -> None:
+        """Make images in the background."""
+        if not self.runner.running and not self.problem():
+            self._start(lambda: self.session.make_job(self.settings(), loaded=self.model))
+
+    def resume(self) -> None:
+        """Go on with the run that was not finished."""
+        if not self.runner.running:
+            self._start(self.session.resume_job)
+
+    def _start(self, prepare: Any) -> None:
+        self._messages.clear()
+        self.note.say("")
+        self.refusals.clear()
+        try:
+            make = prepare()
+        except HistomixError as error:
+            self.complain(self.note, str(error))
+            return
+        self.book.show_synthetic(True)
+        self.runner.start(make, "making images")
+
+    # What comes of it.
+
+    def _on_running(self, running: bool) -> None:
+        self.preview.show_pixels(None)
+        self.preview.setVisible(running)
+        self._update()
+
+    def _on_event(self, event: Event) -> None:
+        if event.preview is not None:
+            self.preview.show_pixels(event.preview)
+        if event.message and event.message not in self._messages:
+            self._messages.append(event.message)
+            self.note.say(" ".join(self._messages), "warning")
+        if event.made:
+            self.session.take_made([change.id for change in event.made])
+
+    def _on_made(self, outcome: jobs.Outcome) -> None:
+        self.session.take_made(outcome.ids)
+        number, wanted = len(outcome.ids), outcome.wanted
+        if number < wanted:
+            self.note.say(f"{number:,} of {wanted:,} made.", "warning")
+        else:
+            self.note.say(f"{number:,} made. Review them in the next step.", "good")
+        problems = [problem.sentence for problem in outcome.problems[:3]]
+        if self._messages or problems:
+            self.note.say(" ".join([self.note.text(), *self._messages, *problems]), "warning")
+        self.refusals.setText("\n".join(jobs.refused(outcome.refusals)))
+        self._update()
+
+    def _on_failed(self, sentence: str) -> None:
+        self._take_finished()
+        self.complain(self.note, sentence)
+
+    def _on_stopped(self, keep: bool) -> None:
+        self._take_finished()
+        if not keep:
+            self.discard()
+
+    def _on_cancelled(self) -> None:
+        if self.runner.discarded:
+            return
+        count = self._take_finished()
+        if not count:
+            # Nothing is left to resume of a run that made nothing.
+            self.discard()
+        self.note.say(f"Stopped. {count:,} kept." if count else "Stopped. Nothing was kept.")
+
+    def _take_finished(self) -> int:
+        """Show what a run made before it ended early; how much that is."""
+        self.session.take_made(())
+        study, run = self.session.study, self._unfinished()
+        ids = study.ids_of_run(run.id) if run is not None and study is not None else []
+        self.session.take_made(ids)
+        self._update()
+        return len(ids)
+
+    def discard(self) -> None:
+        """Take back what the unfinished run made."""
+        run = self._unfinished()
+        if run is not None and not self.runner.running:
+            self.session.discard_run(run.id)
+            self._update()
+
+    def _unfinished(self) -> Run | None:
+        return jobs.unfinished(self.session.study) if self.session.study is not None else None
+
+    # What the session says.
+
+    def _update(self, *_: object) -> None:
+        self._ready = ready(self.session, chosen(self.session))
+        shown = self.form
+        for form in self._forms.values():
+            form.setVisible(form is shown)
+            form.setEnabled(not self.runner.running)
+        self.chooser.setEnabled(not self.runner.running)
+        run = None if self.runner.running else self._unfinished()
+        self.left.setVisible(run is not None)
+        if run is not None and self.session.study is not None:
+            made = len(self.session.study.ids_of_run(run.id))
+            of = f" of {run.wanted:,}" if run.wanted else ""
+            self.resume_button.setText(f"Resume ({made:,}{of} made)")
+            self.left_text.say(f"A run of {method_of(run.method).title} was not finished.")
+        self._allow()
+
+    def _allow(self) -> None:
+        problem = self.problem()
+        self.empty.say(problem if self.session.dataset is None else "")
+        self.progress.setVisible(self.session.dataset is not None)
+        self.progress.allow(not problem, problem)

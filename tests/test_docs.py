@@ -1,0 +1,123 @@
+"""What README and docs show: their Python runs, their commands are commands with these options, their links lead on."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import napari_histomix as hm
+from napari_histomix.cli import main
+from napari_histomix.cli.parser import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+LONG = {"training.md"}
+"""Pages whose Python trains a network for an hour: it is compiled only."""
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    return [
+        (page.name, body)
+        for page in PAGES
+        for kind, body in BLOCK.findall(page.read_text(encoding="utf-8"))
+        if kind == language
+    ]
+
+
+def commands() -> list[tuple[str, str]]:
+    lines = [
+        (page, line) for kind in ("", "bash", "console") for page, body in blocks(kind) for line in body.splitlines()
+    ]
+    shown = [(page, line.split("  #")[0].strip()) for page, line in lines]
+    return [(page, line) for page, line in shown if line.startswith("histomix ")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with what the pages speak of: an export ``out``, and the study ``my-study`` it came from."""
+    folder = tmp_path_factory.mktemp("docs")
+    made = hm.augment(hm.load_sample(), "copypaste", study=folder / "my-study", rare=["lymphocyte"], count=6)
+    made.export(folder / "out")
+    return folder
+
+
+@pytest.mark.parametrize(("page", "body"), blocks("python"), ids=[page for page, _ in blocks("python")])
+def test_python_runs(page, body, place, monkeypatch):
+    code = compile(body, page, "exec")
+    if page in LONG:
+        return
+    monkeypatch.chdir(place)
+    for folder in ("out2", "augmented"):
+        shutil.rmtree(folder, ignore_errors=True)
+    exec(code, {"__name__": "docs"})
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=[f"{page}:{line[:40]}" for page, line in commands()])
+def test_commands_are_commands(page, line):
+    words = [word for word in shlex.split(line)[1:] if word != "…"]
+    try:
+        build_parser(words).parse_args(words)
+    except SystemExit as stop:
+        pytest.fail(f"{page}: {line} (exit code {stop.code})")
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+def test_the_architecture_page_shows_the_toy_method_as_it_is():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert (ROOT / "tests" / "contract" / "stamps.py").read_text(encoding="utf-8") in page
+
+
+def modules() -> list[str]:
+    package = importlib.import_module("napari_histomix")
+    names = [found.name for found in pkgutil.walk_packages(package.__path__, "napari_histomix.")]
+    return [name for name in names if ".widgets" not in name]
+
+
+@pytest.mark.parametrize("name", ["napari_histomix", *modules()])
+def test_examples_of_docstrings_run(name, tmp_path, monkeypatch):
+    if ">>>" not in Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8"):
+        return
+    monkeypatch.chdir(tmp_path)
+    outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert outcome.failed == 0 and outcome.attempted > 0
+
+
+@pytest.mark.parametrize("name", hm.__all__)
+def test_public_names_are_documented_in_full(name):
+    public = getattr(hm, name)
+    text = public.__doc__ or ""
+    assert len(text.splitlines()) > 1 or issubclass(public, Exception)
+    if callable(public) and not isinstance(public, type):
+        code = public.__code__
+        if code.co_argcount + code.co_kwonlyargcount:
+            assert "Parameters\n" in text
+        assert "Returns\n" in text and ("Raises\n" in text or not code.co_argcount)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    import subprocess
+    import sys
+
+    program = "import napari_histomix as hm, sys; dir(hm); print(sorted({'numpy', 'torch', 'qtpy'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_the_first_command_of_the_readme_works(capsys):
+    assert main(["methods"]) == 0
+    assert "nucleimix" in capsys.readouterr().out

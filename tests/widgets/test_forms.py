@@ -1,0 +1,135 @@
+"""Every setting of every method can be said in the window, and says there what it says everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import pytest
+
+from napari_histomix.methods import method_names, method_of
+from napari_histomix.records import HistomixError
+from napari_histomix.settings import Option, PaintingSettings, Seed, Setting, made_from, settings_of
+from napari_histomix.widgets.forms import SettingsForm
+
+CLASSES = ("tumor", "stroma", "lymphocyte")
+
+
+@dataclass(frozen=True)
+class AllKinds:
+    """A setting of every form that there is."""
+
+    rare: Annotated[tuple[str, ...], Option("To grow.", kind="classes")]
+    count: Annotated[int, Option("How many.", low=1, high=100_000)] = 20
+    share: Annotated[float, Option("How much.", low=0.0, high=1.0, unit="%")] = 0.125
+    unbounded: Annotated[float, Option("Anything.")] = -0.002
+    switch: Annotated[bool, Option("Yes or no.", label="Match stain")] = True
+    sampler: Annotated[str, Option("How fast.", choices={"fast": "Fast", "paper": "As in the paper"})] = "fast"
+    steps: Annotated[int, Option("How many steps.", choices={1: "one", 4: "four"})] = 4
+    area: Annotated[tuple[float, float], Option("From, to.", low=0.05, high=20.0)] = (0.4, 1.1)
+    temperature: Annotated[float | None, Option("τ", low=0.01, automatic="from the data")] = None
+    cap: Annotated[int | None, Option("At most.", low=1)] = 3
+    scales: Annotated[tuple[float, ...], Option("µm.", low=0.0)] = ()
+    encoder: Annotated[str, Option("How compared.", kind="encoder", advanced=True)] = "texture"
+    weights: Annotated[str, Option("A file.", kind="file", advanced=True)] = ""
+    network: Annotated[str, Option("A network.", kind="model", automatic="the bundled one")] = ""
+    words: Annotated[str, Option("Anything.")] = ""
+    seed: Seed = 0
+
+
+def other(setting: Setting) -> Any:
+    """A value that is allowed and not the default."""
+    option, default = setting.option, None if setting.required else setting.default
+    if option.kind == "classes":
+        return CLASSES[1:]
+    if option.kind == "encoder":
+        return "ctranspath:weights.pth"
+    if option.choices:
+        names = [name for name in option.choices if name != default]
+        return tuple(names) if setting.many else (names or list(option.choices))[0]
+    if setting.type is bool:
+        return not default
+    if setting.type is str:
+        return ("some", "thing") if setting.many else "something"
+    low = option.low if option.low is not None else -3
+    high = option.high if option.high is not None else low + 10
+    at = [setting.type(low + share * (high - low)) for share in (0.375, 0.625)]
+    if setting.pair or setting.many:
+        return tuple(at)
+    return at[0] if at[0] != default else at[1]
+
+
+def stages_and_methods() -> list[Any]:
+    classes = [AllKinds, PaintingSettings]
+    for name in method_names():
+        try:
+            method = method_of(name)
+        except (ImportError, AttributeError):
+            continue
+        classes += [method.settings, *([method.stage.settings] if method.stage is not None else [])]
+    return list(dict.fromkeys(classes))
+
+
+@pytest.mark.parametrize("cls", stages_and_methods(), ids=lambda cls: cls.__name__)
+def test_every_setting_has_a_widget_that_shows_keeps_and_explains_it(qtbot, cls) -> None:
+    form = SettingsForm(cls, choices=lambda kind: CLASSES if kind == "classes" else ())
+    qtbot.addWidget(form)
+    settings = settings_of(cls)
+    assert list(form.fields) == [setting.name for setting in settings]
+    needed = {setting.name: other(setting) for setting in settings if setting.required}
+    for name, value in needed.items():
+        form.fields[name].value = value
+    assert form.value(cls) == made_from(cls, needed)
+    for setting in settings:
+        widget = form.fields[setting.name]
+        said = widget.text if setting.type is bool else form.labels[setting.name].text()
+        assert said == setting.label
+        assert setting.option.help in widget.tooltip and setting.option.help in widget.native.toolTip()
+        assert form.advanced.isAncestorOf(widget.native) == setting.option.advanced
+        if setting.option.choices and not setting.many:
+            box = getattr(widget, "inner", widget)
+            assert {title: box.get_choice(title) for title in setting.option.choices.values()} == {
+                title: value for value, title in setting.option.choices.items()
+            }
+        changed = replace(form.value(cls), **{setting.name: other(setting)})
+        form.set_value(changed)
+        assert form.value(cls) == changed
+        if setting.optional:
+            form.fields[setting.name].value = None
+            assert getattr(form.value(cls), setting.name) is None
+
+
+def test_a_change_is_told_and_what_cannot_be_is_refused(qtbot) -> None:
+    form = SettingsForm(AllKinds, choices=lambda kind: CLASSES if kind == "classes" else ())
+    qtbot.addWidget(form)
+    for name, value in (("count", 7), ("rare", ("stroma",)), ("area", (0.5, 2.0)), ("temperature", 3.0)):
+        with qtbot.waitSignal(form.changed):
+            form.fields[name].value = value
+    form.fields["scales"].line.value = "a half"
+    with pytest.raises(HistomixError, match="'scales' must be a number"):
+        form.value(AllKinds)
+    form.fields["area"].low.value = 5.0
+    assert form.fields["area"].value == (5.0, 5.0)
+
+
+def test_fields_of_one_name_are_shown_once(qtbot) -> None:
+    form = SettingsForm(PaintingSettings, AllKinds)
+    qtbot.addWidget(form)
+    assert len(form.fields) == len({*form.fields}) and next(iter(form.fields)) == "sampler"
+    form.fields["sampler"].value = "paper"
+    form.fields["rare"].value = ("a",)
+    assert form.value(PaintingSettings).sampler == form.value(AllKinds).sampler == "paper"
+
+
+def test_classes_and_models_follow_what_is_open(qtbot) -> None:
+    known = {"classes": ["a"], "model": []}
+    form = SettingsForm(AllKinds, choices=lambda kind: known.get(kind, []))
+    qtbot.addWidget(form)
+    form.fields["rare"].value = ("a",)
+    known.update(classes=["a", "b"], model=["/models/my tissue"])
+    form.refresh()
+    assert form.fields["rare"].value == ("a",)
+    form.fields["rare"].value = ("b",)
+    form.fields["network"].box.value = "/models/my tissue"
+    assert form.value(AllKinds).network == "/models/my tissue" and form.value(AllKinds).rare == ("b",)
+    assert "my tissue" in [form.fields["network"].box.native.itemText(at) for at in range(4)]

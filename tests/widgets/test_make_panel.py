@@ -1,0 +1,161 @@
+"""The step that makes images, with a toy method: form, stream, Cancel, keep, discard, resume, refusals."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from napari.components import ViewerModel
+
+from napari_histomix import methods
+from napari_histomix.datasets import open_any, survey
+from napari_histomix.records import Event, drain
+from napari_histomix.widgets.loading import Opened
+from napari_histomix.widgets.make_panel import MakePanel
+from napari_histomix.widgets.session import Session
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
+
+
+@pytest.fixture
+def stamps(monkeypatch):
+    import stamps
+
+    monkeypatch.setattr(methods, "_registered", {})
+    methods.register(stamps.METHOD)
+    return stamps
+
+
+@pytest.fixture
+def session(qtbot, tmp_path, stamps, dataset_folder, labeled_image):
+    images = [labeled_image(6, name=name, seed=seed) for seed, name in enumerate("ab")]
+    dataset = open_any(dataset_folder(tmp_path / "data", images))
+    session = Session(home=tmp_path / "home")
+    session.take_opened(Opened(dataset, drain(survey(dataset))))
+    session.choose_method("stamps")
+    yield session
+    session.release()
+
+
+@pytest.fixture
+def panel(session, qtbot):
+    panel = MakePanel(ViewerModel(), session)
+    qtbot.addWidget(panel)
+    yield panel
+    panel.runner.discard()
+    qtbot.waitUntil(lambda: not panel.runner.busy, timeout=20_000)
+
+
+def slowly(stamps, monkeypatch, stop_at):
+    """The toy method, which waits after some changes until it is stopped."""
+    make = stamps.Stamps.make
+
+    def made(self, work, items, settings):
+        for number, event in enumerate(make(self, work, items, settings)):
+            while number == stop_at:
+                yield Event("Waiting")
+            yield event
+
+    monkeypatch.setattr(stamps.Stamps, "make", made)
+
+
+def run(panel, qtbot):
+    with qtbot.waitSignal(panel.runner.finished, timeout=60_000):
+        panel.run()
+
+
+def test_a_method_that_was_added_is_listed_explained_and_has_its_form(panel, session, stamps) -> None:
+    at = panel.chooser.box.findData("stamps")
+    assert panel.chooser.box.itemText(at) == "Stamps" and panel.chooser.box.currentIndex() == at
+    assert "olored discs on free places" in panel.chooser.about.text()
+    assert list(panel.form.fields) == ["count", "radius", "color", "seed"]
+    assert panel.settings() == stamps.StampSettings()
+    assert panel.progress.run_button.isEnabled()
+
+
+def test_a_method_that_cannot_use_the_images_says_why(panel, session, stamps, monkeypatch, tissue) -> None:
+    session.take_opened(tissue)
+    at = panel.chooser.box.findData("stamps")
+    assert not panel.chooser.box.model().item(at).isEnabled()
+    assert "Stamps needs labeled nuclei" in panel.chooser.box.itemData(at, 3)
+    session.choose_method("stamps")
+    assert not panel.progress.run_button.isEnabled()
+    assert "Stamps needs labeled nuclei" in panel.progress.run_button.toolTip()
+
+
+@pytest.fixture
+def tissue(tmp_path, labeled_image):
+    from PIL import Image
+
+    for kind in ("calm", "wild"):
+        (tmp_path / "tissue" / kind).mkdir(parents=True)
+        Image.fromarray(labeled_image(3).pixels).save(tmp_path / "tissue" / kind / f"{kind} 1.png")
+    dataset = open_any(tmp_path / "tissue", mpp=0.5)
+    return Opened(dataset, drain(survey(dataset)))
+
+
+def test_changes_are_shown_as_they_are_made_and_refusals_listed(panel, session, qtbot) -> None:
+    came = []
+    session.changes_made.connect(lambda ids: came.append(list(ids)))
+    panel.form.fields["count"].value = 3
+    panel.form.fields["color"].value = "blue"
+    run(panel, qtbot)
+    assert came == [[0], [1], [2]] and session.table.ids.tolist() == [0, 1, 2]
+    assert session.study.changes()[0].provenance["settings"]["color"] == "blue"
+    assert "3 made" in panel.note.text() and panel.note.kind == "good"
+    assert not panel.left.isVisibleTo(panel)
+    panel.form.fields["count"].value = 500
+    panel.form.fields["radius"].value = 20.0
+    run(panel, qtbot)
+    assert "of 500 made" in panel.note.text() and panel.note.kind == "warning"
+    assert "refused: the place is not free" in panel.refusals.text()
+
+
+def test_cancel_keeps_what_is_finished_and_the_run_goes_on_to_the_same_images(
+    panel, session, qtbot, stamps, monkeypatch
+) -> None:
+    with monkeypatch.context() as patch:
+        slowly(stamps, patch, 2)
+        asked = []
+        panel.ask = lambda count: not asked.append(count)
+        panel.run()
+        qtbot.waitUntil(lambda: len(session.table) == 2, timeout=60_000)
+        panel.progress.cancel_button.click()
+        qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+    assert asked == [2] and session.table.ids.tolist() == [0, 1]
+    assert panel.left.isVisibleTo(panel) and panel.resume_button.text() == "Resume (2 of 5 made)"
+    with qtbot.waitSignal(panel.runner.finished, timeout=60_000):
+        panel.resume_button.click()
+    assert session.table.ids.tolist() == [0, 1, 2, 3, 4] and not panel.left.isVisibleTo(panel)
+    from napari_histomix.jobs import run as run_job
+    from napari_histomix.study import Study
+
+    other = Study.create(session.home / "whole", session.dataset.root, "whole")
+    drain(run_job("stamps", session.dataset, stamps.StampSettings(), other))
+    for ours, whole in zip(session.study.changes(), other.changes(), strict=True):
+        assert (ours.image, ours.row, ours.col, ours.seed) == (whole.image, whole.row, whole.col, whole.seed)
+        assert (ours.pixels == whole.pixels).all()
+
+
+def test_cancel_takes_back_what_is_not_wanted(panel, session, qtbot, stamps, monkeypatch) -> None:
+    slowly(stamps, monkeypatch, 2)
+    panel.ask = lambda count: False
+    panel.run()
+    qtbot.waitUntil(lambda: len(session.table) == 2, timeout=60_000)
+    panel.progress.cancel_button.click()
+    qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+    assert len(session.table) == 0 and session.study.runs() == () and not panel.left.isVisibleTo(panel)
+    assert "Nothing was kept" in panel.note.text()
+
+
+def test_what_cannot_be_is_one_sentence(panel, session, qtbot, stamps, monkeypatch) -> None:
+    def fail(self, work, settings):
+        raise MemoryError
+        yield
+
+    monkeypatch.setattr(stamps.Stamps, "plan", fail)
+    panel.run()
+    qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+    assert "not enough memory" in panel.note.text() and panel.note.kind == "error"
+    assert panel.progress.run_button.isEnabled()
