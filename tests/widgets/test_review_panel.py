@@ -2,21 +2,23 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from types import SimpleNamespace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import QPoint, QSettings, Qt
-from review_samples import make_review_study
+from review_samples import add_run, copied, make_class_study, make_review_study, nucleus_change
 from test_review_queue import Light
 
 from napari_histomix.compositing import compose
-from napari_histomix.records import Candidate, HistomixError, Location, Placement, drain
+from napari_histomix.records import Candidate, Change, HistomixError, Location, drain
 from napari_histomix.study import Study
 from napari_histomix.study.lock import READ_ONLY
-from napari_histomix.widgets.loading import study_job
+from napari_histomix.widgets.layer_making import center
+from napari_histomix.widgets.loading import Work, study_job
 from napari_histomix.widgets.review.details import provenance
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session
@@ -27,7 +29,7 @@ def no_network(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("napari_histomix.widgets.session.warm_networks", lambda: None)
     kept = str(tmp_path / "settings.ini")
     monkeypatch.setattr(
-        "napari_histomix.widgets.session.QSettings", lambda *_names: QSettings(kept, QSettings.Format.IniFormat)
+        "napari_histomix.widgets.decisions.QSettings", lambda *_names: QSettings(kept, QSettings.Format.IniFormat)
     )
 
 
@@ -41,6 +43,11 @@ def made(tmp_path_factory) -> Any:
 @pytest.fixture
 def folder(made, tmp_path) -> Any:
     return shutil.copytree(made, tmp_path / "study")
+
+
+@pytest.fixture
+def class_folder(tmp_path) -> Any:
+    return make_class_study(tmp_path / "class study").folder
 
 
 @pytest.fixture
@@ -67,8 +74,8 @@ def settle(qtbot, panel) -> None:
     qtbot.waitUntil(lambda: panel.contents.shows and not panel.book.busy, timeout=20_000)
 
 
-def ranks(panel) -> list[int]:
-    return panel.queue.rows.ranks[panel.queue.shown].tolist()
+def ids(panel) -> list[int]:
+    return panel.queue.rows.table.ids[panel.queue.shown].tolist()
 
 
 def texts(panel) -> str:
@@ -76,66 +83,64 @@ def texts(panel) -> str:
 
 
 def test_decisions_are_on_disk_and_the_next_one_is_shown(panel, folder, qtbot) -> None:
-    first, second, third, fourth = ranks(panel)[:4]
+    first, second, third, fourth = ids(panel)[:4]
     assert texts(panel) == "1 of 12 · 0 approved · 0 rejected"
     panel.decide("approve")
     panel.decide("reject")
     panel.decide("delete")
-    assert panel.queue.rank == fourth
-    assert Study.open(folder).decisions("placement") == {first: "approve", second: "reject", third: "delete"}
+    assert panel.queue.id == fourth
+    assert Study.open(folder).decisions("change") == {first: "approve", second: "reject", third: "delete"}
     # What is deleted is in no list and no image, and counts as nothing to review.
-    assert third not in ranks(panel)
+    assert third not in ids(panel)
     assert texts(panel) == "3 of 11 · 1 approved · 1 rejected · 1 deleted"
-    assert third not in [
-        one.candidate.rank for name in panel.session.images for one in panel.session.placements_of(name)
-    ]
+    assert third not in [change.id for name in panel.session.images for change in panel.session.changes_of(name)]
     panel.undo()
-    assert panel.queue.rank == third and third in ranks(panel)
+    assert panel.queue.id == third and third in ids(panel)
     panel.undo()
     panel.redo()
     panel.redo()
-    assert Study.open(folder).decisions("placement") == {first: "approve", second: "reject", third: "delete"}
+    assert Study.open(folder).decisions("change") == {first: "approve", second: "reject", third: "delete"}
     panel.contents.filters.decision.setCurrentIndex(panel.contents.filters.decision.findData("delete"))
-    assert ranks(panel) == [third] and panel.queue.rank == third
+    assert ids(panel) == [third] and panel.queue.id == third
     panel.decide("undecided")
-    assert Study.open(folder).decisions("placement") == {first: "approve", second: "reject"}
+    assert Study.open(folder).decisions("change") == {first: "approve", second: "reject"}
     panel.undo()
     panel.undo()
     panel.undo()
     panel.undo()
     panel.undo()
     assert panel.contents.note.text() == "There is nothing to undo."
-    assert Study.open(folder).decisions("placement") == {}
+    assert Study.open(folder).decisions("change") == {}
 
 
 def test_reasons_belong_to_the_nucleus_that_is_shown(panel, folder) -> None:
-    first, second = ranks(panel)[:2]
+    first, second = ids(panel)[:2]
     panel.toggle_reason("stain")
     panel.toggle_reason("seam")
     panel.decide("reject")
-    assert panel.queue.rank == second and not any(one.isChecked() for one in panel.contents.details.reasons.values())
+    assert panel.queue.id == second and not any(one.isChecked() for one in panel.contents.details.reasons.values())
     panel.contents.details.stay.setChecked(True)
     panel.decide("reject")
-    assert panel.queue.rank == second
+    assert panel.queue.id == second
     panel.contents.details.reasons["shape"].click()
     assert panel.contents.details.reasons["shape"].isChecked()
     # In the order of the list, whatever the order they were given in.
-    assert Study.open(folder).decisions("placement reasons") == {first: "seam, stain", second: "shape"}
+    assert Study.open(folder).decisions("change reasons") == {first: "seam, stain", second: "shape"}
     panel.toggle_reason("shape")
-    assert Study.open(folder).decisions("placement reasons") == {first: "seam, stain"}
+    assert Study.open(folder).decisions("change reasons") == {first: "seam, stain"}
     panel.undo()
     assert panel.queue.reasons == ("shape",)
 
 
 def test_a_note_is_kept_by_enter_and_by_leaving_and_forgotten_by_escape(panel, folder, qtbot) -> None:
-    first, second = ranks(panel)[:2]
+    first, second = ids(panel)[:2]
     note = panel.contents.details.note
     qtbot.keyClicks(note, "blurred at the left")
     # An image that was read meanwhile takes nothing of what is being typed.
     note.setFocus()
     panel.contents.show_all()
     qtbot.keyClick(note, Qt.Key.Key_Return)
-    assert Study.open(folder).decisions("placement note") == {first: "blurred at the left"}
+    assert Study.open(folder).decisions("change note") == {first: "blurred at the left"}
     qtbot.keyClicks(note, " and the right")
     qtbot.keyClick(note, Qt.Key.Key_Escape)
     assert note.text() == "blurred at the left"
@@ -143,69 +148,67 @@ def test_a_note_is_kept_by_enter_and_by_leaving_and_forgotten_by_escape(panel, f
     assert note.text() == ""
     qtbot.keyClicks(note, "fine")
     panel.decide("approve")
-    notes = Study.open(folder).decisions("placement note")
+    notes = Study.open(folder).decisions("change note")
     assert notes == {first: "blurred at the left", second: "fine"} and note.text() == ""
     panel.move_to(0)
     assert note.text() == "blurred at the left"
     note.clear()
     panel.move_by(1)
-    assert Study.open(folder).decisions("placement note") == {second: "fine"}
+    assert Study.open(folder).decisions("change note") == {second: "fine"}
 
 
 def test_all_that_the_filter_leaves_is_decided_on_in_one_act(panel, folder) -> None:
     parts = panel.contents
     parts.filters.toggle.setChecked(True)
     parts.filters.sampler.setCurrentIndex(parts.filters.sampler.findData("paper"))
-    assert set(ranks(panel)) == set(range(6, 12)) and parts.filters.state.text() == "6 of 12"
+    assert set(ids(panel)) == set(range(6, 12)) and parts.filters.state.text() == "6 of 12"
     parts.deciding.set_scope("shown")
     assert parts.deciding.buttons["approve"].text() == "Approve 6 (A, 1)"
     parts.deciding.buttons["approve"].click()
-    assert Study.open(folder).decisions("placement") == dict.fromkeys(range(6, 12), "approve")
+    assert Study.open(folder).decisions("change") == dict.fromkeys(range(6, 12), "approve")
     # One act is over: the next key is about one nucleus again.
     assert parts.deciding.scope == "one" and parts.deciding.buttons["approve"].text() == "Approve (A, 1)"
     panel.undo()
-    assert Study.open(folder).decisions("placement") == {}
+    assert Study.open(folder).decisions("change") == {}
     panel.redo()
-    assert len(Study.open(folder).decisions("placement")) == 6
+    assert len(Study.open(folder).decisions("change")) == 6
     parts.filters.clear()
     parts.filters.decision.setCurrentIndex(parts.filters.decision.findData("approve"))
     parts.deciding.set_scope("shown")
     panel.decide("undecided")
-    assert Study.open(folder).decisions("placement") == {} and ranks(panel) == []
+    assert Study.open(folder).decisions("change") == {} and ids(panel) == []
     # The nucleus that was under review stays in view, so that its decision can be seen and taken back.
     assert texts(panel).startswith("0 shown · this one is not") and panel.current is not None
 
 
 def test_a_whole_image_takes_its_undecided_nuclei_and_goes_on_to_the_next_image(panel, folder, qtbot) -> None:
-    image = panel.current.candidate.target.image
-    here = [one.candidate.rank for one in panel.session.placements_of(image)]
+    image = panel.current.image
+    here = [change.id for change in panel.session.changes_of(image)]
     panel.decide("reject")
     panel.contents.deciding.set_scope("image")
     assert panel.contents.deciding.buttons["approve"].text() == f"Approve {len(here) - 1} (A, 1)"
     assert not panel.contents.deciding.buttons["undecided"].isEnabled()
     panel.decide("approve")
-    decided = Study.open(folder).decisions("placement")
+    decided = Study.open(folder).decisions("change")
     assert Counter(decided.values()) == {"approve": len(here) - 1, "reject": 1} and set(decided) == set(here)
-    assert panel.contents.deciding.scope == "image" and panel.current.candidate.target.image != image
+    assert panel.contents.deciding.scope == "image" and panel.current.image != image
     panel.undo()
-    assert panel.current.candidate.target.image == image
-    assert list(Study.open(folder).decisions("placement").values()) == ["reject"]
+    assert panel.current.image == image
+    assert list(Study.open(folder).decisions("change").values()) == ["reject"]
 
 
 def test_filters_add_up_and_can_be_taken_off_at_once(panel) -> None:
     filters = panel.contents.filters
-    donor = panel.current.candidate.donor
-    filters.choose_donor(donor.image, donor.instance)
-    assert all(
-        one.donor.instance == donor.instance for one in (panel.queue.rows.items[r].candidate for r in panel.queue.shown)
-    )
+    donor = panel.current.donor
+    filters.choose_donor(donor.image, donor.item)
+    assert {panel.session.change(number).donor for number in ids(panel)} == {donor}
     some = len(panel.queue)
     filters.low.setValue(99)
     filters._late.timeout.emit()
     assert len(panel.queue) == 0 and panel.current is None
     assert panel.contents.views.after.pixels is None and not panel.contents.deciding.buttons["approve"].isEnabled()
     panel.decide("approve")
-    assert panel.session.placement_decisions == {}
+    assert panel.session.said["change"] == {}
     filters.clear_button.click()
     assert 0 < some < len(panel.queue) == 12 and panel.current is not None
 
@@ -218,7 +221,7 @@ def test_another_study_begins_anew(panel, made, tmp_path, qtbot) -> None:
     fewer = make_review_study(tmp_path / "fewer", 1)
     panel.session.take_opened(drain(study_job(fewer.folder)()))
     settle(qtbot, panel)
-    assert ranks(panel) == [0] and panel.queue.rank == 0 and filters.image.currentData() == ""
+    assert ids(panel) == [0] and panel.queue.id == 0 and filters.image.currentData() == ""
     panel.session.take_opened(drain(study_job(shutil.copytree(made, tmp_path / "third"))()))
     settle(qtbot, panel)
     assert len(panel.queue) == 12 and panel.queue.at == 0
@@ -227,24 +230,23 @@ def test_another_study_begins_anew(panel, made, tmp_path, qtbot) -> None:
 def test_the_order_is_the_one_chosen(panel) -> None:
     filters = panel.contents.filters
     filters.order.setCurrentIndex(filters.order.findData("worst"))
-    fits = panel.queue.rows.percentiles[panel.queue.shown]
+    fits = panel.queue.rows.table.scores[panel.queue.shown]
     assert fits.tolist() == sorted(fits)
     filters.order.setCurrentIndex(filters.order.findData("random"))
     assert not filters.seed.isHidden()
-    first = ranks(panel)
+    first = ids(panel)
     filters.seed.setValue(5)
-    assert ranks(panel) != first and sorted(ranks(panel)) == sorted(first)
+    assert ids(panel) != first and sorted(ids(panel)) == sorted(first)
 
 
 def test_before_and_after_in_three_ways(panel, qtbot) -> None:
-    views, one = panel.contents.views, panel.current
-    place = one.candidate.target
-    target = panel.session.reader.get(place.image)
-    expected = compose(target, panel.session.placements_of(place.image)).image.pixels
-    top, left = round(place.row) - views.side // 2, round(place.col) - views.side // 2
-    at = slice(one.row - top, one.row - top + 21), slice(one.col - left, one.col - left + 21)
-    np.testing.assert_array_equal(views.before.pixels[at], target.pixels[one.window])
-    np.testing.assert_array_equal(views.after.pixels[at], expected[one.window])
+    views, change = panel.contents.views, panel.current
+    target = panel.session.reader.get(change.image)
+    expected = compose(target, panel.session.changes_of(change.image)).image.pixels
+    top, left = (round(at) - views.side // 2 for at in center(change))
+    at = slice(change.row - top, change.row - top + 21), slice(change.col - left, change.col - left + 21)
+    np.testing.assert_array_equal(views.before.pixels[at], target.pixels[change.window])
+    np.testing.assert_array_equal(views.after.pixels[at], expected[change.window])
     assert (views.before.pixels != views.after.pixels).any()
 
     panel.contents.view_bar.modes["swipe"].click()
@@ -280,8 +282,8 @@ def test_zoom_and_outlines(panel) -> None:
     assert bar.factor.text() == "6×" and views.after.pixels.shape[0] < before
     for _ in range(10):
         views.zoom(-1)
-    assert bar.factor.text() == "1×" and not bar.farther.isEnabled() and views.after.pixels.shape[0] > before
-    views.zoom(3)
+    assert bar.factor.text() == "0.125×" and not bar.farther.isEnabled() and views.after.pixels.shape[0] > before
+    views.zoom(6)
     plain = views.after.grab().toImage()
     bar.origin.setChecked(True)
     assert views.after.grab().toImage() != plain
@@ -318,17 +320,17 @@ def test_a_second_window_can_look_but_not_decide(panel, open_panel, folder) -> N
     other = open_panel(folder)
     parts = other.contents
     assert parts.note.text() == READ_ONLY
-    before = texts(other), other.queue.rank
+    before = texts(other), other.queue.id
     for button in (*parts.deciding.buttons.values(), parts.deciding.undo_button, *parts.details.reasons.values()):
         assert not button.isEnabled()
     assert parts.deciding.buttons["approve"].toolTip() == READ_ONLY and parts.details.note.isReadOnly()
     other.decide("approve")
     other.toggle_reason("seam")
     other.undo()
-    assert (texts(other), other.queue.rank) == before
-    assert Study.open(folder).decisions("placement") == {}
+    assert (texts(other), other.queue.id) == before
+    assert Study.open(folder).decisions("change") == {}
     other.move_by(1)
-    assert other.queue.rank != before[1]
+    assert other.queue.id != before[1]
 
 
 def test_what_could_not_be_written_stays_in_view(panel, monkeypatch) -> None:
@@ -339,9 +341,9 @@ def test_what_could_not_be_written_stays_in_view(panel, monkeypatch) -> None:
         raise HistomixError("The disk is full; free space.")
 
     monkeypatch.setattr(panel.session.study, "act", full)
-    rank = panel.queue.rank
+    number = panel.queue.id
     panel.decide("approve")
-    assert panel.queue.rank == rank and said == ["The disk is full; free space."]
+    assert panel.queue.id == number and said == ["The disk is full; free space."]
     assert texts(panel) == "1 of 12 · 0 approved · 0 rejected"
 
 
@@ -356,8 +358,8 @@ def test_it_is_told_who_decided_and_when(panel, folder, qtbot) -> None:
     panel.decide("reject")
     panel.move_by(-1)
     assert "rejected by Dr. Roe, " in label.text() and panel.session.reviewer == "Dr. Roe"
-    assert panel.current.candidate.donor.image in label.toolTip()
-    assert Study.open(folder).decided("placement")[panel.queue.rank].who == "Dr. Roe"
+    assert panel.current.donor.image in label.toolTip()
+    assert Study.open(folder).decided("change")[panel.queue.id].who == "Dr. Roe"
 
 
 def test_a_damaged_picture_is_told_in_a_sentence(panel, folder) -> None:
@@ -379,9 +381,9 @@ def test_the_summary_counts_donors_classes_and_reasons(panel) -> None:
         panel.decide("approve")
     summary.draw()
     donors = Counter(
-        (one.candidate.donor.image, one.candidate.donor.instance)
-        for one in session.placements
-        if session.placement_decisions.get(one.candidate.rank) == "approve"
+        (change.donor.image, change.donor.item)
+        for change in session.all_changes()
+        if session.said["change"].get(change.id) == "approve"
     )
     counts = np.array(list(donors.values()))
     worth = counts.sum() ** 2 / (counts**2).sum()
@@ -406,27 +408,38 @@ def test_donor_and_nearest_patch_are_shown_for_every_nucleus(panel, qtbot) -> No
     first = donors._neighbor
     panel.move_by(1)
     qtbot.waitUntil(lambda: donors._neighbor != first and donors.nearest.pixels is not None, timeout=20_000)
-    assert donors._neighbor[0] == panel.queue.rank
-    near, own = donors._neighbor[1], panel.current.candidate
-    assert (near.image, near.instance) != (own.donor.image, own.donor.instance)
+    assert donors._neighbor[0] == panel.queue.id
+    near, own = donors._neighbor[1], panel.current.donor
+    assert (near.image, near.instance) != (own.image, own.item)
 
 
-def test_of_thousands_a_key_looks_at_a_handful(qtbot, tmp_path) -> None:
-    session = Session(home=tmp_path)
-    panel = ReviewPanel(ViewerModel(), session)
-    qtbot.addWidget(panel)
-    panel.show()
-    session.study = Study.create(tmp_path / "study", tmp_path, "many")
-    lights = [Light(rank, f"i{rank % 300}", ("d", rank % 77), rank % 101, rank) for rank in range(20_000)]
-    session.take_synthesis(SimpleNamespace(placements=lights, refusals={}))
+def test_of_thousands_a_key_looks_at_a_handful(panel, qtbot) -> None:
+    light = Light([(f"i{at % 300}", ("d", at % 77), at % 101, at) for at in range(20_000)])
+    change, asked = panel.current, []
+
+    class Counting(Sequence):
+        def __len__(self) -> int:
+            return 20_000
+
+        def __getitem__(self, row):
+            asked.append(row)
+            return replace(plain(change), id=row, name=light.rows.table.made_names[row % 300], image=change.image)
+
+    session = panel.session
+    session._set_work(Work(session.candidates, light.rows.table, Counting()))
+    session.changes_changed.emit()
     assert len(panel.queue) == 20_000
-    Light.asked = 0
+    asked.clear()
     acts = (lambda: panel.move_by(1), lambda: panel.decide("approve"), panel.undo, panel.redo, panel.move_on)
     for act in acts * 4:
         act()
     panel.contents.filters.decision.setCurrentIndex(1)
     panel.contents.filters.order.setCurrentIndex(2)
-    assert len(panel.queue) == 19_996 and Light.asked < 50 * len(acts) * 4
+    assert len(panel.queue) == 19_996 and len(asked) < 50 * len(acts) * 4
+
+
+def plain(change: Change) -> Change:
+    return Change(**{each.name: getattr(change, each.name) for each in fields(Change)})
 
 
 @pytest.mark.parametrize(("kind", "said"), [("background", "on free tissue"), ("major", "in place of tumor #4")])
@@ -434,7 +447,69 @@ def test_where_a_nucleus_lies_is_said_in_words(kind, said) -> None:
     background = kind == "background"
     target = Location("a", kind, 9.0, 9.0, 0 if background else 4, 0 if background else 2, 90)
     candidate = Candidate(0, target, Location("b", "rare", 1.0, 1.0, 3, 1, 80), -1.0, 50.0)
-    empty = np.zeros((3, 3), np.uint8)
-    one = Placement(candidate, 7, 0, 0, np.zeros((3, 3, 3), np.uint8), empty, empty > 0, 1, {})
+    change = nucleus_change(candidate, 7, 0, 0, np.zeros((3, 3, 3), np.uint8), np.ones((3, 3), np.uint8))
     names = {1: "lymphocyte", 2: "tumor"}
-    assert f"lymphocyte #7 {said}" in provenance(one, "fast", names.__getitem__, None, "undecided")
+    assert f"lymphocyte #7 {said}" in provenance(change, "fast", names.__getitem__, None, "undecided")
+
+
+def test_images_with_a_class_are_reviewed_as_wholes(open_panel, class_folder, qtbot) -> None:
+    panel = open_panel(class_folder)
+    parts, views = panel.contents, panel.contents.views
+    change, session = panel.current, panel.session
+    real = session.reader.get(change.image).pixels
+    assert parts.deciding.scopes["one"].text() == "This image (E)" and parts.deciding.scopes["image"].isHidden()
+    # Seen as a whole at first, at the middle of the view; then from nearer.
+    side, inset = real.shape[0], (views.side - real.shape[0]) // 2
+    inside = slice(inset, inset + side), slice(inset, inset + side)
+    np.testing.assert_array_equal(views.before.pixels[inside], real)
+    np.testing.assert_array_equal(views.after.pixels[inside], change.pixels)
+    before = views.factor
+    parts.view_bar.closer.click()
+    assert views.factor > before
+    seen = views.after.pixels.copy()
+    views.after.dragged.emit(12.0, 0.0)
+    np.testing.assert_array_equal(views.after.pixels[:-12], seen[12:])
+    assert session.image == change.name and np.array_equal(
+        panel.book.layer(change.name, "synthetic").data, change.pixels
+    )
+    assert panel.book.layer(change.name, "image").metadata["histomix"]["image"] == change.image
+    assert "benign 75%, tumor 25%" in parts.details.provenance.text() or change.class_shares == {"benign": 1.0}
+    panel.decide("approve")
+    panel.toggle_reason("seam")
+    panel.decide("reject")
+    study = Study.open(class_folder)
+    assert study.decisions("change") == {0: "approve", 1: "reject"} and study.decisions("change reasons") == {1: "seam"}
+    kinds = [parts.filters.kind.itemText(at) for at in range(parts.filters.kind.count())]
+    assert kinds == ["Any class", "benign", "tumor"]
+    parts.filters.kind.setCurrentIndex(2)
+    assert {
+        max(session.change(number).class_shares, key=session.change(number).class_shares.get) for number in ids(panel)
+    } == {"tumor"}
+    parts.summary.toggle.setChecked(True)
+    parts.summary.draw()
+    assert dict(parts.summary.classes.texts)["benign"] == "2 → 3  (+1)"
+
+
+def test_the_list_goes_where_it_is_clicked_and_follows_the_filter(panel) -> None:
+    listed = panel.contents.list
+    listed.toggle.setChecked(True)
+    assert listed.model.rowCount() == 12
+    listed.view.clicked.emit(listed.model.index(3, 0))
+    assert panel.queue.at == 3 and listed.view.selectionModel().selectedRows()[0].row() == 3
+    panel.decide("reject")
+    assert listed.model.index(3, 5).data() == "rejected" and listed.view.selectionModel().selectedRows()[0].row() == 4
+    panel.contents.filters.decision.setCurrentIndex(panel.contents.filters.decision.findData("reject"))
+    assert listed.model.rowCount() == 1
+
+
+def test_what_is_made_while_one_reviews_joins_at_the_end(panel, folder, qtbot) -> None:
+    session, current = panel.session, panel.queue.id
+    sample = copied(session.dataset, session.candidates.items[0], 5000, "fast")
+    made = replace(plain(sample), id=12, name="derived 12")
+    add_run(session.study, [made], done=False)
+    session.take_made([12])
+    assert panel.queue.id == current and len(panel.queue) == 13 and session.change(12).name == "derived 12"
+    panel.move_to(12)
+    assert panel.queue.id == 12 and session.target_of("derived 12") == made.image
+    session.discard_run(session.study.runs()[-1].id)
+    assert len(panel.queue) == 12 and panel.queue.id in ids(panel)
