@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from napari_histomix.compositing.placing import IMAGE_FULL, USED_UP
 from PIL import Image
 
 from napari_histomix.compositing import IndexedImage, compose, donor_flaw
 from napari_histomix.compositing.contours import dilate
+from napari_histomix.compositing.placing import IMAGE_FULL, USED_UP
 from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, TOO_CLOSE
 from napari_histomix.datasets import open_any
 from napari_histomix.datasets.splits import with_splits
@@ -64,7 +64,7 @@ def candidates_of(dataset) -> list[Candidate]:
         for location in nucleus_locations(image, rare=[1], major=[2]):
             if location.kind == "major":
                 targets.append(location)
-            elif donor_flaw(IndexedImage(image), location) is None:
+            elif donor_flaw(image, location) is None:
                 donors.append(location)
         targets += background_locations(image, 10, 6, rng)
     order = rng.permutation(len(targets))
