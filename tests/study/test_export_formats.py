@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from placed_samples import placed_sample
-from toy_methods import BLEND, FRESH, LAY, changes_of
+from toy_methods import LAY, changes_of
 
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
