@@ -40,7 +40,7 @@ class Pair:
 
 def center(image: LabeledImage, number: int) -> tuple[int, int]:
     rows, cols = np.nonzero(image.instances == number)
-    return int(round(rows.mean())), int(round(cols.mean()))
+    return round(float(rows.mean())), round(float(cols.mean()))
 
 
 def inner(image: LabeledImage, numbers: Sequence[int]) -> list[int]:
