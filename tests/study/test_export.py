@@ -14,7 +14,7 @@ from PIL import Image
 
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
-from napari_histomix.datasets.formats.hovernet_mat import Writer
+from napari_histomix.datasets.formats.hovernet import Writer
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.study import export as module
 from napari_histomix.study.export import export

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari_histomix.study import Study
     from napari_histomix.study.export_plan import ExportPlan
 
-WRITABLE = [one.name for one in FORMATS.values() if one.writes]
+WRITABLE = [one.name for one in FORMATS.values() if one.writes and one.holds == "nuclei"]
 """Formats of labeled images that can be written, by name."""
 
 TISSUE_FORMAT = "class-folders"
@@ -51,7 +51,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 def run_convert(options: argparse.Namespace) -> dict[str, Any]:
     """Write a dataset in another format."""
     from napari_histomix.cli.opening import open_data
-    from napari_histomix.datasets.converting import convert
+    from napari_histomix.datasets.dataset_writer import convert
 
     done = follow(convert(open_data(options), options.out, options.to))
     for sentence in done.skipped.values():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
     """Show what a dataset holds."""
-    from napari_histomix.datasets import survey
+    from napari_histomix.datasets import survey, synthetic_notes
     from napari_histomix.datasets.copies import find_copies
     from napari_histomix.datasets.splits import shared
 
@@ -47,6 +47,7 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
         "images_without_scale": len(dataset.missing_scale),
         "splits": splits,
         "patients": len(patients),
+        "synthetic": {one.name: found.synthetic_total[one.number] for one in dataset.classes},
         "problems": [asdict(problem) for problem in found.problems],
         "leaks": leaks,
     }
@@ -60,6 +61,7 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
     lines.append(f"µm/px: {scale}")
     lines.append("splits: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
     lines.append(f"patients: {len(patients) or 'not named'}")
+    lines += [f"note: {sentence}" for sentence in synthetic_notes(dataset, found)]
     problems = [f"problem: {problem.sentence}" for problem in found.problems] + [f"leak: {one}" for one in leaks]
     lines += problems or ["No problems found."]
     say(options, *lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -71,27 +70,27 @@ def _segment_all(
     images: dict[str, Path], folder: Path, prompter: Any, settings: Any, problems: dict[str, str]
 ) -> Job[dict[str, int]]:
     from napari_histomix.datasets.pixels import read_pixels
+    from napari_histomix.datasets.tables import write_table
     from napari_histomix.segmentation import find_segments
 
     counts: dict[str, int] = {}
+    rows: list[tuple[object, ...]] = []
+    for done, (name, path) in enumerate(images.items()):
+        yield Event("Finding segments", done, len(images))
+        try:
+            pixels = read_pixels(path)
+            finding = find_segments(pixels, prompter, settings)
+            segments = yield from within(finding, "Finding segments", done, len(images))
+        except HistomixError as error:
+            problems[name] = f"{name}: {error}"
+            continue
+        _write_labels(folder / name, pixels, segments)
+        counts[name] = len(segments)
+        for one in segments:
+            figures = f"{one.vote_share:.4f}", f"{one.stability:.4f}", int(one.at_border(pixels.shape))
+            rows.append((name, one.number, one.row, one.col, one.area, *figures))
     columns = ("image", "segment", "row", "col", "area", "vote_share", "stability", "at_border")
-    with (folder / "segments.csv").open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(columns)
-        for done, (name, path) in enumerate(images.items()):
-            yield Event("Finding segments", done, len(images))
-            try:
-                pixels = read_pixels(path)
-                finding = find_segments(pixels, prompter, settings)
-                found = yield from within(finding, "Finding segments", done, len(images))
-            except HistomixError as error:
-                problems[name] = f"{name}: {error}"
-                continue
-            _write_labels(folder / name, pixels, found)
-            counts[name] = len(found)
-            for one in found:
-                figures = f"{one.vote_share:.4f}", f"{one.stability:.4f}", int(one.at_border(pixels.shape))
-                table.writerow([name, one.number, one.row, one.col, one.area, *figures])
+    write_table(folder / "segments.csv", columns, rows)
     return counts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def compose(target: LabeledImage, placements: Iterable[Placement]) -> Synthetic:
         All in this image; their changed pixels are disjoint.
     """
     pixels, instances = target.pixels.copy(), target.instances.copy()
-    types = dict(target.types)
+    types, synthetic = dict(target.types), set(target.synthetic)
     origin = np.zeros(instances.shape, np.uint8)
     for placement in placements:
         window = placement.window
@@ -43,6 +43,9 @@ def compose(target: LabeledImage, placements: Iterable[Placement]) -> Synthetic:
         if replaced:
             instances[window][instances[window] == replaced] = 0
             types.pop(replaced, None)
+            synthetic.discard(replaced)
         instances[window][placement.nucleus] = placement.instance
         types[placement.instance] = placement.candidate.donor.type
-    return Synthetic(LabeledImage(pixels, instances, types, target.mpp, target.source), origin)
+        synthetic.add(placement.instance)
+    image = replace(target, pixels=pixels, instances=instances, types=types, synthetic=frozenset(synthetic))
+    return Synthetic(image, origin)

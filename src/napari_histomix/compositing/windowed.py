@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ def compose_window(target: LabeledImage, window: Window, placements: Iterable[Pl
     top, left = (min(one[axis].start for one in windows) for axis in (0, 1))
     bottom, right = (max(one[axis].stop for one in windows) for axis in (0, 1))
     part = slice(top, bottom), slice(left, right)
-    crop = LabeledImage(target.pixels[part], target.instances[part], target.types, target.mpp, target.source)
+    crop = replace(target, pixels=target.pixels[part], instances=target.instances[part])
     moved = [one.moved(one.row - top, one.col - left) for one in near]
     rows, cols = window
     return compose(crop, moved), (slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left))

@@ -48,6 +48,8 @@ _READING = {
     "load. `types.csv` lists the class of every instance.",
     "ome-zarr": "Drop a `.zarr` folder on napari with napari-ome-zarr; the nuclei are its labels `nuclei`, and the "
     "label metadata hold the class of every instance.",
+    "class-folders": "Each folder is a class, as torchvision's `ImageFolder` takes it; `images.csv` lists class, "
+    "patient, slide and split of every image, and whether it is synthetic.",
     "plain": "`labels` holds a label image for each image, `class_maps` a map of class numbers, `types.csv` the class "
     "of every instance.",
 }
@@ -68,6 +70,7 @@ def write_card(
     images: int,
     synthetic_images: int,
     synthetic_nuclei: int | None,
+    counts_synthetic: Mapping[str, int] | None = None,
     methods: Sequence[str],
     models: Sequence[Mapping[str, str]],
     license: str,
@@ -92,6 +95,8 @@ def write_card(
         Images in all, and images with synthetic pixels.
     synthetic_nuclei : int, optional
         Synthetic nuclei in them; None for images of tissue, which have a class as a whole.
+    counts_synthetic : mapping of str to int, optional
+        Synthetic nuclei (or images) per class, those of earlier exports among them.
     methods : sequence of str
         What made the synthetic pixels, one sentence each.
     models : sequence of mapping
@@ -104,10 +109,14 @@ def write_card(
         More sentences: splits, ignored pixels, what the format could not hold.
     """
     before, after = counts_before, counts_after
-    counts = [
-        (one, f"{before.get(one, 0):,}", f"{after.get(one, 0):,}", f"{after.get(one, 0) - before.get(one, 0):+,}")
-        for one in dict.fromkeys([*before, *after])
+    header: tuple[str, ...] = ("class", "before", "after", "change")
+    counts: list[tuple[str, ...]] = [
+        (kind, f"{before.get(kind, 0):,}", f"{after.get(kind, 0):,}", f"{after.get(kind, 0) - before.get(kind, 0):+,}")
+        for kind in dict.fromkeys([*before, *after])
     ]
+    if counts_synthetic is not None:
+        header = (*header, "synthetic, of all")
+        counts = [(*row, f"{counts_synthetic.get(row[0], 0):,}") for row in counts]
     facts = [tuple(one.get(key) or "not stated" for key in ("name", "sha256", "license")) for one in models]
     reading = [_READING[one.name] for one in FORMATS.values() if one.title == format_title]
     tissue = synthetic_nuclei is None
@@ -119,7 +128,7 @@ def write_card(
         f"**{SYNTHETIC_NOTICE}.** Of {images:,} images, {synthetic_images:,} have pixels that no microscope saw{held}. "
         "For training and research alone.",
         "## Classes",
-        _table(("class", "before", "after", "change"), counts),
+        _table(header, counts),
         "## How it was made",
         _list(methods) or "Nothing says how.",
         "## Models",

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from napari_histomix import __version__
 from napari_histomix.datasets.card import models_of, write_card
 from napari_histomix.datasets.copies import check_leaks
-from napari_histomix.datasets.dataset_writer import copy_notices, described
-from napari_histomix.datasets.hovernet import write_dataset_json
-from napari_histomix.datasets.pixels import pixels_sha256, read_pixels
-from napari_histomix.datasets.relocation import way_to
-from napari_histomix.datasets.tissue import TABLE, Dataset, Entry
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, complete_or_absent, safe_name
-from napari_histomix.records import Event, HistomixError, Job, MixedImage
+from napari_histomix.datasets.dataset_writer import WrittenDataset, copy_notices, described
+from napari_histomix.datasets.formats.class_folders import Dataset, Entry
+from napari_histomix.datasets.opening import way_to
+from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.datasets.writing import (
+    SYNTHETIC_NOTICE,
+    complete_or_absent,
+    write_png,
+)
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, MixedImage
 
 ORIGINS = "origins.zip"
 """The origin maps, in folders as the images: no folder, which a training loop would take for a class."""
 
 _ORIGIN_NOTICE = "Origin map: 0 real, 1 donor, 2 inpainted"
-_COLUMNS = ("image", "class", "patient", "slide", "split", "mpp", "synthetic")
+FORMAT = "class-folders"
 
 
 def export_tissue(
@@ -111,58 +112,44 @@ def _write(
     out: Path,
     more: Mapping[str, Any],
 ) -> Job[None]:
-    folders = Names(ORIGINS, TABLE, "dataset.json", "manifest.json", "README.md")
-    folder = {kind: folders.unique(safe_name(kind, "class")) for kind in dataset.kinds}
-    names = {kind: Names() for kind in dataset.kinds}
+    written = WrittenDataset(out, f"{dataset.name}, augmented", (), FORMAT, dataset.kinds)
     targets = {target.source.image for target, _ in origins}
     training, total = dataset.training, len(dataset.training) + len(synthetic)
-    rows: list[list[Any]] = []
     skipped: dict[str, str] = {}
     before: Counter[str] = Counter()
+    made: Counter[str] = Counter()
     for number, entry in enumerate(training):
         yield Event("Writing images", number, total)
-        image, kind = entry.source.image, entry.kind
         try:
-            content = _content(entry)
+            image = dataset.read(entry)
         except HistomixError as error:
-            if image in targets:
+            if entry.source.image in targets:
                 raise
-            skipped[image] = str(error)
+            skipped[entry.source.image] = str(error)
             continue
-        stem = names[kind].unique(safe_name(image.rpartition("/")[2]), safe_name(image))
-        file = f"{folder[kind]}/{stem}{entry.image.suffix}"
-        (out / folder[kind]).mkdir(exist_ok=True)
-        (out / file).write_bytes(content)
-        rows.append(_row(file, entry, kind, _is_synthetic(out / file)))
-        before[kind] += 1
+        written.add(image, synthetic=entry.synthetic, original=entry.image)
+        before[entry.kind] += 1
+        made[entry.kind] += entry.synthetic
     after = before.copy()
     records = []
     with zipfile.ZipFile(out / ORIGINS, "w") as maps:
-        for number, (one, (target, donors)) in enumerate(zip(synthetic, origins, strict=True), start=len(training)):
+        for number, (mix, (target, donors)) in enumerate(zip(synthetic, origins, strict=True), start=len(training)):
             yield Event("Writing images", number, total)
-            stem = names[one.kind].unique(f"synthetic-{safe_name(one.name).removeprefix('synthetic-')}")
-            file = f"{folder[one.kind]}/{stem}.png"
-            picture, origin = _pictures(one, target.mpp)
-            (out / file).parent.mkdir(exist_ok=True)
-            (out / file).write_bytes(picture)
+            if mix.origin.dtype != np.uint8 or mix.origin.shape != mix.pixels.shape[:2]:
+                raise HistomixError(f"{mix.name}: the origin map must be (H, W) uint8 of the image's size.")
+            source = replace(target.source, image=mix.name)
+            file = written.add(LabeledImage.of_kind(mix.pixels, mix.kind, target.mpp or 0.0, source), synthetic=True)
+            stream = io.BytesIO()
+            write_png(stream, mix.origin, target.mpp, description=_ORIGIN_NOTICE)
             # Of no date: the same arguments give the same bytes.
-            maps.writestr(zipfile.ZipInfo(file), origin)
-            rows.append(_row(file, target, one.kind, True))
-            after[one.kind] += 1
-            records.append(_record(file, one, target, donors))
+            maps.writestr(zipfile.ZipInfo(file), stream.getvalue())
+            after[mix.kind] += 1
+            made[mix.kind] += 1
+            records.append(_record(file, mix, target, donors))
     yield Event("Writing the manifest", total, total)
-    with (out / TABLE).open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([_COLUMNS, *rows])
-    scales = {row[_COLUMNS.index("mpp")] for row in rows}
-    write_dataset_json(
-        out,
-        name=f"{dataset.name}, augmented",
-        mpp=None if len(scales) > 1 or "" in scales else scales.pop(),
-        notice=SYNTHETIC_NOTICE,
-        **described(dataset.root),
-    )
+    written.finish(notice=SYNTHETIC_NOTICE, **described(dataset.root))
     copy_notices(dataset.root, out)
-    written = {
+    manifest = {
         "notice": SYNTHETIC_NOTICE,
         "software": f"napari-histomix {__version__}",
         "dataset": dataset.name,
@@ -175,9 +162,9 @@ def _write(
         **more,
         "synthetic": records,
     }
-    text = json.dumps(written, indent=1, ensure_ascii=False)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
     (out / "manifest.json").write_text(text + "\n", encoding="utf-8", newline="\n")
-    _write_readme(dataset, out, before, after, skipped, [record["provenance"] for record in records])
+    _write_readme(dataset, out, before, after, made, skipped, [record["provenance"] for record in records])
 
 
 def _write_readme(
@@ -185,6 +172,7 @@ def _write_readme(
     out: Path,
     before: Counter[str],
     after: Counter[str],
+    made: Counter[str],
     skipped: Mapping[str, str],
     provenances: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -202,8 +190,9 @@ def _write_readme(
         counts_before={kind: before[kind] for kind in dataset.kinds},
         counts_after={kind: after[kind] for kind in dataset.kinds},
         images=after.total(),
-        synthetic_images=len(provenances),
+        synthetic_images=made.total(),
         synthetic_nuclei=None,
+        counts_synthetic=made,
         methods=[
             "USegMix: tissue segments of real images exchanged for segments of other images of their class, their "
             "surroundings painted by a diffusion model."
@@ -213,46 +202,6 @@ def _write_readme(
         source=", ".join(filter(None, (dataset.name, source.get("derived_from", "")))),
         notes=notes,
     )
-
-
-def _content(entry: Entry) -> bytes:
-    """The bytes of an image that a training loop can read."""
-    read_pixels(entry.image)
-    try:
-        return entry.image.read_bytes()
-    except OSError as error:
-        # Not to be taken for a disk that cannot be written to.
-        raise HistomixError(f"{entry.image.name} cannot be read ({error.strerror or error}); mend it.") from None
-
-
-def _is_synthetic(path: Path) -> bool:
-    """Whether a training image is itself one that an earlier export made."""
-    if path.suffix.casefold() != ".png":
-        return False
-    with Image.open(path) as image:
-        return image.info.get("Description") == SYNTHETIC_NOTICE
-
-
-def _row(file: str, entry: Entry, kind: str, synthetic: bool) -> list[Any]:
-    source = entry.source
-    mpp = "" if entry.mpp is None else entry.mpp
-    return [file, kind, source.patient, source.slide, source.split or "train", mpp, "yes" if synthetic else "no"]
-
-
-def _pictures(one: MixedImage, mpp: float | None) -> tuple[bytes, bytes]:
-    """An image and its origin map as PNG files."""
-    if one.pixels.dtype != np.uint8 or one.pixels.ndim != 3 or one.pixels.shape[2] != 3:
-        raise HistomixError(f"{one.name}: pixels must be (H, W, 3) uint8 RGB, not {one.pixels.shape}.")
-    if one.origin.dtype != np.uint8 or one.origin.shape != one.pixels.shape[:2]:
-        raise HistomixError(f"{one.name}: the origin map must be (H, W) uint8 of the image's size.")
-    density: dict[str, Any] = {} if mpp is None else {"dpi": (25400 / mpp, 25400 / mpp)}
-    found = []
-    for pixels, text in ((one.pixels, SYNTHETIC_NOTICE), (one.origin, _ORIGIN_NOTICE)):
-        info, stream = PngInfo(), io.BytesIO()
-        info.add_text("Description", text)
-        Image.fromarray(pixels).save(stream, "PNG", pnginfo=info, **density)
-        found.append(stream.getvalue())
-    return found[0], found[1]
 
 
 def _record(file: str, one: MixedImage, target: Entry, donors: list[Entry]) -> dict[str, Any]:

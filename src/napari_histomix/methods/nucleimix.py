@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from napari_histomix.compositing import DonorCrop, contrast, cut_donor, donor_flaw, plan_placement
 from napari_histomix.compositing.donors import PALE, SLIVER
 from napari_histomix.datasets import Dataset, Entry, Problem
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.diffusion.windows import WindowedPlan, finished_placement, painted, windowed
 from napari_histomix.features import context_features, open_encoder
 from napari_histomix.methods.provenance import making_facts, search_facts

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.exchanging import Swap, paste_all
 from napari_histomix.compositing.replacement import Pose, lay, pose_of
 from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.datasets.image_facts import image_facts
-from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.datasets.pixels import image_facts, pixels_sha256
 from napari_histomix.features import open_encoder
 from napari_histomix.features.segments import segment_crops, segment_thumbnail
 from napari_histomix.methods.provenance import making_facts, mask_facts
@@ -156,9 +155,10 @@ def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = N
         If no image has a segment, a scale is missing, or weights are unusable.
     """
     settings = settings or PoolSettings()
-    entries = sorted(dataset.training, key=lambda entry: dataset.kinds.index(entry.kind))
+    real = [entry for entry in dataset.training if not entry.synthetic]
+    entries = sorted(real, key=lambda entry: dataset.kinds.index(entry.kind))
     if not entries:
-        raise HistomixError(f"{dataset.name} has no training image; a pool is made of training images only.")
+        raise HistomixError(f"{dataset.name} has no real training image; a pool is made of such images only.")
     prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
     encoder = open_encoder(settings.encoder, whole=True)
     problems = list(dataset.problems)

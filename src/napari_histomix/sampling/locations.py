@@ -17,13 +17,16 @@ TISSUE_DENSITY = 0.12
 
 
 def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collection[int]) -> list[Location]:
-    """Rare and major nuclei of an image, by instance id; their centers are centroids, in pixels."""
+    """Rare and major nuclei of an image, by instance id; their centers are centroids, in pixels.
+
+    Synthetic nuclei are left out: they are no donors, and nothing is learned from them.
+    """
     found = []
     # By their order instead of their ids, which may be as large as 32 bits allow.
     ids, order = np.unique(image.instances, return_inverse=True)
     boxes = ndimage.find_objects(order.reshape(image.instances.shape) + 1)
     for instance, box in zip(ids.tolist(), boxes, strict=True):
-        if not instance or image.types[instance] not in (*rare, *major):
+        if not instance or instance in image.synthetic or image.types[instance] not in (*rare, *major):
             continue
         number = image.types[instance]
         rows, cols = np.nonzero(image.instances[box] == instance)

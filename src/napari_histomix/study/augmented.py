@@ -11,11 +11,10 @@ import numpy as np
 
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, Dataset, Entry
-from napari_histomix.datasets.dataset_writer import SyntheticFlags, WrittenDataset, copy_notices, described
-from napari_histomix.datasets.formats.ignore_band import class_map, write_ignore
+from napari_histomix.datasets.dataset_writer import WrittenDataset, copy_notices, described
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.datasets.splits import check_splits
-from napari_histomix.datasets.writing import write_png
+from napari_histomix.datasets.writing import class_map, write_ignore, write_png
 from napari_histomix.records import INPAINTED, HistomixError, LabeledImage, Placement
 
 ORIGIN = "origin"
@@ -81,13 +80,14 @@ class Augmented:
         self.name = f"{dataset.name}, augmented"
         self.before: Counter[int] = Counter()
         self.after: Counter[int] = Counter()
+        self.synthetic_nuclei: Counter[int] = Counter()
+        """By class number; of earlier exports too."""
         self.images = 0
         self.skipped: dict[str, str] = {}
         """Why images were left out."""
         self.synthetic: dict[str, dict[str, Any]] = {}
         """Per synthetic image its name in the dataset that is written, and hashes of its pixels before and after."""
         self._by_image = by_image(placements)
-        self._flags = SyntheticFlags(dataset)
         self._written = WrittenDataset(folder, self.name, dataset.classes, format)
 
     def counts(self, of: Mapping[int, int]) -> dict[str, int]:
@@ -109,10 +109,11 @@ class Augmented:
         for one in placements:
             _check_unchanged(target, one, sha256)
         made = compose(target, placements)
-        file = self._written.add(made.image, synthetic=bool(placements) or self._flags.of(entry))
+        file = self._written.add(made.image, synthetic=bool(placements) or entry.synthetic)
         self.images += 1
         self.before += target.counts()
         self.after += made.image.counts()
+        self.synthetic_nuclei += made.image.synthetic_counts()
         if self.ignore_band:
             # Of every image, so that a training loop reads one folder.
             write_ignore(self.folder, file, made.origin == INPAINTED, class_map(made.image))

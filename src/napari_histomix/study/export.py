@@ -12,7 +12,7 @@ from napari_histomix.datasets.card import models_of, write_card
 from napari_histomix.datasets.copies import check_leaks
 from napari_histomix.datasets.dataset_writer import check_place, described
 from napari_histomix.datasets.formats import format_of
-from napari_histomix.datasets.relocation import way_to
+from napari_histomix.datasets.opening import way_to
 from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.records import Event, Job, Placement
 from napari_histomix.study.augmented import ORIGIN, Augmented, chosen
@@ -137,7 +137,8 @@ def _write_readme(written: Augmented, records: Sequence[Mapping[str, Any]]) -> N
         counts_after=written.counts(written.after),
         images=written.images,
         synthetic_images=len(written.synthetic),
-        synthetic_nuclei=len(written.placements),
+        synthetic_nuclei=written.synthetic_nuclei.total(),
+        counts_synthetic=written.counts(written.synthetic_nuclei),
         methods=methods_of(provenances),
         models=models_of(provenances),
         license=source.get("license", ""),

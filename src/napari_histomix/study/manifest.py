@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_histomix.datasets.dataset_writer import write_csv
+from napari_histomix.datasets.tables import write_table
 from napari_histomix.records import Placement
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def write_placement_table(path: Path, records: Iterable[Mapping[str, Any]]) -> N
     """Write records as a table: nested ones as columns such as ``target_row`` and ``provenance_stain_gain``."""
     flat = [{key: _flat(value) for key, value in _unfold(record).items()} for record in records]
     header = list(dict.fromkeys(key for record in flat for key in record))
-    write_csv(path, header, [[record.get(key, "") for key in header] for record in flat])
+    write_table(path, header, [[record.get(key, "") for key in header] for record in flat])
 
 
 def _unfold(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

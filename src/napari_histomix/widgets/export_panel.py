@@ -95,7 +95,7 @@ class ExportPanel(Panel):
         self.format = QComboBox()
         narrow(self.format)
         for one in FORMATS.values():
-            if one.writes:
+            if one.writes and one.holds == "nuclei":
                 self.format.addItem(one.title, one.name)
         self.format.setToolTip("How images and labels are laid out; docs/formats.md says who reads which.")
         self.format.currentIndexChanged.connect(lambda _index: self._replan())

@@ -12,7 +12,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.hovernet import class_table
+from napari_histomix.datasets.writing import class_table
 from napari_histomix.records import LabeledImage, NucleusClass, Placement
 from napari_histomix.widgets.tables import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
 
@@ -49,6 +49,8 @@ def nuclei_layer(
     The layer gets its own copy: painting in it must not change the target that a rejection gives back.
     """
     keywords = nuclei_keywords(types, classes, {**facts(image), **about})
+    if image.synthetic:
+        keywords["features"]["synthetic"] = [number in image.synthetic for number in types]
     layer = Labels(image.instances.copy(), name=name, visible=False, **keywords, **space)
     layer.contour = 1
     return layer

@@ -131,7 +131,10 @@ def _partner(
     possible = [
         entry
         for entry in dataset.training
-        if entry.kind == mix.kind and entry.mpp == mpp and entry.source.image not in {*shown, mix.target}
+        if not entry.synthetic
+        and entry.kind == mix.kind
+        and entry.mpp == mpp
+        and entry.source.image not in {*shown, mix.target}
     ]
     order = [possible[index] for index in rng.permutation(len(possible))]
     for entry in sorted(order, key=lambda entry: donors[entry.source.image] > 0):

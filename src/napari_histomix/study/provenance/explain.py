@@ -20,10 +20,9 @@ from napari_histomix.compositing.exchanging import lay_all
 from napari_histomix.datasets import open_dataset
 from napari_histomix.datasets.card import models_of
 from napari_histomix.datasets.class_folders import ORIGINS
-from napari_histomix.datasets.dataset_writer import is_flagged
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats.reading import read_json
-from napari_histomix.datasets.pixels import read_label_image
+from napari_histomix.datasets.pixels import is_flagged, read_label_image
 from napari_histomix.datasets.run_lengths import mask_of
 from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError
 from napari_histomix.study.augmented import ORIGIN
