@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from napari_histomix.datasets import Dataset
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.methods import register
 from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work, _Nothing
 from napari_histomix.methods.record import Record

@@ -16,7 +16,7 @@ from toy_methods import FRESH, LAY, changes_of
 
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
-from napari_histomix.datasets.formats.hovernet_mat import Writer
+from napari_histomix.datasets.formats.hovernet import Writer
 from napari_histomix.records import HistomixError, SourceRef, drain
 from napari_histomix.study import export as module
 from napari_histomix.study.export import export

@@ -23,8 +23,7 @@ from toy_methods import LAY, changes_of
 
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
-from napari_histomix.datasets.converting import convert
-from napari_histomix.datasets.dataset_writer import WrittenDataset
+from napari_histomix.datasets.dataset_writer import WrittenDataset, convert
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.records import KEEP, Change, HistomixError, LabeledImage, NucleusClass, SourceRef, drain
 from napari_histomix.study.export import export
@@ -263,7 +262,7 @@ def test_a_killed_export_never_looks_complete(work, tmp_path, exported):
 import sys
 from pathlib import Path
 from napari_histomix.datasets import open_dataset
-from napari_histomix.datasets.converting import convert
+from napari_histomix.datasets.dataset_writer import convert
 from napari_histomix.records import drain
 print("begun", flush=True)
 for number in range(100):

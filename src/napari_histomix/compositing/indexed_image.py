@@ -8,7 +8,7 @@ from typing import Any
 
 from napari_histomix.compositing.stain import Staining, staining
 from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.records import HistomixError, LabeledImage, Location
 from napari_histomix.sampling.locations import nucleus_boxes
 

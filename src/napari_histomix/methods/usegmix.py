@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.exchanging import Swap, lay_all, paste_all
 from napari_histomix.compositing.replacement import Pose, lay, pose_of
 from napari_histomix.datasets import Dataset
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work
 from napari_histomix.methods.deriving import fresh_name
 from napari_histomix.methods.provenance import making_facts, mask_facts, painter, painter_facts
