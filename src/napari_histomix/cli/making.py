@@ -151,7 +151,7 @@ def _synthesize(
     folder = options.study or options.out.with_name(f"{options.out.name}.study")
     there = (folder / "study.sqlite").is_file()
     study = Study.open(folder).take() if there else None
-    stage = None
+    stage: Any = None
     found = options.candidates or (study is not None and method.stage is not None and method.stage.ready(study))
     if method.stage is not None and not found:
         stage = settings_from(method.stage.settings, options)
