@@ -172,12 +172,13 @@ def _synthesize(
         raise
     _say_outcome(options, made)
     follow(export_study(study, dataset, options.out, format=layout, ids=made.ids, reviewed=False, report=report))
+    result = _result(made, options.out)
     if options.study:
         say(options, f"Study: {folder}")
     else:
         _remove(study)
     say(options, f"Written: {options.out}")
-    return _result(made, options.out)
+    return result
 
 
 def _begin(options: argparse.Namespace, dataset: Dataset, folder: Path) -> Study:
