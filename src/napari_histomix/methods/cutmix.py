@@ -196,8 +196,6 @@ def _donors(dataset: Dataset, rare: tuple[str, ...], images: ImageCache) -> Job[
             continue
         shape = source.image.instances.shape
         for nucleus in nucleus_locations(source.image, numbers or {each.number for each in dataset.classes}, ()):
-            if nucleus.instance in source.image.synthetic:
-                continue
             counts[nucleus.type] += 1
             box = source.boxes[nucleus.instance]
             if all(axis.start > 0 and axis.stop < size for axis, size in zip(box, shape, strict=True)):
