@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from napari_histomix.datasets import Dataset
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.methods import register
 from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work, _Nothing
 from napari_histomix.methods.record import Record
@@ -40,7 +40,7 @@ class Pair:
 
 def center(image: LabeledImage, number: int) -> tuple[int, int]:
     rows, cols = np.nonzero(image.instances == number)
-    return int(round(rows.mean())), int(round(cols.mean()))
+    return round(float(rows.mean())), round(float(cols.mean()))
 
 
 def inner(image: LabeledImage, numbers: Sequence[int]) -> list[int]:

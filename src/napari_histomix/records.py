@@ -143,6 +143,12 @@ class LabeledImage:
         """Number of nuclei per class number, over the instances that occur in the map."""
         return Counter(self.types[int(i)] for i in np.unique(self.instances) if i != 0)
 
+    def synthetic_counts(self) -> Counter[int]:
+        """Number of synthetic nuclei per class number, over the instances that occur in the map."""
+        if not self.synthetic:
+            return Counter()
+        return Counter(self.types[int(i)] for i in np.unique(self.instances) if int(i) in self.synthetic)
+
 
 Kind = Literal["rare", "major", "background"]
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import numpy as np
 
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, KEEP, REAL, Change, Event, Job, SourceRef

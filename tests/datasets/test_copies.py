@@ -13,7 +13,7 @@ from PIL import Image
 
 from napari_histomix.datasets import load_sample, read_pixels
 from napari_histomix.datasets.copies import check_leaks, find_copies
-from napari_histomix.datasets.tissue import Dataset, Entry
+from napari_histomix.datasets.formats.class_folders import Dataset, Entry
 from napari_histomix.records import HistomixError, Source, drain
 
 

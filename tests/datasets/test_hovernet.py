@@ -19,7 +19,7 @@ from napari_histomix.datasets import (
     write_hovernet,
     write_type_info,
 )
-from napari_histomix.datasets.hovernet import read_mat
+from napari_histomix.datasets.formats.mat_files import read_mat
 from napari_histomix.records import Event, HistomixError, NucleusClass, drain
 
 CLASSES = (NucleusClass(1, "Rare", (255, 0, 0)), NucleusClass(4, "common", (0, 0, 255)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from napari_histomix.datasets.mat_files import read_arrays
+from napari_histomix.datasets.formats.mat_files import read_arrays
 from napari_histomix.records import HistomixError
 
 MAP = np.array([[0, 1, 1], [0, 2, 250]])

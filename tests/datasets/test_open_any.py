@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from napari_histomix.datasets import open_any, sample_folder
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.records import HistomixError
 
 

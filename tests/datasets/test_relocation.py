@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from napari_histomix.datasets import sample_folder
-from napari_histomix.datasets.relocation import BUNDLED, dataset_at, way_to
+from napari_histomix.datasets.opening import BUNDLED, dataset_at, way_to
 
 
 def test_a_dataset_is_found_again_beside_what_was_made_of_it(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from napari_histomix.datasets.tissue import open_tissue
+from napari_histomix.datasets.opening import open_tissue
 from napari_histomix.records import HistomixError
 
 

@@ -7,7 +7,7 @@ from napari_histomix.compositing import cut_donor, plan_placement
 from napari_histomix.compositing.planning import TOO_LARGE
 from napari_histomix.diffusion.inpainter import inpaint
 from napari_histomix.diffusion.samplers import PRESETS
-from napari_histomix.diffusion.windows import CONTEXT, finished_placement, first_stage, second_stage, windowed
+from napari_histomix.diffusion.windows import CONTEXT, finished_change, first_stage, second_stage, windowed
 from napari_histomix.records import DONOR, INPAINTED, REAL, Candidate, LabeledImage, drain
 
 
@@ -25,13 +25,13 @@ def plan(labeled_image, location):
     return make
 
 
-def make_placement(planned, model):
+def make_change(planned, model):
     """Both stages, as the method does them."""
     background = planned.pixels
     if planned.plan.erased.any():
         (background,) = drain(inpaint([first_stage(planned)], model, PRESETS["fast"].disc, device="cpu"))
     (blended,) = drain(inpaint([second_stage(planned, background)], model, PRESETS["fast"].ring, device="cpu"))
-    return finished_placement(planned, blended, {"sampler": "fast"}), background, blended
+    return finished_change(planned, blended, number=0, method="nucleimix", how={"sampler": "fast"}), background, blended
 
 
 @pytest.mark.parametrize("place", [(100, 100), (12, 12), (187, 12), (12, 187), (187, 187)])
@@ -69,8 +69,8 @@ def test_an_image_smaller_than_the_window_is_mirrored(plan, labeled_image, small
     width = min(48, shape[1])
     top = planned.plan.row - planned.row
     assert np.array_equal(planned.pixels[:height, :width], image.pixels[top : top + height, left : left + width])
-    placement, *_ = make_placement(planned, small_model)
-    assert placement.window[0].stop <= shape[0] and placement.window[1].stop <= shape[1]
+    change, *_ = make_change(planned, small_model)
+    assert change.window[0].stop <= shape[0] and change.window[1].stop <= shape[1]
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ def test_images_beyond_the_models_scale_get_windows_that_are_resampled(
     assert (len(planned.pixels), planned.side) == (size, side)
     hole = planned.in_window(planned.plan.changed)
     assert 0 < hole.sum() < hole.size
-    placement, _, blended = make_placement(planned, small_model)
+    change, _, blended = make_change(planned, small_model)
     assert np.array_equal(blended[~hole], planned.pixels[~hole]), "only the hole may come back from the model"
     donor = planned.in_window(planned.plan.donor)
     assert np.array_equal(blended[donor], planned.plan.donor_pixels[planned.plan.donor])
-    assert placement.origin.shape == planned.plan.donor.shape
+    assert change.origin.shape == planned.plan.donor.shape
 
 
 def test_the_two_stages(plan, labeled_image, small_model):
@@ -99,7 +99,7 @@ def test_the_two_stages(plan, labeled_image, small_model):
     first = first_stage(planned)
     assert np.array_equal(first.hole, planned.in_window(planned.plan.erased))
     assert np.array_equal(first.pixels, planned.pixels)
-    placement, background, blended = make_placement(planned, small_model)
+    change, background, blended = make_change(planned, small_model)
     second = second_stage(planned, background)
     donor = planned.in_window(planned.plan.donor)
     assert np.array_equal(second.hole, planned.in_window(planned.plan.blended))
@@ -108,11 +108,11 @@ def test_the_two_stages(plan, labeled_image, small_model):
     assert first.seed != second.seed
 
     plan_ = planned.plan
-    assert np.array_equal(placement.origin == DONOR, plan_.donor)
-    assert np.array_equal(placement.origin == INPAINTED, (plan_.erased | plan_.blended) & ~plan_.donor)
-    assert not placement.pixels[placement.origin == REAL].any(), "nothing of the target is kept twice"
+    assert np.array_equal(change.origin == DONOR, plan_.donor)
+    assert np.array_equal(change.origin == INPAINTED, (plan_.erased | plan_.blended) & ~plan_.donor)
+    assert not change.pixels[change.origin == REAL].any(), "nothing of the target is kept twice"
     rows = slice(planned.row, planned.row + plan_.donor.shape[0])
     cols = slice(planned.col, planned.col + plan_.donor.shape[1])
-    changed = placement.origin != REAL
-    assert np.array_equal(placement.pixels[changed], blended[rows, cols][changed])
-    assert placement.provenance["sampler"] == "fast" and "stain" in placement.provenance
+    changed = change.origin != REAL
+    assert np.array_equal(change.pixels[changed], blended[rows, cols][changed])
+    assert change.provenance["sampler"] == "fast" and "stain" in change.provenance

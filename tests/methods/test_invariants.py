@@ -15,9 +15,11 @@ from napari_histomix.compositing.contours import dilate
 from napari_histomix.compositing.planning import GUARD
 from napari_histomix.datasets import open_dataset
 from napari_histomix.diffusion.model_files import load_model
-from napari_histomix.methods.nucleimix import SynthesisSettings, synthesize
-from napari_histomix.records import DONOR, INPAINTED, REAL, Candidate, LabeledImage, Placement, drain
+from napari_histomix.jobs import run
+from napari_histomix.methods.nucleimix import NucleiMixSettings
+from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Candidate, Change, LabeledImage, drain
 from napari_histomix.sampling import background_locations, nucleus_locations
+from napari_histomix.study import Study
 
 
 def random_candidates(images: list[LabeledImage], rng: np.random.Generator) -> list[Candidate]:
@@ -36,75 +38,77 @@ def random_candidates(images: list[LabeledImage], rng: np.random.Generator) -> l
     return [Candidate(rank, targets[i], donors[rng.integers(len(donors))], 0.0, 50.0) for rank, i in enumerate(order)]
 
 
-def check_pixels(target: LabeledImage, placements: list[Placement], donors: dict[str, LabeledImage], stain: bool):
+def check_pixels(target: LabeledImage, changes: list[Change], donors: dict[str, LabeledImage], stain: bool):
     """Invariant 1: outside the changed pixels the target bit for bit, inside layer 1 the turned donor."""
-    result = compose(target, placements)
+    result = compose(target, changes)
     changed = np.zeros(target.instances.shape, bool)
-    for one in placements:
-        changed[one.window] |= one.origin != REAL
+    for change in changes:
+        changed[change.window] |= change.origin != REAL
     assert np.array_equal(result.image.pixels[~changed], target.pixels[~changed])
     assert np.array_equal(result.image.instances[~changed], target.instances[~changed])
     assert np.array_equal(result.origin != REAL, changed)
-    for one in placements:
-        assert np.array_equal(result.image.pixels[one.window][one.origin != REAL], one.pixels[one.origin != REAL])
-        assert np.array_equal(one.origin == DONOR, dilate(one.nucleus, 1))
-        assert ((one.origin == INPAINTED) & one.nucleus).sum() == 0
-        giver = donors[one.candidate.donor.image]
+    for change in changes:
+        own, nucleus = change.origin != REAL, change.labels != KEEP
+        assert np.array_equal(result.image.pixels[change.window][own], change.pixels[own])
+        assert np.array_equal(change.origin == DONOR, dilate(nucleus, 1))
+        assert ((change.origin == INPAINTED) & nucleus).sum() == 0
+        giver = donors[change.donor.image]
         if stain or giver.mpp != target.mpp:
             continue
-        turns, mirrored = one.provenance["quarter_turns"], one.provenance["mirrored"]
-        pixels, mask = giver.pixels, giver.instances == one.candidate.donor.instance
+        turns, mirrored = change.provenance["quarter_turns"], change.provenance["mirrored"]
+        pixels, mask = giver.pixels, giver.instances == change.donor.item
         if mirrored:
             pixels, mask = pixels[:, ::-1], mask[:, ::-1]
         pixels, mask = np.rot90(pixels, turns), np.rot90(mask, turns)
-        assert np.array_equal(one.pixels[one.origin == DONOR], pixels[dilate(mask, 1)])
-        assert one.nucleus.sum() == mask.sum()
+        assert np.array_equal(change.pixels[change.origin == DONOR], pixels[dilate(mask, 1)])
+        assert nucleus.sum() == mask.sum()
 
 
-def check_labels(target: LabeledImage, placements: list[Placement]):
+def check_labels(target: LabeledImage, changes: list[Change]):
     """Invariants 2 and 3: no other instance loses a pixel, ids stay unique, types with their ids, counts add up."""
-    result = compose(target, placements).image
-    replaced = {one.candidate.target.instance for one in placements} - {0}
-    placed = [one.instance for one in placements]
-    assert len(set(placed)) == len(placed) and not set(placed) & set(target.types)
+    result = compose(target, changes).image
+    replaced = {instance for change in changes for instance in change.removed}
+    placed = [instance for change in changes for instance in change.added]
+    assert len(set(placed)) == len(placed) == len(changes) and not set(placed) & set(target.types)
     kept = set(np.unique(target.instances)) - {0} - replaced
     for instance in kept:
         assert np.array_equal(result.instances == instance, target.instances == instance)
         assert result.types[instance] == target.types[instance]
     assert set(np.unique(result.instances)) - {0} == kept | set(placed)
-    for one in placements:
-        assert result.types[one.instance] == one.candidate.donor.type
+    assert result.synthetic == set(placed)
+    for change in changes:
+        ((instance, kind),) = change.added.items()
+        assert result.types[instance] == kind == change.donor.type
         where = np.zeros(target.instances.shape, bool)
-        where[one.window] = one.nucleus
-        assert np.array_equal(result.instances == one.instance, where)
+        where[change.window] = change.labels == instance
+        assert np.array_equal(result.instances == instance, where)
     expected = Counter(target.counts())
-    expected.update(one.candidate.donor.type for one in placements)
+    expected.update(kind for change in changes for kind in change.added.values())
     expected.subtract(target.types[instance] for instance in replaced)
     assert +expected == result.counts()
 
 
-def check_apart(target: LabeledImage, placements: list[Placement]):
-    """Placements of one image keep a guard between them."""
+def check_apart(target: LabeledImage, changes: list[Change]):
+    """Changes of one image keep a guard between them."""
     masks = []
-    for one in placements:
+    for change in changes:
         masks.append(np.zeros(target.instances.shape, bool))
-        masks[-1][one.window] = one.origin != REAL
+        masks[-1][change.window] = change.origin != REAL
     for first, second in combinations(masks, 2):
         assert not (dilate(first, GUARD) & second).any()
 
 
-def check_rejecting(target: LabeledImage, placements: list[Placement], rng: np.random.Generator):
-    """A rejected placement gives the target back, and leaves the others as they are."""
-    keep = rng.random(len(placements)) < 0.5
-    everything = compose(target, placements)
-    some = compose(target, [one for one, kept in zip(placements, keep, strict=True) if kept])
-    for one, kept in zip(placements, keep, strict=True):
-        changed, expected = one.origin != REAL, everything.image if kept else target
-        assert np.array_equal(some.image.pixels[one.window][changed], expected.pixels[one.window][changed])
-        assert np.array_equal(some.image.instances[one.window][changed], expected.instances[one.window][changed])
-        replaced = one.candidate.target.instance
-        if replaced:
-            assert (replaced in some.image.types) != kept
+def check_rejecting(target: LabeledImage, changes: list[Change], rng: np.random.Generator):
+    """A rejected change gives the target back, and leaves the others as they are."""
+    keep = rng.random(len(changes)) < 0.5
+    everything = compose(target, changes)
+    some = compose(target, [change for change, kept in zip(changes, keep, strict=True) if kept])
+    for change, kept in zip(changes, keep, strict=True):
+        changed, expected = change.origin != REAL, everything.image if kept else target
+        assert np.array_equal(some.image.pixels[change.window][changed], expected.pixels[change.window][changed])
+        assert np.array_equal(some.image.instances[change.window][changed], expected.instances[change.window][changed])
+        for instance in change.removed:
+            assert (instance in some.image.types) != kept
     nothing = compose(target, [])
     assert np.array_equal(nothing.image.pixels, target.pixels)
 
@@ -116,6 +120,7 @@ def check_rejecting(target: LabeledImage, placements: list[Placement], rng: np.r
     gap=st.integers(0, 3),
     stain=st.booleans(),
     uses=st.integers(1, 4),
+    per_image=st.sampled_from([None, None, 3]),
 )
 # A failing example takes seconds; making it smaller would take minutes.
 @settings(
@@ -126,7 +131,17 @@ def check_rejecting(target: LabeledImage, placements: list[Placement], rng: np.r
 )
 @pytest.mark.timeout(200)
 def test_invariants_of_synthetic_images(
-    tmp_path_factory, labeled_image, dataset_folder, small_model_folder, seed, scales, shape, gap, stain, uses
+    tmp_path_factory,
+    labeled_image,
+    dataset_folder,
+    small_model_folder,
+    seed,
+    scales,
+    shape,
+    gap,
+    stain,
+    uses,
+    per_image,
 ):
     images = [
         labeled_image(16, shape=shape, seed=seed + i, name=f"i{i}", mpp=mpp, gap=gap, rare=5)
@@ -135,18 +150,26 @@ def test_invariants_of_synthetic_images(
     dataset = open_dataset(dataset_folder(tmp_path_factory.mktemp("random") / "data", images))
     rng = np.random.default_rng(seed)
     candidates = random_candidates(images, rng)
-    chosen = SynthesisSettings(count=12, seed=seed, device="cpu", stain_matching=stain, uses=uses)
-    made = drain(synthesize(dataset, candidates, chosen, load_model(small_model_folder)))
-    event(f"placed: {min(len(made.placements), 5)} or more" if made.placements else "placed: none")
+    if not candidates:
+        return
+    study = Study.create(tmp_path_factory.mktemp("random") / "study", dataset.root, dataset.name)
+    study.set_candidates(candidates, {})
+    chosen = NucleiMixSettings(
+        count=12, seed=seed, device="cpu", stain_matching=stain, uses=uses, per_image=per_image, batch=5
+    )
+    made = drain(run("nucleimix", dataset, chosen, study, loaded=load_model(small_model_folder)))
+    changes = list(study.changes())
+    event(f"placed: {min(len(changes), 5)} or more" if changes else "placed: none")
     assert not made.problems
-    assert len(made.placements) + made.refusals.total() <= len(candidates)
-    if len(made.placements) < 12:
-        assert len(made.placements) + made.refusals.total() == len(candidates), "every candidate is accounted for"
-    donors = Counter((one.candidate.donor.image, one.candidate.donor.instance) for one in made.placements)
+    assert len(changes) + made.refusals.total() <= len(candidates)
+    if len(changes) < 12:
+        assert len(changes) + made.refusals.total() == len(candidates), "every candidate is accounted for"
+    donors = Counter((change.donor.image, change.donor.item) for change in changes)
     assert max(donors.values(), default=0) <= uses
     by_name = {image.source.image: image for image in images}
     for name, target in by_name.items():
-        here = [one for one in made.placements if one.candidate.target.image == name]
+        here = [change for change in changes if change.image == name]
+        assert per_image is None or len(here) <= per_image
         check_pixels(target, here, by_name, stain)
         check_labels(target, here)
         check_apart(target, here)

@@ -3,30 +3,107 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from napari_histomix import jobs
 from napari_histomix.compositing import compose
 from napari_histomix.compositing.donors import CUT_BY_EDGE, PALE, SLIVER, TOUCHES_NEIGHBOR
-from napari_histomix.compositing.planning import COVERS_NEIGHBOR, TOO_CLOSE
-from napari_histomix.datasets import open_dataset
+from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP
+from napari_histomix.compositing.planning import COVERS_NEIGHBOR, CROSSES_EDGE, TOO_CLOSE
+from napari_histomix.datasets import Dataset, open_dataset
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.samplers import PRESETS, Preset, Sampler
+from napari_histomix.methods.base import Plan, Work
 from napari_histomix.methods.nucleimix import (
-    CHANGED,
-    USED_UP,
+    METHOD,
     CandidateSettings,
-    SynthesisSettings,
+    NucleiMixSettings,
+    candidate_settings,
     find_candidates,
-    synthesize,
 )
-from napari_histomix.records import Candidate, HistomixError, Location, Placement, drain
+from napari_histomix.methods.record import Record
+from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Candidate, Change, HistomixError, Location, drain
+from napari_histomix.settings import check_settings
+from napari_histomix.study import Study
 
-FIND = CandidateSettings(rare=(1,), background_share=0.5)
-MAKE = SynthesisSettings(count=5, device="cpu")
+FIND = CandidateSettings(rare=("rare",), background_share=0.5)
+MAKE = NucleiMixSettings(count=5, device="cpu")
+
+
+@dataclass
+class Shelf:
+    """A study without a disk."""
+
+    kept: tuple[Candidate, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    made: list[Change] = field(default_factory=list)
+    folder: Path = Path()
+
+    def settings(self) -> dict[str, Any]:
+        return dict(self.facts)
+
+    def save_settings(self, values: Mapping[str, Any]) -> None:
+        self.facts = {**self.facts, **values}
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        return self.kept
+
+    def set_candidates(self, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> None:
+        self.kept, self.facts = tuple(candidates), facts
+
+    def changes(self) -> list[Change]:
+        return self.made
+
+
+@dataclass(frozen=True)
+class Made:
+    """A plan, and its changes by id, which are made when somebody looks at them."""
+
+    plan: Plan
+    work: Work
+    settings: NucleiMixSettings
+
+    @property
+    def refusals(self) -> Counter[str]:
+        return self.plan.refusals
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Those that take their donors."""
+        return [item.plan.plan.candidate for item in self.plan.items]
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        made = [change for event in METHOD.make(self.work, self.plan.items, self.settings) for change in event.made]
+        return sorted(made, key=lambda change: change.id)
+
+
+class Ingredients:
+    """What the records of these tests are made again from."""
+
+    def __init__(self, dataset: Dataset, model: object) -> None:
+        self.dataset, self._model = dataset, model
+
+    def read(self, facts):
+        return self.dataset.read(facts["image"])
+
+    def model(self, _provenance):
+        return self._model
+
+    def device(self, provenance):
+        return provenance["device"]
+
+    def threads(self, _provenance):
+        return nullcontext()
 
 
 @pytest.fixture(scope="module")
@@ -55,29 +132,38 @@ def found(dataset):
 
 @pytest.fixture
 def run(dataset, found, small_model):
-    def synthesis(candidates=None, existing=(), data=dataset, **settings):
-        chosen = replace(MAKE, **settings)
-        candidates = found.candidates if candidates is None else candidates
-        return drain(synthesize(data, candidates, chosen, small_model, existing))
+    """Plan and make, after ``before`` was made in the same study; changes by rank."""
 
-    return synthesis
+    def carry_out(candidates=None, before=(), data=dataset, decisions=None, **settings):
+        chosen = check_settings(replace(MAKE, **settings))
+        shelf = Shelf(found.candidates if candidates is None else tuple(candidates), found.facts, list(before))
+        first = max((change.id for change in before), default=-1) + 1
+        work = Work(data, shelf, first, {"candidate": decisions or {}}, small_model)
+        return Made(drain(METHOD.plan(work, chosen)), work, chosen)
+
+    return carry_out
 
 
-def content(one: Placement) -> tuple:
-    arrays = one.pixels, one.origin, one.nucleus
+def content(change: Change, without: tuple[str, ...] = ()) -> tuple:
+    arrays = change.pixels, change.origin, change.labels
     return (
-        one.candidate,
-        one.instance,
-        one.row,
-        one.col,
-        one.seed,
-        dict(one.provenance),
+        *(change.image, change.name, change.row, change.col, change.seed, round(change.score, 3), change.sources),
+        *(dict(change.added), change.removed, change.method, change.class_shares),
+        {key: value for key, value in change.provenance.items() if key not in without},
         *((array.shape, array.dtype.str, array.tobytes()) for array in arrays),
     )
 
 
-def same(first, second) -> bool:
-    return list(map(content, first)) == list(map(content, second))
+def same(first: Iterable[Change], second: Iterable[Change], without: tuple[str, ...] = ()) -> bool:
+    return [content(change, without) for change in first] == [content(change, without) for change in second]
+
+
+def donors(candidates: Iterable[Candidate]) -> Counter[tuple[str, int]]:
+    return Counter((candidate.donor.image, candidate.donor.instance) for candidate in candidates)
+
+
+def images_of(candidates: Iterable[Candidate]) -> Counter[str]:
+    return Counter(candidate.target.image for candidate in candidates)
 
 
 class TestCandidates:
@@ -151,14 +237,42 @@ class TestCandidates:
         assert found.unfit_donors == {PALE: 1}
         assert {one.donor.instance for one in found.candidates} == {1, 3}
 
+    def test_synthetic_nuclei_are_neither_donors_nor_looked_at(self, labeled_image, dataset_folder, tmp_path):
+        image = labeled_image([(30, 30, 6, 6, 1), (30, 90, 6, 6, 1), (90, 30, 6, 6, 2), (90, 90, 6, 6, 2)])
+        data = open_dataset(dataset_folder(tmp_path / "d", [image]))
+        read = type(data).read
+        marked = replace(read(data, "image"), synthetic=frozenset({2, 4}))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(data), "read", lambda *_: marked)
+            found = drain(find_candidates(data, FIND))
+            assert found.considered["rare"] == 1 and found.considered["major"] == 1
+            assert {candidate.donor.instance for candidate in found.candidates} == {1}
+            faked = [replace(one, donor=replace(one.donor, instance=2)) for one in found.candidates]
+            plan = drain(METHOD.plan(Work(data, Shelf(tuple(faked))), MAKE))
+        assert plan.items == [] and plan.refusals == {CHANGED: len(faked)}
+
+    def test_a_study_keeps_how_they_were_found_and_gives_it_back(self, dataset, found, tmp_path):
+        study = Study.create(tmp_path / "study", dataset.root, dataset.name)
+        assert not METHOD.stage.ready(study)
+        again = drain(METHOD.stage.find(Work(dataset, study), FIND))
+        assert METHOD.stage.ready(study) and study.candidates() == again.candidates == found.candidates
+        kept = study.settings()
+        assert kept["encoder"] == "texture-1" and kept["temperature"] == found.temperature
+        assert kept["effective_sample_size"] == found.effective_sample_size and kept["warnings"] == []
+        assert candidate_settings(dataset, kept["candidate_settings"]) == found.settings
+        # Studies of version 3 have the numbers of classes.
+        numbers = {**kept["candidate_settings"], "rare": [1], "major": [2, 3]}
+        assert candidate_settings(dataset, numbers) == found.settings
+
     def test_classes_left_out_are_neither_replaced_nor_given(self, labeled_image, dataset_folder, tmp_path):
         image = labeled_image([(30, 30, 6, 6, 1), (30, 90, 6, 6, 2), (80, 30, 6, 6, 3), (80, 90, 6, 6, 2)])
         data = open_dataset(dataset_folder(tmp_path / "d", [image]))
-        some = drain(find_candidates(data, replace(FIND, major=(2,))))
+        some = drain(find_candidates(data, replace(FIND, major=("common",))))
         assert {one.target.type for one in some.candidates if one.target.kind == "major"} == {2}
         every = drain(find_candidates(data, FIND))
         assert {one.target.type for one in every.candidates if one.target.kind == "major"} == {2, 3}
-        assert every.settings.major == (2, 3)
+        assert every.settings.major == ("common", "other")
 
     def test_no_rare_nucleus_is_one_sentence(self, labeled_image, dataset_folder, tmp_path):
         image = labeled_image([(30, 30, 6, 6, 2)])
@@ -182,9 +296,9 @@ class TestCandidates:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"major": (2, 1)}, "cannot be both rare and major"),
+            ({"major": ("common", "RARE")}, "cannot be both rare and major"),
             ({"rare": ()}, "at least one rare class"),
-            ({"rare": (7,)}, "no class '7'; its classes are 1 rare"),
+            ({"rare": ("odd",)}, "no class 'odd'; its classes are 1 rare"),
             ({"encoder": "magic"}, "not an encoder"),
         ],
     )
@@ -210,93 +324,200 @@ class TestCandidates:
 class TestSynthesis:
     def test_the_same_seed_gives_the_same_bytes_another_others(self, run):
         first, again, other = run(), run(), run(seed=1)
-        assert len(first.placements) == 5
-        assert same(first.placements, again.placements) and first.refusals == again.refusals
-        assert [one.candidate.rank for one in first.placements] == sorted(
-            one.candidate.rank for one in first.placements
-        )
-        assert not same(first.placements, other.placements)
+        assert len(first.changes) == 5
+        assert same(first.changes, again.changes) and first.refusals == again.refusals
+        assert [item.id for item in first.plan.items] == [change.id for change in first.changes]
+        assert not same(first.changes, other.changes)
 
     def test_the_batch_does_not_show_in_the_bytes(self, run):
-        assert same(run(batch=1).placements, run(batch=16).placements)
+        whole = run(batch=16).changes
+        assert same(run(batch=1).changes, whole) and same(run(batch=2).changes, whole)
 
     def test_fewer_wanted_are_the_first_of_more(self, run):
-        few, many = run(count=2).placements, run(count=5).placements
-        assert same(few, many[:2])
+        few, many = run(count=2).changes, run(count=5).changes
+        assert same(few, many[:2], without=("settings",))
+
+    def test_a_change_says_what_it_adds_replaces_and_was_made_of(self, run, images, found):
+        by_name = {image.source.image: image for image in images}
+        for change in run(count=8).changes:
+            candidate = found.candidates[change.id]
+            (instance,) = change.added
+            assert change.in_place and change.method == "nucleimix" and change.score == candidate.percentile
+            assert change.added[instance] == candidate.donor.type == 1
+            assert instance not in by_name[change.image].types
+            replaced = candidate.target.instance
+            assert change.removed == ((replaced,) if replaced else ())
+            assert [source.role for source in change.sources] == ["target", "donor"]
+            assert (change.target.item, change.donor.item) == (replaced, candidate.donor.instance)
+            assert set(np.unique(change.labels)) == {KEEP, instance}
+            assert set(np.unique(change.origin)) == {REAL, DONOR, INPAINTED}
+            assert not change.pixels[change.origin == REAL].any(), "nothing of the target is kept twice"
 
     def test_ids_go_on_where_the_image_ends(self, run, images):
-        made = run().placements
+        made = run().changes
         for image in images:
-            here = [one for one in made if one.candidate.target.image == image.source.image]
-            assert [one.instance for one in here] == [13 + number for number in range(len(here))]
+            here = [change for change in made if change.image == image.source.image]
+            assert [next(iter(change.added)) for change in here] == [13 + number for number in range(len(here))]
 
     def test_fewer_places_than_wanted_is_no_error(self, run, found):
         made = run(count=1000)
-        assert 5 < len(made.placements) < len(found.candidates)
-        assert len(made.placements) + made.refusals.total() == len(found.candidates)
+        assert 5 < len(made.candidates) < len(found.candidates)
+        assert len(made.candidates) + made.refusals.total() == len(found.candidates)
         assert made.refusals[TOO_CLOSE] + made.refusals[COVERS_NEIGHBOR] > 0
 
-    def test_no_place_takes_its_donor(self, run, found, images):
+    def test_no_place_takes_its_donor(self, run, found):
         # In the corner of the image nothing fits.
         stuck = [
-            replace(one, target=Location(one.target.image, "background", 1.0, 1.0)) for one in found.candidates[:6]
+            replace(candidate, target=Location(candidate.target.image, "background", 1.0, 1.0))
+            for candidate in found.candidates[:6]
         ]
         made = run(stuck)
-        assert made.placements == () and made.refusals.total() == 6
-        assert run([]).placements == ()
+        assert made.candidates == [] and made.refusals.total() == 6
+        assert run([]).candidates == []
 
+    def test_dropped_candidates_are_left_out_and_kept_ones_used_alone_where_asked_for(self, run):
+        first = [item.id for item in run().plan.items]
+        decisions = {first[0]: "drop", first[2]: "keep", first[3]: "keep"}
+        assert first[0] not in [item.id for item in run(decisions=decisions).plan.items]
+        kept = run(decisions=decisions, kept_only=True)
+        assert [item.id for item in kept.plan.items] == [first[2], first[3]]
+
+
+class TestLimits:
     def test_a_donor_is_used_only_as_often_as_allowed(self, run):
         made = run(count=1000, uses=1)
-        donors = [(one.candidate.donor.image, one.candidate.donor.instance) for one in made.placements]
-        assert len(set(donors)) == len(donors)
-        assert made.refusals[USED_UP] > 0
+        assert max(donors(made.candidates).values()) == 1 and made.refusals[USED_UP] > 0
 
-    def test_existing_placements_are_respected(self, run, images):
-        first = run(count=4).placements
-        more = run(count=6, existing=first, uses=2).placements
-        assert not {one.candidate.rank for one in first} & {one.candidate.rank for one in more}
-        assert len(more) == 6
-        donors = [(one.candidate.donor.image, one.candidate.donor.instance) for one in (*first, *more)]
-        assert max(donors.count(one) for one in donors) <= 2
+    def test_an_image_takes_only_as_many_as_allowed(self, run, found):
+        made = run(count=1000, per_image=2)
+        assert set(images_of(made.candidates).values()) == {2}
+        assert made.refusals[IMAGE_FULL] > 0
+        assert len(made.candidates) + made.refusals.total() == len(found.candidates)
+        # Those of other images come in their place.
+        assert len(run(count=8, per_image=2).candidates) == 8
+
+    def test_earlier_changes_count(self, run):
+        first = run(count=4, per_image=2)
+        more = run(count=1000, before=first.changes, per_image=2, uses=1)
+        assert set(images_of([*first.candidates, *more.candidates]).values()) == {2}
+        assert not donors(first.candidates).keys() & donors(more.candidates).keys()
+
+    def test_earlier_changes_keep_their_places(self, run, images):
+        first = run(count=4).changes
+        more = run(count=6, before=first).changes
+        assert len(more) == 6 and not {change.id for change in first} & {change.id for change in more}
+        assert not {change.target for change in first} & {change.target for change in more}
         for image in images:
-            both = [one for one in (*first, *more) if one.candidate.target.image == image.source.image]
-            ids = [one.instance for one in both]
+            both = [change for change in (*first, *more) if change.image == image.source.image]
+            ids = [instance for change in both for instance in change.added]
             assert len(set(ids)) == len(ids) and not set(ids) & set(image.types)
             changed = np.zeros(image.instances.shape, int)
-            for one in both:
-                changed[one.window] += one.origin != 0
+            for change in both:
+                changed[change.window] += change.origin != REAL
             assert changed.max(initial=0) <= 1
             counts = compose(image, both).image.counts()
             assert counts[1] == image.counts()[1] + len(both)
 
     def test_more_of_the_same_is_what_one_run_would_have_made(self, run):
-        once = run(count=5).placements
-        first = run(count=3).placements
-        more = run(count=2, existing=first).placements
-        assert same(once, (*first, *more))
+        once = run(count=5).changes
+        first = run(count=3).changes
+        more = run(count=2, before=first).changes
+        assert same(once, (*first, *more), without=("settings",))
 
-    def test_provenance_says_how_it_was_made(self, run, small_model):
-        made = run().placements
-        for one in made:
-            assert one.provenance["sampler"] == "fast"
-            assert (one.provenance["model"], one.provenance["model_sha256"]) == ("small", small_model.sha256)
-            assert {"quarter_turns", "mirrored", "shift", "stain"} <= set(one.provenance)
-        assert len({one.seed for one in made}) == 5
+
+class TestRecords:
+    def test_provenance_says_how_it_was_made(self, run, found, small_model):
+        made = run().changes
+        for change in made:
+            facts = change.provenance
+            assert facts["sampler"] == "fast" and facts["method"] == "NucleiMix"
+            assert (facts["model"], facts["model_sha256"]) == ("small", small_model.sha256)
+            assert {"quarter_turns", "mirrored", "shift", "stain", "versions"} <= set(facts)
+            assert facts["settings"]["count"] == 5 and not {"device", "batch"} & facts["settings"].keys()
+            assert facts["search"]["rare"] == ["rare"] and facts["search"]["temperature"] == found.temperature
+            assert facts["log_likelihood"] == found.candidates[change.id].log_likelihood
+            assert facts["sources"]["target"]["image"] == change.image
+        assert len({change.seed for change in made}) == 5
 
     def test_the_papers_sampler(self, run, monkeypatch):
         few = Sampler("mcg-fixed", 1000, 10, conditional=False, eta=0.0)
         monkeypatch.setitem(PRESETS, "paper", Preset(ring=few, disc=few, large=few))
-        made = run(count=1, sampler="paper")
-        assert made.placements[0].provenance["sampler"] == "paper"
+        assert run(count=1, sampler="paper").changes[0].provenance["sampler"] == "paper"
 
+    def test_records_are_enough_to_make_them_again(self, run, dataset, small_model):
+        made = run(count=6).changes
+        records = [Record.of(change, dataset.class_name) for change in made]
+        again = drain(METHOD.remake(records, Ingredients(dataset, small_model)))
+        assert same(again, made) and [change.id for change in again] == [change.id for change in made]
+        # Records of version 3 said less, and named things otherwise.
+        older = []
+        for record in records:
+            facts = {
+                key: value for key, value in record.provenance.items() if key not in ("settings", "log_likelihood")
+            }
+            older.append(Record({**record.content, "provenance": facts}))
+        again = drain(METHOD.remake(older[::-1], Ingredients(dataset, small_model)))
+        assert same(again[::-1], made, without=("settings", "log_likelihood"))
+
+    def test_what_cannot_be_laid_again_is_told_with_the_reason(self, run, dataset, small_model):
+        first, second = (Record.of(change, dataset.class_name) for change in run(count=2).changes)
+        target = {**first.source("target"), "row": 1.0, "col": 1.0, "item": 0}
+        moved = Record({**first.content, "sources": [target, first.source("donor")]})
+        again = drain(METHOD.remake([moved, second], Ingredients(dataset, small_model)))
+        assert again[0] == f"nucleus {first.id} can no longer be laid there: {CROSSES_EDGE}"
+        assert isinstance(again[1], Change)
+
+    def test_a_donors_pixel_is_traced_to_its_own_image(self, run, dataset, images):
+        by_name = {image.source.image: image for image in images}
+        for change in run(stain_matching=False).changes:
+            record = Record.of(change, dataset.class_name)
+            (rows, cols), (painted_rows, painted_cols) = (
+                np.nonzero(change.origin == value) for value in (DONOR, INPAINTED)
+            )
+            for row, col in zip(rows[::9].tolist(), cols[::9].tolist(), strict=True):
+                point = METHOD.trace(record, row + change.row, col + change.col, painted=False)
+                giver = by_name[point["image"]]
+                assert np.array_equal(giver.pixels[point["y"], point["x"]], change.pixels[row, col])
+                assert (point["class"], point["donor_instance"]) == ("rare", change.donor.item)
+            row, col = int(painted_rows[0]) + change.row, int(painted_cols[0]) + change.col
+            assert METHOD.trace(record, row, col, painted=True)["model"] == "small"
+
+    def test_the_card_has_a_sentence_for_each_sampler(self, run, dataset):
+        record = Record.of(run(count=1).changes[0], dataset.class_name)
+        other = Record({**record.content, "provenance": {**record.provenance, "sampler": "paper"}})
+        how = (
+            "NucleiMix: real nuclei of a rare class, copied to candidate locations and blended in by a diffusion model"
+        )
+        assert METHOD.sentence([record, record]) == f"{how} (sampler fast)."
+        assert METHOD.sentence([other, record]) == f"{how} (sampler fast). {how} (sampler paper)."
+
+
+class TestComparison:
+    def test_given_donors_are_laid_on_given_places(self, run, dataset, found, small_model):
+        made = run(count=4)
+        sites = [found.candidates[change.id] for change in made.changes]
+        work = Work(dataset, Shelf((), found.facts), 100, {}, small_model)
+        placed = drain(METHOD.place(work, sites, MAKE))
+        assert [change.id for change in placed] == [100 + site.rank for site in sites]
+        for change, other in zip(placed, made.changes, strict=True):
+            assert np.array_equal(change.pixels, other.pixels) and change.sources == other.sources
+
+    def test_the_reason_is_told_where_there_is_none(self, dataset, found, small_model):
+        corner = replace(found.candidates[0], target=Location("train_0", "background", 1.0, 1.0))
+        gone = replace(found.candidates[1], donor=replace(found.candidates[1].donor, instance=999))
+        work = Work(dataset, Shelf(()), loaded=small_model)
+        assert drain(METHOD.place(work, [gone, corner], MAKE)) == [CHANGED, CROSSES_EDGE]
+
+
+class TestTrouble:
     def test_an_image_that_broke_since_is_reported_and_skipped(self, folder, run, tmp_path):
         other = Path(shutil.copytree(folder, tmp_path / "data"))
         data = open_dataset(other)
         (other / "Images" / "train_0.png").write_bytes(b"no image")
         made = run(data=data)
-        assert [problem.image for problem in made.problems] == ["train_0"]
-        used = {place.image for one in made.placements for place in (one.candidate.target, one.candidate.donor)}
-        assert len(made.placements) == 5 and "train_0" not in used
+        assert [problem.image for problem in made.plan.problems] == ["train_0"]
+        used = {source.image for change in made.changes for source in change.sources}
+        assert len(made.changes) == 5 and "train_0" not in used
 
     def test_a_candidate_of_another_split_is_refused(self, run, found):
         for part in ("donor", "target"):
@@ -319,29 +540,77 @@ class TestSynthesis:
         ],
     )
     def test_candidates_that_no_longer_fit_the_labels_are_refused_and_counted(self, run, found, part, changes):
-        def spoil(one: Candidate) -> Candidate:
-            return replace(one, **{part: replace(getattr(one, part), **changes)})
+        def spoil(candidate: Candidate) -> Candidate:
+            return replace(candidate, **{part: replace(getattr(candidate, part), **changes)})
 
-        made = run([spoil(one) for one in found.candidates[:4]])
-        assert made.placements == () and made.refusals == {CHANGED: 4}
+        made = run([spoil(candidate) for candidate in found.candidates[:4]])
+        assert made.candidates == [] and made.refusals == {CHANGED: 4}
 
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"sampler": "slow"}, "choose one of fast, quality, paper"),
-            ({"count": 0}, "at least 1"),
+            ({"sampler": "slow"}, "one of fast, quality, paper"),
+            ({"count": 0}, "at least 1|1 to"),
             ({"uses": 0}, "at least 1"),
+            ({"per_image": 0}, "at least 1"),
+            ({"model": "/no/such/model"}, "model"),
         ],
     )
-    def test_settings_that_cannot_be_met_are_one_sentence(self, run, settings, words):
+    def test_settings_that_cannot_be_met_are_one_sentence(self, dataset, found, tmp_path, settings, words):
+        study = Study.create(tmp_path / "study", dataset.root, dataset.name)
+        study.set_candidates(found.candidates, found.facts)
         with pytest.raises(HistomixError, match=words):
-            run(**settings)
+            drain(jobs.run("nucleimix", dataset, replace(MAKE, **settings), study))
+
+    def test_the_bundled_weights_serve_by_default(self, dataset, found):
+        work = Work(dataset, Shelf(found.candidates))
+        plan = drain(METHOD.plan(work, replace(MAKE, count=1)))
+        (change,) = [change for event in METHOD.make(work, plan.items, MAKE) for change in event.made]
+        assert change.provenance["model"] == "he-inpaint-64"
+
+
+class TestInAStudy:
+    """What ``jobs.run`` makes of it: every chunk is on disk when it is made."""
+
+    @pytest.fixture
+    def begin(self, dataset, tmp_path):
+        def create(name: str) -> Study:
+            return Study.create(tmp_path / name, dataset.root, dataset.name)
+
+        return create
+
+    @pytest.fixture
+    def chosen(self, small_model_folder):
+        return replace(MAKE, count=6, batch=1, model=str(small_model_folder))
+
+    def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(self, begin, dataset, chosen):
+        whole = begin("whole")
+        outcome = drain(jobs.run("nucleimix", dataset, chosen, whole, stage=FIND))
+        assert len(outcome.ids) == 6
+        for stop in (0, 1, 4):
+            study = begin(f"stopped after {stop}")
+            job = jobs.run("nucleimix", dataset, chosen, study, stage=FIND)
+            made: list[int] = []
+            for event in job:
+                made += [change.id for change in event.made]
+                if len(made) >= stop and event.phase.startswith(("Erasing", "Blending")):
+                    break
+            job.close()
+            again = Study.open(study.folder)
+            assert again.changes().ids == sorted(made) and len(made) == stop
+            # What is decided in between changes nothing of a run that had begun.
+            again.decide("candidate", [outcome.ids[-1]], "drop")
+            resumed = drain(jobs.resume(again, dataset))
+            assert resumed.ids == outcome.ids and resumed.refusals == outcome.refusals
+            assert same(again.changes(), whole.changes())
 
     def test_closing_midway_stops_within_one_step(self, dataset, found, small_model_folder):
         model = load_model(small_model_folder)
         calls = []
         model.network.register_forward_hook(lambda *_: calls.append(1))
-        job = synthesize(dataset, found.candidates, MAKE, model)
+        work = Work(dataset, Shelf(found.candidates), loaded=model)
+        plan = drain(METHOD.plan(work, MAKE))
+        job = METHOD.make(work, plan.items, MAKE)
         for event in job:
             if event.preview is not None:
                 break
@@ -350,6 +619,12 @@ class TestSynthesis:
         # One step; a processor takes the windows of a batch one by one.
         assert 1 <= before <= MAKE.count and len(calls) == before
 
-    def test_the_bundled_weights_serve_by_default(self, dataset, found):
-        made = drain(synthesize(dataset, found.candidates, replace(MAKE, count=1)))
-        assert made.placements[0].provenance["model"]
+    def test_progress_counts_all_chunks_as_one(self, run, dataset, found, small_model):
+        work = Work(dataset, Shelf(found.candidates), loaded=small_model)
+        settings = replace(MAKE, batch=2)
+        plan = drain(METHOD.plan(work, settings))
+        events = list(METHOD.make(work, plan.items, settings))
+        assert len({event.total for event in events}) == 1
+        done = [event.done for event in events]
+        assert done == sorted(done) and done[-1] == events[-1].total
+        assert [len(event.made) for event in events if event.made] == [2, 2, 1]

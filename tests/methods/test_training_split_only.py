@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from napari_histomix.datasets import open_dataset, open_tissue
+from napari_histomix.datasets import open_dataset
 from napari_histomix.datasets.splits import with_splits
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.training_images import pictures_of
 from napari_histomix.evaluation.nearest_patch import TrainingPatches
-from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings, find_candidates, synthesize
-from napari_histomix.methods.usegmix import MixSettings, PoolSettings, build_pool, plan_mixes
+from napari_histomix.methods.base import Work
+from napari_histomix.methods.nucleimix import METHOD, CandidateSettings, NucleiMixSettings, find_candidates
 from napari_histomix.records import HistomixError, drain
-from napari_histomix.segmentation import AnchorSettings
-from napari_histomix.segmentation.pool import SegmentPool
 
-FIND = CandidateSettings(rare=(1,), background_share=0.5)
-MAKE = SynthesisSettings(count=3, device="cpu")
+FIND = CandidateSettings(rare=("rare",), background_share=0.5)
+MAKE = NucleiMixSettings(count=3, device="cpu")
 FEW = settings(
     max_examples=4,
     deadline=None,
     phases=(Phase.generate,),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+class Shelf:
+    """A study that holds candidates alone."""
+
+    def __init__(self, candidates):
+        self.candidates = lambda: candidates
+        self.settings = dict
+        self.changes = list
+
+
+def placed(dataset, candidates, model_folder):
+    """Nuclei placed on candidates, by id."""
+    work = Work(dataset, Shelf(candidates), loaded=load_model(model_folder))
+    plan = drain(METHOD.plan(work, MAKE))
+    changes = [change for event in METHOD.make(work, plan.items, MAKE) for change in event.made]
+    return sorted(changes, key=lambda change: change.id)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +54,8 @@ def alone(training, dataset_folder, tmp_path_factory, small_model_folder):
     """What is made of the training images where there are no others."""
     dataset = open_dataset(dataset_folder(tmp_path_factory.mktemp("alone") / "data", training))
     found = drain(find_candidates(dataset, FIND))
-    made = drain(synthesize(dataset, found.candidates, MAKE, load_model(small_model_folder)))
-    assert len(made.placements) == 3
+    made = placed(dataset, found.candidates, small_model_folder)
+    assert len(made) == 3
     patches = drain(TrainingPatches.build(dataset))
     return dataset, found, made, patches
 
@@ -72,9 +85,8 @@ def test_candidates_and_placements_do_not_depend_on_held_out_images(
         found.considered,
         found.unfit_donors,
     )
-    placed = drain(synthesize(dataset, again.candidates, MAKE, load_model(small_model_folder))).placements
-    for one, other in zip(placed, made.placements, strict=True):
-        assert one.candidate == other.candidate and one.seed == other.seed
+    for one, other in zip(placed(dataset, again.candidates, small_model_folder), made, strict=True):
+        assert (one.id, one.sources, one.seed) == (other.id, other.sources, other.seed)
         assert np.array_equal(one.pixels, other.pixels) and np.array_equal(one.origin, other.origin)
     beside = drain(TrainingPatches.build(dataset))
     assert beside.nuclei == patches.nuclei
@@ -88,52 +100,8 @@ def test_an_image_moved_to_another_split_gives_no_donor_and_is_no_target(alone):
     candidates = drain(find_candidates(moved, FIND)).candidates
     assert {place.image for one in candidates for place in (one.target, one.donor)} == {"train_1"}
     with pytest.raises(HistomixError, match="train_0 is not in the training split"):
-        drain(synthesize(moved, found.candidates, MAKE))
+        drain(METHOD.plan(Work(moved, Shelf(found.candidates)), MAKE))
     assert {one.image for one in drain(TrainingPatches.build(moved)).nuclei} == {"train_1"}
-
-
-# Tissue.
-
-POOL = PoolSettings(anchors=AnchorSettings(superpixels=9, points=4))
-MIX = MixSettings(per_class=2, new_area=(0.05, 0.95), area_ratio=(0.05, 20.0), own_patient=True)
-
-
-def tissue_folder(root: Path, held: int, kind: str) -> Path:
-    """Two classes of three training images each, and a test image of a class."""
-    rng = np.random.default_rng(0)
-    for name in ("low", "high"):
-        (root / "Train" / name).mkdir(parents=True)
-        for number in range(3):
-            blocks = rng.integers(80, 220, (6, 6, 3), dtype=np.uint8)
-            Image.fromarray(np.kron(blocks, np.ones((14, 14, 1), np.uint8))).save(
-                root / "Train" / name / f"{number}.png"
-            )
-    (root / "Test" / kind).mkdir(parents=True)
-    pixels = np.random.default_rng(held).integers(0, 256, (84, 84, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(root / "Test" / kind / "held.png")
-    return root
-
-
-@pytest.mark.parametrize("kind", ["low", "a class of the test split alone"])
-def test_pools_and_plans_do_not_depend_on_held_out_images(tmp_path, kind):
-    pools, planned = [], []
-    for held in (1, 2):
-        name = "low" if held == 1 else kind
-        dataset = open_tissue(tissue_folder(tmp_path / f"data {held}", held, name), mpp=0.5)
-        folder = tmp_path / f"study {held}"
-        drain(build_pool(dataset, folder, POOL))
-        pool = SegmentPool(folder)
-        pools.append(pool)
-        members = {name: np.flatnonzero(np.array(pool.kinds)[pool.image_kinds] == name) for name in dataset.kinds}
-        planned.append(drain(plan_mixes(pool, members, MIX)).plans)
-    first, second = pools
-    assert len(first) > 12 and np.array_equal(first.rows, second.rows)
-    everything = np.arange(len(first))
-    assert np.array_equal(first.vectors(everything), second.vectors(everything))
-    assert len(planned[0]) > 2
-    assert [(one.name, one.seed, one.exchanges) for one in planned[0]] == [
-        (one.name, one.seed, one.exchanges) for one in planned[1]
-    ]
 
 
 # Networks.

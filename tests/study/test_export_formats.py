@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from placed_samples import locate, placed, placed_sample
+from placed_samples import placed_sample
+from toy_methods import LAY, changes_of
 
 from napari_histomix.compositing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
-from napari_histomix.datasets.converting import convert
-from napari_histomix.datasets.dataset_writer import WrittenDataset
+from napari_histomix.datasets.dataset_writer import WrittenDataset, convert
 from napari_histomix.datasets.formats import FORMATS
-from napari_histomix.records import Candidate, HistomixError, LabeledImage, NucleusClass, Placement, drain
+from napari_histomix.records import KEEP, Change, HistomixError, LabeledImage, NucleusClass, SourceRef, drain
 from napari_histomix.study.export import export
 from napari_histomix.study.export_plan import bytes_text, plan_export
 
@@ -51,10 +51,10 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def composed(work) -> dict[str, LabeledImage]:
-    dataset, placements = work
+    dataset, changes = work
     images = {}
     for entry in dataset.training:
-        here = [one for one in placements if one.candidate.target.image == entry.source.image]
+        here = [change for change in changes if change.image == entry.source.image]
         images[entry.source.image] = compose(dataset.read(entry), here).image
     return images
 
@@ -117,13 +117,13 @@ def test_a_reader_of_the_format_sees_the_synthetic_images(work, exported, format
 
 @pytest.mark.parametrize("format", WRITABLE)
 def test_beside_the_images_lies_what_every_export_has(work, exported, format):
-    dataset, placements = work
+    dataset, changes = work
     out = exported(format)
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["notice"] == SYNTHETIC_NOTICE and manifest["format"] == format
-    assert len(manifest["placements"]) == len(placements)
+    assert len(manifest["changes"]) == len(changes)
     with (out / "manifest.csv").open(newline="", encoding="utf-8") as stream:
-        assert [int(row["rank"]) for row in csv.DictReader(stream)] == [one.candidate.rank for one in placements]
+        assert [int(row["id"]) for row in csv.DictReader(stream)] == [change.id for change in changes]
     with (out / "class_counts.png").open("rb") as stream:
         assert Image.open(stream).size[0] > 200
     card = (out / "README.md").read_text(encoding="utf-8")
@@ -131,11 +131,11 @@ def test_beside_the_images_lies_what_every_export_has(work, exported, format):
     assert (out / "NOTICE").read_bytes() == (dataset.root / "NOTICE").read_bytes()
     described = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
     assert described["notice"] == SYNTHETIC_NOTICE and described["license"].startswith("BSD-3-Clause")
-    targets = {one.candidate.target.image for one in placements}
+    targets = {change.image for change in changes}
     assert {path.stem for path in (out / "origin").iterdir()} == targets == set(manifest["synthetic_images"])
     for entry in dataset.training:
         name = entry.source.image
-        here = [one for one in placements if one.candidate.target.image == name]
+        here = [change for change in changes if change.image == name]
         made = compose(dataset.read(name), here)
         classes = np.array(Image.open(out / "ignore" / f"{name}.png"))
         assert ((classes == 255) == (made.origin == 2)).all()
@@ -176,10 +176,9 @@ def test_the_dry_run_of_a_larger_dataset_is_near_the_truth(shared, tmp_path):
     """From six real images of nine, whose own files differ by a factor of two in size."""
     dataset = open_dataset(shared / "data" / "consep-train", mpp=0.25)
     dataset = replace(dataset, entries=dataset.entries[::3])
-    image = dataset.read(dataset.training[3])
-    one = placed(image, 0, locate(image, next(iter(image.types))))
-    plan = drain(plan_export(dataset, [one], tmp_path / "new"))
-    drain(export(dataset, [one], tmp_path / "new"))
+    changes = changes_of(LAY, dataset, 1)
+    plan = drain(plan_export(dataset, changes, tmp_path / "new"))
+    drain(export(dataset, changes, tmp_path / "new"))
     files = [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     assert size / 1.2 < plan.size < 1.2 * size
@@ -193,11 +192,11 @@ def test_too_little_room_is_refused_with_both_numbers(work, tmp_path, monkeypatc
 
 
 def test_the_dry_run_names_what_stays_out_and_what_is_lost(work, tmp_path):
-    dataset, placements = work
-    plan = drain(plan_export(dataset, placements, tmp_path / "new", {placements[0].candidate.rank: "approve"}))
+    dataset, changes = work
+    plan = drain(plan_export(dataset, changes, tmp_path / "new", {changes[0].id: "approve"}))
     assert plan.synthetic == 1 and "3 synthetic nuclei are still undecided" in " ".join(plan.left_out)
     assert plan.losses == ()
-    plan = drain(plan_export(dataset, placements, tmp_path / "new", format="pannuke"))
+    plan = drain(plan_export(dataset, changes, tmp_path / "new", format="pannuke"))
     assert "lymphocyte as inflammatory" in " ".join(plan.losses)
     assert plan.left_out == ("Nobody reviewed the synthetic nuclei; the manifest says so.",)
 
@@ -212,15 +211,15 @@ def test_the_dry_run_names_what_stays_out_and_what_is_lost(work, tmp_path):
     ],
 )
 def test_holes_are_counted_where_the_format_has_no_room_for_them(
-    format, said, labeled_image, location, dataset_folder, tmp_path
+    format, said, labeled_image, dataset_folder, tmp_path
 ):
     image = labeled_image([(30, 30, 8, 8, 2), (90, 90, 7, 7, 1), (90, 30, 7, 7, 1)], name="holed", patient="p")
     image.instances[28:32, 28:32] = 0
     dataset = open_dataset(dataset_folder(tmp_path / "data", [image]))
-    candidate = Candidate(0, location(image, row=60, col=60), location(image, 2), 0.0, 50.0)
-    nucleus = np.ones((5, 5), bool)
-    one = Placement(candidate, 4, 58, 58, np.zeros((5, 5, 3), np.uint8), np.full((5, 5), 1, np.uint8), nucleus, 1)
-    plan = drain(plan_export(dataset, [one], tmp_path / "new", format=format))
+    ones, sources = np.ones((5, 5), np.uint8), (SourceRef("target", "holed"),)
+    pixels, labels = np.zeros((5, 5, 3), np.uint8), np.full((5, 5), 4, np.int32)
+    change = Change(0, "holed", "holed", 58, 58, pixels, ones, labels, {4: 1}, (), None, "lay", 1, sources)
+    plan = drain(plan_export(dataset, [change], tmp_path / "new", format=format))
     assert said in "".join(plan.losses) and bool(said) is bool(plan.losses)
 
 
@@ -263,7 +262,7 @@ def test_a_killed_export_never_looks_complete(work, tmp_path, exported):
 import sys
 from pathlib import Path
 from napari_histomix.datasets import open_dataset
-from napari_histomix.datasets.converting import convert
+from napari_histomix.datasets.dataset_writer import convert
 from napari_histomix.records import drain
 print("begun", flush=True)
 for number in range(100):
@@ -287,12 +286,15 @@ for number in range(100):
             assert tree(folder) == whole
 
 
-def test_a_placement_of_another_split_is_refused_by_name(study_dataset, made, tmp_path, location, study_images):
-    test = next(image for image in study_images if image.source.split == "test")
-    one = made.placements[0]
-    stranger = replace(one, candidate=replace(one.candidate, donor=location(test, 1)))
+@pytest.fixture(scope="module")
+def made(study_dataset):
+    return changes_of(LAY, study_dataset, 6)
+
+
+def test_a_change_of_another_split_is_refused_by_name(study_dataset, made, tmp_path):
+    stranger = replace(made[0], sources=(made[0].target, replace(made[0].donor, image="test_9")))
     with pytest.raises(HistomixError, match="0 from test_9"):
-        drain(export(study_dataset, [stranger, *made.placements[1:]], tmp_path / "new"))
+        drain(export(study_dataset, [stranger, *made[1:]], tmp_path / "new"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,24 +302,24 @@ def test_the_same_tissue_in_two_splits_is_refused(labeled_image, dataset_folder,
     copy = replace(study_images[0], source=replace(study_images[0].source, image="copy", split="test", patient="p8"))
     dataset = open_dataset(dataset_folder(tmp_path / "data", [*study_images[:3], copy]))
     with pytest.raises(HistomixError, match="copy"):
-        drain(export(dataset, made.placements, tmp_path / "new"))
+        drain(export(dataset, made, tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("what", ["pixels", "labels"])
 def test_an_image_that_changed_since_is_refused(study_images, dataset_folder, made, tmp_path, what):
-    name = made.placements[0].candidate.target.image
+    name = made[0].image
     image = next(one for one in study_images if one.source.image == name)
     if what == "pixels":
         image = LabeledImage(255 - image.pixels, image.instances, image.types, image.mpp, image.source)
     else:
         covered = image.instances.copy()
-        covered[made.placements[0].window] = 500
+        covered[made[0].window][made[0].labels != KEEP] = 500
         image = LabeledImage(image.pixels, covered, {**image.types, 500: 2}, image.mpp, image.source)
     others = [one for one in study_images if one.source.image != name]
     dataset = open_dataset(dataset_folder(tmp_path / "data", [image, *others]))
     with pytest.raises(HistomixError, match="change"):
-        drain(export(dataset, made.placements, tmp_path / "new"))
+        drain(export(dataset, made, tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
 
@@ -348,7 +350,7 @@ def test_what_is_synthetic_stays_so_when_it_is_converted_or_exported_again(expor
         drain(convert(open_dataset(source), tmp_path / str(step), format))
     with (tmp_path / "2" / "images.csv").open(newline="", encoding="utf-8") as stream:
         flagged = {row["image"] for row in csv.DictReader(stream) if row["synthetic"] == "yes"}
-    assert flagged == {one.candidate.target.image for one in work[1]}
+    assert flagged == {change.image for change in work[1]}
     for path in (tmp_path / "2" / "Images").iterdir():
         with Image.open(path) as image:
             assert (image.info.get("Description") == SYNTHETIC_NOTICE) is (path.stem in flagged)

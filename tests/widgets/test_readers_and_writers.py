@@ -20,7 +20,7 @@ from npe2.io_utils import read
 from PIL import Image as Picture
 
 from napari_histomix.datasets import SYNTHETIC_NOTICE, load_sample, open_dataset, sample_folder
-from napari_histomix.datasets.converting import convert
+from napari_histomix.datasets.dataset_writer import convert
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.label_files import read_label_file
 from napari_histomix.records import HistomixError, drain

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_histomix.cli.following import follow, say
-from napari_histomix.datasets.class_folders import NAME as CLASS_FOLDERS
-from napari_histomix.datasets.formats import FORMATS
+from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS
 from napari_histomix.records import HistomixError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     exporting.add_argument("study", type=Path, help="study folder")
     exporting.add_argument(
         "--format",
-        choices=list(dict.fromkeys([*WRITABLE, CLASS_FOLDERS])),
+        choices=WRITABLE,
         help=f"layout of the dataset (hovernet; for images with a class each {CLASS_FOLDERS})",
     )
     exporting.add_argument("--out", type=Path, required=True, help="new folder for the dataset")
@@ -47,7 +46,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 def run_convert(options: argparse.Namespace) -> dict[str, Any]:
     """Write a dataset in another format."""
     from napari_histomix.cli.opening import open_data
-    from napari_histomix.datasets.converting import convert
+    from napari_histomix.datasets.dataset_writer import convert
 
     done = follow(convert(open_data(options), options.out, options.to))
     for sentence in done.skipped.values():

@@ -14,7 +14,7 @@ from napari_histomix.compositing.contours import Mask
 from napari_histomix.compositing.donors import DonorCrop, before_turn, cut_donor, resampled_shape
 from napari_histomix.compositing.planning import Plan
 from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.datasets.run_lengths import mask_text
 from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, LabeledImage, Location
 from napari_histomix.records import SourceRef as Ref

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from napari_histomix import __version__
-from napari_histomix.datasets import class_folders
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
@@ -117,7 +116,7 @@ def write_card(
         for name in dict.fromkeys([*before, *after])
     ]
     facts = [tuple(model.get(key) or "not stated" for key in ("name", "sha256", "license")) for model in models]
-    title = class_folders.TITLE if format == class_folders.NAME else FORMATS[format].title
+    title = FORMATS[format].title
     tissue = synthetic_nuclei is None
     held = "" if tissue else f"; they hold {synthetic_nuclei:,} synthetic nuclei"
     parts = [

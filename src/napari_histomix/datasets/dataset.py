@@ -13,10 +13,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets import hovernet
-from napari_histomix.datasets.entries import MAT_SUFFIXES, Entry, Problem, about
-from napari_histomix.datasets.pixels import pixels_sha256, read_label_image, read_pixels
+from napari_histomix.datasets.entries import Entry, Problem, about
+from napari_histomix.datasets.pixels import pixels_sha256, read_pixels
+from napari_histomix.datasets.synthetic import Marks
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
+
+Labels = tuple[NDArray[np.int32], Mapping[int, int]] | tuple[NDArray[np.int32], Mapping[int, int], frozenset[int]]
 
 
 class Layout(Protocol):
@@ -25,35 +27,23 @@ class Layout(Protocol):
     def pixels(self, entry: Entry) -> NDArray[np.uint8]:
         """An image's pixels, (H, W, 3) RGB."""
 
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
-        """The instance map (H, W) of an image of that shape, and the class number of every instance."""
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
+        """The instance map (H, W) of an image of that shape, and the class number of every instance.
+
+        A format whose files flag synthetic instances gives their ids as well.
+        """
 
 
 class ImageFiles:
-    """Images of which each is a file of its own: what most layouts share."""
+    """Images of which each is a file of its own, and which have no instances; most layouts add these."""
 
     def pixels(self, entry: Entry) -> NDArray[np.uint8]:
         """Read the image's file."""
         return read_pixels(entry.image)
 
-
-@dataclass(frozen=True)
-class LabelFiles(ImageFiles):
-    """A label file for each image: HoVer-Net's ``.mat``, or an instance map whose types a table lists.
-
-    Parameters
-    ----------
-    listed_types : mapping
-        Per image the class number of each instance, where the label files do not say the types.
-    """
-
-    listed_types: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False)
-
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
-        """Read the label file; its map has the shape it has."""
-        if entry.label_file.suffix.casefold() in MAT_SUFFIXES:
-            return hovernet.read_mat(entry.label_file)
-        return read_label_image(entry.label_file), dict(self.listed_types.get(entry.source.image, {}))
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
+        """A map without instances."""
+        return np.zeros(shape, np.int32), {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +67,8 @@ class Dataset:
         Reads the files.
     kinds : tuple of str
         Classes of images as a whole that have an image, in natural order; empty where images have none.
+    marks : mapping of str to tuple of Mark
+        By image where its synthetic nuclei lie, as an export's own files say (see ``datasets.synthetic``).
     """
 
     name: str
@@ -84,8 +76,9 @@ class Dataset:
     classes: tuple[NucleusClass, ...]
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...] = ()
-    layout: Layout = field(default_factory=LabelFiles, repr=False, compare=False)
+    layout: Layout = field(default_factory=ImageFiles, repr=False, compare=False)
     kinds: tuple[str, ...] = ()
+    marks: Marks = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def has_nuclei(self) -> bool:
@@ -169,10 +162,8 @@ class Dataset:
     def _read(self, entry: Entry, mpp: float) -> LabeledImage:
         image = entry.source.image
         pixels = self.layout.pixels(entry)
-        if entry.labels is None:
-            return LabeledImage.of_kind(pixels, entry.kind, mpp, entry.source)
         rows, cols = pixels.shape[:2]
-        instances, types = self.layout.labels(entry, (rows, cols))
+        instances, types, *flagged = self.layout.labels(entry, (rows, cols))
         unknown = sorted(set(types.values()) - {one.number for one in self.classes})
         if unknown:
             known = ", ".join(f"{one.number} {one.name}" for one in self.classes)
@@ -180,7 +171,17 @@ class Dataset:
                 f"{image}: the labels have the type {unknown[0]}, which is none of the classes ({known}); "
                 "add it to type_info.json."
             )
-        return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind)
+        synthetic = self._synthetic_ids(entry, instances, types, flagged[0] if flagged else frozenset())
+        return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind, synthetic)
+
+    def _synthetic_ids(
+        self, entry: Entry, instances: NDArray[np.int32], types: Mapping[int, int], flagged: frozenset[int]
+    ) -> frozenset[int]:
+        """The synthetic instances of an image; all of them where nothing says which they are."""
+        marks = self.marks.get(entry.source.image)
+        if marks is not None:
+            return frozenset(mark.instance(instances) for mark in marks) & types.keys()
+        return flagged or (frozenset(types) if entry.synthetic else frozenset())
 
     def class_number(self, name_or_number: str | int) -> int:
         """Number of a class by its name (upper or lower case) or number.
@@ -228,6 +229,8 @@ class Survey:
         SHA-256 of the pixels, per readable image.
     stamps : mapping of str to str
         What tells that an image's files are still those that were read; per readable image that lies in files.
+    synthetic : mapping of str to Counter
+        Per readable image with synthetic nuclei, the number of these by class number; ``counts`` holds them too.
     """
 
     counts: Mapping[str, Counter[int]]
@@ -235,6 +238,12 @@ class Survey:
     shapes: Mapping[str, tuple[int, int]]
     hashes: Mapping[str, str] = field(default_factory=dict)
     stamps: Mapping[str, str] = field(default_factory=dict)
+    synthetic: Mapping[str, Counter[int]] = field(default_factory=dict)
+
+    @property
+    def synthetic_total(self) -> Counter[int]:
+        """Synthetic nuclei by class number over all images."""
+        return sum(self.synthetic.values(), Counter())
 
     @property
     def total(self) -> Counter[int]:
@@ -264,6 +273,7 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
     shapes: dict[str, tuple[int, int]] = {}
     hashes: dict[str, str] = {}
     stamps: dict[str, str] = {}
+    synthetic: dict[str, Counter[int]] = {}
     problems = list(dataset.problems)
     total = len(dataset.entries)
     for done, entry in enumerate(dataset.entries):
@@ -277,6 +287,8 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
                     known.shapes[image],
                     known.hashes[image],
                 )
+                if image in known.synthetic:
+                    synthetic[image] = known.synthetic[image]
                 continue
         yield Event("Reading labels", done, total)
         try:
@@ -287,18 +299,56 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
             stamps.pop(image, None)
             continue
         counts[image] = labeled.counts()
+        if labeled.synthetic:
+            synthetic[image] = labeled.synthetic_counts()
         rows, cols = labeled.instances.shape
         shapes[image] = (rows, cols)
         hashes[image] = pixels_sha256(labeled.pixels)
     yield Event("Reading labels", total, total)
-    return Survey(counts, tuple(problems), shapes, hashes, stamps)
+    return Survey(counts, tuple(problems), shapes, hashes, stamps, synthetic)
+
+
+def synthetic_notes(dataset: Dataset, survey: Survey | None = None) -> tuple[str, ...]:
+    """What a person should know of synthetic nuclei and images in a dataset.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    survey : Survey, optional
+        Of the dataset; without it only images are counted.
+
+    Returns
+    -------
+    tuple of str
+        One sentence each; empty where nothing is synthetic.
+    """
+    notes = []
+    if survey is not None and (count := survey.synthetic_total.total()):
+        notes.append(_never_donors(count, f"{survey.total.total():,} nuclei"))
+    if images := sum(entry.synthetic and entry.labels is None for entry in dataset.entries):
+        notes.append(_never_donors(images, f"{len(dataset.entries):,} images"))
+    names = {entry.source.image for entry in dataset.entries if entry.synthetic and entry.labels is not None}
+    if unknown := names - dataset.marks.keys():
+        notes.append(
+            f"Nothing lists the synthetic nuclei of {len(unknown):,} synthetic image{'s' if len(unknown) > 1 else ''}; "
+            "without flags of their own in the label files, all nuclei there count as synthetic."
+        )
+    return tuple(notes)
+
+
+def _never_donors(count: int, all_items: str) -> str:
+    consequence = "is synthetic; it is never a donor" if count == 1 else "are synthetic; they are never donors"
+    return f"{count:,} of {all_items} {consequence}."
 
 
 def _stamp(dataset: Dataset, entry: Entry) -> str | None:
     """What an image's labels are read from, without reading it; None where that is more than two files."""
     layout = dataset.layout
-    listed = layout.listed_types.get(entry.source.image, {}) if isinstance(layout, LabelFiles) else {}
+    listed = getattr(layout, "listed_types", {}).get(entry.source.image, {})
+    marks = [mark.facts for mark in dataset.marks.get(entry.source.image, ())]
     about: list[object] = [type(layout).__module__, entry.index, dataset.classes, sorted(listed.items())]
+    if entry.synthetic or marks:
+        about += [entry.synthetic, marks]
     for file in (entry.image, *([entry.labels] if entry.labels else ())):
         try:
             found = file.stat()

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from napari_histomix.datasets.dataset import Dataset
-from napari_histomix.datasets.entries import Entry, read_json_object
-from napari_histomix.datasets.formats import format_of
-from napari_histomix.datasets.hovernet import write_dataset_json
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, safe_name
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+from napari_histomix.datasets.entries import read_json_object
+from napari_histomix.datasets.formats import Format, format_of
+from napari_histomix.datasets.listing import TABLE
+from napari_histomix.datasets.synthetic import SYNTHETIC_KEY, inner_pixels
+from napari_histomix.datasets.tables import write_table
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, complete_or_absent, safe_name, write_dataset_json
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
 
-TABLE = "images.csv"
 COLUMNS = ("image", "patient", "slide", "split", "mpp", "synthetic")
 
 _NOTICES = frozenset({"LICENSE", "LICENCE", "NOTICE", "COPYING"})
 
 
 class WrittenDataset:
-    """Writes labeled images through a format's ``Writer``, under names that every disk takes, and lists them.
+    """Writes images through a format's ``Writer``, under names that every disk takes, and lists them.
+
+    Which nuclei are synthetic (``LabeledImage.synthetic``) is kept in ``dataset.json``, whatever the format, so that
+    the dataset knows it when it is opened again.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ class WrittenDataset:
     classes : sequence of NucleusClass
     format : str
         A key of ``formats.FORMATS``.
+    kinds : sequence of str
+        Classes of images as a whole.
 
     Raises
     ------
@@ -43,75 +47,82 @@ class WrittenDataset:
         If there is no such format, or it cannot hold the classes.
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], format: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, classes: Sequence[NucleusClass], format: str, kinds: Sequence[str] = ()
+    ) -> None:
         self.folder, self.name = folder, name
-        self._writer = format_of(format).writer()(folder, name, classes)
+        self._format = checked_format(format, classes, kinds)
+        self._writer = self._format.writer()(folder, name, classes, kinds)
         self._names = Names()
+        self._columns = (COLUMNS[0], "class", *COLUMNS[1:]) if kinds else COLUMNS
         self._rows: list[list[Any]] = []
+        self._scales: set[float] = set()
+        self._synthetic: dict[str, list[list[int]]] = {}
 
     def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
-        """Write one image; returns the name it has in the dataset that is written."""
-        source = image.source
-        name = self._names.unique(safe_name(source.image))
-        split = source.split or "train"
+        """Write one image.
+
+        Parameters
+        ----------
+        image : LabeledImage
+        synthetic : bool
+            Whether it holds synthetic pixels.
+        original : Path, optional
+            The file of an image whose pixels are unchanged, which class folders get a copy of.
+
+        Returns
+        -------
+        str
+            The name that it has in the dataset that is written; in class folders the path of its file.
+        """
+        source, split = image.source, image.source.split or "train"
+        # Class folders make their own names, of which each is unique in its folder.
+        name = self._names.unique(safe_name(source.image)) if self._format.holds == "nuclei" else source.image
         renamed = replace(image, source=replace(source, image=name, split=split))
-        self._writer.add(renamed, synthetic=synthetic)
-        self._rows.append([name, source.patient, source.slide, split, image.mpp, "yes" if synthetic else "no"])
-        return name
+        written = self._writer.add(renamed, synthetic=synthetic, original=original)
+        kind = [image.kind] if "class" in self._columns else []
+        facts = (source.patient, source.slide, split, image.mpp, "yes" if synthetic else "no")
+        self._rows.append([written, *kind, *facts])
+        self._scales.add(image.mpp)
+        if self._format.holds == "nuclei" and (synthetic or image.synthetic):
+            self._synthetic[written] = inner_pixels(image)
+        return written
 
     def finish(self, **more: Any) -> None:
         """Write what comes after all images; ``more`` goes into dataset.json, plain JSON values."""
         self._writer.finish()
-        write_csv(self.folder / TABLE, COLUMNS, self._rows)
-        scales = {row[COLUMNS.index("mpp")] for row in self._rows}
+        write_table(self.folder / TABLE, self._columns, self._rows)
         said = read_json_object(self.folder / "dataset.json")
-        said |= {"name": self.name, "mpp": scales.pop() if len(scales) == 1 else None, **more}
+        said |= {"name": self.name, "mpp": self._scales.pop() if len(self._scales) == 1 else None, **more}
+        if self._synthetic:
+            said[SYNTHETIC_KEY] = self._synthetic
         write_dataset_json(self.folder, **said)
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, in UTF-8 with plain line ends."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def checked_format(format: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> Format:
+    """A format that can hold what a dataset has.
 
-
-class SyntheticFlags:
-    """Which images of a dataset hold synthetic pixels, by its images.csv or what their own files say.
+    Parameters
+    ----------
+    format : str
+        A key of ``formats.FORMATS``.
+    classes : sequence of NucleusClass
+    kinds : sequence of str
+        Classes of images as a whole.
 
     Raises
     ------
     HistomixError
-        If there is an images.csv and it cannot be read.
+        If there is no such format, or it holds nuclei and the dataset has none, or classes of images and it has none.
     """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._listed: set[str] = set()
-        table = dataset.root / TABLE
-        if not table.is_file():
-            return
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as stream:
-                rows = csv.DictReader(stream)
-                self._listed = {row.get("image") or "" for row in rows if row.get("synthetic") == "yes"}
-        except (OSError, UnicodeDecodeError, csv.Error):
-            raise HistomixError(f"{table} cannot be read; save it as a CSV in UTF-8.") from None
-
-    def of(self, entry: Entry) -> bool:
-        """Whether an image holds synthetic pixels."""
-        return entry.source.image in self._listed or is_flagged(entry.image)
-
-
-def is_flagged(path: Path) -> bool:
-    """Whether a PNG or TIFF file says in its description that it is synthetic."""
-    try:
-        with Image.open(path, formats=["PNG", "TIFF"]) as image:
-            tags = getattr(image, "tag_v2", {})
-            described = (image.info.get("Description", ""), tags.get(270, ""))
-    except Exception:  # decoders raise anything on a broken header, and many formats lie in other files
-        return False
-    return any(SYNTHETIC_NOTICE in str(one) for one in described)
+    found = format_of(format)
+    if found.holds == "kinds" and not kinds:
+        raise HistomixError(f"{found.title} need a class for each image, and these have none; choose another format.")
+    if found.holds == "nuclei" and kinds and not classes:
+        raise HistomixError(
+            f"The format {format} holds labeled nuclei, and these images have none; choose class-folders."
+        )
+    return found
 
 
 def described(root: Path) -> dict[str, str]:
@@ -127,14 +138,74 @@ def copy_notices(source: Path, folder: Path) -> None:
             (folder / path.name).write_bytes(path.read_bytes())
 
 
-def check_format(format: str, classes: Sequence[NucleusClass]) -> None:
+def check_format(format: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
     """Raise HistomixError if there is no such format, or it cannot hold the classes: before long work, not after it."""
-    writer = format_of(format).writer()
+    writer = checked_format(format, classes, kinds).writer()
     with tempfile.TemporaryDirectory(prefix="histomix-") as folder:
-        writer(Path(folder), "trial", classes)
+        writer(Path(folder), "trial", classes, kinds)
 
 
 def check_place(out: Path) -> None:
     """Raise HistomixError if something lies where a new folder is to be written: before long work, not after it."""
     if out.exists():
         raise HistomixError(f"{out} already exists; name a new folder.")
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was converted: how many images and nuclei (by class name), and why some images were left out."""
+
+    images: int
+    nuclei: Mapping[str, int]
+    skipped: Mapping[str, str]
+
+
+def convert(dataset: Dataset, out: Path, format: str) -> Job[Converted]:
+    """Write all splits of a dataset in another format; a long job (see ``records.Job``).
+
+    Images and nuclei that an earlier export marked as synthetic stay marked. ``out`` is written beside its place and
+    renamed at the end. The same arguments give the same bytes.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    out : Path
+        A folder that is not there yet.
+    format : str
+        A key of ``formats.FORMATS``.
+
+    Returns
+    -------
+    Converted
+
+    Raises
+    ------
+    HistomixError
+        If ``out`` exists, the format cannot hold the dataset, no image can be read, or the disk is full.
+    """
+    out = Path(out)
+    checked_format(format, dataset.classes, dataset.kinds)
+    check_place(out)
+    nuclei: Counter[int] = Counter()
+    skipped: dict[str, str] = {}
+    marked = False
+    total = len(dataset.entries)
+    with complete_or_absent(out) as folder:
+        written = WrittenDataset(folder, dataset.name, dataset.classes, format, dataset.kinds)
+        for number, entry in enumerate(dataset.entries):
+            name = entry.source.image
+            yield Event("Writing images", number, total)
+            try:
+                image = dataset.read(entry)
+            except HistomixError as error:
+                skipped[name] = str(error)
+                continue
+            written.add(image, synthetic=entry.synthetic, original=entry.image)
+            marked |= entry.synthetic
+            nuclei += image.counts()
+        if len(skipped) == total:
+            raise HistomixError(f"No image of {dataset.name} can be read; the first: {next(iter(skipped.values()))}")
+        yield Event("Writing the tables", total, total)
+        written.finish(**described(dataset.root), **({"notice": SYNTHETIC_NOTICE} if marked else {}), format=format)
+        copy_notices(dataset.root, folder)
+    return Converted(total - len(skipped), {one.name: nuclei[one.number] for one in dataset.classes}, skipped)

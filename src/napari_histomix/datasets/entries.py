@@ -73,19 +73,6 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """A folder with images and labels, all of one split unless a table says otherwise.
-
-    ``images_folder`` and ``labels_folder`` keep the case they have on disk.
-    """
-
-    folder: Path
-    images_folder: Path
-    labels_folder: Path
-    split: str
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """What a CSV says about one image; empty strings, None and an empty mapping where it says nothing."""
 
@@ -94,6 +81,7 @@ class Row:
     split: str = ""
     mpp: float | None = None
     types: Mapping[int, str] = field(default_factory=dict)
+    synthetic: bool | None = None
 
 
 def natural_key(text: str) -> tuple[str | int, ...]:

@@ -16,7 +16,6 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.datasets import hovernet
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     checked_mpp,
@@ -26,8 +25,9 @@ from napari_histomix.datasets.entries import (
     read_type_info,
 )
 from napari_histomix.datasets.formats import format_of
-from napari_histomix.datasets.formats.geojson import read_features
+from napari_histomix.datasets.formats.mat_files import read_mat
 from napari_histomix.datasets.formats.polygons import FARTHEST
+from napari_histomix.datasets.formats.qupath import read_features
 from napari_histomix.datasets.formats.reading import begins_with, check_size, read_json, read_xml
 from napari_histomix.datasets.listing import subfolder
 from napari_histomix.datasets.pixels import read_mpp
@@ -166,7 +166,7 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
     image = _image_of(path)
     mpp = _scale(path, image)
     if path.suffix.casefold() == _MAT:
-        instances, types = hovernet.read_mat(path)
+        instances, types = read_mat(path)
         info = _nearby(path, "type_info.json")
         listed = read_type_info(info) if info is not None else ()
         return LabelFile(path.stem, instances, types, listed or numbered_classes(set(types.values())), mpp)
@@ -187,7 +187,7 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
             shutil.copyfile(info, root / info.name)
         try:
             dataset = format_of(kind.format).reader().open(root, 1.0)
-            instances, types = dataset.layout.labels(dataset.entries[0], shape)
+            instances, types, *_ = dataset.layout.labels(dataset.entries[0], shape)
         except HistomixError as error:
             # What is wrong with the folder is of no interest.
             raise HistomixError(str(error).rpartition("; the first: ")[2]) from None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.datasets import plain
 from napari_histomix.datasets.entries import (
     Entry,
     Problem,
@@ -21,7 +19,8 @@ from napari_histomix.datasets.entries import (
     split_name,
     tcga_origin,
 )
-from napari_histomix.datasets.pixels import read_mpp
+from napari_histomix.datasets.pixels import is_flagged, read_mpp
+from napari_histomix.datasets.tables import read_table, whole_number
 from napari_histomix.records import HistomixError, NucleusClass, Source
 
 TABLE = "images.csv"
@@ -119,39 +118,101 @@ def nothing_left(root: Path, problems: list[Problem]) -> HistomixError:
 
 
 def read_rows(
-    table: Path, images: dict[str, Path], problems: list[Problem], *, with_types: bool = False
+    path: Path, images: dict[str, Path], problems: list[Problem], *, with_types: bool = False
 ) -> dict[str, Row]:
     """What a table says by image name.
 
+    A row without instance and type speaks of its image alone. A row that cannot be right, or contradicts another, is
+    reported as a problem of its image, and that image is left out.
+
     Parameters
     ----------
-    table : Path
-        As for ``plain.read_table``. It may write "a.png" or "a"; what it writes is only compared with the listing and
-        never made into a path.
+    path : Path
+        A CSV with the column ``image`` and, ``with_types``, ``instance`` and ``type``; optionally ``patient``,
+        ``slide``, ``split``, ``mpp`` and ``synthetic``. It may write "a.png" or "a"; what it writes is only compared
+        with the listing and never made into a path.
     images : dict of str to Path
         Image files by name; those the table is wrong about are taken out.
     problems : list of Problem
         Added to.
     with_types : bool
         Whether the table gives each nucleus its type.
+
+    Raises
+    ------
+    HistomixError
+        If the file is not a readable CSV or lacks a needed column.
     """
-    found: list[Problem] = []
-    written = plain.read_table(table, found, with_types=with_types)
-    stems = {path.name: image for image, path in images.items()} | {image: image for image in images}
-    for problem in found:
-        image = stems.get(problem.image, problem.image)
-        images.pop(image, None)
-        problems.append(replace(problem, image=image))
+    table = read_table(path, "image", *(("instance", "type") if with_types else ()))
+    stems = {file.name: image for image, file in images.items()} | {image: image for image in images}
+    drafts: dict[str, RowDraft] = {}
+    failed: set[str] = set()
+    for line, cells in table.rows:
+        written = cells["image"]
+        if not written or written in failed:
+            continue
+        if sentence := drafts.setdefault(written, RowDraft()).add(cells):
+            failed.add(written)
+            image = stems.get(written, written)
+            images.pop(image, None)
+            problems.append(Problem(image, f"{written}: {path.name}, line {line}: {sentence}"))
     rows: dict[str, Row] = {}
-    for name, row in written.items():
-        if name not in stems:
-            problems.append(Problem(name, f"{name}: {table.name} lists it but no such image is there; add it."))
-        elif stems[name] in rows:
-            images.pop(stems[name], None)
-            problems.append(Problem(name, f"{name}: {table.name} writes it with and without suffix; use one."))
+    for written, draft in drafts.items():
+        if written in failed:
+            continue
+        if written not in stems:
+            problems.append(Problem(written, f"{written}: {path.name} lists it but no such image is there; add it."))
+        elif stems[written] in rows:
+            images.pop(stems[written], None)
+            problems.append(Problem(written, f"{written}: {path.name} writes it with and without suffix; use one."))
         else:
-            rows[stems[name]] = row
+            rows[stems[written]] = draft.row()
     return rows
+
+
+class RowDraft:
+    """What the rows read so far say about one image."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, str] = {}
+        self.types: dict[int, str] = {}
+
+    def add(self, row: Mapping[str, str]) -> str:
+        """Take one more row in; returns what is wrong with it, or an empty string."""
+        for column in ("patient", "slide", "split", "mpp", "synthetic"):
+            value = row.get(column, "")
+            if column == "split":
+                value = split_name(value)
+            if column == "synthetic":
+                value = value.casefold()
+            if value and self.said.setdefault(column, value) != value:
+                return f"the {column} is {self.said[column]} above and {value} here; keep one."
+        if self.said.get("mpp"):
+            try:
+                checked_mpp(self.said["mpp"], "it")
+            except HistomixError as error:
+                return str(error)
+        instance, kind = row.get("instance", ""), row.get("type", "")
+        if not instance and not kind:
+            return ""
+        number = whole_number(instance)
+        if number is None or number < 1:
+            return f"the instance {instance!r} is not a positive whole number."
+        if kind and self.types.setdefault(number, kind) != kind:
+            return f"instance {number} is of type {self.types[number]} above and {kind} here; keep one."
+        return ""
+
+    def row(self) -> Row:
+        mpp = self.said.get("mpp")
+        said = self.said
+        return Row(
+            said.get("patient", ""),
+            said.get("slide", ""),
+            said.get("split", ""),
+            float(mpp) if mpp else None,
+            self.types,
+            {"yes": True, "no": False}.get(said.get("synthetic", "")),
+        )
 
 
 def entry_of(
@@ -210,7 +271,12 @@ def entry_of(
         mpp = said.mpp
     if mpp is None:
         mpp = read_mpp(files[0])
-    return Entry(source, *files, mpp, index)
+    return Entry(source, *files, mpp, index, synthetic=is_synthetic(files[0], row))
+
+
+def is_synthetic(image: Path, row: Row) -> bool:
+    """Whether an image holds synthetic pixels, by its table or, where that does not say, by its own description."""
+    return is_flagged(image) if row.synthetic is None else row.synthetic
 
 
 def dataset_name(root: Path, described: Mapping[str, Any]) -> str:

@@ -1,61 +1,29 @@
-"""Open a folder of labeled H&E images: recognize its layout, list its images, find out their scale and classes."""
+"""Open a folder of H&E images, whatever its format; the bundled sample; where a dataset lies as seen from an export."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import os
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-from napari_histomix.datasets import hovernet, plain
-from napari_histomix.datasets.dataset import Dataset, LabelFiles
-from napari_histomix.datasets.entries import (
-    IMAGE_SUFFIXES,
-    LABEL_SUFFIXES,
-    MAT_SUFFIXES,
-    Entry,
-    Problem,
-    Row,
-    Section,
-    UnknownLayoutError,
-    about,
-    checked_mpp,
-    files_by_stem,
-    natural_key,
-    numbered_classes,
-    read_json_object,
-    read_type_info,
-    split_name,
-)
-from napari_histomix.datasets.formats import recognized
-from napari_histomix.datasets.listing import (
-    SPLIT_FOLDERS,
-    TABLE,
-    dataset_name,
-    entry_of,
-    in_order,
-    matched,
-    nothing_left,
-    read_rows,
-    subfolder,
-)
-from napari_histomix.records import HistomixError, NucleusClass
-
-NUCLEI_LAYOUTS = (
-    "expected the folders Images and Labels with one .mat per image (HoVer-Net, CoNSeP), "
-    "or images and labels with one label image per image and a types.csv"
-)
+from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.entries import UnknownLayoutError, checked_mpp, read_json_object
+from napari_histomix.datasets.formats import class_folders, recognized
+from napari_histomix.datasets.formats.plain import NUCLEI_LAYOUTS, open_label_folders
+from napari_histomix.datasets.synthetic import read_marks
+from napari_histomix.records import HistomixError
 
 
 def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
-    """Open a folder of labeled images; its layout is recognized.
+    """Open a folder of labeled nuclei; its format is recognized.
 
-    Read are listings, JSON and CSV files, image headers where nothing else says the scale, and the types in
-    ``.mat`` files where no ``type_info.json`` lists the classes.
+    Read are listings, JSON and CSV files, image headers where nothing else says the scale or whether an image is
+    synthetic, and the types in ``.mat`` files where no ``type_info.json`` lists the classes.
 
-    Layouts: HoVer-Net/CoNSeP (``Images``, ``Labels/*.mat``, ``type_info.json``, optionally ``images.csv`` with
-    the columns image, patient, slide, split, mpp) and plain (``images``, ``labels`` with label images, ``types.csv``
-    with image, instance, type and optionally those columns, or images.csv too). Either may lie in subfolders ``Train``,
-    ``Val``, ``Test``.
+    Formats are those of ``datasets.formats``. Among them are HoVer-Net/CoNSeP (``Images``, ``Labels/*.mat``,
+    ``type_info.json``, optionally ``images.csv`` with the columns image, patient, slide, split, mpp, synthetic) and
+    plain (``images``, ``labels`` with label images, ``types.csv`` with image, instance, type and optionally those
+    columns, or images.csv too). Either may lie in subfolders ``Train``, ``Val``, ``Test``.
 
     Parameters
     ----------
@@ -67,7 +35,7 @@ def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
     Raises
     ------
     HistomixError
-        If the folder is missing, of neither layout, or half a dataset, or one of its JSON or CSV files is broken.
+        If the folder is missing, of no format, or half a dataset, or one of its JSON or CSV files is broken.
     """
     root = Path(path).expanduser()
     if mpp is not None:
@@ -76,166 +44,142 @@ def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise HistomixError(f"{root} {what}; choose the folder that holds the images and the labels.")
     try:
-        return _open(root.resolve(), mpp)
+        root = root.resolve()
+        format = recognized(root)
+        # A folder of no format may be half a dataset, of which the last reader says what is missing.
+        dataset: Dataset = (open_label_folders if format is None else format.reader().open)(root, mpp)
+        marks = read_marks(root, read_json_object(root / "dataset.json"))
+        marked = {image for image, found in marks.items() if found}
+        entries = tuple(
+            replace(entry, synthetic=entry.synthetic or entry.source.image in marked) for entry in dataset.entries
+        )
+        return replace(dataset, entries=entries, marks=marks)
     except OSError as error:
         raise HistomixError(f"{root} cannot be read ({error.strerror or error}); check that you may open it.") from None
 
 
-def _open(root: Path, mpp: float | None) -> Dataset:
-    if (found := recognized(root)) is not None:
-        return found.reader().open(root, mpp)
-    return open_files(root, mpp)
+def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
+    """Open images that carry one class each; the layout is recognized.
+
+    Layouts: a CSV with the columns image (a path relative to the CSV, with or without suffix) and class, optionally
+    patient, slide, split, mpp and synthetic; or one folder per class with its images (PNG, TIFF, JPEG), directly in the
+    root or in subfolders ``Train``, ``Val``, ``Test``. A CSV with a class column decides alone, and folders it does not
+    speak of are not read. One without it may stand beside class folders, for the other columns.
+
+    Image names are ``class/stem`` in class folders, and the CSV's own path without suffix. Where two splits have an
+    image of one name, the training split's keeps it and the others' begin with their split's folder.
+
+    Parameters
+    ----------
+    path : path
+        The dataset's root, or the CSV itself. In a root the CSV is ``images.csv``, or else the only CSV there.
+    mpp : float, optional
+        Micrometers per pixel of all images. Without it: the CSV, then ``dataset.json``, then the image's metadata.
+
+    Raises
+    ------
+    HistomixError
+        If the path is missing or of neither layout, the folder is a dataset of labeled nuclei, one of its JSON or CSV
+        files is broken, or no image could be used.
+    """
+    given = Path(path).expanduser()
+    if mpp is not None:
+        mpp = checked_mpp(mpp, "The scale given")
+    is_table = given.is_file() and given.suffix.casefold() == ".csv"
+    if not is_table and not given.is_dir():
+        what = "is a file but no CSV" if given.exists() else "does not exist"
+        raise HistomixError(f"{given} {what}; choose the folder that holds the class folders, or a CSV.")
+    try:
+        return class_folders.open_table(given, mpp) if is_table else class_folders.open(given.resolve(), mpp)
+    except OSError as error:
+        raise HistomixError(
+            f"{given} cannot be read ({error.strerror or error}); check that you may open it."
+        ) from None
 
 
-def open_files(root: Path, mpp: float | None) -> Dataset:
-    """Open HoVer-Net's layout or the plain one."""
-    sections = _sections(root)
-    problems: list[Problem] = []
-    described = read_json_object(root / "dataset.json")
-    parts = [_Part(section, root, described, mpp, problems) for section in sections]
-    classes = _classes(root, parts, problems)
-    entries: dict[str, Entry] = {}
-    listed: dict[str, dict[int, int]] = {}
-    for part in parts:
-        for image, entry in part.entries().items():
-            if image in entries:
-                raise HistomixError(
-                    f"{root} has two images named {image!r} in different splits; rename one, and its labels with it."
-                )
-            if part.is_plain:
-                try:
-                    listed[image] = plain.types_by_number(part.rows.get(image, Row()).types, classes)
-                except HistomixError as error:
-                    problems.append(Problem(image, about(image, error)))
-                    continue
-            entries[image] = entry
-    if not entries:
-        raise nothing_left(root, problems)
-    ordered = in_order(list(entries.values()))
-    return Dataset(dataset_name(root, described), root, classes, ordered, tuple(problems), LabelFiles(listed))
+def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
+    """Open labeled nuclei in any format, or images that carry one class each, whatever a folder holds.
 
+    Parameters
+    ----------
+    path : path
+        As for ``open_dataset`` or `open_tissue`.
+    mpp : float, optional
+        Micrometers per pixel of all images, where nothing else says it.
 
-def _sections(root: Path) -> list[Section]:
-    section = _section(root, "")
-    if section:
-        return [section]
-    subfolders = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
-    sections = [found for path in subfolders if (found := _section(path, split_name(path.name)))]
-    if sections:
-        return sections
-    if root.name.casefold() in ("images", "labels") and _section(root.parent, ""):
-        raise HistomixError(f"{root} is one half of a dataset; choose the folder it lies in, {root.parent}.")
-    files = [path.suffix.casefold() for path in root.iterdir() if path.is_file()]
-    if any(suffix in IMAGE_SUFFIXES for suffix in files):
-        raise UnknownLayoutError(f"{root} holds images but no labels folder; {NUCLEI_LAYOUTS}.")
-    raise UnknownLayoutError(f"{root} holds no labeled images; {NUCLEI_LAYOUTS}.")
-
-
-def _section(folder: Path, split: str) -> Section | None:
-    images, labels = subfolder(folder, "images"), subfolder(folder, "labels")
-    if images is None and labels is None:
-        return None
-    if labels is None:
-        raise HistomixError(f"{folder} has images but no folder Labels; put the label files there.")
-    if images is None:
-        raise HistomixError(f"{folder} has labels but no folder Images; put the images there.")
-    return Section(folder, images, labels, split)
-
-
-class _Part:
-    """A section while it is being opened: its files and what the small files beside them say."""
-
-    def __init__(
-        self, section: Section, root: Path, described: Mapping[str, Any], mpp: float | None, problems: list[Problem]
-    ) -> None:
-        self.section, self.mpp, self.problems = section, mpp, problems
-        self.described = dict(described)
-        if section.folder != root:
-            # What lies nearer to the images says it better.
-            self.described |= read_json_object(section.folder / "dataset.json")
-        self.dataset_name = dataset_name(root, described)
-        before = len(problems)
-        self.images = files_by_stem(section.images_folder, IMAGE_SUFFIXES, problems)
-        self.labels = files_by_stem(section.labels_folder, MAT_SUFFIXES, problems, "label")
-        self.is_plain = not self.labels
-        if self.is_plain:
-            self.labels = files_by_stem(section.labels_folder, LABEL_SUFFIXES, problems, "label")
-        reported = {problem.image for problem in problems[before:]}
-        self._match(reported)
-        self.rows = self._rows()
-
-    def _match(self, reported: set[str]) -> None:
-        images, labels, folder = self.images, self.labels, self.section.folder
-        if not images and not labels and not reported:
-            raise HistomixError(f"{folder} has no images (PNG, TIFF or JPEG) and no labels in its folders; add them.")
-        if not images and not reported:
-            raise HistomixError(f"{self.section.images_folder} has no images (PNG, TIFF or JPEG); put them there.")
-        if not labels and not reported:
-            raise HistomixError(f"{self.section.labels_folder} has no label files (.mat, PNG or TIFF); put them there.")
-        if images and labels and not images.keys() & labels.keys():
+    Raises
+    ------
+    HistomixError
+        If the folder holds neither, or what it holds is broken.
+    """
+    given = Path(path).expanduser()
+    if not given.is_dir():
+        # A CSV, or nothing that can be opened.
+        return open_tissue(given, mpp)
+    try:
+        return open_dataset(given, mpp)
+    except UnknownLayoutError as no_nuclei:
+        try:
+            return open_tissue(given, mpp)
+        except UnknownLayoutError:
             raise HistomixError(
-                f"no label file in {folder} has the name of an image (such as {min(images)!r}); name them alike."
-            )
-        matched(images, labels, self.problems)
-
-    def _rows(self) -> dict[str, Row]:
-        folder = self.section.folder
-        if self.is_plain:
-            table = plain.find_table(folder)
-        else:
-            table = folder / TABLE
-            if not table.is_file():
-                return {}
-        rows = read_rows(table, self.images, self.problems, with_types=self.is_plain)
-        beside = folder / TABLE
-        if self.is_plain and beside.is_file() and beside != table:
-            said = read_rows(beside, self.images, self.problems)
-            rows = {image: _joined(rows.get(image, Row()), said.get(image, Row())) for image in rows | said}
-        return rows
-
-    def entries(self) -> dict[str, Entry]:
-        """Entries by image name, for images that have labels and no problem."""
-        return {
-            image: entry_of(
-                image,
-                (self.images[image], self.labels[image]),
-                self.dataset_name,
-                self.rows.get(image, Row()),
-                self.described,
-                self.section.folder,
-                self.mpp,
-                split=self.section.split,
-            )
-            for image in self.images
-            if image in self.labels
-        }
+                f"{given} holds neither labeled nuclei nor images with a class each; {NUCLEI_LAYOUTS}; "
+                f"or {class_folders.LAYOUTS.removeprefix('expected ')}."
+            ) from no_nuclei
 
 
-def _joined(row: Row, other: Row) -> Row:
-    """What two tables say about one image; where both do, the first."""
-    mpp = other.mpp if row.mpp is None else row.mpp
-    return Row(
-        row.patient or other.patient, row.slide or other.slide, row.split or other.split, mpp, row.types or other.types
-    )
+SAMPLE_RARE = "lymphocyte"
+"""The class to grow in the sample."""
+
+SAMPLE_MAJORS = ("tumor", "stromal")
+"""The classes a new lymphocyte may replace in the sample."""
 
 
-def _classes(root: Path, parts: list[_Part], problems: list[Problem]) -> tuple[NucleusClass, ...]:
-    folders = [root, *(part.section.folder for part in parts)]
-    found = {classes for folder in folders if (classes := read_type_info(folder / "type_info.json"))}
-    if len(found) > 1:
-        raise HistomixError(f"the type_info.json files in {root} differ; keep one, in that folder.")
-    if found:
-        return found.pop()
-    tables = [part for part in parts if part.is_plain]
-    if tables:
-        kinds = {kind for part in tables for row in part.rows.values() for kind in row.types.values()}
-        return plain.classes_of(kinds, plain.find_table(tables[0].section.folder))
-    numbers: set[int] = set()
-    for part in parts:
-        for image in sorted(part.images.keys() & part.labels.keys(), key=natural_key):
-            try:
-                numbers |= hovernet.read_mat_types(part.labels[image])
-            except HistomixError as error:
-                problems.append(Problem(image, about(image, error)))
-                del part.images[image]
-    return numbered_classes(numbers)
+def sample_folder() -> Path:
+    """The folder of the bundled sample, in the HoVer-Net layout."""
+    return Path(__file__).resolve().parent / "sample"
+
+
+def load_sample() -> Dataset:
+    """Open the bundled sample: 0.5 µm/px, classes lymphocyte (rare), tumor and stromal; see its NOTICE."""
+    return open_dataset(sample_folder())
+
+
+HOMES = ("home", "users")
+"""Folders that people's own folders lie in."""
+BUNDLED = "histomix:sample"
+"""Stands for the bundled sample, wherever the package is installed."""
+
+
+def way_to(root: Path, folder: Path) -> str:
+    """The way from a folder to a dataset's root, for a file in that folder; empty where it may not be told.
+
+    It is relative, and it is not told where it would pass through a person's own folder: exports travel, and such a way
+    names people.
+    """
+    root, folder = Path(root).resolve(), Path(folder).resolve()
+    if root == sample_folder():
+        return BUNDLED
+    try:
+        shared, way = Path(os.path.commonpath([root, folder])), Path(os.path.relpath(root, folder))
+    except ValueError:  # Windows knows no way from one drive to another
+        return ""
+    passed = {part.casefold() for part in (shared.name, *way.parts)}
+    personal = passed & set(HOMES) or Path.home().name.casefold() in passed - {shared.name.casefold()}
+    return "" if personal else way.as_posix()
+
+
+def dataset_at(way: object, folder: Path) -> Path | None:
+    """The folder that ``way_to`` led to from ``folder``; None where no way was told, or there is nothing any more."""
+    if way == BUNDLED:
+        return sample_folder()
+    if (
+        not isinstance(way, str)
+        or not way
+        or "\0" in way
+        or PurePosixPath(way).is_absolute()
+        or Path(way).is_absolute()
+    ):
+        return None
+    found = Path(os.path.normpath(Path(folder).resolve() / PurePosixPath(way)))
+    return found if found.is_dir() else None

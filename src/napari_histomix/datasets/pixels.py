@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_histomix.datasets.formats.reading import check_size
-from napari_histomix.records import HistomixError
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
+from napari_histomix.records import HistomixError, LabeledImage
 
 PLAUSIBLE_MPP = (0.05, 5.0)
 """Resolutions outside this range are those of printers and screens (72 dpi is 353 µm/px), not of microscopes."""
@@ -372,3 +373,37 @@ def _ome_mpp(text: str) -> float | None:
                 sizes.append(float(size) * factor)
             return _square(sizes[0], sizes[1])
     return None
+
+
+def is_flagged(path: Path) -> bool:
+    """Whether a PNG or TIFF file says in its description that it holds synthetic pixels."""
+    if path.suffix.casefold() not in (".png", ".tif", ".tiff"):
+        return False
+    try:
+        with Image.open(path, formats=["PNG", "TIFF"]) as image:
+            tags = getattr(image, "tag_v2", {})
+            texts = (image.info.get("Description", ""), tags.get(270, ""))
+    except Exception:  # decoders raise anything on a broken header
+        return False
+    return any(SYNTHETIC_NOTICE in str(text) for text in texts)
+
+
+def image_facts(image: LabeledImage) -> dict[str, Any]:
+    """Name, patient, slide, µm/px and the SHA-256 of the pixels of an image, and of its instance map if it has one."""
+    source = image.source
+    facts: dict[str, Any] = {
+        "image": source.image,
+        "patient": source.patient,
+        "slide": source.slide,
+        "mpp": image.mpp,
+        "pixels_sha256": pixels_sha256(image.pixels),
+    }
+    if not image.kind or image.types:
+        facts["labels_sha256"] = labels_sha256(image.instances)
+    return facts
+
+
+def labels_sha256(instances: NDArray[np.int32]) -> str:
+    """Hexadecimal SHA-256 of an instance map's shape and ids (H, W) int32: the same in whatever file they lie."""
+    shape = "x".join(map(str, instances.shape))
+    return hashlib.sha256(f"{shape}:".encode() + np.ascontiguousarray(instances, "<i4").tobytes()).hexdigest()

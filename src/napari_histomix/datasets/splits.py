@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from napari_histomix.datasets.entries import natural_key, split_name
+from napari_histomix.datasets.tables import read_table, write_new_table
 from napari_histomix.records import HistomixError, Source
 
 SPLITS = ("train", "val", "test")
@@ -230,22 +229,8 @@ def write_splits(path: Path, dataset: Listed, splits: Mapping[str, str] | None =
         If the file is there, or cannot be written.
     """
     chosen = splits or {entry.source.image: split_of(entry.source) for entry in dataset.entries}
-    if path.exists():
-        raise HistomixError(f"{path} already exists; name a new file.")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", newline="", encoding="utf-8") as stream:
-            table = csv.writer(stream, lineterminator="\n")
-            table.writerow(_COLUMNS)
-            for source in (entry.source for entry in dataset.entries):
-                table.writerow([source.image, chosen[source.image], source.patient, source.slide])
-        part.replace(path)
-    except OSError as error:
-        raise HistomixError(
-            f"{path} could not be written ({error.strerror or error}); free space or choose another place."
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    sources = [entry.source for entry in dataset.entries]
+    write_new_table(path, _COLUMNS, [(one.image, chosen[one.image], one.patient, one.slide) for one in sources])
 
 
 def read_splits(path: Path) -> dict[str, str]:
@@ -256,30 +241,15 @@ def read_splits(path: Path) -> dict[str, str]:
     HistomixError
         If it cannot be read, lacks a column, or gives an image no split or two.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        raise HistomixError(f"{path} cannot be read; name a CSV in UTF-8 with the columns image and split.") from None
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=";" if ";" in header and "," not in header else ","
-    )
     result: dict[str, str] = {}
-    try:
-        reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
-        if missing := [name for name in _COLUMNS[:2] if name not in reader.fieldnames]:
-            raise HistomixError(f"{path.name} has no column {' and '.join(missing)}; add it.")
-        for cells in reader:
-            image, split = ((cells[name] or "").strip() for name in _COLUMNS[:2])
-            split = split_name(split)
-            if image and not split:
-                raise HistomixError(f"{path.name}, line {reader.line_num}: {image} has no split; write one.")
-            if image and result.setdefault(image, split) != split:
-                raise HistomixError(
-                    f"{path.name}, line {reader.line_num}: {image} is {result[image]} above and {split} here; keep one."
-                )
-    except csv.Error as error:
-        raise HistomixError(f"{path.name} is not a valid CSV ({error}); save it again.") from None
+    for line, cells in read_table(path, *_COLUMNS[:2]).rows:
+        image, split = cells["image"], split_name(cells["split"])
+        if image and not split:
+            raise HistomixError(f"{path.name}, line {line}: {image} has no split; write one.")
+        if image and result.setdefault(image, split) != split:
+            raise HistomixError(
+                f"{path.name}, line {line}: {image} is {result[image]} above and {split} here; keep one."
+            )
     if not result:
         raise HistomixError(f"{path.name} lists no image; write one a line.")
     return result

@@ -1,22 +1,25 @@
-"""What writers of datasets share: names that every disk takes, PNG files, and folders that are complete or absent."""
+"""What writers of datasets share: names that every disk takes, small files, and folders that are complete or absent."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unicodedata import category, normalize
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from napari_histomix.records import HistomixError
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 SYNTHETIC_NOTICE = "SYNTHETIC, not for diagnosis"
 """Written into the ``Description`` of every synthetic image."""
@@ -57,14 +60,19 @@ def complete_or_absent(out: Path) -> Iterator[Path]:
 
 
 def write_png(
-    path: Path, pixels: NDArray[np.uint8], mpp: float | None = None, synthetic: bool = False, *, description: str = ""
+    path: Path | IO[bytes],
+    pixels: NDArray[np.uint8],
+    mpp: float | None = None,
+    synthetic: bool = False,
+    *,
+    description: str = "",
 ) -> None:
     """Write a PNG file whose bytes depend on the arguments alone.
 
     Parameters
     ----------
-    path : Path
-        In a folder that is there.
+    path : Path or file
+        In a folder that is there; or a file that is open to be written.
     pixels : (H, W, 3) or (H, W) uint8
     mpp : float, optional
         µm per pixel, stated as the pixel density.
@@ -78,6 +86,17 @@ def write_png(
         info.add_text("Description", SYNTHETIC_NOTICE if synthetic else description)
     density: dict[str, Any] = {} if mpp is None else {"dpi": (25400 / mpp, 25400 / mpp)}
     Image.fromarray(pixels).save(path, "PNG", pnginfo=info, **density)
+
+
+def write_tiff(path: Path, array: NDArray[np.generic], **tags: Any) -> None:
+    """Write RGB (H, W, 3) or ids (H, W) as a TIFF whose bytes depend on the arguments alone."""
+    photometric = "rgb" if array.ndim == 3 else "minisblack"
+    tifffile.imwrite(path, array, photometric=photometric, compression="zlib", metadata=None, software=False, **tags)
+
+
+def smallest_ids(instances: NDArray[np.int32]) -> NDArray[np.uint16] | NDArray[np.int32]:
+    """Ids in 16 bits where they fit."""
+    return instances.astype(np.uint16) if instances.max(initial=0) <= np.iinfo(np.uint16).max else instances
 
 
 def check_name(name: str) -> None:
@@ -116,3 +135,147 @@ class Names:
                     return name
             number += 1
             candidates = [f"{wanted[-1]}-{number}"]
+
+
+def class_table(classes: Iterable[NucleusClass]) -> dict[str, list[Any]]:
+    """Classes as ``{"1": ["name", [r, g, b]], …}``, by number: what ``entries.classes_of`` reads."""
+    return {str(one.number): [one.name, list(one.color)] for one in sorted(classes, key=lambda one: one.number)}
+
+
+def write_type_info(folder: Path | str, classes: Iterable[NucleusClass]) -> None:
+    """Write HoVer-Net's ``type_info.json``, background included, into a folder that is there."""
+    info = {"0": ["background", [0, 0, 0]], **class_table(classes)}
+    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in info.items())
+    (Path(folder) / "type_info.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8", newline="\n")
+
+
+def write_dataset_json(folder: Path | str, *, name: str, mpp: float | None = None, **more: Any) -> None:
+    """Write ``dataset.json``: the dataset's name, µm per pixel if it is one for all images, and anything else given.
+
+    Parameters
+    ----------
+    folder : path
+        Root of the dataset, which is there.
+    name : str
+    mpp : float, optional
+    **more
+        Plain JSON values, such as ``license``, ``split`` or ``classes`` (see `class_table`).
+    """
+    content: dict[str, Any] = {"name": name}
+    if mpp is not None:
+        content["mpp"] = mpp
+    content.update(more)
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    (Path(folder) / "dataset.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+class ImageWriter(ABC):
+    """Writes ``images/NAME.png`` and, with name, scale and classes, ``dataset.json``; labels are up to its heirs.
+
+    Parameters
+    ----------
+    folder : Path
+        There, and empty.
+    name : str
+        Of the dataset.
+    classes : sequence of NucleusClass
+    kinds : sequence of str
+        Classes of images as a whole, of which these formats say nothing.
+    """
+
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
+        self.folder, self.name, self.classes = folder, name, tuple(classes)
+        self.scales: set[float] = set()
+        self.has_synthetic = False
+
+    def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
+        """Write one image and its labels; returns its name.
+
+        Raises
+        ------
+        HistomixError
+            If its name is not a plain file name, or a nucleus is of none of the classes.
+        """
+        check_name(image.source.image)
+        check_classes(image, self.classes)
+        self.scales.add(image.mpp)
+        self.has_synthetic |= synthetic
+        self.write(image, synthetic)
+        return image.source.image
+
+    @abstractmethod
+    def write(self, image: LabeledImage, synthetic: bool) -> None:
+        """Write one image, whose name is a plain file name, and its labels."""
+
+    def write_image(self, image: LabeledImage, synthetic: bool) -> None:
+        """Write the pixels of one image."""
+        folder = self.folder / "images"
+        folder.mkdir(exist_ok=True)
+        write_png(folder / f"{image.source.image}.png", image.pixels, image.mpp, synthetic)
+
+    def finish(self) -> None:
+        """Write ``dataset.json``; where the images differ in scale, only their own files say it."""
+        write_dataset_json(
+            self.folder,
+            name=self.name,
+            mpp=next(iter(self.scales)) if len(self.scales) == 1 else None,
+            classes=class_table(self.classes),
+            **({"notice": SYNTHETIC_NOTICE} if self.has_synthetic else {}),
+        )
+
+
+def check_classes(image: LabeledImage, classes: Sequence[NucleusClass]) -> None:
+    """Raise HistomixError if a nucleus of an image is of none of the classes."""
+    unknown = image.counts().keys() - {one.number for one in classes}
+    if unknown:
+        raise HistomixError(
+            f"{image.source.image}: nuclei have the type {min(unknown)}, which is none of the classes; add it to them."
+        )
+
+
+IGNORED = 255
+"""The value of pixels that do not count: what PyTorch's losses are given as ``ignore_index``."""
+
+
+def class_map(image: LabeledImage) -> NDArray[np.uint8]:
+    """The class number of every pixel (H, W), 0 = background.
+
+    Raises
+    ------
+    HistomixError
+        If a class number is above 254: 255 means that a pixel is ignored.
+    """
+    ids, places = np.unique(image.instances, return_inverse=True)
+    numbers = np.array([image.types[one] if one else 0 for one in ids.tolist()])
+    if numbers.max(initial=0) >= IGNORED:
+        raise HistomixError(
+            f"{image.source.image}: a map of classes has room for the numbers 1 to {IGNORED - 1}, and one of its "
+            f"classes is number {numbers.max()}; give the classes smaller numbers."
+        )
+    return numbers.astype(np.uint8)[places].reshape(image.instances.shape)
+
+
+def write_ignore(folder: Path, name: str, band: NDArray[np.bool_], class_map: NDArray[np.uint8]) -> None:
+    """Write ``ignore/NAME.png``: the map of classes, with 255 where the band is.
+
+    Parameters
+    ----------
+    folder : Path
+        Root of the dataset, which is there.
+    name : str
+        The image's file name without suffix.
+    band : (H, W) bool
+        Pixels to pass over, such as those that a model inpainted.
+    class_map : (H, W) uint8
+        See `class_map`.
+
+    Raises
+    ------
+    HistomixError
+        If band and map differ in shape, or ``name`` is not a plain file name.
+    """
+    check_name(name)
+    if band.shape != class_map.shape or band.dtype != np.bool_ or class_map.dtype != np.uint8:
+        raise HistomixError(f"{name}: the ignore band must be (H, W) bool and of the size of the uint8 class map.")
+    (folder / "ignore").mkdir(exist_ok=True)
+    write_png(folder / "ignore" / f"{name}.png", np.where(band, np.uint8(IGNORED), class_map))

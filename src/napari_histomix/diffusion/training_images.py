@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from napari_histomix.datasets import plain
 from napari_histomix.datasets.entries import described_split, read_json_object, split_name
-from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.datasets.formats.plain import TYPES_TABLE
+from napari_histomix.datasets.listing import TABLE
+from napari_histomix.datasets.pixels import is_flagged, pixels_sha256
+from napari_histomix.datasets.tables import read_table
 from napari_histomix.records import HistomixError
 from napari_histomix.stains import optical_density
 
@@ -69,7 +72,7 @@ def pictures_of(
 
     Images of a test or validation split are left out: those in folders of that name, and those that a labeled
     dataset's tables or ``dataset.json`` say. Where ``splits`` lists an image, by its name or its path without suffix,
-    it decides alone.
+    it decides alone. Images that hold synthetic pixels, by the tables or their own descriptions, are left out too.
 
     Raises
     ------
@@ -83,39 +86,68 @@ def pictures_of(
         return [Picture(name, "open layers", name, given=pixels)], []
     found, broken = find_images(source)
     notes = [f"Skipped: {path} cannot be read as an image." for path in broken]
-    reserved = _reserved(found, source, splits or {})
+    tables = _Tables()
+    reserved = _reserved(found, source, splits or {}, tables)
     if reserved:
         notes.append(f"{len(reserved)} images of test and validation splits in {source.name} are not learned from.")
     if len(reserved) == len(found):
         raise HistomixError(f"{source} holds images of test or validation splits only; name training images.")
-    return [Picture(path.name, source.name, slide_of(path), path) for path in found if path not in reserved], notes
+    left = [path for path in found if path not in reserved]
+    real = [path for path in left if not _is_synthetic(path, source, tables)]
+    if len(real) < len(left):
+        notes.append(f"{len(left) - len(real)} synthetic images in {source.name} are not learned from.")
+    if not real:
+        raise HistomixError(f"{source} holds synthetic images only; name real training images.")
+    return [Picture(path.name, source.name, slide_of(path), path) for path in real], notes
 
 
-def _reserved(paths: Sequence[Path], top: Path, splits: Mapping[str, str]) -> set[Path]:
+def _reserved(paths: Sequence[Path], top: Path, splits: Mapping[str, str], tables: _Tables) -> set[Path]:
     """Images that belong to a split which must not be learned from."""
-    tables: dict[Path, Callable[[str], str]] = {}
     found = set()
     for path in paths:
         parts = path.with_suffix("").parts
         said = {splits[name] for at in range(len(parts)) if (name := "/".join(parts[at:])) in splits}
-        folders = [one for one in path.parents if one == top or top in one.parents]
+        folders = _folders(path, top)
         named = set() if said else {split_name(one.name) for one in folders} & {"test", "val"}
         for folder in () if said else folders:
-            if folder not in tables:
-                tables[folder] = _said_splits(folder)
-            named.add(tables[folder](path.stem))
+            named.add(tables.split(folder, path.stem))
         if {split_name(one) for one in said | named} - {"train", ""}:
             found.add(path)
     return found
 
 
-def _said_splits(folder: Path) -> Callable[[str], str]:
-    """The split of an image by its name, as the tables and the ``dataset.json`` of a labeled dataset say it."""
-    files = [folder / name for name in ("images.csv", plain.TABLE)]
-    tables = [plain.read_table(file, [], with_types=False) for file in files if file.is_file()]
-    listed = {Path(image).stem: row.split for table in tables for image, row in table.items()}
-    described = read_json_object(folder / "dataset.json")
-    return lambda image: listed.get(image) or described_split(described, image, folder)
+def _folders(path: Path, top: Path) -> list[Path]:
+    """The folders that an image lies in, up to the one that was named."""
+    return [folder for folder in path.parents if folder == top or top in folder.parents]
+
+
+def _is_synthetic(path: Path, top: Path, tables: _Tables) -> bool:
+    return any(tables.is_synthetic(folder, path.stem) for folder in _folders(path, top)) or is_flagged(path)
+
+
+class _Tables:
+    """What the tables and the ``dataset.json`` of labeled datasets say of images, each folder read once."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Path, dict[str, Mapping[str, str]]] = {}
+        self._described: dict[Path, Mapping[str, Any]] = {}
+
+    def _row(self, folder: Path, image: str) -> Mapping[str, str]:
+        if folder not in self._rows:
+            files = [folder / name for name in (TABLE, TYPES_TABLE)]
+            rows = [row for file in files if file.is_file() for _, row in read_table(file, "image").rows]
+            self._rows[folder] = {Path(row["image"]).stem: row for row in rows}
+            self._described[folder] = read_json_object(folder / "dataset.json")
+        return self._rows[folder].get(image, {})
+
+    def split(self, folder: Path, image: str) -> str:
+        """The split of an image by its name; empty where a folder's files do not say it."""
+        said = split_name(self._row(folder, image).get("split", ""))
+        return said or described_split(self._described[folder], image, folder)
+
+    def is_synthetic(self, folder: Path, image: str) -> bool:
+        """Whether the tables say that an image holds synthetic pixels."""
+        return self._row(folder, image).get("synthetic", "").casefold() == "yes"
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -66,7 +66,9 @@ class HiddenWindow:
 def draw_windows(
     dataset: Dataset, kinds: Collection[HoleKind], count: int, seed: int
 ) -> Job[tuple[dict[HoleKind, list[HiddenWindow]], dict[str, NDArray[np.uint8]]]]:
-    """Draw windows from the training split; a long job (see ``records.Job``).
+    """Draw windows from real images of the training split; a long job (see ``records.Job``).
+
+    Images that hold synthetic pixels are left out.
 
     ``ring``: the transition zone around a nucleus with no other within ``FREE`` pixels. ``disc``: a circle of that
     nucleus's size on free background. ``large``: an irregular blob of the size of a tissue segment, anywhere on
@@ -98,12 +100,13 @@ def draw_windows(
     HistomixError
         If an image cannot be read.
     """
-    each = -(-count // max(1, len(dataset.training))) + 1
+    entries = [entry for entry in dataset.training if not entry.synthetic]
+    each = -(-count // max(1, len(entries))) + 1
     nucleus_rng, large_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     found: dict[HoleKind, list[HiddenWindow]] = {kind: [] for kind in KINDS}
     images: dict[str, NDArray[np.uint8]] = {}
-    for number, entry in enumerate(dataset.training):
-        yield Event("Reading images", number, len(dataset.training))
+    for number, entry in enumerate(entries):
+        yield Event("Reading images", number, len(entries))
         image = dataset.read(entry)
         images[image.source.image] = image.pixels
         rings, discs = _rings_and_discs(image, each, nucleus_rng)
@@ -111,7 +114,7 @@ def draw_windows(
         found["disc"] += discs
         if "large" in kinds:
             found["large"] += _large_holes(image, each, large_rng)
-    yield Event("Reading images", len(dataset.training), len(dataset.training))
+    yield Event("Reading images", len(entries), len(entries))
     orders = {kind: nucleus_rng.permutation(len(found[kind])) for kind in ("ring", "disc")}
     orders["large"] = large_rng.permutation(len(found["large"]))
     return {kind: [found[kind][i] for i in orders[kind][:count]] for kind in KINDS if kind in kinds}, images

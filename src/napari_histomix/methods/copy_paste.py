@@ -13,7 +13,7 @@ from napari_histomix.methods.base import Work
 from napari_histomix.methods.nucleimix import CANDIDATES
 from napari_histomix.methods.pasting import (
     VISIBLE,
-    DonorSettings,
+    CandidateDonorSettings,
     Pasting,
     Site,
     in_place,
@@ -27,7 +27,7 @@ from napari_histomix.settings import Option
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyPasteSettings(DonorSettings):
+class CopyPasteSettings(CandidateDonorSettings):
     """How donors are pasted."""
 
     stain_matching: Annotated[bool, Option("Match each donor's stain to the target's surroundings.")] = True
@@ -44,7 +44,7 @@ class CopyPaste(Pasting[CopyPasteSettings]):
 
     def sites(self, work: Work, settings: CopyPasteSettings, images: ImageCache) -> Job[Iterable[Site]]:
         """The donors of the candidates, by rank, each at a random place."""
-        candidates = kept_candidates(work, self.name)
+        candidates = kept_candidates(work, self.name, settings.kept_only)
         places = random_places(work.dataset, images)
 
         def drawn() -> Iterator[Site]:

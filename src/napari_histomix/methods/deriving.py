@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing import ImageCache
 from napari_histomix.compositing.donors import resampled_shape
+from napari_histomix.compositing.placing import IMAGE_FULL
 from napari_histomix.datasets import Dataset, Entry
 from napari_histomix.methods.base import Ingredients, Method, Plan, Work
-from napari_histomix.methods.pasting import FULL, CountSettings, unscaled
+from napari_histomix.methods.pasting import CountSettings
 from napari_histomix.methods.provenance import plain_facts
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage, SourceRef
@@ -100,7 +101,7 @@ class Deriving(Method[S, Derivation], Generic[S]):
                     break
                 yield Event("Choosing images", len(items), settings.count)
                 if settings.per_image is not None and made[name] >= settings.per_image:
-                    refusals[FULL] += 1
+                    refusals[IMAGE_FULL] += 1
                     continue
                 if images.get(name) is None:
                     continue
@@ -223,10 +224,11 @@ def fitted(
 def partner_pixel(record: Record, row: int, col: int) -> dict[str, Any]:
     """Where a pixel of a partner lay, by what ``fitted`` wrote down."""
     made = record.provenance["partner"]
-    place = [
-        unscaled(int(_mirrored(scaled, start, at + 1)[at]), size, scaled)
-        for size, scaled, start, at in zip(made["size"], made["scaled"], made["corner"], (row, col), strict=True)
-    ]
+    place = []
+    for size, scaled, start, at in zip(made["size"], made["scaled"], made["corner"], (row, col), strict=True):
+        inner = int(_mirrored(scaled, start, at + 1)[at])
+        # Pixels are named by their centers.
+        place.append(inner if size == scaled else round((inner + 0.5) * size / scaled - 0.5, 2))
     return {"image": record.source("donor")["image"], "x": place[1], "y": place[0]}
 
 

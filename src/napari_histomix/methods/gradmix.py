@@ -16,7 +16,7 @@ from napari_histomix.compositing.planning import CLIPPED_AT_MOST, COVERS_NEIGHBO
 from napari_histomix.methods.base import Work
 from napari_histomix.methods.nucleimix import CANDIDATES
 from napari_histomix.methods.pasting import (
-    DonorSettings,
+    CandidateDonorSettings,
     LaidDonor,
     Pasting,
     Site,
@@ -36,7 +36,7 @@ RADIUS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradMixSettings(DonorSettings):
+class GradMixSettings(CandidateDonorSettings):
     """Which donors go into which nuclei; as published, each donor is placed once."""
 
     uses: Annotated[int, Option("How often one donor may be used.", low=1, high=10**6, advanced=True)] = 1
@@ -59,7 +59,7 @@ class GradMix(Pasting[GradMixSettings]):
 
     def sites(self, work: Work, settings: GradMixSettings, images: ImageCache) -> Job[Iterable[Site]]:
         """Pairs of a common nucleus and the first donor that fits into it, in random order."""
-        candidates = kept_candidates(work, self.name)
+        candidates = kept_candidates(work, self.name, settings.kept_only)
         scale = {entry.source.image: float(entry.mpp or 0) for entry in work.dataset.training}
         majors = [each for each in candidates if each.target.kind == "major"]
         majors.sort(key=lambda each: (each.target.area * scale[each.target.image] ** 2, each.rank))

@@ -319,6 +319,10 @@ class Candidates(Stage):
         return found
 
 
+CANDIDATES = Candidates()
+"""The stage of every method that takes its donors from candidates."""
+
+
 class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
     """Real nuclei of a rare class, copied to candidate locations and blended in by a diffusion model."""
 
@@ -328,7 +332,7 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
     citation = "Wang & Kwak, NucleiMix, arXiv 2410.16671"
     needs = Needs(instances=True)
     settings = NucleiMixSettings
-    stage = Candidates()
+    stage = CANDIDATES
 
     def plan(self, work: Work, settings: NucleiMixSettings) -> Job[Plan[PaintItem]]:
         """Lines 12–16, geometry: where each donor lies and which pixels may change.

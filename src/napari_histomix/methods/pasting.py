@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing import DonorCrop, ImageCache, IndexedImage, cut_donor, match_stain
 from napari_histomix.compositing.contours import Mask, dilate
-from napari_histomix.compositing.donors import before_turn, resampled_shape
+from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP, check_candidates, place_in_donor
 from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, STAIN_UM, TOO_CLOSE, TOO_SMALL
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset
@@ -28,9 +28,6 @@ from napari_histomix.sampling.draws import item_seed
 from napari_histomix.sampling.locations import tissue
 from napari_histomix.settings import Option, Seed
 
-USED_UP = "its donor has been used as often as allowed"
-FULL = "its image has as many changes as allowed"
-CHANGED = "the labels are not those it was found in; find candidates again"
 SYNTHETIC_DONOR = "its donor is synthetic"
 
 TRIES = 200
@@ -61,6 +58,16 @@ class DonorSettings(CountSettings):
     """How much is made, and how often each donor may serve."""
 
     uses: Annotated[int, Option("How often one donor may be used.", low=1, high=10**6, advanced=True)] = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateDonorSettings(DonorSettings):
+    """How the donors of candidates are used."""
+
+    kept_only: Annotated[
+        bool,
+        Option("Use only candidates that somebody kept; otherwise all that nobody dropped.", label="Kept only"),
+    ] = False
 
 
 S = TypeVar("S", bound=DonorSettings)
@@ -130,7 +137,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             if uses[donor] >= settings.uses:
                 laid = USED_UP
             elif settings.per_image is not None and here[site.image] >= settings.per_image:
-                laid = FULL
+                laid = IMAGE_FULL
             else:
                 laid = self._checked(site, target, giver, settings)
                 if isinstance(laid, Change) and taken.touches(target, laid):
@@ -155,7 +162,8 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             yield Event("Placing nuclei", done, len(items), preview=preview, made=(laid,))
 
     def place(self, work: Work, sites: Sequence[Candidate], settings: S) -> Job[list[Change | str]]:
-        """As ``Placing.place``; each is laid as if it were alone."""
+        """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
+        check_candidates(work.dataset, sites)
         images = ImageCache(work.dataset)
         taken = Taken(change for change in work.before() if change.in_place)
         placed: list[Change | str] = []
@@ -208,24 +216,29 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
         )
 
 
-def kept_candidates(work: Work, method: str) -> list[Candidate]:
-    """Candidates of the study, by rank, that nobody dropped and that ``method`` has not placed before.
+def kept_candidates(work: Work, method: str, kept_only: bool = False) -> list[Candidate]:
+    """Candidates of the study, by rank, that may be used and that ``method`` has not placed before.
+
+    Parameters
+    ----------
+    work : Work
+    method : str
+    kept_only : bool
+        Those alone that somebody kept; otherwise all that nobody dropped.
 
     Raises
     ------
     HistomixError
         If an image of theirs is not in the training split.
     """
-    decisions = work.decisions.get("candidate", {})
-    used = used_ranks(work, method)
+    decisions, used = work.decisions.get("candidate", {}), used_ranks(work, method)
+    wanted = {"keep"} if kept_only else {"keep", None}
     candidates = [
         candidate
         for candidate in work.store.candidates()
-        if decisions.get(candidate.rank) != "drop" and candidate.rank not in used
+        if decisions.get(candidate.rank) in wanted and candidate.rank not in used
     ]
-    training = {entry.source.image for entry in work.dataset.training}
-    if outside := {place.image for each in candidates for place in (each.donor, each.target)} - training:
-        raise HistomixError(f"The image {min(outside)} is not in the training split; find candidates again.")
+    check_candidates(work.dataset, candidates)
     return candidates
 
 
@@ -312,7 +325,7 @@ def lay_donor(
     """
     rng = np.random.default_rng(site.seed)
     turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
-    own, image = cut_donor(giver, site.donor), target.image
+    own, image = cut_donor(giver.image, site.donor), target.image
     crop = own.at_scale(image.mpp).turned(turns, mirrored)
     if not crop.nucleus.any():
         return TOO_SMALL
@@ -347,17 +360,14 @@ def inside(window: tuple[slice, slice], shape: tuple[int, ...]) -> bool:
 
 def donor_pixel(record: Record, row: int, col: int) -> dict[str, Any]:
     """Where the donor's pixel at a point of the target image lay, by what ``lay_donor`` wrote down."""
-    made = record.provenance
-    top, left, height, width = made["crop"]
-    shape = (height, width) if made["scale"] == 1 else resampled_shape((height, width), made["scale"])
-    place = before_turn(row - made["shift"][0], col - made["shift"][1], shape, made["quarter_turns"], made["mirrored"])
-    there = [unscaled(at, size, scaled) for at, size, scaled in zip(place, (height, width), shape, strict=True)]
-    return {"image": record.source("donor")["image"], "x": left + there[1], "y": top + there[0], "stain": made["stain"]}
-
-
-def unscaled(place: int, size: int, scaled: int) -> float:
-    """Where a pixel of a row that was resampled from ``size`` to ``scaled`` pixels was; pixels go by their centers."""
-    return place if size == scaled else round((place + 0.5) * size / scaled - 0.5, 2)
+    donor, (y, x) = record.source("donor"), place_in_donor(record.provenance, row, col)
+    return {
+        "image": donor["image"],
+        "x": x,
+        "y": y,
+        "donor_instance": donor["item"],
+        "stain": record.provenance["stain"],
+    }
 
 
 def in_place(

@@ -61,24 +61,6 @@ def plain_facts(method: str, settings: Any, sources: Mapping[str, Any]) -> dict[
     return {"method": method, "settings": recorded, "sources": dict(sources), "versions": versions}
 
 
-def plain_facts(method: str, settings: Any, sources: Mapping[str, Any]) -> dict[str, Any]:
-    """How something was made without a model.
-
-    Parameters
-    ----------
-    method : str
-        The method's title.
-    settings : object
-        The method's settings.
-    sources : mapping
-        Facts of the source images, by role (``datasets.image_facts``).
-    """
-    from napari_histomix.diffusion.environment import versions
-
-    recorded = plain(settings, recorded_only=True)
-    return {"method": method, "settings": recorded, "sources": dict(sources), "versions": versions()}
-
-
 def making_facts(
     method: str, sampler: str, stages: Mapping[str, Sampler], model: AnyModel, device: str
 ) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.exchanging import Swap, lay_all, paste_all
 from napari_histomix.compositing.replacement import Pose, lay, pose_of
 from napari_histomix.datasets import Dataset
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work
+from napari_histomix.methods.deriving import fresh_name
 from napari_histomix.methods.provenance import making_facts, mask_facts, painter, painter_facts
 from napari_histomix.methods.record import Record
 from napari_histomix.methods.segment_stage import SegmentPoolStage, read_image
@@ -274,20 +275,11 @@ def plan_mixes(
                 continue
             made += 1
             target = pool.images[image].source.image
-            name = _free_name(f"{target} mix {made}", names)
+            name = fresh_name(names, f"{target} mix {made}")
             names.add(name)
             temperature = float(choice.pool_draw.temperature)
             plans.append(MixPlan(name, kind, target, seed, exchanges, temperature, len(plans)))
     return Plan(tuple(plans), total, refusals)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    """A name, with a number behind it where it is taken."""
-    free, again = name, 1
-    while free in taken:
-        again += 1
-        free = f"{name}-{again}"
-    return free
 
 
 def donor_choice(pool: SegmentPool, members: NDArray[np.intp], kind: str, settings: USegMixSettings) -> DonorChoice:

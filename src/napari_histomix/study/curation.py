@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_histomix.records import HistomixError
 from napari_histomix.segmentation.pool import DECIDED, UNDECIDED, SegmentPool, decided, drawable
-from napari_histomix.study.decision_log import Entry, items_of
+from napari_histomix.study.decision_log import Entry, Subject, items_of
 from napari_histomix.study.store import Study
 
 Numbers = NDArray[np.intp]
@@ -120,7 +120,7 @@ class Curation:
 
     def _load(self) -> None:
         """Read all decisions from the study."""
-        subjects = ("segment", "segment class")
+        subjects: tuple[Subject, ...] = ("segment", "segment class")
         decision, kind = decided(self.pool, {subject: self.study.decisions(subject) for subject in subjects})
         tags = np.zeros(len(self), np.int32)
         for number, word in self.study.decisions("segment tags").items():

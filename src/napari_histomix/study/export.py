@@ -10,13 +10,13 @@ from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.card import models_of, write_card
 from napari_histomix.datasets.copies import check_leaks
 from napari_histomix.datasets.dataset_writer import check_place, described
-from napari_histomix.datasets.formats import FORMATS, format_of
+from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS, format_of
 from napari_histomix.datasets.splits import check_splits, few
 from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Change, Event, HistomixError, Job
 from napari_histomix.study.charts import change_sheet, class_chart
-from napari_histomix.study.export_images import CLASS_FOLDERS, ORIGIN, SHARES, Augmented, colors
+from napari_histomix.study.export_images import ORIGIN, SHARES, Augmented, colors
 from napari_histomix.study.manifest import (
     FILE,
     manifest_of,
@@ -179,7 +179,7 @@ def formats_for(dataset: Dataset) -> tuple[str, ...]:
     >>> formats_for(load_sample())[0]
     'hovernet'
     """
-    nuclei = [known.name for known in FORMATS.values() if known.writes and known.name != CLASS_FOLDERS]
+    nuclei = [known.name for known in FORMATS.values() if known.writes and known.holds == "nuclei"]
     return (*(nuclei if dataset.has_nuclei else ()), *((CLASS_FOLDERS,) if dataset.has_kinds else ()))
 
 

@@ -12,20 +12,19 @@ from typing import Any
 import numpy as np
 
 from napari_histomix.compositing.composing import Synthetic, compose, new_image
-from napari_histomix.datasets import SYNTHETIC_NOTICE, Dataset, Entry, class_folders
-from napari_histomix.datasets.dataset_writer import SyntheticFlags, WrittenDataset, copy_notices, described, write_csv
+from napari_histomix.datasets import SYNTHETIC_NOTICE, Dataset, Entry
+from napari_histomix.datasets.dataset_writer import WrittenDataset, copy_notices, described
 from napari_histomix.datasets.entries import palette
-from napari_histomix.datasets.formats.ignore_band import class_map, write_ignore
-from napari_histomix.datasets.image_facts import labels_sha256
-from napari_histomix.datasets.pixels import pixels_sha256
-from napari_histomix.datasets.writing import write_png
+from napari_histomix.datasets.formats import CLASS_FOLDERS
+from napari_histomix.datasets.pixels import labels_sha256, pixels_sha256
+from napari_histomix.datasets.tables import write_table
+from napari_histomix.datasets.writing import class_map, write_ignore, write_png
 from napari_histomix.records import INPAINTED, KEEP, Change, HistomixError, LabeledImage
 
 ORIGIN = "origin"
 """Folder of the origin maps."""
 SHARES = "class_shares.csv"
 """Table of the images that are of several classes at once."""
-CLASS_FOLDERS = class_folders.NAME
 
 _ORIGIN_NOTICE = "Origin map: 0 real, 1 donor, 2 inpainted"
 
@@ -39,9 +38,8 @@ def colors(dataset: Dataset, format: str) -> dict[str, tuple[int, int, int]]:
 
 def dataset_writer(folder: Path, name: str, dataset: Dataset, format: str) -> WrittenDataset:
     """What writes the images of a dataset in a format."""
-    if format == CLASS_FOLDERS:
-        return class_folders.Writer(folder, name)  # type: ignore[return-value]
-    return WrittenDataset(folder, name, dataset.classes, format)
+    kinds = dataset.kinds if format == CLASS_FOLDERS else ()
+    return WrittenDataset(folder, name, dataset.classes, format, kinds)
 
 
 class Augmented:
@@ -98,7 +96,6 @@ class Augmented:
         self.skipped: dict[str, str] = {}
         self._needed = {change.image for change in changes}
         self._names = {known.number: known.name for known in dataset.classes}
-        self._flags = SyntheticFlags(dataset)
         # Several images may be derived from one.
         self._read = lru_cache(4)(dataset.read)
         self._written = dataset_writer(folder, self.name, dataset, format)
@@ -126,7 +123,7 @@ class Augmented:
         if changes:
             sha256 = _check_unchanged(target, changes)
             return self._add(compose(target, changes), name, sha256, changes)
-        flagged = piece.synthetic or self._flags.of(piece)
+        flagged = piece.synthetic
         origin = np.zeros(target.instances.shape, np.uint8)
         self._add_image(Synthetic(target, origin), flagged, piece.image)
         return target
@@ -201,7 +198,7 @@ class Augmented:
         self._written.finish(**described(self.dataset.root), notice=SYNTHETIC_NOTICE, format=self.format)
         copy_notices(self.dataset.root, self.folder)
         if self.soft:
-            write_csv(self.folder / SHARES, ("image", "class", "share"), self.soft)
+            write_table(self.folder / SHARES, ("image", "class", "share"), self.soft)
 
 
 def _check_unchanged(target: LabeledImage, changes: Sequence[Change]) -> str:

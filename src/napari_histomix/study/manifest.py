@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_histomix import __version__
-from napari_histomix.datasets.dataset_writer import write_csv
-from napari_histomix.datasets.relocation import way_to
+from napari_histomix.datasets import tables
+from napari_histomix.datasets.opening import way_to
 from napari_histomix.datasets.run_lengths import mask_text
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.methods import method_of
@@ -107,7 +107,7 @@ def write_table(path: Path, records: Iterable[Record]) -> None:
     """Write records as a table: nested values as columns such as ``target_row`` and ``provenance_stain_gain``."""
     rows = [dict(_unfold(_flat(record.content))) for record in records]
     header = list(dict.fromkeys(key for row in rows for key in row))
-    write_csv(path, header, [[row.get(key, "") for key in header] for row in rows])
+    tables.write_table(path, header, [[row.get(key, "") for key in header] for row in rows])
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:

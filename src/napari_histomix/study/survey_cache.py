@@ -21,6 +21,7 @@ def keep_survey(folder: Path, survey: Survey) -> None:
             "counts": {int(kind): int(count) for kind, count in survey.counts[name].items()},
             "shape": survey.shapes[name],
             "sha256": survey.hashes[name],
+            "synthetic": {int(kind): int(count) for kind, count in survey.synthetic.get(name, {}).items()},
         }
         for name, stamp in survey.stamps.items()
     }
@@ -44,6 +45,11 @@ def kept_survey(folder: Path) -> Survey | None:
             {name: (int(one["shape"][0]), int(one["shape"][1])) for name, one in images.items()},
             {name: str(one["sha256"]) for name, one in images.items()},
             {name: str(one["stamp"]) for name, one in images.items()},
+            {
+                name: Counter({int(kind): int(n) for kind, n in one["synthetic"].items()})
+                for name, one in images.items()
+                if one.get("synthetic")
+            },
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from dataclasses import astuple, fields
 from pathlib import Path
 
+from napari_histomix.datasets.tables import read_table, write_new_table
 from napari_histomix.records import Candidate, HistomixError, Location
 
 PLACE = [field.name for field in fields(Location)]
@@ -21,21 +21,18 @@ def write_candidates(path: Path, candidates: Iterable[Candidate], *, replace: bo
     HistomixError
         If the file is there already (unless ``replace``) or cannot be written.
     """
-    if path.exists() and not replace:
-        raise HistomixError(f"{path} already exists; name a new file.")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(HEADER)
-            for one in candidates:
-                scores = f"{one.log_likelihood:.6f}", f"{one.percentile:.3f}"
-                writer.writerow([one.rank, *astuple(one.target), *scores, *astuple(one.donor), ""])
-        part.replace(path)
-    except OSError as error:
-        raise HistomixError(f"{path} could not be written ({error.strerror}); choose another place.") from None
-    finally:
-        part.unlink(missing_ok=True)
+    rows = (
+        [
+            candidate.rank,
+            *astuple(candidate.target),
+            f"{candidate.log_likelihood:.6f}",
+            f"{candidate.percentile:.3f}",
+            *astuple(candidate.donor),
+            "",
+        ]
+        for candidate in candidates
+    )
+    write_new_table(path, HEADER, rows, replace=replace)
 
 
 def read_candidates(path: Path) -> list[Candidate]:
@@ -46,32 +43,24 @@ def read_candidates(path: Path) -> list[Candidate]:
     HistomixError
         If the file cannot be read or is not such a table.
     """
-    found = []
+    table = read_table(path, *HEADER[:-1])
+    candidates = []
     ranks: set[int] = set()
-    reader: csv.DictReader[str] | None = None
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            if missing := sorted(set(HEADER[:-1]) - set(reader.fieldnames or ())):
-                raise ValueError(f"there is no column {missing[0]!r}")
-            for row in reader:
-                target, donor = (_location(row, prefix) for prefix in ("", "donor_"))
-                candidate = Candidate(
-                    int(row["rank"]), target, donor, float(row["log_likelihood"]), float(row["percentile"])
-                )
-                if candidate.rank in ranks:
-                    raise ValueError(f"there is another of rank {candidate.rank}")
-                ranks.add(candidate.rank)
-                if (row.get("decision") or "").strip().lower() != "drop":
-                    found.append(candidate)
-    except OSError as error:
-        raise HistomixError(f"{path} cannot be read ({error.strerror}).") from None
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise HistomixError(
-            f"{path}, line {reader.line_num if reader else 1}, is not a candidate ({error}); "
-            "use a file made by 'histomix candidates'."
-        ) from None
-    return found
+    for line, cells in table.rows:
+        try:
+            target, donor = (_location(cells, prefix) for prefix in ("", "donor_"))
+            scores = float(cells["log_likelihood"]), float(cells["percentile"])
+            candidate = Candidate(int(cells["rank"]), target, donor, *scores)
+            if candidate.rank in ranks:
+                raise ValueError(f"there is another of rank {candidate.rank}")
+        except ValueError as error:
+            raise HistomixError(
+                f"{path}, line {line}, is not a candidate ({error}); use a file made by 'histomix candidates'."
+            ) from None
+        ranks.add(candidate.rank)
+        if cells.get("decision", "").casefold() != "drop":
+            candidates.append(candidate)
+    return candidates
 
 
 def _location(row: dict[str, str], prefix: str) -> Location:

@@ -11,7 +11,6 @@ from qtpy.QtCore import QSignalBlocker, Qt, QTimer, QUrl
 from qtpy.QtGui import QDesktopServices, QPixmap, QShowEvent
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_histomix.datasets import class_folders
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.study.export_plan import ExportPlan, bytes_text
 from napari_histomix.widgets.base import ACCENT, SPACE, Note, Panel, RunBar, form, heading, narrow, rgb, row
@@ -270,8 +269,8 @@ class ExportPanel(Panel):
     def _offer_formats(self) -> None:
         dataset, chosen = self.session.dataset, self.format.currentData()
         nuclei, kinds = (dataset.has_nuclei, dataset.has_kinds) if dataset is not None else (False, False)
-        formats = [(known.title, known.name) for known in FORMATS.values() if known.writes and nuclei]
-        formats += [(class_folders.TITLE, class_folders.NAME)] if kinds else []
+        held = {"nuclei": nuclei, "kinds": kinds}
+        formats = [(known.title, known.name) for known in FORMATS.values() if known.writes and held[known.holds]]
         with QSignalBlocker(self.format):
             self.format.clear()
             for title, name in formats:

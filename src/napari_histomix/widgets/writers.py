@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from napari_histomix.datasets.entries import classes_of, numbered_classes, palette
 from napari_histomix.datasets.formats import format_of
-from napari_histomix.datasets.formats.geojson import write_features
+from napari_histomix.datasets.formats.qupath import write_features
 from napari_histomix.datasets.formats.tiff_pairs import smallest_ids, write_tiff
 from napari_histomix.datasets.pixels import as_ids
-from napari_histomix.datasets.plain import whole_number
+from napari_histomix.datasets.tables import whole_number
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, safe_name, write_png
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
 from napari_histomix.widgets.rgb_layers import micrometers, pixels_of
@@ -32,7 +32,7 @@ NUCLEUS = "nucleus"
 def write_geojson(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Write a Labels layer as QuPath's GeoJSON: detections in the colors of their classes."""
     image, classes, scaled = _labeled(data, meta)
-    write_features(Path(path), image, classes, synthetic=is_synthetic(meta), measured=scaled)
+    write_features(Path(path), image, classes, measured=scaled)
     return [path]
 
 
@@ -111,7 +111,20 @@ def _labeled(data: Any, meta: Mapping[str, Any]) -> tuple[LabeledImage, tuple[Nu
     types = {one: numbers[kinds.get(one, NUCLEUS).casefold()] for one in ids}
     pixels = np.full((*instances.shape, 3), 255, np.uint8)
     name = safe_name(str(_about(meta).get("image") or meta["name"]))
-    return LabeledImage(pixels, instances, types, mpp or 1.0, Source("", name)), classes, mpp is not None
+    # A layer says of its image as a whole that it is synthetic, unless its features say it of each label.
+    flags = _flags(meta)
+    synthetic = frozenset(ids if flags is None and is_synthetic(meta) else (flags or frozenset()) & set(ids))
+    image = LabeledImage(pixels, instances, types, mpp or 1.0, Source("", name), synthetic=synthetic)
+    return image, classes, mpp is not None
+
+
+def _flags(meta: Mapping[str, Any]) -> frozenset[int] | None:
+    """The labels that a feature ``synthetic`` flags; None where there is no such feature."""
+    features = meta.get("features")
+    if features is None or "synthetic" not in features:
+        return None
+    ids = features["index"] if "index" in features else range(len(features))
+    return frozenset(int(number) for number, flag in zip(ids, features["synthetic"], strict=True) if flag == True)  # noqa: E712
 
 
 def _kinds(meta: Mapping[str, Any]) -> dict[int, str]:

@@ -13,8 +13,7 @@ from PIL import Image
 from round_trips import same, written
 
 from napari_histomix.datasets import load_sample, open_dataset
-from napari_histomix.datasets.formats.coco import Writer
-from napari_histomix.datasets.formats.coco_masks import Nucleus, filled, segmentation
+from napari_histomix.datasets.formats.coco import Nucleus, Writer, filled, segmentation
 from napari_histomix.datasets.formats.polygons import Canvas
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.records import HistomixError

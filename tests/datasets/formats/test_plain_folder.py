@@ -8,9 +8,8 @@ from PIL import Image
 from round_trips import same, written
 
 from napari_histomix.datasets import load_sample, open_dataset
-from napari_histomix.datasets.formats.ignore_band import class_map, write_ignore
-from napari_histomix.datasets.formats.plain_folder import Writer
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
+from napari_histomix.datasets.formats.plain import Writer
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, class_map, write_ignore
 from napari_histomix.records import HistomixError
 
 

@@ -4,8 +4,9 @@ A format's module has any of these:
 
 - ``recognizes(root: Path) -> bool``: whether a folder is of this format, by its listing and the first bytes of a file;
 - ``open(root: Path, mpp: float | None) -> Dataset``: only a listing, with a ``Layout`` that reads image by image;
-- ``Writer(folder: Path, name: str, classes: Sequence[NucleusClass])`` with ``add(image: LabeledImage, *,
-  synthetic: bool) -> None`` and ``finish() -> None``: writes into a folder that is there and empty.
+- ``Writer(folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ())`` with ``add(image:
+  LabeledImage, *, synthetic: bool, original: Path | None = None) -> str`` and ``finish() -> None``: writes into a
+  folder that is there and empty. ``datasets.dataset_writer.WrittenDataset`` adds what all formats share.
 
 Readers raise HistomixError for whatever a file may hold, and nothing else; they never unpickle, and take no path from
 a file.
@@ -17,18 +18,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 
 class Writer(Protocol):
-    """Writes labeled images in one format."""
+    """Writes images in one format."""
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None: ...
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None: ...
 
-    def add(self, image: LabeledImage, *, synthetic: bool) -> None:
-        """Write one image."""
+    def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
+        """Write one image, whose file is ``original`` if it is unchanged; returns the name or path that it got."""
 
     def finish(self) -> None:
         """Write what comes after all images."""
@@ -36,11 +37,15 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format by its name on the command line and its title in a window."""
+    """A format by its name on the command line and its title in a window.
+
+    ``holds`` says what its images have: labeled nuclei, or a class each as a whole (kinds).
+    """
 
     name: str
     title: str
     module: str
+    holds: Literal["nuclei", "kinds"] = "nuclei"
     reads: bool = True
     writes: bool = True
 
@@ -57,7 +62,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     one.name: one
     for one in (
-        Format("hovernet", "HoVer-Net, CoNSeP, GLySAC (.mat)", "hovernet_mat", reads=False),
+        Format("hovernet", "HoVer-Net, CoNSeP, GLySAC (.mat)", "hovernet"),
         Format("hovernet-json", "HoVer-Net output (.json)", "hovernet_json"),
         Format("pannuke", "PanNuke (.npy)", "pannuke"),
         Format("aperio-xml", "MoNuSAC, MoNuSeg, Kumar (.xml)", "aperio_xml"),
@@ -66,15 +71,21 @@ FORMATS: dict[str, Format] = {
         Format("yolo", "YOLO segmentation", "yolo"),
         Format("tiff-pairs", "StarDist, Cellpose (TIFF pairs)", "tiff_pairs"),
         Format("ome-zarr", "OME-Zarr labels", "ome_zarr"),
-        Format("plain", "Images, label images and a table", "plain_folder", reads=False),
+        Format("plain", "Images, label images and a table", "plain"),
+        Format("class-folders", "Class folders", "class_folders", holds="kinds"),
     )
 }
-"""By name. HoVer-Net's layout and the plain one are read by ``datasets.opening``."""
+"""By name, in the order in which they are tried: the plain layout takes what no other has recognized."""
 
 
-def recognized(root: Path) -> Format | None:
-    """The format of a folder; None if it is none of those that have a reader here."""
-    return next((one for one in FORMATS.values() if one.reads and one.reader().recognizes(root)), None)
+CLASS_FOLDERS = "class-folders"
+"""The format of images that have a class each."""
+
+
+def recognized(root: Path, holds: str = "nuclei") -> Format | None:
+    """The format of a folder among those that hold nuclei, or kinds; None if it is none of them."""
+    candidates = (format for format in FORMATS.values() if format.reads and format.holds == holds)
+    return next((format for format in candidates if format.reader().recognizes(root)), None)
 
 
 def format_of(name: str) -> Format:

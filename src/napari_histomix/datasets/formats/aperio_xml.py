@@ -30,10 +30,8 @@ from napari_histomix.datasets.entries import (
     split_name,
     tcga_origin,
 )
-from napari_histomix.datasets.formats.image_writer import ImageWriter
 from napari_histomix.datasets.formats.polygons import Ring, as_ring, one_ring, paint, shapes_of
 from napari_histomix.datasets.formats.reading import begins_with, check_size, read_xml, whole_id
-from napari_histomix.datasets.formats.tiff_pairs import write_tiff
 from napari_histomix.datasets.listing import (
     SPLIT_FOLDERS,
     dataset_name,
@@ -43,7 +41,7 @@ from napari_histomix.datasets.listing import (
     subfolder,
 )
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, safe_name
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, Names, safe_name, write_tiff
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 NUCLEUS = "nucleus"
@@ -243,7 +241,7 @@ class Writer(ImageWriter):
     the same: its rings are joined along pixel borders (``polygons.one_ring``).
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None:
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
         super().__init__(folder, name, classes)
         self._names = Names("annotations", "images", "labels", "json", "origin", "ignore", *SPLIT_FOLDERS)
         self._folders: dict[str, str] = {}

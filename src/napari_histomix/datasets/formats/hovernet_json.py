@@ -27,7 +27,6 @@ from napari_histomix.datasets.entries import (
     numbered_classes,
     read_json_object,
 )
-from napari_histomix.datasets.formats.image_writer import ImageWriter
 from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of
 from napari_histomix.datasets.formats.reading import (
     MAX_JSON,
@@ -38,7 +37,6 @@ from napari_histomix.datasets.formats.reading import (
     read_json,
     whole_id,
 )
-from napari_histomix.datasets.hovernet import write_type_info
 from napari_histomix.datasets.listing import (
     UNCLASSIFIED,
     UNCLASSIFIED_COLOR,
@@ -48,6 +46,7 @@ from napari_histomix.datasets.listing import (
     matched,
     subfolder,
 )
+from napari_histomix.datasets.writing import ImageWriter, write_type_info
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 _JSON = frozenset({".json"})

@@ -19,14 +19,26 @@ from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import Entry, Problem, Row, about, read_json_object
-from napari_histomix.datasets.formats.image_writer import check_classes
-from napari_histomix.datasets.formats.npy import GrowingNpy, open_npy
 from napari_histomix.datasets.formats.reading import check_size
-from napari_histomix.datasets.formats.tiles import TILES, Piece, cut, read_tiles, size_of, write_tiles
-from napari_histomix.datasets.hovernet import class_table, write_dataset_json
+from napari_histomix.datasets.formats.tiles import (
+    TILES,
+    GrowingNpy,
+    Piece,
+    cut,
+    open_npy,
+    read_tiles,
+    size_of,
+    write_tiles,
+)
 from napari_histomix.datasets.listing import dataset_name, described_classes, listed
 from napari_histomix.datasets.pixels import as_ids
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, check_name
+from napari_histomix.datasets.writing import (
+    SYNTHETIC_NOTICE,
+    check_classes,
+    check_name,
+    class_table,
+    write_dataset_json,
+)
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 CLASSES = (
@@ -234,15 +246,15 @@ class Writer:
         If a class is none of PanNuke's.
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None:
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
         self.folder, self.name = folder, name
         self._kinds = {one.number: pannuke_class(one.name) for one in classes}
         self._classes = tuple(classes)
         self._folds: dict[str, _WrittenFold] = {}
         self._pieces: list[tuple[str, Piece, bool]] = []
 
-    def add(self, image: LabeledImage, *, synthetic: bool) -> None:
-        """Write the tiles of one image.
+    def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
+        """Write the tiles of one image; returns its name.
 
         Raises
         ------
@@ -259,14 +271,15 @@ class Writer:
         channels = np.zeros(len(ids) + first, np.int64)
         channels[1:] = [self._kinds[image.types[one]] - 1 for one in ids.tolist() if one]
         rows, cols = numbered.shape
-        for row, col, pixels, tile, original in cut(image.pixels, numbered, SIDE):
+        for row, col, pixels, tile, unmirrored in cut(image.pixels, numbered, SIDE):
             maps = np.zeros((SIDE, SIDE, len(CLASSES) + 1), np.int32)
-            np.put_along_axis(maps, channels[original][..., None], tile[..., None], axis=2)
+            np.put_along_axis(maps, channels[unmirrored][..., None], tile[..., None], axis=2)
             maps[..., -1] = tile == 0
             place = (row, col, min(SIDE, rows - row), min(SIDE, cols - col))
             self._pieces.append((name, Piece(f"fold{fold.number}", fold.images.count, *place, image.mpp), synthetic))
             fold.images.append(pixels)
             fold.masks.append(maps)
+        return name
 
     def _fold(self, split: str) -> _WrittenFold:
         if split not in self._folds:

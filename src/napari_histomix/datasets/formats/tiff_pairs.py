@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
-from napari_histomix.datasets import plain
-from napari_histomix.datasets.dataset import Dataset, ImageFiles, LabelFiles
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
@@ -30,8 +27,8 @@ from napari_histomix.datasets.entries import (
     read_json_object,
     split_name,
 )
-from napari_histomix.datasets.formats.image_writer import ImageWriter
-from napari_histomix.datasets.formats.type_table import TypeTable
+from napari_histomix.datasets.formats import plain
+from napari_histomix.datasets.formats.plain import LabelFiles, TypeTable
 from napari_histomix.datasets.listing import (
     SPLIT_FOLDERS,
     dataset_name,
@@ -42,7 +39,7 @@ from napari_histomix.datasets.listing import (
     subfolder,
 )
 from napari_histomix.datasets.pixels import read_label_image
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, smallest_ids, write_tiff
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 _MASKS = ("_masks", "_cp_masks")
@@ -73,7 +70,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
                 if image in files:
                     raise HistomixError(f"{root} has two images named {image!r}; rename one, and its labels with it.")
                 files[image], said[image] = pair, Row(split=split)
-    table = root / plain.TABLE
+    table = root / plain.TYPES_TABLE
     classes = described_classes(root, described)
     layout: LabelFiles | Untyped
     if table.is_file():
@@ -87,8 +84,8 @@ def open(root: Path, mpp: float | None) -> Dataset:
         classes = classes or (NucleusClass(1, "nucleus", palette(1)[0]),)
         if len(classes) > 1:
             raise HistomixError(
-                f"{root} has {len(classes)} classes but nothing says which nucleus is of which; add {plain.TABLE} with "
-                "the columns image, instance, type."
+                f"{root} has {len(classes)} classes but nothing says which nucleus is of which; add "
+                f"{plain.TYPES_TABLE} with the columns image, instance, type."
             )
         layout = Untyped(classes[0].number)
     name = dataset_name(root, described)
@@ -159,7 +156,7 @@ def _types(
 class Writer(ImageWriter):
     """Writes ``images/NAME.tif`` and ``masks/NAME.tif``, the classes beside them, and ``dataset.json``."""
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None:
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
         super().__init__(folder, name, classes)
         self._table = TypeTable(folder, classes)
         for part in ("images", "masks"):
@@ -183,14 +180,3 @@ class Writer(ImageWriter):
         """Write ``dataset.json``, ``types.csv`` and ``type_info.json``."""
         super().finish()
         self._table.write()
-
-
-def write_tiff(path: Path, array: NDArray[np.generic], **tags: Any) -> None:
-    """Write RGB (H, W, 3) or ids (H, W) as a TIFF whose bytes depend on the arguments alone."""
-    photometric = "rgb" if array.ndim == 3 else "minisblack"
-    tifffile.imwrite(path, array, photometric=photometric, compression="zlib", metadata=None, software=False, **tags)
-
-
-def smallest_ids(instances: NDArray[np.int32]) -> NDArray[np.uint16] | NDArray[np.int32]:
-    """Ids in 16 bits where they fit."""
-    return instances.astype(np.uint16) if instances.max(initial=0) <= np.iinfo(np.uint16).max else instances

@@ -30,7 +30,6 @@ from napari_histomix.datasets.entries import (
     read_json_object,
     split_name,
 )
-from napari_histomix.datasets.formats.image_writer import ImageWriter
 from napari_histomix.datasets.formats.polygons import one_ring, paint, shapes_of
 from napari_histomix.datasets.formats.reading import check_size, read_bytes
 from napari_histomix.datasets.listing import (
@@ -41,7 +40,7 @@ from napari_histomix.datasets.listing import (
     matched,
     subfolder,
 )
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, safe_name, write_png
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name, write_png
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 _TXT = frozenset({".txt"})
@@ -194,7 +193,7 @@ class Writer(ImageWriter):
     Ultralytics' own converter joins parts; those programs see bridges of one pixel. data.yaml says how many they are.
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass]) -> None:
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
         super().__init__(folder, name, classes)
         self._indices = {one.number: index for index, one in enumerate(self.classes)}
         self._splits: set[str] = set()

@@ -73,6 +73,8 @@ def look(dataset: Dataset, kinds: Collection[int], places: Iterable[SourceRef], 
         on_tissue = tissue(image)
         nuclei = []
         for one in nucleus_locations(image, kinds, ()):
+            if _shows_synthetic(image, one, side):
+                continue
             contrast = _contrast(image, on_tissue, one)
             if contrast is not None:
                 nuclei.append(one)
@@ -81,6 +83,14 @@ def look(dataset: Dataset, kinds: Collection[int], places: Iterable[SourceRef], 
         sums = np.asarray(cv2.integral(on_tissue.astype(np.uint8)), np.int64)
         found.tissue.update((place_of(one), _share(sums, one, side)) for one in (*nuclei, *asked.get(name, ())))
     return found
+
+
+def _shows_synthetic(image: LabeledImage, one: Location, side: int) -> bool:
+    """Whether a crop around a real nucleus, wherever that lies in it, could show a synthetic one."""
+    if not image.synthetic:
+        return False
+    window = tuple(slice(max(0, round(at) - side), round(at) + side + 1) for at in (one.row, one.col))
+    return bool(np.isin(image.instances[window], list(image.synthetic)).any())
 
 
 def _contrast(image: LabeledImage, on_tissue: Mask, one: Location) -> float | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from napari_histomix.datasets.tables import write_table
 from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.evaluation.reader_test.answers import ANSWER_WORDS, read_answers
 from napari_histomix.evaluation.reader_test.figures import Estimate
@@ -76,10 +76,7 @@ def _write_csv(path: Path, kind: type[Any], rows: Sequence[Any]) -> None:
             header += [word.replace(" ", "_") for word in ANSWER_WORDS.values()]
         else:
             header.append(field.name)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(header)
-        table.writerows([_cells(row) for row in rows])
+    write_table(path, header, map(_cells, rows))
 
 
 def _cells(row: Any) -> list[Any]:
@@ -95,44 +92,34 @@ def _cells(row: Any) -> list[Any]:
     return [UNKNOWN if one is None else round(one, 6) if isinstance(one, float) else one for one in cells]
 
 
+_ANSWER_COLUMNS = (
+    "reader",
+    "crop",
+    "answer",
+    "words",
+    "ms",
+    "given",
+    "times",
+    "truth",
+    "method",
+    "class",
+    "cluster",
+    "facts",
+)
+
+
 def _write_answers(path: Path, answers: Answers, truths: Sequence[Truth]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(
-            [
-                "reader",
-                "crop",
-                "answer",
-                "words",
-                "ms",
-                "given",
-                "times",
-                "truth",
-                "method",
-                "class",
-                "cluster",
-                "facts",
-            ]
-        )
-        for reader, given in answers.items():
-            for one in given.values():
-                truth = truths[one.crop]
-                table.writerow(
-                    [
-                        reader,
-                        one.crop,
-                        one.answer,
-                        ANSWER_WORDS[one.answer],
-                        one.ms,
-                        one.given,
-                        one.times,
-                        "synthetic" if truth.synthetic else GENUINE,
-                        truth.method,
-                        truth.kind,
-                        truth.cluster,
-                        json.dumps(dict(truth.facts), ensure_ascii=False, sort_keys=True),
-                    ]
-                )
+    rows = []
+    for reader, given in answers.items():
+        for answer in given.values():
+            truth = truths[answer.crop]
+            words = ANSWER_WORDS[answer.answer]
+            said = "synthetic" if truth.synthetic else GENUINE
+            facts = json.dumps(dict(truth.facts), ensure_ascii=False, sort_keys=True)
+            times = answer.ms, answer.given, answer.times
+            about = truth.method, truth.kind, truth.cluster, facts
+            rows.append((reader, answer.crop, answer.answer, words, *times, said, *about))
+    write_table(path, _ANSWER_COLUMNS, rows)
 
 
 def report_lines(report: Report) -> list[str]:

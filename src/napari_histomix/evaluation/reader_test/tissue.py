@@ -137,7 +137,10 @@ def _partner(
     possible = [
         entry
         for entry in dataset.training
-        if entry.kind == kind_of(change) and entry.mpp == mpp and entry.source.image not in {*shown, change.image}
+        if not entry.synthetic
+        and entry.kind == kind_of(change)
+        and entry.mpp == mpp
+        and entry.source.image not in {*shown, change.image}
     ]
     order = [possible[index] for index in rng.permutation(len(possible))]
     for entry in sorted(order, key=lambda entry: donors[entry.source.image] > 0):

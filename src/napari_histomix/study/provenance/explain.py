@@ -16,10 +16,9 @@ from PIL import Image
 
 from napari_histomix.datasets import open_any
 from napari_histomix.datasets.card import models_of
-from napari_histomix.datasets.dataset_writer import is_flagged
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats.reading import read_json
-from napari_histomix.datasets.pixels import read_label_image
+from napari_histomix.datasets.pixels import is_flagged, read_label_image
 from napari_histomix.datasets.run_lengths import mask_of
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError

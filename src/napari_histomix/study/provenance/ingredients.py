@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_histomix.datasets import Dataset
-from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage
 from napari_histomix.study.provenance.recorded import Manifest, undamaged
 

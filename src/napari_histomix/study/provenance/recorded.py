@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix.datasets.formats.reading import read_json
-from napari_histomix.datasets.relocation import dataset_at
+from napari_histomix.datasets.opening import dataset_at
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.methods import OF_VERSION_3
 from napari_histomix.methods.record import Record

@@ -18,7 +18,7 @@ from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.loading import Moved, Opened, study_job
 from napari_histomix.widgets.mix.jobs import Donor, Target, Tissue, around
-from napari_histomix.widgets.mix.layers import MixLayers
+from napari_histomix.widgets.mix.layers import SegmentsLayer
 from napari_histomix.widgets.mix.preview import DonorGrid
 from napari_histomix.widgets.pool.loading import OpenedPool, pool_job
 from napari_histomix.widgets.pool.places import PoolPlaces
@@ -56,7 +56,7 @@ class MixPanel(Panel):
         self._donors: list[Donor] = []
         self._blending = -1
         self._rng = np.random.default_rng()
-        self.layers = MixLayers(self.viewer, self)
+        self.segments = SegmentsLayer(self.viewer, self)
         self.places = PoolPlaces(self.viewer, self)
         self.loader, self.previews = JobRunner(self), JobRunner(self)
         self.blender = JobRunner(self, window_of(self.viewer))
@@ -145,10 +145,11 @@ class MixPanel(Panel):
         self.blender.running_changed.connect(self._on_running)
         for runner in (self.runner, self.loader, self.previews, self.blender):
             runner.failed.connect(self._on_failed)
-        self.layers.selected.connect(self.choose)
+        self.segments.selected.connect(self.choose)
         self.places.clicked.connect(self.on_clicked)
         self.form.changed.connect(self._soon.start)
         self.session.study_changed.connect(self._on_study)
+        self.session.image_changed.connect(self._on_image)
 
     def sizeHint(self) -> QSize:
         """As the other docks."""
@@ -182,7 +183,7 @@ class MixPanel(Panel):
     def _on_opened(self, opened: Opened | Moved) -> None:
         if isinstance(opened, Moved):
             self.find_button.show()
-            self.complain(self.note, opened.sentence)
+            self.complain(self.note, f"The images of {opened.folder.name} are not where they were.")
             return
         self.session.take_opened(opened)
 
@@ -199,7 +200,7 @@ class MixPanel(Panel):
         self.loader.discard()
         self._soon.stop()
         self.tissue, self.target, self.number, self._wanted, self._blending = None, None, -1, 0, -1
-        self.layers.clear()
+        self.segments.clear()
         self.image.clear()
         self._clear()
         self.note.say("")
@@ -261,8 +262,9 @@ class MixPanel(Panel):
     def _on_target(self, target: Target) -> None:
         self.target = target
         self.note.say("")
-        self.layers.show_target(target.image, target.labels)
-        self.layers.mark(0)
+        self.session.show(target.image.source.image)
+        self.segments.show(target.image, target.labels)
+        self.segments.mark(0)
         label, self._wanted = self._wanted, 0
         if not target.numbers:
             self.about.setText("All segments of this image were dropped; keep some of them in HistoMix: Pool.")
@@ -276,12 +278,17 @@ class MixPanel(Panel):
         """Bring the target's image back onto the screen."""
         if self.target is None:
             return
-        if self.layers.layer("image") is None or self.layers.layer("segments") is None:
+        self.session.show(self.target.image.source.image)
+        if self.segments.layer is None:
             # A person removed it.
-            self.layers.show_target(self.target.image, self.target.labels)
-            self.layers.mark(self._label())
-        else:
-            self.layers.look()
+            self.segments.show(self.target.image, self.target.labels)
+            self.segments.mark(self._label())
+        self.segments.look()
+
+    def _on_image(self, name: str) -> None:
+        # Another image may lie in the same place.
+        if self.target is not None:
+            self.segments.look(name == self.target.image.source.image)
 
     def on_clicked(self, image: str, label: int) -> None:
         """A segment was clicked in the viewer."""
@@ -311,7 +318,7 @@ class MixPanel(Panel):
         if number == self.number and (self.previews.busy or self.grid.count):
             return
         self.number = number
-        self.layers.mark(label)
+        self.segments.mark(label)
         self._find_donors()
 
     def _label(self) -> int:
@@ -409,7 +416,8 @@ class MixPanel(Panel):
     def _on_failed(self, sentence: str) -> None:
         if self.target is None or self.grid.count == 0:
             self.about.setText(ASK if self.target is not None else "")
-        self.complain(self.note, sentence)
+        folder = self._folder
+        self.complain(self.note, sentence if folder is None else sentence.replace(str(folder), folder.name))
         self._update()
 
     def _update(self) -> None:

@@ -1,11 +1,10 @@
-"""Open images that carry one class each: folders of patches ``class_name/*.png``, or a CSV that names the classes."""
+"""Images that carry one class each: folders of patches ``class_name/*.png``, or a CSV that names the classes."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,88 +24,57 @@ from napari_histomix.datasets.entries import (
     split_name,
     tcga_origin,
 )
-from napari_histomix.datasets.listing import SPLIT_FOLDERS, TABLE, dataset_name, subfolder
-from napari_histomix.datasets.opening import NUCLEI_LAYOUTS, open_dataset
+from napari_histomix.datasets.formats.reading import read_bytes
+from napari_histomix.datasets.listing import SPLIT_FOLDERS, TABLE, RowDraft, dataset_name, is_synthetic, subfolder
 from napari_histomix.datasets.pixels import read_mpp
-from napari_histomix.datasets.plain import _Draft
-from napari_histomix.records import HistomixError, Source
+from napari_histomix.datasets.tables import Table, read_table
+from napari_histomix.datasets.writing import Names, safe_name, write_dataset_json, write_png
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
 
-_LAYOUTS = (
+LAYOUTS = (
     "expected one folder per class with its images in it (these folders may lie in Train, Val and Test), "
     f"or {TABLE} with the columns image and class"
 )
+RESERVED = ("origins.zip", TABLE, "dataset.json", "manifest.json", "README.md")
+"""Names beside the folders of the classes that no class may get."""
+
+_MAX_IMAGE = 2**31
+"""Bytes of an image file that is copied."""
 
 
-def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
-    """Open images that carry one class each; the layout is recognized.
-
-    Read are listings, JSON and CSV files, and image headers where nothing else says the scale.
-
-    Layouts: a CSV with the columns image (a path relative to the CSV, with or without suffix) and class, optionally
-    patient, slide, split and mpp; or one folder per class with its images (PNG, TIFF, JPEG), directly in the root or in
-    subfolders ``Train``, ``Val``, ``Test``. A CSV with a class column decides alone, and folders it does not speak of
-    are not read. One without it may stand beside class folders, for the other columns.
-
-    Image names are ``class/stem`` in class folders, and the CSV's own path without suffix. Where two splits have an
-    image of one name, the training split's keeps it and the others' begin with their split's folder.
-
-    Parameters
-    ----------
-    path : path
-        The dataset's root, or the CSV itself. In a root the CSV is ``images.csv``, or else the only CSV there.
-    mpp : float, optional
-        Micrometers per pixel of all images. Without it: the CSV, then ``dataset.json``, then the image's metadata.
-
-    Raises
-    ------
-    HistomixError
-        If the path is missing or of neither layout, the folder is a dataset of labeled nuclei, one of its JSON or CSV
-        files is broken, or no image could be used.
-    """
-    given = Path(path).expanduser()
-    if mpp is not None:
-        mpp = checked_mpp(mpp, "The scale given")
-    is_table = given.is_file() and given.suffix.casefold() == ".csv"
-    if not is_table and not given.is_dir():
-        what = "is a file but no CSV" if given.exists() else "does not exist"
-        raise HistomixError(f"{given} {what}; choose the folder that holds the class folders, or a CSV.")
-    try:
-        return _open(given.parent.resolve() if is_table else given.resolve(), given if is_table else None, mpp)
-    except OSError as error:
-        raise HistomixError(
-            f"{given} cannot be read ({error.strerror or error}); check that you may open it."
-        ) from None
+def recognizes(root: Path) -> bool:
+    """Whether a table gives images their classes, or they lie in a folder for each class."""
+    path = _find_table(root)
+    if path is not None:
+        with suppress(HistomixError):
+            if not read_table(path).missing("image", "class"):
+                return True
+    inside = _subfolders(root)
+    splits = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
+    classes = [path for path in inside if path not in splits and path.name.casefold() != "images"]
+    return any(map(_has_images, (*classes, *(path for split in splits for path in _subfolders(split)))))
 
 
-def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
-    """Open labeled nuclei in any format, or images that carry one class each, whatever a folder holds.
-
-    Parameters
-    ----------
-    path : path
-        As for ``open_dataset`` or `open_tissue`.
-    mpp : float, optional
-        Micrometers per pixel of all images, where nothing else says it.
+def open(root: Path, mpp: float | None) -> Dataset:
+    """List the images of a folder; see ``datasets.open_tissue``.
 
     Raises
     ------
     HistomixError
-        If the folder holds neither, or what it holds is broken.
+        If the folder is of no such layout, one of its JSON or CSV files is broken, or no image could be used.
     """
-    given = Path(path).expanduser()
-    if not given.is_dir():
-        # A CSV, or nothing that can be opened.
-        return open_tissue(given, mpp)
-    try:
-        return open_dataset(given, mpp)
-    except UnknownLayoutError as no_nuclei:
-        try:
-            return open_tissue(given, mpp)
-        except UnknownLayoutError:
-            raise HistomixError(
-                f"{given} holds neither labeled nuclei nor images with a class each; {NUCLEI_LAYOUTS}; "
-                f"or {_LAYOUTS.removeprefix('expected ')}."
-            ) from no_nuclei
+    return _open(root, None, mpp)
+
+
+def open_table(path: Path, mpp: float | None) -> Dataset:
+    """List the images that a table gives a class.
+
+    Raises
+    ------
+    HistomixError
+        As for `open`.
+    """
+    return _open(path.parent.resolve(), path, mpp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +92,15 @@ def _open(root: Path, given: Path | None, mpp: float | None) -> Dataset:
     described = read_json_object(root / "dataset.json")
     problems: list[Problem] = []
     path = given or _find_table(root)
-    table = _Table(path) if path else None
+    table = read_table(path) if path else None
     if table and given:
-        table.check_columns("image", "class")
+        table.require("image", "class")
     if table and {"image", "class"} <= table.columns:
         found = _listed(table, root, described, problems)
     else:
         # A stray CSV about something else says nothing about images; images.csv must.
         if table and table.path.name.casefold() == TABLE and "image" not in table.columns:
-            table.check_columns("image", "class")
+            table.require("image", "class")
         found = _in_folders(root, table, described, problems)
     if not found:
         reason = f"; the first: {problems[0].sentence}" if problems else "."
@@ -144,7 +112,8 @@ def _open(root: Path, given: Path | None, mpp: float | None) -> Dataset:
     for image in sorted(found, key=_natural):
         one = found[image]
         kind = spelled.setdefault(one.kind.casefold(), one.kind)
-        entries.append(Entry(_source(name, image, one, root), one.path, None, _scale(one, root, mpp), kind=kind))
+        source, scale = _source(name, image, one, root), _scale(one, root, mpp)
+        entries.append(Entry(source, one.path, None, scale, kind=kind, synthetic=is_synthetic(one.path, one.row)))
     kinds = tuple(sorted(spelled.values(), key=_natural))
     return Dataset(name, root, (), tuple(entries), tuple(problems), kinds=kinds)
 
@@ -186,38 +155,7 @@ def _tables(root: Path) -> list[Path]:
     return sorted(path for path in visible if path.is_file())
 
 
-class _Table:
-    """A CSV about images; comma or semicolon, UTF-8. ``rows`` are line numbers and cells, empty rows left aside."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError):
-            raise HistomixError(f"{path.name} in {path.parent} cannot be read; save it as a CSV in UTF-8.") from None
-        header = text.partition("\n")[0]
-        delimiter = ";" if ";" in header and "," not in header else ","
-        # Not line by line: a class may have a line break in its quoted name.
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-        self.rows: list[tuple[int, dict[str, str]]] = []
-        try:
-            reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
-            for cells in reader:
-                row = {key: (value or "").strip() for key, value in cells.items() if isinstance(key, str)}
-                if any(row.values()):
-                    self.rows.append((reader.line_num, row))
-        except csv.Error as error:
-            raise HistomixError(f"{path.name} in {path.parent} is not a valid CSV ({error}); save it again.") from None
-        self.columns = set(reader.fieldnames)
-
-    def check_columns(self, *needed: str) -> None:
-        """Refuse a table that lacks one of these columns."""
-        missing = " and ".join(name for name in needed if name not in self.columns)
-        if missing:
-            raise HistomixError(f"{self.path.name} in {self.path.parent} has no column {missing}; add it.")
-
-
-class _TissueDraft(_Draft):
+class _ClassDraft(RowDraft):
     """What the rows read so far say about one image, its class included."""
 
     def add(self, row: Mapping[str, str]) -> str:
@@ -225,14 +163,14 @@ class _TissueDraft(_Draft):
         known = self.said.setdefault("class", kind) if kind else ""
         if known.casefold() != kind.casefold():
             return f"the class is {known} above and {kind} here; keep one."
-        return super().add({column: row.get(column, "") for column in ("patient", "slide", "split", "mpp")})
+        return super().add({column: row[column] for column in row if column not in ("instance", "type")})
 
 
 def _read_rows(
-    table: _Table, root: Path, problems: list[Problem]
-) -> tuple[dict[str, tuple[Path, _TissueDraft]], set[Path]]:
+    table: Table, root: Path, problems: list[Problem]
+) -> tuple[dict[str, tuple[Path, _ClassDraft]], set[Path]]:
     """What a table says by image name, and the files it says something wrong about."""
-    drafts: dict[str, tuple[Path, _TissueDraft]] = {}
+    drafts: dict[str, tuple[Path, _ClassDraft]] = {}
     failed: set[str] = set()
     spoiled: set[Path] = set()
     finder = _Finder(root)
@@ -246,7 +184,7 @@ def _read_rows(
         except HistomixError as error:
             sentence = str(error)
         else:
-            known, draft = drafts.setdefault(image, (path, _TissueDraft()))
+            known, draft = drafts.setdefault(image, (path, _ClassDraft()))
             if known == path:
                 sentence = draft.add(row)
             else:
@@ -304,7 +242,7 @@ class _Finder:
         return self.listings[folder]
 
 
-def _listed(table: _Table, root: Path, described: Mapping[str, Any], problems: list[Problem]) -> dict[str, _Found]:
+def _listed(table: Table, root: Path, described: Mapping[str, Any], problems: list[Problem]) -> dict[str, _Found]:
     """Images by name, where a table gives the classes."""
     found: dict[str, _Found] = {}
     for image, (path, draft) in _read_rows(table, root, problems)[0].items():
@@ -317,7 +255,7 @@ def _listed(table: _Table, root: Path, described: Mapping[str, Any], problems: l
 
 
 def _in_folders(
-    root: Path, table: _Table | None, described: Mapping[str, Any], problems: list[Problem]
+    root: Path, table: Table | None, described: Mapping[str, Any], problems: list[Problem]
 ) -> dict[str, _Found]:
     """Images by name, where their folders give the classes."""
     inside = _subfolders(root)
@@ -339,7 +277,7 @@ def _in_folders(
     else:
         for path in inside:
             if (path in splits or path.name.casefold() == "images") and _has_images(path):
-                raise HistomixError(f"{path} holds images but nothing gives them a class; {_LAYOUTS}.")
+                raise HistomixError(f"{path} holds images but nothing gives them a class; {LAYOUTS}.")
     found: dict[str, _Found] = {}
     # The training split first: its names must not change when someone adds a test split.
     for folder in sorted(sections or [root], key=lambda path: split_name(path.name) != "train"):
@@ -354,7 +292,7 @@ def _in_folders(
     return found
 
 
-def _add_rows(found: dict[str, _Found], table: _Table, root: Path, problems: list[Problem]) -> None:
+def _add_rows(found: dict[str, _Found], table: Table, root: Path, problems: list[Problem]) -> None:
     """Take in what a table without classes says; an image it is wrong about is left out."""
     names = {one.path: image for image, one in found.items()}
     drafts, spoiled = _read_rows(table, root, problems)
@@ -401,18 +339,79 @@ def _has_images(folder: Path) -> bool:
     )
 
 
-def _explain(root: Path, table: _Table | None) -> HistomixError:
+def _explain(root: Path, table: Table | None) -> HistomixError:
     """Why a folder without class folders cannot be opened."""
     if table:
-        missing = [name for name in ("image", "class") if name not in table.columns]
-        return HistomixError(f"{table.path.name} in {root} has no column {' and '.join(missing)}; add it.")
+        missing = table.missing("image", "class")
+        return HistomixError(f"{table.where} has no column {' and '.join(missing)}; add it.")
     if len(_tables(root)) > 1:
         return HistomixError(
             f"{root} has {len(_tables(root))} CSV files; name the one with the columns image and class {TABLE}."
         )
     if _has_images(root):
-        return UnknownLayoutError(f"{root} holds images but nothing gives them a class; {_LAYOUTS}.")
+        return UnknownLayoutError(f"{root} holds images but nothing gives them a class; {LAYOUTS}.")
     for path in _subfolders(root):
         if any(map(_has_images, _subfolders(path))):
             return HistomixError(f"{root} holds no class folders but its folder {path.name} does; choose that one.")
-    return UnknownLayoutError(f"{root} holds no images; {_LAYOUTS}.")
+    return UnknownLayoutError(f"{root} holds no images; {LAYOUTS}.")
+
+
+class Writer:
+    """Writes one folder per class: unchanged images as copies of their files, others as PNG files.
+
+    Characters that a disk may refuse are replaced in the names of folders and files, and no name is given out twice.
+
+    Parameters
+    ----------
+    folder : Path
+        There, and empty.
+    name : str
+        Of the dataset.
+    classes : sequence of NucleusClass
+        Of nuclei, of which these folders say nothing.
+    kinds : sequence of str
+        Classes of images as a whole.
+    """
+
+    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
+        self.folder, self.name = folder, name
+        names = Names(*RESERVED)
+        self._folders = {kind: names.unique(safe_name(kind, "class")) for kind in kinds}
+        self._names = {kind: Names() for kind in kinds}
+
+    def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
+        """Write one image; returns its path in the folder, with ``/``.
+
+        Parameters
+        ----------
+        image : LabeledImage
+        synthetic : bool
+        original : Path, optional
+            The file of an image whose pixels are unchanged; it is copied as it is.
+
+        Raises
+        ------
+        HistomixError
+            If the image is of none of the classes, or its file cannot be read.
+        """
+        name, kind = image.source.image, image.kind
+        if kind not in self._folders:
+            known = ", ".join(self._folders)
+            raise HistomixError(f"{name} is of the class {kind!r}, which {self.name} does not have; it has {known}.")
+        if synthetic and original is None:
+            stem = self._names[kind].unique(f"synthetic-{safe_name(name).removeprefix('synthetic-')}")
+        else:
+            stem = self._names[kind].unique(safe_name(name.rpartition("/")[2]), safe_name(name))
+        file = f"{self._folders[kind]}/{stem}{'.png' if original is None else original.suffix}"
+        content = None if original is None else read_bytes(original, _MAX_IMAGE)
+        path = self.folder / file
+        path.parent.mkdir(exist_ok=True)
+        if content is None:
+            write_png(path, image.pixels, image.mpp, synthetic)
+        else:
+            path.write_bytes(content)
+        return file
+
+    def finish(self) -> None:
+        """Write ``dataset.json``."""
+        write_dataset_json(self.folder, name=self.name)

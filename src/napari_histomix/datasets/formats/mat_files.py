@@ -1,4 +1,4 @@
-"""Numeric arrays of MATLAB files of the versions 5 to 7, which ``scipy.io.savemat`` writes as well.
+"""HoVer-Net's label files, in MATLAB's format of the versions 5 to 7, which ``scipy.io.savemat`` writes as well.
 
 scipy's reader trusts the sizes in a file: a damaged one can end the process, and a small one fill the memory. Here
 every size is checked before it is used, and what is not asked for stays compressed. Source: "MAT-File Format", The
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.entries import about
-from napari_histomix.datasets.formats.reading import MAX_PIXELS, read_bytes
+from napari_histomix.datasets.formats.reading import MAX_PIXELS, check_size, read_bytes
+from napari_histomix.datasets.pixels import as_ids
 from napari_histomix.records import HistomixError
 
 _MAX_FILE = 2**30
@@ -41,6 +42,83 @@ _TYPES = {
     12: "i8",
     13: "u8",
 }
+
+
+def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
+    """Read the labels of one image.
+
+    The i-th row of ``inst_type`` is the type of the i-th id in ascending order. Where its length does not fit the
+    number of ids, the most frequent type of ``type_map`` within each instance counts, background left aside.
+
+    Returns
+    -------
+    instances : (H, W) int32
+    types : dict of int to int
+        Class number per instance id. Instances whose type is 0 have none and are not in it.
+
+    Raises
+    ------
+    HistomixError
+        If the file cannot be read, has no instance map, or does not say the types.
+    """
+    content = read_arrays(path, ("inst_map", "inst_type"))
+    if "inst_map" not in content:
+        raise HistomixError(f"{path.name} has no inst_map; export the labels in the HoVer-Net layout.")
+    grid = content["inst_map"]
+    if grid.ndim != 2:
+        raise HistomixError(f"{path.name}: inst_map has the shape {grid.shape}; it must be one plane of ids.")
+    check_size(grid.shape, path.name)
+    instances = as_ids(grid, path.name)
+    ids = np.unique(instances)
+    ids = ids[ids > 0]
+    listed = content.get("inst_type")
+    if ids.size == 0:
+        return instances, {}
+    if listed is not None and listed.size == ids.size:
+        numbers = as_ids(listed.ravel(), f"{path.name}, inst_type")
+    else:
+        numbers = _by_type_map(path, instances, ids, listed)
+    return instances, {int(i): int(n) for i, n in zip(ids, numbers, strict=True) if n > 0}
+
+
+def _by_type_map(
+    path: Path, instances: NDArray[np.int32], ids: NDArray[np.int32], listed: NDArray[Any] | None
+) -> NDArray[np.int32]:
+    """The type of each id by the map of types, which is as large as that of ids and seldom needed."""
+    type_map = read_arrays(path, ("type_map",)).get("type_map")
+    if type_map is None or type_map.shape != instances.shape:
+        count = "no" if listed is None else listed.size
+        raise HistomixError(
+            f"{path.name}: {ids.size} instances but {count} types (inst_type), and no type_map of the same size; "
+            "export the labels again."
+        )
+    return _majority(instances, as_ids(type_map, f"{path.name}, type_map"), ids)
+
+
+def read_mat_types(path: Path) -> set[int]:
+    """The class numbers that occur in a label file; cheaper than `read_mat` where ``inst_type`` is there.
+
+    Raises
+    ------
+    HistomixError
+        As for `read_mat`.
+    """
+    listed = read_arrays(path, ("inst_type",)).get("inst_type")
+    if listed is None:
+        return set(read_mat(path)[1].values())
+    if listed.size == 0:
+        return set()
+    return set(np.unique(as_ids(listed.ravel(), f"{path.name}, inst_type")).tolist()) - {0}
+
+
+def _majority(instances: NDArray[np.int32], type_map: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    inside = (instances > 0) & (type_map > 0)
+    pairs, votes = np.unique(np.stack([instances[inside], type_map[inside]]), axis=1, return_counts=True)
+    numbers = np.zeros(ids.size, np.int32)
+    # In order of rising votes, so that the last one written is the most frequent; a tie goes to the lower number.
+    for index in np.lexsort((-pairs[1], votes)):
+        numbers[np.searchsorted(ids, pairs[0, index])] = pairs[1, index]
+    return numbers
 
 
 def read_arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
