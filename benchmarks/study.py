@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -20,8 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from napari_histomix.datasets import write_hovernet, write_type_info
-from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings
-from napari_histomix.records import Candidate, Location, NucleusClass, Placement
+from napari_histomix.records import KEEP, Change, NucleusClass, SourceRef
 from napari_histomix.study import Study
 
 T = TypeVar("T")
@@ -45,38 +43,30 @@ def make(folder: Path, count: int) -> None:
     """A study of made-up nuclei, of 36² pixels each."""
     images(folder.parent / "images", count)
     rng = np.random.default_rng(0)
-    percentiles = rng.uniform(0, 100, count).tolist()
+    scores = rng.uniform(0, 100, count).tolist()
     grid = [(20 + 36 * (place // 40), 20 + 36 * (place % 40)) for place in range(EACH)]
-    candidates = tuple(
-        Candidate(
-            rank,
-            Location(f"image {rank // EACH}", "background", grid[rank % EACH][0] + 18.0, grid[rank % EACH][1] + 18.0),
-            Location(f"image {rank % 7}", "rare", 32.0, 5.0, 2 * (rank % 25) + 2, 1, 81),
-            -10.0 - rank / count,
-            percentiles[rank],
-        )
-        for rank in range(count)
-    )
     study = Study.create(folder, folder.parent / "images", "made up")
-    found = CandidateSet(candidates, CandidateSettings((1,), (2,)), "texture", 1.0, 9.0, Counter(), Counter(), ())
-    study.set_candidates(found)
     pixels, origin = rng.integers(0, 256, (36, 36, 3), np.uint8), np.zeros((36, 36), np.uint8)
     origin[8:28, 8:28] = 1
     facts = {"quarter_turns": 1, "mirrored": False, "shift": [1, 2], "sampler": "fast", "model": "none"}
-    for start in range(0, count, 5000):
-        study.add_placements(
-            Placement(
-                one,
-                1000 + one.rank,
-                *grid[one.rank % EACH],
-                pixels,
-                origin,
-                origin == 1,
-                one.rank,
-                facts | {"stain": one.rank},
-            )
-            for one in candidates[start : start + 5000]
+    run = study.begin_run("copypaste", {})
+
+    def nucleus(number: int) -> Change:
+        name, (row, col), instance = f"image {number // EACH}", grid[number % EACH], 1000 + number
+        sources = (
+            SourceRef("target", name, row=row + 18.0, col=col + 18.0),
+            SourceRef("donor", f"image {number % 7}", 2 * (number % 25) + 2, 1, 32.0, 5.0, 81),
         )
+        labels = np.where(origin == 1, instance, KEEP).astype(np.int32)
+        made = facts | {"stain": number}
+        return Change(
+            *(number, name, name, row, col, pixels, origin, labels, {instance: 1}, (), None, "copypaste", number),
+            *(sources, scores[number], made),
+        )
+
+    for start in range(0, count, 5000):
+        study.add_changes(run.id, map(nucleus, range(start, min(start + 5000, count))))
+    study.end_run(run.id)
 
 
 def timed(what: str, act: Callable[[], T], turns: int = 1) -> T:
@@ -94,18 +84,19 @@ def without_a_window(folder: Path, count: int) -> None:
     """The study by itself."""
     print("Without a window")
     study = timed("open, with its integrity checked", lambda: Study.open(folder))
-    candidates = timed("read all candidates", study.candidates)
-    placements = timed("list all placements", lambda: study.placements(candidates))
+    table = timed("read all changes as arrays", study.change_table)
+    changes = timed("list all changes", study.changes)
+    assert len(table) == len(changes) == count
     numbers = iter(range(1, count, max(count // 97, 1)))
-    timed("look at another nucleus", lambda: placements[next(numbers)].pixels, TURNS)
-    timed("decide on one", lambda: study.decide("placement", [next(numbers)], "approve"), TURNS)
-    timed("undo", lambda: study.undo("placement"), TURNS)
-    timed("redo", lambda: study.redo("placement"), TURNS)
-    timed("decide on all at once", lambda: study.decide("placement", range(count), "approve"))
-    timed("undo that", lambda: study.undo("placement"))
-    timed("redo that", lambda: study.redo("placement"))
-    study.undo("placement")
-    timed("undo one of many", lambda: (study.decide("placement", [3], "reject"), study.undo("placement")), TURNS)
+    timed("look at another nucleus", lambda: changes[next(numbers)].pixels, TURNS)
+    timed("decide on one", lambda: study.decide("change", [next(numbers)], "approve"), TURNS)
+    timed("undo", lambda: study.undo("change"), TURNS)
+    timed("redo", lambda: study.redo("change"), TURNS)
+    timed("decide on all at once", lambda: study.decide("change", range(count), "approve"))
+    timed("undo that", lambda: study.undo("change"))
+    timed("redo that", lambda: study.redo("change"))
+    study.undo("change")
+    timed("undo one of many", lambda: (study.decide("change", [3], "reject"), study.undo("change")), TURNS)
 
 
 def with_a_window(folder: Path, count: int) -> None:
@@ -126,7 +117,7 @@ def with_a_window(folder: Path, count: int) -> None:
 
     def opened() -> None:
         dock.steps[0].panel.open_study(folder)
-        while len(session.placements) < count:
+        while len(session.table) < count:
             app.processEvents()
             time.sleep(0.002)
 

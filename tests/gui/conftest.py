@@ -69,7 +69,7 @@ def open_dock(make_napari_viewer: Any, tmp_path: Path, qtbot: Any) -> Callable[.
         made += 1
         session_of(viewer).home = tmp_path / f"home {made}"
         _, dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")
-        dock.synthesize.model = model
+        dock.make.model = model
         dock.real_viewer = viewer
         return dock
 
@@ -93,20 +93,21 @@ def with_sample(open_dock: Any, settle: Any, qtbot: Any) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def studies(tmp_path_factory: Any, tiny_model: Any) -> Path:
     """Two studies of the sample, made without a window: "searched" has candidates, "made" four synthetic nuclei too."""
+    from napari_histomix import jobs
     from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, load_sample
-    from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings, find_candidates, synthesize
+    from napari_histomix.methods import method_of
+    from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
     from napari_histomix.records import drain
     from napari_histomix.study import Study
 
     folder = tmp_path_factory.mktemp("studies")
     dataset = load_sample()
-    numbers = tuple(dataset.class_number(name) for name in SAMPLE_MAJORS)
-    settings = CandidateSettings(rare=(dataset.class_number(SAMPLE_RARE),), major=numbers, background_share=0.25)
-    found = drain(find_candidates(dataset, settings))
-    Study.create(folder / "searched", dataset.root, dataset.name).set_candidates(found)
+    settings = CandidateSettings(rare=(SAMPLE_RARE,), major=tuple(SAMPLE_MAJORS), background_share=0.25)
+    study = Study.create(folder / "searched", dataset.root, dataset.name)
+    drain(jobs.prepare(method_of("nucleimix"), dataset, study, settings))
     shutil.copytree(folder / "searched", folder / "made")
-    made = drain(synthesize(dataset, found.candidates, SynthesisSettings(count=4), model=tiny_model))
-    Study.open(folder / "made").add_placements(made.placements)
+    study = Study.open(folder / "made")
+    drain(jobs.run("nucleimix", dataset, NucleiMixSettings(count=4), study, loaded=tiny_model))
     return folder
 
 
@@ -145,7 +146,7 @@ def with_placements(with_study: Any, settle: Any) -> Callable[[], Any]:
 
     def opened() -> Any:
         dock = with_study("made")
-        assert len(dock.session.placements) == 4
+        assert len(dock.session.table) == 4
         dock.open_step(3)
         settle(dock)
         return dock

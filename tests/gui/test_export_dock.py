@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from review_samples import make_class_study
 
-from napari_histomix.datasets import load_sample, open_dataset, sample_folder
+from napari_histomix.datasets import load_sample, open_any, open_dataset, sample_folder
 from napari_histomix.datasets.formats import FORMATS
 
 pytestmark = pytest.mark.gui
@@ -16,13 +17,13 @@ pytestmark = pytest.mark.gui
 
 @pytest.fixture
 def exporting(with_study, settle):
-    """The dock with two of four placements approved and one rejected, at the Export step."""
+    """The dock with two of four changes approved and one rejected, at the Export step."""
 
     def opened() -> Any:
         dock = with_study("made")
-        ranks = [one.candidate.rank for one in dock.session.placements]
-        dock.session.decide("placement", ranks[:2], "approve")
-        dock.session.decide("placement", ranks[2:3], "reject")
+        ids = dock.session.table.ids.tolist()
+        dock.session.decide("change", ids[:2], "approve")
+        dock.session.decide("change", ids[2:3], "reject")
         dock.open_step(4)
         return dock
 
@@ -69,8 +70,8 @@ def test_a_format_is_chosen_and_written(exporting, settle, format) -> None:
     size = sum(path.stat().st_size for path in files)
     assert len(files) == plan.files and size / 1.5 < plan.size < 1.5 * size
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    assert len(manifest["placements"]) == 2 and manifest["format"] == format
-    assert all(one["decided"] for one in manifest["placements"])
+    assert len(manifest["changes"]) == 2 and manifest["format"] == format
+    assert all(one["decided"] for one in manifest["changes"])
     assert len(open_dataset(folder).entries) == 5 and (folder / "ignore").is_dir()
     # The next one goes elsewhere, and its figures are there already.
     assert panel._folder != folder and panel.progress.run_button.isEnabled()
@@ -80,15 +81,15 @@ def test_a_decision_makes_the_figures_anew(exporting, settle) -> None:
     dock = exporting()
     panel = dock.export
     settle(dock)
-    ranks = [one.candidate.rank for one in dock.session.placements]
-    dock.session.decide("placement", ranks[3:], "approve")
+    ids = dock.session.table.ids.tolist()
+    dock.session.decide("change", ids[3:], "approve")
     assert not panel.progress.run_button.isEnabled()
     settle(dock)
     assert panel.plan.synthetic == 3 and "3 approved" in panel.summary.text()
-    dock.session.decide("placement", ranks, None)
+    dock.session.decide("change", ids, None)
     settle(dock)
     assert panel.empty.isVisible() and not panel.contents.isVisible()
-    dock.session.decide("placement", ranks[:1], "approve")
+    dock.session.decide("change", ids[:1], "approve")
     settle(dock)
     assert panel.plan.synthetic == 1 and panel.contents.isVisible()
 
@@ -97,13 +98,13 @@ def test_splits_make_the_figures_anew(exporting, settle) -> None:
     dock = exporting()
     panel, session = dock.export, dock.session
     settle(dock)
-    touched = {place.image for one in session.placements for place in (one.candidate.target, one.candidate.donor)}
+    touched = {source.image for change in session.all_changes() for source in change.sources}
     spare = next(name for name in session.images if name not in touched)
     session.choose_splits({name: "test" if name == spare else "train" for name in session.images})
     assert not panel.progress.run_button.isEnabled()
     settle(dock)
     assert panel.plan.images == len(session.images) - 1 and "all 4 training images" in panel.summary.text()
-    target = session.approved[0].candidate.target.image
+    target = session.change(session.approved[0]).image
     session.choose_splits({name: "test" if name == target else "train" for name in session.images})
     settle(dock)
     assert panel.figures.kind == "error" and target in panel.figures.text()
@@ -124,7 +125,7 @@ def test_what_goes_wrong_with_the_dry_run_is_one_sentence(exporting, settle, mon
     def failing(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("napari_histomix.study.export_preview.tempfile.TemporaryDirectory", failing)
+    monkeypatch.setattr("napari_histomix.study.export_plan.tempfile.TemporaryDirectory", failing)
     dock = exporting()
     settle(dock)
     assert dock.export.figures.kind == "error" and "temporary folder" in dock.export.figures.text()
@@ -135,13 +136,33 @@ def test_a_closed_step_does_not_work(exporting, settle) -> None:
     dock = exporting()
     dock.open_step(3)
     settle(dock)
-    ranks = [one.candidate.rank for one in dock.session.placements]
-    dock.session.decide("placement", ranks[3:], "approve")
+    ids = dock.session.table.ids.tolist()
+    dock.session.decide("change", ids[3:], "approve")
     assert not dock.export.busy and dock.export.plan is None
     dock.open_step(4)
     assert "3 approved" in dock.export.summary.text()
     settle(dock)
     assert dock.export.plan.synthetic == 3
+
+
+def test_images_with_a_class_are_written_as_class_folders(open_dock, settle, qtbot, tmp_path) -> None:
+    dock = open_dock()
+    dock.data.open_study(make_class_study(tmp_path / "study").folder)
+    qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
+    dock.session.decide("change", [0, 1, 2], "approve")
+    dock.open_step(4)
+    settle(dock)
+    panel = dock.export
+    assert [panel.format.itemData(at) for at in range(panel.format.count())] == ["class-folders"]
+    assert not panel.ignore_band.isVisible() and "3 approved images" in panel.summary.text()
+    assert panel.counts_title.text() == "Images before and after"
+    folder, plan = panel._folder, panel.plan
+    panel.progress.run_button.click()
+    settle(dock)
+    assert panel.note.kind == "good", panel.note.text()
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == plan.files
+    dataset = open_any(folder)
+    assert len(dataset.entries) == 7 and sum(entry.synthetic for entry in dataset.entries) == 3
 
 
 def test_a_folder_dropped_on_napari_opens_the_dock(make_napari_viewer, settle, qtbot, tmp_path, exporting) -> None:
@@ -182,7 +203,7 @@ def test_a_study_dropped_on_napari_goes_on(make_napari_viewer, studies, settle, 
     qtbot.waitUntil(lambda: session.image != "", timeout=60_000)
     dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")[1]
     settle(dock)
-    assert len(session.placements) == 4 and session.study_folder == study
+    assert len(session.table) == 4 and session.study_folder == study
 
 
 def test_label_files_and_layers_go_both_ways(make_napari_viewer, tmp_path) -> None:

@@ -13,11 +13,11 @@ from napari.layers import Points
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QShortcut
 from qtpy.QtWidgets import QLabel, QPushButton
-from review_samples import make_review_study
+from review_samples import make_class_study, make_review_study
 
 from napari_histomix.compositing import compose
 from napari_histomix.study import Study
-from napari_histomix.widgets.layer_making import RING_WIDTH
+from napari_histomix.widgets.layer_making import RING_WIDTH, center
 
 pytestmark = pytest.mark.gui
 
@@ -68,37 +68,37 @@ LEFT, RIGHT = Qt.Key.Key_Left, Qt.Key.Key_Right
 def check_layers(dock: Any, image: str) -> None:
     """The synthetic layers of an image hold exactly what was not taken out."""
     session, book = dock.session, dock.data.book
-    expected = compose(session.dataset.read(image), session.placements_of(image)).image
+    expected = compose(session.dataset.read(image), session.changes_of(image)).image
     np.testing.assert_array_equal(book.layer(image, "synthetic").data, expected.pixels)
     np.testing.assert_array_equal(book.layer(image, "synthetic nuclei").data, expected.instances)
 
 
 def test_everything_over_the_canvas_with_keys_alone(review, type_keys, qtbot, settle) -> None:
     panel, parts = review.review, review.review.contents
-    ranks = panel.queue.rows.ranks[panel.queue.shown].tolist()
-    image = panel.current.candidate.target.image
+    ids = panel.queue.rows.table.ids[panel.queue.shown].tolist()
+    image = panel.current.image
     type_keys(review, "1", "S", "T", "2", "4", "3")
-    decided = {ranks[0]: "approve", ranks[1]: "reject", ranks[2]: "delete"}
-    assert Study.open(review.folder).decisions("placement") == decided
-    assert Study.open(review.folder).decisions("placement reasons") == {ranks[1]: "seam, stain"}
+    decided = {ids[0]: "approve", ids[1]: "reject", ids[2]: "delete"}
+    assert Study.open(review.folder).decisions("change") == decided
+    assert Study.open(review.folder).decisions("change reasons") == {ids[1]: "seam, stain"}
     check_layers(review, image)
     settle(review)
     # The ring of a deleted nucleus is not to be seen.
-    rings = review.data.book.layer(image, "placements")
+    rings = review.data.book.layer(image, "changes")
     hidden = rings.features["number"].to_numpy()[rings.border_color[:, 3] == 0]
-    assert hidden.tolist() == [ranks[2]]
+    assert hidden.tolist() == [ids[2]]
     type_keys(review, "Z", ("Z", CONTROL), "U", "U")
-    assert Study.open(review.folder).decisions("placement") == {ranks[0]: "approve"}
+    assert Study.open(review.folder).decisions("change") == {ids[0]: "approve"}
     type_keys(review, "Y", "Y", ("Z", CONTROL | SHIFT), "Y")
-    assert Study.open(review.folder).decisions("placement") == decided
+    assert Study.open(review.folder).decisions("change") == decided
     check_layers(review, image)
 
     type_keys(review, Qt.Key.Key_Home)
-    assert panel.queue.rank == ranks[0]
+    assert panel.queue.id == ids[0]
     type_keys(review, RIGHT, RIGHT, LEFT)
-    assert panel.queue.rank == ranks[1]
+    assert panel.queue.id == ids[1]
     type_keys(review, "J")
-    assert panel.queue.rank == ranks[3]
+    assert panel.queue.id == ids[3]
     type_keys(review, "W", (LEFT, SHIFT), (LEFT, SHIFT))
     assert parts.views.mode == "swipe" and parts.views.divider == pytest.approx(0.4)
     type_keys(review, "B")
@@ -123,10 +123,10 @@ def test_everything_over_the_canvas_with_keys_alone(review, type_keys, qtbot, se
     type_keys(review, "N")
     qtbot.keyClicks(parts.details.note, "1 of 4: Aschoff?")
     qtbot.keyClick(parts.details.note, Qt.Key.Key_Return)
-    assert Study.open(review.folder).decisions("placement note") == {ranks[3]: "1 of 4: Aschoff?"}
+    assert Study.open(review.folder).decisions("change note") == {ids[3]: "1 of 4: Aschoff?"}
     qtbot.waitUntil(panel.hasFocus, timeout=2000)
     qtbot.keyClick(panel, "A")
-    assert Study.open(review.folder).decisions("placement")[ranks[3]] == "approve"
+    assert Study.open(review.folder).decisions("change")[ids[3]] == "approve"
 
 
 def test_everything_in_the_dock_with_keys_alone(review, qtbot) -> None:
@@ -137,25 +137,25 @@ def test_everything_in_the_dock_with_keys_alone(review, qtbot) -> None:
     qtbot.keyClick(parts.filters.decision, Qt.Key.Key_Down)
     assert parts.filters.decision.currentData() == "undecided"
     qtbot.keyClick(parts.filters.decision, Qt.Key.Key_Tab)
-    assert parts.filters.type.hasFocus()
+    assert parts.filters.kind.hasFocus()
     # A number that is typed is no decision.
     parts.filters.low.setFocus()
     parts.filters.low.selectAll()
     qtbot.keyClicks(parts.filters.low, "41")
     qtbot.waitUntil(lambda: len(panel.queue) < 12, timeout=2000)
-    assert not review.session.placement_decisions
+    assert not review.session.said["change"]
     count = len(panel.queue)
     qtbot.keyClick(parts.filters.low, Qt.Key.Key_Escape)
     qtbot.waitUntil(panel.hasFocus, timeout=2000)
     qtbot.keyClick(panel, "G")
     assert parts.deciding.buttons["reject"].text() == f"Reject {count} (R, 2)"
     qtbot.keyClick(panel, "2")
-    assert list(Study.open(review.folder).decisions("placement").values()) == ["reject"] * count
+    assert list(Study.open(review.folder).decisions("change").values()) == ["reject"] * count
     assert len(panel.queue) == 0
     qtbot.keyClick(panel, "Z", CONTROL)
-    assert Study.open(review.folder).decisions("placement") == {} and len(panel.queue) == count
+    assert Study.open(review.folder).decisions("change") == {} and len(panel.queue) == count
     qtbot.keyClick(panel, "Z", CONTROL | SHIFT)
-    assert len(Study.open(review.folder).decisions("placement")) == count
+    assert len(Study.open(review.folder).decisions("change")) == count
     qtbot.keyClick(panel, "D")
     qtbot.keyClick(panel, "Q")
     assert parts.donors.is_open and parts.summary.is_open
@@ -175,23 +175,23 @@ def test_the_keys_are_given_back(review, type_keys, qtbot) -> None:
     viewer.layers.selection.active = labels
     before = labels.data.copy()
     type_keys(review, "1", "2", ("Z", CONTROL))
-    assert len(review.session.placement_decisions) == 1 and str(labels.mode) == "pan_zoom"
+    assert len(review.session.said["change"]) == 1 and str(labels.mode) == "pan_zoom"
     review.open_step(0)
     type_keys(review, "1", "A", "R")
-    assert len(review.session.placement_decisions) == 1 and str(labels.mode) == "erase"
+    assert len(review.session.said["change"]) == 1 and str(labels.mode) == "erase"
     # napari's own undo works on its layer again.
     labels.data_setitem(np.nonzero(before == 0), 0, refresh=False)
     labels.data_setitem((np.array([0]), np.array([0])), 77)
     assert labels.data[0, 0] == 77
     type_keys(review, ("Z", CONTROL))
-    assert labels.data[0, 0] == 0 and len(review.session.placement_decisions) == 1
+    assert labels.data[0, 0] == 0 and len(review.session.said["change"]) == 1
     alive = [one.key().toString() for one in review.review.findChildren(QShortcut) if one.parent().isVisible()]
     assert alive == []
 
 
 def test_a_whole_image_at_once(review, type_keys, settle, qtbot) -> None:
     panel, session, viewer = review.review, review.session, review.real_viewer
-    image = panel.current.candidate.target.image
+    image = panel.current.image
     near = viewer.scene.camera.zoom
     type_keys(review, "I")
     settle(review)
@@ -202,25 +202,24 @@ def test_a_whole_image_at_once(review, type_keys, settle, qtbot) -> None:
     height, width = viewer.canvas.size
     shown = np.array([height, width]) / viewer.scene.camera.zoom
     assert (shown >= high - low).all()
-    rings = review.data.book.layer(image, "placements")
+    rings = review.data.book.layer(image, "changes")
     assert isinstance(rings, Points)
     thick = rings.features["number"].to_numpy()[rings.border_width > 2 * RING_WIDTH]
-    assert thick.tolist() == [panel.queue.rank]
+    assert thick.tolist() == [panel.queue.id]
     # Where a person goes in the image, they stay, from nucleus to nucleus.
     viewer.scene.camera.zoom *= 2
     zoom = viewer.scene.camera.zoom
     type_keys(review, RIGHT)
     assert viewer.scene.camera.zoom == zoom
-    here = [one.candidate.rank for one in session.placements_of(image)]
+    here = [change.id for change in session.changes_of(image)]
     type_keys(review, "1")
-    assert session.placement_decisions == dict.fromkeys(here, "approve")
+    assert session.said["change"] == dict.fromkeys(here, "approve")
     settle(review)
-    assert session.image != image and session.image == panel.current.candidate.target.image
+    assert session.image != image and session.image == panel.current.image
     type_keys(review, "Z", "E")
     settle(review)
-    assert session.placement_decisions == {} and session.image == image
-    place = panel.current.candidate.target
-    world = review.data.book.layer(image, "image").data_to_world((place.row, place.col))
+    assert session.said["change"] == {} and session.image == image
+    world = review.data.book.layer(image, "image").data_to_world(center(panel.current))
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], world)
 
 
@@ -237,7 +236,7 @@ def test_the_divider_is_dragged_with_the_mouse(review, qtbot) -> None:
 
 def test_nothing_is_cut_off_at_the_usual_width(review, settle, qtbot) -> None:
     panel, parts = review.review, review.review.contents
-    for section in (parts.filters, parts.donors, parts.summary):
+    for section in (parts.filters, parts.list, parts.donors, parts.compare, parts.summary):
         section.toggle.setChecked(True)
     parts.filters.order.setCurrentIndex(parts.filters.order.findData("random"))
     panel.decide("approve")
@@ -255,3 +254,27 @@ def test_nothing_is_cut_off_at_the_usual_width(review, settle, qtbot) -> None:
     panel.toggle_keys()
     qtbot.wait(50)
     assert panel.sheet.widget().minimumSizeHint().width() <= panel.sheet.viewport().width()
+
+
+def test_images_with_a_class_under_review(open_dock, settle, qtbot, tmp_path, type_keys) -> None:
+    dock = open_dock()
+    window = dock.real_viewer.window._qt_window
+    window.resize(1500, 1000)
+    folder = make_class_study(tmp_path / "study").folder
+    dock.data.open_study(folder)
+    qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
+    dock.open_step(3)
+    settle(dock)
+    session, panel, book = dock.session, dock.review, dock.data.book
+    assert session.image == panel.current.name
+    layer = book.layer(session.image, "synthetic")
+    assert layer.visible and layer.metadata["histomix"]["synthetic"] is True
+    np.testing.assert_array_equal(layer.data, panel.current.pixels)
+    type_keys(dock, "1", "S", "2")
+    assert Study.open(folder).decisions("change") == {0: "approve", 1: "reject"}
+    settle(dock)
+    assert session.image == panel.current.name and not layer.visible
+    type_keys(dock, "X")
+    settle(dock)
+    assert not book.layer(session.image, "synthetic").visible and book.layer(session.image, "image").visible
+    dock.real_viewer.screenshot("/tmp/review_images.png", canvas_only=False, flash=False)

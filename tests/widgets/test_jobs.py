@@ -236,3 +236,29 @@ def test_of_several_jobs_that_replace_each_other_only_the_last_one_counts(runner
     qtbot.waitUntil(lambda: not runner.busy)
     qtbot.wait(50)
     assert ends.said[2:] == [("cancelled", None)] and 6 not in begun
+
+
+def test_what_was_made_is_told_and_a_person_is_asked_whether_it_stays(qtbot) -> None:
+    from napari_histomix.widgets.base import RunBar
+
+    asked, told, kept = [], [], []
+    runner = JobRunner()
+    bar = RunBar("Make", runner, keep_question=lambda count: bool(asked.append(count)) or count > 3)
+    qtbot.addWidget(bar)
+    bar.stopped.connect(kept.append)
+    runner.progressed.connect(lambda event: told.extend(event.made))
+
+    def making():
+        for number in range(500):
+            yield Event("Making", number, 500, made=(number,))
+            time.sleep(0.002)
+
+    for discarded in (False, True):
+        told.clear()
+        runner.start(making, "making")
+        qtbot.waitUntil(lambda: len(told) > 5, timeout=10_000)
+        with qtbot.waitSignal(runner.cancelled, timeout=10_000):
+            runner.discard() if discarded else bar._cancel()
+        # Nothing that was made before the job heard of it is lost.
+        assert told == list(range(len(told)))
+    assert asked and len(asked) == 1 and kept == [True]

@@ -1,7 +1,9 @@
+import sys
 from pathlib import Path
 
 import pytest
 
+from napari_histomix import methods
 from napari_histomix.datasets import load_sample, sample_folder, survey
 from napari_histomix.methods.nucleimix import CandidateSettings
 from napari_histomix.records import drain
@@ -56,8 +58,9 @@ def test_a_free_folder_is_never_one_that_exists(session) -> None:
 def test_decisions_are_on_disk_before_anyone_hears_of_them(session, tmp_path) -> None:
     from napari_histomix.study import Study
 
-    settings = CandidateSettings(session.rare, session.major, background_share=0.1)
-    session.take_candidates(drain(session.candidates_job(settings)()))
+    rare, major = (tuple(map(session.dataset.class_name, numbers)) for numbers in (session.rare, session.major))
+    settings = CandidateSettings(rare, major, background_share=0.1)
+    session.take_stage(drain(session.stage_job(settings)()))
     heard = []
     session.candidates_decided.connect(
         lambda ranks: heard.append((tuple(ranks), Study.open(session.study_folder).decisions("candidate")))
@@ -86,9 +89,79 @@ def test_decisions_are_on_disk_before_anyone_hears_of_them(session, tmp_path) ->
 
     # What was decided belongs to its candidates: a new search begins a new study.
     again.decide("candidate", [0], "drop")
-    found = drain(again.candidates_job(settings)())
+    found = drain(again.stage_job(settings)())
     assert found.study.folder != session.study_folder
     assert Study.open(session.study_folder).decisions("candidate") == {0: "drop"}
+
+
+@pytest.fixture
+def stamps(session, monkeypatch):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
+    from stamps import METHOD, StampSettings
+
+    monkeypatch.setattr(methods, "_registered", {METHOD.name: METHOD})
+    session.choose_method(METHOD.name)
+    return StampSettings
+
+
+def test_what_a_run_makes_is_here_at_once_and_stays_or_goes(session, stamps) -> None:
+    from napari_histomix.jobs import unfinished
+    from napari_histomix.study import Study
+
+    made, changed = [], []
+    session.changes_made.connect(made.append)
+    session.changes_changed.connect(lambda: changed.append(True))
+    run = session.make_job(stamps(count=6))()
+    for event in run:
+        if event.made:
+            session.take_made([change.id for change in event.made])
+        if len(session.table) == 3:
+            break
+    run.close()
+    session.take_made(())
+    assert made == [[0], [1], [2]] and session.study is not None and not session.read_only
+    assert Study.open(session.study_folder).settings()["method"] == "stamps"
+    target = session.change(1).image
+    assert [change.id for change in session.changes_of(target) if change.id == 1] == [1]
+    session.decide("change", [1], "reject")
+    assert 1 not in [change.id for change in session.changes_of(target)] and session.decided("reject") == 1
+    outcome = drain(session.resume_job()())
+    session.take_made(outcome.ids)
+    assert outcome.ids == tuple(range(6)) and session.table.ids.tolist() == list(range(6))
+    assert unfinished(session.study) is None
+    assert [change.id for change in session.all_changes()] == list(range(6))
+
+    session.discard_run(outcome.run)
+    assert len(session.table) == 0 and session.said["change"] == {} and changed
+    assert len(Study.open(session.study_folder).changes()) == 0
+
+
+def test_a_run_that_makes_nothing_leaves_no_study(session, stamps) -> None:
+    from napari_histomix.records import HistomixError
+
+    with pytest.raises(HistomixError, match="count"):
+        drain(session.make_job(stamps(count=0))())
+    session.take_made(())
+    assert session.study is None and not session.study_folder.exists()
+    run = session.make_job(stamps())()
+    next(run)
+    run.close()
+    assert not session.study_folder.exists()
+
+
+def test_images_with_a_class_open_in_the_same_session(qapp, tmp_path, qtbot) -> None:
+    from review_samples import make_class_study
+
+    study = make_class_study(tmp_path / "study")
+    session = Session(home=tmp_path)
+    session.take_opened(drain(study_job(study.folder)()))
+    assert session.candidates is None and not session.ready and len(session.table) == 6
+    name = session.change(2).name
+    assert session.target_of(name) == session.change(2).image and [c.id for c in session.changes_of(name)] == [2]
+    session.show(name)
+    qtbot.waitUntil(lambda: session.image == name, timeout=20_000)
+    session.step(1)
+    qtbot.waitUntil(lambda: session.image in session.images, timeout=20_000)
 
 
 def test_a_moved_dataset_is_asked_for(session, tmp_path) -> None:

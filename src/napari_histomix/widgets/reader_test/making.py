@@ -79,7 +79,7 @@ class MakeSection(Section):
         layout.addRow("Crops", self.count)
         layout.addRow("", self.paste)
         layout.addRow("Folder", row(self.folder_label, self.folder_button, stretch=0))
-        self.bar = RunBar("Make test", "Cut the crops and seal the truth; all of it or nothing.", self.panel.runner)
+        self.bar = RunBar("Make test", self.panel.runner, "Cut the crops and seal the truth; all of it or nothing.")
         self.bar.run.connect(self.run)
         column = QVBoxLayout(self.contents_box)
         column.setContentsMargins(0, 0, 0, 0)

@@ -57,8 +57,8 @@ class DonorSection(Section):
         pair.setSpacing(2)
         self.bar = RunBar(
             "Find nearest training patch",
-            "Describe all nuclei of the training images once; then the nearest is shown for each synthetic nucleus.",
             runner,
+            "Describe all nuclei of the training images once; then the nearest is shown for each synthetic nucleus.",
         )
         self.about = hint("")
         self.about.hide()
