@@ -26,6 +26,8 @@ WHOLE, REAL = 2**31 - 1, 1e9
 """Bounds of numbers whose settings have none."""
 DECIMALS = 2
 """Decimals that a number has at least."""
+SHORT = 18
+"""Letters of what None stands for that have room in a form."""
 WEIGHTS = "Weights (*.safetensors *.pth *.pt)"
 ENCODERS = (("Texture (built in)", "texture"), ("timm model", "timm:"), ("CTransPath weights", "ctranspath:"))
 TALLEST = 16_777_215
@@ -116,7 +118,8 @@ class OptionalEdit(Parts):
 
     def __init__(self, inner: Any, automatic: str, **options: Any) -> None:
         self.inner = inner
-        self.automatic = CheckBox(text=automatic or "none", value=True)
+        short = automatic if len(automatic) <= SHORT else "automatic"
+        self.automatic = CheckBox(text=short or "none", value=True, tooltip=automatic)
         super().__init__((self.automatic, inner), **options)
         self.automatic.changed.connect(self._update)
         self._update()
