@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_histomix.cli.following import follow, say
 from napari_histomix.cli.opening import named_splits, open_data, study_images
-from napari_histomix.cli.options import add_settings, settings_from
+from napari_histomix.cli.options import add_settings, positive, settings_from
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.methods import DEFAULT, method_names, method_of, method_problems
 from napari_histomix.records import HistomixError
@@ -51,7 +51,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], method: str) -
     )
     synthesize.add_argument("dataset", type=Path, help="folder of labeled images, or of images with a class each")
     synthesize.add_argument("--method", choices=method_names(), default=method, metavar="NAME", help="what makes them")
-    synthesize.add_argument("--mpp", type=float, help="µm per pixel, where the data does not say it")
+    synthesize.add_argument("--mpp", type=positive, help="µm per pixel, where the data does not say it")
     synthesize.add_argument("--splits", type=Path, metavar="FILE", help="CSV with the columns image and split")
     synthesize.add_argument("--out", type=Path, required=True, help="new folder for the augmented dataset")
     synthesize.add_argument("--study", type=Path, metavar="FOLDER", help="keep the study here, to review in napari")
@@ -162,16 +162,22 @@ def _synthesize(
         if not made.ids:
             reason = made.refusals.most_common(1)
             raise HistomixError(f"Nothing could be made{f'; {reason[0][0]}' if reason else ''}.")
+        _say_outcome(options, made)
+        exported = export_study(
+            study, dataset, options.out, format=layout, ids=made.ids, reviewed=False, report=report
+        )
+        follow(exported)
     except KeyboardInterrupt:
         if study.changes():
             say(options, f"What is made so far is kept; go on with: histomix resume {folder} --out {options.out}")
+        raise
+        elif not options.study:
+            _remove(study)
         raise
     except HistomixError:
         if not options.study and not study.changes():
             _remove(study)
         raise
-    _say_outcome(options, made)
-    follow(export_study(study, dataset, options.out, format=layout, ids=made.ids, reviewed=False, report=report))
     result = _result(made, options.out)
     if options.study:
         say(options, f"Study: {folder}")
