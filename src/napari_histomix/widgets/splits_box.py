@@ -70,8 +70,8 @@ class SplitsBox(Section):
         self.body.addWidget(self.warning)
         self.bar = RunBar(
             "Check for copies",
-            "Look for images that show the same tissue: renamed, turned, mirrored, recompressed, or overlapping.",
             self.finder,
+            "Look for images that show the same tissue: renamed, turned, mirrored, recompressed, or overlapping.",
         )
         self.body.addWidget(self.bar)
         self.found = Note()
