@@ -155,6 +155,8 @@ def _synthesize(
     found = options.candidates or (study is not None and method.stage is not None and method.stage.ready(study))
     if method.stage is not None and not found:
         stage = settings_from(method.stage.settings, options)
+    elif method.stage is not None and study is not None:
+        _check_said(options, method, study, dataset)
     if study is None:
         study = _begin(options, dataset, folder)
     try:
@@ -163,14 +165,11 @@ def _synthesize(
             reason = made.refusals.most_common(1)
             raise HistomixError(f"Nothing could be made{f'; {reason[0][0]}' if reason else ''}.")
         _say_outcome(options, made)
-        exported = export_study(
-            study, dataset, options.out, format=layout, ids=made.ids, reviewed=False, report=report
-        )
+        exported = export_study(study, dataset, options.out, format=layout, ids=made.ids, reviewed=False, report=report)
         follow(exported)
     except KeyboardInterrupt:
         if study.changes():
             say(options, f"What is made so far is kept; go on with: histomix resume {folder} --out {options.out}")
-        raise
         elif not options.study:
             _remove(study)
         raise
@@ -197,6 +196,25 @@ def _begin(options: argparse.Namespace, dataset: Dataset, folder: Path) -> Study
         if found is not None:
             study.set_candidates(found, {"candidates_from": options.candidates.name})
     return study.take()
+
+
+def _check_said(options: argparse.Namespace, method: Method[Any, Any], study: Study, dataset: Dataset) -> None:
+    """Raise HistomixError where the study's items were found with other settings than were said now."""
+    assert method.stage is not None
+    own = {setting.name for setting in settings_of(method.settings)}
+    kept = study.settings().get(method.stage.kept_as, {})
+    for setting in settings_of(method.stage.settings):
+        said = vars(options).get(setting.name)
+        if said is None or setting.name in own or not setting.option.recorded:
+            continue
+        before = kept.get(setting.name)
+        if setting.option.kind == "classes":
+            said, before = ([dataset.class_number(name) for name in names or ()] for names in (said, before))
+        if before != (list(said) if isinstance(said, tuple | list) else said):
+            raise HistomixError(
+                f"The study {study.folder} holds its {method.stage.title.lower()} already, found with another "
+                f"{setting.flag}; leave that out, or name a new study."
+            )
 
 
 def _remove(study: Study) -> None:

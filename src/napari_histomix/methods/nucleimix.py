@@ -307,6 +307,7 @@ class Candidates(Stage):
     settings = CandidateSettings
     subjects = ("candidate",)
     page = "napari_histomix.widgets.candidates_panel:CandidatesPanel"
+    kept_as = "candidate_settings"
 
     def ready(self, store: Store) -> bool:
         """Whether the study holds candidates already."""
