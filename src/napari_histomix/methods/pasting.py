@@ -21,6 +21,7 @@ from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, STAIN_UM, 
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
+from napari_histomix.methods.nucleimix import CANDIDATES
 from napari_histomix.methods.provenance import plain_facts
 from napari_histomix.methods.record import Record
 from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location, SourceRef
@@ -231,15 +232,8 @@ def kept_candidates(work: Work, method: str, kept_only: bool = False) -> list[Ca
     HistomixError
         If an image of theirs is not in the training split.
     """
-    decisions, used = work.decisions.get("candidate", {}), used_ranks(work, method)
-    wanted = {"keep"} if kept_only else {"keep", None}
-    candidates = [
-        candidate
-        for candidate in work.store.candidates()
-        if decisions.get(candidate.rank) in wanted and candidate.rank not in used
-    ]
-    check_candidates(work.dataset, candidates)
-    return candidates
+    used = used_ranks(work, method)
+    return [candidate for candidate in CANDIDATES.usable(work, kept_only) if candidate.rank not in used]
 
 
 def used_ranks(work: Work, method: str) -> set[int]:
