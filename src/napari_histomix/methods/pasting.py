@@ -129,13 +129,13 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             if len(items) == settings.count:
                 break
             yield Event("Planning placements", len(items), settings.count)
-            donor = site.donor.image, site.donor.instance
+            key = site.donor.image, site.donor.instance
             target, giver = images.get(site.image), images.get(site.donor.image)
             if target is None or giver is None:
                 continue
             site = replace(site, instance=taken.free_id(target))
             laid: Change | str
-            if uses[donor] >= settings.uses:
+            if uses[key] >= settings.uses:
                 laid = USED_UP
             elif settings.per_image is not None and here[site.image] >= settings.per_image:
                 laid = IMAGE_FULL
@@ -147,7 +147,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
                 refusals[laid] += 1
                 continue
             taken.add(target, laid)
-            uses[donor] += 1
+            uses[key] += 1
             here[site.image] += 1
             items.append(site)
         return Plan(items, settings.count, refusals, tuple(images.problems.values()))
@@ -159,8 +159,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             laid = self._made(work, site, images, settings)
             if isinstance(laid, str):
                 raise HistomixError(f"{site.image}: a planned nucleus cannot be placed any more: {laid}.")
-            preview = laid.pixels
-            yield Event("Placing nuclei", done, len(items), preview=preview, made=(laid,))
+            yield Event("Placing nuclei", done, len(items), preview=laid.pixels, made=(laid,))
 
     def place(self, work: Work, sites: Sequence[Candidate], settings: S) -> Job[list[Change | str]]:
         """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
