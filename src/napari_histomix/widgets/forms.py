@@ -488,7 +488,10 @@ class SettingsForm(QWidget):
         for name, widget in self.fields.items():
             kind = self._settings[name].option.kind
             if kind == "classes":
-                widget.offer([(one, one) for one in self._choices(kind)])
+                names = self._choices(kind)
+                widget.offer([(one, one) for one in names])
+                for part in (self.labels[name], widget.native):
+                    part.setVisible(bool(names))
             elif kind == "model":
                 widget.offer(self._choices(kind))
 
@@ -528,13 +531,14 @@ class SessionForm(SettingsForm):
         session.dataset_changed.connect(self.refresh)
         session.classes_changed.connect(self._on_classes)
         session.model_changed.connect(self._on_model)
+        self.refresh()
         self._on_classes()
         self._on_model()
 
     def _known(self, kind: str) -> Sequence[str]:
         dataset = self.session.dataset
         if kind == "classes" and dataset is not None:
-            return [one.name for one in dataset.classes] or dataset.kinds
+            return [one.name for one in dataset.classes]
         return [str(self.session.model_folder)] if kind == "model" and self.session.model_folder else ()
 
     def _choose(self) -> None:
