@@ -16,7 +16,7 @@ from napari_histomix.datasets.formats.reading import check_size
 from napari_histomix.datasets.mat_files import read_arrays
 from napari_histomix.datasets.pixels import as_ids
 from napari_histomix.datasets.writing import check_name, write_png
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source, instance_ids
 
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, written by napari-histomix"
 
@@ -46,8 +46,7 @@ def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
         raise HistomixError(f"{path.name}: inst_map has the shape {grid.shape}; it must be one plane of ids.")
     check_size(grid.shape, path.name)
     instances = as_ids(grid, path.name)
-    ids = np.unique(instances)
-    ids = ids[ids > 0]
+    ids = np.array(instance_ids(instances), np.int32)
     listed = content.get("inst_type")
     if ids.size == 0:
         return instances, {}

@@ -30,4 +30,6 @@ def image_facts(image: LabeledImage | TissueImage) -> dict[str, Any]:
 def labels_sha256(instances: NDArray[np.int32]) -> str:
     """Hexadecimal SHA-256 of an instance map's shape and ids (H, W) int32: the same in whatever file they lie."""
     shape = "x".join(map(str, instances.shape))
-    return hashlib.sha256(f"{shape}:".encode() + np.ascontiguousarray(instances, "<i4").tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{shape}:".encode())
+    digest.update(np.ascontiguousarray(instances, "<i4"))
+    return digest.hexdigest()

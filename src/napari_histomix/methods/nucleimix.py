@@ -16,10 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, contrast, cut_donor, donor_flaw, plan_placement
+from napari_histomix.compositing import (
+    DonorCrop,
+    ImageCache,
+    IndexedImage,
+    contrast,
+    cut_donor,
+    donor_flaw,
+    plan_placement,
+)
 from napari_histomix.compositing.donors import PALE, SLIVER
 from napari_histomix.datasets import Dataset, Entry, Problem
-from napari_histomix.datasets.image_facts import image_facts
 from napari_histomix.diffusion.windows import WindowedPlan, finished_placement, painted, windowed
 from napari_histomix.features import context_features, open_encoder
 from napari_histomix.methods.provenance import making_facts, search_facts
@@ -346,10 +353,11 @@ def _find_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]
         entries.append(entry)
         found = nucleus_locations(image, rare, major)
         nuclei[entry.source.image] = found
+        source = IndexedImage(image)
         for one in (one for one in found if one.kind == "rare"):
-            if (found_contrast := contrast(image, one)) is not None:
+            if (found_contrast := contrast(source, one)) is not None:
                 contrasts[one] = found_contrast
-            if flaw := donor_flaw(image, one):
+            if flaw := donor_flaw(source, one):
                 flaws[one] = flaw
         areas[entry.source.image] = image.instances.size * image.mpp**2
     if not entries:
@@ -388,10 +396,9 @@ def _plan(
     accepted: list[WindowedPlan] = []
     uses = Counter((one.candidate.donor.image, one.candidate.donor.instance) for one in existing)
     refusals: Counter[str] = Counter()
-    problems: dict[str, Problem] = {}
+    cache = ImageCache(dataset)
     donors: dict[tuple[str, int], DonorCrop] = {}
     free_id: dict[str, int] = {}
-    sources: dict[str, dict[str, Any]] = {}
     while waiting and len(accepted) < settings.count:
         size = 2 * (settings.count - len(accepted)) + 16
         tried, waiting = waiting[:size], waiting[size:]
@@ -403,32 +410,33 @@ def _plan(
             if (one.donor.image, one.donor.instance) not in donors:
                 missing.setdefault(one.donor.image, []).append(one.donor)
         for name, locations in missing.items():
-            image = _readable(dataset, name, problems, sources)
-            if image is not None:
-                present = [one for one in locations if _is_there(image, one)]
-                donors.update({(name, one.instance): cut_donor(image, one) for one in present})
+            source = cache.get(name)
+            if source is not None:
+                present = [one for one in locations if source.holds(one)]
+                donors.update({(name, one.instance): cut_donor(source, one) for one in present})
         for number, (name, group) in enumerate(images.items()):
             yield Event("Planning placements", number, len(images))
-            image = _readable(dataset, name, problems, sources)
-            if image is None:
+            target = cache.get(name)
+            if target is None:
                 continue
             before = [one.plan for one in accepted if one.plan.candidate.target.image == name]
-            taken = np.zeros(image.instances.shape, bool)
+            taken = np.zeros(target.image.instances.shape, bool)
             for plan in before:
                 taken[plan.window] |= plan.changed
             for placement in (one for one in existing if one.candidate.target.image == name):
                 taken[placement.window] |= placement.origin != 0
-            free_id.setdefault(name, _next_instance(image, existing))
+            if name not in free_id:
+                free_id[name] = _next_instance(target.image, existing)
             for candidate in group:
                 donor = donors.get((candidate.donor.image, candidate.donor.instance))
-                if donor is None and candidate.donor.image in problems:
+                if donor is None and candidate.donor.image in cache.problems:
                     continue
-                if donor is None or not _is_there(image, candidate.target):
+                if donor is None or not target.holds(candidate.target):
                     outcomes[candidate.rank] = CHANGED
                     continue
                 seed = int(np.random.SeedSequence([settings.seed, candidate.rank]).generate_state(1, np.uint64)[0] >> 1)
                 planned = plan_placement(
-                    image,
+                    target,
                     candidate,
                     donor,
                     seed=seed,
@@ -436,7 +444,7 @@ def _plan(
                     stain_matching=settings.stain_matching,
                     symmetries=settings.symmetries,
                 )
-                outcome = planned if isinstance(planned, str) else windowed(planned, image, model)
+                outcome = planned if isinstance(planned, str) else windowed(planned, target.image, model)
                 outcomes[candidate.rank] = outcome
                 if not isinstance(outcome, str):
                     taken[outcome.plan.window] |= outcome.plan.changed
@@ -453,33 +461,7 @@ def _plan(
                 uses[giver] += 1
                 accepted.append(replace(result, instance=free_id[candidate.target.image]))
                 free_id[candidate.target.image] += 1
-    return accepted, refusals, list(problems.values()), sources
-
-
-def _readable(
-    dataset: Dataset, name: str, problems: dict[str, Problem], sources: dict[str, dict[str, Any]]
-) -> LabeledImage | None:
-    """The image, its facts noted; or None with its problem noted."""
-    if name in problems:
-        return None
-    try:
-        image = dataset.read(name)
-    except HistomixError as error:
-        problems[name] = Problem(name, str(error))
-        return None
-    if name not in sources:
-        sources[name] = image_facts(image)
-    return image
-
-
-def _is_there(image: LabeledImage, location: Location) -> bool:
-    """Whether a location, perhaps read from a file, is one of this image."""
-    height, width = image.instances.shape
-    if not (0 <= location.row < height and 0 <= location.col < width):
-        return False
-    if not location.instance:
-        return location.kind == "background"
-    return image.types.get(location.instance) == location.type and bool((image.instances == location.instance).any())
+    return accepted, refusals, list(cache.problems.values()), cache.facts
 
 
 def _next_instance(image: LabeledImage, existing: Iterable[Placement]) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Collection
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_histomix.records import LabeledImage, Location
 from napari_histomix.stains import optical_density
@@ -16,16 +15,44 @@ TISSUE_DENSITY = 0.12
 """Green optical density (base 10) from which a place counts as tissue."""
 
 
+def nucleus_boxes(instances: NDArray[np.int32]) -> dict[int, tuple[slice, slice]]:
+    """Bounding box of every instance that occurs in an instance map (H, W), by id in ascending order."""
+    if not instances.size:
+        return {}
+    # By runs of equal ids within a row: far fewer than pixels, and ids may be as large as 32 bits allow.
+    width = instances.shape[1]
+    flat = instances.ravel()
+    starts = np.ones(flat.size, bool)
+    np.not_equal(flat[1:], flat[:-1], out=starts[1:])
+    starts[::width] = True
+    first = np.flatnonzero(starts)
+    stop = np.append(first[1:], flat.size)
+    kept = flat[first] != 0
+    first, stop = first[kept], stop[kept]
+    order = np.argsort(flat[first], kind="stable")
+    first, stop = first[order], stop[order]
+    ids, groups = np.unique(flat[first], return_index=True)
+    if not len(ids):
+        return {}
+    rows, lefts, rights = first // width, first % width, (stop - 1) % width
+    # Within an id, runs are still in the order of their rows.
+    tops, bottoms = rows[groups], rows[np.append(groups[1:], len(rows)) - 1]
+    lefts, rights = np.minimum.reduceat(lefts, groups), np.maximum.reduceat(rights, groups)
+    return {
+        instance: (slice(top, bottom + 1), slice(left, right + 1))
+        for instance, top, bottom, left, right in zip(
+            *(values.tolist() for values in (ids, tops, bottoms, lefts, rights)), strict=True
+        )
+    }
+
+
 def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collection[int]) -> list[Location]:
     """Rare and major nuclei of an image, by instance id; their centers are centroids, in pixels."""
     found = []
-    # By their order instead of their ids, which may be as large as 32 bits allow.
-    ids, order = np.unique(image.instances, return_inverse=True)
-    boxes = ndimage.find_objects(order.reshape(image.instances.shape) + 1)
-    for instance, box in zip(ids.tolist(), boxes, strict=True):
-        if not instance or image.types[instance] not in (*rare, *major):
-            continue
+    for instance, box in nucleus_boxes(image.instances).items():
         number = image.types[instance]
+        if number not in (*rare, *major):
+            continue
         rows, cols = np.nonzero(image.instances[box] == instance)
         location = Location(
             image.source.image,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, cut_donor, plan_placement
+from napari_histomix.compositing import DonorCrop, IndexedImage, cut_donor, plan_placement
 from napari_histomix.compositing.exchanging import Swap, paste_all
 from napari_histomix.compositing.replacement import Pose
 from napari_histomix.datasets.run_lengths import mask_of
@@ -55,7 +55,7 @@ def rebuild_placements(manifest: Manifest, sources: Sources, models: Models, dev
     crops = yield from _cut_donors(manifest.images, sources, manifest.path)
     for done, image in enumerate(manifest.images):
         yield Event("Planning placements", done, len(manifest.images))
-        target = sources.read(image.target)
+        target = IndexedImage(sources.read(image.target))
         for record in image.records:
             made = record["provenance"]
             with undamaged(manifest.path):
@@ -90,10 +90,10 @@ def _cut_donors(
     crops: dict[tuple[str, int], DonorCrop] = {}
     for done, some in enumerate(by_image.values()):
         yield Event("Cutting donors", done, len(by_image))
-        giver: LabeledImage = sources.read(some[0]["provenance"]["sources"]["donor"])
+        giver = IndexedImage(sources.read(some[0]["provenance"]["sources"]["donor"]))
         with undamaged(path):
             for record in some:
-                crops.setdefault(_giver(record), cut_donor(giver, _location(record["donor"], giver)))
+                crops.setdefault(_giver(record), cut_donor(giver, _location(record["donor"], giver.image)))
     return crops
 
 
@@ -114,21 +114,21 @@ def _painted(
     return pixels
 
 
-def _planned(record: Mapping[str, Any], target: LabeledImage, donor: DonorCrop, model: AnyModel) -> WindowedPlan | str:
+def _planned(record: Mapping[str, Any], target: IndexedImage, donor: DonorCrop, model: AnyModel) -> WindowedPlan | str:
     """The plan of a recorded placement, or why there is none any more."""
     made = record["provenance"]
     scores = float(record["log_likelihood"]), float(record["percentile"])
-    candidate = Candidate(int(record["rank"]), _location(record["target"], target), donor.location, *scores)
+    candidate = Candidate(int(record["rank"]), _location(record["target"], target.image), donor.location, *scores)
     plan = plan_placement(
         target,
         candidate,
         donor,
         seed=int(record["seed"]),
-        taken=np.zeros(target.instances.shape, bool),
+        taken=np.zeros(target.image.instances.shape, bool),
         stain_matching=bool(made["stain_matching"]),
         symmetries=bool(made["symmetries"]),
     )
-    fitted = plan if isinstance(plan, str) else windowed(plan, target, model)
+    fitted = plan if isinstance(plan, str) else windowed(plan, target.image, model)
     if isinstance(fitted, str):
         return f"nucleus {candidate.rank} can no longer be laid there: {fitted}"
     return replace(fitted, instance=int(record["instance"]))

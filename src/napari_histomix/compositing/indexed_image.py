@@ -1,0 +1,89 @@
+"""Images as planning uses them: read once, with what is asked of each again and again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from napari_histomix.compositing.stain import Staining, staining
+from napari_histomix.datasets import Dataset, Problem
+from napari_histomix.datasets.image_facts import image_facts
+from napari_histomix.records import HistomixError, LabeledImage, Location
+from napari_histomix.sampling.locations import nucleus_boxes
+
+CACHE_BYTES = 2**28
+"""Memory that ``ImageCache`` fills with images: 38 images of 1000²."""
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedImage:
+    """A labeled image with its nuclei's bounding boxes and its staining, each worked out when first asked for.
+
+    The image must not change from then on.
+    """
+
+    image: LabeledImage
+
+    @cached_property
+    def boxes(self) -> dict[int, tuple[slice, slice]]:
+        """Bounding boxes of the nuclei, by instance id."""
+        return nucleus_boxes(self.image.instances)
+
+    @cached_property
+    def staining(self) -> Staining:
+        """How the whole image is stained."""
+        return staining(self.image)
+
+    def holds(self, location: Location) -> bool:
+        """Whether a location, perhaps read from a file, is one of this image."""
+        height, width = self.image.instances.shape
+        if not (0 <= location.row < height and 0 <= location.col < width):
+            return False
+        if not location.instance:
+            return location.kind == "background"
+        return self.image.types.get(location.instance) == location.type and location.instance in self.boxes
+
+
+@dataclass(eq=False)
+class ImageCache:
+    """Images of a dataset, read when first asked for and kept as far as ``capacity`` bytes go; others are read again.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    capacity : int
+        Bytes of pixels and labels that are kept.
+    problems : dict of str to Problem
+        Images that could not be read; they are not tried again.
+    facts : dict of str to dict
+        What provenance says of each image that was read.
+    """
+
+    dataset: Dataset
+    capacity: int = CACHE_BYTES
+    problems: dict[str, Problem] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _kept: dict[str, IndexedImage] = field(default_factory=dict)
+    _size: int = 0
+
+    def get(self, name: str) -> IndexedImage | None:
+        """An image by its name; None where it cannot be read, and then its problem is noted."""
+        if name in self.problems:
+            return None
+        if name in self._kept:
+            return self._kept[name]
+        try:
+            image = self.dataset.read(name)
+        except HistomixError as error:
+            self.problems[name] = Problem(name, str(error))
+            return None
+        if name not in self.facts:
+            self.facts[name] = image_facts(image)
+        indexed = IndexedImage(image)
+        size = image.pixels.nbytes + image.instances.nbytes
+        # Images are asked for in turns, so that making room for a new one would always drop the next one wanted.
+        if self._size + size <= self.capacity:
+            self._kept[name] = indexed
+            self._size += size
+        return indexed
