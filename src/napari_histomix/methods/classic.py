@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from napari_histomix.methods.deriving import Derived, Deriving
 from napari_histomix.methods.pasting import CountSettings
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, LabeledImage
-from napari_histomix.settings import Option
+from napari_histomix.settings import Option, made_from
 
 if TYPE_CHECKING:
     import torch
@@ -65,15 +66,20 @@ class Classic(Deriving[ClassicSettings]):
 
     def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
         """The pixel's own place in the target, the nearest one where the image was rotated by less than a quarter."""
-        import torch
-
         if painted:
             return {}
-        settings = ClassicSettings(**record.provenance["settings"])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_torch_seed(np.random.default_rng(record.seed)))
-            _, places = _moved(np.zeros((*record.window[2:], 3), np.uint8), settings)
+        places = _places(record.seed, record.window[2:], made_from(ClassicSettings, record.provenance["settings"]))
         return {"image": record.image, "x": int(places[1, row, col]), "y": int(places[0, row, col])}
+
+
+@lru_cache(maxsize=2)
+def _places(seed: int, shape: tuple[int, int], settings: ClassicSettings) -> NDArray[np.intp]:
+    """Where each pixel of an image (H, W) was, by the seed of its change."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_torch_seed(np.random.default_rng(seed)))
+        return _moved(np.zeros((*shape, 3), np.uint8), settings)[1]
 
 
 def _torch_seed(rng: np.random.Generator) -> int:
