@@ -1,121 +1,196 @@
-"""Studies of earlier versions, as their own tables were."""
+"""Studies of version 3: everything is there after they are opened, and goes on."""
 
 from __future__ import annotations
 
-import io
+import csv
 import json
-import sqlite3
-from contextlib import closing
+import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from napari_histomix.records import HistomixError
+from napari_histomix import jobs
+from napari_histomix.datasets import Dataset, load_sample, open_any
+from napari_histomix.records import HistomixError, drain
 from napari_histomix.study import Study
-from napari_histomix.study.decision_log import items_of
+from napari_histomix.study.export import export_study
+from napari_histomix.study.provenance.recorded import read_manifest
+from napari_histomix.study.provenance.replay import replay
 
-PLACE = "image TEXT, kind TEXT, row REAL, col REAL, instance INTEGER, type INTEGER, area INTEGER"
-FIRST = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE candidates (
-    rank INTEGER PRIMARY KEY, {PLACE}, {", ".join("donor_" + column for column in PLACE.split(", "))},
-    log_likelihood REAL, percentile REAL
-);
-CREATE TABLE placements (
-    rank INTEGER PRIMARY KEY REFERENCES candidates, instance INTEGER NOT NULL, row INTEGER NOT NULL,
-    col INTEGER NOT NULL, seed INTEGER NOT NULL, pixels BLOB NOT NULL, masks BLOB NOT NULL, provenance TEXT NOT NULL
-);
-CREATE TABLE decisions (
-    subject TEXT NOT NULL, item INTEGER NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (subject, item)
-);
-CREATE TABLE acts (id INTEGER PRIMARY KEY AUTOINCREMENT, made TEXT NOT NULL, subject TEXT NOT NULL, undone INTEGER);
-CREATE TABLE changes (act INTEGER NOT NULL REFERENCES acts, item INTEGER NOT NULL, before TEXT, after TEXT);
-CREATE INDEX changes_of_act ON changes (act);
-"""
-SECOND = """
-CREATE TABLE mixes (
-    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, target TEXT NOT NULL,
-    seed INTEGER NOT NULL, pixels BLOB NOT NULL, origin BLOB NOT NULL, provenance TEXT NOT NULL
-);
-"""
-PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
-ORIGIN = np.asarray(np.arange(63).reshape(7, 9) % 3, np.uint8)
-NUCLEUS = ORIGIN == 1
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
-def png(array) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG")
-    return stream.getvalue()
+def unpacked(kind: str, folder: Path) -> Path:
+    with zipfile.ZipFile(GOLDEN / f"version-3-{kind}-study.zip") as archive:
+        archive.extractall(folder)
+    return folder
 
 
-@pytest.fixture(params=[1, 2])
-def old(request, tmp_path):
-    folder = tmp_path / "old"
-    folder.mkdir()
-    with closing(sqlite3.connect(folder / "study.sqlite")) as db, db:
-        db.execute("PRAGMA journal_mode=WAL")
-        db.executescript(FIRST + (SECOND if request.param == 2 else ""))
-        facts = {"version": request.param, "dataset_root": str(tmp_path), "name": "old", "mpp": 0.25}
-        db.executemany("INSERT INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in facts.items()])
-        place = ("a", "major", 1.5, 2.5, 7, 2, 90)
-        db.executemany(
-            f"INSERT INTO candidates VALUES ({', '.join('?' * 17)})",
-            [(rank, *place, *place, -3.5, 40.0) for rank in range(3)],
-        )
-        db.execute(
-            "INSERT INTO placements VALUES (2, 11, 3, 4, 12345, ?, ?, ?)",
-            (png(PIXELS), png(np.asarray(ORIGIN | NUCLEUS.astype(np.uint8) << 2, np.uint8)), '{"sampler": "fast"}'),
-        )
-        db.executemany("INSERT INTO decisions VALUES (?, ?, ?)", [("placement", 2, "approve"), ("segment", 4, "drop")])
-        db.executemany(
-            "INSERT INTO acts VALUES (?, '2025-01-01T00:00:00+00:00', ?, ?)",
-            [(1, "placement", 0), (2, "placement", 1), (3, "segment", 0)],
-        )
-        db.executemany(
-            "INSERT INTO changes VALUES (?, ?, ?, ?)",
-            [(1, 2, None, "approve"), (2, 2, "approve", "reject"), (3, 4, None, "drop")],
-        )
-        if request.param == 2:
-            db.execute(
-                "INSERT INTO mixes VALUES (5, 'a mix 1', 'low', 'a', ?, ?, ?, ?)",
-                (2**62 - 1, png(PIXELS), png(ORIGIN), '{"donors": [{"image": "b"}]}'),
-            )
-    return folder, request.param
+def manifest_of(kind: str) -> dict:
+    return json.loads((GOLDEN / f"version-3-{kind}-manifest.json").read_text(encoding="utf-8"))
 
 
-def test_everything_of_an_old_study_is_there_and_can_be_taken_back(old):
-    folder, version = old
-    Study.open(folder)
-    study = Study.open(folder)
-    (one,) = study.placements()
-    assert (one.candidate.rank, one.instance, one.row, one.col, one.seed) == (2, 11, 3, 4, 12345)
-    assert one.shape == (7, 9) and np.array_equal(one.pixels, PIXELS)
-    assert np.array_equal(one.origin, ORIGIN) and np.array_equal(one.nucleus, NUCLEUS)
-    assert one.provenance == {"sampler": "fast"} and study.samplers() == {2: "fast"}
-    assert study.decisions("placement") == {2: "approve"} and study.decisions("segment") == {4: "drop"}
-    assert study.decided("placement")[2].made.startswith("2025-01-01")
-    assert items_of(study.undo("segment")) == (4,) and study.decisions("segment") == {}
-    assert study.redo("placement") == ()
-    assert items_of(study.undo("placement")) == (2,) and study.decisions("placement") == {}
-    if version == 2:
-        mix = study.mix(5)
-        assert np.array_equal(mix.pixels, PIXELS) and np.array_equal(mix.origin, ORIGIN)
-        assert (mix.name, mix.kind, mix.target, mix.seed) == ("a mix 1", "low", "a", 2**62 - 1)
-        assert mix.provenance == {"donors": [{"image": "b"}]}
+@pytest.fixture
+def nuclei(tmp_path) -> Path:
+    return unpacked("nuclei", tmp_path / "nuclei")
 
 
-def test_a_disk_that_is_full_leaves_an_old_study_as_it_was(old, monkeypatch):
-    folder, _ = old
-    before = (folder / "study.sqlite").read_bytes()
+@pytest.fixture
+def tissue(tmp_path) -> Path:
+    return unpacked("tissue", tmp_path / "tissue-study")
+
+
+@pytest.fixture(scope="module")
+def corners(tmp_path_factory) -> Dataset:
+    """The sample's images as two classes of tissue: their upper left and their lower right corners."""
+    sample, root = load_sample(), tmp_path_factory.mktemp("corners") / "tissue"
+    with (root.mkdir() or root / "images.csv").open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["image", "class", "patient", "split", "mpp"])
+        for kind, window in (("left", np.s_[:160, :160]), ("right", np.s_[-160:, -160:])):
+            (root / kind).mkdir()
+            for number, entry in enumerate(sample.entries):
+                image = sample.read(entry)
+                Image.fromarray(image.pixels[window]).save(root / kind / f"{number}.png")
+                table.writerow([f"{kind}/{number}.png", kind, f"patient-{number}", "train", image.mpp])
+    return open_any(root)
+
+
+def test_everything_of_a_study_of_nuclei_is_there(nuclei):
+    study, old = Study.open(nuclei), manifest_of("nuclei")
+    assert (nuclei / "study-version-3.sqlite").is_file()
+    (run,) = study.runs()
+    assert (run.method, run.state, run.wanted) == ("nucleimix", "done", 8)
+    assert run.settings["count"] == 8 and dict(run.refusals) == old["refusals"]
+    assert study.settings()["candidate_settings"] == old["candidate_settings"] and len(study.candidates()) > 8
+    changes = study.changes()
+    assert len(changes) == 8 and study.decisions("change") == {
+        number: "reject" if number in changes.ids[6:] else "approve" for number in changes.ids
+    }
+    assert study.decisions("change note") == {changes.ids[6]: "a pale rim"}
+    assert study.decisions("change reasons") == {changes.ids[6]: "seam"}
+    assert study.decided("change")[changes.ids[0]].who == "Ann"
+    for placement in old["placements"]:
+        change = study.change(placement["rank"])
+        assert change.in_place and (change.seed, change.score) == (placement["seed"], pytest.approx(66.667, abs=40))
+        assert change.provenance == placement["provenance"]
+        assert change.added == {placement["instance"]: 1} and change.donor.item == placement["donor"]["instance"]
+        assert (change.target.row, change.target.item) == (placement["target"]["row"], placement["target"]["instance"])
+        assert np.count_nonzero(change.origin) == placement["changed_pixels"]
+        assert set(np.unique(change.labels)) == {-1, placement["instance"]}
+
+
+def test_what_was_done_can_be_taken_back_and_done_again(nuclei):
+    study = Study.open(nuclei)
+    ids, noted = study.changes().ids, study.changes().ids[6]
+    # An act that was undone and followed by another one stays undone.
+    assert study.redo("change") == ()
+    assert set(study.undo("change")) == {("change reasons", noted, None), ("change note", noted, None)}
+    assert {(item, decision) for _, item, decision in study.undo("change")} == {(number, None) for number in ids[6:]}
+    assert study.decisions("change") == dict.fromkeys(ids[:6], "approve")
+    assert {item for _, item, _ in Study.open(nuclei).redo("change")} == set(ids[6:])
+    assert study.undo("candidate") and study.decisions("candidate") == dict.fromkeys((3, 5, 8), "keep")
+
+
+def test_it_is_upgraded_once_and_a_copy_is_kept(nuclei):
+    original = Study.open(nuclei).changes().ids
+    kept = (nuclei / "study-version-3.sqlite").read_bytes()
+    Study.open(nuclei).decide("change", original[:1], "reject")
+    assert Study.open(nuclei).decisions("change")[original[0]] == "reject"
+    assert (nuclei / "study-version-3.sqlite").read_bytes() == kept
+    # The copy is the study as it was.
+    shutil.copy(nuclei / "study-version-3.sqlite", nuclei / "study.sqlite")
+    for more in nuclei.glob("study.sqlite-*"):
+        more.unlink()
+    assert Study.open(nuclei).decisions("change")[original[0]] == "approve"
+
+
+def test_an_upgrade_that_fails_leaves_the_study_as_it_was(nuclei, monkeypatch):
+    before = (nuclei / "study.sqlite").read_bytes()
 
     def full(*_):
         raise HistomixError("no space")
 
-    monkeypatch.setattr("napari_histomix.study.database.write_pack", full)
+    monkeypatch.setattr("napari_histomix.study.database.upgrade", full)
     with pytest.raises(HistomixError, match="no space"):
-        Study.open(folder)
-    assert (folder / "study.sqlite").read_bytes() == before
+        Study.open(nuclei)
+    assert (nuclei / "study.sqlite").read_bytes() == before
     monkeypatch.undo()
-    assert len(Study.open(folder).placements()) == 1
+    assert len(Study.open(nuclei).changes()) == 8
+
+
+def test_it_is_exported_to_the_same_pixels_and_rebuilt(nuclei, tmp_path):
+    sample, old = load_sample(), manifest_of("nuclei")
+    out = drain(export_study(Study.open(nuclei), sample, tmp_path / "out"))
+    manifest = read_manifest(out)
+    assert manifest.content["synthetic_images"] == old["synthetic_images"]
+    assert manifest.content["counts"] == old["counts"]
+    assert [record.id for record in manifest.records] == [placement["rank"] for placement in old["placements"]]
+    report = drain(replay(manifest, sample))
+    assert report.problems == () and {each.outcome for each in report.compared} <= {"identical", "close"}
+    assert report.conditions or {each.outcome for each in report.compared} == {"identical"}
+
+
+def test_a_manifest_of_its_time_is_rebuilt(nuclei, tmp_path):
+    sample = load_sample()
+    out = drain(export_study(Study.open(nuclei), sample, tmp_path / "out"))
+    shutil.copy(GOLDEN / "version-3-nuclei-manifest.json", tmp_path / "manifest.json")
+    report = drain(replay(tmp_path / "manifest.json", sample, images=out))
+    assert report.problems == () and report.compared
+    assert report.conditions or {each.outcome for each in report.compared} == {"identical"}
+
+
+def test_everything_of_a_study_of_tissue_is_there(tissue):
+    study, old = Study.open(tissue), manifest_of("tissue")
+    assert (tissue / "study-version-3.sqlite").is_file()
+    (run,) = study.runs()
+    assert (run.method, run.state, run.wanted) == ("usegmix", "done", 2)
+    first, second = study.changes()
+    assert [first.name, second.name] == [image["name"] for image in old["synthetic"]]
+    assert study.decisions("change") == {first.id: "approve", second.id: "approve"}
+    assert study.decisions("change note") == {second.id: "cut"}
+    assert study.decisions("change reasons") == {second.id: "shape"}
+    assert study.decisions("segment") == {3: "drop"} and study.decided("change")[first.id].who == "Bob"
+    for change, image in zip((first, second), old["synthetic"], strict=True):
+        assert change.shape == (160, 160) and change.class_shares == {image["class"]: 1.0} and change.labels is None
+        assert change.image == image["provenance"]["sources"]["target"]["image"] and change.seed == image["seed"]
+        assert [source.item for source in change.sources[1:]] == [
+            donor["segment"] for donor in image["provenance"]["donors"]
+        ]
+        assert np.count_nonzero(change.origin) == image["changed_pixels"]
+        assert change.provenance == image["provenance"]
+    assert study.undo("segment") and study.decisions("segment") == {}
+    assert study.undo("change")
+
+
+def test_tissue_is_exported_to_the_same_pixels_and_rebuilt(tissue, corners, tmp_path):
+    old = {image["name"]: image["sha256"] for image in manifest_of("tissue")["synthetic"]}
+    out = drain(export_study(Study.open(tissue), corners, tmp_path / "out"))
+    manifest = read_manifest(out)
+    assert {name: about["sha256"] for name, about in manifest.content["synthetic_images"].items()} == old
+    assert manifest.content["counts"] == manifest_of("tissue")["counts"]
+    # The manifest of its time, beside the same images under the names that they had then.
+    there = tmp_path / "then"
+    for image in read_manifest(GOLDEN / "version-3-tissue-manifest.json").images:
+        file = there / f"{image.file}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(out / f"{manifest.content['synthetic_images'][image.name]['file']}.png", file)
+    shutil.copy(GOLDEN / "version-3-tissue-manifest.json", there / "manifest.json")
+    (there / "dataset.json").write_text('{"mpp": 0.5}', encoding="utf-8")
+    report = drain(replay(there, corners))
+    assert report.problems == () and len(report.compared) == 2
+    assert report.conditions or {each.outcome for each in report.compared} == {"identical"}
+
+
+def test_a_study_of_a_newer_version_is_refused(tmp_path):
+    study = Study.create(tmp_path / "study", tmp_path, "new")
+    study.save_settings({"version": 5})
+    with pytest.raises(HistomixError, match="newer version; update"):
+        Study.open(study.folder)
+
+
+def test_nothing_is_left_to_take_up(nuclei):
+    assert jobs.unfinished(Study.open(nuclei)) is None

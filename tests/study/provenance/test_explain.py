@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from mix_samples import make_mix_study
 from PIL import Image
+from toy_methods import BLEND, FRESH, LAY, changes_of
 
-from napari_histomix.compositing.replacement import Pose
-from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset, open_tissue
-from napari_histomix.datasets.class_folders import export_tissue
-from napari_histomix.diffusion.model_files import load_model
-from napari_histomix.methods.nucleimix import SynthesisSettings, synthesize
-from napari_histomix.methods.usegmix import Exchange, MixPlan, MixSettings, make_mix, plan_one
+from napari_histomix.datasets import SYNTHETIC_NOTICE, load_sample, open_any
 from napari_histomix.records import HistomixError, drain
-from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study.export import export
 from napari_histomix.study.provenance.explain import Explanation, explain
 from napari_histomix.study.provenance.recorded import read_manifest
 from napari_histomix.study.provenance.replay import replay
 
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+
 
 @pytest.fixture(scope="module")
-def placed(study_dataset, found, small_model_folder):
-    """Placements whose donors keep their own colors."""
-    settings = SynthesisSettings(count=6, device="cpu", stain_matching=False)
-    made = drain(synthesize(study_dataset, found.candidates, settings, load_model(small_model_folder)))
-    return made.placements
+def placed(study_dataset):
+    """Changes whose donors keep their own colors."""
+    return changes_of(LAY, study_dataset, 6)
 
 
 @pytest.fixture(scope="module")
 def exported(study_dataset, placed, tmp_path_factory) -> Path:
-    decisions = {one.candidate.rank: "approve" for one in placed}
-    review = {"decided_by": "Dr. Ada", "decided": "2026-01-02T03:04:05+00:00"}
-    reviews = dict.fromkeys(decisions, review)
+    decisions = {change.id: "approve" for change in placed}
+    reviews = dict.fromkeys(decisions, {"decided_by": "Dr. Ada", "decided": "2026-01-02T03:04:05+00:00"})
     out = tmp_path_factory.mktemp("explain") / "out"
     return drain(export(study_dataset, placed, out, decisions, reviews=reviews))
 
@@ -62,15 +56,14 @@ def test_a_donors_pixels_are_found_where_they_lay(study_dataset, placed, exporte
             point = found.at(x, y)
             there = study_dataset.read(point["image"])
             assert np.array_equal(there.pixels[point["y"], point["x"]], pixels[y, x])
-            (one,) = (one for one in placed if one.candidate.rank == point["placement"])
-            assert (one.candidate.target.image, one.candidate.donor.image) == (image.name, point["image"])
-            assert one.candidate.donor.instance == point["donor_instance"] and point["instance"] == one.instance
-            nucleus = bool(one.nucleus[y - one.row, x - one.col])
-            assert (there.instances[point["y"], point["x"]] == point["donor_instance"]) == nucleus
+            (change,) = (change for change in placed if change.id == point["change"])
+            assert (change.image, change.donor.image) == (image.name, point["image"])
+            assert change.donor.item == point["donor_instance"] and point["instance"] in change.added
+            assert there.instances[point["y"], point["x"]] == point["donor_instance"]
             assert point["patient"] == there.source.patient and point["class"] == "rare"
             assert (point["decision"], point["decided_by"]) == ("approve", "Dr. Ada")
             seen += 1
-    assert seen > 300 and len({(one.provenance["quarter_turns"], one.provenance["mirrored"]) for one in placed}) > 3
+    assert seen > 200
 
 
 def test_real_and_inpainted_pixels_say_so(study_dataset, placed, exported):
@@ -84,44 +77,20 @@ def test_real_and_inpainted_pixels_say_so(study_dataset, placed, exported):
             assert np.array_equal(target.pixels[point["y"], point["x"]], pixels[y, x])
         for x, y in points(found.origin, 2):
             point = found.at(x, y)
-            (one,) = (one for one in placed if one.candidate.rank == point["placement"])
-            assert one.origin[y - one.row, x - one.col] == 2
-            assert point["origin"] == "inpainted" and point["model"] == "small" and "image" not in point
-
-
-def test_a_donor_of_another_scale_is_traced_to_fractions_of_a_pixel(
-    labeled_image, location, dataset_folder, small_model_folder, tmp_path
-):
-    from napari_histomix.records import Candidate
-
-    near = labeled_image([(60, 60, 5, 7, 1)], name="near", patient="a", mpp=0.25)
-    far = labeled_image([(60, 60, 9, 9, 2)], name="far", patient="b", mpp=0.5, seed=3)
-    dataset = open_dataset(dataset_folder(tmp_path / "data", [near, far]))
-    some = [Candidate(0, location(far, row=100, col=100), location(near, 1), 0.0, 50.0)]
-    settings = SynthesisSettings(count=1, device="cpu", stain_matching=False)
-    made = drain(synthesize(dataset, some, settings, load_model(small_model_folder)))
-    (one,) = made.placements
-    assert one.provenance["scale"] == 0.5
-    drain(export(dataset, made.placements, tmp_path / "out"))
-    found = image_of(tmp_path / "out", "far")
-    rows, cols = np.nonzero(near.instances == 1)
-    places = [found.at(x, y) for x, y in points(found.origin, 1)]
-    nuclear = [found.at(one.col + int(col), one.row + int(row)) for row, col in np.argwhere(one.nucleus)]
-    inside = [place for place in nuclear if near.instances[round(place["y"]), round(place["x"])] == 1]
-    assert len(inside) > 0.9 * len(nuclear)
-    assert np.mean([place["y"] for place in places]) == pytest.approx(rows.mean(), abs=0.6)
-    assert np.mean([place["x"] for place in places]) == pytest.approx(cols.mean(), abs=0.6)
+            (change,) = (change for change in placed if change.id == point["change"])
+            assert change.origin[y - change.row, x - change.col] == 2
+            assert point["origin"] == "inpainted" and point["model"] == "gray" and "image" not in point
 
 
 def test_the_whole_image(exported, placed):
     name = read_manifest(exported).images[0].name
     found = image_of(exported, name)
-    here = [one for one in placed if one.candidate.target.image == name]
+    here = [change for change in placed if change.image == name]
     assert found.kind == "synthetic" and found.facts["made"] == len(here)
-    donor = sum(int((one.origin == 1).sum()) for one in here) / found.origin.size
+    donor = sum(int((change.origin == 1).sum()) for change in here) / found.origin.size
     assert found.facts["shares"]["donor"] == pytest.approx(donor) and sum(found.facts["shares"].values()) == 1
     assert found.facts["decisions"] == {"approve": len(here)} and found.facts["decided_by"] == ["Dr. Ada"]
-    assert found.facts["models"][0]["name"] == "small" and found.facts["source"]["image"] == name
+    assert found.facts["models"] == [] and found.facts["methods"] == ["Lay"] and found.facts["source"]["image"] == name
     assert explain(name, exported / "manifest.json").facts == found.facts, "by its name, too"
     for x, y in ((-1, 0), (0, found.origin.shape[0])):
         with pytest.raises(HistomixError, match="lies outside"):
@@ -129,9 +98,9 @@ def test_the_whole_image(exported, placed):
 
 
 def test_what_is_no_synthetic_image_of_an_export(study_dataset, placed, tmp_path):
-    some = [one for one in placed if one.candidate.target.image == placed[0].candidate.target.image]
+    some = [change for change in placed if change.image == placed[0].image]
     exported = drain(export(study_dataset, some, tmp_path / "deep" / "out"))
-    synthetic = {one.file for one in read_manifest(exported).images}
+    synthetic = {image.file for image in read_manifest(exported).images}
     bare = next(path for path in sorted((exported / "Images").iterdir()) if path.stem not in synthetic)
     real = explain(bare)
     assert real.kind == "real" and "nothing was placed in it" in real.sentence
@@ -156,64 +125,11 @@ def test_an_export_without_its_origin_maps_or_of_an_earlier_version_is_one_sente
     (folder / "origin" / f"{image.file}.png").unlink()
     with pytest.raises(HistomixError, match=f"{image.file}.png"):
         image_of(folder, image.file)
-    content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    content = json.loads((GOLDEN / "version-3-nuclei-manifest.json").read_text(encoding="utf-8"))
     del content["placements"][0]["provenance"]["changed"]
     (folder / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(HistomixError, match="earlier version"):
         image_of(folder, image.file)
-
-
-@pytest.fixture(scope="module")
-def tissue(tmp_path_factory, small_model_folder) -> Path:
-    """An export of two tissue images: one whose donor was only moved, and one whose donor was turned and enlarged."""
-    root = tmp_path_factory.mktemp("tissue")
-    study = make_mix_study(root / "study")
-    dataset, pool = open_tissue(root / "tissue"), SegmentPool(study.folder)
-    moved = Pose(((1.0, 0.0, 12.0), (0.0, 1.0, 9.0)), 1.0, 0.0, False)
-    plans = [
-        MixPlan("moved", "grade 2", pool.images[0].source.image, 1, (Exchange(0, 4, 0.5, moved),)),
-        replace(plan_one(pool, 1, 3, 0.5, seed=2), name="turned"),
-    ]
-    settings, model = MixSettings(device="cpu", stain_matching=False), load_model(small_model_folder)
-    mixes = [drain(make_mix(dataset, pool, plan, settings, model)) for plan in plans]
-    decisions = {"moved": {"decision": "approve", "decided_by": "Dr. Ada", "decided": "2026-01-02T03:04:05+00:00"}}
-    return drain(export_tissue(dataset, mixes, root / "out", {"decisions": decisions}))
-
-
-def test_a_moved_segments_pixels_are_found_where_they_lay(tissue):
-    manifest = read_manifest(tissue)
-    dataset = open_tissue(tissue.parent / "tissue")
-    found = explain(tissue / manifest.images[0].file)
-    pixels = np.array(Image.open(tissue / manifest.images[0].file))
-    places = points(found.origin, 1)
-    assert len(places) > 100
-    for x, y in places[::7]:
-        point = found.at(x, y)
-        there = dataset.read(point["image"]).pixels
-        assert np.array_equal(there[int(point["y"]), int(point["x"])], pixels[y, x])
-        assert point["replacement"] == 0 and point["segment"] == 4 and point["decision"] == "approve"
-    for value in (0, 2):
-        x, y = points(found.origin, value)[5]
-        assert found.at(x, y)["origin"] == ("real", "", "inpainted")[value]
-    assert found.facts["decisions"] == {"approve": 1} and found.facts["made"] == 1
-    real = explain(tissue / "grade 3" / "four.png")
-    assert real.kind == "real"
-
-
-def test_a_turned_segments_pixels_are_found_between_pixels(tissue):
-    manifest = read_manifest(tissue)
-    dataset = open_tissue(tissue.parent / "tissue")
-    found = explain("turned", tissue / "manifest.json")
-    pixels = np.array(Image.open(tissue / manifest.images[1].file)).astype(float)
-    places = points(found.origin, 1)[::11]
-    traced = [found.at(x, y) for x, y in places]
-    donor = dataset.read(traced[0]["image"]).pixels
-    xs, ys = (np.array([[one[axis] for one in traced]], np.float32) for axis in "xy")
-    expected = cv2.remap(donor, xs, ys, cv2.INTER_CUBIC)[0].astype(float)
-    got = np.array([pixels[y, x] for x, y in places])
-    assert len(places) > 20 and np.abs(expected - got).mean() < 4
-    elsewhere = cv2.remap(donor, xs + 3, ys, cv2.INTER_CUBIC)[0].astype(float)
-    assert np.abs(elsewhere - got).mean() > 2 * np.abs(expected - got).mean(), "three pixels off would show"
 
 
 def test_a_flag_in_a_tiff_is_seen(tmp_path):
@@ -223,16 +139,77 @@ def test_a_flag_in_a_tiff_is_seen(tmp_path):
     assert explain(tmp_path / "a.tif").kind == "flagged"
 
 
-def test_a_file_of_many_images_is_explained_by_name(study_dataset, placed, small_model_folder, tmp_path):
+def test_a_file_of_many_images_is_explained_by_name(study_dataset, placed, tmp_path):
     named = ("neoplastic", "inflammatory", "connective")  # PanNuke has classes of its own
-    classes = tuple(replace(one, name=name) for one, name in zip(study_dataset.classes, named, strict=True))
+    classes = tuple(replace(known, name=name) for known, name in zip(study_dataset.classes, named, strict=True))
     dataset = replace(study_dataset, classes=classes)
     out = drain(export(dataset, placed, tmp_path / "out", format="pannuke"))
     (file,) = out.rglob("images.npy")
     with pytest.raises(HistomixError, match=r"holds \d+ images; give the name of one"):
         explain(file)
     name = read_manifest(out).images[0].name
-    assert {one.outcome for one in drain(replay(out, dataset, [small_model_folder])).compared} == {"identical"}
+    assert {each.outcome for each in drain(replay(out, dataset)).compared} == {"identical"}
     found = explain(name, out / "manifest.json")
     x, y = points(found.origin, 1)[0]
     assert found.kind == "synthetic" and found.at(x, y)["origin"] == "donor"
+
+
+def test_patches_that_overlap_are_told_apart_by_their_changed_pixels(study_dataset, placed, tmp_path):
+    first = placed[0]
+    # Its patch lies over that of the first one; their changed pixels do not meet.
+    rows, cols = np.nonzero(first.origin == 0)
+    origin = np.zeros_like(first.origin)
+    origin[rows[0], cols[0]] = 2
+    other = replace(first, id=99, origin=origin, labels=None, added={}, removed=())
+    out = drain(export(study_dataset, [other, first], tmp_path / "out"))
+    found = image_of(out, first.image)
+    assert found.at(first.col + int(cols[0]), first.row + int(rows[0]))["change"] == 99
+    rows, cols = np.nonzero(first.origin)
+    assert found.at(first.col + int(cols[0]), first.row + int(rows[0]))["change"] == first.id
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory) -> Path:
+    """An export of derived and of new images with a class each. Never write into it."""
+    root, sample = tmp_path_factory.mktemp("tissue"), load_sample()
+    for number, entry in enumerate(sample.entries[:4]):
+        file = root / "tissue" / f"kind {number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.read(entry).pixels[:64, :64]).save(file)
+    (root / "tissue" / "dataset.json").write_text('{"mpp": 0.5}')
+    dataset = open_any(root / "tissue")
+    changes = [*changes_of(BLEND, dataset, 1), *changes_of(FRESH, dataset, 1, first=1)]
+    return drain(export(dataset, changes, root / "out", {0: "approve", 1: "approve"}))
+
+
+def test_derived_and_new_images(tissue):
+    derived, fresh = read_manifest(tissue).images
+    found = explain(tissue / f"{derived.file}.png")
+    assert found.kind == "synthetic" and found.facts["decisions"] == {"approve": 1}
+    real = found.at(0, 0)
+    assert (real["origin"], real["image"]) == ("real", derived.records[0].image)
+    assert found.at(63, 5)["change"] == 0 and found.at(63, 5)["origin"] == "donor"
+    found = explain(fresh.name, tissue / "manifest.json")
+    assert found.at(3, 4) | {"change": 1, "method": "fresh", "origin": "inpainted"} == found.at(3, 4)
+    assert found.facts["source"] == {"image": "", "patient": "", "slide": ""}
+    assert explain(next((tissue / "train" / "kind 0").glob("0.png"))).kind == "real"
+
+
+def test_the_origin_maps_of_earlier_versions_are_read_from_their_archive(tmp_path):
+    shutil.copy(GOLDEN / "version-3-tissue-manifest.json", tmp_path / "manifest.json")
+    manifest = read_manifest(tmp_path)
+    origin = np.zeros((160, 160), np.uint8)
+    with zipfile.ZipFile(tmp_path / "origins.zip", "w") as maps:
+        for image in manifest.images:
+            (tmp_path / image.file).parent.mkdir(exist_ok=True)
+            Image.fromarray(np.zeros((160, 160, 3), np.uint8)).save(tmp_path / f"{image.file}.png")
+            stream = io.BytesIO()
+            Image.fromarray(origin).save(stream, "PNG")
+            maps.writestr(f"{image.file}.png", stream.getvalue())
+    (tmp_path / "dataset.json").write_text('{"mpp": 0.5}')
+    found = explain(tmp_path / f"{manifest.images[1].file}.png")
+    assert found.kind == "synthetic" and found.at(3, 4)["origin"] == "real"
+    assert found.facts["decided_by"] == ["Bob"] and found.facts["methods"] == ["USegMix"]
+    (tmp_path / "origins.zip").write_bytes(b"no archive")
+    with pytest.raises(HistomixError, match=r"has no origin map"):
+        explain(tmp_path / f"{manifest.images[1].file}.png")
