@@ -48,12 +48,13 @@ class Composed:
 
 
 def composed_image(
-    target: LabeledImage | None, changes: Sequence[Change], decisions: Mapping[int, str], mpp: float, dataset: str
+    target: LabeledImage | None, changes: Sequence[Change], decisions: Mapping[int, str], dataset: Dataset
 ) -> Synthetic:
     """The synthetic image in which changes are seen; of those in place, without the rejected and deleted ones."""
     first = changes[0]
     if target is None:
-        return new_image(first, mpp, dataset)
+        # A new image has the scale of the images that it was learned from.
+        return new_image(first, dataset.entries[0].mpp or 1.0, dataset.name)
     if not first.in_place:
         return compose(target, [first])
     return compose(target, [change for change in changes if decisions.get(change.id) not in (REJECT, DELETE)])

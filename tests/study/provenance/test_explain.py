@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 from mix_samples import make_mix_study
+from napari_histomix.datasets.class_folders import export_tissue
 from PIL import Image
 
 from napari_histomix.compositing.replacement import Pose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset, open_tissue
-from napari_histomix.datasets.class_folders import export_tissue
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.methods.nucleimix import SynthesisSettings, synthesize
 from napari_histomix.methods.usegmix import Exchange, MixPlan, MixSettings, make_mix, plan_one

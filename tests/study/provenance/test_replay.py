@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from mix_samples import make_mix_study
+from napari_histomix.datasets.class_folders import export_tissue
 from PIL import Image
 
 from napari_histomix.datasets import load_sample, open_dataset, open_tissue
-from napari_histomix.datasets.class_folders import export_tissue
 from napari_histomix.diffusion import environment
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings, find_candidates, synthesize
