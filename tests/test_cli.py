@@ -18,7 +18,7 @@ COMMANDS = {
     ("demo",): ("--out", "sample", "report.png"),
     ("inspect",): ("classes", "µm/px", "--mpp"),
     ("candidates",): ("--rare", "--major", "--out", "CSV"),
-    ("synthesize",): ("--rare", "-k", "--seed", "fast,quality,paper", "--device", "--out", "HoVer-Net"),
+    ("synthesize",): ("--rare", "-k", "--seed", "fast,quality,paper", "--device", "--out", "hovernet"),
     ("blend-test",): ("--hole", "--sampler", "--spread", "--sheet", "METHOD:START:STEPS:VISITS"),
     ("train", "inpainter"): ("--images", "--from", "--minutes", "--steps", "--mpp", "--out"),
 }
@@ -147,14 +147,14 @@ class TestCandidates:
         assert run(*arguments, "--out", tmp_path / "direct")[0] == 0
         assert run(*arguments, "--candidates", table, "--out", tmp_path / "table")[0] == 0
         direct, again = (
-            json.loads((tmp_path / name / "manifest.json").read_text(encoding="utf-8"))["placements"]
+            json.loads((tmp_path / name / "manifest.json").read_text(encoding="utf-8"))["changes"]
             for name in ("direct", "table")
         )
-        assert [one["target"] for one in direct] == [one["target"] for one in again]
+        assert [one["sources"] for one in direct] == [one["sources"] for one in again]
         assert tree(tmp_path / "direct" / "Images") == tree(tmp_path / "table" / "Images")
 
         # What a person drops is not used, and the next takes its place.
-        dropped = {str(one["rank"]) for one in direct[:2]}
+        dropped = {str(one["id"]) for one in direct[:2]}
         for row in rows:
             row["decision"] = "drop" if row["rank"] in dropped else ""
         with table.open("w", newline="", encoding="utf-8") as stream:
@@ -163,7 +163,7 @@ class TestCandidates:
             writer.writerows(rows)
         assert run(*arguments, "--candidates", table, "--out", tmp_path / "dropped")[0] == 0
         manifest = json.loads((tmp_path / "dropped" / "manifest.json").read_text(encoding="utf-8"))
-        ranks = {str(one["rank"]) for one in manifest["placements"]}
+        ranks = {str(one["id"]) for one in manifest["changes"]}
         assert len(ranks) == 3 and not ranks & dropped
 
     def test_classes_by_number_too_and_an_existing_table_is_kept(self, run, fails, data, tmp_path):
@@ -191,7 +191,7 @@ class TestSynthesize:
         for name, seed, batch in (("a", 4, 16), ("b", 4, 2), ("c", 5, 16)):
             code, out, err = run(*synthesize, "-k", 4, "--seed", seed, "--batch", batch, "--out", tmp_path / name)
             assert code == 0
-            assert "Placed 4 of 4 synthetic nuclei." in out and f"Written: {tmp_path / name}" in out
+            assert "Made 4 of 4." in out and f"Written: {tmp_path / name}" in out
             assert any(line.startswith("Blending nuclei") for line in err), "progress, also without a terminal"
         assert tree(tmp_path / "a") == tree(tmp_path / "b") != tree(tmp_path / "c")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
@@ -200,22 +200,22 @@ class TestSynthesize:
         code, out, _ = run(*synthesize, "-k", 3, "--out", tmp_path / "out", "--json")
         assert code == 0 and len(out) == 1
         result = json.loads(out[0])
-        assert (result["placed"], result["wanted"], result["problems"]) == (3, 3, [])
+        assert (result["made"], result["wanted"], result["problems"]) == (3, 3, [])
         names = {path.stem for path in (tmp_path / "out" / "Images").iterdir()}
         assert names == {"train_0", "train_1", "train_empty"}
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
-        for one in manifest["placements"]:
-            assert one["donor"]["image"] in names and one["target"]["image"] in names
+        for one in manifest["changes"]:
+            assert {source["image"] for source in one["sources"]} <= names and one["image"] in names
         for name in names:
-            touched = any(one["image"] == name for one in manifest["placements"])
+            touched = any(one["image"] == name for one in manifest["changes"])
             before = np.array(Image.open(data / "Images" / f"{name}.png"))
             with Image.open(tmp_path / "out" / "Images" / f"{name}.png") as image:
                 assert (image.info.get("Description") == SYNTHETIC_NOTICE) is touched
                 changed = (np.array(image) != before).any(axis=2)
             assert changed.any() == touched
-            assert changed.sum() <= sum(one["changed_pixels"] for one in manifest["placements"] if one["image"] == name)
+            assert changed.sum() <= sum(one["changed_pixels"] for one in manifest["changes"] if one["image"] == name)
             ids = np.unique(scipy.io.loadmat(tmp_path / "out" / "Labels" / f"{name}.mat")["inst_map"])
-            new = {one["instance"] for one in manifest["placements"] if one["image"] == name}
+            new = {int(added) for one in manifest["changes"] if one["image"] == name for added in one["added"]}
             assert new <= set(ids.tolist())
 
     def test_a_study_to_review_comes_along(self, run, synthesize, tmp_path):
@@ -223,8 +223,8 @@ class TestSynthesize:
         assert code == 0
         study = Study.open(tmp_path / "study")
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
-        assert [one.candidate.rank for one in study.placements()] == [one["rank"] for one in manifest["placements"]]
-        assert study.decisions("placement") == {}
+        assert study.changes().ids == [one["id"] for one in manifest["changes"]]
+        assert study.decisions("change") == {} and study.candidates()
 
     def test_what_is_there_already_stops_it_before_any_work(self, run, fails, synthesize, tmp_path):
         (tmp_path / "there").mkdir()
@@ -234,16 +234,17 @@ class TestSynthesize:
         assert "not empty" in err[-1] and not any("nuclei" in line for line in err)
         assert tree(tmp_path) == {"there/mine": b""}
 
-    def test_a_study_of_given_candidates_is_not_left_out_silently(self, run, fails, data, synthesize, tmp_path):
+    def test_a_study_of_given_candidates_holds_them(self, run, data, synthesize, tmp_path):
         run("candidates", data, "--rare", "rare", "--out", tmp_path / "c.csv")
         more = ("--candidates", tmp_path / "c.csv", "--study", tmp_path / "study", "--out", tmp_path / "out")
-        assert "--study" in fails(*synthesize, *more)
-        assert not (tmp_path / "out").exists()
+        assert run(*synthesize, "-k", 2, *more)[0] == 0
+        study = Study.open(tmp_path / "study")
+        assert len(study.candidates()) > 10 and len(study.changes()) == 2
 
     def test_fewer_places_than_wanted_are_explained(self, run, synthesize, tmp_path):
         code, out, _ = run(*synthesize, "-k", 5000, "--out", tmp_path / "out")
         text = "\n".join(out)
-        assert code == 0 and "of 5000 synthetic nuclei" in text and "ran out" in text and "refused: it" in text
+        assert code == 0 and "of 5,000." in text and "refused: it" in text
 
     def test_a_missing_scale_is_asked_for(
         self, run, fails, labeled_image, dataset_folder, tmp_path, small_model_folder
@@ -277,11 +278,23 @@ class TestSynthesize:
         folder = dataset_folder(tmp_path / "data", images)
         assert "p1 (train: train; test: test)" in fails("synthesize", folder, "--rare", "1", "--out", tmp_path / "out")
 
-    def test_cancelling_is_one_sentence(self, fails, synthesize, tmp_path, monkeypatch):
+    def test_cancelling_keeps_what_is_made(self, run, synthesize, tmp_path, monkeypatch):
         def interrupted(*_, **__):
             raise KeyboardInterrupt
 
         monkeypatch.setattr("napari_histomix.study.export.write_card", interrupted)
+        code, out, err = run(*synthesize, "-k", 1, "--out", tmp_path / "out")
+        assert code == 1 and err[-1] == "histomix: Cancelled." and "histomix resume" in out[-1]
+        assert [path.name for path in tmp_path.iterdir()] == ["out.study"]
+        monkeypatch.undo()
+        study = Study.open(tmp_path / "out.study")
+        assert len(study.changes()) == 1
+
+    def test_cancelling_before_anything_is_made_leaves_nothing(self, fails, synthesize, tmp_path, monkeypatch):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("napari_histomix.study.Study.begin_run", interrupted)
         assert fails(*synthesize, "-k", 1, "--out", tmp_path / "out") == "histomix: Cancelled."
         assert list(tmp_path.iterdir()) == []
 
@@ -311,7 +324,7 @@ class TestTrain:
 
 def test_the_demo_needs_nothing_but_a_place(run, tmp_path):
     code, out, _ = run("demo", "--out", tmp_path / "out", "-k", 2, "--device", "cpu")
-    assert code == 0 and "Placed 2 of 2 synthetic nuclei." in out
+    assert code == 0 and "Made 2 of 2." in out
     for name in ("Images", "Labels", "manifest.json", "manifest.csv", "class_counts.png", "report.png"):
         assert (tmp_path / "out" / name).exists(), name
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))

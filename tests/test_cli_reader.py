@@ -10,22 +10,21 @@ import numpy as np
 import pytest
 from mix_samples import make_mix_study
 from PIL import Image
-from reader_samples import guessing, make_placements, make_reader_study, read_all
+from reader_samples import guessing, make_changes, make_reader_study, read_all
+from sample_changes import image_change, study_of
 
 from napari_histomix.cli import main
 from napari_histomix.datasets import load_sample, open_tissue, sample_folder
 from napari_histomix.evaluation.reader_test.folder import ReaderTest
-from napari_histomix.records import MixedImage
-from napari_histomix.study import Study
 
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory) -> tuple[Path, Path]:
     """Two studies of the sample; of the first, half is approved."""
     folder, dataset = tmp_path_factory.mktemp("studies"), load_sample()
-    placements = make_placements(dataset)
-    make_reader_study(folder / "one", dataset, placements, approved=len(placements) // 2)
-    make_reader_study(folder / "two", dataset, make_placements(dataset, "stromal", 3), approved=0)
+    changes = make_changes(dataset)
+    make_reader_study(folder / "one", dataset, changes, approved=len(changes) // 2)
+    make_reader_study(folder / "two", dataset, make_changes(dataset, "stromal", 3), approved=0)
     return folder / "one", folder / "two"
 
 
@@ -49,8 +48,8 @@ def test_a_test_is_made_of_what_is_approved_answered_and_reported(studies, run, 
     assert code == 0 and made == {"out": str(out), "crops": 8, "real": 4, "synthetic": 4}
     test = ReaderTest.open(out)
     truths = test.truth()
-    half = len(make_placements(load_sample())) // 2
-    assert all(one.facts["rank"] < half for one in truths if one.synthetic)
+    half = len(make_changes(load_sample())) // 2
+    assert all(one.facts["change"] < half for one in truths if one.synthetic)
     for number, reader in enumerate(("Ann", "Bob")):
         read_all(test, reader, guessing(number))
     code, text, _ = run("reader-test", "report", out, "--out", tmp_path / "report")
@@ -79,12 +78,14 @@ def test_synthetic_tissue_is_shown_beside_real_tissue_of_its_class(run, tmp_path
     for number, entry in enumerate(sample.entries):
         Image.fromarray(sample.read(entry).pixels).save(root / "grade 2" / f"{number}.png")
     tissue = open_tissue(root, 0.5)
-    study = Study.create(tmp_path / "study", root, tissue.name, 0.5)
+    changes = []
     for number in range(2):
         image = tissue.read(f"grade 2/{number}")
         origin = np.ones(image.pixels.shape[:2], np.uint8)
-        study.add_mixes([MixedImage(f"mix {number}", "grade 2", image.source.image, image.pixels[::-1], origin, 0)])
-    study.decide("mix", list(study.mix_names()), "approve")
+        facts = {"method": "USegMix"}
+        changes.append(image_change(number, image.source.image, "grade 2", image.pixels[::-1], origin, (), facts))
+    study = study_of(tmp_path / "study", tissue, changes)
+    study.decide("change", [0, 1], "approve")
     out = tmp_path / "test"
     code, _, error = run("reader-test", "make", root, "--mpp", 0.5, "--study", study.folder, "--out", out)
     assert code == 0, error

@@ -112,19 +112,20 @@ def test_synthetic_images_in_class_folders_with_a_manifest(synthesize, data, tmp
     out, again = tmp_path / "out", tmp_path / "again"
     code, shown, said = synthesize(data, out, "--per-class", 2, "--study", tmp_path / "study")
     assert code == 0, said
-    assert "high: 2 of 2 synthetic images." in shown
+    assert "Made 4 of 4." in shown
     made = open_tissue(out)
     assert {kind: len(made.of_kind(kind)) for kind in made.kinds} == {"high": 5, "low": 5}
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    assert [one["class"] for one in manifest["synthetic"]] == ["high", "high", "low", "low"]
-    for one in manifest["synthetic"]:
-        with Image.open(out / one["file"]) as image:
+    assert [one["class_shares"] for one in manifest["changes"]] == [{"high": 1}] * 2 + [{"low": 1}] * 2
+    files = {one["name"]: manifest["synthetic_images"][one["name"]]["file"] for one in manifest["changes"]}
+    for one in manifest["changes"]:
+        with Image.open(out / files[one["name"]]) as image:
             assert image.info["Description"] == SYNTHETIC_NOTICE
         assert 0.05 <= one["provenance"]["new_area"] <= 0.95
-    assert len(Study.open(tmp_path / "study").mix_names()) == 4
+    assert len(Study.open(tmp_path / "study").changes()) == 4
     assert synthesize(data, again, "--per-class", 2)[0] == 0
-    for one in manifest["synthetic"]:
-        assert (again / one["file"]).read_bytes() == (out / one["file"]).read_bytes(), "the same seed, the same bytes"
+    for file in files.values():
+        assert (again / file).read_bytes() == (out / file).read_bytes(), "the same seed, the same bytes"
 
 
 def test_a_curated_pool_is_used_as_it_is(run, synthesize, data, tmp_path):
@@ -137,9 +138,9 @@ def test_a_curated_pool_is_used_as_it_is(run, synthesize, data, tmp_path):
     Study.open(study).decide("segment", low.tolist(), "drop")
     code, shown, said = synthesize(data, tmp_path / "out", "--per-class", 1, "--study", study)
     assert code == 0, said
-    assert "low: 0 of 1 synthetic images." in shown and any("two segments" in line for line in shown)
+    assert "Made 1 of 2." in shown and any("two segments" in line for line in shown)
     code, _, said = synthesize(data, tmp_path / "other", "--study", study, "--encoder", "timm:none")
-    assert code == 1 and not (tmp_path / "other").exists()
+    assert code == 1 and "found with another --encoder" in said and not (tmp_path / "other").exists()
 
 
 def test_a_killed_build_is_taken_up_again(run, synthesize, data, tmp_path):

@@ -86,7 +86,7 @@ def test_named_splits_decide_where_donors_come_from_and_the_study_keeps_them(run
         image: row["split"] for image, row in read(splits).items()
     }
     study = Study.open(tmp_path / "study")
-    study.decide("placement", [one.candidate.rank for one in study.placements()], "approve")
+    study.decide("change", study.changes().ids, "approve")
     code, _, err = run("export", tmp_path / "study", "--out", tmp_path / "exported")
     assert code == 0, err
     assert {one.source.image for one in open_dataset(tmp_path / "exported").entries} == training

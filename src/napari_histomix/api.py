@@ -158,13 +158,13 @@ def augment(
         {setting.name: options[setting.name] for setting in settings_of(cls) if setting.name in options}
         for cls in classes
     ]
-    settings = made_from(chosen.settings, own[-1])
+    settings: Any = made_from(chosen.settings, own[-1])
     folder = None
     if not isinstance(study, Study):
         folder = tempfile.TemporaryDirectory(prefix="histomix-") if study is None else None
         place = Path(folder.name) / "study" if folder is not None else Path(str(study))
         study = Study.create(place, dataset.root, dataset.name)
-    stage = None
+    stage: Any = None
     if chosen.stage is not None and not chosen.stage.ready(study):
         stage = made_from(chosen.stage.settings, own[0])
     outcome = drain(jobs.run(chosen, dataset, settings, study, stage=stage))

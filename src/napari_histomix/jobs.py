@@ -121,7 +121,7 @@ def resume(study: Study, dataset: Dataset, loaded: Any = None) -> Job[Outcome]:
         raise HistomixError(f"All that was begun in the study {study.folder.name} is made; there is nothing to resume.")
     method = method_of(begun.method)
     check(method, dataset)
-    settings = made_from(method.settings, begun.settings)
+    settings: Any = made_from(method.settings, begun.settings)
     return (yield from _carry_out(method, dataset, settings, study, begun, loaded))
 
 

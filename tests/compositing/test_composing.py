@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sample_changes import image_change, nucleus_change
 
-from napari_histomix.compositing import compose
-from napari_histomix.records import DONOR, INPAINTED, REAL, Candidate, Location, Placement
+from napari_histomix.compositing import compose, new_image
+from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Candidate, Change, HistomixError, Location, SourceRef
 
 
 @pytest.fixture
@@ -12,7 +13,7 @@ def target(labeled_image):
     return labeled_image([(20, 20, 5, 5, 2), (50, 50, 5, 5, 2)], shape=(70, 70))
 
 
-def place(target, instance: int, row: int, col: int, where: Location) -> Placement:
+def place(target, instance: int, row: int, col: int, where: Location) -> Change:
     """A 20 × 20 patch: a square nucleus of 6 × 6 inside donor pixels inside inpainted ones, the frame untouched."""
     origin = np.zeros((20, 20), np.uint8)
     origin[3:17, 3:17] = INPAINTED
@@ -21,7 +22,7 @@ def place(target, instance: int, row: int, col: int, where: Location) -> Placeme
     nucleus[7:13, 7:13] = True
     donor = Location("other image", "rare", 0, 0, 9, 1, 36)
     pixels = np.full((20, 20, 3), 7, np.uint8)
-    return Placement(Candidate(instance, where, donor, 0.0, 50.0), instance, row, col, pixels, origin, nucleus, 0)
+    return nucleus_change(Candidate(instance, where, donor, 0.0, 50.0), instance, (row, col), pixels, origin, nucleus)
 
 
 def test_replacing_and_pasting(target, location):
@@ -55,3 +56,58 @@ def test_nothing_placed_is_the_target_itself(target):
     assert np.array_equal(result.image.instances, target.instances)
     assert result.image.types == target.types
     assert not result.origin.any()
+
+
+def test_a_box_of_labels_clips_drops_and_adds(target):
+    box = np.full((30, 30), KEEP, np.int32)
+    box[:20] = 0
+    box[5:10, 5:10] = 90
+    origin = (box != KEEP).astype(np.uint8)
+    change = Change(
+        0,
+        target.source.image,
+        target.source.image,
+        8,
+        8,
+        np.full((30, 30, 3), 9, np.uint8),
+        origin,
+        box,
+        {90: 1},
+        (1,),
+        None,
+        "x",
+        0,
+        (SourceRef("target", target.source.image),),
+    )
+    made = compose(target, [change]).image
+    assert set(np.unique(made.instances)) == {0, 2, 90} and made.types == {2: 2, 90: 1} and made.synthetic == {90}
+    assert np.array_equal(made.instances == 2, target.instances == 2)
+
+
+def test_what_lies_under_a_patch_altogether_loses_its_type(target):
+    labels = np.zeros((40, 40), np.int32)
+    origin = np.ones((40, 40), np.uint8)
+    change = Change(
+        *(0, target.source.image, target.source.image, 0, 0, np.zeros((40, 40, 3), np.uint8), origin, labels),
+        *({}, (), None, "x", 0, ()),
+    )
+    assert compose(target, [change]).image.types == {2: 2}
+
+
+def test_a_derived_image_has_its_own_name_and_class(target):
+    pixels, origin = np.zeros((70, 70, 3), np.uint8), np.ones((70, 70), np.uint8)
+    made = compose(target, [image_change(0, target.source.image, "low", pixels, origin, name="mixed")]).image
+    assert made.source.image == "mixed" and made.kind == "low" and not made.pixels.any()
+    assert np.array_equal(made.instances, target.instances)
+
+
+def test_a_new_image_needs_no_target():
+    labels = np.zeros((8, 8), np.int32)
+    labels[2:4, 2:4] = 5
+    pixels, origin = np.full((8, 8, 3), 3, np.uint8), np.full((8, 8), 2, np.uint8)
+    change = Change(0, "", "new", 0, 0, pixels, origin, labels, {5: 1}, (), None, "x", 0, ())
+    made = new_image(change, 0.5, "made up")
+    assert made.image.source.image == "new" and made.image.types == {5: 1} and made.image.synthetic == {5}
+    assert np.array_equal(made.image.pixels, pixels) and np.array_equal(made.origin, origin)
+    with pytest.raises(HistomixError, match="compose it with that image"):
+        new_image(image_change(0, "a", "low", pixels, origin), 0.5, "made up")

@@ -70,7 +70,7 @@ def test_wrong_values_are_named(command, nuclei_data, tmp_path):
     code, _, err = command(
         "synthesize", nuclei_data.root, "--method", "stamps", "--radius", 500, "--out", tmp_path / "out"
     )
-    assert code == 1 and "'radius' must be 1 to 50 px" in err[-1]
+    assert code == 2 and "'radius' must be 1 to 50 px" in err[-1]
 
 
 def test_killed_it_goes_on_to_the_same_bytes(command, nuclei_data, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ class Ingredients:
         self.dataset = dataset
 
 
+@cache
 def candidates_of(dataset) -> list[Candidate]:
     """Every nucleus of the training split that is not rare, and free places, in random order with random donors."""
     rng = np.random.default_rng(0)
@@ -263,12 +265,14 @@ class TestInPlace:
         assert all(reason for reason in placed if isinstance(reason, str))
 
     def test_a_synthetic_nucleus_is_no_donor(self, name, nuclei, monkeypatch):
-        read = type(nuclei).read
-        marked = lambda self, entry: replace(image := read(self, entry), synthetic=frozenset(image.types))  # noqa: E731
+        method, work, read = method_of(name), Work(nuclei, Store(candidates_of(nuclei))), type(nuclei).read
+
+        def marked(self, entry):
+            image = read(self, entry)
+            return replace(image, synthetic=frozenset(image.types))
+
         monkeypatch.setattr(type(nuclei), "read", marked)
-        plan = drain(
-            method_of(name).plan(Work(nuclei, Store(candidates_of(nuclei))), method_of(name).settings(count=3))
-        )
+        plan = drain(method.plan(work, method.settings(count=3)))
         assert not plan.items and plan.refusals[SYNTHETIC_DONOR]
 
 

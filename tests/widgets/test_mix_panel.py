@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from mix_samples import IMAGES, SIDE, make_mix_study, make_tissue
 from napari.components import ViewerModel
+from napari.layers import Image as ImageLayer
 from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QListView, QProgressBar
 
 from napari_histomix.methods import usegmix
 from napari_histomix.methods.usegmix import compose
-from napari_histomix.records import Event
+from napari_histomix.records import Change, Event, SourceRef
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
@@ -26,21 +27,24 @@ from napari_histomix.widgets.mix.panel import MixPanel
 from napari_histomix.widgets.session import Session
 
 
-def gray(pasted, origin, *args):
-    """As the painting by a network, in two steps."""
+def fake_mix(dataset, pool, plan, settings, model):
+    """As ``make_mix``, without a network: what is to be painted is gray."""
+    images = {entry.source.image: dataset.read(entry) for entry in dataset.training}
+    pixels, origin, facts = compose(images[plan.image], pool, plan.exchanges, images, settings.stain_matching)
     for step in range(2):
-        yield Event("Blending", step, 2, preview=pasted)
+        yield Event(f"Blending {plan.name}", step, 2, preview=pixels)
         time.sleep(0.06)
-    painted = pasted.copy()
-    painted[origin == 2] = 128
-    return painted
+    pixels[origin == 2] = 128
+    sources = (SourceRef("target", plan.image), SourceRef("donor", facts[0]["image"], facts[0]["segment"]))
+    parts = plan.image, plan.name, 0, 0, pixels, origin, None, {}, (), {plan.kind: 1.0}, "usegmix", plan.seed, sources
+    return Change(0, *parts, provenance={"donors": facts, "sampler": "fast"})
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch) -> None:
-    monkeypatch.setattr(usegmix, "_painted", gray)
+    monkeypatch.setattr(usegmix, "make_mix", fake_mix)
     monkeypatch.setattr(usegmix, "painter", lambda settings, loaded: None)
-    monkeypatch.setattr(usegmix, "making_facts", lambda *args: {"method": "USegMix", "sampler": "fast"})
+    monkeypatch.setattr(mix_jobs, "prepare_torch", lambda: None)
     monkeypatch.setattr("napari_histomix.widgets.session.warm_networks", lambda: None)
 
 
@@ -119,7 +123,7 @@ def test_an_image_is_shown_with_the_segments_that_nobody_dropped(make_panel, stu
     panel.open_study(study.folder)
     settle(qtbot, panel)
     labels = panel.segments.layer
-    (image,) = [one for one in panel.viewer.layers if one.metadata["histomix"]["image"] == "grade 2/one" and one.rgb]
+    (image,) = [one for one in panel.viewer.layers if isinstance(one, ImageLayer)]
     assert image.data.shape == (SIDE, SIDE, 3) and tuple(labels.scale) == tuple(image.scale) == (0.5, 0.5)
     assert str(labels.units[0]) == "micrometer"
     assert np.unique(labels.data).tolist() == [0, 1, 7]
@@ -259,7 +263,7 @@ def test_images_that_moved_can_be_pointed_at(make_panel, study, qtbot, tmp_path)
     (wrong.root / "images.csv").unlink()
     panel.open_study(study.folder, wrong.root)
     settle(qtbot, panel)
-    assert "is among the training images" in panel.note.text() and panel.find_button.isVisible()
+    assert "is among the training images" in panel.note.text()
     panel.open_study(study.folder, tmp_path / "elsewhere")
     settle(qtbot, panel)
     assert panel.results.isVisible() and not panel.find_button.isVisible() and not panel.note.text()

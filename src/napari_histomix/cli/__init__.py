@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from napari_histomix.cli.options import UsageError
 from napari_histomix.cli.parser import build_parser
 from napari_histomix.records import HistomixError
 
@@ -17,9 +18,12 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 something to mend, 2 wrong usage."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = build_parser(arguments).parse_args(arguments)
+    parser = build_parser(arguments)
+    options = parser.parse_args(arguments)
     try:
         result = options.run(options)
+    except UsageError as error:
+        parser.error(str(error))
     except HistomixError as error:
         return _failed(str(error), options)
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_histomix.cli.following import follow, say
 from napari_histomix.cli.opening import named_splits, open_data, study_images
-from napari_histomix.cli.options import add_settings, settings_from
+from napari_histomix.cli.options import add_settings, positive, settings_from
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.methods import DEFAULT, method_names, method_of, method_problems
 from napari_histomix.records import HistomixError
@@ -51,7 +51,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], method: str) -
     )
     synthesize.add_argument("dataset", type=Path, help="folder of labeled images, or of images with a class each")
     synthesize.add_argument("--method", choices=method_names(), default=method, metavar="NAME", help="what makes them")
-    synthesize.add_argument("--mpp", type=float, help="µm per pixel, where the data does not say it")
+    synthesize.add_argument("--mpp", type=positive, help="µm per pixel, where the data does not say it")
     synthesize.add_argument("--splits", type=Path, metavar="FILE", help="CSV with the columns image and split")
     synthesize.add_argument("--out", type=Path, required=True, help="new folder for the augmented dataset")
     synthesize.add_argument("--study", type=Path, metavar="FOLDER", help="keep the study here, to review in napari")
@@ -151,10 +151,12 @@ def _synthesize(
     folder = options.study or options.out.with_name(f"{options.out.name}.study")
     there = (folder / "study.sqlite").is_file()
     study = Study.open(folder).take() if there else None
-    stage = None
+    stage: Any = None
     found = options.candidates or (study is not None and method.stage is not None and method.stage.ready(study))
     if method.stage is not None and not found:
         stage = settings_from(method.stage.settings, options)
+    elif method.stage is not None and study is not None:
+        _check_said(options, method, study, dataset)
     if study is None:
         study = _begin(options, dataset, folder)
     try:
@@ -162,22 +164,26 @@ def _synthesize(
         if not made.ids:
             reason = made.refusals.most_common(1)
             raise HistomixError(f"Nothing could be made{f'; {reason[0][0]}' if reason else ''}.")
+        _say_outcome(options, made)
+        exported = export_study(study, dataset, options.out, format=layout, ids=made.ids, reviewed=False, report=report)
+        follow(exported)
     except KeyboardInterrupt:
         if study.changes():
             say(options, f"What is made so far is kept; go on with: histomix resume {folder} --out {options.out}")
+        elif not options.study:
+            _remove(study)
         raise
     except HistomixError:
         if not options.study and not study.changes():
             _remove(study)
         raise
-    _say_outcome(options, made)
-    follow(export_study(study, dataset, options.out, format=layout, ids=made.ids, reviewed=False, report=report))
+    result = _result(made, options.out)
     if options.study:
         say(options, f"Study: {folder}")
     else:
         _remove(study)
     say(options, f"Written: {options.out}")
-    return _result(made, options.out)
+    return result
 
 
 def _begin(options: argparse.Namespace, dataset: Dataset, folder: Path) -> Study:
@@ -190,6 +196,25 @@ def _begin(options: argparse.Namespace, dataset: Dataset, folder: Path) -> Study
         if found is not None:
             study.set_candidates(found, {"candidates_from": options.candidates.name})
     return study.take()
+
+
+def _check_said(options: argparse.Namespace, method: Method[Any, Any], study: Study, dataset: Dataset) -> None:
+    """Raise HistomixError where the study's items were found with other settings than were said now."""
+    assert method.stage is not None
+    own = {setting.name for setting in settings_of(method.settings)}
+    kept = study.settings().get(method.stage.kept_as, {})
+    for setting in settings_of(method.stage.settings):
+        said = vars(options).get(setting.name)
+        if said is None or setting.name in own or not setting.option.recorded:
+            continue
+        before = kept.get(setting.name)
+        if setting.option.kind == "classes":
+            said, before = ([dataset.class_number(name) for name in names or ()] for names in (said, before))
+        if before != (list(said) if isinstance(said, tuple | list) else said):
+            raise HistomixError(
+                f"The study {study.folder} holds its {method.stage.title.lower()} already, found with another "
+                f"{setting.flag}; leave that out, or name a new study."
+            )
 
 
 def _remove(study: Study) -> None:

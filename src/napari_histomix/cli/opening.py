@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_histomix.cli.following import say
+from napari_histomix.cli.options import positive
 from napari_histomix.datasets import Dataset, open_any
 from napari_histomix.datasets.splits import read_splits, with_chosen_splits, with_splits
 
@@ -22,7 +23,7 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
         help="folder of labeled images in any format that 'convert' writes, HoVer-Net's among them; for tissue a "
         "folder for each class, or a CSV of images and classes",
     )
-    parser.add_argument("--mpp", type=float, help="µm per pixel, where the data does not say it")
+    parser.add_argument("--mpp", type=positive, help="µm per pixel, where the data does not say it")
     parser.add_argument(
         "--splits",
         type=Path,

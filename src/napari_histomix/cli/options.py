@@ -15,6 +15,18 @@ UNSAID = argparse.SUPPRESS
 """Default of every option: what nobody has said is left to the settings class."""
 
 
+class UsageError(HistomixError):
+    """Wrong usage that only shows once the command line is read as a whole."""
+
+
+def positive(text: str) -> float:
+    """A positive number, as the type of an option."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be a positive number")
+    return value
+
+
 def add_settings(parser: Any, classes: Iterable[type], *, without: Iterable[str] = ()) -> None:
     """Add an option for each setting of these classes; settings of one name are one option.
 
@@ -43,7 +55,7 @@ def _add(group: Any, setting: Setting) -> None:
     if setting.type is bool:
         how["action"] = argparse.BooleanOptionalAction
     else:
-        how |= {"type": setting.type, "metavar": _metavar(setting), "choices": list(option.choices) or None}
+        how |= {"type": _single(setting), "metavar": _metavar(setting), "choices": list(option.choices) or None}
         if setting.pair:
             how |= {"nargs": 2, "metavar": ("LOW", "HIGH")}
         elif setting.many:
@@ -51,6 +63,21 @@ def _add(group: Any, setting: Setting) -> None:
         if option.choices:
             del how["metavar"]
     group.add_argument(*option.flags, setting.flag, dest=setting.name, required=False, **how)
+
+
+def _single(setting: Setting) -> Any:
+    """What reads one value of a setting, and refuses it out of its bounds."""
+
+    def read(text: str) -> Any:
+        try:
+            value = setting.type(text)
+            return setting.check((value, value))[0] if setting.pair or setting.many else setting.check(value)
+        except HistomixError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    # By which argparse names it where the text is no such value at all.
+    read.__name__ = setting.type.__name__
+    return read
 
 
 def _metavar(setting: Setting) -> str:
@@ -66,11 +93,13 @@ def settings_from(cls: type[S], options: argparse.Namespace | Mapping[str, Any])
 
     Raises
     ------
+    UsageError
+        If a setting that is needed was not given.
     HistomixError
-        If a value is out of its bounds, or a setting that is needed was not given; the sentence names the option.
+        If a value is out of its bounds.
     """
     said = options if isinstance(options, Mapping) else vars(options)
     for setting in settings_of(cls):
         if setting.required and said.get(setting.name) is None:
-            raise HistomixError(f"{setting.flag} is needed: {setting.option.help}")
+            raise UsageError(f"{setting.flag} is needed: {setting.option.help}")
     return made_from(cls, {setting.name: said[setting.name] for setting in settings_of(cls) if setting.name in said})

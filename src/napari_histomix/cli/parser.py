@@ -13,6 +13,7 @@ from napari_histomix.cli.exporting import add_commands as add_exporting
 from napari_histomix.cli.making import add_commands as add_making
 from napari_histomix.cli.networks import run_blend_test, run_train
 from napari_histomix.cli.opening import add_dataset
+from napari_histomix.cli.options import positive
 from napari_histomix.cli.provenance import add_commands as add_provenance
 from napari_histomix.cli.reader_test import add_commands as add_reader_test
 from napari_histomix.cli.stages import add_commands as add_stages
@@ -75,7 +76,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
             "--model", metavar="PATH", help="inpainting model: a folder or a checkpoint (the bundled one)"
         )
         parser.add_argument(
-            "--model-mpp", nargs="+", type=_positive, metavar="UM", help="µm per pixel of a model that does not say it"
+            "--model-mpp", nargs="+", type=positive, metavar="UM", help="µm per pixel of a model that does not say it"
         )
         parser.add_argument("--prompt", default="", help="what holes are to hold, for a model that follows a prompt")
 
@@ -105,15 +106,15 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
                 "--autoencoder", type=Path, required=True, metavar="FOLDER", help="a trained autoencoder"
             )
         length = train.add_mutually_exclusive_group()
-        length.add_argument("--minutes", type=_positive, help="how long to train (60)")
+        length.add_argument("--minutes", type=positive, help="how long to train (60)")
         length.add_argument("--steps", type=_whole, help="how many steps to train; such a run repeats exactly")
         train.add_argument(
-            "--mpp", nargs="+", type=_positive, metavar="UM", help="µm per pixel of the images: one value, or the range"
+            "--mpp", nargs="+", type=positive, metavar="UM", help="µm per pixel of the images: one value, or the range"
         )
         train.add_argument("--batch", type=_whole, help="windows a step")
         train.add_argument("--window", type=_whole, help="side of a window in pixels")
-        train.add_argument("--learning-rate", type=_positive, help="AdamW's highest rate")
-        train.add_argument("--save-minutes", type=_positive, help="between two checkpoints (2)")
+        train.add_argument("--learning-rate", type=positive, help="AdamW's highest rate")
+        train.add_argument("--save-minutes", type=positive, help="between two checkpoints (2)")
         train.add_argument("--name", help="name in the model card (the folder's)")
         train.add_argument("--resume", action="store_true", help="take up the killed or stopped run of --out")
         device(train)
@@ -148,13 +149,6 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     seed(blending)
     add_reader_test(commands, command)
     return parser
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a positive number")
-    return value
 
 
 def _whole(text: str) -> int:

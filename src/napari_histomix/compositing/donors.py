@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -149,6 +150,25 @@ def cut_donor(image: LabeledImage, location: Location) -> DonorCrop:
     pixels, nucleus = image.pixels[window].copy(), region == location.instance
     corner = window[0].start, window[1].start
     return DonorCrop(location, pixels, nucleus, region == 0, image.mpp, staining(image), corner)
+
+
+def rare_and_major(
+    dataset: Dataset, rare_names: Iterable[str], major_names: Iterable[str]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers of the rare and the major classes; all other classes are major where none is named.
+
+    Raises
+    ------
+    HistomixError
+        If there is no such class, no rare class is named, or one is both.
+    """
+    rare = tuple(dict.fromkeys(dataset.class_number(name) for name in rare_names))
+    if not rare:
+        raise HistomixError("Choose at least one rare class.")
+    major = tuple(dict.fromkeys(dataset.class_number(name) for name in major_names))
+    if both := set(rare) & set(major):
+        raise HistomixError(f"Class {dataset.class_name(min(both))} cannot be both rare and major.")
+    return rare, major or tuple(nucleus.number for nucleus in dataset.classes if nucleus.number not in rare)
 
 
 @dataclass(eq=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from napari_histomix.compositing.stain import Staining, staining
-from napari_histomix.datasets import Dataset, Problem
+from napari_histomix.datasets import Problem
 from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.records import HistomixError, LabeledImage, Location
 from napari_histomix.sampling.locations import nucleus_boxes
@@ -36,13 +37,28 @@ class IndexedImage:
         return staining(self.image)
 
     def holds(self, location: Location) -> bool:
-        """Whether a location, perhaps read from a file, is one of this image."""
+        """Whether a location, perhaps read from a file, is one of this image; type 0 is whatever type it has there."""
         height, width = self.image.instances.shape
         if not (0 <= location.row < height and 0 <= location.col < width):
             return False
         if not location.instance:
             return location.kind == "background"
-        return self.image.types.get(location.instance) == location.type and location.instance in self.boxes
+        known = self.image.types.get(location.instance)
+        return location.instance in self.boxes and known is not None and location.type in (0, known)
+
+
+class Readable(Protocol):
+    """A dataset, or what stands for one."""
+
+    def read(self, name: str, /) -> LabeledImage:
+        """An image by its name. Raises HistomixError if it cannot be read."""
+
+
+@dataclass(frozen=True)
+class ReadBy:
+    """Stands for a dataset where images are read by a function."""
+
+    read: Callable[[str], LabeledImage]
 
 
 @dataclass(eq=False)
@@ -52,6 +68,7 @@ class ImageCache:
     Parameters
     ----------
     dataset : Dataset
+        Or whatever else reads images by their names.
     capacity : int
         Bytes of pixels and labels that are kept.
     problems : dict of str to Problem
@@ -60,7 +77,7 @@ class ImageCache:
         What provenance says of each image that was read.
     """
 
-    dataset: Dataset
+    dataset: Readable
     capacity: int = CACHE_BYTES
     problems: dict[str, Problem] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask
 from napari_histomix.compositing.donors import DonorCrop, before_turn, cut_donor, resampled_shape
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.planning import Plan
-from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.datasets.pixels import image_facts
+from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.run_lengths import mask_text
-from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, LabeledImage, Location
+from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location
 from napari_histomix.records import SourceRef as Ref
 
 USED_UP = "its donor has been used as often as allowed"
@@ -37,7 +37,7 @@ class Laid(Protocol):
 
 
 L = TypeVar("L", bound=Laid)
-Lay = Callable[[LabeledImage, Candidate, DonorCrop, Mask], L | str]
+Lay = Callable[[IndexedImage, Candidate, DonorCrop, Mask], L | str]
 """Lays a donor on a candidate's place beside the pixels (H, W) that are taken, or says why it cannot."""
 
 
@@ -59,98 +59,54 @@ class Placement(Generic[L]):
     instance: int
 
 
-class SourceImages:
-    """The images that donors come from and go to. Every donor is cut once.
+@dataclass(eq=False)
+class SourceImages(ImageCache):
+    """The images that donors come from and go to. Every donor is cut once, and every new id given once."""
 
-    Parameters
-    ----------
-    read : callable
-        Reads an image by its name.
-
-    Attributes
-    ----------
-    problems : dict of str to Problem
-        Images that could not be read, by name.
-    facts : dict of str to dict
-        ``datasets.image_facts`` of the images that were read, by name.
-    """
-
-    def __init__(self, read: Callable[[str], LabeledImage]) -> None:
-        self.problems: dict[str, Problem] = {}
-        self.facts: dict[str, dict[str, Any]] = {}
-        self._next_ids: dict[str, int] = {}
-        self._read = read
-        self._donors: dict[tuple[str, int], DonorCrop] = {}
-
-    def image(self, name: str) -> LabeledImage | None:
-        """An image, or None if it cannot be read: then ``problems`` has the reason."""
-        if name in self.problems:
-            return None
-        try:
-            image = self._read(name)
-        except HistomixError as error:
-            self.problems[name] = Problem(name, str(error))
-            return None
-        if name not in self.facts:
-            self.facts[name] = image_facts(image)
-            self._next_ids[name] = max(int(image.instances.max(initial=0)), 0) + 1
-        return image
-
-    def new_id(self, name: str) -> int:
-        """The next free instance id of an image that was read."""
-        self._next_ids[name] += 1
-        return self._next_ids[name] - 1
-
-    def keep_ids(self, name: str, instances: Iterable[int]) -> None:
-        """Give no new id of an image that is not above all of these."""
-        self._next_ids[name] = max(self._next_ids[name], *(instance + 1 for instance in instances), 1)
-
-    def problem(self, candidate: Candidate) -> str:
-        """Why the images of a candidate cannot be read; empty if they can."""
-        names = candidate.target.image, candidate.donor.image
-        return next((self.problems[name].sentence for name in names if name in self.problems), "")
+    _donors: dict[tuple[str, int], DonorCrop] = field(default_factory=dict)
+    _last_ids: dict[str, int] = field(default_factory=dict)
 
     def cut_donors(self, locations: Iterable[Location]) -> Job[None]:
-        """Cut donors out of their images, each of which is read once; a long job."""
+        """Cut donors out of their images, image by image; a long job. Synthetic nuclei give nothing."""
         missing: dict[str, dict[int, Location]] = {}
         for location in locations:
             if (location.image, location.instance) not in self._donors:
                 missing.setdefault(location.image, {})[location.instance] = location
         for done, (name, donors) in enumerate(missing.items()):
             yield Event("Cutting donors", done, len(missing))
-            image = self.image(name)
-            if image is not None:
-                for instance, location in donors.items():
-                    if is_there(image, location):
-                        self._donors[name, instance] = cut_donor(image, _typed(image, location))
+            giver = self.get(name)
+            for instance, location in donors.items():
+                if giver is not None and giver.holds(location) and instance not in giver.image.synthetic:
+                    self._donors[name, instance] = cut_donor(giver.image, _typed(giver, location))
 
     def donor(self, location: Location) -> DonorCrop | None:
-        """A donor that was cut; None if its image cannot be read, or no longer has it."""
+        """A donor that was cut; None if its image cannot be read, or has no such real nucleus."""
         return self._donors.get((location.image, location.instance))
+
+    def get(self, name: str) -> IndexedImage | None:
+        """As ``ImageCache.get``."""
+        target = super().get(name)
+        if target is not None and name not in self._last_ids:
+            self._last_ids[name] = max(target.boxes, default=0)
+        return target
+
+    def new_id(self, name: str, used: Iterable[int] = ()) -> int:
+        """An instance id that an image which was read does not have, above all that are used."""
+        self._last_ids[name] = max(self._last_ids[name], *used, 0) + 1
+        return self._last_ids[name]
+
+    def problem(self, candidate: Candidate) -> str:
+        """Why the images of a candidate cannot be read; empty if they can."""
+        names = candidate.target.image, candidate.donor.image
+        return next((self.problems[name].sentence for name in names if name in self.problems), "")
 
     def sources(self, candidate: Candidate) -> dict[str, dict[str, Any]]:
         """Facts of a candidate's two images, for provenance."""
         return {"target": self.facts[candidate.target.image], "donor": self.facts[candidate.donor.image]}
 
 
-def is_there(image: LabeledImage, location: Location) -> bool:
-    """Whether a location, perhaps read from a file, is a real nucleus or a free place of an image.
-
-    Type 0 stands for whatever type the image says.
-    """
-    height, width = image.instances.shape
-    if not (0 <= location.row < height and 0 <= location.col < width):
-        return False
-    if not location.instance:
-        return location.kind == "background"
-    known = image.types.get(location.instance)
-    if location.instance in image.synthetic or known is None or location.type not in (0, known):
-        return False
-    return bool((image.instances == location.instance).any())
-
-
-def _typed(image: LabeledImage, location: Location) -> Location:
-    return replace(location, type=image.types.get(location.instance, 0))
+def _typed(holder: IndexedImage, location: Location) -> Location:
+    return replace(location, type=holder.image.types.get(location.instance, 0))
 
 
 def check_candidates(dataset: Dataset, candidates: Sequence[Candidate]) -> None:
@@ -167,7 +123,7 @@ def lay_donors(
     candidates: Sequence[Candidate],
     images: SourceImages,
     lay: Lay[L],
-    occupied: Callable[[LabeledImage], Mask] | None = None,
+    occupied: Callable[[IndexedImage], Mask] | None = None,
 ) -> Job[dict[int, L | str]]:
     """Lay the donors of candidates on their places, image by image; a long job (see ``records.Job``).
 
@@ -192,19 +148,19 @@ def lay_donors(
     outcomes: dict[int, L | str] = {}
     for done, (name, group) in enumerate(by_image.items()):
         yield Event("Planning placements", done, len(by_image))
-        image = images.image(name)
-        if image is None:
+        target = images.get(name)
+        if target is None:
             continue
-        taken = np.zeros(image.instances.shape, bool) if occupied is None else occupied(image)
+        taken = np.zeros(target.image.instances.shape, bool) if occupied is None else occupied(target)
         for candidate in group:
             donor = images.donor(candidate.donor)
             if donor is None and candidate.donor.image in images.problems:
                 continue
-            if donor is None or not is_there(image, candidate.target):
+            if donor is None or not target.holds(candidate.target):
                 outcomes[candidate.rank] = CHANGED
                 continue
-            typed = replace(candidate, target=_typed(image, candidate.target), donor=donor.location)
-            outcome = lay(image, typed, donor, taken)
+            typed = replace(candidate, target=_typed(target, candidate.target), donor=donor.location)
+            outcome = lay(target, typed, donor, taken)
             outcomes[candidate.rank] = outcome
             if occupied is not None and not isinstance(outcome, str):
                 taken[outcome.window] |= outcome.changed
@@ -255,6 +211,7 @@ def choose_placements(
         key=lambda candidate: candidate.rank,
     )
     accepted: list[Placement[L]] = []
+    laid_in: dict[str, list[L]] = {}
     refusals: Counter[str] = Counter()
 
     def over_limit(candidate: Candidate) -> str:
@@ -265,16 +222,12 @@ def choose_placements(
             return IMAGE_FULL
         return ""
 
-    def occupied(image: LabeledImage) -> Mask:
-        """Pixels that earlier changes and the accepted placements take; ids of the earlier ones are not given again."""
-        name = image.source.image
-        here = earlier.get(name, [])
-        images.keep_ids(name, [instance for change in here for instance in change.added])
-        taken = np.zeros(image.instances.shape, bool)
-        for placement in accepted:
-            if placement.candidate.target.image == name:
-                taken[placement.laid.window] |= placement.laid.changed
-        for change in here:
+    def occupied(target: IndexedImage) -> Mask:
+        """Pixels that earlier changes and the accepted placements take."""
+        name, taken = target.image.source.image, np.zeros(target.image.instances.shape, bool)
+        for laid in laid_in.get(name, ()):
+            taken[laid.window] |= laid.changed
+        for change in earlier.get(name, ()):
             taken[change.window] |= change.origin != REAL
         return taken
 
@@ -292,7 +245,9 @@ def choose_placements(
                 refusals[reason] += 1
             elif outcome is not None and not isinstance(outcome, str):
                 name = candidate.target.image
-                accepted.append(Placement(candidate, outcome, images.new_id(name)))
+                used = (instance for change in earlier.get(name, ()) for instance in change.added)
+                accepted.append(Placement(candidate, outcome, images.new_id(name, used)))
+                laid_in.setdefault(name, []).append(outcome)
                 filled[name] += 1
                 uses[_donor_key(candidate)] += 1
     return accepted, refusals

@@ -169,6 +169,8 @@ class Stage(ABC):
         Subjects of the decisions on its items in a study (``study.decision_log``).
     page : str
         ``module:Class`` of the page where a person vets it.
+    kept_as : str
+        Where a study's ``settings`` keep what its items were found with.
     """
 
     name: ClassVar[str]
@@ -176,6 +178,7 @@ class Stage(ABC):
     settings: ClassVar[type]
     subjects: ClassVar[tuple[str, ...]]
     page: ClassVar[str]
+    kept_as: ClassVar[str]
 
     @abstractmethod
     def ready(self, store: Store) -> bool:

@@ -99,7 +99,7 @@ def _moved(pixels: NDArray[np.uint8], settings: ClassicSettings) -> tuple[torch.
         image, places = (torch.rot90(array, turns, (1, 2)) for array in (image, places))
     fill = {tv_tensors.Image: pixels.reshape(-1, 3).mean(axis=0).tolist(), tv_tensors.Mask: -1}
     flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if settings.flips else []
-    rotation = v2.RandomRotation(settings.rotation, v2.InterpolationMode.BILINEAR, fill=fill)  # type: ignore[arg-type]
+    rotation = v2.RandomRotation(settings.rotation, v2.InterpolationMode.BILINEAR, fill=fill)
     transform = v2.Compose([*flips, *([rotation] if settings.rotation else []), v2.Identity()])
     image, places = transform(tv_tensors.Image(image), tv_tensors.Mask(places))
     return image.as_subclass(torch.Tensor), places.numpy().astype(np.intp)

@@ -107,6 +107,7 @@ class CutMix(Pasting[CutMixSettings]):
         """Donors by rank of the study's candidates, or drawn from all rare nuclei; each at a random place."""
         candidates = [] if settings.rare else kept_candidates(work, self.name)
         places = random_places(work.dataset, images)
+        numbered: Iterator[tuple[int, Location]]
         if candidates:
             numbered = ((candidate.rank, candidate.donor) for candidate in candidates)
         else:
@@ -142,7 +143,8 @@ class CutMix(Pasting[CutMixSettings]):
         window = slice(row, row + instances.shape[0]), slice(col, col + instances.shape[1])
         if not inside(window, target.image.instances.shape):
             return CROSSES_EDGE
-        labels, added = np.zeros(instances.shape, np.int32), {}
+        labels = np.zeros(instances.shape, np.int32)
+        added: dict[int, int] = {}
         present = [int(instance) for instance in np.unique(instances) if instance]
         if giver.image.synthetic & set(present):
             return SYNTHETIC_DONOR
@@ -167,16 +169,22 @@ class CutMix(Pasting[CutMixSettings]):
 
     def plan(self, work: Work, settings: CutMixSettings) -> Job[Plan[Any]]:
         """Boxes of nuclei where there are any, of images otherwise."""
-        return (yield from (super() if work.dataset.has_nuclei else self._classes).plan(work, settings))
+        if work.dataset.has_nuclei:
+            return (yield from super().plan(work, settings))
+        return (yield from self._classes.plan(work, settings))
 
     def make(self, work: Work, items: Sequence[Any], settings: CutMixSettings) -> Job[None]:
         """Make either kind."""
-        half = self._classes if isinstance(items[0], Derivation) else super()
-        yield from half.make(work, items, settings)
+        if isinstance(items[0], Derivation):
+            yield from self._classes.make(work, items, settings)
+        else:
+            yield from super().make(work, items, settings)
 
     def recall(self, record: Record, ingredients: Ingredients) -> Any:
         """The item of a record of either kind."""
-        return (super() if record.in_place else self._classes).recall(record, ingredients)
+        if record.in_place:
+            return super().recall(record, ingredients)
+        return self._classes.recall(record, ingredients)
 
     def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
         """The pixel's own place in its image."""
@@ -196,8 +204,6 @@ def _donors(dataset: Dataset, rare: tuple[str, ...], images: ImageCache) -> Job[
             continue
         shape = source.image.instances.shape
         for nucleus in nucleus_locations(source.image, numbers or {each.number for each in dataset.classes}, ()):
-            if nucleus.instance in source.image.synthetic:
-                continue
             counts[nucleus.type] += 1
             box = source.boxes[nucleus.instance]
             if all(axis.start > 0 and axis.stop < size for axis, size in zip(box, shape, strict=True)):

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, plan_placement
+from napari_histomix.compositing import DonorCrop, IndexedImage, plan_placement
 from napari_histomix.compositing.contours import Mask
-from napari_histomix.compositing.donors import survey_nuclei
+from napari_histomix.compositing.donors import rare_and_major, survey_nuclei
+from napari_histomix.compositing.indexed_image import ReadBy
 from napari_histomix.compositing.placing import (
     Lay,
     Limits,
@@ -35,7 +36,7 @@ from napari_histomix.features import context_features, open_encoder
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Stage, Store, Work
 from napari_histomix.methods.provenance import making_facts, painter, painter_facts
 from napari_histomix.methods.record import Record
-from napari_histomix.records import Candidate, Change, Event, HistomixError, Job, LabeledImage, Location
+from napari_histomix.records import Candidate, Change, Event, HistomixError, Job, Location
 from napari_histomix.sampling import (
     ContextModel,
     DonorDraw,
@@ -43,6 +44,7 @@ from napari_histomix.sampling import (
     draw_order,
     effective_sample_size,
     fitting,
+    item_seed,
     sharpest_temperature,
 )
 from napari_histomix.settings import Encoder, Option, PaintingSettings, Seed, made_from, plain
@@ -188,10 +190,8 @@ def candidate_settings(dataset: Dataset, kept: Mapping[str, Any]) -> CandidateSe
 
 def search_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
     """How the candidates of a study were found, for provenance; ``kept`` is what its ``settings`` hold."""
-    if "candidate_settings" not in kept:
-        return {}
     used = {key: kept[key] for key in ("encoder", "temperature") if key in kept}
-    return {**kept["candidate_settings"], **used}
+    return {**kept.get("candidate_settings", {}), **used}
 
 
 def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[CandidateSet]:
@@ -214,7 +214,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
         For a class that the dataset does not have, without a rare nucleus that can be a donor, or without any location
         to consider.
     """
-    rare, major = _classes(dataset, settings)
+    rare, major = rare_and_major(dataset, settings.rare, settings.major)
     encoder = open_encoder(settings.encoder)
     seen = yield from survey_nuclei(dataset, rare, major)
     names = " or ".join(dataset.class_name(number) for number in rare)
@@ -307,6 +307,7 @@ class Candidates(Stage):
     settings = CandidateSettings
     subjects = ("candidate",)
     page = "napari_histomix.widgets.candidates_panel:CandidatesPanel"
+    kept_as = "candidate_settings"
 
     def ready(self, store: Store) -> bool:
         """Whether the study holds candidates already."""
@@ -317,6 +318,19 @@ class Candidates(Stage):
         found = yield from find_candidates(work.dataset, settings)
         work.store.set_candidates(found.candidates, found.facts)
         return found
+
+    def usable(self, work: Work, kept_only: bool) -> list[Candidate]:
+        """Those, by rank, that somebody kept, or else all that nobody dropped.
+
+        Raises
+        ------
+        HistomixError
+            If an image of theirs is not in the training split.
+        """
+        decisions, wanted = work.decisions.get("candidate", {}), {"keep"} if kept_only else {"keep", None}
+        candidates = [candidate for candidate in work.store.candidates() if decisions.get(candidate.rank) in wanted]
+        check_candidates(work.dataset, candidates)
+        return candidates
 
 
 CANDIDATES = Candidates()
@@ -345,11 +359,8 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
             For a candidate outside the training split, or unusable weights.
         """
         model = painter(settings, work.loaded)
-        decisions = work.decisions.get("candidate", {})
-        wanted = {"keep"} if settings.kept_only else {"keep", None}
-        candidates = [candidate for candidate in work.store.candidates() if decisions.get(candidate.rank) in wanted]
-        check_candidates(work.dataset, candidates)
-        images = SourceImages(work.dataset.read)
+        candidates = CANDIDATES.usable(work, settings.kept_only)
+        images = SourceImages(work.dataset)
         limits = Limits(settings.count, settings.uses, settings.per_image)
         lay = _lay_new(model, settings)
         placements, refusals = yield from choose_placements(candidates, images, lay, limits, work.before())
@@ -375,7 +386,7 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
     def place(self, work: Work, sites: Sequence[Candidate], settings: NucleiMixSettings) -> Job[list[Change | str]]:
         """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
         check_candidates(work.dataset, sites)
-        images = SourceImages(work.dataset.read)
+        images = SourceImages(work.dataset)
         laid = yield from lay_donors(sites, images, _lay_new(painter(settings, work.loaded), settings))
         search = search_facts(work.store.settings())
         items: list[PaintItem] = []
@@ -428,25 +439,14 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
 METHOD = NucleiMix()
 
 
-def _classes(dataset: Dataset, settings: CandidateSettings) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Rare and major class numbers, checked; all other classes are major where none is named."""
-    rare = tuple(dict.fromkeys(dataset.class_number(name) for name in settings.rare))
-    if not rare:
-        raise HistomixError("Choose at least one rare class.")
-    major = tuple(dict.fromkeys(dataset.class_number(name) for name in settings.major))
-    if both := set(rare) & set(major):
-        raise HistomixError(f"Class {dataset.class_name(min(both))} cannot be both rare and major.")
-    return rare, major or tuple(nucleus.number for nucleus in dataset.classes if nucleus.number not in rare)
-
-
 def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> Lay[WindowedPlan]:
     """Lays donors as settings say, in windows of a model; every candidate has a seed of its own."""
     appearance = {"stain_matching": settings.stain_matching, "symmetries": settings.symmetries}
 
-    def lay(image: LabeledImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
-        seed = int(np.random.SeedSequence([settings.seed, candidate.rank]).generate_state(1, np.uint64)[0] >> 1)
-        plan = plan_placement(image, candidate, donor, seed=seed, taken=taken, **appearance)
-        return plan if isinstance(plan, str) else windowed(plan, image, model)
+    def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
+        seed = item_seed(settings.seed, candidate.rank)
+        plan = plan_placement(target.image, candidate, donor, seed=seed, taken=taken, **appearance)
+        return plan if isinstance(plan, str) else windowed(plan, target.image, model)
 
     return lay
 
@@ -454,25 +454,21 @@ def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> Lay[WindowedPlan]:
 def _item(
     candidate: Candidate, plan: WindowedPlan, instance: int, images: SourceImages, search: Mapping[str, Any]
 ) -> PaintItem:
-    facts = {
-        "search": dict(search),
-        "sources": images.sources(candidate),
-        "log_likelihood": candidate.log_likelihood,
-    }
+    facts = {"search": search, "sources": images.sources(candidate), "log_likelihood": candidate.log_likelihood}
     return PaintItem(candidate.rank, replace(plan, instance=instance), facts)
 
 
 def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[list[WindowedPlan | str]]:
     """Plans of recorded changes, or why there are none any more."""
     facts = {source["image"]: source for record in records for source in record.provenance["sources"].values()}
-    images = SourceImages(lambda name: ingredients.read(facts[name]))
+    images = SourceImages(ReadBy(lambda name: ingredients.read(facts[name])))
     by_id = {record.id: record for record in records}
 
-    def lay(image: LabeledImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
+    def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         record = by_id[candidate.rank]
         appearance = {key: bool(record.provenance[key]) for key in ("stain_matching", "symmetries")}
-        plan = plan_placement(image, candidate, donor, seed=record.seed, taken=taken, **appearance)
-        return plan if isinstance(plan, str) else windowed(plan, image, ingredients.model(record.provenance))
+        plan = plan_placement(target.image, candidate, donor, seed=record.seed, taken=taken, **appearance)
+        return plan if isinstance(plan, str) else windowed(plan, target.image, ingredients.model(record.provenance))
 
     candidates = [
         Candidate(record.id, record.location("target"), record.location("donor"), nan, record.score)

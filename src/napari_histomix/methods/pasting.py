@@ -21,6 +21,7 @@ from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, STAIN_UM, 
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
+from napari_histomix.methods.nucleimix import CANDIDATES
 from napari_histomix.methods.provenance import plain_facts
 from napari_histomix.methods.record import Record
 from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location, SourceRef
@@ -128,13 +129,13 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             if len(items) == settings.count:
                 break
             yield Event("Planning placements", len(items), settings.count)
-            donor = site.donor.image, site.donor.instance
+            key = site.donor.image, site.donor.instance
             target, giver = images.get(site.image), images.get(site.donor.image)
             if target is None or giver is None:
                 continue
             site = replace(site, instance=taken.free_id(target))
             laid: Change | str
-            if uses[donor] >= settings.uses:
+            if uses[key] >= settings.uses:
                 laid = USED_UP
             elif settings.per_image is not None and here[site.image] >= settings.per_image:
                 laid = IMAGE_FULL
@@ -146,7 +147,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
                 refusals[laid] += 1
                 continue
             taken.add(target, laid)
-            uses[donor] += 1
+            uses[key] += 1
             here[site.image] += 1
             items.append(site)
         return Plan(items, settings.count, refusals, tuple(images.problems.values()))
@@ -158,8 +159,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             laid = self._made(work, site, images, settings)
             if isinstance(laid, str):
                 raise HistomixError(f"{site.image}: a planned nucleus cannot be placed any more: {laid}.")
-            preview = laid.pixels
-            yield Event("Placing nuclei", done, len(items), preview=preview, made=(laid,))
+            yield Event("Placing nuclei", done, len(items), preview=laid.pixels, made=(laid,))
 
     def place(self, work: Work, sites: Sequence[Candidate], settings: S) -> Job[list[Change | str]]:
         """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
@@ -231,15 +231,8 @@ def kept_candidates(work: Work, method: str, kept_only: bool = False) -> list[Ca
     HistomixError
         If an image of theirs is not in the training split.
     """
-    decisions, used = work.decisions.get("candidate", {}), used_ranks(work, method)
-    wanted = {"keep"} if kept_only else {"keep", None}
-    candidates = [
-        candidate
-        for candidate in work.store.candidates()
-        if decisions.get(candidate.rank) in wanted and candidate.rank not in used
-    ]
-    check_candidates(work.dataset, candidates)
-    return candidates
+    used = used_ranks(work, method)
+    return [candidate for candidate in CANDIDATES.usable(work, kept_only) if candidate.rank not in used]
 
 
 def used_ranks(work: Work, method: str) -> set[int]:

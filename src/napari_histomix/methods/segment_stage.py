@@ -97,6 +97,7 @@ class SegmentPoolStage(Stage):
     settings = PoolSettings
     subjects = ("segment", "segment class")
     page = "napari_histomix.widgets.segments.pool_box:PoolPage"
+    kept_as = "pool_settings"
 
     def ready(self, store: Store) -> bool:
         """Whether the study has a pool; the remains of a killed build are not one."""

@@ -2,7 +2,7 @@
 
 from napari_histomix.sampling.context_model import ContextModel
 from napari_histomix.sampling.donor_draw import DonorChoice, DonorDraw, fitting
-from napari_histomix.sampling.draws import draw_order, effective_sample_size, sharpest_temperature
+from napari_histomix.sampling.draws import draw_order, effective_sample_size, item_seed, sharpest_temperature
 from napari_histomix.sampling.locations import background_locations, nucleus_locations
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "draw_order",
     "effective_sample_size",
     "fitting",
+    "item_seed",
     "nucleus_locations",
     "sharpest_temperature",
 ]

@@ -43,9 +43,9 @@ def packed_masks(change: Change) -> tuple[NDArray[np.uint8], list[int] | None]:
     """
     if change.labels is None:
         return change.origin, None
-    values, index = np.unique(change.labels, return_inverse=True)
+    values, places = np.unique(change.labels, return_inverse=True)
     labels = [int(value) for value in values if value != KEEP]
-    index = index.reshape(change.labels.shape).astype(np.uint32) + (0 if KEEP in values else 1)
+    index = places.reshape(change.labels.shape).astype(np.int64) + (0 if KEEP in values else 1)
     if len(labels) <= GRAY_LABELS:
         return np.asarray(change.origin | (index << 2), np.uint8), labels
     channels = change.origin | (index >> 16 << 2), index >> 8 & 255, index & 255
@@ -57,11 +57,12 @@ def unpacked_masks(picture: NDArray[np.uint8], labels: Sequence[int] | None) -> 
     if labels is None:
         return picture, None
     if picture.ndim == 2:
-        origin, index = picture & 3, picture >> 2
+        first, index = picture, picture.astype(np.int64) >> 2
     else:
-        first, second, third = (picture[..., channel].astype(np.uint32) for channel in range(3))
-        origin, index = np.asarray(first & 3, np.uint8), first >> 2 << 16 | second << 8 | third
-    return origin, np.array([KEEP, *labels], np.int32)[index]
+        first = picture[..., 0]
+        high, middle, low = (picture[..., channel].astype(np.int64) for channel in range(3))
+        index = high >> 2 << 16 | middle << 8 | low
+    return np.asarray(first & 3, np.uint8), np.array([KEEP, *labels], np.int32)[index]
 
 
 def described(change: Change, labels: Sequence[int] | None) -> str:
@@ -265,11 +266,11 @@ class ChangeTable:
     def of_rows(cls, rows: Sequence[tuple[Any, ...]]) -> Self:
         """The table of rows with ``COLUMNS``."""
         columns = list(zip(*rows, strict=True)) or [()] * 14
-        ids, images, names, givers, methods, donors, replaced, types, kinds, scores, *corners = columns
-        images, image_names = coded(images)
-        names, made_names = coded(names)
-        givers, donor_image_names = coded(givers)
-        methods, method_names = coded(methods)
+        ids, targets, seen_in, givers, made_by, donors, replaced, types, kinds, scores, *corners = columns
+        images, image_names = coded(targets)
+        names, made_names = coded(seen_in)
+        donor_images, donor_image_names = coded(givers)
+        methods, method_names = coded(made_by)
         classes, class_keys = coded([kind or number for number, kind in zip(types, kinds, strict=True)])
         windows = np.array(corners, np.int32).reshape(4, len(ids)).T.copy()
         windows[:, 2:] += windows[:, :2]
@@ -277,7 +278,7 @@ class ChangeTable:
             np.array(ids, np.int64),
             images,
             names,
-            givers,
+            donor_images,
             methods,
             np.array(donors, np.int32),
             np.array(replaced, np.int32),

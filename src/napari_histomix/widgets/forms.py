@@ -26,6 +26,8 @@ WHOLE, REAL = 2**31 - 1, 1e9
 """Bounds of numbers whose settings have none."""
 DECIMALS = 2
 """Decimals that a number has at least."""
+SHORT = 18
+"""Letters of what None stands for that have room in a form."""
 WEIGHTS = "Weights (*.safetensors *.pth *.pt)"
 ENCODERS = (("Texture (built in)", "texture"), ("timm model", "timm:"), ("CTransPath weights", "ctranspath:"))
 TALLEST = 16_777_215
@@ -116,7 +118,8 @@ class OptionalEdit(Parts):
 
     def __init__(self, inner: Any, automatic: str, **options: Any) -> None:
         self.inner = inner
-        self.automatic = CheckBox(text=automatic or "none", value=True)
+        short = automatic if len(automatic) <= SHORT else "automatic"
+        self.automatic = CheckBox(text=short or "none", value=True, tooltip=automatic)
         super().__init__((self.automatic, inner), **options)
         self.automatic.changed.connect(self._update)
         self._update()
@@ -485,7 +488,10 @@ class SettingsForm(QWidget):
         for name, widget in self.fields.items():
             kind = self._settings[name].option.kind
             if kind == "classes":
-                widget.offer([(one, one) for one in self._choices(kind)])
+                names = self._choices(kind)
+                widget.offer([(one, one) for one in names])
+                for part in (self.labels[name], widget.native):
+                    part.setVisible(bool(names))
             elif kind == "model":
                 widget.offer(self._choices(kind))
 
@@ -525,13 +531,14 @@ class SessionForm(SettingsForm):
         session.dataset_changed.connect(self.refresh)
         session.classes_changed.connect(self._on_classes)
         session.model_changed.connect(self._on_model)
+        self.refresh()
         self._on_classes()
         self._on_model()
 
     def _known(self, kind: str) -> Sequence[str]:
         dataset = self.session.dataset
         if kind == "classes" and dataset is not None:
-            return [one.name for one in dataset.classes] or dataset.kinds
+            return [one.name for one in dataset.classes]
         return [str(self.session.model_folder)] if kind == "model" and self.session.model_folder else ()
 
     def _choose(self) -> None:

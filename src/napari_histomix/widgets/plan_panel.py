@@ -112,7 +112,8 @@ class PlanPage(Panel):
         self._methods = [
             method
             for method in map(method_of, method_names())
-            if method.stage is not None and (method.stage is stage or (stage is None and method.stage.page == place))
+            if method.stage is not None
+            and (method.stage.page == place if stage is None else method.stage.name == stage.name)
         ]
         found = stage or self._methods[0].stage
         assert found is not None

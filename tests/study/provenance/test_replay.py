@@ -4,42 +4,55 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mix_samples import make_mix_study
-from napari_histomix.datasets.class_folders import export_tissue
 from PIL import Image
+from toy_methods import BLEND, FRESH, LAY, changes_of
 
-from napari_histomix.datasets import load_sample, open_dataset, open_tissue
+from napari_histomix import jobs
+from napari_histomix.datasets import load_sample, open_any, open_dataset
 from napari_histomix.diffusion import environment
-from napari_histomix.diffusion.model_files import load_model
-from napari_histomix.methods.nucleimix import CandidateSettings, SynthesisSettings, find_candidates, synthesize
-from napari_histomix.methods.usegmix import MixSettings, make_mix, plan_one
+from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
 from napari_histomix.records import HistomixError, drain
-from napari_histomix.segmentation.pool import SegmentPool
-from napari_histomix.study.export import export
+from napari_histomix.study import Study
+from napari_histomix.study.export import export, export_study
 from napari_histomix.study.provenance import comparing
 from napari_histomix.study.provenance.recorded import read_manifest
 from napari_histomix.study.provenance.replay import replay, source_dataset
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+
+
+def painted(dataset, folder: Path, rare: str, **how) -> Study:
+    """A study of nuclei that a model painted."""
+    study = Study.create(folder, dataset.root, dataset.name)
+    settings, stage = NucleiMixSettings(device="cpu", **how), CandidateSettings(rare=(rare,))
+    drain(jobs.run("nucleimix", dataset, settings, study, stage=stage))
+    return study
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     """An export of the bundled sample, by the bundled model. Never write into it."""
-    sample = load_sample()
-    found = drain(find_candidates(sample, CandidateSettings(rare=(1,))))
-    made = drain(synthesize(sample, found.candidates, SynthesisSettings(count=3, device="cpu"), search=found.search))
-    return drain(export(sample, made.placements, tmp_path_factory.mktemp("demo") / "out"))
+    sample, root = load_sample(), tmp_path_factory.mktemp("demo")
+    study = painted(sample, root / "study", "lymphocyte", count=3)
+    return drain(export_study(study, sample, root / "out", reviewed=False))
+
+
+@pytest.fixture(scope="module")
+def made(study_dataset, small_model_folder, tmp_path_factory) -> Study:
+    folder = tmp_path_factory.mktemp("made") / "study"
+    return painted(study_dataset, folder, "rare", count=6, model=str(small_model_folder))
 
 
 @pytest.fixture(scope="module")
 def exported(study_dataset, made, study_folder) -> Path:
     """An export beside its dataset, by a model of one's own. Never write into it."""
-    return drain(export(study_dataset, made.placements, study_folder.parent / "exports" / "augmented"))
+    out = study_folder.parent / "exports" / "augmented"
+    return drain(export_study(made, study_dataset, out, reviewed=False))
 
 
 @pytest.fixture
@@ -75,7 +88,7 @@ def test_a_demo_is_rebuilt_bit_for_bit_whatever_the_batch(demo, monkeypatch, bat
 
 
 def test_the_threads_that_worked_then_work_again(demo):
-    recorded = read_manifest(demo).images[0].records[0]["provenance"]["threads"]
+    recorded = read_manifest(demo).images[0].records[0].provenance["threads"]
     before = torch.get_num_threads()
     torch.set_num_threads(recorded + 1)
     try:
@@ -115,7 +128,7 @@ def test_rebuilt_images_are_a_dataset_of_the_same_format(exported, again, tmp_pa
 
 @pytest.mark.parametrize("layout", ["yolo", "tiff-pairs", "ome-zarr"])
 def test_exports_of_other_formats_too(study_dataset, made, again, tmp_path, layout):
-    out = drain(export(study_dataset, made.placements, tmp_path / layout, format=layout))
+    out = drain(export_study(made, study_dataset, tmp_path / layout, format=layout, reviewed=False))
     assert outcomes(again(out)) == {"identical"}
 
 
@@ -152,8 +165,8 @@ class TestWhatWasChangedIsNamed:
 
     def test_a_record(self, exported, again, tmp_path):
         folder = copy(exported, tmp_path / "out")
-        edit(folder, lambda content: content["placements"][0].update(seed=5))
-        changed = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["placements"][0]["image"]
+        edit(folder, lambda content: content["changes"][0].update(seed=5))
+        changed = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["changes"][0]["image"]
         assert [one.image for one in again(folder).compared if one.outcome == "different"] == [changed]
 
     def test_an_image_that_is_gone(self, exported, again, tmp_path):
@@ -214,7 +227,7 @@ class TestElsewhere:
         folder = copy(exported, tmp_path / "out")
 
         def was_elsewhere(content):
-            for one in content["placements"]:
+            for one in content["changes"]:
                 one["provenance"].update(device="cuda NVIDIA X", precision="float16")
 
         edit(folder, was_elsewhere)
@@ -239,21 +252,36 @@ class TestElsewhere:
 
 class TestManifests:
     @pytest.mark.parametrize("key", ["sources", "sampler_settings", "crop"])
-    def test_one_of_an_earlier_version_is_refused_in_one_sentence(self, exported, again, tmp_path, key):
-        folder = copy(exported, tmp_path / "out")
-        edit(folder, lambda content: content["placements"][1]["provenance"].pop(key))
+    def test_one_of_an_earlier_version_is_refused_in_one_sentence(self, tmp_path, key):
+        shutil.copy(GOLDEN / "version-3-nuclei-manifest.json", tmp_path / "manifest.json")
+        edit(tmp_path, lambda content: content["placements"][1]["provenance"].pop(key))
         with pytest.raises(HistomixError, match=r"earlier version \(napari-histomix .*make the images anew\.$"):
+            read_manifest(tmp_path)
+
+    def test_one_of_a_newer_version_is_refused_in_one_sentence(self, exported, again, tmp_path):
+        folder = copy(exported, tmp_path / "out")
+        edit(folder, lambda content: content.update(manifest=3))
+        with pytest.raises(HistomixError, match="newer version"):
+            again(folder)
+
+    def test_a_method_that_is_not_installed_is_named(self, exported, again, tmp_path):
+        folder = copy(exported, tmp_path / "out")
+        edit(folder, lambda content: content["changes"][0].update(method="gone"))
+        with pytest.raises(HistomixError, match="method 'gone', which is not installed here"):
             again(folder)
 
     @pytest.mark.parametrize(
         "change",
         [
-            lambda content: content["placements"][0].pop("donor"),
-            lambda content: content["placements"][0]["target"].update(instance="many"),
-            lambda content: content["placements"][0]["target"].update(row=None),
-            lambda content: content["placements"][0]["donor"].update(instance=10**9),
-            lambda content: content["placements"][0]["provenance"].update(sources=3),
+            lambda content: content["changes"][0].pop("sources"),
+            lambda content: content["changes"][0].pop("seed"),
+            lambda content: content["changes"][0]["sources"][0].update(item="many"),
+            lambda content: content["changes"][0]["sources"][0].update(row=None),
+            lambda content: content["changes"][0]["sources"][1].update(item=10**9),
+            lambda content: content["changes"][0]["provenance"].update(sources=3),
+            lambda content: content["changes"][0]["provenance"].update(versions=3),
             lambda content: content.update(synthetic_images=[]),
+            lambda content: content.update(synthetic_images={"other": 3}),
         ],
     )
     def test_a_damaged_one_is_one_sentence(self, exported, again, tmp_path, change):
@@ -270,50 +298,94 @@ class TestManifests:
             again(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def tissue(tmp_path_factory, small_model_folder) -> Path:
-    """An export of two tissue images with a replaced segment each, beside their dataset. Never write into it."""
-    root = tmp_path_factory.mktemp("tissue")
-    study = make_mix_study(root / "study")
-    dataset, pool = open_tissue(root / "tissue"), SegmentPool(study.folder)
-    model, settings = load_model(small_model_folder), MixSettings(device="cpu")
-    mixes = []
-    for target, donor in ((0, 4), (3, 7)):
-        plan = replace(plan_one(pool, target, donor, 0.5, seed=target), name=f"mix {target}")
-        mixes.append(drain(make_mix(dataset, pool, plan, settings, model)))
-    shutil.rmtree(study.folder)
-    return drain(export_tissue(dataset, mixes, root / "out", {}))
+class TestEveryKindOfChange:
+    @pytest.fixture(scope="class")
+    def tissue(self, tmp_path_factory) -> Path:
+        """Derived and new images of two classes beside their dataset. Never write into it."""
+        root = tmp_path_factory.mktemp("tissue")
+        sample = load_sample()
+        for number, entry in enumerate(sample.entries[:4]):
+            file = root / "tissue" / f"kind {number % 2}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(sample.read(entry).pixels[:64, :64]).save(file)
+        (root / "tissue" / "dataset.json").write_text('{"mpp": 0.5}')
+        dataset = open_any(root / "tissue")
+        changes = [*changes_of(BLEND, dataset, 2), *changes_of(FRESH, dataset, 2, first=2)]
+        return drain(export(dataset, changes, root / "out"))
 
+    def test_in_place_and_new_images_of_nuclei_without_a_model(self, study_dataset, again, tmp_path):
+        changes = [*changes_of(LAY, study_dataset, 4), *changes_of(FRESH, study_dataset, 2, first=4)]
+        out = drain(export(study_dataset, changes, tmp_path / "out", format="coco"))
+        report = again(out, models=())
+        assert len(report.compared) == len({change.name for change in changes})
+        assert outcomes(report) == {"identical"} and report.conditions == ()
+        with pytest.raises(HistomixError, match="No model took part"):
+            again(out)
 
-class TestTissue:
-    def test_it_is_rebuilt_without_its_pool_bit_for_bit(self, tissue, small_model_folder, tmp_path):
+    def test_derived_and_new_images_of_a_class(self, tissue, tmp_path):
         manifest = read_manifest(tissue)
-        dataset = source_dataset(manifest)
-        report = drain(replay(manifest, dataset, [small_model_folder], out=tmp_path / "new", check=True))
-        assert [(one.image, one.outcome) for one in report.compared] == [("mix 0", "identical"), ("mix 3", "identical")]
-        for image in manifest.images:
-            first, second = (np.array(Image.open(folder / image.file)) for folder in (tissue, tmp_path / "new"))
-            assert np.array_equal(first, second)
+        report = drain(replay(manifest, source_dataset(manifest), out=tmp_path / "new", check=True))
+        assert len(report.compared) == 4 and outcomes(report) == {"identical"}
+        first, second = open_any(tissue), open_any(tmp_path / "new")
+        assert {entry.source.image for entry in second.entries} == {image.file for image in manifest.images}
+        for entry in second.entries:
+            assert entry.synthetic and entry.kind == first.entry(entry.source.image).kind
+            assert np.array_equal(first.read(entry.source.image).pixels, second.read(entry).pixels)
 
-    def test_a_changed_donor_and_a_changed_image_are_named(self, tissue, small_model_folder, tmp_path):
+    def test_a_changed_donor_and_a_changed_image_are_named(self, tissue, tmp_path):
         root = copy(tissue.parent, tmp_path / "root")
         manifest = read_manifest(root / "out")
-        donor = manifest.images[0].records[0]["provenance"]["donors"][0]["image"]
-        file = root / "out" / manifest.images[1].file
+        file = root / "out" / f"{manifest.images[1].file}.png"
         Image.fromarray(255 - np.array(Image.open(file))).save(file)
-        report = drain(replay(manifest, source_dataset(manifest), [small_model_folder]))
-        assert [one.outcome for one in report.compared] == ["identical", "different"]
-        Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(root / "tissue" / f"{donor}.png")
-        report = drain(replay(manifest, source_dataset(manifest), [small_model_folder]))
-        assert list(report.changed_sources) == [donor]
+        report = drain(replay(manifest, source_dataset(manifest)))
+        assert [each.outcome for each in report.compared].count("different") == 1
+        assert report.compared[1].outcome == "different"
+        donor = manifest.images[0].records[0].source("donor")["image"]
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(root / "tissue" / f"{donor}.png")
+        report = drain(replay(manifest, source_dataset(manifest)))
+        assert list(report.changed_sources) == [donor] and report.compared == ()
 
-    def test_a_path_that_leaves_the_export_is_not_followed(self, tissue, small_model_folder, tmp_path):
+    def test_a_path_that_leaves_the_export_is_not_followed(self, tissue, tmp_path):
         folder = copy(tissue, tmp_path / "out")
-        edit(folder, lambda content: content["synthetic"][0].update(file="../escaped.png"))
-        manifest = read_manifest(folder)
-        dataset = open_tissue(tissue.parent / "tissue")
-        report = drain(replay(manifest, dataset, [small_model_folder]))
-        assert "leaves the export" in report.problems[0]
-        with pytest.raises(HistomixError, match="leaves the export"):
-            drain(replay(manifest, dataset, [small_model_folder], out=tmp_path / "new"))
-        assert not (tmp_path / "escaped.png").exists() and not (tmp_path / "new").exists()
+        name = read_manifest(folder).images[0].name
+        edit(folder, lambda content: content["synthetic_images"][name].update(file="../escaped"))
+        dataset = open_any(tissue.parent / "tissue")
+        report = drain(replay(folder, dataset))
+        assert "has no image '../escaped'" in report.problems[0]
+        drain(replay(folder, dataset, out=tmp_path / "new"))
+        assert not list(tmp_path.rglob("*escaped*.png")) or all(
+            path.is_relative_to(tmp_path / "new") for path in tmp_path.rglob("*escaped*.png")
+        )
+
+
+class TestManifestsOfTheFirstForm:
+    def test_a_nucleus_is_recorded_as_it_would_be_today(self):
+        old = json.loads((GOLDEN / "version-3-nuclei-manifest.json").read_text(encoding="utf-8"))["placements"]
+        manifest = read_manifest(GOLDEN / "version-3-nuclei-manifest.json")
+        assert len(manifest.records) == len(old) == 6
+        for record, placement in zip(manifest.records, old, strict=True):
+            made = placement["provenance"]
+            assert (record.id, record.seed, record.score) == (
+                placement["rank"],
+                placement["seed"],
+                placement["percentile"],
+            )
+            assert record.in_place and record.method == "nucleimix" and record.provenance == made
+            assert record.window == (made["changed"]["row"], made["changed"]["col"], *made["changed"]["size"])
+            assert record.added == {placement["instance"]: {"class": "lymphocyte"}}
+            assert record.source("donor")["item"] == placement["donor"]["instance"]
+            assert record.source("target")["row"] == placement["target"]["row"]
+            assert record.content["decision"] == "approve" and record.content["decided_by"] == "Ann"
+            gone = placement["target"]["instance"]
+            assert record.removed == ((gone,) if gone else ())
+
+    def test_a_tissue_image_is_recorded_as_it_would_be_today(self):
+        manifest = read_manifest(GOLDEN / "version-3-tissue-manifest.json")
+        first, second = manifest.records
+        assert (first.id, first.image, first.name, first.method) == (0, "left/2", "left/2 mix 1", "usegmix")
+        assert not first.in_place and first.class_shares == {"left": 1.0}
+        assert [source["image"] for source in first.sources][:2] == ["left/2", "left/3"]
+        assert first.source("donor")["item"] == first.provenance["donors"][0]["segment"]
+        assert second.content["note"] == "cut" and second.content["reasons"] == "shape"
+        assert second.content["decided_by"] == "Bob"
+        assert manifest.images[0].file == "left/synthetic-left-2 mix 1"

@@ -35,8 +35,8 @@ LAYOUTS = (
     "expected one folder per class with its images in it (these folders may lie in Train, Val and Test), "
     f"or {TABLE} with the columns image and class"
 )
-RESERVED = ("origins.zip", TABLE, "dataset.json", "manifest.json", "README.md")
-"""Names beside the folders of the classes that no class may get."""
+RESERVED = ("origin", "ignore")
+"""Folders beside those of the splits: no split may get their names."""
 
 _MAX_IMAGE = 2**31
 """Bytes of an image file that is copied."""
@@ -357,9 +357,10 @@ def _explain(root: Path, table: Table | None) -> HistomixError:
 
 
 class Writer:
-    """Writes one folder per class: unchanged images as copies of their files, others as PNG files.
+    """Writes one folder per class into one per split: unchanged images as copies of their files, others as PNG files.
 
-    Characters that a disk may refuse are replaced in the names of folders and files, and no name is given out twice.
+    A training loop that takes folders for classes is given the folder of a split, and meets no image of another one and
+    no origin map. Characters that a disk may refuse are replaced in the names of folders and files, and no name is given out twice.
 
     Parameters
     ----------
@@ -375,9 +376,10 @@ class Writer:
 
     def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
         self.folder, self.name = folder, name
-        names = Names(*RESERVED)
+        names, self._splits = Names(), Names(*RESERVED)
         self._folders = {kind: names.unique(safe_name(kind, "class")) for kind in kinds}
-        self._names = {kind: Names() for kind in kinds}
+        self._split_folders: dict[str, str] = {}
+        self._names: dict[str, Names] = {}
 
     def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
         """Write one image; returns its path in the folder, with ``/``.
@@ -398,14 +400,19 @@ class Writer:
         if kind not in self._folders:
             known = ", ".join(self._folders)
             raise HistomixError(f"{name} is of the class {kind!r}, which {self.name} does not have; it has {known}.")
+        split = image.source.split
+        if split not in self._split_folders:
+            self._split_folders[split] = self._splits.unique(safe_name(split, "train"))
+        folder = f"{self._split_folders[split]}/{self._folders[kind]}"
+        names = self._names.setdefault(folder, Names())
         if synthetic and original is None:
-            stem = self._names[kind].unique(f"synthetic-{safe_name(name).removeprefix('synthetic-')}")
+            stem = names.unique(f"synthetic-{safe_name(name).removeprefix('synthetic-')}")
         else:
-            stem = self._names[kind].unique(safe_name(name.rpartition("/")[2]), safe_name(name))
-        file = f"{self._folders[kind]}/{stem}{'.png' if original is None else original.suffix}"
+            stem = names.unique(safe_name(name.rpartition("/")[2]), safe_name(name))
+        file = f"{folder}/{stem}{'.png' if original is None else original.suffix}"
         content = None if original is None else read_bytes(original, _MAX_IMAGE)
         path = self.folder / file
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if content is None:
             write_png(path, image.pixels, image.mpp, synthetic)
         else:

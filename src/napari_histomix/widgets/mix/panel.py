@@ -173,7 +173,7 @@ class MixPanel(Panel):
         """Open a study and its images, which are in another folder now where one is given."""
         study = self.session.study
         self._folder = Path(folder)
-        if study is not None and study.folder.resolve() == self._folder.resolve():
+        if images is None and study is not None and study.folder.resolve() == self._folder.resolve():
             self._on_study()
             return
         self.note.say("")
