@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from sample_changes import nucleus_change, study_of
 
-from napari_histomix.compositing import cut_donor, donor_flaw, plan_placement
+from napari_histomix.compositing import IndexedImage, cut_donor, donor_flaw, plan_placement
 from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, Truth
 from napari_histomix.evaluation.reader_test.reading import Reading
@@ -25,7 +25,8 @@ def make_changes(dataset: Dataset, kind: str = "tumor", each: int = 8, first: in
     for entry in dataset.training:
         image = dataset.read(entry)
         rng = np.random.default_rng(len(made))
-        donors = [one for one in nucleus_locations(image, (number,), ()) if donor_flaw(image, one) is None]
+        indexed = IndexedImage(image)
+        donors = [one for one in nucleus_locations(image, (number,), ()) if donor_flaw(indexed, one) is None]
         taken = np.zeros(image.instances.shape, bool)
         here = 0
         for place in background_locations(image, 400, 8, rng):
@@ -34,8 +35,10 @@ def make_changes(dataset: Dataset, kind: str = "tumor", each: int = 8, first: in
             rank = first + len(made)
             donor = donors[rank % len(donors)]
             candidate = Candidate(rank, place, donor, -1.0 - rank, 50.0)
-            crop = cut_donor(image, donor)
-            plan = plan_placement(image, candidate, crop, seed=rank, taken=taken, stain_matching=False, symmetries=True)
+            crop = cut_donor(indexed, donor)
+            plan = plan_placement(
+                indexed, candidate, crop, seed=rank, taken=taken, stain_matching=False, symmetries=True
+            )
             if isinstance(plan, str):
                 continue
             here += 1

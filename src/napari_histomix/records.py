@@ -126,8 +126,7 @@ class LabeledImage:
         if not self.types and not self.instances.any():
             # Nothing to look up: a large image that has a class as a whole is read without sorting its pixels.
             return
-        present = np.unique(self.instances)
-        missing = [int(i) for i in present if i != 0 and int(i) not in self.types]
+        missing = [i for i in instance_ids(self.instances) if i not in self.types]
         if missing:
             shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
             raise HistomixError(
@@ -141,13 +140,21 @@ class LabeledImage:
 
     def counts(self) -> Counter[int]:
         """Number of nuclei per class number, over the instances that occur in the map."""
-        return Counter(self.types[int(i)] for i in np.unique(self.instances) if i != 0)
+        return Counter(self.types[i] for i in instance_ids(self.instances))
 
     def synthetic_counts(self) -> Counter[int]:
         """Number of synthetic nuclei per class number, over the instances that occur in the map."""
         if not self.synthetic:
             return Counter()
         return Counter(self.types[int(i)] for i in np.unique(self.instances) if int(i) in self.synthetic)
+
+
+def instance_ids(instances: NDArray[np.int32]) -> list[int]:
+    """Ids other than 0 that occur in an instance map (H, W), in ascending order."""
+    flat = instances.ravel()
+    # The first pixel of every run of equal ids is enough, and there are far fewer runs than pixels.
+    runs = np.append(flat[:1], flat[1:][flat[1:] != flat[:-1]])
+    return [i for i in np.unique(runs).tolist() if i != 0]
 
 
 Kind = Literal["rare", "major", "background"]

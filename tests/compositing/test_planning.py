@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_histomix.compositing import cut_donor, plan_placement
+from napari_histomix.compositing import IndexedImage, cut_donor, plan_placement
 from napari_histomix.compositing.appearance import FADED, OFF_COLOR, UNLIKE
 from napari_histomix.compositing.contours import dilate, transition_zone
 from napari_histomix.compositing.donors import CUT_BY_EDGE
@@ -30,7 +30,7 @@ def plan(giver, location):
         settings = {"stain_matching": False, "symmetries": False, "seed": 1} | more
         settings.setdefault("taken", np.zeros(image.instances.shape, bool))
         candidate = Candidate(0, location(image, instance, row, col), where, 0.0, 50.0)
-        return plan_placement(image, candidate, cut_donor(source, where), **settings)
+        return plan_placement(IndexedImage(image), candidate, cut_donor(IndexedImage(source), where), **settings)
 
     return make
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_histomix.compositing import cut_donor, plan_placement
+from napari_histomix.compositing import IndexedImage, cut_donor, plan_placement
 from napari_histomix.compositing.planning import TOO_LARGE
 from napari_histomix.diffusion.inpainter import inpaint
 from napari_histomix.diffusion.samplers import PRESETS
@@ -17,8 +17,9 @@ def plan(labeled_image, location):
         giver = labeled_image([(40, 40, 6, 4, 1)], shape=(80, 80), mpp=image.mpp, name="giver")
         candidate = Candidate(0, location(image, instance, row, col), location(giver, 1), 0.0, 50.0)
         taken = np.zeros(image.instances.shape, bool)
-        donor = cut_donor(giver, location(giver, 1))
-        planned = plan_placement(image, candidate, donor, seed=seed, taken=taken, stain_matching=False, symmetries=True)
+        donor = cut_donor(IndexedImage(giver), location(giver, 1))
+        settings = {"seed": seed, "taken": taken, "stain_matching": False, "symmetries": True}
+        planned = plan_placement(IndexedImage(image), candidate, donor, **settings)
         assert not isinstance(planned, str), planned
         return planned
 

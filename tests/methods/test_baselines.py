@@ -66,7 +66,7 @@ def candidates_of(dataset) -> list[Candidate]:
         for location in nucleus_locations(image, rare=[1], major=[2]):
             if location.kind == "major":
                 targets.append(location)
-            elif donor_flaw(image, location) is None:
+            elif donor_flaw(IndexedImage(image), location) is None:
                 donors.append(location)
         targets += background_locations(image, 10, 6, rng)
     order = rng.permutation(len(targets))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from napari_histomix.compositing import compose, donor_flaw
+from napari_histomix.compositing import IndexedImage, compose, donor_flaw
 from napari_histomix.compositing.contours import dilate
 from napari_histomix.compositing.planning import GUARD
 from napari_histomix.datasets import open_dataset
@@ -29,7 +29,7 @@ def random_candidates(images: list[LabeledImage], rng: np.random.Generator) -> l
         for one in nucleus_locations(image, rare=[1], major=[2]):
             if one.kind == "major":
                 targets.append(one)
-            elif donor_flaw(image, one) is None:
+            elif donor_flaw(IndexedImage(image), one) is None:
                 donors.append(one)
         targets += background_locations(image, 8, 4, rng)
     if not donors:

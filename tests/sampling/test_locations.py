@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from napari_histomix.sampling import background_locations, nucleus_locations
+from napari_histomix.sampling.locations import nucleus_boxes
 
 
 def test_nuclei_with_their_centers_areas_and_kinds(labeled_image):
@@ -59,3 +60,15 @@ def test_fewer_places_than_asked_for_and_none_at_all(labeled_image):
     image = labeled_image([], shape=(13, 13))
     assert len(background_locations(image, 50, 6.5, np.random.default_rng(0))) == 1
     assert background_locations(image, 50, 8, np.random.default_rng(0)) == []
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
+def test_boxes_are_those_of_every_instance(seed, height, width):
+    rng = np.random.default_rng(seed)
+    ids = np.array([0, 1, 2, 7, 2**31 - 1], np.int32)
+    instances = rng.choice(ids, (height, width), p=[0.6, 0.1, 0.1, 0.1, 0.1])
+    boxes = nucleus_boxes(instances)
+    assert list(boxes) == [one for one in np.unique(instances).tolist() if one]
+    for instance, box in boxes.items():
+        rows, cols = np.nonzero(instances == instance)
+        assert box == (slice(rows.min(), rows.max() + 1), slice(cols.min(), cols.max() + 1))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.contours import Mask, dilate
+from napari_histomix.compositing.contours import Mask, dilate, layer_one
 from napari_histomix.compositing.donors import CONTRAST_UM, DonorCrop, density_around
-from napari_histomix.compositing.stain import GAIN, hue, staining
-from napari_histomix.records import LabeledImage
+from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.stain import GAIN, hue
 from napari_histomix.stains import optical_density
 
 UNLIKE = "what surrounds it looks unlike what surrounds its donor"
@@ -22,6 +24,9 @@ would have to fade one tissue into another within two pixels."""
 SURROUNDINGS_UM = 1.25
 """Width in µm of the immediate surroundings that are compared."""
 
+TENTHS = np.array([0.1, 0.9])
+"""Quantiles below and above which the lightest and darkest tenths lie."""
+
 HUE = 0.05
 """Largest difference between a donor's hue against the nuclei of the target's image and against those of its own."""
 
@@ -29,7 +34,7 @@ HUE = 0.05
 def look_flaw(
     donor: DonorCrop,
     colors: NDArray[np.uint8],
-    image: LabeledImage,
+    target: IndexedImage,
     corner: tuple[int, int],
     nucleus: Mask,
     replaced: Mask,
@@ -42,13 +47,14 @@ def look_flaw(
         At the target's scale.
     colors : (h, w, 3) uint8
         The donor's pixels as they would be placed.
-    image : LabeledImage
-        The target's.
+    target : IndexedImage
+        The image it goes to.
     corner : (row, column)
         Upper left of the box that the masks lie in.
     nucleus, replaced : (H, W) bool
         In that box: the donor's nucleus, and the nucleus that it replaces (empty: none).
     """
+    image = target.image
     # A frame around the box, so that the box does not cut off what surrounds the nuclei.
     margin = 2 + max(2, round(CONTRAST_UM / image.mpp))
     rows, cols = (
@@ -60,52 +66,49 @@ def look_flaw(
     hidden = np.zeros(free.shape, bool)
     hidden[top : top + nucleus.shape[0], left : left + nucleus.shape[1]] = nucleus | replaced
     there = image.pixels[rows, cols]
-    if _difference(donor, colors, there, hidden, free, image.mpp) > LIKE:
+    if any(difference > LIKE for difference in _differences(donor, colors, there, hidden, free, image.mpp)):
         return UNLIKE
-    if _off_color(donor, colors, image):
+    if _off_color(donor, colors, target):
         return OFF_COLOR
     if _fades(donor, colors, there, hidden, free, image.mpp):
         return FADED
     return None
 
 
-def _difference(
+def _differences(
     donor: DonorCrop, colors: NDArray[np.uint8], there: NDArray[np.uint8], hidden: Mask, free: Mask, mpp: float
-) -> float:
-    """Difference of immediate surroundings, of the donor as it will look and of the place it goes to.
+) -> Iterator[float]:
+    """Differences of immediate surroundings, of the donor as it will look and of the place it goes to, cheapest first.
 
-    The largest of: the root mean square over R, G and B of the difference of mean optical densities; two thirds of the
-    difference of the lightest and darkest tenths in green; how much lighter than the median of the new surroundings the
-    lightest tenth of layer 1 is; two fifths of how much bluer its bluest tenth is (red minus blue), as lenses leave it.
+    The root mean square over R, G and B of the difference of mean optical densities; two thirds of the difference of
+    the lightest and darkest tenths in green; how much lighter than the median of the new surroundings the lightest
+    tenth of layer 1 is; two fifths of how much bluer its bluest tenth is (red minus blue), as lenses leave it.
     """
     width = max(2, round(SURROUNDINGS_UM / mpp))
-    own = colors[dilate(donor.nucleus, width + 1) & ~donor.nucleus & donor.surroundings]
+    own = optical_density(colors, dilate(donor.nucleus, width + 1) & ~donor.nucleus & donor.surroundings)
     # Around a replaced nucleus, its own rim is not tissue that will be seen.
-    other = there[dilate(hidden, width + 2) & ~dilate(hidden, 2) & free]
+    other = optical_density(there, dilate(hidden, width + 2) & ~dilate(hidden, 2) & free)
     if len(own) == 0 or len(other) == 0:
-        return 0.0
-    rim = optical_density(colors[dilate(donor.nucleus, 1) & ~donor.nucleus])
-    densities = [optical_density(found) for found in (own, other)]
-    means = [density.mean(axis=0) for density in densities]
-    color = float(np.sqrt(np.mean((means[0] - means[1]) ** 2)))
+        return
+    yield float(np.sqrt(np.mean((own.mean(axis=0) - other.mean(axis=0)) ** 2)))
     # A halo on one side of the donor hides in the mean; the lightest and darkest tenths may differ half as much again.
+    tenths = [_quantiles(density[:, 1], TENTHS) for density in (own, other)]
+    yield float(np.abs(tenths[0] - tenths[1]).max()) / 1.5
     # Layer 1 stays as it is: its lightest tenth would be seen against what will surround it.
-    tenths = [np.quantile(density[:, 1], (0.1, 0.9)) for density in densities]
-    halo = float(np.median(densities[1][:, 1]) - np.quantile(rim[:, 1], 0.1))
-    blue = [density[:, 0] - density[:, 2] for density in (rim, densities[1])]
-    fringe = float(np.quantile(blue[0], 0.9) - np.median(blue[1]))
-    return max(color, float(np.abs(tenths[0] - tenths[1]).max()) / 1.5, halo, 0.4 * fringe)
+    rim = optical_density(colors, layer_one(donor.nucleus))
+    yield float(np.median(other[:, 1]) - _quantiles(rim[:, 1], TENTHS)[0])
+    yield 0.4 * float(_quantiles(rim[:, 0] - rim[:, 2], TENTHS)[1] - np.median(other[:, 0] - other[:, 2]))
 
 
-def _off_color(donor: DonorCrop, colors: NDArray[np.uint8], image: LabeledImage) -> bool:
+def _off_color(donor: DonorCrop, colors: NDArray[np.uint8], target: IndexedImage) -> bool:
     """Whether the donor's hue stands out from the nuclei there, as it does not from those of its own image."""
-    there, home = staining(image).nuclei_hue, donor.staining.nuclei_hue
+    there, home = target.staining.nuclei_hue, donor.staining.nuclei_hue
     if there is None or home is None:
         return False
-    before, after = optical_density(donor.pixels[donor.nucleus]), optical_density(colors[donor.nucleus])
+    before, after = (optical_density(pixels, donor.nucleus) for pixels in (donor.pixels, colors))
     changed = (hue(after.mean(axis=0)) - there) - (hue(before.mean(axis=0)) - home)
     # What is odd at home may stay odd, but no tenth of it may be as red as an erythrocyte.
-    reddest = float(np.quantile(hue(after), 0.1)) - there
+    reddest = float(_quantiles(hue(after), TENTHS)[0]) - there
     return bool(abs(changed) > HUE or reddest < -2 * HUE)
 
 
@@ -117,5 +120,16 @@ def _fades(
     other = density_around(there, hidden, free, mpp)
     if own is None or other is None:
         return False
-    before, after = (float(optical_density(one[donor.nucleus])[:, 1].mean()) for one in (donor.pixels, colors))
+    before, after = (float(optical_density(one, donor.nucleus)[:, 1].mean()) for one in (donor.pixels, colors))
     return after - other < GAIN[0] * (before - own)
+
+
+def _quantiles(values: NDArray[np.float32], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``np.quantile`` of a few hundred values, in a tenth of the time."""
+    ordered = np.sort(values)
+    place = (len(ordered) - 1) * shares
+    low = place.astype(int)
+    part = place - low
+    below, above = ordered[low], ordered[np.minimum(low + 1, len(ordered) - 1)]
+    # From the nearer of the two, as NumPy does.
+    return np.where(part < 0.5, below + (above - below) * part, above - (above - below) * (1 - part))

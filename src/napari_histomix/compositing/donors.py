@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask, dilate, layer_one
-from napari_histomix.compositing.stain import Staining, staining
+from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.stain import Staining
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location
 from napari_histomix.sampling import nucleus_locations
@@ -21,6 +22,9 @@ CONTRAST_UM = 2.5
 
 MARGIN_UM = 7.5
 """Surroundings kept on each side of a donor, in µm (NucleiMix: 30 px at 0.25 µm/px)."""
+
+TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
+"""OpenCV's codes of one, two and three quarter turns counterclockwise."""
 
 CUT_BY_EDGE = "the donor is cut by the edge of its own image"
 SLIVER = "the donor is far smaller than its class, so perhaps only a part of a nucleus"
@@ -73,15 +77,12 @@ class DonorCrop:
     def turned(self, quarter_turns: int, mirrored: bool) -> DonorCrop:
         """The donor mirrored left to right, then turned counterclockwise: lossless."""
 
-        def turn(array: NDArray[np.generic]) -> NDArray[np.generic]:
-            return np.ascontiguousarray(np.rot90(array[:, ::-1] if mirrored else array, quarter_turns))
+        def turn(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            array = np.asarray(cv2.flip(array, 1), np.uint8) if mirrored else array
+            return np.asarray(cv2.rotate(array, TURNS[quarter_turns % 4]), np.uint8) if quarter_turns % 4 else array
 
-        return replace(
-            self,
-            pixels=turn(self.pixels).astype(np.uint8),
-            nucleus=turn(self.nucleus).astype(bool),
-            surroundings=turn(self.surroundings).astype(bool),
-        )
+        nucleus, surroundings = (turn(mask.view(np.uint8)).view(bool) for mask in (self.nucleus, self.surroundings))
+        return replace(self, pixels=turn(self.pixels), nucleus=nucleus, surroundings=surroundings)
 
 
 def resampled_shape(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
@@ -112,44 +113,52 @@ def density_around(pixels: NDArray[np.uint8], nucleus: Mask, surroundings: Mask,
     mpp : float
     """
     around = dilate(nucleus, 2 + max(2, round(CONTRAST_UM / mpp))) & ~dilate(nucleus, 2) & surroundings
-    return float(optical_density(pixels[around])[:, 1].mean()) if around.any() else None
+    return float(optical_density(pixels, around)[:, 1].mean()) if around.any() else None
 
 
-def contrast(image: LabeledImage, location: Location) -> float | None:
+def contrast(source: IndexedImage, location: Location) -> float | None:
     """How much darker a nucleus is than what surrounds it, in green optical density; None where nothing does."""
-    donor = cut_donor(image, location)
-    around = density_around(donor.pixels, donor.nucleus, donor.surroundings, donor.mpp)
-    return None if around is None else float(optical_density(donor.pixels[donor.nucleus])[:, 1].mean()) - around
+    window = _window(source, location)
+    pixels, region = source.image.pixels[window], source.image.instances[window]
+    nucleus = region == location.instance
+    around = density_around(pixels, nucleus, region == 0, source.image.mpp)
+    return None if around is None else float(optical_density(pixels, nucleus)[:, 1].mean()) - around
 
 
-def donor_flaw(image: LabeledImage, location: Location) -> str | None:
+def donor_flaw(source: IndexedImage, location: Location) -> str | None:
     """Why a nucleus cannot be a donor, or None.
 
     A nucleus within two pixels of the image's edge may be cut, and has no complete layer 1; in layer 1 of a touching
     nucleus lies the neighbor, which would come along.
     """
-    height, width = image.instances.shape
-    rows, cols = np.nonzero(image.instances == location.instance)
-    if min(rows.min(), cols.min()) < 2 or rows.max() >= height - 2 or cols.max() >= width - 2:
+    instances = source.image.instances
+    height, width = instances.shape
+    rows, cols = source.boxes[location.instance]
+    if min(rows.start, cols.start) < 2 or rows.stop > height - 2 or cols.stop > width - 2:
         return CUT_BY_EDGE
-    region = image.instances[rows.min() - 2 : rows.max() + 3, cols.min() - 2 : cols.max() + 3]
+    region = instances[rows.start - 2 : rows.stop + 2, cols.start - 2 : cols.stop + 2]
     if np.any(region[layer_one(region == location.instance)] != 0):
         return TOUCHES_NEIGHBOR
     return None
 
 
-def cut_donor(image: LabeledImage, location: Location) -> DonorCrop:
+def cut_donor(source: IndexedImage, location: Location) -> DonorCrop:
     """Cut the donor at ``location`` out of its image, with ``MARGIN_UM`` of surroundings where the image has them."""
-    rows, cols = np.nonzero(image.instances == location.instance)
-    margin = round(MARGIN_UM / image.mpp)
-    window = tuple(
-        slice(max(0, int(axis.min()) - margin), min(size, int(axis.max()) + margin + 1))
-        for axis, size in zip((rows, cols), image.instances.shape, strict=True)
-    )
+    image, window = source.image, _window(source, location)
     region = image.instances[window]
     pixels, nucleus = image.pixels[window].copy(), region == location.instance
     corner = window[0].start, window[1].start
-    return DonorCrop(location, pixels, nucleus, region == 0, image.mpp, staining(image), corner)
+    return DonorCrop(location, pixels, nucleus, region == 0, image.mpp, source.staining, corner)
+
+
+def _window(source: IndexedImage, location: Location) -> tuple[slice, slice]:
+    """A nucleus's bounding box with ``MARGIN_UM`` around it, within the image."""
+    margin = round(MARGIN_UM / source.image.mpp)
+    rows, cols = (
+        slice(max(0, axis.start - margin), min(size, axis.stop + margin))
+        for axis, size in zip(source.boxes[location.instance], source.image.instances.shape, strict=True)
+    )
+    return rows, cols
 
 
 def rare_and_major(
@@ -199,11 +208,12 @@ class NucleusSurvey:
         name = image.source.image
         self.nuclei[name], self.mpp[name] = nuclei, image.mpp
         self.areas[name] = image.instances.size * image.mpp**2
+        indexed = IndexedImage(image)
         for nucleus in nuclei:
             if nucleus.kind == "rare":
-                if (its_contrast := contrast(image, nucleus)) is not None:
+                if (its_contrast := contrast(indexed, nucleus)) is not None:
                     self.contrasts[nucleus] = its_contrast
-                if flaw := donor_flaw(image, nucleus):
+                if flaw := donor_flaw(indexed, nucleus):
                     self.flaws[nucleus] = flaw
 
     @property

@@ -77,7 +77,7 @@ class SourceImages(ImageCache):
             giver = self.get(name)
             for instance, location in donors.items():
                 if giver is not None and giver.holds(location) and instance not in giver.image.synthetic:
-                    self._donors[name, instance] = cut_donor(giver.image, _typed(giver, location))
+                    self._donors[name, instance] = cut_donor(giver, _typed(giver, location))
 
     def donor(self, location: Location) -> DonorCrop | None:
         """A donor that was cut; None if its image cannot be read, or has no such real nucleus."""

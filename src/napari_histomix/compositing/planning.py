@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.appearance import look_flaw
 from napari_histomix.compositing.contours import Mask, dilate, transition_zone
 from napari_histomix.compositing.donors import CUT_BY_EDGE, DonorCrop
-from napari_histomix.compositing.stain import UNMATCHED, match_stain, staining
-from napari_histomix.records import Candidate, LabeledImage
+from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.stain import UNMATCHED, match_stain
+from napari_histomix.records import Candidate
 
 CROSSES_EDGE = "it would cross the image's edge"
 COVERS_NEIGHBOR = "it would cover another nucleus"
@@ -74,7 +75,7 @@ class Plan:
 
 
 def plan_placement(
-    image: LabeledImage,
+    target: IndexedImage,
     candidate: Candidate,
     donor: DonorCrop,
     *,
@@ -92,8 +93,8 @@ def plan_placement(
 
     Parameters
     ----------
-    image : LabeledImage
-        The target's image.
+    target : IndexedImage
+        The image it goes to.
     candidate : Candidate
     donor : DonorCrop
     seed : int
@@ -107,6 +108,7 @@ def plan_placement(
     -------
     Plan, or the reason for a refusal.
     """
+    image = target.image
     rng = np.random.default_rng(seed)
     turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
     crop = donor
@@ -122,34 +124,33 @@ def plan_placement(
     donor_rows, donor_cols = np.nonzero(donor.nucleus)
     top = round(candidate.target.row - donor_rows.mean())
     left = round(candidate.target.col - donor_cols.mean())
-    boxes = [(donor_rows + top, donor_cols + left)]
+    rows, cols = (
+        slice(int(axis.min()) + shift, int(axis.max()) + shift + 1)
+        for axis, shift in ((donor_rows, top), (donor_cols, left))
+    )
+    if min(rows.start, cols.start) < 3 or rows.stop > height - 3 or cols.stop > width - 3:
+        return CROSSES_EDGE
+    boxes = [(rows, cols)]
     if candidate.target.instance:
-        target_rows, target_cols = np.nonzero(image.instances == candidate.target.instance)
-        boxes.append((target_rows, target_cols))
+        boxes.append(target.boxes[candidate.target.instance])
     # Three layers and the guard around them.
-    first = [min(int(box[axis].min()) for box in boxes) - 3 - GUARD for axis in (0, 1)]
-    stop = [max(int(box[axis].max()) for box in boxes) + 4 + GUARD for axis in (0, 1)]
-    row, col = max(first[0], 0), max(first[1], 0)
+    row, col = (max(min(box[axis].start for box in boxes) - 3 - GUARD, 0) for axis in (0, 1))
+    stop = [max(box[axis].stop for box in boxes) + 3 + GUARD for axis in (0, 1)]
     window = slice(row, min(stop[0], height)), slice(col, min(stop[1], width))
     instances = image.instances[window]
 
-    donor_at = donor_rows + top - row, donor_cols + left - col
-    if min(int(donor_rows.min()) + top, int(donor_cols.min()) + left) < 3:
-        return CROSSES_EDGE
-    if int(donor_rows.max()) + top >= height - 3 or int(donor_cols.max()) + left >= width - 3:
-        return CROSSES_EDGE
     nucleus = np.zeros(instances.shape, bool)
-    nucleus[donor_at] = True
+    nucleus[donor_rows + top - row, donor_cols + left - col] = True
     carried = dilate(nucleus, 1)
-    target = (instances == candidate.target.instance) & (candidate.target.instance != 0)
-    others = (instances != 0) & ~target
+    replaced = (instances == candidate.target.instance) & (candidate.target.instance != 0)
+    others = (instances != 0) & ~replaced
     if np.any(carried & others):
         return COVERS_NEIGHBOR
     ring = transition_zone(nucleus)
     blended = ring & ~others
     if blended.sum() < (1 - CLIPPED_AT_MOST) * ring.sum():
         return TOO_CLIPPED
-    erased = (dilate(target, 2) | dilate(nucleus, 3)) & ~others if target.any() else np.zeros_like(nucleus)
+    erased = (dilate(replaced, 2) | dilate(nucleus, 3)) & ~others if replaced.any() else np.zeros_like(nucleus)
     if np.any(dilate(carried | erased | blended, GUARD) & taken[window]):
         return TOO_CLOSE
 
@@ -159,9 +160,9 @@ def plan_placement(
         middle = round(candidate.target.row), round(candidate.target.col)
         around = tuple(slice(max(0, m - reach), m + reach + 1) for m in middle)
         other = image.pixels[around], image.instances[around] == 0
-        gain = staining(image).spread / np.maximum(donor.staining.spread, 1e-6)
+        gain = target.staining.spread / np.maximum(donor.staining.spread, 1e-6)
         colors, stain = match_stain(colors, (donor.pixels, donor.surroundings), other, gain)
-    if flaw := look_flaw(donor, colors, image, (row, col), nucleus, target):
+    if flaw := look_flaw(donor, colors, target, (row, col), nucleus, replaced):
         return flaw
     pixels = np.zeros((*instances.shape, 3), np.uint8)
     # The crop's margin always holds layer 1, so the donor's pixels can be read around its mask as well.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.contours import Mask
 from napari_histomix.records import LabeledImage
-from napari_histomix.stains import GLASS, is_tissue, optical_density, stain_density, stain_pixels
+from napari_histomix.stains import GLASS, mean_over_rows, optical_density, stain_density, stain_pixels, tissue_stains
 
 GAIN = (0.7, 1.4)
 SHIFT = 0.08
@@ -43,21 +42,23 @@ class Staining:
     nuclei_hue: float | None
 
 
-@lru_cache(maxsize=2)
 def staining(image: LabeledImage) -> Staining:
-    """The staining of an image; the last two are remembered."""
+    """The staining of an image; costs some milliseconds a megapixel."""
     nuclei = image.instances != 0
-    free = image.pixels[::2, ::2][~nuclei[::2, ::2]]
-    nuclei_hue = float(hue(optical_density(image.pixels[nuclei]).mean(axis=0))) if nuclei.any() else None
-    return Staining(stain_spread(free), nuclei_hue)
+    inside = optical_density(image.pixels, nuclei)
+    # One pixel in four tells as much of what lies between the nuclei.
+    between = np.zeros_like(nuclei)
+    between[::2, ::2] = ~nuclei[::2, ::2]
+    return Staining(stain_spread(image.pixels, between), float(hue(mean_over_rows(inside))) if len(inside) else None)
 
 
-def stain_spread(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Standard deviations (2,) of the hematoxylin and eosin densities of pixels (…, 3); NaN without tissue."""
-    tissue = pixels[is_tissue(pixels)]
-    if len(tissue) < MINIMUM:
+def stain_spread(pixels: NDArray[np.uint8], where: Mask | None = None) -> NDArray[np.float64]:
+    """Standard deviations (2,) of hematoxylin and eosin of pixels (…, 3), within a mask; NaN without tissue."""
+    stains = tissue_stains(pixels, where)
+    if len(stains) < MINIMUM:
         return np.full(2, np.nan)
-    return np.asarray(stain_density(tissue)[:, :2].std(axis=0), np.float64)
+    deviations = stains - mean_over_rows(stains)
+    return np.sqrt(mean_over_rows(deviations * deviations))[:2].astype(np.float64)
 
 
 def match_stain(
@@ -88,17 +89,17 @@ def match_stain(
         ``gain`` (hematoxylin, eosin) and ``shift`` (hematoxylin, eosin, residual); ``UNMATCHED`` where too little
         tissue is there to compare, and then ``matched`` is ``pixels``.
     """
-    samples = []
-    for surroundings, mask in (own, other):
-        free = surroundings[mask]
-        samples.append(stain_density(free[is_tissue(free)]))
+    samples = [tissue_stains(*surroundings) for surroundings in (own, other)]
     if min(map(len, samples)) < MINIMUM:
         return pixels, UNMATCHED
-    own_mean, other_mean = (sample.mean(axis=0) for sample in samples)
+    own_mean, other_mean = (mean_over_rows(sample) for sample in samples)
     gain = np.clip(np.where(np.isfinite(gain), gain, 1.0), *GAIN)
     shift = np.clip(other_mean - own_mean, -SHIFT, SHIFT)
     scale = np.array([*gain, 1.0], np.float32)
-    stains = (stain_density(pixels) - own_mean) * scale + own_mean + shift
+    stains = stain_density(pixels)
+    # Repeated along a row, they are added to a whole row at once and not to one pixel at a time.
+    own_row, scale_row, shift_row = (np.broadcast_to(one, stains.shape[-2:]).copy() for one in (own_mean, scale, shift))
+    stains = (stains - own_row) * scale_row + own_row + shift_row
     settings = {
         name: np.round(values.astype(np.float64), 4).tolist() for name, values in (("gain", gain), ("shift", shift))
     }

@@ -50,7 +50,9 @@ _GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L
 def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
     """Hexadecimal SHA-256 of an image's shape and pixels (H, W, 3) uint8 RGB: the same in whatever file they lie."""
     shape = "x".join(map(str, pixels.shape))
-    return hashlib.sha256(f"{shape}:".encode() + np.ascontiguousarray(pixels, np.uint8).tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{shape}:".encode())
+    digest.update(np.ascontiguousarray(pixels, np.uint8))
+    return digest.hexdigest()
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
@@ -133,10 +135,11 @@ def as_ids(array: NDArray[Any], name: str) -> NDArray[np.int32]:
     for start in range(0, len(array), step):
         band = array[start : start + step]
         # NaN is in no range.
-        within = (band >= 0) & (band <= np.iinfo(np.int32).max)
-        if not within.all() or (band.dtype.kind == "f" and not np.array_equal(band, np.rint(band))):
+        within = band.min() >= 0 and band.max() <= np.iinfo(np.int32).max
+        if within:
+            ids[start : start + step] = band
+        if not within or (band.dtype.kind == "f" and not np.array_equal(band, ids[start : start + step])):
             raise HistomixError(f"{name}: ids must be whole numbers from 0 to 2147483647; export the labels again.")
-        ids[start : start + step] = band
     return ids
 
 
@@ -406,4 +409,6 @@ def image_facts(image: LabeledImage) -> dict[str, Any]:
 def labels_sha256(instances: NDArray[np.int32]) -> str:
     """Hexadecimal SHA-256 of an instance map's shape and ids (H, W) int32: the same in whatever file they lie."""
     shape = "x".join(map(str, instances.shape))
-    return hashlib.sha256(f"{shape}:".encode() + np.ascontiguousarray(instances, "<i4").tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{shape}:".encode())
+    digest.update(np.ascontiguousarray(instances, "<i4"))
+    return digest.hexdigest()

@@ -445,7 +445,7 @@ def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> Lay[WindowedPlan]:
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         seed = item_seed(settings.seed, candidate.rank)
-        plan = plan_placement(target.image, candidate, donor, seed=seed, taken=taken, **appearance)
+        plan = plan_placement(target, candidate, donor, seed=seed, taken=taken, **appearance)
         return plan if isinstance(plan, str) else windowed(plan, target.image, model)
 
     return lay
@@ -467,7 +467,7 @@ def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[list[
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         record = by_id[candidate.rank]
         appearance = {key: bool(record.provenance[key]) for key in ("stain_matching", "symmetries")}
-        plan = plan_placement(target.image, candidate, donor, seed=record.seed, taken=taken, **appearance)
+        plan = plan_placement(target, candidate, donor, seed=record.seed, taken=taken, **appearance)
         return plan if isinstance(plan, str) else windowed(plan, target.image, ingredients.model(record.provenance))
 
     candidates = [

@@ -318,7 +318,7 @@ def lay_donor(
     """
     rng = np.random.default_rng(site.seed)
     turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
-    own, image = cut_donor(giver.image, site.donor), target.image
+    own, image = cut_donor(giver, site.donor), target.image
     crop = own.at_scale(image.mpp).turned(turns, mirrored)
     if not crop.nucleus.any():
         return TOO_SMALL

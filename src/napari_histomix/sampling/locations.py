@@ -7,7 +7,6 @@ from collections.abc import Collection
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_histomix.records import LabeledImage, Location
 from napari_histomix.stains import optical_density
@@ -50,13 +49,12 @@ def nucleus_boxes(instances: NDArray[np.int32]) -> dict[int, tuple[slice, slice]
 def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collection[int]) -> list[Location]:
     """Rare and major nuclei of an image by id, without synthetic ones; their centers are centroids, in pixels."""
     found = []
-    # By their order instead of their ids, which may be as large as 32 bits allow.
-    ids, order = np.unique(image.instances, return_inverse=True)
-    boxes = ndimage.find_objects(order.reshape(image.instances.shape) + 1)
-    for instance, box in zip(ids.tolist(), boxes, strict=True):
-        if not instance or instance in image.synthetic or image.types[instance] not in (*rare, *major):
+    for instance, box in nucleus_boxes(image.instances).items():
+        if instance in image.synthetic:
             continue
         number = image.types[instance]
+        if number not in (*rare, *major):
+            continue
         rows, cols = np.nonzero(image.instances[box] == instance)
         location = Location(
             image.source.image,

@@ -360,7 +360,8 @@ class Writer:
     """Writes one folder per class into one per split: unchanged images as copies of their files, others as PNG files.
 
     A training loop that takes folders for classes is given the folder of a split, and meets no image of another one and
-    no origin map. Characters that a disk may refuse are replaced in the names of folders and files, and no name is given out twice.
+    no origin map. Characters that a disk may refuse are replaced in the names of folders and files, and no name is
+    given out twice.
 
     Parameters
     ----------

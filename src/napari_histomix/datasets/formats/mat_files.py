@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_histomix.datasets.entries import about
 from napari_histomix.datasets.formats.reading import MAX_PIXELS, check_size, read_bytes
 from napari_histomix.datasets.pixels import as_ids
-from napari_histomix.records import HistomixError
+from napari_histomix.records import HistomixError, instance_ids
 
 _MAX_FILE = 2**30
 _HEADER = 128
@@ -69,8 +69,7 @@ def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
         raise HistomixError(f"{path.name}: inst_map has the shape {grid.shape}; it must be one plane of ids.")
     check_size(grid.shape, path.name)
     instances = as_ids(grid, path.name)
-    ids = np.unique(instances)
-    ids = ids[ids > 0]
+    ids = np.array(instance_ids(instances), np.int32)
     listed = content.get("inst_type")
     if ids.size == 0:
         return instances, {}
