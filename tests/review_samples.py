@@ -149,7 +149,7 @@ def mixed(dataset: Dataset, number: int, image: str, other: str, share: float = 
 
 def make_class_study(folder: Path, count: int = 6) -> Study:
     """A study of images derived from images with a class each; the dataset lies beside it."""
-    dataset = make_class_images(folder.parent / "images")
+    dataset = make_class_images(folder.parent / "patches")
     names = [entry.source.image for entry in dataset.entries]
     study = Study.create(folder, dataset.root, dataset.name)
     pairs = [(names[at % 4], names[(at + 1 + at // 4) % 4]) for at in range(count)]

@@ -423,7 +423,8 @@ def test_of_thousands_a_key_looks_at_a_handful(panel, qtbot) -> None:
 
         def __getitem__(self, row):
             asked.append(row)
-            return replace(plain(change), id=row, name=light.rows.table.made_names[row % 300], image=change.image)
+            name = light.rows.table.made_names[row % 300]
+            return replace(plain(change), id=row, name=name, image=name)
 
     session = panel.session
     session._set_work(Work(session.candidates, light.rows.table, Counting()))

@@ -36,13 +36,13 @@ class Light:
             columns.append(about)
         self.rows = ChangeRows.of(ChangeTable.of_rows(columns), {1: "rare"}.__getitem__)
 
-    def change_at(self, row: int) -> Any:
+    def change_of(self, number: int) -> Any:
         self.asked += 1
-        return SimpleNamespace(id=int(self.rows.table.ids[row]))
+        return SimpleNamespace(id=number)
 
 
 def queue_of(light: Light, decisions=None, reasons=None, notes=None) -> ReviewQueue:
-    queue = ReviewQueue(light.change_at)
+    queue = ReviewQueue(light.change_of)
     queue.set_changes(light.rows, said(decisions, reasons, notes))
     return queue
 

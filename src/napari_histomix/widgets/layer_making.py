@@ -14,6 +14,7 @@ from napari.utils.colormaps.standardize_color import transform_color
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import Synthetic, compose, new_image
+from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.writing import class_table
 from napari_histomix.records import DONOR, Change, LabeledImage, NucleusClass
 from napari_histomix.widgets.tables import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
@@ -48,12 +49,13 @@ class Composed:
 
 
 def composed_image(
-    target: LabeledImage | None, changes: Sequence[Change], decisions: Mapping[int, str], mpp: float, dataset: str
+    target: LabeledImage | None, changes: Sequence[Change], decisions: Mapping[int, str], dataset: Dataset
 ) -> Synthetic:
     """The synthetic image in which changes are seen; of those in place, without the rejected and deleted ones."""
     first = changes[0]
     if target is None:
-        return new_image(first, mpp, dataset)
+        # A new image has the scale of the images that it was learned from.
+        return new_image(first, dataset.entries[0].mpp or 1.0, dataset.name)
     if not first.in_place:
         return compose(target, [first])
     return compose(target, [change for change in changes if decisions.get(change.id) not in (REJECT, DELETE)])

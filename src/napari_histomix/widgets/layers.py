@@ -218,7 +218,7 @@ class LayerBook(QObject):
         work = [piece for piece in work if piece[-1]]
         if not work or dataset is None or study is None:
             return
-        decisions, scales = session.said["change"].copy(), {name: self._mpp(name) for name, *_ in work}
+        decisions = dict(session.said["change"])
 
         def job() -> Job[list[Composed]]:
             made = []
@@ -228,7 +228,7 @@ class LayerBook(QObject):
                     target = target or dataset.read(source)
                 known = study.provenance(change.id for change in changes)
                 facts = [making.provenance(change, known[change.id]) for change in changes]
-                synthetic = composed_image(target, changes, decisions, scales[name], dataset.name)
+                synthetic = composed_image(target, changes, decisions, dataset)
                 made.append(Composed(name, target, synthetic, changes, facts))
             return made
 

@@ -198,9 +198,9 @@ class Ground:
             return
         with Study.begin(self.folder, self.dataset.root, self.dataset.name, self.mpp) as study:
             study.remember_images(self.survey.hashes)
-            keep_survey(study.folder, self.survey)
             study.save_settings(self.settings)
             yield study
+            keep_survey(study.folder, self.survey)
 
 
 def find_job(ground: Ground, method: Method[Any, Any], settings: Any) -> Callable[[], Job[Found]]:

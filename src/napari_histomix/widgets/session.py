@@ -64,7 +64,6 @@ class Session(Decisions):
         self.reader = ImageReader(self)
         self.reader.failed.connect(lambda _name, sentence: self.notice.emit(sentence))
         self.reader.loaded.connect(self._on_loaded)
-        self._wanted = ""
         self.model_folder: Path | None = None
         self.pool_folder: Path | None = None
         self.shows_pool_images = False
@@ -85,7 +84,7 @@ class Session(Decisions):
         self.rare: tuple[int, ...] = ()
         self.major: tuple[int, ...] = ()
         self._begun = Begun()
-        self.image = ""
+        self.image = self._wanted = ""
         self._set_work(Work())
 
     def _set_work(self, work: Work) -> None:
@@ -126,7 +125,7 @@ class Session(Decisions):
             self.notice.emit(READ_ONLY)
         self.candidates_changed.emit()
         self.changes_changed.emit()
-        if opened.survey.counts and not dataset.missing_scale:
+        if opened.survey.counts and not dataset.missing_scale and not self._wanted:
             first = opened.settings.get("image")
             self.show(first if first in opened.survey.counts else next(iter(opened.survey.counts)))
 

@@ -206,7 +206,7 @@ class ReviewContents(QWidget):
         if change is None:
             views.show_nothing()
             return
-        target = self.book.target(change.name) if change.image else None
+        target = self.session.reader.get(change.image) or self.book.target(change.name) if change.image else None
         if change.image and target is None and (change.in_place or change.image not in self._unreadable):
             views.show_nothing("…")
             if change.image not in self._unreadable:

@@ -34,7 +34,7 @@ class ReviewPanel(Panel):
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
-        self.queue = ReviewQueue(self.session.change_at)
+        self.queue = ReviewQueue(self.session.change)
         self._held = False
         self.canvas = ReviewCanvas(self.viewer, self.session, self.book)
         self.area = self.scroll()

@@ -25,12 +25,12 @@ class ReviewQueue:
 
     Parameters
     ----------
-    change_at : callable
-        The change in a row.
+    change_of : callable
+        The change with an id; None where the study holds it no more.
     """
 
-    def __init__(self, change_at: Callable[[int], Change]) -> None:
-        self.change_at = change_at
+    def __init__(self, change_of: Callable[[int], Change | None]) -> None:
+        self.change_of = change_of
         self.wanted = Wanted()
         self.by, self.seed = BY_IMAGE, 0
         self.samplers: NDArray[np.object_] | None = None
@@ -103,7 +103,7 @@ class ReviewQueue:
     @property
     def current(self) -> Change | None:
         """The change under review."""
-        return self.change_at(self.row) if self.row is not None else None
+        return self.change_of(self.id) if self.id is not None else None
 
     @property
     def noun(self) -> str:
@@ -216,4 +216,5 @@ class ReviewQueue:
         windows = self.rows.table.windows[rows]
         near = (windows[:, 0] < bottom) & (windows[:, 2] > top) & (windows[:, 1] < right) & (windows[:, 3] > left)
         rows = rows[near & ~np.isin(self.marks.decisions[rows], GONE) & (rows != self.row)]
-        return [self.change_at(row) for row in (*rows.tolist(), self.row)]
+        ids = self.rows.table.ids[[*rows, self.row]].tolist()
+        return [change for change in map(self.change_of, ids) if change is not None]
