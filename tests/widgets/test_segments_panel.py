@@ -16,12 +16,15 @@ import pytest
 from napari.components import ViewerModel
 from PIL import Image as Picture
 
-from napari_histomix.records import Event
+from napari_histomix.datasets import open_any
+from napari_histomix.methods.segment_stage import PoolSettings, build_pool
+from napari_histomix.records import Event, drain
 from napari_histomix.segmentation import AnchorSettings, RegionTreePrompter
 from napari_histomix.segmentation.pool import SegmentPool
+from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
+from napari_histomix.widgets.loading import open_job
 from napari_histomix.widgets.segments import layers as segment_layers
-from napari_histomix.widgets.segments.form import TIPS
 from napari_histomix.widgets.segments.layers import picture_of, unusable
 from napari_histomix.widgets.segments.panel import SegmentsPanel
 from napari_histomix.widgets.session import Session
@@ -85,12 +88,13 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def pooled(panel, folder, qtbot):
-    """With a pool of the three images, built by hand of the panel."""
-    settle(panel, qtbot, lambda: panel.pool.choose_folder(folder))
-    panel.pool.form.scale.setValue(0.5)
-    with qtbot.waitSignal(panel.pool_built, timeout=30_000):
-        panel.pool.bar.run_button.click()
+def pooled(panel, folder, qtbot, tmp_path):
+    """With a pool of the three images open."""
+    dataset = open_any(folder, mpp=0.5)
+    study = Study.create(tmp_path / "home" / "biopsies", dataset.root, dataset.name, 0.5)
+    drain(build_pool(dataset, study.folder))
+    study.save_settings({"pool_settings": {"encoder": "texture"}})
+    settle(panel, qtbot, lambda: panel.open_study(study.folder))
     return panel
 
 
@@ -154,21 +158,16 @@ def test_segments_lie_on_their_image_and_carry_their_features(panel, viewer, run
     layer.contour = 2
 
 
-def test_every_setting_is_there_with_the_papers_value_and_says_what_it_does(panel, viewer, run) -> None:
-    form = panel.form.anchors
-    assert form.settings() == AnchorSettings()
-    assert form.boxes.keys() == TIPS.keys() and all(box.toolTip() for box in form.boxes.values())
-    form.boxes["high"].setValue(0.2)
-    form.boxes["points"].setValue(7)
+def test_the_settings_are_those_of_a_pool_and_are_used(panel, viewer, run) -> None:
+    form = panel.form.settings
+    assert form.value(PoolSettings) == PoolSettings()
+    form.fields["extent"].value = (0.006, 0.2)
+    form.fields["points"].value = 7
     viewer.add_image(tissue(), rgb=True)
     assert run()[0] == "good"
     layer = viewer.layers[-1]
     assert layer.metadata["histomix"]["settings"]["points"] == 7
     assert layer.features["area"].max() < 0.2 * 160 * 160
-    form.boxes["low"].setValue(0.5)
-    assert "smaller than the largest" in panel.why.text() and not panel.progress.run_button.isEnabled()
-    form.reset_button.click()
-    assert form.settings() == AnchorSettings() and panel.progress.run_button.isEnabled()
 
 
 def test_points_take_the_place_of_random_ones(panel, viewer, run, qtbot) -> None:
@@ -182,7 +181,7 @@ def test_points_take_the_place_of_random_ones(panel, viewer, run, qtbot) -> None
     disk = np.hypot(*(np.mgrid[:160, :160] - 45)) <= 28
     found = viewer.layers["biopsy segments"].data > 0
     assert (found & disk).sum() / (found | disk).sum() > 0.7
-    assert not panel.form.anchors.boxes["points"].isEnabled()
+    assert not panel.form.settings.fields["points"].enabled
     points.data = [[9, 9]]
     assert run() == ("error", "No point lies in this image; place some, or let it choose them.")
 
@@ -230,12 +229,12 @@ def test_images_without_segments_are_said_to_be_so(panel, viewer, run, name) -> 
 def test_weights_that_are_none_are_refused_in_a_sentence(panel, viewer, run, qtbot, tmp_path, content) -> None:
     pytest.importorskip("segment_anything")
     viewer.add_image(tissue(), rgb=True)
-    panel.form.prompter.setCurrentIndex(1)
+    panel.form.settings.fields["prompter"].value = "sam"
     qtbot.wait(20)
     assert panel.why.text() == "Choose the weights of SAM, or the region tree, which needs none."
     path = tmp_path / "sam.pth"
     path.write_bytes(content)
-    panel.form.weights.choose(path)
+    panel.form.settings.fields["weights"].value = str(path)
     kind, text = run()
     assert kind == "error" and "sam.pth" in text and str(tmp_path) not in text and "unexpected" not in text
     assert len(viewer.layers) == 1
@@ -368,80 +367,75 @@ def test_two_viewers_share_nothing(panel, make_panel, viewer, waiting, qtbot) ->
     other = make_panel(ViewerModel())
     viewer.add_image(tissue(), rgb=True)
     qtbot.waitUntil(panel.progress.run_button.isEnabled)
-    panel.form.anchors.boxes["points"].setValue(3)
+    panel.form.settings.fields["points"].value = 3
     panel.run()
     qtbot.waitUntil(waiting.asked.is_set)
     assert not other.runner.running and other.form.isEnabled()
     waiting.go.set()
     qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
     assert len(other.viewer.layers) == 0 and not other.note.text()
-    assert other.form.anchors.settings() == AnchorSettings()
+    assert other.form.settings.value(PoolSettings) == PoolSettings()
 
 
 # The pool.
 
 
-def test_a_folder_without_a_scale_is_asked_for_it(panel, folder, qtbot, tmp_path) -> None:
+def open_images(panel, qtbot, folder, mpp=0.5):
+    """Open a folder in the session, as the Data step does."""
+    panel.session.take_opened(drain(open_job(folder, mpp)()))
+    qtbot.waitUntil(lambda: not panel.book.busy and panel.session.image != "", timeout=20_000)
+
+
+def build(panel, qtbot) -> str:
+    panel.pool.page.run()
+    qtbot.waitUntil(lambda: not panel.pool.page.runner.running, timeout=30_000)
+    qtbot.waitUntil(lambda: not panel.pool.runner.busy, timeout=30_000)
+    return panel.pool.page.note.text()
+
+
+def test_a_pool_is_built_of_the_images_that_are_open(panel, folder, qtbot, tmp_path) -> None:
+    assert not panel.pool.page.isVisibleTo(panel)
     settle(panel, qtbot, lambda: panel.pool.choose_folder(folder))
-    form = panel.pool.form
-    assert "biopsies" in form.summary.text() and "3 training images · 2 classes" in form.summary.text()
-    assert form.scale.isVisible() and panel.pool.why.text().startswith("Enter how many µm one pixel is")
-    form.scale.setValue(0.5)
-    assert form.folder == tmp_path / "home" / "biopsies"
-    with qtbot.waitSignal(panel.pool_built, timeout=30_000) as built:
-        panel.pool.bar.run_button.click()
-    assert built.args == [str(form.folder)]
-    pool = SegmentPool(form.folder)
-    assert panel.pool.note.text() == f"{len(pool)} segments of 3 images." and pool.images[0].mpp == 0.5
+    page = panel.pool.page
+    assert page.isVisibleTo(panel) and page.empty.text().startswith("Enter how many µm one pixel is")
+    assert not page.progress.run_button.isEnabled()
+    open_images(panel, qtbot, folder)
+    panel.form.settings.fields["superpixels"].value = 20
+    text = build(panel, qtbot)
+    home = tmp_path / "home" / "biopsies"
+    qtbot.waitUntil(lambda: panel.pool.opened is not None, timeout=20_000)
+    pool = SegmentPool(home)
+    assert text == f"{len(pool)} segments of 3 images." and pool.images[0].mpp == 0.5
+    assert pool.signature["anchors"]["superpixels"] == 20 and panel.session.study.folder == home
     assert f"<b>biopsies</b> · {len(pool)} segments of 3 images" in panel.pool.title.text()
-    assert not form.isVisible() and panel.pool.tools.isVisible()
-    with qtbot.waitSignal(panel.pool_built) as browsed:
-        panel.pool.browse_button.click()
-    assert browsed.args == [str(form.folder)]
-    settle(panel, qtbot, lambda: panel.pool.choose_folder(folder))
-    assert form.name.text() == "biopsies 2"
+    assert not page.isVisibleTo(panel) and panel.pool.tools.isVisibleTo(panel)
 
 
 def test_only_images_that_a_person_left_in_training_are_in_the_pool(panel, folder, qtbot) -> None:
-    settle(panel, qtbot, lambda: panel.pool.choose_folder(folder))
-    panel.pool.form.scale.setValue(0.5)
-    box = panel.pool.splits
-    assert box.isVisibleTo(panel) and box.state.text() == "3 train" and len(box.model.units) == 3
-    box.toggle.click()
-    box.table.selectRow(next(row for row, one in enumerate(box.model.units) if one.images == ("grade 2/two",)))
-    box.movers["test"].click()
-    assert box.state.text() == "2 train · 1 test" and "2 training images · 2 classes" in panel.pool.form.summary.text()
-    assert "grade 2" in box.counts.text() and panel.pool.form.scale.value() == 0.5
-    with qtbot.waitSignal(panel.pool_built, timeout=30_000):
-        panel.pool.bar.run_button.click()
+    open_images(panel, qtbot, folder)
+    panel.session.choose_splits({"grade 2/one": "train", "grade 2/two": "test", "grade 3/three": "train"})
+    build(panel, qtbot)
+    qtbot.waitUntil(lambda: panel.pool.opened is not None, timeout=20_000)
     opened = panel.pool.opened
     assert {one.source.image for one in opened.pool.images} == {"grade 2/one", "grade 3/three"}
-    assert not box.isVisibleTo(panel)
-    kept = opened.study.settings()["splits"]
-    assert kept == {"grade 2/one": "train", "grade 2/two": "test", "grade 3/three": "train"}
-    # As they were chosen, also when the study is opened again, and no longer when another folder is looked into.
     settle(panel, qtbot, lambda: panel.pool.open_study(opened.study.folder))
     assert [one.source.image for one in panel.pool.opened.dataset.training] == ["grade 2/one", "grade 3/three"]
-    settle(panel, qtbot, lambda: panel.pool.choose_folder(folder))
-    assert box.state.text() == "3 train" and not box.source.chosen
 
 
 def test_a_build_that_is_cancelled_or_fails_leaves_no_folder(panel, folder, qtbot, monkeypatch) -> None:
     prompter = Waiting()
-    monkeypatch.setattr("napari_histomix.methods.usegmix.open_prompter", lambda *_: prompter)
-    settle(panel, qtbot, lambda: panel.pool.choose_folder(folder))
-    panel.pool.form.scale.setValue(0.5)
-    panel.pool.build()
+    monkeypatch.setattr("napari_histomix.methods.segment_stage.open_prompter", lambda *_: prompter)
+    open_images(panel, qtbot, folder)
+    page, home = panel.pool.page, panel.session.study_folder
+    page.run()
     qtbot.waitUntil(prompter.asked.is_set, timeout=20_000)
-    panel.pool.bar.cancel_button.click()
-    qtbot.waitUntil(lambda: not panel.pool.runner.running)
-    assert panel.pool.note.text() == "Stopped; nothing half-done was kept." and not panel.pool.form.folder.exists()
+    page.progress.cancel_button.click()
+    qtbot.waitUntil(lambda: not page.runner.running)
+    assert page.note.text() == "Stopped. Nothing was changed." and not home.exists()
     for path in folder.rglob("*.png"):
         Picture.fromarray(np.full((64, 64, 3), 255, np.uint8)).save(path)
-    text = settle(panel, qtbot, panel.pool.build)
-    assert "shows no tissue" in text and panel.pool.note.kind == "error" and not panel.pool.form.folder.exists()
-    text = settle(panel, qtbot, lambda: panel.pool.choose_folder(folder.parent / "nowhere"))
-    assert text.startswith("nowhere does not exist")
+    prompter.go.set()
+    assert "shows no tissue" in build(panel, qtbot) and page.note.kind == "error" and not home.exists()
     assert "is not a study" in settle(panel, qtbot, lambda: panel.open_study(folder))
     assert str(folder.parent) not in panel.pool.note.text()
 
@@ -481,12 +475,11 @@ def test_brush_corrections_are_taken_in_with_a_click(pooled, viewer, qtbot) -> N
 
 
 def test_a_class_with_one_segment_is_a_pool_all_the_same(panel, folder, qtbot) -> None:
-    settle(panel, qtbot, lambda: panel.pool.choose_folder(folder))
-    panel.pool.form.scale.setValue(0.5)
+    open_images(panel, qtbot, folder)
     for name in ("superpixels", "points"):
-        panel.form.anchors.boxes[name].setValue(1)
-    assert settle(panel, qtbot, panel.pool.build) == "3 segments of 3 images."
-    assert SegmentPool(panel.pool.opened.study.folder).kinds == ("grade 2", "grade 3")
+        panel.form.settings.fields[name].value = 1
+    assert build(panel, qtbot) == "3 segments of 3 images."
+    assert SegmentPool(panel.session.study.folder).kinds == ("grade 2", "grade 3")
 
 
 def test_what_was_dropped_while_the_layer_was_open_stays_dropped(pooled, viewer, qtbot) -> None:

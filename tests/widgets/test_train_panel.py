@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image
+from napari_histomix.widgets.synthesize_panel import SynthesizePanel
 from PIL import Image as Picture
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
@@ -21,7 +22,6 @@ from napari_histomix.widgets import train_panel
 from napari_histomix.widgets.loss_plot import MOST, LossPlot, ticks
 from napari_histomix.widgets.rgb_layers import micrometers, pixels_of
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.synthesize_panel import SynthesizePanel
 from napari_histomix.widgets.train_panel import TrainPanel
 from napari_histomix.widgets.training_run import first_rows
 

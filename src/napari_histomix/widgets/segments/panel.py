@@ -36,8 +36,6 @@ from napari_histomix.widgets.session import Session, window_of
 class SegmentsPanel(Panel):
     """An open image above, the segment pool below."""
 
-    pool_built = Signal(str)
-    """Folder of the study whose pool was built, or is to be browsed."""
     pool_corrected = Signal(str)
     """Folder of the study whose pool took corrections."""
 
@@ -78,11 +76,9 @@ class SegmentsPanel(Panel):
         self.pool.shown.connect(self._on_shown)
         self.pool.taken.connect(self._on_taken)
         self.pool.failed.connect(lambda sentence: self.complain(self.pool.note, sentence))
-        self.pool.browse.connect(self.pool_built)
         self.pool.corrected.connect(self.pool_corrected)
         self.pool.runner.finished.connect(self._on_pool_open)
         session = self.session
-        self.pool_built.connect(lambda folder: session.share_pool(folder, self))
         self.pool_corrected.connect(lambda folder: session.share_pool(folder, self, changed=True))
         session.pool_image_wanted.connect(self._show_wanted)
         session.shows_pool_images = True

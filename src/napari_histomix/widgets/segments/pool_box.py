@@ -48,7 +48,7 @@ class PoolPage(PlanPage):
         ):
             button = QPushButton(text)
             button.setToolTip(tip)
-            button.clicked.connect(lambda _checked=False, name=name: self._open_dock(name))
+            button.clicked.connect(lambda _checked=False, name=name: self.open_dock(name))
             buttons.append(button)
         self.leads.setLayout(row(*buttons))
         self.column.addWidget(self.leads)
@@ -56,7 +56,8 @@ class PoolPage(PlanPage):
         self.session.pool_changed.connect(self._update)
         self._on_study()
 
-    def _open_dock(self, name: str) -> None:
+    def open_dock(self, name: str) -> None:
+        """Open a dock of this package beside this one."""
         window = getattr(self.viewer, "window", None)
         if window is not None:
             window.add_plugin_dock_widget("napari-histomix", f"HistoMix: {name}", tabify=True)
@@ -93,7 +94,6 @@ class PoolBox(QWidget):
     """
 
     corrected = Signal(str)
-    browse = Signal(str)
     asked = Signal(str)
     """An image of the pool that a person wants to see."""
     shown = Signal(object)
@@ -180,7 +180,8 @@ class PoolBox(QWidget):
 
     def _browse(self) -> None:
         if self.opened is not None:
-            self.browse.emit(str(self.opened.study.folder))
+            self.session.share_pool(self.opened.study.folder, self, changed=True)
+            self.page.open_dock("Pool")
 
     # Jobs.
 
