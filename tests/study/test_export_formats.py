@@ -29,7 +29,7 @@ from napari_histomix.records import KEEP, Change, HistomixError, LabeledImage, N
 from napari_histomix.study.export import export
 from napari_histomix.study.export_plan import bytes_text, plan_export
 
-WRITABLE = [one.name for one in FORMATS.values() if one.writes]
+WRITABLE = [one.name for one in FORMATS.values() if one.writes and one.holds == "nuclei"]
 ONE_OUTLINE = {"hovernet-json"}
 """Formats whose nuclei are one filled outline."""
 OWN_CLASSES = {"pannuke": {"lymphocyte": "inflammatory", "tumor": "neoplastic", "stromal": "connective"}}

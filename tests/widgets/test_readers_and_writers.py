@@ -66,7 +66,7 @@ def manager(qapp) -> PluginManager:
     return PluginManager.instance()
 
 
-@pytest.mark.parametrize("format", [one.name for one in FORMATS.values() if one.writes])
+@pytest.mark.parametrize("format", [one.name for one in FORMATS.values() if one.writes and one.holds == "nuclei"])
 def test_a_folder_of_every_format_opens_as_its_first_image_and_nuclei(manager, converted, format):
     folder = converted(format)
     assert f"{PLUGIN}.read_folder" in commands(manager, folder)
