@@ -57,8 +57,10 @@ def stain_spread(pixels: NDArray[np.uint8], where: Mask | None = None) -> NDArra
     stains = tissue_stains(pixels, where)
     if len(stains) < MINIMUM:
         return np.full(2, np.nan)
-    deviations = stains - mean_over_rows(stains)
-    return np.sqrt(mean_over_rows(deviations * deviations))[:2].astype(np.float64)
+    # Column by column: far faster than row by row, each of three values.
+    for stain, mean in zip(stains.T, mean_over_rows(stains), strict=True):
+        stain -= mean
+    return np.sqrt(mean_over_rows(stains * stains))[:2].astype(np.float64)
 
 
 def match_stain(
