@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mix_samples import make_mix_study
+from PIL import Image
 from placed_samples import placed_study
+from sample_changes import study_of
+from toy_methods import BLEND, changes_of
 
 from napari_histomix.cli import main
-from napari_histomix.datasets import open_dataset, open_tissue, sample_folder
-from napari_histomix.records import MixedImage
+from napari_histomix.datasets import load_sample, open_any, open_dataset, sample_folder
 from napari_histomix.study import Study
 
 
@@ -49,10 +50,11 @@ def test_what_is_approved_is_exported(run, study, tmp_path):
     said = json.loads(shown[-1])
     assert code == 0 and said["format"] == "qupath" and not said["dry_run"]
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    assert [one["rank"] for one in manifest["placements"]] == [0, 2]
-    assert {(one["decision"], one["decided_by"]) for one in manifest["placements"]} == {("approve", "Ann")}
-    assert all(one["decided"] for one in manifest["placements"])
-    assert manifest["candidate_settings"]["encoder"] == "texture" and manifest["refusals"] == {"no room": 3}
+    assert [record["id"] for record in manifest["changes"]] == [0, 2]
+    assert {(record["decision"], record["decided_by"]) for record in manifest["changes"]} == {("approve", "Ann")}
+    assert all(record["decided"] for record in manifest["changes"])
+    (done,) = manifest["runs"]
+    assert done["refusals"] == {"no room": 3} and done["wanted"] == 7
     assert manifest["counts"] == {"before": said["before"], "after": said["after"]}
     assert said["after"]["lymphocyte"] == said["before"]["lymphocyte"] + 2
     assert len(open_dataset(out).entries) == 5 and len(list((out / "ignore").iterdir())) == 5
@@ -100,46 +102,44 @@ def test_too_little_room_is_refused_before_anything_is_written(run, study, tmp_p
 
 
 def test_nothing_approved_is_one_sentence(run, study, tmp_path):
-    Study.open(study).decide("placement", [0, 2], None)
+    Study.open(study).decide("change", [0, 2], None)
     code, _, error = run("export", study, "--out", tmp_path / "out")
     assert code == 1 and "approve some first" in error and left_in(tmp_path) == {"studies"}
 
 
-def mixed(dataset, name: str, target: str) -> MixedImage:
-    image = dataset.read(target)
-    origin = np.zeros(image.pixels.shape[:2], np.uint8)
-    origin[10:30, 10:30] = 1
-    return MixedImage(name, image.kind, target, 255 - image.pixels, origin, 1, {"donors": [{"image": target}]})
-
-
 def test_a_study_of_tissue_is_exported_as_class_folders_alone(run, tmp_path):
-    study = make_mix_study(tmp_path / "study")
-    dataset = open_tissue(tmp_path / "tissue")
-    study.add_mixes([mixed(dataset, f"new-{number}", "grade 2/one") for number in range(3)])
-    numbers = list(study.mix_names())
-    study.decide("mix", numbers[:2], "approve")
+    sample = load_sample()
+    for number, entry in enumerate(sample.entries[:4]):
+        file = tmp_path / "tissue" / f"grade {2 + (number == 3)}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.read(entry).pixels[:96, :96]).save(file)
+    (tmp_path / "tissue" / "dataset.json").write_text('{"mpp": 0.5}')
+    dataset = open_any(tmp_path / "tissue")
+    study = study_of(tmp_path / "study", dataset, changes_of(BLEND, dataset, 3))
+    study.decide("change", study.changes().ids[:2], "approve")
     study.let_go()
     out = tmp_path / "out"
     code, _, error = run("export", study.folder, "--out", out, "--format", "coco")
     assert code == 1 and "class-folders" in error
     code, _, error = run("export", study.folder, "--out", out, "--ignore-band")
-    assert code == 1 and "--ignore-band" in error
+    assert code == 1 and "ignore band" in error
     code, shown, _ = run("export", study.folder, "--out", out, "--dry-run", "--json")
     plan = json.loads(shown[-1])
-    assert code == 0 and not out.exists()
-    assert plan["after"] == {"grade 2": 5, "grade 3": 1} and plan["before"] == {"grade 2": 3, "grade 3": 1}
-    assert run("export", study.folder, "--out", out)[0] == 0
+    assert code == 0 and not out.exists() and plan["format"] == "class-folders" and plan["unit"] == "images"
+    assert plan["before"] == {"grade 2": 3, "grade 3": 1} and sum(plan["after"].values()) == 6
+    code, shown, _ = run("export", study.folder, "--out", out)
+    assert code == 0 and any("images  (+" in line for line in shown)
     files = [path for path in out.rglob("*") if path.is_file()]
     assert plan["files"] == len(files)
     size = sum(path.stat().st_size for path in files)
     assert size / 1.5 < plan["size"] < 1.5 * size
-    assert len(open_tissue(out).entries) == 6
-    assert len(json.loads((out / "manifest.json").read_text(encoding="utf-8"))["synthetic"]) == 2
+    assert len(open_any(out).entries) == 6
+    assert len(json.loads((out / "manifest.json").read_text(encoding="utf-8"))["changes"]) == 2
 
 
 def test_a_study_of_nuclei_is_no_class_folders(run, study, tmp_path):
     code, _, error = run("export", study, "--out", tmp_path / "out", "--format", "class-folders")
-    assert code == 1 and "class-folders is for tissue" in error
+    assert code == 1 and "no class for each image" in error
 
 
 def test_a_dataset_is_converted_and_back_again(run, tmp_path):
@@ -156,7 +156,7 @@ def test_a_dataset_is_converted_and_back_again(run, tmp_path):
     code, _, error = run("convert", tmp_path / "a", "--to", "coco", "--out", tmp_path / "b")
     assert code == 1 and "already exists" in error
     code, _, error = run("convert", tmp_path, "--to", "coco", "--out", tmp_path / "c")
-    assert code == 1 and "labeled images" in error and left_in(tmp_path) == {"a", "b"}
+    assert code == 1 and "choose that one" in error and left_in(tmp_path) == {"a", "b"}
 
 
 def test_images_that_cannot_be_read_are_left_out_and_said(run, tmp_path):
@@ -166,15 +166,6 @@ def test_images_that_cannot_be_read_are_left_out_and_said(run, tmp_path):
     code, shown, _ = run("convert", folder, "--to", "plain", "--out", tmp_path / "out")
     assert code == 0 and any(line.startswith("Skipped: ") and first.stem in line for line in shown)
     assert len(open_dataset(tmp_path / "out").entries) == 4
-
-
-def test_synthesize_writes_the_format_that_is_asked_for(run, small_model_folder, tmp_path):
-    some = ("synthesize", sample_folder(), "--rare", "lymphocyte", "-k", 1, "--device", "cpu")
-    out = tmp_path / "out"
-    assert run(*some, "--model", small_model_folder, "--format", "coco", "--out", out)[0] == 0
-    assert (out / "annotations" / "instances_train.json").is_file()
-    code, _, error = run(*some, "--method", "usegmix", "--format", "coco", "--out", tmp_path / "other")
-    assert code == 1 and "--format" in error and left_in(tmp_path) == {"out"}
 
 
 def test_a_format_that_cannot_hold_the_classes_is_refused_before_the_work(run, labeled_image, dataset_folder, tmp_path):

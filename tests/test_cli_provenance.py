@@ -37,11 +37,11 @@ def run(capsys):
 
 @pytest.fixture
 def image(out) -> str:
-    return json.loads((out / "manifest.json").read_text(encoding="utf-8"))["placements"][0]["image"]
+    return json.loads((out / "manifest.json").read_text(encoding="utf-8"))["changes"][0]["image"]
 
 
 def test_a_search_is_recorded_with_its_encoder_and_temperatures(out):
-    made = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["placements"][0]["provenance"]
+    made = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["changes"][0]["provenance"]
     assert made["search"]["encoder"].startswith("texture") and made["search"]["seed"] == 0
     assert made["search"]["temperature"] > 0 and made["search"]["donor_temperature"] > 0
 
@@ -96,7 +96,7 @@ def test_explain_of_an_image_and_of_its_points(run, out, image):
     code, said, _ = run("explain", file)
     text = "\n".join(said)
     assert code == 0
-    for words in ("not for diagnosis", "synthetic nuclei", "% inpainted", "patient p", "small", "unreviewed"):
+    for words in ("not for diagnosis", "change", "% inpainted", "patient p", "small", "unreviewed"):
         assert words in text, words
     origin = np.array(Image.open(out / "origin" / f"{image}.png"))
     for value, words in ((0, "is real"), (1, "the donor's: ("), (2, "inpainted by small")):
