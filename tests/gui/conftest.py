@@ -46,8 +46,8 @@ def settle(qtbot: Any) -> Callable[[Any], None]:
 
     def wait(dock: Any, timeout: int = 120_000) -> None:
         def quiet() -> bool:
-            panels = (dock.data, dock.candidates, dock.synthesize, dock.review, dock.export)
-            return not dock.data.book.busy and not dock.export.busy and not any(one.runner.running for one in panels)
+            running = any(step.panel.runner.running for step in dock.steps)
+            return not dock.data.book.busy and not dock.export.busy and not running
 
         qtbot.waitUntil(quiet, timeout=timeout)
         qtbot.wait(50)
@@ -141,7 +141,7 @@ def with_candidates(with_study: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def with_placements(with_study: Any, settle: Any) -> Callable[[], Any]:
+def with_changes(with_study: Any, settle: Any) -> Callable[[], Any]:
     """The dock with four synthetic nuclei under review."""
 
     def opened() -> Any:

@@ -31,7 +31,7 @@ def open_mix(make_napari_viewer: Any, tmp_path: Path, qtbot: Any, tiny_model: An
         folder = next(folders)
         folder.mkdir()
         panel.open_study(make_mix_study(folder / "study").folder)
-        qtbot.waitUntil(lambda: panel.target.target is not None, timeout=30_000)
+        qtbot.waitUntil(lambda: panel.target is not None and not panel.book.busy, timeout=30_000)
         qtbot.wait(100)
         return panel
 
@@ -51,69 +51,46 @@ def click_canvas(panel: Any, qtbot: Any, row: float, col: float) -> None:
     qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=at)
 
 
-def press(panel: Any, key: str) -> None:
-    panel.real_viewer.window._qt_viewer._key_map_handler.press_key(key)
-
-
-def test_from_a_click_to_a_decision_without_holding_the_window(open_mix, qtbot, heart) -> None:
-    panel = open_mix()
-    target, review = panel.target, panel.review
+def test_from_a_click_to_a_change_without_holding_the_window(open_mix, qtbot, heart) -> None:
+    panel, other = open_mix(), open_mix()
     click_canvas(panel, qtbot, 66, 70)
-    qtbot.waitUntil(lambda: target.grid.count == 4, timeout=20_000)
-    assert target.number == 1 and target.note.text() == ""
-    # Over the canvas, keys of the review do nothing while a target is on the screen.
-    press(panel, "A")
+    qtbot.waitUntil(lambda: panel.grid.count == 4, timeout=20_000)
+    assert panel.number == 1 and panel.note.text() == ""
     # While a person paints, a click paints.
-    segments = panel.layers.layer("segments")
-    segments.mode = "paint"
+    panel.segments.layer.mode = "paint"
     click_canvas(panel, qtbot, 26, 22)
     qtbot.wait(100)
-    assert target.number == 1
-    segments.mode = "pan_zoom"
+    assert panel.number == 1
+    panel.segments.layer.mode = "pan_zoom"
 
-    target.grid.choose(1)
-    donor, ticks = target.grid.donor, heart.ticks
-    target.bar.run_button.click()
-    qtbot.waitUntil(lambda: not target.runner.running, timeout=120_000)
-    assert target.note.kind == "good", target.note.text()
+    panel.grid.choose(1)
+    donor, ticks = panel.grid.donor, heart.ticks
+    panel.bar.run_button.click()
+    qtbot.waitUntil(lambda: not panel.blender.running, timeout=120_000)
+    assert panel.note.kind == "good", panel.note.text()
     assert heart.ticks - ticks > 20
-    qtbot.waitUntil(lambda: review.visible_number is not None, timeout=20_000)
-    study = Study.open(panel.work.study.folder)
-    (number,) = study.mix_names()
-    mix = study.mix(number)
-    assert mix.provenance["model"] == "small" and mix.provenance["donors"][0]["segment"] == donor.number
-    real = panel.work.dataset.read(mix.target).pixels
-    assert np.array_equal(mix.pixels[mix.origin == 0], real[mix.origin == 0])
-    assert (mix.pixels[mix.origin == 2] != real[mix.origin == 2]).any()
-    assert not study.decisions("mix")
-    # A layer of any kind may be active.
-    panel.real_viewer.layers.selection.active = panel.layers.layer("origin")
-    press(panel, "A")
-    assert study.decisions("mix") == {number: "approve"} and "1 image: 1 grade 2" in panel.export.summary.text()
-    press(panel, "X")
-    assert not panel.layers.layer("synthetic").visible and panel.layers.layer("real").visible
-    press(panel, "U")
-    assert not study.decisions("mix")
+    study = Study.open(panel.session.study.folder)
+    (change,) = study.changes()
+    assert change.provenance["model"] == "small" and change.provenance["donors"][0]["segment"] == donor.number
+    real = panel.session.dataset.read(change.image).pixels
+    assert np.array_equal(change.pixels[change.origin == 0], real[change.origin == 0])
+    assert (change.pixels[change.origin == 2] != real[change.origin == 2]).any()
+    # It is reviewed as every change is.
+    panel.session.decide("change", [change.id], "approve")
+    assert Study.open(study.folder).decisions("change") == {change.id: "approve"}
     assert panel.minimumSizeHint().width() <= 400
+    assert not len(other.session.table) and other.number == -1
 
 
-def test_a_batch_is_cancelled_and_the_window_closed_in_the_midst_of_one(open_mix, qtbot) -> None:
+def test_the_window_is_closed_in_the_midst_of_a_run(open_mix, qtbot) -> None:
     from superqt.utils import WorkerBase
 
-    panel, other = open_mix(), open_mix()
-    batch = panel.batch
-    batch.count.setValue(100)
-    batch.low.setValue(10)
-    batch.bar.run_button.click()
-    qtbot.waitUntil(lambda: batch.preview.isVisible() or batch.note.text() != "", timeout=60_000)
-    qtbot.waitUntil(lambda: len(panel.work.names) > 0, timeout=120_000)
-    batch.bar.cancel_button.click()
-    qtbot.waitUntil(lambda: not batch.runner.running, timeout=60_000)
-    kept = len(Study.open(panel.work.study.folder).mix_names())
-    assert kept > 0 and f"{kept} finished image" in batch.note.text()
-    assert not other.work.names and len(other.real_viewer.layers) == 2
-    batch.bar.run_button.click()
-    qtbot.waitUntil(lambda: len(panel.work.names) > kept, timeout=120_000)
+    panel = open_mix()
+    panel.choose(1)
+    qtbot.waitUntil(lambda: panel.grid.count > 0 and not panel.previews.busy, timeout=20_000)
+    panel.run()
+    qtbot.wait(100)
+    folder = panel.session.study.folder
     panel.real_viewer.close()
     qtbot.waitUntil(lambda: not any(one.is_running for one in WorkerBase._worker_set), timeout=60_000)
-    assert len(Study.open(panel.work.study.folder).mix_names()) > kept
+    assert all(run.state == "done" for run in Study.open(folder).runs())

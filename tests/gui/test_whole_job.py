@@ -22,11 +22,16 @@ def press(dock: Any, key: str) -> None:
 
 
 def check_synthetic(dock: Any, image: str) -> None:
-    """The layers of an image are its target with exactly the placements that were not rejected."""
+    """The layers of an image are its target with exactly the changes that were not rejected."""
     session, book = dock.session, dock.data.book
-    expected = compose(session.dataset.read(image), session.placements_of(image)).image
+    expected = compose(session.dataset.read(image), session.changes_of(image)).image
     np.testing.assert_array_equal(book.layer(image, "synthetic").data, expected.pixels)
     np.testing.assert_array_equal(book.layer(image, "synthetic nuclei").data, expected.instances)
+
+
+def images_of(session: Any) -> list[str]:
+    """Names of the images with changes, one for each change."""
+    return [session.change(number).image for number in session.table.ids.tolist()]
 
 
 def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, heart) -> None:
@@ -40,67 +45,68 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
 
     dock.open_step(1)
     before = heart.ticks
-    dock.candidates.progress.run_button.click()
-    assert not dock.candidates.progress.run_button.isEnabled()
-    assert dock.candidates.progress.cancel_button.isEnabled()
+    dock.plan.page.progress.run_button.click()
+    assert not dock.plan.page.progress.run_button.isEnabled()
+    assert dock.plan.page.progress.cancel_button.isEnabled()
     settle(dock)
     assert heart.ticks - before > 20
-    assert dock.candidates.progress.run_button.isEnabled()
+    assert dock.plan.page.progress.run_button.isEnabled()
     points = book.layer(session.image, "candidates")
     assert {"kind", "type", "log_likelihood", "percentile", "donor", "decision"} <= set(points.features.columns)
-    assert "equally likely places" in dock.candidates.draw.text()
+    assert "equally likely places" in dock.plan.page.draw.text()
 
     # A click in the table flies to the place, also in another image, and shows donor and target.
     elsewhere = next(one.rank for one in session.candidates.items if one.target.image != session.image)
-    dock.candidates.select([elsewhere])
+    dock.plan.page.select([elsewhere])
     place = session.candidates.items[elsewhere].target
     qtbot.waitUntil(lambda: session.image == place.image, timeout=20_000)
     settle(dock)
     world = book.layer(place.image, "image").data_to_world((place.row, place.col))
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], world)
-    side = dock.candidates.target_view.pixels.shape[0]
+    side = dock.plan.page.target_view.pixels.shape[0]
     shown = crop(session.dataset.read(place.image).pixels, place.row, place.col, side)
-    np.testing.assert_array_equal(dock.candidates.target_view.pixels, shown)
-    qtbot.waitUntil(lambda: dock.candidates.donor_view.pixels is not None, timeout=20_000)
+    np.testing.assert_array_equal(dock.plan.page.target_view.pixels, shown)
+    qtbot.waitUntil(lambda: dock.plan.page.donor_view.pixels is not None, timeout=20_000)
     shown = [layer for layer in viewer.layers if layer.visible and layer.metadata["histomix"]["image"] != place.image]
     assert shown == []
 
     # Keep and drop by key and by button, several at once; undo and redo.
     press(dock, "K")
     assert session.candidate_decisions == {elsewhere: "keep"}
-    dock.candidates.select([1, 2, 3])
-    dock.candidates.drop_button.click()
+    dock.plan.page.select([1, 2, 3])
+    dock.plan.page.drop_button.click()
     assert session.decided("drop") == len({1, 2, 3} - {elsewhere}) + (elsewhere in {1, 2, 3})
     press(dock, "U")
     assert session.candidate_decisions == {elsewhere: "keep"}
     press(dock, "Y")
     assert session.decided("drop") == len({1, 2, 3} - {elsewhere}) + (elsewhere in {1, 2, 3})
-    dock.candidates.undo_button.click()
+    dock.plan.page.undo_button.click()
     press(dock, "U")
     assert session.candidate_decisions == {}
-    dock.candidates.select([0])
+    dock.plan.page.select([0])
     press(dock, "D")
     assert session.candidate_decisions == {0: "drop"}
 
     dock.open_step(2)
-    dock.synthesize.count.setValue(4)
+    dock.make.form.fields["count"].value = 4
     previews: list[tuple[int, ...]] = []
-    dock.synthesize.runner.progressed.connect(
+    dock.make.runner.progressed.connect(
         lambda event: previews.append(event.preview.shape) if event.preview is not None else None
     )
     before = heart.ticks
-    dock.synthesize.progress.run_button.click()
+    dock.make.progress.run_button.click()
     settle(dock)
     assert heart.ticks - before > 20
-    assert len(session.placements) == 4, dock.synthesize.note.text()
-    assert all(one.candidate.rank != 0 for one in session.placements)
+    changes = [session.change(number) for number in session.table.ids.tolist()]
+    assert len(changes) == 4, dock.make.note.text()
+    dropped = session.candidates.items[0].target
+    places = {(one.target.image, one.target.row, one.target.col) for one in changes}
+    assert (dropped.image, dropped.row, dropped.col) not in places
     assert previews and all(shape[0] == shape[1] and shape[2] == 3 for shape in previews)
-    images = {one.candidate.target.image for one in session.placements}
+    images = {one.image for one in changes}
     for image in images:
         check_synthetic(dock, image)
-        layer = book.layer(image, "placements")
-        assert isinstance(layer, Points)
-        assert layer.metadata["histomix"]["placements"][0]["model"] == "small"
+        assert isinstance(book.layer(image, "changes"), Points)
         assert book.layer(image, "synthetic").scale[0] == session.dataset.entry(image).mpp
 
     # The synthetic layers lie above the image's own, also where those came later.
@@ -114,30 +120,29 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     # Review without the mouse.
     dock.open_step(3)
     settle(dock)
-    first, second = (dock.review.queue.rows.items[row] for row in dock.review.queue.shown[:2])
+    first, second = dock.review.queue.rows.table.ids[dock.review.queue.shown[:2]].tolist()
     assert dock.review.contents.counter.text() == "1 of 4 · 0 approved · 0 rejected"
     assert (dock.review.contents.views.before.pixels != dock.review.contents.views.after.pixels).any()
     press(dock, "A")
-    assert dock.review.current is second
+    assert dock.review.current.id == second
     press(dock, "R")
     assert dock.review.contents.counter.text() == "3 of 4 · 1 approved · 1 rejected"
-    image = second.candidate.target.image
+    change = session.change(second)
+    image, (instance,) = change.image, change.added
     check_synthetic(dock, image)
     target = session.dataset.read(image)
-    window = second.window
-    np.testing.assert_array_equal(
-        book.layer(image, "synthetic").data[window][second.origin > 0], target.pixels[window][second.origin > 0]
-    )
-    assert not (book.layer(image, "synthetic nuclei").data == second.instance).any()
+    window, changed = change.window, change.origin > 0
+    np.testing.assert_array_equal(book.layer(image, "synthetic").data[window][changed], target.pixels[window][changed])
+    assert not (book.layer(image, "synthetic nuclei").data == instance).any()
     press(dock, "U")
     check_synthetic(dock, image)
-    assert (book.layer(image, "synthetic nuclei").data == second.instance).any()
-    assert dock.review.current is second
+    assert (book.layer(image, "synthetic nuclei").data == instance).any()
+    assert dock.review.current.id == second
     press(dock, "Left")
-    assert dock.review.current is first
+    assert dock.review.current.id == first
     press(dock, "Right")
     press(dock, "R")
-    assert session.placement_decisions == {first.candidate.rank: "approve", second.candidate.rank: "reject"}
+    assert session.said["change"] == {first: "approve", second: "reject"}
 
     dock.open_step(4)
     assert "1 approved" in dock.export.summary.text()
@@ -150,12 +155,12 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     assert dock.export.note.kind == "good", dock.export.note.text()
     assert not dock.export.chart.pixmap().isNull()
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert len(manifest["placements"]) == 1
+    assert len(manifest["changes"]) == 1
     assert len(list((folder / "Images").glob("*.png"))) == len(session.images)
 
 
-def test_keys_work_in_the_panel_too(with_placements, qtbot) -> None:
-    dock = with_placements()
+def test_keys_work_in_the_panel_too(with_changes, qtbot) -> None:
+    dock = with_changes()
     shortcuts = {one.key().toString(): one for one in dock.review.findChildren(_shortcut_class())}
     assert {*"AR1234UZYBVWOMXSTCHLNKPFDQEIGJ", "Ctrl+Z", "Ctrl+Shift+Z", "Left", "Right"} <= set(shortcuts)
     whole_window = {key for key, one in shortcuts.items() if one.context() == Qt.ShortcutContext.WindowShortcut}
@@ -175,10 +180,10 @@ def _shortcut_class() -> Any:
     return QShortcut
 
 
-def test_keys_win_over_the_selected_layer_and_are_given_back(with_placements) -> None:
-    dock = with_placements()
+def test_keys_win_over_the_selected_layer_and_are_given_back(with_changes) -> None:
+    dock = with_changes()
     viewer, session = dock.real_viewer, dock.session
-    layer = dock.data.book.layer(session.image, "placements")
+    layer = dock.data.book.layer(session.image, "changes")
     viewer.layers.selection.active = layer
     before = layer.selected_data
     press(dock, "A")
@@ -190,13 +195,13 @@ def test_keys_win_over_the_selected_layer_and_are_given_back(with_placements) ->
     assert len(layer.selected_data) == len(layer.data)
 
 
-def test_a_study_brings_everything_back(with_placements, open_dock, settle, qtbot) -> None:
-    dock = with_placements()
+def test_a_study_brings_everything_back(with_changes, open_dock, settle, qtbot) -> None:
+    dock = with_changes()
     press(dock, "A")
     press(dock, "R")
     folder, image = dock.session.study_folder, dock.session.image
-    numbers = [one.candidate.rank for one in dock.session.placements]
-    decisions = dict(dock.session.placement_decisions)
+    numbers = dock.session.table.ids.tolist()
+    decisions = dict(dock.session.said["change"])
     # As long as one window holds the study, another can only look at it.
     dock.session.study.let_go()
     again = open_dock()
@@ -204,24 +209,24 @@ def test_a_study_brings_everything_back(with_placements, open_dock, settle, qtbo
     qtbot.waitUntil(lambda: again.session.image != "", timeout=60_000)
     settle(again)
     session = again.session
-    assert [one.candidate.rank for one in session.placements] == numbers
-    assert session.placement_decisions == decisions
+    assert session.table.ids.tolist() == numbers
+    assert session.said["change"] == decisions
     assert (session.rare, session.major) == (dock.session.rare, dock.session.major)
     assert len(session.candidates.items) == len(dock.session.candidates.items)
-    for one in {one.candidate.target.image for one in session.placements}:
-        check_synthetic(again, one)
+    for image in images_of(session):
+        check_synthetic(again, image)
     again.open_step(3)
     press(again, "U")
     assert session.decided("reject") == 0
     assert image
-    assert len(dock.session.placement_decisions) == 2
+    assert len(dock.session.said["change"]) == 2
 
 
 def test_in_a_large_study_synthetic_layers_come_with_their_image(with_study, settle, qtbot, monkeypatch) -> None:
     monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
     dock = with_study("made")
     session, book = dock.session, dock.data.book
-    targets = list(dict.fromkeys(one.candidate.target.image for one in session.placements))
+    targets = list(dict.fromkeys(images_of(session)))
     assert len(targets) > 1
     made = [name for name in targets if book.layer(name, "synthetic")]
     assert len(made) == 1
@@ -231,7 +236,7 @@ def test_in_a_large_study_synthetic_layers_come_with_their_image(with_study, set
     settle(dock)
     check_synthetic(dock, other)
     assert book.layer(other, "synthetic").visible
-    assert len(book.layer(other, "placements").data) == len(session.placements_of(other))
+    assert len(book.layer(other, "changes").data) == len(session.changes_of(other))
 
 
 def test_images_one_after_the_other_share_layers(with_study, settle, qtbot, monkeypatch) -> None:
@@ -239,7 +244,7 @@ def test_images_one_after_the_other_share_layers(with_study, settle, qtbot, monk
     monkeypatch.setattr("napari_histomix.widgets.layer_cache.KEPT", 2)
     dock = with_study("made")
     session, book, viewer = dock.session, dock.data.book, dock.real_viewer
-    targets = {one.candidate.target.image for one in session.placements}
+    targets = set(images_of(session))
     names = [*session.images, *session.images[:2]]
     assert len(session.images) > 3 and len(targets) > 1
     most = 0
@@ -258,7 +263,7 @@ def test_images_one_after_the_other_share_layers(with_study, settle, qtbot, monk
         if name in targets:
             check_synthetic(dock, name)
             assert book.layer(name, "synthetic").visible
-            assert len(book.layer(name, "placements").data) == len(session.placements_of(name))
+            assert len(book.layer(name, "changes").data) == len(session.changes_of(name))
         else:
             assert book.layer(name, "synthetic") is None
     assert most <= 3 * 6
@@ -280,7 +285,7 @@ def test_open_sample_from_the_file_menu(make_napari_viewer, qtbot, settle, tmp_p
     assert viewer.layers.selection.active is viewer.layers[0]
 
 
-@pytest.mark.parametrize("name", ["Data", "Candidates", "Synthesize", "Review", "Export"])
+@pytest.mark.parametrize("name", ["Data", "Candidates", "Make", "Review", "Export"])
 def test_every_panel_opens_alone(make_napari_viewer, qtbot, name) -> None:
     viewer = make_napari_viewer(show=True)
     _, panel = viewer.window.add_plugin_dock_widget("napari-histomix", f"HistoMix: {name}")

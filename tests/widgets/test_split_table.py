@@ -76,13 +76,13 @@ def test_a_patient_that_the_dataset_divides_is_pointed_out_until_a_split_is_chos
 def test_choices_wait_for_the_study_and_are_there_when_it_is_opened_again(session, box, qtbot, tmp_path):
     session.take_opened(opened())
     box.model.setData(box.model.index(4, SPLIT), "test")
-    job = session.candidates_job(CandidateSettings(rare=(1,), background_share=0.2))
+    job = session.stage_job(CandidateSettings(rare=(session.dataset.class_name(1),), background_share=0.2))
     found = drain(job())
     held = session.dataset.entries[4].source.image
-    assert held not in {place.image for one in found.candidates.items for place in (one.donor, one.target)}
+    assert held not in {place.image for one in found.work.candidates.items for place in (one.donor, one.target)}
     # Chosen while the search was under way.
     box.model.setData(box.model.index(3, SPLIT), "val")
-    session.take_candidates(found)
+    session.take_stage(found)
     assert "find them again" in box.warning.text()
     assert Study.open(session.study.folder).settings()["splits"] == session.splits
     box.model.setData(box.model.index(3, SPLIT), "train")
