@@ -28,7 +28,7 @@ def methods() -> dict[str, str]:
 
     Examples
     --------
-    >>> "nucleimix" in methods()
+    >>> "copypaste" in methods()
     True
     """
     return {name: method_of(name).makes for name in method_names()}

@@ -45,14 +45,20 @@ def upgrade(db: sqlite3.Connection, folder: Path, tables: str) -> None:
 def _add_runs(db: sqlite3.Connection, settings: dict[str, Any]) -> None:
     """A run for each of the two kinds: what they were made with, as far as the study says."""
     kinds = (
-        (1, "nucleimix", "placements", settings.get("synthesis_settings"), settings.get("refusals")),
-        (2, "usegmix", "mixes", settings.get("mix_settings"), settings.get("mix_refusals")),
+        (1, "placements", "old_runs", settings.get("synthesis_settings"), settings.get("refusals")),
+        (2, "mixes", "old_mixes", settings.get("mix_settings"), settings.get("mix_refusals")),
     )
-    for run, method, table, said, refusals in kinds:
+    for run, table, making, said, refusals in kinds:
         (count,) = db.execute(f"SELECT count(*) FROM old_{table}").fetchone()
         if count:
-            row = run, method, json.dumps(said or {}), 0, count, "done", json.dumps(refusals or {}), "{}"
+            (facts,) = db.execute(f"SELECT facts FROM {making} LIMIT 1").fetchone()
+            row = run, _method(facts), json.dumps(said or {}), 0, count, "done", json.dumps(refusals or {}), "{}"
             db.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _method(facts: str) -> str:
+    """Name of the method that provenance names by its title."""
+    return str(json.loads(facts).get("method", "")).lower()
 
 
 def _add_nuclei(db: sqlite3.Connection) -> None:
@@ -64,6 +70,7 @@ def _add_nuclei(db: sqlite3.Connection) -> None:
         f"p.pack, p.pixels_at, p.pixels_size, p.masks_at, p.masks_size, c.percentile, {places} "
         "FROM old_placements p JOIN candidates c ON c.rank = p.rank ORDER BY p.rank"
     ).fetchall()
+    methods = {making: _method(facts) for making, facts in db.execute("SELECT id, facts FROM makings")}
     for rank, instance, row, col, height, width, seed, making, facts, *more in rows:
         pictures, score, target, donor = more[:5], more[5], more[6:12], more[12:18]
         about = {
@@ -73,7 +80,7 @@ def _add_nuclei(db: sqlite3.Connection) -> None:
             "labels": [instance],
         }
         values = (
-            *(rank, 1, target[0], target[0], row, col, height, width, "nucleimix", seed, score, donor[2], ""),
+            *(rank, 1, target[0], target[0], row, col, height, width, methods[making], seed, score, donor[2], ""),
             *(target[2], donor[0], donor[1], json.dumps(about, separators=(",", ":")), making, facts, *pictures),
         )
         _insert(db, values)
@@ -93,7 +100,7 @@ def _add_tissue(db: sqlite3.Connection, folder: Path, first: int) -> None:
         making = db.execute("INSERT INTO makings (facts) VALUES (?)", (facts,)).lastrowid
         giver = (donors[0]["image"], donors[0]["segment"]) if donors else ("", 0)
         values = (
-            *(first + place, 2, target, name, 0, 0, height, width, "usegmix", seed, None, 0, kind),
+            *(first + place, 2, target, name, 0, 0, height, width, _method(facts), seed, None, 0, kind),
             *(0, *giver, json.dumps(about, separators=(",", ":")), making, "{}", *pictures),
         )
         _insert(db, values)
