@@ -166,8 +166,8 @@ def plan_placement(
         return flaw
     pixels = np.zeros((*instances.shape, 3), np.uint8)
     # The crop's margin always holds layer 1, so the donor's pixels can be read around its mask as well.
-    rows, cols = np.nonzero(carried)
-    pixels[rows, cols] = colors[rows + row - top, cols + col - left]
+    carried_rows, carried_cols = np.nonzero(carried)
+    pixels[carried] = colors[carried_rows + row - top, carried_cols + col - left]
     provenance = {
         "crop": [*crop.corner, *crop.nucleus.shape],
         "scale": crop.mpp / donor.mpp,

@@ -51,7 +51,7 @@ def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
     """Hexadecimal SHA-256 of an image's shape and pixels (H, W, 3) uint8 RGB: the same in whatever file they lie."""
     shape = "x".join(map(str, pixels.shape))
     digest = hashlib.sha256(f"{shape}:".encode())
-    digest.update(np.ascontiguousarray(pixels, np.uint8))
+    digest.update(np.ascontiguousarray(pixels, np.uint8).data)
     return digest.hexdigest()
 
 
@@ -410,5 +410,5 @@ def labels_sha256(instances: NDArray[np.int32]) -> str:
     """Hexadecimal SHA-256 of an instance map's shape and ids (H, W) int32: the same in whatever file they lie."""
     shape = "x".join(map(str, instances.shape))
     digest = hashlib.sha256(f"{shape}:".encode())
-    digest.update(np.ascontiguousarray(instances, "<i4"))
+    digest.update(np.ascontiguousarray(instances, "<i4").data)
     return digest.hexdigest()
