@@ -108,9 +108,9 @@ class FilterSection(Section):
             grid.addWidget(box, place // 2, place % 2)
         fits = row(QLabel("Fit from"), self.low, QLabel("to"), self.high)
         fits.addStretch(1)
-        grid.addLayout(fits, 3, 1)
-        grid.addWidget(self.order, 4, 0)
-        grid.addLayout(row(self.seed, self.clear_button, stretch=1), 4, 1)
+        grid.addWidget(self.order, 3, 1)
+        grid.addLayout(fits, 4, 0, 1, 2)
+        grid.addLayout(row(self.seed, self.clear_button, stretch=1), 5, 0, 1, 2)
         for column in range(2):
             grid.setColumnStretch(column, 1)
         self.body.addLayout(grid)
