@@ -70,15 +70,15 @@ def main() -> None:
         print(f"| napari alone: one image layer | {alone} |", flush=True)
         viewer.layers.clear()
 
-        panels = (dock.data, dock.candidates, dock.synthesize)
+        panels = (dock.data, dock.plan, dock.make)
         dock.data.open_folder(options.dataset)
         wait(lambda: dock.session.image != "" and not dock.data.runner.running and not dock.data.book.busy)
         # Opening a dataset starts loading the network libraries; a person chooses classes meanwhile.
         wait(lambda: not any(thread.name == "histomix-warming" for thread in threading.enumerate()))
         number = dock.session.dataset.class_number(options.rare)
         dock.data.classes.rare_boxes[number].setChecked(True)
-        dock.synthesize.count.setValue(options.count)
-        for step, (title, panel) in enumerate((("candidates", dock.candidates), ("synthesis", dock.synthesize)), 1):
+        dock.make.form.fields["count"].value = options.count
+        for step, (title, panel) in enumerate((("candidates", dock.plan.page), ("making", dock.make)), 1):
             dock.open_step(step)
             wait(lambda: not dock.data.book.busy)
             panel.progress.run_button.click()

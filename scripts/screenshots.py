@@ -41,7 +41,7 @@ def pause(seconds: float) -> None:
 
 def settle(dock: Any) -> None:
     """Wait until nothing runs and everything is shown."""
-    panels = (dock.data, dock.candidates, dock.synthesize, dock.review, dock.export)
+    panels = [step.panel for step in dock.steps]
     idle = (lambda: not dock.data.book.busy, lambda: not dock.export.busy)
     wait_until(lambda: all(one() for one in idle) and not any(one.runner.running for one in panels))
     pause(0.7)
@@ -83,12 +83,12 @@ def main() -> None:
         shoot(viewer, "1-data")
 
         dock.open_step(1)
-        dock.candidates.run()
+        dock.plan.page.run()
         settle(dock)
-        dock.candidates.select(range(4))
-        dock.candidates.decide("keep")
-        dock.candidates.select([5])
-        dock.candidates.decide("drop")
+        dock.plan.page.select(range(4))
+        dock.plan.page.decide("keep")
+        dock.plan.page.select([5])
+        dock.plan.page.decide("drop")
         shape = session.survey.shapes
         middle = min(
             session.candidates.items[6:60],
@@ -97,19 +97,18 @@ def main() -> None:
                 for at, size in zip((one.target.row, one.target.col), shape[one.target.image], strict=True)
             ),
         )
-        dock.candidates.select([middle.rank])
+        dock.plan.page.select([middle.rank])
         settle(dock)
         shoot(viewer, "2-candidates")
 
         dock.open_step(2)
-        dock.synthesize.choose_source(kept_only=False)
-        dock.synthesize.count.setValue(COUNT)
+        dock.make.form.fields["count"].value = COUNT
         blending: list[bool] = []
-        dock.synthesize.runner.progressed.connect(
+        dock.make.runner.progressed.connect(
             lambda event: blending.append(True) if event.phase.startswith("Blending") else None
         )
-        dock.synthesize.run()
-        wait_until(lambda: len(blending) > 3 or not dock.synthesize.runner.running)
+        dock.make.run()
+        wait_until(lambda: len(blending) > 3 or not dock.make.runner.running)
         shoot(viewer, "3-synthesize")
         settle(dock)
 
@@ -122,17 +121,17 @@ def main() -> None:
         def room(at: int) -> float:
             """Pixels from a placement to the nearest edge of its image."""
             dock.review.move_to(at)
-            place = dock.review.current.candidate.target
+            place = dock.review.current.target
             height, width = session.dataset.read(place.image).instances.shape
             return min(place.row, place.col, height - place.row, width - place.col)
 
-        dock.review.move_to(max(range(5, len(session.placements)), key=room))
+        dock.review.move_to(max(range(5, len(session.table)), key=room))
         settle(dock)
         shoot(viewer, "4-review")
 
-        for at in range(len(session.placements)):
+        for at in range(len(session.table)):
             dock.review.move_to(at)
-            if dock.review.current.candidate.rank not in session.placement_decisions:
+            if dock.review.current.id not in session.said["change"]:
                 dock.review.decide("approve")
                 settle(dock)
         dock.open_step(4)

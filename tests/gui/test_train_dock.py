@@ -12,6 +12,9 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QScrollArea
 
+from napari_histomix.settings import PaintingSettings
+from napari_histomix.widgets.forms import SessionForm
+
 pytestmark = pytest.mark.gui
 
 
@@ -76,19 +79,21 @@ def test_a_run_to_its_end_and_its_use(open_train, qtbot, heart) -> None:
 
     panel.use_button.click()
     _, steps = panel.real_viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")
-    assert steps.synthesize.session.model_folder == out
-    assert steps.synthesize.network.currentText() == "My tissue"
+    assert steps.session.model_folder == out
+    form = SessionForm(steps.session, PaintingSettings)
+    qtbot.addWidget(form)
+    assert form.fields["model"].box.native.currentText() == "My tissue" and form.fields["model"].value == str(out)
 
 
 def test_a_network_of_ones_own_paints_the_nuclei(with_study, settle, small_model_folder) -> None:
     dock = with_study("searched")
     dock.session.use_model(small_model_folder)
     dock.open_step(2)
-    dock.synthesize.count.setValue(1)
-    dock.synthesize.progress.run_button.click()
+    dock.make.form.fields["count"].value = 1
+    dock.make.progress.run_button.click()
     settle(dock)
-    (made,) = dock.session.placements
-    assert made.provenance["model"] == "small"
+    (number,) = dock.session.table.ids.tolist()
+    assert dock.session.change(number).provenance["model"] == "small"
 
 
 def test_stop_keeps_the_best_and_the_run_can_be_resumed(open_train, qtbot) -> None:

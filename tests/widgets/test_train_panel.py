@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image
-from napari_histomix.widgets.synthesize_panel import SynthesizePanel
 from PIL import Image as Picture
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
 from napari_histomix.records import Event, HistomixError
+from napari_histomix.settings import PaintingSettings
 from napari_histomix.widgets import train_panel
+from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.loss_plot import MOST, LossPlot, ticks
 from napari_histomix.widgets.rgb_layers import micrometers, pixels_of
 from napari_histomix.widgets.session import Session
@@ -221,7 +222,8 @@ def test_what_each_network_needs(ready, tmp_path) -> None:
 
 
 def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path) -> None:
-    synthesize = SynthesizePanel(viewer, ready.session)
+    chosen = SessionForm(ready.session, PaintingSettings)
+    qtbot.addWidget(chosen)
     elsewhere = Session(home=tmp_path / "elsewhere")
     ready.form.minutes.setValue(5)
     ready.form.seed.setValue(3)
@@ -258,9 +260,8 @@ def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path
     assert ready.form.out.name == "My tissue 2"
     ready.use_button.click()
     assert ready.session.model_folder == out and elsewhere.model_folder is None
-    assert synthesize.network.currentText() == "My tissue" and not ready.use_button.isEnabled()
-    synthesize.network.setCurrentIndex(0)
-    synthesize.network.activated.emit(0)
+    assert chosen.fields["model"].box.native.currentText() == "My tissue" and not ready.use_button.isEnabled()
+    chosen.fields["model"].value = ""
     assert ready.session.model_folder is None and ready.use_button.isEnabled()
 
 
