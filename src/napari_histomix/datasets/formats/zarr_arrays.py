@@ -1,15 +1,13 @@
-"""Zarr groups and arrays in folders: versions 2 and 3 are read, within limits, and version 2 is written.
+"""Zarr groups and arrays in folders: versions 2 and 3 are read, within limits; the zarr library writes version 2.
 
-The zarr library inflates whatever a chunk holds, follows links, and hands chunks to codecs that the metadata name. Here
-every size is known before anything is inflated, only numbers are read, and only from within one folder.
+To read, that library inflates whatever a chunk holds, follows links, and hands chunks to codecs that the metadata name.
+Here every size is known before anything is inflated, only numbers are read, and only from within one folder.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,9 +218,9 @@ def _check(array: ZarrArray) -> None:
 
 def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     """Write a group of version 2 into a folder that is not there yet."""
-    folder.mkdir()
-    _write_json(folder / ".zgroup", {"zarr_format": 2})
-    _write_json(folder / ".zattrs", attributes)
+    import zarr
+
+    zarr.create_group(folder, zarr_format=2, attributes=dict(attributes))
 
 
 def write_array(folder: Path, array: NDArray[Any]) -> None:
@@ -230,32 +228,18 @@ def write_array(folder: Path, array: NDArray[Any]) -> None:
 
     Chunks are planes of the last two axes, cut into squares.
     """
+    import zarr
+    from numcodecs import Zlib
+
     chunks = (*(1,) * (array.ndim - 2), *(min(_CHUNK, side) for side in array.shape[-2:]))
-    folder.mkdir()
-    stored = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    _write_json(
-        folder / ".zarray",
-        {
-            "zarr_format": 2,
-            "shape": list(array.shape),
-            "chunks": list(chunks),
-            "dtype": stored.dtype.str,
-            "compressor": {"id": "zlib", "level": 6},
-            "fill_value": 0,
-            "order": "C",
-            "filters": None,
-            "dimension_separator": "/",
-        },
+    written = zarr.create_array(
+        folder,
+        shape=array.shape,
+        dtype=array.dtype.newbyteorder("<"),
+        chunks=chunks,
+        compressors=Zlib(6),
+        fill_value=0,
+        zarr_format=2,
+        chunk_key_encoding={"name": "v2", "separator": "/"},
     )
-    for place in np.ndindex(*grid(array.shape, chunks)):
-        # The chunks at the far borders are as large as the others; what is beyond the array is 0.
-        chunk = np.zeros(chunks, stored.dtype)
-        part = stored[tuple(slice(one * step, (one + 1) * step) for one, step in zip(place, chunks, strict=True))]
-        chunk[tuple(slice(0, side) for side in part.shape)] = part
-        path = folder.joinpath(*map(str, place))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(zlib.compress(chunk.tobytes(), 6))
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    written[...] = array

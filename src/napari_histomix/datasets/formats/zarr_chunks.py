@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.records import HistomixError
-
 COMPRESSORS = frozenset({"blosc", "gzip", "zlib", "zstd"})
 _CHECKSUM = 4
 """Bytes of a CRC32C behind what it is of; sizes and values are checked, it is not."""
@@ -77,8 +75,6 @@ class Encoding:
 
         Raises
         ------
-        HistomixError
-            If numcodecs is needed and not installed.
         Exception
             Anything, if the bytes are damaged.
         """
@@ -215,13 +211,8 @@ def _inflated(content: bytes, compressor: str, size: int) -> bytes:
         return content
     if compressor in ("gzip", "zlib"):
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(content, size + 1)
-    try:
-        from numcodecs import blosc, zstd
-    except ImportError:
-        raise HistomixError(
-            f"This OME-Zarr is compressed with {compressor}, which needs numcodecs; install it with "
-            '"pip install napari-histomix[ome-zarr]".'
-        ) from None
+    from numcodecs import blosc, zstd
+
     stated = _blosc_size(content) if compressor == "blosc" else _zstd_size(content)
     if stated != size:
         raise ValueError("a chunk does not state the size that the metadata say")
