@@ -45,7 +45,7 @@ class SyntheticImage:
 
     @property
     def target(self) -> Mapping[str, Any]:
-        """Facts of the source image (``datasets.image_facts``)."""
+        """Facts of the source image (``datasets.pixels.image_facts``)."""
         found: Mapping[str, Any] = self.records[0]["provenance"]["sources"]["target"]
         return found
 
