@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from importlib import resources
 from pathlib import Path
 
@@ -117,3 +119,37 @@ def test_the_manifest_lies_in_the_package_and_names_it():
     text = (resources.files("napari_histomix") / "napari.yaml").read_text(encoding="utf-8")
     assert "name: napari-histomix" in text
     assert napari_histomix.__version__.count(".") == 2
+
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "app_model": "app-model",
+    "cv2": "opencv-python-headless",
+    "huggingface_hub": "huggingface-hub",
+    "segment_anything": "segment-anything",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "umap": "umap-learn",
+    "yaml": "pyyaml",
+}
+"""Distributions whose names are not those of their packages."""
+
+INDIRECT = {"pyside6", "pyqt6", "transformers", "torchvision"}
+"""What qtpy, diffusers and segment-anything import for the package."""
+
+AWAITED = {"magicgui", "superqt"}
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=!~\[; ]", text, maxsplit=1)[0].casefold() for text in requirements}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name != "test"}
+    listed = declared([*project["dependencies"], *(text for texts in extras.values() for text in texts)])
+    known = {"napari_histomix", "__future__", *sys.stdlib_module_names}
+    found = {name.split(".")[0] for path in SOURCE.rglob("*.py") for name in imports_of(path)} - known
+    imported = {DISTRIBUTIONS.get(name, name).casefold() for name in found}
+    assert imported - listed == set(), "imported and not declared"
+    assert listed - imported - INDIRECT - AWAITED == set(), "declared and not imported"

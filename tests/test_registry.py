@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,15 +17,34 @@ from napari_histomix.weights.registry import CHECKPOINTS, Checkpoint, checkpoint
 CONTENT = b"weights" * 400_000
 
 
+class SlowHandler(SimpleHTTPRequestHandler):
+    """Serves a folder, not all of a file at once."""
+
+    def copyfile(self, source, outputfile) -> None:
+        while block := source.read(1 << 19):
+            outputfile.write(block)
+            time.sleep(0.06)
+
+    def log_message(self, *_: object) -> None: ...
+
+
 @pytest.fixture
-def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A published file, known as "small"."""
     file = tmp_path / "published" / "small.pth"
     file.parent.mkdir()
     file.write_bytes(CONTENT)
-    one = Checkpoint("small", "none", file.as_uri(), hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "CC0-1.0")
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0),
+        lambda *args: SlowHandler(*args, directory=str(file.parent)),  # type: ignore[arg-type]
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/{file.name}"
+    one = Checkpoint("small", "none", url, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "CC0-1.0")
     monkeypatch.setattr(registry, "CHECKPOINTS", {"small": one})
-    return file
+    yield file
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture
@@ -99,7 +122,8 @@ def test_a_lost_connection_is_said_and_leaves_nothing(published, folder, monkeyp
 def test_closing_the_job_leaves_nothing(published, folder, monkeypatch):
     online(monkeypatch)
     job = fetch("small", folder)
-    next(job)
+    while not next(job).done:
+        pass
     assert list(folder.iterdir())
     job.close()
     assert not list(folder.iterdir())

@@ -106,11 +106,12 @@ class Setting:
         if option.choices:
             return ", ".join(str(value) for value in option.choices)
         unit = f" {option.unit}" if option.unit else ""
-        if option.low is not None and option.high is not None:
-            return f"{option.low:g} to {option.high:g}{unit}"
-        if option.low is not None:
-            return f"at least {option.low:g}{unit}"
-        return f"at most {option.high:g}{unit}" if option.high is not None else ""
+        low, high = (None if bound is None else _number(bound) for bound in (option.low, option.high))
+        if low and high:
+            return f"{low} to {high}{unit}"
+        if low:
+            return f"at least {low}{unit}"
+        return f"at most {high}{unit}" if high else ""
 
     def check(self, value: Any) -> Any:
         """The value as the settings class holds it.
@@ -150,11 +151,15 @@ class Setting:
         return f"one of {self.bounds()}" if self.option.choices else self.bounds()
 
 
+def _number(value: float) -> str:
+    return f"{value:,}" if float(value).is_integer() and abs(value) >= 10_000 else f"{value:g}"
+
+
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def settings_of(cls: type) -> tuple[Setting, ...]:
-    """The settings of a settings class, in their order.
+    """The settings of a settings class in their order; its own before those that it shares with others.
 
     Examples
     --------
@@ -166,7 +171,9 @@ def settings_of(cls: type) -> tuple[Setting, ...]:
     [('--count', 3, 'at least 1')]
     """
     hints = get_type_hints(cls, include_extras=True)
-    return tuple(_setting(each, hints[each.name]) for each in fields(cls))
+    own = cls.__dict__.get("__annotations__", {})
+    ordered = sorted(fields(cls), key=lambda each: each.name not in own)
+    return tuple(_setting(each, hints[each.name]) for each in ordered)
 
 
 def _setting(each: Field[Any], hint: Any) -> Setting:

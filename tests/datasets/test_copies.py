@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_histomix.datasets import load_sample, read_pixels
+from napari_histomix.datasets import Dataset, Entry, load_sample, read_pixels
 from napari_histomix.datasets.copies import check_leaks, find_copies
-from napari_histomix.datasets.formats.class_folders import Dataset, Entry
 from napari_histomix.records import HistomixError, Source, drain
 
 

@@ -7,17 +7,13 @@ PathoSAM) are not named here; they are opened as files.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import tempfile
-import urllib.request
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
 
 from napari_histomix.records import Event, HistomixError, Job, drain
 
@@ -25,6 +21,8 @@ FOLDER_VARIABLE = "HISTOMIX_WEIGHTS"
 _BLOCK = 1 << 20
 _TIMEOUT = 60
 """Seconds without a byte after which a connection counts as lost."""
+_POLL = 0.05
+"""Seconds between two events of a download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +115,16 @@ def checkpoint_path(name: str, folder: Path | None = None) -> Path:
     HistomixError
         If the name is unknown, the file is absent and nothing may be fetched, or see ``fetch``.
     """
-    one = _known(name)
+    checkpoint = _known(name)
     folder = weights_folder() if folder is None else folder
-    path = folder / one.filename
+    path = folder / checkpoint.filename
     if path.is_file():
-        _verify(path, one)
+        _verify(path, checkpoint)
         return path
     if os.environ.get("HISTOMIX_ONLINE") != "1":
         raise HistomixError(
-            f"'{one.filename}' is not in {folder}; copy it there from {one.url}, or set HISTOMIX_ONLINE=1 to have it "
-            "fetched."
+            f"'{checkpoint.filename}' is not in {folder}; copy it there from {checkpoint.url}, or set "
+            "HISTOMIX_ONLINE=1 to have it fetched."
         )
     return drain(fetch(name, folder))
 
@@ -157,49 +155,77 @@ def fetch(name: str, folder: Path | None = None) -> Job[Path]:
         If going online is not allowed (``HISTOMIX_ONLINE`` is not 1), the disk has too little space, the connection
         fails, or what came is not the published file.
     """
-    one = _known(name)
+    checkpoint = _known(name)
     if os.environ.get("HISTOMIX_ONLINE") != "1":
-        raise HistomixError(f"'{name}' is fetched only where HISTOMIX_ONLINE=1 is set; set it or copy {one.url} here.")
+        raise HistomixError(
+            f"'{name}' is fetched only where HISTOMIX_ONLINE=1 is set; set it or copy {checkpoint.url} here."
+        )
     folder = weights_folder() if folder is None else folder
-    partial: Path | None = None
+    path = folder / checkpoint.filename
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
-        if free < one.size:
+        if free < checkpoint.size:
             raise HistomixError(
-                f"'{one.filename}' needs {one.size / 1e6:,.0f} MB, but the disk of {folder} has {free / 1e6:,.0f} MB "
-                f"left; free space or name another folder in {FOLDER_VARIABLE}."
+                f"'{checkpoint.filename}' needs {checkpoint.size / 1e6:,.0f} MB, but the disk of {folder} has "
+                f"{free / 1e6:,.0f} MB left; free space or name another folder in {FOLDER_VARIABLE}."
             )
-        handle, beside = tempfile.mkstemp(prefix=f".{one.filename}-", suffix=".partial", dir=folder)
-        partial = Path(beside)
-        with os.fdopen(handle, "wb") as kept:
-            yield from _download(one, kept)
-        _verify(partial, one)
-        # mkstemp makes files only their owner may read; weights are an ordinary file.
-        partial.chmod(0o644)
-        os.replace(partial, folder / one.filename)
-    except (OSError, HTTPException) as error:
+        yield from _retrieve(checkpoint, folder)
+        # pooch's temporary files are their owner's alone; weights are an ordinary file.
+        path.chmod(0o644)
+    except ValueError:
+        raise _not_published(checkpoint) from None
+    except OSError as error:
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
         raise HistomixError(
-            f"'{one.filename}' could not be fetched into {folder} ({reason}); check the connection and the disk, or "
-            f"copy it there from {one.url}."
+            f"'{checkpoint.filename}' could not be fetched into {folder} ({reason}); check the connection and the "
+            f"disk, or copy it there from {checkpoint.url}."
         ) from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-    return folder / one.filename
+    return path
 
 
-def _download(one: Checkpoint, kept: IO[bytes]) -> Job[None]:
-    done = 0
-    with urllib.request.urlopen(one.url, timeout=_TIMEOUT) as source:
-        while block := source.read(_BLOCK):
-            kept.write(block)
-            done += len(block)
-            # More than announced is not the published file, and might fill the disk.
-            if done > one.size:
-                raise HistomixError(f"{one.url} gives more than the published file; try again later.")
-            yield Event(f"Fetching {one.filename}", done, one.size)
+class _Progress:
+    """Counts the bytes of a download for pooch, in whose thread it ends a download that is too long or was stopped."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint, self.total, self.done, self.stopped = checkpoint, 0, 0, False
+
+    def update(self, count: int) -> None:
+        """Take in how many bytes more have come."""
+        self.done += count
+        # More than announced is not the published file, and might fill the disk. pooch counts whole blocks.
+        if self.done >= self.checkpoint.size + _BLOCK:
+            raise HistomixError(f"{self.checkpoint.url} gives more than the published file; try again later.")
+        if self.stopped:
+            raise HistomixError(f"Fetching {self.checkpoint.filename} was stopped.")
+
+    def reset(self) -> None:
+        """Begin anew, as pooch does before it reports all bytes at the end."""
+        self.done = 0
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _retrieve(checkpoint: Checkpoint, folder: Path) -> Job[None]:
+    """Have pooch fetch a file into a folder: under another name until its hash has matched."""
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    progress, phase = _Progress(checkpoint), f"Fetching {checkpoint.filename}"
+    download = pooch.HTTPDownloader(progressbar=progress, chunk_size=_BLOCK, timeout=_TIMEOUT)
+    known_hash = f"sha256:{checkpoint.sha256}"
+    with ThreadPoolExecutor(1) as threads:
+        fetched = threads.submit(
+            pooch.retrieve, checkpoint.url, known_hash, checkpoint.filename, folder, downloader=download
+        )
+        try:
+            while wait([fetched], _POLL).not_done:
+                yield Event(phase, min(progress.done, checkpoint.size), checkpoint.size)
+        finally:
+            progress.stopped = True
+        fetched.result()
+    yield Event(phase, checkpoint.size, checkpoint.size)
 
 
 def _known(name: str) -> Checkpoint:
@@ -208,11 +234,15 @@ def _known(name: str) -> Checkpoint:
     return CHECKPOINTS[name]
 
 
-def _verify(path: Path, one: Checkpoint) -> None:
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != one.sha256:
-        raise HistomixError(
-            f"'{one.filename}' is damaged or was changed (its SHA-256 is not the published one); delete it and get it "
-            f"again from {one.url}."
-        )
+def _verify(path: Path, checkpoint: Checkpoint) -> None:
+    import pooch
+
+    if pooch.file_hash(str(path)) != checkpoint.sha256:
+        raise _not_published(checkpoint)
+
+
+def _not_published(checkpoint: Checkpoint) -> HistomixError:
+    return HistomixError(
+        f"'{checkpoint.filename}' is damaged or was changed (its SHA-256 is not the published one); delete it and get "
+        f"it again from {checkpoint.url}."
+    )

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import zlib
 from pathlib import Path
 
@@ -179,14 +178,6 @@ def test_labels_without_classes_are_nuclei(folder):
     edited(folder / "a.zarr/labels/nuclei/.zattrs", ("image-label",), {})
     dataset = open_dataset(folder)
     assert [one.name for one in dataset.classes] == ["nucleus"] and dataset.read("a").counts() == {1: 3}
-
-
-def test_without_numcodecs_the_message_says_what_to_install(folder, monkeypatch):
-    pytest.importorskip("zarr")
-    dataset = open_dataset(rewritten(folder, 3))
-    monkeypatch.setitem(sys.modules, "numcodecs", None)
-    with pytest.raises(HistomixError, match=r"pip install napari-histomix\[ome-zarr\]"):
-        dataset.read("b")
 
 
 LABELS = "a.zarr/labels/nuclei/"
