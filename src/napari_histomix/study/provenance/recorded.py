@@ -63,17 +63,11 @@ class SyntheticImage:
 
     @property
     def target(self) -> Mapping[str, Any]:
-<<<<<<< HEAD
-        """What is known of its source image (``datasets.image_facts``); nothing of a new image."""
+        """What is known of its source image (``datasets.pixels.image_facts``); nothing of a new image."""
         first = self.records[0]
         recorded = first.provenance.get("sources", {}).get("target", {})
         facts = {"image": first.image, **({"pixels_sha256": self.source_sha256} if self.source_sha256 else {})}
         return {**facts, **recorded} if first.image else {}
-=======
-        """Facts of the source image (``datasets.pixels.image_facts``)."""
-        found: Mapping[str, Any] = self.records[0]["provenance"]["sources"]["target"]
-        return found
->>>>>>> datasets
 
     def sources(self) -> Iterator[Mapping[str, Any]]:
         """Facts of every image that it was made of, some of them twice."""
