@@ -214,5 +214,6 @@ class SummarySection(Section):
         if use.most is not None:
             image, number = use.most
             name = self.fontMetrics().elidedText(image, Qt.TextElideMode.ElideMiddle, DONOR_WIDTH)
-            self.most_button.setText(f"Used most, {many(int(use.counts.max()), 'time')}: #{number} of {name}")
-            self.most_button.setToolTip(f"Show only the copies of #{number} of {image}.")
+            of = f"#{number} of " if number else ""
+            self.most_button.setText(f"Used most, {many(int(use.counts.max()), 'time')}: {of}{name}")
+            self.most_button.setToolTip(f"Show only the copies of {of}{image}.")
