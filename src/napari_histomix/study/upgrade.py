@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from napari_histomix.methods import OF_VERSION_3
 from napari_histomix.study.pictures import archive
 
+NUCLEI, TISSUE = OF_VERSION_3["placements"], OF_VERSION_3["synthetic"]
 MOVED = ("placements", "mixes", "runs", "changes", "acts")
 """Tables of version 3 that are taken apart or named anew."""
 
@@ -45,8 +47,8 @@ def upgrade(db: sqlite3.Connection, folder: Path, tables: str) -> None:
 def _add_runs(db: sqlite3.Connection, settings: dict[str, Any]) -> None:
     """A run for each of the two kinds: what they were made with, as far as the study says."""
     kinds = (
-        (1, "nucleimix", "placements", settings.get("synthesis_settings"), settings.get("refusals")),
-        (2, "usegmix", "mixes", settings.get("mix_settings"), settings.get("mix_refusals")),
+        (1, NUCLEI, "placements", settings.get("synthesis_settings"), settings.get("refusals")),
+        (2, TISSUE, "mixes", settings.get("mix_settings"), settings.get("mix_refusals")),
     )
     for run, method, table, said, refusals in kinds:
         (count,) = db.execute(f"SELECT count(*) FROM old_{table}").fetchone()
@@ -73,7 +75,7 @@ def _add_nuclei(db: sqlite3.Connection) -> None:
             "labels": [instance],
         }
         values = (
-            *(rank, 1, target[0], target[0], row, col, height, width, "nucleimix", seed, score, donor[2], ""),
+            *(rank, 1, target[0], target[0], row, col, height, width, NUCLEI, seed, score, donor[2], ""),
             *(target[2], donor[0], donor[1], json.dumps(about, separators=(",", ":")), making, facts, *pictures),
         )
         _insert(db, values)
@@ -93,7 +95,7 @@ def _add_tissue(db: sqlite3.Connection, folder: Path, first: int) -> None:
         making = db.execute("INSERT INTO makings (facts) VALUES (?)", (facts,)).lastrowid
         giver = (donors[0]["image"], donors[0]["segment"]) if donors else ("", 0)
         values = (
-            *(first + place, 2, target, name, 0, 0, height, width, "usegmix", seed, None, 0, kind),
+            *(first + place, 2, target, name, 0, 0, height, width, TISSUE, seed, None, 0, kind),
             *(0, *giver, json.dumps(about, separators=(",", ":")), making, "{}", *pictures),
         )
         _insert(db, values)
