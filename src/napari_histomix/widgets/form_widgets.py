@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, FloatSpinBox, LineEdit, PushButton
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSpinBox, LineEdit, PushButton
 from magicgui.widgets.bases import ValuedContainerWidget
 from qtpy.QtWidgets import QFileDialog, QLabel, QWidget
 from superqt import QFlowLayout as FlowLayout
@@ -39,15 +39,17 @@ class Number(FloatSpinBox):
 
 
 class Parts(ValuedContainerWidget[Any]):
-    """Base of widgets that are made of others, side by side.
+    """Base of widgets that are made of others.
 
     Parameters
     ----------
     widgets : sequence of Widget
+    layout : str
+        ``horizontal`` or ``vertical``.
     """
 
-    def __init__(self, widgets: Sequence[Any], **options: Any) -> None:
-        super().__init__(widgets=widgets, layout="horizontal", labels=False, **options)
+    def __init__(self, widgets: Sequence[Any], layout: str = "horizontal", **options: Any) -> None:
+        super().__init__(widgets=widgets, layout=layout, labels=False, **options)
         self.margins = (0, 0, 0, 0)
         for widget in widgets:
             widget.changed.disconnect()
@@ -278,7 +280,10 @@ class EncoderChoice(Parts):
         narrow(self.box.native)
         self.detail = LineEdit()
         self.browse = PushButton(text="…")
-        super().__init__((self.box, self.detail, self.browse), **options)
+        # Below each other: side by side they would be wider than a dock.
+        below = Container(widgets=[self.detail, self.browse], layout="horizontal", labels=False)
+        below.margins = (0, 0, 0, 0)
+        super().__init__((self.box, below), "vertical", **options)
         self.browse.changed.disconnect()
         self.browse.changed.connect(self._ask)
         self.box.changed.connect(self._update)

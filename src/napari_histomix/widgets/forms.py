@@ -148,6 +148,7 @@ class SettingsForm(QWidget):
         column.setSpacing(SPACE - 2)
         column.addLayout(usual)
         self.advanced = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
+        self.advanced.toggleButton().setToolTip("Settings that are rarely changed.")
         contents = QWidget()
         contents.setLayout(rare)
         rare.setContentsMargins(0, 0, 0, SPACE)
