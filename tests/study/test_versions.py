@@ -129,14 +129,7 @@ def test_it_is_exported_to_the_same_pixels_and_rebuilt(nuclei, tmp_path):
     assert manifest.content["synthetic_images"] == old["synthetic_images"]
     assert manifest.content["counts"] == old["counts"]
     assert [record.id for record in manifest.records] == [placement["rank"] for placement in old["placements"]]
-    report = drain(replay(manifest, sample))
-    assert report.problems == () and {each.outcome for each in report.compared} <= {"identical", "close"}
-    assert report.conditions or {each.outcome for each in report.compared} == {"identical"}
-
-
-def test_a_manifest_of_its_time_is_rebuilt(nuclei, tmp_path):
-    sample = load_sample()
-    out = drain(export_study(Study.open(nuclei), sample, tmp_path / "out"))
+    # By the manifest of its time; today's says the same and more.
     shutil.copy(GOLDEN / "version-3-nuclei-manifest.json", tmp_path / "manifest.json")
     report = drain(replay(tmp_path / "manifest.json", sample, images=out))
     assert report.problems == () and report.compared
