@@ -10,37 +10,41 @@ from __future__ import annotations
 import argparse
 import platform
 import resource
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from napari_histomix.datasets import Dataset, open_dataset
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.models import InpaintingModel
-from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, SynthesisSettings, find_candidates
-from napari_histomix.methods.nucleimix import synthesize as synthesis_job
+from napari_histomix.jobs import run
+from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, NucleiMixSettings, find_candidates
 from napari_histomix.records import drain
+from napari_histomix.study import Study
 from napari_histomix.weights import bundled
 
 
-def synthesize(
-    dataset: Dataset, found: CandidateSet, model: InpaintingModel, sampler: str, count: int, batch: int
-) -> tuple[float, float]:
-    """Seconds of planning and of diffusion a placement, over ``count`` replacements: each needs both stages."""
-    majors = [one for one in found.candidates if one.target.kind == "major"]
-    began = time.perf_counter()
-    planned = None
-    job = synthesis_job(dataset, majors, SynthesisSettings(count=count, sampler=sampler, batch=batch), model)
-    while True:
-        try:
-            event = next(job)
-        except StopIteration as end:
-            made = len(end.value.placements)
-            break
-        if planned is None and not event.phase.startswith("Planning"):
-            planned = time.perf_counter()
-    finished = time.perf_counter()
+def synthesize(dataset: Dataset, found: CandidateSet, model: InpaintingModel, **settings: Any) -> tuple[float, float]:
+    """Seconds of planning, and of making and keeping a nucleus, over replacements alone: each needs both stages."""
+    majors = [candidate for candidate in found.candidates if candidate.target.kind == "major"]
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study.create(Path(folder) / "study", dataset.root, dataset.name)
+        study.set_candidates(majors, found.facts)
+        began = time.perf_counter()
+        planned = None
+        job = run("nucleimix", dataset, NucleiMixSettings(**settings), study, loaded=model)
+        while True:
+            try:
+                event = next(job)
+            except StopIteration as end:
+                made = len(end.value.ids)
+                break
+            if planned is None and event.phase.startswith(("Erasing", "Blending")):
+                planned = time.perf_counter()
+        finished = time.perf_counter()
     return ((planned or finished) - began) / made, (finished - (planned or finished)) / made
 
 
@@ -63,17 +67,17 @@ def main() -> None:
     print("| what | result |\n|---|---|")
 
     began = time.perf_counter()
-    found = drain(find_candidates(dataset, CandidateSettings(rare=(dataset.class_number(options.rare),))))
+    found = drain(find_candidates(dataset, CandidateSettings(rare=(options.rare,))))
     seconds = time.perf_counter() - began
     print(f"| candidates, {found.considered.total():,} locations | {seconds:.0f} s |")
     print(f"| peak memory so far | {memory():.2f} GB |", flush=True)
 
     model = load_model(bundled())
-    drain(synthesis_job(dataset, found.candidates, SynthesisSettings(count=2), model))
-    planning, fast = synthesize(dataset, found, model, "fast", options.fast, 16)
+    synthesize(dataset, found, model, count=2)
+    planning, fast = synthesize(dataset, found, model, sampler="fast", count=options.fast, batch=16)
     print(f"| planning | {planning:.3f} s a placement |")
     print(f"| fast, both stages, {options.fast} placements, batches of 16 | {fast:.2f} s a placement |", flush=True)
-    _, paper = synthesize(dataset, found, model, "paper", options.paper, 1)
+    _, paper = synthesize(dataset, found, model, sampler="paper", count=options.paper, batch=1)
     print(f"| paper, both stages, {options.paper} placements, one at a time | {paper:.1f} s a placement |")
     print(f"| paper / fast | {paper / fast:.0f} |")
     print(f"| peak memory | {memory():.2f} GB |")

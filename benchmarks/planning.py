@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_histomix.compositing import ImageCache, cut_donor, plan_placement
-from napari_histomix.datasets import Dataset, load_sample, open_dataset
-from napari_histomix.datasets.sample import SAMPLE_MAJORS, SAMPLE_RARE
+from napari_histomix.datasets import SAMPLE_RARE, Dataset, load_sample, open_dataset
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.models import InpaintingModel
 from napari_histomix.diffusion.windows import windowed
@@ -64,11 +63,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="placements planned")
     options = parser.parse_args()
     dataset = open_dataset(options.dataset) if options.dataset else load_sample()
-    majors = () if options.dataset else tuple(dataset.class_number(name) for name in SAMPLE_MAJORS)
-    settings = CandidateSettings(rare=(dataset.class_number(options.rare),), major=majors)
+    settings = CandidateSettings(rare=(options.rare,))
     candidates = drain(find_candidates(dataset, settings)).candidates
     model = load_model(bundled())
-    groups = {"as drawn": candidates, "replacements": [one for one in candidates if one.target.kind == "major"]}
+    groups = {
+        "as drawn": candidates,
+        "replacements": [candidate for candidate in candidates if candidate.target.kind == "major"],
+    }
     print(f"{dataset.name}, {len(candidates):,} candidates\n")
     print("| candidates | placed | tried | planning, a placement | planning, a candidate | reading, a placement |")
     print("|---|---|---|---|---|---|")

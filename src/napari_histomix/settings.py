@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from inspect import get_annotations
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -171,7 +172,7 @@ def settings_of(cls: type) -> tuple[Setting, ...]:
     [('--count', 3, 'at least 1')]
     """
     hints = get_type_hints(cls, include_extras=True)
-    own = cls.__dict__.get("__annotations__", {})
+    own = get_annotations(cls)
     ordered = sorted(fields(cls), key=lambda each: each.name not in own)
     return tuple(_setting(each, hints[each.name]) for each in ordered)
 

@@ -98,3 +98,11 @@ def test_means_and_spreads_are_numpys_to_the_last_bit():
         assert np.array_equal(optical_density(pixels), density)
         assert np.array_equal(mean_over_rows(density), density.mean(axis=0))
         assert np.array_equal(stain_spread(pixels), stain_density(pixels)[:, :2].std(axis=0))
+
+
+def test_synthetic_nuclei_are_no_part_of_an_images_staining(labeled_image):
+    image = labeled_image([(30, 30, 6, 6, 1), (80, 80, 6, 6, 1)])
+    image.pixels[image.instances == 2] = (200, 40, 40)
+    alone = labeled_image([(30, 30, 6, 6, 1)])
+    hue = staining(replace(image, synthetic=frozenset({2}))).nuclei_hue
+    assert hue == staining(alone).nuclei_hue != staining(image).nuclei_hue

@@ -15,7 +15,8 @@ from napari_histomix.datasets import SYNTHETIC_NOTICE, load_sample, open_any, op
 from napari_histomix.datasets.dataset_writer import WrittenDataset, convert
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.run_lengths import mask_text
-from napari_histomix.datasets.synthetic import inner_pixels
+from napari_histomix.datasets.synthetic import Mark, inner_pixels
+from napari_histomix.evaluation.reader_test.looking import look
 from napari_histomix.records import LabeledImage, Source, drain
 from napari_histomix.sampling import nucleus_locations
 
@@ -200,3 +201,19 @@ def test_class_folders_know_their_synthetic_images(tmp_path):
     # Without the table, the image's own description says it.
     (folder / "images.csv").unlink()
     assert [entry.source.image for entry in open_any(folder).entries if entry.synthetic] == ["tumor/synthetic-made"]
+
+
+def test_real_crops_show_no_synthetic_nucleus(sample):
+    first = sample[1][0]
+    dataset = load_sample()
+    marks = {first.source.image: tuple(Mark.at(place) for place in inner_pixels(first))}
+    dataset = replace(dataset, entries=(dataset.entry(first.source.image),), marks=marks)
+    side = 48
+    looked = drain(look(dataset, {kind.number for kind in dataset.classes}, (), side))
+    synthetic = masks(first, first.synthetic)
+    nuclei = [place for places in looked.nuclei.values() for place in places]
+    for place in nuclei:
+        row, col = round(place.row), round(place.col)
+        assert not synthetic[max(0, row - side) : row + side, max(0, col - side) : col + side].any()
+    everything = drain(look(replace(dataset, marks={}), {kind.number for kind in dataset.classes}, (), side))
+    assert len(nuclei) < sum(map(len, everything.nuclei.values()))

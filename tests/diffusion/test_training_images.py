@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from napari_histomix.datasets.writing import write_png
 from napari_histomix.diffusion.training_images import (
     Batches,
     Drawing,
@@ -50,6 +51,18 @@ def test_a_single_slide_is_split_by_image():
 def test_files_without_a_barcode_belong_to_their_folder():
     assert slide_of(Path("a/patient7/x.png")) == "patient7"
     assert slide_of(Path("a/b/TCGA-A7-A0D9-01Z-00-DX1_1.png")) == "TCGA-A7-A0D9"
+
+
+def test_images_that_hold_synthetic_pixels_are_not_learned_from(tmp_path):
+    for name in ("real", "listed", "flagged"):
+        write_png(tmp_path / f"{name}.png", np.full((40, 40, 3), 200, np.uint8), synthetic=name == "flagged")
+    (tmp_path / "images.csv").write_text("image,synthetic\nlisted.png,yes\nreal,no\n")
+    found, notes = pictures_of(tmp_path)
+    assert [picture.name for picture in found] == ["real.png"]
+    assert notes == [f"2 synthetic images in {tmp_path.name} are not learned from."]
+    (tmp_path / "real.png").unlink()
+    with pytest.raises(HistomixError, match="synthetic images only"):
+        pictures_of(tmp_path)
 
 
 def test_label_maps_and_torn_files_beside_the_images_are_left_out(tmp_path):

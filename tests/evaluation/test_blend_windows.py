@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -52,6 +54,12 @@ def test_only_the_training_split_is_read(drawn):
         assert len(some) == 8
         # Not more than a few from one image.
         assert max(sum(one.image == name for one in some) for name in pixels) <= 4
+
+
+def test_images_with_synthetic_pixels_are_left_out(dataset):
+    entries = tuple(replace(entry, synthetic=True) for entry in dataset.entries)
+    windows, images = drain(draw_windows(replace(dataset, entries=entries), KINDS, 4, 0))
+    assert not images and not any(windows.values())
 
 
 def test_a_ring_lies_around_one_nucleus_and_far_from_all_others(drawn, images):

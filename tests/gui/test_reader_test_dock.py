@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
-from reader_samples import make_placements, make_reader_study
+from reader_samples import make_changes, make_reader_study
 
 from napari_histomix.datasets import load_sample
 from napari_histomix.evaluation.reader_test.answers import read_answers
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gui
 def study_folder(tmp_path_factory: Any) -> Path:
     """A study of the sample with four approved nuclei of many. Never write into it."""
     folder, dataset = tmp_path_factory.mktemp("reader") / "study", load_sample()
-    make_reader_study(folder, dataset, make_placements(dataset), approved=4)
+    make_reader_study(folder, dataset, make_changes(dataset), approved=4)
     return folder
 
 
@@ -208,7 +208,7 @@ def test_only_what_is_approved_is_shown_unless_all_is_asked_for(open_dock, qtbot
     making = panel.making
     qtbot.waitUntil(lambda: making.offer is not None, timeout=30_000)
     assert making.what.currentIndex() == 0 and making.what.currentText() == "4 approved nuclei"
-    assert making.offer.left == len(panel.session.placements)
+    assert making.offer.left == len(panel.session.table)
     ranks = sorted(panel.session.placement_decisions)
     panel.session.decide("placement", ranks, None)
     qtbot.waitUntil(lambda: making.what.itemText(0) == "0 approved nuclei", timeout=30_000)

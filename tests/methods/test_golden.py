@@ -26,7 +26,7 @@ def check_pixels(pixels: np.ndarray, golden: np.ndarray, changed: np.ndarray, ex
     assert np.count_nonzero(apart) == 0 if exact else (apart > LEVELS).mean() <= SHARE
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_twelve_nuclei_of_the_sample(tmp_path):
     golden = np.load(GOLDEN / "nucleimix.npz")
     told = json.loads((GOLDEN / "nucleimix.json").read_text(encoding="utf-8"))

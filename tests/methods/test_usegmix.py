@@ -113,6 +113,14 @@ def test_the_pool_is_of_the_training_split_only_and_can_be_made_again(pool, data
     assert np.allclose(again.vectors(np.arange(len(pool))), pool.vectors(np.arange(len(pool))))
 
 
+def test_synthetic_images_are_not_in_the_pool(dataset, tmp_path):
+    entries = [replace(entry, synthetic=entry.source.image != "low/0") for entry in dataset.entries]
+    drain(build_pool(replace(dataset, entries=tuple(entries)), tmp_path / "study", POOL))
+    assert {image.source.image for image in SegmentPool(tmp_path / "study").images} == {"low/0"}
+    with pytest.raises(HistomixError, match="no real training image"):
+        drain(build_pool(replace(dataset, entries=tuple(entries[:0])), tmp_path / "other", POOL))
+
+
 def test_donors_are_of_the_same_class_of_another_patient_and_of_a_fitting_size(pool):
     settings = replace(MIX, area_ratio=(0.5, 2.0))
     for kind, members in everyone(pool).items():

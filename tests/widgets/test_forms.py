@@ -112,6 +112,17 @@ def test_a_change_is_told_and_what_cannot_be_is_refused(qtbot) -> None:
     assert form.fields["area"].value == (5.0, 5.0)
 
 
+def test_an_encoder_asks_only_for_what_it_needs(qtbot) -> None:
+    form = SettingsForm(AllKinds)
+    qtbot.addWidget(form)
+    form.show()
+    form.advanced.expand(animate=False)
+    encoder = form.fields["encoder"]
+    for spec, shown in (("texture", (False, False)), ("timm:resnet18", (True, False)), ("ctranspath:w", (True, True))):
+        encoder.value = spec
+        assert (encoder.detail.native.isVisible(), encoder.browse.native.isVisible()) == shown
+
+
 def test_fields_of_one_name_are_shown_once(qtbot) -> None:
     form = SettingsForm(PaintingSettings, AllKinds)
     qtbot.addWidget(form)

@@ -482,14 +482,13 @@ def _altered(target: IndexedImage, change: Change) -> set[int]:
 
 def _location(source: Mapping[str, Any], ingredients: Ingredients) -> Location:
     """A source of a record as a location."""
-    number, name = int(source["item"]), source.get("class", "")
-    kind = "donor" if source["role"] == "donor" else ("major" if number else "background")
+    instance, name = int(source["item"]), source.get("class", "")
     return Location(
         source["image"],
-        "rare" if kind == "donor" else kind,  # type: ignore[arg-type]
+        "rare" if source["role"] == "donor" else "major" if instance else "background",
         source.get("row", 0.0),
         source.get("col", 0.0),
-        number,
+        instance,
         ingredients.dataset.class_number(name) if name else 0,
         source.get("area", 0),
     )

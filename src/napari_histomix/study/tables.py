@@ -43,7 +43,9 @@ def read_candidates(path: Path) -> list[Candidate]:
     HistomixError
         If the file cannot be read or is not such a table.
     """
-    table = read_table(path, *HEADER[:-1])
+    table = read_table(path)
+    if missing := table.missing(*HEADER[:-1]):
+        raise _not_a_candidate(path, 1, f"there is no column {missing[0]!r}")
     candidates = []
     ranks: set[int] = set()
     for line, cells in table.rows:
@@ -54,13 +56,17 @@ def read_candidates(path: Path) -> list[Candidate]:
             if candidate.rank in ranks:
                 raise ValueError(f"there is another of rank {candidate.rank}")
         except ValueError as error:
-            raise HistomixError(
-                f"{path}, line {line}, is not a candidate ({error}); use a file made by 'histomix candidates'."
-            ) from None
+            raise _not_a_candidate(path, line, error) from None
         ranks.add(candidate.rank)
         if cells.get("decision", "").casefold() != "drop":
             candidates.append(candidate)
     return candidates
+
+
+def _not_a_candidate(path: Path, line: int, reason: object) -> HistomixError:
+    return HistomixError(
+        f"{path}, line {line}, is not a candidate ({reason}); use a file made by 'histomix candidates'."
+    )
 
 
 def _location(row: dict[str, str], prefix: str) -> Location:

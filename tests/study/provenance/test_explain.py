@@ -33,7 +33,7 @@ def placed(study_dataset):
 @pytest.fixture(scope="module")
 def exported(study_dataset, placed, tmp_path_factory) -> Path:
     decisions = {change.id: "approve" for change in placed}
-    reviews = dict.fromkeys(decisions, {"decided_by": "Dr. Ada", "decided": "2026-01-02T03:04:05+00:00"})
+    reviews = {number: {"decided_by": "Dr. Ada", "decided": "2026-01-02T03:04:05+00:00"} for number in decisions}
     out = tmp_path_factory.mktemp("explain") / "out"
     return drain(export(study_dataset, placed, out, decisions, reviews=reviews))
 

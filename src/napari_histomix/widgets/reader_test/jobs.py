@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from napari_histomix.datasets import Dataset, open_dataset, open_tissue
+from napari_histomix.datasets import Dataset, open_any
+from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.evaluation.reader_test.folder import ReaderTest
+from napari_histomix.evaluation.reader_test.making import TAKEN_OUT, MadeTest, make_reader_test
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
-from napari_histomix.records import Event, Job
+from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.study import Study
-from napari_histomix.study.reader_tests import TAKEN_OUT, MadeTest, holds_tissue, make_reader_test
+from napari_histomix.study.changes import ChangeTable
 from napari_histomix.widgets.jobs import single
 
 
@@ -21,14 +23,25 @@ class Offer:
     """A study that a test can be made of, and how much of it is approved, or not taken out."""
 
     study: Study
-    tissue: bool
+    images: bool
+    """Whether it holds whole images, not nuclei in images."""
     approved: int
     left: int
 
     @classmethod
-    def of(cls, study: Study, tissue: bool, states: Sequence[str | None]) -> Self:
-        """Count the decisions on all that a study holds."""
-        return cls(study, tissue, states.count("approve"), sum(state not in TAKEN_OUT for state in states))
+    def of(cls, study: Study, table: ChangeTable, decisions: Mapping[int, str]) -> Self:
+        """Count the decisions on all that a study holds.
+
+        Raises
+        ------
+        HistomixError
+            If it holds nothing.
+        """
+        if not len(table):
+            raise HistomixError("There is nothing synthetic in the study yet; synthesize something first.")
+        states = [decisions.get(number) for number in table.ids.tolist()]
+        in_place = table.made_names[table.names[0]] == table.image_names[table.images[0]]
+        return cls(study, not in_place, states.count("approve"), sum(state not in TAKEN_OUT for state in states))
 
 
 def look_job(study: Study | Path) -> Callable[[], Job[Offer]]:
@@ -36,11 +49,8 @@ def look_job(study: Study | Path) -> Callable[[], Job[Offer]]:
 
     def job() -> Job[Offer]:
         yield Event("Looking at the study")
-        found = Study.open(study) if isinstance(study, Path) else study
-        tissue = holds_tissue([found])
-        items = list(found.mix_names()) if tissue else [one.candidate.rank for one in found.placements()]
-        decisions = found.decisions("mix" if tissue else "placement")
-        return Offer.of(found, tissue, [decisions.get(item) for item in items])
+        opened = Study.open(study) if isinstance(study, Path) else study
+        return Offer.of(opened, opened.change_table(), opened.decisions("change"))
 
     return job
 
@@ -52,12 +62,9 @@ def make_job(
 
     def job() -> Job[MadeTest]:
         yield Event("Opening the images")
-        study = offer.study
-        images: Dataset
-        if dataset is not None:
-            images = dataset
-        else:
-            images = (open_tissue if offer.tissue else open_dataset)(study.locate(), study.mpp)
+        study, images = offer.study, dataset
+        if images is None:
+            images = with_chosen_splits(open_any(study.locate(), study.mpp), study.settings())
         return (yield from make_reader_test(images, [study], out, settings, undecided=undecided))
 
     return job

@@ -42,10 +42,10 @@ class MakeSection(Section):
         self.looker.failed.connect(self._on_no_offer)
         panel.runner.failed.connect(lambda sentence: panel.complain(self.note, sentence))
         panel.runner.cancelled.connect(lambda: self.note.say("Stopped. Nothing was written."))
-        for signal in (self.session.study_changed, self.session.placements_changed):
+        for signal in (self.session.study_changed, self.session.changes_changed):
             signal.connect(self._later.start)
-        self.session.placements_decided.connect(lambda _numbers: self._later.start())
-        self.session.tissue_changed.connect(lambda _folder, _by: self._later.start())
+        for signal in (self.session.changes_made, self.session.changes_decided):
+            signal.connect(lambda _ids: self._later.start())
         self._update()
 
     def _build(self) -> None:
@@ -97,15 +97,14 @@ class MakeSection(Section):
         session = self.session
         if not self.panel.isVisible():
             return
-        study = self._chosen or (session.study if session.placements else None) or session.tissue_folder
+        study = self._chosen or (session.study if len(session.table) else None)
         if study is None:
             self.offer = None
             self._update()
         elif study is session.study:
             # Known already: no file is read while a person decides on one nucleus after the other.
             self.looker.discard()
-            states = [session.placement_decisions.get(one.candidate.rank) for one in session.placements]
-            self._on_offer(Offer.of(study, False, states))
+            self._on_offer(Offer.of(study, session.table, session.said["change"]))
         else:
             self.looker.replace(look_job(study), "looking at a study")
 
@@ -123,7 +122,7 @@ class MakeSection(Section):
         other = self.offer is None or self.offer.study.folder != offer.study.folder
         index = int(not offer.approved) if other else self.what.currentIndex()
         self.offer = offer
-        what = "images" if offer.tissue else "nuclei"
+        what = "images" if offer.images else "nuclei"
         self.what.clear()
         self.what.addItem(f"{offer.approved:,} {APPROVED} {what}", False)
         self.what.addItem(f"{offer.left:,} {what}, {UNDECIDED}", True)
@@ -165,11 +164,11 @@ class MakeSection(Section):
             return
         self.note.say("")
         session, offer = self.session, self.offer
-        own = session.dataset if offer.study is session.study and not offer.tissue else None
+        own = session.dataset if offer.study is session.study else None
         # Nobody can draw the same crops again, to see which are real, without the sealed truth.
         settings = ReaderTestSettings(
             per_kind=self.count.value(),
-            copy_paste=self.paste.isChecked() and not offer.tissue,
+            copy_paste=self.paste.isChecked() and not offer.images,
             seed=secrets.randbelow(2**31),
         )
         job = make_job(offer, own, self.folder, settings, bool(self.what.currentData()))
@@ -192,6 +191,6 @@ class MakeSection(Section):
             return
         self.study_label.setText(offer.study.folder.name)
         self.study_label.setToolTip(str(offer.study.folder))
-        self.paste.setVisible(not offer.tissue)
+        self.paste.setVisible(not offer.images)
         some = offer.left if self.what.currentData() else offer.approved
         self.bar.allow(some > 0, "Approve something first, or show all that was not rejected.")

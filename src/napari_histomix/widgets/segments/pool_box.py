@@ -137,7 +137,7 @@ class PoolBox(QWidget):
         self.page = PoolPage(self.viewer, self.session, form=self.choices.settings)
         self.page.column.setContentsMargins(0, 0, 0, 0)
         self.page.leads.hide()
-        self.bar = RunBar("", self.runner)
+        self.bar = RunBar("", self.runner, "Open images or a study.")
         self.bar.run_button.hide()
         self.note = Note()
         self.images = QComboBox()
