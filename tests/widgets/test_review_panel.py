@@ -513,3 +513,22 @@ def test_what_is_made_while_one_reviews_joins_at_the_end(panel, folder, qtbot) -
     assert panel.queue.id == 12 and session.target_of("derived 12") == made.image
     session.discard_run(session.study.runs()[-1].id)
     assert len(panel.queue) == 12 and panel.queue.id in ids(panel)
+
+
+def test_methods_are_compared_on_the_same_place_with_the_same_donor(panel, qtbot, monkeypatch) -> None:
+    monkeypatch.setattr("napari_histomix.widgets.review.compare.method_names", lambda: ("copypaste", "cutmix", "mixup"))
+    compare, views = panel.contents.compare, panel.contents.views
+    panel.unfold(compare)
+    compare.bar.run_button.click()
+    qtbot.waitUntil(lambda: bool(compare.results or compare.note.text()), timeout=60_000)
+    results = dict(compare.results[panel.queue.id])
+    assert list(results) == ["CopyPaste", "CutMix"]
+    for made in results.values():
+        assert (made.image, made.donor.item) == (panel.current.image, panel.current.donor.item)
+    assert [view.caption for view in compare.views] == ["Before", "CopyPaste", "CutMix"]
+    assert len(panel.queue) == 12 and len(Study.open(panel.session.study_folder).changes()) == 12
+    now = views.after.pixels.copy()
+    compare.views[2].clicked.emit()
+    assert views.mode == "blink" and (views.before.pixels != now).any()
+    compare.views[2].clicked.emit()
+    assert views.mode == "side" and (views.after.pixels == now).all()
