@@ -278,8 +278,8 @@ class EncoderChoice(Parts):
     def __init__(self, **options: Any) -> None:
         self.box = ComboBox(choices=ENCODERS)
         narrow(self.box.native)
-        self.detail = LineEdit()
-        self.browse = PushButton(text="…")
+        self.detail = LineEdit(tooltip="The weights file of CTransPath, or the name of a timm model.")
+        self.browse = PushButton(text="…", tooltip="Choose the weights file.")
         # Below each other: side by side they would be wider than a dock.
         below = Container(widgets=[self.detail, self.browse], layout="horizontal", labels=False)
         below.margins = (0, 0, 0, 0)
