@@ -35,7 +35,7 @@ CROP_MICROMETERS = 32.0
 class CandidatesPanel(PlanPage):
     """Settings, the search, the table of candidates, the donor beside its target."""
 
-    run_text = "Find candidates"
+    run_text, run_tip = "Find candidates", "Look for the places where a rare nucleus would fit."
 
     def __init__(self, napari_viewer: Any, session: Session | None = None, stage: Stage | None = None) -> None:
         super().__init__(napari_viewer, session, stage)

@@ -34,7 +34,12 @@ class MakePanel(Panel):
         self._place = QVBoxLayout()
         self.column.addLayout(self._place)
         self.ask = ask_to_keep(self)
-        self.progress = RunBar("Make", self.runner, keep_question=lambda count: self.ask(count))
+        self.progress = RunBar(
+            "Make",
+            self.runner,
+            "Each change is kept as soon as it is made.",
+            keep_question=lambda count: self.ask(count),
+        )
         self.progress.run.connect(self.run)
         self.progress.stopped.connect(self._on_stopped)
         self.column.addWidget(self.progress)

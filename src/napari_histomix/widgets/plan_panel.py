@@ -98,7 +98,7 @@ class PlanPage(Panel):
         One that is shown elsewhere, in place of its own.
     """
 
-    run_text = "Find"
+    run_text, run_tip = "Find", "Find what is to be looked at before anything is made."
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class PlanPage(Panel):
         self._own_form = form is None
         if self._own_form:
             self.column.addWidget(self.form)
-        self.progress = RunBar(self.run_text, self.runner)
+        self.progress = RunBar(self.run_text, self.runner, self.run_tip)
         self.progress.run.connect(self.run)
         self.column.addWidget(self.progress)
         self.note = Note()

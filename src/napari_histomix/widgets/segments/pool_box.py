@@ -36,7 +36,7 @@ from napari_histomix.widgets.session import Session
 class PoolPage(PlanPage):
     """Builds the pool of the session's study; it is looked through and corrected in docks of its own."""
 
-    run_text = "Build the pool"
+    run_text, run_tip = "Build the pool", "Divide every training image, and keep the segments in the study."
 
     def build_results(self) -> None:
         """Add the ways to the docks."""
