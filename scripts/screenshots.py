@@ -15,6 +15,8 @@ from typing import Any
 import napari
 from qtpy.QtCore import QEventLoop, Qt, QTimer
 
+from napari_histomix.datasets import load_sample
+from napari_histomix.datasets.writing import write_png
 from napari_histomix.widgets.session import session_of
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "screenshots"
@@ -67,6 +69,33 @@ def shoot_reader_test(viewer: Any) -> None:
     panel.leave()
 
 
+def shoot_method(viewer: Any, dock: Any, name: str, count: int) -> None:
+    """Make some changes with another method in the open study, and save a picture of their review."""
+    dock.session.choose_method(name)
+    dock.open_step(2)
+    settle(dock)
+    fields = dock.make.form.fields
+    fields["count" if "count" in fields else "per_class"].value = count
+    dock.make.run()
+    settle(dock)
+    dock.open_step(3)
+    settle(dock)
+    dock.review.move_to(len(dock.session.table) - 1)
+    settle(dock)
+    shoot(viewer, f"{name}-review")
+
+
+def make_tissue(root: Path) -> Path:
+    """Class folders cut out of the bundled sample."""
+    sample = load_sample()
+    for number, entry in enumerate(sample.entries):
+        image = sample.read(entry)
+        for kind, part in (("left", image.pixels[:, :160]), ("right", image.pixels[:, 160:])):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            write_png(root / kind / f"{number}.png", part, image.mpp)
+    return root
+
+
 def main() -> None:
     """Do the main job and save a picture of every step."""
     OUT.mkdir(parents=True, exist_ok=True)
@@ -109,7 +138,7 @@ def main() -> None:
         )
         dock.make.run()
         wait_until(lambda: len(blending) > 3 or not dock.make.runner.running)
-        shoot(viewer, "3-synthesize")
+        shoot(viewer, "3-make")
         settle(dock)
 
         dock.open_step(3)
@@ -140,8 +169,23 @@ def main() -> None:
         settle(dock)
         shoot(viewer, "5-export")
 
+        shoot_method(viewer, dock, "gradmix", 6)
         viewer.window.remove_dock_widget(dock)
         shoot_reader_test(viewer)
+        viewer.close()
+
+        viewer = napari.Viewer(title="napari")
+        viewer.window.resize(1600, 1000)
+        session_of(viewer).home = Path(home) / "HistoMix"
+        _, dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")
+        dock.data.open_folder(make_tissue(Path(home) / "tissue"))
+        wait_until(lambda: dock.session.image != "")
+        settle(dock)
+        dock.session.choose_method("usegmix")
+        dock.open_step(1)
+        dock.plan.page.run()
+        settle(dock)
+        shoot_method(viewer, dock, "usegmix", 1)
         viewer.close()
 
 
