@@ -110,7 +110,9 @@ def test_from_a_folder_to_a_corrected_pool(open_segments, qtbot, tmp_path) -> No
     name = other.curation.pool.image(0).source.image
     qtbot.waitUntil(lambda: f"{name} segments" in viewer.layers, timeout=20_000)
     qtbot.waitUntil(lambda: not pool.runner.running)
-    assert {layer.name for layer in viewer.layers if layer.visible} == {name, f"{name} segments"} and fits(panel)
+    shown = [layer for layer in viewer.layers if layer.visible]
+    assert {name, f"{name} segments"} <= {layer.name for layer in shown} and fits(panel)
+    assert {layer.metadata["histomix"]["image"] for layer in shown} == {name}
     labels = viewer.layers[f"{name} segments"]
     number = int(other.curation.pool.rows["number"][0])
     assert labels.selected_label == number
