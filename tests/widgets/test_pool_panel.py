@@ -199,7 +199,7 @@ def test_only_the_thumbnails_in_sight_are_decoded(many, qtbot) -> None:
 
 
 def test_more_tiles_in_sight_than_are_kept_come_to_rest(many, qtbot, monkeypatch) -> None:
-    monkeypatch.setattr("napari_histomix.widgets.pool.thumbnails.KEPT", 3)
+    monkeypatch.setattr("napari_histomix.widgets.pool.gallery.KEPT", 3)
     gallery = many.view.gallery
     gallery.set_curation(many.curation)
     gallery.set_numbers(np.arange(2000))

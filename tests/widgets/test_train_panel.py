@@ -24,7 +24,7 @@ from napari_histomix.widgets.loss_plot import MOST, LossPlot, ticks
 from napari_histomix.widgets.rgb_layers import micrometers, pixels_of
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.train_panel import TrainPanel
-from napari_histomix.widgets.training_run import first_rows
+from napari_histomix.widgets.training_form import first_rows
 
 UM = {"scale": (0.25, 0.25), "units": ("um", "um")}
 

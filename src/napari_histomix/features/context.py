@@ -6,16 +6,17 @@ NucleiMix (Wang & Kwak, arXiv 2410.16671) compares locations by what surrounds t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.features.parallel import map_in_order
-from napari_histomix.records import LabeledImage
+from napari_histomix.records import LabeledImage, Segment
 
 if TYPE_CHECKING:
     from napari_histomix.features import Encoder
@@ -186,3 +187,66 @@ def _fill_center(patch: NDArray[np.uint8], erase: int) -> None:
     patch[low:high, low:high] = large[
         margin * factor : side - margin * factor, margin * factor : side - margin * factor
     ]
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None) -> list[Result]:
+    """Apply ``function`` to every item and return the results in the items' order.
+
+    OpenCV lets go of the interpreter lock, so threads use the cores without copying images between processes.
+    OpenCV's own threads are left as they are: its routines do not split images as small as a patch, and setting their
+    number would change it for the whole process.
+
+    Parameters
+    ----------
+    function : callable
+        Must depend on its item alone.
+    items : sequence
+    workers : int, optional
+        Threads; one per core by default.
+
+    Returns
+    -------
+    list
+    """
+    workers = min(workers or os.cpu_count() or 1, len(items))
+    if workers <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
+
+
+def segment_crops(pixels: NDArray[np.uint8], segments: Sequence[Segment]) -> NDArray[np.uint8]:
+    """Bounding boxes of segments, resized to squares (USegMix, section 2.1).
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) uint8
+    segments : sequence of Segment
+
+    Returns
+    -------
+    (N, 224, 224, 3) uint8
+    """
+    crops = [_resized(pixels[one.window], PATCH_SIZE, PATCH_SIZE) for one in segments]
+    return np.array(crops, np.uint8).reshape(-1, PATCH_SIZE, PATCH_SIZE, 3)
+
+
+def segment_thumbnail(pixels: NDArray[np.uint8], segment: Segment, side: int) -> NDArray[np.uint8]:
+    """A segment as a person sees it: its box in its own proportions, what is not part of it faded; (side, side, 3)."""
+    box = pixels[segment.window]
+    shown = np.where(segment.mask[..., None], box, box // 3 + 160).astype(np.uint8)
+    factor = side / max(box.shape[:2])
+    rows, cols = (max(1, round(size * factor)) for size in box.shape[:2])
+    framed = np.full((side, side, 3), 245, np.uint8)
+    top, left = (side - rows) // 2, (side - cols) // 2
+    framed[top : top + rows, left : left + cols] = _resized(shown, rows, cols)
+    return framed
+
+
+def _resized(box: NDArray[np.uint8], rows: int, cols: int) -> NDArray[np.uint8]:
+    smaller = rows <= box.shape[0] and cols <= box.shape[1]
+    return np.asarray(cv2.resize(box, (cols, rows), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR))

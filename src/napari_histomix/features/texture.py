@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.features.context import PATCH_SIZE, check_patches
-from napari_histomix.features.parallel import map_in_order
+from napari_histomix.features.context import PATCH_SIZE, check_patches, map_in_order
 
 # At half the patch's size, 0.5 µm/px, a nucleus is still some 12 pixels across, and everything costs a quarter.
 _SIDE = PATCH_SIZE // 2

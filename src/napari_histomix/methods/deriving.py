@@ -21,7 +21,7 @@ from napari_histomix.methods.pasting import CountSettings
 from napari_histomix.methods.provenance import plain_facts
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage, SourceRef
-from napari_histomix.sampling.draws import item_seed
+from napari_histomix.sampling.donor_draw import item_seed
 
 NO_PARTNER = "no image is left that it may be mixed with"
 

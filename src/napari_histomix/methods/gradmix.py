@@ -25,7 +25,7 @@ from napari_histomix.methods.pasting import (
     lay_donor,
 )
 from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Change, Event, Job, Location
-from napari_histomix.sampling.draws import item_seed
+from napari_histomix.sampling.donor_draw import item_seed
 from napari_histomix.settings import Option
 
 REACH = 2

@@ -25,7 +25,7 @@ from napari_histomix.methods.nucleimix import CANDIDATES
 from napari_histomix.methods.provenance import plain_facts
 from napari_histomix.methods.record import Record
 from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location, SourceRef
-from napari_histomix.sampling.draws import item_seed
+from napari_histomix.sampling.donor_draw import item_seed
 from napari_histomix.sampling.locations import tissue
 from napari_histomix.settings import Option, Seed
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from napari_histomix.datasets import Dataset, Entry, Problem
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.features import open_encoder
-from napari_histomix.features.segments import segment_crops, segment_thumbnail
+from napari_histomix.features.context import segment_crops, segment_thumbnail
 from napari_histomix.methods.base import Stage, Store, Work
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Segment, within
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter

@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.exchanging import Swap, lay_all, paste_all
-from napari_histomix.compositing.replacement import Pose, lay, pose_of
+from napari_histomix.compositing.replacement import Pose, Swap, lay, lay_all, paste_all, pose_of
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work

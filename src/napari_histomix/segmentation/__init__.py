@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from napari_histomix.segmentation.anchors import AnchorSettings, find_segments, segment_map, segments_of
-from napari_histomix.segmentation.opening import open_prompter
-from napari_histomix.segmentation.prompting import Prompter, Proposals
+from napari_histomix.segmentation.prompting import Prompter, Proposals, open_prompter
 from napari_histomix.segmentation.region_tree import RegionTree, RegionTreePrompter
 from napari_histomix.segmentation.superpixels import superpixels
 

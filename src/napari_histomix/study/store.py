@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import Any
 
@@ -20,7 +21,6 @@ from napari_histomix.study.decision_log import DECISIONS, REASONS, Decided, Entr
 from napari_histomix.study.lock import LOCK, Claim
 from napari_histomix.study.pictures import FOLDER, archive
 from napari_histomix.study.runs import ChangeStore, Run
-from napari_histomix.study.sources import find_root, kept_root
 
 __all__ = ["DECISIONS", "FILE", "REASONS", "VERSION", "Decided", "Entry", "Run", "Study", "Subject"]
 
@@ -314,3 +314,24 @@ def _scores(candidate: Candidate) -> tuple[float, float]:
 
 def _candidate(row: Sequence[Any]) -> Candidate:
     return Candidate(row[0], Location(*row[1:8]), Location(*row[8:15]), row[15], row[16])
+
+
+def kept_root(folder: Path, root: Path) -> dict[str, str]:
+    """What a study in ``folder`` keeps of where its dataset is: the path, and the way there from the study."""
+    root, folder = Path(root).resolve(), Path(folder).resolve()
+    kept = {"dataset_root": str(root), "dataset_from_study": ""}
+    # Windows knows no way from one drive to another.
+    with suppress(ValueError):
+        kept["dataset_from_study"] = Path(os.path.relpath(root, folder)).as_posix()
+    return kept
+
+
+def find_root(folder: Path, kept: Mapping[str, Any]) -> Path:
+    """Where the dataset is by what a study keeps: the way from the study first, which a copy keeps with it."""
+    absolute = Path(kept["dataset_root"])
+    way = kept.get("dataset_from_study", "")
+    if way:
+        beside = Path(os.path.normpath(Path(folder).resolve() / PurePosixPath(way)))
+        if beside.is_dir():
+            return beside
+    return absolute

@@ -26,8 +26,7 @@ from napari_histomix.widgets.loss_plot import LossPlot
 from napari_histomix.widgets.preload import prepare_units, warm_networks
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.tissue import TissueSource
-from napari_histomix.widgets.training_form import TrainingForm, run_words
-from napari_histomix.widgets.training_run import first_rows, read_history, training_job
+from napari_histomix.widgets.training_form import TrainingForm, first_rows, read_history, run_words, training_job
 
 LABELS = 84
 """Pixels for the labels of both forms."""

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 
 import numpy as np
 from napari.utils.theme import get_theme
 from numpy.typing import NDArray
-from qtpy.QtCore import QEvent, QPoint, QRect, QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QByteArray, QEvent, QPoint, QRect, QRectF, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import (
     QColor,
     QHelpEvent,
+    QImage,
     QKeyEvent,
     QMouseEvent,
     QPainter,
     QPaintEvent,
     QPen,
+    QPixmap,
     QResizeEvent,
     QWheelEvent,
 )
 from qtpy.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QToolTip
 
-from napari_histomix.segmentation.pool import DECIDED
+from napari_histomix.segmentation.pool import DECIDED, SegmentPool
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.base import ACCENT, CARE
 from napari_histomix.widgets.pool.selection import DECISION_FRAMES, PoolSelection, class_colors
-from napari_histomix.widgets.pool.thumbnails import Thumbnails
 
 GAP = 5
 """Pixels around a thumbnail; two neighbors lie twice as far apart."""
@@ -359,3 +361,63 @@ class PoolGallery(QAbstractScrollArea):
             event.accept()
         else:
             super().wheelEvent(event)
+
+
+KEPT = 1500
+"""Pixmaps, unless more are in sight: 55 MB at 96 pixels a side."""
+
+
+class Thumbnails:
+    """The thumbnails of one pool at one size.
+
+    Parameters
+    ----------
+    pool : SegmentPool
+    side : int
+        Screen pixels.
+    """
+
+    def __init__(self, pool: SegmentPool, side: int) -> None:
+        self._pool = pool
+        self._side = side
+        self._kept: OrderedDict[int, QPixmap] = OrderedDict()
+        self._room = KEPT
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def resize(self, side: int) -> None:
+        """Make them at another size from now on."""
+        if side != self._side:
+            self._side = side
+            self._kept.clear()
+
+    def make_room(self, count: int) -> None:
+        """Keep at least this many: all that are in sight, or drawing them would never end."""
+        self._room = max(KEPT, count)
+
+    def get(self, number: int) -> QPixmap | None:
+        """The pixmap of a segment; None where it has to be loaded first."""
+        found = self._kept.get(number)
+        if found is not None:
+            self._kept.move_to_end(number)
+        return found
+
+    def load(self, number: int) -> QPixmap:
+        """Read and decode one; a plain gray square stands for what cannot be read."""
+        image = QImage()
+        try:
+            image.loadFromData(QByteArray(self._pool.thumbnail(number)))
+        except OSError:
+            image = QImage()
+        if image.isNull():
+            pixmap = QPixmap(self._side, self._side)
+            pixmap.fill(QColor(110, 114, 120))
+        else:
+            # Scaled here and once: smooth scaling in every paint of every tile would be what scrolling waits for.
+            keep, smooth = Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+            pixmap = QPixmap.fromImage(image.scaled(self._side, self._side, keep, smooth))
+        self._kept[number] = pixmap
+        while len(self._kept) > self._room:
+            self._kept.popitem(last=False)
+        return pixmap

@@ -22,7 +22,7 @@ from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.pool.actions import KEYS, PoolActions
 from napari_histomix.widgets.pool.acts import PoolActs
 from napari_histomix.widgets.pool.loading import OpenedPool, pool_job
-from napari_histomix.widgets.pool.umap import umap_job
+from napari_histomix.widgets.pool.map import umap_job
 from napari_histomix.widgets.pool.view import UMAP, PoolView
 from napari_histomix.widgets.session import Session
 

@@ -17,10 +17,9 @@ from napari_histomix.widgets.base import SPACE, row
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.pool.filters import PoolFilters
 from napari_histomix.widgets.pool.gallery import PoolGallery
-from napari_histomix.widgets.pool.map import PoolMap
+from napari_histomix.widgets.pool.map import PoolMap, available
 from napari_histomix.widgets.pool.places import PoolPlaces
 from napari_histomix.widgets.pool.selection import PoolSelection
-from napari_histomix.widgets.pool.umap import available
 
 SORTED_AT_ONCE = 20_000
 """Segments that are compared with the current one while the window waits."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QLabel, QPushButton, QSpinBox, QVBoxLayout, QWidget
 
+from napari_histomix.evaluation.reader_test.making import MadeTest
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
-from napari_histomix.study.reader_tests import MadeTest
 from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, form, narrow, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.reader_test.jobs import Offer, look_job, make_job

@@ -17,10 +17,9 @@ from napari_histomix.widgets.base import Note, Panel
 from napari_histomix.widgets.review.canvas import ReviewCanvas
 from napari_histomix.widgets.review.contents import ReviewContents
 from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
-from napari_histomix.widgets.review.keylist import KeyList
+from napari_histomix.widgets.review.keylist import KeyList, ReviewKeys
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.rows import CODES
-from napari_histomix.widgets.review.shortcuts import ReviewKeys
 from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.tables import REJECT, UNDECIDED
