@@ -115,7 +115,7 @@ def test_open_images_are_listed_as_they_come_and_go(panel, viewer, qtbot) -> Non
     viewer.add_labels(np.zeros((64, 64), int))
     first = viewer.add_image(rgb(1), rgb=True, name="first")
     viewer.add_image(rgb(2), rgb=True, name="test", metadata={"histomix": {"split": "test"}})
-    viewer.add_image(rgb(3), rgb=True, name="made", metadata={"histomix": {"split": "train", "changes": []}})
+    viewer.add_image(rgb(3), rgb=True, name="made", metadata={"histomix": {"split": "train", "synthetic": True}})
     second = viewer.add_image(rgb(4), rgb=True, name="second", metadata={"histomix": {"split": "train"}}, **UM)
     qtbot.waitUntil(lambda: texts(panel) == ["second · 0.25 µm/px", "first"])
     listed.item(1).setCheckState(Qt.CheckState.Unchecked)

@@ -147,7 +147,7 @@ class DataPanel(Panel):
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:
         """Open a study in the background, with everything in it; ``images``: where those went, if they did."""
-        self._begin(study_job(Path(folder), images), "opening a study")
+        self._begin(study_job(Path(folder), images, self.session.claim(folder)), "opening a study")
 
     def _ask_images(self, moved: Moved) -> None:
         folder = QFileDialog.getExistingDirectory(self, f"Where the images of {moved.folder.name} are now")

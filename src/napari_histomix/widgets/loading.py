@@ -15,6 +15,7 @@ from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import Candidate, Event, HistomixError, Job
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.decision_log import Subject
+from napari_histomix.study.lock import Claim
 from napari_histomix.widgets.decisions import SUBJECTS
 from napari_histomix.widgets.preload import prepare_torch, prepare_units
 from napari_histomix.widgets.tables import CandidateRows, candidate_frame
@@ -108,8 +109,13 @@ def open_job(path: Path, mpp: float | None = None) -> Callable[[], Job[Opened]]:
     return job
 
 
-def study_job(folder: Path, images: Path | None = None) -> Callable[[], Job[Opened | Moved]]:
-    """Open a study's folder with its dataset and everything done so far; ``images``: where those went, if they did."""
+def study_job(
+    folder: Path, images: Path | None = None, claim: Claim | None = None
+) -> Callable[[], Job[Opened | Moved]]:
+    """Open a study's folder with its dataset and everything done so far.
+
+    ``images`` is where those went, if they did; ``claim`` the window's right to write to that folder.
+    """
     prepare_units()
 
     def job() -> Job[Opened | Moved]:
@@ -117,7 +123,7 @@ def study_job(folder: Path, images: Path | None = None) -> Callable[[], Job[Open
         from napari_histomix.study.survey_cache import keep_survey, kept_survey
 
         yield Event("Opening the study")
-        study = Study.open(folder)
+        study = Study.open(folder, claim)
         settings = study.settings()
         try:
             root = study.locate(images)

@@ -178,7 +178,8 @@ class MixPanel(Panel):
             return
         self.note.say("")
         self.find_button.hide()
-        self.runner.replace(study_job(self._folder, images), "opening the study")
+        make = study_job(self._folder, images, self.session.claim(folder))
+        self.runner.replace(make, "opening the study")
 
     def _on_opened(self, opened: Opened | Moved) -> None:
         if isinstance(opened, Moved):
