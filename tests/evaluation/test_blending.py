@@ -11,8 +11,8 @@ from PIL import Image
 from napari_histomix.cli import main
 from napari_histomix.datasets import open_dataset, read_pixels
 from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.diffusion.fingerprints import trained_on
 from napari_histomix.diffusion.samplers import PRESETS, SAMPLERS
-from napari_histomix.diffusion.training_card import trained_on
 from napari_histomix.evaluation.blend_figures import FIGURES
 from napari_histomix.evaluation.blend_table import HOLE_COLOR, contact_sheet, report_lines, report_values, write_sheet
 from napari_histomix.evaluation.blending import UNLISTED, BlendSettings, blend_test, samplers_named

@@ -9,10 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.diffusion.model_files import read_card
 from napari_histomix.diffusion.recipes import Kind, TrainingSettings
 from napari_histomix.diffusion.training_images import Picture, fingerprints
@@ -76,8 +72,3 @@ def readme_of(name: str, kind: Kind, mpp: tuple[float, float], card: Mapping[str
         f"`histomix.json`.\n\n## Figures\n\nThese weights: step {int(best['step'])}, the lowest validation loss, "
         f"{best['validation']:.4f}.\n\n| step | minutes | validation loss |\n|---|---|---|\n{curve}\n"
     )
-
-
-def trained_on(card: Mapping[str, Any], pixels: NDArray[np.uint8]) -> bool:
-    """Whether a model's card lists an image (H, W, 3) uint8 RGB under ``training_pixels``."""
-    return pixels_sha256(pixels) in card.get("training_pixels", ())

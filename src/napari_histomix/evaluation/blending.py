@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset
-from napari_histomix.diffusion.training_card import trained_on
+from napari_histomix.diffusion.fingerprints import trained_on
 from napari_histomix.evaluation.blend_figures import FIGURES, Interval, bootstrap_median, window_figures, window_spread
 from napari_histomix.evaluation.blend_windows import KINDS, SIDES, HiddenWindow, HoleKind, draw_windows
 from napari_histomix.evaluation.classic_fills import CLASSIC_FILLS, other_windows
