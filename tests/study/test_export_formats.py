@@ -210,9 +210,7 @@ def test_the_dry_run_names_what_stays_out_and_what_is_lost(work, tmp_path):
         ("coco", ""),
     ],
 )
-def test_holes_are_counted_where_the_format_has_no_room_for_them(
-    format, said, labeled_image, dataset_folder, tmp_path
-):
+def test_holes_are_counted_where_the_format_has_no_room_for_them(format, said, labeled_image, dataset_folder, tmp_path):
     image = labeled_image([(30, 30, 8, 8, 2), (90, 90, 7, 7, 1), (90, 30, 7, 7, 1)], name="holed", patient="p")
     image.instances[28:32, 28:32] = 0
     dataset = open_dataset(dataset_folder(tmp_path / "data", [image]))

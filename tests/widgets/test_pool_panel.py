@@ -17,7 +17,7 @@ from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.pool import acts as pool_acts
-from napari_histomix.widgets.pool import umap as pool_umap
+from napari_histomix.widgets.pool import map as pool_map
 from napari_histomix.widgets.pool import view as pool_view
 from napari_histomix.widgets.pool.panel import PoolPanel
 from napari_histomix.widgets.pool.selection import class_colors
@@ -559,7 +559,7 @@ class FakeUmap:
 def test_a_umap_is_drawn_once_and_kept(panel, qtbot, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=FakeUmap))
     monkeypatch.setattr(FakeUmap, "fitted", 0)
-    monkeypatch.setattr(pool_umap, "FITTED", 6)
+    monkeypatch.setattr(pool_map, "FITTED", 6)
     view = panel.view
     before = view.map.places.copy()
     for _ in range(2):
@@ -570,7 +570,7 @@ def test_a_umap_is_drawn_once_and_kept(panel, qtbot, monkeypatch) -> None:
         view.map_kind.setCurrentIndex(0)
         assert np.allclose(view.map.places, before)
     assert FakeUmap.fitted == 1
-    file = pool_umap.umap_file(panel.curation.pool)
+    file = pool_map.umap_file(panel.curation.pool)
     assert file.is_file() and "-8-" in file.name
     assert panel.curation.pool.places().shape == (8, 2)
 
