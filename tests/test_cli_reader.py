@@ -111,6 +111,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(studies, run, tmp_path, label
     other = dataset_folder(tmp_path / "data", [labeled_image(5)])
     assert "of another dataset" in fails("make", other, "--out", out, "--study", studies[0])
     empty = make_mix_study(tmp_path / "tissue" / "study")
-    assert "synthesize something first" in fails(*make, empty.folder)
+    own = ("make", tmp_path / "tissue" / "tissue", "--out", out, "--study")
+    assert "nothing synthetic to show" in fails(*own, empty.folder)
     assert "is not a reader test" in fails("report", studies[0], "--out", out)
     assert not out.exists()

@@ -119,13 +119,15 @@ def test_synthetic_images_in_class_folders_with_a_manifest(synthesize, data, tmp
     assert [one["class_shares"] for one in manifest["changes"]] == [{"high": 1}] * 2 + [{"low": 1}] * 2
     files = {one["name"]: manifest["synthetic_images"][one["name"]]["file"] for one in manifest["changes"]}
     for one in manifest["changes"]:
-        with Image.open(out / files[one["name"]]) as image:
+        with Image.open(out / f"{files[one['name']]}.png") as image:
             assert image.info["Description"] == SYNTHETIC_NOTICE
         assert 0.05 <= one["provenance"]["new_area"] <= 0.95
     assert len(Study.open(tmp_path / "study").changes()) == 4
     assert synthesize(data, again, "--per-class", 2)[0] == 0
     for file in files.values():
-        assert (again / file).read_bytes() == (out / file).read_bytes(), "the same seed, the same bytes"
+        assert (again / f"{file}.png").read_bytes() == (out / f"{file}.png").read_bytes(), (
+            "the same seed, the same bytes"
+        )
 
 
 def test_a_curated_pool_is_used_as_it_is(run, synthesize, data, tmp_path):

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_histomix.api import Made, augment, methods, open_study
+    from napari_histomix.api import Made, augment, list_methods, open_study
     from napari_histomix.compositing import compose
     from napari_histomix.datasets import Dataset, load_sample
     from napari_histomix.datasets import open_any as open_dataset
@@ -32,8 +32,8 @@ __all__ = [
     "Made",
     "augment",
     "compose",
+    "list_methods",
     "load_sample",
-    "methods",
     "open_dataset",
     "open_study",
 ]
@@ -46,8 +46,8 @@ _HOMES = {
     "Made": "api",
     "augment": "api",
     "compose": "compositing",
+    "list_methods": "api",
     "load_sample": "datasets",
-    "methods": "api",
     "open_dataset": "datasets:open_any",
     "open_study": "api",
 }

@@ -18,7 +18,7 @@ from napari_histomix.settings import made_from, settings_of
 from napari_histomix.study import Study
 
 
-def methods() -> dict[str, str]:
+def list_methods() -> dict[str, str]:
     """The methods there are.
 
     Returns
@@ -28,7 +28,7 @@ def methods() -> dict[str, str]:
 
     Examples
     --------
-    >>> "copypaste" in methods()
+    >>> "copypaste" in list_methods()
     True
     """
     return {name: method_of(name).makes for name in method_names()}

@@ -185,18 +185,18 @@ def test_class_folders_know_their_synthetic_images(tmp_path):
         original = tmp_path / "a.jpg" if name == "a" else None
         names.append(written.add(image, synthetic=name == "made", original=original))
     written.finish()
-    assert names == ["tumor/a.jpg", "stroma/b.png", "tumor/synthetic-made.png"]
-    assert (folder / "tumor" / "a.jpg").read_bytes() == (tmp_path / "a.jpg").read_bytes()
+    assert names == ["train/tumor/a.jpg", "train/stroma/b.png", "train/tumor/synthetic-made.png"]
+    assert (folder / "train" / "tumor" / "a.jpg").read_bytes() == (tmp_path / "a.jpg").read_bytes()
     with (folder / "images.csv").open(newline="", encoding="utf-8") as stream:
         columns = ["image", "class", "patient", "slide", "split", "mpp", "synthetic"]
         assert next(csv.reader(stream)) == columns
     dataset = open_any(folder)
     assert {entry.source.image: entry.synthetic for entry in dataset.entries} == {
-        "stroma/b": False,
-        "tumor/a": False,
-        "tumor/synthetic-made": True,
+        "train/stroma/b": False,
+        "train/tumor/a": False,
+        "train/tumor/synthetic-made": True,
     }
-    assert [entry.source.image for entry in dataset.real_training] == ["stroma/b", "tumor/a"]
+    assert [entry.source.image for entry in dataset.real_training] == ["train/stroma/b", "train/tumor/a"]
     assert synthetic_notes(dataset) == ("1 of 3 images is synthetic; it is never a donor.",)
     # Without the table, the image's own description says it.
     (folder / "images.csv").unlink()

@@ -20,6 +20,7 @@ from sample_changes import nucleus_change
 from napari_histomix.datasets import load_sample
 from napari_histomix.records import Candidate, Change, Location, drain
 from napari_histomix.study import Study
+from napari_histomix.study.export import export
 
 ITEMS = 40
 REVIEW, PLACE, EXPORT = "review", "place", "export"
@@ -100,8 +101,6 @@ def place(folder: Path, seed: int, tell) -> None:
 
 
 def exporting(folder: Path, seed: int, tell) -> None:
-    from napari_histomix.study.export import export
-
     for number in range(100):
         drain(export(load_sample(), changes(3), folder / "exports" / f"{seed}-{number}"))
         tell()

@@ -67,7 +67,9 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], method: str) -
     resume.add_argument("--out", type=Path, help="new folder for the augmented dataset, once all is made")
     resume.add_argument("--format", choices=WRITABLE, metavar="NAME", help="its format")
 
-    demo = command("demo", run_demo, "Run the whole job on the bundled sample: candidates, synthesis, export, report.")
+    demo = command(
+        "demo", run_demo, "Run the whole job on the bundled sample: candidates, synthesis, export, and report.png."
+    )
     demo.add_argument("--out", type=Path, required=True, help="new folder for the result")
     _add_method(demo, method_of(DEFAULT), without=("rare", "major"))
 
@@ -118,7 +120,12 @@ def run_synthesize(options: argparse.Namespace) -> dict[str, Any]:
     """Carry a method out and export what it made."""
     if options.out.exists():
         raise HistomixError(f"{options.out} already exists; name a new folder.")
-    return _synthesize(options, open_data(options), method_of(options.method), report=False)
+    method = method_of(options.method)
+    # What is missing on the command line is said before a large dataset is opened.
+    settings_from(method.settings, options)
+    if method.stage is not None and not (options.candidates or (options.study and options.study.exists())):
+        settings_from(method.stage.settings, options)
+    return _synthesize(options, open_data(options), method, report=False)
 
 
 def run_demo(options: argparse.Namespace) -> dict[str, Any]:
@@ -146,7 +153,7 @@ def _synthesize(
     jobs.check(method, dataset)
     settings: Any = settings_from(method.settings, options)
     layout = format_for(dataset, options.format)
-    check_format(layout, dataset.classes)
+    check_format(layout, dataset.classes, dataset.kinds)
     follow(check_leaks(dataset))
     folder = options.study or options.out.with_name(f"{options.out.name}.study")
     there = (folder / "study.sqlite").is_file()

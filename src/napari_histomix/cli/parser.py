@@ -49,7 +49,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     tested = BlendSettings()
     parser = argparse.ArgumentParser(
         prog="histomix",
-        description="Grow the rare nuclei and tissue that a labeled H&E dataset lacks. Not for diagnosis.",
+        description="Not for diagnosis. Grows the rare nuclei and tissue that a labeled H&E dataset lacks.",
         epilog="Exit codes: 0 done, 1 something to mend (one line says what), 2 wrong usage.",
     )
     parser.add_argument("--version", action="version", version=f"napari-histomix {__version__}")

@@ -137,7 +137,7 @@ def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = N
     settings = settings or PoolSettings()
     entries = sorted(pool_entries(dataset), key=lambda entry: dataset.kinds.index(entry.kind))
     if not entries:
-        raise HistomixError(f"{dataset.name} has no training image; a pool is made of training images only.")
+        raise HistomixError(f"{dataset.name} has no real training image; a pool is made of these only.")
     prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
     encoder = open_encoder(settings.encoder, whole=True)
     problems = list(dataset.problems)

@@ -27,6 +27,8 @@ EXTENT = (0.004, 0.6)
 """Least and largest share of the image that a region may have."""
 LARGER = 0.25
 """How much larger regions are preferred: the power of their share of the image in the score."""
+ROUNDING = 1e-6
+"""Regions of an even image differ by what single precision rounds."""
 NOISE = 0.1
 """Ward's distance between regions that differ by no more than noise does."""
 PINHOLE = 0.01
@@ -84,7 +86,7 @@ class RegionTree:
         born = np.concatenate([np.zeros(count), heights])
         gone = born[parents]
         scores = (gone - born) / (gone + NOISE) * share**LARGER
-        scores[(share < EXTENT[0]) | (share > EXTENT[1]) | (gone <= born)] = -1
+        scores[(share < EXTENT[0]) | (share > EXTENT[1]) | (gone - born <= ROUNDING)] = -1
         return cls(leaves, parents, scores, shape)
 
     def choices(self, points: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

@@ -15,9 +15,11 @@ from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.methods import method_of
 from napari_histomix.methods.record import Record
 from napari_histomix.records import REAL, Change, HistomixError
+from napari_histomix.settings import settings_of
 
 if TYPE_CHECKING:
     from napari_histomix.datasets import Dataset
+    from napari_histomix.study.runs import Run
     from napari_histomix.study.store import Study
 
 FILE = "manifest.json"
@@ -37,10 +39,20 @@ def study_facts(study: Study) -> dict[str, Any]:
     if has_pool(study.folder):
         facts["pool"] = dict(SegmentPool(study.folder).signature)
     facts["runs"] = [
-        {"method": run.method, "settings": run.settings, "wanted": run.wanted, "refusals": run.refusals}
+        {"method": run.method, "settings": _shaping(run), "wanted": run.wanted, "refusals": run.refusals}
         for run in study.runs()
     ]
     return facts
+
+
+def _shaping(run: Run) -> dict[str, Any]:
+    """Settings of a run that shape its result: not on which device it ran, and how many windows at once."""
+    try:
+        named = settings_of(method_of(run.method).settings)
+    except HistomixError:  # a method of another package, which is not installed here
+        return dict(run.settings)
+    unsaid = {setting.name for setting in named if not setting.option.recorded}
+    return {name: value for name, value in run.settings.items() if name not in unsaid}
 
 
 def reviews_of(study: Study) -> dict[int, dict[str, str]]:
