@@ -10,12 +10,12 @@ from napari_histomix.study.tables import read_candidates, write_candidates
 
 
 def test_candidates_come_back_from_csv(few_candidates, tmp_path):
-    write_candidates(tmp_path / "c.csv", few_candidates.candidates)
+    write_candidates(tmp_path / "c.csv", few_candidates[0])
     again = read_candidates(tmp_path / "c.csv")
     assert [(one.rank, one.target, one.donor) for one in again] == [
-        (one.rank, one.target, one.donor) for one in few_candidates.candidates
+        (one.rank, one.target, one.donor) for one in few_candidates[0]
     ]
-    for one, other in zip(few_candidates.candidates, again, strict=True):
+    for one, other in zip(few_candidates[0], again, strict=True):
         assert other.log_likelihood == pytest.approx(one.log_likelihood, abs=1e-6)
         assert other.percentile == pytest.approx(one.percentile, abs=1e-3)
 
@@ -23,7 +23,7 @@ def test_candidates_come_back_from_csv(few_candidates, tmp_path):
 @pytest.mark.parametrize(("word", "left"), [("drop", 9), (" DROP ", 9), ("keep", 10), ("", 10), ("?", 10)])
 def test_what_a_person_drops_is_left_out(few_candidates, tmp_path, word, left):
     path = tmp_path / "c.csv"
-    write_candidates(path, few_candidates.candidates)
+    write_candidates(path, few_candidates[0])
     lines = path.read_text(encoding="utf-8").splitlines()
     lines[3] += word
     # As a spreadsheet saves it: with a byte-order mark and Windows line ends.
@@ -35,15 +35,15 @@ def test_what_a_person_drops_is_left_out(few_candidates, tmp_path, word, left):
 def test_an_existing_file_is_kept(few_candidates, tmp_path):
     (tmp_path / "c.csv").write_text("mine")
     with pytest.raises(HistomixError, match="already exists"):
-        write_candidates(tmp_path / "c.csv", few_candidates.candidates)
+        write_candidates(tmp_path / "c.csv", few_candidates[0])
     assert (tmp_path / "c.csv").read_text() == "mine"
-    write_candidates(tmp_path / "c.csv", few_candidates.candidates, replace=True)
+    write_candidates(tmp_path / "c.csv", few_candidates[0], replace=True)
     assert len(read_candidates(tmp_path / "c.csv")) == 10
 
 
 def test_a_disk_that_fills_up_leaves_nothing_half_written(few_candidates, tmp_path):
     def filling():
-        yield from few_candidates.candidates[:4]
+        yield from few_candidates[0][:4]
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(HistomixError, match="No space left"):
@@ -53,7 +53,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(few_candidates, tmp_pa
 
 def test_nowhere_to_write_or_read_is_one_sentence(few_candidates, tmp_path):
     with pytest.raises(HistomixError, match="could not be written"):
-        write_candidates(tmp_path / "no" / "c.csv", few_candidates.candidates)
+        write_candidates(tmp_path / "no" / "c.csv", few_candidates[0])
     with pytest.raises(HistomixError, match="cannot be read"):
         read_candidates(tmp_path / "c.csv")
 
@@ -63,7 +63,7 @@ def test_nowhere_to_write_or_read_is_one_sentence(few_candidates, tmp_path):
 )
 def test_a_table_of_something_else_names_the_line(few_candidates, tmp_path, old, new):
     path = tmp_path / "c.csv"
-    write_candidates(path, few_candidates.candidates)
+    write_candidates(path, few_candidates[0])
     path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
     with pytest.raises(HistomixError, match=r"line [12], is not a candidate"):
         read_candidates(path)
@@ -78,6 +78,6 @@ def test_no_table_at_all_is_one_sentence(tmp_path, content):
 
 def test_a_line_twice_is_refused(few_candidates, tmp_path):
     path = tmp_path / "c.csv"
-    write_candidates(path, [*few_candidates.candidates, replace(few_candidates.candidates[4])])
+    write_candidates(path, [*few_candidates[0], replace(few_candidates[0][4])])
     with pytest.raises(HistomixError, match=r"line 12.*rank 4"):
         read_candidates(path)
