@@ -302,6 +302,7 @@ class PaintingSettings:
         tuple[float, ...],
         Option(
             "µm per pixel of a network that does not say it: one value, or the range.",
+            label="Network's scale",
             low=0.0,
             unit="µm/px",
             automatic="as the network says",

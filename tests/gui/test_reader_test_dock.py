@@ -209,8 +209,8 @@ def test_only_what_is_approved_is_shown_unless_all_is_asked_for(open_dock, qtbot
     qtbot.waitUntil(lambda: making.offer is not None, timeout=30_000)
     assert making.what.currentIndex() == 0 and making.what.currentText() == "4 approved nuclei"
     assert making.offer.left == len(panel.session.table)
-    ranks = sorted(panel.session.placement_decisions)
-    panel.session.decide("placement", ranks, None)
+    approved = sorted(panel.session.study.decisions("change"))
+    panel.session.decide("change", approved, None)
     qtbot.waitUntil(lambda: making.what.itemText(0) == "0 approved nuclei", timeout=30_000)
     assert not making.bar.run_button.isEnabled()
     making.what.setCurrentIndex(1)

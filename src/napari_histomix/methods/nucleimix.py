@@ -121,7 +121,9 @@ class NucleiMixSettings(PaintingSettings):
     ] = None
     kept_only: Annotated[
         bool,
-        Option("Use only candidates that somebody kept; otherwise all that nobody dropped.", label="Kept only"),
+        Option(
+            "Use only candidates that somebody kept; otherwise all that nobody dropped.", label="Kept candidates only"
+        ),
     ] = False
     stain_matching: Annotated[
         bool, Option("Match the stain of each donor to the surroundings of its target.", advanced=True)

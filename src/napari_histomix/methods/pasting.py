@@ -67,7 +67,9 @@ class CandidateDonorSettings(DonorSettings):
 
     kept_only: Annotated[
         bool,
-        Option("Use only candidates that somebody kept; otherwise all that nobody dropped.", label="Kept only"),
+        Option(
+            "Use only candidates that somebody kept; otherwise all that nobody dropped.", label="Kept candidates only"
+        ),
     ] = False
 
 
