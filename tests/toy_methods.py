@@ -44,14 +44,15 @@ def center(image: LabeledImage, number: int) -> tuple[int, int]:
 
 
 def inner(image: LabeledImage, numbers: Sequence[int]) -> list[int]:
-    """Nuclei around which there is room for all that is copied."""
+    """Nuclei that what is copied covers as a whole, and around which there is room for it."""
     height, width = image.instances.shape
-    places = {number: center(image, number) for number in numbers}
-    return [
-        number
-        for number, (row, col) in places.items()
-        if REACH < row < height - REACH - 1 and REACH < col < width - REACH - 1
-    ]
+    inside = []
+    for number in numbers:
+        (row, col), (rows, cols) = center(image, number), np.nonzero(image.instances == number)
+        small = max(abs(rows - row).max(), abs(cols - col).max()) <= REACH
+        if small and REACH < row < height - REACH - 1 and REACH < col < width - REACH - 1:
+            inside.append(number)
+    return inside
 
 
 class _Toy(Method[ToySettings, Pair]):
