@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_histomix import jobs
 from napari_histomix.methods import method_of
@@ -50,8 +50,7 @@ class MakePanel(Panel):
         self.column.addWidget(self.preview)
         self.note = Note()
         self.column.addWidget(self.note)
-        self.refusals = QLabel()
-        self.refusals.setWordWrap(True)
+        self.refusals = Note()
         self.refusals.setToolTip("What was refused, most often first.")
         self.column.addWidget(self.refusals)
         self.column.addStretch(1)
@@ -137,7 +136,7 @@ class MakePanel(Panel):
     def _start(self, prepare: Any) -> None:
         self._messages.clear()
         self.note.say("")
-        self.refusals.clear()
+        self.refusals.say("")
         try:
             make = prepare()
         except HistomixError as error:
@@ -172,7 +171,7 @@ class MakePanel(Panel):
         problems = [problem.sentence for problem in outcome.problems[:3]]
         if self._messages or problems:
             self.note.say(" ".join([self.note.text(), *self._messages, *problems]), "warning")
-        self.refusals.setText("\n".join(jobs.refused(outcome.refusals)))
+        self.refusals.say("\n".join(jobs.refused(outcome.refusals)))
         self._update()
 
     def _on_failed(self, sentence: str) -> None:
