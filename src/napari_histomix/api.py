@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def list_methods() -> dict[str, str]:
     return {name: method_of(name).makes for name in method_names()}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Made(Sequence[Change]):
     """What a method made of a dataset: its changes in the order of their ids.
 
@@ -53,7 +53,10 @@ class Made(Sequence[Change]):
     study: Study
     ids: tuple[int, ...]
     refusals: Counter[str]
-    _folder: Any = field(default=None, repr=False)
+    _folder: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Made: {len(self)} of {self.dataset.name}, {self.refusals.total()} refused>"
 
     def __len__(self) -> int:
         return len(self.ids)
