@@ -259,7 +259,7 @@ def test_an_image_keeps_scale_and_flag(manager, tmp_path, suffix, synthetic):
     from napari_histomix.datasets import read_mpp, read_pixels
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    about = {"histomix": {"placements": []}} if synthetic else {}
+    about = {"histomix": {"synthetic": True}} if synthetic else {}
     layer = Image(pixels, rgb=True, scale=(0.5, 0.5), units=("um", "um"), metadata=about)
     path = save(layer, tmp_path / f"image{suffix}")
     np.testing.assert_array_equal(read_pixels(path), pixels)
