@@ -325,14 +325,16 @@ class Session(Decisions):
             if begun.candidates is not None:
                 self.candidates = begun.candidates
                 self.candidates_changed.emit()
-        new = np.setdiff1d(np.asarray(ids, np.int64), self.table.ids)
+        known = self.table.ids
+        new = np.setdiff1d(np.asarray(ids, np.int64), known)
         if not len(new) or self.study is None:
             return
         first = int(new[0])
         self.table = self.table.followed(self.study.change_table(first))
         tail = self.study.changes(first)
         self._set_changes(self._changes.followed(tail) if len(self._changes) else tail)  # type: ignore[attr-defined]
-        self.changes_made.emit(new.tolist())
+        # The study may be ahead of the event: what is in the table now is told now.
+        self.changes_made.emit(np.setdiff1d(self.table.ids, known).tolist())
 
     def discard_run(self, run: int) -> None:
         """Take back all that a run made, after it was stopped; ``notice`` says where that fails."""
