@@ -376,7 +376,9 @@ class LayerBook(QObject):
 
     def _add_changes(self, name: str, composed: Composed) -> None:
         dataset, changes = self.session.dataset, composed.changes
-        if name in self.stacks and composed.in_place and dataset is not None:
+        # A run that was discarded since then took its changes with it.
+        there = set(self.session.table.ids.tolist()).issuperset(change.id for change in changes)
+        if name in self.stacks and composed.in_place and dataset is not None and there:
             features = change_frame(changes, self.session.said["change"], dataset.class_name)
             layer = making.changes_layer(f"{name} changes", changes, features, composed.facts, self._space(name))
             self._add(name, "changes", layer)
