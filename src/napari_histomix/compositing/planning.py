@@ -74,6 +74,30 @@ class Plan:
         return self.donor | self.erased | self.blended
 
 
+def stained(
+    donor: DonorCrop, target: IndexedImage, row: float, col: float
+) -> tuple[NDArray[np.uint8], dict[str, list[float]]]:
+    """A donor's pixels in the staining around a place in another image, and the settings of that (``match_stain``).
+
+    Examples
+    --------
+    >>> from napari_histomix.compositing import IndexedImage, cut_donor
+    >>> from napari_histomix.datasets import load_sample
+    >>> from napari_histomix.records import Location
+    >>> data = load_sample()
+    >>> image = IndexedImage(data.read(data.training[0].source.image))
+    >>> number = next(iter(image.image.types))
+    >>> donor = cut_donor(image, Location(image.image.source.image, "rare", 0.0, 0.0, number, 1, 80))
+    >>> stained(donor, image, 100.0, 100.0)[0].shape == donor.pixels.shape
+    True
+    """
+    image, reach = target.image, round(STAIN_UM / target.image.mpp)
+    around = tuple(slice(max(0, m - reach), m + reach + 1) for m in (round(row), round(col)))
+    gain = target.staining.spread / np.maximum(donor.staining.spread, 1e-6)
+    surroundings = image.pixels[around], image.instances[around] == 0
+    return match_stain(donor.pixels, (donor.pixels, donor.surroundings), surroundings, gain)
+
+
 def plan_placement(
     target: IndexedImage,
     candidate: Candidate,
@@ -156,12 +180,7 @@ def plan_placement(
 
     colors, stain = donor.pixels, UNMATCHED
     if stain_matching:
-        reach = round(STAIN_UM / image.mpp)
-        middle = round(candidate.target.row), round(candidate.target.col)
-        around = tuple(slice(max(0, m - reach), m + reach + 1) for m in middle)
-        other = image.pixels[around], image.instances[around] == 0
-        gain = target.staining.spread / np.maximum(donor.staining.spread, 1e-6)
-        colors, stain = match_stain(colors, (donor.pixels, donor.surroundings), other, gain)
+        colors, stain = stained(donor, target, candidate.target.row, candidate.target.col)
     if flaw := look_flaw(donor, colors, target, (row, col), nucleus, replaced):
         return flaw
     pixels = np.zeros((*instances.shape, 3), np.uint8)

@@ -236,7 +236,7 @@ class Method(ABC, Generic[S, I]):
 
     def recall(self, record: Record, ingredients: Ingredients) -> I:
         """The item that a recorded change was made of. Needed only where ``remake`` is not overridden."""
-        raise NotImplementedError
+        raise HistomixError(f"{self.title} does not say how its changes are made again.")
 
     def remake(self, records: Sequence[Record], ingredients: Ingredients) -> Job[list[Change | str]]:
         """Make recorded changes again from their records; a long job.

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, ImageCache, IndexedImage, cut_donor, match_stain
+from napari_histomix.compositing import DonorCrop, ImageCache, IndexedImage, cut_donor
 from napari_histomix.compositing.contours import Mask, dilate
 from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP, check_candidates, place_in_donor
-from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, STAIN_UM, TOO_CLOSE, TOO_SMALL
+from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, TOO_CLOSE, TOO_SMALL, stained
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
@@ -328,12 +328,7 @@ def lay_donor(
     row, col = round(site.target.row - rows.mean()), round(site.target.col - cols.mean())
     pixels, stain = crop.pixels, UNMATCHED
     if stain_matching:
-        reach = round(STAIN_UM / image.mpp)
-        middle = round(site.target.row), round(site.target.col)
-        around = tuple(slice(max(0, m - reach), m + reach + 1) for m in middle)
-        other = image.pixels[around], image.instances[around] == 0
-        gain = target.staining.spread / np.maximum(crop.staining.spread, 1e-6)
-        pixels, stain = match_stain(pixels, (crop.pixels, crop.surroundings), other, gain)
+        pixels, stain = stained(crop, target, site.target.row, site.target.col)
     facts = {
         "crop": [*own.corner, *own.nucleus.shape],
         "scale": own.mpp / crop.mpp,
