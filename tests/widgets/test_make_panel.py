@@ -11,6 +11,7 @@ from napari.components import ViewerModel
 from napari_histomix import methods
 from napari_histomix.datasets import open_any, survey
 from napari_histomix.records import Event, drain
+from napari_histomix.widgets.layers import layer_book_of
 from napari_histomix.widgets.loading import Opened
 from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.session import Session
@@ -148,6 +149,25 @@ def test_cancel_takes_back_what_is_not_wanted(panel, session, qtbot, stamps, mon
     qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
     assert len(session.table) == 0 and session.study.runs() == () and not panel.left.isVisibleTo(panel)
     assert "Nothing was kept" in panel.note.text()
+
+
+def test_a_run_discarded_before_its_layers_are_shown_leaves_none(panel, session, qtbot) -> None:
+    book = layer_book_of(panel.viewer, session)
+    while_shown = []
+
+    def discard(_made) -> None:
+        if not while_shown:
+            while_shown.append(book.busy)
+            session.discard_run(session.study.runs()[0].id)
+
+    run(panel, qtbot)
+    qtbot.waitUntil(lambda: not book.busy, timeout=20_000)
+    book._composer.finished.connect(discard)  # composed, and no layer of it added yet
+    session.changes_changed.emit()
+    qtbot.waitUntil(lambda: bool(while_shown), timeout=20_000)
+    qtbot.waitUntil(lambda: not book.busy, timeout=20_000)
+    assert while_shown == [True] and len(session.table) == 0
+    assert [layer.name for layer in panel.viewer.layers if "synthetic" in layer.name or "changes" in layer.name] == []
 
 
 def test_what_cannot_be_is_one_sentence(panel, session, qtbot, stamps, monkeypatch) -> None:

@@ -238,12 +238,14 @@ class LayerBook(QObject):
         for composed in made:
             name = composed.name
             self.stacks.begin(name).target = composed.target
-            self._later(
-                lambda name=name, composed=composed: self._add_synthetic(name, composed),
-                lambda name=name, composed=composed: self._add_synthetic_nuclei(name, composed),
-                lambda name=name, composed=composed: self._add_changes(name, composed),
-            )
+            steps = (self._add_synthetic, self._add_synthetic_nuclei, self._add_changes)
+            self._later(*(partial(self._while_there, composed, step) for step in steps))
         self._later(lambda: self._show(self.session.image, True))
+
+    def _while_there(self, composed: Composed, step: Callable[[str, Composed], None]) -> None:
+        """Take a step, unless a run that was discarded took changes with it: then what is left is composed anew."""
+        if set(self.session.table.ids.tolist()).issuperset(change.id for change in composed.changes):
+            step(composed.name, composed)
 
     def _on_changes_decided(self, ids: Sequence[int]) -> None:
         session = self.session
@@ -376,9 +378,7 @@ class LayerBook(QObject):
 
     def _add_changes(self, name: str, composed: Composed) -> None:
         dataset, changes = self.session.dataset, composed.changes
-        # A run that was discarded since then took its changes with it.
-        there = set(self.session.table.ids.tolist()).issuperset(change.id for change in changes)
-        if name in self.stacks and composed.in_place and dataset is not None and there:
+        if name in self.stacks and composed.in_place and dataset is not None:
             features = change_frame(changes, self.session.said["change"], dataset.class_name)
             layer = making.changes_layer(f"{name} changes", changes, features, composed.facts, self._space(name))
             self._add(name, "changes", layer)
