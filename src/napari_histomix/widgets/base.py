@@ -1,48 +1,22 @@
-"""Small parts that the panels share: base panel, run bar, notes, crops."""
+"""What the panels share: their base class, and the bar that runs, pauses and cancels a long job."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 from napari.utils.notifications import show_warning
-from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QRectF, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFormLayout,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QMessageBox,
-    QProgressBar,
-    QPushButton,
-    QScrollArea,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import QFrame, QMessageBox, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
 from napari_histomix.records import Event
+from napari_histomix.widgets.elements import PRIMARY, SPACE, Note, button, column, label, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layers import layer_book_of
 from napari_histomix.widgets.session import Session, session_of, window_of
 
-SPACE = 8
-"""Pixels between things, and around them."""
-ACCENT, GOOD, BAD, CARE = "#3d7eff", "#2ecc71", "#e74c3c", "#f39c12"
-"""Colors that read well on napari's dark and light themes."""
 STOP_AND_KEEP = "Stop at the next step; you are asked whether what is made so far stays."
-PRIMARY = (
-    f"QPushButton {{ background-color: {ACCENT}; color: white; font-weight: 600; padding: 6px; border-radius: 4px; }}"
-    "QPushButton:hover { background-color: #5b93ff; }"
-    "QPushButton:disabled { background-color: #7a808a; color: #d5d8dc; }"
-)
-
-
 DEVICES = (
     ("Automatic", "auto"),
     ("Processor (CPU)", "cpu"),
@@ -108,28 +82,6 @@ class Panel(QWidget):
             show_warning(sentence)
 
 
-class Note(QLabel):
-    """A sentence for the person: plain, a warning or an error. Hidden while there is nothing to say."""
-
-    COLORS: ClassVar = {"info": ACCENT, "good": GOOD, "warning": CARE, "error": BAD}
-
-    def __init__(self, text: str = "", kind: str = "info") -> None:
-        super().__init__()
-        self.setWordWrap(True)
-        self.setTextFormat(Qt.TextFormat.PlainText)
-        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
-        self.kind = kind
-        self.say(text, kind)
-
-    def say(self, text: str, kind: str = "info") -> None:
-        """Show a text; an empty one hides the note."""
-        self.kind = kind
-        self.setStyleSheet(f"QLabel {{ border-left: 3px solid {self.COLORS[kind]}; padding: 3px 0 3px 8px; }}")
-        self.setText(text)
-        self.setVisible(bool(text))
-
-
 class RunBar(QWidget):
     """Run, Cancel, a progress bar and what is being done; follows a runner.
 
@@ -164,32 +116,19 @@ class RunBar(QWidget):
         self._runner = runner
         self._tip, self._keep_question, self._made = tip, keep_question, 0
         self._can_run = True
-        self.run_button = QPushButton(text)
+        self.run_button = button(text, tip, self.run)
         self.run_button.setStyleSheet(PRIMARY)
-        self.run_button.setToolTip(tip)
-        self.run_button.clicked.connect(self.run)
-        self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setToolTip(stop_tip if keep_question is None else STOP_AND_KEEP)
-        self.cancel_button.clicked.connect(self._cancel)
-        self.pause_button = QPushButton("Pause")
-        self.pause_button.setToolTip("Hold the run, for instance to give the computer to something else.")
+        stop_tip = stop_tip if keep_question is None else STOP_AND_KEEP
+        self.cancel_button = button("Cancel", stop_tip, self._cancel)
+        self.pause_button = button("Pause", "Hold the run, for instance to give the computer to something else.")
         self.pause_button.clicked.connect(lambda: runner.resume() if runner.paused else runner.pause())
         self._pausable = pausable
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
-        self.status = QLabel()
-        self.status.setWordWrap(True)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.run_button, 1)
-        buttons.addWidget(self.pause_button)
-        buttons.addWidget(self.cancel_button)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE // 2)
-        column.addLayout(buttons)
-        column.addWidget(self.bar)
-        column.addWidget(self.status)
+        self.status = label()
+        buttons = row(self.run_button, self.pause_button, self.cancel_button, stretch=0)
+        self.setLayout(column(buttons, self.bar, self.status, space=SPACE // 2))
         runner.running_changed.connect(self._on_running)
         runner.paused_changed.connect(self._on_paused)
         runner.progressed.connect(self._on_event)
@@ -264,125 +203,3 @@ def ask_to_keep(parent: QWidget) -> Callable[[int], bool]:
         return bool(box.clickedButton() is keep)
 
     return ask
-
-
-class CropView(QFrame):
-    """A piece of an image, magnified and centered.
-
-    Parameters
-    ----------
-    caption : str
-    factor : float, optional
-        Screen pixels for each image pixel; None fits the piece into the view.
-    """
-
-    clicked = Signal()
-
-    def __init__(self, caption: str = "", factor: float | None = None) -> None:
-        super().__init__()
-        self.caption = caption
-        self.factor = factor
-        self.smooth = False
-        self.frame_color = ""
-        self._image: QImage | None = None
-        self._bytes: NDArray[np.uint8] | None = None
-        self.setMinimumSize(120, 120)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-
-    @property
-    def pixels(self) -> NDArray[np.uint8] | None:
-        """What is shown, (H, W, 3) uint8."""
-        return self._bytes
-
-    def show_pixels(self, pixels: NDArray[np.uint8] | None, caption: str | None = None, frame: str = "") -> None:
-        """Show an (H, W, 3) uint8 RGB array, or nothing; ``frame`` is the color of a border around it."""
-        self.frame_color = frame
-        if caption is not None:
-            self.caption = caption
-        if pixels is None:
-            self._image = self._bytes = None
-        else:
-            self._bytes = np.ascontiguousarray(pixels)
-            height, width = pixels.shape[:2]
-            self._image = QImage(self._bytes.data, width, height, 3 * width, QImage.Format.Format_RGB888)
-        self.update()
-
-    def sizeHint(self) -> QSize:
-        """A square."""
-        return QSize(190, 190)
-
-    def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Say that it was clicked."""
-        self.clicked.emit()
-        super().mousePressEvent(event)
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the piece, its frame and its caption."""
-        painter = QPainter(self)
-        painter.fillRect(self.rect(), QColor(30, 32, 36))
-        if self._image is not None:
-            fit = min(self.width() / self._image.width(), self.height() / self._image.height())
-            factor = self.factor or max(fit, 0.1)
-            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth or factor < 1)
-            width, height = self._image.width() * factor, self._image.height() * factor
-            x, y = (self.width() - width) / 2, (self.height() - height) / 2
-            painter.drawImage(QRectF(x, y, width, height), self._image)
-        if self.frame_color:
-            painter.setPen(QPen(QColor(self.frame_color), 4))
-            painter.drawRect(self.rect().adjusted(2, 2, -2, -2))
-        if self.caption:
-            metrics = painter.fontMetrics()
-            text = metrics.elidedText(self.caption, Qt.TextElideMode.ElideRight, self.width() - 12)
-            strip = metrics.boundingRect(text).adjusted(-4, -2, 4, 2)
-            strip.moveTopLeft(self.rect().topLeft())
-            painter.fillRect(strip, QColor(20, 22, 26, 190))
-            painter.setPen(QColor("white"))
-            painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
-        painter.end()
-
-
-def form() -> QFormLayout:
-    """A form with the panels' spacing."""
-    layout = QFormLayout()
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(SPACE - 2)
-    layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    layout.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
-    return layout
-
-
-def narrow(box: QComboBox) -> None:
-    """Let a choice be narrower than its longest text."""
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
-
-
-def heading(text: str) -> QLabel:
-    """A small heading within a panel."""
-    label = QLabel(text)
-    label.setStyleSheet("QLabel { font-weight: 600; padding-top: 4px; }")
-    return label
-
-
-def hint(text: str) -> QLabel:
-    """A quiet explanation."""
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setStyleSheet("QLabel { font-style: italic; }")
-    return label
-
-
-def row(*widgets: QWidget, stretch: int | None = None) -> QHBoxLayout:
-    """Widgets side by side; ``stretch`` is the index of the one that takes the room."""
-    layout = QHBoxLayout()
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(SPACE - 2)
-    for index, widget in enumerate(widgets):
-        layout.addWidget(widget, 1 if index == stretch else 0)
-    return layout
-
-
-def rgb(color: str) -> tuple[int, int, int]:
-    """A color such as "#3d7eff" as numbers."""
-    red, green, blue = bytes.fromhex(color.removeprefix("#"))
-    return red, green, blue

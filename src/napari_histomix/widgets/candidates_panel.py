@@ -22,8 +22,8 @@ from qtpy.QtWidgets import (
 from napari_histomix.compositing.windowed import crop
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
-from napari_histomix.widgets.base import BAD, GOOD, SPACE, CropView, Note, row
 from napari_histomix.widgets.candidate_table import COLUMNS, CandidateTable
+from napari_histomix.widgets.elements import BAD, GOOD, SPACE, CropView, Note, row
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.plan_panel import PlanPage
 from napari_histomix.widgets.session import Session

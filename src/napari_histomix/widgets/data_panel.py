@@ -21,8 +21,9 @@ from qtpy.QtWidgets import (
 
 from napari_histomix.datasets import sample_folder
 from napari_histomix.datasets.splits import split_of, split_order
-from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, form, heading, hint, row
+from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.class_table import ClassTable
+from napari_histomix.widgets.elements import SPACE, Note, form, heading, hint, row
 from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.splits_box import SplitsBox, classes_of

@@ -8,8 +8,9 @@ from qtpy.QtCore import QRect, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
-from napari_histomix.widgets.base import ACCENT, GOOD, Panel
+from napari_histomix.widgets.base import Panel
 from napari_histomix.widgets.data_panel import DataPanel
+from napari_histomix.widgets.elements import ACCENT, GOOD
 from napari_histomix.widgets.export_panel import ExportPanel
 from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.plan_panel import PlanPanel, chosen, data_problem

@@ -10,7 +10,7 @@ from magicgui.widgets.bases import ValuedContainerWidget
 from qtpy.QtWidgets import QFileDialog, QLabel, QWidget
 from superqt import QFlowLayout as FlowLayout
 
-from napari_histomix.widgets.base import narrow
+from napari_histomix.widgets.elements import narrow
 
 DECIMALS = 2
 """Decimals that a number has at least."""

@@ -9,10 +9,9 @@ from magicgui.widgets import CheckBox, create_widget
 from magicgui.widgets.bases import BaseValueWidget
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
-from superqt import QCollapsible
 
 from napari_histomix.settings import Setting, made_from, settings_of
-from napari_histomix.widgets.base import SPACE, form, narrow
+from napari_histomix.widgets.elements import SPACE, Section, form, narrow
 from napari_histomix.widgets.form_widgets import (
     EncoderChoice,
     FileName,
@@ -33,7 +32,6 @@ Choices = Callable[[str], Sequence[str]]
 
 WHOLE, REAL = 2**31 - 1, 1e9
 """Bounds of numbers whose settings have none."""
-TALLEST = 16_777_215
 
 
 def no_choices(kind: str) -> Sequence[str]:
@@ -147,17 +145,8 @@ class SettingsForm(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(SPACE - 2)
         column.addLayout(usual)
-        self.advanced = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
-        self.advanced.toggleButton().setToolTip("Settings that are rarely changed.")
-        contents = QWidget()
-        contents.setLayout(rare)
-        rare.setContentsMargins(0, 0, 0, SPACE)
-        self.advanced.layout().setContentsMargins(0, 0, 0, 0)
-        self.advanced.setContent(contents)
-        self.advanced.setDuration(0)
-        self.advanced.collapse(animate=False)
-        # Lines that wrap or appear later must find room.
-        self.advanced.toggled.connect(lambda opened: contents.setMaximumHeight(TALLEST if opened else 0))
+        self.advanced = Section("Advanced", "Settings that are rarely changed.", False)
+        self.advanced.body.addLayout(rare)
         self.advanced.setVisible(rare.rowCount() > 0)
         column.addWidget(self.advanced)
 

@@ -10,7 +10,7 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPen, QPolygonF
 from qtpy.QtWidgets import QFrame, QSizePolicy
 
-from napari_histomix.widgets.base import ACCENT, CARE
+from napari_histomix.widgets.elements import ACCENT, CARE
 
 MOST = 2000
 """Points of the line; beyond that, neighbors are averaged, so that a long run takes no more memory than a short one."""

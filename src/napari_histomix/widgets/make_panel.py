@@ -10,7 +10,8 @@ from napari_histomix import jobs
 from napari_histomix.methods import method_of
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.study.runs import Run
-from napari_histomix.widgets.base import SPACE, CropView, Note, Panel, RunBar, ask_to_keep, row
+from napari_histomix.widgets.base import Panel, RunBar, ask_to_keep
+from napari_histomix.widgets.elements import SPACE, CropView, Note, row
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.plan_panel import MethodChooser, chosen, data_problem, ready
 from napari_histomix.widgets.session import Session

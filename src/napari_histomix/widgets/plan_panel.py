@@ -11,7 +11,8 @@ from qtpy.QtWidgets import QComboBox, QWidget
 from napari_histomix.methods import method_names, method_of, method_problems
 from napari_histomix.methods.base import Method, Stage
 from napari_histomix.records import HistomixError
-from napari_histomix.widgets.base import Note, Panel, RunBar, form, hint, narrow
+from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.elements import Note, form, hint, narrow
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.session import Session
 

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QComboBox, QStyledItemDelegate, QStyleOptionViewItem,
 
 from napari_histomix.datasets.splits import SPLITS, Unit
 from napari_histomix.records import NucleusClass
-from napari_histomix.widgets.base import BAD
+from napari_histomix.widgets.elements import BAD
 
 COLORS = {"train": QColor("#3d7eff"), "val": QColor("#f39c12"), "test": QColor("#b583dc")}
 NAME, SPLIT, IMAGES, CLASSES = range(4)

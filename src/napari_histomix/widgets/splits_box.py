@@ -24,9 +24,9 @@ from napari_histomix.datasets.entries import palette
 from napari_histomix.datasets.split_proposal import SHARES, propose_splits, shortcomings
 from napari_histomix.datasets.splits import SPLITS, shared, split_of, split_order, units
 from napari_histomix.records import Event, Job, NucleusClass
-from napari_histomix.widgets.base import Note, RunBar, hint, row
+from napari_histomix.widgets.base import RunBar
+from napari_histomix.widgets.elements import Note, Section, hint, many, row
 from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.sections import Section, many
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.split_table import COLORS, IMAGES, NAME, SPLIT, SplitChoice, SplitTable
 

@@ -21,7 +21,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_histomix.records import Event
-from napari_histomix.widgets.base import CropView, Note, Panel, RunBar, hint, row
+from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.elements import CropView, Note, hint, row
 from napari_histomix.widgets.loss_plot import LossPlot
 from napari_histomix.widgets.preload import prepare_units, warm_networks
 from napari_histomix.widgets.session import Session

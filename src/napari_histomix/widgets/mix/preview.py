@@ -8,7 +8,7 @@ from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QColor, QFocusEvent, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
-from napari_histomix.widgets.base import ACCENT, CropView
+from napari_histomix.widgets.elements import ACCENT, CropView
 from napari_histomix.widgets.mix.jobs import SHOWN, Donor
 
 COLUMNS = 5

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLineEdit, QMenu, QPushButton, QVBoxLayout, QWidget
 
-from napari_histomix.widgets.base import SPACE, row
+from napari_histomix.widgets.elements import SPACE, row
 
 KEYS = {"keep": "K", "drop": "D", "clear": "N", "undo": "U", "redo": "Y"}
 """None of them is napari's, but D of a shapes layer, which gets it back."""

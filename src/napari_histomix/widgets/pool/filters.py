@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QComboBox, QLineEdit, QToolButton, QVBoxLayout, QWidg
 
 from napari_histomix.segmentation.pool import UNDECIDED
 from napari_histomix.study.curation import Filters, Order
-from napari_histomix.widgets.base import SPACE, narrow, row
+from napari_histomix.widgets.elements import SPACE, narrow, row
 from napari_histomix.widgets.pool.selection import class_colors
 
 ORDERS: tuple[tuple[str, Order, str], ...] = (

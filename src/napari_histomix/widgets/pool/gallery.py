@@ -26,7 +26,7 @@ from qtpy.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QToolTip
 
 from napari_histomix.segmentation.pool import DECIDED, SegmentPool
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.base import ACCENT, CARE
+from napari_histomix.widgets.elements import ACCENT, CARE
 from napari_histomix.widgets.pool.selection import DECISION_FRAMES, PoolSelection, class_colors
 
 GAP = 5

@@ -29,7 +29,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.segmentation.pool import POOL, Projection, SegmentPool
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.base import ACCENT
+from napari_histomix.widgets.elements import ACCENT
 from napari_histomix.widgets.pool.selection import PoolSelection, class_colors
 
 MARGIN = 14

@@ -17,7 +17,8 @@ from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.study.lock import READ_ONLY
-from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, row
+from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.elements import SPACE, Note, row
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.pool.actions import KEYS, PoolActions
 from napari_histomix.widgets.pool.acts import PoolActs

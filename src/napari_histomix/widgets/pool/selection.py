@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from qtpy.QtCore import QObject, Signal
 
-from napari_histomix.widgets.base import BAD, GOOD
+from napari_histomix.widgets.elements import BAD, GOOD
 
 CLASS_COLORS = ("#4c9aff", "#f5a623", "#a97fe0", "#2fc1c9", "#e377c2", "#c9b92f", "#b07d62", "#8fa3b8")
 """Apart from the colors of decisions, and to be told from each other on light and dark."""

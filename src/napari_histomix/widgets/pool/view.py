@@ -13,7 +13,7 @@ from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSizePolicy, QSplitter, QVBoxLayout, QWidget
 
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.base import SPACE, row
+from napari_histomix.widgets.elements import SPACE, row
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.pool.filters import PoolFilters
 from napari_histomix.widgets.pool.gallery import PoolGallery

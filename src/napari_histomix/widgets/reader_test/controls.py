@@ -9,7 +9,7 @@ from qtpy.QtCore import QPointF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPixmap, QPolygonF, QResizeEvent
 from qtpy.QtWidgets import QLabel
 
-from napari_histomix.widgets.base import CropView
+from napari_histomix.widgets.elements import CropView
 
 ARROW = 9
 """Length of an arrowhead in screen pixels."""

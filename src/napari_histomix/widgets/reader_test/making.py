@@ -10,10 +10,10 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QLabel, QPushButto
 
 from napari_histomix.evaluation.reader_test.making import MadeTest
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
-from napari_histomix.widgets.base import SPACE, Note, Panel, RunBar, form, narrow, row
+from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.elements import SPACE, Note, Section, form, narrow, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.reader_test.jobs import Offer, look_job, make_job
-from napari_histomix.widgets.sections import Section
 
 QUIET = 300
 """Milliseconds without a decision before the study is looked at again."""
@@ -178,7 +178,7 @@ class MakeSection(Section):
         """Make room for the next test; why this one has fewer crops than were asked for, if it has."""
         if self.folder is not None:
             self.propose(self.folder.parent)
-        self.toggle.setChecked(False)
+        self.open(False)
         few, wanted = made.each < self.count.value(), self.count.value()
         return f" There is no room for {wanted}: no two crops show the same place or donor." if few else ""
 

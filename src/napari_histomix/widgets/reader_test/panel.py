@@ -13,13 +13,13 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QLineEdit, QPushButton, QSizePol
 from napari_histomix.evaluation.reader_test.folder import ReaderTest
 from napari_histomix.evaluation.reader_test.reading import Reading
 from napari_histomix.records import HistomixError
-from napari_histomix.widgets.base import PRIMARY, SPACE, Note, Panel, form, hint, row
+from napari_histomix.widgets.base import Panel
+from napari_histomix.widgets.elements import PRIMARY, SPACE, Note, Section, form, hint, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.reader_test.controls import Picture
 from napari_histomix.widgets.reader_test.jobs import open_job, report_job
 from napari_histomix.widgets.reader_test.making import MakeSection
 from napari_histomix.widgets.reader_test.reading_page import ReadingPage
-from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session
 
 HOW = (
@@ -139,7 +139,7 @@ class ReaderTestPanel(Panel):
         self.report_note.say("")
         self.picture.show_file(None)
         self.folder_button.hide()
-        self.reporting.toggle.setChecked(False)
+        self.reporting.open(False)
         self._update()
 
     def _on_made(self, made: Any) -> None:
@@ -178,7 +178,7 @@ class ReaderTestPanel(Panel):
         self.start.show()
         self._show_layers()
         if reading.finished:
-            self.reporting.toggle.setChecked(True)
+            self.reporting.open()
             self.note.say(f"Thank you, {reading.reader}: all crops are answered.", "good")
         else:
             self.note.say(f"{reading.answered} of {len(reading.test)} crops are answered. Go on whenever you like.")

@@ -11,7 +11,8 @@ from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidg
 from napari_histomix.evaluation.reader_test.answers import ANSWER_WORDS
 from napari_histomix.evaluation.reader_test.reading import Reading
 from napari_histomix.records import HistomixError
-from napari_histomix.widgets.base import PRIMARY, SPACE, Note, Panel, row
+from napari_histomix.widgets.base import Panel
+from napari_histomix.widgets.elements import PRIMARY, SPACE, Note, row
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.reader_test.controls import MarkedCrop
 

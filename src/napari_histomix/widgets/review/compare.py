@@ -25,11 +25,11 @@ from napari_histomix.records import (
 )
 from napari_histomix.settings import made_from, settings_of
 from napari_histomix.study import Study
-from napari_histomix.widgets.base import ACCENT, CropView, Note, RunBar
+from napari_histomix.widgets.base import RunBar
+from napari_histomix.widgets.elements import ACCENT, CropView, Note, Section
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.preload import prepare_torch
-from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session
 
 SIDE, HEIGHT, COLUMNS = 64, 104, 4
@@ -70,7 +70,7 @@ class CompareSection(Section):
         self.runner.finished.connect(self._on_compared)
         self.runner.failed.connect(lambda sentence: self.note.say(sentence, "error"))
         session.dataset_changed.connect(self._on_dataset)
-        self.toggle.toggled.connect(lambda _opened: self._show())
+        self.toggled.connect(lambda _opened: self._show())
 
     def _on_dataset(self) -> None:
         self.runner.discard()

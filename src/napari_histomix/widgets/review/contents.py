@@ -9,7 +9,7 @@ from napari_histomix.compositing.windowed import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
 from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.study.store import Decided
-from napari_histomix.widgets.base import ACCENT, BAD, GOOD, SPACE, Note, rgb, row
+from napari_histomix.widgets.elements import ACCENT, BAD, GOOD, SPACE, Note, rgb, row
 from napari_histomix.widgets.jobs import JobRunner, sentence_of
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.layers import LayerBook

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QButtonGroup, QPushButton, QVBoxLayout, QWidget
 
-from napari_histomix.widgets.base import SPACE, row
+from napari_histomix.widgets.elements import SPACE, row
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED
 

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QCheckBox, QLineEdit, QPushButton, QVBoxLayout, QWidg
 from napari_histomix.methods import method_of
 from napari_histomix.records import Change, HistomixError
 from napari_histomix.study.store import REASONS, Decided
-from napari_histomix.widgets.base import SPACE, hint, row
+from napari_histomix.widgets.elements import SPACE, hint, row
 from napari_histomix.widgets.tables import WORDS
 
 REASON_KEYS = {"seam": "S", "stain": "T", "context": "C", "shape": "H", "label": "L"}

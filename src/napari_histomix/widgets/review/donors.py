@@ -10,10 +10,10 @@ from qtpy.QtCore import Signal
 
 from napari_histomix.compositing.windowed import crop, look
 from napari_histomix.records import Change, Event, Job, LabeledImage, Location, SourceRef
-from napari_histomix.widgets.base import CropView, Note, RunBar, hint, row
+from napari_histomix.widgets.base import RunBar
+from napari_histomix.widgets.elements import CropView, Note, Section, hint, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layer_making import center
-from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class DonorSection(Section):
         session.dataset_changed.connect(self._on_dataset)
         session.splits_changed.connect(self._on_splits)
         session.reader.loaded.connect(self._on_loaded)
-        self.toggle.toggled.connect(lambda opened: self._show() if opened else None)
+        self.toggled.connect(lambda opened: self._show() if opened else None)
 
     # The nearest patches.
 

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QSpinBox
 
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.base import SPACE, narrow, row
+from napari_histomix.widgets.elements import SPACE, Section, narrow, row
 from napari_histomix.widgets.review.details import title_of
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.rows import (
@@ -25,7 +25,6 @@ from napari_histomix.widgets.review.rows import (
     ChangeRows,
     Wanted,
 )
-from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 
 ORDERS = (

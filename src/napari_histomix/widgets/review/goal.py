@@ -10,7 +10,7 @@ from statistics import median
 from qtpy.QtCore import QSignalBlocker, QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QSpinBox, QVBoxLayout, QWidget
 
-from napari_histomix.widgets.base import SPACE
+from napari_histomix.widgets.elements import SPACE
 
 BREAK = 60.0
 """Seconds without a decision after which a person is taken to have paused."""

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QKeySequence, QMouseEvent, QShortcut
 from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QScrollArea, QWidget
 
-from napari_histomix.widgets.base import SPACE, heading, hint
+from napari_histomix.widgets.elements import SPACE, heading, hint
 from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
 from napari_histomix.widgets.review.details import REASON_KEYS

@@ -9,11 +9,10 @@ from qtpy.QtCore import QModelIndex, QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
-from napari_histomix.widgets.base import BAD, GOOD
+from napari_histomix.widgets.elements import BAD, GOOD, Section
 from napari_histomix.widgets.review.details import title_of
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.rows import CODES
-from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.table_model import ArrayTableModel, Column
 from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, WORDS
 
@@ -53,7 +52,7 @@ class ListSection(Section):
         self.view.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.view.clicked.connect(self._on_clicked)
         self.body.addWidget(self.view)
-        self.toggle.toggled.connect(lambda _opened: self.refresh())
+        self.toggled.connect(lambda _opened: self.refresh())
 
     def set_rows(self) -> None:
         """List other changes."""

@@ -13,14 +13,14 @@ from qtpy.QtWidgets import QWidget
 from napari_histomix.records import Change
 from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.base import Note, Panel
+from napari_histomix.widgets.base import Panel
+from napari_histomix.widgets.elements import Note, Section
 from napari_histomix.widgets.review.canvas import ReviewCanvas
 from napari_histomix.widgets.review.contents import ReviewContents
 from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
 from napari_histomix.widgets.review.keylist import KeyList, ReviewKeys
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.rows import CODES
-from napari_histomix.widgets.sections import Section
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.tables import REJECT, UNDECIDED
 
@@ -71,7 +71,7 @@ class ReviewPanel(Panel):
         session.reviewer_changed.connect(parts.details.reviewer.setText)
         parts.filters.filtered.connect(self._on_filter)
         parts.filters.ordered.connect(self._on_order)
-        parts.filters.toggle.toggled.connect(lambda _opened: parts.know_samplers())
+        parts.filters.toggled.connect(lambda _opened: parts.know_samplers())
         parts.summary.donor_wanted.connect(parts.filters.choose_donor)
         session.study_changed.connect(self._on_study)
         parts.list.wanted.connect(self.move_to_row)

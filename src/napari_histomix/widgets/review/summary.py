@@ -12,10 +12,9 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QWidge
 
 from napari_histomix.sampling.donor_draw import effective_sample_size
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.base import ACCENT, CARE, SPACE, heading, hint, rgb
 from napari_histomix.widgets.class_table import Bar
+from napari_histomix.widgets.elements import ACCENT, CARE, SPACE, Section, heading, hint, many, rgb
 from napari_histomix.widgets.review.rows import CODES, ChangeRows, Marks
-from napari_histomix.widgets.sections import Section, many
 from napari_histomix.widgets.tables import APPROVE
 
 OFTEN = 6
@@ -142,7 +141,7 @@ class SummarySection(Section):
         self._late.setSingleShot(True)
         self._late.setInterval(PAUSE)
         self._late.timeout.connect(self.draw)
-        self.toggle.toggled.connect(lambda _opened: self.draw())
+        self.toggled.connect(lambda _opened: self.draw())
 
     def set_work(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QButtonGroup, QCheckBox, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from napari_histomix.widgets.base import SPACE, row
+from napari_histomix.widgets.elements import SPACE, row
 from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, SWIPE, ZOOMS, Comparison
 
 MODE_TEXTS = (

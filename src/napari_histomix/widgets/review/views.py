@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QHBoxLayout, QWidget
 
 from napari_histomix.compositing.windowed import Look
 from napari_histomix.records import DONOR, INPAINTED
-from napari_histomix.widgets.base import CropView
+from napari_histomix.widgets.elements import CropView
 
 SIDE_BY_SIDE, BLINK, SWIPE = "side", "blink", "swipe"
 MODES = (SIDE_BY_SIDE, BLINK, SWIPE)

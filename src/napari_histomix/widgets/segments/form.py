@@ -11,7 +11,7 @@ from qtpy.QtCore import QSignalBlocker, Qt, QTimer, Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLineEdit, QVBoxLayout, QWidget
 
 from napari_histomix.methods.segment_stage import PoolSettings
-from napari_histomix.widgets.base import SPACE, form, narrow
+from napari_histomix.widgets.elements import SPACE, form, narrow
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.rgb_layers import micrometers
 from napari_histomix.widgets.segments.layers import (

@@ -1,0 +1,351 @@
+"""What the docks are built of: buttons, choices, rows, columns, notes, sections and crops with one look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtWidgets import (
+    QBoxLayout,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QPushButton,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+SPACE = 8
+"""Pixels between things, and around them."""
+ACCENT, GOOD, BAD, CARE = "#3d7eff", "#2ecc71", "#e74c3c", "#f39c12"
+"""Colors that read well on napari's dark and light themes."""
+PRIMARY = (
+    f"QPushButton {{ background-color: {ACCENT}; color: white; font-weight: 600; padding: 6px; border-radius: 4px; }}"
+    "QPushButton:hover { background-color: #5b93ff; }"
+    "QPushButton:disabled { background-color: #7a808a; color: #d5d8dc; }"
+)
+
+
+def button(
+    text: str, tip: str = "", pressed: Callable[..., Any] | None = None, *, checkable: bool = False, shown: bool = True
+) -> QPushButton:
+    """A button that calls ``pressed``."""
+    made = QPushButton(text)
+    made.setToolTip(tip)
+    made.setCheckable(checkable)
+    if pressed is not None:
+        made.clicked.connect(pressed)
+    if not shown:
+        made.hide()
+    return made
+
+
+def choice(
+    items: Iterable[tuple[str, Any]] = (), tip: str = "", changed: Callable[..., Any] | None = None, *, name: str = ""
+) -> QComboBox:
+    """A choice among (text, value), which may be narrower than its longest text; ``name`` is for screen readers."""
+    made = QComboBox()
+    narrow(made)
+    for text, value in items:
+        made.addItem(text, value)
+    made.setToolTip(tip)
+    made.setAccessibleName(name)
+    if changed is not None:
+        made.currentIndexChanged.connect(changed)
+    return made
+
+
+def narrow(box: QComboBox) -> None:
+    """Let a choice be narrower than its longest text."""
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(12)
+
+
+def number(
+    lowest: float,
+    highest: float,
+    value: float,
+    *,
+    step: float = 1,
+    decimals: int = 0,
+    suffix: str = "",
+    special: str = "",
+    tip: str = "",
+) -> QSpinBox | QDoubleSpinBox:
+    """A number between bounds; of whole numbers where there are no ``decimals``. ``special`` stands for the lowest."""
+    made = QDoubleSpinBox() if decimals else QSpinBox()
+    if decimals:
+        made.setDecimals(decimals)
+    made.setRange(lowest, highest)
+    made.setSingleStep(step)
+    made.setValue(value)
+    made.setSuffix(suffix)
+    made.setSpecialValueText(special)
+    made.setToolTip(tip)
+    return made
+
+
+def label(text: str = "", *, wrap: bool = True, plain: bool = False, style: str = "") -> QLabel:
+    """A text; ``plain`` where it may hold a file's or a person's words."""
+    made = QLabel(text)
+    made.setWordWrap(wrap)
+    if plain:
+        made.setTextFormat(Qt.TextFormat.PlainText)
+    if style:
+        made.setStyleSheet(f"QLabel {{ {style} }}")
+    return made
+
+
+def heading(text: str) -> QLabel:
+    """A small heading within a panel."""
+    return label(text, wrap=False, style="font-weight: 600; padding-top: 4px;")
+
+
+def hint(text: str) -> QLabel:
+    """A quiet explanation."""
+    return label(text, style="font-style: italic;")
+
+
+def row(*parts: QWidget | QLayout, stretch: int | None = None) -> QHBoxLayout:
+    """Widgets or layouts side by side; ``stretch`` is the index of the one that takes the room."""
+    return _filled(QHBoxLayout(), parts, SPACE - 2, stretch)
+
+
+def column(*parts: QWidget | QLayout, space: int = SPACE, stretch: int | None = None) -> QVBoxLayout:
+    """Widgets or layouts below each other."""
+    return _filled(QVBoxLayout(), parts, space, stretch)
+
+
+def box(layout: QLayout, *, shown: bool = True) -> QWidget:
+    """A widget that holds a layout, to be shown, hidden and disabled as a whole."""
+    made = QWidget()
+    made.setLayout(layout)
+    if not shown:
+        made.hide()
+    return made
+
+
+def add(layout: QBoxLayout, *parts: QWidget | QLayout) -> None:
+    """Add widgets and layouts to a row or column."""
+    for part in parts:
+        if isinstance(part, QLayout):
+            layout.addLayout(part)
+        else:
+            layout.addWidget(part)
+
+
+def _filled(layout: Any, parts: Iterable[QWidget | QLayout], space: int, stretch: int | None) -> Any:
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(space)
+    add(layout, *parts)
+    if stretch is not None:
+        layout.setStretch(stretch, 1)
+    return layout
+
+
+def form(*lines: tuple[str, QWidget | QLayout] | tuple[str, QWidget | QLayout, str]) -> QFormLayout:
+    """A form of (label, field) or (label, field, tip), the tip on both."""
+    layout = QFormLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(SPACE - 2)
+    layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    layout.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+    for text, field, *tips in lines:
+        layout.addRow(text, field)
+        for tip in tips:
+            field.setToolTip(tip)
+            layout.labelForField(field).setToolTip(tip)
+    return layout
+
+
+def show_line(layout: QFormLayout, field: QWidget, shown: bool) -> None:
+    """Show or hide a form's field with its label."""
+    field.setVisible(shown)
+    if layout.labelForField(field) is not None:
+        layout.labelForField(field).setVisible(shown)
+
+
+def later(parent: QWidget, milliseconds: int, call: Callable[..., Any]) -> QTimer:
+    """A timer whose ``start`` calls once, this much after the last start."""
+    timer = QTimer(parent)
+    timer.setSingleShot(True)
+    timer.setInterval(milliseconds)
+    timer.timeout.connect(call)
+    return timer
+
+
+def ask_folder(parent: QWidget, title: str, start: Path | None = None) -> Path | None:
+    """The folder that a person chooses, None where they cancel."""
+    beginning = "" if start is None else str(start if start.is_dir() else Path.home())
+    return Path(chosen) if (chosen := QFileDialog.getExistingDirectory(parent, title, beginning)) else None
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """A color such as "#3d7eff" as numbers."""
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue
+
+
+def many(count: int, what: str) -> str:
+    """A number of things in words."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+class Note(QLabel):
+    """A sentence for the person: plain, a warning or an error. Hidden while there is nothing to say."""
+
+    COLORS: ClassVar = {"info": ACCENT, "good": GOOD, "warning": CARE, "error": BAD}
+
+    def __init__(self, text: str = "", kind: str = "info") -> None:
+        super().__init__()
+        self.setWordWrap(True)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        self.kind = kind
+        self.say(text, kind)
+
+    def say(self, text: str, kind: str = "info") -> None:
+        """Show a text; an empty one hides the note."""
+        self.kind = kind
+        self.setStyleSheet(f"QLabel {{ border-left: 3px solid {self.COLORS[kind]}; padding: 3px 0 3px 8px; }}")
+        self.setText(text)
+        self.setVisible(bool(text))
+
+
+class Section(QCollapsible):
+    """A heading with a few words on how things stand, and contents that fold away.
+
+    Parameters
+    ----------
+    title : str
+    tip : str
+    opened : bool
+    """
+
+    TALLEST: ClassVar = 16_777_215
+    """Qt's own limit: contents that wrap or appear later find room."""
+
+    def __init__(self, title: str, tip: str, opened: bool = True) -> None:
+        super().__init__(title, expandedIcon="▾", collapsedIcon="▸")
+        self.toggle = self.toggleButton()
+        self.toggle.setToolTip(tip)
+        self.toggle.setStyleSheet("QPushButton { font-weight: 600; text-align: left; border: none; padding: 2px; }")
+        self.state = label(wrap=False)
+        self.state.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        layout: Any = self.layout()
+        layout.setContentsMargins(0, 4, 0, 0)
+        layout.setSpacing(SPACE - 2)
+        layout.removeWidget(self.toggle)
+        layout.insertLayout(0, row(self.toggle, self.state, stretch=1))
+        self.body = column()
+        self.body.setContentsMargins(0, 0, 0, 4)
+        self.contents = box(self.body)
+        self.setContent(self.contents)
+        self.setDuration(0)
+        self.toggled.connect(self._on_toggled)
+        self.setObjectName("FoldingSection")
+        self.setStyleSheet("QFrame#FoldingSection { border: none; border-top: 1px solid rgba(128, 128, 128, 90); }")
+        self.open(opened)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its contents are shown."""
+        return self.isExpanded()
+
+    def open(self, opened: bool = True) -> None:
+        """Open or fold the section."""
+        (self.expand if opened else self.collapse)(animate=False)
+
+    def _on_toggled(self, opened: bool) -> None:
+        self.contents.setVisible(opened)
+        self.contents.setMaximumHeight(self.TALLEST if opened else 0)
+
+
+class CropView(QFrame):
+    """A piece of an image, magnified and centered.
+
+    Parameters
+    ----------
+    caption : str
+    factor : float, optional
+        Screen pixels for each image pixel; None fits the piece into the view.
+    """
+
+    clicked = Signal()
+
+    def __init__(self, caption: str = "", factor: float | None = None) -> None:
+        super().__init__()
+        self.caption = caption
+        self.factor = factor
+        self.smooth = False
+        self.frame_color = ""
+        self._image: QImage | None = None
+        self._bytes: NDArray[np.uint8] | None = None
+        self.setMinimumSize(120, 120)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+
+    @property
+    def pixels(self) -> NDArray[np.uint8] | None:
+        """What is shown, (H, W, 3) uint8."""
+        return self._bytes
+
+    def show_pixels(self, pixels: NDArray[np.uint8] | None, caption: str | None = None, frame: str = "") -> None:
+        """Show an (H, W, 3) uint8 RGB array, or nothing; ``frame`` is the color of a border around it."""
+        self.frame_color = frame
+        if caption is not None:
+            self.caption = caption
+        if pixels is None:
+            self._image = self._bytes = None
+        else:
+            self._bytes = np.ascontiguousarray(pixels)
+            height, width = pixels.shape[:2]
+            self._image = QImage(self._bytes.data, width, height, 3 * width, QImage.Format.Format_RGB888)
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        """A square."""
+        return QSize(190, 190)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Say that it was clicked."""
+        self.clicked.emit()
+        super().mousePressEvent(event)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw the piece, its frame and its caption."""
+        painter = QPainter(self)
+        painter.fillRect(self.rect(), QColor(30, 32, 36))
+        if self._image is not None:
+            fit = min(self.width() / self._image.width(), self.height() / self._image.height())
+            factor = self.factor or max(fit, 0.1)
+            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth or factor < 1)
+            width, height = self._image.width() * factor, self._image.height() * factor
+            x, y = (self.width() - width) / 2, (self.height() - height) / 2
+            painter.drawImage(QRectF(x, y, width, height), self._image)
+        if self.frame_color:
+            painter.setPen(QPen(QColor(self.frame_color), 4))
+            painter.drawRect(self.rect().adjusted(2, 2, -2, -2))
+        if self.caption:
+            metrics = painter.fontMetrics()
+            text = metrics.elidedText(self.caption, Qt.TextElideMode.ElideRight, self.width() - 12)
+            strip = metrics.boundingRect(text).adjusted(-4, -2, 4, 2)
+            strip.moveTopLeft(self.rect().topLeft())
+            painter.fillRect(strip, QColor(20, 22, 26, 190))
+            painter.setPen(QColor("white"))
+            painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
+        painter.end()
