@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.contours import transition_zone
+from napari_histomix.compositing.donors import transition_zone
 from napari_histomix.datasets import load_sample
 from napari_histomix.devices import choose_device
 from napari_histomix.diffusion import inpainter

@@ -23,7 +23,7 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from napari_histomix.records import Source
-from napari_histomix.sampling.donor_draw import DonorDraw
+from napari_histomix.sampling import DonorDraw
 from napari_histomix.segmentation.pool import LIMIT, MAP, POOL, ROW, THUMBNAIL, PoolImage, Projection, SegmentPool
 from napari_histomix.study import Study
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_histomix.compositing.contours import dilate, layer_one, transition_zone
+from napari_histomix.compositing.donors import dilate, layer_one, transition_zone
 
 
 def mask(drawing: str) -> np.ndarray:

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 
 from napari_histomix.compositing import IndexedImage, cut_donor, plan_placement
-from napari_histomix.compositing.appearance import FADED, OFF_COLOR, UNLIKE
-from napari_histomix.compositing.contours import dilate, transition_zone
-from napari_histomix.compositing.donors import CUT_BY_EDGE
-from napari_histomix.compositing.planning import COVERS_NEIGHBOR, CROSSES_EDGE, GUARD, TOO_CLIPPED, TOO_CLOSE, Plan
+from napari_histomix.compositing.donors import CUT_BY_EDGE, dilate, transition_zone
+from napari_histomix.compositing.planning import (
+    COVERS_NEIGHBOR,
+    CROSSES_EDGE,
+    FADED,
+    GUARD,
+    OFF_COLOR,
+    TOO_CLIPPED,
+    TOO_CLOSE,
+    UNLIKE,
+    Plan,
+)
 from napari_histomix.records import Candidate, LabeledImage
 
 NUCLEAR = (85, 60, 130)

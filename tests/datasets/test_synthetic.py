@@ -16,7 +16,7 @@ from napari_histomix.datasets.dataset_writer import WrittenDataset, convert
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.run_lengths import mask_text
 from napari_histomix.datasets.synthetic import Mark, inner_pixels
-from napari_histomix.evaluation.reader_test.looking import look
+from napari_histomix.evaluation.reader_test.nuclei import look
 from napari_histomix.records import LabeledImage, Source, drain
 from napari_histomix.sampling import nucleus_locations
 

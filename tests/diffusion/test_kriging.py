@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from napari_histomix.compositing.contours import transition_zone
+from napari_histomix.compositing.donors import transition_zone
 from napari_histomix.datasets import load_sample
 from napari_histomix.diffusion.kriging import fill_smoothly
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from napari_histomix.evaluation.blend_figures import FIGURES, bootstrap_median, window_figures, window_spread
+from napari_histomix.evaluation.figures import FIGURES, bootstrap_median, window_figures, window_spread
 
 ROWS, COLS = np.ogrid[:64, :64]
 HOLE = np.hypot(ROWS - 30, COLS - 33) <= 12

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_histomix.compositing.contours import dilate
+from napari_histomix.compositing.donors import dilate
 from napari_histomix.datasets import open_dataset
 from napari_histomix.evaluation.blend_windows import KINDS, SHARE, draw_windows, segment_hole
 from napari_histomix.records import drain

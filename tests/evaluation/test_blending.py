@@ -13,10 +13,19 @@ from napari_histomix.datasets import open_dataset, read_pixels
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.diffusion.fingerprints import trained_on
 from napari_histomix.diffusion.samplers import PRESETS, SAMPLERS
-from napari_histomix.evaluation.blend_figures import FIGURES
-from napari_histomix.evaluation.blend_table import HOLE_COLOR, contact_sheet, report_lines, report_values, write_sheet
-from napari_histomix.evaluation.blending import UNLISTED, BlendSettings, blend_test, samplers_named
-from napari_histomix.evaluation.classic_fills import CLASSIC_FILLS
+from napari_histomix.evaluation.blend_windows import CLASSIC_FILLS
+from napari_histomix.evaluation.blending import (
+    HOLE_COLOR,
+    UNLISTED,
+    BlendSettings,
+    blend_test,
+    contact_sheet,
+    report_lines,
+    report_values,
+    samplers_named,
+    write_sheet,
+)
+from napari_histomix.evaluation.figures import FIGURES
 from napari_histomix.records import HistomixError, drain
 
 SHORT = "repaint:100:2:1"

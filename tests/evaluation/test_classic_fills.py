@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_histomix.evaluation.blend_windows import HiddenWindow, segment_hole
-from napari_histomix.evaluation.classic_fills import CLASSIC_FILLS, other_windows, poisson
+from napari_histomix.evaluation.blend_windows import CLASSIC_FILLS, HiddenWindow, other_windows, poisson, segment_hole
 
 ROWS, COLS = np.ogrid[:64, :64]
 AWAY = np.hypot(ROWS - 30, COLS - 33)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from napari_histomix.evaluation.reader_test.figures import (
+from napari_histomix.evaluation.figures import (
     FEWEST,
     LEAST,
     auc,

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_histomix.evaluation.reader_test.answers import read_answers
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, write_test
-from napari_histomix.evaluation.reader_test.reading import Reading
+from napari_histomix.evaluation.reader_test.reading import Reading, read_answers
 from napari_histomix.evaluation.reader_test.specimens import GENUINE, Drawn, ReaderTestSettings, Specimen
 from napari_histomix.records import HistomixError
 

@@ -8,8 +8,7 @@ from mix_samples import make_tissue
 from sample_changes import image_change
 
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, write_test
-from napari_histomix.evaluation.reader_test.specimens import GENUINE, ReaderTestSettings
-from napari_histomix.evaluation.reader_test.tissue import LEAST_NEW, draw_tissue
+from napari_histomix.evaluation.reader_test.specimens import GENUINE, LEAST_NEW, ReaderTestSettings, draw_tissue
 from napari_histomix.records import Change, HistomixError, drain
 
 SETTINGS = ReaderTestSettings(per_kind=5, tissue_um=24.0)

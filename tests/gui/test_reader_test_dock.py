@@ -13,8 +13,8 @@ from qtpy.QtCore import QPoint, Qt
 from reader_samples import make_changes, make_reader_study
 
 from napari_histomix.datasets import load_sample
-from napari_histomix.evaluation.reader_test.answers import read_answers
 from napari_histomix.evaluation.reader_test.folder import CROPS, TEST, TRUTH, ReaderTest
+from napari_histomix.evaluation.reader_test.reading import read_answers
 
 pytestmark = pytest.mark.gui
 

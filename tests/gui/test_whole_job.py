@@ -11,7 +11,7 @@ from napari.layers import Image, Labels, Points
 from qtpy.QtCore import Qt
 
 from napari_histomix.compositing import compose
-from napari_histomix.compositing.windowed import crop
+from napari_histomix.compositing.composing import crop
 
 pytestmark = pytest.mark.gui
 

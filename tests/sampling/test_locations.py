@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_histomix.sampling import background_locations, nucleus_locations
-from napari_histomix.sampling.locations import nucleus_boxes
+from napari_histomix.sampling import background_locations, nucleus_boxes, nucleus_locations
 
 
 def test_nuclei_with_their_centers_areas_and_kinds(labeled_image):

@@ -53,8 +53,14 @@ def model_of(options: argparse.Namespace) -> Any:
 
 def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
     """Measure how well a model's samplers fill holes in real images."""
-    from napari_histomix.evaluation.blend_table import check_sheet, report_lines, report_values, write_sheet
-    from napari_histomix.evaluation.blending import BlendSettings, blend_test
+    from napari_histomix.evaluation.blending import (
+        BlendSettings,
+        blend_test,
+        check_sheet,
+        report_lines,
+        report_values,
+        write_sheet,
+    )
 
     if options.sheet:
         check_sheet(options.sheet)

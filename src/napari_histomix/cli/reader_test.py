@@ -57,7 +57,7 @@ def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser])
 def run_make(options: argparse.Namespace) -> dict[str, Any]:
     """Make a reader test."""
     from napari_histomix.datasets.splits import with_chosen_splits
-    from napari_histomix.evaluation.reader_test.making import make_reader_test
+    from napari_histomix.evaluation.reader_test.folder import make_reader_test
     from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
     from napari_histomix.study import Study
 

@@ -9,13 +9,35 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.contours import Mask, dilate, layer_one
 from napari_histomix.compositing.indexed_image import IndexedImage
 from napari_histomix.compositing.stain import Staining
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location
 from napari_histomix.sampling import nucleus_locations
 from napari_histomix.stains import optical_density
+
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+
+Mask = NDArray[np.bool_]
+
+
+def dilate(mask: Mask, pixels: int) -> Mask:
+    """``mask`` (H, W) grown by ``pixels`` steps of the 4-neighbor cross."""
+    if pixels == 0:
+        return mask.copy()
+    # Ten times as fast as scipy.ndimage.binary_dilation. Beyond its border OpenCV, too, finds nothing.
+    return cv2.dilate(mask.astype(np.uint8), CROSS, iterations=pixels).astype(bool)
+
+
+def layer_one(nucleus: Mask) -> Mask:
+    """The one-pixel contour that is kept from the donor's surroundings."""
+    return dilate(nucleus, 1) & ~nucleus
+
+
+def transition_zone(nucleus: Mask) -> Mask:
+    """Layers 2 and 3: the two pixels outside layer 1, which are inpainted."""
+    return dilate(nucleus, 3) & ~dilate(nucleus, 1)
+
 
 CONTRAST_UM = 2.5
 """Width in µm of the surroundings that a nucleus's contrast is measured against."""

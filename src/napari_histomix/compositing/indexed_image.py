@@ -11,7 +11,7 @@ from napari_histomix.compositing.stain import Staining, staining
 from napari_histomix.datasets import Problem
 from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.records import HistomixError, LabeledImage, Location
-from napari_histomix.sampling.locations import nucleus_boxes
+from napari_histomix.sampling import nucleus_boxes
 
 CACHE_BYTES = 2**28
 """Memory that ``ImageCache`` fills with images: 38 images of 1000²."""

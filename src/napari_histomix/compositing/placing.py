@@ -10,8 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.contours import Mask
-from napari_histomix.compositing.donors import DonorCrop, before_turn, cut_donor, resampled_shape
+from napari_histomix.compositing.donors import DonorCrop, Mask, before_turn, cut_donor, resampled_shape
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.planning import Plan
 from napari_histomix.datasets import Dataset

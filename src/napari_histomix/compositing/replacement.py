@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.contours import Mask
+from napari_histomix.compositing.donors import Mask
 from napari_histomix.compositing.stain import match_stain, stain_spread
 from napari_histomix.datasets.run_lengths import mask_of
 from napari_histomix.records import DONOR, INPAINTED, REAL, LabeledImage, Segment

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.contours import Mask
 from napari_histomix.records import LabeledImage
 from napari_histomix.stains import GLASS, mean_over_rows, optical_density, stain_density, stain_pixels, tissue_stains
 
@@ -53,7 +52,7 @@ def staining(image: LabeledImage) -> Staining:
     return Staining(stain_spread(image.pixels, between), float(hue(mean_over_rows(inside))) if len(inside) else None)
 
 
-def stain_spread(pixels: NDArray[np.uint8], where: Mask | None = None) -> NDArray[np.float64]:
+def stain_spread(pixels: NDArray[np.uint8], where: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
     """Standard deviations (2,) of hematoxylin and eosin of pixels (…, 3), within a mask; NaN without tissue."""
     stains = tissue_stains(pixels, where)
     if len(stains) < MINIMUM:
@@ -66,8 +65,8 @@ def stain_spread(pixels: NDArray[np.uint8], where: Mask | None = None) -> NDArra
 
 def match_stain(
     pixels: NDArray[np.uint8],
-    own: tuple[NDArray[np.uint8], Mask],
-    other: tuple[NDArray[np.uint8], Mask],
+    own: tuple[NDArray[np.uint8], NDArray[np.bool_]],
+    other: tuple[NDArray[np.uint8], NDArray[np.bool_]],
     gain: NDArray[np.float64],
 ) -> tuple[NDArray[np.uint8], dict[str, list[float]]]:
     """Carry pixels from the staining of their own surroundings to that of other surroundings.

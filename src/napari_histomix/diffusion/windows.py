@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import placing
-from napari_histomix.compositing.contours import Mask
+from napari_histomix.compositing.donors import Mask
 from napari_histomix.compositing.planning import TOO_LARGE, Plan
 from napari_histomix.records import DONOR, INPAINTED, REAL, Change, Event, Job, LabeledImage
 

@@ -22,7 +22,7 @@ from napari_histomix.methods.pasting import (
     random_places,
 )
 from napari_histomix.records import DONOR, KEEP, REAL, Change, Job
-from napari_histomix.sampling.donor_draw import item_seed
+from napari_histomix.sampling import item_seed
 from napari_histomix.settings import Option
 
 

@@ -39,8 +39,7 @@ from napari_histomix.methods.pasting import (
 )
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, Change, Event, HistomixError, Job, LabeledImage, Location
-from napari_histomix.sampling.donor_draw import item_seed
-from napari_histomix.sampling.locations import nucleus_locations
+from napari_histomix.sampling import item_seed, nucleus_locations
 from napari_histomix.settings import Option
 
 CUT = 0.5

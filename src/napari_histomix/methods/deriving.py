@@ -18,10 +18,9 @@ from napari_histomix.compositing.placing import IMAGE_FULL
 from napari_histomix.datasets import Dataset, Entry
 from napari_histomix.methods.base import Ingredients, Method, Plan, Work
 from napari_histomix.methods.pasting import CountSettings
-from napari_histomix.methods.provenance import plain_facts
-from napari_histomix.methods.record import Record
+from napari_histomix.methods.record import Record, plain_facts
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage, SourceRef
-from napari_histomix.sampling.donor_draw import item_seed
+from napari_histomix.sampling import item_seed
 
 NO_PARTNER = "no image is left that it may be mixed with"
 

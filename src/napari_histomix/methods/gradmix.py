@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import ImageCache, IndexedImage
-from napari_histomix.compositing.contours import Mask, dilate
+from napari_histomix.compositing.donors import Mask, dilate
 from napari_histomix.compositing.planning import CLIPPED_AT_MOST, COVERS_NEIGHBOR, TOO_CLIPPED
 from napari_histomix.methods.base import Work
 from napari_histomix.methods.nucleimix import CANDIDATES
@@ -25,7 +25,7 @@ from napari_histomix.methods.pasting import (
     lay_donor,
 )
 from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Change, Event, Job, Location
-from napari_histomix.sampling.donor_draw import item_seed
+from napari_histomix.sampling import item_seed
 from napari_histomix.settings import Option
 
 REACH = 2

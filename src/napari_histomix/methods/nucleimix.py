@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import DonorCrop, IndexedImage, plan_placement
-from napari_histomix.compositing.contours import Mask
-from napari_histomix.compositing.donors import rare_and_major, survey_nuclei
+from napari_histomix.compositing.donors import Mask, rare_and_major, survey_nuclei
 from napari_histomix.compositing.indexed_image import ReadBy
 from napari_histomix.compositing.placing import (
     Lay,
@@ -34,8 +33,7 @@ from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.diffusion.windows import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.features import context_features, open_encoder
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Stage, Store, Work
-from napari_histomix.methods.provenance import making_facts, painter, painter_facts
-from napari_histomix.methods.record import Record
+from napari_histomix.methods.record import Record, making_facts, painter, painter_facts
 from napari_histomix.records import Candidate, Change, Event, HistomixError, Job, Location
 from napari_histomix.sampling import (
     ContextModel,

@@ -15,18 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import DonorCrop, ImageCache, IndexedImage, cut_donor
-from napari_histomix.compositing.contours import Mask, dilate
+from napari_histomix.compositing.donors import Mask, dilate
 from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP, check_candidates, place_in_donor
 from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, TOO_CLOSE, TOO_SMALL, stained
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
 from napari_histomix.methods.nucleimix import CANDIDATES
-from napari_histomix.methods.provenance import plain_facts
-from napari_histomix.methods.record import Record
+from napari_histomix.methods.record import Record, plain_facts
 from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location, SourceRef
-from napari_histomix.sampling.donor_draw import item_seed
-from napari_histomix.sampling.locations import tissue
+from napari_histomix.sampling import item_seed, tissue
 from napari_histomix.settings import Option, Seed
 
 SYNTHETIC_DONOR = "its donor is synthetic"

@@ -21,8 +21,7 @@ from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work
 from napari_histomix.methods.deriving import fresh_name
-from napari_histomix.methods.provenance import making_facts, mask_facts, painter, painter_facts
-from napari_histomix.methods.record import Record
+from napari_histomix.methods.record import Record, making_facts, mask_facts, painter, painter_facts
 from napari_histomix.methods.segment_stage import SegmentPoolStage, read_image
 from napari_histomix.records import (
     INPAINTED,

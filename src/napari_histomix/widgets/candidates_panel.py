@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_histomix.compositing.windowed import crop
+from napari_histomix.compositing.composing import crop
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
 from napari_histomix.widgets.candidate_table import COLUMNS, CandidateTable

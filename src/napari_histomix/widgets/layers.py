@@ -12,7 +12,7 @@ from napari.layers import Labels, Layer, Points
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_histomix.compositing.windowed import compose_window
+from napari_histomix.compositing.composing import compose_window
 from napari_histomix.records import Change, Event, Job, LabeledImage
 from napari_histomix.widgets import layer_making as making
 from napari_histomix.widgets.camera import fly, show_scale_bar

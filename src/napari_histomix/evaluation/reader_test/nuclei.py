@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_histomix.compositing.composing import compose, nucleus_of
+from napari_histomix.compositing.donors import CONTRAST_UM, Mask, density_around, dilate, layer_one, transition_zone
+from napari_histomix.compositing.planning import CLIPPED_AT_MOST
 from napari_histomix.datasets import Dataset
-from napari_histomix.evaluation.reader_test.looking import Key, Looked, look, place_of
 from napari_histomix.evaluation.reader_test.specimens import (
     COPY_PASTE,
     CROSSES_EDGE,
@@ -28,10 +31,118 @@ from napari_histomix.evaluation.reader_test.specimens import (
     cluster_of,
     crop_side,
     drawn,
+    made_by,
     shortage,
     square_around,
 )
-from napari_histomix.records import DONOR, REAL, Change, Event, Job, LabeledImage, Location, SourceRef
+from napari_histomix.records import DONOR, REAL, Change, Event, HistomixError, Job, LabeledImage, Location, SourceRef
+from napari_histomix.sampling import nucleus_locations, tissue
+from napari_histomix.stains import optical_density
+
+Key = tuple[str, int]
+"""A nucleus by image and instance id."""
+Place = tuple[str, int, int]
+"""Image, row and column."""
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What the training images hold.
+
+    ``shapes`` (H, W) and ``scales`` (µm per pixel) by image; ``nuclei`` by class, those that a change could have made;
+    ``contrasts`` of these; ``tissue``, the share of tissue in a crop around each of these and each place asked about.
+    """
+
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+    nuclei: dict[int, list[Location]] = field(default_factory=dict)
+    contrasts: dict[Key, float] = field(default_factory=dict)
+    tissue: dict[Place, float] = field(default_factory=dict)
+
+
+def place_of(location: Location | SourceRef) -> Place:
+    """Where a location is, to the pixel."""
+    return location.image, round(location.row), round(location.col)
+
+
+def look(dataset: Dataset, kinds: Collection[int], places: Iterable[SourceRef], side: int) -> Job[Looked]:
+    """Read the training images once; a long job (see ``records.Job``).
+
+    Parameters
+    ----------
+    dataset : Dataset
+    kinds : collection of int
+        Classes of the nuclei wanted.
+    places : iterable of SourceRef
+        Other places of which the share of tissue around them is wanted.
+    side : int
+        Of a crop, in pixels.
+    """
+    found = Looked()
+    asked: dict[str, list[SourceRef]] = {}
+    for place in places:
+        asked.setdefault(place.image, []).append(place)
+    for number, entry in enumerate(dataset.training):
+        yield Event("Looking at real nuclei", number, len(dataset.training))
+        try:
+            image = dataset.read(entry)
+        except HistomixError as error:
+            yield Event("Looking at real nuclei", number, len(dataset.training), message=f"Skipped: {error}")
+            continue
+        name, (height, width) = entry.source.image, image.instances.shape
+        found.shapes[name], found.scales[name] = (height, width), image.mpp
+        on_tissue = tissue(image)
+        nuclei = []
+        for one in nucleus_locations(image, kinds, ()):
+            if _shows_synthetic(image, one, side):
+                continue
+            contrast = _contrast(image, on_tissue, one)
+            if contrast is not None:
+                nuclei.append(one)
+                found.nuclei.setdefault(one.type, []).append(one)
+                found.contrasts[name, one.instance] = contrast
+        sums = np.asarray(cv2.integral(on_tissue.astype(np.uint8)), np.int64)
+        found.tissue.update((place_of(one), _share(sums, one, side)) for one in (*nuclei, *asked.get(name, ())))
+    return found
+
+
+def _shows_synthetic(image: LabeledImage, one: Location, side: int) -> bool:
+    """Whether a crop around a real nucleus, wherever that lies in it, could show a synthetic one."""
+    if not image.synthetic:
+        return False
+    window = tuple(slice(max(0, round(at) - side), round(at) + side + 1) for at in (one.row, one.col))
+    return bool(np.isin(image.instances[window], list(image.synthetic)).any())
+
+
+def _contrast(image: LabeledImage, on_tissue: Mask, one: Location) -> float | None:
+    """Contrast of a nucleus that has the room and the tissue a placement would need; None where it has not."""
+    # Wide enough for the surroundings that the contrast is measured in; a nucleus that does not fit is cut off, or is a
+    # thread six times as long as it is wide.
+    reach = round(2.5 * np.sqrt(one.area / np.pi)) + max(4, round(CONTRAST_UM / image.mpp) + 2)
+    window = tuple(slice(max(0, round(at) - reach), round(at) + reach + 1) for at in (one.row, one.col))
+    instances = image.instances[window]
+    nucleus = instances == one.instance
+    if nucleus.sum() < one.area or nucleus[[0, -1]].any() or nucleus[:, [0, -1]].any():
+        return None
+    others = (instances != 0) & ~nucleus
+    ring = transition_zone(nucleus)
+    if np.any(others & layer_one(nucleus)) or np.sum(ring & others) > CLIPPED_AT_MOST * ring.sum():
+        return None
+    if not on_tissue[window][dilate(nucleus, 3)].all():
+        return None
+    pixels = image.pixels[window]
+    around = density_around(pixels, nucleus, instances == 0, image.mpp)
+    return None if around is None else float(optical_density(pixels[nucleus])[:, 1].mean()) - around
+
+
+def _share(sums: NDArray[np.int64], one: Location | SourceRef, side: int) -> float:
+    """Share of tissue in a crop around a place, as far as its image goes; from sums over rectangles (H + 1, W + 1)."""
+    height, width = sums.shape[0] - 1, sums.shape[1] - 1
+    top, left = (max(round(at) - side // 2, 0) for at in (one.row, one.col))
+    bottom, right = min(top + side, height), min(left + side, width)
+    total = int(sums[bottom, right]) - int(sums[top, right]) - int(sums[bottom, left]) + int(sums[top, left])
+    return total / max((bottom - top) * (right - left), 1)
+
 
 AREA_RATIO = 2.0
 """Largest ratio of the areas of a synthetic nucleus and its real partner."""
@@ -50,16 +161,6 @@ class _Pair:
     square: Square
     real: Location
     real_square: Square
-
-
-def method_name(title: str, sampler: str) -> str:
-    """What a method is called in a report."""
-    return f"{title}, {sampler}" if sampler else title
-
-
-def made_by(change: Change) -> str:
-    """What made a change, as a report calls it."""
-    return method_name(str(change.provenance.get("method", change.method)), str(change.provenance.get("sampler", "")))
 
 
 def draw_nuclei(

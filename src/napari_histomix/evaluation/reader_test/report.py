@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix import __version__
-from napari_histomix.evaluation.reader_test.answers import ANSWER_WORDS, CALLED_SYNTHETIC, Given
-from napari_histomix.evaluation.reader_test.figures import (
+from napari_histomix.evaluation.figures import (
     FEWEST,
     LEAST,
     Counts,
@@ -25,6 +24,7 @@ from napari_histomix.evaluation.reader_test.figures import (
     share,
 )
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, Truth
+from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, CALLED_SYNTHETIC, Given
 from napari_histomix.evaluation.reader_test.specimens import GENUINE
 from napari_histomix.records import HistomixError
 

@@ -1,4 +1,4 @@
-"""What a reader test is made of: crops whose truth is known, and where in an image a crop may be taken."""
+"""Crops of a reader test: where one may be taken, and those of synthetic and real tissue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.records import Event, HistomixError, Source
+from napari_histomix.datasets import Dataset
+from napari_histomix.records import REAL, Change, Event, HistomixError, Job, LabeledImage, Source
+from napari_histomix.stains import is_tissue
 
 GENUINE = "real"
 """In place of a method's name: nothing was changed."""
@@ -116,6 +118,16 @@ def shortage(made: int, wanted: int, refusals: Counter[str]) -> Event:
     return Event("Choosing crops", made, wanted, message=message)
 
 
+def method_name(title: str, sampler: str) -> str:
+    """What a method is called in a report."""
+    return f"{title}, {sampler}" if sampler else title
+
+
+def made_by(change: Change) -> str:
+    """What made a change, as a report calls it."""
+    return method_name(str(change.provenance.get("method", change.method)), str(change.provenance.get("sampler", "")))
+
+
 def cluster_of(source: Source) -> str:
     """Patient, slide or image, the first that is known."""
     return source.patient or source.slide or source.image
@@ -159,3 +171,137 @@ def square_around(image: str, row: int, col: int, side: int, rng: np.random.Gene
     reach = side // 16
     down, along = (int(step) for step in rng.integers(-reach, reach + 1, size=2))
     return Square(image, row - side // 2 - down, col - side // 2 - along, side)
+
+
+LEAST_NEW = 0.2
+"""Share of a synthetic crop that must not be its target's own pixels."""
+LEAST_TISSUE = 0.5
+"""Share of tissue in any crop."""
+TRIES = 50
+TOO_LITTLE = "no crop of it shows enough that is new"
+
+
+def draw_tissue(dataset: Dataset, changes: Sequence[Change], settings: ReaderTestSettings) -> Job[Drawn]:
+    """Draw crops of synthetic tissue, and as many of real images of the same class and scale; a long job.
+
+    A crop lies anywhere on tissue; a synthetic one shows at least ``LEAST_NEW`` that is new. Every real image gives one
+    crop at most, and none to a test that shows a synthetic image made from it. Images that gave donors to a synthetic
+    image that is shown are taken only after the others.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    changes : sequence of Change
+        Derived images. Read one at a time.
+    settings : ReaderTestSettings
+
+    Raises
+    ------
+    HistomixError
+        If not one pair can be shown.
+    """
+    rng = np.random.default_rng([settings.seed, 2])
+    scales = {entry.source.image: entry.mpp for entry in dataset.training if entry.mpp is not None}
+    side = crop_side(settings.tissue_um, float(np.median(list(scales.values())))) if scales else 0
+    targets: set[str] = set()
+    used: set[str] = set()
+    given: Counter[str] = Counter()
+    specimens: list[Specimen] = []
+    refusals: Counter[str] = Counter()
+    for index in rng.permutation(len(changes)):
+        if len(specimens) == 2 * settings.per_kind:
+            break
+        yield Event("Choosing crops", len(specimens) // 2, settings.per_kind)
+        change = changes[int(index)]
+        if change.image not in scales:
+            refusals[NOT_READ] += 1
+            continue
+        # Two synthetic images of one target show the same real tissue around what was replaced.
+        if change.image in targets or change.image in used:
+            refusals[SHOWN_ALREADY] += 1
+            continue
+        if min(change.origin.shape) < side:
+            refusals[CROSSES_EDGE] += 1
+            continue
+        square = _square(change.image, change.pixels, side, rng, change.origin != REAL)
+        if square is None:
+            refusals[TOO_LITTLE] += 1
+            continue
+        donors = {source.image for source in change.sources if source.role == "donor"}
+        partner = _partner(dataset, change, {*targets, *used}, given + Counter(donors), side, rng)
+        if partner is None:
+            refusals[NO_PARTNER] += 1
+            continue
+        image, real_square = partner
+        targets.add(change.image)
+        used.add(image.source.image)
+        given.update(donors)
+        facts = {
+            "name": change.name,
+            "seed": change.seed,
+            "new_area": round(change.new_area, 4),
+            "donors": sorted(donors),
+        }
+        cluster = cluster_of(dataset.entry(change.image).source)
+        specimens.append(_specimen(change.pixels, square, kind_of(change), made_by(change), cluster, facts))
+        specimens.append(_specimen(image.pixels, real_square, kind_of(change), GENUINE, cluster_of(image.source), {}))
+    yield shortage(len(specimens) // 2, settings.per_kind, refusals)
+    return drawn(specimens, refusals)
+
+
+def kind_of(change: Change) -> str:
+    """The class of an image that was made: that of its largest share."""
+    shares = change.class_shares or {"": 1.0}
+    return max(shares, key=shares.__getitem__)
+
+
+def _square(
+    name: str, pixels: NDArray[np.uint8], side: int, rng: np.random.Generator, new: NDArray[np.bool_] | None = None
+) -> Square | None:
+    """A crop on tissue, with enough that is new where ``new`` (H, W) says what is; None where none is found."""
+    height, width = pixels.shape[:2]
+    for _ in range(TRIES):
+        square = Square(name, int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side)
+        if is_tissue(pixels[square.window]).mean() >= LEAST_TISSUE and (
+            new is None or new[square.window].mean() >= LEAST_NEW
+        ):
+            return square
+    return None
+
+
+def _partner(
+    dataset: Dataset,
+    change: Change,
+    shown: set[str],
+    donors: Counter[str],
+    side: int,
+    rng: np.random.Generator,
+) -> tuple[LabeledImage, Square] | None:
+    mpp = dataset.entry(change.image).mpp
+    possible = [
+        entry
+        for entry in dataset.training
+        if not entry.synthetic
+        and entry.kind == kind_of(change)
+        and entry.mpp == mpp
+        and entry.source.image not in {*shown, change.image}
+    ]
+    order = [possible[index] for index in rng.permutation(len(possible))]
+    for entry in sorted(order, key=lambda entry: donors[entry.source.image] > 0):
+        try:
+            image = dataset.read(entry)
+        except HistomixError:
+            # One image that cannot be read is one real crop less to choose from.
+            continue
+        if min(image.pixels.shape[:2]) >= side:
+            square = _square(entry.source.image, image.pixels, side, rng)
+            if square is not None:
+                return image, square
+    return None
+
+
+def _specimen(
+    pixels: NDArray[np.uint8], square: Square, kind: str, method: str, cluster: str, facts: Mapping[str, Any]
+) -> Specimen:
+    where = {"image": square.image, "row": square.row, "col": square.col, **facts}
+    return Specimen(pixels[square.window].copy(), None, kind, method, cluster, where)

@@ -9,8 +9,7 @@ from typing import Self
 
 from napari_histomix.datasets import Dataset, open_any
 from napari_histomix.datasets.splits import with_chosen_splits
-from napari_histomix.evaluation.reader_test.folder import ReaderTest
-from napari_histomix.evaluation.reader_test.making import TAKEN_OUT, MadeTest, make_reader_test
+from napari_histomix.evaluation.reader_test.folder import TAKEN_OUT, MadeTest, ReaderTest, make_reader_test
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.study import Study

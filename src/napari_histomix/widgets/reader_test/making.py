@@ -8,7 +8,7 @@ from pathlib import Path
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QLabel, QPushButton, QSpinBox, QVBoxLayout, QWidget
 
-from napari_histomix.evaluation.reader_test.making import MadeTest
+from napari_histomix.evaluation.reader_test.folder import MadeTest
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.elements import SPACE, Note, Section, form, narrow, row

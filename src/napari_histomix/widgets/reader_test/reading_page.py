@@ -8,8 +8,7 @@ from functools import partial
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_histomix.evaluation.reader_test.answers import ANSWER_WORDS
-from napari_histomix.evaluation.reader_test.reading import Reading
+from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, Reading
 from napari_histomix.records import HistomixError
 from napari_histomix.widgets.base import Panel
 from napari_histomix.widgets.elements import PRIMARY, SPACE, Note, row

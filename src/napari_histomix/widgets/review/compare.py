@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout
 
-from napari_histomix.compositing.windowed import look
+from napari_histomix.compositing.composing import look
 from napari_histomix.datasets import Dataset
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.methods.base import Method, Placing, Work

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_histomix.compositing.windowed import Look, look, look_at_image
+from napari_histomix.compositing.composing import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
 from napari_histomix.study.lock import READ_ONLY
 from napari_histomix.study.store import Decided

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 
-from napari_histomix.compositing.windowed import crop, look
+from napari_histomix.compositing.composing import crop, look
 from napari_histomix.records import Change, Event, Job, LabeledImage, Location, SourceRef
 from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.elements import CropView, Note, Section, hint, row

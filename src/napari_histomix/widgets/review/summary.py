@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QWidget
 
-from napari_histomix.sampling.donor_draw import effective_sample_size
+from napari_histomix.sampling import effective_sample_size
 from napari_histomix.study.store import REASONS
 from napari_histomix.widgets.class_table import Bar
 from napari_histomix.widgets.elements import ACCENT, CARE, SPACE, Section, heading, hint, many, rgb

@@ -19,7 +19,7 @@ from qtpy.QtGui import (
 )
 from qtpy.QtWidgets import QHBoxLayout, QWidget
 
-from napari_histomix.compositing.windowed import Look
+from napari_histomix.compositing.composing import Look
 from napari_histomix.records import DONOR, INPAINTED
 from napari_histomix.widgets.elements import CropView
 

@@ -1,15 +1,188 @@
-"""The weighted draw of donors that both papers share, and which segments of a pool may be drawn for a target."""
+"""Which donor goes where: locations, how rare-like their surroundings are, and the weighted draw of donors."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from sklearn.covariance import ledoit_wolf
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from napari_histomix.records import HistomixError, LabeledImage, Location
+from napari_histomix.stains import optical_density
 
 if TYPE_CHECKING:
     from napari_histomix.segmentation.pool import SegmentPool
+
+TISSUE_DENSITY = 0.12
+"""Green optical density (base 10) from which a place counts as tissue."""
+
+
+def nucleus_boxes(instances: NDArray[np.int32]) -> dict[int, tuple[slice, slice]]:
+    """Bounding box of every instance that occurs in an instance map (H, W), by id in ascending order."""
+    if not instances.size:
+        return {}
+    # By runs of equal ids within a row: far fewer than pixels, and ids may be as large as 32 bits allow.
+    width = instances.shape[1]
+    flat = instances.ravel()
+    starts = np.ones(flat.size, bool)
+    np.not_equal(flat[1:], flat[:-1], out=starts[1:])
+    starts[::width] = True
+    first = np.flatnonzero(starts)
+    stop = np.append(first[1:], flat.size)
+    kept = flat[first] != 0
+    first, stop = first[kept], stop[kept]
+    order = np.argsort(flat[first], kind="stable")
+    first, stop = first[order], stop[order]
+    ids, groups = np.unique(flat[first], return_index=True)
+    if not len(ids):
+        return {}
+    rows, lefts, rights = first // width, first % width, (stop - 1) % width
+    # Within an id, runs are still in the order of their rows.
+    tops, bottoms = rows[groups], rows[np.append(groups[1:], len(rows)) - 1]
+    lefts, rights = np.minimum.reduceat(lefts, groups), np.maximum.reduceat(rights, groups)
+    return {
+        instance: (slice(top, bottom + 1), slice(left, right + 1))
+        for instance, top, bottom, left, right in zip(
+            *(values.tolist() for values in (ids, tops, bottoms, lefts, rights)), strict=True
+        )
+    }
+
+
+def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collection[int]) -> list[Location]:
+    """Rare and major nuclei of an image by id, without synthetic ones; their centers are centroids, in pixels."""
+    found = []
+    for instance, box in nucleus_boxes(image.instances).items():
+        if instance in image.synthetic:
+            continue
+        number = image.types[instance]
+        if number not in (*rare, *major):
+            continue
+        rows, cols = np.nonzero(image.instances[box] == instance)
+        location = Location(
+            image.source.image,
+            "rare" if number in rare else "major",
+            float(rows.mean() + box[0].start),
+            float(cols.mean() + box[1].start),
+            instance,
+            number,
+            len(rows),
+        )
+        found.append(location)
+    return found
+
+
+def tissue(image: LabeledImage) -> NDArray[np.bool_]:
+    """(H, W) bool: where there is tissue, not glass, lumen or mucus: green optical density, smoothed over 2 µm."""
+    density = optical_density(image.pixels[..., 1])
+    return cv2.GaussianBlur(density, (0, 0), 2.0 / image.mpp) > TISSUE_DENSITY
+
+
+def background_locations(image: LabeledImage, count: int, radius: float, rng: np.random.Generator) -> list[Location]:
+    """Uniformly drawn places with nothing but tissue without a nucleus within ``radius`` pixels of their center.
+
+    Parameters
+    ----------
+    image : LabeledImage
+    count : int
+        How many to return; all there are where there are fewer.
+    radius : float
+        Pixels.
+    rng : numpy.random.Generator
+    """
+    free = ((image.instances == 0) & tissue(image)).astype(np.uint8)
+    # A frame of zeros makes the image's edge count as occupied.
+    distance = cv2.distanceTransform(np.pad(free, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    places = np.flatnonzero(distance > radius)
+    chosen = rng.choice(places, size=min(count, len(places)), replace=False)
+    rows, cols = np.unravel_index(chosen, free.shape)
+    name = image.source.image
+    return [Location(name, "background", float(row), float(col)) for row, col in zip(rows, cols, strict=True)]
+
+
+Features = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class ContextModel:
+    """The density of rare surroundings, N(μ, Σ) in a few principal components (NucleiMix, algorithm 1, line 7).
+
+    Made by ``fit``. The covariance is full with Ledoit–Wolf shrinkage from ten rare nuclei a component on; below, it
+    is diagonal and each variance is drawn toward that of all surroundings as if by as many pseudo-observations as
+    there are components, so that even a single rare nucleus gives a density.
+    """
+
+    scaler: StandardScaler
+    pca: PCA
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    rare_log_likelihoods: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, rare: Features, pooled: Features, components: int = 16, pca_on_rare: bool = False) -> ContextModel:
+        """Fit to rare (N, d) and all (M, d) surroundings.
+
+        Parameters
+        ----------
+        rare, pooled : (N, d) and (M, d) float
+        components : int
+            Principal components kept, at most as many as the data has.
+        pca_on_rare : bool
+            Fit the components to the rare surroundings only, as the published code does.
+
+        Raises
+        ------
+        HistomixError
+            Without a rare nucleus, or with fewer than two surroundings in all.
+        """
+        if len(rare) == 0:
+            raise HistomixError("There is no rare nucleus to learn from; choose a class that occurs in the images.")
+        basis = rare if pca_on_rare and len(rare) > 1 else pooled
+        if len(basis) < 2:
+            raise HistomixError("There are too few nuclei and places to compare; add images.")
+        scaler = StandardScaler().fit(basis)
+        count = min(components, basis.shape[1], len(basis) - 1)
+        pca = PCA(count, svd_solver="full").fit(scaler.transform(basis))
+        own = pca.transform(scaler.transform(rare)).astype(np.float64)
+        mean = own.mean(axis=0)
+        if len(own) >= 10 * count:
+            covariance, _ = ledoit_wolf(own)
+        else:
+            everything = pca.transform(scaler.transform(pooled)).var(axis=0)
+            covariance = np.diag((len(own) * own.var(axis=0) + count * everything) / (len(own) + count))
+        covariance = covariance + 1e-9 * np.trace(covariance) * np.eye(count) + 1e-12 * np.eye(count)
+        scores = np.atleast_1d(multivariate_normal(mean, covariance).logpdf(own))
+        return cls(scaler, pca, mean, covariance, np.sort(scores))
+
+    @property
+    def dimension(self) -> int:
+        """Principal components kept."""
+        return len(self.mean)
+
+    def transform(self, features: Features) -> NDArray[np.float64]:
+        """(N, d) features as (N, p) principal components."""
+        if len(features) == 0:
+            return np.empty((0, self.dimension))
+        return np.asarray(self.pca.transform(self.scaler.transform(features)), np.float64)
+
+    def score_samples(self, components: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log-likelihood (N,) of principal components (N, p) under the rare surroundings."""
+        if len(components) == 0:
+            return np.empty(0)
+        return np.atleast_1d(multivariate_normal(self.mean, self.covariance).logpdf(components))
+
+    def percentile(self, log_likelihoods: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Share (0–100) of the rare nuclei's own surroundings that score below each value (N,)."""
+        below = np.searchsorted(self.rare_log_likelihoods, log_likelihoods, side="right")
+        return 100.0 * below / len(self.rare_log_likelihoods)
+
 
 PAIRS = 2000
 """Random pairs that the median distance is taken from."""
