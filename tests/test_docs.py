@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 import napari_histomix as hm
-from napari_histomix.cli import main
-from napari_histomix.cli.parser import build_parser
+from napari_histomix.cli import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,10 +16,10 @@ from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.methods.base import Work
 from napari_histomix.records import KEEP, REAL, Change, HistomixError, drain
 from napari_histomix.study import Study
+from napari_histomix.study.explain import explain
 from napari_histomix.study.export import export_study
-from napari_histomix.study.provenance.explain import explain
-from napari_histomix.study.provenance.recorded import read_manifest
-from napari_histomix.study.provenance.replay import replay
+from napari_histomix.study.manifest import read_manifest
+from napari_histomix.study.replay import replay
 
 MOMENTS = 50
 """Random moments at which runs are stopped, over all methods."""

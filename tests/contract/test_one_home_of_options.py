@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_histomix.cli.options import add_settings, settings_from
+from napari_histomix.cli.common import add_settings, settings_from
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.records import HistomixError
 from napari_histomix.settings import check_settings, made_from, options_table, plain, settings_of
@@ -124,7 +124,7 @@ def test_importing_methods_loads_neither_qt_nor_torch():
         "import sys\n"
         "from napari_histomix.methods import method_names, method_of\n"
         "[method_of(name).settings for name in method_names()]\n"
-        "from napari_histomix.cli.parser import build_parser\n"
+        "from napari_histomix.cli import build_parser\n"
         "build_parser(['synthesize'])\n"
         "print(sorted({'torch', 'torchvision', 'qtpy', 'napari', 'magicgui'} & set(sys.modules)))"
     )

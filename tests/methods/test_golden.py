@@ -14,7 +14,7 @@ from napari_histomix.jobs import run
 from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
 from napari_histomix.records import KEEP, REAL, drain
 from napari_histomix.study import Study
-from napari_histomix.study.provenance.comparing import LEVELS, SHARE
+from napari_histomix.study.replay import LEVELS, SHARE
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MACHINE = ("versions", "processor", "threads", "precision", "device")

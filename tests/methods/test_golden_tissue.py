@@ -20,7 +20,7 @@ from napari_histomix.methods.usegmix import METHOD, MixPlan, USegMixSettings, co
 from napari_histomix.records import INPAINTED, drain
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
-from napari_histomix.study.provenance.comparing import compare
+from napari_histomix.study.replay import compare
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 MACHINE = ("device", "precision", "processor", "threads", "versions")

@@ -11,8 +11,8 @@ import pytest
 
 from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
+from napari_histomix.study.database import Claim
 from napari_histomix.study.decision_log import items_of
-from napari_histomix.study.lock import Claim
 
 
 @pytest.fixture

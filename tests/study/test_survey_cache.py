@@ -7,7 +7,8 @@ import pytest
 
 from napari_histomix.datasets import Survey, load_sample, survey
 from napari_histomix.records import drain
-from napari_histomix.study.survey_cache import FILE, keep_survey, kept_survey
+from napari_histomix.study.store import SURVEY as FILE
+from napari_histomix.study.store import keep_survey, kept_survey
 
 
 def test_a_survey_comes_back_as_it_was(tmp_path):

@@ -17,8 +17,8 @@ from napari_histomix.datasets import Dataset, load_sample, open_any
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.study import Study
 from napari_histomix.study.export import export_study
-from napari_histomix.study.provenance.recorded import read_manifest
-from napari_histomix.study.provenance.replay import replay
+from napari_histomix.study.manifest import read_manifest
+from napari_histomix.study.replay import replay
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

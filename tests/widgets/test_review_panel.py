@@ -16,7 +16,7 @@ from test_review_queue import Light
 from napari_histomix.compositing import compose
 from napari_histomix.records import Candidate, Change, HistomixError, Location, drain
 from napari_histomix.study import Study
-from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.loading import Work, study_job
 from napari_histomix.widgets.review.details import provenance

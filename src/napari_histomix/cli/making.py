@@ -11,9 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_histomix.cli.following import follow, say
-from napari_histomix.cli.opening import named_splits, open_data, study_images
-from napari_histomix.cli.options import add_settings, positive, settings_from
+from napari_histomix.cli.common import (
+    add_settings,
+    follow,
+    named_splits,
+    open_data,
+    positive,
+    say,
+    settings_from,
+    study_images,
+)
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.methods import DEFAULT, method_names, method_of, method_problems
 from napari_histomix.records import HistomixError

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from napari_histomix.cli.following import follow, say
-from napari_histomix.cli.opening import open_data
+from napari_histomix.cli.common import follow, open_data, say
 
 
 def run_train(options: argparse.Namespace) -> dict[str, Any]:

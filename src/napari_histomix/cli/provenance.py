@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_histomix.cli.following import follow, say
+from napari_histomix.cli.common import follow, say
 
 if TYPE_CHECKING:
-    from napari_histomix.study.provenance.explain import Explanation
-    from napari_histomix.study.provenance.replay import ReplayReport
+    from napari_histomix.study.explain import Explanation
+    from napari_histomix.study.replay import ReplayReport
 
 
 def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -55,8 +55,8 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run_replay(options: argparse.Namespace) -> dict[str, Any]:
     """Make the images of an export again."""
-    from napari_histomix.study.provenance.recorded import read_manifest
-    from napari_histomix.study.provenance.replay import replay, source_dataset
+    from napari_histomix.study.manifest import read_manifest
+    from napari_histomix.study.replay import replay, source_dataset
 
     manifest = read_manifest(options.manifest)
     dataset = source_dataset(manifest, options.dataset)
@@ -114,7 +114,7 @@ def _sentence(report: ReplayReport) -> str:
 
 def run_explain(options: argparse.Namespace) -> dict[str, Any]:
     """Say where the pixels of an image come from."""
-    from napari_histomix.study.provenance.explain import explain
+    from napari_histomix.study.explain import explain
 
     found = explain(options.image, options.manifest)
     result: dict[str, Any] = {"image": found.image, "kind": found.kind, "sentence": found.sentence, **found.facts}

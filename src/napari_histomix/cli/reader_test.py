@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.following import follow, say
-from napari_histomix.cli.opening import open_data
+from napari_histomix.cli.common import follow, open_data, say
 
 
 def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:

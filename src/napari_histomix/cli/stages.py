@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from napari_histomix.cli.following import follow, say
-from napari_histomix.cli.opening import add_dataset, named_splits, open_data, with_study_splits
-from napari_histomix.cli.options import add_settings, settings_from
+from napari_histomix.cli.common import (
+    add_dataset,
+    add_settings,
+    follow,
+    named_splits,
+    open_data,
+    say,
+    settings_from,
+    with_study_splits,
+)
 from napari_histomix.methods import stage_of
 from napari_histomix.records import Event, HistomixError, Job, Segment, within
 

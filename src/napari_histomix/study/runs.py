@@ -21,8 +21,7 @@ from napari_histomix.study.changes import (
     packed_masks,
     unpacked_masks,
 )
-from napari_histomix.study.database import FILE, Database, damaged
-from napari_histomix.study.lock import Claim
+from napari_histomix.study.database import FILE, Claim, Database, damaged
 from napari_histomix.study.pictures import encoded, packed, read_picture, write_pack
 
 PATCHES = 2048

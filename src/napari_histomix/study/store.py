@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
@@ -11,14 +12,14 @@ from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import Any
 
+from napari_histomix.datasets import Survey
 from napari_histomix.records import Candidate, HistomixError, Location
 from napari_histomix.study import decision_log
 from napari_histomix.study.changes import (
     gc_off,
 )
-from napari_histomix.study.database import FILE, VERSION, write_meta
+from napari_histomix.study.database import FILE, LOCK, VERSION, Claim, write_meta
 from napari_histomix.study.decision_log import DECISIONS, REASONS, Decided, Entry, Subject
-from napari_histomix.study.lock import LOCK, Claim
 from napari_histomix.study.pictures import FOLDER, archive
 from napari_histomix.study.runs import ChangeStore, Run
 
@@ -335,3 +336,48 @@ def find_root(folder: Path, kept: Mapping[str, Any]) -> Path:
         if beside.is_dir():
             return beside
     return absolute
+
+
+SURVEY = "survey.json"
+
+
+def keep_survey(folder: Path, survey: Survey) -> None:
+    """Write a survey into a study folder, where one can be written: it saves time, and nothing else hangs on it."""
+    images = {
+        name: {
+            "stamp": stamp,
+            "counts": {int(kind): int(count) for kind, count in survey.counts[name].items()},
+            "shape": survey.shapes[name],
+            "sha256": survey.hashes[name],
+            "synthetic": {int(kind): int(count) for kind, count in survey.synthetic.get(name, {}).items()},
+        }
+        for name, stamp in survey.stamps.items()
+    }
+    file = Path(folder) / SURVEY
+    partial = file.with_name(f"{SURVEY}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(images), encoding="utf-8")
+        os.replace(partial, file)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def kept_survey(folder: Path) -> Survey | None:
+    """The survey that was written last; None where there is none to be read."""
+    try:
+        images = json.loads((Path(folder) / SURVEY).read_text(encoding="utf-8"))
+        return Survey(
+            {name: Counter({int(kind): int(n) for kind, n in one["counts"].items()}) for name, one in images.items()},
+            (),
+            {name: (int(one["shape"][0]), int(one["shape"][1])) for name, one in images.items()},
+            {name: str(one["sha256"]) for name, one in images.items()},
+            {name: str(one["stamp"]) for name, one in images.items()},
+            {
+                name: Counter({int(kind): int(n) for kind, n in one["synthetic"].items()})
+                for name, one in images.items()
+                if one.get("synthetic")
+            },
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None

@@ -12,8 +12,8 @@ from weakref import WeakSet
 from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_histomix.records import HistomixError
+from napari_histomix.study.database import Claim
 from napari_histomix.study.decision_log import Entry, Subject, items_of
-from napari_histomix.study.lock import Claim
 from napari_histomix.widgets.tables import APPROVE
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from napari_histomix.datasets import Dataset, Survey, open_any, survey
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import Candidate, Event, HistomixError, Job
 from napari_histomix.study.changes import ChangeTable
+from napari_histomix.study.database import Claim
 from napari_histomix.study.decision_log import Subject
-from napari_histomix.study.lock import Claim
 from napari_histomix.widgets.decisions import SUBJECTS
 from napari_histomix.widgets.preload import prepare_torch, prepare_units
 from napari_histomix.widgets.tables import CandidateRows, candidate_frame
@@ -120,7 +120,7 @@ def study_job(
 
     def job() -> Job[Opened | Moved]:
         from napari_histomix.study import Study
-        from napari_histomix.study.survey_cache import keep_survey, kept_survey
+        from napari_histomix.study.store import keep_survey, kept_survey
 
         yield Event("Opening the study")
         study = Study.open(folder, claim)
@@ -197,7 +197,7 @@ class Ground:
     def begin(self) -> Iterator[Study]:
         """The study; of one that begins here, nothing stays where the work in it fails."""
         from napari_histomix.study import Study
-        from napari_histomix.study.survey_cache import keep_survey
+        from napari_histomix.study.store import keep_survey
 
         if self.study is not None:
             yield self.study

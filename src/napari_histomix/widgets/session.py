@@ -14,7 +14,7 @@ from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey
 from napari_histomix.datasets.splits import with_splits
 from napari_histomix.records import Candidate, Change, HistomixError, Job
 from napari_histomix.study.changes import ChangeTable
-from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import loading
 from napari_histomix.widgets.decisions import SUBJECTS, Decisions
 from napari_histomix.widgets.images import ImageReader

@@ -14,7 +14,7 @@ from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.segmentation.pool import SegmentPool, has_pool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.study.lock import Claim
+from napari_histomix.study.database import Claim
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from napari_histomix.records import Job
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Counts, Curation, Decision
-from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.elements import SPACE, Note, row
 from napari_histomix.widgets.keys import PanelKeys

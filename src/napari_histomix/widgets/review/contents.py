@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidge
 
 from napari_histomix.compositing.composing import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
-from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.study.database import READ_ONLY
 from napari_histomix.study.store import Decided
 from napari_histomix.widgets.elements import ACCENT, BAD, GOOD, SPACE, Note, rgb, row
 from napari_histomix.widgets.jobs import JobRunner, sentence_of

@@ -11,7 +11,7 @@ from qtpy.QtGui import QHideEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QWidget
 
 from napari_histomix.records import Change
-from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.study.database import READ_ONLY
 from napari_histomix.study.store import REASONS
 from napari_histomix.widgets.base import Panel
 from napari_histomix.widgets.elements import Note, Section

@@ -19,7 +19,7 @@ from napari_histomix.segmentation import segment_map, segments_of
 from napari_histomix.segmentation.pool import PoolImage, SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.study.lock import READ_ONLY, Claim
+from napari_histomix.study.database import READ_ONLY, Claim
 from napari_histomix.widgets.preload import prepare_torch
 from napari_histomix.widgets.segments.layers import Divided, Picture, features_of, pathless
 

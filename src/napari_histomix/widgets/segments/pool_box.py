@@ -11,7 +11,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_histomix.records import HistomixError
-from napari_histomix.study.lock import READ_ONLY
+from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.elements import SPACE, Note, heading, hint, many, narrow, row
 from napari_histomix.widgets.jobs import JobRunner

@@ -3,24 +3,276 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from napari_histomix.compositing.composing import Synthetic, compose, new_image
 from napari_histomix.datasets import Dataset, open_any
 from napari_histomix.datasets.dataset_writer import WrittenDataset, check_place
+from napari_histomix.datasets.pixels import image_facts, pixels_sha256
 from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.methods import method_of
 from napari_histomix.methods.base import Method
-from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage
+from napari_histomix.records import REAL, Change, Event, HistomixError, Job, LabeledImage
 from napari_histomix.study.export import format_for
 from napari_histomix.study.export_images import dataset_writer
-from napari_histomix.study.provenance.comparing import Compared, Exported
-from napari_histomix.study.provenance.ingredients import RECORDED, Ingredients
-from napari_histomix.study.provenance.recorded import Manifest, SyntheticImage, read_manifest, undamaged
+from napari_histomix.study.manifest import Manifest, SyntheticImage, read_manifest, undamaged
+
+if TYPE_CHECKING:
+    from napari_histomix.diffusion.prompted import AnyModel
+
+
+LEVELS, SHARE = 8, 0.01
+"""Tolerance: at most this share of an image's changed pixels may differ by more than this many of 255 levels; of the
+others none at all. docs/provenance.md says what was measured."""
+
+Outcome = Literal["identical", "close", "different", "rebuilt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One synthetic image beside its rebuilt self.
+
+    Parameters
+    ----------
+    image : str
+        Its name.
+    outcome : str
+        ``identical``: bit for bit; ``close``: within the tolerance; ``different``: neither, or there is nothing to
+        compare; ``rebuilt``: made, and not to be compared.
+    reason : str
+        Of a difference, in words.
+    largest : int
+        Largest difference of a channel, of 255.
+    share : float
+        Share of the changed pixels that differ at all.
+    """
+
+    image: str
+    outcome: Outcome
+    reason: str = ""
+    largest: int = 0
+    share: float = 0.0
+
+
+class Exported:
+    """The images of an export.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they lie.
+
+    Raises
+    ------
+    HistomixError
+        If there is no dataset.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._dataset = open_any(folder)
+        self._entries = {entry.source.image: entry for entry in self._dataset.entries}
+
+    def pixels(self, image: SyntheticImage) -> NDArray[np.uint8]:
+        """Pixels (H, W, 3) of an exported image. Raises HistomixError if it is not there or cannot be read."""
+        entry = self._entries.get(image.file)
+        if entry is None:
+            raise HistomixError(f"{self._dataset.root} has no image {image.file!r}")
+        return self._dataset.layout.pixels(entry)
+
+    def compare(
+        self, image: SyntheticImage, pixels: NDArray[np.uint8], origin: NDArray[np.uint8], exact: bool
+    ) -> Compared:
+        """An exported image beside its rebuilt pixels (H, W, 3) and origin map (H, W); ``exact``: bit for bit."""
+        try:
+            exported = self.pixels(image)
+        except HistomixError as error:
+            return Compared(image.name, "different", f"the exported image cannot be compared ({error})")
+        if pixels_sha256(exported) != image.sha256:
+            as_it_was = " Rebuilt, it is what was exported." if pixels_sha256(pixels) == image.sha256 else ""
+            return Compared(
+                image.name, "different", f"somebody changed the exported image {image.file} since.{as_it_was}"
+            )
+        return compare(image.name, exported, pixels, origin, exact)
+
+
+def compare(
+    name: str, exported: NDArray[np.uint8], rebuilt: NDArray[np.uint8], origin: NDArray[np.uint8], exact: bool
+) -> Compared:
+    """Compare pixels (H, W, 3) with rebuilt ones of an origin map (H, W); ``exact``: nothing but the same bits will do.
+
+    Real pixels must be the same in any case.
+    """
+    if exported.shape != rebuilt.shape:
+        sizes = " and ".join(f"{pixels.shape[1]}×{pixels.shape[0]}" for pixels in (exported, rebuilt))
+        return Compared(name, "different", f"exported and rebuilt image are of different sizes ({sizes}).")
+    apart = np.abs(exported.astype(np.int16) - rebuilt).max(axis=2)
+    changed = apart[origin != REAL]
+    largest, share = int(apart.max()), float((changed > 0).mean()) if changed.size else 0.0
+    if largest == 0:
+        return Compared(name, "identical")
+    if real := int(np.count_nonzero(apart[origin == REAL])):
+        reason = f"{real:,} pixels that should be the source's own differ from it."
+    elif exact or (changed > LEVELS).mean() > SHARE:
+        reason = f"{share:.1%} of its changed pixels differ, by up to {largest} of 255 levels."
+    else:
+        return Compared(name, "close", "", largest, share)
+    return Compared(name, "different", reason, largest, share)
+
+
+RECORDED = "recorded"
+"""Stands for the device that something was made on."""
+
+
+class Ingredients:
+    """Source images at the scales they were used at, models that are loaded when they are needed, and a device.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    dataset : Dataset
+        The source dataset.
+    models : sequence of path
+        Where models lie; the bundled one needs no path.
+    device : str
+        auto, cpu, cuda or mps; or ``recorded``.
+
+    Raises
+    ------
+    HistomixError
+        If a path holds another model than the manifest names, or one that it names is not there.
+    """
+
+    def __init__(
+        self, manifest: Manifest, dataset: Dataset, models: Sequence[Path | str] = (), device: str = RECORDED
+    ) -> None:
+        self._source, self._wanted_device = dataset, device
+        self._facts: dict[str, list[Mapping[str, Any]]] = {}
+        with undamaged(manifest.path):
+            for facts in (facts for image in manifest.images for facts in image.sources()):
+                self._facts.setdefault(facts["image"], []).append(facts)
+            self._scales = {name: _scale(used) for name, used in self._facts.items()}
+            self._needed = manifest.models
+            self._loaded: dict[str, AnyModel] = {}
+            if models or self._needed:
+                self._take(models)
+
+    # Source images.
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The source dataset; every image that was used has the scale that it had then."""
+        entries = tuple(
+            replace(entry, mpp=self._scales.get(entry.source.image) or entry.mpp) for entry in self._source.entries
+        )
+        return replace(self._source, entries=entries)
+
+    @cached_property
+    def _entries(self) -> dict[str, Any]:
+        return {entry.source.image: entry for entry in self.dataset.entries}
+
+    def read(self, facts: Mapping[str, Any]) -> LabeledImage:
+        """The image that facts are of, at the scale it had: nobody need give it again."""
+        entry = self._entries.get(facts["image"])
+        if entry is None:
+            raise HistomixError(f"{facts['image']}: {self._source.name} has no image of that name.")
+        return self.dataset.read(replace(entry, mpp=float(facts["mpp"])) if "mpp" in facts else entry)
+
+    def changed_sources(self) -> Job[dict[str, str]]:
+        """What is wrong with each image that is not the one that was used, by name; a long job."""
+        problems: dict[str, str] = {}
+        for done, (name, used) in enumerate(sorted(self._facts.items())):
+            yield Event("Checking the source images", done, len(self._facts))
+            try:
+                now = image_facts(self.read(used[0]))
+            except HistomixError as error:
+                problems[name] = str(error)
+                continue
+            for key, what in (("pixels_sha256", "pixels"), ("labels_sha256", "labels")):
+                if any(key in facts and facts[key] != now.get(key) for facts in used):
+                    problems[name] = f"{name}: its {what} are not those that were used."
+                    break
+        yield Event("Checking the source images", len(self._facts), len(self._facts))
+        return problems
+
+    # Models.
+
+    def _take(self, paths: Iterable[Path | str]) -> None:
+        from napari_histomix.diffusion.model_files import read_card
+        from napari_histomix.weights import bundled
+
+        for path in paths:
+            if not self._needed:
+                raise HistomixError(f"No model took part in these images; leave {path} out.")
+            model = self._load(path)
+            if model.sha256 not in self._needed:
+                names = " and ".join(f"{made['model']} ({key[:12]}…)" for key, made in self._needed.items())
+                raise HistomixError(
+                    f"{path} holds the model {model.name} ({model.sha256[:12]}…), but the images were made with "
+                    f"{names}; name that one."
+                )
+            self._loaded[model.sha256] = model
+        ours = str(read_card(bundled()).get("sha256"))
+        for sha256, made in self._needed.items():
+            if sha256 not in self._loaded and sha256 != ours:
+                raise HistomixError(
+                    f"Images were made with the model {made['model']}, whose weights have the SHA-256 {sha256}; say "
+                    "where it is with --model."
+                )
+
+    def _load(self, path: Path | str) -> AnyModel:
+        from napari_histomix.diffusion.model_files import load_model
+
+        # A checkpoint without a card, or a pipeline, is told what it was told then.
+        made = next(iter(self._needed.values()))
+        (low, high), windows = made["model_mpp"], made["model_windows"]
+        return load_model(path, mpp=(low, high), windows=tuple(windows), prompt=str(made.get("prompt", "")))
+
+    def model(self, provenance: Mapping[str, Any]) -> AnyModel:
+        """The model of a record, told what it was told then."""
+        from napari_histomix.diffusion.prompted import PromptedModel
+        from napari_histomix.weights import bundled
+
+        sha256 = str(provenance["model_sha256"])
+        if sha256 not in self._loaded:
+            self._loaded[sha256] = self._load(bundled())
+        low, high = (float(value) for value in provenance["model_mpp"])
+        windows = tuple(int(side) for side in provenance["model_windows"])
+        model = replace(self._loaded[sha256], mpp=(low, high), windows=windows)
+        return replace(model, prompt=str(provenance["prompt"])) if isinstance(model, PromptedModel) else model
+
+    # A place to compute.
+
+    def device(self, provenance: Mapping[str, Any]) -> str:
+        """Where a record's work is done again; a device that is missing here is replaced by the processor."""
+        from napari_histomix.devices import choose_device
+
+        if self._wanted_device != RECORDED:
+            return choose_device(self._wanted_device).type
+        try:
+            return choose_device(str(provenance["device"]).split()[0]).type
+        except HistomixError:
+            return "cpu"
+
+    @contextmanager
+    def threads(self, provenance: Mapping[str, Any]) -> Iterator[None]:
+        """As many threads of a processor as worked on a record."""
+        from napari_histomix.diffusion.environment import threads
+
+        with threads(provenance.get("threads")):
+            yield
+
+
+def _scale(used: Sequence[Mapping[str, Any]]) -> float | None:
+    return next((float(facts["mpp"]) for facts in used if "mpp" in facts), None)
+
 
 _MACHINE = {"device": "on", "precision": "in", "processor": "on", "threads": "with as many threads as"}
 

@@ -14,16 +14,16 @@ from toy_methods import BLEND, FRESH, LAY, changes_of
 
 from napari_histomix import jobs
 from napari_histomix.datasets import load_sample, open_any, open_dataset
+from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.diffusion import environment
 from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.study import Study
 from napari_histomix.study.export import export, export_study
-from napari_histomix.study.provenance import comparing
-from napari_histomix.study.provenance.recorded import read_manifest
-from napari_histomix.study.provenance.replay import replay, source_dataset
+from napari_histomix.study.manifest import read_manifest
+from napari_histomix.study.replay import compare, replay, source_dataset
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 def painted(dataset, folder: Path, rare: str, **how) -> Study:
@@ -159,7 +159,7 @@ class TestWhatWasChangedIsNamed:
         real = np.argwhere(np.array(Image.open(folder / "origin" / f"{image.file}.png")) == 0)[0]
         pixels[tuple(real)] ^= 1
         Image.fromarray(pixels).save(file)
-        sha256 = comparing.pixels_sha256(pixels)
+        sha256 = pixels_sha256(pixels)
         edit(folder, lambda content: content["synthetic_images"][image.name].update(sha256=sha256))
         assert "1 pixels that should be the source's own" in again(folder).problems[0]
 
@@ -250,12 +250,10 @@ class TestElsewhere:
         found = np.full((20, 20, 3), 100, np.uint8)
         rebuilt = found.copy()
         rebuilt[5:7, :, 1] += levels // 2 + levels % 2
-        assert comparing.compare("a", found, rebuilt, origin, exact=False).outcome == outcome
-        assert comparing.compare("a", found, rebuilt, origin, exact=True).outcome == (
-            "identical" if levels == 0 else "different"
-        )
+        assert compare("a", found, rebuilt, origin, exact=False).outcome == outcome
+        assert compare("a", found, rebuilt, origin, exact=True).outcome == ("identical" if levels == 0 else "different")
         rebuilt[0, 0] += 1
-        assert comparing.compare("a", found, rebuilt, origin, exact=False).outcome == "different"
+        assert compare("a", found, rebuilt, origin, exact=False).outcome == "different"
 
 
 class TestManifests:

@@ -23,8 +23,8 @@ from napari_histomix.datasets.run_lengths import mask_of
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError
 from napari_histomix.study.export_images import origin_file
-from napari_histomix.study.manifest import FILE
-from napari_histomix.study.provenance.recorded import (
+from napari_histomix.study.manifest import (
+    FILE,
     LARGEST,
     Manifest,
     SyntheticImage,
@@ -32,7 +32,7 @@ from napari_histomix.study.provenance.recorded import (
     read_manifest,
     undamaged,
 )
-from napari_histomix.study.provenance.replay import method_for
+from napari_histomix.study.replay import method_for
 
 ORIGIN_WORDS = {REAL: "real", DONOR: "donor", INPAINTED: "inpainted"}
 ORIGINS = "origins.zip"

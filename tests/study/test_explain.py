@@ -16,12 +16,12 @@ from toy_methods import BLEND, FRESH, LAY, changes_of
 
 from napari_histomix.datasets import SYNTHETIC_NOTICE, load_sample, open_any
 from napari_histomix.records import HistomixError, drain
+from napari_histomix.study.explain import Explanation, explain
 from napari_histomix.study.export import export
-from napari_histomix.study.provenance.explain import Explanation, explain
-from napari_histomix.study.provenance.recorded import read_manifest
-from napari_histomix.study.provenance.replay import replay
+from napari_histomix.study.manifest import read_manifest
+from napari_histomix.study.replay import replay
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,210 @@
+"""What commands share: options made from settings, the datasets that options name, what a person sees meanwhile."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm import tqdm
+
+from napari_histomix.datasets import Dataset, open_any
+from napari_histomix.datasets.splits import read_splits, with_chosen_splits, with_splits
+from napari_histomix.records import HistomixError, Job
+from napari_histomix.settings import Setting, made_from, settings_of, shown
+
+if TYPE_CHECKING:
+    from napari_histomix.study import Study
+
+
+S = TypeVar("S")
+
+UNSAID = argparse.SUPPRESS
+"""Default of every option: what nobody has said is left to the settings class."""
+
+
+class UsageError(HistomixError):
+    """Wrong usage that only shows once the command line is read as a whole."""
+
+
+def positive(text: str) -> float:
+    """A positive number, as the type of an option."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be a positive number")
+    return value
+
+
+def add_settings(parser: Any, classes: Iterable[type], *, without: Iterable[str] = ()) -> None:
+    """Add an option for each setting of these classes; settings of one name are one option.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    classes : iterable of type
+        Settings classes (``settings``).
+    without : iterable of str
+        Settings that get no option here.
+    """
+    added = set(without)
+    common, advanced = parser.add_argument_group("settings"), parser.add_argument_group("advanced settings")
+    for cls in classes:
+        for setting in settings_of(cls):
+            if setting.name not in added:
+                added.add(setting.name)
+                _add(advanced if setting.option.advanced else common, setting)
+
+
+def _add(group: Any, setting: Setting) -> None:
+    option = setting.option
+    default = "" if setting.required else f" (default: {shown(setting)})"
+    bounds = "" if option.choices or not setting.bounds() else f"; {setting.bounds()}"
+    how: dict[str, Any] = {"help": f"{option.help.rstrip('.')}{bounds}{default}".replace("%", "%%"), "default": UNSAID}
+    if setting.type is bool:
+        how["action"] = argparse.BooleanOptionalAction
+    else:
+        how |= {"type": _single(setting), "metavar": _metavar(setting), "choices": list(option.choices) or None}
+        if setting.pair:
+            how |= {"nargs": 2, "metavar": ("LOW", "HIGH")}
+        elif setting.many:
+            how["nargs"] = "+"
+        if option.choices:
+            del how["metavar"]
+    group.add_argument(*option.flags, setting.flag, dest=setting.name, required=False, **how)
+
+
+def _single(setting: Setting) -> Any:
+    """What reads one value of a setting, and refuses it out of its bounds."""
+
+    def read(text: str) -> Any:
+        try:
+            value = setting.type(text)
+            return setting.check((value, value))[0] if setting.pair or setting.many else setting.check(value)
+        except HistomixError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    # By which argparse names it where the text is no such value at all.
+    read.__name__ = setting.type.__name__
+    return read
+
+
+def _metavar(setting: Setting) -> str:
+    if setting.option.kind:
+        return {"classes": "NAME", "encoder": "NAME", "model": "PATH", "file": "FILE", "samplers": "NAME"}[
+            setting.option.kind
+        ]
+    return {int: "N", float: "X", str: "TEXT"}[setting.type]
+
+
+def settings_from(cls: type[S], options: argparse.Namespace | Mapping[str, Any]) -> S:
+    """Settings of what was said on the command line, the class's own defaults for the rest.
+
+    Raises
+    ------
+    UsageError
+        If a setting that is needed was not given.
+    HistomixError
+        If a value is out of its bounds.
+    """
+    said = options if isinstance(options, Mapping) else vars(options)
+    for setting in settings_of(cls):
+        if setting.required and said.get(setting.name) is None:
+            raise UsageError(f"{setting.flag} is needed: {setting.option.help}")
+    return made_from(cls, {setting.name: said[setting.name] for setting in settings_of(cls) if setting.name in said})
+
+
+T = TypeVar("T")
+
+
+def follow(job: Job[T]) -> T:
+    """Run a job to its end with a bar on a terminal, one line for each phase elsewhere; messages go above it."""
+    bar: tqdm[Any] | None = None
+    shown = ""
+    try:
+        while True:
+            event = next(job)
+            phase = event.phase.split(",")[0].rstrip("0123456789 of")
+            if phase != shown:
+                shown = phase
+                if bar is not None:
+                    bar.close()
+                if sys.stderr.isatty():
+                    bar = tqdm(total=event.total or None, dynamic_ncols=True, leave=False)
+                else:
+                    print(f"{phase} …", file=sys.stderr, flush=True)
+            if event.message:
+                tqdm.write(event.message, file=sys.stderr)
+            if bar is not None:
+                bar.set_description(event.phase, refresh=False)
+                bar.total = event.total or None
+                bar.update(event.done - bar.n)
+    except StopIteration as end:
+        return end.value
+    finally:
+        job.close()
+        if bar is not None:
+            bar.close()
+
+
+def say(options: argparse.Namespace, *lines: str) -> None:
+    """Print for people; with --json standard output holds one line for programs, so this goes to standard error."""
+    for line in lines:
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Add the dataset, its scale and its splits."""
+    parser.add_argument(
+        "dataset",
+        type=Path,
+        help="folder of labeled images in any format that 'convert' writes, HoVer-Net's among them; for tissue a "
+        "folder for each class, or a CSV of images and classes",
+    )
+    parser.add_argument("--mpp", type=positive, help="µm per pixel, where the data does not say it")
+    parser.add_argument(
+        "--splits",
+        type=Path,
+        metavar="FILE",
+        help="CSV with the columns image and split, as 'histomix split' writes",
+    )
+
+
+def open_data(options: argparse.Namespace) -> Dataset:
+    """Open the dataset of ``options`` with the splits these name, and say what of it is left out."""
+    dataset = open_any(options.dataset, options.mpp)
+    for problem in dataset.problems:
+        say(options, f"Skipped: {problem.sentence}")
+    path = getattr(options, "splits", None)
+    return dataset if path is None else with_splits(dataset, read_splits(path))
+
+
+def with_study_splits(options: argparse.Namespace, dataset: Dataset) -> Dataset:
+    """The dataset with the splits of the study that ``--study`` names, unless ``--splits`` names others."""
+    from napari_histomix.study import Study
+    from napari_histomix.study.store import FILE
+
+    if options.splits is None and options.study and (options.study / FILE).is_file():
+        return with_chosen_splits(dataset, Study.open(options.study).settings())
+    return dataset
+
+
+def named_splits(options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+    """Splits of ``--splits`` as a study keeps them in its settings; nothing where none were named."""
+    if getattr(options, "splits", None) is None:
+        return {}
+    return {"splits": {entry.source.image: entry.source.split for entry in dataset.entries}}
+
+
+def study_images(study: Study, given: Path | None = None) -> Dataset:
+    """The dataset of a study with the splits that it keeps; ``given`` says where the images are now.
+
+    Raises
+    ------
+    HistomixError
+        If the images are not there, or are not those of the study.
+    """
+    # A study that cannot be written to is only told for this time.
+    root = given if given is not None and study.read_only and given.is_dir() else study.locate(given)
+    return with_chosen_splits(open_any(root, study.mpp), study.settings())
