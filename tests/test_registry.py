@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+import napari_histomix.weights as registry
 from napari_histomix.records import HistomixError
-from napari_histomix.weights import registry
-from napari_histomix.weights.registry import CHECKPOINTS, Checkpoint, checkpoint_path, fetch, weights_folder
+from napari_histomix.weights import CHECKPOINTS, Checkpoint, checkpoint_path, fetch, weights_folder
 
 CONTENT = b"weights" * 400_000
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import yaml
 
-from napari_histomix.datasets.card import write_card
+from napari_histomix.datasets.dataset_writer import write_card
 from napari_histomix.datasets.formats import FORMATS
 
 FACTS = {

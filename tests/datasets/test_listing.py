@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from napari_histomix.datasets.entries import Row
-from napari_histomix.datasets.listing import dataset_name, described_classes, listed, matched, subfolder
+from napari_histomix.datasets.entries import Row, dataset_name, described_classes, listed, matched, subfolder
 from napari_histomix.records import HistomixError, NucleusClass
 
 

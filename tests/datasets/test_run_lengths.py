@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from napari_histomix.datasets.run_lengths import mask_of, mask_text
+from napari_histomix.datasets.formats.polygons import mask_of, mask_text
 from napari_histomix.records import HistomixError
 
 HUGE = {"size": [2**20, 2**20], "counts": "PPPPPPPP1"}

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_histomix.datasets.split_proposal import propose_splits, shortcomings
-from napari_histomix.datasets.splits import shared, units
+from napari_histomix.datasets.splits import propose_splits, shared, shortcomings, units
 from napari_histomix.records import HistomixError, Source
 
 

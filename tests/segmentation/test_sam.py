@@ -134,7 +134,7 @@ def test_without_the_package_it_says_what_to_install(weights, monkeypatch):
 
 def test_the_room_loads_neither_torch_nor_sam():
     program = (
-        "import sys, napari_histomix.segmentation, napari_histomix.weights.registry\n"
+        "import sys, napari_histomix.segmentation, napari_histomix.weights\n"
         "print({'torch', 'segment_anything'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)

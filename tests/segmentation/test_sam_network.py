@@ -19,7 +19,7 @@ from segment_anything.modeling import Sam  # noqa: E402
 
 from napari_histomix.segmentation import sam_network  # noqa: E402
 from napari_histomix.segmentation.sam import open_sam  # noqa: E402
-from napari_histomix.weights.registry import read_checkpoint  # noqa: E402
+from napari_histomix.weights import read_checkpoint  # noqa: E402
 
 build_sam = sys.modules["segment_anything.build_sam"]
 

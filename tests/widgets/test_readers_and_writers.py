@@ -22,7 +22,7 @@ from PIL import Image as Picture
 from napari_histomix.datasets import SYNTHETIC_NOTICE, load_sample, open_dataset, sample_folder
 from napari_histomix.datasets.dataset_writer import convert
 from napari_histomix.datasets.formats import FORMATS
-from napari_histomix.datasets.label_files import read_label_file
+from napari_histomix.datasets.opening import read_label_file
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.widgets.layer_making import nuclei_layer
 from napari_histomix.widgets.readers import file_reader, folder_reader

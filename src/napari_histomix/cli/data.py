@@ -25,7 +25,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     inspect = command("inspect", run_inspect, "Show classes, counts, µm/px, splits and problems of a dataset.")
     add_dataset(inspect)
 
-    from napari_histomix.datasets.split_proposal import SHARES
+    from napari_histomix.datasets.splits import SHARES
 
     split = command(
         "split", run_split, "Propose training, validation and test images: no patient, slide or copy in two of them."
@@ -105,8 +105,15 @@ def _classes(dataset: Dataset, surveyed: Survey) -> tuple[str, list[dict[str, An
 def run_split(options: argparse.Namespace) -> dict[str, Any]:
     """Propose splits, and write them."""
     from napari_histomix.datasets.copies import find_copies
-    from napari_histomix.datasets.split_proposal import propose_splits, shortcomings
-    from napari_histomix.datasets.splits import shared, split_order, units, with_splits, write_splits
+    from napari_histomix.datasets.splits import (
+        propose_splits,
+        shared,
+        shortcomings,
+        split_order,
+        units,
+        with_splits,
+        write_splits,
+    )
 
     if options.val + options.test >= 1:
         raise HistomixError("The shares of validation and test leave nothing to train on; ask for less.")

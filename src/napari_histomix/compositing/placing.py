@@ -14,7 +14,7 @@ from napari_histomix.compositing.donors import DonorCrop, Mask, before_turn, cut
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.planning import Plan
 from napari_histomix.datasets import Dataset
-from napari_histomix.datasets.run_lengths import mask_text
+from napari_histomix.datasets.formats.polygons import mask_text
 from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location
 from napari_histomix.records import SourceRef as Ref
 

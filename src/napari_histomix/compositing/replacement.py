@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.donors import Mask
 from napari_histomix.compositing.stain import match_stain, stain_spread
-from napari_histomix.datasets.run_lengths import mask_of
+from napari_histomix.datasets.formats.polygons import mask_of
 from napari_histomix.records import DONOR, INPAINTED, REAL, LabeledImage, Segment
 from napari_histomix.segmentation.anchors import without_crumbs
 from napari_histomix.stains import optical_density

@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.datasets.formats.reading import check_size
+from napari_histomix.datasets.text_files import check_size
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.records import HistomixError, LabeledImage
 
@@ -75,7 +75,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     ------
     HistomixError
         If the file cannot be read, is not color, is neither 8 nor 16 bits per channel, or is too large (see
-        ``reading.check_size``).
+        ``text_files.check_size``).
     """
     array = _read_array(path, "an image")
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 2)):
@@ -110,7 +110,7 @@ def read_label_image(path: Path) -> NDArray[np.int32]:
     ------
     HistomixError
         If the file cannot be read, is not one channel of whole numbers, is too large (see
-        ``reading.check_size``), or an id is negative or above 2³¹ − 1.
+        ``text_files.check_size``), or an id is negative or above 2³¹ − 1.
     """
     array = _read_array(path, "a label image")
     if array.ndim != 2:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_histomix.datasets.formats.reading import read_json
-from napari_histomix.datasets.run_lengths import mask_of
+from napari_histomix.datasets.formats.polygons import mask_of
+from napari_histomix.datasets.text_files import read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.records import HistomixError, LabeledImage
 

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from napari_histomix.datasets.entries import described_split, read_json_object, split_name
+from napari_histomix.datasets.entries import TABLE, described_split, read_json_object, split_name
 from napari_histomix.datasets.formats.plain import TYPES_TABLE
-from napari_histomix.datasets.listing import TABLE
 from napari_histomix.datasets.pixels import is_flagged, pixels_sha256
-from napari_histomix.datasets.tables import read_table
+from napari_histomix.datasets.text_files import read_table
 from napari_histomix.records import HistomixError
 from napari_histomix.stains import optical_density
 

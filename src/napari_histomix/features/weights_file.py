@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_histomix.records import HistomixError
-from napari_histomix.weights.registry import read_checkpoint
+from napari_histomix.weights import read_checkpoint
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from napari_histomix import __version__
-from napari_histomix.datasets.run_lengths import mask_text
+from napari_histomix.datasets.formats.polygons import mask_text
 from napari_histomix.records import Change, Kind, Location, Role, Segment, SourceRef
 from napari_histomix.settings import PaintingSettings, plain
 

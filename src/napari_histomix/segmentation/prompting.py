@@ -71,7 +71,7 @@ def open_prompter(kind: str = "region-tree", weights: str | Path | None = None, 
     kind : str
         ``region-tree``, which needs no weights, or ``sam``.
     weights : str or path, optional
-        SAM's: a name in ``weights.registry`` or a checkpoint file.
+        SAM's: a name in ``weights.CHECKPOINTS`` or a checkpoint file.
     device : str
         auto, cpu, cuda or mps; a region tree is always grown on the processor.
 

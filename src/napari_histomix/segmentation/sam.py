@@ -30,7 +30,7 @@ from napari_histomix.devices import choose_device, out_of_memory
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.segmentation.sam_decoder import PointDecoder
 from napari_histomix.segmentation.sam_network import load_network
-from napari_histomix.weights.registry import CHECKPOINTS, checkpoint_path
+from napari_histomix.weights import CHECKPOINTS, checkpoint_path
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -50,7 +50,7 @@ def open_sam(
     Parameters
     ----------
     weights : str or Path
-        A name in ``weights.registry`` (vit_b, vit_l, vit_h), or a checkpoint of SAM's architecture: see
+        A name in ``weights.CHECKPOINTS`` (vit_b, vit_l, vit_h), or a checkpoint of SAM's architecture: see
         ``sam_network.load_network``.
     device : str
         auto, cpu, cuda or mps.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from napari_histomix.records import HistomixError
-from napari_histomix.weights.registry import read_checkpoint
+from napari_histomix.weights import read_checkpoint
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_histomix.datasets import open_any
-from napari_histomix.datasets.card import models_of
+from napari_histomix.datasets.dataset_writer import models_of
 from napari_histomix.datasets.entries import read_json_object
-from napari_histomix.datasets.formats.reading import read_json
+from napari_histomix.datasets.formats.polygons import mask_of
 from napari_histomix.datasets.pixels import is_flagged, read_label_image
-from napari_histomix.datasets.run_lengths import mask_of
+from napari_histomix.datasets.text_files import read_json
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError
 from napari_histomix.study.export_images import origin_file

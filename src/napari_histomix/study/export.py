@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_histomix.datasets import Dataset
-from napari_histomix.datasets.card import models_of, write_card
 from napari_histomix.datasets.copies import check_leaks
-from napari_histomix.datasets.dataset_writer import check_place, described
+from napari_histomix.datasets.dataset_writer import check_place, described, models_of, write_card
 from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS, format_of
 from napari_histomix.datasets.splits import check_splits, few
 from napari_histomix.datasets.writing import complete_or_absent

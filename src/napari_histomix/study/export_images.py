@@ -17,7 +17,7 @@ from napari_histomix.datasets.dataset_writer import WrittenDataset, copy_notices
 from napari_histomix.datasets.entries import palette
 from napari_histomix.datasets.formats import CLASS_FOLDERS
 from napari_histomix.datasets.pixels import labels_sha256, pixels_sha256
-from napari_histomix.datasets.tables import write_table
+from napari_histomix.datasets.text_files import write_table
 from napari_histomix.datasets.writing import class_map, write_ignore, write_png
 from napari_histomix.records import INPAINTED, KEEP, Change, HistomixError, LabeledImage
 

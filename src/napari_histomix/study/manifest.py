@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_histomix import __version__
-from napari_histomix.datasets import tables
-from napari_histomix.datasets.formats.reading import read_json
+from napari_histomix.datasets import text_files
+from napari_histomix.datasets.formats.polygons import mask_text
 from napari_histomix.datasets.opening import dataset_at, way_to
-from napari_histomix.datasets.run_lengths import mask_text
+from napari_histomix.datasets.text_files import read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.methods import OF_VERSION_3, method_of
 from napari_histomix.methods.record import Record
@@ -124,7 +124,7 @@ def write_table(path: Path, records: Iterable[Record]) -> None:
     """Write records as a table: nested values as columns such as ``target_row`` and ``provenance_stain_gain``."""
     rows = [dict(_unfold(_flat(record.content))) for record in records]
     header = list(dict.fromkeys(key for row in rows for key in row))
-    tables.write_table(path, header, [[row.get(key, "") for key in header] for row in rows])
+    text_files.write_table(path, header, [[row.get(key, "") for key in header] for row in rows])
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, fields
 from pathlib import Path
 
-from napari_histomix.datasets.tables import read_table, write_new_table
+from napari_histomix.datasets.text_files import read_table, write_new_table
 from napari_histomix.records import Candidate, HistomixError, Location
 
 PLACE = [field.name for field in fields(Location)]

@@ -1,6 +1,23 @@
-"""Weights that come with the package, and where they lie."""
+"""Bundled weights and published checkpoints: where each comes from, its hash and license, how it gets onto this disk.
 
+A checkpoint is looked up in a folder of this machine. Only where the environment variable ``HISTOMIX_ONLINE`` is 1 is
+it fetched, and it is used only after its SHA-256 matched. Checkpoints whose makers publish no SHA-256 (micro-sam,
+PathoSAM) are not named here; they are opened as files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from napari_histomix.records import Event, HistomixError, Job, drain
 
 INPAINTER = "he-inpaint"
 
@@ -8,3 +25,267 @@ INPAINTER = "he-inpaint"
 def bundled(name: str = INPAINTER) -> Path:
     """Folder of a bundled model."""
     return Path(__file__).parent / name
+
+
+FOLDER_VARIABLE = "HISTOMIX_WEIGHTS"
+_BLOCK = 1 << 20
+_TIMEOUT = 60
+"""Seconds without a byte after which a connection counts as lost."""
+_POLL = 0.05
+"""Seconds between two events of a download."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A published weights file.
+
+    Parameters
+    ----------
+    name, architecture : str
+        Its name here, and the network it was made for.
+    url : str
+        Its last part is the file's name on this disk, too.
+    sha256 : str
+        64 hexadecimal digits.
+    size : int
+        Bytes.
+    license : str
+        SPDX identifier.
+    """
+
+    name: str
+    architecture: str
+    url: str
+    sha256: str
+    size: int
+    license: str
+
+    @property
+    def filename(self) -> str:
+        """Name of the file on this disk."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+_SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
+CHECKPOINTS: Mapping[str, Checkpoint] = MappingProxyType(
+    {
+        one.name: one
+        for one in (
+            Checkpoint(
+                "vit_b",
+                "sam-vit_b",
+                _SAM + "sam_vit_b_01ec64.pth",
+                "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+                375_042_383,
+                "Apache-2.0",
+            ),
+            Checkpoint(
+                "vit_l",
+                "sam-vit_l",
+                _SAM + "sam_vit_l_0b3195.pth",
+                "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+                1_249_524_607,
+                "Apache-2.0",
+            ),
+            Checkpoint(
+                "vit_h",
+                "sam-vit_h",
+                _SAM + "sam_vit_h_4b8939.pth",
+                "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+                2_564_550_879,
+                "Apache-2.0",
+            ),
+        )
+    }
+)
+"""Segment Anything (Kirillov et al., arXiv 2304.02643), as its makers publish it."""
+
+
+def weights_folder() -> Path:
+    """Folder that checkpoints lie in: ``HISTOMIX_WEIGHTS``, or ``napari-histomix/weights`` in the user's cache."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "napari-histomix" / "weights"
+
+
+def checkpoint_path(name: str, folder: Path | None = None) -> Path:
+    """The file of a named checkpoint, verified; fetched first if it is absent and going online is allowed.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``CHECKPOINTS``.
+    folder : Path, optional
+        ``weights_folder()`` by default.
+
+    Raises
+    ------
+    HistomixError
+        If the name is unknown, the file is absent and nothing may be fetched, or see ``fetch``.
+    """
+    checkpoint = _known(name)
+    folder = weights_folder() if folder is None else folder
+    path = folder / checkpoint.filename
+    if path.is_file():
+        _verify(path, checkpoint)
+        return path
+    if os.environ.get("HISTOMIX_ONLINE") != "1":
+        raise HistomixError(
+            f"'{checkpoint.filename}' is not in {folder}; copy it there from {checkpoint.url}, or set "
+            "HISTOMIX_ONLINE=1 to have it fetched."
+        )
+    return drain(fetch(name, folder))
+
+
+def fetch(name: str, folder: Path | None = None) -> Job[Path]:
+    """Fetch a named checkpoint; a long job (see ``records.Job``). Complete and verified, or absent.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``CHECKPOINTS``.
+    folder : Path, optional
+        Made if it is not there; ``weights_folder()`` by default.
+
+    Yields
+    ------
+    Event
+        Bytes fetched, of bytes in all.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    HistomixError
+        If going online is not allowed (``HISTOMIX_ONLINE`` is not 1), the disk has too little space, the connection
+        fails, or what came is not the published file.
+    """
+    checkpoint = _known(name)
+    if os.environ.get("HISTOMIX_ONLINE") != "1":
+        raise HistomixError(
+            f"'{name}' is fetched only where HISTOMIX_ONLINE=1 is set; set it or copy {checkpoint.url} here."
+        )
+    folder = weights_folder() if folder is None else folder
+    path = folder / checkpoint.filename
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < checkpoint.size:
+            raise HistomixError(
+                f"'{checkpoint.filename}' needs {checkpoint.size / 1e6:,.0f} MB, but the disk of {folder} has "
+                f"{free / 1e6:,.0f} MB left; free space or name another folder in {FOLDER_VARIABLE}."
+            )
+        yield from _retrieve(checkpoint, folder)
+        # pooch's temporary files are their owner's alone; weights are an ordinary file.
+        path.chmod(0o644)
+    except ValueError:
+        raise _not_published(checkpoint) from None
+    except OSError as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
+        raise HistomixError(
+            f"'{checkpoint.filename}' could not be fetched into {folder} ({reason}); check the connection and the "
+            f"disk, or copy it there from {checkpoint.url}."
+        ) from error
+    return path
+
+
+class _Progress:
+    """Counts the bytes of a download for pooch, in whose thread it ends a download that is too long or was stopped."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint, self.total, self.done, self.stopped = checkpoint, 0, 0, False
+
+    def update(self, count: int) -> None:
+        """Take in how many bytes more have come."""
+        self.done += count
+        # More than announced is not the published file, and might fill the disk. pooch counts whole blocks.
+        if self.done >= self.checkpoint.size + _BLOCK:
+            raise HistomixError(f"{self.checkpoint.url} gives more than the published file; try again later.")
+        if self.stopped:
+            raise HistomixError(f"Fetching {self.checkpoint.filename} was stopped.")
+
+    def reset(self) -> None:
+        """Begin anew, as pooch does before it reports all bytes at the end."""
+        self.done = 0
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _retrieve(checkpoint: Checkpoint, folder: Path) -> Job[None]:
+    """Have pooch fetch a file into a folder: under another name until its hash has matched."""
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    progress, phase = _Progress(checkpoint), f"Fetching {checkpoint.filename}"
+    download = pooch.HTTPDownloader(progressbar=progress, chunk_size=_BLOCK, timeout=_TIMEOUT)
+    known_hash = f"sha256:{checkpoint.sha256}"
+    with ThreadPoolExecutor(1) as threads:
+        fetched = threads.submit(
+            pooch.retrieve, checkpoint.url, known_hash, checkpoint.filename, folder, downloader=download
+        )
+        try:
+            while wait([fetched], _POLL).not_done:
+                yield Event(phase, min(progress.done, checkpoint.size), checkpoint.size)
+        finally:
+            progress.stopped = True
+        fetched.result()
+    yield Event(phase, checkpoint.size, checkpoint.size)
+
+
+def _known(name: str) -> Checkpoint:
+    if name not in CHECKPOINTS:
+        raise HistomixError(f"There are no weights named '{name}'; choose {', '.join(CHECKPOINTS)} or give a file.")
+    return CHECKPOINTS[name]
+
+
+def _verify(path: Path, checkpoint: Checkpoint) -> None:
+    import pooch
+
+    if pooch.file_hash(str(path)) != checkpoint.sha256:
+        raise _not_published(checkpoint)
+
+
+def _not_published(checkpoint: Checkpoint) -> HistomixError:
+    return HistomixError(
+        f"'{checkpoint.filename}' is damaged or was changed (its SHA-256 is not the published one); delete it and get "
+        f"it again from {checkpoint.url}."
+    )
+
+
+def read_checkpoint(path: Path) -> tuple[Any, str]:
+    """What a file holds, tensors and plain containers only, and its SHA-256.
+
+    Parameters
+    ----------
+    path : Path
+        ``.safetensors``, or a torch checkpoint, which is loaded with ``weights_only=True``.
+
+    Raises
+    ------
+    HistomixError
+        If the file is absent, cannot be read, is damaged or holds anything else.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise HistomixError(f"There is no weights file '{path}'; check the path or copy the file there.")
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if path.suffix == ".safetensors":
+            return load_file(path), sha256
+        return torch.load(path, map_location="cpu", weights_only=True), sha256
+    except OSError as error:
+        raise HistomixError(f"'{path}' cannot be read ({error.strerror}); check its permissions.") from error
+    # Bytes that are no checkpoint make the readers fail in any way there is.
+    except Exception as error:
+        raise HistomixError(
+            f"'{path.name}' is damaged or holds more than weights; download it again or convert it to .safetensors."
+        ) from error

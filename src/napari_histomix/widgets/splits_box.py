@@ -21,8 +21,16 @@ from qtpy.QtWidgets import (
 
 from napari_histomix.datasets import Dataset, Survey
 from napari_histomix.datasets.entries import palette
-from napari_histomix.datasets.split_proposal import SHARES, propose_splits, shortcomings
-from napari_histomix.datasets.splits import SPLITS, shared, split_of, split_order, units
+from napari_histomix.datasets.splits import (
+    SHARES,
+    SPLITS,
+    propose_splits,
+    shared,
+    shortcomings,
+    split_of,
+    split_order,
+    units,
+)
 from napari_histomix.records import Event, Job, NucleusClass
 from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.elements import Note, Section, hint, many, row

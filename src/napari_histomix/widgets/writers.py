@@ -17,7 +17,7 @@ from napari_histomix.datasets.formats import format_of
 from napari_histomix.datasets.formats.qupath import write_features
 from napari_histomix.datasets.formats.tiff_pairs import smallest_ids, write_tiff
 from napari_histomix.datasets.pixels import as_ids
-from napari_histomix.datasets.tables import whole_number
+from napari_histomix.datasets.text_files import whole_number
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, safe_name, write_png
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
 from napari_histomix.widgets.rgb_layers import micrometers, pixels_of

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
 from napari_histomix.datasets.formats import pannuke
-from napari_histomix.datasets.formats.pannuke import Writer, pannuke_class, recognizes
-from napari_histomix.datasets.formats.tiles import cut, open_npy
+from napari_histomix.datasets.formats.pannuke import Writer, cut, open_npy, pannuke_class, recognizes
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
 
 KINDS = (

@@ -20,27 +20,25 @@ from numpy.typing import NDArray
 from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
+    SPLIT_FOLDERS,
     Entry,
     Problem,
     Row,
     about,
+    dataset_name,
+    described_classes,
     files_by_stem,
+    listed,
+    matched,
     palette,
     read_json_object,
     split_name,
+    subfolder,
     tcga_origin,
 )
 from napari_histomix.datasets.formats.polygons import Ring, as_ring, one_ring, paint, shapes_of
-from napari_histomix.datasets.formats.reading import begins_with, check_size, read_xml, whole_id
-from napari_histomix.datasets.listing import (
-    SPLIT_FOLDERS,
-    dataset_name,
-    described_classes,
-    listed,
-    matched,
-    subfolder,
-)
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP
+from napari_histomix.datasets.text_files import begins_with, check_size, read_xml, whole_id
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, Names, safe_name, write_tiff
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 

@@ -12,22 +12,26 @@ from typing import Any
 from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
+    SPLIT_FOLDERS,
+    TABLE,
     Entry,
     Problem,
     Row,
+    RowDraft,
     UnknownLayoutError,
     checked_mpp,
+    dataset_name,
     described_split,
     files_by_stem,
+    is_synthetic,
     natural_key,
     read_json_object,
     split_name,
+    subfolder,
     tcga_origin,
 )
-from napari_histomix.datasets.formats.reading import read_bytes
-from napari_histomix.datasets.listing import SPLIT_FOLDERS, TABLE, RowDraft, dataset_name, is_synthetic, subfolder
 from napari_histomix.datasets.pixels import read_mpp
-from napari_histomix.datasets.tables import Table, read_table
+from napari_histomix.datasets.text_files import Table, read_bytes, read_table
 from napari_histomix.datasets.writing import Names, safe_name, write_dataset_json, write_png
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
 

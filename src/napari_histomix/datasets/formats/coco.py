@@ -19,19 +19,30 @@ from numpy.typing import NDArray
 from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
+    SPLIT_FOLDERS,
     Entry,
     Problem,
     Row,
     about,
     classes_of,
+    dataset_name,
+    listed,
     palette,
     read_json_object,
     split_name,
+    subfolder,
 )
-from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of, outlines, rasterize
-from napari_histomix.datasets.formats.reading import check_size, read_json
-from napari_histomix.datasets.listing import SPLIT_FOLDERS, dataset_name, listed, subfolder
-from napari_histomix.datasets.run_lengths import lengths_of, mask_text
+from napari_histomix.datasets.formats.polygons import (
+    Canvas,
+    Ring,
+    as_ring,
+    lengths_of,
+    mask_text,
+    masks_of,
+    outlines,
+    rasterize,
+)
+from napari_histomix.datasets.text_files import check_size, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 

@@ -21,14 +21,21 @@ from scipy import ndimage
 from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
+    UNCLASSIFIED,
+    UNCLASSIFIED_COLOR,
     Entry,
     Problem,
+    dataset_name,
+    described_classes,
     files_by_stem,
+    listed,
+    matched,
     numbered_classes,
     read_json_object,
+    subfolder,
 )
 from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of
-from napari_histomix.datasets.formats.reading import (
+from napari_histomix.datasets.text_files import (
     MAX_JSON,
     MAX_PIXELS,
     begins_with,
@@ -36,15 +43,6 @@ from napari_histomix.datasets.formats.reading import (
     read_bytes,
     read_json,
     whole_id,
-)
-from napari_histomix.datasets.listing import (
-    UNCLASSIFIED,
-    UNCLASSIFIED_COLOR,
-    dataset_name,
-    described_classes,
-    listed,
-    matched,
-    subfolder,
 )
 from napari_histomix.datasets.writing import ImageWriter, write_type_info
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass

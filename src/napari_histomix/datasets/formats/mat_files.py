@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.entries import about
-from napari_histomix.datasets.formats.reading import MAX_PIXELS, check_size, read_bytes
 from napari_histomix.datasets.pixels import as_ids
+from napari_histomix.datasets.text_files import MAX_PIXELS, check_size, read_bytes
 from napari_histomix.records import HistomixError, instance_ids
 
 _MAX_FILE = 2**30

@@ -20,14 +20,16 @@ from napari_histomix.datasets.entries import (
     Problem,
     Row,
     about,
+    dataset_name,
+    described_classes,
+    listed,
     palette,
     read_json_object,
 )
 from napari_histomix.datasets.formats.plain import classes_of, types_by_number
-from napari_histomix.datasets.formats.reading import check_size
 from napari_histomix.datasets.formats.zarr_arrays import below, open_array, read_group, write_array, write_group
-from napari_histomix.datasets.listing import dataset_name, described_classes, listed
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP, as_ids
+from napari_histomix.datasets.text_files import check_size
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, smallest_ids
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 

@@ -19,33 +19,31 @@ from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
     MAT_SUFFIXES,
+    SPLIT_FOLDERS,
+    TABLE,
     Entry,
     Problem,
     Row,
     UnknownLayoutError,
     about,
+    dataset_name,
+    entry_of,
     files_by_stem,
+    in_order,
+    matched,
     natural_key,
+    nothing_left,
     numbered_classes,
     palette,
     read_json_object,
+    read_rows,
     read_type_info,
     split_name,
-)
-from napari_histomix.datasets.formats.mat_files import read_mat, read_mat_types
-from napari_histomix.datasets.listing import (
-    SPLIT_FOLDERS,
-    TABLE,
-    dataset_name,
-    entry_of,
-    in_order,
-    matched,
-    nothing_left,
-    read_rows,
     subfolder,
 )
+from napari_histomix.datasets.formats.mat_files import read_mat, read_mat_types
 from napari_histomix.datasets.pixels import read_label_image
-from napari_histomix.datasets.tables import whole_number, write_table
+from napari_histomix.datasets.text_files import whole_number, write_table
 from napari_histomix.datasets.writing import (
     ImageWriter,
     class_map,

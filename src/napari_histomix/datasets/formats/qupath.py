@@ -16,24 +16,22 @@ from numpy.typing import NDArray
 from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
+    UNCLASSIFIED,
+    UNCLASSIFIED_COLOR,
     Entry,
     Problem,
     about,
-    files_by_stem,
-    palette,
-    read_json_object,
-)
-from napari_histomix.datasets.formats.polygons import Ring, as_ring, paint, shapes_of
-from napari_histomix.datasets.formats.reading import begins_with, check_size, read_json
-from napari_histomix.datasets.listing import (
-    UNCLASSIFIED,
-    UNCLASSIFIED_COLOR,
     dataset_name,
     described_classes,
+    files_by_stem,
     listed,
     matched,
+    palette,
+    read_json_object,
     subfolder,
 )
+from napari_histomix.datasets.formats.polygons import Ring, as_ring, paint, shapes_of
+from napari_histomix.datasets.text_files import begins_with, check_size, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, check_classes
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 

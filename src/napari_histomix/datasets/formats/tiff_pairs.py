@@ -18,26 +18,24 @@ from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
+    SPLIT_FOLDERS,
     Entry,
     Problem,
     Row,
     about,
+    dataset_name,
+    described_classes,
     files_by_stem,
+    listed,
+    matched,
     palette,
     read_json_object,
+    read_rows,
     split_name,
+    subfolder,
 )
 from napari_histomix.datasets.formats import plain
 from napari_histomix.datasets.formats.plain import LabelFiles, TypeTable
-from napari_histomix.datasets.listing import (
-    SPLIT_FOLDERS,
-    dataset_name,
-    described_classes,
-    listed,
-    matched,
-    read_rows,
-    subfolder,
-)
 from napari_histomix.datasets.pixels import read_label_image
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, smallest_ids, write_tiff
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass

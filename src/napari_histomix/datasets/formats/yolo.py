@@ -21,25 +21,23 @@ from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
     MAT_SUFFIXES,
+    SPLIT_FOLDERS,
     Entry,
     Problem,
     Row,
     classes_of,
+    dataset_name,
+    described_classes,
     files_by_stem,
+    listed,
+    matched,
     palette,
     read_json_object,
     split_name,
-)
-from napari_histomix.datasets.formats.polygons import one_ring, paint, shapes_of
-from napari_histomix.datasets.formats.reading import check_size, read_bytes
-from napari_histomix.datasets.listing import (
-    SPLIT_FOLDERS,
-    dataset_name,
-    described_classes,
-    listed,
-    matched,
     subfolder,
 )
+from napari_histomix.datasets.formats.polygons import one_ring, paint, shapes_of
+from napari_histomix.datasets.text_files import check_size, read_bytes
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name, write_png
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.formats.reading import read_bytes, read_json
+from napari_histomix.datasets.text_files import read_bytes, read_json
 from napari_histomix.records import HistomixError
 
 _MAX_BYTES = 2**30

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from napari_histomix.datasets.tables import write_table
+from napari_histomix.datasets.text_files import write_table
 from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.evaluation.figures import Estimate
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, Truth
