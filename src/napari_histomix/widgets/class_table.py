@@ -4,49 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from qtpy.QtCore import QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QPainter, QPaintEvent
-from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QWidget
 
 from napari_histomix.records import NucleusClass
-
-
-class Bar(QWidget):
-    """One bar of a chart: a share of the width in a class's color, over what it was before in a lighter tone.
-
-    Parameters
-    ----------
-    color : (r, g, b)
-    """
-
-    def __init__(self, color: tuple[int, int, int]) -> None:
-        super().__init__()
-        self._color = QColor(*color)
-        self.before = self.after = 0.0
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setFixedHeight(14)
-
-    def sizeHint(self) -> QSize:
-        """Wide enough to compare."""
-        return QSize(120, 14)
-
-    def set_shares(self, before: float, after: float = 0.0) -> None:
-        """Set the shares of the width, 0 to 1; ``after`` is drawn behind ``before``."""
-        self.before, self.after = before, after
-        self.update()
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw track and bar."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(128, 128, 128, 50))
-        painter.drawRoundedRect(QRectF(self.rect()), 3, 3)
-        for share, color in ((self.after, QColor("#2ecc71")), (self.before, self._color)):
-            if share > 0:
-                painter.setBrush(color)
-                painter.drawRoundedRect(QRectF(0, 0, max(share * self.width(), 3.0), self.height()), 3, 3)
-        painter.end()
+from napari_histomix.widgets.elements import Bar
 
 
 class ClassTable(QWidget):

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QRectF, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QBoxLayout,
+    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
     QFormLayout,
     QFrame,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QLayout,
+    QLineEdit,
     QPushButton,
     QSizePolicy,
     QSpinBox,
@@ -74,6 +77,25 @@ def narrow(box: QComboBox) -> None:
     box.setMinimumContentsLength(12)
 
 
+def check(text: str = "", tip: str = "", toggled: Callable[..., Any] | None = None) -> QCheckBox:
+    """A box to check."""
+    made = QCheckBox(text)
+    made.setToolTip(tip)
+    if toggled is not None:
+        made.toggled.connect(toggled)
+    return made
+
+
+def line(placeholder: str = "", tip: str = "", changed: Callable[..., Any] | None = None) -> QLineEdit:
+    """A line to type in."""
+    made = QLineEdit()
+    made.setPlaceholderText(placeholder)
+    made.setToolTip(tip)
+    if changed is not None:
+        made.textChanged.connect(changed)
+    return made
+
+
 def number(
     lowest: float,
     highest: float,
@@ -81,9 +103,11 @@ def number(
     *,
     step: float = 1,
     decimals: int = 0,
+    prefix: str = "",
     suffix: str = "",
     special: str = "",
     tip: str = "",
+    changed: Callable[..., Any] | None = None,
 ) -> QSpinBox | QDoubleSpinBox:
     """A number between bounds; of whole numbers where there are no ``decimals``. ``special`` stands for the lowest."""
     made = QDoubleSpinBox() if decimals else QSpinBox()
@@ -92,9 +116,12 @@ def number(
     made.setRange(lowest, highest)
     made.setSingleStep(step)
     made.setValue(value)
+    made.setPrefix(prefix)
     made.setSuffix(suffix)
     made.setSpecialValueText(special)
     made.setToolTip(tip)
+    if changed is not None:
+        made.valueChanged.connect(changed)
     return made
 
 
@@ -124,6 +151,14 @@ def row(*parts: QWidget | QLayout, stretch: int | None = None) -> QHBoxLayout:
     return _filled(QHBoxLayout(), parts, SPACE - 2, stretch)
 
 
+def even_row(*parts: QWidget | QLayout) -> QHBoxLayout:
+    """Widgets or layouts side by side, all of which take the room."""
+    layout = row(*parts)
+    for place in range(len(parts)):
+        layout.setStretch(place, 1)
+    return layout
+
+
 def column(*parts: QWidget | QLayout, space: int = SPACE, stretch: int | None = None) -> QVBoxLayout:
     """Widgets or layouts below each other."""
     return _filled(QVBoxLayout(), parts, space, stretch)
@@ -145,6 +180,14 @@ def add(layout: QBoxLayout, *parts: QWidget | QLayout) -> None:
             layout.addLayout(part)
         else:
             layout.addWidget(part)
+
+
+def clear(layout: QLayout) -> None:
+    """Remove all widgets from a layout."""
+    while layout.count():
+        widget = layout.takeAt(0).widget()
+        if widget is not None:
+            widget.deleteLater()
 
 
 def _filled(layout: Any, parts: Iterable[QWidget | QLayout], space: int, stretch: int | None) -> Any:
@@ -191,6 +234,14 @@ def ask_folder(parent: QWidget, title: str, start: Path | None = None) -> Path |
     """The folder that a person chooses, None where they cancel."""
     beginning = "" if start is None else str(start if start.is_dir() else Path.home())
     return Path(chosen) if (chosen := QFileDialog.getExistingDirectory(parent, title, beginning)) else None
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """A folder of this name that does not exist yet, numbered where it does."""
+    folder, number = parent / name, 2
+    while folder.exists():
+        folder, number = parent / f"{name} {number}", number + 1
+    return folder
 
 
 def rgb(color: str) -> tuple[int, int, int]:
@@ -349,3 +400,99 @@ class CropView(QFrame):
             painter.setPen(QColor("white"))
             painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
         painter.end()
+
+
+class Picture(QLabel):
+    """A picture from a file, as wide as there is room; hidden until there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole = QPixmap()
+        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.setMinimumWidth(1)
+        self.hide()
+
+    def show_file(self, path: Path | None) -> None:
+        """Show the picture in a file, or none."""
+        self._whole = QPixmap(str(path)) if path is not None else QPixmap()
+        self.setVisible(not self._whole.isNull())
+        self._fit()
+
+    def _fit(self) -> None:
+        if self._whole.isNull():
+            self.clear()
+            return
+        ratio = self.devicePixelRatioF()
+        width = round(max(self.width(), 100) * ratio)
+        fitted = self._whole.scaledToWidth(width, Qt.TransformationMode.SmoothTransformation)
+        fitted.setDevicePixelRatio(ratio)
+        self.setPixmap(fitted)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        if event.oldSize().width() != event.size().width():
+            self._fit()
+
+
+class Bar(QWidget):
+    """One bar of a chart: a share of the width in a class's color, over what it becomes in green."""
+
+    def __init__(self, color: tuple[int, int, int]) -> None:
+        super().__init__()
+        self._color = QColor(*color)
+        self.before = self.after = 0.0
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setFixedHeight(14)
+
+    def sizeHint(self) -> QSize:
+        return QSize(120, 14)
+
+    def set_shares(self, before: float, after: float = 0.0) -> None:
+        """Set the shares of the width, 0 to 1; ``after`` is drawn behind ``before``."""
+        self.before, self.after = before, after
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(128, 128, 128, 50))
+        painter.drawRoundedRect(QRectF(self.rect()), 3, 3)
+        for share, color in ((self.after, QColor(GOOD)), (self.before, self._color)):
+            if share > 0:
+                painter.setBrush(color)
+                painter.drawRoundedRect(QRectF(0, 0, max(share * self.width(), 3.0), self.height()), 3, 3)
+        painter.end()
+
+
+class Chart(QWidget):
+    """Names, bars and numbers below one another; names of one width where it is given."""
+
+    def __init__(self, name_width: int | None = None) -> None:
+        super().__init__()
+        self._name_width = name_width
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(SPACE)
+        self._grid.setVerticalSpacing(4)
+        self._grid.setColumnStretch(1, 1)
+        self._lines: list[tuple[QLabel, Bar, QLabel]] = []
+
+    def set_bars(self, bars: Sequence[tuple[str, tuple[int, int, int], float, float, str]]) -> None:
+        """Show bars: name, color, share before and after, and what is written beside it."""
+        clear(self._grid)
+        self._lines.clear()
+        for place, (text, color, before, after, count) in enumerate(bars):
+            name, bar, value = label(text, wrap=False), Bar(color), label(count, wrap=False)
+            if self._name_width is not None:
+                name.setFixedWidth(self._name_width)
+            value.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            bar.set_shares(before, after)
+            for position, widget in enumerate((name, bar, value)):
+                self._grid.addWidget(widget, place, position)
+            self._lines.append((name, bar, value))
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """Names and numbers as they are shown."""
+        return [(name.text(), value.text()) for name, _, value in self._lines]

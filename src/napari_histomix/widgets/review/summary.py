@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QWidget
+from qtpy.QtWidgets import QPushButton, QSizePolicy
 
 from napari_histomix.sampling import effective_sample_size
 from napari_histomix.study.store import REASONS
-from napari_histomix.widgets.class_table import Bar
-from napari_histomix.widgets.elements import ACCENT, CARE, SPACE, Section, heading, hint, many, rgb
+from napari_histomix.widgets.elements import ACCENT, CARE, Chart, Section, heading, hint, many, rgb
 from napari_histomix.widgets.review.rows import CODES, ChangeRows, Marks
 from napari_histomix.widgets.tables import APPROVE
 
@@ -76,40 +75,6 @@ def after_review(before: Mapping[int | str, int], rows: ChangeRows, chosen: NDAr
     return after
 
 
-class Chart(QWidget):
-    """Names, bars and numbers below one another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._grid = QGridLayout(self)
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(SPACE)
-        self._grid.setVerticalSpacing(4)
-        self._grid.setColumnStretch(1, 1)
-        self._lines: list[tuple[QLabel, Bar, QLabel]] = []
-
-    def set_bars(self, bars: Sequence[tuple[str, tuple[int, int, int], float, float, str]]) -> None:
-        """Show bars: name, color, share before and after, and what is written beside it."""
-        for line in self._lines:
-            for widget in line:
-                self._grid.removeWidget(widget)
-                widget.deleteLater()
-        self._lines.clear()
-        for at, (name, color, before, after, text) in enumerate(bars):
-            label, bar, number = QLabel(name), Bar(color), QLabel(text)
-            label.setFixedWidth(NAME_WIDTH)
-            number.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-            bar.set_shares(before, after)
-            for column, widget in enumerate((label, bar, number)):
-                self._grid.addWidget(widget, at, column)
-            self._lines.append((label, bar, number))
-
-    @property
-    def texts(self) -> list[tuple[str, str]]:
-        """Names and numbers as they are shown."""
-        return [(label.text(), number.text()) for label, _, number in self._lines]
-
-
 class SummarySection(Section):
     """Drawn only while it is open, and a moment after the last decision."""
 
@@ -118,7 +83,7 @@ class SummarySection(Section):
 
     def __init__(self) -> None:
         super().__init__("Summary (Q)", "What the approved changes make of the dataset.", opened=False)
-        self.donors, self.classes, self.reasons = Chart(), Chart(), Chart()
+        self.donors, self.classes, self.reasons = Chart(NAME_WIDTH), Chart(NAME_WIDTH), Chart(NAME_WIDTH)
         self.worth = hint("")
         self.most_button = QPushButton()
         self.most_button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
