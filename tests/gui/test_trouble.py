@@ -158,7 +158,7 @@ def test_closing_the_window_stops_the_job(with_candidates, tiny_model, qtbot) ->
 
 TORCH_AFTER_A_WINDOW = """
 import napari
-from napari_histomix.widgets.preload import prepare_torch
+from napari_histomix.widgets.jobs import prepare_torch
 viewer = napari.Viewer()
 prepare_torch()
 from diffusers import UNet2DModel

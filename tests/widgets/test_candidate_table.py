@@ -3,7 +3,7 @@ import time
 from qtpy.QtCore import Qt
 
 from napari_histomix.widgets.candidate_table import COLUMNS, CandidateTable
-from napari_histomix.widgets.tables import CandidateRows
+from napari_histomix.widgets.loading import CandidateRows
 
 COLUMN = {name: number for number, (name, _, _) in enumerate(COLUMNS)}
 

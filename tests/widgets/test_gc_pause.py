@@ -1,6 +1,6 @@
 import gc
 
-from napari_histomix.widgets.gc_pause import RARELY, GcPause
+from napari_histomix.widgets.jobs import RARELY, GcPause
 
 
 class Node:

@@ -19,7 +19,7 @@ from napari_histomix.study import Study
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.loading import Work, study_job
-from napari_histomix.widgets.review.details import provenance
+from napari_histomix.widgets.review.deciding import provenance
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session
 
@@ -516,7 +516,7 @@ def test_what_is_made_while_one_reviews_joins_at_the_end(panel, folder, qtbot) -
 
 
 def test_methods_are_compared_on_the_same_place_with_the_same_donor(panel, qtbot, monkeypatch) -> None:
-    monkeypatch.setattr("napari_histomix.widgets.review.compare.method_names", lambda: ("copypaste", "cutmix", "mixup"))
+    monkeypatch.setattr("napari_histomix.widgets.review.donors.method_names", lambda: ("copypaste", "cutmix", "mixup"))
     compare, views = panel.contents.compare, panel.contents.views
     panel.unfold(compare)
     compare.bar.run_button.click()

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from napari_histomix.study.changes import ChangeTable
-from napari_histomix.widgets.review.goal import Pace, duration, to_look_at
-from napari_histomix.widgets.review.queue import ReviewQueue
-from napari_histomix.widgets.review.rows import (
+from napari_histomix.widgets.review.deciding import Pace, duration, to_look_at
+from napari_histomix.widgets.review.queue import (
     ANY,
     BEST_FIRST,
     BY_DONOR,
@@ -19,6 +18,7 @@ from napari_histomix.widgets.review.rows import (
     RANDOM,
     WORST_FIRST,
     ChangeRows,
+    ReviewQueue,
     Wanted,
 )
 from napari_histomix.widgets.review.summary import DonorUse, after_review

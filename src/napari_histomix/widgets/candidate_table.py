@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
 from qtpy.QtGui import QColor
 
-from napari_histomix.widgets.tables import DROP, KEEP, UNDECIDED, WORDS, CandidateRows
+from napari_histomix.widgets.decisions import DROP, KEEP, UNDECIDED, WORDS
+from napari_histomix.widgets.loading import CandidateRows
 
 COLUMNS = (
     ("rank", "#", "Order in which the places were drawn; synthesis takes them in this order."),

@@ -23,11 +23,11 @@ from napari_histomix.compositing.composing import crop
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
 from napari_histomix.widgets.candidate_table import COLUMNS, CandidateTable
+from napari_histomix.widgets.decisions import DROP, KEEP, UNDECIDED, WORDS
 from napari_histomix.widgets.elements import BAD, GOOD, SPACE, CropView, Note, row
-from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.plan_panel import PlanPage
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.tables import DROP, KEEP, UNDECIDED, WORDS
+from napari_histomix.widgets.viewer import PanelKeys
 
 CROP_MICROMETERS = 32.0
 

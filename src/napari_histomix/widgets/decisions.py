@@ -12,12 +12,33 @@ from weakref import WeakSet
 from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_histomix.records import HistomixError
+from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.database import Claim
 from napari_histomix.study.decision_log import Entry, Subject, items_of
-from napari_histomix.widgets.tables import APPROVE
 
 if TYPE_CHECKING:
     from napari_histomix.study import Study
+
+UNDECIDED = "undecided"
+KEEP, DROP = "keep", "drop"
+APPROVE, REJECT, DELETE = "approve", "reject", "delete"
+WORDS = {
+    KEEP: "kept",
+    DROP: "dropped",
+    APPROVE: "approved",
+    REJECT: "rejected",
+    DELETE: "deleted",
+    UNDECIDED: UNDECIDED,
+}
+"""What a decision is called on the screen."""
+
+
+def nouns(table: ChangeTable) -> tuple[str, str]:
+    """What changes are, one and several: nuclei, images, or both."""
+    if len(table) and table.in_place.all():
+        return "nucleus", "nuclei"
+    return ("change", "changes") if table.in_place.any() else ("image", "images")
+
 
 SUBJECTS: tuple[Subject, ...] = ("change", "change note", "change reasons", "candidate")
 """What people say in a session; each is kept by item."""

@@ -10,13 +10,13 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy
 
 from napari_histomix.widgets.base import Panel
 from napari_histomix.widgets.data_panel import DataPanel
+from napari_histomix.widgets.decisions import APPROVE, REJECT
 from napari_histomix.widgets.elements import ACCENT, GOOD
 from napari_histomix.widgets.export_panel import ExportPanel
 from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.plan_panel import PlanPanel, chosen, data_problem
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session, session_of
-from napari_histomix.widgets.tables import APPROVE, REJECT
 
 
 class Badge(QWidget):

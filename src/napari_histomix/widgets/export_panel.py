@@ -14,10 +14,10 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QGridLayout, QLabe
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.study.export_plan import ExportPlan, bytes_text
 from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.decisions import nouns
 from napari_histomix.widgets.elements import ACCENT, SPACE, Bar, Note, form, heading, many, narrow, rgb, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.tables import nouns
 
 WRITTEN = (
     "Beside the images and labels: a manifest of every change, where each pixel comes from, a chart of the classes "

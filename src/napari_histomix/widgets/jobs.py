@@ -1,14 +1,21 @@
-"""One adapter between the house's long jobs and napari: background thread, progress, Cancel, one clear notice."""
+"""Long jobs in a background thread: progress, Cancel, one clear notice; and what keeps the window free meanwhile."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
+import os
 import sys
 import time
 import weakref
 from collections.abc import Callable, Generator
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from threading import Event as Flag
+from threading import Lock, Thread
 from typing import Any
 
 from napari.qt.threading import create_worker
@@ -17,7 +24,6 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.widgets.gc_pause import GcPause
 
 INTERVAL = 0.05
 """Seconds between two events that reach the main thread."""
@@ -315,3 +321,98 @@ def single(function: Callable[[], Any], phase: str) -> Callable[[], Job[Any]]:
         return function()
 
     return job
+
+
+_lock = Lock()
+_busy = 0
+_usual = gc.get_threshold()
+RARELY = 50_000
+"""New objects before young ones are collected, in place of Python's 700: a job may make a million that all stay."""
+
+
+class GcPause:
+    """While at least one of these has begun, full collections pass over what existed before.
+
+    Walking through all of napari and torch takes half a second in which no thread moves; done in a worker's thread it
+    may also destroy what belongs to the window. New garbage is still collected, old garbage when all have ended.
+    """
+
+    def __init__(self) -> None:
+        self._on = False
+
+    def begin(self) -> None:
+        """Leave what exists alone from now on."""
+        self._set(True)
+
+    def end(self) -> None:
+        """Back to normal, when no other pause goes on."""
+        self._set(False)
+
+    def _set(self, on: bool) -> None:
+        global _busy, _usual
+        with _lock:
+            if on == self._on:
+                return
+            self._on = on
+            _busy += 1 if on else -1
+            if on and _busy == 1:
+                gc.freeze()
+                _usual = gc.get_threshold()
+                gc.set_threshold(RARELY, *_usual[1:])
+            elif not _busy:
+                gc.set_threshold(*_usual)
+                gc.unfreeze()
+
+
+ENGINE = "napari_histomix.diffusion.inpainter"
+
+
+def prepare_torch() -> None:
+    """Make importing torch safe in a process that has a window; to be called before it, in a worker thread.
+
+    Mesa draws with LLVM on machines without a graphics driver and on AMD cards, and triton, which torch imports on
+    Linux, brings an LLVM of its own. Where the window came first, triton's library takes Mesa's symbols for its own
+    and the process dies in dlopen. Loading that one library with RTLD_DEEPBIND beforehand makes it keep to its own.
+    Does nothing where there is no such clash, or where triton is loaded already.
+    """
+    if not sys.platform.startswith("linux") or "triton" in sys.modules or not hasattr(os, "RTLD_DEEPBIND"):
+        return
+    try:
+        if "libLLVM" not in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"):
+            return
+        spec = find_spec("triton")
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            for library in Path(folder, "_C").glob("libtriton*.so"):
+                ctypes.CDLL(str(library), mode=os.RTLD_NOW | os.RTLD_LOCAL | os.RTLD_DEEPBIND)
+    except (OSError, ImportError, ValueError):
+        # Nothing to prepare, or nothing that we can do about it; the import itself says what is wrong.
+        return
+
+
+def warm_networks() -> None:
+    """Load the diffusion room in a thread of its own, while the person is still choosing.
+
+    Loading torch's libraries holds every thread for up to half a second at a time; done here it does not fall into a
+    run. The thread is no daemon: a process that ends in the midst of loading a library may crash.
+    """
+    if ENGINE not in sys.modules:
+        Thread(target=_load_engine, name="histomix-warming").start()
+
+
+def _load_engine() -> None:
+    prepare_torch()
+    try:
+        import_module(ENGINE)
+    except ImportError:
+        # The synthesis that needs it imports it again, and there the person is told what is missing.
+        return
+
+
+def prepare_units() -> None:
+    """Build pint's registry of units on the main thread, before a job starts.
+
+    Building takes a while and is not safe beside another thread that builds it too, as the first layer would do.
+    """
+    import pint
+
+    pint.get_application_registry().Unit("um")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from napari_histomix.compositing import Synthetic, compose, new_image
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.writing import class_table
 from napari_histomix.records import DONOR, Change, LabeledImage, NucleusClass
-from napari_histomix.widgets.tables import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.decisions import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
 
 DECISION_COLORS = {
     WORDS[KEEP]: "#2ecc71",
@@ -224,3 +224,22 @@ def decision_colors(words: Iterable[str]) -> NDArray[np.float64]:
     # As numbers: napari takes long to read the names of many colors.
     colors = {word: transform_color(color)[0] for word, color in DECISION_COLORS.items()}
     return np.array([colors[word] for word in words], np.float64).reshape(-1, 4)
+
+
+def change_frame(
+    changes: Sequence[Change], decisions: Mapping[int, str], class_name: Callable[[int], str]
+) -> pd.DataFrame:
+    """One row for each change in place: number, class, replaced, fit, donor, method, seed, decision."""
+    donors = [change.donor for change in changes]
+    return pd.DataFrame(
+        {
+            "number": [change.id for change in changes],
+            "class": [", ".join(map(class_name, dict.fromkeys(change.added.values()))) for change in changes],
+            "replaced": [", ".join(map(str, change.removed)) for change in changes],
+            "fit": [change.score for change in changes],
+            "donor": [f"{donor.image} #{donor.item}" if donor is not None else "" for donor in donors],
+            "method": [change.method for change in changes],
+            "seed": [str(change.seed) for change in changes],
+            "decision": [WORDS[decisions.get(change.id, UNDECIDED)] for change in changes],
+        }
+    )

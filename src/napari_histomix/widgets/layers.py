@@ -15,13 +15,13 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_histomix.compositing.composing import compose_window
 from napari_histomix.records import Change, Event, Job, LabeledImage
 from napari_histomix.widgets import layer_making as making
-from napari_histomix.widgets.camera import fly, show_scale_bar
-from napari_histomix.widgets.gc_pause import GcPause
-from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.decisions import DELETE, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.jobs import GcPause, JobRunner
 from napari_histomix.widgets.layer_cache import Stack, Stacks
-from napari_histomix.widgets.layer_making import Composed, composed_image
+from napari_histomix.widgets.layer_making import Composed, change_frame, composed_image
+from napari_histomix.widgets.loading import candidate_frame
 from napari_histomix.widgets.session import Session, session_of
-from napari_histomix.widgets.tables import DELETE, REJECT, UNDECIDED, WORDS, candidate_frame, change_frame
+from napari_histomix.widgets.viewer import fly, show_scale_bar
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,28 +2,86 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
 
 from napari_histomix.datasets import Dataset, Survey, open_any, survey
 from napari_histomix.datasets.splits import with_chosen_splits
-from napari_histomix.records import Candidate, Event, HistomixError, Job
+from napari_histomix.records import Candidate, Event, HistomixError, Job, LabeledImage
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.database import Claim
 from napari_histomix.study.decision_log import Subject
 from napari_histomix.widgets.decisions import SUBJECTS
-from napari_histomix.widgets.preload import prepare_torch, prepare_units
-from napari_histomix.widgets.tables import CandidateRows, candidate_frame
+from napari_histomix.widgets.jobs import JobRunner, prepare_torch, prepare_units, single
 
 if TYPE_CHECKING:
     from napari_histomix.jobs import Outcome
     from napari_histomix.methods.base import Method
     from napari_histomix.study import Study
+
+
+def candidate_frame(candidates: Sequence[Candidate], class_name: Callable[[int], str]) -> pd.DataFrame:
+    """One row for each candidate, in order of rank.
+
+    Columns: rank, image, row, col, kind, type (name of the class replaced, or "background"), log_likelihood,
+    percentile, donor (its image and instance id). Takes a while for tens of thousands: not for the main thread.
+    """
+    names: dict[int, str] = {}
+
+    def named(number: int) -> str:
+        if number not in names:
+            names[number] = class_name(number) if number else "background"
+        return names[number]
+
+    return pd.DataFrame(
+        {
+            "rank": np.array([one.rank for one in candidates], dtype=np.int64),
+            "image": np.array([one.target.image for one in candidates], dtype=object),
+            "row": np.array([one.target.row for one in candidates], dtype=float),
+            "col": np.array([one.target.col for one in candidates], dtype=float),
+            "kind": np.array([one.target.kind for one in candidates], dtype=object),
+            "type": np.array([named(one.target.type) for one in candidates], dtype=object),
+            "log_likelihood": np.array([one.log_likelihood for one in candidates], dtype=float),
+            "percentile": np.array([one.percentile for one in candidates], dtype=float),
+            "donor": np.array([f"{one.donor.image} #{one.donor.instance}" for one in candidates], dtype=object),
+        }
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateRows:
+    """A candidate frame made ready for sorting and filtering; takes a while too.
+
+    ``columns`` holds what a cell shows, ``keys`` numbers in the order of each column, ``text`` (N,) what a search
+    looks through, in lower case.
+    """
+
+    columns: dict[str, list[Any]]
+    keys: dict[str, NDArray[Any]]
+    text: NDArray[Any]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Self:
+        """The rows of a frame; row i has rank i."""
+        columns, keys = {}, {}
+        for name in ("rank", "image", "kind", "type", "percentile", "log_likelihood", "donor"):
+            values = frame[name].to_numpy()
+            columns[name] = values.tolist()
+            keys[name] = values if values.dtype != object else pd.factorize(values, sort=True)[0]
+        joined = frame["image"] + " " + frame["kind"] + " " + frame["type"] + " " + frame["donor"]
+        return cls(columns, keys, joined.str.casefold().to_numpy(dtype=object))
+
+    def __len__(self) -> int:
+        return len(self.text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,3 +336,89 @@ def resume_job(ground: Ground) -> Callable[[], Job[Outcome]]:
             return (yield from jobs.resume(study, ground.dataset))
 
     return job
+
+
+BUDGET = 512 * 2**20
+"""Bytes of pixels and labels that are kept."""
+
+
+class ImageReader(QObject):
+    """Reads a dataset's images one after the other in a background thread; the one asked for last comes first."""
+
+    loaded = Signal(str)
+    """Name of an image that ``get`` has now."""
+    failed = Signal(str, str)
+    """Name of an image that cannot be read, and one sentence."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._dataset: Dataset | None = None
+        self._kept: OrderedDict[str, LabeledImage] = OrderedDict()
+        self._waiting: list[str] = []
+        self._reading: tuple[Dataset, str] | None = None
+        self._runner = JobRunner(self)
+        self._runner.finished.connect(self._on_read)
+        self._runner.failed.connect(self._on_failed)
+        self._runner.cancelled.connect(self._next)
+
+    def set_dataset(self, dataset: Dataset | None) -> None:
+        """Read from another dataset from now on; forgets everything."""
+        self._dataset = dataset
+        self._kept.clear()
+        self._waiting.clear()
+        self._runner.cancel()
+
+    def get(self, name: str) -> LabeledImage | None:
+        """An image that is here already."""
+        image = self._kept.get(name)
+        if image is not None:
+            self._kept.move_to_end(name)
+        return image
+
+    @property
+    def busy(self) -> bool:
+        """Whether images are being read."""
+        return self._runner.running
+
+    def request(self, name: str) -> None:
+        """Have an image read; ``loaded`` or ``failed`` follows, at the next turn where it is here already."""
+        if name in self._kept:
+            self.loaded.emit(name)
+            return
+        if name in self._waiting:
+            self._waiting.remove(name)
+        if self._reading is None or self._reading[1] != name:
+            self._waiting.append(name)
+        self._next()
+
+    def put(self, image: LabeledImage) -> None:
+        """Keep an image that was read elsewhere."""
+        self._kept[image.source.image] = image
+        self._kept.move_to_end(image.source.image)
+        size = sum(one.pixels.nbytes + one.instances.nbytes for one in self._kept.values())
+        while size > BUDGET and len(self._kept) > 2:
+            _, old = self._kept.popitem(last=False)
+            size -= old.pixels.nbytes + old.instances.nbytes
+
+    def _next(self) -> None:
+        if self._runner.running:
+            return
+        self._reading = None
+        if not self._waiting or self._dataset is None:
+            return
+        dataset, name = self._dataset, self._waiting.pop()
+        self._reading = dataset, name
+        self._runner.start(single(lambda: dataset.read(name), f"Reading {name}"), f"reading {name}")
+
+    def _on_read(self, image: LabeledImage) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None and reading[0] is self._dataset:
+            self.put(image)
+            self.loaded.emit(reading[1])
+        self._next()
+
+    def _on_failed(self, sentence: str) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None and reading[0] is self._dataset:
+            self.failed.emit(reading[1], sentence)
+        self._next()

@@ -10,7 +10,7 @@ from typing import Any
 import napari
 from napari.layers import Image
 
-from napari_histomix.datasets import Dataset, open_dataset
+from napari_histomix.datasets import Dataset, load_sample, open_dataset
 from napari_histomix.datasets.entries import SPLIT_FOLDERS, subfolder
 from napari_histomix.datasets.formats import recognized
 from napari_histomix.datasets.opening import is_label_file, read_label_file
@@ -154,3 +154,26 @@ def _shown(name: str) -> Image | None:
         if flat and name in (layer.name, layer.metadata.get("histomix", {}).get("image")):
             return layer
     return None
+
+
+def open_sample() -> list[tuple[Any, ...]]:
+    """Open the HistoMix dock with the bundled sample, and give the sample's first image as a layer.
+
+    napari takes a sample without a layer for a failure, so the first image is handed over here; the dock's layers
+    take it over when the sample is opened.
+
+    Returns
+    -------
+    list of layer tuples
+    """
+    dataset = load_sample()
+    image = dataset.read(dataset.entries[0])
+    name = image.source.image
+    about = {"histomix": {"dataset": dataset.name, "image": name, "adopt": True}}
+    keywords = {"name": name, "rgb": True, "scale": (image.mpp, image.mpp), "units": ("um", "um"), "metadata": about}
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        _, dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")
+        dock.open_step(0)
+        dock.data.open_sample()
+    return [(image.pixels, keywords, "image")]

@@ -16,11 +16,9 @@ from napari_histomix.records import Candidate, Change, HistomixError, Job
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import loading
-from napari_histomix.widgets.decisions import SUBJECTS, Decisions
-from napari_histomix.widgets.images import ImageReader
-from napari_histomix.widgets.loading import Begun, Candidates, Found, Ground, Opened, Work
-from napari_histomix.widgets.preload import warm_networks
-from napari_histomix.widgets.tables import DELETE, DROP, KEEP, REJECT
+from napari_histomix.widgets.decisions import DELETE, DROP, KEEP, REJECT, SUBJECTS, Decisions
+from napari_histomix.widgets.jobs import warm_networks
+from napari_histomix.widgets.loading import Begun, Candidates, Found, Ground, ImageReader, Opened, Work
 
 if TYPE_CHECKING:
     from napari_histomix.jobs import Outcome

@@ -27,8 +27,7 @@ from qtpy.QtWidgets import (
 
 from napari_histomix.records import Event, Job
 from napari_histomix.widgets.elements import SPACE, form, hint, narrow
-from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.preload import prepare_torch
+from napari_histomix.widgets.jobs import JobRunner, prepare_torch
 from napari_histomix.widgets.rgb_layers import RgbLayers, micrometers, pixels_of
 
 FOLDER, LAYERS = "folder", "layers"

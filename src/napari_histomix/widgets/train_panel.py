@@ -23,8 +23,8 @@ from qtpy.QtWidgets import (
 from napari_histomix.records import Event
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.elements import CropView, Note, hint, row
+from napari_histomix.widgets.jobs import prepare_units, warm_networks
 from napari_histomix.widgets.loss_plot import LossPlot
-from napari_histomix.widgets.preload import prepare_units, warm_networks
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.tissue import TissueSource
 from napari_histomix.widgets.training_form import TrainingForm, first_rows, read_history, run_words, training_job

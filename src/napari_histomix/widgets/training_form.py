@@ -18,8 +18,7 @@ from napari_histomix.records import Event, Job
 from napari_histomix.weights import bundled
 from napari_histomix.widgets.base import DEVICES
 from napari_histomix.widgets.elements import form, narrow, row
-from napari_histomix.widgets.jobs import JobRunner
-from napari_histomix.widgets.preload import prepare_torch
+from napari_histomix.widgets.jobs import JobRunner, prepare_torch
 from napari_histomix.widgets.tissue import Source
 
 NETWORKS = (("Inpainter", "inpainter"), ("Autoencoder", "autoencoder"), ("Latent diffusion", "latent"))

@@ -16,7 +16,7 @@ from napari_histomix.records import Change, Event, HistomixError, Job, LabeledIm
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.preload import prepare_torch
+from napari_histomix.widgets.jobs import prepare_torch
 
 SHOWN = 10
 """Donors to choose from."""

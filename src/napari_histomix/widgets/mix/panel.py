@@ -16,14 +16,13 @@ from napari_histomix.records import Change, Event, HistomixError
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.elements import SPACE, CropView, Note, Section, hint, narrow, row
 from napari_histomix.widgets.forms import SessionForm
-from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.jobs import JobRunner, prepare_units
 from napari_histomix.widgets.loading import Moved, Opened, study_job
 from napari_histomix.widgets.mix.jobs import Donor, Target, Tissue, around
 from napari_histomix.widgets.mix.layers import SegmentsLayer
 from napari_histomix.widgets.mix.preview import DonorGrid
 from napari_histomix.widgets.pool.loading import OpenedPool, pool_job
 from napari_histomix.widgets.pool.places import PoolPlaces
-from napari_histomix.widgets.preload import prepare_units
 from napari_histomix.widgets.session import Session, window_of
 
 ASK = "Click a segment in the image, or take a random one."

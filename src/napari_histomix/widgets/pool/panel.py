@@ -19,13 +19,13 @@ from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.elements import SPACE, Note, row
-from napari_histomix.widgets.keys import PanelKeys
 from napari_histomix.widgets.pool.actions import KEYS, PoolActions
 from napari_histomix.widgets.pool.acts import PoolActs
 from napari_histomix.widgets.pool.loading import OpenedPool, pool_job
 from napari_histomix.widgets.pool.map import umap_job
 from napari_histomix.widgets.pool.view import UMAP, PoolView
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.viewer import PanelKeys
 
 
 class PoolPanel(Panel):

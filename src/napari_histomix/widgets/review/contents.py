@@ -9,24 +9,18 @@ from napari_histomix.compositing.composing import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.study.store import Decided
+from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.elements import ACCENT, BAD, GOOD, SPACE, Note, rgb, row
 from napari_histomix.widgets.jobs import JobRunner, sentence_of
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.layers import LayerBook
-from napari_histomix.widgets.review.compare import CompareSection
-from napari_histomix.widgets.review.deciding import DecidingBox
-from napari_histomix.widgets.review.details import DetailsBox, provenance, title_of
-from napari_histomix.widgets.review.donors import DonorSection
-from napari_histomix.widgets.review.filters import FilterSection
-from napari_histomix.widgets.review.goal import GoalBar
-from napari_histomix.widgets.review.listing import ListSection
-from napari_histomix.widgets.review.queue import ReviewQueue
-from napari_histomix.widgets.review.rows import CODES, ChangeRows
+from napari_histomix.widgets.review.deciding import DecidingBox, DetailsBox, GoalBar, provenance, title_of
+from napari_histomix.widgets.review.donors import CompareSection, DonorSection
+from napari_histomix.widgets.review.filters import FilterSection, ListSection
+from napari_histomix.widgets.review.queue import CODES, ChangeRows, ReviewQueue
 from napari_histomix.widgets.review.summary import Classes, SummarySection
-from napari_histomix.widgets.review.toolbar import ViewBar
-from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison
+from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison, ViewBar
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 
 COLORS = {APPROVE: GOOD, REJECT: BAD, DELETE: "#8a8f99"}
 ELIDED, NAME_WIDTH = Qt.TextElideMode.ElideMiddle, 130

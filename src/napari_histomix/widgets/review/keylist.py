@@ -9,12 +9,11 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QKeySequence, QMouseEvent, QShortcut
 from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QScrollArea, QWidget
 
+from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED
 from napari_histomix.widgets.elements import SPACE, heading, hint
-from napari_histomix.widgets.keys import PanelKeys
-from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
-from napari_histomix.widgets.review.details import REASON_KEYS
+from napari_histomix.widgets.review.deciding import IMAGE, ONE, REASON_KEYS, SHOWN
 from napari_histomix.widgets.review.views import SIDE_BY_SIDE, SWIPE
-from napari_histomix.widgets.tables import APPROVE, DELETE, REJECT, UNDECIDED
+from napari_histomix.widgets.viewer import PanelKeys
 
 if TYPE_CHECKING:
     from napari_histomix.widgets.review.panel import ReviewPanel

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from napari.layers import Points
 from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QHideEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QWidget
@@ -14,15 +16,16 @@ from napari_histomix.records import Change
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.study.store import REASONS
 from napari_histomix.widgets.base import Panel
+from napari_histomix.widgets.decisions import REJECT, UNDECIDED
 from napari_histomix.widgets.elements import Note, Section
-from napari_histomix.widgets.review.canvas import ReviewCanvas
+from napari_histomix.widgets.layer_making import RING_WIDTH, center
+from napari_histomix.widgets.layers import LayerBook
 from napari_histomix.widgets.review.contents import ReviewContents
 from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
 from napari_histomix.widgets.review.keylist import KeyList, ReviewKeys
-from napari_histomix.widgets.review.queue import ReviewQueue
-from napari_histomix.widgets.review.rows import CODES
+from napari_histomix.widgets.review.queue import CODES, ReviewQueue
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.tables import REJECT, UNDECIDED
+from napari_histomix.widgets.viewer import fit
 
 GOAL, STAY = "review_goal", "review_stay"
 """Under which the study keeps them."""
@@ -297,3 +300,61 @@ class ReviewPanel(Panel):
         super().resizeEvent(event)
         if self.sheet.isVisible():
             self.sheet.set_open(True)
+
+
+THICK = 3 * RING_WIDTH
+
+
+class ReviewCanvas:
+    """Moves the camera of a viewer.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    session : Session
+    book : LayerBook
+    """
+
+    def __init__(self, viewer: Any, session: Session, book: LayerBook) -> None:
+        self.viewer, self.session, self.book = viewer, session, book
+        self._fitted = ""
+        self._current: Change | None = None
+        self._whole = False
+
+    def forget(self) -> None:
+        """Fit the image again when it is asked for next."""
+        self._fitted = ""
+
+    def show(self, change: Change, *, whole: bool, real: bool) -> None:
+        """Go to a change, or to its image as a whole; with what is synthetic, or the real image."""
+        self._current, self._whole = change, whole or not change.in_place
+        self.book.show_synthetic(not real)
+        if not self._whole:
+            self.session.fly(change.name, *center(change))
+        elif self.session.image != change.name:
+            self.session.show(change.name)
+        self.settle()
+
+    def settle(self) -> None:
+        """Fit and mark, as soon as the layers are there."""
+        if self._current is not None:
+            if self._whole and self._current.name == self.session.image:
+                self._fit()
+            self._mark(self._current)
+
+    def _fit(self) -> None:
+        # Once: where a person goes then, they stay.
+        name = self.session.image
+        layer = self.book.layer(name, "image") or self.book.layer(name, "synthetic")
+        if layer is not None and self._fitted != name:
+            self._fitted = name
+            fit(self.viewer, layer)
+
+    def _mark(self, change: Change) -> None:
+        """In a whole image, draw the ring of the change under review thicker than the others."""
+        layer = self.book.layer(change.name, "changes")
+        if isinstance(layer, Points) and len(layer.data):
+            this = layer.features["number"].to_numpy() == change.id
+            widths = np.where(this & self._whole, THICK, RING_WIDTH)
+            if not np.array_equal(widths, layer.border_width):
+                layer.border_width = widths

@@ -12,9 +12,9 @@ from qtpy.QtWidgets import QPushButton, QSizePolicy
 
 from napari_histomix.sampling import effective_sample_size
 from napari_histomix.study.store import REASONS
+from napari_histomix.widgets.decisions import APPROVE
 from napari_histomix.widgets.elements import ACCENT, CARE, Chart, Section, heading, hint, many, rgb
-from napari_histomix.widgets.review.rows import CODES, ChangeRows, Marks
-from napari_histomix.widgets.tables import APPROVE
+from napari_histomix.widgets.review.queue import CODES, ChangeRows, Marks
 
 OFTEN = 6
 """Uses from which donors are counted together."""

@@ -18,7 +18,7 @@ from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.methods.segment_stage import PoolSettings
 from napari_histomix.records import Event, HistomixError, Job, Segment
 from napari_histomix.segmentation import find_segments, open_prompter, segment_map, segments_of
-from napari_histomix.widgets.preload import prepare_torch
+from napari_histomix.widgets.jobs import prepare_torch
 from napari_histomix.widgets.rgb_layers import LARGEST, micrometers, pixels_of
 
 MOST_PIXELS = LARGEST // 8

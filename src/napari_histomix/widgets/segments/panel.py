@@ -18,7 +18,7 @@ from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.elements import Note, hint
-from napari_histomix.widgets.preload import prepare_units
+from napari_histomix.widgets.jobs import prepare_units
 from napari_histomix.widgets.segments.form import FindForm
 from napari_histomix.widgets.segments.layers import (
     Divided,

@@ -20,7 +20,7 @@ from napari_histomix.segmentation.pool import PoolImage, SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.study.database import READ_ONLY, Claim
-from napari_histomix.widgets.preload import prepare_torch
+from napari_histomix.widgets.jobs import prepare_torch
 from napari_histomix.widgets.segments.layers import Divided, Picture, features_of, pathless
 
 SETTINGS = "pool_settings"

@@ -14,11 +14,10 @@ from napari_histomix.records import HistomixError
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.elements import SPACE, Note, heading, hint, many, narrow, row
-from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.jobs import JobRunner, prepare_units
 from napari_histomix.widgets.loading import Found, Opened
 from napari_histomix.widgets.loading import open_job as open_images_job
 from napari_histomix.widgets.plan_panel import PlanPage, ready
-from napari_histomix.widgets.preload import prepare_units
 from napari_histomix.widgets.segments.form import FindForm
 from napari_histomix.widgets.segments.layers import about, image_name, labels_of, picture_of, unusable
 from napari_histomix.widgets.segments.pool import (

@@ -1,4 +1,4 @@
-"""Keys of a panel: bound on the viewer and on our layers while the panel is shown, given back when it goes."""
+"""Keys, camera and scale bar of a viewer."""
 
 from __future__ import annotations
 
@@ -88,3 +88,34 @@ def _call(action: Callable[[], None]) -> Callable[[Any], None]:
         action()
 
     return run
+
+
+VIEW_PIXELS, VIEW_MICROMETERS = 700, 90.0
+"""What a flight leaves on the screen: so many micrometers on so many screen pixels."""
+
+
+def fly(viewer: Any, point: tuple[float, ...]) -> None:
+    """Center the camera on a place (world coordinates, last two axes) and come close."""
+    scene = getattr(viewer, "scene", None)
+    camera = scene.camera if scene is not None else viewer.camera
+    camera.center = (0.0, *point[-2:])
+    camera.zoom = VIEW_PIXELS / VIEW_MICROMETERS
+
+
+def fit(viewer: Any, layer: Any, margin: float = 0.05) -> None:
+    """Show all of a layer, with some space around it."""
+    scene, canvas = getattr(viewer, "scene", None), getattr(viewer, "canvas", None)
+    camera = scene.camera if scene is not None else viewer.camera
+    height, width = canvas.size if canvas is not None else viewer._canvas_size
+    low, high = (corner[-2:] for corner in layer.extent.world)
+    camera.center = (0.0, *((low + high) / 2))
+    rows, cols = high - low
+    camera.zoom = (1 - 2 * margin) * min(height / max(rows, 1e-9), width / max(cols, 1e-9))
+
+
+def show_scale_bar(viewer: Any) -> None:
+    """Show the scale bar."""
+    canvas = getattr(viewer, "canvas", None)
+    overlays = getattr(canvas, "overlays", None)
+    bar = overlays.scale_bar if overlays is not None else viewer.scale_bar
+    bar.visible = True
