@@ -23,7 +23,7 @@ from napari_histomix.diffusion.samplers import PRESETS
 from napari_histomix.records import drain
 from napari_histomix.segmentation import RegionTree, RegionTreePrompter, find_segments
 from napari_histomix.segmentation.anchors import random_points
-from napari_histomix.segmentation.superpixels import superpixels
+from napari_histomix.segmentation.region_tree import superpixels
 from napari_histomix.weights import bundled
 
 REPEATS = 5

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from napari_histomix.records import HistomixError
@@ -9,9 +13,9 @@ from napari_histomix.records import HistomixError
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device for a name (auto, cpu, cuda, mps). Raises HistomixError where it is not there."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next(kind for kind, here in present.items() if here)
     if not present.get(name, False):
         raise HistomixError(f"This machine has no '{name}' device that torch can use; choose auto or cpu.")
     return torch.device(name)
@@ -19,5 +23,24 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def out_of_memory(error: RuntimeError) -> bool:
     """CUDA has a class for it; the processor's allocator and MPS only a sentence."""
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "allocate memory" in said
+    reason = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in reason or "allocate memory" in reason
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what tensors that are no longer used hold."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch use this many threads of the processor, as it did when something was made; None: as many as now."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ import torch
 
 from napari_histomix.diffusion.inpainter import Window, inpaint
 from napari_histomix.diffusion.model_files import CARD_FILE, load_model
-from napari_histomix.diffusion.prompted import PromptedModel
+from napari_histomix.diffusion.models import PromptedModel
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError, drain
 

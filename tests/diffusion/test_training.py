@@ -18,10 +18,10 @@ from PIL import Image
 
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.diffusion import recipes, training
-from napari_histomix.diffusion.fingerprints import trained_on
 from napari_histomix.diffusion.model_files import CARD_FILE, WEIGHTS_FILE, file_sha256, load_model
 from napari_histomix.diffusion.training import TrainingSettings, train, unfinished
 from napari_histomix.diffusion.training_images import slide_of
+from napari_histomix.evaluation.blending import trained_on
 from napari_histomix.records import HistomixError, drain
 
 SETTINGS = TrainingSettings(steps=6, batch=2, window=16, warmup=1)

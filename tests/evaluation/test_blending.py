@@ -11,7 +11,6 @@ from PIL import Image
 from napari_histomix.cli import main
 from napari_histomix.datasets import open_dataset, read_pixels
 from napari_histomix.datasets.pixels import pixels_sha256
-from napari_histomix.diffusion.fingerprints import trained_on
 from napari_histomix.diffusion.samplers import PRESETS, SAMPLERS
 from napari_histomix.evaluation.blend_windows import CLASSIC_FILLS
 from napari_histomix.evaluation.blending import (
@@ -23,6 +22,7 @@ from napari_histomix.evaluation.blending import (
     report_lines,
     report_values,
     samplers_named,
+    trained_on,
     write_sheet,
 )
 from napari_histomix.evaluation.figures import FIGURES

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from napari_histomix.datasets import SAMPLE_RARE, load_sample
-from napari_histomix.diffusion.environment import threads
+from napari_histomix.devices import threads
 from napari_histomix.jobs import run
 from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
 from napari_histomix.records import KEEP, REAL, drain

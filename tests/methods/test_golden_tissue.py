@@ -13,7 +13,7 @@ from PIL import Image
 
 from napari_histomix import jobs
 from napari_histomix.datasets import Dataset, load_sample, open_tissue
-from napari_histomix.diffusion.environment import threads
+from napari_histomix.devices import threads
 from napari_histomix.methods.base import Work
 from napari_histomix.methods.segment_stage import PoolSettings
 from napari_histomix.methods.usegmix import METHOD, MixPlan, USegMixSettings, compose

@@ -8,7 +8,7 @@ import pytest
 from napari_histomix.records import Event, HistomixError, Segment, drain
 from napari_histomix.segmentation import AnchorSettings, RegionTreePrompter, find_segments, segment_map, segments_of
 from napari_histomix.segmentation.anchors import random_points
-from napari_histomix.segmentation.superpixels import superpixels
+from napari_histomix.segmentation.region_tree import superpixels
 
 
 class Scripted:

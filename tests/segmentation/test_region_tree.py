@@ -7,7 +7,7 @@ import pytest
 
 from napari_histomix.records import drain
 from napari_histomix.segmentation import RegionTree, RegionTreePrompter
-from napari_histomix.segmentation.superpixels import WORKING_SIDE
+from napari_histomix.segmentation.region_tree import WORKING_SIDE
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from toy_methods import BLEND, FRESH, LAY, changes_of
 from napari_histomix import jobs
 from napari_histomix.datasets import load_sample, open_any, open_dataset
 from napari_histomix.datasets.pixels import pixels_sha256
-from napari_histomix.diffusion import environment
+from napari_histomix.diffusion import models
 from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.study import Study
@@ -217,15 +217,15 @@ class TestWhatWasChangedIsNamed:
 
 class TestElsewhere:
     def test_other_versions_are_named_and_compared_within_a_tolerance(self, exported, again, monkeypatch):
-        now = environment.versions()
-        monkeypatch.setattr(environment, "versions", lambda: {**now, "torch": "0.1"})
+        now = models.versions()
+        monkeypatch.setattr(models, "versions", lambda: {**now, "torch": "0.1"})
         report = again(exported)
         assert report.conditions == (f"made with torch {now['torch']}, rebuilt with 0.1",)
         assert outcomes(report) == {"identical"}
 
     def test_another_number_format_is_close(self, exported, again, monkeypatch):
-        other = torch.float32 if environment.fast_dtype(torch.device("cpu")) != torch.float32 else torch.bfloat16
-        for module in ("environment", "inpainter"):
+        other = torch.float32 if models.fast_dtype(torch.device("cpu")) != torch.float32 else torch.bfloat16
+        for module in ("models", "inpainter"):
             monkeypatch.setattr(f"napari_histomix.diffusion.{module}.fast_dtype", lambda _: other)
         report = again(exported)
         assert "rebuilt in " in report.conditions[0] and report.problems == ()

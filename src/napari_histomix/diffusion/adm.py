@@ -16,8 +16,8 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from napari_histomix.features.weights_file import read_weights
 from napari_histomix.records import HistomixError
+from napari_histomix.weights import read_weights
 
 SCHEDULE: dict[str, Any] = {
     "_class_name": "DDPMScheduler",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Event as Flag
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -15,11 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_histomix.devices import choose_device, out_of_memory
-from napari_histomix.diffusion.grain import add_grain
-from napari_histomix.diffusion.kriging import fill_smoothly
-from napari_histomix.diffusion.models import InpaintingModel, decode, encode, fast_dtype, network_input
-from napari_histomix.diffusion.prompted import AnyModel, PromptedModel, prompted_steps
+from napari_histomix.devices import choose_device, free_memory, out_of_memory
+from napari_histomix.diffusion.models import (
+    AnyModel,
+    InpaintingModel,
+    PromptedModel,
+    decode,
+    encode,
+    fast_dtype,
+    network_input,
+)
+from napari_histomix.diffusion.random_field import add_grain, fill_smoothly
 from napari_histomix.diffusion.samplers import SAMPLERS, Holes, Sampler, Steps
 from napari_histomix.records import Event, HistomixError, Job
 
@@ -49,7 +57,7 @@ class Window:
         window of the model: it is seen in overlapping tiles, which are denoised together (MultiDiffusion, arXiv
         2302.08113).
     guess : (S, S, 3) uint8, optional
-        What may lie in the hole, for samplers that begin with a guess; without it ``guess.fill_smoothly`` makes one.
+        What may lie in the hole, for samplers that begin with a guess; by default ``fill_smoothly`` makes one.
     """
 
     pixels: NDArray[np.uint8]
@@ -121,7 +129,7 @@ def inpaint(
         chosen = [i for i in waiting[:batch] if windows[i].model_side == side]
         group = [windows[i] for i in chosen]
         guess, hole = (tensor.to(place) for tensor in _tensors(group))
-        steps = engine.steps(guess, hole, [torch.Generator().manual_seed(one.seed) for one in group], sampler)
+        steps = engine.steps(guess, hole, [torch.Generator().manual_seed(window.seed) for window in group], sampler)
         number, filled = 0, None
         try:
             while filled is None:
@@ -157,19 +165,17 @@ def inpaint(
                 ) from None
             batch = len(chosen) // 2
         else:
-            for index, one in zip(chosen, pixels, strict=True):
-                results[index] = one
-            taken = set(chosen)
-            waiting = [i for i in waiting if i not in taken]
+            for index, filling in zip(chosen, pixels, strict=True):
+                results[index] = filling
+            # ``chosen`` are the first ones: all of one size stand together.
+            waiting = waiting[len(chosen) :]
             finished += len(chosen) * sampler.forwards
             continue
         finally:
             steps.close()
         # Outside the handler: while it runs, the error's traceback still holds the batch that did not fit.
         del steps, guess, hole
-        gc.collect()
-        if place.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(place)
         yield Event(phase, finished, total, message=f"Out of memory: going on with batches of {batch}.")
     return [pixels for pixels in results if pixels is not None]
 
@@ -198,10 +204,10 @@ class _Network:
             # A latent that sees a single pixel of the hole is unknown.
             hole = torch.nn.functional.max_pool2d(hole, self.model.reduction)
         channels, space = int(self.network.config["in_channels"]), self.model.channels
-        told = (known, hole) if sampler.conditional else (None, None)
+        seen_pixels, seen_hole = (known, hole) if sampler.conditional else (None, None)
 
         def denoise(noisy: Tensor, time: int) -> Tensor:
-            seen = network_input(noisy, told[0], told[1], channels).to(self.dtype)
+            seen = network_input(noisy, seen_pixels, seen_hole, channels).to(self.dtype)
             return self._predicted(seen, time)[:, :space]
 
         problem = Holes(denoise, self.model.schedule, known, hole, known.clone(), generators)
@@ -229,7 +235,7 @@ class _Network:
         # Processors round otherwise in passes of another size. One window at a time costs a little, and no result
         # depends on the batch to the last bit.
         passes = seen.split(1 if self.place.type == "cpu" else TILES)
-        return torch.cat([self._answer(some, time) for some in passes])
+        return torch.cat([self._answer(part, time) for part in passes])
 
     def _answer(self, seen: Tensor, time: int) -> Tensor:
         seen = seen.contiguous(memory_format=torch.channels_last)
@@ -241,6 +247,10 @@ class _Network:
         return _composite(first, group[:1])[0]
 
 
+class _StopPipelineError(Exception):
+    """Raised inside a pipeline, to leave it between two steps."""
+
+
 class _Prompted:
     """A pipeline, moved to its device."""
 
@@ -250,12 +260,55 @@ class _Prompted:
         model.pipeline.to(*((place,) if place.type == "cpu" else (place, fast_dtype(place))))
 
     def steps(self, guess: Tensor, hole: Tensor, generators: list[torch.Generator], sampler: Sampler) -> Steps:
-        """Denoise a batch of windows (N, 3, S, S); yields latents, returns pixels."""
-        return prompted_steps(self.model, guess, hole, generators, sampler)
+        """Run the pipeline in a thread of its own; yields its latents after every step and returns pixels.
+
+        Closing stops the pipeline at the end of the step it is in.
+        """
+        answers: SimpleQueue[Tensor | BaseException | None] = SimpleQueue()
+        stop = Flag()
+        finished: list[Tensor] = []
+        strength = min(1.0, sampler.start / 1000)
+
+        def on_step(_pipeline: Any, _number: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+            if stop.is_set():
+                raise _StopPipelineError
+            answers.put(values["latents"].detach())
+            return values
+
+        def work() -> None:
+            try:
+                with torch.no_grad():
+                    made = self.model.pipeline(
+                        prompt=[self.model.prompt] * len(guess),
+                        image=(guess + 1) / 2,
+                        mask_image=hole,
+                        height=guess.shape[-2],
+                        width=guess.shape[-1],
+                        strength=strength,
+                        num_inference_steps=max(1, round(sampler.steps / strength)),
+                        generator=generators,
+                        output_type="pt",
+                        callback_on_step_end=on_step,
+                    )
+                finished.append(made.images.float() * 2 - 1)
+                answers.put(None)
+            except BaseException as error:
+                answers.put(error)
+
+        thread = Thread(target=work, name="inpainting pipeline", daemon=True)
+        thread.start()
+        try:
+            while (answer := answers.get()) is not None:
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield answer
+        finally:
+            stop.set()
+            thread.join()
+        return finished[0]
 
     def preview(self, _estimate: Tensor, _group: Sequence[Window]) -> None:
         """None: pipelines do not tell their x̂0."""
-        return None
 
 
 Engine = _Network | _Prompted
@@ -263,13 +316,7 @@ Engine = _Network | _Prompted
 
 
 def opened(model: AnyModel, device: str) -> Engine:
-    """A model ready for several calls of ``inpaint`` on a device (auto, cpu, cuda or mps).
-
-    Raises
-    ------
-    HistomixError
-        If the device is missing.
-    """
+    """A model ready for several calls of ``inpaint`` on a device (auto, cpu, cuda or mps)."""
     place = choose_device(device)
     return _Prompted(model, place) if isinstance(model, PromptedModel) else _Network(model, place)
 
@@ -291,13 +338,11 @@ def _tensors(group: Sequence[Window]) -> tuple[Tensor, Tensor]:
     """First guess of all pixels (N, 3, S, S) in [−1, 1] and hole (N, 1, S, S) of a batch, at the model's scale."""
     guesses, holes = [], []
     for window in group:
-        side = window.model_side
-        guess = window.guess
-        if guess is None:
-            guess = fill_smoothly(window.pixels, window.hole)
+        side, hole = window.model_side, window.hole
+        if window.guess is None:
+            guess = fill_smoothly(window.pixels, hole)
         else:
-            guess = np.where(window.hole[..., None], guess, window.pixels)
-        hole = window.hole
+            guess = np.where(hole[..., None], window.guess, window.pixels)
         if side != len(hole):
             guess = _resized(guess, side)
             hole = cv2.resize(hole.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR) > 0
@@ -312,11 +357,16 @@ def _resized(pixels: NDArray[np.generic], side: int) -> NDArray[np.uint8]:
     return cv2.resize(np.asarray(pixels, np.uint8), (side, side), interpolation=interpolation).astype(np.uint8)
 
 
+def as_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """(N, H, W, 3) uint8 of (N, 3, H, W) in [−1, 1]."""
+    colors = images.detach().float().clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy()
+    return np.rint((colors + 1) * 127.5).astype(np.uint8)
+
+
 def _composite(estimate: Tensor, group: Sequence[Window], grain: bool = False) -> list[NDArray[np.uint8]]:
     """Estimates as pixels inside the holes, with grain, and the windows' own pixels outside."""
-    colors = np.rint((estimate.clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy() + 1) * 127.5).astype(np.uint8)
-    found = []
-    for window, color in zip(group, colors, strict=True):
+    composites = []
+    for window, color in zip(group, as_pixels(estimate), strict=True):
         size = len(window.hole)
         fitted = color if len(color) == size else _resized(color, size)
         filled = window.pixels.copy()
@@ -324,5 +374,5 @@ def _composite(estimate: Tensor, group: Sequence[Window], grain: bool = False) -
         if grain:
             noise = np.random.default_rng([window.seed, GRAIN]).standard_normal((window.hole.sum(), 3))
             filled = add_grain(filled, window.hole, noise)
-        found.append(filled)
-    return found
+        composites.append(filled)
+    return composites

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.diffusion.inpainter import BATCH, Window, inpaint
-from napari_histomix.diffusion.kriging import fill_smoothly
-from napari_histomix.diffusion.prompted import AnyModel, PromptedModel
+from napari_histomix.diffusion.models import AnyModel, PromptedModel
+from napari_histomix.diffusion.random_field import fill_smoothly
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError, Job
 

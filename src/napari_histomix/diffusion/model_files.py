@@ -5,7 +5,7 @@ what a path holds                          what it becomes
 =========================================  ==================================================================
 ``config.json`` of a UNet2DModel           a network for pixels; 3 or 7 channels
 ``model_index.json`` of an LDMPipeline     autoencoder (AutoencoderKL or VQModel) and a network for latents
-``model_index.json`` of anything else      a pipeline that follows a prompt (``diffusion.prompted``)
+``model_index.json`` of anything else      a pipeline that follows a prompt, for ``AutoPipelineForInpainting``
 ``.pt``, ``.pth``, ``.ckpt``,              guided-diffusion weights (``diffusion.adm``), converted
 ``.safetensors``
 =========================================  ==================================================================
@@ -21,9 +21,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DModel, VQModel
@@ -31,14 +32,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from napari_histomix.diffusion import adm
-from napari_histomix.diffusion.models import InpaintingModel
-from napari_histomix.features.weights_file import fit_weights
+from napari_histomix.diffusion.models import AnyModel, InpaintingModel, PromptedModel, latent_space
 from napari_histomix.records import HistomixError
-
-if TYPE_CHECKING:
-    from napari_histomix.diffusion.prompted import AnyModel
+from napari_histomix.weights import fit_weights
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+SCHEDULE_FILE = "scheduler_config.json"
 CARD_FILE = "histomix.json"
 INDEX_FILE = "model_index.json"
 CHECKPOINTS = {".pt", ".pth", ".ckpt", ".safetensors"}
@@ -80,24 +79,22 @@ def load_model(
     if folder.is_file():
         if folder.suffix not in CHECKPOINTS:
             raise HistomixError(f"{folder.name} is no checkpoint; choose a .pt or .safetensors file, or a folder.")
-        network, found = adm.load_adm(folder, int(card.get("head_channels", 64))), file_sha256(folder)
-        _check_hash(card, found, folder)
-        sizes = (int(network.config["sample_size"]),)
-        return _finished(card, folder, network, adm.SCHEDULE, found, sizes)
+        network, sha256 = adm.load_adm(folder, int(card.get("head_channels", 64))), file_sha256(folder)
+        _check_hash(card, sha256, folder)
+        return _finished(card, folder, network, adm.SCHEDULE, sha256)
     if (folder / INDEX_FILE).is_file():
         index = read_json(folder / INDEX_FILE, "a diffusers pipeline")
         if index.get("_class_name") != "LDMPipeline":
-            from napari_histomix.diffusion.prompted import load_prompted
-
-            return load_prompted(folder, card, prompt)
+            return _load_prompted(folder, card, prompt)
         return _load_latent(folder, index, card)
-    network, schedule, found = load_network(folder, card.get("sha256"))
+    schedule = read_schedule(folder)
+    network, sha256 = load_part(UNet2DModel, folder, card.get("sha256"))
     if int(network.config["in_channels"]) not in (3, 7) or int(network.config["out_channels"]) not in (3, 6):
         raise HistomixError(
             f"{folder}: a network for pixels has 3 or 7 input channels and 3 outputs, this one has "
             f"{network.config['in_channels']} and {network.config['out_channels']}."
         )
-    return _finished(card, folder, network, schedule, found, (_side(network),))
+    return _finished(card, folder, network, schedule, sha256)
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -131,15 +128,16 @@ def _finished(
     network: UNet2DModel,
     schedule: Mapping[str, Any],
     sha256: str,
-    sizes: tuple[int, ...],
     autoencoder: AutoencoderKL | VQModel | None = None,
 ) -> InpaintingModel:
-    mpp, windows = scale_of(card, folder, sizes)
+    """The model of a loaded network, with the scale that its card gives; its windows must fit the network."""
+    size = network.config["sample_size"] or 64
+    side = int(size if isinstance(size, int) else size[0]) * latent_space(autoencoder)[1]
+    mpp, windows = scale_of(card, folder, (side,))
     name = str(card.get("name", folder.name))
     model = InpaintingModel(network, schedule, mpp, windows, name, sha256, autoencoder, card)
-    step = model.reduction * 2 ** (len(network.config["block_out_channels"]) - 1)
-    if any(side % step for side in windows):
-        raise HistomixError(f"{folder.name}: its windows must be multiples of {step} pixels, not {windows}.")
+    if any(window % model.grid for window in windows):
+        raise HistomixError(f"{folder.name}: its windows must be multiples of {model.grid} pixels, not {windows}.")
     return model
 
 
@@ -149,43 +147,47 @@ def _load_latent(folder: Path, index: Mapping[str, Any], card: Mapping[str, Any]
     kind = (index.get("vqvae") or [None, None])[1]
     if kind not in kinds:
         raise HistomixError(f"{folder}: an autoencoder of kind '{kind}' is not known; AutoencoderKL and VQModel are.")
-    network, _, network_hash = load_network(folder / "unet", schedule=False)
+    network, network_hash = load_part(UNet2DModel, folder / "unet")
     autoencoder, autoencoder_hash = load_part(kinds[kind], folder / "vqvae")
-    schedule = read_json(folder / "scheduler" / "scheduler_config.json", "a diffusers scheduler")
-    found = hashlib.sha256((network_hash + autoencoder_hash).encode()).hexdigest()
-    _check_hash(card, found, folder)
-    latent = int(autoencoder.config["latent_channels"])
-    seen = int(network.config["in_channels"])
-    if seen not in (latent, 2 * latent + 1):
+    schedule = read_schedule(folder / "scheduler", "a diffusers scheduler")
+    sha256 = _joint_hash([network_hash, autoencoder_hash])
+    _check_hash(card, sha256, folder)
+    latent, _ = latent_space(autoencoder)
+    inputs = int(network.config["in_channels"])
+    if inputs not in (latent, 2 * latent + 1):
         raise HistomixError(
-            f"{folder}: its network takes {seen} channels, but its autoencoder has {latent} latent channels; "
+            f"{folder}: its network takes {inputs} channels, but its autoencoder has {latent} latent channels; "
             f"they do not belong together."
         )
-    reduction = 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
     # Latents have no limits: clipping them to the pixels' range, as some published schedules say, spoils them.
-    return _finished(
-        card, folder, network, schedule | {"clip_sample": False}, found, (_side(network) * reduction,), autoencoder
-    )
+    return _finished(card, folder, network, schedule | {"clip_sample": False}, sha256, autoencoder)
 
 
-def _side(network: UNet2DModel) -> int:
-    size = network.config["sample_size"] or 64
-    return int(size if isinstance(size, int) else size[0])
+def _load_prompted(folder: Path, card: Mapping[str, Any], prompt: str) -> PromptedModel:
+    """Any other pipeline folder with safetensors weights; the card's ``prompt`` counts where the argument is empty."""
+    words = prompt or str(card.get("prompt", ""))
+    if not words:
+        raise HistomixError(f"The pipeline '{folder.name}' follows a prompt; say what the hole is to hold (--prompt).")
+    mpp, windows = scale_of(card, folder, (512,))
+    if any(side % PromptedModel.grid for side in windows):
+        raise HistomixError(f"{folder.name}: windows of a pipeline must be multiples of 8 pixels, not {windows}.")
+    try:
+        from diffusers import AutoPipelineForInpainting
+
+        pipeline = AutoPipelineForInpainting.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except ImportError as error:
+        raise HistomixError(f"Pipelines that follow a prompt need 'pip install transformers' ({error}).") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise HistomixError(f"{folder} does not open as an inpainting pipeline ({reason}).") from None
+    pipeline.set_progress_bar_config(disable=True)
+    sha256 = _joint_hash([file_sha256(weights) for weights in sorted(folder.rglob("*.safetensors"))])
+    return PromptedModel(pipeline, words, mpp, windows, str(card.get("name", folder.name)), sha256, card)
 
 
-def load_network(
-    folder: Path, sha256: str | None = None, schedule: bool = True
-) -> tuple[UNet2DModel, dict[str, Any], str]:
-    """Network, scheduler configuration (empty if not asked for) and SHA-256 of a diffusers ``UNet2DModel`` folder.
-
-    Raises
-    ------
-    HistomixError
-        For missing or broken files, a hash other than ``sha256``, or weights that do not fit the configuration.
-    """
-    steps = read_json(folder / "scheduler_config.json", "a diffusers scheduler configuration") if schedule else {}
-    network, found = load_part(UNet2DModel, folder, sha256)
-    return network, steps, found
+def read_schedule(folder: Path, what: str = "a diffusers scheduler configuration") -> dict[str, Any]:
+    """A diffusers scheduler's configuration."""
+    return read_json(folder / SCHEDULE_FILE, what)
 
 
 def load_part(kind: Any, folder: Path, sha256: str | None = None) -> tuple[Any, str]:
@@ -194,8 +196,8 @@ def load_part(kind: Any, folder: Path, sha256: str | None = None) -> tuple[Any, 
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise HistomixError(f"{folder} has no {WEIGHTS_FILE}; only safetensors weights are loaded.")
-    found = file_sha256(weights)
-    _check_hash({"sha256": sha256} if sha256 else {}, found, weights)
+    actual = file_sha256(weights)
+    _check_hash({"sha256": sha256}, actual, weights)
     try:
         network = kind.from_config(config)
         state = load_file(weights)
@@ -204,15 +206,20 @@ def load_part(kind: Any, folder: Path, sha256: str | None = None) -> tuple[Any, 
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise HistomixError(f"{folder / 'config.json'} describes no {kind.__name__} ({reason}).") from None
-    fit_weights(network, state, str(folder), lambda key: False)
-    return network, found
+    fit_weights(network, state, str(folder))
+    return network, actual
 
 
-def _check_hash(card: Mapping[str, Any], found: str, path: Path) -> None:
-    if card.get("sha256") not in (None, found):
+def _check_hash(card: Mapping[str, Any], actual: str, path: Path) -> None:
+    if card.get("sha256") not in (None, actual):
         raise HistomixError(
             f"{path} is damaged or was changed (its SHA-256 is not the one its card names); get it again."
         )
+
+
+def _joint_hash(hashes: Sequence[str]) -> str:
+    """SHA-256 of several files' SHA-256."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _fetched(name: str) -> Path:
@@ -296,21 +303,22 @@ def save_model(
         Where the disk is full or does not let itself be written.
     """
     partial, old = (folder.with_name(folder.name + suffix) for suffix in (".partial", ".old"))
-    several = dict(parts) if isinstance(parts, Mapping) else {"": parts}
-    check_room(folder, sum(2 * weight.numel() for one in several.values() for weight in one.state_dict().values()))
+    networks = dict(parts) if isinstance(parts, Mapping) else {"": parts}
+    weights = chain.from_iterable(network.state_dict().values() for network in networks.values())
+    check_room(folder, sum(2 * weight.numel() for weight in weights))
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        hashes = [_save_part(partial / part, network) for part, network in several.items()]
+        hashes = [_save_part(partial / part, network) for part, network in networks.items()]
         if schedule:
-            steps = partial / "scheduler" if len(several) > 1 else partial
+            steps = partial / "scheduler" if len(networks) > 1 else partial
             steps.mkdir(exist_ok=True)
-            _write_json(steps / "scheduler_config.json", schedule)
-        if len(several) > 1:
-            index: dict[str, Any] = {part: ["diffusers", type(one).__name__] for part, one in several.items()}
+            _write_json(steps / SCHEDULE_FILE, schedule)
+        if len(networks) > 1:
+            index: dict[str, Any] = {part: ["diffusers", type(network).__name__] for part, network in networks.items()}
             index |= {"scheduler": ["diffusers", schedule["_class_name"]], "_class_name": "LDMPipeline"}
             _write_json(partial / INDEX_FILE, index)
-        found = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-        card = {"name": name, "mpp": list(mpp), "windows": list(windows), "sha256": found}
+        sha256 = hashes[0] if len(hashes) == 1 else _joint_hash(hashes)
+        card = {"name": name, "mpp": list(mpp), "windows": list(windows), "sha256": sha256}
         _write_json(partial / CARD_FILE, card | dict(extra or {}))
         (partial / "README.md").write_text(readme, encoding="utf-8")
         if folder.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel, VQModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from napari_histomix.diffusion.inpainter import Window, inpaint
-from napari_histomix.diffusion.model_files import CARD_FILE, load_model, load_network, load_part
-from napari_histomix.diffusion.models import InpaintingModel, encode, fast_dtype, network_input
+from napari_histomix.diffusion.inpainter import Window, as_pixels, inpaint
+from napari_histomix.diffusion.model_files import CARD_FILE, load_model, load_part, read_schedule
+from napari_histomix.diffusion.models import InpaintingModel, encode, fast_dtype, latent_space, network_input
 from napari_histomix.diffusion.samplers import PRESETS
 from napari_histomix.records import HistomixError, drain
 
@@ -28,6 +28,14 @@ SCHEDULE: dict[str, Any] = {
     "prediction_type": "v_prediction",
     "clip_sample": True,
 }
+WHAT: Mapping[Kind, str] = {
+    "inpainter": "An inpainting network for H&E windows. Input: 7 channels (noisy RGB, known RGB with the hole at 0, "
+    "mask). Output: v-prediction.",
+    "autoencoder": "An autoencoder for H&E windows: a quarter of the pixels a side, four channels.",
+    "latent": "An inpainting network on the latents of an autoencoder, with it, as a diffusers LDMPipeline folder. "
+    "Input: known latents and mask beside the noisy ones. Output: v-prediction.",
+}
+"""What each network is, for its model card."""
 CHECK_TIMES = (20, 60, 120, 250, 500, 900)
 """Timesteps of the validation loss."""
 SHOWN = 4
@@ -93,34 +101,6 @@ DEFAULTS: Mapping[Kind, TrainingSettings] = {
 }
 
 
-class Recipe(Protocol):
-    """What the loop needs of a kind of network."""
-
-    @property
-    def network(self) -> Any:
-        """What is trained."""
-
-    @property
-    def schedule(self) -> Mapping[str, Any]:
-        """diffusers scheduler configuration; empty for an autoencoder."""
-
-    @property
-    def windows(self) -> tuple[int, ...]:
-        """Sides in pixels the finished model may be run at."""
-
-    def loss(self, network: nn.Module, images: Tensor, holes: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss of a batch; all randomness from a CPU generator."""
-
-    def check(self, network: nn.Module, images: Tensor, holes: Tensor) -> float:
-        """Validation loss of fixed windows over fixed noise."""
-
-    def shown(self, network: nn.Module, images: Tensor, holes: Tensor) -> NDArray[np.uint8]:
-        """(H, W, 3) picture of samples: one row a window."""
-
-    def parts(self, network: nn.Module) -> nn.Module | Mapping[str, nn.Module]:
-        """What is saved, ready to save."""
-
-
 class Inpainter:
     """The conditional network on pixels, or on the latents of an autoencoder."""
 
@@ -128,8 +108,7 @@ class Inpainter:
         self, settings: TrainingSettings, start: Path | None, autoencoder: AutoencoderKL | VQModel | None = None
     ) -> None:
         self.settings, self.autoencoder = settings, autoencoder
-        channels = 3 if autoencoder is None else int(autoencoder.config["latent_channels"])
-        self.reduction = 1 if autoencoder is None else 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
+        channels, self.reduction = latent_space(autoencoder)
         self.network, self.schedule = _begun(start, channels, settings.window // self.reduction)
         self.scheduler = DDPMScheduler.from_config(dict(self.schedule))
         sides = (48, 64, 80, 96, 128) if autoencoder is None else (64, 96, 128, 192, 256)
@@ -137,8 +116,8 @@ class Inpainter:
         if settings.window % (4 * self.reduction):
             raise HistomixError(f"Windows of this network must be multiples of {4 * self.reduction} pixels.")
 
-    def loss(self, network: nn.Module, images: Tensor, holes: Tensor, generator: torch.Generator) -> Tensor:
-        """Weighted square error of v, inside the hole and a little outside."""
+    def loss(self, network: Any, images: Tensor, holes: Tensor, generator: torch.Generator) -> Tensor:
+        """Weighted square error of v, inside the hole and a little outside; all randomness from a CPU generator."""
         images, holes = self._space(images, holes)
         times = random_steps(len(images), self.settings, generator).to(images.device)
         noise = torch.randn(images.shape, generator=generator).to(images.device)
@@ -155,8 +134,7 @@ class Inpainter:
     ) -> Tensor:
         noisy = self.scheduler.add_noise(images, noise, steps)
         seen = network_input(noisy, images, hole, 2 * images.shape[1] + 1)
-        dtype = fast_dtype(images.device)
-        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with _few_bits(images.device):
             predicted = network(seen.contiguous(memory_format=torch.channels_last), steps).sample
         wanted = self.scheduler.get_velocity(images, noise, steps)
         error = (predicted.float() - wanted).square().mean(1, keepdim=True)
@@ -170,8 +148,8 @@ class Inpainter:
         return each.mean()
 
     @torch.no_grad()
-    def check(self, network: nn.Module, images: Tensor, holes: Tensor) -> float:
-        """Mean loss inside the holes at six timesteps."""
+    def check(self, network: Any, images: Tensor, holes: Tensor) -> float:
+        """Validation loss: mean inside the holes at six timesteps, over fixed noise."""
         images, holes = self._space(images, holes)
         total = 0.0
         for step in CHECK_TIMES:
@@ -180,28 +158,26 @@ class Inpainter:
             total += float(self._loss(network, images, holes, steps, noise, 0.0))
         return total / len(CHECK_TIMES)
 
-    def shown(self, network: nn.Module, images: Tensor, holes: Tensor) -> NDArray[np.uint8]:
-        """Truth, hole and fill side by side."""
-        rows = []
-        truths, masks = _pixels(images[:SHOWN]), holes[:SHOWN, 0].cpu().numpy() > 0
+    def shown(self, network: Any, images: Tensor, holes: Tensor) -> NDArray[np.uint8]:
+        """Truth, hole and fill side by side (H, W, 3), one row a window."""
+        truths, masks = as_pixels(images[:SHOWN]), holes[:SHOWN, 0].cpu().numpy() > 0
         shown = [(truth, mask) for truth, mask in zip(truths, masks, strict=True) if not mask.all() and mask.any()]
         model = InpaintingModel(network, self.schedule, (1, 1), self.windows, "sample", "", self.autoencoder)
         windows = [Window(truth, mask, seed) for seed, (truth, mask) in enumerate(shown)]
-        sampler = PRESETS["fast"].disc
-        for window, fill in zip(
-            windows, drain(inpaint(windows, model, sampler, device=str(images.device))), strict=True
-        ):
+        fills = drain(inpaint(windows, model, PRESETS["fast"].disc, device=str(images.device)))
+        rows = []
+        for window, fill in zip(windows, fills, strict=True):
             hidden = np.where(window.hole[..., None], np.uint8(255), window.pixels)
             rows.append(np.concatenate([window.pixels, hidden, fill], axis=1))
         return np.concatenate(rows)
 
-    def parts(self, network: nn.Module) -> nn.Module | Mapping[str, nn.Module]:
-        """The network, alone or with its autoencoder as an ``LDMPipeline``."""
+    def parts(self, network: Any, _images: Tensor) -> nn.Module | Mapping[str, nn.Module]:
+        """What is saved: the network, alone or with its autoencoder as an ``LDMPipeline``."""
         return network if self.autoencoder is None else {"unet": network, "vqvae": self.autoencoder}
 
 
 class Autoencoder:
-    """An AutoencoderKL: a quarter of the pixels a side, four channels."""
+    """An AutoencoderKL: a quarter of the pixels a side, four channels. Its methods are those of ``Inpainter``."""
 
     schedule: Mapping[str, Any] = {}
     windows = (64, 96, 128, 192, 256)
@@ -209,21 +185,17 @@ class Autoencoder:
     def __init__(self, settings: TrainingSettings, start: Path | None) -> None:
         if settings.window % 4:
             raise HistomixError("Windows of an autoencoder must be multiples of 4 pixels.")
-        self.settings = settings
         self.network = load_part(AutoencoderKL, start)[0] if start else new_autoencoder(settings.window)
 
-    def loss(self, network: nn.Module, images: Tensor, _holes: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, network: Any, images: Tensor, _holes: Tensor, generator: torch.Generator) -> Tensor:
         """Mean absolute error of colors and of their differences, and a little Kullback–Leibler divergence."""
         noise_seed = int(torch.randint(2**31, (1,), generator=generator))
-        dtype = fast_dtype(images.device)
-        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        # One of several processes trains the network within a wrapper.
+        coder = network.module if hasattr(network, "module") else network
+        with _few_bits(images.device):
             made = network(images, sample_posterior=True, generator=torch.Generator().manual_seed(noise_seed)).sample
-            return reconstruction_loss(made.float(), images) + 1e-6 * self._spread(network, images)
-
-    @staticmethod
-    def _spread(network: Any, images: Tensor) -> Tensor:
-        coded = (network.module if hasattr(network, "module") else network).encode(images).latent_dist
-        return coded.kl().mean()
+            divergence = coder.encode(images).latent_dist.kl().mean()
+            return reconstruction_loss(made.float(), images) + 1e-6 * divergence
 
     @torch.no_grad()
     def check(self, network: Any, images: Tensor, _holes: Tensor) -> float:
@@ -233,18 +205,19 @@ class Autoencoder:
     @torch.no_grad()
     def shown(self, network: Any, images: Tensor, _holes: Tensor) -> NDArray[np.uint8]:
         """Truth and reconstruction side by side."""
-        truths, made = _pixels(images[:SHOWN]), _pixels(network(images[:SHOWN]).sample.float())
-        return np.concatenate([np.concatenate([a, b], axis=1) for a, b in zip(truths, made, strict=True)])
+        truths, made = as_pixels(images[:SHOWN]), as_pixels(network(images[:SHOWN]).sample)
+        return np.concatenate(np.concatenate([truths, made], axis=2))
 
     @torch.no_grad()
-    def scaled(self, network: Any, images: Tensor) -> None:
-        """Write the scaling factor that gives latents of unit spread into the network's configuration."""
+    def parts(self, network: Any, images: Tensor) -> nn.Module:
+        """The autoencoder, with the scaling factor that gives latents of unit spread in its configuration."""
         spread = float(network.encode(images).latent_dist.mode().std())
         network.register_to_config(scaling_factor=1 / max(spread, 1e-6))
-
-    def parts(self, network: nn.Module) -> nn.Module:
-        """The autoencoder."""
         return network
+
+
+Recipe = Inpainter | Autoencoder
+"""What the loop needs of a kind of network."""
 
 
 def recipe_of(kind: Kind, settings: TrainingSettings, start: Path | None, autoencoder: Path | None) -> Recipe:
@@ -298,11 +271,9 @@ def _begun(start: Path | None, channels: int, side: int) -> tuple[UNet2DModel, d
         # With a card, the weights must be those it names.
         model = load_model(start)
         network, schedule = model.network, dict(model.schedule)  # type: ignore[union-attr]
-    elif channels == 3:
-        network, schedule, _ = load_network(start)
     else:
-        network, _, _ = load_network(start, schedule=False)
-        schedule = SCHEDULE | {"clip_sample": False}
+        schedule = read_schedule(start) if channels == 3 else SCHEDULE | {"clip_sample": False}
+        network, _ = load_part(UNet2DModel, start)
     if int(network.config["in_channels"]) != 2 * channels + 1 or schedule.get("prediction_type") != "v_prediction":
         raise HistomixError(f"{start}: only a v-prediction network of {2 * channels + 1} channels can be trained on.")
     return network, schedule
@@ -313,11 +284,8 @@ def random_steps(count: int, settings: TrainingSettings, generator: torch.Genera
     low = torch.rand(count, generator=generator) < settings.low_noise
     position = torch.rand(count, generator=generator)
     total = int(SCHEDULE["num_train_timesteps"])
-    return (
-        torch.where(low, position**settings.low_noise_power * settings.low_noise_limit, position * total)
-        .long()
-        .clamp(max=total - 1)
-    )
+    near = position**settings.low_noise_power * settings.low_noise_limit
+    return torch.where(low, near, position * total).long().clamp(max=total - 1)
 
 
 def reconstruction_loss(made: Tensor, truth: Tensor) -> Tensor:
@@ -326,7 +294,7 @@ def reconstruction_loss(made: Tensor, truth: Tensor) -> Tensor:
     return (made - truth).abs().mean() + edges
 
 
-def _pixels(images: Tensor) -> NDArray[np.uint8]:
-    """(N, H, W, 3) uint8 of (N, 3, H, W) in [−1, 1]."""
-    colors = (images.detach().float().clamp(-1, 1).permute(0, 2, 3, 1).cpu().numpy() + 1) * 127.5
-    return np.rint(colors).astype(np.uint8)
+def _few_bits(device: torch.device) -> torch.autocast:
+    """Let products be computed in the number format that is fastest on a device."""
+    dtype = fast_dtype(device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

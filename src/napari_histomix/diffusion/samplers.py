@@ -50,7 +50,7 @@ class Sampler:
     guidance : float
         Weight of the gradient of ``mcg-fixed``, ``mcg-faithful``, ``dps`` and ``pigdm``.
     grain : bool
-        Let the engine add what a few large steps leave out: x̂0 is a mean, and blurred (``diffusion.grain``).
+        Let the engine add what a few large steps leave out: x̂0 is a mean, and blurred (``diffusion.random_field``).
     """
 
     method: str

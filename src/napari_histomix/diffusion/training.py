@@ -8,28 +8,30 @@ import os
 import pickle
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_histomix.devices import choose_device, out_of_memory
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
-from napari_histomix.diffusion.multi_gpu import Processes
-from napari_histomix.diffusion.recipes import DEFAULTS, Autoencoder, Kind, TrainingSettings, recipe_of
-from napari_histomix.diffusion.training_card import readme_of, run_facts
+from napari_histomix.diffusion.recipes import DEFAULTS, WHAT, Inpainter, Kind, TrainingSettings, recipe_of
 from napari_histomix.diffusion.training_images import (
     Batches,
     Drawing,
     Holes,
     Picture,
-    fingerprint,
+    collection_id,
+    fingerprints,
     pictures_of,
     split_by_slide,
     split_single,
@@ -51,8 +53,8 @@ def state_folder(out: Path) -> Path:
 def unfinished(out: Path) -> dict[str, Any] | None:
     """``step``, ``minutes`` and ``saved`` (ISO date) of a run that can be taken up again; None where there is none."""
     try:
-        found = json.loads((state_folder(out) / SUMMARY).read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("step", "minutes", "saved")}
+        summary = json.loads((state_folder(out) / SUMMARY).read_text(encoding="utf-8"))
+        return {key: summary[key] for key in ("step", "minutes", "saved")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -124,26 +126,25 @@ def train(
     if mpp is None:
         mpp = _scale_of(start, autoencoder)
     learned, checked = yield from _pictures(images, settings.seed, splits)
-    place = choose_device(device)
-    several = Processes(place)
+    processes = Processes(choose_device(device))
     torch.manual_seed(settings.seed)
     recipe = recipe_of(kind, settings, start, autoencoder)
-    if getattr(recipe, "autoencoder", None) is not None:
-        recipe.autoencoder.to(several.device)  # type: ignore[attr-defined]
-    network = torch.nn.Module.to(recipe.network, several.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if isinstance(recipe, Inpainter) and recipe.autoencoder is not None:
+        recipe.autoencoder.to(processes.device)
+    network = torch.nn.Module.to(recipe.network, processes.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = deepcopy(network).requires_grad_(False).eval()
-    weights = sum(one.numel() for one in network.parameters())
+    weights = sum(parameter.numel() for parameter in network.parameters())
     check_room(out, 2 * weights + 2 * 16 * weights)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
     shares = Holes(settings.unconditional, settings.segments, settings.rings)
-    how = Drawing(settings.window, settings.batch, settings.scale, shares, settings.seed, several.rank)
-    batches = Batches(learned, how)
-    fixed = Batches(checked, replace(how, batch=CHECKED, holes=replace(shares, unconditional=0.0), rank=0)).at(0)
-    check_images, check_holes = (tensor.to(several.device) for tensor in fixed)
+    drawing = Drawing(settings.window, settings.batch, settings.scale, shares, settings.seed, processes.rank)
+    batches = Batches(learned, drawing)
+    fixed = Batches(checked, replace(drawing, batch=CHECKED, holes=replace(shares, unconditional=0.0), rank=0)).at(0)
+    check_images, check_holes = (tensor.to(processes.device) for tensor in fixed)
 
     step, smooth, spent, best = 0, 0.0, 0.0, math.inf
     history: list[dict[str, float]] = []
-    identity = fingerprint([*learned, *checked])
+    identity = collection_id([*learned, *checked])
     if state is not None:
         if state["kind"] != kind or state["images"] != identity:
             raise HistomixError(f"The run at {out} learned something else or from other images; name a new folder.")
@@ -151,9 +152,19 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, smooth, spent, best, history = (state[key] for key in ("step", "smooth", "minutes", "best", "history"))
-    running, optimizer = several.prepare(network, optimizer)
+    running, optimizer = processes.prepare(network, optimizer)
     began = saved = time.monotonic()
-    facts = run_facts(kind, settings, learned, checked, start, autoencoder, str(several.device), several.count)
+    # Images that trained what the network starts from or is built on trained this one, too.
+    earlier = [read_card(path).get("training_pixels", []) for path in (start, autoencoder) if path]
+    facts = {
+        "kind": kind,
+        **_collections(learned, checked),
+        "started_from": start.name if start else None,
+        "recipe": asdict(settings),
+        "device": str(processes.device),
+        "processes": processes.count,
+        "training_pixels": sorted({*fingerprints(learned), *chain.from_iterable(earlier)}),
+    }
 
     def minutes() -> float:
         return spent + (time.monotonic() - began) / 60
@@ -166,18 +177,16 @@ def train(
         history.append(figures)
         if figures["validation"] <= best:
             best = figures["validation"]
-            if isinstance(recipe, Autoencoder):
-                recipe.scaled(average, check_images)
             card = facts | {"history": list(history), "best": figures}
             save_model(
                 out,
-                recipe.parts(average),
+                recipe.parts(average, check_images),
                 recipe.schedule,
                 name=name or out.name,
                 mpp=mpp,
                 windows=recipe.windows,
                 extra=card,
-                readme=readme_of(name or out.name, kind, mpp, card),
+                readme=_readme(name or out.name, kind, mpp, card),
             )
         kept = {
             "network": network.state_dict(),
@@ -195,18 +204,18 @@ def train(
     try:
         while True:
             position = step / settings.steps if settings.steps else minutes() / settings.minutes
-            if several.agree(position >= 1):
+            if processes.agree(position >= 1):
                 break
             warm = min(1.0, (step + 1) / settings.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, position)))
-            pixels, holes = (tensor.to(several.device) for tensor in next(source))
-            mixed = np.random.SeedSequence([settings.seed, several.rank, step]).generate_state(1, np.uint64)
-            generator = torch.Generator().manual_seed(int(mixed[0] >> 1))
+            pixels, holes = (tensor.to(processes.device) for tensor in next(source))
+            seeds = np.random.SeedSequence([settings.seed, processes.rank, step]).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(int(seeds[0] >> 1))
             try:
                 loss = recipe.loss(running, pixels, holes, generator)
                 optimizer.zero_grad(set_to_none=True)
-                several.backward(loss)
+                processes.backward(loss)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -232,7 +241,7 @@ def train(
                 total,
                 figures={"step": step, "loss": value},
             )
-            if several.main and time.monotonic() - saved > 60 * settings.save_minutes:
+            if processes.main and time.monotonic() - saved > 60 * settings.save_minutes:
                 figures = event.figures | save()  # type: ignore[operator]
                 shown = recipe.shown(average, check_images, check_holes)
                 event = replace(event, figures=figures, preview=shown)
@@ -242,17 +251,17 @@ def train(
             # A run that is paused stands here; that is none of its time.
             began += time.monotonic() - held
             saved += time.monotonic() - held
-        if several.main:
+        if processes.main:
             figures = save()
             yield Event("Training", 1, 1, figures=figures, preview=recipe.shown(average, check_images, check_holes))
             shutil.rmtree(state_folder(out), ignore_errors=True)
     except GeneratorExit:
-        if several.main and step:
+        if processes.main and step:
             save()
         raise
     finally:
         source.close()  # type: ignore[attr-defined]
-        several.end()
+        processes.end()
     return out
 
 
@@ -264,19 +273,17 @@ def _pictures(
     checked: list[Picture] = []
     collections: dict[str, list[Picture]] = {}
     for source in images:
-        found, notes = pictures_of(source, splits)
+        pictures, notes = pictures_of(source, splits)
         for note in notes:
             yield Event("Reading images", message=note)
-        collections.setdefault(str(source) if isinstance(source, Path) else found[0].folder, []).extend(found)
-    for found in collections.values():
-        if len(found) == 1 and min(found[0].size) >= 256:
-            first, second = split_single(found[0])
-            learned.append(first)
-            checked.append(second)
+        collections.setdefault(str(source) if isinstance(source, Path) else pictures[0].folder, []).extend(pictures)
+    for pictures in collections.values():
+        if len(pictures) == 1 and min(pictures[0].size) >= 256:
+            to_learn, to_check = split_single(pictures[0])
         else:
-            first_part, second_part = split_by_slide(found, seed)
-            learned += first_part
-            checked += second_part
+            to_learn, to_check = split_by_slide(pictures, seed)
+        learned += to_learn
+        checked += to_check
     if not learned or not checked:
         raise HistomixError("Training needs at least two images: one to learn from and one to check on.")
     return learned, checked
@@ -320,3 +327,80 @@ def _keep(out: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise HistomixError(f"{folder} could not be written ({reason}); free space and resume the run.") from None
+
+
+def _collections(learned: Sequence[Picture], checked: Sequence[Picture]) -> dict[str, Any]:
+    """What the card says of the images. Folder names only: paths may tell too much."""
+    folders = sorted({picture.folder for picture in [*learned, *checked]})
+    to_learn, to_check = (Counter(picture.folder for picture in pictures) for pictures in (learned, checked))
+    return {
+        "training_images": {folder: to_learn[folder] for folder in folders},
+        "validation_images": {folder: to_check[folder] for folder in folders},
+        "validation_slides": sorted({picture.slide for picture in checked}),
+    }
+
+
+def _readme(name: str, kind: Kind, mpp: tuple[float, float], card: Mapping[str, Any]) -> str:
+    """The model card a person reads."""
+    best, last = card["best"], card["history"][-1]
+    rows = "\n".join(
+        f"| {folder} | {count:,} | {card['validation_images'][folder]:,} |"
+        for folder, count in card["training_images"].items()
+    )
+    curve = "\n".join(f"| {row['step']} | {row['minutes']} | {row['validation']:.4f} |" for row in card["history"])
+    return (
+        f"# {name}\n\n{WHAT[kind]} For napari-histomix. Research use; not for diagnosis.\n\n"
+        f"Scale: {mpp[0]}–{mpp[1]} µm/px.\n\n"
+        f"## Data\n\n| images | to learn from | to check on |\n|---|---|---|\n{rows}\n\n"
+        "Whole slides are held out (`validation_slides` in `histomix.json`); `training_pixels` there lists the SHA-256 "
+        "of every image learned from, also by what it started from. The images' licenses govern what "
+        "these weights may be used for.\n\n"
+        f"## Recipe\n\nStarted from: {card['started_from'] or 'random weights'}. {int(last['step'])} steps in "
+        f"{last['minutes']} minutes on {card['device']}, {card['processes']} process(es). Settings are in "
+        f"`histomix.json`.\n\n## Figures\n\nThese weights: step {int(best['step'])}, the lowest validation loss, "
+        f"{best['validation']:.4f}.\n\n| step | minutes | validation loss |\n|---|---|---|\n{curve}\n"
+    )
+
+
+class Processes:
+    """This process among those of one run, each on a graphics card of its own, as ``accelerate launch`` starts them.
+
+    Alone, it uses ``device`` and changes nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.device, self.rank, self._accelerator = device, 0, None
+        if self.count > 1:
+            try:
+                from accelerate import Accelerator
+            except ImportError:
+                raise HistomixError("Training in several processes needs 'pip install accelerate'.") from None
+            self._accelerator = Accelerator(cpu=device.type == "cpu")
+            self.device, self.rank = self._accelerator.device, self._accelerator.process_index
+        # The process that writes checkpoints.
+        self.main = self.rank == 0
+
+    def prepare(self, network: Any, optimizer: Any) -> tuple[Any, Any]:
+        """Network and optimizer that share their gradients with the other processes'."""
+        return (network, optimizer) if self._accelerator is None else self._accelerator.prepare(network, optimizer)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss."""
+        if self._accelerator is None:
+            loss.backward()
+        else:
+            self._accelerator.backward(loss)
+
+    def agree(self, done: bool) -> bool:
+        """The main process's answer, for all: clocks differ, and who stops alone leaves the others waiting."""
+        if self._accelerator is None:
+            return done
+        from accelerate.utils import broadcast
+
+        return bool(broadcast(torch.tensor([int(done)], device=self.device))[0])
+
+    def end(self) -> None:
+        """Leave the others in order."""
+        if self._accelerator is not None:
+            self._accelerator.end_training()

@@ -189,16 +189,18 @@ def split_by_slide(pictures: Sequence[Picture], seed: int) -> tuple[list[Picture
     return [one for one in pictures if one.slide not in chosen], [one for one in pictures if one.slide in chosen]
 
 
-def split_single(picture: Picture) -> tuple[Picture, Picture]:
+def split_single(picture: Picture) -> tuple[list[Picture], list[Picture]]:
     """One large picture cut in two: its upper four fifths to learn from, the rest to check on."""
+
+    def part(name: str, pixels: NDArray[np.uint8]) -> Picture:
+        return Picture(f"{picture.name}, {name}", picture.folder, name, given=pixels)
+
     pixels = picture.pixels()
     cut = round(0.8 * len(pixels))
-    parts = (("upper part", pixels[:cut]), ("lower part", pixels[cut:]))
-    first, second = (Picture(f"{picture.name}, {part}", picture.folder, part, given=half) for part, half in parts)
-    return first, second
+    return [part("upper part", pixels[:cut])], [part("lower part", pixels[cut:])]
 
 
-def fingerprint(pictures: Sequence[Picture]) -> str:
+def collection_id(pictures: Sequence[Picture]) -> str:
     """Identity of a collection by names and sizes: a run may only be resumed on what it began with."""
     names = "\n".join(f"{one.folder}/{one.name} {one.size}" for one in pictures)
     return hashlib.sha256(names.encode()).hexdigest()

@@ -16,7 +16,7 @@ from napari_histomix.records import DONOR, INPAINTED, REAL, Change, Event, Job, 
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.inpainter import Engine, Window
-    from napari_histomix.diffusion.prompted import AnyModel
+    from napari_histomix.diffusion.models import AnyModel
     from napari_histomix.diffusion.samplers import Sampler
 
 T = TypeVar("T")

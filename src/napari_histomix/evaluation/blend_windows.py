@@ -15,7 +15,7 @@ from scipy.sparse.linalg import spsolve
 
 from napari_histomix.compositing.donors import Mask, dilate, transition_zone
 from napari_histomix.datasets import Dataset
-from napari_histomix.diffusion.kriging import fill_smoothly
+from napari_histomix.diffusion.random_field import fill_smoothly
 from napari_histomix.records import Event, Job, LabeledImage
 from napari_histomix.sampling import tissue
 

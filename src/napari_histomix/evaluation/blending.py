@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from napari_histomix.datasets import Dataset
-from napari_histomix.diffusion.fingerprints import trained_on
+from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.evaluation.blend_windows import (
     CLASSIC_FILLS,
     KINDS,
@@ -30,8 +30,7 @@ from napari_histomix.records import Event, HistomixError, Job
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.inpainter import Window
-    from napari_histomix.diffusion.models import InpaintingModel
-    from napari_histomix.diffusion.prompted import PromptedModel
+    from napari_histomix.diffusion.models import InpaintingModel, PromptedModel
     from napari_histomix.diffusion.samplers import Sampler
 
 ALL = "all"
@@ -186,6 +185,11 @@ def blend_test(
                 yield from _filled(some[: settings.batch], model, short, settings, f"Warming up for {kind} holes")
             fills[kind].append((yield from _sampled(some, model, name, sampler, settings, place, kind)))
     return BlendReport(windows, fills, place, tuple(notes))
+
+
+def trained_on(card: Mapping[str, Any], pixels: NDArray[np.uint8]) -> bool:
+    """Whether a model's card lists an image (H, W, 3) uint8 RGB under ``training_pixels``."""
+    return pixels_sha256(pixels) in card.get("training_pixels", ())
 
 
 def _refuse_training_images(

@@ -87,13 +87,13 @@ def open_encoder(spec: str, device: str = "cpu", *, whole: bool = False) -> Enco
         return TextureEncoder(whole=whole)
     if kind == "timm" and rest:
         _require_timm()
-        from napari_histomix.features.timm_encoder import TimmEncoder
+        from napari_histomix.features.networks import TimmEncoder
 
         model, _, weights = rest.partition("@")
         return TimmEncoder(model, weights or None, device=device)
     if kind == "ctranspath" and rest:
         _require_timm()
-        from napari_histomix.features.ctranspath import CTransPathEncoder
+        from napari_histomix.features.networks import CTransPathEncoder
 
         return CTransPathEncoder(rest, device=device)
     raise HistomixError(

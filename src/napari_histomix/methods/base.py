@@ -20,7 +20,7 @@ from napari_histomix.records import Candidate, Change, Event, HistomixError, Job
 from napari_histomix.settings import made_from
 
 if TYPE_CHECKING:
-    from napari_histomix.diffusion.prompted import AnyModel
+    from napari_histomix.diffusion.models import AnyModel
 
 S = TypeVar("S")
 

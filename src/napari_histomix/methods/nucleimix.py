@@ -48,7 +48,7 @@ from napari_histomix.sampling import (
 from napari_histomix.settings import Encoder, Option, PaintingSettings, Seed, made_from, plain
 
 if TYPE_CHECKING:
-    from napari_histomix.diffusion.prompted import AnyModel
+    from napari_histomix.diffusion.models import AnyModel
 
 FEW_EFFECTIVE = 50
 WORTH = 500

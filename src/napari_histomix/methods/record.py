@@ -19,7 +19,7 @@ from napari_histomix.records import Change, Kind, Location, Role, Segment, Sourc
 from napari_histomix.settings import PaintingSettings, plain
 
 if TYPE_CHECKING:
-    from napari_histomix.diffusion.prompted import AnyModel
+    from napari_histomix.diffusion.models import AnyModel
     from napari_histomix.diffusion.samplers import Sampler
 
 
@@ -247,7 +247,7 @@ def making_facts(
     HistomixError
         If the device is missing.
     """
-    from napari_histomix.diffusion.environment import machine_facts, model_facts
+    from napari_histomix.diffusion.models import machine_facts, model_facts
 
     return {
         "method": method,

@@ -38,7 +38,7 @@ from napari_histomix.segmentation.pool import SegmentPool, decided, drawable
 from napari_histomix.settings import Option, PaintingSettings, Seed, plain
 
 if TYPE_CHECKING:
-    from napari_histomix.diffusion.prompted import AnyModel
+    from napari_histomix.diffusion.models import AnyModel
 
 NO_DONOR = "no segment of its class may take its place"
 OUT_OF_RANGE = "its new-area ratio cannot be brought into the range"

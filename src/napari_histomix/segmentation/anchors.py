@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,8 +13,10 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.ndimage import find_objects
 
 from napari_histomix.records import Event, HistomixError, Job, Segment
-from napari_histomix.segmentation.prompting import Prompter, Proposals
-from napari_histomix.segmentation.superpixels import superpixels
+from napari_histomix.segmentation.region_tree import superpixels
+
+if TYPE_CHECKING:
+    from napari_histomix.segmentation import Prompter, Proposals
 
 FRAGMENT = 0.05
 """Pieces of a segment smaller than this share of it are not part of it."""

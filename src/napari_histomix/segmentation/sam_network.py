@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from napari_histomix.records import HistomixError
-from napari_histomix.weights import read_checkpoint
+from napari_histomix.weights import misfit, read_checkpoint, unwrapped
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -72,15 +72,10 @@ def load_network(path: str | Path) -> tuple[Sam, str, str]:
         raise HistomixError(
             f"'{path.name}' holds no SAM of a known architecture{lacks}; choose a vit_b, vit_l or vit_h checkpoint."
         ) from error
-    own = network.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
-    misshapen = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
-    for fault, keys in (("lacks", missing), ("has unexpected", unexpected), ("has another shape for", misshapen)):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise HistomixError(f"'{path.name}' {fault} '{keys[0]}'{more}; choose a checkpoint of SAM's architecture.")
-    network.load_state_dict({key: state[key].float() for key in own}, assign=True)
+    fault = misfit(network, state, verbs=("lacks", "has"))
+    if fault:
+        raise HistomixError(f"'{path.name}' {fault}; choose a checkpoint of SAM's architecture.")
+    network.load_state_dict({key: weights.float() for key, weights in state.items()}, assign=True)
     for block in network.image_encoder.blocks:
         block.attn = LeanAttention(block.attn)
     width, depth = int(state[_LANDMARK].shape[0]), len(network.image_encoder.blocks)
@@ -89,9 +84,7 @@ def load_network(path: str | Path) -> tuple[Sam, str, str]:
 
 def _sam_weights(loaded: Any, name: str) -> dict[str, Tensor]:
     """The weights of SAM's three parts, without what their keys begin with and without what lies beside them."""
-    for key in ("model_state", "model", "state_dict"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+    loaded = unwrapped(loaded, "model_state", "model", "state_dict")
     keys = [key for key in loaded if isinstance(key, str)] if isinstance(loaded, Mapping) else []
     prefix = next((key.removesuffix(_LANDMARK) for key in keys if key.endswith(_LANDMARK)), None)
     if prefix is None:

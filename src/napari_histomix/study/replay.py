@@ -26,7 +26,7 @@ from napari_histomix.study.export_images import dataset_writer
 from napari_histomix.study.manifest import Manifest, SyntheticImage, read_manifest, undamaged
 
 if TYPE_CHECKING:
-    from napari_histomix.diffusion.prompted import AnyModel
+    from napari_histomix.diffusion.models import AnyModel
 
 
 LEVELS, SHARE = 8, 0.01
@@ -237,7 +237,7 @@ class Ingredients:
 
     def model(self, provenance: Mapping[str, Any]) -> AnyModel:
         """The model of a record, told what it was told then."""
-        from napari_histomix.diffusion.prompted import PromptedModel
+        from napari_histomix.diffusion.models import PromptedModel
         from napari_histomix.weights import bundled
 
         sha256 = str(provenance["model_sha256"])
@@ -264,7 +264,7 @@ class Ingredients:
     @contextmanager
     def threads(self, provenance: Mapping[str, Any]) -> Iterator[None]:
         """As many threads of a processor as worked on a record."""
-        from napari_histomix.diffusion.environment import threads
+        from napari_histomix.devices import threads
 
         with threads(provenance.get("threads")):
             yield
@@ -496,7 +496,7 @@ class _Conditions:
 
 def _here(made: Mapping[str, Any], ingredients: Ingredients) -> tuple[list[str], bool]:
     """In what this machine differs from the one of a record, and whether a processor does the work here."""
-    from napari_histomix.diffusion.environment import machine_facts, versions
+    from napari_histomix.diffusion.models import machine_facts, versions
 
     if "model_sha256" not in made:
         # What no network painted is computed on the processor, and says at most with which versions.

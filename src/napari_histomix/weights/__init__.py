@@ -15,9 +15,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_histomix.records import Event, HistomixError, Job, drain
+
+if TYPE_CHECKING:
+    import torch
 
 INPAINTER = "he-inpaint"
 
@@ -289,3 +292,72 @@ def read_checkpoint(path: Path) -> tuple[Any, str]:
         raise HistomixError(
             f"'{path.name}' is damaged or holds more than weights; download it again or convert it to .safetensors."
         ) from error
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
+    """A state dict on the CPU, and the first 12 hexadecimal digits of its file's SHA-256.
+
+    The file is ``.safetensors``, or a torch checkpoint: a state dict, alone or under the key "model" or "state_dict".
+    The latter is loaded with ``weights_only=True``, which builds tensors and plain containers and nothing else.
+
+    Raises
+    ------
+    HistomixError
+        If the file is absent, damaged or holds anything but weights.
+    """
+    import torch
+
+    path = Path(path).expanduser()
+    loaded, sha256 = read_checkpoint(path)
+    state = unwrapped(loaded, "model", "state_dict")
+    if not (
+        isinstance(state, Mapping)
+        and state
+        and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items())
+    ):
+        raise HistomixError(f"'{path.name}' holds no table of weights; choose the network's checkpoint file.")
+    return dict(state), sha256[:12]
+
+
+def unwrapped(loaded: Any, *keys: str) -> Any:
+    """What a checkpoint holds, without the mappings of these keys around it."""
+    for key in keys:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    return loaded
+
+
+def fit_weights(
+    network: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str, ignored: tuple[str, ...] = ()
+) -> None:
+    """Load weights into a network; every parameter must be there, in its shape, and nothing else.
+
+    ``what`` names both in the error's sentence. Keys that begin with one of ``ignored`` (a classifier head) may be left
+    out. Raises HistomixError if keys are missing or unexpected, or shapes differ; the network is unchanged then.
+    """
+    fault = misfit(network, state, ignored)
+    if fault:
+        raise HistomixError(f"{what}: the weights {fault}; choose the file made for this network.")
+    network.load_state_dict({key: state[key] for key in network.state_dict()})
+
+
+def misfit(
+    network: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    ignored: tuple[str, ...] = (),
+    verbs: tuple[str, str] = ("lack", "have"),
+) -> str:
+    """What keeps weights from fitting a network, as the end of a sentence ("lack 'conv.bias' and 3 more"), or ""."""
+    own = network.state_dict()
+    faults = {
+        verbs[0]: own.keys() - state.keys(),
+        f"{verbs[1]} unexpected": {key for key in state.keys() - own.keys() if not key.startswith(ignored)},
+        f"{verbs[1]} another shape for": {
+            key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
+        },
+    }
+    for fault, keys in faults.items():
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            return f"{fault} '{min(keys)}'{more}"
+    return ""

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from napari_histomix import __version__
-from napari_histomix.diffusion.environment import machine_facts, model_facts, threads
-from napari_histomix.diffusion.models import fast_dtype
+from napari_histomix.devices import threads
+from napari_histomix.diffusion.models import fast_dtype, machine_facts, model_facts
 from napari_histomix.records import HistomixError
 
 
