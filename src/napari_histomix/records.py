@@ -314,13 +314,7 @@ class Change:
         return bool(self.image) and self.name == self.image
 
     def source(self, role: Role) -> SourceRef:
-        """Its first source in a role.
-
-        Raises
-        ------
-        LookupError
-            If it has none.
-        """
+        """Its first source in a role."""
         for source in self.sources:
             if source.role == role:
                 return source

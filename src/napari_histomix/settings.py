@@ -115,13 +115,7 @@ class Setting:
         return f"at most {high}{unit}" if high else ""
 
     def check(self, value: Any) -> Any:
-        """The value as the settings class holds it.
-
-        Raises
-        ------
-        HistomixError
-            If it is of another type, is not among the choices, or lies outside its bounds.
-        """
+        """The value as the settings class holds it."""
         if value is None:
             if self.optional:
                 return None
@@ -197,24 +191,12 @@ def _setting(each: Field[Any], hint: Any) -> Setting:
 
 
 def check_settings(settings: S) -> S:
-    """The settings themselves, all values of the right type and within their bounds.
-
-    Raises
-    ------
-    HistomixError
-        For the first one that is not.
-    """
+    """The settings themselves, all values of the right type and within their bounds."""
     return made_from(type(settings), {one.name: getattr(settings, one.name) for one in settings_of(type(settings))})
 
 
 def made_from(cls: type[S], values: Mapping[str, Any]) -> S:
-    """Settings with these values, the defaults for all others; as they come from JSON, a form or the command line.
-
-    Raises
-    ------
-    HistomixError
-        If there is no such setting, one is missing, or a value cannot be.
-    """
+    """Settings with these values, the defaults for all others; as they come from JSON, a form or the command line."""
     known = {one.name: one for one in settings_of(cls)}
     if unknown := sorted(values.keys() - known.keys()):
         raise HistomixError(f"There is no setting '{unknown[0]}'; there are {', '.join(known)}.")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from napari_histomix.datasets.entries import Row, dataset_name, described_classes, listed, matched, subfolder
+from napari_histomix.datasets.entries import Row, dataset_name, described_classes, matched, subfolder
+from napari_histomix.datasets.listing import Listing
 from napari_histomix.records import HistomixError, NucleusClass
 
 
@@ -19,12 +20,19 @@ def files(tmp_path: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
+def listed(root, files, mpp=None, said=None, index=None):
+    listing = Listing(root, mpp)
+    for image, pair in files.items():
+        listing.add(image, pair, (said or {}).get(image))
+    return listing.dataset((), None, index)
+
+
 def test_what_is_said_nearest_counts(tmp_path, files):
-    (tmp_path / "dataset.json").write_text(json.dumps({"mpp": 0.75, "split": {"test": ["a10", "a2"]}}))
+    (tmp_path / "dataset.json").write_text(json.dumps({"name": "set", "mpp": 0.75, "split": {"test": ["a10", "a2"]}}))
     (tmp_path / "images.csv").write_text("image,patient,slide,split,mpp\na2.png,P2,,val,0.3\na10,,S10,,\n")
     said = {"a10": Row("Q", "T", "val", 0.4), "a2": Row("Q", "T", "test", 0.4)}
-    problems = []
-    entries = listed(tmp_path, "set", files, None, problems, said=said, index={"a2": 3})
+    dataset = listed(tmp_path, files, said=said, index={"a2": 3})
+    entries = dataset.entries
     assert [entry.source.image for entry in entries] == ["a2", "a10", "TCGA-AR-A1AS-01Z-00-DX1_x"]
     first, second, third = entries
     assert (first.source.patient, first.source.slide, first.source.split, first.mpp) == ("P2", "T", "val", 0.3)
@@ -32,20 +40,19 @@ def test_what_is_said_nearest_counts(tmp_path, files):
     assert (third.source.patient, third.source.slide) == ("TCGA-AR-A1AS", "TCGA-AR-A1AS-01Z-00-DX1")
     assert third.source.split == "train" and first.source.dataset == "set"
     assert (first.index, second.index, first.labels.name) == (3, 0, "a2.txt")
-    assert not problems
-    assert {entry.mpp for entry in listed(tmp_path, "set", files, 2.0, [])} == {2.0}
+    assert not dataset.problems
+    assert {entry.mpp for entry in listed(tmp_path, files, 2.0).entries} == {2.0}
     (tmp_path / "dataset.json").unlink()
-    assert [entry.mpp for entry in listed(tmp_path, "set", files, None, [], said=said)] == [0.3, 0.4, 0.5]
+    assert [entry.mpp for entry in listed(tmp_path, files, said=said).entries] == [0.3, 0.4, 0.5]
 
 
 def test_a_table_that_is_wrong_about_an_image_leaves_it_out(tmp_path, files):
     (tmp_path / "images.csv").write_text("image,mpp\na2,none\nother,1\n../a10,1\na10.png,1\na10,1\n")
-    problems = []
-    entries = listed(tmp_path, "set", files, None, problems)
-    assert [entry.source.image for entry in entries] == ["TCGA-AR-A1AS-01Z-00-DX1_x"]
-    assert {problem.image for problem in problems} == {"a2", "other", "../a10", "a10"}
+    dataset = listed(tmp_path, files)
+    assert [entry.source.image for entry in dataset.entries] == ["TCGA-AR-A1AS-01Z-00-DX1_x"]
+    assert {problem.image for problem in dataset.problems} == {"a2", "other", "../a10", "a10"}
     with pytest.raises(HistomixError, match="no image that could be used; the first: a2: "):
-        listed(tmp_path, "set", {"a2": files["a2"]}, None, [])
+        listed(tmp_path, {"a2": files["a2"]})
 
 
 def test_pairs_of_one_name(tmp_path):

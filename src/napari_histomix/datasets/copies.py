@@ -90,11 +90,6 @@ def check_leaks(dataset: Dataset) -> Job[None]:
     """Refuse a dataset whose training split shares a patient, a slide or tissue with another; a long job.
 
     Nothing is read where all images are of one split.
-
-    Raises
-    ------
-    HistomixError
-        With the offenders.
     """
     check_splits(dataset)
     copies = yield from find_copies(dataset)

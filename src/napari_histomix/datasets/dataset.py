@@ -13,9 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.entries import Entry, Problem, about
+from napari_histomix.datasets.entries import Entry, Problem
 from napari_histomix.datasets.pixels import pixels_sha256, read_pixels
 from napari_histomix.datasets.synthetic import Marks
+from napari_histomix.datasets.text_files import about
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
 
 Labels = tuple[NDArray[np.int32], Mapping[int, int]] | tuple[NDArray[np.int32], Mapping[int, int], frozenset[int]]
@@ -110,26 +111,14 @@ class Dataset:
         return tuple(entry for entry in self.entries if entry.mpp is None)
 
     def entry(self, image: str) -> Entry:
-        """The entry of an image by name.
-
-        Raises
-        ------
-        HistomixError
-            If there is no image of that name.
-        """
+        """The entry of an image by name."""
         for entry in self.entries:
             if entry.source.image == image:
                 return entry
         raise HistomixError(f"{self.name} has no image {image!r}; its first is {self.entries[0].source.image!r}.")
 
     def of_kind(self, kind: str) -> tuple[Entry, ...]:
-        """Entries of one class of images (upper or lower case), of whatever split.
-
-        Raises
-        ------
-        HistomixError
-            If there is no such class; the message lists those there are.
-        """
+        """Entries of one class of images (upper or lower case), of whatever split."""
         wanted = kind.strip().casefold()
         entries = tuple(entry for entry in self.entries if entry.kind.casefold() == wanted)
         if not wanted or not entries:
@@ -164,11 +153,10 @@ class Dataset:
         pixels = self.layout.pixels(entry)
         rows, cols = pixels.shape[:2]
         instances, types, *flagged = self.layout.labels(entry, (rows, cols))
-        unknown = sorted(set(types.values()) - {one.number for one in self.classes})
+        unknown = sorted(set(types.values()) - {known.number for known in self.classes})
         if unknown:
-            known = ", ".join(f"{one.number} {one.name}" for one in self.classes)
             raise HistomixError(
-                f"{image}: the labels have the type {unknown[0]}, which is none of the classes ({known}); "
+                f"{image}: the labels have the type {unknown[0]}, which is none of the classes ({self._class_list}); "
                 "add it to type_info.json."
             )
         synthetic = self._synthetic_ids(entry, instances, types, flagged[0] if flagged else frozenset())
@@ -184,33 +172,24 @@ class Dataset:
         return flagged or (frozenset(types) if entry.synthetic else frozenset())
 
     def class_number(self, name_or_number: str | int) -> int:
-        """Number of a class by its name (upper or lower case) or number.
-
-        Raises
-        ------
-        HistomixError
-            If there is no such class; the message lists those there are.
-        """
+        """Number of a class by its name (upper or lower case) or number."""
         text = str(name_or_number).strip().casefold()
-        for one in self.classes:
-            if one.name.casefold() == text:
-                return one.number
-        for one in self.classes:
-            if str(one.number) == text:
-                return one.number
-        known = ", ".join(f"{one.number} {one.name}" for one in self.classes)
-        raise HistomixError(f"{self.name} has no class {str(name_or_number)!r}; its classes are {known}.")
+        for known in self.classes:
+            if known.name.casefold() == text:
+                return known.number
+        for known in self.classes:
+            if str(known.number) == text:
+                return known.number
+        raise HistomixError(f"{self.name} has no class {str(name_or_number)!r}; its classes are {self._class_list}.")
+
+    @property
+    def _class_list(self) -> str:
+        return ", ".join(f"{known.number} {known.name}" for known in self.classes)
 
     def class_name(self, number: int) -> str:
-        """Name of a class by its number.
-
-        Raises
-        ------
-        HistomixError
-            If there is no such class.
-        """
+        """Name of a class by its number."""
         wanted = self.class_number(number)
-        return next(one.name for one in self.classes if one.number == wanted)
+        return next(known.name for known in self.classes if known.number == wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,11 +261,8 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
         if stamp is not None:
             stamps[image] = stamp
             if known is not None and known.stamps.get(image) == stamp:
-                counts[image], shapes[image], hashes[image] = (
-                    known.counts[image],
-                    known.shapes[image],
-                    known.hashes[image],
-                )
+                counts[image], shapes[image] = known.counts[image], known.shapes[image]
+                hashes[image] = known.hashes[image]
                 if image in known.synthetic:
                     synthetic[image] = known.synthetic[image]
                 continue
@@ -309,19 +285,7 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
 
 
 def synthetic_notes(dataset: Dataset, survey: Survey | None = None) -> tuple[str, ...]:
-    """What a person should know of synthetic nuclei and images in a dataset.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    survey : Survey, optional
-        Of the dataset; without it only images are counted.
-
-    Returns
-    -------
-    tuple of str
-        One sentence each; empty where nothing is synthetic.
-    """
+    """What a person should know of synthetic nuclei and images in a dataset."""
     notes = []
     if survey is not None and (count := survey.synthetic_total.total()):
         notes.append(_never_donors(count, f"{survey.total.total():,} nuclei"))
@@ -346,15 +310,15 @@ def _stamp(dataset: Dataset, entry: Entry) -> str | None:
     layout = dataset.layout
     listed = getattr(layout, "listed_types", {}).get(entry.source.image, {})
     marks = [mark.facts for mark in dataset.marks.get(entry.source.image, ())]
-    about: list[object] = [type(layout).__module__, entry.index, dataset.classes, sorted(listed.items())]
+    facts: list[object] = [type(layout).__module__, entry.index, dataset.classes, sorted(listed.items())]
     if entry.synthetic or marks:
-        about += [entry.synthetic, marks]
+        facts += [entry.synthetic, marks]
     for file in (entry.image, *([entry.labels] if entry.labels else ())):
         try:
-            found = file.stat()
+            status = file.stat()
         except OSError:
             return None
-        if not S_ISREG(found.st_mode):
+        if not S_ISREG(status.st_mode):
             return None
-        about += [file.name, found.st_size, found.st_mtime_ns]
-    return sha256(repr(about).encode()).hexdigest()
+        facts += [file.name, status.st_size, status.st_mtime_ns]
+    return sha256(repr(facts).encode()).hexdigest()

@@ -31,23 +31,6 @@ class WrittenDataset:
 
     Which nuclei are synthetic (``LabeledImage.synthetic``) is kept in ``dataset.json``, whatever the format, so that
     the dataset knows it when it is opened again.
-
-    Parameters
-    ----------
-    folder : Path
-        There, and empty.
-    name : str
-        Of the dataset.
-    classes : sequence of NucleusClass
-    format : str
-        A key of ``formats.FORMATS``.
-    kinds : sequence of str
-        Classes of images as a whole.
-
-    Raises
-    ------
-    HistomixError
-        If there is no such format, or it cannot hold the classes.
     """
 
     def __init__(
@@ -63,21 +46,7 @@ class WrittenDataset:
         self._synthetic: dict[str, list[list[int]]] = {}
 
     def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
-        """Write one image.
-
-        Parameters
-        ----------
-        image : LabeledImage
-        synthetic : bool
-            Whether it holds synthetic pixels.
-        original : Path, optional
-            The file of an image whose pixels are unchanged, which class folders get a copy of.
-
-        Returns
-        -------
-        str
-            The name that it has in the dataset that is written; in class folders the path of its file.
-        """
+        """Write one image."""
         source, split = image.source, image.source.split or "train"
         # Class folders make their own names, of which each is unique in its folder.
         name = self._names.unique(safe_name(source.image)) if self._format.holds == "nuclei" else source.image
@@ -103,21 +72,7 @@ class WrittenDataset:
 
 
 def checked_format(format: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> Format:
-    """A format that can hold what a dataset has.
-
-    Parameters
-    ----------
-    format : str
-        A key of ``formats.FORMATS``.
-    classes : sequence of NucleusClass
-    kinds : sequence of str
-        Classes of images as a whole.
-
-    Raises
-    ------
-    HistomixError
-        If there is no such format, or it holds nuclei and the dataset has none, or classes of images and it has none.
-    """
+    """A format that can hold what a dataset has."""
     found = format_of(format)
     if found.holds == "kinds" and not kinds:
         raise HistomixError(f"{found.title} need a class for each image, and these have none; choose another format.")
@@ -280,32 +235,6 @@ def write_card(
     """Write ``README.md``: what the dataset holds, how it was made, and that it is not for diagnosis.
 
     The head is that of a Hugging Face dataset card (https://huggingface.co/docs/hub/datasets-cards).
-
-    Parameters
-    ----------
-    folder : Path
-        Root of the dataset, which is there.
-    name : str
-        Of the dataset.
-    format : str
-        Name of its format.
-    counts_before, counts_after, counts_synthetic : mapping of str to int
-        Nuclei per class, or images where these have a class as a whole: in the source, in the dataset, and what is
-        synthetic in it.
-    images, synthetic_images : int
-        Images in all, and images with synthetic pixels.
-    synthetic_nuclei : int, optional
-        Synthetic nuclei in them; None for images that have a class as a whole.
-    methods : sequence of str
-        What made the synthetic pixels, one sentence each.
-    models : sequence of mapping
-        ``name``, ``sha256`` and ``license`` of every network that took part.
-    license : str
-        Of the source images; empty where nothing says it.
-    source : str
-        Dataset that the real images are from.
-    notes : sequence of str
-        More sentences: splits, ignored pixels, what the format could not hold.
     """
     before, after = counts_before, counts_after
     counts = [

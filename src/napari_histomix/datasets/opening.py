@@ -28,14 +28,13 @@ from napari_histomix.datasets.entries import (
     read_type_info,
     subfolder,
 )
-from napari_histomix.datasets.formats import class_folders, format_of, recognized
+from napari_histomix.datasets.formats import aperio_xml, class_folders, format_of, hovernet_json, qupath, recognized
 from napari_histomix.datasets.formats.mat_files import read_mat
 from napari_histomix.datasets.formats.plain import NUCLEI_LAYOUTS, open_label_folders
 from napari_histomix.datasets.formats.polygons import FARTHEST
-from napari_histomix.datasets.formats.qupath import read_features
 from napari_histomix.datasets.pixels import read_mpp
 from napari_histomix.datasets.synthetic import read_marks
-from napari_histomix.datasets.text_files import begins_with, check_size, read_json, read_xml
+from napari_histomix.datasets.text_files import begins_with, check_size, read_json, read_xml, readable
 from napari_histomix.records import HistomixError, NucleusClass
 
 
@@ -68,19 +67,17 @@ def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise HistomixError(f"{root} {what}; choose the folder that holds the images and the labels.")
-    try:
+    with readable(root):
         root = root.resolve()
         format = recognized(root)
         # A folder of no format may be half a dataset, of which the last reader says what is missing.
         dataset: Dataset = (open_label_folders if format is None else format.reader().open)(root, mpp)
         marks = read_marks(root, read_json_object(root / "dataset.json"))
-        marked = {image for image, found in marks.items() if found}
         entries = tuple(
-            replace(entry, synthetic=entry.synthetic or entry.source.image in marked) for entry in dataset.entries
+            replace(entry, synthetic=entry.synthetic or bool(marks.get(entry.source.image)))
+            for entry in dataset.entries
         )
         return replace(dataset, entries=entries, marks=marks)
-    except OSError as error:
-        raise HistomixError(f"{root} cannot be read ({error.strerror or error}); check that you may open it.") from None
 
 
 def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
@@ -114,12 +111,8 @@ def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
     if not is_table and not given.is_dir():
         what = "is a file but no CSV" if given.exists() else "does not exist"
         raise HistomixError(f"{given} {what}; choose the folder that holds the class folders, or a CSV.")
-    try:
+    with readable(given):
         return class_folders.open_table(given, mpp) if is_table else class_folders.open(given.resolve(), mpp)
-    except OSError as error:
-        raise HistomixError(
-            f"{given} cannot be read ({error.strerror or error}); check that you may open it."
-        ) from None
 
 
 def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
@@ -213,16 +206,12 @@ def dataset_at(way: object, folder: Path) -> Path | None:
     """The folder that ``way_to`` led to from ``folder``; None where no way was told, or there is nothing any more."""
     if way == BUNDLED:
         return sample_folder()
-    if (
-        not isinstance(way, str)
-        or not way
-        or "\0" in way
-        or PurePosixPath(way).is_absolute()
-        or Path(way).is_absolute()
-    ):
+    if not isinstance(way, str) or not way or "\0" in way:
         return None
-    found = Path(os.path.normpath(Path(folder).resolve() / PurePosixPath(way)))
-    return found if found.is_dir() else None
+    if PurePosixPath(way).is_absolute() or Path(way).is_absolute():
+        return None
+    root = Path(os.path.normpath(Path(folder).resolve() / PurePosixPath(way)))
+    return root if root.is_dir() else None
 
 
 IMAGE_FOLDERS = ("images", "tissue images")
@@ -231,26 +220,13 @@ IMAGE_FOLDERS = ("images", "tissue images")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelFile:
-    """The nuclei of one image.
-
-    Parameters
-    ----------
-    name : str
-        Of the image.
-    instances : (H, W) int32
-        Of the size of the image where that lies beside it; else as large as the nuclei reach.
-    types : mapping of int to int
-        Class number of every instance.
-    classes : tuple of NucleusClass
-    mpp : float, optional
-        µm per pixel; None where nothing says it.
-    """
+    """The nuclei of one image, whose name it has."""
 
     name: str
-    instances: NDArray[np.int32]
+    instances: NDArray[np.int32]  # of the image's size where that lies beside it; else as large as the nuclei reach
     types: Mapping[int, int]
     classes: tuple[NucleusClass, ...]
-    mpp: float | None
+    mpp: float | None  # None where nothing says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +234,7 @@ class _Kind:
     """How a kind of file is recognized, where it and its image lie in its format's folder, and how far it reaches."""
 
     format: str
-    suffixes: frozenset[str]
+    suffixes: tuple[str, ...]
     mark: re.Pattern[bytes]
     labels: str
     image: str
@@ -266,7 +242,7 @@ class _Kind:
 
 
 def _geojson_corners(path: Path) -> Iterator[NDArray[np.float64]]:
-    for feature in read_features(path):
+    for feature in qupath.read_features(path):
         yield from feature.rings
 
 
@@ -279,36 +255,22 @@ def _contours(path: Path) -> Iterator[NDArray[np.float64]]:
 
 
 def _vertices(path: Path) -> Iterator[NDArray[np.float64]]:
-    yield _points([(one.get("X"), one.get("Y")) for one in read_xml(path).iter("Vertex")])
+    yield _points([(vertex.get("X"), vertex.get("Y")) for vertex in read_xml(path).iter("Vertex")])
 
 
-def _points(said: Any) -> NDArray[np.float64]:
+def _points(content: Any) -> NDArray[np.float64]:
     """Corners of what may be a list of them; what it is instead, the format's own reader says."""
     try:
-        points = np.asarray(said, np.float64).reshape(-1, 2)
+        points = np.asarray(content, np.float64).reshape(-1, 2)
     except (TypeError, ValueError, OverflowError):
         return np.zeros((0, 2))
     return points[np.isfinite(points).all(axis=1)]
 
 
 _KINDS = (
-    _Kind(
-        "qupath",
-        frozenset({".geojson", ".json"}),
-        re.compile(rb'"(Feature|FeatureCollection)"'),
-        "{name}.geojson",
-        "{name}.png",
-        _geojson_corners,
-    ),
-    _Kind(
-        "hovernet-json",
-        frozenset({".json"}),
-        re.compile(rb'"(mag|nuc)"\s*:'),
-        "json/{name}.json",
-        "images/{name}.png",
-        _contours,
-    ),
-    _Kind("aperio-xml", frozenset({".xml"}), re.compile(rb"<Annotations"), "{name}.xml", "{name}.png", _vertices),
+    _Kind("qupath", (".geojson", ".json"), qupath.MARK, "{name}.geojson", "{name}.png", _geojson_corners),
+    _Kind("hovernet-json", (".json",), hovernet_json.MARK, "json/{name}.json", "images/{name}.png", _contours),
+    _Kind("aperio-xml", (".xml",), aperio_xml.MARK, "{name}.xml", "{name}.png", _vertices),
 )
 _MAT, _MAT_MARK = ".mat", re.compile(rb"^MATLAB 5\.0 MAT-file")
 
@@ -333,8 +295,8 @@ def _holds_instances(path: Path) -> bool:
 
 
 def _kind_of(path: Path) -> _Kind | None:
-    fitting = (one for one in _KINDS if path.suffix.casefold() in one.suffixes)
-    return next((one for one in fitting if begins_with([path], one.mark)), None)
+    fitting = (kind for kind in _KINDS if path.suffix.casefold() in kind.suffixes)
+    return next((kind for kind in fitting if begins_with([path], kind.mark)), None)
 
 
 def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFile:
@@ -342,17 +304,6 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
 
     Size and scale are those of an image of the same name beside it, or in a folder ``images`` beside its own. Classes
     and their colors are the file's; where it only numbers them, those of a ``type_info.json`` nearby.
-
-    Parameters
-    ----------
-    path : Path
-    shape : (H, W), optional
-        Of the image, where it is known.
-
-    Raises
-    ------
-    HistomixError
-        If the file is damaged or of no kind that is read, or its nuclei reach too far for an image.
     """
     path = Path(path)
     image = _image_of(path)
@@ -371,8 +322,8 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
     with tempfile.TemporaryDirectory(prefix="histomix-") as folder:
         root = Path(folder)
         labels, pixels = (root / place.format(name=path.stem) for place in (kind.labels, kind.image))
-        for one in (labels, pixels):
-            one.parent.mkdir(exist_ok=True)
+        for file in (labels, pixels):
+            file.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, labels)
         Image.new("RGB", (1, 1)).save(pixels)
         if (info := _nearby(path, "type_info.json")) is not None:
@@ -402,11 +353,10 @@ def _image_of(path: Path) -> Path | None:
     """The image that a label file belongs to, if it lies where it is looked for."""
     # QuPath writes a.png.geojson where a.png was open.
     stems = {path.stem, Path(path.stem).stem if Path(path.stem).suffix.casefold() in IMAGE_SUFFIXES else path.stem}
-    folders = [path.parent, *(one for one in (subfolder(path.parent.parent, name) for name in IMAGE_FOLDERS) if one)]
-    for folder in folders:
-        found = files_by_stem(folder, IMAGE_SUFFIXES, [])
-        for stem in stems & found.keys():
-            return found[stem]
+    for folder in (path.parent, *(subfolder(path.parent.parent, name) for name in IMAGE_FOLDERS)):
+        images = files_by_stem(folder, IMAGE_SUFFIXES, []) if folder else {}
+        for stem in stems & images.keys():
+            return images[stem]
     return None
 
 
@@ -416,8 +366,7 @@ def _nearby(path: Path, name: str) -> Path | None:
 
 
 def _scale(path: Path, image: Path | None) -> float | None:
-    described = _nearby(path, "dataset.json")
-    said = read_json_object(described).get("mpp") if described is not None else None
-    if described is not None and said is not None:
-        return checked_mpp(said, f"dataset.json in {described.parent}")
-    return read_mpp(image) if image is not None else None
+    file = _nearby(path, "dataset.json")
+    if file is not None and (mpp := read_json_object(file).get("mpp")) is not None:
+        return checked_mpp(mpp, f"dataset.json in {file.parent}")
+    return None if image is None else read_mpp(image)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.datasets.text_files import check_size
+from napari_histomix.datasets.text_files import check_size, gone
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.records import HistomixError, LabeledImage
 
@@ -49,9 +50,17 @@ _GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L
 
 def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
     """Hexadecimal SHA-256 of an image's shape and pixels (H, W, 3) uint8 RGB: the same in whatever file they lie."""
-    shape = "x".join(map(str, pixels.shape))
-    digest = hashlib.sha256(f"{shape}:".encode())
-    digest.update(np.ascontiguousarray(pixels, np.uint8).data)
+    return _sha256(np.ascontiguousarray(pixels, np.uint8))
+
+
+def labels_sha256(instances: NDArray[np.int32]) -> str:
+    """Hexadecimal SHA-256 of an instance map's shape and ids (H, W) int32: the same in whatever file they lie."""
+    return _sha256(np.ascontiguousarray(instances, "<i4"))
+
+
+def _sha256(array: NDArray[Any]) -> str:
+    digest = hashlib.sha256(f"{'x'.join(map(str, array.shape))}:".encode())
+    digest.update(array.data)
     return digest.hexdigest()
 
 
@@ -99,19 +108,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def read_label_image(path: Path) -> NDArray[np.int32]:
-    """Read a label image: one channel of 8, 16 or 32 bits, 0 = background.
-
-    Returns
-    -------
-    (H, W) int32
-        Instance ids.
-
-    Raises
-    ------
-    HistomixError
-        If the file cannot be read, is not one channel of whole numbers, is too large (see
-        ``text_files.check_size``), or an id is negative or above 2³¹ − 1.
-    """
+    """Read a label image: one channel of 8, 16 or 32 bits, 0 = background."""
     array = _read_array(path, "a label image")
     if array.ndim != 2:
         raise HistomixError(f"{path.name} is no label image (shape {array.shape}); save one channel of instance ids.")
@@ -121,13 +118,7 @@ def read_label_image(path: Path) -> NDArray[np.int32]:
 
 
 def as_ids(array: NDArray[Any], name: str) -> NDArray[np.int32]:
-    """Turn a map of whole numbers, floating point allowed, into int32 ids.
-
-    Raises
-    ------
-    HistomixError
-        If a value is not a whole number between 0 and 2³¹ − 1.
-    """
+    """Turn a map of whole numbers, floating point allowed, into int32 ids."""
     if array.size == 0:
         raise HistomixError(f"{name}: the instance map has no pixels; export the labels again.")
     ids = np.empty(array.shape, np.int32)
@@ -158,10 +149,9 @@ def read_mpp(path: Path) -> float | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mpp = _tiff_mpp(path) if path.suffix.casefold() in _TIFF else _density_mpp(path)
+            return _tiff_mpp(path) if path.suffix.casefold() in _TIFF else _density_mpp(path)
     except Exception:  # decoders raise anything on a broken header; read_pixels reports that file in a sentence
         return None
-    return mpp
 
 
 def _read_array(path: Path, what: str) -> NDArray[Any]:
@@ -175,7 +165,7 @@ def _read_array(path: Path, what: str) -> NDArray[Any]:
     except HistomixError:
         raise
     except FileNotFoundError:
-        raise HistomixError(f"{path.name} is no longer there; put it back or open the dataset again.") from None
+        raise gone(path.name) from None
     except Image.DecompressionBombError:
         raise HistomixError(f"{path.name} has more pixels than are read; cut it into smaller images.") from None
     except Exception as error:  # a broken file makes the decoders raise anything from SyntaxError to struct.error
@@ -254,13 +244,7 @@ def _check_segments(page: tifffile.TiffPage) -> None:
 
 
 def _inflated_size(data: bytes, limit: int) -> int:
-    """Bytes that zlib data inflate to, counted piece by piece and no further than just above ``limit``.
-
-    Raises
-    ------
-    zlib.error
-        If they are damaged.
-    """
+    """Bytes that zlib data inflate to, counted piece by piece and no further than just above ``limit``."""
     inflater, size = zlib.decompressobj(), 0
     while data and size <= limit:
         size += len(inflater.decompress(data, 2**16))
@@ -297,8 +281,6 @@ def _is_16_bit_color(path: Path, image: Image.Image) -> bool:
 
 
 def _read_16_bit_color(path: Path) -> NDArray[Any]:
-    import cv2  # here, not on top: opening a dataset should not wait for OpenCV
-
     array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise ValueError("the PNG data is incomplete")
@@ -325,7 +307,7 @@ def _on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def _square(x: float, y: float) -> float | None:
+def square_mpp(x: float, y: float) -> float | None:
     """One µm/px of two, to six digits; None if the pixels are not square or the value is not a microscope's."""
     low, high = PLAUSIBLE_MPP
     if not (math.isfinite(x) and math.isfinite(y) and low <= x <= high and abs(x - y) <= 0.01 * x):
@@ -338,7 +320,7 @@ def _density_mpp(path: Path) -> float | None:
         density = image.info.get("dpi")
     if density is None or min(density) <= 0:
         return None
-    return _square(25400 / float(density[0]), 25400 / float(density[1]))
+    return square_mpp(25400 / float(density[0]), 25400 / float(density[1]))
 
 
 def _tiff_mpp(path: Path) -> float | None:
@@ -348,7 +330,7 @@ def _tiff_mpp(path: Path) -> float | None:
             return _ome_mpp(tiff.ome_metadata)
         scanner = re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description)
         if scanner:
-            return _square(float(scanner[1]), float(scanner[1]))
+            return square_mpp(float(scanner[1]), float(scanner[1]))
         if "XResolution" not in page.tags or "YResolution" not in page.tags:
             return None
         per_unit = [value[0] / value[1] for value in (page.tags["XResolution"].value, page.tags["YResolution"].value)]
@@ -357,7 +339,7 @@ def _tiff_mpp(path: Path) -> float | None:
             unit = {2: 25400.0, 3: 10000.0}.get(int(page.tags["ResolutionUnit"].value))
     if unit is None or min(per_unit) <= 0:
         return None
-    return _square(unit / per_unit[0], unit / per_unit[1])
+    return square_mpp(unit / per_unit[0], unit / per_unit[1])
 
 
 def _ome_mpp(text: str) -> float | None:
@@ -374,7 +356,7 @@ def _ome_mpp(text: str) -> float | None:
                 if size is None or factor is None:
                     return None
                 sizes.append(float(size) * factor)
-            return _square(sizes[0], sizes[1])
+            return square_mpp(sizes[0], sizes[1])
     return None
 
 
@@ -404,11 +386,3 @@ def image_facts(image: LabeledImage) -> dict[str, Any]:
     if not image.kind or image.types:
         facts["labels_sha256"] = labels_sha256(image.instances)
     return facts
-
-
-def labels_sha256(instances: NDArray[np.int32]) -> str:
-    """Hexadecimal SHA-256 of an instance map's shape and ids (H, W) int32: the same in whatever file they lie."""
-    shape = "x".join(map(str, instances.shape))
-    digest = hashlib.sha256(f"{shape}:".encode())
-    digest.update(np.ascontiguousarray(instances, "<i4").data)
-    return digest.hexdigest()

@@ -39,21 +39,11 @@ D = TypeVar("D", bound=Any)
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Images that must be of one split, for they share a patient, a slide or pixels.
+    """Images that must be of one split, for they share a patient, a slide or pixels."""
 
-    Parameters
-    ----------
-    name : str
-        The patients', else the slides', else the images' names.
-    what : str
-        ``patient``, ``slide`` or ``image``: what the name is.
-    images : tuple of str
-        In natural order.
-    """
-
-    name: str
-    what: str
-    images: tuple[str, ...]
+    name: str  # The patients', else the slides', else the images' names
+    what: str  # ``patient``, ``slide`` or ``image``: what the name is
+    images: tuple[str, ...]  # In natural order
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +109,6 @@ def check_splits(dataset: Listed) -> None:
     """Refuse a dataset whose training split shares a patient or a slide with another split.
 
     ``datasets.copies.check_leaks`` looks at the pixels too.
-
-    Raises
-    ------
-    HistomixError
-        With the offenders, and their images on both sides.
     """
     mixed = [one for one in shared(dataset) if "train" in one.sides]
     if not mixed:
@@ -140,19 +125,7 @@ def check_splits(dataset: Listed) -> None:
 
 
 def units(dataset: Listed, together: Iterable[Collection[str]] = ()) -> tuple[Unit, ...]:
-    """What a split may not divide: patients, else slides, else images.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    together : iterable of collections of str
-        Names of images that belong together for another reason, such as copies.
-
-    Returns
-    -------
-    tuple of Unit
-        In natural order of their names. Patients that share a slide or a copy are one unit.
-    """
+    """What a split may not divide: patients, else slides, else images."""
     sources = sorted((entry.source for entry in dataset.entries), key=lambda one: (natural_key(one.image), one.image))
     index = {source.image: number for number, source in enumerate(sources)}
     groups = Groups(len(sources))
@@ -184,19 +157,7 @@ def _unit(sources: list[Source]) -> Unit:
 
 
 def with_splits(dataset: D, splits: Mapping[str, str]) -> D:
-    """The dataset with these splits in its entries.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    splits : mapping of str to str
-        Split by image; names of images that are not in the dataset do not matter.
-
-    Raises
-    ------
-    HistomixError
-        If an image has none.
-    """
+    """The dataset with these splits in its entries."""
     missing = [entry.source.image for entry in dataset.entries if entry.source.image not in splits]
     if missing:
         raise HistomixError(
@@ -217,34 +178,14 @@ def with_chosen_splits(dataset: D, settings: Mapping[str, Any]) -> D:
 
 
 def write_splits(path: Path, dataset: Listed, splits: Mapping[str, str] | None = None) -> None:
-    """Write a new CSV with the split of every image, its patient and its slide.
-
-    Parameters
-    ----------
-    path : Path
-        A file that is not there yet.
-    dataset : Dataset
-    splits : mapping of str to str, optional
-        Split by image; the dataset's own by default.
-
-    Raises
-    ------
-    HistomixError
-        If the file is there, or cannot be written.
-    """
+    """Write a new CSV with the split of every image, its patient and its slide."""
     chosen = splits or {entry.source.image: split_of(entry.source) for entry in dataset.entries}
     sources = [entry.source for entry in dataset.entries]
     write_new_table(path, _COLUMNS, [(one.image, chosen[one.image], one.patient, one.slide) for one in sources])
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """Read a CSV with the columns image and split, as ``write_splits`` writes it; comma or semicolon, UTF-8.
-
-    Raises
-    ------
-    HistomixError
-        If it cannot be read, lacks a column, or gives an image no split or two.
-    """
+    """Read a CSV with the columns image and split, as ``write_splits`` writes it; comma or semicolon, UTF-8."""
     result: dict[str, str] = {}
     for line, cells in read_table(path, *_COLUMNS[:2]).rows:
         image, split = cells["image"], split_name(cells["split"])
@@ -343,23 +284,7 @@ def shortcomings(
     names: Mapping[Any, str] | None = None,
     together: Iterable[Collection[str]] = (),
 ) -> tuple[str, ...]:
-    """What a person should know of splits: images of unknown origin, and classes that a split lacks.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    splits : mapping of str to str
-        Split by image.
-    counts, together
-        As for ``propose_splits``.
-    names : mapping, optional
-        Name of each class in ``counts``.
-
-    Returns
-    -------
-    tuple of str
-        One sentence each.
-    """
+    """What a person should know of splits: images of unknown origin, and classes that a split lacks."""
     counted = _counted(dataset, counts)
     everything = units(dataset, together)
     there = sorted(set(splits.values()), key=split_order)

@@ -34,18 +34,11 @@ MAX_MANIFEST = 2**29
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mark:
-    """Where a synthetic nucleus lies.
-
-    Parameters
-    ----------
-    row, col : int
-        Upper left corner of the mask.
-    mask : (h, w) bool
-        Pixels of which the nucleus covers more than any other does; a single one where it is known to lie inside.
-    """
+    """Where a synthetic nucleus lies."""
 
     row: int
-    col: int
+    col: int  # Upper left corner of the mask
+    # Pixels of which the nucleus covers more than any other does; a single one where it is known to lie inside
     mask: NDArray[np.bool_]
 
     @classmethod
@@ -95,20 +88,7 @@ Marks = Mapping[str, tuple[Mark, ...]]
 
 
 def read_marks(root: Path, described: Mapping[str, Any]) -> Marks:
-    """The marks of a dataset's synthetic nuclei.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of the dataset.
-    described : mapping
-        What its ``dataset.json`` says. Where it does not list the nuclei, ``manifest.json`` is read, of whatever
-        version. What is damaged is passed over: nuclei of a synthetic image without marks all count as synthetic.
-
-    Returns
-    -------
-    mapping of str to tuple of Mark
-    """
+    """The marks of a dataset's synthetic nuclei."""
     listed = described.get(SYNTHETIC_KEY)
     if isinstance(listed, dict):
         return _parsed(listed, lambda place: [Mark.at(place)])

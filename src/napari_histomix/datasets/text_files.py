@@ -27,6 +27,9 @@ MAX_JSON = 96 * 2**20
 MAX_XML = 48 * 2**20
 """Bytes of an XML file, which takes up to fifty times as much memory."""
 
+_MAX_TABLE = 2**28
+"""Bytes of a table that is read."""
+
 _lock = Lock()
 _readers, _collecting = 0, True
 _LOOKED_AT = 20
@@ -34,13 +37,7 @@ _LOOKED_AT = 20
 
 
 def check_size(shape: tuple[int, int], name: str) -> None:
-    """Refuse an image that is too large to be worked on, before memory is taken for it.
-
-    Raises
-    ------
-    HistomixError
-        If it has more than `MAX_PIXELS` pixels, or none.
-    """
+    """Refuse an image that is too large to be worked on, before memory is taken for it."""
     rows, cols = shape
     if rows < 1 or cols < 1:
         raise HistomixError(f"{name} has no pixels; export it again.")
@@ -59,6 +56,46 @@ def begins_with(paths: Iterable[Path], mark: re.Pattern[bytes], size: int = 4096
     return False
 
 
+def about(name: str, error: HistomixError) -> str:
+    """What is wrong, with the name of an image or a file in front where the sentence does not begin with it."""
+    sentence = str(error)
+    return sentence if sentence.startswith(name) else f"{name}: {sentence}"
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put a name in front of errors; see ``about``."""
+    try:
+        yield
+    except HistomixError as error:
+        raise HistomixError(about(name, error)) from None
+
+
+@contextmanager
+def readable(name: Path | str) -> Iterator[None]:
+    """Say in a sentence what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise HistomixError(f"{name} cannot be read ({error.strerror or error}); check that you may open it.") from None
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Say in a sentence what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise HistomixError(
+            f"{path} could not be written ({error.strerror or error}); free space or choose another place."
+        ) from None
+
+
+def gone(name: str) -> HistomixError:
+    """The error about a file that was there when its dataset was opened."""
+    return HistomixError(f"{name} is no longer there; put it back or open the dataset again.")
+
+
 def whole_id(text: str) -> int:
     """The id of an instance as a file writes it, a whole number from 1 to 2³¹ − 1; 0 if it is none."""
     number = int(text) if text.isdecimal() and len(text) <= 10 else 0
@@ -66,43 +103,19 @@ def whole_id(text: str) -> int:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a file.
-
-    Raises
-    ------
-    HistomixError
-        If it is missing, cannot be read, or is larger than ``limit`` bytes.
-    """
-    try:
+    """The content of a file."""
+    with readable(path.name):
         if not path.is_file():
-            raise HistomixError(f"{path.name} is no longer there; put it back or open the dataset again.")
+            raise gone(path.name)
         with path.open("rb") as stream:
             content = stream.read(limit + 1)
-    except OSError as error:
-        raise HistomixError(
-            f"{path.name} cannot be read ({error.strerror or error}); check that you may open it."
-        ) from None
     if len(content) > limit:
         raise HistomixError(f"{path.name} is larger than {limit >> 20} MB, too large to be read; split it.")
     return content
 
 
 def read_json(path: Path, limit_bytes: int = MAX_JSON, *, not_a_number: bool = False) -> Any:
-    """Read a JSON file in UTF-8.
-
-    Parameters
-    ----------
-    path : Path
-    limit_bytes : int
-        A larger file is refused unread.
-    not_a_number : bool
-        Whether NaN and Infinity, which are not JSON, are read as Python writes and reads them.
-
-    Raises
-    ------
-    HistomixError
-        If the file is missing, too large, not UTF-8 or not JSON, or nested too deeply.
-    """
+    """Read a JSON file in UTF-8."""
 
     def refuse(word: str) -> float:
         raise ValueError(f"{word} is no number in JSON")
@@ -124,13 +137,7 @@ def read_json(path: Path, limit_bytes: int = MAX_JSON, *, not_a_number: bool = F
 
 
 def read_xml(path: Path, limit_bytes: int = MAX_XML) -> ElementTree.Element:
-    """Read an XML file without a document type, so without entities that grow or reach for other files.
-
-    Raises
-    ------
-    HistomixError
-        If the file is missing, too large, not valid XML, or declares a document type.
-    """
+    """Read an XML file without a document type, so without entities that grow or reach for other files."""
     content = read_bytes(path, limit_bytes)
     try:
         _check_prolog(content, path.name)
@@ -184,27 +191,13 @@ def _check_prolog(content: bytes, name: str) -> None:
         return
 
 
-_MAX_TABLE = 2**28
-"""Bytes of a table that is read."""
-
-
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as it was read.
-
-    Parameters
-    ----------
-    path : Path
-    columns : frozenset of str
-        In lower case.
-    rows : tuple of (int, dict of str to str)
-        Number of the line that a row ends in, and its cells by column, without spaces around them; rows whose cells
-        are all empty are left out.
-    """
+    """A table as it was read."""
 
     path: Path
-    columns: frozenset[str]
-    rows: tuple[tuple[int, dict[str, str]], ...]
+    columns: frozenset[str]  # in lower case
+    rows: tuple[tuple[int, dict[str, str]], ...]  # the line that a row ends in, its cells by column; none is all empty
 
     @property
     def where(self) -> str:
@@ -215,39 +208,26 @@ class Table:
         """Those of these columns that it does not have."""
         return [name for name in columns if name not in self.columns]
 
+    def lacking(self, *columns: str) -> HistomixError:
+        """The error about those of these columns that it does not have."""
+        return HistomixError(f"{self.where} has no column {' and '.join(self.missing(*columns))}; add it.")
+
     def require(self, *columns: str) -> None:
         """Raise HistomixError if one of these columns is missing."""
-        if missing := self.missing(*columns):
-            raise HistomixError(f"{self.where} has no column {' and '.join(missing)}; add it.")
+        if self.missing(*columns):
+            raise self.lacking(*columns)
 
 
 def read_table(path: Path, *columns: str) -> Table:
-    """Read a CSV file in UTF-8, with or without a byte order mark, separated by commas or semicolons.
-
-    Parameters
-    ----------
-    path : Path
-    *columns : str
-        Columns that it must have, in lower case.
-
-    Returns
-    -------
-    Table
-
-    Raises
-    ------
-    HistomixError
-        If the file cannot be read, is no CSV, or lacks one of the columns.
-    """
+    """Read a CSV file in UTF-8, with or without a byte order mark, separated by commas or semicolons."""
     try:
         text = read_bytes(path, _MAX_TABLE).decode("utf-8-sig")
     except (UnicodeDecodeError, HistomixError):
         raise HistomixError(f"{path.name} in {path.parent} cannot be read; save it as a CSV in UTF-8.") from None
     header = text.partition("\n")[0]
     # Not line by line: a cell in quotes may hold a line break.
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=";" if ";" in header and "," not in header else ","
-    )
+    delimiter = ";" if ";" in header and "," not in header else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[tuple[int, dict[str, str]]] = []
     try:
         reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
@@ -280,22 +260,13 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def write_new_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], *, replace: bool = False) -> None:
-    """Write a CSV file complete or not at all.
-
-    Raises
-    ------
-    HistomixError
-        If the file is there already (unless ``replace``) or cannot be written.
-    """
+    """Write a CSV file complete or not at all."""
     if path.exists() and not replace:
         raise HistomixError(f"{path} already exists; name a new file.")
     part = path.with_name(f".{path.name}.part")
     try:
-        write_table(part, header, rows)
-        part.replace(path)
-    except OSError as error:
-        raise HistomixError(
-            f"{path} could not be written ({error.strerror or error}); free space or choose another place."
-        ) from None
+        with writable(path):
+            write_table(part, header, rows)
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)

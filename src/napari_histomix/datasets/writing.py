@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from napari_histomix.datasets.text_files import writable
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 SYNTHETIC_NOTICE = "SYNTHETIC, not for diagnosis"
@@ -32,28 +33,19 @@ _LONGEST = 120
 
 @contextmanager
 def complete_or_absent(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write into, which takes its place at the end; after a failure nothing is left.
-
-    Raises
-    ------
-    HistomixError
-        If ``out`` is there at the end, or the disk refuses.
-    """
+    """A folder beside ``out`` to write into, which takes its place at the end; after a failure nothing is left."""
     partial: Path | None = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
-        # mkdtemp makes folders only their owner may enter; an export is an ordinary folder.
-        partial.chmod(0o755)
-        yield partial
-        # Renaming onto an empty folder would replace it without a word.
-        if out.exists():
-            raise HistomixError(f"{out} already exists; name a new folder.")
-        partial.rename(out)
-    except OSError as error:
-        raise HistomixError(
-            f"{out} could not be written ({error.strerror or error}); free space or choose another place."
-        ) from None
+        with writable(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".partial", dir=out.parent))
+            # mkdtemp makes folders only their owner may enter; an export is an ordinary folder.
+            partial.chmod(0o755)
+            yield partial
+            # Renaming onto an empty folder would replace it without a word.
+            if out.exists():
+                raise HistomixError(f"{out} already exists; name a new folder.")
+            partial.rename(out)
     finally:
         if partial is not None and partial.exists():
             shutil.rmtree(partial)
@@ -67,20 +59,7 @@ def write_png(
     *,
     description: str = "",
 ) -> None:
-    """Write a PNG file whose bytes depend on the arguments alone.
-
-    Parameters
-    ----------
-    path : Path or file
-        In a folder that is there; or a file that is open to be written.
-    pixels : (H, W, 3) or (H, W) uint8
-    mpp : float, optional
-        µm per pixel, stated as the pixel density.
-    synthetic : bool
-        Whether ``Description`` says "SYNTHETIC, not for diagnosis".
-    description : str
-        What ``Description`` says of an image that is not synthetic; nothing where it is empty.
-    """
+    """Write a PNG file whose bytes depend on the arguments alone."""
     info = PngInfo()
     if synthetic or description:
         info.add_text("Description", SYNTHETIC_NOTICE if synthetic else description)
@@ -92,6 +71,19 @@ def write_tiff(path: Path, array: NDArray[np.generic], **tags: Any) -> None:
     """Write RGB (H, W, 3) or ids (H, W) as a TIFF whose bytes depend on the arguments alone."""
     photometric = "rgb" if array.ndim == 3 else "minisblack"
     tifffile.imwrite(path, array, photometric=photometric, compression="zlib", metadata=None, software=False, **tags)
+
+
+def write_tiff_image(path: Path, image: LabeledImage, synthetic: bool) -> None:
+    """Write the pixels of an image as a TIFF that states its scale."""
+    density = 10_000 / image.mpp
+    description = SYNTHETIC_NOTICE if synthetic else None
+    tags = {"resolution": (density, density), "resolutionunit": "CENTIMETER", "description": description}
+    write_tiff(path, image.pixels, **tags)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 with plain line ends."""
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def smallest_ids(instances: NDArray[np.int32]) -> NDArray[np.uint16] | NDArray[np.int32]:
@@ -139,14 +131,15 @@ class Names:
 
 def class_table(classes: Iterable[NucleusClass]) -> dict[str, list[Any]]:
     """Classes as ``{"1": ["name", [r, g, b]], …}``, by number: what ``entries.classes_of`` reads."""
-    return {str(one.number): [one.name, list(one.color)] for one in sorted(classes, key=lambda one: one.number)}
+    ordered = sorted(classes, key=lambda known: known.number)
+    return {str(known.number): [known.name, list(known.color)] for known in ordered}
 
 
 def write_type_info(folder: Path | str, classes: Iterable[NucleusClass]) -> None:
     """Write HoVer-Net's ``type_info.json``, background included, into a folder that is there."""
     info = {"0": ["background", [0, 0, 0]], **class_table(classes)}
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in info.items())
-    (Path(folder) / "type_info.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8", newline="\n")
+    write_text(Path(folder) / "type_info.json", f"{{\n{lines}\n}}\n")
 
 
 def write_dataset_json(folder: Path | str, *, name: str, mpp: float | None = None, **more: Any) -> None:
@@ -161,41 +154,27 @@ def write_dataset_json(folder: Path | str, *, name: str, mpp: float | None = Non
     **more
         Plain JSON values, such as ``license``, ``split`` or ``classes`` (see `class_table`).
     """
-    content: dict[str, Any] = {"name": name}
-    if mpp is not None:
-        content["mpp"] = mpp
-    content.update(more)
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    (Path(folder) / "dataset.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+    content = {"name": name, **({} if mpp is None else {"mpp": mpp}), **more}
+    write_text(Path(folder) / "dataset.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 class ImageWriter(ABC):
-    """Writes ``images/NAME.png`` and, with name, scale and classes, ``dataset.json``; labels are up to its heirs.
+    """Writes ``images/NAME.png`` and, with name, scale and classes, ``dataset.json``; labels are up to its heirs."""
 
-    Parameters
-    ----------
-    folder : Path
-        There, and empty.
-    name : str
-        Of the dataset.
-    classes : sequence of NucleusClass
-    kinds : sequence of str
-        Classes of images as a whole, of which these formats say nothing.
-    """
+    has_type_info = False
+    """Whether ``type_info.json`` is written too."""
 
     def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
         self.folder, self.name, self.classes = folder, name, tuple(classes)
         self.scales: set[float] = set()
         self.has_synthetic = False
+        self.start()
+
+    def start(self) -> None:  # noqa: B027 (most have nothing to prepare)
+        """Prepare what is written before the first image, and what is counted."""
 
     def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
-        """Write one image and its labels; returns its name.
-
-        Raises
-        ------
-        HistomixError
-            If its name is not a plain file name, or a nucleus is of none of the classes.
-        """
+        """Write one image and its labels; returns its name."""
         check_name(image.source.image)
         check_classes(image, self.classes)
         self.scales.add(image.mpp)
@@ -214,20 +193,21 @@ class ImageWriter(ABC):
         write_png(folder / f"{image.source.image}.png", image.pixels, image.mpp, synthetic)
 
     def finish(self) -> None:
+        """Write the files about all images."""
+        self.describe(self.classes)
+        if self.has_type_info:
+            write_type_info(self.folder, self.classes)
+
+    def describe(self, classes: Iterable[NucleusClass], **more: Any) -> None:
         """Write ``dataset.json``; where the images differ in scale, only their own files say it."""
-        write_dataset_json(
-            self.folder,
-            name=self.name,
-            mpp=next(iter(self.scales)) if len(self.scales) == 1 else None,
-            classes=class_table(self.classes),
-            **({"notice": SYNTHETIC_NOTICE} if self.has_synthetic else {}),
-        )
+        mpp = next(iter(self.scales)) if len(self.scales) == 1 else None
+        notice = {"notice": SYNTHETIC_NOTICE} if self.has_synthetic else {}
+        write_dataset_json(self.folder, name=self.name, mpp=mpp, classes=class_table(classes), **more, **notice)
 
 
 def check_classes(image: LabeledImage, classes: Sequence[NucleusClass]) -> None:
     """Raise HistomixError if a nucleus of an image is of none of the classes."""
-    unknown = image.counts().keys() - {one.number for one in classes}
-    if unknown:
+    if unknown := image.counts().keys() - {known.number for known in classes}:
         raise HistomixError(
             f"{image.source.image}: nuclei have the type {min(unknown)}, which is none of the classes; add it to them."
         )
@@ -238,15 +218,9 @@ IGNORED = 255
 
 
 def class_map(image: LabeledImage) -> NDArray[np.uint8]:
-    """The class number of every pixel (H, W), 0 = background.
-
-    Raises
-    ------
-    HistomixError
-        If a class number is above 254: 255 means that a pixel is ignored.
-    """
+    """The class number of every pixel (H, W), 0 = background."""
     ids, places = np.unique(image.instances, return_inverse=True)
-    numbers = np.array([image.types[one] if one else 0 for one in ids.tolist()])
+    numbers = np.array([image.types[instance] if instance else 0 for instance in ids.tolist()])
     if numbers.max(initial=0) >= IGNORED:
         raise HistomixError(
             f"{image.source.image}: a map of classes has room for the numbers 1 to {IGNORED - 1}, and one of its "
@@ -256,24 +230,7 @@ def class_map(image: LabeledImage) -> NDArray[np.uint8]:
 
 
 def write_ignore(folder: Path, name: str, band: NDArray[np.bool_], class_map: NDArray[np.uint8]) -> None:
-    """Write ``ignore/NAME.png``: the map of classes, with 255 where the band is.
-
-    Parameters
-    ----------
-    folder : Path
-        Root of the dataset, which is there.
-    name : str
-        The image's file name without suffix.
-    band : (H, W) bool
-        Pixels to pass over, such as those that a model inpainted.
-    class_map : (H, W) uint8
-        See `class_map`.
-
-    Raises
-    ------
-    HistomixError
-        If band and map differ in shape, or ``name`` is not a plain file name.
-    """
+    """Write ``ignore/NAME.png``: the map of classes, with 255 where the band is."""
     check_name(name)
     if band.shape != class_map.shape or band.dtype != np.bool_ or class_map.dtype != np.uint8:
         raise HistomixError(f"{name}: the ignore band must be (H, W) bool and of the size of the uint8 class map.")

@@ -89,13 +89,7 @@ def recognized(root: Path, holds: str = "nuclei") -> Format | None:
 
 
 def format_of(name: str) -> Format:
-    """A format by name.
-
-    Raises
-    ------
-    HistomixError
-        If there is none of that name; the message lists them.
-    """
+    """A format by name."""
     if name not in FORMATS:
         raise HistomixError(f"'{name}' is not a format; choose one of {', '.join(FORMATS)}.")
     return FORMATS[name]

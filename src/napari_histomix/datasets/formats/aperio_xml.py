@@ -24,22 +24,20 @@ from napari_histomix.datasets.entries import (
     Entry,
     Problem,
     Row,
-    about,
-    dataset_name,
-    described_classes,
     files_by_stem,
-    listed,
     matched,
-    palette,
-    read_json_object,
+    named_classes,
+    split_folders,
     split_name,
     subfolder,
+    subfolders,
     tcga_origin,
 )
 from napari_histomix.datasets.formats.polygons import Ring, as_ring, one_ring, paint, shapes_of
+from napari_histomix.datasets.listing import Listing
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP
-from napari_histomix.datasets.text_files import begins_with, check_size, read_xml, whole_id
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, Names, safe_name, write_tiff
+from napari_histomix.datasets.text_files import begins_with, naming, read_xml, whole_id
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, Names, safe_name, write_tiff_image
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 NUCLEUS = "nucleus"
@@ -48,6 +46,7 @@ NUCLEUS = "nucleus"
 MONUSAC = ("Epithelial", "Lymphocyte", "Neutrophil", "Macrophage", "Ambiguous")
 """MoNuSAC's classes, numbered in this order; other names follow in alphabetical order."""
 
+MARK = re.compile(rb"<Annotations")
 _XML, _SLIDES = frozenset({".xml"}), frozenset({".svs"})
 _MOST_HOLES = 10_000
 _SHIFT = 0.25
@@ -66,40 +65,27 @@ def open(root: Path, mpp: float | None) -> Dataset:
 
     The patient is the TCGA barcode in the name of the image's folder or of the image, else the folder's name. A folder
     named as its image says nothing about the patient. ``MicronsPerPixel`` counts where it is a microscope's.
-
-    Raises
-    ------
-    HistomixError
-        If no image can be used, or a small file beside them is broken.
     """
-    problems: list[Problem] = []
-    files: dict[str, tuple[Path, Path]] = {}
-    said: dict[str, Row] = {}
-    sections = _sections(root, problems)
+    listing = Listing(root, mpp)
+    sections = _sections(root, listing.problems)
     stems = Counter(stem for _, images, _ in sections for stem in images)
     for split, images, labels in sections:
-        for stem, paths in matched(images, labels, problems).items():
-            name = stem if stems[stem] == 1 else f"{paths[1].parent.name}-{stem}"
-            if name in files:
-                problems.append(Problem(name, f"{name}: two images in {root.name} have that name; rename one."))
+        for stem, paths in matched(images, labels, listing.problems).items():
+            image = stem if stems[stem] == 1 else f"{paths[1].parent.name}-{stem}"
+            if image in listing.said:
+                listing.report(image, f"two images in {root.name} have that name; rename one.")
             else:
-                files[name], said[name] = paths, _said(paths[1], root, split)
+                listing.add(image, paths, _said(paths[1], root, split))
     names: dict[str, str] = {}
-    for image, (_, path) in list(files.items()):
-        try:
-            scale, found = _overview(read_xml(path))
-        except HistomixError as error:
-            problems.append(Problem(image, about(image, error)))
-            del files[image]
-            continue
-        said[image] = replace(said[image], mpp=scale)
-        for one in sorted(found):
-            names.setdefault(one.casefold(), one)
-    described = read_json_object(root / "dataset.json")
-    classes = described_classes(root, described) or _classes(names)
-    entries = listed(root, dataset_name(root, described), files, mpp, problems, said=said)
-    numbers = {(one.name.strip() or NUCLEUS).casefold(): one.number for one in classes}
-    return Dataset(dataset_name(root, described), root, classes, entries, tuple(problems), _Layout(numbers))
+    for image, (_, path) in list(listing.files.items()):
+        with listing.leaving_out(image):
+            scale, classes_here = _overview(read_xml(path))
+            listing.said[image] = replace(listing.said[image], mpp=scale)
+            for name in sorted(classes_here):
+                names.setdefault(name.casefold(), name)
+    classes = listing.classes or _classes(names)
+    numbers = {(known.name.strip() or NUCLEUS).casefold(): known.number for known in classes}
+    return listing.dataset(classes, _Layout(numbers))
 
 
 _Section = tuple[str, dict[str, Path], dict[str, Path]]
@@ -108,27 +94,22 @@ _Section = tuple[str, dict[str, Path], dict[str, Path]]
 
 def _sections(root: Path, problems: list[Problem]) -> list[_Section]:
     """The folders that have ImageScope's files: the root, those in it, and those in the ones named as splits."""
-    inside = _subfolders(root)
-    splits = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
-    found, used = [], set()
-    for folder in [root, *inside, *(path for split in splits for path in _subfolders(split))]:
+    inside, splits = subfolders(root), split_folders(root)
+    sections, used = [], set()
+    for folder in [root, *inside, *(path for split in splits for path in subfolders(split))]:
         labels = subfolder(folder, "annotations") or folder
         images = folder if labels == folder else subfolder(folder, "tissue images", "tissueimages", "images")
         if folder in used or images is None:
             continue
         xml = files_by_stem(labels, _XML, problems, "label")
-        if not begins_with(xml.values(), re.compile(rb"<Annotations")):
+        if not begins_with(xml.values(), MARK):
             continue
         used |= {labels, images}
-        split = next((split_name(one.name) for one in splits if one == folder or one in folder.parents), "")
+        split = next((split_name(path.name) for path in splits if path == folder or path in folder.parents), "")
         # MoNuSAC has each image twice, as .svs and as .tif.
         pictures = files_by_stem(images, IMAGE_SUFFIXES, problems)
-        found.append((split, files_by_stem(images, _SLIDES, problems) | pictures, xml))
-    return found
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        sections.append((split, files_by_stem(images, _SLIDES, problems) | pictures, xml))
+    return sections
 
 
 def _said(path: Path, root: Path, split: str) -> Row:
@@ -156,19 +137,15 @@ def _overview(root: ElementTree.Element) -> tuple[float | None, set[str]]:
 
 def _class_of(annotation: ElementTree.Element) -> str:
     """Name of the class: the first attribute's, or, where somebody wrote it there, the annotation's own."""
-    for one in annotation.iterfind("Attributes/Attribute"):
-        if name := one.get("Name", "").strip():
+    for attribute in annotation.iterfind("Attributes/Attribute"):
+        if name := attribute.get("Name", "").strip():
             return name
     return annotation.get("Name", "").strip() or NUCLEUS
 
 
 def _classes(names: dict[str, str]) -> tuple[NucleusClass, ...]:
     known = [names.pop(name.casefold()) for name in MONUSAC if name.casefold() in names]
-    ordered = [*known, *(names[key] for key in sorted(names))] or [NUCLEUS]
-    return tuple(
-        NucleusClass(number, name, color)
-        for number, (name, color) in enumerate(zip(ordered, palette(len(ordered)), strict=True), start=1)
-    )
+    return named_classes(*([*known, *(names[key] for key in sorted(names))] or [NUCLEUS]))
 
 
 @dataclass(frozen=True)
@@ -183,34 +160,29 @@ class _Layout(ImageFiles):
         Where no two regions have one ``Id``, nuclei keep it; MoNuSAC's begin anew in every class.
         """
         name = entry.label_file.name
-        check_size(shape, entry.source.image)
-        found: list[tuple[Ring, _Holes, int]] = []
+        nuclei: list[tuple[Ring, _Holes, int]] = []
         ids: list[int] = []
         for annotation in read_xml(entry.label_file).iter("Annotation"):
             regions, kind = list(annotation.iter("Region")), _class_of(annotation)
             if regions and kind.casefold() not in self.numbers:
                 raise HistomixError(f"{name} has the class {kind!r}, which the dataset does not list; add it there.")
-            try:
+            with naming(f"{name}, {kind}"):
                 rings = [_ring(region) for region in regions]
-            except HistomixError as error:
-                raise HistomixError(f"{name}, {kind}: {error}") from None
             drawn = [(ring, region) for ring, region in zip(rings, regions, strict=True) if len(ring)]
             holes = _Holes([ring for ring, region in drawn if region.get("NegativeROA") == "1"])
             for ring, region in drawn:
                 if region.get("NegativeROA") != "1":
-                    found.append((ring, holes, self.numbers[kind.casefold()]))
+                    nuclei.append((ring, holes, self.numbers[kind.casefold()]))
                     ids.append(whole_id(region.get("Id", "")))
-        polygons = (([ring, *holes.within(ring)], number) for ring, holes, number in found)
-        try:
+        polygons = (([ring, *holes.within(ring)], number) for ring, holes, number in nuclei)
+        with naming(name):
             return paint(shape, polygons, ids if len(set(ids)) == len(ids) and 0 not in ids else None)
-        except HistomixError as error:
-            raise HistomixError(f"{name}: {error}") from None
 
 
 def _ring(region: ElementTree.Element) -> Ring:
     """The vertices of a region; rulers and arrows have two of them, which hold no pixel."""
     try:
-        points = [(float(one.get("X", "")), float(one.get("Y", ""))) for one in region.iter("Vertex")]
+        points = [(float(vertex.get("X", "")), float(vertex.get("Y", ""))) for vertex in region.iter("Vertex")]
     except ValueError:
         raise HistomixError("a vertex has no numbers X and Y; export it again.") from None
     return as_ring(np.array(points, np.float64).reshape(-1, 2))
@@ -239,13 +211,11 @@ class Writer(ImageWriter):
     the same: its rings are joined along pixel borders (``polygons.one_ring``).
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
-        super().__init__(folder, name, classes)
+    def start(self) -> None:
         self._names = Names("annotations", "images", "labels", "json", "origin", "ignore", *SPLIT_FOLDERS)
         self._folders: dict[str, str] = {}
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
-        """Write both files of an image."""
         name, patient = image.source.image, image.source.patient
         if not patient:
             folder = self.folder / self._names.unique(name)
@@ -254,14 +224,7 @@ class Writer(ImageWriter):
                 self._folders[patient] = self._names.unique(safe_name(patient, "patient"))
             folder = self.folder / self._folders[patient]
         folder.mkdir(exist_ok=True)
-        density = 10_000 / image.mpp
-        write_tiff(
-            folder / f"{name}.tif",
-            image.pixels,
-            resolution=(density, density),
-            resolutionunit="CENTIMETER",
-            description=SYNTHETIC_NOTICE if synthetic else None,
-        )
+        write_tiff_image(folder / f"{name}.tif", image, synthetic)
         tree = ElementTree.ElementTree(_tree(image, self.classes, synthetic))
         ElementTree.indent(tree)
         tree.write(folder / f"{name}.xml", "utf-8", xml_declaration=True)
@@ -274,18 +237,18 @@ def _tree(image: LabeledImage, classes: Sequence[NucleusClass], synthetic: bool)
         root.set("Description", SYNTHETIC_NOTICE)
     regions: dict[int, ElementTree.Element] = {}
     present = image.counts()
-    for one in classes:
-        if one.number in present:
-            red, green, blue = one.color
+    for known in classes:
+        if known.number in present:
+            red, green, blue = known.color
             # ImageScope packs colors with blue in the highest byte.
             color = str(red | green << 8 | blue << 16)
             number = str(len(regions) + 1)
             annotation = ElementTree.SubElement(root, "Annotation", Id=number, Name="", Type="4", LineColor=color)
             attributes = ElementTree.SubElement(annotation, "Attributes")
-            ElementTree.SubElement(attributes, "Attribute", Name=one.name, Id="0", Value="")
-            regions[one.number] = ElementTree.SubElement(annotation, "Regions")
+            ElementTree.SubElement(attributes, "Attribute", Name=known.name, Id="0", Value="")
+            regions[known.number] = ElementTree.SubElement(annotation, "Regions")
             # Some readers skip the first child without a look.
-            ElementTree.SubElement(regions[one.number], "RegionAttributeHeaders")
+            ElementTree.SubElement(regions[known.number], "RegionAttributeHeaders")
     for instance, parts in shapes_of(image.instances):
         region = ElementTree.SubElement(regions[image.types[instance]], "Region", Id=str(instance), Type="0")
         region.set("NegativeROA", "0")

@@ -5,35 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     SPLIT_FOLDERS,
     TABLE,
-    Entry,
     Problem,
     Row,
-    RowDraft,
     UnknownLayoutError,
-    checked_mpp,
-    dataset_name,
-    described_split,
     files_by_stem,
-    is_synthetic,
+    find_table,
     natural_key,
     read_json_object,
     split_name,
     subfolder,
-    tcga_origin,
+    subfolders,
+    visible_files,
 )
-from napari_histomix.datasets.pixels import read_mpp
+from napari_histomix.datasets.listing import Listing, RowDraft, Section
 from napari_histomix.datasets.text_files import Table, read_bytes, read_table
 from napari_histomix.datasets.writing import Names, safe_name, write_dataset_json, write_png
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 LAYOUTS = (
     "expected one folder per class with its images in it (these folders may lie in Train, Val and Test), "
@@ -48,7 +43,7 @@ _MAX_IMAGE = 2**31
 
 def recognizes(root: Path) -> bool:
     """Whether a table gives images their classes, or they lie in a folder for each class."""
-    path = _find_table(root)
+    path, _ = find_table(root, TABLE)
     if path is not None:
         with suppress(HistomixError):
             if not read_table(path).missing("image", "class"):
@@ -60,103 +55,50 @@ def recognizes(root: Path) -> bool:
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
-    """List the images of a folder; see ``datasets.open_tissue``.
-
-    Raises
-    ------
-    HistomixError
-        If the folder is of no such layout, one of its JSON or CSV files is broken, or no image could be used.
-    """
+    """List the images of a folder; see ``datasets.open_tissue``."""
     return _open(root, None, mpp)
 
 
 def open_table(path: Path, mpp: float | None) -> Dataset:
-    """List the images that a table gives a class.
-
-    Raises
-    ------
-    HistomixError
-        As for `open`.
-    """
+    """List the images that a table gives a class."""
     return _open(path.parent.resolve(), path, mpp)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """An image while its dataset is being opened; ``described`` is what ``dataset.json`` says, the nearest first."""
+class _Patch:
+    """An image while its dataset is being opened."""
 
     path: Path
     kind: str
     row: Row
-    split: str = ""
-    described: Mapping[str, Any] = field(default_factory=dict)
+    section: Section
 
 
 def _open(root: Path, given: Path | None, mpp: float | None) -> Dataset:
-    described = read_json_object(root / "dataset.json")
-    problems: list[Problem] = []
-    path = given or _find_table(root)
+    listing = Listing(root, mpp)
+    path = given or find_table(root, TABLE)[0]
     table = read_table(path) if path else None
     if table and given:
         table.require("image", "class")
     if table and {"image", "class"} <= table.columns:
-        found = _listed(table, root, described, problems)
+        patches = _in_table(table, listing)
     else:
         # A stray CSV about something else says nothing about images; images.csv must.
         if table and table.path.name.casefold() == TABLE and "image" not in table.columns:
             table.require("image", "class")
-        found = _in_folders(root, table, described, problems)
-    if not found:
-        reason = f"; the first: {problems[0].sentence}" if problems else "."
-        raise HistomixError(f"{root} has no image that could be used{reason}")
-    name = dataset_name(root, described)
+        patches = _in_folders(listing, table)
     # Tumor and tumor are one class, as they are one folder on many disks; the first image's spelling counts.
     spelled: dict[str, str] = {}
     entries = []
-    for image in sorted(found, key=_natural):
-        one = found[image]
-        kind = spelled.setdefault(one.kind.casefold(), one.kind)
-        source, scale = _source(name, image, one, root), _scale(one, root, mpp)
-        entries.append(Entry(source, one.path, None, scale, kind=kind, synthetic=is_synthetic(one.path, one.row)))
-    kinds = tuple(sorted(spelled.values(), key=_natural))
-    return Dataset(name, root, (), tuple(entries), tuple(problems), kinds=kinds)
+    for image in sorted(patches, key=_natural):
+        patch = patches[image]
+        kind = spelled.setdefault(patch.kind.casefold(), patch.kind)
+        entries.append(listing.entry(image, (patch.path, None), patch.section, patch.row, kind=kind))
+    return listing.dataset_of(entries, kinds=tuple(sorted(spelled.values(), key=_natural)))
 
 
 def _natural(text: str) -> tuple[tuple[str | int, ...], str]:
     return natural_key(text), text
-
-
-def _source(dataset: str, image: str, one: _Found, root: Path) -> Source:
-    patient, slide = tcga_origin(one.path.stem)
-    return Source(
-        dataset=dataset,
-        image=image,
-        split=one.row.split or described_split(one.described, image, root) or one.split or "train",
-        patient=one.row.patient or patient,
-        slide=one.row.slide or slide,
-    )
-
-
-def _scale(one: _Found, root: Path, mpp: float | None) -> float | None:
-    if mpp is not None:
-        return mpp
-    if one.row.mpp is not None:
-        return one.row.mpp
-    if one.described.get("mpp") is not None:
-        return checked_mpp(one.described["mpp"], f"dataset.json in {root}")
-    return read_mpp(one.path)
-
-
-def _find_table(root: Path) -> Path | None:
-    """``images.csv`` or the folder's only CSV; None where there is neither."""
-    tables = _tables(root)
-    named = [path for path in tables if path.name.casefold() == TABLE]
-    return (named or tables)[0] if named or len(tables) == 1 else None
-
-
-def _tables(root: Path) -> list[Path]:
-    visible = (path for path in root.iterdir() if path.suffix.casefold() == ".csv" and not path.name.startswith("."))
-    return sorted(path for path in visible if path.is_file())
 
 
 class _ClassDraft(RowDraft):
@@ -170,18 +112,18 @@ class _ClassDraft(RowDraft):
         return super().add({column: row[column] for column in row if column not in ("instance", "type")})
 
 
-def _read_rows(
-    table: Table, root: Path, problems: list[Problem]
-) -> tuple[dict[str, tuple[Path, _ClassDraft]], set[Path]]:
+def _read_rows(table: Table, listing: Listing) -> tuple[dict[str, tuple[Path, _ClassDraft]], set[Path]]:
     """What a table says by image name, and the files it says something wrong about."""
     drafts: dict[str, tuple[Path, _ClassDraft]] = {}
     failed: set[str] = set()
     spoiled: set[Path] = set()
-    finder = _Finder(root)
+    finder = _Finder(listing.root)
     for line, row in table.rows:
         image = row["image"]
         if not image:
-            problems.append(Problem(table.path.name, f"{table.path.name}, line {line}: no image is named; name one."))
+            listing.problems.append(
+                Problem(table.path.name, f"{table.path.name}, line {line}: no image is named; name one.")
+            )
             continue
         try:
             image, path = finder.find(image)
@@ -197,7 +139,7 @@ def _read_rows(
                 spoiled |= {known, path}
         if sentence and image not in failed:
             failed.add(image)
-            problems.append(Problem(image, f"{image}: {table.path.name}, line {line}: {sentence}"))
+            listing.report(image, f"{table.path.name}, line {line}: {sentence}")
     return {image: draft for image, draft in drafts.items() if image not in failed}, spoiled
 
 
@@ -209,13 +151,7 @@ class _Finder:
         self.listings: dict[Path, tuple[dict[str, Path], set[str]]] = {}
 
     def find(self, written: str) -> tuple[str, Path]:
-        """Image name (path without suffix) and file.
-
-        Raises
-        ------
-        HistomixError
-            With the reason alone, if the path leaves the folder or there is no one image there.
-        """
+        """Image name (path without suffix) and file."""
         text = written.replace("\\", "/")
         relative = PurePosixPath(text)
         if relative.is_absolute() or ".." in relative.parts or re.match(r"[A-Za-z]:", text):
@@ -246,112 +182,105 @@ class _Finder:
         return self.listings[folder]
 
 
-def _listed(table: Table, root: Path, described: Mapping[str, Any], problems: list[Problem]) -> dict[str, _Found]:
+def _in_table(table: Table, listing: Listing) -> dict[str, _Patch]:
     """Images by name, where a table gives the classes."""
-    found: dict[str, _Found] = {}
-    for image, (path, draft) in _read_rows(table, root, problems)[0].items():
+    patches: dict[str, _Patch] = {}
+    section = Section(listing.root, listing.described)
+    for image, (path, draft) in _read_rows(table, listing)[0].items():
         kind = draft.said.get("class", "")
         if kind:
-            found[image] = _Found(path, kind, draft.row(), described=described)
+            patches[image] = _Patch(path, kind, draft.row(), section)
         else:
-            problems.append(Problem(image, f"{image}: {table.path.name} gives it no class; fill the cell."))
-    return found
+            listing.report(image, f"{table.path.name} gives it no class; fill the cell.")
+    return patches
 
 
-def _in_folders(
-    root: Path, table: Table | None, described: Mapping[str, Any], problems: list[Problem]
-) -> dict[str, _Found]:
+def _in_folders(listing: Listing, table: Table | None) -> dict[str, _Patch]:
     """Images by name, where their folders give the classes."""
-    inside = _subfolders(root)
+    root, inside = listing.root, _subfolders(listing.root)
     splits = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
     if any(subfolder(folder, "images") and subfolder(folder, "labels") for folder in [root, *splits]):
         raise HistomixError(
             f"{root} is a dataset of labeled nuclei (Images and Labels); open it as one, or give its images a class "
             f"each in {TABLE} with the columns image and class."
         )
-    sections = [path for path in splits if any(map(_has_images, _subfolders(path)))]
-    if sections:
-        problems.extend(_stray(root))
+    split_sections = [path for path in splits if any(map(_has_images, _subfolders(path)))]
+    if split_sections:
+        _report_stray(root, listing)
         for path in inside:
-            if path not in sections and _has_images(path):
-                sentence = f"{path.name}: this folder lies beside those of the splits; move it into one of them."
-                problems.append(Problem(path.name, sentence))
+            if path not in split_sections and _has_images(path):
+                listing.report(path.name, "this folder lies beside those of the splits; move it into one of them.")
     elif not any(map(_has_images, inside)):
         raise _explain(root, table)
     else:
         for path in inside:
             if (path in splits or path.name.casefold() == "images") and _has_images(path):
                 raise HistomixError(f"{path} holds images but nothing gives them a class; {LAYOUTS}.")
-    found: dict[str, _Found] = {}
+    patches: dict[str, _Patch] = {}
     # The training split first: its names must not change when someone adds a test split.
-    for folder in sorted(sections or [root], key=lambda path: split_name(path.name) != "train"):
-        split = split_name(folder.name) if sections else ""
-        # What lies nearer to the images says it better.
-        said = {**described, **read_json_object(folder / "dataset.json")} if sections else described
-        for image, path in _sorted_images(folder, problems).items():
-            name = f"{folder.name}/{image}" if image in found else image
-            found[name] = _Found(path, path.parent.name.strip(), Row(), split, said)
+    for folder in sorted(split_sections or [root], key=lambda path: split_name(path.name) != "train"):
+        section = Section(root, listing.described)
+        if split_sections:
+            # What lies nearer to the images says it better.
+            nearer = read_json_object(folder / "dataset.json")
+            section = Section(root, listing.described | nearer, split_name(folder.name))
+        for image, path in _sorted_images(folder, listing).items():
+            name = f"{folder.name}/{image}" if image in patches else image
+            patches[name] = _Patch(path, path.parent.name.strip(), Row(), section)
     if table and "image" in table.columns:
-        _add_rows(found, table, root, problems)
-    return found
+        _add_rows(patches, table, listing)
+    return patches
 
 
-def _add_rows(found: dict[str, _Found], table: Table, root: Path, problems: list[Problem]) -> None:
+def _add_rows(patches: dict[str, _Patch], table: Table, listing: Listing) -> None:
     """Take in what a table without classes says; an image it is wrong about is left out."""
-    names = {one.path: image for image, one in found.items()}
-    drafts, spoiled = _read_rows(table, root, problems)
+    names = {patch.path: image for image, patch in patches.items()}
+    drafts, spoiled = _read_rows(table, listing)
     for image, (path, draft) in drafts.items():
         if path in names:
-            found[names[path]] = replace(found[names[path]], row=draft.row())
+            patches[names[path]] = replace(patches[names[path]], row=draft.row())
         else:
-            sentence = f"{image}: {table.path.name} lists it but it lies in no class folder; move it into one."
-            problems.append(Problem(image, sentence))
+            listing.report(image, f"{table.path.name} lists it but it lies in no class folder; move it into one.")
     for path in spoiled & names.keys():
-        del found[names[path]]
+        del patches[names[path]]
 
 
-def _sorted_images(folder: Path, problems: list[Problem]) -> dict[str, Path]:
+def _sorted_images(folder: Path, listing: Listing) -> dict[str, Path]:
     """The images of a folder's class folders, by ``class/stem``; what cannot be one of them is a problem."""
-    problems.extend(_stray(folder))
+    _report_stray(folder, listing)
     images: dict[str, Path] = {}
-    for one in _subfolders(folder):
+    for kind in _subfolders(folder):
         doubled: list[Problem] = []
-        found = files_by_stem(one, IMAGE_SUFFIXES, doubled)
-        images |= {f"{one.name}/{stem}": path for stem, path in found.items()}
-        problems.extend(Problem(f"{one.name}/{each.image}", f"{one.name}/{each.sentence}") for each in doubled)
-        if not found and not doubled and any(map(_has_images, _subfolders(one))):
-            sentence = f"{one.name}: its images lie in folders within it; put them directly into {one.name}."
-            problems.append(Problem(one.name, sentence))
+        files = files_by_stem(kind, IMAGE_SUFFIXES, doubled)
+        images |= {f"{kind.name}/{stem}": path for stem, path in files.items()}
+        for problem in doubled:
+            listing.problems.append(Problem(f"{kind.name}/{problem.image}", f"{kind.name}/{problem.sentence}"))
+        if not files and not doubled and any(map(_has_images, _subfolders(kind))):
+            listing.report(kind.name, f"its images lie in folders within it; put them directly into {kind.name}.")
     return images
 
 
-def _stray(folder: Path) -> list[Problem]:
-    """Images that lie beside class folders instead of in them."""
-    sentence = f"it lies in {folder.name} but in no class folder; move it into one."
-    return [Problem(stem, f"{stem}: {sentence}") for stem in files_by_stem(folder, IMAGE_SUFFIXES, [])]
+def _report_stray(folder: Path, listing: Listing) -> None:
+    """Report images that lie beside class folders instead of in them."""
+    for stem in files_by_stem(folder, IMAGE_SUFFIXES, []):
+        listing.report(stem, f"it lies in {folder.name} but in no class folder; move it into one.")
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    visible = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
-    return sorted(visible, key=lambda path: _natural(path.name))
+    return sorted(subfolders(folder), key=lambda path: _natural(path.name))
 
 
 def _has_images(folder: Path) -> bool:
-    return any(
-        path.suffix.casefold() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-        for path in folder.iterdir()
-    )
+    return any(True for _ in visible_files(folder, IMAGE_SUFFIXES))
 
 
 def _explain(root: Path, table: Table | None) -> HistomixError:
     """Why a folder without class folders cannot be opened."""
     if table:
-        missing = table.missing("image", "class")
-        return HistomixError(f"{table.where} has no column {' and '.join(missing)}; add it.")
-    if len(_tables(root)) > 1:
-        return HistomixError(
-            f"{root} has {len(_tables(root))} CSV files; name the one with the columns image and class {TABLE}."
-        )
+        return table.lacking("image", "class")
+    _, tables = find_table(root, TABLE)
+    if tables > 1:
+        return HistomixError(f"{root} has {tables} CSV files; name the one with the columns image and class {TABLE}.")
     if _has_images(root):
         return UnknownLayoutError(f"{root} holds images but nothing gives them a class; {LAYOUTS}.")
     for path in _subfolders(root):
@@ -366,17 +295,6 @@ class Writer:
     A training loop that takes folders for classes is given the folder of a split, and meets no image of another one and
     no origin map. Characters that a disk may refuse are replaced in the names of folders and files, and no name is
     given out twice.
-
-    Parameters
-    ----------
-    folder : Path
-        There, and empty.
-    name : str
-        Of the dataset.
-    classes : sequence of NucleusClass
-        Of nuclei, of which these folders say nothing.
-    kinds : sequence of str
-        Classes of images as a whole.
     """
 
     def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
@@ -387,20 +305,7 @@ class Writer:
         self._names: dict[str, Names] = {}
 
     def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
-        """Write one image; returns its path in the folder, with ``/``.
-
-        Parameters
-        ----------
-        image : LabeledImage
-        synthetic : bool
-        original : Path, optional
-            The file of an image whose pixels are unchanged; it is copied as it is.
-
-        Raises
-        ------
-        HistomixError
-            If the image is of none of the classes, or its file cannot be read.
-        """
+        """Write one image; returns its path in the folder, with ``/``."""
         name, kind = image.source.image, image.kind
         if kind not in self._folders:
             known = ", ".join(self._folders)
@@ -415,15 +320,13 @@ class Writer:
         else:
             stem = names.unique(safe_name(name.rpartition("/")[2]), safe_name(name))
         file = f"{folder}/{stem}{'.png' if original is None else original.suffix}"
-        content = None if original is None else read_bytes(original, _MAX_IMAGE)
         path = self.folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        if content is None:
+        if original is None:
             write_png(path, image.pixels, image.mpp, synthetic)
         else:
-            path.write_bytes(content)
+            path.write_bytes(read_bytes(original, _MAX_IMAGE))
         return file
 
     def finish(self) -> None:
-        """Write ``dataset.json``."""
         write_dataset_json(self.folder, name=self.name)

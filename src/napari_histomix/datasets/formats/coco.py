@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,18 +20,15 @@ from numpy.typing import NDArray
 from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
-    SPLIT_FOLDERS,
     Entry,
-    Problem,
     Row,
-    about,
     classes_of,
-    dataset_name,
-    listed,
     palette,
-    read_json_object,
+    split_folders,
     split_name,
     subfolder,
+    subfolders,
+    visible_files,
 )
 from napari_histomix.datasets.formats.polygons import (
     Canvas,
@@ -42,7 +40,8 @@ from napari_histomix.datasets.formats.polygons import (
     outlines,
     rasterize,
 )
-from napari_histomix.datasets.text_files import check_size, read_json
+from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.text_files import naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
@@ -57,11 +56,10 @@ def recognizes(root: Path) -> bool:
 
 def _files(root: Path) -> list[tuple[Path, str]]:
     """COCO's files with the splits that they are for, by their names or their folders'."""
-    inside = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
-    folder = subfolder(root, "annotations")
+    sections = ((subfolder(root, "annotations"), ""), (root, ""))
     found: list[tuple[Path, str]] = []
-    for place, split in ((folder, ""), (root, ""), *((path, split_name(path.name)) for path in inside)):
-        files = sorted(place.glob("*.json")) if place else []
+    for folder, split in (*sections, *((path, split_name(path.name)) for path in split_folders(root))):
+        files = sorted(folder.glob("*.json")) if folder else []
         # COCO's own folder has captions and key points beside the instances.
         files = [path for path in files if path.name.startswith("instances_")] or files
         for path in files:
@@ -91,40 +89,23 @@ def open(root: Path, mpp: float | None) -> Dataset:
 
     Regions of many objects (``iscrowd``) and boxes without an outline are no nuclei; they are reported. What is wrong
     with one annotation leaves its image out.
-
-    Raises
-    ------
-    HistomixError
-        If a file is not COCO's, files differ in their categories, two images have one name, or none can be used.
     """
-    problems: list[Problem] = []
+    listing = Listing(root, mpp)
     contents = [(path, split, _Content(path)) for path, split in _files(root)]
     numbers, classes = _classes([content for _, _, content in contents], root)
-    listing = _listing(root)
-    files: dict[str, tuple[Path, Path]] = {}
-    said: dict[str, Row] = {}
+    pictures = _pictures(root)
     labels: dict[str, _Labels] = {}
     for path, split, content in contents:
         for record in content.images:
-            file = _file_of(record["file_name"], listing, path, split)
+            file = _file_of(record["file_name"], pictures, path, split)
             if file is None:
-                name = record["file_name"][:200]
-                problems.append(Problem(name, f"{name}: {path.name} lists it but no such image is there; add it."))
+                listing.report(record["file_name"][:200], f"{path.name} lists it but no such image is there; add it.")
                 continue
-            image = file.stem
-            if image in files:
-                raise HistomixError(f"{root} has two images named {image!r}; rename one, and its labels with it.")
-            files[image], said[image] = (file, path), Row(split=split)
-            try:
-                nuclei = _nuclei(image, content.annotations.get(record["id"], []), numbers, problems)
-                labels[image] = _Labels(_size_of(record), nuclei)
-            except HistomixError as error:
-                problems.append(Problem(image, about(image, error)))
-    name = dataset_name(root, read_json_object(root / "dataset.json"))
-    usable = {image: files[image] for image in labels}
-    return Dataset(
-        name, root, classes, listed(root, name, usable, mpp, problems, said=said), tuple(problems), _Layout(labels)
-    )
+            image, annotations = file.stem, content.annotations.get(record["id"], [])
+            listing.add(image, (file, path), Row(split=split))
+            with listing.leaving_out(image):
+                labels[image] = _Labels(_size_of(record), _nuclei(image, annotations, numbers, listing))
+    return listing.dataset(classes, _Layout(labels))
 
 
 class _Content:
@@ -132,38 +113,40 @@ class _Content:
 
     def __init__(self, path: Path) -> None:
         content = read_json(path)
-        parts = [content.get(key) if isinstance(content, dict) else None for key in ("images", "categories")]
-        found = content.get("annotations", []) if isinstance(content, dict) else None
-        if not all(isinstance(part, list) and all(isinstance(one, dict) for one in part) for part in (*parts, found)):
+        parts: list[Any] = [None]
+        if isinstance(content, dict):
+            parts = [content.get("images"), content.get("categories"), content.get("annotations", [])]
+        if not all(isinstance(part, list) and all(isinstance(item, dict) for item in part) for part in parts):
             raise HistomixError(
                 f"{path.name} is not COCO's: images, annotations and categories must be lists of objects; export it "
                 "again."
             )
-        self.path, self.images, self.categories = path, parts[0] or [], parts[1] or []
-        for one in self.images:
-            if not isinstance(one.get("id"), int | str) or not isinstance(one.get("file_name"), str):
+        self.path = path
+        self.images, self.categories, annotations = parts
+        for image in self.images:
+            if not isinstance(image.get("id"), int | str) or not isinstance(image.get("file_name"), str):
                 raise HistomixError(f"{path.name}: an image has no id or no file_name; export it again.")
-        if len({one["id"] for one in self.images}) < len(self.images):
+        if len({image["id"] for image in self.images}) < len(self.images):
             raise HistomixError(f"{path.name}: two images have one id; export it again.")
         self.annotations: dict[int | str, list[dict[str, Any]]] = {}
-        for one in found or []:
-            if not isinstance(one.get("image_id"), int | str):
+        for annotation in annotations:
+            if not isinstance(annotation.get("image_id"), int | str):
                 raise HistomixError(f"{path.name}: an annotation has no image_id; export it again.")
-            self.annotations.setdefault(one["image_id"], []).append(one)
+            self.annotations.setdefault(annotation["image_id"], []).append(annotation)
 
 
 def _classes(contents: Sequence[_Content], root: Path) -> tuple[dict[int, int], tuple[NucleusClass, ...]]:
     """The class number of each category by its id, and the classes."""
     categories: dict[int, dict[str, Any]] = {}
     for content in contents:
-        for one in content.categories:
-            number = one.get("id")
+        for category in content.categories:
+            number = category.get("id")
             if not isinstance(number, int) or isinstance(number, bool):
                 raise HistomixError(f"{content.path.name}: the id of a category is no whole number; export it again.")
-            if categories.setdefault(number, one).get("name") != one.get("name"):
+            if categories.setdefault(number, category).get("name") != category.get("name"):
                 raise HistomixError(f"The files in {root} give category {number} two names; export them together.")
-    every = (one for content in contents for group in content.annotations.values() for one in group)
-    if 0 in categories and not any(one.get("category_id") == 0 for one in every):
+    annotations = chain.from_iterable(group for content in contents for group in content.annotations.values())
+    if 0 in categories and not any(annotation.get("category_id") == 0 for annotation in annotations):
         # Some programs list a category 0 that stands for all of the others.
         del categories[0]
     shift = 1 if 0 in categories else 0
@@ -177,39 +160,33 @@ def _classes(contents: Sequence[_Content], root: Path) -> tuple[dict[int, int], 
 
 def _color_of(category: Mapping[str, Any], otherwise: tuple[int, int, int]) -> list[int]:
     color = category.get("color")
-    if isinstance(color, list) and len(color) == 3 and all(isinstance(one, int) and 0 <= one <= 255 for one in color):
+    if isinstance(color, list) and len(color) == 3 and all(isinstance(c, int) and 0 <= c <= 255 for c in color):
         return color
     return list(otherwise)
 
 
-def _listing(root: Path) -> dict[str, list[Path]]:
+def _pictures(root: Path) -> dict[str, list[Path]]:
     """Image files by their names: in the root, in its folders, and in those of ``images``."""
     images = subfolder(root, "images")
-    places = [root, *_folders(root), *(_folders(images) if images else [])]
-    found: dict[str, list[Path]] = {}
-    for place in places:
-        for path in sorted(place.iterdir()):
-            if path.suffix.casefold() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
-                found.setdefault(path.name, []).append(path)
-    return found
+    pictures: dict[str, list[Path]] = {}
+    for folder in (root, *subfolders(root), *(subfolders(images) if images else [])):
+        for path in sorted(visible_files(folder, IMAGE_SUFFIXES)):
+            pictures.setdefault(path.name, []).append(path)
+    return pictures
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-
-
-def _file_of(written: str, listing: Mapping[str, list[Path]], path: Path, split: str) -> Path | None:
-    """The image that a file means; what it writes is compared with the listing, and never made into a path."""
-    name = PurePosixPath(written.replace("\\", "/"))
-    found = listing.get(name.name, [])
-    if len(found) > 1:
-        beside = [one for one in found if one.parent in (path.parent, path.parent / name.parent.name)]
-        named = [one for one in found if one.parent.name == name.parent.name]
-        of_split = [one for one in found if split and one.parent.name.casefold().startswith(split)]
+def _file_of(text: str, pictures: Mapping[str, list[Path]], path: Path, split: str) -> Path | None:
+    """The image that a file means; what it writes is compared with the pictures there, and never made into a path."""
+    name = PurePosixPath(text.replace("\\", "/"))
+    files = pictures.get(name.name, [])
+    if len(files) > 1:
+        beside = [file for file in files if file.parent in (path.parent, path.parent / name.parent.name)]
+        named = [file for file in files if file.parent.name == name.parent.name]
+        of_split = [file for file in files if split and file.parent.name.casefold().startswith(split)]
         # Other pictures of the same names may lie in folders beside the images.
-        in_images = [one for one in found if one.parent.name.casefold() == "images"]
-        found = next((some for some in (named, beside, of_split, in_images) if len(some) == 1), [])
-    return found[0] if found else None
+        in_images = [file for file in files if file.parent.name.casefold() == "images"]
+        files = next((group for group in (named, beside, of_split, in_images) if len(group) == 1), [])
+    return files[0] if files else None
 
 
 def _size_of(record: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -218,26 +195,26 @@ def _size_of(record: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _nuclei(
-    image: str, annotations: Sequence[Mapping[str, Any]], numbers: Mapping[int, int], problems: list[Problem]
+    image: str, annotations: Sequence[Mapping[str, Any]], numbers: Mapping[int, int], listing: Listing
 ) -> tuple[Nucleus, ...]:
     """The nuclei of an image; what is no nucleus is counted and reported."""
     nuclei = []
     crowds = boxes = 0
-    for one in annotations:
-        category = one.get("category_id")
+    for annotation in annotations:
+        category = annotation.get("category_id")
         if not isinstance(category, int) or category not in numbers:
             raise HistomixError(f"an annotation is of category {category!r:.40}, which is none of the categories.")
-        outline = one.get("segmentation")
-        if one.get("iscrowd"):
+        outline = annotation.get("segmentation")
+        if annotation.get("iscrowd"):
             crowds += 1
         elif not outline:
             boxes += 1
         else:
             nuclei.append(Nucleus.read(outline, numbers[category]))
     if crowds:
-        problems.append(Problem(image, f"{image}: {crowds} region(s) of many objects (iscrowd) are left out."))
+        listing.report(image, f"{crowds} region(s) of many objects (iscrowd) are left out.")
     if boxes:
-        problems.append(Problem(image, f"{image}: {boxes} annotation(s) have a box but no outline; they are left out."))
+        listing.report(image, f"{boxes} annotation(s) have a box but no outline; they are left out.")
     return tuple(nuclei)
 
 
@@ -249,21 +226,17 @@ class _Layout(ImageFiles):
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
         """Draw the nuclei in the order of the file, numbered from 1."""
-        image = entry.source.image
-        check_size(shape, image)
-        found = self.known[image]
-        if found.size and found.size != shape:
-            rows, cols = found.size
+        image, content = entry.source.image, self.known[entry.source.image]
+        if content.size and content.size != shape:
+            rows, cols = content.size
             raise HistomixError(
                 f"{image}: {entry.label_file.name} says {cols}×{rows} pixels but the image is {shape[1]}×{shape[0]}; "
                 "export the labels again at the image's size."
             )
         canvas = Canvas(shape)
-        try:
-            for nucleus in found.nuclei:
+        with naming(image):
+            for nucleus in content.nuclei:
                 canvas.add(*filled(nucleus, shape, canvas), nucleus.kind)
-        except HistomixError as error:
-            raise HistomixError(about(image, error)) from None
         return canvas.instances, canvas.types
 
 
@@ -275,8 +248,7 @@ class Writer(ImageWriter):
     says which images are, and ``color`` of a category is its display color.
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
-        super().__init__(folder, name, classes)
+    def start(self) -> None:
         self._images: dict[str, list[str]] = {}
         self._annotations: dict[str, list[str]] = {}
         self._count = 0
@@ -290,12 +262,12 @@ class Writer(ImageWriter):
         number = sum(map(len, self._images.values())) + 1
         record = {"id": number, "file_name": f"{image.source.image}.png", "width": cols, "height": rows}
         images.append(json.dumps(record | {"synthetic": synthetic}, ensure_ascii=False))
-        for one, (row, col), mask in masks_of(image.instances):
+        for instance, (row, col), mask in masks_of(image.instances):
             self._count += 1
             nucleus = {
                 "id": self._count,
                 "image_id": number,
-                "category_id": image.types[one],
+                "category_id": image.types[instance],
                 "segmentation": segmentation(mask, row, col, (rows, cols)),
                 "area": int(np.count_nonzero(mask)),
                 "bbox": [col, row, mask.shape[1], mask.shape[0]],
@@ -304,18 +276,16 @@ class Writer(ImageWriter):
             annotations.append(json.dumps(nucleus, separators=(",", ":")))
 
     def finish(self) -> None:
-        """Write ``dataset.json`` and the files of the splits."""
         super().finish()
         info = {"description": self.name} | ({"notice": SYNTHETIC_NOTICE} if self.has_synthetic else {})
         categories = [
-            {"id": one.number, "name": one.name, "supercategory": "nucleus", "color": list(one.color)}
-            for one in self.classes
+            {"id": known.number, "name": known.name, "supercategory": "nucleus", "color": list(known.color)}
+            for known in self.classes
         ]
         (self.folder / "annotations").mkdir()
         for split, images in self._images.items():
-            with (self.folder / "annotations" / f"instances_{split}.json").open(
-                "w", encoding="utf-8", newline="\n"
-            ) as stream:
+            path = self.folder / "annotations" / f"instances_{split}.json"
+            with path.open("w", encoding="utf-8", newline="\n") as stream:
                 stream.write(f'{{"info": {json.dumps(info, ensure_ascii=False)},\n"licenses": [],\n"images": [\n')
                 stream.write(",\n".join(images))
                 stream.write('\n],\n"annotations": [\n')
@@ -334,13 +304,7 @@ class Nucleus:
 
     @classmethod
     def read(cls, outline: Any, kind: int) -> Nucleus:
-        """Take over what ``segmentation`` says; run lengths are decoded when they are drawn.
-
-        Raises
-        ------
-        HistomixError
-            If it is of another form.
-        """
+        """Take over what ``segmentation`` says; run lengths are decoded when they are drawn."""
         if isinstance(outline, dict):
             size, counts = outline.get("size"), outline.get("counts")
             if not isinstance(counts, str | list) or not isinstance(size, list) or len(size) != 2:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import MAT_SUFFIXES, files_by_stem
 from napari_histomix.datasets.formats.plain import label_folders, open_label_folders
-from napari_histomix.datasets.writing import ImageWriter, check_name, write_png, write_type_info
+from napari_histomix.datasets.writing import ImageWriter, check_name, write_png
 from napari_histomix.records import LabeledImage, Source
 
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, written by napari-histomix"
@@ -96,12 +96,8 @@ def _mat_bytes(instances: NDArray[np.int32], types: Mapping[int, int]) -> bytes:
 class Writer(ImageWriter):
     """Writes one ``.mat`` file per image, ``type_info.json`` and ``dataset.json``."""
 
+    has_type_info = True
+
     def write(self, image: LabeledImage, synthetic: bool) -> None:
-        """Write the pixels and the labels of one image."""
         name = image.source.image
         write_hovernet(self.folder, name, image.pixels, image.instances, image.types, image.mpp, synthetic=synthetic)
-
-    def finish(self) -> None:
-        """Write the files about all images."""
-        super().finish()
-        write_type_info(self.folder, self.classes)

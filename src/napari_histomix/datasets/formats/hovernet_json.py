@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -24,32 +25,20 @@ from napari_histomix.datasets.entries import (
     UNCLASSIFIED,
     UNCLASSIFIED_COLOR,
     Entry,
-    Problem,
-    dataset_name,
-    described_classes,
     files_by_stem,
-    listed,
     matched,
     numbered_classes,
-    read_json_object,
     subfolder,
 )
 from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of
-from napari_histomix.datasets.text_files import (
-    MAX_JSON,
-    MAX_PIXELS,
-    begins_with,
-    check_size,
-    read_bytes,
-    read_json,
-    whole_id,
-)
-from napari_histomix.datasets.writing import ImageWriter, write_type_info
+from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.text_files import MAX_JSON, MAX_PIXELS, begins_with, read_bytes, read_json, whole_id
+from napari_histomix.datasets.writing import ImageWriter, write_text
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 _JSON = frozenset({".json"})
 _TYPE = re.compile(rb'"type"\s*:\s*(null|[0-9]{1,9})\b')
-_MARK = re.compile(rb'"(mag|nuc)"\s*:')
+MARK = re.compile(rb'"(mag|nuc)"\s*:')
 _LONGEST = 32767
 """Side of the largest contour: OpenCV counts in 16 bits where it draws."""
 
@@ -59,7 +48,7 @@ def recognizes(root: Path) -> bool:
     folder = subfolder(root, "json")
     if folder is None or subfolder(root, "labels") is not None:
         return False
-    return begins_with(files_by_stem(folder, _JSON, []).values(), _MARK)
+    return begins_with(files_by_stem(folder, _JSON, []).values(), MARK)
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
@@ -67,40 +56,34 @@ def open(root: Path, mpp: float | None) -> Dataset:
 
     Where no nucleus has a type, all of them are of one class "nucleus". Where only some have none, those are of a class
     "unclassified" behind the others.
-
-    Raises
-    ------
-    HistomixError
-        If the images are missing, no image has a JSON file of its name, or a small file beside them is broken.
     """
+    listing = Listing(root, mpp)
     images, folder = subfolder(root, "images"), subfolder(root, "json")
     if images is None or folder is None:
         raise HistomixError(f"{root} has HoVer-Net's JSON files but no folder images; put the images there.")
-    problems: list[Problem] = []
-    files = matched(files_by_stem(images, IMAGE_SUFFIXES, problems), files_by_stem(folder, _JSON, problems), problems)
-    described = read_json_object(root / "dataset.json")
-    name = dataset_name(root, described)
-    entries = listed(root, name, files, mpp, problems)
-    numbers: set[int] = set().union(*(_types_in(entry.label_file) for entry in entries))
-    classes = described_classes(root, described)
-    layout = _Layout()
+    problems = listing.problems
+    listing.files = matched(
+        files_by_stem(images, IMAGE_SUFFIXES, problems), files_by_stem(folder, _JSON, problems), problems
+    )
+    dataset = listing.dataset((), _Layout())
+    numbers: set[int] = set().union(*(_types_in(entry.label_file) for entry in dataset.entries))
+    classes, untyped = listing.classes, 0
     if not classes and numbers <= {0}:
-        classes = (NucleusClass(1, "nucleus", (255, 255, 0)),)
-        layout = _Layout(untyped=1)
+        classes, untyped = (NucleusClass(1, "nucleus", (255, 255, 0)),), 1
     else:
         classes = classes or numbered_classes(numbers - {0})
         if 0 in numbers:
-            highest = max(one.number for one in classes) + 1
-            known = next((one.number for one in classes if one.name.casefold() == UNCLASSIFIED), 0)
-            classes = classes if known else (*classes, NucleusClass(highest, UNCLASSIFIED, UNCLASSIFIED_COLOR))
-            layout = _Layout(untyped=known or highest)
-    return Dataset(name, root, classes, entries, tuple(problems), layout)
+            untyped = next((known.number for known in classes if known.name.casefold() == UNCLASSIFIED), 0)
+            if not untyped:
+                untyped = max(known.number for known in classes) + 1
+                classes = (*classes, NucleusClass(untyped, UNCLASSIFIED, UNCLASSIFIED_COLOR))
+    return replace(dataset, classes=classes, layout=_Layout(untyped))
 
 
 def _types_in(path: Path) -> set[int]:
     """The types that occur in a file, 0 for none: found by their key alone, much faster than by reading it."""
-    found = {match[1] for match in _TYPE.finditer(read_bytes(path, MAX_JSON))}
-    return {0 if word == b"null" else int(word) for word in found}
+    words = {match[1] for match in _TYPE.finditer(read_bytes(path, MAX_JSON))}
+    return {0 if word == b"null" else int(word) for word in words}
 
 
 @dataclass(frozen=True)
@@ -111,38 +94,29 @@ class _Layout(ImageFiles):
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
         """Draw the contours in the order of their ids, which they keep."""
-        check_size(shape, entry.source.image)
-        content = read_json(entry.label_file)
+        name, content = entry.label_file.name, read_json(entry.label_file)
         nuclei = content.get("nuc") if isinstance(content, dict) else None
         if not isinstance(nuclei, dict):
-            raise HistomixError(
-                f'{entry.label_file.name} must hold {{"nuc": {{"1": {{"contour": …}}}}}}; export it again.'
-            )
+            raise HistomixError(f'{name} must hold {{"nuc": {{"1": {{"contour": …}}}}}}; export it again.')
         canvas = Canvas(shape)
         numbered = {whole_id(key): nucleus for key, nucleus in nuclei.items()}
         if len(numbered) < len(nuclei) or 0 in numbered:
-            raise HistomixError(
-                f"{entry.label_file.name}: ids of nuclei must be whole numbers from 1, each of them once."
-            )
+            raise HistomixError(f"{name}: ids of nuclei must be whole numbers from 1, each of them once.")
         for number, nucleus in sorted(numbered.items()):
             if not isinstance(nucleus, dict):
-                raise HistomixError(f"{entry.label_file.name}: nucleus {number} is no JSON object; export it again.")
+                raise HistomixError(f"{name}: nucleus {number} is no JSON object; export it again.")
             kind = nucleus.get("type")
             if kind is not None and (not isinstance(kind, int) or isinstance(kind, bool)):
-                raise HistomixError(
-                    f"{entry.label_file.name}: nucleus {number} has the type {kind!r}, no whole number."
-                )
+                raise HistomixError(f"{name}: nucleus {number} has the type {kind!r}, no whole number.")
             try:
                 _draw(canvas, as_ring(nucleus.get("contour")), kind or self.untyped, number)
             except HistomixError as error:
-                raise HistomixError(f"{entry.label_file.name}, nucleus {number}: {error}") from None
+                raise HistomixError(f"{name}, nucleus {number}: {error}") from None
         return canvas.instances, canvas.types
 
 
 def _draw(canvas: Canvas, contour: Ring, kind: int, number: int) -> None:
     """Draw what OpenCV fills of a contour, the pixels on it included."""
-    import cv2  # here, not on top: opening a dataset should not wait for OpenCV
-
     if len(contour) == 0:
         return
     points = np.rint(contour).astype(np.int64)
@@ -167,28 +141,21 @@ class Writer(ImageWriter):
     no side and no corner) the largest is written.
     """
 
+    has_type_info = True
+
     def write(self, image: LabeledImage, synthetic: bool) -> None:
-        """Write ``images/NAME.png`` and ``json/NAME.json``."""
         self.write_image(image, synthetic)
         nuclei = {
             str(number): _nucleus(mask, row, col, image.types[number])
             for number, (row, col), mask in masks_of(image.instances)
         }
         (self.folder / "json").mkdir(exist_ok=True)
-        text = json.dumps({"mag": None, "nuc": nuclei})
         path = self.folder / "json" / f"{image.source.image}.json"
-        path.write_text(text + "\n", encoding="utf-8", newline="\n")
-
-    def finish(self) -> None:
-        """Write ``dataset.json`` and ``type_info.json``."""
-        super().finish()
-        write_type_info(self.folder, self.classes)
+        write_text(path, json.dumps({"mag": None, "nuc": nuclei}) + "\n")
 
 
 def _nucleus(mask: NDArray[np.bool_], row: int, col: int, kind: int) -> dict[str, Any]:
     """The record of a nucleus whose mask lies at that row and column."""
-    import cv2
-
     parts, count = ndimage.label(mask, np.ones((3, 3)))
     if count > 1:
         mask = parts == np.bincount(parts.ravel())[1:].argmax() + 1

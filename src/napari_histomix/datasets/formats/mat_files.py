@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.entries import about
 from napari_histomix.datasets.pixels import as_ids
-from napari_histomix.datasets.text_files import MAX_PIXELS, check_size, read_bytes
+from napari_histomix.datasets.text_files import MAX_PIXELS, check_size, naming, read_bytes
 from napari_histomix.records import HistomixError, instance_ids
 
 _MAX_FILE = 2**30
@@ -30,18 +29,7 @@ _MATRIX, _COMPRESSED = 14, 15
 _NUMBERS = range(6, 16)
 """Classes of arrays that hold numbers; those below are cells, structures, objects, text and sparse arrays."""
 _COMPLEX = 0x08
-_TYPES = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-}
+_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 
 
 def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
@@ -49,17 +37,6 @@ def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
 
     The i-th row of ``inst_type`` is the type of the i-th id in ascending order. Where its length does not fit the
     number of ids, the most frequent type of ``type_map`` within each instance counts, background left aside.
-
-    Returns
-    -------
-    instances : (H, W) int32
-    types : dict of int to int
-        Class number per instance id. Instances whose type is 0 have none and are not in it.
-
-    Raises
-    ------
-    HistomixError
-        If the file cannot be read, has no instance map, or does not say the types.
     """
     content = read_arrays(path, ("inst_map", "inst_type"))
     if "inst_map" not in content:
@@ -76,32 +53,20 @@ def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
     if listed is not None and listed.size == ids.size:
         numbers = as_ids(listed.ravel(), f"{path.name}, inst_type")
     else:
-        numbers = _by_type_map(path, instances, ids, listed)
+        # The map of types is as large as that of ids, and seldom needed.
+        type_map = read_arrays(path, ("type_map",)).get("type_map")
+        if type_map is None or type_map.shape != instances.shape:
+            count = "no" if listed is None else listed.size
+            raise HistomixError(
+                f"{path.name}: {ids.size} instances but {count} types (inst_type), and no type_map of the same size; "
+                "export the labels again."
+            )
+        numbers = _majority(instances, as_ids(type_map, f"{path.name}, type_map"), ids)
     return instances, {int(i): int(n) for i, n in zip(ids, numbers, strict=True) if n > 0}
 
 
-def _by_type_map(
-    path: Path, instances: NDArray[np.int32], ids: NDArray[np.int32], listed: NDArray[Any] | None
-) -> NDArray[np.int32]:
-    """The type of each id by the map of types, which is as large as that of ids and seldom needed."""
-    type_map = read_arrays(path, ("type_map",)).get("type_map")
-    if type_map is None or type_map.shape != instances.shape:
-        count = "no" if listed is None else listed.size
-        raise HistomixError(
-            f"{path.name}: {ids.size} instances but {count} types (inst_type), and no type_map of the same size; "
-            "export the labels again."
-        )
-    return _majority(instances, as_ids(type_map, f"{path.name}, type_map"), ids)
-
-
 def read_mat_types(path: Path) -> set[int]:
-    """The class numbers that occur in a label file; cheaper than `read_mat` where ``inst_type`` is there.
-
-    Raises
-    ------
-    HistomixError
-        As for `read_mat`.
-    """
+    """The class numbers that occur in a label file; cheaper than `read_mat` where ``inst_type`` is there."""
     listed = read_arrays(path, ("inst_type",)).get("inst_type")
     if listed is None:
         return set(read_mat(path)[1].values())
@@ -121,24 +86,7 @@ def _majority(instances: NDArray[np.int32], type_map: NDArray[np.int32], ids: ND
 
 
 def read_arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """Read some variables of a file.
-
-    Parameters
-    ----------
-    path : Path
-    names : collection of str
-        Variables that are wanted; those that the file does not have are not in the result.
-
-    Returns
-    -------
-    dict of str to array
-        Numbers as they are stored, of the shape that the file says.
-
-    Raises
-    ------
-    HistomixError
-        If the file is damaged or of another version, or a variable does not hold real numbers or is too large.
-    """
+    """Read some variables of a file."""
     content = read_bytes(path, _MAX_FILE)
     if content[124:128] in (b"\0\2IM", b"\2\0MI") or content[:8] == b"\x89HDF\r\n\x1a\n":
         raise HistomixError(f"{path.name} is a MATLAB 7.3 file; save it in version 7 (save -v7).")
@@ -146,18 +94,13 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
         if content[124:128] not in (b"\0\1IM", b"\1\0MI"):
             raise ValueError("it has no header of version 5 to 7")
         order = "<" if content[126:128] == b"IM" else ">"
-        found = {}
-        for variable in _variables(content, order):
-            name, array = variable.read(names)
-            if array is not None:
-                found[name] = array
-    except HistomixError as error:
-        raise HistomixError(about(path.name, error)) from None
+        with naming(path.name):
+            arrays = dict(variable.read(names) for variable in _variables(content, order))
     except (ValueError, struct.error, zlib.error) as error:
         raise HistomixError(
             f"{path.name} cannot be read as a MATLAB label file ({error}); it may be damaged, export it again."
         ) from None
-    return found
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 class _Variable:

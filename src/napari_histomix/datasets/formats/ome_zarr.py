@@ -15,23 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset
-from napari_histomix.datasets.entries import (
-    Entry,
-    Problem,
-    Row,
-    about,
-    dataset_name,
-    described_classes,
-    listed,
-    palette,
-    read_json_object,
-)
-from napari_histomix.datasets.formats.plain import classes_of, types_by_number
+from napari_histomix.datasets.entries import Entry, Row, named_classes
+from napari_histomix.datasets.formats.plain import classes_of, listed_types
 from napari_histomix.datasets.formats.zarr_arrays import below, open_array, read_group, write_array, write_group
-from napari_histomix.datasets.pixels import PLAUSIBLE_MPP, as_ids
-from napari_histomix.datasets.text_files import check_size
+from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.pixels import as_ids, square_mpp
+from napari_histomix.datasets.text_files import check_size, readable
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, smallest_ids
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+from napari_histomix.records import HistomixError, LabeledImage, instance_ids
 
 _VERSION = "0.4"
 _LABELS = "nuclei"
@@ -47,85 +38,54 @@ def recognizes(root: Path) -> bool:
 
 def _groups(root: Path) -> list[tuple[str, Path]]:
     """Folders that may be images, with the images' names."""
-    found = [path for path in sorted(root.iterdir()) if path.suffix.casefold() == ".zarr" and path.is_dir()]
-    if not found and root.suffix.casefold() == ".zarr":
-        found = [root]
+    folders = [path for path in sorted(root.iterdir()) if path.suffix.casefold() == ".zarr" and path.is_dir()]
+    if not folders and root.suffix.casefold() == ".zarr":
+        folders = [root]
     return [
         (path.stem.removesuffix(".ome"), path)
-        for path in found
+        for path in folders
         if not path.name.startswith(".") and ((path / ".zgroup").is_file() or (path / "zarr.json").is_file())
     ]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """A multiscale image or label image: its full resolution, its scale, and what its metadata say besides.
-
-    ``axes`` are the names of the array's axes, ``mpp`` is None where nothing says it, ``label`` is what
-    ``image-label`` holds.
-    """
+    """A multiscale image or label image: its full resolution, its scale, and what its metadata say besides."""
 
     array: Path
-    axes: tuple[str, ...]
-    mpp: float | None
-    label: Mapping[str, Any]
+    axes: tuple[str, ...]  # names of the array's axes
+    mpp: float | None  # None where nothing says it
+    label: Mapping[str, Any]  # what ``image-label`` holds
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
     """List the images that have labels: ``nuclei``, or the only ones they have.
 
     Without a class in the ``properties`` of any label image, all nuclei are of one class "nucleus".
-
-    Raises
-    ------
-    HistomixError
-        If no image can be used, or the classes are not of one kind.
     """
     root = root.resolve()
-    problems: list[Problem] = []
-    files: dict[str, tuple[Path, Path]] = {}
-    said: dict[str, Row] = {}
+    listing = Listing(root, mpp)
     kinds: dict[str, dict[int, str]] = {}
     colors: dict[str, tuple[int, int, int]] = {}
     for image, folder in _groups(root):
-        try:
-            if image in files:
-                raise HistomixError(f"{image}: {folder.name} is the second image of that name; rename one.")
-            said[image] = Row(mpp=_group(folder, root).mpp)
+        if image in listing.files:
+            listing.report(image, f"{folder.name} is the second image of that name; rename one.")
+            continue
+        with listing.leaving_out(image):
+            listing.said[image] = Row(mpp=_group(folder, root).mpp)
             labels = _labels_of(folder, root)
             kinds[image] = _kinds(_group(labels, root).label, labels.name, colors)
-            files[image] = (folder, labels)
-        except HistomixError as error:
-            problems.append(Problem(image, about(image, error)))
-    described = read_json_object(root / "dataset.json")
-    classes = described_classes(root, described)
-    written = {kind for one in kinds.values() for kind in one.values()}
+            listing.files[image] = (folder, labels)
+    classes = listing.classes
+    names = {kind for kinds_here in kinds.values() for kind in kinds_here.values()}
     types: dict[str, dict[int, int]] | None = None
-    if written or len(classes) > 1:
+    if names or len(classes) > 1:
         classes = classes or tuple(
-            replace(one, color=colors.get(one.name.casefold(), one.color)) for one in classes_of(written, root)
+            replace(known, color=colors.get(known.name.casefold(), known.color)) for known in classes_of(names, root)
         )
-        types = _types(files, kinds, classes, problems)
-        files = {image: files[image] for image in types}
-    classes = classes or (NucleusClass(1, "nucleus", palette(1)[0]),)
-    name = dataset_name(root, described)
-    entries = listed(root, name, files, mpp, problems, said=said)
-    return Dataset(name, root, classes, entries, tuple(problems), _Layout(root, types, classes[0].number))
-
-
-def _types(
-    files: Mapping[str, tuple[Path, Path]],
-    kinds: Mapping[str, Mapping[int, str]],
-    classes: tuple[NucleusClass, ...],
-    problems: list[Problem],
-) -> dict[str, dict[int, int]]:
-    types: dict[str, dict[int, int]] = {}
-    for image in files:
-        try:
-            types[image] = types_by_number(kinds[image], classes)
-        except HistomixError as error:
-            problems.append(Problem(image, about(image, error)))
-    return types
+        types = listed_types(listing, kinds, classes)
+    classes = classes or named_classes("nucleus")
+    return listing.dataset(classes, _Layout(root, types, classes[0].number))
 
 
 def _metadata(folder: Path, root: Path) -> Mapping[str, Any]:
@@ -160,17 +120,14 @@ def _group(folder: Path, root: Path) -> _Group:
 
 def _mpp(axes: Sequence[Mapping[str, Any]], names: Sequence[str], scales: Sequence[Sequence[float]]) -> float | None:
     """µm per pixel; None where a unit or a scale is missing, or the pixels are not square."""
-    found = []
-    for name in "yx":
+    sizes = []
+    for name in "xy":
         place = names.index(name)
         unit = _MICROMETERS.get(str(axes[place].get("unit")))
         if unit is None or not scales:
             return None
-        found.append(unit * float(np.prod([float(scale[place]) for scale in scales])))
-    low, high = PLAUSIBLE_MPP
-    if not (low <= found[1] <= high and abs(found[0] - found[1]) <= 0.01 * found[1]):
-        return None
-    return float(f"{found[1]:.6g}")
+        sizes.append(unit * float(np.prod([float(scale[place]) for scale in scales])))
+    return square_mpp(*sizes)
 
 
 def _labels_of(folder: Path, root: Path) -> Path:
@@ -185,17 +142,16 @@ def _labels_of(folder: Path, root: Path) -> Path:
 
 def _kinds(label: Mapping[str, Any], name: str, colors: dict[str, tuple[int, int, int]]) -> dict[int, str]:
     """The class of each instance as it is written; adds the color of the first instance of a class."""
-    properties, shown = label.get("properties") or [], label.get("colors") or []
     kinds: dict[int, str] = {}
     try:
-        for one in properties:
-            value = next((one[key] for key in _CLASS_KEYS if one.get(key) is not None), None)
+        for item in label.get("properties") or []:
+            value = next((item[key] for key in _CLASS_KEYS if item.get(key) is not None), None)
             if isinstance(value, str | int) and str(value).strip():
-                kinds[_whole(one["label-value"])] = str(value).strip()
-        for one in shown:
-            kind = kinds.get(one["label-value"]) if isinstance(one["label-value"], int) else None
+                kinds[_whole(item["label-value"])] = str(value).strip()
+        for item in label.get("colors") or []:
+            kind = kinds.get(item["label-value"]) if isinstance(item["label-value"], int) else None
             if kind is not None:
-                red, green, blue = (min(255, max(0, _whole(part))) for part in one.get("rgba", [])[:3])
+                red, green, blue = (min(255, max(0, _whole(part))) for part in item.get("rgba", [])[:3])
                 colors.setdefault(kind.casefold(), (red, green, blue))
     except (AttributeError, LookupError, TypeError, ValueError):
         raise HistomixError(f"the image-label metadata of {name} are damaged; export the labels again.") from None
@@ -228,8 +184,7 @@ class _Layout:
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
         """Read the label image; its map has the shape it has."""
-        array = self._read(entry.label_file, "yx")
-        instances = as_ids(array, entry.source.image)
+        instances = as_ids(self._read(entry.label_file, "yx"), entry.source.image)
         if self.types is None:
             return instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped)
         return instances, self.types[entry.source.image]
@@ -237,7 +192,7 @@ class _Layout:
     def _read(self, folder: Path, wanted: str) -> NDArray[Any]:
         """The full resolution of a group, with these axes in this order."""
         name = folder.relative_to(self.root)
-        try:
+        with readable(name):
             group = _group(folder, self.root)
             array = open_array(group.array, self.root)
             sizes = dict(zip(group.axes, array.shape, strict=False))
@@ -250,10 +205,6 @@ class _Layout:
                 )
             check_size((sizes["y"], sizes["x"]), str(name))
             content = array.read()
-        except OSError as error:
-            raise HistomixError(
-                f"{name} cannot be read ({error.strerror or error}); check that you may open it."
-            ) from None
         order = [group.axes.index(axis) for axis in wanted]
         single = tuple(place for place in range(content.ndim) if place not in order)
         return np.squeeze(content.transpose([*single, *order]), tuple(range(len(single))))
@@ -263,28 +214,22 @@ class Writer(ImageWriter):
     """Writes ``NAME.zarr`` for each image, and ``dataset.json``."""
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
-        """Write the pixels (c, y, x) and the labels (y, x) of one image."""
         folder = self.folder / f"{image.source.image}.zarr"
         window = {"start": 0, "end": 255, "min": 0, "max": 255}
+        channels = [{"label": label, "color": color, "active": True, "window": window} for label, color in _CHANNELS]
         metadata = self._multiscales(image, "cyx") | {
-            "omero": {
-                "channels": [
-                    {"label": label, "color": color, "active": True, "window": window} for label, color in _CHANNELS
-                ],
-                "rdefs": {"model": "color"},
-            },
+            "omero": {"channels": channels, "rdefs": {"model": "color"}},
             "histomix": {"synthetic": synthetic} | ({"notice": SYNTHETIC_NOTICE} if synthetic else {}),
         }
         write_group(folder, metadata)
         write_array(folder / "0", np.moveaxis(image.pixels, -1, 0))
         write_group(folder / "labels", {"labels": [_LABELS]})
-        ids = np.unique(image.instances)
-        known = {one.number: one for one in self.classes}
-        of = {one: known[image.types[one]] for one in ids[ids > 0].tolist()}
+        by_number = {known.number: known for known in self.classes}
+        classes = {instance: by_number[image.types[instance]] for instance in instance_ids(image.instances)}
         label = {
             "version": _VERSION,
-            "colors": [{"label-value": one, "rgba": [*kind.color, 255]} for one, kind in of.items()],
-            "properties": [{"label-value": one, "class": kind.name} for one, kind in of.items()],
+            "colors": [{"label-value": key, "rgba": [*known.color, 255]} for key, known in classes.items()],
+            "properties": [{"label-value": key, "class": known.name} for key, known in classes.items()],
             "source": {"image": "../../"},
         }
         write_group(folder / "labels" / _LABELS, self._multiscales(image, "yx") | {"image-label": label})

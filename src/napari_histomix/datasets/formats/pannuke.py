@@ -8,6 +8,7 @@ original 64-bit floating point. The scale is 0.25 µm per pixel.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,26 +21,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_histomix.datasets.dataset import Dataset
-from napari_histomix.datasets.entries import (
-    Entry,
-    Problem,
-    Row,
-    about,
-    checked_mpp,
-    dataset_name,
-    described_classes,
-    listed,
-    read_json_object,
-)
+from napari_histomix.datasets.entries import Entry, Row, checked_mpp
+from napari_histomix.datasets.listing import Listing
 from napari_histomix.datasets.pixels import as_ids
-from napari_histomix.datasets.text_files import check_size, read_table, whole_number, write_table
-from napari_histomix.datasets.writing import (
-    SYNTHETIC_NOTICE,
-    check_classes,
-    check_name,
-    class_table,
-    write_dataset_json,
-)
+from napari_histomix.datasets.text_files import check_size, gone, read_table, readable, whole_number, write_table
+from napari_histomix.datasets.writing import ImageWriter
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 CLASSES = (
@@ -62,6 +48,9 @@ SYNONYMS = {
 
 SIDE = 256
 MPP = 0.25
+TILES = "tiles.csv"
+
+_COLUMNS = ("fold", "index", "image", "row", "col", "height", "width", "mpp", "synthetic")
 
 _MOST = 100_000
 """Tiles of one fold; PanNuke's have less than 3,000."""
@@ -85,8 +74,8 @@ def _folds(root: Path) -> Iterator[_Fold]:
     for folder in [root, *(path for path in folders if _FOLD.match(path.name))]:
         images, masks = _array(folder, "images"), _array(folder, "masks")
         if images is not None and masks is not None:
-            found = _FOLD.match(folder.name)
-            yield _Fold(f"fold{int(found[1])}" if found else "image", images, masks)
+            named = _FOLD.match(folder.name)
+            yield _Fold(f"fold{int(named[1])}" if named else "image", images, masks)
 
 
 def _array(folder: Path, name: str) -> Path | None:
@@ -98,70 +87,48 @@ def _array(folder: Path, name: str) -> Path | None:
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
-    """List PanNuke's tiles, named ``fold1_00000``, or the images they were cut from, where ``tiles.csv`` says that.
-
-    Raises
-    ------
-    HistomixError
-        If no fold can be used, or ``dataset.json``, ``images.csv`` or ``tiles.csv`` is broken.
-    """
-    problems: list[Problem] = []
+    """List PanNuke's tiles, named ``fold1_00000``, or the images they were cut from, where ``tiles.csv`` says that."""
+    listing = Listing(root, mpp)
     folds: dict[str, tuple[_Fold, int]] = {}
     for fold in _folds(root):
-        try:
+        with listing.leaving_out(fold.name):
             count = len(_checked(fold)[0])
-        except HistomixError as error:
-            problems.append(Problem(fold.name, about(fold.name, error)))
-            continue
-        if fold.name in folds:
-            problems.append(Problem(fold.name, f"{fold.name}: two folders are of one fold; rename one."))
-        else:
-            folds[fold.name] = fold, count
-    pieces = _pieces(root, folds, problems)
-    files = {image: (folds[parts[0].fold][0].images, folds[parts[0].fold][0].masks) for image, parts in pieces.items()}
-    described = read_json_object(root / "dataset.json")
-    name = dataset_name(root, described)
-    entries = listed(
-        root,
-        name,
-        files,
-        mpp,
-        problems,
-        said={image: Row(mpp=parts[0].mpp or MPP) for image, parts in pieces.items()},
-        index={image: parts[0].index for image, parts in pieces.items()},
-    )
-    classes = {one.number: one for one in (*CLASSES, *described_classes(root, described))}
+            if fold.name in folds:
+                listing.report(fold.name, "two folders are of one fold; rename one.")
+            else:
+                folds[fold.name] = fold, count
+    pieces = _pieces(listing, folds)
+    for image, parts in pieces.items():
+        fold = folds[parts[0].fold][0]
+        listing.add(image, (fold.images, fold.masks), Row(mpp=parts[0].mpp or MPP))
+    described = {known.number: known for known in listing.classes}
+    classes = tuple(described.get(known.number, known) for known in CLASSES)
     layout = _Layout({name: fold for name, (fold, _) in folds.items()}, pieces)
-    return Dataset(name, root, tuple(classes[one.number] for one in CLASSES), entries, tuple(problems), layout)
+    return listing.dataset(classes, layout, {image: parts[0].index for image, parts in pieces.items()})
 
 
-def _pieces(root: Path, folds: Mapping[str, tuple[_Fold, int]], problems: list[Problem]) -> dict[str, Sequence[Piece]]:
+def _pieces(listing: Listing, folds: Mapping[str, tuple[_Fold, int]]) -> dict[str, Sequence[Piece]]:
     """The tiles of each image: those of the table, or one for each."""
-    if not (root / TILES).is_file():
+    table = listing.root / TILES
+    if not table.is_file():
         return {
             f"{name}_{index:05d}": (Piece(name, index, 0, 0, SIDE, SIDE),)
             for name, (_, count) in folds.items()
             for index in range(count)
         }
-    found: dict[str, Sequence[Piece]] = {}
-    for image, parts in read_tiles(root / TILES).items():
-        bad = [one for one in parts if one.fold not in folds or one.index >= folds[one.fold][1]]
-        if bad:
-            sentence = f"{image}: {TILES} lists tile {bad[0].index} of {bad[0].fold}, which is not there; add it."
-            problems.append(Problem(image, sentence))
+    pieces: dict[str, Sequence[Piece]] = {}
+    for image, parts in read_tiles(table).items():
+        missing = [tile for tile in parts if tile.fold not in folds or tile.index >= folds[tile.fold][1]]
+        if missing:
+            sentence = f"{TILES} lists tile {missing[0].index} of {missing[0].fold}, which is not there; add it."
+            listing.report(image, sentence)
         else:
-            found[image] = parts
-    return found
+            pieces[image] = parts
+    return pieces
 
 
 def _checked(fold: _Fold) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both arrays of a fold.
-
-    Raises
-    ------
-    HistomixError
-        If they are not what PanNuke's are, or do not fit together.
-    """
+    """Both arrays of a fold."""
     images, masks = open_npy(fold.images, 4), open_npy(fold.masks, 4)
     count, rows, cols, channels = images.shape
     if (rows, cols, channels) != (SIDE, SIDE, 3) or count > _MOST:
@@ -187,8 +154,8 @@ class _Layout:
         size = size_of(pieces)
         check_size(size, entry.source.image)
         result = np.zeros((*size, 3), np.uint8)
-        for one, tile in self._tiles(pieces, 0):
-            result[one.row : one.row + one.height, one.col : one.col + one.width] = _as_colors(tile, entry.image.name)
+        for piece, tile in self._tiles(pieces, 0):
+            result[piece.window] = _as_colors(tile, entry.image.name)
         return result
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
@@ -200,26 +167,26 @@ class _Layout:
         pieces = self.pieces[entry.source.image]
         # Eight numbers per id, one for each class and room to spare.
         pairs = np.zeros(shape, np.int64)
-        for one, tile in self._tiles(pieces, 1):
+        for piece, tile in self._tiles(pieces, 1):
             maps = as_ids(tile[..., : len(CLASSES)], entry.label_file.name)
             kinds = (maps > 0).argmax(axis=2)
             ids = np.take_along_axis(maps, kinds[..., None], axis=2)[..., 0].astype(np.int64)
-            pairs[one.row : one.row + one.height, one.col : one.col + one.width] = ids * 8 + kinds
-        found, places = np.unique(pairs, return_inverse=True)
-        first = 0 if found[0] == 0 else 1
-        types = {number: int(pair % 8) + 1 for number, pair in enumerate(found.tolist(), start=first) if pair}
+            pairs[piece.window] = ids * 8 + kinds
+        values, places = np.unique(pairs, return_inverse=True)
+        first = 0 if values[0] == 0 else 1
+        types = {number: int(pair % 8) + 1 for number, pair in enumerate(values.tolist(), start=first) if pair}
         return (places.reshape(shape) + first).astype(np.int32), types
 
     def _tiles(self, pieces: Sequence[Piece], which: int) -> Iterator[tuple[Piece, NDArray[Any]]]:
         """Each tile of an image or of its masks, without what is mirrored."""
         arrays: dict[str, NDArray[Any]] = {}
-        for one in pieces:
-            if one.fold not in arrays:
-                arrays[one.fold] = _checked(self.folds[one.fold])[which]
-            tiles = arrays[one.fold]
-            if one.index >= len(tiles) or one.height > SIDE or one.width > SIDE:
+        for piece in pieces:
+            if piece.fold not in arrays:
+                arrays[piece.fold] = _checked(self.folds[piece.fold])[which]
+            tiles = arrays[piece.fold]
+            if piece.index >= len(tiles) or piece.height > SIDE or piece.width > SIDE:
                 raise HistomixError(f"{TILES} does not fit the arrays; write the dataset again.")
-            yield one, np.array(tiles[one.index][: one.height, : one.width])
+            yield piece, np.array(tiles[piece.index][: piece.height, : piece.width])
 
 
 def _as_colors(tile: NDArray[Any], name: str) -> NDArray[np.uint8]:
@@ -227,11 +194,10 @@ def _as_colors(tile: NDArray[Any], name: str) -> NDArray[np.uint8]:
         return tile
     if not (np.isfinite(tile).all() and tile.min() >= 0 and tile.max() <= 255):
         raise HistomixError(f"{name} holds values that are no colors from 0 to 255; save it again.")
-    colors: NDArray[np.uint8] = np.rint(tile).astype(np.uint8)
-    return colors
+    return np.asarray(np.rint(tile), np.uint8)
 
 
-class Writer:
+class Writer(ImageWriter):
     """Writes PanNuke's folds: images of the training split as ``Fold 1``, of validation as 2, of test as 3.
 
     Images are cut into tiles of 256² pixels without overlap and mirrored beyond their borders; ``tiles.csv`` says which
@@ -240,81 +206,57 @@ class Writer:
     ``dataset.json`` and ``tiles.csv`` say their scale.
 
     Classes become PanNuke's by name (`SYNONYMS`), and several may become one.
-
-    Raises
-    ------
-    HistomixError
-        If a class is none of PanNuke's.
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
-        self.folder, self.name = folder, name
-        self._kinds = {one.number: pannuke_class(one.name) for one in classes}
-        self._classes = tuple(classes)
+    def start(self) -> None:
+        self._kinds = {known.number: pannuke_class(known.name) for known in self.classes}
         self._folds: dict[str, _WrittenFold] = {}
         self._pieces: list[tuple[str, Piece, bool]] = []
 
-    def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
-        """Write the tiles of one image; returns its name.
-
-        Raises
-        ------
-        HistomixError
-            If its name is not a plain file name, or a nucleus is of none of the classes.
-        """
-        name = image.source.image
-        check_name(name)
-        check_classes(image, self._classes)
+    def write(self, image: LabeledImage, synthetic: bool) -> None:
         fold = self._fold(image.source.split or "train")
         ids = np.unique(image.instances)
         first = 0 if ids[0] == 0 else 1
         numbered = (np.searchsorted(ids, image.instances) + first).astype(np.int32)
         channels = np.zeros(len(ids) + first, np.int64)
-        channels[1:] = [self._kinds[image.types[one]] - 1 for one in ids.tolist() if one]
+        channels[1:] = [self._kinds[image.types[instance]] - 1 for instance in ids.tolist() if instance]
         rows, cols = numbered.shape
         for row, col, pixels, tile, unmirrored in cut(image.pixels, numbered, SIDE):
             maps = np.zeros((SIDE, SIDE, len(CLASSES) + 1), np.int32)
             np.put_along_axis(maps, channels[unmirrored][..., None], tile[..., None], axis=2)
             maps[..., -1] = tile == 0
             place = (row, col, min(SIDE, rows - row), min(SIDE, cols - col))
-            self._pieces.append((name, Piece(f"fold{fold.number}", fold.images.count, *place, image.mpp), synthetic))
+            piece = Piece(f"fold{fold.number}", fold.images.count, *place, image.mpp)
+            self._pieces.append((image.source.image, piece, synthetic))
             fold.images.append(pixels)
             fold.masks.append(maps)
-        return name
 
     def _fold(self, split: str) -> _WrittenFold:
         if split not in self._folds:
             taken = [fold.number for fold in self._folds.values()]
             number = _FOLDS.get(split) or max(*_FOLDS.values(), *taken) + 1
-            folder = self.folder / f"Fold {number}"
-            for part in ("images", "masks"):
-                (folder / part / f"fold{number}").mkdir(parents=True)
+            images, masks = (self.folder / f"Fold {number}" / part / f"fold{number}" for part in ("images", "masks"))
+            for folder in (images, masks):
+                folder.mkdir(parents=True)
             self._folds[split] = _WrittenFold(
                 number,
-                folder / "images" / f"fold{number}",
-                GrowingNpy(folder / "images" / f"fold{number}" / "images.npy", (SIDE, SIDE, 3), np.uint8),
-                GrowingNpy(folder / "masks" / f"fold{number}" / "masks.npy", (SIDE, SIDE, len(CLASSES) + 1), np.int32),
+                images,
+                GrowingNpy(images / "images.npy", (SIDE, SIDE, 3), np.uint8),
+                GrowingNpy(masks / "masks.npy", (SIDE, SIDE, len(CLASSES) + 1), np.int32),
             )
         return self._folds[split]
 
     def finish(self) -> None:
-        """Write types.npy of each fold, ``tiles.csv`` and ``dataset.json``."""
         for fold in self._folds.values():
             fold.images.finish()
             fold.masks.finish()
             # The tissue, which a dataset here does not say.
             np.save(fold.folder / "types.npy", np.full(fold.images.count, "Unknown"), allow_pickle=False)
         write_tiles(self.folder / TILES, self._pieces)
-        scales = {piece.mpp for _, piece, _ in self._pieces}
-        colors = {self._kinds[one.number]: one.color for one in reversed(self._classes)}
-        write_dataset_json(
-            self.folder,
-            name=self.name,
-            mpp=scales.pop() if len(scales) == 1 else None,
-            classes=class_table(replace(one, color=colors.get(one.number, one.color)) for one in CLASSES),
-            written_as={one.name: CLASSES[self._kinds[one.number] - 1].name for one in self._classes},
-            **({"notice": SYNTHETIC_NOTICE} if any(synthetic for *_, synthetic in self._pieces) else {}),
-        )
+        colors = {self._kinds[known.number]: known.color for known in reversed(self.classes)}
+        written_as = {known.name: CLASSES[self._kinds[known.number] - 1].name for known in self.classes}
+        classes = [replace(known, color=colors.get(known.number, known.color)) for known in CLASSES]
+        self.describe(classes, written_as=written_as)
 
 
 class _WrittenFold(NamedTuple):
@@ -325,45 +267,20 @@ class _WrittenFold(NamedTuple):
 
 
 def pannuke_class(name: str) -> int:
-    """The number of PanNuke's class that a name stands for.
-
-    Raises
-    ------
-    HistomixError
-        If it stands for none.
-    """
+    """The number of PanNuke's class that a name stands for."""
     wanted = name.strip().casefold()
-    for one in CLASSES:
-        if wanted == one.name or wanted in SYNONYMS[one.name]:
-            return one.number
+    for known in CLASSES:
+        if wanted == known.name or wanted in SYNONYMS[known.name]:
+            return known.number
     raise HistomixError(
-        f"The class {name!r} is none of PanNuke's ({', '.join(one.name for one in CLASSES)}); "
+        f"The class {name!r} is none of PanNuke's ({', '.join(known.name for known in CLASSES)}); "
         "rename it in type_info.json, or choose another format."
     )
 
 
-TILES = "tiles.csv"
-
-_COLUMNS = ("fold", "index", "image", "row", "col", "height", "width", "mpp", "synthetic")
-_LIMIT = 2**26
-
-
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A tile of an image.
-
-    Parameters
-    ----------
-    fold : str
-        Name of the fold it lies in.
-    index : int
-        Its place in the fold.
-    row, col : int
-        Upper left corner in the image.
-    height, width : int
-        What of it is the image; the rest is mirrored.
-    mpp : float, optional
-    """
+    """A tile of an image: its place in a fold, its upper left corner, and what of it is not mirrored."""
 
     fold: str
     index: int
@@ -373,6 +290,11 @@ class Piece:
     width: int
     mpp: float | None = None
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Slices of it in its image."""
+        return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
+
 
 def cut(
     pixels: NDArray[np.uint8], instances: NDArray[np.int32], side: int
@@ -381,21 +303,6 @@ def cut(
 
     A nucleus in several tiles has one id in all of them. A mirrored nucleus has an id of its own, unless it is joined
     at the border to the one it mirrors.
-
-    Parameters
-    ----------
-    pixels : (H, W, 3) uint8
-    instances : (H, W) int32
-    side : int
-
-    Yields
-    ------
-    row, col : int
-        Upper left corner.
-    pixels : (side, side, 3) uint8
-    instances : (side, side) int32
-    originals : (side, side) int32
-        The same, mirrored nuclei with the ids of those they mirror.
     """
     rows, cols = instances.shape
     beyond = ((0, -rows % side), (0, -cols % side))
@@ -426,15 +333,9 @@ def write_tiles(path: Path, pieces: Iterable[tuple[str, Piece, bool]]) -> None:
 
 
 def read_tiles(path: Path) -> dict[str, list[Piece]]:
-    """The tiles of each image, in the order of the table.
-
-    Raises
-    ------
-    HistomixError
-        If the table cannot be read, or the tiles of an image do not cover it exactly once.
-    """
+    """The tiles of each image, in the order of the table."""
     table = read_table(path, *_COLUMNS[:-2])
-    found: dict[str, list[Piece]] = {}
+    tiles: dict[str, list[Piece]] = {}
     for line, row in table.rows:
         numbers = [whole_number(row[name]) for name in ("index", "row", "col", "height", "width")]
         whole = [number for number in numbers if number is not None and 0 <= number < 2**31]
@@ -442,86 +343,52 @@ def read_tiles(path: Path) -> dict[str, list[Piece]]:
             raise HistomixError(f"{table.where}, line {line}: a cell is empty or no whole number.")
         mpp = checked_mpp(row["mpp"], f"{path.name}, line {line},") if row.get("mpp") else None
         index, top, left, height, width = whole
-        found.setdefault(row["image"], []).append(Piece(row["fold"], index, top, left, height, width, mpp))
-    for image, pieces in found.items():
+        tiles.setdefault(row["image"], []).append(Piece(row["fold"], index, top, left, height, width, mpp))
+    for image, pieces in tiles.items():
         height, width = size_of(pieces)
-        corners = {(one.row, one.col) for one in pieces}
-        if sum(one.height * one.width for one in pieces) != height * width or len(corners) < len(pieces):
+        corners = {(piece.row, piece.col) for piece in pieces}
+        if sum(piece.height * piece.width for piece in pieces) != height * width or len(corners) < len(pieces):
             raise HistomixError(f"{path.name} in {path.parent}: the tiles of {image} do not cover it exactly once.")
-    return found
+    return tiles
 
 
 def size_of(pieces: Iterable[Piece]) -> tuple[int, int]:
     """Height and width of the image that tiles are put together to."""
-    ends = [(one.row + one.height, one.col + one.width) for one in pieces]
-    return max(end[0] for end in ends), max(end[1] for end in ends)
+    windows = [piece.window for piece in pieces]
+    return max(rows.stop for rows, _ in windows), max(cols.stop for _, cols in windows)
 
 
-def open_npy(path: Path, ndim: int, kinds: str = "biuf") -> NDArray[Any]:
-    """Open a ``.npy`` file; its values stay on disk until they are asked for.
-
-    Parameters
-    ----------
-    path : Path
-    ndim : int
-        Dimensions it must have.
-    kinds : str
-        Kinds of values that are read, as in ``numpy.dtype.kind``; never objects, which would be unpickled.
-
-    Returns
-    -------
-    ndarray
-        Read-only, a memory map.
-
-    Raises
-    ------
-    HistomixError
-        If the file is missing or damaged, has other dimensions or other values, or is shorter than its header says.
-    """
-    try:
+def open_npy(path: Path, ndim: int) -> NDArray[Any]:
+    """Open a ``.npy`` file of numbers, never of objects; its values stay on disk until they are asked for."""
+    with readable(path.name):
+        if not path.exists():
+            raise gone(path.name)
         with path.open("rb") as stream:
             shape, fortran, dtype = _header(stream, path.name)
             start = stream.tell()
-        if dtype.kind not in kinds or dtype.hasobject or dtype.itemsize > 16:
+        if dtype.kind not in "biuf" or dtype.hasobject or dtype.itemsize > 16:
             raise HistomixError(f"{path.name} holds values of the type {dtype}, which are not read; save numbers.")
         if len(shape) != ndim or not all(isinstance(size, int) and 0 < size < 2**31 for size in shape):
             raise HistomixError(f"{path.name} has the shape {shape}; it needs {ndim} dimensions, none of them empty.")
-        size = dtype.itemsize
-        for one in shape:
-            size *= one
-        if path.stat().st_size < start + size:
+        if path.stat().st_size < start + dtype.itemsize * math.prod(shape):
             raise HistomixError(f"{path.name} is cut short; copy it again.")
         return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
-    except FileNotFoundError:
-        raise HistomixError(f"{path.name} is no longer there; put it back or open the dataset again.") from None
-    except OSError as error:
-        raise HistomixError(
-            f"{path.name} cannot be read ({error.strerror or error}); check that you may open it."
-        ) from None
 
 
 def _header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         version = npy.read_magic(stream)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(stream)
+        header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(stream)
     except OSError:
         raise
     except Exception as error:  # a damaged header makes numpy raise anything from SyntaxError to TypeError
         raise HistomixError(f"{name} is no NumPy file ({type(error).__name__}); save it again.") from None
-    return found
+    return header
 
 
 class GrowingNpy:
-    """A ``.npy`` file to which arrays of one shape are appended.
-
-    Parameters
-    ----------
-    path : Path
-    shape : tuple of int
-        Of each array.
-    dtype : dtype
-    """
+    """A ``.npy`` file to which arrays of one shape are appended."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         self.path, self.shape, self.dtype, self.count = path, shape, np.dtype(dtype), 0

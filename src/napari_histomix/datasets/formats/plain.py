@@ -5,10 +5,9 @@ The plain layout is ``images/``, ``labels/`` with one label image each, and a CS
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,40 +18,29 @@ from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
     MAT_SUFFIXES,
-    SPLIT_FOLDERS,
     TABLE,
     Entry,
     Problem,
     Row,
     UnknownLayoutError,
-    about,
-    dataset_name,
-    entry_of,
     files_by_stem,
-    in_order,
+    find_table,
     matched,
+    named_classes,
     natural_key,
-    nothing_left,
     numbered_classes,
-    palette,
     read_json_object,
-    read_rows,
     read_type_info,
+    split_folders,
     split_name,
     subfolder,
 )
 from napari_histomix.datasets.formats.mat_files import read_mat, read_mat_types
+from napari_histomix.datasets.listing import Listing, Section, read_rows
 from napari_histomix.datasets.pixels import read_label_image
-from napari_histomix.datasets.text_files import whole_number, write_table
-from napari_histomix.datasets.writing import (
-    ImageWriter,
-    class_map,
-    smallest_ids,
-    write_png,
-    write_tiff,
-    write_type_info,
-)
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+from napari_histomix.datasets.text_files import about, whole_number, write_table
+from napari_histomix.datasets.writing import ImageWriter, class_map, smallest_ids, write_png, write_tiff
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, instance_ids
 
 TYPES_TABLE = "types.csv"
 NUCLEI_LAYOUTS = (
@@ -63,13 +51,7 @@ NUCLEI_LAYOUTS = (
 
 @dataclass(frozen=True)
 class LabelFiles(ImageFiles):
-    """A label file for each image: HoVer-Net's ``.mat``, or an instance map whose types a table lists.
-
-    Parameters
-    ----------
-    listed_types : mapping
-        Per image the class number of each instance, where the label files do not say the types.
-    """
+    """A label file for each image: HoVer-Net's ``.mat``, or an instance map whose types are listed by image."""
 
     listed_types: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False)
 
@@ -80,20 +62,13 @@ class LabelFiles(ImageFiles):
         return read_label_image(entry.label_file), dict(self.listed_types.get(entry.source.image, {}))
 
 
-def find_table(folder: Path) -> Path:
-    """Find the CSV with the types: ``types.csv``, or the folder's only CSV.
-
-    Raises
-    ------
-    HistomixError
-        If there is none, or several and none of them is ``types.csv``.
-    """
-    tables = sorted(path for path in folder.iterdir() if path.suffix.casefold() == ".csv" and path.name[0] != ".")
-    named = [path for path in tables if path.name.casefold() == TYPES_TABLE]
-    if named or len(tables) == 1:
-        return (named or tables)[0]
-    if tables:
-        raise HistomixError(f"{folder} has {len(tables)} CSV files; name the one with the nucleus types {TYPES_TABLE}.")
+def _types_table(folder: Path) -> Path:
+    """The CSV with the types: ``types.csv``, or the folder's only CSV."""
+    table, count = find_table(folder, TYPES_TABLE)
+    if table:
+        return table
+    if count:
+        raise HistomixError(f"{folder} has {count} CSV files; name the one with the nucleus types {TYPES_TABLE}.")
     raise HistomixError(
         f"{folder} has images and label images but nothing gives the nuclei a type; "
         f"add {TYPES_TABLE} with the columns image, instance, type."
@@ -105,50 +80,46 @@ def classes_of(kinds: set[str], table: Path) -> tuple[NucleusClass, ...]:
 
     Types written as names are numbered from 1 in alphabetical order, so that the order of rows does not matter;
     types written as numbers keep them and are named "type 1", "type 2", …
-
-    Raises
-    ------
-    HistomixError
-        If the table mixes names and numbers.
     """
     numbers = {kind: whole_number(kind) for kind in kinds}
-    found = {number for number in numbers.values() if number is not None}
-    if found and len(numbers) > sum(number is not None for number in numbers.values()):
+    whole = {number for number in numbers.values() if number is not None}
+    if whole and None in numbers.values():
         raise HistomixError(
             f"{table.name} in {table.parent} writes some types as numbers and some as names; "
             "use one way, or add a type_info.json that lists both."
         )
-    if found:
-        return numbered_classes({number for number in found if number > 0})
+    if whole:
+        return numbered_classes({number for number in whole if number > 0})
     names: dict[str, str] = {}
     for kind in sorted(kinds):
         names.setdefault(kind.casefold(), kind)
-    ordered = [names[key] for key in sorted(names)]
-    return tuple(
-        NucleusClass(number, name, color)
-        for number, (name, color) in enumerate(zip(ordered, palette(len(ordered)), strict=True), start=1)
-    )
+    return named_classes(*(names[key] for key in sorted(names)))
 
 
 def types_by_number(types: Mapping[int, str], classes: tuple[NucleusClass, ...]) -> dict[int, int]:
-    """Class numbers of a table's types; type 0 means that the nucleus has none and is left out.
-
-    Raises
-    ------
-    HistomixError
-        If a type is not one of the classes.
-    """
-    known = {one.name.casefold(): one.number for one in classes}
-    numbers = {one.number for one in classes}
+    """Class numbers of a table's types; type 0 means that the nucleus has none and is left out."""
+    by_name = {known.name.casefold(): known.number for known in classes}
+    numbers = set(by_name.values())
     result: dict[int, int] = {}
     for instance, kind in types.items():
-        number = known.get(kind.casefold(), whole_number(kind))
+        number = by_name.get(kind.casefold(), whole_number(kind))
         if number == 0:
             continue
         if number not in numbers:
-            names = ", ".join(one.name for one in classes)
+            names = ", ".join(known.name for known in classes)
             raise HistomixError(f"the type {kind!r} of instance {instance} is none of the classes ({names}).")
         result[instance] = number
+    return result
+
+
+def listed_types(
+    listing: Listing, types: Mapping[str, Mapping[int, str]], classes: tuple[NucleusClass, ...]
+) -> dict[str, dict[int, int]]:
+    """Class numbers of the types of all images; an image with a type that is none of the classes is left out."""
+    result: dict[str, dict[int, int]] = {}
+    for image in list(listing.files):
+        with listing.leaving_out(image):
+            result[image] = types_by_number(types.get(image, {}), classes)
     return result
 
 
@@ -159,16 +130,8 @@ def recognizes(root: Path) -> bool:
 
 def label_folders(root: Path) -> list[Path]:
     """The folders ``Labels`` that lie beside ``Images``, in a root or in its folders for splits."""
-    found = []
-    for folder in (root, *_split_folders(root)):
-        images, labels = subfolder(folder, "images"), subfolder(folder, "labels")
-        if images is not None and labels is not None:
-            found.append(labels)
-    return found
-
-
-def _split_folders(root: Path) -> list[Path]:
-    return [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
+    folders = ((subfolder(path, "images"), subfolder(path, "labels")) for path in (root, *split_folders(root)))
+    return [labels for images, labels in folders if images is not None and labels is not None]
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
@@ -177,55 +140,45 @@ def open(root: Path, mpp: float | None) -> Dataset:
 
 
 def open_label_folders(root: Path, mpp: float | None) -> Dataset:
-    """List images and labels of one name in the folders Images and Labels, HoVer-Net's ``.mat`` or label images.
-
-    Raises
-    ------
-    HistomixError
-        If the folder is of neither layout, or half a dataset, or one of its JSON or CSV files is broken.
-    """
+    """List images and labels of one name in the folders Images and Labels, HoVer-Net's ``.mat`` or label images."""
     sections = _sections(root)
-    problems: list[Problem] = []
-    described = read_json_object(root / "dataset.json")
-    parts = [_Part(section, root, described, mpp, problems) for section in sections]
-    classes = _classes(root, parts, problems)
+    listing = Listing(root, mpp)
+    parts = [_Part(folder, split, listing) for folder, split in sections]
+    classes = _classes(parts, listing)
     entries: dict[str, Entry] = {}
-    listed: dict[str, dict[int, int]] = {}
+    types: dict[str, dict[int, int]] = {}
     for part in parts:
-        for image, entry in part.entries().items():
+        for image, path in part.images.items():
+            if image not in part.labels:
+                continue
             if image in entries:
                 raise HistomixError(
                     f"{root} has two images named {image!r} in different splits; rename one, and its labels with it."
                 )
-            if part.is_plain:
-                try:
-                    listed[image] = types_by_number(part.rows.get(image, Row()).types, classes)
-                except HistomixError as error:
-                    problems.append(Problem(image, about(image, error)))
-                    continue
-            entries[image] = entry
-    if not entries:
-        raise nothing_left(root, problems)
-    ordered = in_order(list(entries.values()))
-    return Dataset(dataset_name(root, described), root, classes, ordered, tuple(problems), LabelFiles(listed))
+            row = part.rows.get(image, Row())
+            entry = listing.entry(image, (path, part.labels[image]), part.section, row)
+            with listing.leaving_out(image):
+                if part.is_plain:
+                    types[image] = types_by_number(row.types, classes)
+                entries[image] = entry
+    return listing.dataset_of(list(entries.values()), classes, LabelFiles(types))
 
 
-def _sections(root: Path) -> list[_Section]:
-    section = _section(root, "")
-    if section:
-        return [section]
-    sections = [found for path in _split_folders(root) if (found := _section(path, split_name(path.name)))]
-    if sections:
+def _sections(root: Path) -> list[tuple[Path, str]]:
+    """The folders that have images and labels, with the split that their names say."""
+    if _halves(root):
+        return [(root, "")]
+    if sections := [(path, split_name(path.name)) for path in split_folders(root) if _halves(path)]:
         return sections
-    if root.name.casefold() in ("images", "labels") and _section(root.parent, ""):
+    if root.name.casefold() in ("images", "labels") and _halves(root.parent):
         raise HistomixError(f"{root} is one half of a dataset; choose the folder it lies in, {root.parent}.")
-    files = [path.suffix.casefold() for path in root.iterdir() if path.is_file()]
-    if any(suffix in IMAGE_SUFFIXES for suffix in files):
+    if any(path.suffix.casefold() in IMAGE_SUFFIXES and path.is_file() for path in root.iterdir()):
         raise UnknownLayoutError(f"{root} holds images but no labels folder; {NUCLEI_LAYOUTS}.")
     raise UnknownLayoutError(f"{root} holds no labeled images; {NUCLEI_LAYOUTS}.")
 
 
-def _section(folder: Path, split: str) -> _Section | None:
+def _halves(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of labels, in the case they have on disk; None where there is neither."""
     images, labels = subfolder(folder, "images"), subfolder(folder, "labels")
     if images is None and labels is None:
         return None
@@ -233,89 +186,54 @@ def _section(folder: Path, split: str) -> _Section | None:
         raise HistomixError(f"{folder} has images but no folder Labels; put the label files there.")
     if images is None:
         raise HistomixError(f"{folder} has labels but no folder Images; put the images there.")
-    return _Section(folder, images, labels, split)
-
-
-@dataclass(frozen=True, slots=True)
-class _Section:
-    """A folder with images and labels, all of one split unless a table says otherwise.
-
-    ``images_folder`` and ``labels_folder`` keep the case they have on disk.
-    """
-
-    folder: Path
-    images_folder: Path
-    labels_folder: Path
-    split: str
+    return images, labels
 
 
 class _Part:
-    """A section while it is being opened: its files and what the small files beside them say."""
+    """A folder with images and labels while it is being opened: its files and what the tables beside them say."""
 
-    def __init__(
-        self, section: _Section, root: Path, described: Mapping[str, Any], mpp: float | None, problems: list[Problem]
-    ) -> None:
-        self.section, self.mpp, self.problems = section, mpp, problems
-        self.described = dict(described)
-        if section.folder != root:
-            # What lies nearer to the images says it better.
-            self.described |= read_json_object(section.folder / "dataset.json")
-        self.dataset_name = dataset_name(root, described)
-        before = len(problems)
-        self.images = files_by_stem(section.images_folder, IMAGE_SUFFIXES, problems)
-        self.labels = files_by_stem(section.labels_folder, MAT_SUFFIXES, problems, "label")
+    def __init__(self, folder: Path, split: str, listing: Listing) -> None:
+        self.problems = listing.problems
+        # What lies nearer to the images says it better.
+        nearer = {} if folder == listing.root else read_json_object(folder / "dataset.json")
+        self.section = Section(folder, listing.described | nearer, split)
+        halves = _halves(folder)
+        assert halves is not None, "only folders with images and labels are parts"
+        before = len(self.problems)
+        self.images = files_by_stem(halves[0], IMAGE_SUFFIXES, self.problems)
+        self.labels = files_by_stem(halves[1], MAT_SUFFIXES, self.problems, "label")
         self.is_plain = not self.labels
         if self.is_plain:
-            self.labels = files_by_stem(section.labels_folder, LABEL_SUFFIXES, problems, "label")
-        reported = {problem.image for problem in problems[before:]}
-        self._match(reported)
+            self.labels = files_by_stem(halves[1], LABEL_SUFFIXES, self.problems, "label")
+        if len(self.problems) == before:
+            self._check(*halves)
+        if self.images and self.labels and not self.images.keys() & self.labels.keys():
+            raise HistomixError(
+                f"no label file in {folder} has the name of an image (such as {min(self.images)!r}); name them alike."
+            )
+        matched(self.images, self.labels, self.problems)
         self.rows = self._rows()
 
-    def _match(self, reported: set[str]) -> None:
-        images, labels, folder = self.images, self.labels, self.section.folder
-        if not images and not labels and not reported:
+    def _check(self, images: Path, labels: Path) -> None:
+        """Refuse folders without files, which have no problem yet that would say why."""
+        if not self.images and not self.labels:
+            folder = self.section.folder
             raise HistomixError(f"{folder} has no images (PNG, TIFF or JPEG) and no labels in its folders; add them.")
-        if not images and not reported:
-            raise HistomixError(f"{self.section.images_folder} has no images (PNG, TIFF or JPEG); put them there.")
-        if not labels and not reported:
-            raise HistomixError(f"{self.section.labels_folder} has no label files (.mat, PNG or TIFF); put them there.")
-        if images and labels and not images.keys() & labels.keys():
-            raise HistomixError(
-                f"no label file in {folder} has the name of an image (such as {min(images)!r}); name them alike."
-            )
-        matched(images, labels, self.problems)
+        if not self.images:
+            raise HistomixError(f"{images} has no images (PNG, TIFF or JPEG); put them there.")
+        if not self.labels:
+            raise HistomixError(f"{labels} has no label files (.mat, PNG or TIFF); put them there.")
 
     def _rows(self) -> dict[str, Row]:
-        folder = self.section.folder
-        if self.is_plain:
-            table = find_table(folder)
-        else:
-            table = folder / TABLE
-            if not table.is_file():
-                return {}
+        beside = self.section.folder / TABLE
+        table = _types_table(self.section.folder) if self.is_plain else beside
+        if not table.is_file():
+            return {}
         rows = read_rows(table, self.images, self.problems, with_types=self.is_plain)
-        beside = folder / TABLE
         if self.is_plain and beside.is_file() and beside != table:
             said = read_rows(beside, self.images, self.problems)
             rows = {image: _joined(rows.get(image, Row()), said.get(image, Row())) for image in rows | said}
         return rows
-
-    def entries(self) -> dict[str, Entry]:
-        """Entries by image name, for images that have labels and no problem."""
-        return {
-            image: entry_of(
-                image,
-                (self.images[image], self.labels[image]),
-                self.dataset_name,
-                self.rows.get(image, Row()),
-                self.described,
-                self.section.folder,
-                self.mpp,
-                split=self.section.split,
-            )
-            for image in self.images
-            if image in self.labels
-        }
 
 
 def _joined(row: Row, other: Row) -> Row:
@@ -326,61 +244,59 @@ def _joined(row: Row, other: Row) -> Row:
     )
 
 
-def _classes(root: Path, parts: list[_Part], problems: list[Problem]) -> tuple[NucleusClass, ...]:
-    folders = [root, *(part.section.folder for part in parts)]
+def _classes(parts: list[_Part], listing: Listing) -> tuple[NucleusClass, ...]:
+    folders = [listing.root, *(part.section.folder for part in parts)]
     found = {classes for folder in folders if (classes := read_type_info(folder / "type_info.json"))}
     if len(found) > 1:
-        raise HistomixError(f"the type_info.json files in {root} differ; keep one, in that folder.")
+        raise HistomixError(f"the type_info.json files in {listing.root} differ; keep one, in that folder.")
     if found:
         return found.pop()
     tables = [part for part in parts if part.is_plain]
     if tables:
         kinds = {kind for part in tables for row in part.rows.values() for kind in row.types.values()}
-        return classes_of(kinds, find_table(tables[0].section.folder))
+        return classes_of(kinds, _types_table(tables[0].section.folder))
     numbers: set[int] = set()
     for part in parts:
         for image in sorted(part.images.keys() & part.labels.keys(), key=natural_key):
             try:
                 numbers |= read_mat_types(part.labels[image])
             except HistomixError as error:
-                problems.append(Problem(image, about(image, error)))
+                listing.problems.append(Problem(image, about(image, error)))
                 del part.images[image]
     return numbered_classes(numbers)
 
 
-class TypeTable:
-    """Collects the classes of the instances of all images, and writes them at the end."""
+class TypedWriter(ImageWriter):
+    """Writes the class of every instance into ``types.csv``, and those that there are into ``type_info.json``."""
 
-    def __init__(self, folder: Path, classes: Sequence[NucleusClass]) -> None:
-        self.folder, self.classes = folder, classes
-        self._names = {one.number: one.name for one in classes}
+    has_type_info = True
+
+    def start(self) -> None:
         self._rows: list[tuple[str, int, str]] = []
 
-    def add(self, image: LabeledImage) -> None:
+    def list_types(self, image: LabeledImage) -> None:
         """Take in the instances that occur in an image."""
-        ids = np.unique(image.instances)
-        self._rows += [(image.source.image, one, self._names[image.types[one]]) for one in ids[ids > 0].tolist()]
+        names = {known.number: known.name for known in self.classes}
+        name, ids = image.source.image, instance_ids(image.instances)
+        self._rows += [(name, instance, names[image.types[instance]]) for instance in ids]
 
-    def write(self) -> None:
-        """Write both files."""
+    def finish(self) -> None:
+        super().finish()
         write_table(self.folder / TYPES_TABLE, ("image", "instance", "type"), self._rows)
-        write_type_info(self.folder, self.classes)
 
 
-class Writer(ImageWriter):
+class Writer(TypedWriter):
     """Writes ``images/NAME.png``, ``labels/NAME.png`` with the ids, ``class_maps/NAME.png``, and ``types.csv``.
 
     Ids that do not fit in 16 bits, the most that a PNG file holds, go into ``labels/NAME.tif``.
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
-        super().__init__(folder, name, classes)
-        self._table = TypeTable(folder, classes)
+    def start(self) -> None:
+        super().start()
         for part in ("labels", "class_maps"):
-            (folder / part).mkdir()
+            (self.folder / part).mkdir()
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
-        """Write the pixels, the ids and the classes of one image."""
         self.write_image(image, synthetic)
         name, ids = image.source.image, smallest_ids(image.instances)
         write_png(self.folder / "class_maps" / f"{name}.png", class_map(image))
@@ -388,9 +304,4 @@ class Writer(ImageWriter):
             Image.fromarray(ids).save(self.folder / "labels" / f"{name}.png")
         else:
             write_tiff(self.folder / "labels" / f"{name}.tif", ids)
-        self._table.add(image)
-
-    def finish(self) -> None:
-        """Write ``dataset.json``, ``types.csv`` and ``type_info.json``."""
-        super().finish()
-        self._table.write()
+        self.list_types(image)

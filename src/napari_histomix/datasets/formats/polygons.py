@@ -43,16 +43,6 @@ def outlines(mask: NDArray[np.bool_]) -> list[tuple[Ring, list[Ring]]]:
 
     No ring touches itself, so the rings of a part are a valid polygon by the rules of GeoJSON and of Simple Features
     (OGC 06-103r4); a hole may touch the exterior, or another hole, in single points.
-
-    Parameters
-    ----------
-    mask : (h, w) bool
-
-    Returns
-    -------
-    list of (exterior, holes)
-        For each part of pixels that share a side, in the order of their first pixels, row by row. Exteriors run
-        clockwise as seen on the screen, holes counterclockwise. No three corners in succession lie on one line.
     """
     parts, count = ndimage.label(mask)
     found = []
@@ -121,14 +111,7 @@ class _Edges(NamedTuple):
 
 
 def as_ring(points: Any) -> Ring:
-    """Turn what a file says into corners.
-
-    Raises
-    ------
-    HistomixError
-        If it is no list of pairs of finite numbers, one of them lies farther out than `FARTHEST`, or there are more
-        than `MAX_POINTS`.
-    """
+    """Turn what a file says into corners."""
     try:
         ring = np.asarray(points)
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -203,25 +186,6 @@ def rasterize(rings: Sequence[Any], shape: tuple[int, int]) -> tuple[int, int, N
     So holes are holes whatever their orientation, and where a ring crosses itself, what it winds around twice is
     outside. A center on an edge belongs to what is to the right of it or below. Rings of fewer than three points
     hold nothing.
-
-    Parameters
-    ----------
-    rings : sequence of (n, 2) array-like
-        x and y.
-    shape : (H, W)
-        Of the image.
-
-    Returns
-    -------
-    row, col : int
-        Upper left corner of the polygon's bounding box within the image.
-    mask : (h, w) bool
-        The box's pixels; (0, 0) for a polygon outside the image or without an extent.
-
-    Raises
-    ------
-    HistomixError
-        If a ring is no list of finite points (see `as_ring`), or the polygon has too many points or is too intricate.
     """
     edges = _edges(rings, shape)
     return edges.window[0], edges.window[2], _fill(edges)
@@ -233,16 +197,6 @@ class Canvas:
     Where two overlap, the pixels stay with the earlier one, as in the readers of MoNuSeg. A nucleus that lies wholly
     within others is drawn over them, since it would be lost otherwise; unless one of those would be lost by that, as
     with a copy. It is then left out, as is one without a pixel.
-
-    Parameters
-    ----------
-    shape : (H, W)
-
-    Attributes
-    ----------
-    instances : (H, W) int32
-    types : dict of int to int
-        Class number per id.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
@@ -252,35 +206,13 @@ class Canvas:
         self._work = 0
 
     def spend(self, work: int) -> None:
-        """Count pixels that are about to be looked at.
-
-        Raises
-        ------
-        HistomixError
-            If they are so many in all that drawing would take minutes.
-        """
+        """Count pixels that are about to be looked at."""
         self._work += work
         if self._work > _MAX_WORK:
             raise HistomixError("the polygons cover the image too many times over; remove the large ones.")
 
     def add(self, row: int, col: int, mask: NDArray[np.bool_], kind: int, instance: int | None = None) -> bool:
-        """Draw one nucleus.
-
-        Parameters
-        ----------
-        row, col : int
-            Upper left corner of its mask, which lies within the image.
-        mask : (h, w) bool
-        kind : int
-            Class number.
-        instance : int, optional
-            Its id, not given to another one yet; without it the next number.
-
-        Returns
-        -------
-        bool
-            Whether it was drawn.
-        """
+        """Draw one nucleus."""
         below = self.instances[row : row + mask.shape[0], col : col + mask.shape[1]]
         drawn = mask & (below == 0)
         if not drawn.any():
@@ -301,27 +233,7 @@ class Canvas:
 def paint(
     shape: tuple[int, int], polygons: Iterable[tuple[Sequence[Any], int]], ids: Iterable[int] | None = None
 ) -> tuple[NDArray[np.int32], dict[int, int]]:
-    """Draw polygons into an instance map, in their order; see `Canvas` for those that overlap.
-
-    Parameters
-    ----------
-    shape : (H, W)
-    polygons : iterable of (rings, class number)
-        Rings as for `rasterize`.
-    ids : iterable of int, optional
-        Id of each polygon; without them they are numbered from 1 without gaps.
-
-    Returns
-    -------
-    instances : (H, W) int32
-    types : dict of int to int
-        Class number per id.
-
-    Raises
-    ------
-    HistomixError
-        As for `rasterize`, or if the polygons are so many and so large that drawing them would take minutes.
-    """
+    """Draw polygons into an instance map, in their order; see `Canvas` for those that overlap."""
     canvas = Canvas(shape)
     for (rings, number), instance in zip(polygons, repeat(None) if ids is None else ids, strict=False):
         canvas.spend(_PER_RING * len(rings))
@@ -353,15 +265,6 @@ def one_ring(parts: Sequence[tuple[Ring, list[Ring]]]) -> Ring:
 
     The rings are joined by lines that run there and back again along pixel borders, so they hold no area and cross no
     pixel's center: by the even-odd rule the pixels are the same.
-
-    Parameters
-    ----------
-    parts : sequence of (exterior, holes)
-        As `outlines` gives them, at least one.
-
-    Returns
-    -------
-    (n, 2) float64
     """
     first, *others = [ring for exterior, holes in parts for ring in (exterior, *holes)]
     if not others:
@@ -405,13 +308,7 @@ def mask_text(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def mask_of(text: Any) -> NDArray[np.bool_]:
-    """The mask (h, w) of what ``mask_text`` writes.
-
-    Raises
-    ------
-    HistomixError
-        If it is something else, or the runs do not fill the mask.
-    """
+    """The mask (h, w) of what ``mask_text`` writes."""
     try:
         height, width = (int(side) for side in text["size"])
         lengths = lengths_of(str(text["counts"]))
@@ -424,13 +321,7 @@ def mask_of(text: Any) -> NDArray[np.bool_]:
 
 
 def lengths_of(text: str) -> list[int]:
-    """The run lengths of the text in ``counts``, of 0 and 1 in turn.
-
-    Raises
-    ------
-    ValueError
-        If it is not such a text. What is no length, since it is negative, is returned as it is.
-    """
+    """The run lengths of the text in ``counts``, of 0 and 1 in turn."""
     lengths: list[int] = []
     value = shift = 0
     for character in text:

@@ -6,7 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +19,25 @@ from napari_histomix.datasets.entries import (
     UNCLASSIFIED,
     UNCLASSIFIED_COLOR,
     Entry,
-    Problem,
-    about,
-    dataset_name,
-    described_classes,
     files_by_stem,
-    listed,
     matched,
-    palette,
-    read_json_object,
+    named_classes,
     subfolder,
 )
 from napari_histomix.datasets.formats.polygons import Ring, as_ring, paint, shapes_of
-from napari_histomix.datasets.text_files import begins_with, check_size, read_json
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, check_classes
+from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.text_files import begins_with, naming, read_json
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, check_classes, write_text
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 _GEOJSON = frozenset({".geojson"})
-_MARK = re.compile(rb'"(Feature|FeatureCollection)"')
+MARK = re.compile(rb'"(Feature|FeatureCollection)"')
 
 
 def recognizes(root: Path) -> bool:
     """Whether there is GeoJSON with features beside images."""
     images, labels = _folders(root)
-    return images is not None and begins_with(files_by_stem(labels, _GEOJSON, []).values(), _MARK)
+    return images is not None and begins_with(files_by_stem(labels, _GEOJSON, []).values(), MARK)
 
 
 def _folders(root: Path) -> tuple[Path | None, Path]:
@@ -59,58 +54,45 @@ def open(root: Path, mpp: float | None) -> Dataset:
 
     They lie in one folder, or in ``images`` and ``geojson`` (or ``annotations``). Where ``dataset.json`` does not list
     the classes, each file is read once for them, and they are numbered in alphabetical order.
-
-    Raises
-    ------
-    HistomixError
-        If no image can be used, or ``dataset.json`` or ``images.csv`` is broken.
     """
-    problems: list[Problem] = []
-    pictures, labels = _folders(root)
+    listing = Listing(root, mpp)
+    problems = listing.problems
+    pictures, folder = _folders(root)
     images = files_by_stem(pictures or root, IMAGE_SUFFIXES, problems)
-    found: dict[str, Path] = {}
-    for stem, path in files_by_stem(labels, _GEOJSON, problems, "label").items():
+    labels: dict[str, Path] = {}
+    for stem, path in files_by_stem(folder, _GEOJSON, problems, "label").items():
         shorter, _, suffix = stem.rpartition(".")
         image = shorter if stem not in images and f".{suffix}".casefold() in IMAGE_SUFFIXES else stem
-        if image in found:
-            names = f"{found[image].name} and {path.name}"
-            problems.append(Problem(image, f"{image}: {names} are two label files of one image; keep one of them."))
+        if image in labels:
+            names = f"{labels[image].name} and {path.name}"
+            listing.report(image, f"{names} are two label files of one image; keep one of them.")
             images.pop(image, None)
-        found[image] = path
-    files = matched(images, found, problems)
-    described = read_json_object(root / "dataset.json")
-    classes = described_classes(root, described)
-    if not classes:
-        colors: dict[str, tuple[str, tuple[int, int, int] | None]] = {}
-        for image, (_, path) in list(files.items()):
-            try:
-                features = nuclei(read_features(path))
-            except HistomixError as error:
-                problems.append(Problem(image, about(image, error)))
-                del files[image]
-                continue
-            for one in features:
-                name = one.name or UNCLASSIFIED
-                known = colors.setdefault(name.casefold(), (name, one.color))
-                if known[1] is None:
-                    colors[name.casefold()] = (known[0], one.color)
-        classes = _classes(colors)
-    name = dataset_name(root, described)
-    entries = listed(root, name, files, mpp, problems)
-    return Dataset(name, root, classes, entries, tuple(problems), _Layout(class_numbers(classes)))
+        labels[image] = path
+    listing.files = matched(images, labels, problems)
+    classes = listing.classes or _classes(listing)
+    return listing.dataset(classes, _Layout(class_numbers(classes)))
 
 
-def _classes(colors: Mapping[str, tuple[str, tuple[int, int, int] | None]]) -> tuple[NucleusClass, ...]:
-    ordered = sorted(colors, key=lambda key: (key == UNCLASSIFIED, key))
-    return tuple(
-        NucleusClass(number, colors[key][0], colors[key][1] or (UNCLASSIFIED_COLOR if key == UNCLASSIFIED else other))
-        for number, (key, other) in enumerate(zip(ordered, palette(len(ordered)), strict=True), start=1)
-    )
+def _classes(listing: Listing) -> tuple[NucleusClass, ...]:
+    """The classes that the files name, in the colors that they give them."""
+    names: dict[str, str] = {}
+    colors: dict[str, tuple[int, int, int]] = {}
+    for image, (_, path) in list(listing.files.items()):
+        with listing.leaving_out(image):
+            for feature in nuclei(read_features(path)):
+                name = feature.name or UNCLASSIFIED
+                names.setdefault(name.casefold(), name)
+                if feature.color is not None:
+                    colors.setdefault(name.casefold(), feature.color)
+    colors.setdefault(UNCLASSIFIED, UNCLASSIFIED_COLOR)
+    ordered = sorted(names, key=lambda key: (key == UNCLASSIFIED, key))
+    named = zip(ordered, named_classes(*(names[key] for key in ordered)), strict=True)
+    return tuple(replace(known, color=colors.get(key, known.color)) for key, known in named)
 
 
 def class_numbers(classes: Iterable[NucleusClass]) -> dict[str, int]:
     """Class numbers by name in lower case."""
-    return {(one.name.strip() or UNCLASSIFIED).casefold(): one.number for one in classes}
+    return {(known.name.strip() or UNCLASSIFIED).casefold(): known.number for known in classes}
 
 
 @dataclass(frozen=True)
@@ -121,14 +103,11 @@ class _Layout(ImageFiles):
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int], frozenset[int]]:
         """Draw the objects in their order."""
-        check_size(shape, entry.source.image)
-        try:
+        with naming(entry.label_file.name):
             objects = nuclei(read_features(entry.label_file))
             instances, types = draw(objects, shape, self.numbers)
-        except HistomixError as error:
-            raise HistomixError(about(entry.label_file.name, error)) from None
         # Objects are drawn in their order, from 1.
-        synthetic = frozenset(number for number, one in enumerate(objects, start=1) if one.synthetic)
+        synthetic = frozenset(number for number, feature in enumerate(objects, start=1) if feature.synthetic)
         return instances, types, synthetic & types.keys()
 
 
@@ -137,38 +116,20 @@ def nuclei(features: Sequence[Feature]) -> list[Feature]:
 
     Annotations beside detections are the regions in which those were searched for.
     """
-    detected = [one for one in features if one.kind != "annotation"]
+    detected = [feature for feature in features if feature.kind != "annotation"]
     return detected or list(features)
 
 
 def draw(
     features: Iterable[Feature], shape: tuple[int, int], numbers: Mapping[str, int]
 ) -> tuple[NDArray[np.int32], dict[int, int]]:
-    """Draw objects into an instance map, in their order.
-
-    Parameters
-    ----------
-    features : iterable of Feature
-    shape : (H, W)
-    numbers : mapping of str to int
-        See `class_numbers`.
-
-    Returns
-    -------
-    instances : (H, W) int32
-    types : dict of int to int
-
-    Raises
-    ------
-    HistomixError
-        If an object is of a class that is not in ``numbers``, or as for ``polygons.paint``.
-    """
+    """Draw objects into an instance map, in their order."""
     polygons = []
-    for one in features:
-        name = one.name or UNCLASSIFIED
+    for feature in features:
+        name = feature.name or UNCLASSIFIED
         if name.casefold() not in numbers:
             raise HistomixError(f"an object is of the class {name!r}, which the dataset does not list; add it there.")
-        polygons.append((one.rings, numbers[name.casefold()]))
+        polygons.append((feature.rings, numbers[name.casefold()]))
     return paint(shape, polygons)
 
 
@@ -176,7 +137,6 @@ class Writer(ImageWriter):
     """Writes ``images/NAME.png`` and ``geojson/NAME.geojson``: nuclei as detections in the colors of their classes."""
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
-        """Write both files of an image."""
         self.write_image(image, synthetic)
         folder = self.folder / "geojson"
         folder.mkdir(exist_ok=True)
@@ -202,40 +162,23 @@ _LEGACY = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Feature:
-    """One object.
+    """One object, with the name and color of its class.
 
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`.
-    rings : tuple of (n, 2) float64
-        Outlines and holes, x and y, not closed; of a cell those of its nucleus, where it has one.
-    name : str
-        Of its class; empty if it has none. Derived classes are joined as QuPath shows them, "Tumor: Positive".
-    color : (int, int, int), optional
-        Of its class, 0–255.
-    measurements : mapping of str to float
-    synthetic : bool
-        Whether the object says of itself that it is synthetic.
+    Derived classes are joined as QuPath shows them, "Tumor: Positive"; the name is empty where there is no class.
     """
 
-    kind: str
-    rings: tuple[Ring, ...]
+    kind: str  # one of `KINDS`
+    rings: tuple[Ring, ...]  # outlines and holes, not closed; of a cell those of its nucleus, where it has one
     name: str = ""
     color: tuple[int, int, int] | None = None
     measurements: Mapping[str, float] = field(default_factory=dict)
-    synthetic: bool = False
+    synthetic: bool = False  # whether the object says so of itself
 
 
 def read_features(path: Path) -> list[Feature]:
     """Read the objects of a GeoJSON file that have an area: a collection, a bare list of features, or a single one.
 
     Tiles, TMA cores, points and lines are left aside; of nested objects, children follow their parents.
-
-    Raises
-    ------
-    HistomixError
-        If the file cannot be read or is no GeoJSON as QuPath writes it.
     """
     # QuPath writes measurements that could not be made as NaN.
     content = read_json(path, not_a_number=True)
@@ -243,42 +186,42 @@ def read_features(path: Path) -> list[Feature]:
         content = content.get("features") if content.get("type") == "FeatureCollection" else [content]
     if not isinstance(content, list):
         raise HistomixError(f"{path.name} is no GeoJSON of features; export the objects from QuPath again.")
-    found: list[Feature] = []
+    features: list[Feature] = []
     waiting = content[::-1]
     while waiting:
-        one = waiting.pop()
-        if not isinstance(one, dict) or one.get("type") != "Feature":
+        item = waiting.pop()
+        if not isinstance(item, dict) or item.get("type") != "Feature":
             raise HistomixError(f"{path.name} holds something that is no GeoJSON feature; export it again.")
-        properties = one.get("properties")
+        properties = item.get("properties")
         properties = properties if isinstance(properties, dict) else {}
         try:
-            feature = _feature(one, properties)
+            feature = _feature(item, properties)
         except HistomixError as error:
-            raise HistomixError(f"{path.name}, object {len(found) + 1}: {error}") from None
+            raise HistomixError(f"{path.name}, object {len(features) + 1}: {error}") from None
         if feature is not None:
-            found.append(feature)
+            features.append(feature)
         children = properties.get("childObjects", properties.get("children"))
         waiting.extend(children[::-1] if isinstance(children, list) else [])
-    return found
+    return features
 
 
-def _feature(one: Mapping[str, Any], properties: Mapping[str, Any]) -> Feature | None:
+def _feature(item: Mapping[str, Any], properties: Mapping[str, Any]) -> Feature | None:
     """An object, None if it is nothing that can be a nucleus."""
-    identity = one.get("id")
+    identity = item.get("id")
     legacy = _LEGACY.get(identity) if isinstance(identity, str) else None
     kind = properties.get("objectType", properties.get("object_type", properties.get("type", legacy)))
     kind = "annotation" if kind is None else _LEGACY.get(str(kind), kind)
     if kind not in KINDS:
         return None
-    rings = _rings(one.get("nucleusGeometry") or one.get("geometry"))
+    rings = _rings(item.get("nucleusGeometry") or item.get("geometry"))
     if not rings:
         return None
     name, color = _classification(properties.get("classification"))
     measurements = _measurements(properties.get("measurements"))
     # Metadata get lost in QuPath before 0.5, measurements do not.
     metadata = properties.get("metadata")
-    said = isinstance(metadata, dict) and SYNTHETIC_NOTICE in metadata.values()
-    return Feature(str(kind), rings, name, color, measurements, said or measurements.get(_SYNTHETIC, 0.0) > 0)
+    noticed = isinstance(metadata, dict) and SYNTHETIC_NOTICE in metadata.values()
+    return Feature(str(kind), rings, name, color, measurements, noticed or measurements.get(_SYNTHETIC, 0.0) > 0)
 
 
 def _rings(geometry: Any) -> tuple[Ring, ...]:
@@ -286,14 +229,14 @@ def _rings(geometry: Any) -> tuple[Ring, ...]:
     rings: list[Ring] = []
     waiting = [geometry]
     while waiting:
-        one = waiting.pop()
-        if one is None:
+        part = waiting.pop()
+        if part is None:
             continue
-        if not isinstance(one, dict):
+        if not isinstance(part, dict):
             raise HistomixError("its geometry is no JSON object; export it again.")
-        kind, coordinates = one.get("type"), one.get("coordinates")
+        kind, coordinates = part.get("type"), part.get("coordinates")
         if kind == "GeometryCollection":
-            inner = one.get("geometries")
+            inner = part.get("geometries")
             waiting.extend(inner if isinstance(inner, list) else [])
         elif kind in ("Polygon", "MultiPolygon"):
             polygons = [coordinates] if kind == "Polygon" else coordinates
@@ -312,36 +255,36 @@ def _ring(points: Any) -> Ring:
     return ring[:-1] if len(ring) > 1 and (ring[0] == ring[-1]).all() else ring
 
 
-def _classification(said: Any) -> tuple[str, tuple[int, int, int] | None]:
+def _classification(value: Any) -> tuple[str, tuple[int, int, int] | None]:
     """Name and color of a class, in any of the ways QuPath has written it; an empty name for none."""
-    if isinstance(said, str):
-        return said.strip(), None
-    if not isinstance(said, dict):
+    if isinstance(value, str):
+        return value.strip(), None
+    if not isinstance(value, dict):
         return "", None
-    names = said.get("names")
-    words = names if isinstance(names, list) else [said.get("name")]
-    parent = said.get("parentClass")
+    names = value.get("names")
+    words = names if isinstance(names, list) else [value.get("name")]
+    parent = value.get("parentClass")
     while isinstance(parent, dict) and len(words) < 10:
         words, parent = [parent.get("name"), *words], parent.get("parentClass")
-    color = said.get("color", said.get("colorRGB"))
+    color = value.get("color", value.get("colorRGB"))
     return ": ".join(word.strip() for word in words if isinstance(word, str) and word.strip()), _color(color)
 
 
-def _color(said: Any) -> tuple[int, int, int] | None:
+def _color(value: Any) -> tuple[int, int, int] | None:
     """Red, green and blue of a list, or of the signed 32-bit number that Java packs them into."""
-    if isinstance(said, int) and not isinstance(said, bool):
-        return said >> 16 & 255, said >> 8 & 255, said & 255
-    if isinstance(said, list) and len(said) in (3, 4) and all(isinstance(one, int) and 0 <= one <= 255 for one in said):
-        return said[0], said[1], said[2]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value >> 16 & 255, value >> 8 & 255, value & 255
+    if isinstance(value, list) and len(value) in (3, 4) and all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+        return value[0], value[1], value[2]
     return None
 
 
-def _measurements(said: Any) -> dict[str, float]:
+def _measurements(content: Any) -> dict[str, float]:
     """Numbers by name; until 0.3, QuPath wrote a list of names and values."""
-    if isinstance(said, list):
-        pairs = [(one.get("name"), one.get("value")) for one in said if isinstance(one, dict)]
+    if isinstance(content, list):
+        pairs = [(item.get("name"), item.get("value")) for item in content if isinstance(item, dict)]
     else:
-        pairs = list(said.items()) if isinstance(said, dict) else []
+        pairs = list(content.items()) if isinstance(content, dict) else []
     return {
         name: float(value)
         for name, value in pairs
@@ -360,27 +303,11 @@ def write_features(
     """Write the nuclei of an image as a GeoJSON file that QuPath imports.
 
     Each synthetic nucleus says in its metadata, and in a measurement "Synthetic", that it is one.
-
-    Parameters
-    ----------
-    path : Path
-    image : LabeledImage
-    classes : sequence of NucleusClass
-        With the colors that QuPath is to show.
-    kind : str
-        One of `KINDS`.
-    measured : bool
-        Whether each object has its area in µm²; without it where nothing says the scale.
-
-    Raises
-    ------
-    HistomixError
-        If there is no such kind, or a nucleus is of none of the classes.
     """
     if kind not in KINDS:
         raise HistomixError(f"{kind!r} is no type of QuPath's objects; choose one of {', '.join(KINDS)}.")
     check_classes(image, classes)
-    known = {one.number: {"name": one.name, "color": list(one.color)} for one in classes}
+    shown = {known.number: {"name": known.name, "color": list(known.color)} for known in classes}
     lines = []
     for number, parts in shapes_of(image.instances):
         polygons = [[_closed(ring) for ring in (exterior, *holes)] for exterior, holes in parts]
@@ -399,14 +326,13 @@ def write_features(
             **({"nucleusGeometry": geometry} if kind == "cell" else {}),
             "properties": {
                 "objectType": kind,
-                "classification": known[image.types[number]],
+                "classification": shown[image.types[number]],
                 "measurements": measurements | ({_SYNTHETIC: 1} if synthetic else {}),
                 **({"metadata": {_SYNTHETIC: SYNTHETIC_NOTICE}} if synthetic else {}),
             },
         }
         lines.append(json.dumps(feature, ensure_ascii=False, separators=(",", ":")))
-    text = '{"type":"FeatureCollection","features":[\n' + ",\n".join(lines) + "\n]}\n"
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, '{"type":"FeatureCollection","features":[\n' + ",\n".join(lines) + "\n]}\n")
 
 
 def _closed(ring: Ring) -> list[list[int]]:

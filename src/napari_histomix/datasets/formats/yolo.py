@@ -23,22 +23,18 @@ from napari_histomix.datasets.entries import (
     MAT_SUFFIXES,
     SPLIT_FOLDERS,
     Entry,
-    Problem,
     Row,
     classes_of,
-    dataset_name,
-    described_classes,
     files_by_stem,
-    listed,
     matched,
     palette,
-    read_json_object,
     split_name,
     subfolder,
 )
 from napari_histomix.datasets.formats.polygons import one_ring, paint, shapes_of
-from napari_histomix.datasets.text_files import check_size, read_bytes
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name, write_png
+from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.text_files import naming, read_bytes
+from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name, write_png, write_text
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 _TXT = frozenset({".txt"})
@@ -66,11 +62,11 @@ def _sections(root: Path) -> Iterator[tuple[Path, Path, str]]:
             pairs.append((subfolder(images, name), subfolder(labels, name), split_name(name)))
         if folder := subfolder(root, name):
             pairs.append((subfolder(folder, "images"), subfolder(folder, "labels"), split_name(name)))
-    for one, other, split in pairs:
-        if one and other:
-            suffixes = {path.suffix.casefold() for path in other.iterdir() if not path.name.startswith(".")}
+    for images, labels, split in pairs:
+        if images and labels:
+            suffixes = {path.suffix.casefold() for path in labels.iterdir() if not path.name.startswith(".")}
             if suffixes & _TXT and not suffixes & (LABEL_SUFFIXES | MAT_SUFFIXES):
-                yield one, other, split
+                yield images, labels, split
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
@@ -78,29 +74,17 @@ def open(root: Path, mpp: float | None) -> Dataset:
 
     Classes keep their numbers where ``type_info.json`` or ``dataset.json`` has classes of the same names; otherwise
     they count from 1.
-
-    Raises
-    ------
-    HistomixError
-        If nothing names the classes, two images have one name, or none can be used.
     """
-    problems: list[Problem] = []
-    files: dict[str, tuple[Path, Path]] = {}
-    said: dict[str, Row] = {}
+    listing = Listing(root, mpp)
+    problems = listing.problems
     for images, labels, split in _sections(root):
         texts = files_by_stem(labels, _TXT, problems, "label")
         # Some programs put the list of the classes there.
         texts.pop("classes", None)
-        pairs = matched(files_by_stem(images, IMAGE_SUFFIXES, problems), texts, problems)
-        for image, pair in pairs.items():
-            if image in files:
-                raise HistomixError(f"{root} has two images named {image!r}; rename one, and its labels with it.")
-            files[image], said[image] = pair, Row(split=split)
-    described = read_json_object(root / "dataset.json")
-    numbers, classes = _classes(_names(root), described_classes(root, described), root)
-    name = dataset_name(root, described)
-    entries = listed(root, name, files, mpp, problems, said=said)
-    return Dataset(name, root, classes, entries, tuple(problems), _Layout(numbers))
+        for image, pair in matched(files_by_stem(images, IMAGE_SUFFIXES, problems), texts, problems).items():
+            listing.add(image, pair, Row(split=split))
+    numbers, classes = _classes(_names(root), listing.classes, root)
+    return listing.dataset(classes, _Layout(numbers))
 
 
 def _names(root: Path) -> dict[int, str]:
@@ -133,7 +117,7 @@ def _classes(
     names: Mapping[int, str], known: tuple[NucleusClass, ...], root: Path
 ) -> tuple[dict[int, int], tuple[NucleusClass, ...]]:
     """Class numbers by YOLO's numbers, and the classes."""
-    by_name = {one.name.casefold(): one.number for one in known}
+    by_name = {same.name.casefold(): same.number for same in known}
     if known and all(name.casefold() in by_name for name in names.values()):
         return {number: by_name[name.casefold()] for number, name in names.items()}, known
     colors = palette(len(names))
@@ -149,7 +133,6 @@ class _Layout(ImageFiles):
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
         """Draw the polygons in the order of their lines, numbered from 1."""
-        check_size(shape, entry.source.image)
         try:
             lines = read_bytes(entry.label_file, _MAX_LABELS).decode("ascii").splitlines()
         except UnicodeDecodeError:
@@ -159,11 +142,8 @@ class _Layout(ImageFiles):
             for number, line in enumerate(lines, start=1)
             if line.strip()
         )
-        try:
+        with naming(entry.label_file.name):
             return paint(shape, polygons)
-        except HistomixError as error:
-            name = entry.label_file.name
-            raise error if str(error).startswith(name) else HistomixError(f"{name}: {error}") from None
 
     def _polygon(self, words: Sequence[str], shape: tuple[int, int], where: str) -> tuple[list[NDArray[Any]], int]:
         try:
@@ -191,14 +171,12 @@ class Writer(ImageWriter):
     Ultralytics' own converter joins parts; those programs see bridges of one pixel. data.yaml says how many they are.
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
-        super().__init__(folder, name, classes)
-        self._indices = {one.number: index for index, one in enumerate(self.classes)}
+    def start(self) -> None:
+        self._indices = {known.number: index for index, known in enumerate(self.classes)}
         self._splits: set[str] = set()
         self._joined = 0
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
-        """Write the pixels and the text file of one image."""
         name, split = image.source.image, safe_name(image.source.split or "train", "train")
         self._splits.add(split)
         for part in ("images", "labels"):
@@ -210,11 +188,9 @@ class Writer(ImageWriter):
             self._joined += len(parts) > 1 or bool(parts[0][1])
             points = np.round(one_ring(parts) / (cols, rows), _DECIMALS).ravel().tolist()
             lines.append(" ".join(map(str, [self._indices[image.types[number]], *points])) + "\n")
-        with (self.folder / "labels" / split / f"{name}.txt").open("w", encoding="ascii", newline="\n") as stream:
-            stream.writelines(lines)
+        write_text(self.folder / "labels" / split / f"{name}.txt", "".join(lines))
 
     def finish(self) -> None:
-        """Write ``dataset.json`` and ``data.yaml``."""
         super().finish()
         lines = [SYNTHETIC_NOTICE] if self.has_synthetic else []
         if self._joined:
@@ -226,7 +202,6 @@ class Writer(ImageWriter):
         # Ultralytics wants both, and takes the folder of this file where no path is given.
         places = {"train": train, "val": train} | {split: split for split in splits}
         places = {key: f"images/{split}" for key, split in places.items()}
-        names = {index: one.name for index, one in enumerate(self.classes)}
+        names = {index: known.name for index, known in enumerate(self.classes)}
         text = yaml.safe_dump(places | {"names": names}, sort_keys=False, allow_unicode=True, width=1000)
-        with (self.folder / "data.yaml").open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write("".join(f"# {line}\n" for line in lines) + text)
+        write_text(self.folder / "data.yaml", "".join(f"# {line}\n" for line in lines) + text)

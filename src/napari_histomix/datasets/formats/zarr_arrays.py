@@ -50,34 +50,17 @@ class NotReadError(Exception):
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the numbers of a chunk became bytes.
+    """How the numbers of a chunk became bytes."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Of the chunk.
-    dtype : dtype
-        With its byte order.
-    order : tuple of int
-        The axes as they are stored, the one that runs slowest first.
-    compressor : str
-        One of `COMPRESSORS`; empty for none.
-    checksum : bool
-        Whether a checksum follows.
-    inner : Encoding, optional
-        Of the parts of a chunk that consists of parts (a shard) and an index of where they are.
-    index_first, index_checksum : bool
-        Whether the index comes before the parts, and a checksum behind it.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    order: tuple[int, ...]
-    compressor: str = ""
-    checksum: bool = False
+    shape: tuple[int, ...]  # Of the chunk
+    dtype: np.dtype[Any]  # With its byte order
+    order: tuple[int, ...]  # The axes as they are stored, the one that runs slowest first
+    compressor: str = ""  # One of `COMPRESSORS`; empty for none
+    checksum: bool = False  # Whether a checksum follows
+    # Of the parts of a chunk that consists of parts (a shard) and an index of where they are
     inner: Encoding | None = None
     index_first: bool = False
-    index_checksum: bool = False
+    index_checksum: bool = False  # Whether the index comes before the parts, and a checksum behind it
 
     @property
     def size(self) -> int:
@@ -90,13 +73,7 @@ class Encoding:
         return math.prod(grid(self.shape, self.inner.shape)) * self.inner.parts if self.inner else 1
 
     def decode(self, content: bytes, fill: float) -> NDArray[Any]:
-        """The numbers of a chunk; ``fill`` is the value of what is not there.
-
-        Raises
-        ------
-        Exception
-            Anything, if the bytes are damaged.
-        """
+        """The numbers of a chunk; ``fill`` is the value of what is not there."""
         if self.checksum:
             content = content[:-_CHECKSUM]
         if self.inner is not None:
@@ -130,29 +107,14 @@ def grid(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
 
 
 def lengths(said: Any) -> tuple[int, ...]:
-    """A shape as metadata say it.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or has an axis without an extent.
-    """
+    """A shape as metadata say it."""
     if not isinstance(said, list) or not all(type(one) is int and 0 < one < 2**31 for one in said):
         raise ValueError("no lengths")
     return tuple(said)
 
 
 def version_2(said: Mapping[str, Any]) -> Encoding:
-    """The encoding that the metadata of an array of version 2 say.
-
-    Raises
-    ------
-    NotReadError
-        If it is one that is not read: objects, among them pickles, records, text, and filters, which would be looked up
-        by their names.
-    Exception
-        If the metadata are damaged.
-    """
+    """The encoding that the metadata of an array of version 2 say."""
     if not _DTYPE_2.fullmatch(str(said["dtype"])) or said.get("filters"):
         raise NotReadError(_NO_NUMBERS)
     shape = lengths(said["chunks"])
@@ -166,22 +128,7 @@ def version_2(said: Mapping[str, Any]) -> Encoding:
 
 
 def version_3(shape: tuple[int, ...], data_type: Any, codecs: Any) -> Encoding:
-    """The encoding that the metadata of an array of version 3 say.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of the chunks.
-    data_type, codecs
-        As in the metadata.
-
-    Raises
-    ------
-    NotReadError
-        If it is one that is not read.
-    Exception
-        If the metadata are damaged.
-    """
+    """The encoding that the metadata of an array of version 3 say."""
     if not _DTYPE_3.fullmatch(str(data_type)):
         raise NotReadError(_NO_NUMBERS)
     steps = [(one["name"], one.get("configuration", {})) for one in codecs]
@@ -260,39 +207,18 @@ def _zstd_size(content: bytes) -> int | None:
 
 @dataclass(frozen=True)
 class ZarrArray:
-    """An array whose metadata fit together and within limits; its chunks are still unread.
-
-    Parameters
-    ----------
-    folder, root : Path
-        Of the array, and the one that is not left.
-    shape : tuple of int
-    encoding : Encoding
-        Of each chunk.
-    prefix, separator : str
-        What the name of a chunk's file begins with, and what is between its numbers.
-    fill : int or float
-        Value of missing chunks.
-    """
+    """An array whose metadata fit together and within limits; its chunks are still unread."""
 
     folder: Path
-    root: Path
+    root: Path  # Of the array, and the one that is not left
     shape: tuple[int, ...]
-    encoding: Encoding
+    encoding: Encoding  # Of each chunk
     prefix: str
-    separator: str
-    fill: float
+    separator: str  # What the name of a chunk's file begins with, and what is between its numbers
+    fill: float  # Value of missing chunks
 
     def read(self) -> NDArray[Any]:
-        """Read all chunks.
-
-        Raises
-        ------
-        HistomixError
-            If a chunk is damaged, of another size than the metadata say, or lies outside the root.
-        OSError
-            If the disk refuses.
-        """
+        """Read all chunks."""
         encoding = self.encoding
         whole = np.full(self.shape, self.fill, encoding.dtype.newbyteorder("="))
         for place in np.ndindex(*grid(self.shape, encoding.shape)):
@@ -320,12 +246,7 @@ class ZarrArray:
 
 
 def inside(path: Path, root: Path) -> Path:
-    """The path with its links followed, which must not lead out of the root.
-
-    Raises
-    ------
-    HistomixError
-    """
+    """The path with its links followed, which must not lead out of the root."""
     try:
         found = path.resolve()
     except (OSError, ValueError, RuntimeError):
@@ -336,13 +257,7 @@ def inside(path: Path, root: Path) -> Path:
 
 
 def below(folder: Path, written: Any) -> Path:
-    """A folder by a path in metadata, which can only lead down.
-
-    Raises
-    ------
-    HistomixError
-        If it is no such path.
-    """
+    """A folder by a path in metadata, which can only lead down."""
     parts = written.split("/") if isinstance(written, str) and len(written) < 200 else [""]
     if not all(_PART.fullmatch(part) and part.strip(". ") for part in parts):
         raise HistomixError(f"{folder.name}: the path {written!r:.40} in its metadata leads to no part of it; mend it.")
@@ -350,13 +265,7 @@ def below(folder: Path, written: Any) -> Path:
 
 
 def read_group(folder: Path, root: Path) -> tuple[int, dict[str, Any]] | None:
-    """The version of a group and its attributes; None where there is no group.
-
-    Raises
-    ------
-    HistomixError
-        If the metadata are no JSON, or lie outside the root.
-    """
+    """The version of a group and its attributes; None where there is no group."""
     if (path := inside(folder / "zarr.json", root)).is_file():
         content = _object(path)
         attributes = content.get("attributes", {})
@@ -368,13 +277,7 @@ def read_group(folder: Path, root: Path) -> tuple[int, dict[str, Any]] | None:
 
 
 def open_array(folder: Path, root: Path) -> ZarrArray:
-    """Read the metadata of an array.
-
-    Raises
-    ------
-    HistomixError
-        If there is none, it holds no numbers, is too large, or is encoded in a way that is not read.
-    """
+    """Read the metadata of an array."""
     name = folder.relative_to(root)
     try:
         if (path := inside(folder / "zarr.json", root)).is_file():

@@ -1,0 +1,205 @@
+"""A dataset while its folder is listed: what all layouts do once they know which image belongs to which labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from napari_histomix.datasets.dataset import Dataset, ImageFiles, Layout
+from napari_histomix.datasets.entries import (
+    TABLE,
+    Entry,
+    Problem,
+    Row,
+    checked_mpp,
+    dataset_name,
+    described_classes,
+    described_split,
+    natural_key,
+    read_json_object,
+    split_name,
+    tcga_origin,
+)
+from napari_histomix.datasets.pixels import is_flagged, read_mpp
+from napari_histomix.datasets.text_files import about, read_table, whole_number
+from napari_histomix.records import HistomixError, NucleusClass, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A folder whose images are all of one split unless a table says otherwise, and what its ``dataset.json`` says."""
+
+    folder: Path
+    described: Mapping[str, Any] = field(default_factory=dict)
+    split: str = ""
+
+
+class Listing:
+    """The files of a dataset by image name, what the format itself says of each, and the problems so far.
+
+    Patient, slide and split: ``images.csv`` in the root, then what the format itself says, then ``dataset.json``, then
+    a TCGA barcode in the image's name; without a split an image is for training. Scale: ``mpp``, then ``images.csv``,
+    ``dataset.json``, the format itself, and the image's own metadata.
+    """
+
+    def __init__(self, root: Path, mpp: float | None) -> None:
+        self.root, self.mpp = root, mpp
+        self.described = read_json_object(root / "dataset.json")
+        self.name = dataset_name(root, self.described)
+        self.problems: list[Problem] = []
+        self.files: dict[str, tuple[Path, Path]] = {}
+        self.said: dict[str, Row] = {}
+
+    @property
+    def classes(self) -> tuple[NucleusClass, ...]:
+        """Those that the small files beside the data list."""
+        return described_classes(self.root, self.described)
+
+    def add(self, image: str, files: tuple[Path, Path], said: Row | None = None) -> None:
+        """Take in an image, whose name no other has."""
+        if image in self.said:
+            raise HistomixError(f"{self.root} has two images named {image!r}; rename one, and its labels with it.")
+        self.files[image], self.said[image] = files, said or Row()
+
+    def report(self, image: str, sentence: str) -> None:
+        """Add a problem, with the image's name in front of the sentence."""
+        self.problems.append(Problem(image, f"{image}: {sentence}"))
+
+    @contextmanager
+    def leaving_out(self, image: str) -> Iterator[None]:
+        """Leave an image out, with its problem, if what is done here raises HistomixError."""
+        try:
+            yield
+        except HistomixError as error:
+            self.problems.append(Problem(image, about(image, error)))
+            self.files.pop(image, None)
+
+    def entry(
+        self, image: str, files: tuple[Path, Path | None], section: Section, row: Row, index: int = 0, kind: str = ""
+    ) -> Entry:
+        """The entry of an image, with what a table says about it."""
+        said, described = self.said.get(image, Row()), section.described
+        patient, slide = tcga_origin(image.rpartition("/")[2])
+        split = row.split or split_name(said.split) or described_split(described, image, section.folder)
+        source = Source(
+            dataset=self.name,
+            image=image,
+            split=split or section.split or "train",
+            patient=row.patient or said.patient or patient,
+            slide=row.slide or said.slide or slide,
+        )
+        mpp = row.mpp if self.mpp is None else self.mpp
+        if mpp is None and described.get("mpp") is not None:
+            mpp = checked_mpp(described["mpp"], f"dataset.json in {section.folder}")
+        if mpp is None:
+            mpp = read_mpp(files[0]) if said.mpp is None else said.mpp
+        synthetic = is_flagged(files[0]) if row.synthetic is None else row.synthetic
+        return Entry(source, *files, mpp, index, kind, synthetic)
+
+    def dataset(
+        self, classes: tuple[NucleusClass, ...], layout: Layout, index: Mapping[str, int] | None = None
+    ) -> Dataset:
+        """The dataset of all files that ``images.csv`` is not wrong about; ``index`` is their place in larger files."""
+        images = {image: pixels for image, (pixels, _) in self.files.items()}
+        table, section = self.root / TABLE, Section(self.root, self.described)
+        rows = read_rows(table, images, self.problems) if table.is_file() else {}
+        entries = [
+            self.entry(image, self.files[image], section, rows.get(image, Row()), (index or {}).get(image, 0))
+            for image in images
+        ]
+        return self.dataset_of(entries, classes, layout)
+
+    def dataset_of(
+        self,
+        entries: list[Entry],
+        classes: tuple[NucleusClass, ...] = (),
+        layout: Layout | None = None,
+        kinds: tuple[str, ...] = (),
+    ) -> Dataset:
+        """The dataset of these entries, which must not be none."""
+        if not entries:
+            reason = f"; the first: {self.problems[0].sentence}" if self.problems else "."
+            raise HistomixError(f"{self.root} has no image that could be used{reason}")
+        ordered = sorted(entries, key=lambda entry: (natural_key(entry.source.image), entry.source.image))
+        problems = tuple(self.problems)
+        return Dataset(self.name, self.root, classes, tuple(ordered), problems, layout or ImageFiles(), kinds)
+
+
+def read_rows(
+    path: Path, images: dict[str, Path], problems: list[Problem], *, with_types: bool = False
+) -> dict[str, Row]:
+    """What a table says by image name, and, ``with_types``, the type of each nucleus.
+
+    A row without instance and type speaks of its image alone. A row that cannot be right, or contradicts another, is
+    reported as a problem of its image, and that image is taken out of ``images``. The table may write "a.png" or "a";
+    what it writes is only compared with the listing and never made into a path.
+    """
+    table = read_table(path, "image", *(("instance", "type") if with_types else ()))
+    stems = {file.name: image for image, file in images.items()} | {image: image for image in images}
+    drafts: dict[str, RowDraft] = {}
+    failed: set[str] = set()
+    for line, cells in table.rows:
+        name = cells["image"]
+        if not name or name in failed:
+            continue
+        if sentence := drafts.setdefault(name, RowDraft()).add(cells):
+            failed.add(name)
+            image = stems.get(name, name)
+            images.pop(image, None)
+            problems.append(Problem(image, f"{name}: {path.name}, line {line}: {sentence}"))
+    rows: dict[str, Row] = {}
+    for name, draft in drafts.items():
+        if name in failed:
+            continue
+        if name not in stems:
+            problems.append(Problem(name, f"{name}: {path.name} lists it but no such image is there; add it."))
+        elif stems[name] in rows:
+            images.pop(stems[name], None)
+            problems.append(Problem(name, f"{name}: {path.name} writes it with and without suffix; use one."))
+        else:
+            rows[stems[name]] = draft.row()
+    return rows
+
+
+class RowDraft:
+    """What the rows read so far say about one image."""
+
+    COLUMNS = ("patient", "slide", "split", "mpp", "synthetic")
+
+    def __init__(self) -> None:
+        self.said: dict[str, str] = {}
+        self.types: dict[int, str] = {}
+
+    def add(self, row: Mapping[str, str]) -> str:
+        """Take one more row in; returns what is wrong with it, or an empty string."""
+        for column in self.COLUMNS:
+            value = row.get(column, "")
+            if column == "split":
+                value = split_name(value)
+            if column == "synthetic":
+                value = value.casefold()
+            if value and self.said.setdefault(column, value) != value:
+                return f"the {column} is {self.said[column]} above and {value} here; keep one."
+        if self.said.get("mpp"):
+            try:
+                checked_mpp(self.said["mpp"], "it")
+            except HistomixError as error:
+                return str(error)
+        instance, kind = row.get("instance", ""), row.get("type", "")
+        if not instance and not kind:
+            return ""
+        number = whole_number(instance)
+        if number is None or number < 1:
+            return f"the instance {instance!r} is not a positive whole number."
+        if kind and self.types.setdefault(number, kind) != kind:
+            return f"instance {number} is of type {self.types[number]} above and {kind} here; keep one."
+        return ""
+
+    def row(self) -> Row:
+        """All of it as one row."""
+        patient, slide, split, mpp, synthetic = (self.said.get(column, "") for column in self.COLUMNS)
+        flag = {"yes": True, "no": False}.get(synthetic)
+        return Row(patient, slide, split, float(mpp) if mpp else None, self.types, flag)
