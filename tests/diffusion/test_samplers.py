@@ -62,7 +62,7 @@ def holes(denoise, known: Tensor, hole: Tensor, seeds=(0, 1), schedule=SCHEDULE,
 
 
 def run(settings: Sampler, *given, **named) -> tuple[list[Tensor], Tensor]:
-    steps = SAMPLERS[settings.method].run(holes(*given, **named), settings)
+    steps = SAMPLERS[settings.method](holes(*given, **named), settings)
     estimates = []
     while True:
         try:
@@ -153,7 +153,7 @@ def test_closing_stops_at_once(settings):
         calls.append(time)
         return velocity(noisy, 0.9 * noisy, time)
 
-    steps = SAMPLERS[settings.method].run(holes(denoise, images, hole), settings)
+    steps = SAMPLERS[settings.method](holes(denoise, images, hole), settings)
     for _ in range(3):
         next(steps)
     steps.close()
@@ -190,7 +190,7 @@ def test_pseudoinverse_guidance_adds_the_weighted_pull_of_the_known_pixels():
     images, hole = scene(1)
     settings = Sampler("pigdm", 1000, 2, conditional=False, eta=0.0)
     one = holes(lambda noisy, time: velocity(noisy, 0.1 * noisy, time), images, hole, seeds=(0,))
-    steps = SAMPLERS["pigdm"].run(one, settings)
+    steps = SAMPLERS["pigdm"](one, settings)
     next(steps)
     second = next(steps)
     (_, alpha, arriving), _ = one.levels(settings)

@@ -61,19 +61,7 @@ def is_adm(state: Mapping[str, Tensor]) -> bool:
 
 
 def load_adm(file: Path, head_channels: int = 64) -> UNet2DModel:
-    """Load a guided-diffusion checkpoint, ``.safetensors`` or torch's own; nothing is unpickled.
-
-    Parameters
-    ----------
-    file : Path
-    head_channels : int
-        See ``convert_adm``.
-
-    Raises
-    ------
-    HistomixError
-        If the file is absent, damaged or holds anything but weights, or as in ``convert_adm``.
-    """
+    """Load a guided-diffusion checkpoint, ``.safetensors`` or torch's own; raises HistomixError as ``convert_adm``."""
     state, _ = read_weights(file)
     try:
         return convert_adm(state, head_channels=head_channels)
@@ -88,19 +76,9 @@ def convert_adm(state: Mapping[str, Tensor], *, head_channels: int = 64, image_s
     timestep enters are read off the names and shapes. Attention is taken to be in the legacy order, guided-diffusion's
     default: heads outside, then query, key and value.
 
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        Floats of any precision, on the CPU. Tensors that are float32 already may be shared with the network.
-    head_channels : int
-        guided-diffusion's ``num_head_channels``; the tensors do not tell it.
-    image_size : int
-        Side in pixels of the images it was trained on.
-
-    Returns
-    -------
-    UNet2DModel
-        float32, in evaluation mode; 3 or 7 input channels, and 3 output channels, or 6 with a learned variance.
+    ``head_channels`` is guided-diffusion's ``num_head_channels``, which the tensors do not tell, ``image_size`` the
+    side in pixels of the images it was trained on. The network is float32 and in evaluation mode. It takes 3 or 7
+    channels and gives 3, or 6 with a learned variance. Weights that are float32 already may be shared with ``state``.
 
     Raises
     ------
@@ -136,11 +114,11 @@ def convert_adm(state: Mapping[str, Tensor], *, head_channels: int = 64, image_s
 
 def _configuration(state: Mapping[str, Tensor], head_channels: int) -> dict[str, Any]:
     """Arguments of ``UNet2DModel``, from names and shapes."""
-    places = [re.match(r"(?:in|out)put_blocks\.(\d+)\.", key) for key in state]
-    count = 1 + max(int(place[1]) for place in places if place)
+    names = "\n".join(state)
+    count = 1 + max(int(number) for number in re.findall(r"^(?:in|out)put_blocks\.(\d+)\.", names, re.MULTILINE))
     # A halving residual block has the names of an ordinary one, so the doublings tell where levels end.
-    doublings = [re.match(r"output_blocks\.(\d+)\.[12]\.(in_layers|conv)\.", key) for key in state]
-    ends = {int(doubling[1]): doubling[2] for doubling in doublings if doubling}
+    doublings = re.findall(r"^output_blocks\.(\d+)\.[12]\.(in_layers|conv)\.", names, re.MULTILINE)
+    ends = {int(number): part for number, part in doublings}
     blocks = min(ends, default=count - 1)
     levels, rest = divmod(count, blocks + 1)
     if rest or blocks < 1:
@@ -176,8 +154,8 @@ def _configuration(state: Mapping[str, Tensor], head_channels: int) -> dict[str,
         "out_channels": outputs,
         "block_out_channels": tuple(channels),
         "layers_per_block": blocks,
-        "down_block_types": tuple("AttnDownBlock2D" if one else plain.format("Down") for one in attended),
-        "up_block_types": tuple("AttnUpBlock2D" if one else plain.format("Up") for one in reversed(attended)),
+        "down_block_types": tuple("AttnDownBlock2D" if attends else plain.format("Down") for attends in attended),
+        "up_block_types": tuple("AttnUpBlock2D" if attends else plain.format("Up") for attends in attended[::-1]),
         "downsample_type": "resnet" if residual else "conv",
         "upsample_type": "resnet" if residual else "conv",
         "resnet_time_scale_shift": "scale_shift" if scaled else "default",
@@ -194,7 +172,7 @@ def _configuration(state: Mapping[str, Tensor], head_channels: int) -> dict[str,
 def _modules(config: Mapping[str, Any]) -> dict[str, str]:
     """guided-diffusion's name of each module of a ``UNet2DModel``; a module stands after those within it."""
     blocks, levels = int(config["layers_per_block"]), len(config["block_out_channels"])
-    found = {
+    modules = {
         "conv_in": "input_blocks.0.0",
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
@@ -207,24 +185,24 @@ def _modules(config: Mapping[str, Any]) -> dict[str, str]:
     for level in range(levels):
         start = level * (blocks + 1)
         for i in range(blocks):
-            found[f"down_blocks.{level}.resnets.{i}"] = f"input_blocks.{start + 1 + i}.0"
-            found[f"down_blocks.{level}.attentions.{i}"] = f"input_blocks.{start + 1 + i}.1"
+            modules[f"down_blocks.{level}.resnets.{i}"] = f"input_blocks.{start + 1 + i}.0"
+            modules[f"down_blocks.{level}.attentions.{i}"] = f"input_blocks.{start + 1 + i}.1"
         for i in range(blocks + 1):
-            found[f"up_blocks.{level}.resnets.{i}"] = f"output_blocks.{start + i}.0"
-            found[f"up_blocks.{level}.attentions.{i}"] = f"output_blocks.{start + i}.1"
+            modules[f"up_blocks.{level}.resnets.{i}"] = f"output_blocks.{start + i}.0"
+            modules[f"up_blocks.{level}.attentions.{i}"] = f"output_blocks.{start + i}.1"
         halving = f"input_blocks.{start + blocks + 1}.0"
         doubling = f"output_blocks.{start + blocks}.{2 if config['up_block_types'][level] == 'AttnUpBlock2D' else 1}"
-        found[f"down_blocks.{level}.downsamplers.0.conv"] = f"{halving}.op"
-        found[f"down_blocks.{level}.downsamplers.0"] = halving
-        found[f"up_blocks.{level}.upsamplers.0.conv"] = f"{doubling}.conv"
-        found[f"up_blocks.{level}.upsamplers.0"] = doubling
-    return found
+        modules[f"down_blocks.{level}.downsamplers.0.conv"] = f"{halving}.op"
+        modules[f"down_blocks.{level}.downsamplers.0"] = halving
+        modules[f"up_blocks.{level}.upsamplers.0.conv"] = f"{doubling}.conv"
+        modules[f"up_blocks.{level}.upsamplers.0"] = doubling
+    return modules
 
 
 def _adm_name(key: str, modules: Mapping[str, str]) -> str:
     module = next(module for module in modules if key.startswith(f"{module}."))
     *part, kind = key.removeprefix(f"{module}.").rsplit(".", 1)
-    return ".".join([modules[module], *(PARTS[one] for one in part), kind])
+    return ".".join([modules[module], *(PARTS[layer] for layer in part), kind])
 
 
 def _adm_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -42,22 +42,12 @@ GRAIN = 1
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A square window with a hole.
+    """A square window (S, S, 3) with a hole (S, S), some but not all of its pixels, whose own are never looked at.
 
-    Parameters
-    ----------
-    pixels : (S, S, 3) uint8
-        What lies inside the hole is never looked at.
-    hole : (S, S) bool
-        The pixels that may change; neither none nor all of them.
-    seed : int
-        Of all the noise this window meets.
-    side : int, optional
-        The side in pixels at which the model sees it: S by default, another where scales differ. Larger than any
-        window of the model: it is seen in overlapping tiles, which are denoised together (MultiDiffusion, arXiv
-        2302.08113).
-    guess : (S, S, 3) uint8, optional
-        What may lie in the hole, for samplers that begin with a guess; by default ``fill_smoothly`` makes one.
+    ``side`` is the side in pixels at which the model sees the window: S by default, another where scales differ. One
+    that is larger than any window of the model is seen in overlapping tiles, which are denoised together
+    (MultiDiffusion, arXiv 2302.08113). ``guess`` (S, S, 3) is what may lie in the hole, for samplers that begin with a
+    guess; by default ``fill_smoothly`` makes one. All noise that the window meets is drawn from ``seed``.
     """
 
     pixels: NDArray[np.uint8]
@@ -101,12 +91,7 @@ def inpaint(
     batch : int
         Windows denoised together. Halved, and said so, when the device runs out of memory.
     phase : str
-        What the events call it.
-
-    Yields
-    ------
-    Event
-        One for every denoising step, now and then with a preview of x̂0 of the first window of the batch.
+        What the events call it. There is one for every denoising step, now and then with a preview of x̂0.
 
     Returns
     -------
@@ -211,8 +196,8 @@ class _Network:
             return self._predicted(seen, time)[:, :space]
 
         problem = Holes(denoise, self.model.schedule, known, hole, known.clone(), generators)
-        estimate = yield from SAMPLERS[sampler.method].run(problem, sampler)
-        return estimate if self.autoencoder is None else decode(self.autoencoder, estimate)
+        estimate = yield from SAMPLERS[sampler.method](problem, sampler)
+        return self._decoded(estimate)
 
     def _predicted(self, seen: Tensor, time: int) -> Tensor:
         """The network's answer to a batch, of windows or of what has to be tiled into them."""
@@ -243,8 +228,10 @@ class _Network:
 
     def preview(self, estimate: Tensor, group: Sequence[Window]) -> NDArray[np.uint8]:
         """x̂0 of the first window."""
-        first = estimate[:1] if self.autoencoder is None else decode(self.autoencoder, estimate[:1])
-        return _composite(first, group[:1])[0]
+        return _composite(self._decoded(estimate[:1]), group[:1])[0]
+
+    def _decoded(self, estimate: Tensor) -> Tensor:
+        return estimate if self.autoencoder is None else decode(self.autoencoder, estimate)
 
 
 class _StopPipelineError(Exception):

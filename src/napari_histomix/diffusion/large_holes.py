@@ -42,25 +42,8 @@ def fill_holes(
 ) -> Job[NDArray[np.uint8]]:
     """Fill holes of any size in an image; a long job (see ``records.Job``).
 
-    Parameters
-    ----------
-    pixels : (H, W, 3) uint8
-        What lies inside the hole is never looked at.
-    hole : (H, W) bool
-        Neither nothing nor everything.
-    mpp : float
-        Micrometers per pixel.
-    model : InpaintingModel or PromptedModel
-    sampler : Sampler
-        For the coarsest level; finer ones take half its steps from ``REFINED`` on.
-    seed : int
-    device, batch, phase
-        As for ``inpaint``.
-
-    Returns
-    -------
-    (H, W, 3) uint8
-        ``pixels`` outside the hole, bit for bit.
+    The arguments are those of ``inpaint``, with ``mpp`` in micrometers per pixel. The sampler is for the coarsest
+    level; finer ones take half its steps from ``REFINED`` on. Outside the hole, ``pixels`` stay bit for bit.
 
     Raises
     ------
@@ -77,13 +60,13 @@ def fill_holes(
     box = _around(hole, round(side / factor))
     inner, inner_hole = _squared(pixels[box], hole[box], round(side / factor))
     guess = _first_guess(inner, inner_hole)
-    for number, level in enumerate(sides := levels(side, model)):
-        finest = level == sides[-1]
-        if number:
-            steps = max(2, sampler.steps // 2)
-            start = max(steps, min(sampler.start, REFINED))
-            sampler = replace(sampler, start=start, steps=steps, visits=1) if number == 1 else sampler
-        settings = sampler if finest else replace(sampler, grain=False)
+    sides = levels(side, model)
+    steps = max(2, sampler.steps // 2)
+    finer = replace(sampler, start=max(steps, min(sampler.start, REFINED)), steps=steps, visits=1)
+    for number, level in enumerate(sides):
+        settings = finer if number else sampler
+        if level != sides[-1]:
+            settings = replace(settings, grain=False)
         words = phase if len(sides) == 1 else f"{phase}, {level} px"
         window = Window(inner, inner_hole, seed + number, level, guess)
         (guess,) = yield from inpaint([window], model, settings, device=device, batch=batch, phase=words)
@@ -98,10 +81,10 @@ def levels(side: int, model: AnyModel) -> list[int]:
     largest = max(model.windows)
     if isinstance(model, PromptedModel):
         return [min(side, largest)]
-    found = [side]
-    while found[0] > largest:
-        found.insert(0, _on_grid(found[0] / 2, model))
-    return found
+    sides = [side]
+    while sides[0] > largest:
+        sides.insert(0, _on_grid(sides[0] / 2, model))
+    return sides
 
 
 def _side(hole: NDArray[np.bool_], factor: float, model: AnyModel) -> int:
@@ -113,25 +96,18 @@ def _side(hole: NDArray[np.bool_], factor: float, model: AnyModel) -> int:
     return min(fitting) if fitting else _on_grid(side, model)
 
 
-def _grid(model: AnyModel) -> int:
-    """Sides that a model can see are multiples of this."""
-    if isinstance(model, PromptedModel):
-        return 8
-    return 2 ** (len(model.network.config["block_out_channels"]) - 1) * model.reduction
-
-
 def _on_grid(side: float, model: AnyModel) -> int:
-    return ceil(side / _grid(model) - 1e-6) * _grid(model)
+    return ceil(side / model.grid - 1e-6) * model.grid
 
 
 def _around(hole: NDArray[np.bool_], size: int) -> tuple[slice, slice]:
     """A square of ``size`` pixels around a hole, moved into the image; what does not fit is cut off."""
-    found = []
+    window = []
     for places, length in zip(np.nonzero(hole), hole.shape, strict=True):
         start = (int(places.min()) + int(places.max()) + 1 - size) // 2
         start = min(max(start, 0), max(length - size, 0))
-        found.append(slice(start, min(length, start + size)))
-    return found[0], found[1]
+        window.append(slice(start, min(length, start + size)))
+    return window[0], window[1]
 
 
 def _squared(
@@ -151,7 +127,8 @@ def _first_guess(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[
     known = (~hole).astype(np.float32)
     # Averages of known pixels only; a small pixel with none of them is a hole.
     sums, weights = (
-        cv2.resize(one, (GUESSED, GUESSED), interpolation=cv2.INTER_AREA) for one in (pixels * known[..., None], known)
+        cv2.resize(values, (GUESSED, GUESSED), interpolation=cv2.INTER_AREA)
+        for values in (pixels * known[..., None], known)
     )
     unknown = weights < 1e-3
     if unknown.all():

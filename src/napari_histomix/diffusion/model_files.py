@@ -87,7 +87,7 @@ def load_model(
         if index.get("_class_name") != "LDMPipeline":
             return _load_prompted(folder, card, prompt)
         return _load_latent(folder, index, card)
-    schedule = read_schedule(folder)
+    schedule = read_json(folder / SCHEDULE_FILE, "a diffusers scheduler configuration")
     network, sha256 = load_part(UNet2DModel, folder, card.get("sha256"))
     if int(network.config["in_channels"]) not in (3, 7) or int(network.config["out_channels"]) not in (3, 6):
         raise HistomixError(
@@ -149,7 +149,7 @@ def _load_latent(folder: Path, index: Mapping[str, Any], card: Mapping[str, Any]
         raise HistomixError(f"{folder}: an autoencoder of kind '{kind}' is not known; AutoencoderKL and VQModel are.")
     network, network_hash = load_part(UNet2DModel, folder / "unet")
     autoencoder, autoencoder_hash = load_part(kinds[kind], folder / "vqvae")
-    schedule = read_schedule(folder / "scheduler", "a diffusers scheduler")
+    schedule = read_json(folder / "scheduler" / SCHEDULE_FILE, "a diffusers scheduler")
     sha256 = _joint_hash([network_hash, autoencoder_hash])
     _check_hash(card, sha256, folder)
     latent, _ = latent_space(autoencoder)
@@ -183,11 +183,6 @@ def _load_prompted(folder: Path, card: Mapping[str, Any], prompt: str) -> Prompt
     pipeline.set_progress_bar_config(disable=True)
     sha256 = _joint_hash([file_sha256(weights) for weights in sorted(folder.rglob("*.safetensors"))])
     return PromptedModel(pipeline, words, mpp, windows, str(card.get("name", folder.name)), sha256, card)
-
-
-def read_schedule(folder: Path, what: str = "a diffusers scheduler configuration") -> dict[str, Any]:
-    """A diffusers scheduler's configuration."""
-    return read_json(folder / SCHEDULE_FILE, what)
 
 
 def load_part(kind: Any, folder: Path, sha256: str | None = None) -> tuple[Any, str]:
@@ -282,25 +277,10 @@ def save_model(
 ) -> None:
     """Write a model folder, fp16 weights, whole or not at all: beside its place first, then renamed.
 
-    Parameters
-    ----------
-    folder : Path
-        An earlier save of the same run at the same place is replaced.
-    parts : Module or mapping of str to Module
-        One network; or ``unet`` and ``vqvae``, written as an ``LDMPipeline``.
-    schedule : mapping
-        diffusers scheduler configuration; empty for an autoencoder alone.
-    name, mpp, windows
-        For ``histomix.json``; see ``InpaintingModel``.
-    extra : mapping, optional
-        Added to ``histomix.json``.
-    readme : str
-        Becomes ``README.md``.
-
-    Raises
-    ------
-    HistomixError
-        Where the disk is full or does not let itself be written.
+    ``parts`` is one network, or ``unet`` and ``vqvae``, written as an ``LDMPipeline``; ``schedule`` is a diffusers
+    scheduler configuration, empty for an autoencoder alone. ``name``, ``mpp``, ``windows`` (see ``InpaintingModel``)
+    and ``extra`` go into ``histomix.json``. An earlier save of the same run at the same place is replaced. Raises
+    HistomixError where the disk is full or does not let itself be written.
     """
     partial, old = (folder.with_name(folder.name + suffix) for suffix in (".partial", ".old"))
     networks = dict(parts) if isinstance(parts, Mapping) else {"": parts}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_histomix.diffusion.inpainter import Window, as_pixels, inpaint
-from napari_histomix.diffusion.model_files import CARD_FILE, load_model, load_part, read_schedule
+from napari_histomix.diffusion.model_files import CARD_FILE, SCHEDULE_FILE, load_model, load_part, read_json
 from napari_histomix.diffusion.models import InpaintingModel, encode, fast_dtype, latent_space, network_input
 from napari_histomix.diffusion.samplers import PRESETS
 from napari_histomix.records import HistomixError, drain
@@ -272,7 +272,9 @@ def _begun(start: Path | None, channels: int, side: int) -> tuple[UNet2DModel, d
         model = load_model(start)
         network, schedule = model.network, dict(model.schedule)  # type: ignore[union-attr]
     else:
-        schedule = read_schedule(start) if channels == 3 else SCHEDULE | {"clip_sample": False}
+        schedule = SCHEDULE | {"clip_sample": False}
+        if channels == 3:
+            schedule = read_json(start / SCHEDULE_FILE, "a diffusers scheduler configuration")
         network, _ = load_part(UNet2DModel, start)
     if int(network.config["in_channels"]) != 2 * channels + 1 or schedule.get("prediction_type") != "v_prediction":
         raise HistomixError(f"{start}: only a v-prediction network of {2 * channels + 1} channels can be trained on.")

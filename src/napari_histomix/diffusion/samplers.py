@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,23 +73,17 @@ class Sampler:
 
     @property
     def forwards(self) -> int:
-        """Forward passes of the network a window costs."""
+        """Forward passes of the network that a window costs."""
         return (self.steps - 1) * self.visits + 1
 
     @property
     def backwards(self) -> int:
-        """Backward passes of the network a window costs."""
-        return self.steps * SAMPLERS[self.method].backwards
+        """Backward passes of the network that a window costs."""
+        return self.steps if self.method in GUIDED else 0
 
     @property
     def written(self) -> str:
-        """Its settings in the words of ``parse``, for provenance.
-
-        Raises
-        ------
-        ValueError
-            For settings that these words cannot say.
-        """
+        """Its settings in the words of ``parse``, for provenance; ValueError where these words cannot say them."""
         text = f"{self.method}:{self.start}:{self.steps}:{self.visits}" + ":grain" * self.grain
         if not self.conditional and self.method not in EVEN:
             text += ":unconditional"
@@ -102,14 +97,13 @@ class Sampler:
         match = _WRITTEN.fullmatch(text)
         if match is None:
             raise HistomixError(f"'{text}' is no sampler; write METHOD:START:STEPS:VISITS[:grain][:unconditional].")
-        found = match.groupdict()
-        method = found["method"]
+        method = match["method"]
         return cls(
             method,
-            **{name: int(found[name]) for name in ("start", "steps", "visits") if found[name]},
-            conditional=found["unconditional"] is None and method not in EVEN,
+            **{name: int(match[name]) for name in ("start", "steps", "visits") if match[name]},
+            conditional=match["unconditional"] is None and method not in EVEN,
             eta=0.0 if method in EVEN else 1.0,
-            grain=found["grain"] is not None,
+            grain=match["grain"] is not None,
         )
 
 
@@ -123,17 +117,8 @@ _WRITTEN = re.compile(
 class Holes:
     """What a sampler is given: windows of any space a network works in, pixels or latents.
 
-    Parameters
-    ----------
-    denoise : Denoiser
-    schedule : mapping
-        diffusers scheduler configuration.
-    known, guess : (N, C, H, W) float32
-        The windows, trusted outside the hole; and a first guess of all of it.
-    hole : (N, 1, H, W) float32
-        1 where the windows may change.
-    generators : sequence of torch.Generator
-        One an item, on the CPU.
+    ``known`` (N, C, H, W) is trusted where ``hole`` (N, 1, H, W) is 0, ``guess`` a first guess of all of it;
+    ``schedule`` is diffusers' scheduler configuration, and each item has a generator on the CPU.
     """
 
     denoise: Denoiser
@@ -150,7 +135,7 @@ class Holes:
     def noise(self) -> Tensor:
         """Standard normal noise in the windows' shape, each item from its own CPU generator."""
         shape, device = self.known.shape[1:], self.known.device
-        return torch.stack([torch.randn(*shape, generator=one) for one in self.generators]).to(device)
+        return torch.stack([torch.randn(*shape, generator=generator) for generator in self.generators]).to(device)
 
     def noised(self, clean: Tensor, alpha: Tensor) -> Tensor:
         """q(x_t | x_0): clean windows with the noise of a level."""
@@ -159,10 +144,12 @@ class Holes:
     def levels(self, settings: Sampler) -> list[tuple[int, Tensor, Tensor]]:
         """(timestep, ᾱ there, ᾱ where the step arrives), from the most noise to none."""
         length = len(self.alphas)
-        truncated = settings.start < length
-        times = (quadratic_steps if truncated else even_steps)(min(settings.start, length), settings.steps)
+        if settings.start < length:
+            times = quadratic_steps(settings.start, settings.steps)
+        else:
+            times = even_steps(length, settings.steps)
         reached = [*(self.alphas[time] for time in times), torch.ones(())]
-        return [(time, reached[i], reached[i + 1]) for i, time in enumerate(times)]
+        return list(zip(times, reached, reached[1:], strict=False))
 
     def first(self, settings: Sampler) -> Tensor:
         """The sample to begin with: pure noise, or the guess at the first level of a truncated start."""
@@ -221,24 +208,16 @@ def even_steps(length: int, steps: int) -> list[int]:
     return [length // steps * i for i in reversed(range(steps))]
 
 
-def replacement(holes: Holes, settings: Sampler) -> Steps:
-    """The known pixels are put back at every level, with the noise it has; between them an ordinary step."""
-    return (yield from _revisited(holes, settings, 1))
-
-
 def repaint(holes: Holes, settings: Sampler) -> Steps:
-    """RePaint (arXiv 2201.09865, jump length 1): replacement, then noised again and visited again.
+    """The known pixels are put back at every level, with the noise it has; between them an ordinary step.
 
-    A network that sees the known pixels, or does not; from a truncated start or from pure noise.
+    RePaint (arXiv 2201.09865, jump length 1): then noised again and visited again, as often as ``visits`` says. A
+    network that sees the known pixels, or does not; from a truncated start or from pure noise.
     """
-    return (yield from _revisited(holes, settings, settings.visits))
-
-
-def _revisited(holes: Holes, settings: Sampler, visits: int) -> Steps:
     levels = holes.levels(settings)
     sample = holes.first(settings)
     for time, alpha, arriving in levels:
-        for visit in range(visits if time != levels[-1][0] else 1):
+        for visit in range(settings.visits if time != levels[-1][0] else 1):
             if visit:
                 back = alpha / arriving
                 sample = back.sqrt() * sample + (1 - back).sqrt() * holes.noise()
@@ -259,20 +238,12 @@ def conditional(holes: Holes, settings: Sampler) -> Steps:
     return sample
 
 
-def mcg_fixed(holes: Holes, settings: Sampler) -> Steps:
+def mcg(holes: Holes, settings: Sampler, faithful: bool) -> Steps:
     """Manifold-constrained gradients (arXiv 2206.00941; NucleiMix, equations 9–11).
 
-    After each step, the gradient in the hole, and the known pixels at the level the step arrives at.
+    After each step, the gradient in the hole, and the known pixels at the level the step arrives at; ``faithful`` as
+    its authors' code does it: the known pixels keep the noise of the level that was left.
     """
-    return (yield from _mcg(holes, settings, faithful=False))
-
-
-def mcg_faithful(holes: Holes, settings: Sampler) -> Steps:
-    """The same as its authors' code does it: the known pixels keep the noise of the level that was left."""
-    return (yield from _mcg(holes, settings, faithful=True))
-
-
-def _mcg(holes: Holes, settings: Sampler, faithful: bool) -> Steps:
     sample = holes.first(settings)
     for time, alpha, arriving in holes.levels(settings):
         estimate, slope = holes.gradient(sample, time)
@@ -321,27 +292,19 @@ def pigdm(holes: Holes, settings: Sampler) -> Steps:
     return sample
 
 
-@dataclass(frozen=True)
-class Method:
-    """One row of the table of samplers: its generator, passes of the network a step, and what it is for."""
-
-    run: Callable[[Holes, Sampler], Steps]
-    backwards: int
-    summary: str
-
-
-SAMPLERS: Mapping[str, Method] = {
-    "replacement": Method(replacement, 0, "known pixels put back at every level; the plainest, and seams show"),
-    "repaint": Method(repaint, 0, "put back, noised again, visited again; few steps from a guess"),
-    "conditional": Method(conditional, 0, "a network that sees the known pixels, nothing put back; fewest passes"),
-    "mcg-fixed": Method(mcg_fixed, 1, "gradients toward the known pixels; the papers' sampler, its noise level mended"),
-    "mcg-faithful": Method(mcg_faithful, 1, "the same with the noise level of its authors' code"),
-    "dps": Method(dps, 1, "gradients only; keeps the known pixels loosely"),
-    "ddnm": Method(ddnm, 0, "known pixels put into the clean estimate; good from pure noise without gradients"),
-    "pigdm": Method(pigdm, 1, "gradients weighted by the level; fewer steps than MCG"),
+SAMPLERS: Mapping[str, Callable[[Holes, Sampler], Steps]] = {
+    "replacement": repaint,  # with a single visit: the plainest, and seams show
+    "repaint": repaint,
+    "conditional": conditional,
+    "mcg-fixed": partial(mcg, faithful=False),  # the papers' sampler, its noise level mended
+    "mcg-faithful": partial(mcg, faithful=True),
+    "dps": dps,
+    "ddnm": ddnm,
+    "pigdm": pigdm,
 }
-
-EVEN = frozenset(name for name, method in SAMPLERS.items() if method.backwards or name == "ddnm")
+GUIDED = frozenset({"mcg-fixed", "mcg-faithful", "dps", "pigdm"})
+"""Samplers that take a backward pass of the network with each forward pass."""
+EVEN = GUIDED | {"ddnm"}
 """Samplers made for a network that does not see the known pixels, with DDIM's steps without fresh noise."""
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,10 @@ class Picture:
         if self.given is not None:
             return self.given
         assert self.path is not None
-        found = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
-        if found is None:
+        pixels = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
+        if pixels is None:
             raise HistomixError(f"{self.path} cannot be read as an image; remove it or export it again.")
-        return cv2.cvtColor(found, cv2.COLOR_BGR2RGB).astype(np.uint8)
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
 def pictures_of(
@@ -102,17 +102,17 @@ def pictures_of(
 
 def _reserved(paths: Sequence[Path], top: Path, splits: Mapping[str, str], tables: _Tables) -> set[Path]:
     """Images that belong to a split which must not be learned from."""
-    found = set()
+    reserved = set()
     for path in paths:
         parts = path.with_suffix("").parts
-        said = {splits[name] for at in range(len(parts)) if (name := "/".join(parts[at:])) in splits}
-        folders = _folders(path, top)
-        named = set() if said else {split_name(one.name) for one in folders} & {"test", "val"}
-        for folder in () if said else folders:
-            named.add(tables.split(folder, path.stem))
-        if {split_name(one) for one in said | named} - {"train", ""}:
-            found.add(path)
-    return found
+        its_splits = {splits[name] for at in range(len(parts)) if (name := "/".join(parts[at:])) in splits}
+        if not its_splits:
+            folders = _folders(path, top)
+            its_splits = {split_name(folder.name) for folder in folders} & {"test", "val"}
+            its_splits |= {tables.split(folder, path.stem) for folder in folders}
+        if {split_name(split) for split in its_splits} - {"train", ""}:
+            reserved.add(path)
+    return reserved
 
 
 def _folders(path: Path, top: Path) -> list[Path]:
@@ -141,8 +141,8 @@ class _Tables:
 
     def split(self, folder: Path, image: str) -> str:
         """The split of an image by its name; empty where a folder's files do not say it."""
-        said = split_name(self._row(folder, image).get("split", ""))
-        return said or described_split(self._described[folder], image, folder)
+        listed = split_name(self._row(folder, image).get("split", ""))
+        return listed or described_split(self._described[folder], image, folder)
 
     def is_synthetic(self, folder: Path, image: str) -> bool:
         """Whether the tables say that an image holds synthetic pixels."""
@@ -182,11 +182,12 @@ def split_by_slide(pictures: Sequence[Picture], seed: int) -> tuple[list[Picture
 
     Of a single slide every tenth picture is held out instead.
     """
-    slides = sorted({one.slide for one in pictures})
+    slides = sorted({picture.slide for picture in pictures})
     if len(slides) == 1:
-        return [one for i, one in enumerate(pictures) if i % 10], list(pictures[::10])
-    chosen = set(np.random.default_rng(seed).permutation(slides)[: max(1, len(slides) // 10)].tolist())
-    return [one for one in pictures if one.slide not in chosen], [one for one in pictures if one.slide in chosen]
+        return [picture for number, picture in enumerate(pictures) if number % 10], list(pictures[::10])
+    held_out = set(np.random.default_rng(seed).permutation(slides)[: max(1, len(slides) // 10)].tolist())
+    learned = [picture for picture in pictures if picture.slide not in held_out]
+    return learned, [picture for picture in pictures if picture.slide in held_out]
 
 
 def split_single(picture: Picture) -> tuple[list[Picture], list[Picture]]:
@@ -202,7 +203,7 @@ def split_single(picture: Picture) -> tuple[list[Picture], list[Picture]]:
 
 def collection_id(pictures: Sequence[Picture]) -> str:
     """Identity of a collection by names and sizes: a run may only be resumed on what it began with."""
-    names = "\n".join(f"{one.folder}/{one.name} {one.size}" for one in pictures)
+    names = "\n".join(f"{picture.folder}/{picture.name} {picture.size}" for picture in pictures)
     return hashlib.sha256(names.encode()).hexdigest()
 
 
@@ -296,16 +297,12 @@ class Batches:
 
     def __init__(self, pictures: Sequence[Picture], drawing: Drawing) -> None:
         self.pictures, self.drawing = pictures, drawing
-        counts = np.asarray([one.size[0] * one.size[1] for one in pictures], np.float64)
+        counts = np.asarray([math.prod(picture.size) for picture in pictures], np.float64)
         self.shares = counts / counts.sum()
-        self._kept: dict[int, NDArray[np.uint8]] | None = {} if 3 * counts.sum() < IN_MEMORY else None
+        self._pixels = cache(self._read) if 3 * counts.sum() < IN_MEMORY else self._read
 
-    def _pixels(self, index: int) -> NDArray[np.uint8]:
-        if self._kept is None:
-            return self.pictures[index].pixels()
-        if index not in self._kept:
-            self._kept[index] = self.pictures[index].pixels()
-        return self._kept[index]
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        return self.pictures[index].pixels()
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """(N, 3, S, S) images in [−1, 1] and (N, 1, S, S) holes of one step."""
@@ -319,14 +316,14 @@ class Batches:
     def since(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless batches from ``step`` on; the next one is made while one is used."""
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(self.at, step)
+            upcoming = pool.submit(self.at, step)
             while True:
-                ready = waiting.result()
+                batch = upcoming.result()
                 step += 1
-                waiting = pool.submit(self.at, step)
-                yield ready
+                upcoming = pool.submit(self.at, step)
+                yield batch
 
 
 def fingerprints(pictures: Sequence[Picture]) -> list[str]:
     """SHA-256 of each picture's pixels, sorted: what a blend test must not be judged on."""
-    return sorted(pixels_sha256(one.pixels()) for one in pictures)
+    return sorted(pixels_sha256(picture.pixels()) for picture in pictures)

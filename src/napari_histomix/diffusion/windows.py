@@ -13,6 +13,7 @@ from napari_histomix.compositing import placing
 from napari_histomix.compositing.donors import Mask
 from napari_histomix.compositing.planning import TOO_LARGE, Plan
 from napari_histomix.records import DONOR, INPAINTED, REAL, Change, Event, Job, LabeledImage
+from napari_histomix.sampling import item_seed
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.inpainter import Engine, Window
@@ -85,43 +86,24 @@ def windowed(plan: Plan, image: LabeledImage, model: AnyModel) -> WindowedPlan |
     if any(after for _, after in short):
         pixels = np.pad(pixels, [*short, (0, 0)], mode="symmetric")
     # The patch has a margin that may stick out of the window; the changed pixels never do.
-    return _cropped(plan, pixels.copy(), top, left, fitting[0])
-
-
-def _cropped(plan: Plan, pixels: NDArray[np.uint8], top: int, left: int, side: int) -> WindowedPlan:
-    """The plan with its patch cut to the window."""
-    height, width = plan.donor.shape
     first = max(top - plan.row, 0), max(left - plan.col, 0)
+    height, width = plan.donor.shape
     stop = min(height, top + len(pixels) - plan.row), min(width, left + len(pixels) - plan.col)
-    cut = slice(first[0], stop[0]), slice(first[1], stop[1])
-    row, col = plan.row + first[0], plan.col + first[1]
+    inside = slice(first[0], stop[0]), slice(first[1], stop[1])
     nucleus, donor, erased, blended = (
-        np.ascontiguousarray(mask[cut]) for mask in (plan.nucleus, plan.donor, plan.erased, plan.blended)
+        np.ascontiguousarray(mask[inside]) for mask in (plan.nucleus, plan.donor, plan.erased, plan.blended)
     )
-    inner = Plan(
-        plan.candidate,
-        plan.seed,
-        row,
-        col,
-        plan.donor_pixels[cut],
-        nucleus,
-        donor,
-        erased,
-        blended,
-        plan.provenance,
-    )
-    return WindowedPlan(inner, pixels, row - top, col - left, side)
-
-
-def _seed(seed: int, stage: int) -> int:
-    return int(np.random.SeedSequence([seed, stage]).generate_state(1, np.uint64)[0] >> 1)
+    row, col = plan.row + first[0], plan.col + first[1]
+    colors = plan.donor_pixels[inside]
+    cropped = Plan(plan.candidate, plan.seed, row, col, colors, nucleus, donor, erased, blended, plan.provenance)
+    return WindowedPlan(cropped, pixels.copy(), row - top, col - left, fitting[0])
 
 
 def first_stage(planned: WindowedPlan) -> Window:
     """Stage 1: the replaced nucleus hidden, to be inpainted to clean background."""
     from napari_histomix.diffusion.inpainter import Window
 
-    return Window(planned.pixels, planned.in_window(planned.plan.erased), _seed(planned.plan.seed, 1), planned.side)
+    return Window(planned.pixels, planned.in_window(planned.plan.erased), item_seed(planned.plan.seed, 1), planned.side)
 
 
 def second_stage(planned: WindowedPlan, background: NDArray[np.uint8]) -> Window:
@@ -131,46 +113,7 @@ def second_stage(planned: WindowedPlan, background: NDArray[np.uint8]) -> Window
     pixels = background.copy()
     donor = planned.in_window(planned.plan.donor)
     pixels[donor] = planned.plan.donor_pixels[planned.plan.donor]
-    return Window(pixels, planned.in_window(planned.plan.blended), _seed(planned.plan.seed, 2), planned.side)
-
-
-def painted(
-    plans: Sequence[WindowedPlan], engine: Engine, disc: Sampler, ring: Sampler, *, batch: int
-) -> Job[list[NDArray[np.uint8]]]:
-    """Erase what is replaced, then blend the donors in; a long job (see ``records.Job``).
-
-    Parameters
-    ----------
-    plans : sequence of WindowedPlan
-    engine : Engine
-        See ``inpainter.opened``.
-    disc, ring : Sampler
-        For erased nuclei, and for transition zones.
-    batch : int
-        As for ``inpainter.inpaint``.
-
-    Returns
-    -------
-    list of (S, S, 3) uint8
-        The blended window of each plan.
-
-    Raises
-    ------
-    HistomixError
-        As ``inpainter.inpaint``.
-    """
-    from napari_histomix.diffusion.inpainter import inpaint
-
-    replacing = [number for number, plan in enumerate(plans) if plan.replaces]
-    before = len(replacing) * disc.forwards
-    total = before + len(plans) * ring.forwards
-    windows = [first_stage(plans[number]) for number in replacing]
-    erasing = inpaint(windows, engine, disc, batch=batch, phase="Erasing nuclei")
-    cleared = yield from counted(erasing, 0, total)
-    background = dict(zip(replacing, cleared, strict=True))
-    windows = [second_stage(plan, background.get(number, plan.pixels)) for number, plan in enumerate(plans)]
-    blending = inpaint(windows, engine, ring, batch=batch, phase="Blending nuclei")
-    return (yield from counted(blending, before, total))
+    return Window(pixels, planned.in_window(planned.plan.blended), item_seed(planned.plan.seed, 2), planned.side)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,26 +139,10 @@ def paint_changes(
     device: str,
     batch: int,
 ) -> Job[None]:
-    """Paint plans in chunks; a long job whose events hand over the changes of each chunk (``Event.made``).
+    """Paint plans in chunks of ``batch``; a long job whose events hand over the changes of each (``Event.made``).
 
-    Parameters
-    ----------
-    items : sequence of PaintItem
-        Their ids are those of the changes.
-    model : InpaintingModel or PromptedModel
-    stages : mapping of str to Sampler
-        ``disc`` for erased nuclei, ``ring`` for transition zones.
-    method : str
-        Name of the method.
-    device : str
-        auto, cpu, cuda or mps.
-    batch : int
-        Plans in a chunk, and windows denoised together.
-
-    Raises
-    ------
-    HistomixError
-        As ``inpainter.inpaint``.
+    What is replaced is erased with the sampler ``stages["disc"]``, then donors are blended in with ``stages["ring"]``.
+    Raises HistomixError as ``inpainter.inpaint`` does.
     """
     from napari_histomix.diffusion.inpainter import opened
 
@@ -226,8 +153,8 @@ def paint_changes(
     engine = opened(model, device)
     for start in range(0, len(waiting), batch):
         chunk = waiting[start : start + batch]
-        job = painted([item.plan for item in chunk], engine, disc, ring, batch=batch)
-        blended = yield from counted(job, sum(steps[:start]), sum(steps))
+        painting = _painted([item.plan for item in chunk], engine, disc, ring)
+        blended = yield from _counted(painting, sum(steps[:start]), sum(steps))
         made = tuple(
             finished_change(item.plan, pixels, number=item.id, method=method, how=item.how)
             for item, pixels in zip(chunk, blended, strict=True)
@@ -246,7 +173,22 @@ def finished_change(
     return placing.finished_change(plan, patch, origin, planned.instance, number=number, method=method, how=how)
 
 
-def counted(job: Job[T], before: int, total: int) -> Job[T]:
+def _painted(
+    plans: Sequence[WindowedPlan], engine: Engine, disc: Sampler, ring: Sampler
+) -> Job[list[NDArray[np.uint8]]]:
+    """Erase what is replaced, then blend the donors in; returns the blended window (S, S, 3) of each plan."""
+    from napari_histomix.diffusion.inpainter import inpaint
+
+    replacing = [number for number, plan in enumerate(plans) if plan.replaces]
+    windows = [first_stage(plans[number]) for number in replacing]
+    cleared = yield from inpaint(windows, engine, disc, batch=len(plans), phase="Erasing nuclei")
+    background = dict(zip(replacing, cleared, strict=True))
+    windows = [second_stage(plan, background.get(number, plan.pixels)) for number, plan in enumerate(plans)]
+    blending = inpaint(windows, engine, ring, batch=len(plans), phase="Blending nuclei")
+    return (yield from _counted(blending, len(replacing) * disc.forwards))
+
+
+def _counted(job: Job[T], before: int, total: int = 0) -> Job[T]:
     """A job that is a part of a larger one: ``before`` steps of ``total`` were done when it began."""
     try:
         while True:

@@ -108,39 +108,28 @@ def find_segments(
     anchors = _anchors(proposals, owners, pixels.shape, settings)
     if not anchors:
         raise HistomixError("Nothing stands out in this image, so it has no anchor segments.")
-    masks = proposals.masks(np.array([one.point for one in anchors], np.intp))
+    masks = proposals.masks(np.array([anchor.point for anchor in anchors], np.intp))
     order = np.argsort([-np.count_nonzero(mask) for mask in masks], kind="stable")
     labels = np.zeros(pixels.shape[:2], np.int32)
     for place in order:
         labels[masks[place]] = place + 1
     least = settings.extent[0] * labels.size
-    found = []
-    for one in segments_of(labels):
-        anchor = anchors[one.number - 1]
-        whole = without_crumbs(one.mask)
-        if np.count_nonzero(whole) >= least:
-            found.append((one.row, one.col, whole, anchor))
-    return tuple(
-        _tight(number, row, col, mask, anchor) for number, (row, col, mask, anchor) in enumerate(found, start=1)
-    )
+    segments: list[Segment] = []
+    for part in segments_of(labels):
+        anchor, mask = anchors[part.number - 1], without_crumbs(part.mask)
+        if np.count_nonzero(mask) >= least:
+            # Without its crumbs it may have become smaller than its box.
+            rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            box = np.ascontiguousarray(mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1])
+            corner = part.row + int(rows[0]), part.col + int(cols[0])
+            segments.append(Segment(len(segments) + 1, *corner, box, anchor.vote_share, anchor.stability))
+    return tuple(segments)
 
 
 def random_points(
     regions: NDArray[np.int32], count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """``count`` uniformly drawn pixels of every region, and whose they are.
-
-    Parameters
-    ----------
-    regions : (H, W) int32
-        From 1; 0 is none.
-
-    Returns
-    -------
-    points : (N, 2) float64
-        Row and column.
-    owners : (N,) int
-    """
+    """``count`` uniformly drawn pixels (row, column) of every region of a map from 1 on, and the region of each."""
     flat = regions.ravel()
     order = np.argsort(flat, kind="stable")
     counts = np.bincount(flat)
@@ -166,8 +155,8 @@ def segments_of(labels: NDArray[np.integer]) -> tuple[Segment, ...]:
 def segment_map(segments: Sequence[Segment], shape: tuple[int, ...]) -> NDArray[np.int32]:
     """The label map (H, W) of segments, 0 where there is none."""
     labels = np.zeros(shape[:2], np.int32)
-    for one in segments:
-        labels[one.window][one.mask] = one.number
+    for segment in segments:
+        labels[segment.window][segment.mask] = segment.number
     return labels
 
 
@@ -178,10 +167,10 @@ def _anchors(
     pixels, diagonal = shape[0] * shape[1], float(np.hypot(shape[0], shape[1]))
     share = proposals.identities[:, 2] ** 2 / pixels
     usable = (share >= settings.extent[0]) & (share <= settings.extent[1])
-    found = []
+    candidates = []
     for owner in np.unique(owners):
-        asked = owners == owner
-        members = np.flatnonzero(asked & usable)
+        prompted = owners == owner
+        members = np.flatnonzero(prompted & usable)
         if len(members) == 0:
             continue
         if len(members) > 1:
@@ -190,16 +179,15 @@ def _anchors(
             members = members[clusters == np.bincount(clusters).argmax()]
         agreement = proposals.overlaps(members, members).mean(axis=1)
         chosen = int(agreement.argmax())
-        found.append(
-            _Anchor(int(members[chosen]), float(len(members) / np.count_nonzero(asked)), float(agreement[chosen]))
-        )
-    found.sort(key=lambda one: (-one.vote_share, -one.stability))
-    kept: list[_Anchor] = []
-    for one in found:
-        others = np.array([other.point for other in kept], np.intp)
-        if len(kept) == 0 or proposals.overlaps(np.array([one.point]), others).max() < settings.duplicate:
-            kept.append(one)
-    return kept
+        vote_share = float(len(members) / np.count_nonzero(prompted))
+        candidates.append(_Anchor(int(members[chosen]), vote_share, float(agreement[chosen])))
+    candidates.sort(key=lambda anchor: (-anchor.vote_share, -anchor.stability))
+    anchors: list[_Anchor] = []
+    for anchor in candidates:
+        others = np.array([other.point for other in anchors], np.intp)
+        if not anchors or proposals.overlaps(np.array([anchor.point]), others).max() < settings.duplicate:
+            anchors.append(anchor)
+    return anchors
 
 
 def without_crumbs(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -209,11 +197,3 @@ def without_crumbs(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if count <= 2:
         return mask
     return np.isin(labels, np.flatnonzero(areas >= FRAGMENT * areas.sum()) + 1)
-
-
-def _tight(number: int, row: int, col: int, mask: NDArray[np.bool_], anchor: _Anchor) -> Segment:
-    """A segment in its own bounding box, which fragments may have made larger."""
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    corner = row + int(rows[0]), col + int(cols[0])
-    return Segment(number, *corner, np.ascontiguousarray(box), anchor.vote_share, anchor.stability)

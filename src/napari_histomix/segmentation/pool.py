@@ -71,13 +71,7 @@ class PoolImage:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Standardized features onto principal components: ((f − mean) / spread) @ axes.
-
-    Parameters
-    ----------
-    mean, spread : (dim,) float32
-    axes : (dim, p) float32
-    """
+    """Standardized features (dim,) onto p principal components: ((f − mean) / spread) @ axes, axes (dim, p)."""
 
     mean: NDArray[np.float32]
     spread: NDArray[np.float32]
@@ -120,23 +114,11 @@ class Projection:
             return str(file["kind"]), cls(file["mean"], file["spread"], file["axes"])
 
 
-def _map_of(features: NDArray[np.float32], projection: Projection) -> NDArray[np.float32]:
-    """Places (N, 2) of features (N, dim) on the map, in chunks."""
-    places = np.empty((len(features), 2), np.float32)
-    for start in range(0, len(features), CHUNK):
-        places[start : start + CHUNK] = projection.transform(np.asarray(features[start : start + CHUNK]), 2)
-    return places
-
-
 class PoolWriter:
     """Writes one part of a pool: ``add`` image by image, then ``finish``. A context manager; left early, nothing stays.
 
-    Parameters
-    ----------
-    folder : Path
-        The study's.
-    signature : mapping
-        What segments and vectors were computed by (prompter, encoder, settings), plain JSON values.
+    ``folder`` is the study's. ``signature`` says what segments and vectors were computed by (prompter, encoder,
+    settings), in plain JSON values.
     """
 
     def __init__(self, folder: Path, signature: Mapping[str, Any]) -> None:
@@ -154,9 +136,8 @@ class PoolWriter:
         shutil.rmtree(self.partial, ignore_errors=True)
         try:
             self.partial.mkdir(parents=True)
-            self._files: dict[str, BinaryIO] = {
-                name: (self.partial / f"{name}.bin").open("wb") for name in ("rows", "masks", "thumbnails", "features")
-            }
+            names = ("rows", "masks", "thumbnails", "features")
+            self._files: dict[str, BinaryIO] = {name: (self.partial / f"{name}.bin").open("wb") for name in names}
         except OSError as error:
             raise _unwritten(self.root, error) from None
         return self
@@ -199,19 +180,10 @@ class PoolWriter:
         self.count += len(segments)
 
     def finish(self, dim: int, components: int = LIMIT) -> Job[Path]:
-        """Project the features to vectors, and put the part in its place; a long job.
+        """Project the features (N, dim) to vectors, and put the part in its place; a long job.
 
-        Parameters
-        ----------
-        dim : int
-            Of a feature vector.
-        components : int
-            Principal components for each class, at most.
-
-        Raises
-        ------
-        HistomixError
-            If there is no segment, or the disk is full.
+        ``components`` bounds the principal components of each class. Raises HistomixError if there is no segment, or
+        the disk is full.
         """
         if self.count == 0:
             raise HistomixError("There is no segment to make a pool of.")
@@ -236,7 +208,9 @@ class PoolWriter:
             over_all = known.get(MAP) or Projection.fit(features, np.arange(self.count), 2)
             if MAP not in known:
                 over_all.save(self.partial / "projection-map.npz", MAP)
-            np.save(self.partial / "map.npy", _map_of(features, over_all))
+            places = np.empty((self.count, 2), np.float32)
+            over_all.write(features, np.arange(self.count), places)
+            np.save(self.partial / "map.npy", places)
             vectors.flush()
             del vectors, features
             about = {"signature": self.signature, "dim": dim, "images": [asdict(image) for image in self.images]}
@@ -273,15 +247,8 @@ class _Part:
 class SegmentPool:
     """A pool on disk, opened for reading; segments are numbered from 0 in the order they were added.
 
-    Attributes
-    ----------
-    rows : (N,) structured array of ``ROW``
-    images : tuple of PoolImage
-    image_kinds : (N,) int
-        For each segment the index of its image's class in ``kinds``.
-    kinds : tuple of str
-        Class names in order.
-    signature : mapping
+    ``rows`` (N,) has the fields of ``ROW``; ``kinds`` are the class names in order, and ``image_kinds`` (N,) holds for
+    each segment the index of its image's class in them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -295,7 +262,7 @@ class SegmentPool:
         rows: list[NDArray[Any]] = []
         try:
             for part in parts:
-                about = json.loads((part / "part.json").read_text(encoding="utf-8"))
+                about = _about(part)
                 added = np.fromfile(part / "rows.bin", ROW)
                 added["image"] += len(images)
                 images += [_pool_image(facts) for facts in about["images"]]
@@ -322,7 +289,7 @@ class SegmentPool:
 
     def segment(self, number: int) -> Segment:
         """A segment with its mask."""
-        part, row = self._place(number)
+        part, row = self._part(number), self.rows[number]
         packed = zlib.decompress(part.piece("masks", int(row["mask"]), int(row["mask_bytes"])))
         shape = int(row["height"]), int(row["width"])
         mask = np.unpackbits(np.frombuffer(packed, np.uint8), count=shape[0] * shape[1]).reshape(shape).astype(bool)
@@ -335,7 +302,7 @@ class SegmentPool:
 
     def thumbnail(self, number: int) -> bytes:
         """JPEG of a segment."""
-        part, row = self._place(number)
+        part, row = self._part(number), self.rows[number]
         return part.piece("thumbnails", int(row["thumbnail"]), int(row["thumbnail_bytes"]))
 
     def places(self) -> NDArray[np.float32]:
@@ -370,27 +337,13 @@ class SegmentPool:
     def _part(self, number: int) -> _Part:
         return next(part for part in reversed(self._parts) if part.first <= number)
 
-    def _place(self, number: int) -> tuple[_Part, Any]:
-        return self._part(number), self.rows[number]
-
 
 def decided(
     pool: SegmentPool, decisions: Mapping[str, Mapping[int, str]]
 ) -> tuple[NDArray[np.int8], NDArray[np.int16]]:
-    """What people decided on the segments of a pool.
+    """What people decided on the segments of a pool: codes of ``DECIDED`` (N,), and classes, as places in ``kinds``.
 
-    Parameters
-    ----------
-    pool : SegmentPool
-    decisions : mapping
-        By subject (``segment``, ``segment class``) and number. What the pool lacks is passed over.
-
-    Returns
-    -------
-    decision : (N,) int8
-        Codes of ``DECIDED``.
-    kind : (N,) int16
-        Class of each segment now, as its place in ``pool.kinds``.
+    ``decisions`` are by subject (``segment``, ``segment class``) and number. What the pool lacks is passed over.
     """
     decision, kind = np.zeros(len(pool), np.int8), pool.image_kinds.astype(np.int16)
     for number, word in decisions.get("segment", {}).items():
@@ -418,8 +371,12 @@ def _part_folders(root: Path) -> list[Path]:
     return sorted(part for part in root.glob("part-[0-9][0-9][0-9][0-9]") if (part / "part.json").is_file())
 
 
+def _about(part: Path) -> Any:
+    return json.loads((part / "part.json").read_text(encoding="utf-8"))
+
+
 def _check_signature(root: Path, signature: Mapping[str, Any]) -> None:
-    made = json.loads((_part_folders(root)[0] / "part.json").read_text(encoding="utf-8"))["signature"]
+    made = _about(_part_folders(root)[0])["signature"]
     wanted = json.loads(json.dumps(dict(signature)))
     for key in sorted(made.keys() | wanted.keys()):
         if made.get(key) != wanted.get(key):

@@ -54,34 +54,13 @@ def working_copy(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(pixels, (cols, rows), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def enlarged(labels: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.int32]:
-    """Labels (h, w) at the size of an image (H, W, …), nearest neighbor."""
-    if labels.shape == shape[:2]:
-        return labels
-    return np.asarray(cv2.resize(labels, shape[1::-1], interpolation=cv2.INTER_NEAREST), np.int32)
-
-
 def superpixels(
     pixels: NDArray[np.uint8], count: int = 30, compactness: float = 10.0, sigma: float = 1.0, tissue: float = 0.5
 ) -> NDArray[np.int32]:
-    """SLIC superpixels in Lab (Achanta et al., TPAMI 2012).
+    """SLIC superpixels in Lab (Achanta et al., TPAMI 2012) of an image (H, W, 3): a map (H, W) from 1 on.
 
-    Parameters
-    ----------
-    pixels : (H, W, 3) uint8
-    count : int
-        About how many.
-    compactness : float
-        The higher, the squarer.
-    sigma : float
-        Gaussian smoothing before, in pixels of the image that is looked at (``WORKING_SIDE``).
-    tissue : float
-        Least share of tissue (not bare glass) in a superpixel that counts.
-
-    Returns
-    -------
-    (H, W) int32
-        From 1; 0 where a superpixel holds too little tissue.
+    About ``count`` superpixels, the squarer the higher ``compactness``, after Gaussian smoothing of ``sigma`` pixels of
+    the working copy. Those with a smaller share of tissue (not bare glass) than ``tissue`` are 0.
     """
     small = working_copy(pixels)
     labels = slic(
@@ -91,23 +70,18 @@ def superpixels(
     area = np.bincount(labels.ravel())
     held = np.bincount(labels.ravel(), is_tissue(small).ravel())
     labels[(held < tissue * np.maximum(area, 1))[labels]] = 0
-    return enlarged(labels, pixels.shape)
+    if labels.shape == pixels.shape[:2]:
+        return labels
+    return np.asarray(cv2.resize(labels, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.int32)
 
 
 @dataclass(frozen=True, eq=False)
 class RegionTree:
-    """The regions of one image.
+    """The regions of one image of ``shape`` (H, W).
 
-    Parameters
-    ----------
-    leaves : (h, w) int32
-        Node of every pixel of the working copy, from 0; the leaves of the tree come first.
-    parents : (N,) int
-        Parent of every node; the root's is itself.
-    scores : (N,) float64
-        How long a region persists, 0–1; negative where it is too small or too large to be one.
-    shape : (H, W)
-        Of the image.
+    ``leaves`` (h, w) holds the node of every pixel of the working copy, from 0 on, ``parents`` (N,) the parent of every
+    node; the root's is itself. ``scores`` (N,) say how long a region persists, 0–1; they are negative where it is too
+    small or too large to be one.
     """
 
     leaves: NDArray[np.int32]
@@ -119,18 +93,19 @@ class RegionTree:
     def grow(cls, pixels: NDArray[np.uint8]) -> RegionTree:
         """The tree of an image (H, W, 3) uint8."""
         small = working_copy(pixels)
-        calm = np.asarray(cv2.medianBlur(small, 9), np.uint8)
-        leaves = slic(calm, LEAVES, compactness=15, sigma=1, start_label=0, max_num_iter=5, min_size_factor=0.3)
+        smooth = np.asarray(cv2.medianBlur(small, 9), np.uint8)
+        leaves = slic(smooth, LEAVES, compactness=15, sigma=1, start_label=0, max_num_iter=5, min_size_factor=0.3)
         leaves = np.unique(leaves, return_inverse=True)[1].reshape(leaves.shape).astype(np.int32)
         count = int(leaves.max()) + 1
         shape = (pixels.shape[0], pixels.shape[1])
         if count == 1:
             return cls(leaves, np.zeros(1, np.intp), np.full(1, -1.0), shape)
         area = np.bincount(leaves.ravel(), minlength=count)
-        looks = np.stack([np.bincount(leaves.ravel(), one.ravel(), count) / area for one in _looks(small)], axis=1)
-        children, _, _, parents, heights = ward_tree(
-            looks, connectivity=_adjacency(leaves, count), return_distance=True
+        features = np.stack(
+            [np.bincount(leaves.ravel(), values.ravel(), count) / area for values in _appearance(small)], axis=1
         )
+        neighbors = _adjacency(leaves, count)
+        children, _, _, parents, heights = ward_tree(features, connectivity=neighbors, return_distance=True)
         share = np.concatenate([area, np.zeros(len(children))]) / leaves.size
         for node, pair in enumerate(children, start=count):
             share[node] = share[pair].sum()
@@ -142,19 +117,9 @@ class RegionTree:
         return cls(leaves, parents, scores, shape)
 
     def choices(self, points: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """The regions around points that persist longest, as SAM offers three masks for a point.
+        """The regions around points (N, 2) that persist longest, as SAM offers three masks for a point.
 
-        Parameters
-        ----------
-        points : (N, 2) float
-            Row and column in the image.
-
-        Returns
-        -------
-        nodes : (N, 3) int
-            −1 where there are fewer.
-        scores : (N, 3) float64
-            Falling; NaN where there is no region.
+        Returns nodes (N, 3), −1 where there are fewer, and their falling scores (N, 3), NaN where there is no region.
         """
         rows, cols = self._places(points)
         nodes = np.full((len(points), CHOICES), -1, np.intp)
@@ -177,8 +142,8 @@ class RegionTree:
         inside = np.zeros(len(self.parents), bool)
         inside[node] = True
         # Children come before their parents, so going down visits a parent before its children.
-        for one in range(node - 1, -1, -1):
-            inside[one] = inside[self.parents[one]]
+        for below in range(node - 1, -1, -1):
+            inside[below] = inside[self.parents[below]]
         return inside[self.leaves]
 
     def mask(self, node: int) -> NDArray[np.bool_]:
@@ -214,15 +179,7 @@ class RegionTreePrompter:
 
 
 class TreeProposals:
-    """For each point its best region (``segmentation.Proposals``).
-
-    Parameters
-    ----------
-    tree : RegionTree
-    nodes : (N,) int
-        −1 where a point has no region.
-    scores : (N,) float64
-    """
+    """For each point its best region (``segmentation.Proposals``); the node is −1 where there is none."""
 
     def __init__(self, tree: RegionTree, nodes: NDArray[np.intp], scores: NDArray[np.float64]) -> None:
         self.tree, self.nodes, self.scores = tree, nodes, scores
@@ -236,8 +193,10 @@ class TreeProposals:
 
     def overlaps(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float64]:
         """Intersections over union (n, m)."""
-        a, b = ([self.regions[int(self.nodes[point])].ravel() for point in some] for some in (first, second))
-        one, other = np.array(a, np.float32), np.array(b, np.float32)
+        one, other = (
+            np.array([self.regions[int(self.nodes[point])].ravel() for point in points], np.float32)
+            for points in (first, second)
+        )
         shared = one @ other.T
         return np.asarray(shared / (one.sum(axis=1)[:, None] + other.sum(axis=1)[None] - shared), np.float64)
 
@@ -248,7 +207,7 @@ class TreeProposals:
         )
 
 
-def _looks(small: NDArray[np.uint8]) -> list[NDArray[np.floating]]:
+def _appearance(small: NDArray[np.uint8]) -> list[NDArray[np.floating]]:
     """What regions are told apart by: stains and brightness without nuclei, their density, and texture; each (h, w)."""
     size = max(small.shape[:2]) / WORKING_SIDE
     side, sigma = max(3, 2 * round(NUCLEI * size / 2) + 1), max(1.0, TEXTURE * size)
@@ -256,7 +215,7 @@ def _looks(small: NDArray[np.uint8]) -> list[NDArray[np.floating]]:
     def blurred(values: NDArray[np.floating]) -> NDArray[np.floating]:
         return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32)
 
-    def calmed(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    def median(values: NDArray[np.floating]) -> NDArray[np.floating]:
         bytes_ = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
         return cv2.medianBlur(bytes_, side).astype(np.float32) / 255
 
@@ -267,9 +226,9 @@ def _looks(small: NDArray[np.uint8]) -> list[NDArray[np.floating]]:
     contrast = np.sqrt(np.maximum(blurred(dark**2) - blurred(dark) ** 2, 0))
     # Weights: all terms spread about alike over a section with glands, stroma and lumen.
     return [
-        1.5 * calmed(hematoxylin),
-        1.5 * calmed(eosin),
-        calmed(dark),
+        1.5 * median(hematoxylin),
+        1.5 * median(eosin),
+        median(dark),
         0.6 * blurred(nuclei),
         blurred(hematoxylin),
         blurred(eosin),

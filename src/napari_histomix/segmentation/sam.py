@@ -6,7 +6,6 @@ Kirillov et al., "Segment Anything", ICCV 2023. Answers are those of ``SamPredic
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import math
 import os
@@ -26,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from napari_histomix.devices import choose_device, out_of_memory
+from napari_histomix.devices import choose_device, free_memory, out_of_memory
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.segmentation.sam_decoder import PointDecoder
 from napari_histomix.segmentation.sam_network import load_network
@@ -72,27 +71,12 @@ def open_sam(
 
 
 class SamPrompter:
-    """A SAM that answers points; see ``prompting.Prompter``.
+    """A SAM that answers points; see ``segmentation.Prompter`` and ``open_sam``.
 
-    Parameters
-    ----------
-    network : segment_anything.modeling.Sam
-        Moved to the device.
-    architecture, sha256 : str
-        Of the network and its file, for ``name`` and for cache keys.
-    device : torch.device
-    batch : int
-        Points answered together. Halved, and said so, when the device runs out of memory.
-    dtype : torch.dtype, optional
-        What matrices are multiplied in: by default bfloat16 on CUDA (float16 on cards that lack it), and float32
-        elsewhere, as fewer bits move the masks.
-    cache : Path, optional
-        Folder for embeddings.
-
-    Attributes
-    ----------
-    name : str
-        "sam-ARCHITECTURE-" and the first 12 digits of the hash, with the number format where it is not float32.
+    Matrices are multiplied in ``dtype``: by default bfloat16 on CUDA (float16 on cards that lack it), and float32
+    elsewhere, as fewer bits move the masks. ``name`` is "sam-ARCHITECTURE-" and the first 12 digits of the weights'
+    hash, with the number format where it is not float32. The batch is halved, and said so, when the device runs out of
+    memory.
     """
 
     def __init__(
@@ -127,24 +111,10 @@ class SamPrompter:
         self.name = f"sam-{architecture}-{sha256[:12]}{suffix}"
 
     def __call__(self, pixels: NDArray[np.uint8], points: NDArray[np.float64]) -> Job[SamProposals]:
-        """Answer points with masks; a long job (see ``records.Job``).
+        """Answer foreground points (N, 2: row, column) in an image (H, W, 3) uint8; a long job (see ``records.Job``).
 
-        Parameters
-        ----------
-        pixels : (H, W, 3) uint8
-            RGB.
-        points : (N, 2) float
-            Row and column of one foreground point each, in pixels. N may be 0.
-
-        Yields
-        ------
-        Event
-            One before every layer of the image encoder, unless the image's embedding is known already; then one for
-            every batch of points.
-
-        Returns
-        -------
-        SamProposals
+        There is an event before every layer of the image encoder, unless the image's embedding is known already, and
+        for every batch of points.
 
         Raises
         ------
@@ -172,8 +142,8 @@ class SamPrompter:
         while start < len(points):
             yield Event("Asking SAM", start, len(points))
             try:
-                some, sure = self._in_few_bits(self._decoder, scene, prompts[start : start + batch].to(self._device))
-                some, sure = some.cpu(), sure.cpu().double().numpy()
+                answers = self._in_few_bits(self._decoder, scene, prompts[start : start + batch].to(self._device))
+                drawn, sure = answers[0].cpu(), answers[1].cpu().double().numpy()
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -183,13 +153,13 @@ class SamPrompter:
                     ) from None
                 batch //= 2
             else:
-                if not (np.isfinite(sure).all() and bool(torch.isfinite(some).all())):
+                if not (np.isfinite(sure).all() and bool(torch.isfinite(drawn).all())):
                     raise self._not_a_number("mask decoder")
-                logits[start : start + len(sure)], scores[start : start + len(sure)] = some, sure
+                logits[start : start + len(sure)], scores[start : start + len(sure)] = drawn, sure
                 start += len(sure)
                 continue
             # Outside the handler: while it runs, the error's traceback still holds the batch that did not fit.
-            self._free()
+            free_memory(self._device)
             yield Event(
                 "Asking SAM", start, len(points), message=f"Out of memory: going on with batches of {batch} points."
             )
@@ -258,32 +228,13 @@ class SamPrompter:
             "device."
         )
 
-    def _free(self) -> None:
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
 
 class SamProposals:
-    """SAM's answers in its own low resolution; see ``prompting.Proposals``.
+    """SAM's answers in its own low resolution; see ``segmentation.Proposals``.
 
-    Parameters
-    ----------
-    logits : (N, L, L) float32
-        Of the network's padded input; a mask is where they are above 0.
-    scores : (N,) float64
-        Predicted intersections over union.
-    shape : (H, W)
-        Size of the image.
-    seen : (h, w)
-        Size of the image in the network's input.
-    side : int
-        Side of the network's input.
-
-    Attributes
-    ----------
-    identities : (N, 3) float64
-        Mean row, mean column, square root of the area in pixels of the image; NaN where there is no mask.
+    ``logits`` (N, L, L) are of the network's padded input, a square of ``side`` pixels, of which the image with its
+    ``shape`` (H, W) takes ``seen`` (h, w); a mask is where they are above 0. ``scores`` are predicted intersections
+    over union.
     """
 
     def __init__(
@@ -320,8 +271,8 @@ class SamProposals:
 
     def masks(self, points: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Masks (n, H, W) of some points at the image's size, as ``Sam.postprocess_masks`` makes them."""
-        found = np.empty((len(points), *self._shape), np.bool_)
-        for mask, point in zip(found, points, strict=True):
+        masks = np.empty((len(points), *self._shape), np.bool_)
+        for mask, point in zip(masks, points, strict=True):
             logits = self._logits[int(point)][None, None]
             full = interpolate(logits, (self._side, self._side), mode="bilinear", align_corners=False)
             full = full[..., : self._seen[0], : self._seen[1]]
@@ -329,7 +280,7 @@ class SamProposals:
             if self._seen != self._shape:
                 full = interpolate(full, self._shape, mode="bilinear", align_corners=False)
             mask[:] = (full[0, 0] > 0).numpy()
-        return found
+        return masks
 
 
 def _input_size(shape: tuple[int, ...], side: int) -> tuple[int, int]:

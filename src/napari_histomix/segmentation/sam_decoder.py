@@ -41,13 +41,7 @@ class Scene:
 
 
 class PointDecoder:
-    """Prompt encoder and mask decoder of a SAM, for one foreground point a prompt.
-
-    Parameters
-    ----------
-    network : segment_anything.modeling.Sam
-        On its device, in evaluation mode.
-    """
+    """Prompt encoder and mask decoder of a SAM in evaluation mode, for one foreground point a prompt."""
 
     def __init__(self, network: Sam) -> None:
         self._prompts: Any = network.prompt_encoder
@@ -73,25 +67,15 @@ class PointDecoder:
 
     @torch.no_grad()
     def __call__(self, scene: Scene, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Answer points with the best of SAM's several masks.
+        """Answer points (B, 2: x, y in pixels of the network's input) with the best of SAM's several masks.
 
-        Parameters
-        ----------
-        scene : Scene
-        points : (B, 2) float32
-            x, y in pixels of the network's input.
-
-        Returns
-        -------
-        logits : (B, 4·h, 4·w)
-            Of the mask of highest predicted quality; it is where they are above 0.
-        qualities : (B,)
-            Predicted intersection over union of that mask.
+        Returns the logits (B, 4·h, 4·w) of the mask of highest predicted quality, which is where they are above 0, and
+        that quality (B,), the predicted intersection over union.
         """
         if points.device.type != "cpu":
             return self._pass(scene, points)
         together = max(1, torch.get_num_threads() // THREADS)
-        passes = [self._pass(scene, some) for some in points.split(together)]
+        passes = [self._pass(scene, group) for group in points.split(together)]
         return torch.cat([logits for logits, _ in passes]), torch.cat([qualities for _, qualities in passes])
 
     def _pass(self, scene: Scene, points: Tensor) -> tuple[Tensor, Tensor]:

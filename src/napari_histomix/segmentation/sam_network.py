@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,23 +33,12 @@ _QUERIES = 1024
 
 
 def load_network(path: str | Path) -> tuple[Sam, str, str]:
-    """Load a SAM from a checkpoint.
+    """Load a SAM from a checkpoint: the network in evaluation mode, its architecture's name, and the file's SHA-256.
 
-    Parameters
-    ----------
-    path : str or Path
-        ``.safetensors``, or a torch checkpoint: a state dict, alone or under the key "model_state" (micro-sam's
-        training), "model" or "state_dict", with or without a prefix such as "sam." before its keys. Torch checkpoints
-        load with ``weights_only=True``, which builds tensors and plain containers and nothing else.
-
-    Returns
-    -------
-    network : segment_anything.modeling.Sam
-        float32, on the CPU, in evaluation mode, without gradients.
-    architecture : str
-        "vit_b", "vit_l", "vit_h", or "vit_WIDTHxDEPTH" for any other.
-    sha256 : str
-        Of the file, 64 hexadecimal digits.
+    The file is ``.safetensors``, or a torch checkpoint: a state dict, alone or under the key "model_state" (micro-sam's
+    training), "model" or "state_dict", with or without a prefix such as "sam." before its keys. Torch checkpoints load
+    with ``weights_only=True``, which builds tensors and plain containers and nothing else. Architectures are named
+    "vit_b", "vit_l", "vit_h", or "vit_WIDTHxDEPTH" for any other.
 
     Raises
     ------
@@ -100,8 +90,8 @@ def _sam_weights(loaded: Any, name: str) -> dict[str, Tensor]:
 
 def _count(state: Mapping[str, Tensor], before: str) -> int:
     """How many numbered entries follow a prefix: its highest number and one."""
-    found = (re.match(rf"{re.escape(before)}(\d+)\.", key) for key in state)
-    return 1 + max(int(match[1]) for match in found if match)
+    matches = (re.match(rf"{re.escape(before)}(\d+)\.", key) for key in state)
+    return 1 + max(int(match[1]) for match in matches if match)
 
 
 def _build(state: Mapping[str, Tensor]) -> Sam:
@@ -132,7 +122,7 @@ def _build(state: Mapping[str, Tensor]) -> Sam:
             mlp_ratio=state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0] / width,
             out_chans=state["image_encoder.neck.0.weight"].shape[0],
             qkv_bias="image_encoder.blocks.0.attn.qkv.bias" in state,
-            norm_layer=_norm,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
             window_size=windows.pop() if windows else 0,
             global_attn_indexes=tuple(i for i, side in enumerate(sides) if side == grid),
@@ -160,20 +150,12 @@ def _build(state: Mapping[str, Tensor]) -> Sam:
     return Sam(encoder, prompts, decoder)
 
 
-def _norm(width: int) -> nn.LayerNorm:
-    return nn.LayerNorm(width, eps=1e-6)
-
-
 class LeanAttention(nn.Module):
     """The image encoder's attention with decomposed relative positions, some queries at a time.
 
-    The same numbers but for rounding as ``segment_anything``'s own, which holds the attention between all pairs of
-    positions several times over (vit_b: 0.8 GB each time) and spends most of its time on moving them.
-
-    Parameters
-    ----------
-    source : segment_anything.modeling.image_encoder.Attention
-        Its weights are taken over.
+    The same numbers but for rounding as ``segment_anything``'s own, whose weights are taken over and which holds the
+    attention between all pairs of positions several times over (vit_b: 0.8 GB each time) and spends most of its time on
+    moving them.
     """
 
     def __init__(self, source: Any) -> None:
