@@ -132,8 +132,8 @@ def test_thousands_are_looked_through_without_holding_the_window(open_pool, qtbo
     before = heart.ticks
     qtbot.keyClick(gallery, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
     panel.drop()
-    assert panel.acts.busy
-    qtbot.waitUntil(lambda: not panel.acts.busy, timeout=20_000)
+    assert panel.writer.busy
+    qtbot.waitUntil(lambda: not panel.writer.busy, timeout=20_000)
     assert heart.ticks > before
     assert panel.curation.counts().dropped == 6000 and "6,000 dropped" in panel.count.text()
     again = Curation(Study.open(panel.study.folder), SegmentPool(panel.study.folder))

@@ -105,7 +105,7 @@ def test_from_a_folder_to_a_corrected_pool(open_segments, qtbot, tmp_path) -> No
     qtbot.waitUntil(lambda: other.curation is not None and not other.runner.running, timeout=20_000)
     assert Path(other.study.folder) == folder
     other.view.selection.select([0], 0)
-    other.view.tell()
+    other.view.describe()
     other.view.image_button.click()
     name = other.curation.pool.image(0).source.image
     qtbot.waitUntil(lambda: f"{name} segments" in viewer.layers, timeout=20_000)

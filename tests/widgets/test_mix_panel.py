@@ -22,8 +22,8 @@ from napari_histomix.records import Change, Event, SourceRef
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.mix import jobs as mix_jobs
-from napari_histomix.widgets.mix.panel import MixPanel
+from napari_histomix.widgets import mix_donors
+from napari_histomix.widgets.mix_panel import MixPanel
 from napari_histomix.widgets.session import Session
 
 
@@ -44,7 +44,7 @@ def fake_mix(dataset, pool, plan, settings, model):
 def no_network(monkeypatch) -> None:
     monkeypatch.setattr(usegmix, "make_mix", fake_mix)
     monkeypatch.setattr(usegmix, "painter", lambda settings, loaded: None)
-    monkeypatch.setattr(mix_jobs, "prepare_torch", lambda: None)
+    monkeypatch.setattr(mix_donors, "prepare_torch", lambda: None)
     monkeypatch.setattr("napari_histomix.widgets.session.warm_networks", lambda: None)
 
 
@@ -76,7 +76,7 @@ def panel(make_panel, qtbot, study) -> MixPanel:
 def settle(qtbot, panel) -> None:
     def quiet() -> bool:
         runners = panel.runner, panel.loader, panel.previews, panel.blender
-        return not any(one.busy for one in runners) and not panel._soon.isActive() and not panel.book.busy
+        return not any(one.busy for one in runners) and not panel._find_soon.isActive() and not panel.book.busy
 
     qtbot.waitUntil(quiet, timeout=30_000)
     qtbot.wait(20)
@@ -168,7 +168,7 @@ def test_a_preview_is_what_would_be_blended(panel, qtbot) -> None:
         assert one.target == 1 and one.donor == donor.number
         images = {name: panel.session.dataset.read(name) for name, _, _ in IMAGES}
         pixels, origin, _ = compose(images["grade 2/one"], panel.tissue.pool, donor.plan.exchanges, images)
-        box = mix_jobs.around(panel.tissue.pool.segment(1), pixels.shape)
+        box = mix_donors.around(panel.tissue.pool.segment(1), pixels.shape)
         assert np.array_equal(pixels[box], donor.crop) and (origin[box] == 1).any()
     # The same with the keyboard.
     target.grid.cells[1].setFocus()
@@ -218,7 +218,7 @@ def test_only_the_donors_of_the_last_target_are_shown(panel, qtbot, monkeypatch)
         time.sleep(0.1)
         return compose(*args)
 
-    monkeypatch.setattr(mix_jobs, "compose", slow)
+    monkeypatch.setattr(mix_donors, "compose", slow)
     panel.choose(1)
     qtbot.waitUntil(lambda: panel.grid.count > 0, timeout=5000)
     panel.choose(2)

@@ -16,11 +16,10 @@ from qtpy.QtWidgets import QApplication, QToolTip
 from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.pool import acts as pool_acts
-from napari_histomix.widgets.pool import map as pool_map
+from napari_histomix.widgets.pool import loading
 from napari_histomix.widgets.pool import view as pool_view
+from napari_histomix.widgets.pool.gallery import class_colors
 from napari_histomix.widgets.pool.panel import PoolPanel
-from napari_histomix.widgets.pool.selection import class_colors
 from napari_histomix.widgets.session import Session
 
 SHIFT, CONTROL = Qt.KeyboardModifier.ShiftModifier, Qt.KeyboardModifier.ControlModifier
@@ -133,17 +132,17 @@ def test_letters_written_into_a_field_decide_nothing(panel, qtbot) -> None:
 
 def test_buttons_do_what_the_keys_do(panel, qtbot) -> None:
     box = panel.actions_box
-    assert not box.keep_button.isEnabled() and not box.class_button.isEnabled()
+    assert not box.buttons["keep"].isEnabled() and not box.class_button.isEnabled()
     click(qtbot, panel, 1)
     click(qtbot, panel, 4, SHIFT)
     assert selected(panel) == [1, 2, 3, 4]
-    box.drop_button.click()
+    box.buttons["drop"].click()
     assert again(panel).decision.tolist() == [0, 2, 2, 2, 2, 0, 0, 0]
     assert selected(panel) == [1, 2, 3, 4]  # what was selected together stays so
-    box.clear_button.click()
+    box.buttons["clear"].click()
     assert not again(panel).decision.any()
-    box.keep_button.click()
-    box.undo_button.click()
+    box.buttons["keep"].click()
+    box.buttons["undo"].click()
     assert not again(panel).decision.any()
     box.class_menu.actions()[2].trigger()
     assert again(panel).kind_of(1) == "grade 4"
@@ -387,8 +386,8 @@ def test_zooming_keeps_what_is_under_the_mouse(panel, qtbot) -> None:
     assert all(view.map.point_of(number) is not None for number in range(8))
 
 
-def test_a_large_act_is_written_in_the_background_and_the_next_one_waits(panel, qtbot, monkeypatch) -> None:
-    monkeypatch.setattr(pool_acts, "AT_ONCE", 3)
+def test_a_large_change_is_written_in_the_background_and_the_next_one_waits(panel, qtbot, monkeypatch) -> None:
+    monkeypatch.setattr(loading, "AT_ONCE", 3)
     go, real = threading.Event(), Study.decide
 
     def slow(self, subject, items, decision) -> None:
@@ -398,7 +397,7 @@ def test_a_large_act_is_written_in_the_background_and_the_next_one_waits(panel, 
     monkeypatch.setattr(Study, "decide", slow)
     panel.view.selection.select(range(8))
     panel.keep()
-    assert panel.acts.busy and "writing" in panel.count.text()
+    assert panel.writer.busy and "writing" in panel.count.text()
     assert not panel.curation.decision.any()
     panel.view.selection.select([1], 1)
     panel.drop()
@@ -408,7 +407,7 @@ def test_a_large_act_is_written_in_the_background_and_the_next_one_waits(panel, 
     panel.drop()
     go.set()
     qtbot.waitUntil(lambda: panel.curation.decision[2] == 2, timeout=10_000)
-    qtbot.waitUntil(lambda: not panel.acts.busy)
+    qtbot.waitUntil(lambda: not panel.writer.busy)
     assert again(panel).decision.tolist() == [0, 0, 2, 0, 0, 0, 0, 0]
     assert "writing" not in panel.count.text()
 
@@ -419,13 +418,13 @@ def test_a_full_disk_is_said_and_nothing_is_shown_as_done(panel, qtbot, monkeypa
 
     monkeypatch.setattr(Study, "decide", full)
     for limit in (2000, 0):
-        monkeypatch.setattr(pool_acts, "AT_ONCE", limit)
+        monkeypatch.setattr(loading, "AT_ONCE", limit)
         panel.note.say("")
         panel.view.selection.select([0, 1])
         panel.keep()
         qtbot.waitUntil(lambda: "make room" in panel.note.text(), timeout=5000)
         assert "0 kept" in panel.count.text() and not panel.curation.decision.any()
-        assert panel.actions_box.keep_button.isEnabled()
+        assert panel.actions_box.buttons["keep"].isEnabled()
 
 
 def test_nothing_to_undo_is_said(panel) -> None:
@@ -559,7 +558,7 @@ class FakeUmap:
 def test_a_umap_is_drawn_once_and_kept(panel, qtbot, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=FakeUmap))
     monkeypatch.setattr(FakeUmap, "fitted", 0)
-    monkeypatch.setattr(pool_map, "FITTED", 6)
+    monkeypatch.setattr(loading, "FITTED", 6)
     view = panel.view
     before = view.map.places.copy()
     for _ in range(2):
@@ -570,7 +569,7 @@ def test_a_umap_is_drawn_once_and_kept(panel, qtbot, monkeypatch) -> None:
         view.map_kind.setCurrentIndex(0)
         assert np.allclose(view.map.places, before)
     assert FakeUmap.fitted == 1
-    file = pool_map.umap_file(panel.curation.pool)
+    file = loading.umap_file(panel.curation.pool)
     assert file.is_file() and "-8-" in file.name
     assert panel.curation.pool.places().shape == (8, 2)
 

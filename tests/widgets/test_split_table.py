@@ -127,13 +127,13 @@ def test_splits_that_cannot_be_kept_are_not_taken(session, box, monkeypatch):
 
 def test_open_layers_learn_of_a_new_split_so_that_no_network_learns_from_them(session, qtbot):
     from napari_histomix.widgets.layers import layer_book_of
-    from napari_histomix.widgets.rgb_layers import usable
+    from napari_histomix.widgets.training_source import learnable
 
     viewer = ViewerModel()
     book = layer_book_of(viewer, session)
     session.take_opened(opened())
     qtbot.waitUntil(lambda: session.image != "" and not book.busy, timeout=30_000)
     layer = book.layer(session.image, "image")
-    assert usable(layer)
+    assert learnable(layer)
     session.choose_splits({name: "test" if name == session.image else "train" for name in session.images})
-    assert not usable(layer)
+    assert not learnable(layer)

@@ -20,11 +20,9 @@ from napari_histomix.records import Event, HistomixError
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.widgets import train_panel
 from napari_histomix.widgets.forms import SessionForm
-from napari_histomix.widgets.loss_plot import MOST, LossPlot, ticks
-from napari_histomix.widgets.rgb_layers import micrometers, pixels_of
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.train_panel import TrainPanel
-from napari_histomix.widgets.training_form import first_rows
+from napari_histomix.widgets.train_panel import LossPlot, TrainPanel, first_rows
+from napari_histomix.widgets.viewer_layers import micrometers, pixels_of
 
 UM = {"scale": (0.25, 0.25), "units": ("um", "um")}
 
@@ -342,15 +340,16 @@ def test_a_finished_autoencoder_is_ready_to_be_built_on(ready, trainer, qtbot, t
     assert ready.show_button.isVisible() and not ready.use_button.isVisible()
 
 
-def test_a_long_run_takes_no_more_memory_than_a_short_one(qapp) -> None:
-    plot = LossPlot()
-    for step in range(10 * MOST):
+def test_a_long_run_takes_no_more_memory_than_a_short_one(qtbot) -> None:
+    plot, most = LossPlot(), LossPlot.MOST
+    qtbot.addWidget(plot)
+    for step in range(10 * most):
         plot.add(step, 2.0 if step < 50 else 0.1 + 0.05 * (step % 2))
-    plot.add(10 * MOST, validation=0.08)
-    plot.add(10 * MOST, float("nan"))
-    assert len(plot.losses) < MOST
+    plot.add(10 * most, validation=0.08)
+    plot.add(10 * most, float("nan"))
+    assert len(plot.losses) < most
     first, last, low, high = plot.limits()
-    assert first < 20 and last == 10 * MOST and low < 0.08 and 0.1 < high < 0.5
+    assert first < 20 and last == 10 * most and low < 0.08 and 0.1 < high < 0.5
     steps = np.array([step for step, _ in plot.losses])
     assert (np.diff(steps) > 0).all() and np.ptp(np.diff(steps)) < 1e-6
     plot.clear()
@@ -377,12 +376,6 @@ def test_the_plot_follows_the_theme(panel, viewer) -> None:
     viewer.theme = "light"
     light = panel.plot.grab().toImage().pixelColor(2, panel.plot.height() - 2).lightness()
     assert dark < 80 and light > 180
-
-
-def test_round_ticks() -> None:
-    assert ticks(0, 0.21) == [0, 0.1, 0.2] and ticks(0, 0.2) == [0, 0.05, 0.1, 0.15, 0.2]
-    assert ticks(1, 17) == [5, 10, 15]
-    assert ticks(0.09, 0.12, 4) == pytest.approx([0.09, 0.1, 0.11, 0.12])
 
 
 def test_as_many_samples_as_fit() -> None:

@@ -152,10 +152,10 @@ def row(*parts: QWidget | QLayout, stretch: int | None = None) -> QHBoxLayout:
 
 
 def even_row(*parts: QWidget | QLayout) -> QHBoxLayout:
-    """Widgets or layouts side by side, all of which take the room."""
+    """Widgets or layouts side by side, all with the same room."""
     layout = row(*parts)
-    for place in range(len(parts)):
-        layout.setStretch(place, 1)
+    for index in range(len(parts)):
+        layout.setStretch(index, 1)
     return layout
 
 

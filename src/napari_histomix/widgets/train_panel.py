@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from napari.utils.theme import get_theme
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QSize, Qt, QUrl
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import (
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QSizePolicy
 
 from napari_histomix.records import Event
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import CropView, Note, hint, row
+from napari_histomix.widgets.elements import (
+    ACCENT,
+    CARE,
+    CropView,
+    Note,
+    add,
+    box,
+    button,
+    column,
+    even_row,
+    hint,
+    label,
+    later,
+)
 from napari_histomix.widgets.jobs import prepare_units, warm_networks
-from napari_histomix.widgets.loss_plot import LossPlot
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.tissue import TissueSource
-from napari_histomix.widgets.training_form import TrainingForm, first_rows, read_history, run_words, training_job
+from napari_histomix.widgets.training_form import TrainingForm, read_history, run_words, training_job
+from napari_histomix.widgets.training_source import TissueSource
 
-LABELS = 84
+LABEL_WIDTH = 92
 """Pixels for the labels of both forms."""
-COLUMNS = {
+SAMPLE_COLUMNS = {
     "inpainter": ("Real", "Hidden", "Painted"),
     "autoencoder": ("Real", "Rebuilt"),
     "latent": ("Real", "Hidden", "Painted"),
@@ -43,23 +52,118 @@ class TrainBar(RunBar):
     """Run, Pause and Stop; says step, loss and the time that is left."""
 
     def __init__(self, runner: Any) -> None:
-        super().__init__("Run", runner, pausable=True)
+        stop_tip = "End the run now. The best network so far is kept, and the run can be resumed."
+        super().__init__("Run", runner, stop_tip=stop_tip, pausable=True)
         self.cancel_button.setText("Stop")
-        for button in (self.pause_button, self.cancel_button):
-            button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.cancel_button.setToolTip("End the run now. The best network so far is kept, and the run can be resumed.")
+        for part in (self.pause_button, self.cancel_button):
+            part.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def _on_running(self, running: bool) -> None:
         super()._on_running(running)
         self.run_button.setVisible(not running)
 
     def words(self, event: Event) -> str:
-        """Loss, step, and minutes left."""
         if "step" not in event.figures:
             return f"{event.phase} …"
         left = event.total - event.done
         time = f"{(left + 30) // 60} min left" if left >= 90 else f"{left} s left" if left > 0 else "saving …"
         return f"{event.phase} · step {int(event.figures['step']):,} · {time}"
+
+
+class LossPlot(FigureCanvasQTAgg):  # type: ignore[misc]
+    """The loss of a training run as it comes, in the colors of napari's theme.
+
+    Attributes
+    ----------
+    losses, validations : list of (step, loss)
+        What is shown; of many losses, averages of neighbors.
+    """
+
+    MOST = 2000
+    """Points of the line; beyond that, neighbors are averaged: a long run takes no more memory than a short one."""
+
+    def __init__(self, theme: str = "dark") -> None:
+        super().__init__(Figure(layout="constrained"))
+        self.axes = self.figure.subplots()
+        title, step = self.axes.set_title("Loss", loc="left"), self.axes.set_xlabel("Step")
+        self.axes.grid(axis="y")
+        self.axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        self.axes.yaxis.set_major_locator(MaxNLocator(5))
+        self.axes.xaxis.set_major_formatter("{x:,.0f}")
+        self.axes.yaxis.set_major_formatter("{x:.3g}")
+        self.axes.tick_params(length=0)
+        (self._line,) = self.axes.plot([], color=ACCENT, linewidth=1)
+        (self._dots,) = self.axes.plot([], "o", color=CARE, markersize=5, label="held-out images", clip_on=False)
+        legend = self.axes.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, handlelength=0.5
+        )
+        self._texts = title, step, *legend.get_texts()
+        self.setFixedHeight(190)
+        self.setMinimumWidth(200)
+        self.setToolTip("Lower is better. The line is the loss of every step, a dot the loss on images held out.")
+        self._redraw = later(self, 1000, self._show)
+        self.set_theme(theme)
+        self.clear()
+
+    def set_theme(self, name: str) -> None:
+        theme = get_theme(name)
+        background, ink, faint = (color.as_hex() for color in (theme.background, theme.text, theme.primary))
+        for part in (self.figure, self.axes):
+            part.set_facecolor(background)
+        self.axes.tick_params(colors=ink, labelsize="small", grid_color=faint)
+        self.axes.spines[:].set_color(faint)
+        for text in self._texts:
+            text.set(color=ink, size="small")
+        self.draw_idle()
+
+    def clear(self) -> None:
+        self.losses: list[tuple[float, float]] = []
+        self.validations: list[tuple[float, float]] = []
+        self._each = 1
+        self._pending: list[tuple[float, float]] = []
+        self._show()
+
+    def add(self, step: float, loss: float | None = None, validation: float | None = None) -> None:
+        if validation is not None and math.isfinite(validation):
+            self.validations.append((step, validation))
+        if loss is not None and math.isfinite(loss):
+            self._pending.append((step, loss))
+        if len(self._pending) == self._each:
+            self.losses.append(_mean(self._pending))
+            self._pending = []
+        if len(self.losses) == self.MOST:
+            self.losses = [_mean(self.losses[at : at + 2]) for at in range(0, self.MOST, 2)]
+            self._each *= 2
+        if not self._redraw.isActive():
+            self._redraw.start()
+
+    def limits(self) -> tuple[float, float, float, float] | None:
+        """First and last step, lowest and highest loss of the axes; None while there is nothing to show.
+
+        The first steps of a new network lose many times as much as all others: the highest 2 % may run off the plot.
+        """
+        points = [*self.losses, *self.validations]
+        if not points:
+            return None
+        steps, values = np.asarray(points).T
+        high = max(float(np.percentile(values, 98)), *(value for _, value in self.validations[-3:]), 1e-9)
+        low = float(values.min())
+        low = 0.0 if low < 0.5 * high or high - low < 1e-3 * high else low - 0.1 * (high - low)
+        return float(steps.min()), max(float(steps.max()), float(steps.min()) + 1), low, high + 0.05 * (high - low)
+
+    def _show(self) -> None:
+        for artist, points in ((self._line, self.losses), (self._dots, self.validations)):
+            artist.set_data(np.reshape(points, (-1, 2)).T)
+        limits = self.limits()
+        first, last, low, high = limits or (0, 1, 0, 1)
+        self.axes.set(xlim=(first, last), ylim=(low, high))
+        self.axes.tick_params(labelleft=limits is not None, labelbottom=limits is not None)
+        self.draw_idle()
+
+
+def _mean(points: list[tuple[float, float]]) -> tuple[float, float]:
+    step, loss = np.mean(points, axis=0)
+    return float(step), float(loss)
 
 
 class SampleView(CropView):
@@ -74,15 +178,12 @@ class SampleView(CropView):
         self.setMinimumSize(120, 40)
 
     def hasHeightForWidth(self) -> bool:
-        """Always."""
         return True
 
     def heightForWidth(self, width: int) -> int:
-        """That of the sheet at this width."""
         return round(width * self.pixels.shape[0] / self.pixels.shape[1]) if self.pixels is not None else 40
 
     def sizeHint(self) -> QSize:
-        """At the dock's usual width."""
         return QSize(320, self.heightForWidth(320))
 
 
@@ -95,86 +196,60 @@ class TrainPanel(Panel):
         self._out: Path | None = None
         self._kind = "inpainter"
         self._messages: list[str] = []
-        self.area = self.scroll()
-        self.tissue = TissueSource(self.viewer)
-        self.form = TrainingForm(self.session.home / "models")
-        for part in (self.tissue, self.form):
-            self.column.addWidget(part)
-            part.changed.connect(self._update)
-            align(part.details)
-        self.summary = QLabel()
-        self.summary.setWordWrap(True)
-        self.column.addWidget(self.summary)
-        self.progress = TrainBar(self.runner)
-        self.progress.run.connect(self.run)
-        self.column.addWidget(self.progress)
-        self.why = hint("")
-        self.why.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
-        self.column.addWidget(self.why)
-        self.resume_button = QPushButton()
-        self.resume_button.setToolTip("Go on where the run was left; choose the same images and network as then.")
-        self.resume_button.clicked.connect(self.resume)
-        self.column.addWidget(self.resume_button)
-        self.note = Note()
-        self.column.addWidget(self.note)
-        self._build_result()
-        self._build_look()
-        self.column.addStretch(1)
+        self._build()
         self.runner.progressed.connect(self._on_event)
         self.runner.finished.connect(self._on_finished)
         self.runner.failed.connect(self._on_failed)
         self.runner.cancelled.connect(self._on_stopped)
         self.runner.running_changed.connect(self._on_running)
         self.session.model_changed.connect(self._update)
-        self.session.splits_changed.connect(self.tissue.layers.refresh)
+        self.session.splits_changed.connect(self.tissue.layers.follower.refresh)
         self.viewer.events.theme.connect(self._on_theme)
         self._on_running(False)
         warm_networks()
 
-    def _build_result(self) -> None:
-        self.result = QWidget()
-        self.use_button = QPushButton("Use it for synthesis")
-        self.use_button.setToolTip("The Synthesize panel of this window paints with this network from now on.")
-        self.use_button.clicked.connect(self._use)
-        self.show_button = QPushButton("Show the folder")
-        self.show_button.clicked.connect(self._show_folder)
-        buttons = row(self.use_button, self.show_button)
-        buttons.setStretch(0, 1)
-        buttons.setStretch(1, 1)
-        self.result.setLayout(buttons)
-        self.column.addWidget(self.result)
-
-    def _build_look(self) -> None:
+    def _build(self) -> None:
+        self.area = self.scroll()
+        self.tissue = TissueSource(self.viewer)
+        self.form = TrainingForm(self.session.home / "models")
+        for part in (self.tissue, self.form):
+            part.changed.connect(self._update)
+            align(part.details)
+        self.summary = label()
+        self.progress = TrainBar(self.runner)
+        self.progress.run.connect(self.run)
+        self.why = hint("")
+        self.why.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        tip = "Go on where the run was left; choose the same images and network as then."
+        self.resume_button = button("", tip, self.resume)
+        self.note = Note()
+        tip = "The Synthesize panel of this window paints with this network from now on."
+        self.use_button = button("Use it for synthesis", tip, lambda: self.session.use_model(self._out))
+        self.show_button = button("Show the folder", pressed=self._show_folder)
+        self.result = box(even_row(self.use_button, self.show_button))
         self.plot = LossPlot(self.viewer.theme)
         self.plot.hide()
-        self.column.addWidget(self.plot)
-        self.sample = QWidget()
-        column = QVBoxLayout(self.sample)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(2)
         self._titles = QHBoxLayout()
         self._titles.setSpacing(0)
-        column.addLayout(self._titles)
         self.preview = SampleView()
         self.preview.setToolTip("Images held out from learning, as the network paints them now.")
-        column.addWidget(self.preview)
-        self.sample.hide()
-        self.column.addWidget(self.sample)
+        self.sample = box(column(self._titles, self.preview, space=2), shown=False)
+        add(self.column, self.tissue, self.form, self.summary, self.progress, self.why, self.resume_button)
+        add(self.column, self.note, self.result, self.plot, self.sample)
+        self.column.addStretch(1)
 
     def sizeHint(self) -> QSize:
-        """Narrow enough to stand beside the HistoMix dock."""
+        # Narrow enough to stand beside the HistoMix dock.
         return QSize(360, 760)
 
     # The run.
 
     def run(self) -> None:
-        """Train in the background."""
         if not self.problem():
             self._begin(resume=False)
 
     def resume(self) -> None:
-        """Go on with the unfinished run of the chosen name."""
-        if self.form.found is not None and not self.problem(resume=True):
+        if self.form.unfinished is not None and not self.problem(resume=True):
             self._begin(resume=True)
 
     def problem(self, resume: bool = False) -> str:
@@ -190,8 +265,8 @@ class TrainPanel(Panel):
         self.note.say("")
         self.plot.clear()
         self._show_sample(None)
-        for one in (read_history(self._out) or {}).get("history", ()) if resume else ():
-            self.plot.add(one["step"], validation=one["validation"])
+        for checkpoint in (read_history(self._out) or {}).get("history", ()) if resume else ():
+            self.plot.add(checkpoint["step"], validation=checkpoint["validation"])
         self.summary.setText(
             f"<b>{form.out.name}</b><br>{form.network.currentText()} · learns from {self.tissue.words()} · "
             f"begins {form.start.currentText()}"
@@ -215,10 +290,7 @@ class TrainPanel(Panel):
         for part in (self.tissue, self.form):
             part.setVisible(not running)
         self.summary.setVisible(running)
-        if running:
-            self.plot.show()
-        elif not self.plot.losses:
-            self.plot.hide()
+        self.plot.setVisible(running or bool(self.plot.losses))
         if not running:
             self.form.look()
         self._update()
@@ -238,34 +310,35 @@ class TrainPanel(Panel):
         if sheet is None:
             self.preview.show_pixels(None)
             return
-        titles = COLUMNS[self._kind]
+        titles = SAMPLE_COLUMNS[self._kind]
         if self._titles.count() != len(titles):
             while self._titles.count():
                 self._titles.takeAt(0).widget().deleteLater()
             for title in titles:
-                label = QLabel(title)
-                label.setAlignment(Qt.AlignmentFlag.AlignCenter)
-                self._titles.addWidget(label, 1)
+                text = label(title, wrap=False)
+                text.setAlignment(Qt.AlignmentFlag.AlignCenter)
+                self._titles.addWidget(text, 1)
         self.preview.show_pixels(first_rows(sheet, len(titles)))
         self.preview.updateGeometry()
 
     # What came of it.
 
     def _on_finished(self, out: Path) -> None:
-        self._say(f"Done. {self._kept() or f'The network is in the folder {Path(out).name}.'}", "good")
+        self._say(f"Done. {self._best() or f'The network is in the folder {out.name}.'}")
         if self._kind == "autoencoder":
-            self.form.autoencoder.choose(Path(out))
-        self.form.propose_after(Path(out))
+            self.form.autoencoder.choose(out)
+        self.form.propose_after(out)
 
     def _on_stopped(self) -> None:
-        kept = self._kept()
-        self._say(f"Stopped. {kept}" if kept else "Stopped before anything was learned; nothing was kept.", "good")
+        best = self._best()
+        self._say(f"Stopped. {best}" if best else "Stopped before anything was learned; nothing was kept.")
 
     def _on_failed(self, sentence: str) -> None:
-        self.complain(self.note, f"{sentence} {self._kept()}".strip())
+        self.complain(self.note, f"{sentence} {self._best()}".strip())
         self._update()
 
-    def _kept(self) -> str:
+    def _best(self) -> str:
+        """Where the best network is, in a sentence; empty where there is none."""
         card = read_history(self._out)
         if card is None or self._out is None:
             return ""
@@ -275,14 +348,9 @@ class TrainPanel(Panel):
             f"is in the folder {self._out.name}."
         )
 
-    def _say(self, sentence: str, kind: str) -> None:
-        if self._messages:
-            sentence, kind = f"{sentence} {' '.join(self._messages)}", "warning"
-        self.note.say(sentence, kind)
+    def _say(self, sentence: str) -> None:
+        self.note.say(" ".join([sentence, *self._messages]), "warning" if self._messages else "good")
         self._update()
-
-    def _use(self) -> None:
-        self.session.use_model(self._out)
 
     def _show_folder(self) -> None:
         if self._out is not None:
@@ -296,13 +364,12 @@ class TrainPanel(Panel):
         self.progress.allow(not problem, problem)
         self.why.setText(problem)
         self.why.setVisible(bool(problem))
-        found = None if running else self.form.found
-        self.resume_button.setVisible(found is not None)
-        if found is not None:
-            self.resume_button.setText(f"Resume the {run_words(found)}")
+        unfinished = None if running else self.form.unfinished
+        self.resume_button.setVisible(unfinished is not None)
+        if unfinished is not None:
+            self.resume_button.setText(f"Resume the {run_words(unfinished)}")
             self.resume_button.setEnabled(not self.problem(resume=True))
-        made = not running and read_history(self._out) is not None
-        self.result.setVisible(made)
+        self.result.setVisible(not running and read_history(self._out) is not None)
         self.use_button.setVisible(self._kind != "autoencoder")
         used = self._out is not None and self.session.model_folder == self._out
         self.use_button.setEnabled(not used)
@@ -320,4 +387,11 @@ def align(layout: QFormLayout) -> None:
     for line in range(layout.rowCount()):
         item = layout.itemAt(line, QFormLayout.ItemRole.LabelRole)
         if item is not None and item.widget() is not None:
-            item.widget().setMinimumWidth(LABELS)
+            item.widget().setMinimumWidth(LABEL_WIDTH)
+
+
+def first_rows(sheet: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    """The rows of a contact sheet of square windows that fit into three quarters of its width, at least one."""
+    side = sheet.shape[1] // columns
+    rows = max(int(0.75 * sheet.shape[1]) // side, 1)
+    return sheet[: rows * side]

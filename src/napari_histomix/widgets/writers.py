@@ -20,7 +20,7 @@ from napari_histomix.datasets.pixels import as_ids
 from napari_histomix.datasets.text_files import whole_number
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, safe_name, write_png
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
-from napari_histomix.widgets.rgb_layers import micrometers, pixels_of
+from napari_histomix.widgets.viewer_layers import micrometers, pixels_of
 
 CLASS_FEATURES = ("class", "type", "classification")
 """Features of a Labels layer that say the class of each label; the first that is there counts."""

@@ -1,14 +1,15 @@
-"""The gallery of a segment pool: as many tiles as there are segments, of which only those in sight exist."""
+"""The gallery of a segment pool, with as many tiles as there are segments, and the selection it shares with the map."""
 
 from __future__ import annotations
 
+import colorsys
 import time
 from collections import OrderedDict
 
 import numpy as np
 from napari.utils.theme import get_theme
-from numpy.typing import NDArray
-from qtpy.QtCore import QByteArray, QEvent, QPoint, QRect, QRectF, QSize, Qt, QTimer, Signal
+from numpy.typing import ArrayLike, NDArray
+from qtpy.QtCore import QByteArray, QEvent, QObject, QPoint, QRect, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import (
     QColor,
     QHelpEvent,
@@ -26,8 +27,7 @@ from qtpy.QtWidgets import QAbstractScrollArea, QFrame, QSizePolicy, QToolTip
 
 from napari_histomix.segmentation.pool import DECIDED, SegmentPool
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.elements import ACCENT, CARE
-from napari_histomix.widgets.pool.selection import DECISION_FRAMES, PoolSelection, class_colors
+from napari_histomix.widgets.elements import ACCENT, BAD, CARE, GOOD, later, rgb
 
 GAP = 5
 """Pixels around a thumbnail; two neighbors lie twice as far apart."""
@@ -38,8 +38,81 @@ BUDGET = 0.005
 """Seconds of one paint that go into decoding thumbnails; the rest comes in the next one."""
 
 
+CLASS_COLORS = ("#4c9aff", "#f5a623", "#a97fe0", "#2fc1c9", "#e377c2", "#c9b92f", "#b07d62", "#8fa3b8")
+"""Apart from the colors of decisions, and to be told from each other on light and dark."""
+DECISION_FRAMES = ("", GOOD, BAD)
+"""By the codes of ``Curation.decision``."""
+
+
+def class_colors(count: int) -> NDArray[np.uint8]:
+    """A color for each of so many classes, (count, 3) RGB."""
+    colors = [rgb(color) for color in CLASS_COLORS[:count]]
+    for index in range(len(colors), count):
+        # Golden-angle steps of hue: no two neighbors look alike, however many there are.
+        red, green, blue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.55, 0.85)
+        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return np.array(colors, np.uint8).reshape(count, 3)
+
+
+class PoolSelection(QObject):
+    """Selected segments as a mask over the whole pool, so that selecting a million takes no time; one is current.
+
+    Attributes
+    ----------
+    mask : (N,) bool
+    current : int
+        The segment clicked or reached last; -1 for none.
+    """
+
+    changed = Signal()
+    current_changed = Signal(int)
+    """Number of the current segment; -1 for none."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.mask = np.zeros(0, bool)
+        self.current = -1
+
+    @property
+    def count(self) -> int:
+        return int(np.count_nonzero(self.mask))
+
+    def numbers(self) -> NDArray[np.intp]:
+        return np.flatnonzero(self.mask)
+
+    def reset(self, size: int) -> None:
+        """Begin with a pool of so many segments, none selected."""
+        self.mask = np.zeros(size, bool)
+        self._tell(-1)
+
+    def select(self, numbers: ArrayLike, current: int | None = None, *, add: bool = False) -> None:
+        """Select segments, in place of those that were or beside them; ``current`` becomes the current one."""
+        if not add:
+            self.mask[:] = False
+        self.mask[np.asarray(numbers, np.intp)] = True
+        self._tell(self.current if current is None else current)
+
+    def toggle(self, number: int) -> None:
+        """Select a segment, or no longer; it becomes the current one."""
+        self.mask[number] = not self.mask[number]
+        self._tell(number)
+
+    def restrict(self, numbers: NDArray[np.intp]) -> None:
+        """Let go of all but these: what is not shown must not be decided on by accident."""
+        shown = np.zeros(len(self.mask), bool)
+        shown[numbers] = True
+        self.mask &= shown
+        self._tell(self.current if self.current >= 0 and shown[self.current] else -1)
+
+    def _tell(self, current: int) -> None:
+        before, self.current = self.current, current
+        self.changed.emit()
+        if current != before:
+            self.current_changed.emit(current)
+
+
 class PoolGallery(QAbstractScrollArea):
-    """Tiles in rows. Reads what it shows from a curation, and shares its selection with whoever has the same one.
+    """Tiles in rows, of which only those in sight exist. Reads what it shows from a curation.
 
     Parameters
     ----------
@@ -67,21 +140,18 @@ class PoolGallery(QAbstractScrollArea):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumHeight(150)
         self.setAccessibleName("Segments")
-        self._more = QTimer(self)
-        self._more.setSingleShot(True)
-        self._more.timeout.connect(self.viewport().update)
+        self._more = later(self, 0, self.viewport().update)
         self.set_theme(theme)
         selection.changed.connect(self.viewport().update)
 
     def sizeHint(self) -> QSize:
-        """Four tiles wide."""
+        # Four tiles wide.
         return QSize(380, 400)
 
     def set_theme(self, name: str) -> None:
-        """Draw in the colors of a napari theme."""
         theme = get_theme(name)
         self._back, self._ink, self._empty = (
-            QColor(one.as_hex()) for one in (theme.background, theme.text, theme.foreground)
+            QColor(color.as_hex()) for color in (theme.background, theme.text, theme.foreground)
         )
         self.viewport().update()
 
@@ -91,7 +161,7 @@ class PoolGallery(QAbstractScrollArea):
         """Show another pool, none of it yet; ``set_numbers`` follows."""
         self.curation = curation
         self.thumbnails = Thumbnails(curation.pool, self._pixels()) if curation else None
-        self._colors = [QColor(*one) for one in class_colors(len(curation.kinds)).tolist()] if curation else []
+        self._colors = [QColor(*color) for color in class_colors(len(curation.kinds)).tolist()] if curation else []
         self.set_numbers(np.empty(0, np.intp))
 
     def set_numbers(self, numbers: NDArray[np.intp]) -> None:
@@ -112,20 +182,21 @@ class PoolGallery(QAbstractScrollArea):
 
     def place_of(self, number: int) -> int | None:
         """Position of a segment's tile; None where it is not shown."""
-        found = np.flatnonzero(self.numbers == number)
-        return int(found[0]) if len(found) else None
+        places = np.flatnonzero(self.numbers == number)
+        return int(places[0]) if len(places) else None
 
     # Geometry.
 
     @property
     def cell(self) -> int:
-        """Height of a row."""
         return self.side + 2 * GAP + STRIP
 
     @property
     def columns(self) -> int:
-        """Tiles in a row."""
-        return max(1, self.viewport().width() // (self.side + 2 * GAP))
+        return self._columns_in(self.viewport().width())
+
+    def _columns_in(self, width: int) -> int:
+        return max(1, width // (self.side + 2 * GAP))
 
     def _pixels(self) -> int:
         return round(self.side * self.devicePixelRatioF())
@@ -145,7 +216,6 @@ class PoolGallery(QAbstractScrollArea):
         return QRect(left, row * self.cell - self.verticalScrollBar().value() + GAP, self.side, self.side)
 
     def number_at(self, point: QPoint) -> int | None:
-        """The segment at a place in the viewport."""
         place = self._place_at(point)
         return int(self.numbers[place]) if place is not None else None
 
@@ -156,31 +226,28 @@ class PoolGallery(QAbstractScrollArea):
         return place if 0 <= place < len(self.numbers) else None
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Other columns; what was at the top stays there."""
         super().resizeEvent(event)
-        self._keep_top(event.oldSize().width())
-
-    def _keep_top(self, width: int, cell: int | None = None, side: int | None = None) -> None:
-        bar, columns = self.verticalScrollBar(), max(1, width // ((side or self.side) + 2 * GAP))
-        top = bar.value() // (cell or self.cell) * columns
-        offset = bar.value() % (cell or self.cell)
-        self._measure()
-        if columns != self.columns or cell:
-            bar.setValue(top // self.columns * self.cell + (offset if not cell else 0))
-        self.viewport().update()
+        self._keep_top(self._columns_in(event.oldSize().width()), self.cell)
 
     def set_side(self, side: int) -> None:
-        """Show tiles of another size."""
         if side != self.side:
-            cell, before, self.side = self.cell, self.side, side
+            columns, cell, self.side = self.columns, self.cell, side
             if self.thumbnails is not None:
                 self.thumbnails.resize(self._pixels())
-            self._keep_top(self.viewport().width(), cell, before)
+            self._keep_top(columns, cell)
+
+    def _keep_top(self, columns: int, cell: int) -> None:
+        """Measure anew; the tile that was at the top, in rows of so many columns and so high, stays there."""
+        bar = self.verticalScrollBar()
+        row, offset = divmod(bar.value(), cell)
+        self._measure()
+        if columns != self.columns or cell != self.cell:
+            bar.setValue(row * columns // self.columns * self.cell + (offset if cell == self.cell else 0))
+        self.viewport().update()
 
     # Drawing.
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the tiles in sight; thumbnails that are not there yet, as far as the time allows."""
         painter = QPainter(self.viewport())
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.fillRect(self.viewport().rect(), self._back)
@@ -190,6 +257,7 @@ class PoolGallery(QAbstractScrollArea):
             last = min(first + rows * self.columns, len(self.numbers))
             if self.thumbnails is not None:
                 self.thumbnails.make_room(last - first)
+            # Thumbnails that are not there yet are made as far as the time allows.
             until = time.perf_counter() + BUDGET
             waiting = False
             for place in range(first, last):
@@ -213,15 +281,14 @@ class PoolGallery(QAbstractScrollArea):
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(QColor(ACCENT))
             painter.drawRoundedRect(whole, 4, 4)
-        if pixmap is None:
-            painter.fillRect(box, self._empty)
-        else:
-            painter.setOpacity(0.35 if DECIDED[decision] == "drop" else 1.0)
+        if pixmap is not None and DECIDED[decision] == "drop":
+            painter.setOpacity(0.35)
+        painter.fillRect(box, self._empty)
+        if pixmap is not None:
             size = pixmap.size().scaled(box.size(), Qt.AspectRatioMode.KeepAspectRatio)
-            painter.fillRect(box, self._empty)
             corner = QPoint((box.width() - size.width()) // 2, (box.height() - size.height()) // 2)
             painter.drawPixmap(QRect(box.topLeft() + corner, size), pixmap)
-            painter.setOpacity(1.0)
+        painter.setOpacity(1.0)
         kind = self._colors[int(self.curation.kind[number])]
         painter.fillRect(box.x(), box.bottom() + 1, box.width(), STRIP, kind)
         painter.setBrush(Qt.BrushStyle.NoBrush)
@@ -231,29 +298,13 @@ class PoolGallery(QAbstractScrollArea):
             painter.setPen(pen)
             painter.drawRect(QRectF(box).adjusted(1.5, 1.5, -1.5, -1.5))
         if self.curation.border[number]:
-            self._flag(painter, box)
+            _flag_incomplete(painter, box)
         if number == self.selection.current:
             painter.setPen(QPen(self._ink, 1.5))
             painter.drawRoundedRect(QRectF(box).adjusted(-3, -3, 3, STRIP + 3), 4, 4)
         return pixmap is not None
 
-    @staticmethod
-    def _flag(painter: QPainter, box: QRect) -> None:
-        """A small dashed square on a dark ground: a segment that its image's border cut off."""
-        mark = QRectF(box.right() - 19.5, box.top() + 5.5, 14, 14)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(20, 22, 26, 200))
-        painter.drawRoundedRect(mark.adjusted(-3, -3, 3, 3), 3, 3)
-        painter.setBrush(Qt.BrushStyle.NoBrush)
-        pen = QPen(QColor(CARE), 2)
-        pen.setCapStyle(Qt.PenCapStyle.FlatCap)
-        # Dashes and gaps that come out even on a side of 14.
-        pen.setDashPattern([1.5, 1.3])
-        painter.setPen(pen)
-        painter.drawRect(mark)
-
     def viewportEvent(self, event: QEvent) -> bool:
-        """Say in a tooltip what a tile is."""
         if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
             number = self.number_at(event.pos())
             QToolTip.showText(event.globalPos(), self.words(number) if number is not None else "", self)
@@ -275,28 +326,23 @@ class PoolGallery(QAbstractScrollArea):
             f"Tags: {', '.join(curation.tags_of(number))}" if curation.tags_of(number) else "",
             "Cut off by the border of its image" if curation.border[number] else "",
         ]
-        return "\n".join(one for one in lines if one)
+        return "\n".join(filter(None, lines))
 
     # Selecting.
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Select one; with Shift all from the last one, with Ctrl one more or one less."""
         place = self._place_at(event.position().toPoint())
         if event.button() != Qt.MouseButton.LeftButton or place is None:
             return
-        number = int(self.numbers[place])
-        if event.modifiers() & Qt.KeyboardModifier.ShiftModifier:
-            self._extend(place)
-        elif event.modifiers() & Qt.KeyboardModifier.ControlModifier:
+        extend = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
+        if event.modifiers() & Qt.KeyboardModifier.ControlModifier and not extend:
             self._anchor = place
-            self.selection.toggle(number)
+            self.selection.toggle(int(self.numbers[place]))
+            self.visited.emit(int(self.numbers[place]))
         else:
-            self._anchor = place
-            self.selection.select([number], number)
-        self.visited.emit(number)
+            self.go(place, extend=extend)
 
     def _extend(self, place: int) -> None:
-        """Select from where the selection began to here."""
         if not 0 <= self._anchor < len(self.numbers):
             current = self.place_of(self.selection.current)
             self._anchor = place if current is None else current
@@ -318,13 +364,11 @@ class PoolGallery(QAbstractScrollArea):
         self.visited.emit(number)
 
     def go_on(self) -> None:
-        """Go to the tile after the current one, if there is one."""
         place = self.place_of(self.selection.current)
         if place is not None and place + 1 < len(self.numbers):
             self.go(place + 1)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Arrows, Page, Home and End move; with Shift they select; Ctrl+A selects all, Escape none."""
         key = Qt.Key(event.key())
         page = max(self.viewport().height() // self.cell, 1) * self.columns
         steps = {
@@ -343,17 +387,16 @@ class PoolGallery(QAbstractScrollArea):
         elif key == Qt.Key.Key_Escape:
             self.selection.select([])
         elif key in steps:
-            now = self.place_of(self.selection.current)
-            target = 0 if now is None else now + steps[key]
+            place = self.place_of(self.selection.current)
+            target = 0 if place is None else place + steps[key]
             # Up from the first row and down from the last stay, as they do in a table.
-            if now is not None and abs(steps[key]) == self.columns and not 0 <= target < len(self.numbers):
-                target = now
+            if place is not None and abs(steps[key]) == self.columns and not 0 <= target < len(self.numbers):
+                target = place
             self.go(target, extend=bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier))
         else:
             super().keyPressEvent(event)
 
     def wheelEvent(self, event: QWheelEvent) -> None:
-        """Scroll; with Ctrl, larger and smaller tiles."""
         if event.modifiers() & Qt.KeyboardModifier.ControlModifier:
             step = (event.angleDelta().y() > 0) - (event.angleDelta().y() < 0)
             at = min(max(SIDES.index(self.side) + step, 0), len(SIDES) - 1)
@@ -361,6 +404,21 @@ class PoolGallery(QAbstractScrollArea):
             event.accept()
         else:
             super().wheelEvent(event)
+
+
+def _flag_incomplete(painter: QPainter, box: QRect) -> None:
+    """A small dashed square on a dark ground: a segment that its image's border cut off."""
+    mark = QRectF(box.right() - 19.5, box.top() + 5.5, 14, 14)
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.setBrush(QColor(20, 22, 26, 200))
+    painter.drawRoundedRect(mark.adjusted(-3, -3, 3, 3), 3, 3)
+    painter.setBrush(Qt.BrushStyle.NoBrush)
+    pen = QPen(QColor(CARE), 2)
+    pen.setCapStyle(Qt.PenCapStyle.FlatCap)
+    # Dashes and gaps that come out even on a side of 14.
+    pen.setDashPattern([1.5, 1.3])
+    painter.setPen(pen)
+    painter.drawRect(mark)
 
 
 KEPT = 1500
@@ -387,7 +445,6 @@ class Thumbnails:
         return len(self._kept)
 
     def resize(self, side: int) -> None:
-        """Make them at another size from now on."""
         if side != self._side:
             self._side = side
             self._kept.clear()
@@ -398,10 +455,10 @@ class Thumbnails:
 
     def get(self, number: int) -> QPixmap | None:
         """The pixmap of a segment; None where it has to be loaded first."""
-        found = self._kept.get(number)
-        if found is not None:
+        pixmap = self._kept.get(number)
+        if pixmap is not None:
             self._kept.move_to_end(number)
-        return found
+        return pixmap
 
     def load(self, number: int) -> QPixmap:
         """Read and decode one; a plain gray square stands for what cannot be read."""

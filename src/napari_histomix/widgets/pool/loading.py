@@ -1,20 +1,49 @@
-"""Opening a segment pool: the job that reads, and what it hands over."""
+"""What the Pool dock does in the background: open a pool, compute its UMAP, write decisions."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
 
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.segmentation.pool import SegmentPool, has_pool
+from napari_histomix.segmentation.pool import POOL, Projection, SegmentPool, has_pool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.study.database import Claim
+from napari_histomix.widgets.jobs import JobRunner, single
+
+MAKER = Callable[[], Job[Any]]
+
+
+def without_paths(sentence: str, *paths: Path | str | None) -> str:
+    """A sentence that names files and folders by their names alone."""
+    for path in (Path(path) for path in paths if path):
+        for spelling in (path.expanduser().resolve(), path):
+            sentence = sentence.replace(str(spelling), spelling.name)
+    return sentence
+
+
+def pathless(make: MAKER, *paths: Path | str | None) -> MAKER:
+    """A job whose error sentences name files and folders by their names alone."""
+
+    def job() -> Job[Any]:
+        try:
+            return (yield from make())
+        except HistomixError as error:
+            raise HistomixError(without_paths(str(error), *paths)) from None
+
+    return job
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,37 +63,174 @@ def pool_job(
     pool: SegmentPool | None = None,
     signature: Mapping[str, Any] | None = None,
     claim: Claim | None = None,
-) -> Callable[[], Job[OpenedPool]]:
+) -> MAKER:
     """Open a study's pool with all decisions; refuse one that was not made by ``signature``, where that is given.
 
     ``claim`` is the window's right to write to that folder.
     """
+    folder = study if isinstance(study, Path) else study.folder
 
     def job() -> Job[OpenedPool]:
         yield Event("Opening the study")
-        folder = study if isinstance(study, Path) else study.folder
+        opened = Study.open(study, claim) if isinstance(study, Path) else study
+        opened.hold()
+        yield Event("Reading the segments")
         try:
-            opened = Study.open(study, claim) if isinstance(study, Path) else study
-            opened.hold()
-            yield Event("Reading the segments")
-            try:
-                found = pool or SegmentPool(opened.folder)
-                if signature is not None:
-                    found.check(signature)
-            except HistomixError as error:
-                missing = not has_pool(folder)
-                return OpenedPool(opened, problem=_without_path(str(error), folder), missing=missing)
-            yield Event("Reading decisions")
-            try:
-                return OpenedPool(opened, Curation(opened, found), found.places())
-            except (OSError, ValueError):
-                problem = f"The segment pool in {folder.name} is damaged; build it again."
-                return OpenedPool(opened, problem=problem)
+            segments = pool or SegmentPool(opened.folder)
+            if signature is not None:
+                segments.check(signature)
         except HistomixError as error:
-            raise HistomixError(_without_path(str(error), folder)) from None
+            return OpenedPool(opened, problem=without_paths(str(error), folder), missing=not has_pool(folder))
+        yield Event("Reading decisions")
+        try:
+            return OpenedPool(opened, Curation(opened, segments), segments.places())
+        except (OSError, ValueError):
+            problem = f"The segment pool in {folder.name} is damaged; build it again."
+            return OpenedPool(opened, problem=problem)
+
+    return pathless(job, folder)
+
+
+# The UMAP.
+
+FITTED = 50_000
+"""Segments the map is fitted to; all others are put where they belong on it."""
+COMPONENTS = 30
+CHUNK = 10_000
+
+
+def umap_available() -> bool:
+    """Whether umap-learn is installed."""
+    return find_spec("umap") is not None
+
+
+def umap_file(pool: SegmentPool) -> Path:
+    """Where the map of exactly this pool is kept."""
+    made = json.dumps(dict(pool.signature), sort_keys=True) + repr([image.sha256 for image in pool.images])
+    return pool.folder / POOL / f"umap-{len(pool)}-{hashlib.sha256(made.encode()).hexdigest()[:12]}.npy"
+
+
+def umap_job(pool: SegmentPool) -> MAKER:
+    """Places (N, 2) of all segments, read from disk where they were computed before."""
+
+    def job() -> Job[NDArray[np.float32]]:
+        file = umap_file(pool)
+        yield Event("Reading the map")
+        try:
+            places = np.load(file, allow_pickle=False)
+            if places.shape == (len(pool), 2):
+                return np.asarray(places, np.float32)
+        except (OSError, ValueError):
+            # Not there yet, or not whole: it is made anew.
+            pass
+        places = yield from _umap_places(pool)
+        partial = file.with_suffix(".partial")
+        try:
+            with partial.open("wb") as stream:
+                np.save(stream, places)
+            os.replace(partial, file)
+        except OSError:
+            # A map that cannot be kept is shown all the same.
+            partial.unlink(missing_ok=True)
+        return places
 
     return job
 
 
-def _without_path(sentence: str, folder: Path) -> str:
-    return sentence.replace(str(folder), folder.name)
+def _umap_places(pool: SegmentPool) -> Job[NDArray[np.float32]]:
+    if len(pool) < 4:
+        raise HistomixError("A UMAP needs at least four segments; look at the PCA map.")
+    yield Event("Principal components of all classes")
+    # Vectors of two classes lie in two spaces; only the features under them can be compared over all classes.
+    features = [part.features() for part in pool._parts]
+    rng = np.random.default_rng(0)
+    share = min(1.0, FITTED / len(pool))
+    sample = np.concatenate(
+        [part[np.sort(rng.choice(len(part), max(1, round(share * len(part))), replace=False))] for part in features]
+    )
+    projection = Projection.fit(sample, np.arange(len(sample)), COMPONENTS)
+    width = projection.axes.shape[1]
+    yield Event("Fitting the UMAP, which cannot be interrupted")
+    import umap
+
+    neighbors = min(15, len(sample) - 1)
+    mapper = umap.UMAP(n_components=2, n_neighbors=neighbors, random_state=0, n_jobs=1)
+    fitted = np.asarray(mapper.fit_transform(projection.transform(sample, width)), np.float32)
+    if len(sample) == len(pool):
+        return fitted
+    places, done = [], 0
+    for part in features:
+        for start in range(0, len(part), CHUNK):
+            yield Event("Placing segments on the map", done, len(pool))
+            chunk = projection.transform(np.asarray(part[start : start + CHUNK]), width)
+            places.append(np.asarray(mapper.transform(chunk), np.float32))
+            done += len(chunk)
+    return np.concatenate(places)
+
+
+# Decisions.
+
+AT_ONCE = 2_000
+"""Segments that are decided on while the window waits."""
+READ_AT_ONCE = 20_000
+"""Decisions that a study may hold for that: it reads them all to write one."""
+
+
+class CurationWriter(QObject):
+    """Makes changes to a curation in the order they were asked for: small ones at once, large ones in the background.
+
+    A change is a call that returns the segments it changed; those asked for while a large one is written wait for it.
+    """
+
+    done = Signal(object, str)
+    """Numbers of the segments that changed, and what was done to them ("decision", "class", "tags", "undo")."""
+    failed = Signal(str)
+    """One sentence; nothing was changed."""
+    busy_changed = Signal(bool)
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._waiting: deque[tuple[Callable[[], Any], str]] = deque()
+        self._what = ""
+        # Without a window: a bar in napari's activity dock for every key that was pressed would be no help.
+        self._runner = JobRunner(self)
+        self._runner.running_changed.connect(self.busy_changed)
+        self._runner.finished.connect(self._on_done)
+        self._runner.failed.connect(self._on_failed)
+        self._runner.cancelled.connect(self._next)
+
+    @property
+    def busy(self) -> bool:
+        return self._runner.running
+
+    def write(self, change: Callable[[], Any], what: str, size: int, decisions: int) -> None:
+        """Make a change to ``size`` segments, in a study that holds so many ``decisions``."""
+        if size <= AT_ONCE and decisions <= READ_AT_ONCE and not self.busy:
+            try:
+                changed: NDArray[Any] = change()
+            except (HistomixError, OSError) as error:
+                self.failed.emit(str(error))
+            else:
+                self.done.emit(changed, what)
+        else:
+            self._waiting.append((change, what))
+            self._next()
+
+    def forget(self) -> None:
+        """Another pool is coming: what still waits is not done. What is being written comes to its end."""
+        self._waiting.clear()
+        self._runner.discard()
+
+    def _next(self) -> None:
+        if self._waiting and not self.busy:
+            change, self._what = self._waiting.popleft()
+            self._runner.start(single(change, "Writing"), "writing decisions")
+
+    def _on_done(self, changed: Any) -> None:
+        self.done.emit(changed, self._what)
+        self._next()
+
+    def _on_failed(self, sentence: str) -> None:
+        # Those that waited may have been meant to follow this one.
+        self._waiting.clear()
+        self.failed.emit(sentence)

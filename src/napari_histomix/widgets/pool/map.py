@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 from napari.utils.theme import get_theme
 from numpy.typing import NDArray
 from qtpy.QtCore import QPointF, QSize, Qt, Signal
-from qtpy.QtGui import (
-    QColor,
-    QImage,
-    QMouseEvent,
-    QPainter,
-    QPaintEvent,
-    QPen,
-    QPolygonF,
-    QResizeEvent,
-    QWheelEvent,
-)
+from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF, QResizeEvent, QWheelEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.segmentation.pool import POOL, Projection, SegmentPool
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.elements import ACCENT
-from napari_histomix.widgets.pool.selection import PoolSelection, class_colors
+from napari_histomix.widgets.pool.gallery import PoolSelection, class_colors
 
 MARGIN = 14
 """Pixels that stay free around the dots."""
@@ -63,7 +44,7 @@ class PoolMap(QWidget):
         self.places = np.empty((2, 0), np.float32)
         self.numbers = np.empty(0, np.intp)
         self._zoom, self._center = 1.0, QPointF(0.5, 0.5)
-        self._found: NDArray[np.int32] | None = None
+        self._pixel_of_each: NDArray[np.int32] | None = None
         self._dots: QImage | None = None
         self._chosen: QImage | None = None
         self._lasso: QPolygonF | None = None
@@ -80,14 +61,12 @@ class PoolMap(QWidget):
         selection.changed.connect(self._on_selection)
 
     def sizeHint(self) -> QSize:
-        """Wider than high."""
         return QSize(380, 220)
 
     def set_theme(self, name: str) -> None:
-        """Draw in the colors of a napari theme."""
         theme = get_theme(name)
         self._back, self._ink, self._faint = (
-            QColor(one.as_hex()) for one in (theme.background, theme.text, theme.primary)
+            QColor(color.as_hex()) for color in (theme.background, theme.text, theme.primary)
         )
         self._redraw()
 
@@ -99,7 +78,6 @@ class PoolMap(QWidget):
         self.set_places(np.empty((0, 2), np.float32) if curation is None or places is None else places)
 
     def set_places(self, places: NDArray[np.float32]) -> None:
-        """Show the same segments at other places."""
         # Column by column: the two of one segment lie side by side, which makes everything slower.
         self.places = np.array(places.T, np.float32, order="C")
         for axis in self.places if len(places) else ():
@@ -108,6 +86,9 @@ class PoolMap(QWidget):
             axis -= (low + high) / 2
             axis /= (high - low) or 1
             axis += 0.5
+        self.show_all()
+
+    def show_all(self) -> None:
         self._zoom, self._center = 1.0, QPointF(0.5, 0.5)
         self._arrange()
 
@@ -124,13 +105,13 @@ class PoolMap(QWidget):
 
     def _arrange(self) -> None:
         """Find the pixels anew: after a resize, a zoom, or with other places."""
-        self._found = None
+        self._pixel_of_each = None
         self._redraw()
 
     @property
     def _pixel(self) -> NDArray[np.int32]:
         """Pixel of every segment, row by row; the one after the last where it is out of sight."""
-        if self._found is None:
+        if self._pixel_of_each is None:
             height, width = self._size()
             margin = MARGIN * self.devicePixelRatioF()
             right = np.float32(self._zoom * max(width - 2 * margin, 1))
@@ -138,9 +119,9 @@ class PoolMap(QWidget):
             x, y = self.places
             x = (x * right + np.float32(width / 2 - self._center.x() * right)).astype(np.int32)
             y = (y * -down + np.float32(height / 2 + self._center.y() * down)).astype(np.int32)
-            self._found = y * np.int32(width) + x
-            self._found[(x < 0) | (x >= width) | (y < 0) | (y >= height)] = height * width
-        return self._found
+            self._pixel_of_each = y * np.int32(width) + x
+            self._pixel_of_each[(x < 0) | (x >= width) | (y < 0) | (y >= height)] = height * width
+        return self._pixel_of_each
 
     def _redraw(self) -> None:
         self._dots = None
@@ -154,15 +135,12 @@ class PoolMap(QWidget):
         """Dots in every pixel, (height, width, layers), each spread over the width of a dot."""
         height, width = self._size()
         size = height * width * layers
-        found = np.bincount(pixels, minlength=size + layers)[:size].reshape(height, width, layers).astype(np.float32)
+        counts = np.bincount(pixels, minlength=size + layers)[:size].reshape(height, width, layers).astype(np.float32)
         wide = next(dot for most, dot in DOTS if self.places.shape[1] <= most or not most)
-        for axis in (0, 1) if wide > 1 else ():
-            spread = found.copy()
-            for step in range(1, wide):
-                shift = (step + 1) // 2 * (1 if step % 2 else -1)
-                spread += _shifted(found, shift, axis)
-            found = spread
-        return found
+        for axis in (0, 1):
+            shifts = [_shifted(counts, by, axis) for by in (1, -1)[: wide - 1]]
+            counts = sum(shifts, counts)
+        return counts
 
     def _draw_dots(self) -> QImage:
         """All dots: brighter where there are more, in the mixture of their classes' colors."""
@@ -170,8 +148,7 @@ class PoolMap(QWidget):
         back = np.array(self._back.getRgb()[:3], np.float32)
         paint = np.empty((height, width, 3), np.float32)
         paint[:] = back
-        everyone = self._counts(self._pixel)[:, :, 0] > 0
-        paint[everyone] = self._faint.getRgb()[:3]
+        paint[self._counts(self._pixel)[:, :, 0] > 0] = self._faint.getRgb()[:3]
         if self.curation is not None and len(self.numbers):
             kinds = len(self.curation.kinds)
             pixels = self._pixel[self.numbers] * np.int32(kinds) + self.curation.kind[self.numbers]
@@ -202,12 +179,10 @@ class PoolMap(QWidget):
         return image
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Other pixels."""
         super().resizeEvent(event)
         self._arrange()
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the dots, the selection, the current one, the lasso."""
         painter = QPainter(self)
         if self._dots is None:
             self._dots = self._draw_dots()
@@ -273,14 +248,12 @@ class PoolMap(QWidget):
         return self.numbers[covered[self._pixel[self.numbers]]]
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """The left button begins a lasso, another one moves the map."""
         if event.button() == Qt.MouseButton.LeftButton:
             self._lasso = QPolygonF([event.position()])
         else:
             self._drag = event.position()
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
-        """Go on with the lasso, or with moving."""
         if self._lasso is not None:
             self._lasso.append(event.position())
             self.update()
@@ -290,13 +263,13 @@ class PoolMap(QWidget):
             self._arrange()
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
-        """Select what the lasso holds; a lasso of no extent was a click."""
         self._drag = None
         lasso, self._lasso = self._lasso, None
         if lasso is None:
             return
         add = bool(event.modifiers() & (Qt.KeyboardModifier.ShiftModifier | Qt.KeyboardModifier.ControlModifier))
         box = lasso.boundingRect()
+        # A lasso of no extent was a click.
         if max(box.width(), box.height()) >= 4:
             self.selection.select(self.inside(lasso), add=add)
             self.lassoed.emit()
@@ -310,12 +283,9 @@ class PoolMap(QWidget):
         self.update()
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
-        """Show all again."""
-        self._zoom, self._center = 1.0, QPointF(0.5, 0.5)
-        self._arrange()
+        self.show_all()
 
     def wheelEvent(self, event: QWheelEvent) -> None:
-        """Come closer, or go away, where the mouse is."""
         turn = event.angleDelta().y()
         zoom = min(max(self._zoom * (ZOOM if turn > 0 else 1 / ZOOM), 1.0), 200.0)
         if turn and zoom != self._zoom:
@@ -335,85 +305,7 @@ class PoolMap(QWidget):
 
 
 def _shifted(counts: NDArray[np.float32], by: int, axis: int) -> NDArray[np.float32]:
-    """Counts moved along an axis, nothing coming in from the other side."""
-    found = np.zeros_like(counts)
-    source, target = [slice(None)] * 3, [slice(None)] * 3
-    source[axis] = slice(max(-by, 0), counts.shape[axis] - max(by, 0))
-    target[axis] = slice(max(by, 0), counts.shape[axis] - max(-by, 0))
-    found[tuple(target)] = counts[tuple(source)]
-    return found
-
-
-FITTED = 50_000
-"""Segments the map is fitted to; all others are put where they belong on it."""
-COMPONENTS = 30
-CHUNK = 10_000
-
-
-def available() -> bool:
-    """Whether umap-learn is installed."""
-    return find_spec("umap") is not None
-
-
-def umap_file(pool: SegmentPool) -> Path:
-    """Where the map of exactly this pool is kept."""
-    made = json.dumps(dict(pool.signature), sort_keys=True) + repr([one.sha256 for one in pool.images])
-    return pool.folder / POOL / f"umap-{len(pool)}-{hashlib.sha256(made.encode()).hexdigest()[:12]}.npy"
-
-
-def umap_job(pool: SegmentPool) -> Callable[[], Job[NDArray[np.float32]]]:
-    """Places (N, 2) of all segments, read from disk where they were computed before."""
-
-    def job() -> Job[NDArray[np.float32]]:
-        file = umap_file(pool)
-        yield Event("Reading the map")
-        try:
-            found = np.load(file, allow_pickle=False)
-            if found.shape == (len(pool), 2):
-                return np.asarray(found, np.float32)
-        except (OSError, ValueError):
-            # Not there yet, or not whole: it is made anew.
-            pass
-        places = yield from _places(pool)
-        partial = file.with_suffix(".partial")
-        try:
-            with partial.open("wb") as stream:
-                np.save(stream, places)
-            os.replace(partial, file)
-        except OSError:
-            # A map that cannot be kept is shown all the same.
-            partial.unlink(missing_ok=True)
-        return places
-
-    return job
-
-
-def _places(pool: SegmentPool) -> Job[NDArray[np.float32]]:
-    if len(pool) < 4:
-        raise HistomixError("A UMAP needs at least four segments; look at the PCA map.")
-    yield Event("Principal components of all classes")
-    # Vectors of two classes lie in two spaces; only the features under them can be compared over all classes.
-    features = [part.features() for part in pool._parts]
-    rng = np.random.default_rng(0)
-    share = min(1.0, FITTED / len(pool))
-    sample = np.concatenate(
-        [one[np.sort(rng.choice(len(one), max(1, round(share * len(one))), replace=False))] for one in features]
-    )
-    projection = Projection.fit(sample, np.arange(len(sample)), COMPONENTS)
-    width = projection.axes.shape[1]
-    yield Event("Fitting the UMAP, which cannot be interrupted")
-    import umap
-
-    neighbors = min(15, len(sample) - 1)
-    mapper = umap.UMAP(n_components=2, n_neighbors=neighbors, random_state=0, n_jobs=1)
-    fitted = np.asarray(mapper.fit_transform(projection.transform(sample, width)), np.float32)
-    if len(sample) == len(pool):
-        return fitted
-    found, done = [], 0
-    for one in features:
-        for start in range(0, len(one), CHUNK):
-            yield Event("Placing segments on the map", done, len(pool))
-            some = projection.transform(np.asarray(one[start : start + CHUNK]), width)
-            found.append(np.asarray(mapper.transform(some), np.float32))
-            done += len(some)
-    return np.concatenate(found)
+    """Counts moved by one pixel (``by`` 1 or -1) along an axis, nothing coming in from the other side."""
+    moved = np.roll(counts, by, axis)
+    np.moveaxis(moved, axis, 0)[0 if by == 1 else -1] = 0
+    return moved

@@ -10,22 +10,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from qtpy.QtCore import QSize, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy
 
-from napari_histomix.records import Job
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import SPACE, Note, row
-from napari_histomix.widgets.pool.actions import KEYS, PoolActions
-from napari_histomix.widgets.pool.acts import PoolActs
-from napari_histomix.widgets.pool.loading import OpenedPool, pool_job
-from napari_histomix.widgets.pool.map import umap_job
+from napari_histomix.widgets.elements import Note, add, ask_folder, box, button, column, label, many, row
+from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions
+from napari_histomix.widgets.pool.loading import CurationWriter, OpenedPool, pool_job, umap_job
 from napari_histomix.widgets.pool.view import UMAP, PoolView
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer import PanelKeys
+
+NOTHING = Counts(0, 0, 0, 0, {})
 
 
 class PoolPanel(Panel):
@@ -45,85 +44,58 @@ class PoolPanel(Panel):
         super().__init__(napari_viewer, session)
         self.study: Study | None = None
         self._pca: NDArray[np.float32] | None = None
-        self._counts = Counts(0, 0, 0, 0, {})
-        self.acts = PoolActs(self)
-        self._build_top()
-        self.view = PoolView(self.viewer)
-        self.actions_box = PoolActions()
-        self.count = QLabel()
-        self.count.setWordWrap(True)
-        self.results = QWidget()
-        column = QVBoxLayout(self.results)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
-        column.addWidget(self.view, 1)
-        column.addWidget(self.actions_box)
-        column.addWidget(self.count)
-        self.column.addWidget(self.results, 1000)
-        self.column.addStretch(1)
-        actions = {"keep": self.keep, "drop": self.drop, "clear": self.clear, "undo": self.undo, "redo": self.redo}
-        self.keys = PanelKeys(self, self.viewer, {KEYS[name]: action for name, action in actions.items()})
+        self._counts = NOTHING
+        self.writer = CurationWriter(self)
+        self._build()
+        self.keys = PanelKeys(self, self.viewer, {key: getattr(self, name) for name, (key, _) in ACTIONS.items()})
         self._connect()
         self._show_pool(False)
 
-    def _build_top(self) -> None:
-        self.title = QLabel()
+    def _build(self) -> None:
+        self.title = label(wrap=False)
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.other_button = QPushButton("Open…")
-        self.other_button.setToolTip("Open the segment pool of another study.")
-        self.other_button.clicked.connect(self.choose_study)
-        self.header = QWidget()
-        self.header.setLayout(row(self.title, self.other_button, stretch=0))
-        self.column.addWidget(self.header)
+        self.other_button = button("Open…", "Open the segment pool of another study.", self.choose_study)
+        self.header = box(row(self.title, self.other_button, stretch=0))
         self.empty = Note("Open a study to look through its segments.")
-        self.column.addWidget(self.empty)
         self.progress = RunBar("Open study…", self.runner)
-        self.progress.run.connect(self.choose_study)
-        self.column.addWidget(self.progress)
         self.note = Note()
-        self.column.addWidget(self.note)
-        self.rebuild_button = QPushButton("Rebuild…")
-        self.rebuild_button.setToolTip("Make the segment pool of this study anew.")
-        self.rebuild_button.clicked.connect(lambda: self.rebuild_wanted.emit())
-        self.rebuild_button.hide()
-        self.column.addWidget(self.rebuild_button)
+        self.rebuild_button = button(
+            "Rebuild…", "Make the segment pool of this study anew.", lambda: self.rebuild_wanted.emit(), shown=False
+        )
+        self.view = PoolView(self.viewer)
+        self.actions_box = PoolActions(self)
+        self.count = label()
+        self.results = box(column(self.view, self.actions_box, self.count, stretch=0))
+        add(self.column, self.header, self.empty, self.progress, self.note, self.rebuild_button)
+        self.column.addWidget(self.results, 1000)
+        self.column.addStretch(1)
 
     def _connect(self) -> None:
+        self.progress.run.connect(self.choose_study)
         self.runner.finished.connect(self._on_finished)
         self.runner.failed.connect(self._on_failed)
         self.runner.cancelled.connect(lambda: self.view.map_kind.setCurrentIndex(0))
         self.runner.running_changed.connect(self._on_running)
-        self.acts.done.connect(self._on_done)
-        self.acts.failed.connect(lambda sentence: self.complain(self.note, sentence))
-        self.acts.busy_changed.connect(lambda _busy: self._recount())
+        self.writer.done.connect(self._on_done)
+        self.writer.failed.connect(lambda sentence: self.complain(self.note, sentence))
+        self.writer.busy_changed.connect(lambda _busy: self._recount())
         self.view.shown_changed.connect(self._recount)
         self.view.selection.changed.connect(self._recount)
         self.view.place_requested.connect(self.place_requested)
         self.view.image_wanted.connect(self.image_wanted)
+        self.view.said.connect(self.note.say)
+        self.view.map_kind.currentIndexChanged.connect(self._on_map_kind)
         self.image_wanted.connect(self._show_image)
         self.rebuild_wanted.connect(self._open_segments)
         self.opened.connect(lambda study, _pool: self.session.share_pool(study.folder, self))
-        self.view.said.connect(self.note.say)
-        self.view.map_kind.currentIndexChanged.connect(self._on_map_kind)
-        box = self.actions_box
-        box.keep.connect(self.keep)
-        box.drop.connect(self.drop)
-        box.clear.connect(self.clear)
-        box.undo.connect(self.undo)
-        box.redo.connect(self.redo)
-        box.drop_border.connect(self.drop_border)
-        box.relabel.connect(self.relabel)
-        box.tag.connect(self.tag)
-        box.untag.connect(self.untag)
         self.follow_pool()
 
     def sizeHint(self) -> QSize:
-        """Four tiles wide."""
+        # Four tiles wide.
         return QSize(420, 860)
 
     @property
     def curation(self) -> Curation | None:
-        """What is shown."""
         return self.view.curation
 
     def _show_image(self, name: str) -> None:
@@ -139,23 +111,21 @@ class PoolPanel(Panel):
     # Opening.
 
     def choose_study(self) -> None:
-        """Let the person choose a study's folder."""
-        folder = QFileDialog.getExistingDirectory(self, "Open a study", str(self.session.home))
-        if folder:
-            self.open_study(Path(folder))
+        if folder := ask_folder(self, "Open a study", self.session.home):
+            self.open_study(folder)
 
     def open_study(self, folder: Path, signature: Mapping[str, Any] | None = None) -> None:
         """Show the pool of a study; refuse one not made by ``signature``, where that is given."""
-        self._begin(pool_job(Path(folder), None, signature, self.session.claim(folder)), "opening the segment pool")
+        self._open(Path(folder), None, signature, self.session.claim(folder))
 
     def take(self, study: Study, pool: SegmentPool | None = None, signature: Mapping[str, Any] | None = None) -> None:
         """Show a study's pool, opened already or still to be read; refuse one not made by ``signature``."""
-        self._begin(pool_job(study, pool, signature), "opening the segment pool")
+        self._open(study, pool, signature)
 
-    def _begin(self, make: Callable[[], Job[Any]], title: str) -> None:
+    def _open(self, *pool: Any) -> None:
         self.note.say("")
         self.rebuild_button.hide()
-        self.runner.replace(make, title)
+        self.runner.replace(pool_job(*pool), "opening the segment pool")
 
     def _on_running(self, running: bool) -> None:
         self.progress.setVisible(running or self.curation is None)
@@ -163,40 +133,42 @@ class PoolPanel(Panel):
         self.progress.run_button.setVisible(self.curation is None)
         self.other_button.setEnabled(not running)
 
-    def _on_finished(self, found: Any) -> None:
-        if not isinstance(found, OpenedPool):
-            self.view.map.set_places(found)
-            return
-        self.study, self._pca = found.study, found.places
-        self.acts.forget()
-        curation = found.curation
-        self._counts = curation.counts() if curation else Counts(0, 0, 0, 0, {})
-        self.view.set_curation(curation, found.places)
+    def _on_finished(self, result: Any) -> None:
+        if isinstance(result, OpenedPool):
+            self._take_opened(result)
+        else:
+            self.view.map.set_places(result)
+
+    def _take_opened(self, opened: OpenedPool) -> None:
+        self.study, self._pca = opened.study, opened.places
+        self.writer.forget()
+        curation = opened.curation
+        self._counts = curation.counts() if curation else NOTHING
+        self.view.set_curation(curation, opened.places)
         self._show_pool(curation is not None)
         if curation is None:
             self.empty.hide()
-            self.rebuild_button.setText("Build…" if found.missing else "Rebuild…")
+            self.rebuild_button.setText("Build…" if opened.missing else "Rebuild…")
             self.rebuild_button.show()
-            self.complain(self.note, found.problem)
+            self.complain(self.note, opened.problem)
             return
-        self.session.introduce(found.study)
+        self.session.introduce(opened.study)
         self.actions_box.set_kinds(curation.kinds)
-        self.title.setText(f"<b>{curation.study.folder.name}</b> · {_many(len(curation), 'segment')}")
+        self.title.setText(f"<b>{curation.study.folder.name}</b> · {many(len(curation), 'segment')}")
         self._recount()
-        if found.study.read_only:
+        if opened.study.read_only:
             self.note.say(READ_ONLY, "warning")
-        self.opened.emit(found.study, curation.pool)
+        self.opened.emit(opened.study, curation.pool)
 
     def _on_failed(self, sentence: str) -> None:
         self.view.map_kind.setCurrentIndex(0)
         self.complain(self.note, sentence)
 
     def _show_pool(self, shown: bool) -> None:
-        self.header.setVisible(shown)
-        self.results.setVisible(shown)
-        self.empty.setVisible(not shown)
-        self.progress.setVisible(not shown)
-        self.progress.run_button.setVisible(not shown)
+        for part in (self.header, self.results):
+            part.setVisible(shown)
+        for part in (self.empty, self.progress, self.progress.run_button):
+            part.setVisible(not shown)
 
     def set_uses(self, uses: Mapping[int, int] | ArrayLike) -> None:
         """Say how often segments were drawn: by number, or (N,) of all."""
@@ -217,11 +189,9 @@ class PoolPanel(Panel):
     # Decisions.
 
     def keep(self) -> None:
-        """Keep the selected segments."""
         self._decide("keep")
 
     def drop(self) -> None:
-        """Drop the selected segments."""
         self._decide("drop")
 
     def clear(self) -> None:
@@ -230,43 +200,39 @@ class PoolPanel(Panel):
 
     def _decide(self, decision: Decision | None) -> None:
         numbers = self.view.selection.numbers()
-        self._do(lambda curation: curation.decide(numbers, decision), "decision", len(numbers))
+        self._write(lambda curation: curation.decide(numbers, decision), "decision", len(numbers))
         # One after the other with a key; what was selected together may be meant for more.
         if len(numbers) == 1:
             self.view.gallery.go_on()
 
     def relabel(self, kind: str) -> None:
-        """Give the selected segments another class."""
         numbers = self.view.selection.numbers()
-        self._do(lambda curation: curation.relabel(numbers, kind), "class", len(numbers))
+        self._write(lambda curation: curation.relabel(numbers, kind), "class", len(numbers))
 
     def tag(self, text: str) -> None:
-        """Tag the selected segments."""
         numbers = self.view.selection.numbers()
-        self._do(lambda curation: curation.tag(numbers, text), "tags", len(numbers))
+        self._write(lambda curation: curation.tag(numbers, text), "tags", len(numbers))
 
     def untag(self, text: str = "") -> None:
         """Take a tag off the selected segments; without one, all of theirs."""
         numbers = self.view.selection.numbers()
-        self._do(lambda curation: curation.untag(numbers, text), "tags", len(numbers))
+        self._write(lambda curation: curation.untag(numbers, text), "tags", len(numbers))
 
     def drop_border(self) -> None:
         """Drop all undecided segments at the border of their images, shown or not."""
-        self._do(lambda curation: curation.decide(curation.cut_off(), "drop"), "decision", self._cut_off())
+        self._write(lambda curation: curation.decide(curation.cut_off(), "drop"), "decision", self._cut_off())
 
     def undo(self) -> None:
-        """Take the last change back, and select what it concerned."""
-        self._do(lambda curation: curation.undo(), "undo", 1)
+        self._write(Curation.undo, "undo", 1)
 
     def redo(self) -> None:
-        """Make the change again that was taken back last, and select what it concerned."""
-        self._do(lambda curation: curation.redo(), "redo", 1)
+        self._write(Curation.redo, "redo", 1)
 
-    def _do(self, act: Callable[[Curation], Any], what: str, size: int) -> None:
+    def _write(self, change: Callable[[Curation], Any], what: str, size: int) -> None:
         curation = self.curation
         if curation is not None and size:
             self.note.say("")
-            self.acts.do(lambda: act(curation), what, size, self._counts.kept + self._counts.dropped)
+            self.writer.write(lambda: change(curation), what, size, self._counts.kept + self._counts.dropped)
 
     def _on_done(self, numbers: NDArray[np.intp], what: str) -> None:
         curation = self.curation
@@ -275,7 +241,7 @@ class PoolPanel(Panel):
         self._counts = curation.counts()
         if what in ("undo", "redo") and not len(numbers):
             self.note.say(f"There is nothing to {what}.")
-        self.view.changed(numbers, what)
+        self.view.show_changes(numbers, what)
         self._recount()
         if len(numbers):
             self.decided.emit(numbers)
@@ -285,7 +251,7 @@ class PoolPanel(Panel):
 
     def _recount(self) -> None:
         counts, selected, shown = self._counts, self.view.selection.count, len(self.view.gallery.numbers)
-        writing = " · writing …" if self.acts.busy else ""
+        writing = " · writing …" if self.writer.busy else ""
         self.count.setText(
             f"<b>{shown:,} shown · {selected:,} selected</b> · {counts.kept:,} kept · {counts.dropped:,} dropped · "
             f"{counts.border:,} at the border{writing}"
@@ -295,15 +261,9 @@ class PoolPanel(Panel):
     # Keys only while the panel is to be seen.
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Take the keys over."""
         self.keys.bind()
         super().showEvent(event)
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """Give the keys back."""
         self.keys.release()
         super().hideEvent(event)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSizePolicy, QSplitter, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QSizePolicy, QSplitter, QWidget
 
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.elements import SPACE, row
+from napari_histomix.widgets.elements import SPACE, box, button, column, label, row
 from napari_histomix.widgets.jobs import JobRunner, single
-from napari_histomix.widgets.pool.filters import PoolFilters
-from napari_histomix.widgets.pool.gallery import PoolGallery
-from napari_histomix.widgets.pool.map import PoolMap, available
-from napari_histomix.widgets.pool.places import PoolPlaces
-from napari_histomix.widgets.pool.selection import PoolSelection
+from napari_histomix.widgets.pool.controls import PoolFilters
+from napari_histomix.widgets.pool.gallery import PoolGallery, PoolSelection
+from napari_histomix.widgets.pool.loading import umap_available
+from napari_histomix.widgets.pool.map import PoolMap
+from napari_histomix.widgets.viewer_layers import SegmentPlaces
 
 SORTED_AT_ONCE = 20_000
 """Segments that are compared with the current one while the window waits."""
@@ -29,12 +29,7 @@ Sort = Callable[[], tuple[NDArray[np.intp], NDArray[np.intp]]]
 
 
 class PoolView(QWidget):
-    """Shows a curation and changes nothing in it.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-    """
+    """Shows a curation and changes nothing in it."""
 
     shown_changed = Signal()
     """Other segments are shown."""
@@ -51,7 +46,7 @@ class PoolView(QWidget):
         self._wanted = ""
         self.selection = PoolSelection(self)
         self.sorter = JobRunner(self)
-        self.places = PoolPlaces(viewer, self)
+        self.places = SegmentPlaces(viewer, self)
         self._build()
         self.sorter.finished.connect(self._on_sorted)
         self.sorter.failed.connect(self.said)
@@ -62,47 +57,33 @@ class PoolView(QWidget):
         self.map.lassoed.connect(self._on_lassoed)
         self.places.clicked.connect(self._on_clicked)
         self.places.layers_changed.connect(self._on_layers)
-        self.selection.current_changed.connect(lambda _number: self.tell())
+        self.selection.current_changed.connect(lambda _number: self.describe())
         viewer.events.theme.connect(self._on_theme)
 
     def _build(self) -> None:
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
         self.filters = PoolFilters()
-        column.addWidget(self.filters)
         self.gallery = PoolGallery(self.selection, self.viewer.theme)
         self.map = PoolMap(self.selection, self.viewer.theme)
         self.map_kind = QComboBox()
         self.map_kind.addItem("Map: principal components", PCA)
         self.map_kind.addItem("Map: UMAP", UMAP)
         self.map_kind.setToolTip("How the segments' vectors are brought onto two axes.")
-        self.map_kind.setVisible(available())
-        below = QWidget()
-        under = QVBoxLayout(below)
-        under.setContentsMargins(0, 0, 0, 0)
-        under.setSpacing(SPACE // 2)
-        under.addWidget(self.map_kind)
-        under.addWidget(self.map, 1)
+        self.map_kind.setVisible(umap_available())
         self.splitter = QSplitter(Qt.Orientation.Vertical)
-        self.splitter.setChildrenCollapsible(True)
         self.splitter.addWidget(self.gallery)
-        self.splitter.addWidget(below)
+        self.splitter.addWidget(box(column(self.map_kind, self.map, space=SPACE // 2, stretch=1)))
         self.splitter.setStretchFactor(0, 2)
         self.splitter.setStretchFactor(1, 1)
         self.splitter.setSizes([400, 200])
         self.splitter.setCollapsible(0, False)
-        column.addWidget(self.splitter, 1)
-        self.about = QLabel()
-        self.about.setTextFormat(Qt.TextFormat.PlainText)
+        self.about = label(wrap=False, plain=True)
         self.about.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.image_button = QPushButton("Show image")
-        self.image_button.setToolTip("The image of this segment is not open.")
-        self.image_button.clicked.connect(self._want_image)
-        self.similar_button = QPushButton("Similar")
-        self.similar_button.setToolTip("Sort by similarity to this segment.")
-        self.similar_button.clicked.connect(lambda: self.filters.choose_order("similarity"))
-        column.addLayout(row(self.about, self.similar_button, self.image_button, stretch=0))
+        self.image_button = button("Show image", "The image of this segment is not open.", self._want_image)
+        self.similar_button = button(
+            "Similar", "Sort by similarity to this segment.", lambda: self.filters.choose_order("similarity")
+        )
+        line = row(self.about, self.similar_button, self.image_button, stretch=0)
+        self.setLayout(column(self.filters, self.splitter, line, stretch=1))
 
     # What is shown.
 
@@ -118,33 +99,32 @@ class PoolView(QWidget):
             self.filters.set_kinds(curation.kinds)
             self.filters.set_tags(curation.tags())
             self.filters.clear()
-        self.tell()
+        self.describe()
 
     def refresh(self) -> None:
-        """Filter and sort again."""
         curation = self.curation
         if curation is None:
             return
         numbers = curation.matching(self.filters.filters())
-        by, reverse, selected = self.filters.by, self.filters.reverse, self.selection.current
+        by, reverse, current = self.filters.by, self.filters.turn.isChecked(), self.selection.current
         self.map.set_numbers(numbers)
         self.selection.restrict(numbers)
         if by == "similarity":
-            if selected < 0:
+            if current < 0:
                 self.said.emit("Click a segment first, then sort by similarity to it.")
             elif len(numbers) > SORTED_AT_ONCE:
-                self._sort_later(lambda: (numbers, curation.ordered(numbers, by, selected, reverse)))
+                self._sort_later(lambda: (numbers, curation.ordered(numbers, by, current, reverse)))
                 return
         self._sort = None
-        self._show_order(curation.ordered(numbers, by, selected if selected >= 0 else None, reverse))
+        self._show_order(curation.ordered(numbers, by, current if current >= 0 else None, reverse))
 
     def _sort_later(self, sort: Sort) -> None:
         self._sort = sort
         if self.sorter.start(single(sort, "Comparing"), "comparing segments"):
             self._sort = None
 
-    def _on_sorted(self, found: tuple[NDArray[np.intp], NDArray[np.intp]]) -> None:
-        asked, numbers = found
+    def _on_sorted(self, result: tuple[NDArray[np.intp], NDArray[np.intp]]) -> None:
+        asked, numbers = result
         if self._sort is not None:
             self._sort_later(self._sort)
         elif self.filters.by == "similarity" and asked is self.map.numbers:
@@ -155,7 +135,7 @@ class PoolView(QWidget):
         self.gallery.reveal(self.selection.current)
         self.shown_changed.emit()
 
-    def changed(self, numbers: NDArray[np.intp], what: str) -> None:
+    def show_changes(self, numbers: NDArray[np.intp], what: str) -> None:
         """Show that segments changed: decision, class or tags, or what "undo" or "redo" turned, which is selected."""
         if self.curation is None:
             return
@@ -165,13 +145,11 @@ class PoolView(QWidget):
             self.map.set_numbers(self.map.numbers)
         if what in ("undo", "redo"):
             self._select_shown(numbers)
-        self.tell()
+        self.describe()
         self.gallery.viewport().update()
 
     def _select_shown(self, numbers: NDArray[np.intp]) -> None:
-        seen = np.zeros(len(self.selection.mask), bool)
-        seen[self.gallery.numbers] = True
-        shown = numbers[seen[numbers]]
+        shown = numbers[np.isin(numbers, self.gallery.numbers)]
         if len(shown):
             self.selection.select(shown, int(shown[0]))
             self.gallery.reveal(int(shown[0]))
@@ -179,23 +157,22 @@ class PoolView(QWidget):
     # Places: gallery, map and layers.
 
     def visit(self, number: int) -> None:
-        """Bring a segment onto the screen, where its image is open; ``place_requested`` says it to all others."""
-        curation = self.curation
-        if curation is None:
+        """Bring a segment onto the screen, where its image is open; ``place_requested`` tells the other docks."""
+        if self.curation is None:
             return
-        line, image = curation.pool.rows[number], curation.pool.image(number).source.image
-        row_, col, height, width = (int(line[name]) for name in ("row", "col", "height", "width"))
-        self.place_requested.emit(image, row_ + height / 2, col + width / 2)
-        self.places.show(image, int(line["number"]), (row_, col, height, width))
+        line, image = self.curation.pool.rows[number], self.curation.pool.image(number).source.image
+        label, row, col, height, width = (int(line[name]) for name in ("number", "row", "col", "height", "width"))
+        self.place_requested.emit(image, row + height / 2, col + width / 2)
+        self.places.show(image, label, row, col, height, width)
 
     def _on_map(self, number: int) -> None:
         self.gallery.reveal(number)
         self.visit(number)
 
     def _on_lassoed(self) -> None:
-        found = self.selection.mask[self.gallery.numbers]
-        if found.any():
-            self.gallery.reveal(int(self.gallery.numbers[int(found.argmax())]))
+        selected = self.gallery.numbers[self.selection.mask[self.gallery.numbers]]
+        if len(selected):
+            self.gallery.reveal(int(selected[0]))
 
     def _on_clicked(self, image: str, label: int) -> None:
         number = self.curation.find(image, label) if self.curation is not None else None
@@ -208,33 +185,33 @@ class PoolView(QWidget):
         self.selection.select([number], number)
         self.gallery.reveal(number)
 
-    def _on_layers(self) -> None:
-        self.tell()
-        number = self.selection.current
-        if self._wanted and number >= 0 and self.places.layers(self._wanted):
-            wanted, self._wanted = self._wanted, ""
-            if self.curation is not None and self.curation.pool.image(number).source.image == wanted:
-                self.visit(number)
+    def _current_image(self) -> str:
+        if self.curation is None or self.selection.current < 0:
+            return ""
+        return self.curation.pool.image(self.selection.current).source.image
 
     def _want_image(self) -> None:
-        if self.curation is not None and self.selection.current >= 0:
-            self._wanted = self.curation.pool.image(self.selection.current).source.image
+        self._wanted = self._current_image()
+        if self._wanted:
             self.image_wanted.emit(self._wanted)
 
-    def tell(self) -> None:
+    def _on_layers(self) -> None:
+        self.describe()
+        if self._wanted and self.selection.current >= 0 and self.places.layers(self._wanted):
+            wanted, self._wanted = self._wanted, ""
+            if self._current_image() == wanted:
+                self.visit(self.selection.current)
+
+    def describe(self) -> None:
         """Say what the current segment is, and whether its image is open."""
-        curation, number = self.curation, self.selection.current
-        if curation is None or number < 0:
-            self.about.setText("Click a segment to see where it lies.")
-            self.about.setToolTip("")
-            self.image_button.hide()
-            self.similar_button.hide()
-            return
-        image = curation.pool.image(number).source.image
-        self.about.setText(f"{curation.kind_of(number)} · {image}")
-        self.about.setToolTip(self.gallery.words(number))
-        self.similar_button.show()
-        self.image_button.setVisible(not self.places.layers(image))
+        curation, number, image = self.curation, self.selection.current, self._current_image()
+        known = curation is not None and number >= 0
+        self.about.setText(
+            f"{curation.kind_of(number)} · {image}" if known else "Click a segment to see where it lies."
+        )
+        self.about.setToolTip(self.gallery.words(number) if known else "")
+        self.similar_button.setVisible(known)
+        self.image_button.setVisible(known and not self.places.layers(image))
 
     def _on_theme(self, event: Any = None) -> None:
         if isalive(self):
@@ -244,11 +221,9 @@ class PoolView(QWidget):
     # Clicks only while it is to be seen.
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Follow the viewer."""
         self.places.listen()
         super().showEvent(event)
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """No longer."""
         self.places.rest()
         super().hideEvent(event)

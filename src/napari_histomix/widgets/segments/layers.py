@@ -19,24 +19,13 @@ from napari_histomix.methods.segment_stage import PoolSettings
 from napari_histomix.records import Event, HistomixError, Job, Segment
 from napari_histomix.segmentation import find_segments, open_prompter, segment_map, segments_of
 from napari_histomix.widgets.jobs import prepare_torch
-from napari_histomix.widgets.rgb_layers import LARGEST, micrometers, pixels_of
+from napari_histomix.widgets.pool.loading import pathless
+from napari_histomix.widgets.viewer_layers import LARGEST, about, micrometers, pixels_of
 
 MOST_PIXELS = LARGEST // 8
 """Of an image that is divided: the masks of all its anchors are held at its size."""
 MOST_LABEL = 1_000_000
 OPACITY = 0.4
-RANDOM, POINTS, LABELS = "random", "points", "labels"
-
-
-def about(layer: Any) -> Mapping[str, Any]:
-    """What the house wrote into a layer's metadata."""
-    found = layer.metadata.get("histomix")
-    return found if isinstance(found, dict) else {}
-
-
-def image_name(layer: Any) -> str:
-    """The name of the image that a layer shows: the one that its dataset gave it, else the layer's."""
-    return str(about(layer).get("image") or layer.name)
 
 
 # Going in.
@@ -49,7 +38,7 @@ class Picture:
     Parameters
     ----------
     name : str
-        Of the image.
+        Of the image: the one that its dataset gave it, else the layer's.
     data : (H, W) or (H, W, 3 or 4) array, lazy or not
     limits : (low, high)
         Values shown black and white, for one channel.
@@ -70,7 +59,6 @@ class Picture:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
         return int(self.data.shape[0]), int(self.data.shape[1])
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -122,13 +110,14 @@ def picture_of(layer: Any, point: Sequence[float]) -> Picture:
     levels = list(layer.data) if layer.multiscale else [layer.data]
     lead, plane = layer.ndim - 2, plane_of(layer, point)
     full = levels[0].shape
-    level = next(one for one in levels if 0 < math.prod(one.shape[lead : lead + 2]) <= MOST_PIXELS)
+    level = next(data for data in levels if 0 < math.prod(data.shape[lead : lead + 2]) <= MOST_PIXELS)
     here = tuple(min(at * level.shape[axis] // full[axis], level.shape[axis] - 1) for axis, at in enumerate(plane))
     factor = np.array(full[lead : lead + 2]) / level.shape[lead : lead + 2]
     size = micrometers(layer)
     mpp = None if size is None else size * float(np.sqrt(factor.prod()))
     low, high = layer.contrast_limits
-    return Picture(image_name(layer), level[here], (float(low), float(high)), plane, factor, mpp)
+    name = str(about(layer).get("image") or layer.name)
+    return Picture(name, level[here], (float(low), float(high)), plane, factor, mpp)
 
 
 def space_of(layer: Any, picture: Picture) -> dict[str, Any]:
@@ -143,16 +132,16 @@ def space_of(layer: Any, picture: Picture) -> dict[str, Any]:
 
 def prompts_of(points: Any, layer: Any, picture: Picture) -> NDArray[np.float64]:
     """Rows and columns (N, 2) in a picture of the shown points of a Points layer that lie in its plane."""
-    lead, found = len(picture.plane), []
-    ratios = [_ratio(a, b) for a, b in zip(points.units[-2:], layer.units[-2:], strict=True)]
+    lead, places = len(picture.plane), []
+    ratios = [_ratio(*units) for units in zip(points.units[-2:], layer.units[-2:], strict=True)]
     corner = layer.data_to_world((*picture.plane, 0.0, 0.0))
-    for one in points.data[np.asarray(points.shown, bool)]:
-        world = np.array(points.data_to_world(one), float)
+    for point in points.data[np.asarray(points.shown, bool)]:
+        world = np.array(points.data_to_world(point), float)
         world[-2:] *= ratios
         place = layer.world_to_data((*corner[: max(layer.ndim - len(world), 0)], *world))
         if tuple(np.rint(place[:lead]).astype(int)) == picture.plane:
-            found.append((np.array(place[-2:]) - (picture.factor - 1) / 2) / picture.factor)
-    return np.rint(np.array(found, float).reshape(-1, 2))
+            places.append((np.array(place[-2:]) - (picture.factor - 1) / 2) / picture.factor)
+    return np.rint(np.array(places, float).reshape(-1, 2))
 
 
 def _ratio(unit: Any, other: Any) -> float:
@@ -194,20 +183,20 @@ class Divided:
 
     labels: NDArray[np.int32]
     features: pd.DataFrame
-    about: dict[str, Any]
+    facts: dict[str, Any]
 
 
 def features_of(
     segments: Sequence[Segment], shape: tuple[int, ...], mpp: float | None, kinds: Sequence[str] | str
 ) -> pd.DataFrame:
     """What a Labels layer carries for each segment; ``kinds`` is a class for each, or one for all."""
-    area = np.array([one.area for one in segments], int)
-    columns: dict[str, Any] = {"index": [one.number for one in segments], "area": area}
+    area = np.array([segment.area for segment in segments], int)
+    columns: dict[str, Any] = {"index": [segment.number for segment in segments], "area": area}
     if mpp is not None:
         columns["area_um2"] = np.round(area * mpp**2, 2)
-    columns["vote_share"] = np.round([one.vote_share for one in segments], 4)
-    columns["stability"] = np.round([one.stability for one in segments], 4)
-    columns["at_border"] = [one.at_border(shape) for one in segments]
+    columns["vote_share"] = np.round([segment.vote_share for segment in segments], 4)
+    columns["stability"] = np.round([segment.stability for segment in segments], 4)
+    columns["at_border"] = [segment.at_border(shape) for segment in segments]
     columns["class"] = [kinds] * len(segments) if isinstance(kinds, str) else list(kinds)
     return pd.DataFrame(columns)
 
@@ -220,7 +209,7 @@ def segments_layer(divided: Divided, name: str, space: Mapping[str, Any]) -> Lab
         name=name,
         features=divided.features,
         opacity=OPACITY,
-        metadata={"histomix": divided.about},
+        metadata={"histomix": divided.facts},
         **space,
     )
 
@@ -229,7 +218,7 @@ def segments_layer(divided: Divided, name: str, space: Mapping[str, Any]) -> Lab
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Request:
     """What a person asked for: settings, class of the image, and points or labels in place of random ones."""
 
     settings: PoolSettings
@@ -242,60 +231,45 @@ class Prompters:
     """Opens prompters in a worker's thread, and keeps the last one: reading a network's weights takes a while."""
 
     def __init__(self) -> None:
-        self._last: tuple[Any, Any] = (None, None)
+        self._key: tuple[Any, ...] = ()
+        self._prompter: Any = None
 
-    def open(self, asked: Asked) -> Any:
-        """The prompter that was asked for."""
-        how = asked.settings
-        path = Path(how.weights)
-        changed = path.stat().st_mtime_ns if how.weights and path.is_file() else 0
-        key = how.prompter, how.weights, changed, how.device
-        if self._last[0] != key:
+    def open(self, settings: PoolSettings) -> Any:
+        path = Path(settings.weights)
+        changed = path.stat().st_mtime_ns if settings.weights and path.is_file() else 0
+        key = settings.prompter, settings.weights, changed, settings.device
+        if self._key != key:
             # The one before goes first: two may not fit into memory.
-            self._last = (None, None)
-            self._last = key, open_prompter(how.prompter, how.weights or None, how.device)
-        return self._last[1]
+            self._key, self._prompter = (), None
+            self._prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
+            self._key = key
+        return self._prompter
 
 
-def divide_job(picture: Picture, asked: Asked, prompters: Prompters) -> Callable[[], Job[Divided]]:
+def divide_job(picture: Picture, request: Request, prompters: Prompters) -> Callable[[], Job[Divided]]:
     """Divide a picture into segments."""
 
     def divide() -> Job[Divided]:
-        if asked.settings.prompter == "sam" and asked.labels is None:
+        settings = request.settings
+        if settings.prompter == "sam" and request.labels is None:
             prepare_torch()
         yield Event("Reading the image")
         pixels = picture.pixels()
-        told: dict[str, Any] = {"image": picture.name, "class": asked.kind}
-        if asked.labels is not None:
-            segments = segments_of(asked.labels)
-            told |= {"prompter": "", "settings": {}}
+        facts: dict[str, Any] = {"image": picture.name, "class": request.kind}
+        if request.labels is not None:
+            segments = segments_of(request.labels)
+            facts |= {"prompter": "", "settings": {}}
         else:
             yield Event("Opening the prompter")
-            prompter, anchors = prompters.open(asked), asked.settings.anchors
-            segments = yield from find_segments(pixels, prompter, anchors, asked.points)
+            prompter, anchors = prompters.open(settings), settings.anchors
+            segments = yield from find_segments(pixels, prompter, anchors, request.points)
             if not segments:
                 raise HistomixError("What stands out in this image is too small; lower the least share (extent).")
-            told |= {"prompter": prompter.name, "settings": asdict(anchors)}
-            if asked.points is not None:
-                told["points"] = len(asked.points)
-        told |= {"segments": len(segments), "sha256": pixels_sha256(pixels)}
-        features = features_of(segments, picture.shape, picture.mpp, asked.kind)
-        return Divided(segment_map(segments, picture.shape), features, told)
+            facts |= {"prompter": prompter.name, "settings": asdict(anchors)}
+            if request.points is not None:
+                facts["points"] = len(request.points)
+        facts |= {"segments": len(segments), "sha256": pixels_sha256(pixels)}
+        features = features_of(segments, picture.shape, picture.mpp, request.kind)
+        return Divided(segment_map(segments, picture.shape), features, facts)
 
-    return pathless(divide, asked.settings.weights)
-
-
-def pathless(make: Callable[[], Job[Any]], *paths: Path | str | None) -> Callable[[], Job[Any]]:
-    """A job whose sentences name a file or folder by its name alone."""
-
-    def job() -> Job[Any]:
-        try:
-            return (yield from make())
-        except HistomixError as error:
-            sentence = str(error)
-            for path in (some for some in paths if some):
-                for one in (Path(path).expanduser().resolve(), Path(path)):
-                    sentence = sentence.replace(str(one), one.name)
-            raise HistomixError(sentence) from None
-
-    return job
+    return pathless(divide, request.settings.weights)

@@ -2,36 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Labels, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QSize, QTimer, Signal
-from qtpy.QtWidgets import QFrame, QSizePolicy
+from qtpy.QtWidgets import QFrame, QLineEdit, QSizePolicy, QWidget
 
 from napari_histomix.datasets import Dataset
+from napari_histomix.methods.segment_stage import PoolSettings
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import Note, hint
+from napari_histomix.widgets.elements import SPACE, Note, add, choice, column, form, hint, many, show_line
+from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.jobs import prepare_units
-from napari_histomix.widgets.segments.form import FindForm
 from napari_histomix.widgets.segments.layers import (
     Divided,
     Picture,
     Prompters,
-    about,
+    Request,
     divide_job,
+    labels_of,
+    picture_of,
+    prompts_of,
     segments_layer,
     space_of,
+    unusable,
 )
-from napari_histomix.widgets.segments.pool import Corrected, OpenPool, Shown
-from napari_histomix.widgets.segments.pool_box import PoolBox
+from napari_histomix.widgets.segments.pool_box import Corrected, OpenPool, PoolBox, Shown
 from napari_histomix.widgets.session import Session, window_of
+from napari_histomix.widgets.viewer_layers import LayerChoice, about
+
+RANDOM, POINTS, LABELS = "random", "points", "labels"
+MODES = (("random points", RANDOM), ("points of a layer", POINTS), ("segments of a layer", LABELS))
+OF_SUPERPIXELS = ("superpixels", "points", "compactness", "sigma", "tissue", "seed")
+"""What matters only where points are drawn in superpixels."""
+
+
+class FindForm(QWidget):
+    """What a person chooses of an open image: prompts, class and how segments are found."""
+
+    changed = Signal()
+
+    def __init__(self, viewer: Any, session: Session) -> None:
+        super().__init__()
+        self._proposed = ""
+        self.image = LayerChoice(viewer, Image, unusable)
+        self.points, self.labels = LayerChoice(viewer, Points), LayerChoice(viewer, Labels)
+        self.mode = choice(MODES)
+        self.kind = QLineEdit()
+        self.kind.setPlaceholderText("optional, for example grade 3")
+        self.settings = SessionForm(session, PoolSettings)
+        self.lines = form(
+            ("Image", self.image, "The open image that is divided: the plane and the part of a pyramid that fit."),
+            (
+                "Divide by",
+                self.mode,
+                "What is asked about: random points in superpixels, as in the paper, or your own points.\n"
+                "Segments that you drew are not looked for; they get their features.",
+            ),
+            ("Points", self.points, "Each shown point is a prompt that stands for itself."),
+            ("Segments", self.labels, "Labels of the size of the image; 0 is background."),
+            ("Class", self.kind, "The tissue class of the image; every segment of it gets this class."),
+        )
+        self.setLayout(column(self.lines, self.settings, space=SPACE - 2))
+        for part in (self.image, self.points, self.labels, self.settings):
+            part.changed.connect(self._update)
+        self.mode.currentIndexChanged.connect(self._update)
+        self._update()
+
+    def _update(self) -> None:
+        mode = self.mode.currentData()
+        show_line(self.lines, self.points, mode == POINTS)
+        show_line(self.lines, self.labels, mode == LABELS)
+        self.settings.setEnabled(mode != LABELS)
+        for name in OF_SUPERPIXELS:
+            self.settings.fields[name].enabled = mode == RANDOM
+        proposed = str(about(self.image.layer).get("class", "")) if self.image.layer is not None else ""
+        if self.kind.text() == self._proposed:
+            self.kind.setText(proposed)
+        self._proposed = proposed
+        self.changed.emit()
+
+    def problem(self) -> str:
+        """Why nothing can be divided yet; empty where it can."""
+        mode, fields = self.mode.currentData(), self.settings.fields
+        if self.image.layer is None:
+            any_open = self.image.count() > 0
+            return "No open image can be divided; open another." if any_open else "Open an H&E image in napari."
+        if mode == POINTS and self.points.layer is None:
+            return "Add a Points layer and set points in the image."
+        if mode == LABELS and self.labels.layer is None:
+            return "Add a Labels layer and paint segments."
+        if mode != LABELS and fields["prompter"].value == "sam" and not fields["weights"].value:
+            return "Choose the weights of SAM, or the region tree, which needs none."
+        return ""
+
+    def gather(self, point: Sequence[float]) -> tuple[Any, Picture, Request]:
+        """The image layer, its picture and what is asked of it, at the viewer's point (world coordinates).
+
+        Raises
+        ------
+        HistomixError
+            If a layer holds nothing that can be used.
+        """
+        layer, mode = self.image.layer, self.mode.currentData()
+        picture = picture_of(layer, point)
+        points = prompts_of(self.points.layer, layer, picture) if mode == POINTS else None
+        labels = labels_of(self.labels.layer, point, picture.shape) if mode == LABELS else None
+        return layer, picture, Request(self.settings.value(PoolSettings), self.kind.text().strip(), points, labels)
 
 
 class SegmentsPanel(Panel):
@@ -47,28 +132,32 @@ class SegmentsPanel(Panel):
         self._source: tuple[Any, Picture] | None = None
         self._closed = ""
         self._fitted = ""
+        self._wanted = ""
+        self._build()
+        self._connect()
+        self._update()
+        self.follow_pool()
+
+    def _build(self) -> None:
         self.area = self.scroll()
         self.form = FindForm(self.viewer, self.session)
-        self.form.changed.connect(self._update)
-        self.column.addWidget(self.form)
         self.progress = RunBar("Find segments", self.runner)
-        self.progress.run.connect(self.run)
-        self.column.addWidget(self.progress)
         self.why = hint("")
         self.why.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
-        self.column.addWidget(self.why)
         self.note = Note()
-        self.column.addWidget(self.note)
         line = QFrame()
         line.setObjectName("histomixLine")
         line.setFixedHeight(1)
         line.setStyleSheet("QFrame#histomixLine { background-color: rgba(128, 128, 128, 90); }")
-        self.column.addWidget(line)
         self.pool = PoolBox(self.viewer, self.session, self.form, window_of(self.viewer))
-        self.column.addWidget(self.pool)
+        add(self.column, self.form, self.progress, self.why, self.note, line, self.pool)
         self.column.addStretch(1)
+
+    def _connect(self) -> None:
+        self.form.changed.connect(self._update)
+        self.progress.run.connect(self.run)
         self.runner.finished.connect(self._on_divided)
-        self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
+        self.runner.failed.connect(partial(self.complain, self.note))
         self.runner.cancelled.connect(self._on_cancelled)
         self.runner.progressed.connect(self._on_event)
         self.runner.running_changed.connect(self._on_running)
@@ -76,7 +165,7 @@ class SegmentsPanel(Panel):
         self.pool.asked.connect(self._show_whole)
         self.pool.shown.connect(self._on_shown)
         self.pool.taken.connect(self._on_taken)
-        self.pool.failed.connect(lambda sentence: self.complain(self.pool.note, sentence))
+        self.pool.failed.connect(partial(self.complain, self.pool.note))
         self.pool.corrected.connect(self.pool_corrected)
         self.pool.runner.finished.connect(self._on_pool_open)
         session = self.session
@@ -84,28 +173,24 @@ class SegmentsPanel(Panel):
         session.pool_image_wanted.connect(self._show_wanted)
         session.shows_pool_images = True
         self.destroyed.connect(partial(setattr, session, "shows_pool_images", False))
-        self._wanted = ""
-        self._update()
-        self.follow_pool()
 
     def sizeHint(self) -> QSize:
-        """Narrow enough to stand beside the Pool dock."""
+        # Narrow enough to stand beside the Pool dock.
         return QSize(360, 760)
 
     # An open image.
 
     def run(self) -> None:
-        """Divide the chosen image in the background."""
         if self.runner.running or self.form.problem():
             return
         self.note.say("")
         try:
-            layer, picture, asked = self.form.gather(self.viewer.dims.point)
+            layer, picture, request = self.form.gather(self.viewer.dims.point)
         except HistomixError as error:
             self.complain(self.note, str(error))
             return
         self._source, self._closed = (layer, picture), ""
-        self.runner.start(divide_job(picture, asked, self._prompters), "finding segments")
+        self.runner.start(divide_job(picture, request, self._prompters), "finding segments")
 
     def _on_removed(self, event: Any) -> None:
         if isalive(self) and self._source is not None and event.value is self._source[0]:
@@ -134,8 +219,7 @@ class SegmentsPanel(Panel):
         made = segments_layer(divided, f"{layer.name} segments", space_of(layer, picture))
         self.viewer.layers.insert(self.viewer.layers.index(layer) + 1, made)
         self.viewer.layers.selection.active = made
-        count = divided.about["segments"]
-        self.note.say(f"{count:,} segment{'' if count == 1 else 's'} in “{made.name}”.", "good")
+        self.note.say(f"{many(divided.facts['segments'], 'segment')} in “{made.name}”.", "good")
 
     def _on_running(self, running: bool) -> None:
         self.form.setEnabled(not running)
@@ -156,12 +240,11 @@ class SegmentsPanel(Panel):
         self.pool.take(OpenPool(study, pool, dataset))
 
     def open_study(self, folder: Path) -> None:
-        """Open a study that has a segment pool."""
         self.pool.open_study(folder)
 
-    def _on_pool_open(self, found: Any) -> None:
-        if isinstance(found, OpenPool):
-            self.session.share_pool(found.study.folder, self)
+    def _on_pool_open(self, result: Any) -> None:
+        if isinstance(result, OpenPool):
+            self.session.share_pool(result.study.folder, self)
             if self._wanted:
                 QTimer.singleShot(0, partial(self._show_wanted, self._wanted))
 
@@ -184,15 +267,15 @@ class SegmentsPanel(Panel):
 
     def _layers(self, name: str) -> tuple[Any, Any]:
         """The topmost image and segments layers of an image of the pool, None where one is not open."""
-        own = [one for one in reversed(self.viewer.layers) if about(one).get("image") == name]
-        image = next((one for one in own if isinstance(one, Image)), None)
-        return image, next((one for one in own if "segments" in about(one)), None)
+        own = [layer for layer in reversed(self.viewer.layers) if about(layer).get("image") == name]
+        image = next((layer for layer in own if isinstance(layer, Image)), None)
+        return image, next((layer for layer in own if "segments" in about(layer)), None)
 
     def _bring(self, name: str) -> None:
         """Show the layers of an image, and hide those of the others, which lie in the same place."""
-        for one in self.viewer.layers:
-            if about(one).get("image") is not None:
-                one.visible = about(one)["image"] == name
+        for layer in self.viewer.layers:
+            if about(layer).get("image") is not None:
+                layer.visible = about(layer)["image"] == name
         self.viewer.layers.selection.active = self._layers(name)[1]
         if self._fitted == name:
             # Not where another dock asked: it brings a segment onto the screen.
@@ -205,13 +288,14 @@ class SegmentsPanel(Panel):
         layer, segments = self._layers(name)
         space: dict[str, Any] = {"scale": (image.mpp, image.mpp), "units": ("um", "um")}
         if layer is not None:
-            space = {one: getattr(layer, one) for one in ("scale", "translate", "rotate", "shear", "affine", "units")}
+            parts = ("scale", "translate", "rotate", "shear", "affine", "units")
+            space = {part: getattr(layer, part) for part in parts}
         if segments is None:
             # Before its image, and above it: who waits for the image finds both.
             segments = segments_layer(shown.divided, f"{name} segments", space)
             self.viewer.layers.append(segments)
         if layer is None:
-            told = {
+            facts = {
                 "dataset": source.dataset,
                 "image": name,
                 "split": source.split,
@@ -220,7 +304,7 @@ class SegmentsPanel(Panel):
                 "mpp": image.mpp,
                 "class": image.kind,
             }
-            layer = Image(image.pixels, rgb=True, name=name, metadata={"histomix": told}, **space)
+            layer = Image(image.pixels, rgb=True, name=name, metadata={"histomix": facts}, **space)
             self.viewer.layers.insert(self.viewer.layers.index(segments), layer)
         self._bring(name)
 

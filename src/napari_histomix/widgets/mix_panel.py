@@ -7,23 +7,36 @@ from typing import Any
 
 import numpy as np
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QSize, QTimer, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy
 
 from napari_histomix.methods.usegmix import USegMixSettings
 from napari_histomix.records import Change, Event, HistomixError
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import SPACE, CropView, Note, Section, hint, narrow, row
+from napari_histomix.widgets.elements import (
+    CropView,
+    Note,
+    Section,
+    add,
+    ask_folder,
+    box,
+    button,
+    choice,
+    column,
+    hint,
+    label,
+    later,
+    many,
+    row,
+)
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.jobs import JobRunner, prepare_units
 from napari_histomix.widgets.loading import Moved, Opened, study_job
-from napari_histomix.widgets.mix.jobs import Donor, Target, Tissue, around
-from napari_histomix.widgets.mix.layers import SegmentsLayer
-from napari_histomix.widgets.mix.preview import DonorGrid
-from napari_histomix.widgets.pool.loading import OpenedPool, pool_job
-from napari_histomix.widgets.pool.places import PoolPlaces
+from napari_histomix.widgets.mix_donors import Donor, DonorGrid, Target, Tissue, around
+from napari_histomix.widgets.pool.loading import OpenedPool, pool_job, without_paths
 from napari_histomix.widgets.session import Session, window_of
+from napari_histomix.widgets.viewer_layers import SegmentPlaces, SegmentsLayer
 
 ASK = "Click a segment in the image, or take a random one."
 NO_DONOR = (
@@ -56,68 +69,40 @@ class MixPanel(Panel):
         self._blending = -1
         self._rng = np.random.default_rng()
         self.segments = SegmentsLayer(self.viewer, self)
-        self.places = PoolPlaces(self.viewer, self)
+        self.places = SegmentPlaces(self.viewer, self)
         self.loader, self.previews = JobRunner(self), JobRunner(self)
         self.blender = JobRunner(self, window_of(self.viewer))
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(WAIT)
-        self._soon.timeout.connect(self._find_donors)
-        self.area = self.scroll()
-        self._build_top()
-        self._build_target()
-        self.column.addStretch(1)
+        self._find_soon = later(self, WAIT, self._find_donors)
+        self._build()
         self._connect()
         self._on_study()
         self.follow_pool()
 
-    def _build_top(self) -> None:
-        self.title = QLabel()
-        self.title.setTextFormat(Qt.TextFormat.PlainText)
-        self.title.setStyleSheet("QLabel { font-weight: 600; }")
+    def _build(self) -> None:
+        self.area = self.scroll()
+        self.title = label(wrap=False, plain=True, style="font-weight: 600;")
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.open_button = QPushButton("Open study…")
-        self.open_button.setToolTip("Open a study that has a segment pool.")
-        self.open_button.clicked.connect(self.choose_study)
-        self.column.addLayout(row(self.title, self.open_button, stretch=0))
+        self.open_button = button("Open study…", "Open a study that has a segment pool.", self.choose_study)
         self.progress = RunBar("", self.runner)
         self.progress.run_button.hide()
-        self.column.addWidget(self.progress)
         self.note = Note()
-        self.column.addWidget(self.note)
-        self.find_button = QPushButton("Where are its images?…")
-        self.find_button.setToolTip("Choose the folder that holds the images of this study now.")
-        self.find_button.clicked.connect(self.choose_images)
-        self.find_button.hide()
-        self.column.addWidget(self.find_button)
+        tip = "Choose the folder that holds the images of this study now."
+        self.find_button = button("Where are its images?…", tip, self.choose_images, shown=False)
 
-    def _build_target(self) -> None:
-        self.results = QWidget()
-        column = QVBoxLayout(self.results)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
-        self.image = QComboBox()
-        narrow(self.image)
-        self.image.setToolTip("The image whose segment is replaced.")
-        self.image.setAccessibleName("Image of the target")
+        self.image = choice(tip="The image whose segment is replaced.", name="Image of the target")
         self.image.activated.connect(lambda _index: self.choose_image(self.image.currentData()))
-        self.random_button = QPushButton("Random target")
-        self.random_button.setToolTip("Take any segment of this image that nobody dropped.")
-        self.random_button.clicked.connect(self.choose_random)
-        self.show_button = QPushButton("Show")
-        self.show_button.setToolTip("Show this image and its segments again.")
-        self.show_button.clicked.connect(self.show_image)
-        column.addLayout(row(self.image, self.show_button, self.random_button, stretch=0))
+        tip = "Take any segment of this image that nobody dropped."
+        self.random_button = button("Random target", tip, self.choose_random)
+        self.show_button = button("Show", "Show this image and its segments again.", self.show_image)
         self.about = hint(ASK)
         self.grid = DonorGrid()
         self.before, self.after = CropView("Now"), CropView("Pasted")
         self.before.setToolTip("The target segment and its surroundings.")
         self.after.setToolTip("The chosen donor in its place; while it is blended, what is being painted.")
-        self.views = QWidget()
-        self.views.setLayout(row(self.before, self.after))
         for view in (self.before, self.after):
             view.smooth = True
             view.setFixedHeight(190)
+        self.views = box(row(self.before, self.after))
         self.bar = RunBar(
             "Replace and blend",
             self.blender,
@@ -126,9 +111,12 @@ class MixPanel(Panel):
         self.settings = Section("Settings", "How donors are drawn and blended.", False)
         self.form = SessionForm(self.session, USegMixSettings, omit=("per_class", "new_area"))
         self.settings.body.addWidget(self.form)
-        for part in (self.about, self.grid, self.views, self.bar, self.settings):
-            column.addWidget(part)
-        self.column.addWidget(self.results)
+
+        images = row(self.image, self.show_button, self.random_button, stretch=0)
+        self.results = box(column(images, self.about, self.grid, self.views, self.bar, self.settings))
+        header = row(self.title, self.open_button, stretch=0)
+        add(self.column, header, self.progress, self.note, self.find_button, self.results)
+        self.column.addStretch(1)
 
     def _connect(self) -> None:
         self.runner.finished.connect(self._on_opened)
@@ -146,27 +134,23 @@ class MixPanel(Panel):
             runner.failed.connect(self._on_failed)
         self.segments.selected.connect(self.choose)
         self.places.clicked.connect(self.on_clicked)
-        self.form.changed.connect(self._soon.start)
+        self.form.changed.connect(self._find_soon.start)
         self.session.study_changed.connect(self._on_study)
         self.session.image_changed.connect(self._on_image)
 
     def sizeHint(self) -> QSize:
-        """As the other docks."""
         return QSize(420, 860)
 
     # Opening: the study is the session's.
 
     def choose_study(self) -> None:
-        """Let the person choose a study's folder."""
-        folder = QFileDialog.getExistingDirectory(self, "Open a study", str(self.session.home))
-        if folder:
-            self.open_study(Path(folder))
+        if folder := ask_folder(self, "Open a study", self.session.home):
+            self.open_study(folder)
 
     def choose_images(self) -> None:
-        """Let the person say where the images of the study are now."""
-        folder = QFileDialog.getExistingDirectory(self, "The folder that holds the study's images")
+        folder = ask_folder(self, "The folder that holds the study's images")
         if folder and self._folder is not None:
-            self.open_study(self._folder, Path(folder))
+            self.open_study(self._folder, folder)
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:
         """Open a study and its images, which are in another folder now where one is given."""
@@ -195,10 +179,9 @@ class MixPanel(Panel):
             super()._on_pool(folder, by)
 
     def _on_study(self) -> None:
-        self.blender.discard()
-        self.previews.discard()
-        self.loader.discard()
-        self._soon.stop()
+        for runner in (self.blender, self.previews, self.loader):
+            runner.discard()
+        self._find_soon.stop()
         self.tissue, self.target, self.number, self._wanted, self._blending = None, None, -1, 0, -1
         self.segments.clear()
         self.image.clear()
@@ -213,30 +196,29 @@ class MixPanel(Panel):
         self.title.setText(study.folder.name)
         self.loader.replace(pool_job(study), "reading the segment pool")
 
-    def _on_loaded(self, loaded: Any) -> None:
-        if isinstance(loaded, Target):
-            self._on_target(loaded)
-        elif loaded.curation is None:
-            self.complain(self.note, loaded.problem)
+    def _on_loaded(self, result: Target | OpenedPool) -> None:
+        if isinstance(result, Target):
+            self._on_target(result)
+        elif result.curation is None:
+            self.complain(self.note, result.problem)
         else:
-            self._on_pool_read(loaded)
+            self._on_pool_read(result.study, result.curation.pool)
 
-    def _on_pool_read(self, opened: OpenedPool) -> None:
-        assert opened.curation is not None and self.session.dataset is not None
-        pool, dataset = opened.curation.pool, self.session.dataset
-        self.tissue = Tissue(opened.study, pool, dataset)
-        self.title.setText(f"{opened.study.folder.name} · {len(pool):,} segment{'' if len(pool) == 1 else 's'}")
+    def _on_pool_read(self, study: Any, pool: Any) -> None:
+        dataset, folder = self.session.dataset, study.folder
+        assert dataset is not None
+        self.tissue = Tissue(study, pool, dataset)
+        self.title.setText(f"{folder.name} · {many(len(pool), 'segment')}")
         known = {entry.source.image for entry in dataset.training}
         for name in dict.fromkeys(image.source.image for image in pool.images):
             if name in known:
                 self.image.addItem(name, name)
         if not self.image.count():
-            folder = opened.study.folder.name
-            why = f"None of the images of {folder} is among the training images of {dataset.name}."
+            why = f"None of the images of {folder.name} is among the training images of {dataset.name}."
             self.complain(self.note, why)
             return
         self.results.show()
-        self.session.share_pool(opened.study.folder, self)
+        self.session.share_pool(folder, self)
         self.choose_image(self.image.itemData(0))
 
     # Image and segment.
@@ -247,7 +229,7 @@ class MixPanel(Panel):
         if place < 0 or self.tissue is None:
             return
         self.image.setCurrentIndex(place)
-        if self.target is not None and self.target.image.source.image == name and not self.loader.busy:
+        if self._target_name() == name and not self.loader.busy:
             self.show_image()
             if label:
                 self.choose(label)
@@ -258,6 +240,9 @@ class MixPanel(Panel):
         self._clear()
         self.about.setText("Reading the image …")
         self.loader.replace(self.tissue.target_job(name), "reading an image")
+
+    def _target_name(self) -> str:
+        return self.target.image.source.image if self.target is not None else ""
 
     def _on_target(self, target: Target) -> None:
         self.target = target
@@ -275,24 +260,23 @@ class MixPanel(Panel):
         self._update()
 
     def show_image(self) -> None:
-        """Bring the target's image back onto the screen."""
         if self.target is None:
             return
-        self.session.show(self.target.image.source.image)
+        self.session.show(self._target_name())
         if self.segments.layer is None:
             # A person removed it.
             self.segments.show(self.target.image, self.target.labels)
-            self.segments.mark(self._label())
-        self.segments.look()
+            labels = (label for label, number in self.target.numbers.items() if number == self.number)
+            self.segments.mark(next(labels, 0))
+        self.segments.bring()
 
     def _on_image(self, name: str) -> None:
         # Another image may lie in the same place.
         if self.target is not None:
-            self.segments.look(name == self.target.image.source.image)
+            self.segments.bring(name == self._target_name())
 
     def on_clicked(self, image: str, label: int) -> None:
-        """A segment was clicked in the viewer."""
-        if self.target is not None and self.target.image.source.image == image:
+        if self._target_name() == image:
             self.choose(label)
         else:
             self.choose_image(image, label)
@@ -307,7 +291,6 @@ class MixPanel(Panel):
             self.choose(int(self._rng.choice(labels)))
 
     def choose(self, label: int) -> None:
-        """Make a segment of the image the target, by its label."""
         if self.target is None:
             return
         number = self.target.numbers.get(label, -1)
@@ -320,10 +303,6 @@ class MixPanel(Panel):
         self.number = number
         self.segments.mark(label)
         self._find_donors()
-
-    def _label(self) -> int:
-        numbers = self.target.numbers if self.target is not None else {}
-        return next((label for label, number in numbers.items() if number == self.number), 0)
 
     # Donors.
 
@@ -339,8 +318,7 @@ class MixPanel(Panel):
             self._on_failed(str(error))
             return
         segment = tissue.pool.segment(self.number)
-        box = around(segment, target.image.pixels.shape)
-        self.before.show_pixels(np.ascontiguousarray(target.image.pixels[box]))
+        self.before.show_pixels(target.image.pixels[around(segment, target.image.pixels.shape)])
         size = segment.area * target.image.mpp**2
         self.about.setText(f"{target.image.kind} · segment {segment.number} · {size:,.0f} µm² · looking for donors …")
         self._donors = []
@@ -370,7 +348,6 @@ class MixPanel(Panel):
     # The run.
 
     def run(self) -> None:
-        """Blend the chosen donor in, in the background."""
         donor = self.grid.donor
         if donor is None or self.tissue is None or self.blender.running:
             return
@@ -399,8 +376,8 @@ class MixPanel(Panel):
 
     def _on_blended(self, change: Change) -> None:
         if self._blending == self.number and self.target is not None and self.tissue is not None:
-            box = around(self.tissue.pool.segment(self.number), change.pixels.shape)
-            self.after.show_pixels(np.ascontiguousarray(change.pixels[box]), "Blended")
+            segment = self.tissue.pool.segment(self.number)
+            self.after.show_pixels(change.pixels[around(segment, change.pixels.shape)], "Blended")
         self._blending = -1
         self.session.take_made([change.id])
         self.note.say(f"{change.name} is made. It waits for your review in HistoMix: Review.", "good")
@@ -416,8 +393,7 @@ class MixPanel(Panel):
     def _on_failed(self, sentence: str) -> None:
         if self.target is None or self.grid.count == 0:
             self.about.setText(ASK if self.target is not None else "")
-        folder = self._folder
-        self.complain(self.note, sentence if folder is None else sentence.replace(str(folder), folder.name))
+        self.complain(self.note, without_paths(sentence, self._folder))
         self._update()
 
     def _update(self) -> None:
@@ -427,14 +403,12 @@ class MixPanel(Panel):
         why = "" if self.grid.donor else "Choose a target first." if self.number < 0 else "There is no donor yet."
         self.bar.allow(not why, why)
 
-    # Clicks only while the panel is to be seen.
+    # Clicks only while it is to be seen.
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Follow the viewer."""
         self.places.listen()
         super().showEvent(event)
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """No longer."""
         self.places.rest()
         super().hideEvent(event)
