@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -114,9 +114,8 @@ class LabeledImage:
             raise HistomixError(
                 f"{name}: the instance map must be (H, W) int32, not {self.instances.shape} {self.instances.dtype}."
             )
-        if self.instances.shape != self.pixels.shape[:2]:
-            rows, cols = self.pixels.shape[:2]
-            label_rows, label_cols = self.instances.shape
+        (rows, cols), (label_rows, label_cols) = self.pixels.shape[:2], self.instances.shape
+        if (rows, cols) != (label_rows, label_cols):
             raise HistomixError(
                 f"{name}: the labels are {label_cols}×{label_rows} pixels but the image is {cols}×{rows}; "
                 "export the labels again at the image's size."
@@ -162,39 +161,30 @@ Kind = Literal["rare", "major", "background"]
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A place in an image: a rare nucleus (a donor), a major nucleus, or a place with no nucleus.
-
-    ``row`` and ``col`` are pixel coordinates of the center; ``instance`` and ``type`` are 0 for background;
-    ``area`` is the nucleus's area in square pixels.
-    """
+    """A place in an image: a rare nucleus (a donor), a major nucleus, or a place with no nucleus."""
 
     image: str
     kind: Kind
-    row: float
+    row: float  # center, in pixels
     col: float
-    instance: int = 0
+    instance: int = 0  # 0 for background, as its type
     type: int = 0
     area: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A candidate location with the donor drawn for it.
+    """A candidate location with the donor drawn for it."""
 
-    ``rank`` is its place in the draw (0 first), ``log_likelihood`` that of its surroundings under the mixture of
-    rare surroundings, ``percentile`` (0–100) where that lies among the rare nuclei's own surroundings' values.
-    """
-
-    rank: int
+    rank: int  # place in the draw, from 0
     target: Location
     donor: Location
-    log_likelihood: float
-    percentile: float
+    log_likelihood: float  # of its surroundings under the mixture of rare surroundings
+    percentile: float  # where that lies among the values of the rare nuclei's own surroundings
 
 
 REAL, DONOR, INPAINTED = 0, 1, 2
 """Values of an origin map."""
-
 
 KEEP = -1
 """In the labels of a change: where the target's own label stays."""
@@ -206,28 +196,15 @@ Role = Literal["target", "donor", "labels", "reference"]
 class SourceRef:
     """Something real that a change was made of.
 
-    Parameters
-    ----------
-    role : str
-        ``target``: what is changed or replaced; ``donor``: whose pixels are seen; ``labels``: whose labels were the
-        template; ``reference``: whose look (stain, style) was followed.
-    image : str
-        Name of its image.
-    item : int
-        Instance id or number of a segment; 0: a free place, or the image as a whole.
-    type : int
-        Class number of the instance; 0 where there is none.
-    row, col : float
-        Center, in pixels of its image.
-    area : int
-        Square pixels.
+    A target is changed or replaced, a donor's pixels are seen, labels were the template, and a reference's look (stain,
+    style) was followed.
     """
 
     role: Role
     image: str
-    item: int = 0
-    type: int = 0
-    row: float = 0.0
+    item: int = 0  # instance id or number of a segment; 0: a free place, or the image as a whole
+    type: int = 0  # class number of the instance; 0 where there is none
+    row: float = 0.0  # center, in pixels of its image
     col: float = 0.0
     area: int = 0
 
@@ -342,28 +319,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """A piece of tissue in an image: the anchor segment of a superpixel, or one that a person drew.
+    """A piece of tissue in an image: the anchor segment of a superpixel, or one that a person drew."""
 
-    Parameters
-    ----------
-    number : int
-        Its label in the image's segment map, from 1.
-    row, col : int
-        Upper left corner of its bounding box.
-    mask : (h, w) bool
-        In its bounding box.
-    vote_share : float
-        Share of its superpixel's prompts that agreed on it; 1 where a person drew it.
-    stability : float
-        Mean intersection over union of the masks that agreed with it; 1 where a person drew it.
-    """
-
-    number: int
-    row: int
+    number: int  # its label in the image's segment map, from 1
+    row: int  # upper left corner of its bounding box
     col: int
-    mask: NDArray[np.bool_]
-    vote_share: float = 1.0
-    stability: float = 1.0
+    mask: NDArray[np.bool_]  # in its bounding box
+    vote_share: float = 1.0  # of its superpixel's prompts, that agreed on it
+    stability: float = 1.0  # mean intersection over union of the masks that agreed with it
 
     @property
     def area(self) -> int:
@@ -386,20 +349,17 @@ def within(job: Job[T], phase: str, done: int, total: int) -> Job[T]:
     """A job that is one item of another: its steps are passed on as that item's, so that Cancel is heard."""
     try:
         while True:
-            event = next(job)
-            yield replace(event, phase=phase, done=done, total=total)
+            yield replace(next(job), phase=phase, done=done, total=total)
     except StopIteration as end:
-        result: T = end.value
-        return result
+        return end.value
     finally:
         job.close()
 
 
 def drain(job: Job[T]) -> T:
     """Run a long job to its end and return its result, in a notebook or a test that wants no events."""
-    events: Iterator[Event] = job
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            return end.value
+    try:
+        while True:
+            next(job)
+    except StopIteration as end:
+        return end.value

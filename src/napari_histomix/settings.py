@@ -64,26 +64,14 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A field of a settings class, taken apart.
-
-    Parameters
-    ----------
-    name : str
-    type : type
-        Of a single value: bool, int, float or str.
-    default : object
-        ``dataclasses.MISSING`` where there is none.
-    optional, pair, many : bool
-        Whether it may be None; has a lower and an upper value; has any number of values.
-    option : Option
-    """
+    """A field of a settings class, taken apart."""
 
     name: str
-    type: type
-    default: Any
-    optional: bool
-    pair: bool
-    many: bool
+    type: type  # of a single value: bool, int, float or str
+    default: Any  # ``dataclasses.MISSING`` where there is none
+    optional: bool  # whether it may be None
+    pair: bool  # whether it has a lower and an upper value
+    many: bool  # whether it has any number of values
     option: Option
 
     @property
@@ -135,15 +123,12 @@ class Setting:
             raise HistomixError(f"'{self.name}' must be {_WORDS[self.type]}, not {value!r}.")
         value = self.type(value)
         option = self.option
-        outside = (option.low is not None and not value >= option.low) or (
-            option.high is not None and not value <= option.high
-        )
-        if outside or (option.choices and value not in option.choices):
-            raise HistomixError(f"'{self.name}' must be {self._wanted()}, not {value!r}.")
+        too_low = option.low is not None and not value >= option.low
+        too_high = option.high is not None and not value <= option.high
+        if too_low or too_high or (option.choices and value not in option.choices):
+            wanted = f"one of {self.bounds()}" if option.choices else self.bounds()
+            raise HistomixError(f"'{self.name}' must be {wanted}, not {value!r}.")
         return value
-
-    def _wanted(self) -> str:
-        return f"one of {self.bounds()}" if self.option.choices else self.bounds()
 
 
 def _number(value: float) -> str:
@@ -192,50 +177,49 @@ def _setting(each: Field[Any], hint: Any) -> Setting:
 
 def check_settings(settings: S) -> S:
     """The settings themselves, all values of the right type and within their bounds."""
-    return made_from(type(settings), {one.name: getattr(settings, one.name) for one in settings_of(type(settings))})
+    cls = type(settings)
+    return made_from(cls, {known.name: getattr(settings, known.name) for known in settings_of(cls)})
 
 
 def made_from(cls: type[S], values: Mapping[str, Any]) -> S:
     """Settings with these values, the defaults for all others; as they come from JSON, a form or the command line."""
-    known = {one.name: one for one in settings_of(cls)}
+    known = {setting.name: setting for setting in settings_of(cls)}
     if unknown := sorted(values.keys() - known.keys()):
         raise HistomixError(f"There is no setting '{unknown[0]}'; there are {', '.join(known)}.")
-    if missing := [name for name, one in known.items() if one.required and name not in values]:
+    if missing := [name for name, setting in known.items() if setting.required and name not in values]:
         raise HistomixError(f"'{missing[0]}' must be given: {known[missing[0]].option.help}")
     return cls(**{name: known[name].check(value) for name, value in values.items()})
 
 
 def plain(settings: Any, *, recorded_only: bool = False) -> dict[str, Any]:
     """Settings as plain JSON values; ``recorded_only``: only what shapes the result."""
-    found = {}
-    for one in settings_of(type(settings)):
-        if one.option.recorded or not recorded_only:
-            value = getattr(settings, one.name)
-            found[one.name] = list(value) if isinstance(value, tuple) else value
-    return found
+    values = {}
+    for setting in settings_of(type(settings)):
+        if setting.option.recorded or not recorded_only:
+            value = getattr(settings, setting.name)
+            values[setting.name] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def options_table(cls: type) -> str:
     """The settings of a class as a Markdown table, for the documentation."""
     lines = ["| option | default | may be | what it does |", "|---|---|---|---|"]
-    for one in settings_of(cls):
-        lines.append(f"| `{one.flag}` | {shown(one)} | {one.bounds()} | {one.option.help} |")
+    for setting in settings_of(cls):
+        lines.append(f"| `{setting.flag}` | {shown(setting)} | {setting.bounds()} | {setting.option.help} |")
     return "\n".join(lines)
 
 
 def shown(setting: Setting) -> str:
     """A setting's default in words."""
+    default = setting.default
     if setting.required:
         return "required"
-    if setting.default is None:
-        return setting.option.automatic or "none"
-    if isinstance(setting.default, tuple):
-        return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in setting.default) or (
-            setting.option.automatic or "none"
-        )
-    if isinstance(setting.default, bool):
-        return "yes" if setting.default else "no"
-    return str(setting.default) or setting.option.automatic or "none"
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, tuple):
+        default = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
+    text = "" if default is None else str(default)
+    return text or setting.option.automatic or "none"
 
 
 DEVICES: Mapping[Any, str] = MappingProxyType(
@@ -250,18 +234,12 @@ Seed = Annotated[
 ]
 Device = Annotated[
     str,
-    Option(
-        "Where the network runs; automatic takes a graphics card if there is one.",
-        choices=DEVICES,
-        recorded=False,
-    ),
+    Option("Where the network runs; automatic takes a graphics card if there is one.", choices=DEVICES, recorded=False),
 ]
 Encoder = Annotated[
     str,
     Option(
-        "How tissue is compared: texture, timm:NAME, timm:NAME@FILE or ctranspath:FILE.",
-        kind="encoder",
-        advanced=True,
+        "How tissue is compared: texture, timm:NAME, timm:NAME@FILE or ctranspath:FILE.", kind="encoder", advanced=True
     ),
 ]
 

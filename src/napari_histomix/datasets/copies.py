@@ -93,8 +93,8 @@ def check_leaks(dataset: Dataset) -> Job[None]:
     """
     check_splits(dataset)
     copies = yield from find_copies(dataset)
-    if found := [one for one in copies if "train" in one.splits]:
-        shown = " ".join(one.sentence for one in found[:5]) + (f" And {len(found) - 5} more." if len(found) > 5 else "")
+    if leaks := [pair for pair in copies if "train" in pair.splits]:
+        shown = " ".join(pair.sentence for pair in leaks[:5]) + (f" And {len(leaks) - 5} more." if leaks[5:] else "")
         raise HistomixError(
             f"The training split shares tissue with another split; move these images to one split: {shown}"
         )
@@ -122,16 +122,16 @@ def find_copies(dataset: Dataset, *, within: bool = False) -> Job[tuple[Copies, 
         return ()
     points = int(np.clip(ALL_POINTS // max(1, len(entries)), 20, POINTS))
     prints: list[_Print | None] = []
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        waiting = [pool.submit(_fingerprint, dataset, entry, points) for entry in entries]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+        waiting = [threads.submit(_fingerprint, dataset, entry, points) for entry in entries]
         try:
-            for done, one in enumerate(waiting):
+            for done, fingerprint in enumerate(waiting):
                 yield Event("Looking for copies", done, len(entries))
-                prints.append(one.result())
+                prints.append(fingerprint.result())
         finally:
-            pool.shutdown(cancel_futures=True)
+            threads.shutdown(cancel_futures=True)
     groups = Groups(len(entries))
-    found: list[Copies] = []
+    copies: list[Copies] = []
 
     def wanted(first: int, second: int) -> bool:
         return (within or splits[first] != splits[second]) and not groups.joined(first, second)
@@ -139,7 +139,7 @@ def find_copies(dataset: Dataset, *, within: bool = False) -> Job[tuple[Copies, 
     def add(first: int, second: int, shares: tuple[float, float], same: bool = False, turned: bool = False) -> None:
         groups.join(first, second)
         names = entries[first].source.image, entries[second].source.image
-        found.append(Copies(names, (splits[first], splits[second]), shares, same, turned))
+        copies.append(Copies(names, (splits[first], splits[second]), shares, same, turned))
 
     for first, second in _equal(prints, splits):
         if wanted(first, second):
@@ -148,12 +148,11 @@ def find_copies(dataset: Dataset, *, within: bool = False) -> Job[tuple[Copies, 
     for done, (first, second, mirrored) in enumerate(pairs):
         yield Event("Comparing similar images", done, len(pairs))
         if wanted(first, second):
-            images = _gray(_pixels(dataset, entries[first])), _gray(_pixels(dataset, entries[second]))
-            shares = _overlap(images, (_of(prints, first), _of(prints, second)), mirrored)
-            if shares:
+            images = tuple(_gray(dataset.layout.pixels(entries[index])) for index in (first, second))
+            if shares := _overlap(images, (_of(prints, first), _of(prints, second)), mirrored):
                 add(first, second, shares)
     yield Event("Comparing similar images", len(pairs), len(pairs))
-    return tuple(sorted(found, key=lambda one: one.images))
+    return tuple(sorted(copies, key=lambda pair: pair.images))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,27 +166,23 @@ class _Print:
 
 
 def _of(prints: Sequence[_Print | None], index: int) -> _Print:
-    found = prints[index]
-    assert found is not None, "only images with a fingerprint are compared"
-    return found
+    fingerprint = prints[index]
+    assert fingerprint is not None, "only images with a fingerprint are compared"
+    return fingerprint
 
 
 def _fingerprint(dataset: Dataset, entry: Entry, points: int) -> _Print | None:
     """None for an image that cannot be read or shows nothing."""
     try:
-        pixels = _pixels(dataset, entry)
+        pixels = dataset.layout.pixels(entry)
     except HistomixError:
         return None
     gray = _gray(pixels)
     if float(gray.std()) < BLANK:
         return None
     turns = [np.rot90(side, turn) for side in (pixels, pixels[:, ::-1]) for turn in range(4)]
-    hashes = [pixels_sha256(one) for one in turns]
+    hashes = [pixels_sha256(turned) for turned in turns]
     return _Print(hashes[0], min(hashes), *_features(gray, points))
-
-
-def _pixels(dataset: Dataset, entry: Entry) -> NDArray[np.uint8]:
-    return dataset.layout.pixels(entry)
 
 
 def _gray(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -200,8 +195,8 @@ def _gray(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _features(gray: NDArray[np.uint8], count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """The largest local features, spread evenly, so that each part of an image has some of them."""
-    keys, found = cv2.SIFT_create().detectAndCompute(gray, None)  # type: ignore[attr-defined]
-    if found is None:
+    keys, descriptors = cv2.SIFT_create().detectAndCompute(gray, None)  # type: ignore[attr-defined]
+    if descriptors is None:
         return np.empty((0, 2), np.float32), np.empty((0, 128), np.uint8)
     places = np.array([key.pt for key in keys], np.float32)
     sizes = np.array([key.size for key in keys])
@@ -209,44 +204,46 @@ def _features(gray: NDArray[np.uint8], count: int) -> tuple[NDArray[np.float32],
     order = np.lexsort((-sizes, cells))
     turn = np.arange(len(order)) - np.searchsorted(cells[order], cells[order])
     order = order[np.lexsort((-sizes[order], turn))][:count]
-    roots = np.sqrt(found[order] / np.maximum(found[order].sum(axis=1, keepdims=True), 1e-9))
+    kept = descriptors[order]
+    roots = np.sqrt(kept / np.maximum(kept.sum(axis=1, keepdims=True), 1e-9))
     return places[order], np.minimum(np.rint(512 * roots), 255).astype(np.uint8)
 
 
 def _equal(prints: Sequence[_Print | None], splits: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Images of equal pixels in whatever orientation, each with the first one of every split."""
     members: dict[str, list[int]] = {}
-    for index, one in enumerate(prints):
-        if one is not None:
-            members.setdefault(one.canonical, []).append(index)
-    for some in members.values():
-        first = {splits[index]: index for index in reversed(some)}
-        for index in some:
+    for index, fingerprint in enumerate(prints):
+        if fingerprint is not None:
+            members.setdefault(fingerprint.canonical, []).append(index)
+    for same in members.values():
+        first = {splits[index]: index for index in reversed(same)}
+        for index in same:
             yield from ((min(index, other), max(index, other)) for other in first.values() if other != index)
 
 
 def _pairs(prints: Sequence[_Print | None]) -> Job[list[tuple[int, int, bool]]]:
     """Pairs of images with enough places in common, and whether one is mirrored; those with the most come first."""
-    owners = np.repeat(np.arange(len(prints)), [0 if one is None else len(one.descriptors) for one in prints])
+    counts = [0 if fingerprint is None else len(fingerprint.descriptors) for fingerprint in prints]
+    owners = np.repeat(np.arange(len(prints)), counts)
     if not len(owners):
         return []
-    features = np.concatenate([one.descriptors for one in prints if one is not None])
+    features = np.concatenate([fingerprint.descriptors for fingerprint in prints if fingerprint is not None])
     mean = features.mean(axis=0, dtype=np.float32)
     rng = np.random.default_rng(0)
-    found: list[NDArray[np.int64]] = []
+    in_tables: list[NDArray[np.int64]] = []
     for table in range(_TABLES):
         yield Event("Comparing local features", table, _TABLES)
         planes = rng.standard_normal((128, _BITS)).astype(np.float32)
         keys = np.concatenate([_keys(features, mean, planes), _keys(features[:, _MIRROR], mean, planes)])
-        found.append(_matches(keys, owners))
-    matches, mirrored = np.divmod(np.unique(np.concatenate(found)), 2)
+        in_tables.append(_matches(keys, owners))
+    matches, mirrored = np.divmod(np.unique(np.concatenate(in_tables)), 2)
     first, second = np.divmod(matches, len(owners))
     cosines = np.concatenate([np.empty(0), *_cosines(features, first, second, mirrored)])
     alike = cosines > ALIKE
     pairs = np.stack([owners[first[alike]], owners[second[alike]], mirrored[alike]], axis=1)
     unique, votes = np.unique(pairs, axis=0, return_counts=True)
     order = np.argsort(-votes, kind="stable")
-    return [(int(one), int(other), bool(flag)) for one, other, flag in unique[order[votes[order] >= VOTES]]]
+    return [(int(first), int(second), bool(flag)) for first, second, flag in unique[order[votes[order] >= VOTES]]]
 
 
 def _keys(features: NDArray[np.uint8], mean: NDArray[np.float32], planes: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -262,7 +259,7 @@ def _matches(keys: NDArray[np.int64], owners: NDArray[np.intp]) -> NDArray[np.in
     """
     count = len(owners)
     order = np.argsort(keys, kind="stable")
-    found = [np.empty(0, np.int64)]
+    numbers = [np.empty(0, np.int64)]
     for step in range(1, _BUCKET):
         same = keys[order[:-step]] == keys[order[step:]]
         first, second = order[:-step][same], order[step:][same]
@@ -272,8 +269,8 @@ def _matches(keys: NDArray[np.int64], owners: NDArray[np.intp]) -> NDArray[np.in
         first, second = first % count, second % count
         first, second = np.where(owners[first] < owners[second], [first, second], [second, first])
         kept = ~both & (owners[first] != owners[second])
-        found.append(2 * (first[kept] * count + second[kept]) + mirrored[kept])
-    return np.concatenate(found)
+        numbers.append(2 * (first[kept] * count + second[kept]) + mirrored[kept])
+    return np.concatenate(numbers)
 
 
 def _cosines(
@@ -281,23 +278,22 @@ def _cosines(
 ) -> Iterator[NDArray[np.float64]]:
     for start in range(0, len(first), 65536):
         part = slice(start, start + 65536)
-        one, other = features[first[part]].astype(np.float32), features[second[part]]
-        other = np.where(mirrored[part, None] == 1, other[:, _MIRROR], other).astype(np.float32)
-        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        yield np.einsum("ij,ij->i", one, other) / np.maximum(lengths, 1e-9)
+        left, right = features[first[part]].astype(np.float32), features[second[part]]
+        right = np.where(mirrored[part, None] == 1, right[:, _MIRROR], right).astype(np.float32)
+        lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        yield np.einsum("ij,ij->i", left, right) / np.maximum(lengths, 1e-9)
 
 
 def _overlap(
-    images: tuple[NDArray[np.uint8], NDArray[np.uint8]], prints: tuple[_Print, _Print], mirrored: bool
+    images: Sequence[NDArray[np.uint8]], prints: tuple[_Print, _Print], mirrored: bool
 ) -> tuple[float, float] | None:
     """Shares of two gray images that show the same; None where they differ."""
     first, second = images
-    one, other = prints
-    points, descriptors = other.points, other.descriptors
+    points, descriptors = prints[1].points, prints[1].descriptors
     if mirrored:
         second, descriptors = second[:, ::-1], descriptors[:, _MIRROR]
         points = np.array((second.shape[1] - 1, 0)) + points * (-1, 1)
-    matrix = _similarity(one.points, one.descriptors, points.astype(np.float32), descriptors)
+    matrix = _similarity(prints[0].points, prints[0].descriptors, points.astype(np.float32), descriptors)
     if matrix is None:
         return None
     rows, cols = first.shape
@@ -307,7 +303,7 @@ def _overlap(
     if len(lines) < OVERLAP or len(columns) < OVERLAP:
         return None
     values = detail[valid], moved[valid]
-    if not all(one.std() for one in values) or np.corrcoef(*values)[0, 1] < CORRELATION:
+    if not all(side.std() for side in values) or np.corrcoef(*values)[0, 1] < CORRELATION:
         return None
     area = second.size * abs(float(np.linalg.det(matrix[:, :2])))
     common = float(np.count_nonzero(valid))
@@ -328,8 +324,8 @@ def _similarity(
 ) -> NDArray[np.float64] | None:
     """The (2, 3) map of the other image's places onto the first's that most matches agree on, or None."""
     left, right = (
-        some / np.linalg.norm(some, axis=1, keepdims=True)
-        for some in (descriptors.astype(np.float32), other_descriptors.astype(np.float32))
+        roots / np.linalg.norm(roots, axis=1, keepdims=True)
+        for roots in (descriptors.astype(np.float32), other_descriptors.astype(np.float32))
     )
     cosines = left @ right.T
     best = cosines.argmax(axis=1)

@@ -17,7 +17,14 @@ from napari_histomix.datasets.entries import TABLE, read_json_object
 from napari_histomix.datasets.formats import FORMATS, Format, format_of
 from napari_histomix.datasets.synthetic import SYNTHETIC_KEY, inner_pixels
 from napari_histomix.datasets.text_files import write_table
-from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, Names, complete_or_absent, safe_name, write_dataset_json
+from napari_histomix.datasets.writing import (
+    SYNTHETIC_NOTICE,
+    Names,
+    complete_or_absent,
+    safe_name,
+    write_dataset_json,
+    write_text,
+)
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
 from napari_histomix.weights import bundled
 
@@ -46,47 +53,47 @@ class WrittenDataset:
         self._synthetic: dict[str, list[list[int]]] = {}
 
     def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
-        """Write one image."""
+        """Write one image, whose file is ``original`` if it is unchanged; returns the name or path that it got."""
         source, split = image.source, image.source.split or "train"
         # Class folders make their own names, of which each is unique in its folder.
         name = self._names.unique(safe_name(source.image)) if self._format.holds == "nuclei" else source.image
         renamed = replace(image, source=replace(source, image=name, split=split))
-        written = self._writer.add(renamed, synthetic=synthetic, original=original)
+        path = self._writer.add(renamed, synthetic=synthetic, original=original)
         kind = [image.kind] if "class" in self._columns else []
         facts = (source.patient, source.slide, split, image.mpp, "yes" if synthetic else "no")
-        self._rows.append([written, *kind, *facts])
+        self._rows.append([path, *kind, *facts])
         self._scales.add(image.mpp)
         if self._format.holds == "nuclei" and (synthetic or image.synthetic):
-            self._synthetic[written] = inner_pixels(image)
-        return written
+            self._synthetic[path] = inner_pixels(image)
+        return path
 
     def finish(self, **more: Any) -> None:
         """Write what comes after all images; ``more`` goes into dataset.json, plain JSON values."""
         self._writer.finish()
         write_table(self.folder / TABLE, self._columns, self._rows)
-        said = read_json_object(self.folder / "dataset.json")
-        said |= {"name": self.name, "mpp": self._scales.pop() if len(self._scales) == 1 else None, **more}
+        content = read_json_object(self.folder / "dataset.json")
+        content |= {"name": self.name, "mpp": self._scales.pop() if len(self._scales) == 1 else None, **more}
         if self._synthetic:
-            said[SYNTHETIC_KEY] = self._synthetic
-        write_dataset_json(self.folder, **said)
+            content[SYNTHETIC_KEY] = self._synthetic
+        write_dataset_json(self.folder, **content)
 
 
 def checked_format(format: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> Format:
     """A format that can hold what a dataset has."""
-    found = format_of(format)
-    if found.holds == "kinds" and not kinds:
-        raise HistomixError(f"{found.title} need a class for each image, and these have none; choose another format.")
-    if found.holds == "nuclei" and kinds and not classes:
+    known = format_of(format)
+    if known.holds == "kinds" and not kinds:
+        raise HistomixError(f"{known.title} need a class for each image, and these have none; choose another format.")
+    if known.holds == "nuclei" and kinds and not classes:
         raise HistomixError(
             f"The format {format} holds labeled nuclei, and these images have none; choose class-folders."
         )
-    return found
+    return known
 
 
 def described(root: Path) -> dict[str, str]:
     """What dataset.json takes over from the source in a folder: its license, and what it is derived from."""
-    said = read_json_object(root / "dataset.json")
-    return {key: said[key] for key in ("license", "derived_from") if isinstance(said.get(key), str)}
+    content = read_json_object(root / "dataset.json")
+    return {key: content[key] for key in ("license", "derived_from") if isinstance(content.get(key), str)}
 
 
 def copy_notices(source: Path, folder: Path) -> None:
@@ -149,40 +156,28 @@ def convert(dataset: Dataset, out: Path, format: str) -> Job[Converted]:
     marked = False
     total = len(dataset.entries)
     with complete_or_absent(out) as folder:
-        written = WrittenDataset(folder, dataset.name, dataset.classes, format, dataset.kinds)
+        writer = WrittenDataset(folder, dataset.name, dataset.classes, format, dataset.kinds)
         for number, entry in enumerate(dataset.entries):
-            name = entry.source.image
             yield Event("Writing images", number, total)
             try:
                 image = dataset.read(entry)
             except HistomixError as error:
-                skipped[name] = str(error)
+                skipped[entry.source.image] = str(error)
                 continue
-            written.add(image, synthetic=entry.synthetic, original=entry.image)
+            writer.add(image, synthetic=entry.synthetic, original=entry.image)
             marked |= entry.synthetic
             nuclei += image.counts()
         if len(skipped) == total:
             raise HistomixError(f"No image of {dataset.name} can be read; the first: {next(iter(skipped.values()))}")
         yield Event("Writing the tables", total, total)
-        written.finish(**described(dataset.root), **({"notice": SYNTHETIC_NOTICE} if marked else {}), format=format)
+        writer.finish(**described(dataset.root), **({"notice": SYNTHETIC_NOTICE} if marked else {}), format=format)
         copy_notices(dataset.root, folder)
-    return Converted(total - len(skipped), {one.name: nuclei[one.number] for one in dataset.classes}, skipped)
+    return Converted(total - len(skipped), {known.name: nuclei[known.number] for known in dataset.classes}, skipped)
 
 
-_LICENSES = frozenset(
-    {
-        "apache-2.0",
-        "bsd-3-clause",
-        "cc-by-4.0",
-        "cc-by-nc-4.0",
-        "cc-by-nc-nd-4.0",
-        "cc-by-nc-sa-4.0",
-        "cc-by-nd-4.0",
-        "cc-by-sa-4.0",
-        "cc0-1.0",
-        "mit",
-    }
-)
+_LICENSES = {"apache-2.0", "bsd-3-clause", "cc0-1.0", "mit"} | {
+    f"cc-by{terms}-4.0" for terms in ("", "-nc", "-nc-nd", "-nc-sa", "-nd", "-sa")
+}
 """Identifiers that the Hugging Face hub knows and that images are published under; others are "other" with a name."""
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -236,14 +231,11 @@ def write_card(
 
     The head is that of a Hugging Face dataset card (https://huggingface.co/docs/hub/datasets-cards).
     """
-    before, after = counts_before, counts_after
-    counts = [
-        (
-            *(name, f"{before.get(name, 0):,}", f"{after.get(name, 0):,}"),
-            *(f"{after.get(name, 0) - before.get(name, 0):+,}", f"{counts_synthetic.get(name, 0):,}"),
-        )
-        for name in dict.fromkeys([*before, *after])
-    ]
+    counts = []
+    for kind in dict.fromkeys([*counts_before, *counts_after]):
+        before, after = counts_before.get(kind, 0), counts_after.get(kind, 0)
+        synthetic = counts_synthetic.get(kind, 0)
+        counts.append((kind, f"{before:,}", f"{after:,}", f"{after - before:+,}", f"{synthetic:,}"))
     facts = [tuple(model.get(key) or "not stated" for key in ("name", "sha256", "license")) for model in models]
     title = FORMATS[format].title
     tissue = synthetic_nuclei is None
@@ -268,34 +260,34 @@ def write_card(
         *(["## Notes", _list(notes)] if notes else []),
         f"Written by napari-histomix {__version__}.",
     ]
-    (Path(folder) / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
+    write_text(Path(folder) / "README.md", "\n\n".join(parts) + "\n")
 
 
 def models_of(provenances: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Name, SHA-256 and, where it is known, license of every network that took part, for the dataset card."""
     ours = str(read_json_object(bundled() / "histomix.json").get("sha256", ""))
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for made in provenances:
-        name, sha256 = str(made.get("model", "")), str(made.get("model_sha256", ""))
+    models: dict[tuple[str, str], dict[str, str]] = {}
+    for provenance in provenances:
+        name, sha256 = str(provenance.get("model", "")), str(provenance.get("model_sha256", ""))
         if name or sha256:
             license = _OURS if sha256 and sha256 == ours else ""
-            found.setdefault((name, sha256), {"name": name, "sha256": sha256, "license": license})
-    return [found[key] for key in sorted(found)]
+            models.setdefault((name, sha256), {"name": name, "sha256": sha256, "license": license})
+    return [models[key] for key in sorted(models)]
 
 
 def _head(name: str, license: str, images: int, tissue: bool) -> str:
     """The YAML lines of the head."""
-    identifier = "-".join(license.casefold().split())
-    head: dict[str, Any] = {"pretty_name": _line(name)}
-    if identifier in _LICENSES:
-        head["license"] = identifier
-    elif identifier:
-        head |= {"license": "other", "license_name": _line(license)}
-    else:
-        head["license"] = "unknown"
-    head["task_categories"] = ["image-classification" if tissue else "image-segmentation"]
-    head["tags"] = ["synthetic", "histopathology", "h-and-e", "napari-histomix"]
-    head["size_categories"] = [next((words for limit, words in _SIZES if images < limit), "n>1M")]
+    identifier = "-".join(license.casefold().split()) or "unknown"
+    stated = {"license": identifier}
+    if identifier not in (*_LICENSES, "unknown"):
+        stated = {"license": "other", "license_name": _line(license)}
+    head = {
+        "pretty_name": _line(name),
+        **stated,
+        "task_categories": ["image-classification" if tissue else "image-segmentation"],
+        "tags": ["synthetic", "histopathology", "h-and-e", "napari-histomix"],
+        "size_categories": [next((words for limit, words in _SIZES if images < limit), "n>1M")],
+    }
     return str(yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1000))
 
 

@@ -34,17 +34,8 @@ _REDUCED, _MASK = 1, 4
 _BAND = 2**20
 """Pixels that are converted at a time, so that a large image needs little more memory than itself."""
 _TIFF = frozenset({".tif", ".tiff"})
-_MICROMETERS = {
-    "nm": 1e-3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "mm": 1e3,
-    "cm": 1e4,
-    "m": 1e6,
-}
+_MICROMETERS = dict.fromkeys(("µm", "μm", "um", "micron", "microns"), 1.0)
+_MICROMETERS |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L"})
 
 
@@ -320,7 +311,7 @@ def _density_mpp(path: Path) -> float | None:
         density = image.info.get("dpi")
     if density is None or min(density) <= 0:
         return None
-    return square_mpp(25400 / float(density[0]), 25400 / float(density[1]))
+    return square_mpp(*(25400 / float(value) for value in density))
 
 
 def _tiff_mpp(path: Path) -> float | None:
@@ -346,8 +337,7 @@ def _ome_mpp(text: str) -> float | None:
     if "<!" in text.replace("<!--", ""):
         # A document type of its own, by which a small text can grow without end.
         return None
-    root = ElementTree.fromstring(text)
-    for element in root.iter():
+    for element in ElementTree.fromstring(text).iter():
         if element.tag.rpartition("}")[2] == "Pixels":
             sizes = []
             for axis in "XY":
@@ -356,13 +346,13 @@ def _ome_mpp(text: str) -> float | None:
                 if size is None or factor is None:
                     return None
                 sizes.append(float(size) * factor)
-            return square_mpp(sizes[0], sizes[1])
+            return square_mpp(*sizes)
     return None
 
 
 def is_flagged(path: Path) -> bool:
     """Whether a PNG or TIFF file says in its description that it holds synthetic pixels."""
-    if path.suffix.casefold() not in (".png", ".tif", ".tiff"):
+    if path.suffix.casefold() not in {".png"} | _TIFF:
         return False
     try:
         with Image.open(path, formats=["PNG", "TIFF"]) as image:

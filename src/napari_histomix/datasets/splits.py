@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import natural_key, split_name
 from napari_histomix.datasets.text_files import read_table, write_new_table
 from napari_histomix.records import HistomixError, Source
@@ -19,31 +20,13 @@ SPLITS = ("train", "val", "test")
 _COLUMNS = ("image", "split", "patient", "slide")
 
 
-class _Entry(Protocol):
-    @property
-    def source(self) -> Source: ...
-
-    @property
-    def kind(self) -> str: ...
-
-
-class Listed(Protocol):
-    """A dataset: all that is asked of it here are the sources and classes of its entries."""
-
-    @property
-    def entries(self) -> Sequence[_Entry]: ...
-
-
-D = TypeVar("D", bound=Any)
-
-
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Images that must be of one split, for they share a patient, a slide or pixels."""
 
-    name: str  # The patients', else the slides', else the images' names
+    name: str  # the patients', else the slides', else the images' names
     what: str  # ``patient``, ``slide`` or ``image``: what the name is
-    images: tuple[str, ...]  # In natural order
+    images: tuple[str, ...]  # in natural order
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +73,7 @@ def split_of(source: Source) -> str:
 # Checking.
 
 
-def shared(dataset: Listed) -> tuple[Shared, ...]:
+def shared(dataset: Dataset) -> tuple[Shared, ...]:
     """Patients, then slides, whose images are in more than one split."""
     found = []
     for what in ("patient", "slide"):
@@ -105,28 +88,27 @@ def shared(dataset: Listed) -> tuple[Shared, ...]:
     return tuple(found)
 
 
-def check_splits(dataset: Listed) -> None:
+def check_splits(dataset: Dataset) -> None:
     """Refuse a dataset whose training split shares a patient or a slide with another split.
 
     ``datasets.copies.check_leaks`` looks at the pixels too.
     """
-    mixed = [one for one in shared(dataset) if "train" in one.sides]
-    if not mixed:
-        return
-    what = mixed[0].what
-    names = [one.sentence for one in mixed if one.what == what]
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    raise HistomixError(
-        f"The training split shares {what}s with another split: {shown}; move each {what} to one split."
-    )
+    mixed = [group for group in shared(dataset) if "train" in group.sides]
+    if mixed:
+        what = mixed[0].what
+        shown = few([group.sentence for group in mixed if group.what == what], most=10)
+        raise HistomixError(
+            f"The training split shares {what}s with another split: {shown}; move each {what} to one split."
+        )
 
 
 # What belongs together.
 
 
-def units(dataset: Listed, together: Iterable[Collection[str]] = ()) -> tuple[Unit, ...]:
+def units(dataset: Dataset, together: Iterable[Collection[str]] = ()) -> tuple[Unit, ...]:
     """What a split may not divide: patients, else slides, else images."""
-    sources = sorted((entry.source for entry in dataset.entries), key=lambda one: (natural_key(one.image), one.image))
+    sources = [entry.source for entry in dataset.entries]
+    sources.sort(key=lambda source: (natural_key(source.image), source.image))
     index = {source.image: number for number, source in enumerate(sources)}
     groups = Groups(len(sources))
     seen: dict[tuple[str, str], int] = {}
@@ -141,7 +123,8 @@ def units(dataset: Listed, together: Iterable[Collection[str]] = ()) -> tuple[Un
     members: dict[int, list[Source]] = {}
     for number, source in enumerate(sources):
         members.setdefault(groups.of(number), []).append(source)
-    return tuple(sorted(map(_unit, members.values()), key=lambda one: (natural_key(one.name), one.name, one.images)))
+    everything = map(_unit, members.values())
+    return tuple(sorted(everything, key=lambda unit: (natural_key(unit.name), unit.name, unit.images)))
 
 
 def _unit(sources: list[Source]) -> Unit:
@@ -156,7 +139,7 @@ def _unit(sources: list[Source]) -> Unit:
 # Keeping.
 
 
-def with_splits(dataset: D, splits: Mapping[str, str]) -> D:
+def with_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:
     """The dataset with these splits in its entries."""
     missing = [entry.source.image for entry in dataset.entries if entry.source.image not in splits]
     if missing:
@@ -171,17 +154,18 @@ def with_splits(dataset: D, splits: Mapping[str, str]) -> D:
     return replace(dataset, entries=entries)
 
 
-def with_chosen_splits(dataset: D, settings: Mapping[str, Any]) -> D:
+def with_chosen_splits(dataset: Dataset, settings: Mapping[str, Any]) -> Dataset:
     """The dataset with the splits that a study keeps in its settings; an image they do not list keeps its own."""
     chosen = settings.get("splits") or {}
     return with_splits(dataset, {entry.source.image: split_of(entry.source) for entry in dataset.entries} | chosen)
 
 
-def write_splits(path: Path, dataset: Listed, splits: Mapping[str, str] | None = None) -> None:
+def write_splits(path: Path, dataset: Dataset, splits: Mapping[str, str] | None = None) -> None:
     """Write a new CSV with the split of every image, its patient and its slide."""
     chosen = splits or {entry.source.image: split_of(entry.source) for entry in dataset.entries}
     sources = [entry.source for entry in dataset.entries]
-    write_new_table(path, _COLUMNS, [(one.image, chosen[one.image], one.patient, one.slide) for one in sources])
+    rows = [(source.image, chosen[source.image], source.patient, source.slide) for source in sources]
+    write_new_table(path, _COLUMNS, rows)
 
 
 def read_splits(path: Path) -> dict[str, str]:
@@ -222,7 +206,7 @@ _MISSING_ELSEWHERE = 1.0
 
 
 def propose_splits(
-    dataset: Listed,
+    dataset: Dataset,
     shares: Mapping[str, float] = SHARES,
     seed: int = 0,
     counts: Mapping[str, Mapping[Any, int]] | None = None,
@@ -265,20 +249,24 @@ def propose_splits(
     now = {entry.source.image: split_of(entry.source) for entry in dataset.entries}
     kept = {image: split for image, split in now.items() if split in keep}
     everything = units(dataset, together)
-    free = [one for one in everything if not any(image in kept for image in one.images)]
-    result = {image: _kept_split(one, kept) for one in everything if one not in free for image in one.images}
+    free = []
+    result = dict(now)
+    for unit in everything:
+        if known := [kept[image] for image in unit.images if image in kept]:
+            # All of a unit goes to the split that an image of it must not leave.
+            result |= dict.fromkeys(unit.images, known[0])
+        else:
+            free.append(unit)
     if free and shares:
-        amounts = _amounts(dataset, free, counts)
-        chosen = _best(amounts, shares, np.random.default_rng(seed))
         names = tuple(shares)
-        result |= {image: names[side] for one, side in zip(free, chosen, strict=True) for image in one.images}
-    else:
-        result |= {image: now[image] for one in free for image in one.images}
-    return {image: result[image] for image in now}
+        sides = _best(_amounts(dataset, free, counts), shares, np.random.default_rng(seed))
+        for unit, side in zip(free, sides, strict=True):
+            result |= dict.fromkeys(unit.images, names[side])
+    return result
 
 
 def shortcomings(
-    dataset: Listed,
+    dataset: Dataset,
     splits: Mapping[str, str],
     counts: Mapping[str, Mapping[Any, int]] | None = None,
     names: Mapping[Any, str] | None = None,
@@ -288,31 +276,27 @@ def shortcomings(
     counted = _counted(dataset, counts)
     everything = units(dataset, together)
     there = sorted(set(splits.values()), key=split_order)
-    found = []
+    sentences = []
     unnamed = sum(not (entry.source.patient or entry.source.slide) for entry in dataset.entries)
     if unnamed and len(there) > 1:
-        found.append(
+        sentences.append(
             f"{unnamed:,} of {len(dataset.entries):,} images name no patient and no slide, so that one patient may be "
             "on two sides; name them in images.csv with the columns image, patient and slide."
         )
-    for kind in sorted({kind for one in counted.values() for kind, count in one.items() if count}, key=str):
-        holders = [one for one in everything if any(counted[image].get(kind) for image in one.images)]
-        sides = {splits[image] for one in holders for image in one.images if counted[image].get(kind)}
+    kinds = {kind for counts_there in counted.values() for kind, count in counts_there.items() if count}
+    for kind in sorted(kinds, key=str):
+        holders = [unit for unit in everything if any(counted[image].get(kind) for image in unit.images)]
+        sides = {splits[image] for unit in holders for image in unit.images if counted[image].get(kind)}
         if missing := [split for split in there if split not in sides]:
             reason = ""
             if len(holders) < len(there):
                 many = "1 has" if len(holders) == 1 else f"{len(holders)} have"
-                reason = f": of all {holders[0].what}s only {many} any ({few([one.name for one in holders])})"
-            found.append(f"{(names or {}).get(kind, str(kind))} does not occur in {' and '.join(missing)}{reason}.")
-    return tuple(found)
+                reason = f": of all {holders[0].what}s only {many} any ({few([unit.name for unit in holders])})"
+            sentences.append(f"{(names or {}).get(kind, str(kind))} does not occur in {' and '.join(missing)}{reason}.")
+    return tuple(sentences)
 
 
-def _kept_split(unit: Unit, kept: Mapping[str, str]) -> str:
-    """The split of a unit that has an image in a split that is kept: all of it goes there."""
-    return next(kept[image] for image in unit.images if image in kept)
-
-
-def _counted(dataset: Listed, counts: Mapping[str, Mapping[Any, int]] | None) -> dict[str, Mapping[Any, int]]:
+def _counted(dataset: Dataset, counts: Mapping[str, Mapping[Any, int]] | None) -> dict[str, Mapping[Any, int]]:
     """Nuclei by class of each image; an image of tissue counts for its own class."""
     result: dict[str, Mapping[Any, int]] = {}
     for entry in dataset.entries:
@@ -322,18 +306,16 @@ def _counted(dataset: Listed, counts: Mapping[str, Mapping[Any, int]] | None) ->
 
 
 def _amounts(
-    dataset: Listed, free: Sequence[Unit], counts: Mapping[str, Mapping[Any, int]] | None
+    dataset: Dataset, free: Sequence[Unit], counts: Mapping[str, Mapping[Any, int]] | None
 ) -> NDArray[np.float64]:
     """(units, 1 + classes): images, and nuclei of each class, as shares of all there are."""
     counted = _counted(dataset, counts)
-    totals: Counter[Any] = Counter()
-    for one in free:
-        for image in one.images:
-            totals.update(counted[image])
-    kinds = sorted((kind for kind, total in totals.items() if total), key=str)
-    rows = [
-        [len(one.images), *(sum(counted[image].get(kind, 0) for image in one.images) for kind in kinds)] for one in free
-    ]
+    totals: list[Counter[Any]] = [Counter() for _ in free]
+    for unit, total in zip(free, totals, strict=True):
+        for image in unit.images:
+            total.update(counted[image])
+    kinds = sorted({kind for total in totals for kind, count in total.items() if count}, key=str)
+    rows = [[len(unit.images), *map(total.__getitem__, kinds)] for unit, total in zip(free, totals, strict=True)]
     amounts = np.array(rows, float)
     return np.asarray(amounts / amounts.sum(axis=0))
 
@@ -370,7 +352,7 @@ def _improved(
     sides = np.zeros(number, np.intp)
     held = np.zeros((count, amounts.shape[1]))
     # The units that hold most of something come first, while there is room for them; ties are drawn.
-    for unit in sorted(rng.permutation(number), key=lambda one: -amounts[one].max()):
+    for unit in sorted(rng.permutation(number), key=lambda unit: -amounts[unit].max()):
         costs = (_cost(held + amounts[unit], wanted, missing) - _cost(held, wanted, missing)).sum(axis=1)
         sides[unit] = int(np.argmin(costs))
         held[sides[unit]] += amounts[unit]

@@ -17,9 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from napari_histomix.datasets.formats.polygons import mask_of
+from napari_histomix.datasets.formats.polygons import mask_of, masks_of
 from napari_histomix.datasets.text_files import read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.records import HistomixError, LabeledImage
@@ -34,11 +33,13 @@ MAX_MANIFEST = 2**29
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mark:
-    """Where a synthetic nucleus lies."""
+    """Where a synthetic nucleus lies: pixels of which it covers more than any other nucleus does.
+
+    A single one where it is known to lie inside; ``row`` and ``col`` are the upper left corner of the mask.
+    """
 
     row: int
-    col: int  # Upper left corner of the mask
-    # Pixels of which the nucleus covers more than any other does; a single one where it is known to lie inside
+    col: int
     mask: NDArray[np.bool_]
 
     @classmethod
@@ -68,19 +69,16 @@ class Mark:
 
 def inner_pixels(image: LabeledImage) -> list[list[int]]:
     """For each synthetic nucleus of an image, by id, the pixel (row, column) farthest from its border."""
-    places: list[list[int]] = []
     if not image.synthetic:
-        return places
+        return []
     chosen = np.where(np.isin(image.instances, list(image.synthetic)), image.instances, 0)
-    ids, order = np.unique(chosen, return_inverse=True)
-    boxes = ndimage.find_objects(order.reshape(chosen.shape) + (0 if ids[0] == 0 else 1))
-    for instance, box in zip(ids[ids > 0].tolist(), boxes, strict=True):
+    pixels = []
+    for _, (top, left), mask in masks_of(chosen):
         # A frame of zeros makes the edge of the box a border.
-        mask = np.pad(chosen[box] == instance, 1).astype(np.uint8)
-        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)[1:-1, 1:-1]
+        depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
         row, col = np.unravel_index(int(depth.argmax()), depth.shape)
-        places.append([int(row) + box[0].start, int(col) + box[1].start])
-    return places
+        pixels.append([int(row) + top, int(col) + left])
+    return pixels
 
 
 Marks = Mapping[str, tuple[Mark, ...]]
@@ -88,7 +86,10 @@ Marks = Mapping[str, tuple[Mark, ...]]
 
 
 def read_marks(root: Path, described: Mapping[str, Any]) -> Marks:
-    """The marks of a dataset's synthetic nuclei."""
+    """The marks of a dataset's synthetic nuclei, by what its ``dataset.json`` says, else by ``manifest.json``.
+
+    What is damaged is passed over: nuclei of a synthetic image without marks all count as synthetic.
+    """
     listed = described.get(SYNTHETIC_KEY)
     if isinstance(listed, dict):
         return _parsed(listed, lambda place: [Mark.at(place)])

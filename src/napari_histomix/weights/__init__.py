@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -40,28 +41,14 @@ _POLL = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A published weights file.
-
-    Parameters
-    ----------
-    name, architecture : str
-        Its name here, and the network it was made for.
-    url : str
-        Its last part is the file's name on this disk, too.
-    sha256 : str
-        64 hexadecimal digits.
-    size : int
-        Bytes.
-    license : str
-        SPDX identifier.
-    """
+    """A published weights file."""
 
     name: str
-    architecture: str
+    architecture: str  # the network it was made for
     url: str
     sha256: str
-    size: int
-    license: str
+    size: int  # bytes
+    license: str  # SPDX identifier
 
     @property
     def filename(self) -> str:
@@ -70,35 +57,15 @@ class Checkpoint:
 
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
+_PUBLISHED = (
+    ("vit_b", "01ec64", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
+    ("vit_l", "0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", 1_249_524_607),
+    ("vit_h", "4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
+)
 CHECKPOINTS: Mapping[str, Checkpoint] = MappingProxyType(
     {
-        one.name: one
-        for one in (
-            Checkpoint(
-                "vit_b",
-                "sam-vit_b",
-                _SAM + "sam_vit_b_01ec64.pth",
-                "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-                375_042_383,
-                "Apache-2.0",
-            ),
-            Checkpoint(
-                "vit_l",
-                "sam-vit_l",
-                _SAM + "sam_vit_l_0b3195.pth",
-                "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-                1_249_524_607,
-                "Apache-2.0",
-            ),
-            Checkpoint(
-                "vit_h",
-                "sam-vit_h",
-                _SAM + "sam_vit_h_4b8939.pth",
-                "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-                2_564_550_879,
-                "Apache-2.0",
-            ),
-        )
+        name: Checkpoint(name, f"sam-{name}", f"{_SAM}sam_{name}_{mark}.pth", sha256, size, "Apache-2.0")
+        for name, mark, sha256, size in _PUBLISHED
     }
 )
 """Segment Anything (Kirillov et al., arXiv 2304.02643), as its makers publish it."""
@@ -116,23 +83,16 @@ def weights_folder() -> Path:
 def checkpoint_path(name: str, folder: Path | None = None) -> Path:
     """The file of a named checkpoint, verified; fetched first if it is absent and going online is allowed.
 
-    Parameters
-    ----------
-    name : str
-        A key of ``CHECKPOINTS``.
-    folder : Path, optional
-        ``weights_folder()`` by default.
-
-    Raises
-    ------
-    HistomixError
-        If the name is unknown, the file is absent and nothing may be fetched, or see ``fetch``.
+    It lies in ``weights_folder()`` by default.
     """
     checkpoint = _known(name)
     folder = weights_folder() if folder is None else folder
     path = folder / checkpoint.filename
     if path.is_file():
-        _verify(path, checkpoint)
+        import pooch
+
+        if pooch.file_hash(str(path)) != checkpoint.sha256:
+            raise _not_published(checkpoint)
         return path
     if os.environ.get("HISTOMIX_ONLINE") != "1":
         raise HistomixError(
@@ -145,28 +105,7 @@ def checkpoint_path(name: str, folder: Path | None = None) -> Path:
 def fetch(name: str, folder: Path | None = None) -> Job[Path]:
     """Fetch a named checkpoint; a long job (see ``records.Job``). Complete and verified, or absent.
 
-    Parameters
-    ----------
-    name : str
-        A key of ``CHECKPOINTS``.
-    folder : Path, optional
-        Made if it is not there; ``weights_folder()`` by default.
-
-    Yields
-    ------
-    Event
-        Bytes fetched, of bytes in all.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    HistomixError
-        If going online is not allowed (``HISTOMIX_ONLINE`` is not 1), the disk has too little space, the connection
-        fails, or what came is not the published file.
+    Going online must be allowed (``HISTOMIX_ONLINE`` is 1); the folder is made if it is not there.
     """
     checkpoint = _known(name)
     if os.environ.get("HISTOMIX_ONLINE") != "1":
@@ -228,10 +167,9 @@ def _retrieve(checkpoint: Checkpoint, folder: Path) -> Job[None]:
     progress, phase = _Progress(checkpoint), f"Fetching {checkpoint.filename}"
     download = pooch.HTTPDownloader(progressbar=progress, chunk_size=_BLOCK, timeout=_TIMEOUT)
     known_hash = f"sha256:{checkpoint.sha256}"
+    retrieve = partial(pooch.retrieve, checkpoint.url, known_hash, checkpoint.filename, folder, downloader=download)
     with ThreadPoolExecutor(1) as threads:
-        fetched = threads.submit(
-            pooch.retrieve, checkpoint.url, known_hash, checkpoint.filename, folder, downloader=download
-        )
+        fetched = threads.submit(retrieve)
         try:
             while wait([fetched], _POLL).not_done:
                 yield Event(phase, min(progress.done, checkpoint.size), checkpoint.size)
@@ -247,13 +185,6 @@ def _known(name: str) -> Checkpoint:
     return CHECKPOINTS[name]
 
 
-def _verify(path: Path, checkpoint: Checkpoint) -> None:
-    import pooch
-
-    if pooch.file_hash(str(path)) != checkpoint.sha256:
-        raise _not_published(checkpoint)
-
-
 def _not_published(checkpoint: Checkpoint) -> HistomixError:
     return HistomixError(
         f"'{checkpoint.filename}' is damaged or was changed (its SHA-256 is not the published one); delete it and get "
@@ -264,15 +195,7 @@ def _not_published(checkpoint: Checkpoint) -> HistomixError:
 def read_checkpoint(path: Path) -> tuple[Any, str]:
     """What a file holds, tensors and plain containers only, and its SHA-256.
 
-    Parameters
-    ----------
-    path : Path
-        ``.safetensors``, or a torch checkpoint, which is loaded with ``weights_only=True``.
-
-    Raises
-    ------
-    HistomixError
-        If the file is absent, cannot be read, is damaged or holds anything else.
+    It is ``.safetensors``, or a torch checkpoint, which is loaded with ``weights_only=True``.
     """
     import torch
     from safetensors.torch import load_file

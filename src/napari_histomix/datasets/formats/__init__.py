@@ -46,7 +46,6 @@ class Format:
     title: str
     module: str
     holds: Literal["nuclei", "kinds"] = "nuclei"
-    reads: bool = True
     writes: bool = True
 
     def reader(self) -> Any:
@@ -55,13 +54,13 @@ class Format:
 
     def writer(self) -> type[Writer]:
         """The class that writes it."""
-        found: type[Writer] = import_module(f"{__name__}.{self.module}").Writer
-        return found
+        writer: type[Writer] = self.reader().Writer
+        return writer
 
 
 FORMATS: dict[str, Format] = {
-    one.name: one
-    for one in (
+    format.name: format
+    for format in (
         Format("hovernet", "HoVer-Net, CoNSeP, GLySAC (.mat)", "hovernet"),
         Format("hovernet-json", "HoVer-Net output (.json)", "hovernet_json"),
         Format("pannuke", "PanNuke (.npy)", "pannuke"),
@@ -82,9 +81,9 @@ CLASS_FOLDERS = "class-folders"
 """The format of images that have a class each."""
 
 
-def recognized(root: Path, holds: str = "nuclei") -> Format | None:
-    """The format of a folder among those that hold nuclei, or kinds; None if it is none of them."""
-    candidates = (format for format in FORMATS.values() if format.reads and format.holds == holds)
+def recognized(root: Path) -> Format | None:
+    """The format of a folder among those that hold nuclei; None if it is none of them."""
+    candidates = (format for format in FORMATS.values() if format.holds == "nuclei")
     return next((format for format in candidates if format.reader().recognizes(root)), None)
 
 

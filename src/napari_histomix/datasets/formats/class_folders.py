@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -39,19 +38,6 @@ RESERVED = ("origin", "ignore")
 
 _MAX_IMAGE = 2**31
 """Bytes of an image file that is copied."""
-
-
-def recognizes(root: Path) -> bool:
-    """Whether a table gives images their classes, or they lie in a folder for each class."""
-    path, _ = find_table(root, TABLE)
-    if path is not None:
-        with suppress(HistomixError):
-            if not read_table(path).missing("image", "class"):
-                return True
-    inside = _subfolders(root)
-    splits = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
-    classes = [path for path in inside if path not in splits and path.name.casefold() != "images"]
-    return any(map(_has_images, (*classes, *(path for split in splits for path in _subfolders(split)))))
 
 
 def open(root: Path, mpp: float | None) -> Dataset:

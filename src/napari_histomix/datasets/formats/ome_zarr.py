@@ -90,10 +90,9 @@ def open(root: Path, mpp: float | None) -> Dataset:
 
 def _metadata(folder: Path, root: Path) -> Mapping[str, Any]:
     """What OME-Zarr says in a group's attributes, which version 0.5 keeps under a key of its own."""
-    group = read_group(folder, root)
-    if group is None:
+    attributes = read_group(folder, root)
+    if attributes is None:
         raise HistomixError(f"{folder.relative_to(root)} is no Zarr group; export it again.")
-    attributes = group[1]
     inner = attributes.get("ome", attributes)
     return inner if isinstance(inner, dict) else {}
 
@@ -131,8 +130,8 @@ def _mpp(axes: Sequence[Mapping[str, Any]], names: Sequence[str], scales: Sequen
 
 
 def _labels_of(folder: Path, root: Path) -> Path:
-    group = read_group(folder / "labels", root)
-    names = _metadata(folder / "labels", root).get("labels") if group else None
+    there = read_group(folder / "labels", root) is not None
+    names = _metadata(folder / "labels", root).get("labels") if there else None
     if not isinstance(names, list) or not names:
         raise HistomixError(f"{folder.name} has no labels; add a label image to it.")
     if len(names) > 1 and _LABELS not in names:

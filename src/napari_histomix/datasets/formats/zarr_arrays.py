@@ -35,7 +35,7 @@ _CHUNK = 1024
 """Side of the chunks that are written."""
 
 
-COMPRESSORS = frozenset({"blosc", "gzip", "zlib", "zstd"})
+_COMPRESSORS = frozenset({"blosc", "gzip", "zlib", "zstd"})
 _CHECKSUM = 4
 """Bytes of a CRC32C behind what it is of; sizes and values are checked, it is not."""
 _DTYPE_2 = re.compile(r"[<>|][iuf][1248]")
@@ -44,23 +44,22 @@ _MISSING = 2**64 - 1
 _NO_NUMBERS = "does not hold plain numbers"
 
 
-class NotReadError(Exception):
+class _NotReadError(Exception):
     """Metadata that may be right and are still not read; says why."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the numbers of a chunk became bytes."""
+    """How the numbers of a chunk became bytes. A shard consists of parts and an index of where they are."""
 
-    shape: tuple[int, ...]  # Of the chunk
-    dtype: np.dtype[Any]  # With its byte order
-    order: tuple[int, ...]  # The axes as they are stored, the one that runs slowest first
-    compressor: str = ""  # One of `COMPRESSORS`; empty for none
-    checksum: bool = False  # Whether a checksum follows
-    # Of the parts of a chunk that consists of parts (a shard) and an index of where they are
-    inner: Encoding | None = None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: tuple[int, ...]  # the axes as they are stored, the one that runs slowest first
+    compressor: str = ""  # empty for none
+    checksum: bool = False  # whether one follows
+    inner: Encoding | None = None  # of the parts of a shard
     index_first: bool = False
-    index_checksum: bool = False  # Whether the index comes before the parts, and a checksum behind it
+    index_checksum: bool = False
 
     @property
     def size(self) -> int:
@@ -70,7 +69,7 @@ class Encoding:
     @property
     def parts(self) -> int:
         """Parts that are inflated one by one."""
-        return math.prod(grid(self.shape, self.inner.shape)) * self.inner.parts if self.inner else 1
+        return math.prod(_grid(self.shape, self.inner.shape)) * self.inner.parts if self.inner else 1
 
     def decode(self, content: bytes, fill: float) -> NDArray[Any]:
         """The numbers of a chunk; ``fill`` is the value of what is not there."""
@@ -86,52 +85,48 @@ class Encoding:
 
     def _from_parts(self, content: bytes, inner: Encoding, fill: float) -> NDArray[Any]:
         whole = np.full([self.shape[axis] for axis in self.order], fill, inner.dtype)
-        places = list(np.ndindex(*grid(whole.shape, inner.shape)))
+        places = list(np.ndindex(*_grid(whole.shape, inner.shape)))
         length = 16 * len(places) + _CHECKSUM * self.index_checksum
-        index = content[:length] if self.index_first else content[-length:]
-        for place, (start, size) in zip(
-            places, np.frombuffer(index, "<u8", 2 * len(places)).reshape(-1, 2).tolist(), strict=True
-        ):
+        content_of_index = content[:length] if self.index_first else content[-length:]
+        index = np.frombuffer(content_of_index, "<u8", 2 * len(places)).reshape(-1, 2).tolist()
+        for place, (start, size) in zip(places, index, strict=True):
             if start == size == _MISSING:
                 continue
             if start + size > len(content):
                 raise ValueError("a part lies beyond the end of its chunk")
-            window = tuple(slice(one * step, (one + 1) * step) for one, step in zip(place, inner.shape, strict=True))
+            window = tuple(slice(n * step, (n + 1) * step) for n, step in zip(place, inner.shape, strict=True))
             whole[window] = inner.decode(content[start : start + size], fill)
         return whole.transpose(np.argsort(self.order))
 
 
-def grid(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
+def _grid(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
     """How many chunks there are along each axis."""
     return tuple(-(-length // step) for length, step in zip(shape, chunks, strict=True))
 
 
-def lengths(said: Any) -> tuple[int, ...]:
+def _lengths(value: Any) -> tuple[int, ...]:
     """A shape as metadata say it."""
-    if not isinstance(said, list) or not all(type(one) is int and 0 < one < 2**31 for one in said):
+    if not isinstance(value, list) or not all(type(length) is int and 0 < length < 2**31 for length in value):
         raise ValueError("no lengths")
-    return tuple(said)
+    return tuple(value)
 
 
-def version_2(said: Mapping[str, Any]) -> Encoding:
+def _version_2(metadata: Mapping[str, Any]) -> Encoding:
     """The encoding that the metadata of an array of version 2 say."""
-    if not _DTYPE_2.fullmatch(str(said["dtype"])) or said.get("filters"):
-        raise NotReadError(_NO_NUMBERS)
-    shape = lengths(said["chunks"])
+    if not _DTYPE_2.fullmatch(str(metadata["dtype"])) or metadata.get("filters"):
+        raise _NotReadError(_NO_NUMBERS)
+    shape = _lengths(metadata["chunks"])
     axes = tuple(range(len(shape)))
-    return Encoding(
-        shape,
-        np.dtype(said["dtype"]),
-        axes[::-1] if said.get("order") == "F" else axes,
-        _compressor(said["compressor"]["id"]) if said.get("compressor") else "",
-    )
+    order = axes[::-1] if metadata.get("order") == "F" else axes
+    compressor = _compressor(metadata["compressor"]["id"]) if metadata.get("compressor") else ""
+    return Encoding(shape, np.dtype(metadata["dtype"]), order, compressor)
 
 
-def version_3(shape: tuple[int, ...], data_type: Any, codecs: Any) -> Encoding:
+def _version_3(shape: tuple[int, ...], data_type: Any, codecs: Any) -> Encoding:
     """The encoding that the metadata of an array of version 3 say."""
     if not _DTYPE_3.fullmatch(str(data_type)):
-        raise NotReadError(_NO_NUMBERS)
-    steps = [(one["name"], one.get("configuration", {})) for one in codecs]
+        raise _NotReadError(_NO_NUMBERS)
+    steps = [(codec["name"], codec.get("configuration", {})) for codec in codecs]
     order = tuple(range(len(shape)))
     if steps[0][0] == "transpose":
         order = tuple(steps.pop(0)[1]["order"])
@@ -140,34 +135,28 @@ def version_3(shape: tuple[int, ...], data_type: Any, codecs: Any) -> Encoding:
     serializer, settings = steps.pop(0)
     dtype = np.dtype(str(data_type))
     if serializer == "sharding_indexed" and not steps:
-        inner = version_3(lengths(settings["chunk_shape"]), data_type, settings["codecs"])
-        index = [one["name"] for one in settings["index_codecs"]]
+        inner = _version_3(_lengths(settings["chunk_shape"]), data_type, settings["codecs"])
+        index = [codec["name"] for codec in settings["index_codecs"]]
         stored = [shape[axis] for axis in order]
         if inner.inner or index not in (["bytes"], ["bytes", "crc32c"]):
-            raise NotReadError("is in shards of a kind that is not read")
+            raise _NotReadError("is in shards of a kind that is not read")
         if any(length % step for length, step in zip(stored, inner.shape, strict=True)):
             raise ValueError("parts that do not fill their shard")
-        return Encoding(
-            shape,
-            dtype,
-            order,
-            inner=inner,
-            index_first=settings.get("index_location", "end") == "start",
-            index_checksum=len(index) == 2,
-        )
+        first = settings.get("index_location", "end") == "start"
+        return Encoding(shape, dtype, order, inner=inner, index_first=first, index_checksum=len(index) == 2)
     if serializer != "bytes":
-        raise NotReadError(f"is encoded as {serializer!r:.30}, which is not read")
+        raise _NotReadError(f"is encoded as {serializer!r:.30}, which is not read")
     if settings.get("endian") == "big":
         dtype = dtype.newbyteorder(">")
     checksum = bool(steps) and steps[-1][0] == "crc32c"
     if len(steps) > 1 + checksum:
-        raise NotReadError("is compressed several times over")
+        raise _NotReadError("is compressed several times over")
     return Encoding(shape, dtype, order, _compressor(steps[0][0]) if len(steps) > checksum else "", checksum)
 
 
 def _compressor(name: Any) -> str:
-    if name not in COMPRESSORS:
-        raise NotReadError(f"is compressed with {name!r:.30}, and only {', '.join(sorted(COMPRESSORS))} are read")
+    if name not in _COMPRESSORS:
+        raise _NotReadError(f"is compressed with {name!r:.30}, and only {', '.join(sorted(_COMPRESSORS))} are read")
     return str(name)
 
 
@@ -179,11 +168,10 @@ def _inflated(content: bytes, compressor: str, size: int) -> bytes:
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(content, size + 1)
     from numcodecs import blosc, zstd
 
-    stated = _blosc_size(content) if compressor == "blosc" else _zstd_size(content)
+    codec, stated = (blosc, _blosc_size(content)) if compressor == "blosc" else (zstd, _zstd_size(content))
     if stated != size:
         raise ValueError("a chunk does not state the size that the metadata say")
-    inflated: bytes = (blosc if compressor == "blosc" else zstd).decompress(content)
-    return inflated
+    return bytes(codec.decompress(content))
 
 
 def _blosc_size(content: bytes) -> int:
@@ -210,18 +198,18 @@ class ZarrArray:
     """An array whose metadata fit together and within limits; its chunks are still unread."""
 
     folder: Path
-    root: Path  # Of the array, and the one that is not left
+    root: Path  # the folder that is not left
     shape: tuple[int, ...]
-    encoding: Encoding  # Of each chunk
-    prefix: str
-    separator: str  # What the name of a chunk's file begins with, and what is between its numbers
-    fill: float  # Value of missing chunks
+    encoding: Encoding
+    prefix: str  # what the name of a chunk's file begins with
+    separator: str  # what is between its numbers
+    fill: float
 
     def read(self) -> NDArray[Any]:
         """Read all chunks."""
         encoding = self.encoding
         whole = np.full(self.shape, self.fill, encoding.dtype.newbyteorder("="))
-        for place in np.ndindex(*grid(self.shape, encoding.shape)):
+        for place in np.ndindex(*_grid(self.shape, encoding.shape)):
             path = self.folder / (self.prefix + self.separator.join(map(str, place)))
             try:
                 # Before links are looked at, which takes longer: most chunks may be missing.
@@ -238,22 +226,22 @@ class ZarrArray:
                 reason = str(error) or type(error).__name__
                 raise HistomixError(f"{path.relative_to(self.root)} is damaged ({reason}); export it again.") from None
             window = tuple(
-                slice(one * step, min((one + 1) * step, length))
-                for one, step, length in zip(place, encoding.shape, self.shape, strict=True)
+                slice(n * step, min((n + 1) * step, length))
+                for n, step, length in zip(place, encoding.shape, self.shape, strict=True)
             )
-            whole[window] = chunk[tuple(slice(0, one.stop - one.start) for one in window)]
+            whole[window] = chunk[tuple(slice(0, part.stop - part.start) for part in window)]
         return whole
 
 
 def inside(path: Path, root: Path) -> Path:
     """The path with its links followed, which must not lead out of the root."""
     try:
-        found = path.resolve()
+        resolved = path.resolve()
     except (OSError, ValueError, RuntimeError):
         raise HistomixError(f"{path} cannot be followed; put there what its links mean.") from None
-    if not found.is_relative_to(root):
+    if not resolved.is_relative_to(root):
         raise HistomixError(f"{path} leads out of {root}, which is not followed; put there what it means.")
-    return found
+    return resolved
 
 
 def below(folder: Path, written: Any) -> Path:
@@ -264,16 +252,16 @@ def below(folder: Path, written: Any) -> Path:
     return folder.joinpath(*parts)
 
 
-def read_group(folder: Path, root: Path) -> tuple[int, dict[str, Any]] | None:
-    """The version of a group and its attributes; None where there is no group."""
+def read_group(folder: Path, root: Path) -> dict[str, Any] | None:
+    """The attributes of a group; None where there is no group."""
     if (path := inside(folder / "zarr.json", root)).is_file():
         content = _object(path)
         attributes = content.get("attributes", {})
-        return (3, attributes) if content.get("node_type") == "group" and isinstance(attributes, dict) else None
+        return attributes if content.get("node_type") == "group" and isinstance(attributes, dict) else None
     if not inside(folder / ".zgroup", root).is_file():
         return None
     path = inside(folder / ".zattrs", root)
-    return 2, _object(path) if path.is_file() else {}
+    return _object(path) if path.is_file() else {}
 
 
 def open_array(folder: Path, root: Path) -> ZarrArray:
@@ -283,27 +271,28 @@ def open_array(folder: Path, root: Path) -> ZarrArray:
         if (path := inside(folder / "zarr.json", root)).is_file():
             array = _of_version_3(folder, root, _object(path))
         else:
-            said = _object(inside(folder / ".zarray", root))
-            prefix, separator = "", _separator(said.get("dimension_separator", "."))
-            fill = _number(said.get("fill_value"))
-            array = ZarrArray(folder, root, lengths(said["shape"]), version_2(said), prefix, separator, fill)
+            metadata = _object(inside(folder / ".zarray", root))
+            separator = _separator(metadata.get("dimension_separator", "."))
+            shape, fill = _lengths(metadata["shape"]), _number(metadata.get("fill_value"))
+            array = ZarrArray(folder, root, shape, _version_2(metadata), "", separator, fill)
         _check(array)
-    except NotReadError as error:
+    except _NotReadError as error:
         raise HistomixError(f"{name} {error}; save it as numbers, compressed with gzip or blosc.") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError):
         raise HistomixError(f"{name}: the metadata of the array are damaged; export it again.") from None
     return array
 
 
-def _of_version_3(folder: Path, root: Path, said: Mapping[str, Any]) -> ZarrArray:
-    chunks, keys = said["chunk_grid"], said["chunk_key_encoding"]
-    if said["node_type"] != "array" or chunks["name"] != "regular" or keys["name"] not in ("default", "v2"):
-        raise NotReadError("is stored in a way that is not read")
+def _of_version_3(folder: Path, root: Path, metadata: Mapping[str, Any]) -> ZarrArray:
+    chunks, keys = metadata["chunk_grid"], metadata["chunk_key_encoding"]
+    if metadata["node_type"] != "array" or chunks["name"] != "regular" or keys["name"] not in ("default", "v2"):
+        raise _NotReadError("is stored in a way that is not read")
     old = keys["name"] == "v2"
     separator = _separator(keys.get("configuration", {}).get("separator", "." if old else "/"))
-    encoding = version_3(lengths(chunks["configuration"]["chunk_shape"]), said["data_type"], said["codecs"])
-    prefix = "" if old else f"c{separator}"
-    return ZarrArray(folder, root, lengths(said["shape"]), encoding, prefix, separator, _number(said["fill_value"]))
+    chunk_shape = _lengths(chunks["configuration"]["chunk_shape"])
+    encoding = _version_3(chunk_shape, metadata["data_type"], metadata["codecs"])
+    shape, fill = _lengths(metadata["shape"]), _number(metadata["fill_value"])
+    return ZarrArray(folder, root, shape, encoding, "" if old else f"c{separator}", separator, fill)
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -313,14 +302,14 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _separator(said: Any) -> str:
-    if said not in (".", "/"):
+def _separator(value: Any) -> str:
+    if value not in (".", "/"):
         raise ValueError("no separator")
-    return str(said)
+    return str(value)
 
 
-def _number(said: Any) -> float:
-    return said if isinstance(said, int | float) else 0
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0
 
 
 def _check(array: ZarrArray) -> None:
@@ -330,15 +319,10 @@ def _check(array: ZarrArray) -> None:
         raise ValueError("the array and its chunks differ in their axes")
     if dtype.kind in "iu" and not np.iinfo(dtype).min <= array.fill <= np.iinfo(dtype).max:
         raise ValueError("the fill value does not fit")
-    number = math.prod(grid(array.shape, encoding.shape))
+    number = math.prod(_grid(array.shape, encoding.shape))
     size = math.prod(array.shape) * dtype.itemsize
-    inflated = number * encoding.size
-    if (
-        size > _MAX_BYTES
-        or encoding.size > _MAX_CHUNK
-        or inflated > _MAX_INFLATED
-        or number * encoding.parts > _MAX_CHUNKS
-    ):
+    too_large = size > _MAX_BYTES or encoding.size > _MAX_CHUNK or number * encoding.size > _MAX_INFLATED
+    if too_large or number * encoding.parts > _MAX_CHUNKS:
         raise HistomixError(
             f"{array.folder.relative_to(array.root)}: an array of {'×'.join(map(str, array.shape))} in {number:,} "
             "chunks is too large to be read; cut the image into smaller ones."
@@ -361,7 +345,7 @@ def write_array(folder: Path, array: NDArray[Any]) -> None:
     from numcodecs import Zlib
 
     chunks = (*(1,) * (array.ndim - 2), *(min(_CHUNK, side) for side in array.shape[-2:]))
-    written = zarr.create_array(
+    stored = zarr.create_array(
         folder,
         shape=array.shape,
         dtype=array.dtype.newbyteorder("<"),
@@ -371,4 +355,4 @@ def write_array(folder: Path, array: NDArray[Any]) -> None:
         zarr_format=2,
         chunk_key_encoding={"name": "v2", "separator": "/"},
     )
-    written[...] = array
+    stored[...] = array
