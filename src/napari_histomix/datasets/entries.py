@@ -166,6 +166,11 @@ def split_folders(root: Path) -> list[Path]:
     return [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
 
 
+def sections_of(root: Path) -> list[tuple[Path, str]]:
+    """A root, and the folders in it that are named as splits, with these splits."""
+    return [(root, ""), *((path, split_name(path.name)) for path in split_folders(root))]
+
+
 def subfolder(folder: Path, *names: str) -> Path | None:
     """A subfolder by its name in lower case, however the disk writes it; the first of several names that is there."""
     inside = [path for path in folder.iterdir() if path.name.casefold() in names and path.is_dir()]

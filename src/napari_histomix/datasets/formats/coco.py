@@ -24,7 +24,7 @@ from napari_histomix.datasets.entries import (
     Row,
     classes_of,
     palette,
-    split_folders,
+    sections_of,
     split_name,
     subfolder,
     subfolders,
@@ -56,9 +56,8 @@ def recognizes(root: Path) -> bool:
 
 def _files(root: Path) -> list[tuple[Path, str]]:
     """COCO's files with the splits that they are for, by their names or their folders'."""
-    sections = ((subfolder(root, "annotations"), ""), (root, ""))
     found: list[tuple[Path, str]] = []
-    for folder, split in (*sections, *((path, split_name(path.name)) for path in split_folders(root))):
+    for folder, split in ((subfolder(root, "annotations"), ""), *sections_of(root)):
         files = sorted(folder.glob("*.json")) if folder else []
         # COCO's own folder has captions and key points beside the instances.
         files = [path for path in files if path.name.startswith("instances_")] or files

@@ -31,8 +31,7 @@ from napari_histomix.datasets.entries import (
     numbered_classes,
     read_json_object,
     read_type_info,
-    split_folders,
-    split_name,
+    sections_of,
     subfolder,
 )
 from napari_histomix.datasets.formats.mat_files import read_mat, read_mat_types
@@ -130,7 +129,7 @@ def recognizes(root: Path) -> bool:
 
 def label_folders(root: Path) -> list[Path]:
     """The folders ``Labels`` that lie beside ``Images``, in a root or in its folders for splits."""
-    folders = ((subfolder(path, "images"), subfolder(path, "labels")) for path in (root, *split_folders(root)))
+    folders = ((subfolder(path, "images"), subfolder(path, "labels")) for path, _ in sections_of(root))
     return [labels for images, labels in folders if images is not None and labels is not None]
 
 
@@ -168,7 +167,7 @@ def _sections(root: Path) -> list[tuple[Path, str]]:
     """The folders that have images and labels, with the split that their names say."""
     if _halves(root):
         return [(root, "")]
-    if sections := [(path, split_name(path.name)) for path in split_folders(root) if _halves(path)]:
+    if sections := [(path, split) for path, split in sections_of(root) if split and _halves(path)]:
         return sections
     if root.name.casefold() in ("images", "labels") and _halves(root.parent):
         raise HistomixError(f"{root} is one half of a dataset; choose the folder it lies in, {root.parent}.")

@@ -23,8 +23,7 @@ from napari_histomix.datasets.entries import (
     files_by_stem,
     matched,
     named_classes,
-    split_folders,
-    split_name,
+    sections_of,
     subfolder,
 )
 from napari_histomix.datasets.formats.plain import TYPES_TABLE, LabelFiles, TypedWriter, classes_of, listed_types
@@ -40,13 +39,13 @@ _NO_IMAGES = ("_masks", "_flows", "_flows_0", "_flows_1", "_flows_2", "_cellprob
 
 def recognizes(root: Path) -> bool:
     """Whether the folder, or one for a split in it, has ``images`` and ``masks``, or ``NAME`` and ``NAME_masks``."""
-    return any(_is_pairs(folder) for folder, _ in _sections(root))
+    return any(_is_pairs(folder) for folder, _ in sections_of(root))
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
     """List the pairs."""
     listing = Listing(root, mpp)
-    for folder, split in _sections(root):
+    for folder, split in sections_of(root):
         if _is_pairs(folder):
             for image, pair in _pairs(folder, listing).items():
                 listing.add(image, pair, Row(split=split))
@@ -77,11 +76,6 @@ class Untyped(ImageFiles):
         """Read the label image; its map has the shape it has."""
         instances = read_label_image(entry.label_file)
         return instances, dict.fromkeys(np.unique(instances).tolist(), self.number)
-
-
-def _sections(root: Path) -> list[tuple[Path, str]]:
-    """The folders that may hold pairs, with the split that their names say."""
-    return [(root, ""), *((path, split_name(path.name)) for path in split_folders(root))]
 
 
 def _is_pairs(folder: Path) -> bool:
