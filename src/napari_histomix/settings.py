@@ -193,12 +193,9 @@ def made_from(cls: type[S], values: Mapping[str, Any]) -> S:
 
 def plain(settings: Any, *, recorded_only: bool = False) -> dict[str, Any]:
     """Settings as plain JSON values; ``recorded_only``: only what shapes the result."""
-    values = {}
-    for setting in settings_of(type(settings)):
-        if setting.option.recorded or not recorded_only:
-            value = getattr(settings, setting.name)
-            values[setting.name] = list(value) if isinstance(value, tuple) else value
-    return values
+    wanted = (setting for setting in settings_of(type(settings)) if setting.option.recorded or not recorded_only)
+    values = {setting.name: getattr(settings, setting.name) for setting in wanted}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def options_table(cls: type) -> str:

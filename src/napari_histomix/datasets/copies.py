@@ -10,7 +10,7 @@ time grows with the number of images and not of pairs, and believe a match only 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -52,25 +52,13 @@ _MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, (8 - np.arange(8)) % 8].ra
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Two images that show the same tissue.
-
-    Parameters
-    ----------
-    images, splits : (str, str)
-        Names, and the split of each.
-    shares : (float, float)
-        Of each image, that lies in the other.
-    same_pixels : bool
-        Whether all pixels are equal, turned or mirrored perhaps.
-    turned : bool
-        Whether one of two images of equal pixels is turned or mirrored.
-    """
+    """Two images that show the same tissue."""
 
     images: tuple[str, str]
     splits: tuple[str, str]
-    shares: tuple[float, float] = (1.0, 1.0)
-    same_pixels: bool = False
-    turned: bool = False
+    shares: tuple[float, float] = (1.0, 1.0)  # of each image, that lies in the other
+    same_pixels: bool = False  # whether all pixels are equal, turned or mirrored perhaps
+    turned: bool = False  # whether one of two images of equal pixels is
 
     @property
     def sentence(self) -> str:
@@ -103,31 +91,23 @@ def check_leaks(dataset: Dataset) -> Job[None]:
 def find_copies(dataset: Dataset, *, within: bool = False) -> Job[tuple[Copies, ...]]:
     """Look for images that show the same tissue; a long job (see ``records.Job``).
 
-    Parameters
-    ----------
-    dataset : Dataset
-        Images that cannot be read, or show nothing, are passed over.
-    within : bool
-        Compare images of one split too; without it images of different splits alone.
-
-    Returns
-    -------
-    tuple of Copies
-        Whoever has a copy is in one of them at least. Of three copies of one image two pairs are enough, so not every
-        pair is there.
+    Images that cannot be read, or show nothing, are passed over. Only images of different splits are compared, unless
+    ``within`` is true. Whoever has a copy is in one of the results at least; of three copies of one image two pairs are
+    enough, so not every pair is there.
     """
     entries = dataset.entries
     splits = [split_of(entry.source) for entry in entries]
     if len(set(splits)) < 2 and not within:
         return ()
     points = int(np.clip(ALL_POINTS // max(1, len(entries)), 20, POINTS))
-    prints: list[_Print | None] = []
+    prints: dict[int, _Print] = {}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
         waiting = [threads.submit(_fingerprint, dataset, entry, points) for entry in entries]
         try:
-            for done, fingerprint in enumerate(waiting):
+            for done, future in enumerate(waiting):
                 yield Event("Looking for copies", done, len(entries))
-                prints.append(fingerprint.result())
+                if (fingerprint := future.result()) is not None:
+                    prints[done] = fingerprint
         finally:
             threads.shutdown(cancel_futures=True)
     groups = Groups(len(entries))
@@ -143,13 +123,13 @@ def find_copies(dataset: Dataset, *, within: bool = False) -> Job[tuple[Copies, 
 
     for first, second in _equal(prints, splits):
         if wanted(first, second):
-            add(first, second, (1.0, 1.0), True, _of(prints, first).exact != _of(prints, second).exact)
+            add(first, second, (1.0, 1.0), True, prints[first].exact != prints[second].exact)
     pairs = yield from _pairs(prints)
     for done, (first, second, mirrored) in enumerate(pairs):
         yield Event("Comparing similar images", done, len(pairs))
         if wanted(first, second):
             images = tuple(_gray(dataset.layout.pixels(entries[index])) for index in (first, second))
-            if shares := _overlap(images, (_of(prints, first), _of(prints, second)), mirrored):
+            if shares := _overlap(images, (prints[first], prints[second]), mirrored):
                 add(first, second, shares)
     yield Event("Comparing similar images", len(pairs), len(pairs))
     return tuple(sorted(copies, key=lambda pair: pair.images))
@@ -163,12 +143,6 @@ class _Print:
     canonical: str
     points: NDArray[np.float32]
     descriptors: NDArray[np.uint8]
-
-
-def _of(prints: Sequence[_Print | None], index: int) -> _Print:
-    fingerprint = prints[index]
-    assert fingerprint is not None, "only images with a fingerprint are compared"
-    return fingerprint
 
 
 def _fingerprint(dataset: Dataset, entry: Entry, points: int) -> _Print | None:
@@ -209,25 +183,24 @@ def _features(gray: NDArray[np.uint8], count: int) -> tuple[NDArray[np.float32],
     return places[order], np.minimum(np.rint(512 * roots), 255).astype(np.uint8)
 
 
-def _equal(prints: Sequence[_Print | None], splits: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _equal(prints: Mapping[int, _Print], splits: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Images of equal pixels in whatever orientation, each with the first one of every split."""
     members: dict[str, list[int]] = {}
-    for index, fingerprint in enumerate(prints):
-        if fingerprint is not None:
-            members.setdefault(fingerprint.canonical, []).append(index)
+    for index, fingerprint in prints.items():
+        members.setdefault(fingerprint.canonical, []).append(index)
     for same in members.values():
         first = {splits[index]: index for index in reversed(same)}
         for index in same:
             yield from ((min(index, other), max(index, other)) for other in first.values() if other != index)
 
 
-def _pairs(prints: Sequence[_Print | None]) -> Job[list[tuple[int, int, bool]]]:
+def _pairs(prints: Mapping[int, _Print]) -> Job[list[tuple[int, int, bool]]]:
     """Pairs of images with enough places in common, and whether one is mirrored; those with the most come first."""
-    counts = [0 if fingerprint is None else len(fingerprint.descriptors) for fingerprint in prints]
-    owners = np.repeat(np.arange(len(prints)), counts)
+    descriptors = [fingerprint.descriptors for fingerprint in prints.values()]
+    owners = np.repeat(np.array(list(prints), np.intp), list(map(len, descriptors)))
     if not len(owners):
         return []
-    features = np.concatenate([fingerprint.descriptors for fingerprint in prints if fingerprint is not None])
+    features = np.concatenate(descriptors)
     mean = features.mean(axis=0, dtype=np.float32)
     rng = np.random.default_rng(0)
     in_tables: list[NDArray[np.int64]] = []

@@ -194,30 +194,14 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """How many nuclei of which class each image has.
+    """How many nuclei of which class each readable image has, by class number."""
 
-    Parameters
-    ----------
-    counts : mapping of str to Counter
-        Per readable image the number of nuclei by class number; an empty counter for an image without nuclei.
-    problems : tuple of Problem
-        All that is wrong with the dataset: what opening it found, and the images that could not be read.
-    shapes : mapping of str to (H, W)
-        Per readable image.
-    hashes : mapping of str to str
-        SHA-256 of the pixels, per readable image.
-    stamps : mapping of str to str
-        What tells that an image's files are still those that were read; per readable image that lies in files.
-    synthetic : mapping of str to Counter
-        Per readable image with synthetic nuclei, the number of these by class number; ``counts`` holds them too.
-    """
-
-    counts: Mapping[str, Counter[int]]
-    problems: tuple[Problem, ...]
+    counts: Mapping[str, Counter[int]]  # an empty counter for an image without nuclei
+    problems: tuple[Problem, ...]  # what opening the dataset found, and the images that could not be read
     shapes: Mapping[str, tuple[int, int]]
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    stamps: Mapping[str, str] = field(default_factory=dict)
-    synthetic: Mapping[str, Counter[int]] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the pixels
+    stamps: Mapping[str, str] = field(default_factory=dict)  # by which files are known to be those that were read
+    synthetic: Mapping[str, Counter[int]] = field(default_factory=dict)  # of the nuclei counted, those that are
 
     @property
     def synthetic_total(self) -> Counter[int]:

@@ -128,25 +128,8 @@ class Converted:
 def convert(dataset: Dataset, out: Path, format: str) -> Job[Converted]:
     """Write all splits of a dataset in another format; a long job (see ``records.Job``).
 
-    Images and nuclei that an earlier export marked as synthetic stay marked. ``out`` is written beside its place and
-    renamed at the end. The same arguments give the same bytes.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    out : Path
-        A folder that is not there yet.
-    format : str
-        A key of ``formats.FORMATS``.
-
-    Returns
-    -------
-    Converted
-
-    Raises
-    ------
-    HistomixError
-        If ``out`` exists, the format cannot hold the dataset, no image can be read, or the disk is full.
+    Images and nuclei that an earlier export marked as synthetic stay marked. ``out``, which must not be there yet, is
+    written beside its place and renamed at the end. The same arguments give the same bytes.
     """
     out = Path(out)
     checked_format(format, dataset.classes, dataset.kinds)

@@ -97,6 +97,11 @@ def natural_key(text: str) -> tuple[str | int, ...]:
     return tuple(int(part) if number % 2 else part for number, part in enumerate(parts))
 
 
+def natural_order(text: str) -> tuple[tuple[str | int, ...], str]:
+    """Sort key in natural order by which no two names are equal."""
+    return natural_key(text), text
+
+
 def split_name(text: str) -> str:
     """One spelling per split: ``Training`` is ``train``, ``validation`` is ``val``; empty stays empty."""
     text = text.strip().casefold()
@@ -262,11 +267,8 @@ def classes_of(content: Mapping[str, Any], where: str) -> tuple[NucleusClass, ..
             number = int(key)
         except (TypeError, ValueError, OverflowError):
             number = -1
-        if (
-            not 0 <= number < 2**31
-            or not isinstance(name, str)
-            or not all(0 <= part <= 255 for part in (red, green, blue))
-        ):
+        valid = 0 <= number < 2**31 and isinstance(name, str) and all(0 <= part <= 255 for part in (red, green, blue))
+        if not valid:
             raise HistomixError(f'{where}: the entry "{key:.40}" must read "number": ["name", [red, green, blue]].')
         if number > 0:
             classes.append(NucleusClass(number, name, (red, green, blue)))

@@ -18,7 +18,7 @@ from napari_histomix.datasets.entries import (
     dataset_name,
     described_classes,
     described_split,
-    natural_key,
+    natural_order,
     read_json_object,
     split_name,
     tcga_origin,
@@ -123,7 +123,7 @@ class Listing:
         if not entries:
             reason = f"; the first: {self.problems[0].sentence}" if self.problems else "."
             raise HistomixError(f"{self.root} has no image that could be used{reason}")
-        ordered = sorted(entries, key=lambda entry: (natural_key(entry.source.image), entry.source.image))
+        ordered = sorted(entries, key=lambda entry: natural_order(entry.source.image))
         problems = tuple(self.problems)
         return Dataset(self.name, self.root, classes, tuple(ordered), problems, layout or ImageFiles(), kinds)
 

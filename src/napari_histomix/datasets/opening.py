@@ -28,9 +28,16 @@ from napari_histomix.datasets.entries import (
     read_type_info,
     subfolder,
 )
-from napari_histomix.datasets.formats import aperio_xml, class_folders, format_of, hovernet_json, qupath, recognized
+from napari_histomix.datasets.formats import (
+    aperio_xml,
+    class_folders,
+    format_of,
+    hovernet_json,
+    plain,
+    qupath,
+    recognized,
+)
 from napari_histomix.datasets.formats.mat_files import read_mat
-from napari_histomix.datasets.formats.plain import NUCLEI_LAYOUTS, open_label_folders
 from napari_histomix.datasets.formats.polygons import FARTHEST
 from napari_histomix.datasets.pixels import read_mpp
 from napari_histomix.datasets.synthetic import read_marks
@@ -71,7 +78,7 @@ def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
         root = root.resolve()
         format = recognized(root)
         # A folder of no format may be half a dataset, of which the last reader says what is missing.
-        dataset: Dataset = (open_label_folders if format is None else format.reader().open)(root, mpp)
+        dataset: Dataset = (plain if format is None else format.reader()).open(root, mpp)
         marks = read_marks(root, read_json_object(root / "dataset.json"))
         entries = tuple(
             replace(entry, synthetic=entry.synthetic or bool(marks.get(entry.source.image)))
@@ -112,7 +119,9 @@ def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
         what = "is a file but no CSV" if given.exists() else "does not exist"
         raise HistomixError(f"{given} {what}; choose the folder that holds the class folders, or a CSV.")
     with readable(given):
-        return class_folders.open_table(given, mpp) if is_table else class_folders.open(given.resolve(), mpp)
+        if is_table:
+            return class_folders.open(given.parent.resolve(), mpp, given)
+        return class_folders.open(given.resolve(), mpp)
 
 
 def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
@@ -145,7 +154,7 @@ def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
             return open_tissue(given, mpp)
         except UnknownLayoutError:
             raise HistomixError(
-                f"{given} holds neither labeled nuclei nor images with a class each; {NUCLEI_LAYOUTS}; "
+                f"{given} holds neither labeled nuclei nor images with a class each; {plain.NUCLEI_LAYOUTS}; "
                 f"or {class_folders.LAYOUTS.removeprefix('expected ')}."
             ) from no_nuclei
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset
-from napari_histomix.datasets.entries import natural_key, split_name
+from napari_histomix.datasets.entries import natural_key, natural_order, split_name
 from napari_histomix.datasets.text_files import read_table, write_new_table
 from napari_histomix.records import HistomixError, Source
 
@@ -75,7 +75,7 @@ def split_of(source: Source) -> str:
 
 def shared(dataset: Dataset) -> tuple[Shared, ...]:
     """Patients, then slides, whose images are in more than one split."""
-    found = []
+    groups = []
     for what in ("patient", "slide"):
         sides: dict[str, dict[str, list[str]]] = {}
         for source in (entry.source for entry in dataset.entries):
@@ -84,8 +84,8 @@ def shared(dataset: Dataset) -> tuple[Shared, ...]:
         for name in sorted(sides, key=natural_key):
             if len(sides[name]) > 1:
                 ordered = {split: tuple(sides[name][split]) for split in sorted(sides[name], key=split_order)}
-                found.append(Shared(what, name, ordered))
-    return tuple(found)
+                groups.append(Shared(what, name, ordered))
+    return tuple(groups)
 
 
 def check_splits(dataset: Dataset) -> None:
@@ -107,8 +107,7 @@ def check_splits(dataset: Dataset) -> None:
 
 def units(dataset: Dataset, together: Iterable[Collection[str]] = ()) -> tuple[Unit, ...]:
     """What a split may not divide: patients, else slides, else images."""
-    sources = [entry.source for entry in dataset.entries]
-    sources.sort(key=lambda source: (natural_key(source.image), source.image))
+    sources = sorted((entry.source for entry in dataset.entries), key=lambda source: natural_order(source.image))
     index = {source.image: number for number, source in enumerate(sources)}
     groups = Groups(len(sources))
     seen: dict[tuple[str, str], int] = {}
@@ -124,7 +123,7 @@ def units(dataset: Dataset, together: Iterable[Collection[str]] = ()) -> tuple[U
     for number, source in enumerate(sources):
         members.setdefault(groups.of(number), []).append(source)
     everything = map(_unit, members.values())
-    return tuple(sorted(everything, key=lambda unit: (natural_key(unit.name), unit.name, unit.images)))
+    return tuple(sorted(everything, key=lambda unit: (natural_order(unit.name), unit.images)))
 
 
 def _unit(sources: list[Source]) -> Unit:
@@ -217,31 +216,10 @@ def propose_splits(
 
     Of several drawn starts, each made better by moving one unit at a time as long as that helps (in the manner of
     iterative stratification: Sechidis, Tsoumakas & Vlahavas, ECML PKDD 2011), the best is taken. The order of the
-    images does not matter.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    shares : mapping of str to float
-        Of the images, and of each class, by split; they need not add up to 1.
-    seed : int
-    counts : mapping, optional
-        By image how many nuclei of which class it has (``Survey.counts``). Images of tissue count for their own class.
-    together : iterable of collections of str
-        As for ``units``.
-    keep : collection of str
-        Splits whose images stay there, such as a published test split; what belongs to these images comes to them,
-        nothing else does.
-
-    Returns
-    -------
-    dict of str to str
-        Split by image.
-
-    Raises
-    ------
-    HistomixError
-        For shares that are none, or none for the training split.
+    images does not matter. Shares are of the images and of each class, and need not add up to 1. ``counts`` are nuclei
+    by class of each image (``Survey.counts``), without which images count for their own class; images ``together`` are
+    of one unit (see ``units``). Images of splits in ``keep``, such as a published test split, stay there; what belongs
+    to these images comes to them, nothing else does.
     """
     shares = {name: float(share) for name, share in shares.items() if share and name not in keep}
     if not all(0 < share < np.inf for share in shares.values()) or not (shares.keys() | set(keep)) >= {"train"}:

@@ -208,14 +208,10 @@ class Table:
         """Those of these columns that it does not have."""
         return [name for name in columns if name not in self.columns]
 
-    def lacking(self, *columns: str) -> HistomixError:
-        """The error about those of these columns that it does not have."""
-        return HistomixError(f"{self.where} has no column {' and '.join(self.missing(*columns))}; add it.")
-
     def require(self, *columns: str) -> None:
         """Raise HistomixError if one of these columns is missing."""
-        if self.missing(*columns):
-            raise self.lacking(*columns)
+        if missing := self.missing(*columns):
+            raise HistomixError(f"{self.where} has no column {' and '.join(missing)}; add it.")
 
 
 def read_table(path: Path, *columns: str) -> Table:

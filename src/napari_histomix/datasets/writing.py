@@ -93,7 +93,7 @@ def smallest_ids(instances: NDArray[np.int32]) -> NDArray[np.uint16] | NDArray[n
 
 def check_name(name: str) -> None:
     """Raise HistomixError if a name cannot be that of an image file, or would lead out of its folder."""
-    if not name or name.startswith(".") or any(character in name for character in '/\\:\0<>|?*"'):
+    if not name or name.startswith(".") or set(name) & {*_REFUSED, "\0"}:
         raise HistomixError(f"{name!r} cannot be the name of an image file; use letters, digits, - and _.")
 
 
@@ -145,14 +145,7 @@ def write_type_info(folder: Path | str, classes: Iterable[NucleusClass]) -> None
 def write_dataset_json(folder: Path | str, *, name: str, mpp: float | None = None, **more: Any) -> None:
     """Write ``dataset.json``: the dataset's name, µm per pixel if it is one for all images, and anything else given.
 
-    Parameters
-    ----------
-    folder : path
-        Root of the dataset, which is there.
-    name : str
-    mpp : float, optional
-    **more
-        Plain JSON values, such as ``license``, ``split`` or ``classes`` (see `class_table`).
+    That is plain JSON values, such as ``license``, ``split`` or ``classes`` (see `class_table`).
     """
     content = {"name": name, **({} if mpp is None else {"mpp": mpp}), **more}
     write_text(Path(folder) / "dataset.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")

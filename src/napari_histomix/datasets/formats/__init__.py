@@ -4,9 +4,12 @@ A format's module has any of these:
 
 - ``recognizes(root: Path) -> bool``: whether a folder is of this format, by its listing and the first bytes of a file;
 - ``open(root: Path, mpp: float | None) -> Dataset``: only a listing, with a ``Layout`` that reads image by image;
-- ``Writer(folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ())`` with ``add(image:
-  LabeledImage, *, synthetic: bool, original: Path | None = None) -> str`` and ``finish() -> None``: writes into a
-  folder that is there and empty. ``datasets.dataset_writer.WrittenDataset`` adds what all formats share.
+- ``Writer(folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ())``, which writes into a
+  folder that is there and empty. ``add(image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str``
+  writes one image, whose file is ``original`` if it is unchanged, and returns the name or path that it got;
+  ``finish() -> None`` writes what comes after all images.
+
+``datasets.dataset_writer.WrittenDataset`` adds what all formats share.
 
 Readers raise HistomixError for whatever a file may hold, and nothing else; they never unpickle, and take no path from
 a file.
@@ -14,25 +17,12 @@ a file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
-
-
-class Writer(Protocol):
-    """Writes images in one format."""
-
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None: ...
-
-    def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
-        """Write one image, whose file is ``original`` if it is unchanged; returns the name or path that it got."""
-
-    def finish(self) -> None:
-        """Write what comes after all images."""
+from napari_histomix.records import HistomixError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +42,9 @@ class Format:
         """The module that reads it."""
         return import_module(f"{__name__}.{self.module}")
 
-    def writer(self) -> type[Writer]:
+    def writer(self) -> Any:
         """The class that writes it."""
-        writer: type[Writer] = self.reader().Writer
-        return writer
+        return self.reader().Writer
 
 
 FORMATS: dict[str, Format] = {

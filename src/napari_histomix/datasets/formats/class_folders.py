@@ -17,7 +17,7 @@ from napari_histomix.datasets.entries import (
     UnknownLayoutError,
     files_by_stem,
     find_table,
-    natural_key,
+    natural_order,
     read_json_object,
     split_name,
     subfolder,
@@ -40,16 +40,6 @@ _MAX_IMAGE = 2**31
 """Bytes of an image file that is copied."""
 
 
-def open(root: Path, mpp: float | None) -> Dataset:
-    """List the images of a folder; see ``datasets.open_tissue``."""
-    return _open(root, None, mpp)
-
-
-def open_table(path: Path, mpp: float | None) -> Dataset:
-    """List the images that a table gives a class."""
-    return _open(path.parent.resolve(), path, mpp)
-
-
 @dataclass(frozen=True, slots=True)
 class _Patch:
     """An image while its dataset is being opened."""
@@ -60,7 +50,8 @@ class _Patch:
     section: Section
 
 
-def _open(root: Path, given: Path | None, mpp: float | None) -> Dataset:
+def open(root: Path, mpp: float | None, given: Path | None = None) -> Dataset:
+    """List the images of a folder, or those that a given table lists; see ``datasets.open_tissue``."""
     listing = Listing(root, mpp)
     path = given or find_table(root, TABLE)[0]
     table = read_table(path) if path else None
@@ -76,15 +67,11 @@ def _open(root: Path, given: Path | None, mpp: float | None) -> Dataset:
     # Tumor and tumor are one class, as they are one folder on many disks; the first image's spelling counts.
     spelled: dict[str, str] = {}
     entries = []
-    for image in sorted(patches, key=_natural):
+    for image in sorted(patches, key=natural_order):
         patch = patches[image]
         kind = spelled.setdefault(patch.kind.casefold(), patch.kind)
         entries.append(listing.entry(image, (patch.path, None), patch.section, patch.row, kind=kind))
-    return listing.dataset_of(entries, kinds=tuple(sorted(spelled.values(), key=_natural)))
-
-
-def _natural(text: str) -> tuple[tuple[str | int, ...], str]:
-    return natural_key(text), text
+    return listing.dataset_of(entries, kinds=tuple(sorted(spelled.values(), key=natural_order)))
 
 
 class _ClassDraft(RowDraft):
@@ -253,7 +240,7 @@ def _report_stray(folder: Path, listing: Listing) -> None:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(subfolders(folder), key=lambda path: _natural(path.name))
+    return sorted(subfolders(folder), key=lambda path: natural_order(path.name))
 
 
 def _has_images(folder: Path) -> bool:
@@ -263,7 +250,7 @@ def _has_images(folder: Path) -> bool:
 def _explain(root: Path, table: Table | None) -> HistomixError:
     """Why a folder without class folders cannot be opened."""
     if table:
-        return table.lacking("image", "class")
+        table.require("image", "class")
     _, tables = find_table(root, TABLE)
     if tables > 1:
         return HistomixError(f"{root} has {tables} CSV files; name the one with the columns image and class {TABLE}.")

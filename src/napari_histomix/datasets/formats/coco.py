@@ -56,7 +56,7 @@ def recognizes(root: Path) -> bool:
 
 def _files(root: Path) -> list[tuple[Path, str]]:
     """COCO's files with the splits that they are for, by their names or their folders'."""
-    found: list[tuple[Path, str]] = []
+    coco_files: list[tuple[Path, str]] = []
     for folder, split in ((subfolder(root, "annotations"), ""), *sections_of(root)):
         files = sorted(folder.glob("*.json")) if folder else []
         # COCO's own folder has captions and key points beside the instances.
@@ -64,8 +64,8 @@ def _files(root: Path) -> list[tuple[Path, str]]:
         for path in files:
             named = _SPLIT.match(path.name)
             if _is_coco(path):
-                found.append((path, split or (split_name(named[1]) if named else "")))
-    return found
+                coco_files.append((path, split or (split_name(named[1]) if named else "")))
+    return coco_files
 
 
 def _is_coco(path: Path) -> bool:
@@ -102,8 +102,10 @@ def open(root: Path, mpp: float | None) -> Dataset:
                 continue
             image, annotations = file.stem, content.annotations.get(record["id"], [])
             listing.add(image, (file, path), Row(split=split))
+            rows, cols = record.get("height"), record.get("width")
+            size = (rows, cols) if isinstance(rows, int) and isinstance(cols, int) else None
             with listing.leaving_out(image):
-                labels[image] = _Labels(_size_of(record), _nuclei(image, annotations, numbers, listing))
+                labels[image] = _Labels(size, _nuclei(image, annotations, numbers, listing))
     return listing.dataset(classes, _Layout(labels))
 
 
@@ -186,11 +188,6 @@ def _file_of(text: str, pictures: Mapping[str, list[Path]], path: Path, split: s
         in_images = [file for file in files if file.parent.name.casefold() == "images"]
         files = next((group for group in (named, beside, of_split, in_images) if len(group) == 1), [])
     return files[0] if files else None
-
-
-def _size_of(record: Mapping[str, Any]) -> tuple[int, int] | None:
-    rows, cols = record.get("height"), record.get("width")
-    return (rows, cols) if isinstance(rows, int) and isinstance(cols, int) else None
 
 
 def _nuclei(
@@ -330,14 +327,15 @@ def filled(nucleus: Nucleus, shape: tuple[int, int], canvas: Canvas) -> tuple[in
             parts.append((row, col, mask))
     if len(parts) == 1:
         return parts[0]
-    row = min((one[0] for one in parts), default=0)
-    col = min((one[1] for one in parts), default=0)
-    below = max((one[0] + one[2].shape[0] for one in parts), default=0)
-    right = max((one[1] + one[2].shape[1] for one in parts), default=0)
-    canvas.spend((below - row) * (right - col))
-    whole = np.zeros((below - row, right - col), np.bool_)
+    if not parts:
+        return 0, 0, np.zeros((0, 0), np.bool_)
+    corners = np.array([(row, col) for row, col, _ in parts])
+    row, col = corners.min(axis=0).tolist()
+    height, width = (corners + [mask.shape for *_, mask in parts]).max(axis=0) - (row, col)
+    canvas.spend(int(height * width))
+    whole = np.zeros((height, width), np.bool_)
     for above, left, mask in parts:
-        whole[above - row : above - row + mask.shape[0], left - col : left - col + mask.shape[1]] |= mask
+        whole[above - row :, left - col :][: mask.shape[0], : mask.shape[1]] |= mask
     return row, col, whole
 
 
@@ -351,8 +349,7 @@ def _decoded(nucleus: Nucleus, shape: tuple[int, int], canvas: Canvas) -> tuple[
         raise HistomixError("run lengths are more than the image's pixels; export them again.")
     canvas.spend(len(counts))
     try:
-        found = lengths_of(counts) if isinstance(counts, str) else counts
-        lengths = np.array(found)
+        lengths = np.array(lengths_of(counts) if isinstance(counts, str) else counts)
     except (ValueError, OverflowError):
         lengths = np.zeros(0)
     fits = lengths.ndim == 1 and lengths.dtype.kind == "i" and lengths.min(initial=0) >= 0

@@ -10,9 +10,9 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import MAT_SUFFIXES, files_by_stem
-from napari_histomix.datasets.formats.plain import label_folders, open_label_folders
+from napari_histomix.datasets.formats.plain import label_folders
+from napari_histomix.datasets.formats.plain import open as open
 from napari_histomix.datasets.writing import ImageWriter, check_name, write_png
 from napari_histomix.records import LabeledImage, Source
 
@@ -22,11 +22,6 @@ _MAT_HEADER = b"MATLAB 5.0 MAT-file, written by napari-histomix"
 def recognizes(root: Path) -> bool:
     """Whether there are MATLAB files in a folder ``Labels`` that lies beside ``Images``, perhaps for each split."""
     return any(files_by_stem(labels, MAT_SUFFIXES, []) for labels in label_folders(root))
-
-
-def open(root: Path, mpp: float | None) -> Dataset:
-    """List the images that have labels; see ``plain.open_label_folders``."""
-    return open_label_folders(root, mpp)
 
 
 def write_hovernet(

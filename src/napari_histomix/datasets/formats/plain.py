@@ -134,11 +134,6 @@ def label_folders(root: Path) -> list[Path]:
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
-    """List the images that have labels; see `open_label_folders`."""
-    return open_label_folders(root, mpp)
-
-
-def open_label_folders(root: Path, mpp: float | None) -> Dataset:
     """List images and labels of one name in the folders Images and Labels, HoVer-Net's ``.mat`` or label images."""
     sections = _sections(root)
     listing = Listing(root, mpp)
@@ -245,11 +240,11 @@ def _joined(row: Row, other: Row) -> Row:
 
 def _classes(parts: list[_Part], listing: Listing) -> tuple[NucleusClass, ...]:
     folders = [listing.root, *(part.section.folder for part in parts)]
-    found = {classes for folder in folders if (classes := read_type_info(folder / "type_info.json"))}
-    if len(found) > 1:
+    listed = {classes for folder in folders if (classes := read_type_info(folder / "type_info.json"))}
+    if len(listed) > 1:
         raise HistomixError(f"the type_info.json files in {listing.root} differ; keep one, in that folder.")
-    if found:
-        return found.pop()
+    if listed:
+        return listed.pop()
     tables = [part for part in parts if part.is_plain]
     if tables:
         kinds = {kind for part in tables for row in part.rows.values() for kind in row.types.values()}

@@ -45,13 +45,13 @@ def outlines(mask: NDArray[np.bool_]) -> list[tuple[Ring, list[Ring]]]:
     (OGC 06-103r4); a hole may touch the exterior, or another hole, in single points.
     """
     parts, count = ndimage.label(mask)
-    found = []
+    polygons = []
     for number, window in enumerate(ndimage.find_objects(parts, count), start=1):
         corner = (window[1].start, window[0].start)
         rings = [np.array(ring, np.float64) + corner for ring in _trace(parts[window] == number)]
         # The upper left corner of the first pixel is on the exterior, from which tracing begins.
-        found.append((rings[0], rings[1:]))
-    return found
+        polygons.append((rings[0], rings[1:]))
+    return polygons
 
 
 def _trace(part: NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
@@ -103,11 +103,6 @@ class _Edges(NamedTuple):
     @property
     def crossings(self) -> int:
         return int((self.last - self.first).sum())
-
-    @property
-    def area(self) -> int:
-        rows, below, cols, right = self.window
-        return (below - rows) * (right - cols)
 
 
 def as_ring(points: Any) -> Ring:
@@ -218,10 +213,10 @@ class Canvas:
         if not drawn.any():
             ids, counts = np.unique(below[mask], return_counts=True)
             lost = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-            if not lost or any(self._areas[one] <= count for one, count in lost.items()):
+            if not lost or any(self._areas[other] <= count for other, count in lost.items()):
                 return False
-            for one, count in lost.items():
-                self._areas[one] -= count
+            for other, count in lost.items():
+                self._areas[other] -= count
             drawn = mask
         number = len(self.types) + 1 if instance is None else instance
         below[drawn] = number
@@ -238,8 +233,9 @@ def paint(
     for (rings, number), instance in zip(polygons, repeat(None) if ids is None else ids, strict=False):
         canvas.spend(_PER_RING * len(rings))
         edges = _edges(rings, shape)
-        canvas.spend(edges.area + edges.crossings + _PER_POINT * sum(map(len, rings)))
-        canvas.add(edges.window[0], edges.window[2], _fill(edges), number, instance)
+        above, below, left, right = edges.window
+        canvas.spend((below - above) * (right - left) + edges.crossings + _PER_POINT * sum(map(len, rings)))
+        canvas.add(above, left, _fill(edges), number, instance)
     return canvas.instances, canvas.types
 
 
