@@ -58,7 +58,18 @@ def loaded_by(statement: str) -> set[str]:
     ],
 )
 def test_the_core_loads_neither_a_window_nor_torch(statement):
-    heavy = {"qtpy", "PySide6", "PyQt6", "PyQt5", "napari", "magicgui", "torch", "diffusers", "timm"}
+    heavy = {
+        "qtpy",
+        "PySide6",
+        "PyQt6",
+        "PyQt5",
+        "napari",
+        "magicgui",
+        "torch",
+        "diffusers",
+        "timm",
+        "segment_anything",
+    }
     assert not loaded_by(statement) & heavy
 
 

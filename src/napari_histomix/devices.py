@@ -27,6 +27,17 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in reason or "allocate memory" in reason
 
 
+@contextmanager
+def memory_error(sentence: str) -> Iterator[None]:
+    """Turn running out of memory into an error that a person understands."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise HistomixError(sentence) from None
+
+
 def free_memory(device: torch.device) -> None:
     """Give back what tensors that are no longer used hold."""
     gc.collect()

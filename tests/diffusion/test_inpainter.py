@@ -190,8 +190,14 @@ def test_not_a_number_is_an_error_that_names_the_step(sampler):
         drain(inpaint([window()], model, sampler, device="cpu"))
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Without the second that it takes to look through all that the tests hold for what could be freed."""
+    monkeypatch.setattr("napari_histomix.devices.gc.collect", lambda: 0)
+
+
 @pytest.mark.parametrize("sampler", [FAST, MCG], ids=["repaint", "mcg"])
-def test_running_out_of_memory_halves_the_batch_says_so_and_changes_nothing(small_model, sampler):
+def test_running_out_of_memory_halves_the_batch_says_so_and_changes_nothing(small_model, sampler, quick):
     windows = [window(seed) for seed in range(5)]
     expected = drain(inpaint(windows, small_model, sampler, device="cpu", batch=1))
     passes = []
@@ -214,7 +220,7 @@ def test_running_out_of_memory_halves_the_batch_says_so_and_changes_nothing(smal
     assert all(np.array_equal(*pair) for pair in zip(results, expected, strict=True))
 
 
-def test_no_memory_for_a_single_window_is_an_error():
+def test_no_memory_for_a_single_window_is_an_error(quick):
     def full(noisy, number):
         raise torch.OutOfMemoryError("CUDA out of memory")
 

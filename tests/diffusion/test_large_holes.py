@@ -30,22 +30,23 @@ def oval(shape: tuple[int, int], share: float = 0.4) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("shape", "mpp"), [((200, 150), 0.25), ((130, 260), 0.4), ((150, 150), 0.125), ((60, 64), 1.0), ((20, 30), 0.5)]
+    ("shape", "mpp"), [((200, 150), 0.25), ((70, 130), 0.4), ((150, 150), 0.125), ((60, 64), 1.0), ((20, 30), 0.5)]
 )
 @pytest.mark.parametrize(
     "sampler", [SHORT, Sampler("mcg-fixed", 1000, 2, conditional=False, eta=0.0)], ids=["fast", "mcg"]
 )
 def test_the_hole_is_filled_and_nothing_else_changes(small_model, shape, mpp, sampler):
     pixels, hole = picture(shape), oval(shape)
+    hidden = pixels.copy()
+    hidden[hole] = 0
+    # The same seed twice, over other pixels in the hole, which are never looked at.
     filled, again, other = (
-        drain(fill_holes(pixels, hole, mpp, small_model, sampler, seed, device="cpu")) for seed in (3, 3, 4)
+        drain(fill_holes(given, hole, mpp, small_model, sampler, seed, device="cpu"))
+        for given, seed in ((pixels, 3), (hidden, 3), (pixels, 4))
     )
     assert filled.shape == pixels.shape and filled.dtype == np.uint8
     assert np.array_equal(filled[~hole], pixels[~hole]) and np.array_equal(filled, again)
     assert not np.array_equal(filled, other)
-    hidden = pixels.copy()
-    hidden[hole] = 0
-    assert np.array_equal(drain(fill_holes(hidden, hole, mpp, small_model, sampler, 3, device="cpu")), filled)
 
 
 def test_holes_at_the_corners_and_apart_from_each_other(small_model):
@@ -79,7 +80,7 @@ def test_what_fits_one_window_is_seen_at_its_own_scale(small_model, monkeypatch)
     hole = np.zeros((150, 140), bool)
     hole[3:20, 100:110] = True
     drain(fill_holes(picture(hole.shape), hole, 0.25, small_model, SHORT, 0, device="cpu"))
-    assert [(len(one.hole), one.model_side) for one in seen] == [(96, 96)]
+    assert [(len(one.hole), one.side) for one in seen] == [(96, 96)]
 
 
 @pytest.mark.parametrize("sampler", [SHORT, Sampler("mcg-fixed", 1000, 2, conditional=False, eta=0.0)])

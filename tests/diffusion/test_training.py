@@ -30,6 +30,7 @@ SETTINGS = TrainingSettings(steps=6, batch=2, window=16, warmup=1)
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, small_network):
     monkeypatch.setattr(recipes, "new_network", lambda channels, side: small_network(2 * channels + 1, out=channels))
+    monkeypatch.setattr(training, "CHECKED", 8)
 
 
 @pytest.fixture
@@ -138,10 +139,10 @@ def losses_of(job) -> list[float]:
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
 def test_a_run_that_is_taken_up_goes_on_with_the_same_losses(images, tmp_path, killed):
-    settings = replace(SETTINGS, steps=8, learning_rate=1e-2, save_minutes=0.0)
+    settings = replace(SETTINGS, steps=5, learning_rate=1e-2, save_minutes=0.0)
     whole = losses_of(train("inpainter", [images], tmp_path / "whole", settings=settings, mpp=(0.25, 0.25)))
     job = train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25))
-    for _ in range(5):
+    for _ in range(3):
         next(job)
     if killed:
         # What lies on the disk at this moment is all that a killed process leaves.
@@ -152,7 +153,7 @@ def test_a_run_that_is_taken_up_goes_on_with_the_same_losses(images, tmp_path, k
     with pytest.raises(HistomixError, match="--resume"):
         drain(train("inpainter", [images], out, mpp=(0.25, 0.25)))
     rest = losses_of(train("inpainter", [images], out, mpp=(0.25, 0.25), resume=True))
-    assert len(rest) == 3 and rest == whole[5:]
+    assert len(rest) == 2 and rest == whole[3:]
     assert unfinished(out) is None and not (out.with_name("m.training")).exists()
     first, second = (load_model(one).network.state_dict() for one in (out, tmp_path / "whole"))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -253,23 +254,23 @@ def test_what_cannot_be_trained_is_one_sentence(images, tmp_path, kind, window):
         drain(train(kind, [images], tmp_path / "m", settings=settings, mpp=(1, 1), autoencoder=autoencoder))
 
 
-def test_several_processes_learn_together(images, tmp_path):
+def test_several_processes_learn_together(images, small_model_folder, tmp_path):
     """Two processes on the processor: one model, twice the windows."""
     pytest.importorskip("accelerate")
     script = tmp_path / "run.py"
     script.write_text(
         "import sys; from pathlib import Path\n"
+        "from napari_histomix.diffusion import training\n"
         "from napari_histomix.diffusion.training import TrainingSettings, train\n"
         "from napari_histomix.records import drain\n"
+        "training.CHECKED = 8\n"
         "settings = TrainingSettings(steps=3, batch=2, window=16, warmup=1)\n"
         "drain(train('inpainter', [Path(sys.argv[1])], Path(sys.argv[2]), settings=settings,\n"
         "            start=Path(sys.argv[3]), device='cpu'))\n",
         encoding="utf-8",
     )
-    start = tmp_path / "start"
-    drain(train("inpainter", [images], start, settings=replace(SETTINGS, steps=1), mpp=(0.25, 0.25)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    launch += [str(script), str(images), str(tmp_path / "m"), str(start)]
+    launch += [str(script), str(images), str(tmp_path / "m"), str(small_model_folder)]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     card = load_model(tmp_path / "m").card

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 from napari_histomix.datasets.writing import write_png
 from napari_histomix.diffusion.training_images import (
     Batches,
-    Drawing,
     Holes,
     Picture,
     find_images,
@@ -99,20 +99,19 @@ def collection() -> list[Picture]:
 
 
 def test_the_same_step_gives_the_same_batch_wherever_a_run_begins():
-    drawing = Drawing(16, 3, (0.8, 1.3), Holes(), seed=4)
-    batches = Batches(collection(), drawing)
+    batches = Batches(collection(), 16, 3, (0.8, 1.3), Holes(), seed=4)
     stream = batches.since(2)
     for step in (2, 3, 4):
         for given, again in zip(next(stream), batches.at(step), strict=True):
             assert torch.equal(given, again)
     stream.close()
     assert not torch.equal(batches.at(2)[0], batches.at(3)[0])
-    other = Batches(collection(), Drawing(16, 3, (0.8, 1.3), Holes(), seed=4, rank=1))
+    other = replace(batches, rank=1)
     assert not torch.equal(batches.at(2)[0], other.at(2)[0]), "each process has its own windows"
 
 
 def test_a_large_image_is_drawn_more_often_than_a_small_one():
-    assert Batches(collection(), Drawing(16, 3, (1, 1), Holes(), 0)).shares.tolist() == pytest.approx([0.1, 0.9])
+    assert Batches(collection(), 16, 3, (1, 1), Holes(), 0).shares.tolist() == pytest.approx([0.1, 0.9])
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (16, 200), (64, 64)])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -130,15 +129,6 @@ def test_without_the_package_it_says_what_to_install(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "segment_anything", None)
     with pytest.raises(HistomixError, match=r"pip install 'napari-histomix\[sam\]'"):
         open_sam(weights, "cpu")
-
-
-def test_the_room_loads_neither_torch_nor_sam():
-    program = (
-        "import sys, napari_histomix.segmentation, napari_histomix.weights\n"
-        "print({'torch', 'segment_anything'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 # The job.
@@ -295,7 +285,7 @@ def test_no_memory_for_one_point_is_said(weights, monkeypatch):
 
     monkeypatch.setattr(sam_decoder.PointDecoder, "__call__", full)
     with pytest.raises(HistomixError, match="no memory left for a single point"):
-        drain(open_sam(weights, "cpu")(*scene((20, 20), 3)))
+        drain(open_sam(weights, "cpu", batch=2)(*scene((20, 20), 3)))
 
 
 @pytest.mark.parametrize(

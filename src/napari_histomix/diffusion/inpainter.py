@@ -56,12 +56,8 @@ class Window:
     side: int = 0
     guess: NDArray[np.uint8] | None = None
 
-    @property
-    def model_side(self) -> int:
-        """Side in pixels at which the model sees this window."""
-        return self.side or len(self.hole)
-
     def __post_init__(self) -> None:
+        object.__setattr__(self, "side", self.side or len(self.hole))
         if not self.hole.any():
             raise HistomixError("A hole without a pixel cannot be inpainted.")
         if self.hole.all():
@@ -106,12 +102,12 @@ def inpaint(
     engine = model if isinstance(model, _Network | _Prompted) else opened(model, device)
     place = engine.place
     results: list[NDArray[np.uint8] | None] = [None] * len(windows)
-    waiting = sorted(range(len(windows)), key=lambda i: windows[i].model_side)
+    waiting = sorted(range(len(windows)), key=lambda i: windows[i].side)
     total, finished, shown = len(windows) * sampler.forwards, 0, 0.0
 
     while waiting:
-        side = windows[waiting[0]].model_side
-        chosen = [i for i in waiting[:batch] if windows[i].model_side == side]
+        side = windows[waiting[0]].side
+        chosen = [i for i in waiting[:batch] if windows[i].side == side]
         group = [windows[i] for i in chosen]
         guess, hole = (tensor.to(place) for tensor in _tensors(group))
         steps = engine.steps(guess, hole, [torch.Generator().manual_seed(window.seed) for window in group], sampler)
@@ -325,7 +321,7 @@ def _tensors(group: Sequence[Window]) -> tuple[Tensor, Tensor]:
     """First guess of all pixels (N, 3, S, S) in [−1, 1] and hole (N, 1, S, S) of a batch, at the model's scale."""
     guesses, holes = [], []
     for window in group:
-        side, hole = window.model_side, window.hole
+        side, hole = window.side, window.hole
         if window.guess is None:
             guess = fill_smoothly(window.pixels, hole)
         else:

@@ -22,12 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from napari_histomix.devices import choose_device, out_of_memory
+from napari_histomix.devices import choose_device, memory_error
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
 from napari_histomix.diffusion.recipes import DEFAULTS, WHAT, Inpainter, Kind, TrainingSettings, recipe_of
 from napari_histomix.diffusion.training_images import (
     Batches,
-    Drawing,
     Holes,
     Picture,
     collection_id,
@@ -137,9 +136,9 @@ def train(
     check_room(out, 2 * weights + 2 * 16 * weights)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
     shares = Holes(settings.unconditional, settings.segments, settings.rings)
-    drawing = Drawing(settings.window, settings.batch, settings.scale, shares, settings.seed, processes.rank)
-    batches = Batches(learned, drawing)
-    fixed = Batches(checked, replace(drawing, batch=CHECKED, holes=replace(shares, unconditional=0.0), rank=0)).at(0)
+    batches = Batches(learned, settings.window, settings.batch, settings.scale, shares, settings.seed, processes.rank)
+    hidden_in_part = replace(shares, unconditional=0.0)
+    fixed = replace(batches, pictures=checked, batch=CHECKED, holes=hidden_in_part, rank=0).at(0)
     check_images, check_holes = (tensor.to(processes.device) for tensor in fixed)
 
     step, smooth, spent, best = 0, 0.0, 0.0, math.inf
@@ -200,6 +199,10 @@ def train(
         _keep(out, kept | numbers)
         return figures
 
+    too_large = (
+        f"The device has no memory left for {settings.batch} windows of {settings.window} pixels a step; "
+        "train with a smaller batch."
+    )
     source: Iterator[Any] = batches.since(step)
     try:
         while True:
@@ -212,17 +215,10 @@ def train(
             pixels, holes = (tensor.to(processes.device) for tensor in next(source))
             seeds = np.random.SeedSequence([settings.seed, processes.rank, step]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(seeds[0] >> 1))
-            try:
+            with memory_error(too_large):
                 loss = recipe.loss(running, pixels, holes, generator)
                 optimizer.zero_grad(set_to_none=True)
                 processes.backward(loss)
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                raise HistomixError(
-                    f"The device has no memory left for {settings.batch} windows of {settings.window} pixels a step; "
-                    "train with a smaller batch."
-                ) from None
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             step += 1

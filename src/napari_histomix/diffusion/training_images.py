@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -277,10 +277,15 @@ def _segment(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
     return hole.astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How batches are drawn: windows of ``size`` pixels, ``batch`` a step, at ``scale`` times magnification."""
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches of random windows by step: the same step gives the same batch, so a run can be taken up anywhere.
 
+    A step has ``batch`` windows of ``size`` pixels a side, at ``scale`` times magnification. Pictures are drawn by
+    their number of pixels: a large image more often than a small tile.
+    """
+
+    pictures: Sequence[Picture]
     size: int
     batch: int
     scale: tuple[float, float]
@@ -288,29 +293,28 @@ class Drawing:
     seed: int
     rank: int = 0
 
+    @cached_property
+    def shares(self) -> NDArray[np.float64]:
+        """Probability of each picture."""
+        counts = np.asarray([math.prod(picture.size) for picture in self.pictures], np.float64)
+        return counts / counts.sum()
 
-class Batches:
-    """Batches of random windows by step: the same step gives the same batch, so a run can be taken up anywhere.
+    @cached_property
+    def _pixels(self) -> Callable[[int], NDArray[np.uint8]]:
+        """Reads a picture by its index; those of a small collection stay in memory."""
 
-    Pictures are drawn by their number of pixels: a large image more often than a small tile.
-    """
+        def read(index: int) -> NDArray[np.uint8]:
+            return self.pictures[index].pixels()
 
-    def __init__(self, pictures: Sequence[Picture], drawing: Drawing) -> None:
-        self.pictures, self.drawing = pictures, drawing
-        counts = np.asarray([math.prod(picture.size) for picture in pictures], np.float64)
-        self.shares = counts / counts.sum()
-        self._pixels = cache(self._read) if 3 * counts.sum() < IN_MEMORY else self._read
-
-    def _read(self, index: int) -> NDArray[np.uint8]:
-        return self.pictures[index].pixels()
+        small = 3 * sum(math.prod(picture.size) for picture in self.pictures) < IN_MEMORY
+        return cache(read) if small else read
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """(N, 3, S, S) images in [−1, 1] and (N, 1, S, S) holes of one step."""
-        how = self.drawing
-        rng = np.random.default_rng([how.seed, how.rank, step])
-        chosen = rng.choice(len(self.pictures), size=how.batch, p=self.shares)
-        crops = np.stack([random_window(self._pixels(int(i)), how.size, how.scale, rng) for i in chosen])
-        holes = np.stack([random_hole(how.size, rng, how.holes) for _ in chosen])
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        chosen = rng.choice(len(self.pictures), size=self.batch, p=self.shares)
+        crops = np.stack([random_window(self._pixels(int(i)), self.size, self.scale, rng) for i in chosen])
+        holes = np.stack([random_hole(self.size, rng, self.holes) for _ in chosen])
         return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(holes)[:, None]
 
     def since(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:

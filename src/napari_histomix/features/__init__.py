@@ -42,18 +42,13 @@ class Encoder(Protocol):
     """
 
     @property
-    def name(self) -> str:
-        """Identity for provenance."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def dim(self) -> int:
-        """Length of a feature vector."""
-        ...
+    def dim(self) -> int: ...
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode (N, 224, 224, 3) uint8 RGB patches as (N, dim) float32 vectors; N may be 0."""
-        ...
 
 
 def open_encoder(spec: str, device: str = "cpu", *, whole: bool = False) -> Encoder:
@@ -85,22 +80,15 @@ def open_encoder(spec: str, device: str = "cpu", *, whole: bool = False) -> Enco
     kind, _, rest = spec.partition(":")
     if spec == "texture":
         return TextureEncoder(whole=whole)
-    if kind == "timm" and rest:
-        _require_timm()
-        from napari_histomix.features.networks import TimmEncoder
-
-        model, _, weights = rest.partition("@")
-        return TimmEncoder(model, weights or None, device=device)
-    if kind == "ctranspath" and rest:
-        _require_timm()
-        from napari_histomix.features.networks import CTransPathEncoder
-
-        return CTransPathEncoder(rest, device=device)
-    raise HistomixError(
-        f"'{spec}' is not an encoder; choose texture, timm:NAME, timm:NAME@WEIGHTS_FILE or ctranspath:WEIGHTS_FILE."
-    )
-
-
-def _require_timm() -> None:
+    if kind not in ("timm", "ctranspath") or not rest:
+        raise HistomixError(
+            f"'{spec}' is not an encoder; choose texture, timm:NAME, timm:NAME@WEIGHTS_FILE or ctranspath:WEIGHTS_FILE."
+        )
     if find_spec("timm") is None:
         raise HistomixError("This encoder needs timm; install it with: pip install 'napari-histomix[encoders]'.")
+    from napari_histomix.features.networks import CTransPathEncoder, TimmEncoder
+
+    if kind == "ctranspath":
+        return CTransPathEncoder(rest, device=device)
+    model, _, weights = rest.partition("@")
+    return TimmEncoder(model, weights or None, device=device)

@@ -196,21 +196,9 @@ Result = TypeVar("Result")
 def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None) -> list[Result]:
     """Apply ``function`` to every item and return the results in the items' order.
 
-    OpenCV lets go of the interpreter lock, so threads use the cores without copying images between processes.
-    OpenCV's own threads are left as they are: its routines do not split images as small as a patch, and setting their
-    number would change it for the whole process.
-
-    Parameters
-    ----------
-    function : callable
-        Must depend on its item alone.
-    items : sequence
-    workers : int, optional
-        Threads; one per core by default.
-
-    Returns
-    -------
-    list
+    OpenCV lets go of the interpreter lock, so threads use the cores without copying images between processes; one per
+    core by default. OpenCV's own threads are left as they are: its routines do not split images as small as a patch,
+    and setting their number would change it for the whole process.
     """
     workers = min(workers or os.cpu_count() or 1, len(items))
     if workers <= 1:
@@ -220,18 +208,8 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], work
 
 
 def segment_crops(pixels: NDArray[np.uint8], segments: Sequence[Segment]) -> NDArray[np.uint8]:
-    """Bounding boxes of segments, resized to squares (USegMix, section 2.1).
-
-    Parameters
-    ----------
-    pixels : (H, W, 3) uint8
-    segments : sequence of Segment
-
-    Returns
-    -------
-    (N, 224, 224, 3) uint8
-    """
-    crops = [_resized(pixels[one.window], PATCH_SIZE, PATCH_SIZE) for one in segments]
+    """Bounding boxes of segments, resized to squares (N, 224, 224, 3) (USegMix, section 2.1)."""
+    crops = [_resized(pixels[segment.window], PATCH_SIZE, PATCH_SIZE) for segment in segments]
     return np.array(crops, np.uint8).reshape(-1, PATCH_SIZE, PATCH_SIZE, 3)
 
 

@@ -34,25 +34,9 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class TorchEncoder:
     """Runs a network over patches in batches.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        Takes (n, 3, side, side) float32, gives (n, dim). Set to evaluation and moved to the device.
-    name : str
-        Identity for provenance.
-    mean, std : sequences of 3 floats
-        Normalization of RGB in 0–1.
-    side : int
-        Input size of the network in pixels; patches are resized to it.
-    device : str
-        Torch device.
-    batch : int
-        Patches per forward pass. Halved, with a warning, when the device's memory does not suffice.
-
-    Raises
-    ------
-    HistomixError
-        If the device cannot be used, or the network does not give one vector per patch.
+    The network takes (n, 3, side, side) float32, of RGB in 0–1 normalized by ``mean`` and ``std``, and gives (n, dim);
+    patches are resized to ``side``. The batch is halved, with a warning, when the device's memory does not suffice.
+    Raises HistomixError if the device cannot be used, or the network does not give one vector per patch.
     """
 
     def __init__(
@@ -84,16 +68,7 @@ class TorchEncoder:
         self.dim = probe.shape[1]
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode patches.
-
-        Parameters
-        ----------
-        patches : (N, S, S, 3) uint8
-            RGB.
-
-        Returns
-        -------
-        (N, dim) float32
+        """Encode RGB patches (N, 224, 224, 3) uint8 as (N, dim) float32.
 
         Raises
         ------
@@ -196,13 +171,7 @@ def _published_weights(model: str, repository: str | None) -> Path:
 
 
 class ConvStem(nn.Module):
-    """Two strided convolutions in place of Swin's 4 × 4 patch projection; the names are those of the checkpoint.
-
-    Parameters
-    ----------
-    embed_dim : int
-        Channels of the output, a multiple of 8.
-    """
+    """Two strided convolutions in place of Swin's 4 × 4 patch projection; the names are those of the checkpoint."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -228,18 +197,7 @@ class ConvStem(nn.Module):
 def build_network(
     embed_dim: int = 96, depths: tuple[int, ...] = (2, 2, 6, 2), num_heads: tuple[int, ...] = (3, 6, 12, 24)
 ) -> SwinTransformer:
-    """Build CTransPath without weights.
-
-    Parameters
-    ----------
-    embed_dim, depths, num_heads
-        Sizes of the Swin transformer; the published network is Swin-tiny, the default.
-
-    Returns
-    -------
-    SwinTransformer
-        Takes (n, 3, 224, 224), gives (n, ``embed_dim * 2 ** (len(depths) - 1)``): 768 by default.
-    """
+    """CTransPath without weights; the published network is Swin-tiny, the default, and gives 768 features."""
     network = SwinTransformer(embed_dim=embed_dim, depths=depths, num_heads=num_heads, window_size=7, num_classes=0)
     network.patch_embed = ConvStem(embed_dim)
     return network
@@ -250,20 +208,12 @@ def modern_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
     timm moved the downsampling from the end of a stage to the start of the next, and computes the attention masks and
     position indices that the checkpoint stores. Weights that have today's names keep them.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-
-    Returns
-    -------
-    dict of str to Tensor
     """
     kept = {key: value for key, value in state.items() if not key.endswith(("attn_mask", "relative_position_index"))}
     if not any(key.startswith("layers.0.downsample.") for key in kept):
         return kept
     return {
-        re.sub(r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.", key): value
+        re.sub(r"^layers\.(\d+)\.downsample\.", lambda match: f"layers.{int(match[1]) + 1}.downsample.", key): value
         for key, value in kept.items()
     }
 

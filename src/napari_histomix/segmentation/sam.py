@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from napari_histomix.devices import choose_device, free_memory, out_of_memory
+from napari_histomix.devices import choose_device, free_memory, memory_error, out_of_memory
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.segmentation.sam_decoder import PointDecoder
 from napari_histomix.segmentation.sam_network import load_network
@@ -44,25 +44,11 @@ ENCODING_VERSION = 1
 def open_sam(
     weights: str | Path, device: str = "auto", batch: int = BATCH, *, cache: str | Path | None = None
 ) -> SamPrompter:
-    """Open a SAM.
+    """Open a SAM by a name in ``weights.CHECKPOINTS``, or a checkpoint file (see ``sam_network.load_network``).
 
-    Parameters
-    ----------
-    weights : str or Path
-        A name in ``weights.CHECKPOINTS`` (vit_b, vit_l, vit_h), or a checkpoint of SAM's architecture: see
-        ``sam_network.load_network``.
-    device : str
-        auto, cpu, cuda or mps.
-    batch : int
-        Points answered together, at most.
-    cache : str or Path, optional
-        Folder to keep image embeddings in across sessions; made if it is not there.
-
-    Raises
-    ------
-    HistomixError
-        If segment-anything is not installed, weights are missing, damaged or made for another network, or the device
-        is not there.
+    At most ``batch`` points are answered together. ``cache`` is a folder to keep image embeddings in across sessions,
+    made if it is not there. Raises HistomixError if segment-anything is not installed, weights are missing, damaged or
+    made for another network, or the device is not there.
     """
     place = choose_device(device)
     named = isinstance(weights, str) and weights in CHECKPOINTS and not Path(weights).is_file()
@@ -94,14 +80,8 @@ class SamPrompter:
             raise HistomixError(f"A batch holds at least one point, not {batch}.")
         self._dtype = _format(device) if dtype is None else dtype
         self._device, self._batch, self._cache = device, batch, cache
-        try:
+        with memory_error("The device has no memory left for SAM's weights; close other programs or use cpu."):
             self._network: Any = network.to(device)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise HistomixError(
-                "The device has no memory left for SAM's weights; close other programs or use cpu."
-            ) from None
         self._decoder = PointDecoder(network)
         self._side: int = network.image_encoder.img_size
         self._sha256 = sha256
@@ -204,7 +184,7 @@ class SamPrompter:
         yield Event("Encoding the image", 0, depth)
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(seen[::-1], Image.Resampling.BILINEAR)
         image = torch.from_numpy(np.array(resized)).to(self._device).permute(2, 0, 1)[None]
-        try:
+        with memory_error("The device has no memory left for a single image; close other programs or use cpu."):
             tokens = self._in_few_bits(lambda: encoder.patch_embed(self._network.preprocess(image)) + encoder.pos_embed)
             for number, block in enumerate(encoder.blocks, start=1):
                 tokens = self._in_few_bits(block, tokens)
@@ -212,12 +192,6 @@ class SamPrompter:
             # In full: its normalization squares what few bits hold badly, and it costs next to nothing.
             with torch.no_grad():
                 embedding: Tensor = encoder.neck(tokens.float().permute(0, 3, 1, 2)).cpu()
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise HistomixError(
-                "The device has no memory left for a single image; close other programs or use cpu."
-            ) from None
         if not bool(torch.isfinite(embedding).all()):
             raise self._not_a_number("image encoder")
         return embedding
@@ -328,7 +302,7 @@ def _digest(embedding: Tensor) -> str:
 
 
 def _format(device: torch.device) -> torch.dtype:
-    """What matrices are multiplied in on a device unless it is said."""
+    """What matrices are multiplied in on a device by default."""
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
