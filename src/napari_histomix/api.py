@@ -109,13 +109,12 @@ class Made(Sequence[Change]):
         HistomixError
             If ``out`` exists, splits share a patient, or the format cannot hold the dataset.
         """
-        from napari_histomix.study.export import export_study, format_for
+        from napari_histomix.study.export import export_study
 
-        layout = format_for(self.dataset, format)
-        writing = export_study(
-            self.study, self.dataset, Path(out), format=layout, ids=self.ids, reviewed=False, report=report
+        job = export_study(
+            self.study, self.dataset, Path(out), format=format, ids=self.ids, reviewed=False, report=report
         )
-        return drain(writing)
+        return drain(job)
 
 
 def augment(
@@ -152,24 +151,20 @@ def augment(
     ['copypaste', 'copypaste']
     """
     chosen = method_of(method)
+    stage: Any = None
     jobs.check(chosen, dataset)
-    classes = [chosen.settings] if chosen.stage is None else [chosen.stage.settings, chosen.settings]
-    known = {setting.name for cls in classes for setting in settings_of(cls)}
-    if unknown := sorted(options.keys() - known):
-        raise HistomixError(f"{chosen.title} has no setting '{unknown[0]}'; it has {', '.join(sorted(known))}.")
-    own = [
-        {setting.name: options[setting.name] for setting in settings_of(cls) if setting.name in options}
-        for cls in classes
-    ]
-    settings: Any = made_from(chosen.settings, own[-1])
+    own = {setting.name for setting in settings_of(chosen.settings)}
+    before = {setting.name for setting in settings_of(chosen.stage.settings)} if chosen.stage is not None else set()
+    if unknown := sorted(options.keys() - own - before):
+        raise HistomixError(f"{chosen.title} has no setting '{unknown[0]}'; it has {', '.join(sorted(own | before))}.")
+    settings: Any = made_from(chosen.settings, {name: options[name] for name in own & options.keys()})
     folder = None
     if not isinstance(study, Study):
         folder = tempfile.TemporaryDirectory(prefix="histomix-") if study is None else None
         place = Path(folder.name) / "study" if folder is not None else Path(str(study))
         study = Study.create(place, dataset.root, dataset.name)
-    stage: Any = None
     if chosen.stage is not None and not chosen.stage.ready(study):
-        stage = made_from(chosen.stage.settings, own[0])
+        stage = made_from(chosen.stage.settings, {name: options[name] for name in before & options.keys()})
     outcome = drain(jobs.run(chosen, dataset, settings, study, stage=stage))
     if not outcome.ids:
         reasons = "; ".join(jobs.refused(outcome.refusals)[:3])

@@ -103,18 +103,8 @@ def run(
 def resume(study: Study, dataset: Dataset, loaded: Any = None) -> Job[Outcome]:
     """Go on with the last run of a study that was killed or cancelled; the result is that of an uninterrupted one.
 
-    Parameters
-    ----------
-    study : Study
-    dataset : Dataset
-        The study's.
-    loaded : InpaintingModel or PromptedModel, optional
-        As for ``run``.
-
-    Raises
-    ------
-    HistomixError
-        If all runs came to their end, or as ``run``.
+    ``dataset`` is the study's, ``loaded`` as for ``run``. Raises HistomixError if all runs came to their end, or as
+    ``run``.
     """
     begun = unfinished(study)
     if begun is None:
@@ -130,29 +120,8 @@ def make_items(
 ) -> Job[tuple[int, ...]]:
     """Make items that a person planned by hand, and keep the changes as a run of their own; a long job.
 
-    All of them are kept, or none: closing the job, or a failure, takes back what was made.
-
-    Parameters
-    ----------
-    method : Method
-    dataset : Dataset
-    settings : object
-        Of the method's ``settings`` class.
-    study : Study
-    items : sequence of Item
-        With ids from 0.
-    loaded : InpaintingModel or PromptedModel, optional
-        As for ``run``.
-
-    Returns
-    -------
-    tuple of int
-        Ids of the changes.
-
-    Raises
-    ------
-    HistomixError
-        As ``run``.
+    All of them are kept, or none: closing the job, or a failure, takes back what was made. The items have ids from 0;
+    ``settings`` and ``loaded`` are as for ``run``. Returns the ids of the changes.
     """
     check(method, dataset)
     settings = check_settings(settings)

@@ -85,7 +85,7 @@ def test_nothing_changes_here_that_is_not_on_disk(curation, monkeypatch) -> None
         lambda: curation.decide([0], "keep"),
         lambda: curation.relabel([0], "grade 3"),
         lambda: curation.tag([0], "odd"),
-        curation.drop_border,
+        lambda: curation.decide(curation.cut_off(), "drop"),
     ):
         with pytest.raises(HistomixError, match="full"):
             change()
@@ -102,11 +102,10 @@ def test_a_class_that_the_pool_lacks_is_refused(curation) -> None:
 def test_dropping_the_border_leaves_what_was_kept(curation) -> None:
     assert np.flatnonzero(curation.border).tolist() == [3, 6]
     curation.decide([3], "keep")
-    assert curation.drop_border() == 1
+    assert curation.decide(curation.cut_off(), "drop").tolist() == [6]
     assert curation.decision.tolist() == [0, 0, 0, 1, 0, 0, 2, 0]
-    assert curation.drop_border() == 0
-    assert curation.drop_border(kept=True) == 1
-    assert np.flatnonzero(~curation.allowed()).tolist() == [3, 6]
+    assert not curation.cut_off().any()
+    assert np.flatnonzero(~curation.allowed()).tolist() == [6]
 
 
 def test_members_follow_class_and_decision(curation) -> None:
@@ -225,7 +224,7 @@ def test_a_hundred_thousand_are_decided_on_in_two_seconds(tmp_path) -> None:
     for change in (
         lambda: curation.decide(np.arange(count), "keep"),
         curation.undo,
-        curation.drop_border,
+        lambda: curation.decide(curation.cut_off(), "drop"),
         lambda: curation.tag(np.arange(count), "odd"),
     ):
         began = time.perf_counter()

@@ -1,32 +1,61 @@
-"""What commands share: options made from settings, the datasets that options name, what a person sees meanwhile."""
+"""What commands share: how they are declared, options made from settings, datasets, what a person sees meanwhile."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
 from napari_histomix.datasets import Dataset, open_any
+from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS
 from napari_histomix.datasets.splits import read_splits, with_chosen_splits, with_splits
 from napari_histomix.records import HistomixError, Job
-from napari_histomix.settings import Setting, made_from, settings_of, shown
+from napari_histomix.settings import DEVICES, Setting, made_from, settings_of, shown
 
 if TYPE_CHECKING:
     from napari_histomix.study import Study
 
-
 S = TypeVar("S")
+T = TypeVar("T")
 
-UNSAID = argparse.SUPPRESS
-"""Default of every option: what nobody has said is left to the settings class."""
+WRITABLE = [format.name for format in FORMATS.values() if format.writes]
+"""Formats that can be written, by name."""
 
 
 class UsageError(HistomixError):
     """Wrong usage that only shows once the command line is read as a whole."""
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults shown where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        quiet = action.default in (None, False, []) or action.default is argparse.SUPPRESS
+        return action.help if quiet else super()._get_help_string(action)
+
+
+class Commands:
+    """The commands of ``histomix``, or the actions of one of them."""
+
+    def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
+        self._parsers = parser.add_subparsers(title=title, required=True, metavar=title.removesuffix("s").upper())
+
+    def add(
+        self, name: str, run: Callable[[argparse.Namespace], dict[str, Any]], summary: str
+    ) -> argparse.ArgumentParser:
+        """A command that ``run`` carries out; it returns what ``--json`` prints."""
+        added = self._parsers.add_parser(name, help=summary, description=summary, formatter_class=_Formatter)
+        added.add_argument("--json", action="store_true", help="print one last line of JSON for programs")
+        added.set_defaults(run=run)
+        return added
+
+    def group(self, name: str, summary: str, title: str = "actions") -> Commands:
+        """A command that has actions."""
+        return Commands(self._parsers.add_parser(name, help=summary), title)
 
 
 def positive(text: str) -> float:
@@ -37,17 +66,55 @@ def positive(text: str) -> float:
     return value
 
 
-def add_settings(parser: Any, classes: Iterable[type], *, without: Iterable[str] = ()) -> None:
-    """Add an option for each setting of these classes; settings of one name are one option.
+def whole(text: str, low: int = 1) -> int:
+    """A whole number from ``low`` on, as the type of an option."""
+    value = int(text)
+    if value < low:
+        raise argparse.ArgumentTypeError(f"must be {low} or more")
+    return value
 
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-    classes : iterable of type
-        Settings classes (``settings``).
-    without : iterable of str
-        Settings that get no option here.
-    """
+
+def _seed(text: str) -> int:
+    return whole(text, 0)
+
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "--mpp": {"type": positive, "help": "µm per pixel, where the data does not say it"},
+    "--splits": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "CSV with the columns image and split, as 'histomix split' writes",
+    },
+    "--dataset": {"type": Path, "metavar": "FOLDER", "help": "where the images are now, if they moved"},
+    "--format": {
+        "choices": WRITABLE,
+        "metavar": "NAME",
+        "help": f"one of {', '.join(WRITABLE)} (hovernet; for images with a class each {CLASS_FOLDERS})",
+    },
+    "--device": {"choices": list(DEVICES), "default": "auto", "help": "where to compute"},
+    "--seed": {"type": _seed, "default": 0, "help": "the same seed gives the same result"},
+}
+
+
+def add_shared(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """Add options that several commands have."""
+    for flag in flags:
+        parser.add_argument(flag, **_SHARED[flag])
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Add the dataset, its scale and its splits."""
+    parser.add_argument(
+        "dataset",
+        type=Path,
+        help="folder of labeled images in any format that 'convert' writes, HoVer-Net's among them; for tissue a "
+        "folder for each class, or a CSV of images and classes",
+    )
+    add_shared(parser, "--mpp", "--splits")
+
+
+def add_settings(parser: Any, classes: Iterable[type], *, without: Iterable[str] = ()) -> None:
+    """Add an option for each setting of these classes but those ``without``; settings of one name are one option."""
     added = set(without)
     common, advanced = parser.add_argument_group("settings"), parser.add_argument_group("advanced settings")
     for cls in classes:
@@ -61,18 +128,27 @@ def _add(group: Any, setting: Setting) -> None:
     option = setting.option
     default = "" if setting.required else f" (default: {shown(setting)})"
     bounds = "" if option.choices or not setting.bounds() else f"; {setting.bounds()}"
-    how: dict[str, Any] = {"help": f"{option.help.rstrip('.')}{bounds}{default}".replace("%", "%%"), "default": UNSAID}
+    text = f"{option.help.rstrip('.')}{bounds}{default}".replace("%", "%%")
+    # What nobody says is left to the settings class.
+    how: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
     if setting.type is bool:
         how["action"] = argparse.BooleanOptionalAction
     else:
-        how |= {"type": _single(setting), "metavar": _metavar(setting), "choices": list(option.choices) or None}
+        how |= {"type": _single(setting), "choices": list(option.choices) or None}
+        if not option.choices:
+            how["metavar"] = _METAVARS[option.kind or setting.type]
         if setting.pair:
             how |= {"nargs": 2, "metavar": ("LOW", "HIGH")}
         elif setting.many:
             how["nargs"] = "+"
-        if option.choices:
-            del how["metavar"]
     group.add_argument(*option.flags, setting.flag, dest=setting.name, required=False, **how)
+
+
+_METAVARS: dict[Any, str] = {
+    **{int: "N", float: "X", str: "TEXT"},
+    **{"classes": "NAME", "encoder": "NAME", "model": "PATH", "file": "FILE", "samplers": "NAME"},
+}
+"""What stands for a value in the help, by the setting's kind or type."""
 
 
 def _single(setting: Setting) -> Any:
@@ -90,32 +166,22 @@ def _single(setting: Setting) -> Any:
     return read
 
 
-def _metavar(setting: Setting) -> str:
-    if setting.option.kind:
-        return {"classes": "NAME", "encoder": "NAME", "model": "PATH", "file": "FILE", "samplers": "NAME"}[
-            setting.option.kind
-        ]
-    return {int: "N", float: "X", str: "TEXT"}[setting.type]
-
-
 def settings_from(cls: type[S], options: argparse.Namespace | Mapping[str, Any]) -> S:
-    """Settings of what was said on the command line, the class's own defaults for the rest.
+    """Settings of what the command line says, the class's own defaults for the rest.
 
-    Raises
-    ------
-    UsageError
-        If a setting that is needed was not given.
-    HistomixError
-        If a value is out of its bounds.
+    Raises UsageError if a setting that is needed is missing, HistomixError if a value is out of its bounds.
     """
-    said = options if isinstance(options, Mapping) else vars(options)
+    given = options if isinstance(options, Mapping) else vars(options)
     for setting in settings_of(cls):
-        if setting.required and said.get(setting.name) is None:
+        if setting.required and given.get(setting.name) is None:
             raise UsageError(f"{setting.flag} is needed: {setting.option.help}")
-    return made_from(cls, {setting.name: said[setting.name] for setting in settings_of(cls) if setting.name in said})
+    return made_from(cls, {setting.name: given[setting.name] for setting in settings_of(cls) if setting.name in given})
 
 
-T = TypeVar("T")
+def check_out(out: Path, kind: str = "folder") -> None:
+    """Raise HistomixError if there is something already where a command will write."""
+    if out.exists():
+        raise HistomixError(f"{out} already exists; name a new {kind}.")
 
 
 def follow(job: Job[T]) -> T:
@@ -154,28 +220,10 @@ def say(options: argparse.Namespace, *lines: str) -> None:
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
 
 
-def add_dataset(parser: argparse.ArgumentParser) -> None:
-    """Add the dataset, its scale and its splits."""
-    parser.add_argument(
-        "dataset",
-        type=Path,
-        help="folder of labeled images in any format that 'convert' writes, HoVer-Net's among them; for tissue a "
-        "folder for each class, or a CSV of images and classes",
-    )
-    parser.add_argument("--mpp", type=positive, help="µm per pixel, where the data does not say it")
-    parser.add_argument(
-        "--splits",
-        type=Path,
-        metavar="FILE",
-        help="CSV with the columns image and split, as 'histomix split' writes",
-    )
-
-
 def open_data(options: argparse.Namespace) -> Dataset:
     """Open the dataset of ``options`` with the splits these name, and say what of it is left out."""
     dataset = open_any(options.dataset, options.mpp)
-    for problem in dataset.problems:
-        say(options, f"Skipped: {problem.sentence}")
+    say(options, *(f"Skipped: {problem.sentence}" for problem in dataset.problems))
     path = getattr(options, "splits", None)
     return dataset if path is None else with_splits(dataset, read_splits(path))
 
@@ -183,7 +231,7 @@ def open_data(options: argparse.Namespace) -> Dataset:
 def with_study_splits(options: argparse.Namespace, dataset: Dataset) -> Dataset:
     """The dataset with the splits of the study that ``--study`` names, unless ``--splits`` names others."""
     from napari_histomix.study import Study
-    from napari_histomix.study.store import FILE
+    from napari_histomix.study.database import FILE
 
     if options.splits is None and options.study and (options.study / FILE).is_file():
         return with_chosen_splits(dataset, Study.open(options.study).settings())
@@ -198,13 +246,7 @@ def named_splits(options: argparse.Namespace, dataset: Dataset) -> dict[str, Any
 
 
 def study_images(study: Study, given: Path | None = None) -> Dataset:
-    """The dataset of a study with the splits that it keeps; ``given`` says where the images are now.
-
-    Raises
-    ------
-    HistomixError
-        If the images are not there, or are not those of the study.
-    """
+    """The dataset of a study with the splits that it keeps; ``given`` says where the images are now."""
     # A study that cannot be written to is only told for this time.
     root = given if given is not None and study.read_only and given.is_dir() else study.locate(given)
     return with_chosen_splits(open_any(root, study.mpp), study.settings())

@@ -4,44 +4,65 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_histomix.cli.common import add_dataset, follow, open_data, say, study_images
+from napari_histomix.cli.common import (
+    WRITABLE,
+    Commands,
+    add_dataset,
+    add_shared,
+    check_out,
+    follow,
+    open_data,
+    say,
+    study_images,
+)
 from napari_histomix.datasets import Dataset, Survey
-from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS
 from napari_histomix.records import HistomixError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from napari_histomix.study.export_plan import ExportPlan
 
 
-def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add ``inspect`` and ``split``; ``command`` makes a command of a name, a function and a summary."""
-    inspect = command("inspect", run_inspect, "Show classes, counts, µm/px, splits and problems of a dataset.")
-    add_dataset(inspect)
-
+def add_commands(commands: Commands) -> None:
+    """Add ``inspect``, ``split``, ``convert`` and ``export``."""
     from napari_histomix.datasets.splits import SHARES
 
-    split = command(
-        "split", run_split, "Propose training, validation and test images: no patient, slide or copy in two of them."
-    )
+    inspect = commands.add("inspect", run_inspect, "Show classes, counts, µm/px, splits and problems of a dataset.")
+    add_dataset(inspect)
+
+    summary = "Propose training, validation and test images: no patient, slide or copy in two of them."
+    split = commands.add("split", run_split, summary)
     add_dataset(split)
     split.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file, for --splits")
     split.add_argument("--val", type=_share, default=SHARES["val"], help="share of the validation images")
     split.add_argument("--test", type=_share, default=SHARES["test"], help="share of the test images")
-    split.add_argument(
-        "--keep",
-        nargs="+",
-        default=[],
-        metavar="SPLIT",
-        help="splits of the dataset that stay as they are, such as test",
-    )
+    kept = "splits of the dataset that stay as they are, such as test"
+    split.add_argument("--keep", nargs="+", default=[], metavar="SPLIT", help=kept)
     split.add_argument("--seed", type=int, default=0, help="the same seed gives the same splits")
+
+    converting = commands.add("convert", run_convert, "Write a dataset in another format, all splits of it.")
+    converting.add_argument("dataset", type=Path, help="folder of labeled images, in any format")
+    add_shared(converting, "--mpp")
+    converting.add_argument("--to", required=True, choices=WRITABLE, help="the format to write")
+    converting.add_argument("--out", type=Path, required=True, help="new folder for the dataset")
+
+    exporting = commands.add("export", run_export, "Write the approved work of a study as a dataset.")
+    exporting.add_argument("study", type=Path, help="study folder")
+    add_shared(exporting, "--format", "--dataset")
+    exporting.add_argument("--out", type=Path, required=True, help="new folder for the dataset")
+    exporting.add_argument("--dry-run", action="store_true", help="show counts and size, and write nothing")
+    band = "also write class maps with 255 over the inpainted pixels"
+    exporting.add_argument("--ignore-band", action="store_true", help=band)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError("must be at least 0 and less than 1")
+    return value
 
 
 def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
@@ -104,6 +125,7 @@ def _classes(dataset: Dataset, surveyed: Survey) -> tuple[str, list[dict[str, An
 
 def run_split(options: argparse.Namespace) -> dict[str, Any]:
     """Propose splits, and write them."""
+    from napari_histomix.datasets import survey
     from napari_histomix.datasets.copies import find_copies
     from napari_histomix.datasets.splits import (
         propose_splits,
@@ -119,9 +141,15 @@ def run_split(options: argparse.Namespace) -> dict[str, Any]:
         raise HistomixError("The shares of validation and test leave nothing to train on; ask for less.")
     if options.seed < 0:
         raise HistomixError("A seed is 0 or more.")
-    if options.out.exists():
-        raise HistomixError(f"{options.out} already exists; name a new file.")
-    dataset, counts, names = _counted(options)
+    check_out(options.out, "file")
+    dataset = open_data(options)
+    # Nuclei or images of each class, by image, and the classes' names.
+    counts: Any = {entry.source.image: {entry.kind: 1} for entry in dataset.entries}
+    names: dict[Any, str] = {}
+    if dataset.has_nuclei:
+        surveyed = follow(survey(dataset))
+        say(options, *(f"Skipped: {problem.sentence}" for problem in surveyed.problems[len(dataset.problems) :]))
+        counts, names = surveyed.counts, {kind.number: kind.name for kind in dataset.classes}
     copies = follow(find_copies(dataset, within=True))
     together = [copy.images for copy in copies]
     shares = {"train": 1 - options.val - options.test, "val": options.val, "test": options.test}
@@ -131,78 +159,24 @@ def run_split(options: argparse.Namespace) -> dict[str, Any]:
     notes += [f"The {leak.what} {leak.sentence} is in several splits." for leak in shared(chosen)]
     write_splits(options.out, chosen)
     images = Counter(splits.values())
-    nuclei = {split: _nuclei(counts, names, splits, split) for split in sorted(images, key=split_order)}
+    classes: dict[str, dict[str, int]] = {}
+    for split in sorted(images, key=split_order):
+        total = sum((Counter(counts[image]) for image in counts if splits.get(image) == split), Counter[Any]())
+        classes[split] = {names.get(kind, str(kind)): total[kind] for kind in sorted(total, key=str)}
     many = Counter(unit.what for unit in units(dataset, together))
     say(options, f"{dataset.name}: " + ", ".join(f"{count:,} {what}s" for what, count in many.items()) + " to divide.")
-    for split, counted in nuclei.items():
-        classes = ", ".join(f"{name} {count:,}" for name, count in counted.items())
-        say(options, f"  {split:<6} {images[split]:>6,} images" + (f"; {classes}" if classes else ""))
+    for split, counted in classes.items():
+        by_class = ", ".join(f"{name} {count:,}" for name, count in counted.items())
+        say(options, f"  {split:<6} {images[split]:>6,} images" + (f"; {by_class}" if by_class else ""))
     say(options, *(f"together: {copy.sentence}" for copy in copies), *(f"note: {note}" for note in notes))
     say(options, f"Written: {options.out}")
     return {
         "out": str(options.out),
         "images": dict(images),
-        "classes": nuclei,
+        "classes": classes,
         "copies": [copy.sentence for copy in copies],
         "notes": notes,
     }
-
-
-def _counted(options: argparse.Namespace) -> tuple[Dataset, Mapping[str, Mapping[Any, int]], Mapping[Any, str]]:
-    """A dataset of nuclei or of tissue, its nuclei or images by class, and the classes' names."""
-    from napari_histomix.datasets import survey
-
-    dataset = open_data(options)
-    if not dataset.has_nuclei:
-        return dataset, {entry.source.image: {entry.kind: 1} for entry in dataset.entries}, {}
-    surveyed = follow(survey(dataset))
-    for problem in surveyed.problems[len(dataset.problems) :]:
-        say(options, f"Skipped: {problem.sentence}")
-    return dataset, surveyed.counts, {kind.number: kind.name for kind in dataset.classes}
-
-
-def _nuclei(
-    counts: Mapping[str, Mapping[Any, int]], names: Mapping[Any, str], splits: Mapping[str, str], split: str
-) -> dict[str, int]:
-    total: Counter[Any] = Counter()
-    for image, own in counts.items():
-        if splits.get(image) == split:
-            total.update(own)
-    return {names.get(kind, str(kind)): total[kind] for kind in sorted(total, key=str)}
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError("must be at least 0 and less than 1")
-    return value
-
-
-WRITABLE = [known.name for known in FORMATS.values() if known.writes]
-"""Formats that can be written, by name."""
-
-
-def add_writing(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add ``export`` and ``convert``; ``command`` makes a command of a name, a function and a summary."""
-    exporting = command("export", run_export, "Write the approved work of a study as a dataset.")
-    exporting.add_argument("study", type=Path, help="study folder")
-    exporting.add_argument(
-        "--format",
-        choices=WRITABLE,
-        help=f"layout of the dataset (hovernet; for images with a class each {CLASS_FOLDERS})",
-    )
-    exporting.add_argument("--out", type=Path, required=True, help="new folder for the dataset")
-    exporting.add_argument("--dry-run", action="store_true", help="show counts and size, and write nothing")
-    exporting.add_argument(
-        "--ignore-band", action="store_true", help="also write class maps with 255 over the inpainted pixels"
-    )
-    exporting.add_argument("--dataset", type=Path, metavar="FOLDER", help="where the images are now, if they moved")
-
-    converting = command("convert", run_convert, "Write a dataset in another format, all splits of it.")
-    converting.add_argument("dataset", type=Path, help="folder of labeled images, in any format")
-    converting.add_argument("--mpp", type=float, help="µm per pixel, where the data does not say it")
-    converting.add_argument("--to", required=True, choices=WRITABLE, help="the format to write")
-    converting.add_argument("--out", type=Path, required=True, help="new folder for the dataset")
 
 
 def run_convert(options: argparse.Namespace) -> dict[str, Any]:
@@ -210,8 +184,7 @@ def run_convert(options: argparse.Namespace) -> dict[str, Any]:
     from napari_histomix.datasets.dataset_writer import convert
 
     done = follow(convert(open_data(options), options.out, options.to))
-    for sentence in done.skipped.values():
-        say(options, f"Skipped: {sentence}")
+    say(options, *(f"Skipped: {sentence}" for sentence in done.skipped.values()))
     say(options, f"{done.images:,} images with {sum(done.nuclei.values()):,} nuclei. Written: {options.out}")
     return {"out": str(options.out), "format": options.to, **asdict(done)}
 

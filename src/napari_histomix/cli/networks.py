@@ -3,9 +3,63 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import follow, open_data, say
+from napari_histomix.cli.common import Commands, add_dataset, add_shared, follow, open_data, positive, say, whole
+
+TRAINED = {
+    "inpainter": "Train the network that fills holes, on pixels.",
+    "autoencoder": "Train an autoencoder, which a latent network works on.",
+    "latent": "Train the network that fills holes, on an autoencoder's latents.",
+}
+
+
+def add_commands(commands: Commands) -> None:
+    """Add ``train``, an action for each kind of network, and ``blend-test``."""
+    from napari_histomix.evaluation.blending import BlendSettings
+
+    kinds = commands.group("train", "Train a network on your own images; no labels are needed.", "networks")
+    for kind, summary in TRAINED.items():
+        train = kinds.add(kind, run_train, summary)
+        train.set_defaults(kind=kind)
+        train.add_argument("--images", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders of images")
+        train.add_argument("--out", type=Path, required=True, help="new model folder")
+        train.add_argument("--from", dest="start", type=Path, metavar="WEIGHTS", help="model folder to fine-tune")
+        if kind == "latent":
+            trained = "a trained autoencoder"
+            train.add_argument("--autoencoder", type=Path, required=True, metavar="FOLDER", help=trained)
+        length = train.add_mutually_exclusive_group()
+        length.add_argument("--minutes", type=positive, help="how long to train (60)")
+        length.add_argument("--steps", type=whole, help="how many steps to train; such a run repeats exactly")
+        scales = "µm per pixel of the images: one value, or the range"
+        train.add_argument("--mpp", nargs="+", type=positive, metavar="UM", help=scales)
+        train.add_argument("--batch", type=whole, help="windows a step")
+        train.add_argument("--window", type=whole, help="side of a window in pixels")
+        train.add_argument("--learning-rate", type=positive, help="AdamW's highest rate")
+        train.add_argument("--save-minutes", type=positive, help="between two checkpoints (2)")
+        train.add_argument("--name", help="name in the model card (the folder's)")
+        train.add_argument("--resume", action="store_true", help="take up the killed or stopped run of --out")
+        add_shared(train, "--splits", "--device", "--seed")
+
+    summary = "Hide parts of real images, fill them in every way, compare with what was hidden."
+    test, default = commands.add("blend-test", run_blend_test, summary), BlendSettings()
+    add_dataset(test)
+    presets = "fast, quality, paper, METHOD:START:STEPS:VISITS[:grain][:unconditional], or all"
+    test.add_argument("--sampler", nargs="+", default=list(default.samplers), metavar="NAME", help=presets)
+    shapes = "ring: around a nucleus; disc: on free background; large: as a tissue segment"
+    test.add_argument("--hole", nargs="+", choices=default.holes, default=list(default.holes), help=shapes)
+    test.add_argument("--count", type=whole, default=default.count, help="windows for each kind of hole")
+    test.add_argument("--spread", action="store_true", help="also fill each hole five times, to see how they vary")
+    sheet = "new PNG file that shows the windows and their fills"
+    test.add_argument("--sheet", type=Path, metavar="FILE", help=sheet)
+    test.add_argument("--batch", type=whole, default=default.batch, help="windows denoised together")
+    model = "inpainting model: a folder or a checkpoint (the bundled one)"
+    test.add_argument("--model", metavar="PATH", help=model)
+    scale = "µm per pixel of a model that does not say it"
+    test.add_argument("--model-mpp", nargs="+", type=positive, metavar="UM", help=scale)
+    test.add_argument("--prompt", default="", help="what holes are to hold, for a model that follows a prompt")
+    add_shared(test, "--device", "--seed")
 
 
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
@@ -25,7 +79,7 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
         settings=replace(DEFAULTS[options.kind], **chosen),
         start=options.start,
         autoencoder=getattr(options, "autoencoder", None),
-        mpp=scale(options.mpp),
+        mpp=_scale(options.mpp),
         device=options.device,
         name=options.name,
         resume=options.resume,
@@ -37,21 +91,14 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
     return {"out": str(out), **best}
 
 
-def scale(values: list[float] | None) -> tuple[float, float] | None:
+def _scale(values: list[float] | None) -> tuple[float, float] | None:
     """The range of µm/px that one or more values span."""
     return (min(values), max(values)) if values else None
 
 
-def model_of(options: argparse.Namespace) -> Any:
-    """The model that ``--model`` names; the bundled one by default."""
-    from napari_histomix.diffusion.model_files import load_model
-    from napari_histomix.weights import bundled
-
-    return load_model(options.model or bundled(), mpp=scale(options.model_mpp), prompt=options.prompt)
-
-
 def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
     """Measure how well a model's samplers fill holes in real images."""
+    from napari_histomix.diffusion.model_files import load_model
     from napari_histomix.evaluation.blending import (
         BlendSettings,
         blend_test,
@@ -60,6 +107,7 @@ def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
         report_values,
         write_sheet,
     )
+    from napari_histomix.weights import bundled
 
     if options.sheet:
         check_sheet(options.sheet)
@@ -73,7 +121,7 @@ def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
         spread=options.spread,
     )
     dataset = open_data(options)
-    model = model_of(options)
+    model = load_model(options.model or bundled(), mpp=_scale(options.model_mpp), prompt=options.prompt)
     report = follow(blend_test(dataset, model, settings))
     say(options, *report_lines(report))
     if options.sheet:

@@ -4,52 +4,39 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_histomix.cli.common import follow, say
+from napari_histomix.cli.common import Commands, follow, say
+from napari_histomix.settings import DEVICES
 
 if TYPE_CHECKING:
-    from napari_histomix.study.explain import Explanation
     from napari_histomix.study.replay import ReplayReport
 
 
-def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add ``replay`` and ``explain``; ``command`` makes a command of a name, a function and a summary."""
-    replaying = command(
-        "replay", run_replay, "Rebuild every synthetic image of an export from its sources, and compare."
-    )
+def add_commands(commands: Commands) -> None:
+    """Add ``replay`` and ``explain``."""
+    summary = "Rebuild every synthetic image of an export from its sources, and compare."
+    replaying = commands.add("replay", run_replay, summary)
     replaying.add_argument("manifest", type=Path, help="manifest.json of an export, or the folder that it lies in")
-    replaying.add_argument(
-        "--dataset", type=Path, metavar="FOLDER", help="the source dataset, where the manifest does not lead to it"
-    )
-    replaying.add_argument(
-        "--model",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="a model that was used, other than the bundled one; may be given several times",
-    )
-    replaying.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="the export, where the manifest no longer lies in it"
-    )
+    source = "the source dataset, where the manifest does not lead to it"
+    replaying.add_argument("--dataset", type=Path, metavar="FOLDER", help=source)
+    model = "a model that was used, other than the bundled one; may be given several times"
+    replaying.add_argument("--model", action="append", default=[], metavar="PATH", help=model)
+    images = "the export, where the manifest no longer lies in it"
+    replaying.add_argument("--images", type=Path, metavar="FOLDER", help=images)
     replaying.add_argument("--out", type=Path, help="new folder for the rebuilt images")
-    replaying.add_argument(
-        "--check", action="store_true", help="compare with the export's images, also with --out (always without it)"
-    )
-    replaying.add_argument(
-        "--device",
-        choices=["recorded", "auto", "cpu", "cuda", "mps"],
-        default="recorded",
-        help="where to compute; recorded: as the images were made, where this machine can",
-    )
-    explaining = command("explain", run_explain, "Say where the pixels of an image come from.")
+    check = "compare with the export's images, also with --out (always without it)"
+    replaying.add_argument("--check", action="store_true", help=check)
+    device = "where to compute; recorded: as the images were made, where this machine can"
+    replaying.add_argument("--device", choices=["recorded", *DEVICES], default="recorded", help=device)
+
+    explaining = commands.add("explain", run_explain, "Say where the pixels of an image come from.")
     explaining.add_argument("image", help="an image of an export: its file, or its name and --manifest")
-    explaining.add_argument(
-        "--at", nargs=2, type=int, metavar=("X", "Y"), help="a point: column and row, from 0 at the upper left"
-    )
+    point = "a point: column and row, from 0 at the upper left"
+    explaining.add_argument("--at", nargs=2, type=int, metavar=("X", "Y"), help=point)
     explaining.add_argument("--manifest", type=Path, metavar="FILE", help="manifest.json, where it is not beside it")
 
 
@@ -60,22 +47,14 @@ def run_replay(options: argparse.Namespace) -> dict[str, Any]:
 
     manifest = read_manifest(options.manifest)
     dataset = source_dataset(manifest, options.dataset)
-    report = follow(
-        replay(
-            manifest,
-            dataset,
-            options.model,
-            out=options.out,
-            check=options.check,
-            images=options.images,
-            device=options.device,
-        )
-    )
+    how = {name: getattr(options, name) for name in ("out", "check", "images", "device")}
+    report = follow(replay(manifest, dataset, options.model, **how))
     for note in report.conditions:
         say(options, f"Note: {note}.")
     outcomes: Counter[str] = Counter(compared.outcome for compared in report.compared)
     if report.compared:
-        say(options, f"Synthetic images of {manifest.dataset}: {_summary(outcomes)}.")
+        summary = ", ".join(f"{outcomes[key]:,} {words}" for key, words in _OUTCOMES.items() if outcomes[key])
+        say(options, f"Synthetic images of {manifest.dataset}: {summary}.")
     result: dict[str, Any] = {
         "manifest": str(manifest.path),
         "dataset": report.dataset,
@@ -100,10 +79,6 @@ _OUTCOMES = {
 }
 
 
-def _summary(outcomes: Counter[str]) -> str:
-    return ", ".join(f"{outcomes[key]:,} {words}" for key, words in _OUTCOMES.items() if outcomes[key])
-
-
 def _sentence(report: ReplayReport) -> str:
     if report.changed_sources:
         number = len(report.changed_sources)
@@ -116,21 +91,20 @@ def run_explain(options: argparse.Namespace) -> dict[str, Any]:
     """Say where the pixels of an image come from."""
     from napari_histomix.study.explain import explain
 
-    found = explain(options.image, options.manifest)
-    result: dict[str, Any] = {"image": found.image, "kind": found.kind, "sentence": found.sentence, **found.facts}
+    explained = explain(options.image, options.manifest)
+    result = {key: getattr(explained, key) for key in ("image", "kind", "sentence")} | dict(explained.facts)
     if options.at is None:
-        say(options, found.sentence, *_lines(found))
+        say(options, explained.sentence, *_lines(explained.facts))
         return result
-    point = found.at(*options.at)
-    say(options, *_point_lines(found, options.at, point))
+    point = explained.at(*options.at)
+    say(options, *_point_lines(f"({options.at[0]}, {options.at[1]}) of {explained.image}", point))
     return result | {"point": {"at": options.at, **point}}
 
 
-def _lines(found: Explanation) -> list[str]:
+def _lines(facts: Mapping[str, Any]) -> list[str]:
     """What is known of a synthetic image, for people."""
-    if not found.facts:
+    if not facts:
         return []
-    facts = found.facts
     shares = ", ".join(f"{100 * share:.2f} % {word}" for word, share in facts["shares"].items())
     decisions = ", ".join(f"{count:,} {word}" for word, count in facts["decisions"].items())
     by = f" by {', '.join(facts['decided_by'])}" if facts["decided_by"] else ""
@@ -149,8 +123,7 @@ def _lines(found: Explanation) -> list[str]:
     ]
 
 
-def _point_lines(found: Explanation, at: list[int], point: dict[str, Any]) -> list[str]:
-    where = f"({at[0]}, {at[1]}) of {found.image}"
+def _point_lines(where: str, point: Mapping[str, Any]) -> list[str]:
     if point["origin"] == "real":
         return [f"{where} is real: the same pixel of {_place(point)}."]
     decided = point["decision"] + (f" by {point['decided_by']}" if point["decided_by"] else "")
@@ -159,7 +132,8 @@ def _point_lines(found: Explanation, at: list[int], point: dict[str, Any]) -> li
         how = "painted" if "model" not in point else f"inpainted by {point['model']}, sampler {point['sampler']}"
     elif point["image"] and "x" in point:
         how = f"the donor's: ({point['x']:g}, {point['y']:g}) of {_place(point)}"
-        how += "".join(f", {what} {point[key]}" for key, what in _ITEMS.items() if key in point)
+        items = {"donor_instance": "instance", "segment": "segment"}
+        how += "".join(f", {what} {point[key]}" for key, what in items.items() if key in point)
         if any(point.get("stain", {}).get("shift", ())):
             how += ", its stain matched to its new place"
     else:
@@ -167,11 +141,7 @@ def _point_lines(found: Explanation, at: list[int], point: dict[str, Any]) -> li
     return [f"{where} is {how}.", f"It belongs to change {point['change']} ({point['method']}), {decided}."]
 
 
-_ITEMS = {"donor_instance": "instance", "segment": "segment"}
-"""What of a donor is named, by its key."""
-
-
-def _place(source: dict[str, Any]) -> str:
+def _place(source: Mapping[str, Any]) -> str:
     """An image with its patient and slide, where they are known."""
     known = [f"{key} {source[key]}" for key in ("patient", "slide") if source[key]]
     return source["image"] + (f" ({', '.join(known)})" if known else "")

@@ -3,51 +3,32 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import follow, open_data, say
+from napari_histomix.cli.common import Commands, add_shared, follow, open_data, say
 
 
-def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add ``reader-test make`` and ``reader-test report``.
-
-    Parameters
-    ----------
-    commands
-        What ``argparse`` gives for all commands.
-    command : callable
-        Makes a command of a name, a function, a summary and what it is a part of.
-    """
+def add_commands(commands: Commands) -> None:
+    """Add ``reader-test make`` and ``reader-test report``."""
     from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 
     default = ReaderTestSettings()
-    tests = commands.add_parser("reader-test", help="Make a blinded real-or-synthetic test, or report on one.")
-    acts = tests.add_subparsers(title="acts", required=True, metavar="ACT")
-    make = command("make", run_make, "Make a reader test out of what is approved in a study.", acts)
+    actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
+    make = actions.add("make", run_make, "Make a reader test out of what is approved in a study.")
     make.add_argument("dataset", type=Path, help="the study's images: of nuclei, or of tissue")
-    make.add_argument("--mpp", type=float, help="µm per pixel, where the data does not say it")
-    make.add_argument(
-        "--study",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FOLDER",
-        help="studies of these images, of one method each",
-    )
+    add_shared(make, "--mpp", "--seed")
+    studies = "studies of these images, of one method each"
+    make.add_argument("--study", type=Path, nargs="+", required=True, metavar="FOLDER", help=studies)
     make.add_argument("--out", type=Path, required=True, help="new folder for the test")
-    make.add_argument(
-        "--per-kind", type=int, default=default.per_kind, metavar="N", help="real and synthetic crops, each"
-    )
-    make.add_argument(
-        "--copy-paste", action="store_true", help="also show donors pasted without blending, as a method of its own"
-    )
+    crops = "real and synthetic crops, each"
+    make.add_argument("--per-kind", type=int, default=default.per_kind, metavar="N", help=crops)
+    pasted = "also show donors pasted without blending, as a method of its own"
+    make.add_argument("--copy-paste", action="store_true", help=pasted)
     make.add_argument("--all", action="store_true", help="also show what nobody has decided on")
-    make.add_argument("--seed", type=int, default=default.seed, help="the same seed gives the same test")
 
-    report = command("report", run_report, "Show how readers did, and write it as PNG, CSV and JSON.", acts)
+    report = actions.add("report", run_report, "Show how readers did, and write it as PNG, CSV and JSON.")
     report.add_argument("test", type=Path, help="folder of a reader test")
     report.add_argument("--out", type=Path, required=True, help="new folder for the report")
     report.add_argument("--truth", type=Path, metavar="FILE", help="the sealed truth, if it was kept elsewhere")

@@ -6,7 +6,8 @@ import argparse
 import csv
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ import numpy as np
 from PIL import Image
 
 from napari_histomix.cli.common import (
+    Commands,
     add_dataset,
     add_settings,
+    check_out,
     follow,
     named_splits,
     open_data,
@@ -32,34 +35,25 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
-def add_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add ``candidates``, ``segment``, ``pool build`` and ``pool stats``.
-
-    Parameters
-    ----------
-    commands
-        What ``argparse`` gives for all commands.
-    command : callable
-        Makes a command of a name, a function, a summary and what it is a part of.
-    """
-    candidates = command("candidates", run_candidates, "Find where a rare nucleus would fit, and write it as CSV.")
+def add_commands(commands: Commands) -> None:
+    """Add ``candidates``, ``segment``, ``pool build`` and ``pool stats``."""
+    candidates = commands.add("candidates", run_candidates, "Find where a rare nucleus would fit, and write it as CSV.")
     add_dataset(candidates)
     candidates.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file")
     add_settings(candidates, [stage_of("candidates").settings])
 
     settings = stage_of("segments").settings
-    segment = command("segment", run_segment, "Divide an image, or a folder of images, into tissue segments.")
+    segment = commands.add("segment", run_segment, "Divide an image, or a folder of images, into tissue segments.")
     segment.add_argument("image", type=Path, help="an image, or a folder of images")
     segment.add_argument("--out", type=Path, required=True, help="new folder for label maps, outlines and segments.csv")
     add_settings(segment, [settings], without=("encoder", "components"))
 
-    pools = commands.add_parser("pool", help="Make a pool of tissue segments, or show what one holds.")
-    actions = pools.add_subparsers(title="actions", required=True, metavar="ACTION")
-    build = command("build", run_pool_build, "Divide a dataset's training images and keep the segments.", actions)
+    actions = commands.group("pool", "Make a pool of tissue segments, or show what one holds.")
+    build = actions.add("build", run_pool_build, "Divide a dataset's training images and keep the segments.")
     add_dataset(build)
     build.add_argument("--study", type=Path, required=True, metavar="FOLDER", help="new study that gets the pool")
     add_settings(build, [settings])
-    stats = command("stats", run_pool_stats, "Show how many segments of which class a pool holds.", actions)
+    stats = actions.add("stats", run_pool_stats, "Show how many segments of which class a pool holds.")
     stats.add_argument("study", type=Path, help="study folder")
 
 
@@ -70,8 +64,7 @@ def run_candidates(options: argparse.Namespace) -> dict[str, Any]:
     from napari_histomix.study import Study
     from napari_histomix.study.tables import write_candidates
 
-    if options.out.exists():
-        raise HistomixError(f"{options.out} already exists; name a new file.")
+    check_out(options.out, "file")
     stage = stage_of("candidates")
     dataset = open_data(options)
     settings: Any = settings_from(stage.settings, options)
@@ -102,8 +95,7 @@ def run_segment(options: argparse.Namespace) -> dict[str, Any]:
     from napari_histomix.datasets.writing import complete_or_absent
     from napari_histomix.segmentation import open_prompter
 
-    if options.out.exists():
-        raise HistomixError(f"{options.out} already exists; name a new folder.")
+    check_out(options.out)
     images = _images(options.image)
     settings: Any = settings_from(stage_of("segments").settings, _with_prompter(options))
     prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
@@ -112,16 +104,15 @@ def run_segment(options: argparse.Namespace) -> dict[str, Any]:
         counts = follow(_segment_all(images, folder, prompter, settings.anchors, problems))
         if not counts:
             raise HistomixError(f"No image could be divided: {next(iter(problems.values()))}")
-    for sentence in problems.values():
-        say(options, f"Skipped: {sentence}")
+    say(options, *(f"Skipped: {sentence}" for sentence in problems.values()))
     say(options, f"{sum(counts.values()):,} segments in {len(counts):,} images. Written: {options.out}")
     return {"out": str(options.out), "prompter": prompter.name, "segments": counts, "problems": problems}
 
 
 def _with_prompter(options: argparse.Namespace) -> dict[str, Any]:
-    """What was said, and that weights alone ask for SAM."""
-    said = vars(options)
-    return {"prompter": "sam", **said} if said.get("weights") else said
+    """The options, where weights alone ask for SAM."""
+    given = vars(options)
+    return {"prompter": "sam", **given} if given.get("weights") else given
 
 
 def _images(path: Path) -> dict[str, Path]:
@@ -130,13 +121,13 @@ def _images(path: Path) -> dict[str, Path]:
         return {path.stem: path}
     if not path.is_dir():
         raise HistomixError(f"{path} is not there; name an image or a folder of images.")
-    found = [one for one in sorted(path.rglob("*")) if one.suffix.casefold() in SUFFIXES and one.is_file()]
-    if not found:
+    files = [file for file in sorted(path.rglob("*")) if file.suffix.casefold() in SUFFIXES and file.is_file()]
+    if not files:
         raise HistomixError(f"{path} holds no PNG, TIFF or JPEG image; name another folder.")
-    stems = Counter(one.with_suffix("") for one in found)
+    stems = Counter(file.with_suffix("") for file in files)
     # Two images that differ by their suffix alone keep it.
-    kept = (one.with_suffix("") if stems[one.with_suffix("")] == 1 else one for one in found)
-    return {name.relative_to(path).as_posix(): one for name, one in zip(kept, found, strict=True)}
+    names = (file.with_suffix("") if stems[file.with_suffix("")] == 1 else file for file in files)
+    return {name.relative_to(path).as_posix(): file for name, file in zip(names, files, strict=True)}
 
 
 def _segment_all(
@@ -155,15 +146,15 @@ def _segment_all(
             try:
                 pixels = read_pixels(path)
                 finding = find_segments(pixels, prompter, settings)
-                found = yield from within(finding, "Finding segments", done, len(images))
+                segments = yield from within(finding, "Finding segments", done, len(images))
             except HistomixError as error:
                 problems[name] = f"{name}: {error}"
                 continue
-            _write_labels(folder / name, pixels, found)
-            counts[name] = len(found)
-            for one in found:
-                figures = f"{one.vote_share:.4f}", f"{one.stability:.4f}", int(one.at_border(pixels.shape))
-                table.writerow([name, one.number, one.row, one.col, one.area, *figures])
+            _write_labels(folder / name, pixels, segments)
+            counts[name] = len(segments)
+            for each in segments:
+                figures = f"{each.vote_share:.4f}", f"{each.stability:.4f}", int(each.at_border(pixels.shape))
+                table.writerow([name, each.number, each.row, each.col, each.area, *figures])
     return counts
 
 
@@ -188,7 +179,7 @@ def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
     from napari_histomix.methods.base import Work
     from napari_histomix.segmentation.pool import SegmentPool, has_pool
     from napari_histomix.study import Study
-    from napari_histomix.study.store import FILE
+    from napari_histomix.study.database import FILE
 
     stage = stage_of("segments")
     begun = (options.study / FILE).is_file() and not has_pool(options.study)
@@ -197,19 +188,19 @@ def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
     dataset = with_study_splits(options, open_data(options))
     follow(check_leaks(dataset))
     settings: Any = settings_from(stage.settings, _with_prompter(options))
-    if begun:
-        study = Study.open(options.study).take()
-        if study.dataset_root != dataset.root.resolve():
-            raise HistomixError(f"The study {options.study} is of another dataset; choose a new folder.")
-        built = follow(stage.find(Work(dataset, study), settings))
-    else:
-        with Study.begin(options.study, dataset.root, dataset.name, options.mpp) as study:
-            study.take()
+    with (
+        nullcontext(Study.open(options.study))
+        if begun
+        else Study.begin(options.study, dataset.root, dataset.name, options.mpp)
+    ) as study:
+        study.take()
+        if not begun:
             # Before the pool, so that a killed build is taken up with them.
             study.save_settings(named_splits(options, dataset))
-            built = follow(stage.find(Work(dataset, study), settings))
-    for problem in built.problems[len(dataset.problems) :]:
-        say(options, f"Skipped: {problem.sentence}")
+        elif study.dataset_root != dataset.root.resolve():
+            raise HistomixError(f"The study {options.study} is of another dataset; choose a new folder.")
+        built = follow(stage.find(Work(dataset, study), settings))
+    say(options, *(f"Skipped: {problem.sentence}" for problem in built.problems[len(dataset.problems) :]))
     pool = SegmentPool(study.folder)
     say(options, f"{len(pool):,} segments of {len(pool.images):,} images. Written: {options.study}")
     return {"study": str(options.study), "images": len(pool.images), "segments": len(pool)}
@@ -225,9 +216,8 @@ def run_pool_stats(options: argparse.Namespace) -> dict[str, Any]:
     pool = SegmentPool(study.folder)
     curation = Curation(study, pool)
     classes = {}
-    for kind in curation.kinds:
-        members = np.flatnonzero(curation.kind == curation.kinds.index(kind))
-        rows = pool.rows[members]
+    for number, kind in enumerate(curation.kinds):
+        rows = pool.rows[curation.kind == number]
         usable = curation.members(kind)
         areas = np.percentile(rows["area"], [5, 50, 95]).tolist() if len(rows) else [0, 0, 0]
         classes[kind] = {
@@ -239,11 +229,12 @@ def run_pool_stats(options: argparse.Namespace) -> dict[str, Any]:
             "area_percentiles_5_50_95": [round(value) for value in areas],
             "mean_vote_share": round(float(rows["vote_share"].mean()), 4) if len(rows) else 0,
         }
+        facts = classes[kind]
         say(
             options,
-            f"{kind}: {len(rows):,} segments of {classes[kind]['images']:,} images, {len(usable):,} usable, "
-            f"{classes[kind]['at_border']:,} at the border; area {areas[1]:,.0f} px "
-            f"({areas[0]:,.0f} to {areas[2]:,.0f}), vote share {classes[kind]['mean_vote_share']:.2f}",
+            f"{kind}: {len(rows):,} segments of {facts['images']:,} images, {len(usable):,} usable, "
+            f"{facts['at_border']:,} at the border; area {areas[1]:,.0f} px ({areas[0]:,.0f} to {areas[2]:,.0f}), "
+            f"vote share {facts['mean_vote_share']:.2f}",
         )
     say(options, *(f"{key}: {value}" for key, value in pool.signature.items()))
     return {"segments": len(pool), "signature": dict(pool.signature), "classes": classes}

@@ -2,81 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.records import KEEP, Change, SourceRef
+from napari_histomix.records import Change, SourceRef
 
 Patch = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32] | None]
 """Pixels, origin and labels of a change."""
-
-GRAY_LABELS = 63
-"""Labels that fit, beside the origin, into a gray picture of 8 bits."""
-
-
-@contextmanager
-def gc_off() -> Iterator[None]:
-    """Make many objects that all stay without Python looking through them again and again for garbage."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
-
-
-def packed_masks(change: Change) -> tuple[NDArray[np.uint8], list[int] | None]:
-    """Origin and labels of a change as one picture, and the labels that its numbers stand for.
-
-    The two lowest bits of the first channel are the origin; what is above, with the other two channels below it, counts
-    in the list of labels from 1. Few labels make a gray picture, many a colored one.
-    """
-    if change.labels is None:
-        return change.origin, None
-    values, places = np.unique(change.labels, return_inverse=True)
-    labels = [int(value) for value in values if value != KEEP]
-    index = places.reshape(change.labels.shape).astype(np.int64) + (0 if KEEP in values else 1)
-    if len(labels) <= GRAY_LABELS:
-        return np.asarray(change.origin | (index << 2), np.uint8), labels
-    channels = change.origin | (index >> 16 << 2), index >> 8 & 255, index & 255
-    return np.stack(channels, axis=-1).astype(np.uint8), labels
-
-
-def unpacked_masks(picture: NDArray[np.uint8], labels: Sequence[int] | None) -> tuple[NDArray[np.uint8], Any]:
-    """Origin (h, w) and labels (h, w), or None, of what ``packed_masks`` made."""
-    if labels is None:
-        return picture, None
-    if picture.ndim == 2:
-        first, index = picture, picture.astype(np.int64) >> 2
-    else:
-        first = picture[..., 0]
-        high, middle, low = (picture[..., channel].astype(np.int64) for channel in range(3))
-        index = high >> 2 << 16 | middle << 8 | low
-    return np.asarray(first & 3, np.uint8), np.array([KEEP, *labels], np.int32)[index]
-
-
-def described(change: Change, labels: Sequence[int] | None) -> str:
-    """All of a change that is neither a picture, nor a column, nor provenance, as JSON."""
-    about: dict[str, Any] = {
-        "sources": [astuple(source) for source in change.sources],
-        "added": sorted(change.added.items()),
-        "removed": list(change.removed),
-    }
-    if change.class_shares is not None:
-        about["class_shares"] = dict(change.class_shares)
-    if labels is not None:
-        about["labels"] = list(labels)
-    return json.dumps(about, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,96 +37,57 @@ class Header:
 
 
 class StoredChange(Change):
-    """A change whose pixels, masks and provenance are on disk.
+    """A change whose pixels, masks (``patch``, by id) and provenance (``facts``, by id) are on disk."""
 
-    Parameters
-    ----------
-    header : Header
-    patch : callable
-        Reads pixels, origin and labels by id.
-    facts : callable
-        Reads the provenance by id.
-    """
-
-    __slots__ = ("_facts", "_patch", "_shape")
+    __slots__ = ("_facts", "_header", "_patch")
     _facts: Callable[[int], Mapping[str, Any]]
+    _header: Header
     _patch: Callable[[int], Patch]
-    _shape: tuple[int, int]
 
     def __init__(
         self, header: Header, patch: Callable[[int], Patch], facts: Callable[[int], Mapping[str, Any]]
     ) -> None:
         about = json.loads(header.about)
-        values = {
-            "id": header.id,
-            "image": header.image,
-            "name": header.name,
-            "row": header.row,
-            "col": header.col,
+        values = {name: getattr(header, name) for name in ("id", "image", "name", "row", "col", "method", "seed")}
+        values |= {
             "added": dict(about["added"]),
             "removed": tuple(about["removed"]),
             "class_shares": about.get("class_shares"),
-            "method": header.method,
-            "seed": header.seed,
             "sources": tuple(SourceRef(*source) for source in about["sources"]),
             "score": float("nan") if header.score is None else header.score,
-            "_shape": (header.height, header.width),
-            "_patch": patch,
             "_facts": facts,
+            "_header": header,
+            "_patch": patch,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of the patch."""
-        return self._shape
+        return self._header.height, self._header.width
 
     def moved(self, row: int, col: int) -> Change:
-        """The same patch with its upper left corner elsewhere."""
-        other = object.__new__(StoredChange)
-        for name in _SLOTS:
-            object.__setattr__(other, name, getattr(self, name))
-        object.__setattr__(other, "row", row)
-        object.__setattr__(other, "col", col)
-        return other
+        return StoredChange(replace(self._header, row=row, col=col), self._patch, self._facts)
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """Patch (h, w, 3)."""
         return self._patch(self.id)[0]
 
     @property
     def origin(self) -> NDArray[np.uint8]:
-        """Origin map (h, w)."""
         return self._patch(self.id)[1]
 
     @property
     def labels(self) -> NDArray[np.int32] | None:
-        """Labels (h, w), or None."""
         return self._patch(self.id)[2]
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """How it was made."""
         return self._facts(self.id)
 
 
-_SLOTS = (
-    *("id", "image", "name", "row", "col", "added", "removed", "class_shares", "method", "seed", "sources", "score"),
-    *StoredChange.__slots__,
-)
-
-
 class Changes(Sequence[Change]):
-    """Changes of a study by id, made into objects one at a time.
-
-    Parameters
-    ----------
-    headers : sequence of Header
-    patch, facts : callable
-        As for ``StoredChange``.
-    """
+    """Changes of a study by id, made into objects one at a time (``StoredChange``)."""
 
     def __init__(
         self,
@@ -217,8 +118,7 @@ class Changes(Sequence[Change]):
 
     def followed(self, tail: Changes) -> Changes:
         """As ``ChangeTable.followed``."""
-        first = tail._headers[0].id if len(tail) else None
-        kept = bisect_left(self._headers, first, key=lambda header: header.id) if first is not None else len(self)
+        kept = bisect_left(self._headers, tail._headers[0].id, key=attrgetter("id")) if len(tail) else len(self)
         return Changes([*self._headers[:kept], *tail._headers], self._patch, self._facts)
 
     def where(self, wanted: Callable[[Header], bool]) -> Changes:
@@ -267,29 +167,19 @@ class ChangeTable:
         """The table of rows with ``COLUMNS``."""
         columns = list(zip(*rows, strict=True)) or [()] * 14
         ids, targets, seen_in, givers, made_by, donors, replaced, types, kinds, scores, *corners = columns
-        images, image_names = coded(targets)
-        names, made_names = coded(seen_in)
-        donor_images, donor_image_names = coded(givers)
-        methods, method_names = coded(made_by)
-        classes, class_keys = coded([kind or number for number, kind in zip(types, kinds, strict=True)])
         windows = np.array(corners, np.int32).reshape(4, len(ids)).T.copy()
         windows[:, 2:] += windows[:, :2]
+        classes = [kind or number for number, kind in zip(types, kinds, strict=True)]
+        coded_columns: dict[str, Any] = {}
+        for name, names in zip(_NAMES, (targets, seen_in, givers, made_by, classes), strict=True):
+            coded_columns[name], coded_columns[_NAMES[name]] = coded(names)
         return cls(
-            np.array(ids, np.int64),
-            images,
-            names,
-            donor_images,
-            methods,
-            np.array(donors, np.int32),
-            np.array(replaced, np.int32),
-            classes,
-            np.array([np.nan if score is None else score for score in scores], np.float64),
-            windows,
-            image_names,
-            made_names,
-            donor_image_names,
-            method_names,
-            class_keys,
+            ids=np.array(ids, np.int64),
+            donors=np.array(donors, np.int32),
+            replaced=np.array(replaced, np.int32),
+            scores=np.array([np.nan if score is None else score for score in scores], np.float64),
+            windows=windows,
+            **coded_columns,
         )
 
     def __len__(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_histomix.records import HistomixError
 from napari_histomix.segmentation.pool import DECIDED, UNDECIDED, SegmentPool, decided, drawable
+from napari_histomix.study import Study
 from napari_histomix.study.decision_log import Entry, Subject, items_of
-from napari_histomix.study.store import Study
 
 Numbers = NDArray[np.intp]
 Decision = Literal["keep", "drop"]
@@ -25,22 +25,10 @@ CHUNK = 50_000
 class Filters:
     """Conditions that a segment must all meet to be shown; by default there are none.
 
-    Parameters
-    ----------
-    kind : str
-        Its class now.
-    image, patient : str
-        Its source, in full.
-    text : str
-        Words that all occur in the name of its image, its patient, its slide or its tags; case does not matter.
-    low, high : float
-        Its area, both included; in square micrometers where ``micrometers``, else in pixels.
-    decision : str
-        "keep", "drop" or "undecided".
-    border : bool, optional
-        Whether it touches its image's border; None for both.
-    tag : str
-        One of its tags.
+    ``kind`` is its class now; ``image`` and ``patient`` its source, in full; the words of ``text`` all occur in the
+    name of its image, its patient, its slide or its tags, whatever their case; ``low`` and ``high`` bound its area,
+    both included, in µm² where ``micrometers``, else in pixels; ``decision`` is "keep", "drop" or "undecided";
+    ``border`` is whether it touches its image's border, None for both; ``tag`` is among its tags.
     """
 
     kind: str = ""
@@ -70,12 +58,6 @@ class Curation:
     """Class, decision, tags and uses of every segment of a pool, as arrays; every decision is written to disk first.
 
     One thread may change it while others read.
-
-    Parameters
-    ----------
-    study : Study
-    pool : SegmentPool
-        The study's.
 
     Attributes
     ----------
@@ -137,21 +119,9 @@ class Curation:
     # Decisions: written to disk first.
 
     def decide(self, numbers: ArrayLike, decision: Decision | None) -> Numbers:
-        """Keep or drop segments, or leave them undecided (None).
+        """Keep or drop segments, numbers or (N,) bool, or leave them undecided (None); returns those that changed.
 
-        Parameters
-        ----------
-        numbers : (n,) int, or (N,) bool
-
-        Returns
-        -------
-        (n,) int
-            Those that changed.
-
-        Raises
-        ------
-        HistomixError
-            If the study cannot be written; nothing has changed then.
+        Raises HistomixError if the study cannot be written; nothing has changed then.
         """
         code = DECIDED.index(decision or UNDECIDED)
         chosen = self._numbers(numbers)
@@ -161,18 +131,8 @@ class Curation:
             self.decision[chosen] = code
         return chosen
 
-    def drop_border(self, kept: bool = False) -> int:
-        """Drop the segments of ``cut_off``; returns how many."""
-        return len(self.decide(self.cut_off(kept), "drop"))
-
     def relabel(self, numbers: ArrayLike, kind: str) -> Numbers:
-        """Give segments another class of the pool; returns those that changed.
-
-        Raises
-        ------
-        HistomixError
-            If the pool has no such class, or the study cannot be written.
-        """
+        """Give segments another class of the pool; returns those that changed."""
         if kind not in self.kinds:
             raise HistomixError(f"The pool has no class {kind}; choose one of {', '.join(self.kinds)}.")
         chosen, index = self._numbers(numbers), self.kinds.index(kind)
@@ -183,13 +143,7 @@ class Curation:
         return chosen
 
     def tag(self, numbers: ArrayLike, text: str) -> Numbers:
-        """Add a tag, or several separated by commas, to segments; returns those that changed.
-
-        Raises
-        ------
-        HistomixError
-            If there is no text, or the study cannot be written.
-        """
+        """Add a tag, or several separated by commas, to segments; returns those that changed."""
         return self._retag(numbers, text, add=True)
 
     def untag(self, numbers: ArrayLike, text: str = "") -> Numbers:
@@ -220,19 +174,8 @@ class Curation:
     def correct(self, replaced: Mapping[int, int], dropped: Iterable[int] = ()) -> None:
         """Drop segments, some of them because others take their place, as one act.
 
-        A replacement inherits the class, the tags and the keeping of the segment that it replaces.
-
-        Parameters
-        ----------
-        replaced : mapping of int to int
-            The new segment for each old one.
-        dropped : iterable of int
-            Segments that are dropped without a replacement.
-
-        Raises
-        ------
-        HistomixError
-            If the study cannot be written; nothing has changed then.
+        A replacement (the new segment for each old one) inherits the class, the tags and the keeping of the segment
+        that it replaces; ``dropped`` are segments without a replacement.
         """
         entries: list[Entry] = [("segment", number, "drop") for number in (*replaced, *dropped)]
         for old, new in replaced.items():
@@ -263,12 +206,10 @@ class Curation:
     def set_uses(self, uses: Mapping[int, int] | ArrayLike) -> None:
         """Set how often segments were drawn: by number, or (N,) int of all."""
         if isinstance(uses, Mapping):
-            counted = np.zeros(len(self), np.int32)
-            for number, count in uses.items():
-                counted[number] = count
+            self.uses = np.zeros(len(self), np.int32)
+            self.uses[list(uses)] = list(uses.values())
         else:
-            counted = np.broadcast_to(np.asarray(uses, np.int32), len(self))
-        self.uses = counted
+            self.uses = np.broadcast_to(np.asarray(uses, np.int32), len(self))
 
     def _numbers(self, numbers: ArrayLike) -> Numbers:
         given = np.atleast_1d(np.asarray(numbers))
@@ -309,12 +250,9 @@ class Curation:
         """Segments of a class that may be drawn."""
         return drawable(self.pool, self.decision, self.kind, kind)
 
-    def _index(self, kind: str) -> int:
-        return self.kinds.index(kind) if kind in self.kinds else -1
-
-    def cut_off(self, kept: bool = False) -> NDArray[np.bool_]:
-        """Which undecided segments, with ``kept`` also kept ones, are cut off by their image's border, (N,) bool."""
-        return self.border & (self.decision != 2 if kept else self.decision == 0)
+    def cut_off(self) -> NDArray[np.bool_]:
+        """Which undecided segments are cut off by their image's border, (N,) bool."""
+        return self.border & (self.decision == 0)
 
     def counts(self) -> Counts:
         """Numbers of segments by decision and class."""
@@ -331,32 +269,27 @@ class Curation:
         """Segments that meet all conditions of the filters, in the order they were added."""
         match = np.ones(len(self), bool)
         if filters.kind:
-            match &= self.kind == self._index(filters.kind)
+            match &= self.kind == (self.kinds.index(filters.kind) if filters.kind in self.kinds else -1)
         if filters.decision:
             match &= self.decision == DECIDED.index(filters.decision)
         if filters.border is not None:
             match &= self.border == filters.border
         if filters.image or filters.patient:
             sources = [image.source for image in self.pool.images]
-            match &= self._of_images(
-                [filters.image in ("", source.image) and filters.patient in ("", source.patient) for source in sources]
-            )
+            wanted = [
+                filters.image in ("", source.image) and filters.patient in ("", source.patient) for source in sources
+            ]
+            match &= np.array(wanted, bool)[self.image]
         for word in filters.text.casefold().split():
-            match &= self._of_images([word in text for text in self._texts]) | self._of_tags(
-                [any(word in tag.casefold() for tag in tags) for tags in self._sets]
-            )
+            in_text = np.array([word in text for text in self._texts], bool)
+            in_tags = np.array([any(word in tag.casefold() for tag in tags) for tags in self._sets])
+            match &= in_text[self.image] | in_tags[self._tags]
         if filters.tag:
-            match &= self._of_tags([filters.tag in tags for tags in self._sets])
+            match &= np.array([filters.tag in tags for tags in self._sets])[self._tags]
         if filters.low > 0 or np.isfinite(filters.high):
             size = self.area * self._squares[self.image] if filters.micrometers else self.area
             match &= (size >= filters.low) & (size <= filters.high)
         return np.flatnonzero(match)
-
-    def _of_images(self, wanted: Sequence[bool]) -> NDArray[np.bool_]:
-        return np.asarray(wanted, bool)[self.image]
-
-    def _of_tags(self, wanted: Sequence[bool]) -> NDArray[np.bool_]:
-        return np.asarray(wanted, bool)[self._tags]
 
     def ordered(self, numbers: Numbers, by: Order, selected: int | None = None, reverse: bool = False) -> Numbers:
         """Sort segments: the largest, most agreed on, most used or most similar first; ``reverse`` turns the order.

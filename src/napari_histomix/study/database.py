@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sqlite3
-import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,63 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from napari_histomix.records import HistomixError
-from napari_histomix.study.pictures import archive
+from napari_histomix.study.pictures import read_picture
 
+FILE = "study.sqlite"
+VERSION = 4
+OLDEST = 3
+"""Studies of earlier versions never left their makers' machines."""
 LOCK = "study.lock"
 READ_ONLY = "This study is open in another window, or cannot be written: here it can be looked at, not changed."
+WAIT = 10.0
+"""Seconds that a writer waits for another process to end its own short transaction."""
+
+LOCATION = "image TEXT, kind TEXT, row REAL, col REAL, instance INTEGER, type INTEGER, area INTEGER"
+PICTURES = """pack INTEGER NOT NULL, pixels_at INTEGER NOT NULL, pixels_size INTEGER NOT NULL,
+    masks_at INTEGER NOT NULL, masks_size INTEGER NOT NULL"""
+CHANGES = f"""
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY, method TEXT NOT NULL, settings TEXT NOT NULL, first INTEGER NOT NULL,
+    wanted INTEGER NOT NULL, state TEXT NOT NULL, refusals TEXT NOT NULL, decisions TEXT NOT NULL
+);
+CREATE TABLE makings (id INTEGER PRIMARY KEY, facts TEXT NOT NULL);
+CREATE TABLE changes (
+    id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, image TEXT NOT NULL, name TEXT NOT NULL,
+    row INTEGER NOT NULL, col INTEGER NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL,
+    method TEXT NOT NULL, seed INTEGER NOT NULL, score REAL, type INTEGER NOT NULL, kind TEXT NOT NULL,
+    replaced INTEGER NOT NULL, donor_image TEXT NOT NULL, donor INTEGER NOT NULL, about TEXT NOT NULL,
+    making INTEGER NOT NULL REFERENCES makings, facts TEXT NOT NULL, {PICTURES}
+);
+CREATE INDEX changes_of_run ON changes (run);
+"""
+INSERT_CHANGE = f"INSERT INTO changes VALUES ({', '.join('?' * 24)})"
+ACTS = """
+CREATE TABLE acts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, family TEXT NOT NULL, made TEXT NOT NULL, who TEXT NOT NULL,
+    state INTEGER NOT NULL
+);
+CREATE INDEX acts_of_family ON acts (family, state, id);
+CREATE TABLE act_items (
+    act INTEGER NOT NULL REFERENCES acts, subject TEXT NOT NULL, item INTEGER NOT NULL, before TEXT, after TEXT
+);
+CREATE INDEX act_items_of_act ON act_items (act);
+CREATE INDEX act_items_of_item ON act_items (subject, item);
+"""
+IMAGES = "CREATE TABLE images (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL);"
+SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE candidates (
+    rank INTEGER PRIMARY KEY, {LOCATION}, {", ".join("donor_" + column for column in LOCATION.split(", "))},
+    log_likelihood REAL, percentile REAL
+);
+CREATE TABLE decisions (
+    subject TEXT NOT NULL, item INTEGER NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (subject, item)
+);
+{CHANGES}{ACTS}{IMAGES}"""
 
 
 class Claim:
-    """The right to write to a study's folder. The system takes it back from a process that dies.
-
-    Parameters
-    ----------
-    folder : Path
-        The study's.
-    """
+    """The right to write to a study's folder. The system takes it back from a process that dies."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,75 +101,28 @@ class Claim:
             self._lock.release(force=force)
 
 
-FILE = "study.sqlite"
-VERSION = 4
-OLDEST = 3
-"""Studies of earlier versions never left their makers' machines."""
-WAIT = 10.0
-"""Seconds that a writer waits for another process to end its own short transaction."""
-
-LOCATION = "image TEXT, kind TEXT, row REAL, col REAL, instance INTEGER, type INTEGER, area INTEGER"
-PICTURES = """pack INTEGER NOT NULL, pixels_at INTEGER NOT NULL, pixels_size INTEGER NOT NULL,
-    masks_at INTEGER NOT NULL, masks_size INTEGER NOT NULL"""
-CHANGES = f"""
-CREATE TABLE runs (
-    id INTEGER PRIMARY KEY, method TEXT NOT NULL, settings TEXT NOT NULL, first INTEGER NOT NULL,
-    wanted INTEGER NOT NULL, state TEXT NOT NULL, refusals TEXT NOT NULL, decisions TEXT NOT NULL
-);
-CREATE TABLE makings (id INTEGER PRIMARY KEY, facts TEXT NOT NULL);
-CREATE TABLE changes (
-    id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, image TEXT NOT NULL, name TEXT NOT NULL,
-    row INTEGER NOT NULL, col INTEGER NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL,
-    method TEXT NOT NULL, seed INTEGER NOT NULL, score REAL, type INTEGER NOT NULL, kind TEXT NOT NULL,
-    replaced INTEGER NOT NULL, donor_image TEXT NOT NULL, donor INTEGER NOT NULL, about TEXT NOT NULL,
-    making INTEGER NOT NULL REFERENCES makings, facts TEXT NOT NULL, {PICTURES}
-);
-CREATE INDEX changes_of_run ON changes (run);
-"""
-ACTS = """
-CREATE TABLE acts (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, family TEXT NOT NULL, made TEXT NOT NULL, who TEXT NOT NULL,
-    state INTEGER NOT NULL
-);
-CREATE INDEX acts_of_family ON acts (family, state, id);
-CREATE TABLE act_items (
-    act INTEGER NOT NULL REFERENCES acts, subject TEXT NOT NULL, item INTEGER NOT NULL, before TEXT, after TEXT
-);
-CREATE INDEX act_items_of_act ON act_items (act);
-CREATE INDEX act_items_of_item ON act_items (subject, item);
-"""
-IMAGES = "CREATE TABLE images (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL);"
-SCHEMA = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE candidates (
-    rank INTEGER PRIMARY KEY, {LOCATION}, {", ".join("donor_" + column for column in LOCATION.split(", "))},
-    log_likelihood REAL, percentile REAL
-);
-CREATE TABLE decisions (
-    subject TEXT NOT NULL, item INTEGER NOT NULL, decision TEXT NOT NULL, PRIMARY KEY (subject, item)
-);
-{CHANGES}{ACTS}{IMAGES}"""
+@contextmanager
+def gc_off() -> Iterator[None]:
+    """Make many objects that all stay without Python looking through them again and again for garbage."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 class Database:
     """The file of one study. Every transaction is a connection of its own, so any thread may begin one.
 
-    Parameters
-    ----------
-    folder : Path
-    claim : Claim, optional
-        One that is shared by all that a window has open; without it, it is taken for each transaction that writes.
+    All that a window has open shares its claim; without it, a claim is taken for each transaction that writes.
     """
 
     def __init__(self, folder: Path, claim: Claim | None = None) -> None:
-        self.folder = folder
+        self.folder, self.path = folder, folder / FILE
         self.claim = claim or Claim(folder)
         self.read_only = False
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.folder / FILE
 
     def create(self, facts: Mapping[str, Any]) -> None:
         """Make the file with its tables."""
@@ -136,13 +132,7 @@ class Database:
             write_meta(db, {**facts, "version": VERSION})
 
     def check(self) -> None:
-        """See that the file is whole and of this version, or make it so.
-
-        Raises
-        ------
-        HistomixError
-            If it is damaged or of a newer version.
-        """
+        """See that the file is whole and of this version, or make it so; HistomixError if that cannot be."""
         with self.reading() as db:
             if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise damaged(self.path)
@@ -163,7 +153,7 @@ class Database:
                 with self._connection() as db, sqlite3.connect(kept) as copy:
                     db.backup(copy)
             with self.writing() as db:
-                upgrade(db, self.folder, f"{CHANGES}{ACTS}")
+                upgrade(db, self.folder)
                 write_meta(db, {"version": VERSION})
 
     @contextmanager
@@ -177,10 +167,7 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction: on disk at the end, or nothing of it.
 
-        Raises
-        ------
-        HistomixError
-            If another window or command holds the study, or the disk refuses.
+        Raises HistomixError if another window or command holds the study, or the disk refuses.
         """
         with self._writer(), self._connection() as db:
             # Taken before the first look, so that what is recorded for undo cannot change in between.
@@ -252,23 +239,14 @@ MOVED = ("placements", "mixes", "runs", "changes", "acts")
 """Tables of version 3 that are taken apart or named anew."""
 
 
-def upgrade(db: sqlite3.Connection, folder: Path, tables: str) -> None:
-    """Turn the tables of version 3 into those of version 4, in one transaction; the pictures stay where they are.
-
-    Parameters
-    ----------
-    db : sqlite3.Connection
-    folder : Path
-        The study's.
-    tables : str
-        Statements that make the new tables.
-    """
+def upgrade(db: sqlite3.Connection, folder: Path) -> None:
+    """Turn the tables of version 3 into those of version 4, in one transaction; the pictures stay where they are."""
     settings = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
     for table in MOVED:
         db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
     for index in ("acts_of_family", "changes_of_act", "changes_of_item"):
         db.execute(f"DROP INDEX IF EXISTS {index}")
-    for statement in tables.split(";"):
+    for statement in f"{CHANGES}{ACTS}".split(";"):
         db.execute(statement)
     _add_runs(db, settings)
     _add_nuclei(db)
@@ -285,11 +263,11 @@ def _add_runs(db: sqlite3.Connection, settings: dict[str, Any]) -> None:
         (1, "placements", "old_runs", settings.get("synthesis_settings"), settings.get("refusals")),
         (2, "mixes", "old_mixes", settings.get("mix_settings"), settings.get("mix_refusals")),
     )
-    for run, table, making, said, refusals in kinds:
+    for run, table, making, chosen, refusals in kinds:
         (count,) = db.execute(f"SELECT count(*) FROM old_{table}").fetchone()
         if count:
             (facts,) = db.execute(f"SELECT facts FROM {making} LIMIT 1").fetchone()
-            row = run, _method(facts), json.dumps(said or {}), 0, count, "done", json.dumps(refusals or {}), "{}"
+            row = run, _method(facts), json.dumps(chosen or {}), 0, count, "done", json.dumps(refusals or {}), "{}"
             db.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
@@ -320,7 +298,7 @@ def _add_nuclei(db: sqlite3.Connection) -> None:
             *(rank, 1, target[0], target[0], row, col, height, width, methods[making], seed, score, donor[2], ""),
             *(target[2], donor[0], donor[1], json.dumps(about, separators=(",", ":")), making, facts, *pictures),
         )
-        _insert(db, values)
+        db.execute(INSERT_CHANGE, values)
 
 
 def _add_tissue(db: sqlite3.Connection, folder: Path, first: int) -> None:
@@ -329,7 +307,7 @@ def _add_tissue(db: sqlite3.Connection, folder: Path, first: int) -> None:
         "FROM old_mixes ORDER BY number"
     ).fetchall()
     for place, (_, name, kind, target, seed, facts, *pictures) in enumerate(rows):
-        height, width = _size(folder, pictures[0], pictures[1])
+        height, width = read_picture(folder, *pictures[:3]).shape[:2]
         donors = json.loads(facts).get("donors", [])
         sources: list[list[Any]] = [["target", target, 0, 0, 0.0, 0.0, 0]]
         sources += [["donor", donor["image"], donor["segment"], 0, 0.0, 0.0, 0] for donor in donors]
@@ -340,20 +318,7 @@ def _add_tissue(db: sqlite3.Connection, folder: Path, first: int) -> None:
             *(first + place, 2, target, name, 0, 0, height, width, _method(facts), seed, None, 0, kind),
             *(0, *giver, json.dumps(about, separators=(",", ":")), making, "{}", *pictures),
         )
-        _insert(db, values)
-
-
-def _insert(db: sqlite3.Connection, values: Iterable[Any]) -> None:
-    values = tuple(values)
-    db.execute(f"INSERT INTO changes VALUES ({', '.join('?' * len(values))})", values)
-
-
-def _size(folder: Path, pack: int, at: int) -> tuple[int, int]:
-    """Height and width of a picture in an archive, by the head of its PNG file."""
-    with archive(folder, pack).open("rb") as stream:
-        stream.seek(at)
-        width, height = struct.unpack(">II", stream.read(24)[16:24])
-    return height, width
+        db.execute(INSERT_CHANGE, values)
 
 
 def _move_decisions(db: sqlite3.Connection, first: int) -> None:
@@ -361,13 +326,11 @@ def _move_decisions(db: sqlite3.Connection, first: int) -> None:
     numbers = [number for (number,) in db.execute("SELECT number FROM old_mixes ORDER BY number")]
     db.execute("CREATE TEMP TABLE renumbered (old INTEGER PRIMARY KEY, new INTEGER)")
     db.executemany("INSERT INTO renumbered VALUES (?, ?)", [(number, first + at) for at, number in enumerate(numbers)])
-    subject = "replace(replace(subject, 'placement', 'change'), 'mix', 'change')"
+    subject, family = (
+        f"replace(replace({column}, 'placement', 'change'), 'mix', 'change')" for column in ("subject", "family")
+    )
     item = "CASE WHEN subject LIKE 'mix%' THEN (SELECT new FROM renumbered WHERE old = item) ELSE item END"
-    family = "replace(replace(family, 'placement', 'change'), 'mix', 'change')"
     db.execute(f"INSERT INTO acts SELECT id, {family}, made, who, state FROM old_acts")
     db.execute(f"INSERT INTO act_items SELECT act, {subject}, {item}, before, after FROM old_changes")
-    db.execute(f"CREATE TEMP TABLE moved AS SELECT {subject} AS subject, {item} AS item, decision FROM decisions")
-    db.execute("DELETE FROM decisions")
-    db.execute("INSERT INTO decisions SELECT subject, item, decision FROM moved")
-    db.execute("DROP TABLE moved")
+    db.execute(f"UPDATE decisions SET subject = {subject}, item = {item}")
     db.execute("DROP TABLE renumbered")

@@ -7,20 +7,12 @@ the chance to do it again.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-Subject = Literal[
-    "candidate",
-    "segment",
-    "segment class",
-    "segment tags",
-    "change",
-    "change note",
-    "change reasons",
-]
+Subject = Literal["candidate", "segment", "segment class", "segment tags", "change", "change note", "change reasons"]
 Entry = tuple[Subject, int, str | None]
 """Subject, item and its new decision; None clears."""
 
@@ -53,12 +45,9 @@ def family(subject: Subject) -> str:
 
 
 def record(db: sqlite3.Connection, who: str, entries: Iterable[Entry]) -> None:
-    """Write an act down; entries that change nothing are no part of it.
+    """Write an act down, without entries that change nothing.
 
-    Raises
-    ------
-    ValueError
-        For a decision that its subject does not have, or entries of several families.
+    Raises ValueError for a decision that its subject does not have, or entries of several families.
     """
     wanted = {(subject, int(item)): decision for subject, item, decision in entries}
     for (subject, _), decision in wanted.items():
@@ -81,26 +70,24 @@ def record(db: sqlite3.Connection, who: str, entries: Iterable[Entry]) -> None:
     _apply(db, [(subject, item, after) for subject, item, _, after in changed])
 
 
-def turn_back(db: sqlite3.Connection, one: str) -> tuple[Entry, ...]:
-    """Take the last act of a family back; what holds again."""
-    found = db.execute(
-        "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id DESC LIMIT 1", (one, DONE)
-    ).fetchone()
-    return _turn(db, found[0], "before", UNDONE) if found else ()
+def undo(db: sqlite3.Connection, family: str) -> tuple[Entry, ...]:
+    """Take the last act of a family back; the entries that hold again."""
+    order = "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id DESC LIMIT 1"
+    return _turn(db, db.execute(order, (family, DONE)).fetchone(), "before", UNDONE)
 
 
-def turn_forward(db: sqlite3.Connection, one: str) -> tuple[Entry, ...]:
-    """Do the act of a family again that was taken back last; what holds again."""
-    found = db.execute(
-        "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id LIMIT 1", (one, UNDONE)
-    ).fetchone()
-    return _turn(db, found[0], "after", DONE) if found else ()
+def redo(db: sqlite3.Connection, family: str) -> tuple[Entry, ...]:
+    """Do the act of a family again that was taken back last; the entries that hold again."""
+    order = "SELECT id FROM acts WHERE family = ? AND state = ? ORDER BY id LIMIT 1"
+    return _turn(db, db.execute(order, (family, UNDONE)).fetchone(), "after", DONE)
 
 
-def _turn(db: sqlite3.Connection, act: int, side: str, state: int) -> tuple[Entry, ...]:
-    entries = db.execute(f"SELECT subject, item, {side} FROM act_items WHERE act = ?", (act,)).fetchall()
+def _turn(db: sqlite3.Connection, act: tuple[int] | None, side: str, state: int) -> tuple[Entry, ...]:
+    if act is None:
+        return ()
+    entries = db.execute(f"SELECT subject, item, {side} FROM act_items WHERE act = ?", act).fetchall()
     _apply(db, entries)
-    db.execute("UPDATE acts SET state = ? WHERE id = ?", (state, act))
+    db.execute("UPDATE acts SET state = ? WHERE id = ?", (state, *act))
     return tuple(entries)
 
 
@@ -123,19 +110,18 @@ def decided(db: sqlite3.Connection, subject: Subject, item: int | None = None) -
 def decisions(db: sqlite3.Connection, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], str]:
     """Present decisions of some items."""
     if len(wanted) < MANY:
-        one = "SELECT subject, item, decision FROM decisions WHERE subject = ? AND item = ?"
-        rows = [row for key in wanted for row in db.execute(one, key)]
+        query = "SELECT subject, item, decision FROM decisions WHERE subject = ? AND item = ?"
+        rows = [row for key in wanted for row in db.execute(query, key)]
     else:
         # To read all that a subject has takes less than to look many up.
         subjects = sorted({subject for subject, _ in wanted})
-        every = f"SELECT subject, item, decision FROM decisions WHERE subject IN ({', '.join('?' * len(subjects))})"
-        rows = db.execute(every, subjects).fetchall()
+        query = f"SELECT subject, item, decision FROM decisions WHERE subject IN ({', '.join('?' * len(subjects))})"
+        rows = db.execute(query, subjects).fetchall()
     return {(subject, item): decision for subject, item, decision in rows}
 
 
-def _apply(db: sqlite3.Connection, values: Iterable[tuple[str, int, str | None]]) -> None:
-    values = list(values)
-    gone = [(subject, item) for subject, item, decision in values if decision is None]
-    db.executemany("DELETE FROM decisions WHERE subject = ? AND item = ?", gone)
-    kept = [one for one in values if one[2] is not None]
+def _apply(db: sqlite3.Connection, entries: Sequence[tuple[str, int, str | None]]) -> None:
+    cleared = [(subject, item) for subject, item, decision in entries if decision is None]
+    db.executemany("DELETE FROM decisions WHERE subject = ? AND item = ?", cleared)
+    kept = [entry for entry in entries if entry[2] is not None]
     db.executemany("INSERT OR REPLACE INTO decisions VALUES (?, ?, ?)", kept)

@@ -6,7 +6,7 @@ import io
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,8 +40,6 @@ ORIGINS = "origins.zip"
 _ABOVE = 4
 """Folders above an image that are searched for a manifest."""
 
-Kind = Literal["synthetic", "real", "flagged", "unknown"]
-
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
@@ -62,9 +60,9 @@ class Explanation:
     """
 
     image: str
-    kind: Kind
+    kind: Literal["synthetic", "real", "flagged", "unknown"]
     sentence: str
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None
     synthetic: SyntheticImage | None = None
     origin: NDArray[np.uint8] | None = None
@@ -76,11 +74,8 @@ class Explanation:
         ``decision`` on it; of a donor's pixel, ``image`` and ``x`` and ``y`` are where it lay there, in fractions where
         it was resampled, as far as the method can tell.
 
-        Raises
-        ------
-        HistomixError
-            If the image is not a synthetic one, the point is outside it, the method is not installed, or the manifest
-            is damaged.
+        Raises HistomixError if the image is not a synthetic one, the point is outside it, the method is not installed,
+        or the manifest is damaged.
         """
         if self.manifest is None or self.synthetic is None or self.origin is None:
             raise HistomixError(f"{self.sentence} Points can be explained in synthetic images of an export alone.")
@@ -144,10 +139,9 @@ def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
         manifest = _manifest_above(path)
     if manifest is None:
         if is_flagged(path):
-            return Explanation(
-                path.name, "flagged", f"{path.name} is marked as synthetic, but no manifest beside it says more.", {}
-            )
-        return Explanation(path.name, "unknown", f"{path.name} is no image of an export, and not marked.", {})
+            words = f"{path.name} is marked as synthetic, but no manifest beside it says more."
+            return Explanation(path.name, "flagged", words)
+        return Explanation(path.name, "unknown", f"{path.name} is no image of an export, and not marked.")
     read = read_manifest(manifest)
     name, file = _exported_file(read, path, str(image))
     synthetic = next((known for known in read.images if known.file == name), None)
@@ -158,8 +152,8 @@ def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
         return Explanation(synthetic.name, "synthetic", sentence, facts, read, synthetic, origin)
     if is_flagged(file):
         words = f"{name} was synthetic in the source dataset already; its own manifest lies where it was made."
-        return Explanation(name, "flagged", words, {})
-    return Explanation(name, "real", f"{name} is a real image of {read.dataset}; nothing was placed in it.", {})
+        return Explanation(name, "flagged", words)
+    return Explanation(name, "real", f"{name} is a real image of {read.dataset}; nothing was placed in it.")
 
 
 def _manifest_above(path: Path) -> Path | None:
@@ -171,18 +165,19 @@ def _manifest_above(path: Path) -> Path | None:
 def _exported_file(manifest: Manifest, path: Path, given: str) -> tuple[str, Path]:
     """Name of an image in its export, and its file."""
     entries = open_any(manifest.path.parent).entries
-    here = [entry for entry in entries if path.exists() and entry.image.resolve() == path.resolve()]
+    matches = [entry for entry in entries if path.exists() and entry.image.resolve() == path.resolve()]
     # By its name, or by the one that it has in the study.
     files = {image.name: image.file for image in manifest.images}
     for name in (given, files.get(given)):
-        here = here or [entry for entry in entries if entry.source.image == name]
-    if len(here) > 1:
-        raise HistomixError(
-            f"{path} holds {len(here)} images; give the name of one, such as {here[0].source.image}, and --manifest."
-        )
-    if not here:
+        matches = matches or [entry for entry in entries if entry.source.image == name]
+    if not matches:
         raise HistomixError(f"{given} is no image of the export {manifest.path.parent}; name one of its images.")
-    return here[0].source.image, here[0].image
+    name, file = matches[0].source.image, matches[0].image
+    if len(matches) > 1:
+        raise HistomixError(
+            f"{path} holds {len(matches)} images; give the name of one, such as {name}, and --manifest."
+        )
+    return name, file
 
 
 def _origin(manifest: Manifest, image: SyntheticImage) -> NDArray[np.uint8]:
@@ -218,15 +213,15 @@ def _facts(manifest: Manifest, image: SyntheticImage, origin: NDArray[np.uint8])
             "methods": sorted({str(record.provenance.get("method", record.method)) for record in image.records}),
             "samplers": sorted({str(facts["sampler"]) for facts in made if "sampler" in facts}),
             "models": models_of(made),
-            "decisions": dict(Counter(said["decision"] for said in decided)),
-            "decided_by": sorted({said["decided_by"] for said in decided} - {""}),
+            "decisions": dict(Counter(review["decision"] for review in decided)),
+            "decided_by": sorted({review["decided_by"] for review in decided} - {""}),
         }
 
 
 def _decision(record: Record) -> dict[str, str]:
     """Who decided what on a change, and when."""
-    said = {"decision": str(record.content.get("decision", "unreviewed"))}
-    return said | {key: str(record.content.get(key, "")) for key in ("decided_by", "decided")}
+    decision = str(record.content.get("decision", "unreviewed"))
+    return {"decision": decision, **{key: str(record.content.get(key, "")) for key in ("decided_by", "decided")}}
 
 
 def _source(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from napari_histomix.study.manifest import (
 )
 
 if TYPE_CHECKING:
-    from napari_histomix.study.store import Study
+    from napari_histomix.study import Study
 
 
 def export(
@@ -115,15 +115,7 @@ def export(
 
 
 def export_study(
-    study: Study,
-    dataset: Dataset,
-    out: Path,
-    *,
-    ids: Collection[int] | None = None,
-    reviewed: bool = True,
-    report: bool = False,
-    format: str | None = None,
-    ignore_band: bool = False,
+    study: Study, dataset: Dataset, out: Path, *, ids: Collection[int] | None = None, reviewed: bool = True, **how: Any
 ) -> Job[Path]:
     """Write what is approved in a study; a long job (see ``records.Job``).
 
@@ -133,12 +125,14 @@ def export_study(
         Its changes, decisions, notes, settings and refusals.
     dataset : Dataset
         The study's, with the splits that it keeps (``datasets.splits.with_chosen_splits``).
-    out, report, format, ignore_band
-        As for `export`.
+    out : Path
+        A folder that is not there yet.
     ids : collection of int, optional
         Only these changes; all of the study by default.
     reviewed : bool
         Whether only what is approved is written; else everything, and the manifest says that nobody reviewed it.
+    **how
+        ``report``, ``format`` and ``ignore_band``, as for `export`.
 
     Returns
     -------
@@ -154,19 +148,9 @@ def export_study(
     if ids is not None:
         wanted = set(ids)
         changes = changes.where(lambda header: header.id in wanted)
-    return (
-        yield from export(
-            dataset,
-            changes,
-            out,
-            study.decisions("change") if reviewed else None,
-            facts=study_facts(study),
-            reviews=reviews_of(study),
-            report=report,
-            format=format,
-            ignore_band=ignore_band,
-        )
-    )
+    decisions = study.decisions("change") if reviewed else None
+    facts, reviews = study_facts(study), reviews_of(study)
+    return (yield from export(dataset, changes, out, decisions, facts=facts, reviews=reviews, **how))
 
 
 def formats_for(dataset: Dataset) -> tuple[str, ...]:
@@ -183,20 +167,9 @@ def formats_for(dataset: Dataset) -> tuple[str, ...]:
 
 
 def format_for(dataset: Dataset, format: str | None = None, ignore_band: bool = False) -> str:
-    """The format that a dataset will be written in.
+    """The format that a dataset will be written in, the usual one where none is named.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    format : str, optional
-        The usual one where it is not given.
-    ignore_band : bool
-        Whether maps of classes are to be written.
-
-    Raises
-    ------
-    HistomixError
-        If there is no such format, or it cannot hold the dataset or the maps.
+    Raises HistomixError if there is no such format, or it cannot hold the dataset or the maps of ``ignore_band``.
     """
     possible = formats_for(dataset)
     format = format or possible[0]
@@ -219,20 +192,19 @@ def format_for(dataset: Dataset, format: str | None = None, ignore_band: bool = 
 def chosen(dataset: Dataset, changes: Iterable[Change], decisions: Mapping[int, str] | None) -> list[Change]:
     """The changes that may be exported: all of them where ``decisions`` is None, else what is approved.
 
-    Raises
-    ------
-    HistomixError
-        If a patient is on two sides of the split, something that a change was made of is not in the training split, a
-        class of an image is none of the dataset's, or nothing is approved.
+    Raises HistomixError if a patient is on two sides of the split, something that a change was made of is not in the
+    training split, a class of an image is none of the dataset's, or nothing is approved.
     """
     check_splits(dataset)
     wanted = [change for change in changes if decisions is None or decisions.get(change.id) == "approve"]
     if not wanted:
         raise HistomixError("There is no approved synthetic nucleus or image to export; approve some first.")
     training = {entry.source.image for entry in dataset.training}
-    offenders = [
-        f"{change.id} {how} {image}" for change in wanted for how, image in _made_of(change) if image not in training
-    ]
+    offenders = []
+    for change in wanted:
+        sources = [("in", change.image)] if change.image else []
+        sources += [("in" if source.role == "target" else "from", source.image) for source in change.sources]
+        offenders += [f"{change.id} {how} {image}" for how, image in dict.fromkeys(sources) if image not in training]
     if offenders:
         raise HistomixError(
             f"What was made of images that are not in the training split of {dataset.name} cannot be exported "
@@ -247,19 +219,12 @@ def chosen(dataset: Dataset, changes: Iterable[Change], decisions: Mapping[int, 
     return wanted
 
 
-def _made_of(change: Change) -> list[tuple[str, str]]:
-    """Names of the images that a change was made of, each with how it took part."""
-    target = [("in", change.image)] if change.image else []
-    named = [("in" if source.role == "target" else "from", source.image) for source in change.sources]
-    return list(dict.fromkeys([*target, *named]))
-
-
 def _write_readme(written: Augmented, records: Sequence[Record]) -> None:
     source = described(written.dataset.root)
-    notes = ["The training split alone: no image of another split, and nothing made from one."]
-    notes.append(
-        f"`{ORIGIN}/NAME.png` says where the pixels of a synthetic image are from: 0 real, 1 donor, 2 inpainted."
-    )
+    notes = [
+        "The training split alone: no image of another split, and nothing made from one.",
+        f"`{ORIGIN}/NAME.png` says where the pixels of a synthetic image are from: 0 real, 1 donor, 2 inpainted.",
+    ]
     if written.soft:
         number = len({image for image, *_ in written.soft})
         notes.append(

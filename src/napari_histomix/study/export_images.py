@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,19 +43,9 @@ def dataset_writer(folder: Path, name: str, dataset: Dataset, format: str) -> Wr
 
 
 class Augmented:
-    """The images of a dataset with their changes, as they are written: what is counted on the way.
+    """The images of a dataset with their changes, as they are written into an empty folder, and what is counted.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    changes : sequence of Change
-        All of the dataset's training images.
-    folder : Path
-        There, and empty.
-    format : str
-        As by ``export.format_for``.
-    ignore_band : bool
-        Whether ``ignore`` gets the classes of each image with 255 over its inpainted pixels.
+    Raises HistomixError if the format cannot hold the dataset.
 
     Attributes
     ----------
@@ -71,11 +61,6 @@ class Augmented:
         Image, class and share for the images that are of several classes.
     skipped : dict
         Why images were left out.
-
-    Raises
-    ------
-    HistomixError
-        If the format cannot hold the dataset.
     """
 
     def __init__(
@@ -84,9 +69,13 @@ class Augmented:
         self.dataset, self.folder, self.format, self.ignore_band = dataset, folder, format, ignore_band
         self.name = f"{dataset.name}, augmented"
         self.unit = "images" if format == CLASS_FOLDERS else "nuclei"
-        self.in_place = by_image(changes)
-        whole = [change for change in changes if not change.in_place]
-        self.pieces: list[Entry | Change] = [*dataset.training, *whole]
+        self.in_place: dict[str, list[Change]] = {}
+        self.pieces: list[Entry | Change] = [*dataset.training]
+        for change in changes:
+            if change.in_place:
+                self.in_place.setdefault(change.image, []).append(change)
+            else:
+                self.pieces.append(change)
         self.before, self.after, self.counted_synthetic = (
             Counter[str](dict.fromkeys(colors(dataset, format), 0)) for _ in range(3)
         )
@@ -103,10 +92,7 @@ class Augmented:
     def write(self, piece: Entry | Change) -> LabeledImage | None:
         """Write a training image with its changes, or a derived or new image; None where it cannot be read.
 
-        Raises
-        ------
-        HistomixError
-            If an image that something was made of cannot be read, or is no longer as it was then.
+        Raises HistomixError if an image that something was made of cannot be read, or is no longer as it was then.
         """
         if isinstance(piece, Change):
             return self._write_whole(piece)
@@ -123,9 +109,8 @@ class Augmented:
         if changes:
             sha256 = _check_unchanged(target, changes)
             return self._add(compose(target, changes), name, sha256, changes)
-        flagged = piece.synthetic
         origin = np.zeros(target.instances.shape, np.uint8)
-        self._add_image(Synthetic(target, origin), flagged, piece.image)
+        self._add_image(Synthetic(target, origin), piece.synthetic, piece.image)
         return target
 
     def _write_whole(self, change: Change) -> LabeledImage:
@@ -137,8 +122,7 @@ class Augmented:
             sha256 = ""
             made = self._new(change)
         # Whatever is copied from a real image counts as real there, and not a second time.
-        every = frozenset(made.image.types)
-        made = replace(made, image=replace(made.image, synthetic=every))
+        made = replace(made, image=replace(made.image, synthetic=frozenset(made.image.types)))
         return self._add(made, change.name, sha256, [change])
 
     def _new(self, change: Change) -> Synthetic:
@@ -163,8 +147,7 @@ class Augmented:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(path, made.origin, made.image.mpp, description=_ORIGIN_NOTICE)
         about = {"file": file, "sha256": pixels_sha256(made.image.pixels), "source_sha256": source_sha256}
-        whole = not changes[0].in_place
-        self.synthetic[name] = about | ({"whole": True} if whole else {})
+        self.synthetic[name] = about if changes[0].in_place else {**about, "whole": True}
         shares = changes[-1].class_shares or {}
         if len(shares) > 1:
             self.soft += [(file, kind, share) for kind, share in shares.items()]
@@ -202,13 +185,7 @@ class Augmented:
 
 
 def _check_unchanged(target: LabeledImage, changes: Sequence[Change]) -> str:
-    """SHA-256 of an image's pixels.
-
-    Raises
-    ------
-    HistomixError
-        If it is no longer the image that the changes were made in or of.
-    """
+    """SHA-256 of an image's pixels; HistomixError if it is no longer the one that the changes were made in or of."""
     name, sha256 = target.source.image, pixels_sha256(target.pixels)
     labels: str | None = None
     for change in changes:
@@ -247,12 +224,3 @@ def _still_fits(target: LabeledImage, change: Change) -> bool:
 def origin_file(file: str) -> str:
     """Path of the origin map of an image, by its name in the dataset that is written, in the export's folder."""
     return f"{ORIGIN}/{file}.png"
-
-
-def by_image(changes: Iterable[Change]) -> dict[str, list[Change]]:
-    """Changes in place by the image that they are in."""
-    images: dict[str, list[Change]] = {}
-    for change in changes:
-        if change.in_place:
-            images.setdefault(change.image, []).append(change)
-    return images

@@ -9,7 +9,7 @@ import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -47,22 +47,9 @@ T = TypeVar("T")
 class ExportPlan:
     """What an export would write.
 
-    Parameters
-    ----------
-    images, synthetic_images : int
-        Images in all, and those with synthetic pixels among them.
-    synthetic : int
-        Changes: synthetic nuclei and images.
-    before, after : mapping of str to int
-        Nuclei or images (``unit``) by class name, without and with the synthetic ones.
-    unit : str
-        ``nuclei``, or ``images`` where the format holds images by their class.
-    files, size : int
-        How many files, and about how many bytes: from up to six images that were written on trial.
-    free : int
-        Bytes that are free where it is to go.
-    left_out, losses : tuple of str
-        What stays out, and what the format does not hold: sentences a person should read before.
+    ``images`` in all, ``synthetic_images`` of them with synthetic pixels, made of ``synthetic`` changes; nuclei or
+    images (``unit``) by class name ``before`` and ``after``; ``files`` of about ``size`` bytes, while ``free`` are free
+    where they are to go. ``left_out`` and ``losses``, which the format does not hold, are sentences to read before.
     """
 
     images: int
@@ -111,23 +98,10 @@ def plan_export(
     """Find out what `export.export` would write with the same arguments; a long job (see ``records.Job``).
 
     Up to six images are written into a temporary folder and read again: from their size follows that of all, and what
-    comes back changed is what the format does not hold.
+    comes back changed is what the format does not hold. ``counted``, a survey of the dataset where it is known already,
+    saves reading every image.
 
-    Parameters
-    ----------
-    dataset, changes, out, decisions, format, ignore_band
-        As for the export.
-    counted : Survey, optional
-        Of the dataset, where it is known already; else every image is read.
-
-    Returns
-    -------
-    ExportPlan
-
-    Raises
-    ------
-    HistomixError
-        As the export would before it writes, or if the temporary folder cannot be written.
+    Raises HistomixError as the export would before it writes, or if the temporary folder cannot be written.
     """
     out = Path(out)
     format = format_for(dataset, format, ignore_band)
@@ -140,15 +114,15 @@ def plan_export(
     if unreadable := sorted({change.image for change in wanted if change.image} - areas.keys()):
         raise HistomixError(f"{unreadable[0]} cannot be read, and something synthetic was made of it; mend its files.")
     pieces = _Pieces(dataset, counted, wanted, format)
-    trial = yield from _try_format(dataset, wanted, pieces.sample(), format, ignore_band)
+    sampled = yield from _try_format(dataset, wanted, pieces.sample(), format, ignore_band)
     records = [len(json_text(record.content).encode()) for record in records_of(dataset, wanted[:SAMPLE], {}, {})]
-    size = trial.size * pieces.share(areas, pieces.encoded) + trial.maps * pieces.share(areas, pieces.synthetic)
+    size = sampled.size * pieces.share(areas, pieces.encoded) + sampled.maps * pieces.share(areas, pieces.synthetic)
     size += sum(entry.image.stat().st_size for entry in pieces.copied)
     size += (1 + _TABLE_SHARE) * len(wanted) * sum(records) / len(records) + _FIXED_BYTES
     soft = any(len(change.class_shares or {}) > 1 for change in wanted)
-    files = trial.files + trial.each * (len(pieces.encoded) - len(pieces.sample())) + len(pieces.copied)
+    files = sampled.files + sampled.each * (len(pieces.encoded) - len(pieces.sample())) + len(pieces.copied)
     yield Event("Counting", 0, 0)
-    before, after = counts(dataset, counted, wanted, format)
+    before, after = _counts(dataset, counted, wanted, format)
     return ExportPlan(
         images=len(pieces.encoded) + len(pieces.copied),
         synthetic_images=len(pieces.synthetic),
@@ -160,7 +134,7 @@ def plan_export(
         size=round(size),
         free=free_space(out),
         left_out=_left_out(changes, decisions, len(dataset.training) - len(areas)),
-        losses=tuple(trial.losses),
+        losses=tuple(sampled.losses),
     )
 
 
@@ -203,21 +177,12 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[place] for place in places]
 
 
-def counts(
+def _counts(
     dataset: Dataset, counted: Survey, changes: Iterable[Change], format: str
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Nuclei by class name without and with changes; images, where the format holds them by their class.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    counted : Survey
-        Of the dataset.
-    changes : iterable of Change
-        What is approved. Pixels of none of them are read, unless a change takes more away than its target, or is a
-        whole image with labels of its own.
-    format : str
-        As by ``export.format_for``.
+    Pixels of no change are read, unless it takes more away than its target, or is a whole image with its own labels.
     """
     entries = _readable(dataset, counted)
     if format == CLASS_FOLDERS:
@@ -230,15 +195,16 @@ def counts(
             if change.in_place:
                 new[kinds[change.image]] -= 1
             new[kind] += 1
-        return tuple({kind: of[kind] for kind in colors(dataset, format)} for of in (images, new))  # type: ignore[return-value]
+        names = list(colors(dataset, format))
+        return {kind: images[kind] for kind in names}, {kind: new[kind] for kind in names}
     before = sum((counted.counts[entry.source.image] for entry in entries), Counter[int]())
     after = Counter(before)
     for change in changes:
         if not change.in_place and change.labels is None and change.image:
             after.update(counted.counts[change.image])
         after.update(_gained(dataset, change))
-    names = [(known.name, known.number) for known in dataset.classes]
-    return {name: before[number] for name, number in names}, {name: after[number] for name, number in names}
+    classes = dataset.classes
+    return {each.name: before[each.number] for each in classes}, {each.name: after[each.number] for each in classes}
 
 
 def _gained(dataset: Dataset, change: Change) -> Counter[int]:
@@ -290,7 +256,7 @@ def free_space(out: Path) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class _Sampled:
     """What some images came to: files and bytes of the format, files more for each image, and bytes of origin maps."""
 
     files: int
@@ -302,40 +268,39 @@ class _Trial:
 
 def _try_format(
     dataset: Dataset, changes: Sequence[Change], sample: Sequence[Entry | Change], format: str, ignore_band: bool
-) -> Job[_Trial]:
+) -> Job[_Sampled]:
     """Write some images into a temporary folder, and read them again."""
     try:
         with tempfile.TemporaryDirectory(prefix="histomix-") as place:
             folder = Path(place) / "trial"
             folder.mkdir()
             written = Augmented(dataset, changes, folder, format, ignore_band)
-            made: list[LabeledImage] = []
+            images: list[LabeledImage] = []
             numbers = []
             for number, piece in enumerate(sample):
                 yield Event("Trying the format", number, len(sample))
                 if (image := written.write(piece)) is not None:
-                    made.append(image)
-                numbers.append(sum(1 for _ in _files(folder)))
+                    images.append(image)
+                numbers.append(len(_files(folder)))
             written.finish()
             yield Event("Trying the format", len(sample), len(sample))
             sizes = [path.stat().st_size for path in _files(folder)]
             maps = sum(path.stat().st_size for path in (folder / ORIGIN).rglob("*.png"))
             each = (numbers[-1] - numbers[0]) / max(len(numbers) - 1, 1)
-            return _Trial(len(sizes), each, sum(sizes), maps, _losses(dataset, made, format, folder))
+            return _Sampled(len(sizes), each, sum(sizes), maps, _losses(dataset, images, format, folder))
     except OSError as error:
         raise HistomixError(
             f"The temporary folder could not be written ({error.strerror or error}); free space there."
         ) from None
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> list[Path]:
     """The files in a folder, without those that only some images have."""
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).parts[0] not in (ORIGIN, SHARES):
-            yield path
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if path.relative_to(folder).parts[0] not in (ORIGIN, SHARES)]
 
 
-def _losses(dataset: Dataset, made: Sequence[LabeledImage], format: str, folder: Path) -> list[str]:
+def _losses(dataset: Dataset, images: Sequence[LabeledImage], format: str, folder: Path) -> list[str]:
     """What of some images does not come back from the folder they were written to."""
     if format == CLASS_FOLDERS:
         return ["This format holds no nuclei: only the class of each image is written."] if dataset.has_nuclei else []
@@ -349,15 +314,15 @@ def _losses(dataset: Dataset, made: Sequence[LabeledImage], format: str, folder:
         losses.append(f"This format has classes of its own: {', '.join(renamed)}.")
     back = {entry.source.image: entry for entry in again.entries}
     changed = total = 0
-    for image in made:
+    for image in images:
         nuclei = len(np.unique(image.instances[image.instances > 0]))
         total += nuclei
         entry = back.get(safe_name(image.source.image))
         changed += nuclei if entry is None else _changed(image.instances, again.read(entry).instances)
-    where = f"of {total:,} nuclei in the {_many(len(made), 'image')} tried"
+    where = f"of {total:,} nuclei in the {_many(len(images), 'image')} tried"
     if changed:
         losses.append(f"The outlines of {changed:,} {where} change: holes or loose parts are lost.")
-    if format in ONE_LINE and (joined := sum(map(_joined, made))):
+    if format in ONE_LINE and (joined := sum(map(_joined, images))):
         losses.append(
             f"{joined:,} {where} have holes or loose parts, and this format has one line for each: they are joined by "
             "lines that some programs draw one pixel wide."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from napari_histomix.settings import settings_of
 
 if TYPE_CHECKING:
     from napari_histomix.datasets import Dataset
+    from napari_histomix.study import Study
     from napari_histomix.study.runs import Run
-    from napari_histomix.study.store import Study
 
 
 FILE = "manifest.json"
@@ -91,28 +92,18 @@ def records_of(
 
 
 def manifest_of(dataset: Dataset, folder: Path, about: Mapping[str, Any], records: Sequence[Record]) -> str:
-    """The text of a manifest.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        What was exported.
-    folder : Path
-        Where the manifest lies.
-    about : mapping
-        Format, counts, images and how they were made.
-    records : sequence of Record
-    """
-    content = {
-        "notice": SYNTHETIC_NOTICE,
-        "software": f"napari-histomix {__version__}",
-        "manifest": VERSION,
-        "dataset": dataset.name,
-        "dataset_root": way_to(dataset.root, folder),
-        **about,
-        "changes": [record.content for record in records],
-    }
-    return json_text(content)
+    """The text of a manifest that will lie in a folder; ``about`` says format, counts, images, how they were made."""
+    return json_text(
+        {
+            "notice": SYNTHETIC_NOTICE,
+            "software": f"napari-histomix {__version__}",
+            "manifest": VERSION,
+            "dataset": dataset.name,
+            "dataset_root": way_to(dataset.root, folder),
+            **about,
+            "changes": [record.content for record in records],
+        }
+    )
 
 
 def json_text(content: Any) -> str:
@@ -130,17 +121,16 @@ def write_table(path: Path, records: Iterable[Record]) -> None:
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     """A record whose sources go by their roles, and whose new instances are lists: few columns for many of them."""
     flat: dict[str, Any] = {}
+    roles: Counter[str] = Counter()
     for key, value in content.items():
         if key == "sources":
-            roles: dict[str, int] = {}
             for source in value:
                 role = source["role"]
-                roles[role] = number = roles.get(role, 0) + 1
+                roles[role] += 1
                 about = {part: fact for part, fact in source.items() if part != "role"}
-                flat[role if number == 1 else f"{role}_{number}"] = about
+                flat[role if roles[role] == 1 else f"{role}_{roles[role]}"] = about
         elif key == "added":
-            flat["added"] = list(value)
-            flat["added_class"] = [about["class"] for about in value.values()]
+            flat |= {"added": list(value), "added_class": [about["class"] for about in value.values()]}
         else:
             flat[key] = value
     return flat
@@ -164,13 +154,13 @@ def sentences(records: Iterable[Record]) -> list[str]:
     by_method: dict[str, list[Record]] = {}
     for record in records:
         by_method.setdefault(record.method, []).append(record)
-    found = []
+    sentences = []
     for name, made in by_method.items():
         try:
-            found.append(method_of(name).sentence(made))
+            sentences.append(method_of(name).sentence(made))
         except HistomixError:
-            found.append(f"The method '{name}', which is not installed where this was written.")
-    return found
+            sentences.append(f"The method '{name}', which is not installed where this was written.")
+    return sentences
 
 
 LARGEST = 2**29
@@ -179,19 +169,11 @@ LARGEST = 2**29
 _RECORDS = ("changes", *OF_VERSION_3)
 """Keys that records lie under: today's, and those of manifests that had one form for nuclei and one for tissue."""
 
-_NEEDED = {
-    "placements": (
-        "sources",
-        "crop",
-        "scale",
-        "changed",
-        "stain_matching",
-        "symmetries",
-        "sampler_settings",
-        "versions",
-    ),
-    "synthetic": ("sources", "donors", "stain_matching", "sampler_settings", "versions"),
-}
+DAMAGES = AttributeError, IndexError, KeyError, TypeError, ValueError
+"""What a value that is missing from a record, or is not what it should be, raises."""
+
+_NEEDED = {"placements": {"crop", "scale", "changed", "symmetries"}, "synthetic": {"donors"}}
+_ALWAYS_NEEDED = {"sources", "stain_matching", "sampler_settings", "versions"}
 """Without these, earlier records say too little to make anything again."""
 
 
@@ -199,16 +181,8 @@ _NEEDED = {
 class SyntheticImage:
     """A synthetic image of an export.
 
-    Parameters
-    ----------
-    name : str
-        In the study: that of the source image that was changed, or its own where it was derived or is new.
-    file : str
-        Its name in the exported dataset.
-    sha256, source_sha256 : str
-        Of its pixels and of those of its source image (``datasets.pixels.pixels_sha256``); empty where there is none.
-    records : tuple of Record
-        Of its changes in their order.
+    ``name`` is the one in the study, ``file`` the one in the exported dataset; ``source_sha256`` is empty where there
+    is no source image (``datasets.pixels.pixels_sha256``). ``records`` are those of its changes in their order.
     """
 
     name: str
@@ -236,14 +210,7 @@ class SyntheticImage:
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """What an export says of itself.
-
-    Parameters
-    ----------
-    path : Path
-    content : mapping
-        All of it, as JSON has it.
-    """
+    """What an export says of itself; ``content`` is all of it, as JSON has it."""
 
     path: Path
     content: Mapping[str, Any]
@@ -311,7 +278,7 @@ def _nucleus(old: Mapping[str, Any]) -> dict[str, Any]:
         "image": old["image"],
         "name": old["image"],
         "method": OF_VERSION_3["placements"],
-        **_said(old),
+        **_review(old),
         "seed": int(old["seed"]),
         "score": float(old["percentile"]),
         "window": [row, col, height, width],
@@ -339,7 +306,7 @@ def _tissue(number: int, old: Mapping[str, Any], decided: Mapping[str, Any]) -> 
         "image": target,
         "name": old["name"],
         "method": OF_VERSION_3["synthetic"],
-        **_said(decided),
+        **_review(decided),
         "seed": int(old["seed"]),
         "score": None,
         "sources": [{"role": "target", "image": target, "item": 0}, *donors],
@@ -351,10 +318,10 @@ def _tissue(number: int, old: Mapping[str, Any], decided: Mapping[str, Any]) -> 
     }
 
 
-def _said(old: Mapping[str, Any]) -> dict[str, Any]:
-    """What people said of something, as far as they did."""
-    said = {key: old[key] for key in ("decided_by", "decided", "note", "reasons") if key in old}
-    return {"decision": old.get("decision", "unreviewed"), **said}
+def _review(old: Mapping[str, Any]) -> dict[str, Any]:
+    """What people decided and wrote, as far as they did."""
+    review = {key: old[key] for key in ("decided_by", "decided", "note", "reasons") if key in old}
+    return {"decision": old.get("decision", "unreviewed"), **review}
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -386,10 +353,9 @@ def read_manifest(path: Path) -> Manifest:
         raise HistomixError(f"A newer version ({software}) wrote {file}; update napari-histomix.")
     with undamaged(file):
         lacking = any(
-            key not in old["provenance"]
+            (_ALWAYS_NEEDED | keys) - old["provenance"].keys()
             for form, keys in _NEEDED.items()
             for old in content.get(form, ())
-            for key in keys
         )
         if lacking or "dataset_root" not in content:
             raise HistomixError(
@@ -410,16 +376,10 @@ def is_manifest(content: object) -> bool:
 
 @contextmanager
 def undamaged(path: Path) -> Iterator[None]:
-    """What goes wrong in reading a record is one sentence: somebody changed the manifest.
-
-    Raises
-    ------
-    HistomixError
-        For a value that is missing or is not what it should be.
-    """
+    """What goes wrong in reading a record is one sentence: somebody changed the manifest."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except DAMAGES as error:
         raise HistomixError(
             f"{path} is damaged ({type(error).__name__}: {error}); copy it again from the export."
         ) from None

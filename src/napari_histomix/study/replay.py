@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.composing import Synthetic, compose, new_image
-from napari_histomix.datasets import Dataset, open_any
+from napari_histomix.datasets import Dataset, Entry, open_any
 from napari_histomix.datasets.dataset_writer import WrittenDataset, check_place
 from napari_histomix.datasets.pixels import image_facts, pixels_sha256
 from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.methods import method_of
 from napari_histomix.methods.base import Method
+from napari_histomix.methods.record import Record
 from napari_histomix.records import REAL, Change, Event, HistomixError, Job, LabeledImage
 from napari_histomix.study.export import format_for
 from napari_histomix.study.export_images import dataset_writer
-from napari_histomix.study.manifest import Manifest, SyntheticImage, read_manifest, undamaged
+from napari_histomix.study.manifest import DAMAGES, Manifest, SyntheticImage, read_manifest, undamaged
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 LEVELS, SHARE = 8, 0.01
 """Tolerance: at most this share of an image's changed pixels may differ by more than this many of 255 levels; of the
 others none at all. docs/provenance.md says what was measured."""
-
-Outcome = Literal["identical", "close", "different", "rebuilt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,51 +55,33 @@ class Compared:
     """
 
     image: str
-    outcome: Outcome
+    outcome: Literal["identical", "close", "different", "rebuilt"]
     reason: str = ""
     largest: int = 0
     share: float = 0.0
 
 
-class Exported:
-    """The images of an export.
-
-    Parameters
-    ----------
-    folder : Path
-        Where they lie.
-
-    Raises
-    ------
-    HistomixError
-        If there is no dataset.
-    """
+class _Exported:
+    """The images of an export, to compare rebuilt ones with."""
 
     def __init__(self, folder: Path) -> None:
         self._dataset = open_any(folder)
         self._entries = {entry.source.image: entry for entry in self._dataset.entries}
 
-    def pixels(self, image: SyntheticImage) -> NDArray[np.uint8]:
-        """Pixels (H, W, 3) of an exported image. Raises HistomixError if it is not there or cannot be read."""
-        entry = self._entries.get(image.file)
-        if entry is None:
-            raise HistomixError(f"{self._dataset.root} has no image {image.file!r}")
-        return self._dataset.layout.pixels(entry)
-
-    def compare(
-        self, image: SyntheticImage, pixels: NDArray[np.uint8], origin: NDArray[np.uint8], exact: bool
-    ) -> Compared:
-        """An exported image beside its rebuilt pixels (H, W, 3) and origin map (H, W); ``exact``: bit for bit."""
+    def compare(self, image: SyntheticImage, made: Synthetic, exact: bool) -> Compared:
         try:
-            exported = self.pixels(image)
+            if image.file not in self._entries:
+                raise HistomixError(f"{self._dataset.root} has no image {image.file!r}")
+            exported = self._dataset.layout.pixels(self._entries[image.file])
         except HistomixError as error:
             return Compared(image.name, "different", f"the exported image cannot be compared ({error})")
+        pixels = made.image.pixels
         if pixels_sha256(exported) != image.sha256:
             as_it_was = " Rebuilt, it is what was exported." if pixels_sha256(pixels) == image.sha256 else ""
             return Compared(
                 image.name, "different", f"somebody changed the exported image {image.file} since.{as_it_was}"
             )
-        return compare(image.name, exported, pixels, origin, exact)
+        return compare(image.name, exported, pixels, made.origin, exact)
 
 
 def compare(
@@ -134,20 +115,7 @@ RECORDED = "recorded"
 class Ingredients:
     """Source images at the scales they were used at, models that are loaded when they are needed, and a device.
 
-    Parameters
-    ----------
-    manifest : Manifest
-    dataset : Dataset
-        The source dataset.
-    models : sequence of path
-        Where models lie; the bundled one needs no path.
-    device : str
-        auto, cpu, cuda or mps; or ``recorded``.
-
-    Raises
-    ------
-    HistomixError
-        If a path holds another model than the manifest names, or one that it names is not there.
+    Raises HistomixError if a path holds another model than the manifest names, or one that it names is not there.
     """
 
     def __init__(
@@ -158,13 +126,14 @@ class Ingredients:
         with undamaged(manifest.path):
             for facts in (facts for image in manifest.images for facts in image.sources()):
                 self._facts.setdefault(facts["image"], []).append(facts)
-            self._scales = {name: _scale(used) for name, used in self._facts.items()}
+            self._scales = {
+                name: next((float(facts["mpp"]) for facts in used if "mpp" in facts), None)
+                for name, used in self._facts.items()
+            }
             self._needed = manifest.models
             self._loaded: dict[str, AnyModel] = {}
             if models or self._needed:
                 self._take(models)
-
-    # Source images.
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -175,11 +144,11 @@ class Ingredients:
         return replace(self._source, entries=entries)
 
     @cached_property
-    def _entries(self) -> dict[str, Any]:
+    def _entries(self) -> dict[str, Entry]:
         return {entry.source.image: entry for entry in self.dataset.entries}
 
     def read(self, facts: Mapping[str, Any]) -> LabeledImage:
-        """The image that facts are of, at the scale it had: nobody need give it again."""
+        """The image that facts are of, at the scale it had."""
         entry = self._entries.get(facts["image"])
         if entry is None:
             raise HistomixError(f"{facts['image']}: {self._source.name} has no image of that name.")
@@ -201,8 +170,6 @@ class Ingredients:
                     break
         yield Event("Checking the source images", len(self._facts), len(self._facts))
         return problems
-
-    # Models.
 
     def _take(self, paths: Iterable[Path | str]) -> None:
         from napari_histomix.diffusion.model_files import read_card
@@ -248,8 +215,6 @@ class Ingredients:
         model = replace(self._loaded[sha256], mpp=(low, high), windows=windows)
         return replace(model, prompt=str(provenance["prompt"])) if isinstance(model, PromptedModel) else model
 
-    # A place to compute.
-
     def device(self, provenance: Mapping[str, Any]) -> str:
         """Where a record's work is done again; a device that is missing here is replaced by the processor."""
         from napari_histomix.devices import choose_device
@@ -261,17 +226,11 @@ class Ingredients:
         except HistomixError:
             return "cpu"
 
-    @contextmanager
-    def threads(self, provenance: Mapping[str, Any]) -> Iterator[None]:
+    def threads(self, provenance: Mapping[str, Any]) -> AbstractContextManager[Any]:
         """As many threads of a processor as worked on a record."""
         from napari_histomix.devices import threads
 
-        with threads(provenance.get("threads")):
-            yield
-
-
-def _scale(used: Sequence[Mapping[str, Any]]) -> float | None:
-    return next((float(facts["mpp"]) for facts in used if "mpp" in facts), None)
+        return threads(provenance.get("threads"))
 
 
 _MACHINE = {"device": "on", "precision": "in", "processor": "on", "threads": "with as many threads as"}
@@ -368,34 +327,36 @@ def replay(
         manifest = read_manifest(manifest)
     if out is not None:
         check_place(out)
-    exported = Exported(images or manifest.path.parent) if check or out is None else None
+    exported = _Exported(images or manifest.path.parent) if check or out is None else None
     methods = {record.method: method_for(manifest, record.method) for record in manifest.records}
     ingredients = Ingredients(manifest, dataset, models, device)
     if changed := (yield from ingredients.changed_sources()):
         return ReplayReport(dataset.name, (), changed)
     with undamaged(manifest.path):
-        conditions = _Conditions(manifest, ingredients)
+        exact, notes = _conditions(manifest, ingredients)
     compared = []
     with _writer(out, manifest, dataset) as writer:
         remade = yield from _remake_in_place(manifest, methods, ingredients)
         for done, image in enumerate(manifest.images):
             if image.name not in remade:
-                remade[image.name] = yield from _remade(methods, image, ingredients, manifest)
+                # By itself: many whole images at a time would fill the memory.
+                method = methods[image.records[0].method]
+                remade[image.name] = yield from _remake(method, image.records, ingredients, manifest)
             yield Event("Comparing images", done, len(manifest.images))
-            changes = remade.pop(image.name)
-            if problem := next((change for change in changes if isinstance(change, str)), ""):
+            if problem := next((change for change in remade[image.name] if isinstance(change, str)), ""):
                 compared.append(Compared(image.name, "different", problem))
                 continue
+            changes = [change for change in remade.pop(image.name) if isinstance(change, Change)]
             with undamaged(manifest.path):
-                made = _composed(image, [change for change in changes if isinstance(change, Change)], ingredients)
+                made = _composed(image, changes, ingredients)
             if writer is not None:
-                writer.add(_renamed(made, image), synthetic=True)
+                source = replace(made.image.source, image=image.file.rpartition("/")[2])
+                writer.add(replace(made.image, source=source), synthetic=True)
             if exported is None:
                 compared.append(Compared(image.name, "rebuilt"))
             else:
-                exact = image.name in conditions.exact
-                compared.append(exported.compare(image, made.image.pixels, made.origin, exact))
-    return ReplayReport(dataset.name, tuple(compared), {}, conditions.notes)
+                compared.append(exported.compare(image, made, image.name in exact))
+    return ReplayReport(dataset.name, tuple(compared), {}, notes)
 
 
 def method_for(manifest: Manifest, name: str) -> Method[Any, Any]:
@@ -427,36 +388,22 @@ def _remake_in_place(
     for name, method in methods.items():
         records = [record for image in in_place for record in image.records if record.method == name]
         if records:
-            made = yield from _guarded(method.remake(records, ingredients), manifest)
+            made = yield from _remake(method, records, ingredients, manifest)
             remade.update({record.id: change for record, change in zip(records, made, strict=True)})
     return {image.name: [remade[record.id] for record in image.records] for image in in_place}
 
 
-def _remade(
-    methods: Mapping[str, Method[Any, Any]], image: SyntheticImage, ingredients: Ingredients, manifest: Manifest
+def _remake(
+    method: Method[Any, Any], records: Sequence[Record], ingredients: Ingredients, manifest: Manifest
 ) -> Job[_Remade]:
-    """A derived or new image made again by itself: many of them at a time would fill the memory."""
-    made = yield from _guarded(methods[image.records[0].method].remake(image.records, ingredients), manifest)
-    return made
-
-
-def _guarded(job: Job[_Remade], manifest: Manifest) -> Job[_Remade]:
-    """A job in which a value of a record that is not what it should be is one sentence."""
-    with undamaged(manifest.path):
-        return (yield from job)
-
-
-def _composed(image: SyntheticImage, changes: Sequence[Change], ingredients: Ingredients) -> Synthetic:
-    if image.target:
-        return compose(ingredients.read(image.target), changes)
-    (change,) = changes
-    return new_image(change, float(image.records[0].provenance["mpp"]), ingredients.dataset.name)
-
-
-def _renamed(made: Synthetic, image: SyntheticImage) -> LabeledImage:
-    """A rebuilt image under the name that the export has it by."""
-    name = image.file.rpartition("/")[2]
-    return replace(made.image, source=replace(made.image.source, image=name))
+    """Changes made again; what goes wrong on the way is one sentence that names the cause."""
+    try:
+        return (yield from method.remake(records, ingredients))
+    except DAMAGES as error:
+        raise HistomixError(
+            f"{method.title} could not make again what {manifest.path} records ({type(error).__name__}: {error}); copy "
+            "the manifest again from the export, or report this to the makers of the method."
+        ) from error
 
 
 @contextmanager
@@ -472,26 +419,28 @@ def _writer(out: Path | None, manifest: Manifest, dataset: Dataset) -> Iterator[
         writer.finish()
 
 
-class _Conditions:
-    """In what this machine differs from those that made things.
+def _composed(image: SyntheticImage, changes: Sequence[Change], ingredients: Ingredients) -> Synthetic:
+    if image.target:
+        return compose(ingredients.read(image.target), changes)
+    (change,) = changes
+    return new_image(change, float(image.records[0].provenance["mpp"]), ingredients.dataset.name)
 
-    ``notes`` say it in words; ``exact`` holds the names of the images of which the same bits are due.
-    """
 
-    def __init__(self, manifest: Manifest, ingredients: Ingredients) -> None:
-        notes: dict[str, None] = {}
-        due: dict[str, bool] = {}
-        self.exact = {image.name for image in manifest.images}
-        for image in manifest.images:
-            for made in (record.provenance for record in image.records):
-                key = json.dumps([made.get(word) for word in ("model_sha256", "versions", *_MACHINE)])
-                if key not in due:
-                    differing, on_processor = _here(made, ingredients)
-                    due[key] = on_processor and not differing
-                    notes.update(dict.fromkeys(differing))
-                if not due[key]:
-                    self.exact.discard(image.name)
-        self.notes = tuple(notes)
+def _conditions(manifest: Manifest, ingredients: Ingredients) -> tuple[set[str], tuple[str, ...]]:
+    """Names of the images of which the same bits are due, and in what this machine differs from their makers'."""
+    notes: dict[str, None] = {}
+    due: dict[str, bool] = {}
+    exact = {image.name for image in manifest.images}
+    for image in manifest.images:
+        for made in (record.provenance for record in image.records):
+            key = json.dumps([made.get(word) for word in ("model_sha256", "versions", *_MACHINE)])
+            if key not in due:
+                differing, on_processor = _here(made, ingredients)
+                due[key] = on_processor and not differing
+                notes.update(dict.fromkeys(differing))
+            if not due[key]:
+                exact.discard(image.name)
+    return exact, tuple(notes)
 
 
 def _here(made: Mapping[str, Any], ingredients: Ingredients) -> tuple[list[str], bool]:

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from napari_histomix.records import Change, HistomixError
-from napari_histomix.study.changes import (
-    Changes,
-    ChangeTable,
-    Header,
-    Patch,
-    described,
-    gc_off,
-    packed_masks,
-    unpacked_masks,
-)
-from napari_histomix.study.database import FILE, Claim, Database, damaged
-from napari_histomix.study.pictures import encoded, packed, read_picture, write_pack
+from napari_histomix.study.changes import Changes, ChangeTable, Header, Patch
+from napari_histomix.study.database import FILE, INSERT_CHANGE, Claim, Database, damaged, gc_off
+from napari_histomix.study.pictures import packed, packed_masks, read_picture, unpacked_masks, write_pack
 
 PATCHES = 2048
 """Patches of changes kept in memory after they were read."""
-PLACE = "pack, pixels_at, pixels_size, masks_at, masks_size"
+COLUMNS = "method, settings, first, wanted, state, refusals, decisions"
+"""Of a run, after its id."""
 HEADER = "id, image, name, row, col, height, width, method, seed, score, about"
 OPEN, DONE = "open", "done"
 """States of a run: one that was begun, and killed or cancelled, can be taken up again."""
@@ -64,13 +57,7 @@ class Run:
 
 
 class ChangeStore:
-    """What of a study has to do with runs and changes.
-
-    Parameters
-    ----------
-    folder : Path
-    claim : Claim, optional
-    """
+    """What of a study has to do with runs and changes."""
 
     def __init__(self, folder: Path, claim: Claim | None = None) -> None:
         self.folder = folder
@@ -88,11 +75,7 @@ class ChangeStore:
         with self._database.writing() as db:
             first = db.execute("SELECT coalesce(max(id), -1) + 1 FROM changes").fetchone()[0]
             row = method, json.dumps(dict(settings)), first, 0, OPEN, "{}", json.dumps(decisions or {})
-            run = db.execute(
-                "INSERT INTO runs (method, settings, first, wanted, state, refusals, decisions) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                row,
-            ).lastrowid
+            run = db.execute(f"INSERT INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", row).lastrowid
         return self.run(run or 0)
 
     def set_plan(self, run: int, wanted: int, refusals: Mapping[str, int]) -> None:
@@ -119,77 +102,58 @@ class ChangeStore:
     def runs(self) -> tuple[Run, ...]:
         """All runs in the order they began."""
         with self._database.reading() as db:
-            rows = db.execute(
-                "SELECT id, method, settings, first, wanted, state, refusals, decisions FROM runs ORDER BY id"
-            ).fetchall()
-        return tuple(self._run(row) for row in rows)
+            rows = db.execute(f"SELECT id, {COLUMNS} FROM runs ORDER BY id").fetchall()
+        runs = []
+        for number, method, settings, first, wanted, state, refusals, snapshot in rows:
+            decisions = {
+                subject: {int(item): decision for item, decision in items.items()}
+                for subject, items in self._parsed(snapshot).items()
+            }
+            settings, refusals = self._parsed(settings), self._parsed(refusals)
+            runs.append(Run(number, method, settings, first, wanted, state, refusals, decisions))
+        return tuple(runs)
 
     def run(self, number: int) -> Run:
-        """A run by its id.
-
-        Raises
-        ------
-        HistomixError
-            If there is none of that id.
-        """
+        """A run by its id; HistomixError if there is none."""
         for run in self.runs():
             if run.id == number:
                 return run
         raise HistomixError(f"The study has no run {number}.")
 
-    def _run(self, row: Sequence[Any]) -> Run:
-        number, method, settings, first, wanted, state, refusals, decisions = row
-        snapshot = {
-            subject: {int(item): decision for item, decision in items.items()}
-            for subject, items in self._parsed(decisions).items()
-        }
-        return Run(number, method, self._parsed(settings), first, wanted, state, self._parsed(refusals), snapshot)
-
     def add_changes(self, run: int, changes: Iterable[Change]) -> None:
         """Save changes of a run; they are on disk when this returns.
 
-        Raises
-        ------
-        HistomixError
-            If an id, or the name of a derived image, is there already, or the disk is full; nothing is kept then.
+        Raises HistomixError if an id, or the name of a derived image, is there already, or the disk is full; nothing
+        is kept then.
         """
         changes = tuple(changes)
         if not changes:
             return
         masks = [packed_masks(change) for change in changes]
-        pictures = [
-            (f"change-{change.id:06}", encoded(change.pixels), encoded(picture))
-            for change, (picture, _) in zip(changes, masks, strict=True)
-        ]
-        content, places = packed(pictures)
+        content, places = packed(
+            [(f"change-{change.id:06}", change.pixels, mask) for change, (mask, _) in zip(changes, masks, strict=True)]
+        )
         facts = [dict(change.provenance) for change in changes]
         with self._database.writing() as db:
-            self._check_new(db, changes)
+            _check_new(db, changes)
             pack = db.execute("SELECT coalesce(max(pack), 0) + 1 FROM changes").fetchone()[0]
             making, shared = self._making(db, run, facts)
+            new = [{key: own[key] for key in own if key not in shared or shared[key] != own[key]} for own in facts]
             rows = [
                 (
                     *(change.id, run, change.image, change.name, change.row, change.col, *change.shape, change.method),
-                    *(change.seed, None if change.score != change.score else change.score, *_columns(change)),
-                    *(described(change, labels), making),
-                    json.dumps({key: value for key, value in own.items() if _new(shared, key, value)}, sort_keys=True),
+                    *(change.seed, None if math.isnan(change.score) else change.score, *_columns(change)),
+                    *(_about(change, labels), making),
+                    json.dumps(
+                        {key: own[key] for key in own if key not in shared or shared[key] != own[key]}, sort_keys=True
+                    ),
                     *(pack, *place),
                 )
-                for change, (_, labels), own, place in zip(changes, masks, facts, places, strict=True)
+                for change, (_, labels), own, place in zip(changes, masks, new, places, strict=True)
             ]
-            db.executemany(f"INSERT INTO changes VALUES ({', '.join('?' * 24)})", rows)
+            db.executemany(INSERT_CHANGE, rows)
             # On disk before the rows that speak of it are.
             write_pack(self.folder, pack, content)
-
-    @staticmethod
-    def _check_new(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
-        ids, names = [change.id for change in changes], [change.name for change in changes if not change.in_place]
-        taken = any(db.execute("SELECT 1 FROM changes WHERE id = ?", (number,)).fetchone() for number in ids)
-        if taken or len(set(ids)) < len(ids):
-            raise HistomixError("Two changes of the study have the same id; make them again.")
-        for name in names:
-            if names.count(name) > 1 or db.execute("SELECT 1 FROM changes WHERE name = ?", (name,)).fetchone():
-                raise HistomixError(f"The study has a synthetic image {name} already; give it another name.")
 
     def _making(
         self, db: sqlite3.Connection, run: int, facts: Sequence[Mapping[str, Any]]
@@ -216,13 +180,7 @@ class ChangeStore:
         return Changes(headers, self._patch, self._provenance)
 
     def change(self, number: int) -> Change:
-        """A change by its id.
-
-        Raises
-        ------
-        HistomixError
-            If there is none of that id.
-        """
+        """A change by its id; HistomixError if there is none."""
         with self._database.reading() as db:
             row = db.execute(f"SELECT {HEADER} FROM changes WHERE id = ?", (number,)).fetchone()
         if row is None:
@@ -271,16 +229,14 @@ class ChangeStore:
         return values
 
 
-def _read_patch(database: Database, number: int) -> Patch:
-    with database.reading() as db:
-        about, pack, *place = db.execute(f"SELECT about, {PLACE} FROM changes WHERE id = ?", (number,)).fetchone()
-    pixels, masks = (read_picture(database.folder, pack, *place[at : at + 2]) for at in (0, 2))
-    patch = (pixels, *unpacked_masks(masks, json.loads(about).get("labels")))
-    for array in patch:
-        # One array is handed to all who ask.
-        if array is not None:
-            array.setflags(write=False)
-    return patch
+def _check_new(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
+    ids, names = [change.id for change in changes], [change.name for change in changes if not change.in_place]
+    taken = any(db.execute("SELECT 1 FROM changes WHERE id = ?", (number,)).fetchone() for number in ids)
+    if taken or len(set(ids)) < len(ids):
+        raise HistomixError("Two changes of the study have the same id; make them again.")
+    for name in names:
+        if names.count(name) > 1 or db.execute("SELECT 1 FROM changes WHERE name = ?", (name,)).fetchone():
+            raise HistomixError(f"The study has a synthetic image {name} already; give it another name.")
 
 
 def _columns(change: Change) -> tuple[int, str, int, str, int]:
@@ -292,5 +248,28 @@ def _columns(change: Change) -> tuple[int, str, int, str, int]:
     return next(iter(change.added.values()), 0), kind, replaced, *giver
 
 
-def _new(shared: Mapping[str, Any], key: str, value: Any) -> bool:
-    return key not in shared or shared[key] != value
+def _about(change: Change, labels: Sequence[int] | None) -> str:
+    """All of a change that is neither a picture, nor a column, nor provenance, as JSON."""
+    about: dict[str, Any] = {
+        "sources": [astuple(source) for source in change.sources],
+        "added": sorted(change.added.items()),
+        "removed": list(change.removed),
+    }
+    if change.class_shares is not None:
+        about["class_shares"] = dict(change.class_shares)
+    if labels is not None:
+        about["labels"] = list(labels)
+    return json.dumps(about, separators=(",", ":"))
+
+
+def _read_patch(database: Database, number: int) -> Patch:
+    query = "SELECT about, pack, pixels_at, pixels_size, masks_at, masks_size FROM changes WHERE id = ?"
+    with database.reading() as db:
+        about, pack, *place = db.execute(query, (number,)).fetchone()
+    pixels, masks = (read_picture(database.folder, pack, *place[at : at + 2]) for at in (0, 2))
+    patch = (pixels, *unpacked_masks(masks, json.loads(about).get("labels")))
+    for array in patch:
+        # One array is handed to all who ask.
+        if array is not None:
+            array.setflags(write=False)
+    return patch

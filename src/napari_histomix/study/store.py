@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path, PurePosixPath
@@ -15,32 +15,27 @@ from typing import Any
 from napari_histomix.datasets import Survey
 from napari_histomix.records import Candidate, HistomixError, Location
 from napari_histomix.study import decision_log
-from napari_histomix.study.changes import (
-    gc_off,
-)
-from napari_histomix.study.database import FILE, LOCK, VERSION, Claim, write_meta
-from napari_histomix.study.decision_log import DECISIONS, REASONS, Decided, Entry, Subject
+from napari_histomix.study.database import FILE, LOCK, Claim, gc_off, write_meta
+from napari_histomix.study.decision_log import Decided, Entry, Subject
 from napari_histomix.study.pictures import FOLDER, archive
-from napari_histomix.study.runs import ChangeStore, Run
+from napari_histomix.study.runs import ChangeStore
 
-__all__ = ["DECISIONS", "FILE", "REASONS", "VERSION", "Decided", "Entry", "Run", "Study", "Subject"]
+SURVEY = "survey.json"
 
 
 class Study(ChangeStore):
     """A study on disk. Made by ``create`` or ``open``; any thread may call any method.
 
     A decision is durable when ``decide`` returns. Items are ranks of candidates, ids of changes, numbers of segments.
+    ``reviewer`` is who decides; it is written down with every decision.
 
-    Parameters
-    ----------
-    folder : Path
-    claim : Claim, optional
-        Shared by all that one window has open; see ``hold``.
-
-    Attributes
-    ----------
-    reviewer : str
-        Who decides; written down with every decision.
+    Examples
+    --------
+    >>> import tempfile
+    >>> study = Study.create(Path(tempfile.mkdtemp()) / "study", Path("images"), "my images")
+    >>> study.decide("candidate", [3, 4], "keep")
+    >>> study.undo("candidate"), study.decisions("candidate")
+    ((('candidate', 3, None), ('candidate', 4, None)), {})
     """
 
     def __init__(self, folder: Path, claim: Claim | None = None) -> None:
@@ -48,9 +43,7 @@ class Study(ChangeStore):
         self.reviewer = ""
 
     @classmethod
-    def create(
-        cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None, claim: Claim | None = None
-    ) -> Study:
+    def create(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Study:
         """Make a new study folder for a dataset.
 
         Raises
@@ -60,34 +53,24 @@ class Study(ChangeStore):
         """
         folder = Path(folder)
         cls.check_new(folder)
-        study = cls(folder, claim)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise HistomixError(f"{folder} cannot be made ({error.strerror}); choose another place.") from None
-        study._database.create({**kept_root(folder, dataset_root), "name": name, "mpp": mpp})
+        study = cls(folder)
+        study._database.create({**_root_facts(folder, dataset_root), "name": name, "mpp": mpp})
         return study
 
     @classmethod
     @contextmanager
-    def begin(
-        cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None, claim: Claim | None = None
-    ) -> Iterator[Study]:
-        """Make a new study and write what it begins with; where that fails, nothing of it stays.
-
-        Raises
-        ------
-        HistomixError
-            As ``create``.
-        """
+    def begin(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Iterator[Study]:
+        """Make a new study as ``create`` does and write what it begins with; where that fails, nothing of it stays."""
         folder = Path(folder)
         cls.check_new(folder)
         made = not folder.exists()
         try:
-            yield cls.create(folder, dataset_root, name, mpp, claim)
+            yield cls.create(folder, dataset_root, name, mpp)
         except BaseException:
-            if claim is not None:
-                claim.release(force=True)
             with suppress(OSError):
                 for file in (*folder.glob(f"{FILE}*"), folder / LOCK):
                     file.unlink(missing_ok=True)
@@ -136,13 +119,7 @@ class Study(ChangeStore):
         return not self.read_only
 
     def take(self) -> Study:
-        """This study, held.
-
-        Raises
-        ------
-        HistomixError
-            If another window or command holds it, or its folder can only be read.
-        """
+        """This study, held; HistomixError if another window or command holds it, or its folder can only be read."""
         if not self.hold():
             raise self._database.refusal()
         return self
@@ -187,27 +164,24 @@ class Study(ChangeStore):
 
     @property
     def dataset_root(self) -> Path:
-        """Where the dataset is, or was when it was last seen."""
-        return find_root(self.folder, self.settings())
+        """Where the dataset is, or was when it was last seen: the way from the study first, which a copy keeps."""
+        facts = self.settings()
+        if way := facts.get("dataset_from_study", ""):
+            beside = Path(os.path.normpath(self.folder.resolve() / PurePosixPath(way)))
+            if beside.is_dir():
+                return beside
+        return Path(facts["dataset_root"])
 
     def locate(self, given: Path | None = None) -> Path:
-        """Find the dataset: where it was, or beside the study where both were moved together.
+        """The folder of the dataset; ``given`` is where a person says it is, kept from then on.
 
-        Parameters
-        ----------
-        given : Path, optional
-            Where a person says it is; kept from then on.
-
-        Raises
-        ------
-        HistomixError
-            If there is no such folder.
+        Raises HistomixError if there is no such folder.
         """
         root = Path(given) if given is not None else self.dataset_root
         if not root.is_dir():
             raise HistomixError(f"The images of the study {self.folder.name} are no longer at {root}; say where.")
         if given is not None:
-            self.save_settings(kept_root(self.folder, root))
+            self.save_settings(_root_facts(self.folder, root))
         return root
 
     def remember_images(self, hashes: Mapping[str, str]) -> None:
@@ -224,22 +198,13 @@ class Study(ChangeStore):
     # Candidates.
 
     def set_candidates(self, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> None:
-        """Save the outcome of a search, in place of an earlier one that nothing was decided on or made from.
+        """Save the outcome of a search with how it was made (``facts``), in place of an earlier one.
 
-        Parameters
-        ----------
-        candidates : iterable of Candidate
-        facts : mapping
-            How they were found, for ``settings``: plain JSON values.
-
-        Raises
-        ------
-        HistomixError
-            If the study holds decisions or changes already: they would lose their meaning.
+        Raises HistomixError if the study holds decisions or changes already: they would lose their meaning.
         """
         rows = [
-            (candidate.rank, *astuple(candidate.target), *astuple(candidate.donor), *_scores(candidate))
-            for candidate in candidates
+            (each.rank, *astuple(each.target), *astuple(each.donor), each.log_likelihood, each.percentile)
+            for each in candidates
         ]
         with self._database.writing() as db:
             for table in ("decisions", "changes"):
@@ -254,7 +219,8 @@ class Study(ChangeStore):
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates by rank."""
         with self._database.reading() as db, gc_off():
-            return tuple(map(_candidate, db.execute("SELECT * FROM candidates ORDER BY rank")))
+            rows = db.execute("SELECT * FROM candidates ORDER BY rank")
+            return tuple(Candidate(row[0], Location(*row[1:8]), Location(*row[8:15]), *row[15:]) for row in rows)
 
     # Decisions.
 
@@ -262,8 +228,8 @@ class Study(ChangeStore):
         """Present decision of every item that has one, or of some items."""
         with self._database.reading() as db:
             if items is not None:
-                found = decision_log.decisions(db, {(subject, int(item)) for item in items})
-                return {item: decision for (_, item), decision in found.items()}
+                decisions = decision_log.decisions(db, {(subject, int(item)) for item in items})
+                return {item: decision for (_, item), decision in decisions.items()}
             return dict(db.execute("SELECT item, decision FROM decisions WHERE subject = ?", (subject,)))
 
     def decided(self, subject: Subject, item: int | None = None) -> dict[int, Decided]:
@@ -272,13 +238,7 @@ class Study(ChangeStore):
             return decision_log.decided(db, subject, item)
 
     def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
-        """Decide on one or several items as one act; None clears.
-
-        Raises
-        ------
-        ValueError
-            For a decision the subject does not have (``DECISIONS``).
-        """
+        """Decide on one or several items as one act; None clears."""
         self.act((subject, item, decision) for item in items)
 
     def act(self, entries: Iterable[Entry]) -> None:
@@ -301,48 +261,26 @@ class Study(ChangeStore):
             What holds again: subject, item and decision (None: none); empty where there is nothing to take back.
         """
         with self._database.writing() as db:
-            return decision_log.turn_back(db, decision_log.family(subject))
+            return decision_log.undo(db, decision_log.family(subject))
 
     def redo(self, subject: Subject) -> tuple[Entry, ...]:
         """Do the act again that ``undo`` took back last, until there is a new one; returns as ``undo``."""
         with self._database.writing() as db:
-            return decision_log.turn_forward(db, decision_log.family(subject))
+            return decision_log.redo(db, decision_log.family(subject))
 
 
-def _scores(candidate: Candidate) -> tuple[float, float]:
-    return candidate.log_likelihood, candidate.percentile
-
-
-def _candidate(row: Sequence[Any]) -> Candidate:
-    return Candidate(row[0], Location(*row[1:8]), Location(*row[8:15]), row[15], row[16])
-
-
-def kept_root(folder: Path, root: Path) -> dict[str, str]:
+def _root_facts(folder: Path, root: Path) -> dict[str, str]:
     """What a study in ``folder`` keeps of where its dataset is: the path, and the way there from the study."""
     root, folder = Path(root).resolve(), Path(folder).resolve()
-    kept = {"dataset_root": str(root), "dataset_from_study": ""}
+    facts = {"dataset_root": str(root), "dataset_from_study": ""}
     # Windows knows no way from one drive to another.
     with suppress(ValueError):
-        kept["dataset_from_study"] = Path(os.path.relpath(root, folder)).as_posix()
-    return kept
-
-
-def find_root(folder: Path, kept: Mapping[str, Any]) -> Path:
-    """Where the dataset is by what a study keeps: the way from the study first, which a copy keeps with it."""
-    absolute = Path(kept["dataset_root"])
-    way = kept.get("dataset_from_study", "")
-    if way:
-        beside = Path(os.path.normpath(Path(folder).resolve() / PurePosixPath(way)))
-        if beside.is_dir():
-            return beside
-    return absolute
-
-
-SURVEY = "survey.json"
+        facts["dataset_from_study"] = Path(os.path.relpath(root, folder)).as_posix()
+    return facts
 
 
 def keep_survey(folder: Path, survey: Survey) -> None:
-    """Write a survey into a study folder, where one can be written: it saves time, and nothing else hangs on it."""
+    """Write a survey into a study folder, where that is possible: opening again is quick, and nothing hangs on it."""
     images = {
         name: {
             "stamp": stamp,
@@ -365,19 +303,19 @@ def keep_survey(folder: Path, survey: Survey) -> None:
 
 def kept_survey(folder: Path) -> Survey | None:
     """The survey that was written last; None where there is none to be read."""
+
+    def counter(counts: Mapping[str, int]) -> Counter[int]:
+        return Counter({int(kind): int(count) for kind, count in counts.items()})
+
     try:
-        images = json.loads((Path(folder) / SURVEY).read_text(encoding="utf-8"))
+        images = json.loads((Path(folder) / SURVEY).read_text(encoding="utf-8")).items()
         return Survey(
-            {name: Counter({int(kind): int(n) for kind, n in one["counts"].items()}) for name, one in images.items()},
-            (),
-            {name: (int(one["shape"][0]), int(one["shape"][1])) for name, one in images.items()},
-            {name: str(one["sha256"]) for name, one in images.items()},
-            {name: str(one["stamp"]) for name, one in images.items()},
-            {
-                name: Counter({int(kind): int(n) for kind, n in one["synthetic"].items()})
-                for name, one in images.items()
-                if one.get("synthetic")
-            },
+            counts={name: counter(facts["counts"]) for name, facts in images},
+            problems=(),
+            shapes={name: (int(facts["shape"][0]), int(facts["shape"][1])) for name, facts in images},
+            hashes={name: str(facts["sha256"]) for name, facts in images},
+            stamps={name: str(facts["stamp"]) for name, facts in images},
+            synthetic={name: counter(facts["synthetic"]) for name, facts in images if facts.get("synthetic")},
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 
 from napari_histomix.methods import method_of
 from napari_histomix.records import Change, HistomixError
-from napari_histomix.study.store import REASONS, Decided
+from napari_histomix.study.decision_log import REASONS, Decided
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.elements import SPACE, hint, row
 from napari_histomix.widgets.review.queue import ReviewQueue

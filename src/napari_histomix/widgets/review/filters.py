@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_histomix.study.changes import ChangeTable
-from napari_histomix.study.store import REASONS
+from napari_histomix.study.decision_log import REASONS
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.elements import BAD, GOOD, SPACE, Section, narrow, row
 from napari_histomix.widgets.review.deciding import title_of

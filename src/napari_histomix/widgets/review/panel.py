@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_histomix.records import Change
 from napari_histomix.study.database import READ_ONLY
-from napari_histomix.study.store import REASONS
+from napari_histomix.study.decision_log import REASONS
 from napari_histomix.widgets.base import Panel
 from napari_histomix.widgets.decisions import REJECT, UNDECIDED
 from napari_histomix.widgets.elements import Note, Section

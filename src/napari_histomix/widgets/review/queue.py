@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.records import Change
 from napari_histomix.study.changes import ChangeTable
-from napari_histomix.study.decision_log import Subject
-from napari_histomix.study.store import REASONS
+from napari_histomix.study.decision_log import REASONS, Subject
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, nouns
 
 CODES = {UNDECIDED: 0, APPROVE: 1, REJECT: 2, DELETE: 3}

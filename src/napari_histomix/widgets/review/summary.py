@@ -11,7 +11,7 @@ from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QPushButton, QSizePolicy
 
 from napari_histomix.sampling import effective_sample_size
-from napari_histomix.study.store import REASONS
+from napari_histomix.study.decision_log import REASONS
 from napari_histomix.widgets.decisions import APPROVE
 from napari_histomix.widgets.elements import ACCENT, CARE, Chart, Section, heading, hint, many, rgb
 from napari_histomix.widgets.review.queue import CODES, ChangeRows, Marks
