@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from napari_histomix.records import LabeledImage, Location, NucleusClass, Source
@@ -80,9 +81,64 @@ def paint_image(
     return LabeledImage(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), instances, types, mpp, source)
 
 
+def paint_tissue(seed: int, height: int = 128, width: int = 128) -> np.ndarray:
+    """Pink tissue with three patches of other colors, (height, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((height, width, 3), (225, 165, 205), float)
+    rows, cols = np.mgrid[:height, :width]
+    for color in ((130, 85, 160), (205, 60, 90), (160, 120, 190)):
+        row, col = rng.uniform(25, min(height, width) - 25, 2)
+        pixels[((rows - row) / rng.uniform(14, 24)) ** 2 + ((cols - col) / rng.uniform(14, 24)) ** 2 < 1] = color
+    pixels += cv2.GaussianBlur(rng.standard_normal((height, width)), (0, 0), 1.0)[..., None] * 12
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def tissue_pixels() -> Callable[..., np.ndarray]:
+    return paint_tissue
+
+
 @pytest.fixture(scope="session")
 def labeled_image() -> Callable[..., LabeledImage]:
     return paint_image
+
+
+@pytest.fixture(scope="session")
+def tissue_folder() -> Callable[..., Path]:
+    """Write four training images each of two classes, of ``patients`` a class, and one image of the test split."""
+
+    def write(root: Path, patients: int = 4, side: int = 128) -> Path:
+        rows = []
+        for kind in ("low", "high"):
+            (root / kind).mkdir(parents=True)
+            for number in range(4):
+                name = f"{kind}/{number}.png"
+                Image.fromarray(paint_tissue(number + 10 * (kind == "high"), side, side)).save(root / name)
+                rows.append([name, kind, f"{kind}-{number % patients}", "train", 0.25])
+        Image.fromarray(paint_tissue(99, side, side)).save(root / "low" / "held.png")
+        rows.append(["low/held.png", "low", "other", "test", 0.25])
+        with (root / "images.csv").open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([["image", "class", "patient", "split", "mpp"], *rows])
+        return root
+
+    return write
+
+
+@pytest.fixture
+def run(capsys) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """Run the command line: exit code, lines of standard output, lines of standard error."""
+    from napari_histomix.cli import main
+
+    def call(*arguments: object) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        shown = capsys.readouterr()
+        return code, shown.out.splitlines(), shown.err.splitlines()
+
+    return call
 
 
 @pytest.fixture(scope="session")

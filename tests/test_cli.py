@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from napari_histomix.cli import main
 from napari_histomix.datasets import SYNTHETIC_NOTICE
 from napari_histomix.study import Study
 
@@ -33,22 +31,6 @@ def data(labeled_image, dataset_folder, tmp_path_factory) -> Path:
         labeled_image(10, seed=9, name="test_9", split="test", patient="p9", rare=8),
     ]
     return dataset_folder(tmp_path_factory.mktemp("cli") / "data", images)
-
-
-@pytest.fixture
-def run(capsys) -> Callable:
-    """Run the command line: exit code, lines of standard output, lines of standard error."""
-
-    def call(*arguments: object) -> tuple[int, list[str], list[str]]:
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out.splitlines(), shown.err.splitlines()
-
-    return call
 
 
 @pytest.fixture

@@ -25,17 +25,6 @@ def out(labeled_image, dataset_folder, small_model_folder, tmp_path_factory) -> 
 
 
 @pytest.fixture
-def run(capsys):
-    def call(*arguments: object) -> tuple[int, list[str], list[str]]:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return code, shown.out.splitlines(), shown.err.splitlines()
-
-    return call
-
-
-@pytest.fixture
 def image(out) -> str:
     return json.loads((out / "manifest.json").read_text(encoding="utf-8"))["changes"][0]["image"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 from reader_samples import guessing, make_changes, make_reader_study, read_all
 from sample_changes import image_change, study_of
 
-from napari_histomix.cli import main
 from napari_histomix.datasets import load_sample, open_tissue, sample_folder
 from napari_histomix.evaluation.reader_test.folder import ReaderTest
 
@@ -28,23 +26,12 @@ def studies(tmp_path_factory) -> tuple[Path, Path]:
     return folder / "one", folder / "two"
 
 
-@pytest.fixture
-def run(capsys) -> Callable:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
-
-
 def test_a_test_is_made_of_what_is_approved_answered_and_reported(studies, run, tmp_path) -> None:
     out = tmp_path / "test"
     code, text, _ = run(
         "reader-test", "make", sample_folder(), "--study", studies[0], "--out", out, "--per-kind", 4, "--json"
     )
-    made = json.loads(text.splitlines()[-1])
+    made = json.loads(text[-1])
     assert code == 0 and made == {"out": str(out), "crops": 8, "real": 4, "synthetic": 4}
     test = ReaderTest.open(out)
     truths = test.truth()
@@ -53,10 +40,10 @@ def test_a_test_is_made_of_what_is_approved_answered_and_reported(studies, run, 
     for number, reader in enumerate(("Ann", "Bob")):
         read_all(test, reader, guessing(number))
     code, text, _ = run("reader-test", "report", out, "--out", tmp_path / "report")
-    assert code == 0 and "| Ann " in text and "NucleiMix, fast" in text and "Cohen's kappa" in text
+    assert code == 0 and all(part in "\n".join(text) for part in ("| Ann ", "NucleiMix, fast", "Cohen's kappa"))
     assert (tmp_path / "report" / "report.png").is_file()
     code, _, error = run("reader-test", "report", out, "--out", tmp_path / "report")
-    assert code == 1 and "already exists" in error
+    assert code == 1 and "already exists" in error[-1]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_several_studies_one_test(studies, run, tmp_path) -> None:
@@ -93,14 +80,14 @@ def test_synthetic_tissue_is_shown_beside_real_tissue_of_its_class(run, tmp_path
     assert test.crops.shape == (4, 200, 200, 3) and {one.mark for one in test.asked} == {None}
     read_all(test, "Ann", guessing(0))
     code, text, _ = run("reader-test", "report", out, "--out", tmp_path / "report")
-    assert code == 0 and "USegMix" in text
+    assert code == 0 and "USegMix" in "\n".join(text)
 
 
 def test_what_cannot_be_done_is_said_in_a_sentence(studies, run, tmp_path, labeled_image, dataset_folder) -> None:
     def fails(*arguments: object) -> str:
         code, _, error = run("reader-test", *arguments)
         assert code == 1
-        return error.splitlines()[-1]
+        return error[-1]
 
     out = tmp_path / "out"
     make = ("make", sample_folder(), "--out", out, "--study")

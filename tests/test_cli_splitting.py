@@ -10,20 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_histomix.cli import main
 from napari_histomix.datasets import open_dataset
 from napari_histomix.study import Study
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments: object) -> tuple[int, list[str], list[str]]:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return code, shown.out.splitlines(), shown.err.splitlines()
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-from PIL import Image
 from stamps import METHOD as STAMPS
 
 from napari_histomix import jobs
@@ -40,11 +37,13 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A method with a dataset that it can use."""
+    """A method with a dataset that it can use, and a study in which its stage is done, if it has one."""
 
     name: str
     dataset: Dataset
     model: str
+    loaded: Any
+    staged: Path | None
 
     @property
     def method(self) -> Any:
@@ -64,27 +63,31 @@ class Case:
         return self.values(self.method.stage.settings, **more) if self.method.stage is not None else None
 
     def job(self, study: Study, **more: Any) -> Any:
-        return jobs.run(self.method, self.dataset, self.settings(**more), study, stage=self.stage(**more))
+        settings, stage = self.settings(**more), self.stage(**more)
+        return jobs.run(self.method, self.dataset, settings, study, stage=stage, loaded=self.loaded)
 
-    def begin(self, folder: Path) -> Study:
-        return Study.create(folder, self.dataset.root, self.dataset.name)
+    def begin(self, folder: Path, *, afresh: bool = False) -> Study:
+        """A new study; a copy of the one whose stage is done, unless ``afresh``."""
+        if self.staged is None or afresh:
+            return Study.create(folder, self.dataset.root, self.dataset.name)
+        return Study.open(Path(shutil.copytree(self.staged, folder)))
 
-    def run(self, folder: Path, **more: Any) -> Study:
-        study = self.begin(folder)
+    def run(self, folder: Path, *, afresh: bool = False, **more: Any) -> Study:
+        study = self.begin(folder, afresh=afresh)
         outcome = drain(self.job(study, **more))
         assert outcome.ids, outcome.refusals
         return study
 
 
-def _tissue(seed: int, side: int = 128) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    pixels = np.full((side, side, 3), (225, 165, 205), float)
-    rows, cols = np.mgrid[:side, :side]
-    for color in ((130, 85, 160), (205, 60, 90), (160, 120, 190)):
-        row, col = rng.uniform(25, side - 25, 2)
-        pixels[((rows - row) / rng.uniform(14, 24)) ** 2 + ((cols - col) / rng.uniform(14, 24)) ** 2 < 1] = color
-    pixels += cv2.GaussianBlur(rng.standard_normal((side, side)), (0, 0), 1.0)[..., None] * 12
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+@pytest.fixture(scope="module")
+def few_steps() -> Iterator[None]:
+    """The fast preset with fewer steps, noised again once each: what must hold does not depend on their number."""
+    from napari_histomix.diffusion.samplers import PRESETS, Preset, Sampler
+
+    quick = Sampler("repaint", 400, 2, 2, grain=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "fast", Preset(ring=PRESETS["fast"].ring, disc=quick, large=quick))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -96,20 +99,9 @@ def nuclei_data(labeled_image, dataset_folder, tmp_path_factory) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def tissue_data(tmp_path_factory) -> Dataset:
+def tissue_data(tissue_folder, tmp_path_factory) -> Dataset:
     """Four training images each of two classes, and one of the test split. Never write into it."""
-    root, rows = tmp_path_factory.mktemp("contract") / "tissue", []
-    for kind in ("low", "high"):
-        (root / kind).mkdir(parents=True)
-        for number in range(4):
-            name = f"{kind}/{number}.png"
-            Image.fromarray(_tissue(number + 10 * (kind == "high"))).save(root / name)
-            rows.append([name, kind, f"{kind}-{number}", "train", 0.25])
-    Image.fromarray(_tissue(99)).save(root / "low" / "held.png")
-    rows.append(["low/held.png", "low", "other", "test", 0.25])
-    with (root / "images.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([["image", "class", "patient", "split", "mpp"], *rows])
-    return open_any(root)
+    return open_any(tissue_folder(tmp_path_factory.mktemp("contract") / "tissue"))
 
 
 def _cases() -> list[tuple[str, str]]:
@@ -123,31 +115,24 @@ def _cases() -> list[tuple[str, str]]:
     return cases
 
 
-@pytest.fixture(scope="session", params=_cases(), ids="-".join)
-def case(request, nuclei_data, tissue_data, small_model_folder) -> Case:
+@pytest.fixture(scope="module", params=_cases(), ids="-".join)
+def case(request, few_steps, nuclei_data, tissue_data, small_model_folder, tmp_path_factory) -> Case:
     """A method and a dataset of nuclei or of tissue that it can use."""
+    from napari_histomix.diffusion.model_files import load_model
+
     name, kind = request.param
-    return Case(name, nuclei_data if kind == "nuclei" else tissue_data, str(small_model_folder))
+    dataset, model = nuclei_data if kind == "nuclei" else tissue_data, str(small_model_folder)
+    staged, method = None, method_of(name)
+    if method.stage is not None:
+        staged = tmp_path_factory.mktemp("staged") / "study"
+        study = Study.create(staged, dataset.root, dataset.name)
+        stage = Case(name, dataset, model, None, None).stage()
+        drain(jobs.prepare(method, dataset, study, stage))
+    loaded = load_model(model) if "model" in {setting.name for setting in settings_of(method.settings)} else None
+    return Case(name, dataset, model, loaded, staged)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(case, tmp_path_factory) -> Study:
     """An uninterrupted run. Never write into it."""
     return case.run(tmp_path_factory.mktemp("finished") / "study")
-
-
-@pytest.fixture
-def command(capsys) -> Iterator[Callable[..., tuple[int, list[str], list[str]]]]:
-    """Run the command line: exit code, lines of standard output, lines of standard error."""
-    from napari_histomix.cli import main
-
-    def call(*arguments: object) -> tuple[int, list[str], list[str]]:
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out.splitlines(), shown.err.splitlines()
-
-    yield call

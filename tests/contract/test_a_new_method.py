@@ -35,47 +35,45 @@ sys.exit(main({arguments!r}))
 """
 
 
-def test_it_is_listed(command):
-    code, out, _ = command("methods")
+def test_it_is_listed(run):
+    code, out, _ = run("methods")
     assert code == 0 and any(line.startswith("stamps: Stamps, colored discs") for line in out)
-    code, out, _ = command("methods", "stamps", "--json")
+    code, out, _ = run("methods", "stamps", "--json")
     assert code == 0 and json.loads(out[-1])["methods"][0]["settings"] == ["count", "radius", "color", "seed"]
 
 
-def test_its_options_and_their_help_are_on_the_command_line(command):
-    code, out, _ = command("synthesize", "--method", "stamps", "--help")
+def test_its_options_and_their_help_are_on_the_command_line(run):
+    code, out, _ = run("synthesize", "--method", "stamps", "--help")
     text = " ".join(" ".join(out).split())
     assert code == 0 and "--radius X" in text and "Radius of a disc; 1 to 50 px (default: 4.0)" in text
     assert "{green,blue}" in text and "--rare" not in text
 
 
 @pytest.mark.parametrize("format", ["hovernet", "coco", "qupath"])
-def test_it_is_made_and_exported(command, nuclei_data, tmp_path, format):
+def test_it_is_made_and_exported(run, nuclei_data, tmp_path, format):
     out = tmp_path / "out"
     arguments = ["synthesize", nuclei_data.root, "--method", "stamps", "-k", 4, "--format", format, "--out", out]
-    code, _, err = command(*arguments)
+    code, _, err = run(*arguments)
     assert code == 0, err
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert len(manifest["changes"]) == 4 and {record["method"] for record in manifest["changes"]} == {"stamps"}
     assert not list(tmp_path.glob("*.study"))
-    code, lines, err = command("replay", out, "--dataset", nuclei_data.root)
+    code, lines, err = run("replay", out, "--dataset", nuclei_data.root)
     assert code == 0 and any("bit for bit the same" in line for line in lines), err
     name = manifest["changes"][0]["name"]
     (row, col) = next(iter(manifest["changes"][0]["added"].values()))["at"]
-    code, lines, _ = command("explain", name, "--manifest", out / "manifest.json", "--at", col, row, "--json")
+    code, lines, _ = run("explain", name, "--manifest", out / "manifest.json", "--at", col, row, "--json")
     assert code == 0 and json.loads(lines[-1])["point"]["change"] == manifest["changes"][0]["id"]
 
 
-def test_wrong_values_are_named(command, nuclei_data, tmp_path):
-    code, _, err = command(
-        "synthesize", nuclei_data.root, "--method", "stamps", "--radius", 500, "--out", tmp_path / "out"
-    )
+def test_wrong_values_are_named(run, nuclei_data, tmp_path):
+    code, _, err = run("synthesize", nuclei_data.root, "--method", "stamps", "--radius", 500, "--out", tmp_path / "out")
     assert code == 2 and "'radius' must be 1 to 50 px" in err[-1]
 
 
-def test_killed_it_goes_on_to_the_same_bytes(command, nuclei_data, tmp_path):
+def test_killed_it_goes_on_to_the_same_bytes(run, nuclei_data, tmp_path):
     whole = tmp_path / "whole"
-    assert command("synthesize", nuclei_data.root, "--method", "stamps", "-k", 8, "--out", whole)[0] == 0
+    assert run("synthesize", nuclei_data.root, "--method", "stamps", "-k", 8, "--out", whole)[0] == 0
     out = tmp_path / "killed"
     arguments = ["synthesize", str(nuclei_data.root), "--method", "stamps", "-k", "8", "--out", str(out)]
     program = SLOW.format(here=str(HERE), arguments=arguments)
@@ -93,7 +91,7 @@ def test_killed_it_goes_on_to_the_same_bytes(command, nuclei_data, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 2 <= made < 8 and not out.exists()
-    code, _, err = command("resume", folder, "--out", out)
+    code, _, err = run("resume", folder, "--out", out)
     assert code == 0, err
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())

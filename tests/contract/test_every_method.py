@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,8 +115,8 @@ class TestChanges:
 
 class TestRuns:
     def test_the_same_seed_gives_the_same_bytes_and_another_one_others(self, case, finished, tmp_path):
-        check_same(case.run(tmp_path / "again"), finished)
-        other = case.run(tmp_path / "other", seed=1)
+        check_same(case.run(tmp_path / "again", afresh=True), finished)
+        other = case.run(tmp_path / "other", afresh=True, seed=1)
         pairs = zip(other.changes(), finished.changes(), strict=False)
         assert not all(one.window == two.window and np.array_equal(one.pixels, two.pixels) for one, two in pairs)
 
@@ -124,9 +127,8 @@ class TestRuns:
 
     def test_a_change_depends_on_its_item_alone(self, case, finished, tmp_path):
         study = case.begin(tmp_path / "study")
-        drain(jobs.prepare(case.method, case.dataset, study, case.stage()))
         subjects = case.method.stage.subjects if case.method.stage is not None else ()
-        work = Work(case.dataset, study, 0, {subject: {} for subject in subjects})
+        work = Work(case.dataset, study, 0, {subject: {} for subject in subjects}, case.loaded)
         plan = drain(case.method.plan(work, case.settings()))
         made = [
             change for event in case.method.make(work, plan.items[::-1][:2], case.settings()) for change in event.made
@@ -139,7 +141,8 @@ class TestRuns:
         moments = random.Random(case.name)
         whole = sum(1 for _ in case.job(case.begin(tmp_path / "count")))
         for attempt in range(max(3, MOMENTS // 10)):
-            study = case.begin(tmp_path / f"study-{attempt}")
+            # The first one from scratch: it may be stopped before its stage is done.
+            study = case.begin(tmp_path / f"study-{attempt}", afresh=attempt == 0)
             job = case.job(study)
             for _ in range(moments.randrange(1, whole)):
                 next(job)
@@ -149,7 +152,7 @@ class TestRuns:
                 # Stopped while the stage was looked for: nothing was begun yet.
                 drain(case.job(again))
             elif jobs.unfinished(again) is not None:
-                outcome = drain(jobs.resume(again, case.dataset))
+                outcome = drain(jobs.resume(again, case.dataset, case.loaded))
                 assert list(outcome.ids) == finished.changes().ids
             check_same(again, finished)
 
@@ -165,7 +168,7 @@ class TestRuns:
     def test_a_second_run_adds_to_the_first(self, case, tmp_path):
         study = case.run(tmp_path / "study", count=2, per_class=1)
         first = study.changes().ids
-        outcome = drain(jobs.run(case.method, case.dataset, case.settings(count=2, per_class=1, seed=5), study))
+        outcome = drain(case.job(study, count=2, per_class=1, seed=5))
         assert set(outcome.ids).isdisjoint(first) and study.changes().ids == sorted([*first, *outcome.ids])
         for change in study.changes():
             names = [other.name for other in study.changes() if other.id != change.id]
@@ -173,14 +176,14 @@ class TestRuns:
 
     def test_what_was_wanted_is_made_or_refused_with_a_reason(self, case, tmp_path):
         study = case.begin(tmp_path / "study")
-        outcome = drain(case.job(study, count=500, per_class=20, uses=1))
+        outcome = drain(case.job(study, count=60, per_class=5, uses=1))
         (run,) = study.runs()
         assert run.state == "done" and run.wanted == outcome.wanted and len(outcome.ids) <= outcome.wanted
         assert len(outcome.ids) == outcome.wanted or outcome.refusals
         assert dict(outcome.refusals) == dict(run.refusals)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exported(case, finished, tmp_path_factory):
     """What was made, exported as it is. Never write into it."""
     out = tmp_path_factory.mktemp("exported") / "out"
@@ -237,8 +240,8 @@ class TestExports:
             drain(export_study(finished, moved, tmp_path / "out", reviewed=False))
         assert not (tmp_path / "out").exists()
 
-    def test_only_what_is_approved_is_exported(self, case, tmp_path):
-        study = case.run(tmp_path / "study")
+    def test_only_what_is_approved_is_exported(self, case, finished, tmp_path):
+        study = Study.open(Path(shutil.copytree(finished.folder, tmp_path / "study")))
         ids = study.changes().ids
         study.decide("change", ids[:1], "approve")
         study.decide("change", ids[1:], "reject")
@@ -249,8 +252,7 @@ class TestExports:
     def test_what_is_synthetic_is_never_used_again(self, case, exported, tmp_path):
         again = open_any(exported)
         study = Study.create(tmp_path / "study", again.root, again.name)
-        more = {"seed": 3}
-        outcome = drain(jobs.run(case.method, again, case.settings(**more), study, stage=case.stage(**more)))
+        outcome = drain(replace(case, dataset=again).job(study, seed=3))
         for change in study.changes():
             for source in change.sources:
                 if source.role != "donor":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import signal
@@ -15,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,33 +42,10 @@ POOL = PoolSettings(superpixels=12, points=5)
 MIX = USegMixSettings(per_class=3, new_area=(0.1, 0.9), area_ratio=(0.1, 10.0), device="cpu")
 
 
-def paint(seed: int, side: int = 120) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    pixels = np.full((side, side, 3), (225, 165, 205), float)
-    rows, cols = np.mgrid[:side, :side]
-    for color in ((130, 85, 160), (205, 60, 90), (160, 120, 190)):
-        row, col = rng.uniform(25, side - 25, 2)
-        pixels[((rows - row) / rng.uniform(14, 24)) ** 2 + ((cols - col) / rng.uniform(14, 24)) ** 2 < 1] = color
-    pixels += cv2.GaussianBlur(rng.standard_normal((side, side)), (0, 0), 1.0)[..., None] * 12
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tissue_folder, tmp_path_factory) -> Path:
     """Four images each of two classes, two patients a class, and one image of the test split."""
-    root = tmp_path_factory.mktemp("usegmix") / "tissue"
-    rows = []
-    for kind in ("low", "high"):
-        (root / kind).mkdir(parents=True)
-        for number in range(4):
-            name = f"{kind}/{number}.png"
-            Image.fromarray(paint(number + 10 * (kind == "high"))).save(root / name)
-            rows.append([name, kind, f"{kind}-{number % 2}", "train", 0.25])
-    Image.fromarray(paint(99)).save(root / "low" / "held.png")
-    rows.append(["low/held.png", "low", "other", "test", 0.25])
-    with (root / "images.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([["image", "class", "patient", "split", "mpp"], *rows])
-    return root
+    return tissue_folder(tmp_path_factory.mktemp("usegmix") / "tissue", patients=2, side=120)
 
 
 @pytest.fixture(scope="module")
@@ -232,11 +207,11 @@ def test_without_stain_matching_donor_pixels_are_the_donors_own(pool, dataset):
     assert np.array_equal(pasted[origin != 1], target.pixels[origin != 1])
 
 
-def test_an_image_that_changed_since_is_refused(pool, folder, tmp_path, small_model):
+def test_an_image_that_changed_since_is_refused(pool, folder, tissue_pixels, tmp_path, small_model):
     copy = tmp_path / "tissue"
     shutil.copytree(folder, copy)
     plan = drain(plan_mixes(pool, everyone(pool), MIX)).items[0]
-    Image.fromarray(paint(1234)).save(copy / f"{plan.image}.png")
+    Image.fromarray(tissue_pixels(1234, 120, 120)).save(copy / f"{plan.image}.png")
     with pytest.raises(HistomixError, match="not the one that the pool was made of"):
         drain(make_mix(open_tissue(copy), pool, plan, MIX, small_model))
 
@@ -283,12 +258,12 @@ def test_a_pool_is_never_made_of_synthetic_images(dataset, pool, tmp_path, small
 
 
 @pytest.mark.parametrize("kind", ["low", "a class of the test split alone"])
-def test_pools_and_plans_do_not_depend_on_held_out_images(folder, tmp_path, kind):
+def test_pools_and_plans_do_not_depend_on_held_out_images(folder, tissue_pixels, tmp_path, kind):
     pools, plans = [], []
     for held in (1, 2):
         root = tmp_path / f"data {held}"
         shutil.copytree(folder, root)
-        Image.fromarray(paint(200 + held)).save(root / "low" / "held.png")
+        Image.fromarray(tissue_pixels(200 + held, 120, 120)).save(root / "low" / "held.png")
         table = (root / "images.csv").read_text(encoding="utf-8")
         if held == 2:
             table = table.replace("low/held.png,low,", f"low/held.png,{kind},")
