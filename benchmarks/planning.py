@@ -27,7 +27,7 @@ from napari_histomix.weights import bundled
 
 def plan(dataset: Dataset, candidates: Iterable[Candidate], count: int, model: InpaintingModel) -> str:
     """Plan candidates one after the other until ``count`` are placed; what it took, as columns of a table."""
-    cache, donors, taken = ImageCache(dataset), {}, {}
+    cache, donors, taken = ImageCache(dataset.read), {}, {}
     placed = tried = 0
     reading, began = 0.0, time.perf_counter()
     for candidate in candidates:

@@ -15,7 +15,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from napari_histomix.records import HistomixError, LabeledImage, Location
+from napari_histomix.records import HistomixError, Kind, LabeledImage, Location
 from napari_histomix.stains import optical_density
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def nucleus_boxes(instances: NDArray[np.int32]) -> dict[int, tuple[slice, slice]
 
 def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collection[int]) -> list[Location]:
     """Rare and major nuclei of an image by id, without synthetic ones; their centers are centroids, in pixels."""
-    found = []
+    locations = []
     for instance, box in nucleus_boxes(image.instances).items():
         if instance in image.synthetic:
             continue
@@ -66,17 +66,10 @@ def nucleus_locations(image: LabeledImage, rare: Collection[int], major: Collect
         if number not in (*rare, *major):
             continue
         rows, cols = np.nonzero(image.instances[box] == instance)
-        location = Location(
-            image.source.image,
-            "rare" if number in rare else "major",
-            float(rows.mean() + box[0].start),
-            float(cols.mean() + box[1].start),
-            instance,
-            number,
-            len(rows),
-        )
-        found.append(location)
-    return found
+        kind: Kind = "rare" if number in rare else "major"
+        center = float(rows.mean() + box[0].start), float(cols.mean() + box[1].start)
+        locations.append(Location(image.source.image, kind, *center, instance, number, len(rows)))
+    return locations
 
 
 def tissue(image: LabeledImage) -> NDArray[np.bool_]:
@@ -88,14 +81,7 @@ def tissue(image: LabeledImage) -> NDArray[np.bool_]:
 def background_locations(image: LabeledImage, count: int, radius: float, rng: np.random.Generator) -> list[Location]:
     """Uniformly drawn places with nothing but tissue without a nucleus within ``radius`` pixels of their center.
 
-    Parameters
-    ----------
-    image : LabeledImage
-    count : int
-        How many to return; all there are where there are fewer.
-    radius : float
-        Pixels.
-    rng : numpy.random.Generator
+    All there are where there are fewer than ``count``.
     """
     free = ((image.instances == 0) & tissue(image)).astype(np.uint8)
     # A frame of zeros makes the image's edge count as occupied.
@@ -127,20 +113,9 @@ class ContextModel:
 
     @classmethod
     def fit(cls, rare: Features, pooled: Features, components: int = 16, pca_on_rare: bool = False) -> ContextModel:
-        """Fit to rare (N, d) and all (M, d) surroundings.
+        """Fit to rare (N, d) and all (M, d) surroundings, with at most as many principal components as the data has.
 
-        Parameters
-        ----------
-        rare, pooled : (N, d) and (M, d) float
-        components : int
-            Principal components kept, at most as many as the data has.
-        pca_on_rare : bool
-            Fit the components to the rare surroundings only, as the published code does.
-
-        Raises
-        ------
-        HistomixError
-            Without a rare nucleus, or with fewer than two surroundings in all.
+        With ``pca_on_rare`` the components are fitted to the rare surroundings only, as the published code does.
         """
         if len(rare) == 0:
             raise HistomixError("There is no rare nucleus to learn from; choose a class that occurs in the images.")
@@ -161,15 +136,10 @@ class ContextModel:
         scores = np.atleast_1d(multivariate_normal(mean, covariance).logpdf(own))
         return cls(scaler, pca, mean, covariance, np.sort(scores))
 
-    @property
-    def dimension(self) -> int:
-        """Principal components kept."""
-        return len(self.mean)
-
     def transform(self, features: Features) -> NDArray[np.float64]:
         """(N, d) features as (N, p) principal components."""
         if len(features) == 0:
-            return np.empty((0, self.dimension))
+            return np.empty((0, len(self.mean)))
         return np.asarray(self.pca.transform(self.scaler.transform(features)), np.float64)
 
     def score_samples(self, components: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -252,19 +222,7 @@ class DonorDraw:
     def draw(
         self, target: NDArray[Any], allowed: NDArray[np.bool_], rng: np.random.Generator
     ) -> tuple[int, float] | None:
-        """Draw a donor.
-
-        Parameters
-        ----------
-        target : (p,) float
-        allowed : (N,) bool
-        rng : numpy.random.Generator
-
-        Returns
-        -------
-        tuple of int and float, or None
-            Index of the donor, whose weight has grown, and its probability; None where nothing is allowed.
-        """
+        """Index of a donor, whose weight grows by its use, and its probability; None where nothing is allowed."""
         heights = np.cumsum(self.chances(target, allowed), dtype=np.float64)
         if len(heights) == 0 or heights[-1] <= 0:
             return None
@@ -287,24 +245,10 @@ def fitting(areas: NDArray[Any], area: float, area_ratio: tuple[float, float]) -
 class DonorChoice:
     """Which segments of a class may replace a target, and with what probability.
 
-    Parameters
-    ----------
-    pool : SegmentPool
-    members : (n,) int
-        Segments of the class that may be drawn, in the order of the pool.
-    kind : str
-    temperature : float, optional
-        See ``DonorDraw``.
-    area_ratio : (low, high)
-        Donor area / target area that is let through, in µm².
-    own_patient : bool
-        Let a donor come from the target's own patient, or own image where patients are not known.
-
-    Attributes
-    ----------
-    pool_draw : DonorDraw
-    images : (n,) int
-        For each member the index of its image in the pool; of an image that was divided again, its first.
+    ``members`` (n,) are the segments of the class that may be drawn, in the order of the pool, and ``images`` (n,) the
+    index of each one's image in the pool; of an image that was divided again, its first. ``area_ratio`` bounds donor
+    area / target area, in µm²; ``own_patient`` lets a donor come from the target's own patient, or own image where
+    patients are not known.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ def test_a_location_is_known_by_its_place_its_instance_and_its_type(labeled_imag
 
 def test_images_are_read_once_as_far_as_memory_goes(dataset):
     first = dataset.read("train_0")
-    cache = ImageCache(dataset, capacity=2 * (first.pixels.nbytes + first.instances.nbytes))
+    cache = ImageCache(dataset.read, capacity=2 * (first.pixels.nbytes + first.instances.nbytes))
     images = {name: cache.get(name) for name in ("train_0", "train_1", "train_2")}
     assert cache.get("train_0") is images["train_0"] and cache.get("train_1") is images["train_1"]
     again = cache.get("train_2")
@@ -49,7 +49,7 @@ def test_an_image_that_cannot_be_read_is_a_problem_noted_once(dataset):
     broken = dataset.entry("train_1").image
     content = broken.read_bytes()
     broken.write_bytes(content[:100])
-    cache = ImageCache(dataset)
+    cache = ImageCache(dataset.read)
     assert cache.get("train_1") is None
     assert list(cache.problems) == ["train_1"] and not cache.facts
     broken.write_bytes(content)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_histomix.compositing.replacement import SCALES, lay, paste, pose_of
+from napari_histomix.compositing.replacement import SCALES, Swap, lay, lay_all, paste, pose_of
 from napari_histomix.records import Segment
 
 SHAPE = (120, 140)
@@ -81,7 +81,8 @@ def test_what_is_not_free_stays_and_donor_and_hole_never_overlap(target_at, dono
     laid = lay(target, donor, pose_of(target, donor, np.random.default_rng(seed)), free)
     assert not (laid.donor & laid.hole).any() and not ((laid.donor | laid.hole) & ~free).any()
     assert (whole(target) & free & ~laid.donor & ~laid.hole).sum() == 0, "nothing of the target is left"
-    assert np.array_equal(laid.origin == 1, laid.donor) and np.array_equal(laid.origin == 2, laid.hole)
+    (alone,), origin = lay_all([Swap(target, donor, pose_of(target, donor, np.random.default_rng(seed)))], SHAPE)
+    assert np.array_equal(origin == 1, alone.donor) and np.array_equal(origin == 2, alone.hole)
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 255, (*SHAPE, 3), np.uint8)
     pose = pose_of(target, donor, rng)

@@ -16,7 +16,7 @@ from napari_histomix.datasets.dataset_writer import WrittenDataset, convert
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.formats.polygons import mask_text
 from napari_histomix.datasets.synthetic import Mark, inner_pixels
-from napari_histomix.evaluation.reader_test.nuclei import look
+from napari_histomix.evaluation.reader_test.nuclei import find_real_nuclei
 from napari_histomix.records import LabeledImage, Source, drain
 from napari_histomix.sampling import nucleus_locations
 
@@ -209,11 +209,13 @@ def test_real_crops_show_no_synthetic_nucleus(sample):
     marks = {first.source.image: tuple(Mark.at(place) for place in inner_pixels(first))}
     dataset = replace(dataset, entries=(dataset.entry(first.source.image),), marks=marks)
     side = 48
-    looked = drain(look(dataset, {kind.number for kind in dataset.classes}, (), side))
+    looked = drain(find_real_nuclei(dataset, {kind.number for kind in dataset.classes}, (), side))
     synthetic = masks(first, first.synthetic)
     nuclei = [place for places in looked.nuclei.values() for place in places]
     for place in nuclei:
         row, col = round(place.row), round(place.col)
         assert not synthetic[max(0, row - side) : row + side, max(0, col - side) : col + side].any()
-    everything = drain(look(replace(dataset, marks={}), {kind.number for kind in dataset.classes}, (), side))
+    everything = drain(
+        find_real_nuclei(replace(dataset, marks={}), {kind.number for kind in dataset.classes}, (), side)
+    )
     assert len(nuclei) < sum(map(len, everything.nuclei.values()))

@@ -53,8 +53,8 @@ def test_percentile_is_the_share_of_rare_surroundings_at_or_below():
 
 def test_never_more_components_than_the_data_has():
     near, everything = clouds(2, 3, dimension=3)
-    assert ContextModel.fit(near, everything).dimension == 3
-    assert ContextModel.fit(near, everything[:3]).dimension == 2
+    assert ContextModel.fit(near, everything).mean.size == 3
+    assert ContextModel.fit(near, everything[:3]).mean.size == 2
 
 
 def test_surroundings_that_are_all_the_same():
@@ -73,14 +73,14 @@ def test_components_of_the_rare_only_as_published():
     assert np.abs(rare_only.pca.components_[:, 0]).max() < 1e-9
     assert np.abs(ContextModel.fit(near, everything, components=3).pca.components_[:, 0]).max() > 0.1
     # One nucleus has no directions of its own.
-    assert ContextModel.fit(near[:1], everything, components=3, pca_on_rare=True).dimension == 3
+    assert ContextModel.fit(near[:1], everything, components=3, pca_on_rare=True).mean.size == 3
 
 
 def test_no_location_is_no_score():
     near, everything = clouds(3, 10)
     model = ContextModel.fit(near, everything)
-    assert model.transform(np.empty((0, 20))).shape == (0, model.dimension)
-    assert model.score_samples(np.empty((0, model.dimension))).shape == (0,)
+    assert model.transform(np.empty((0, 20))).shape == (0, model.mean.size)
+    assert model.score_samples(np.empty((0, model.mean.size))).shape == (0,)
 
 
 def test_nothing_to_learn_from_is_said():

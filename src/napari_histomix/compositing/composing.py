@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -85,22 +85,7 @@ def _lay_labels(instances: NDArray[np.int32], types: dict[int, int], change: Cha
 
 
 def new_image(change: Change, mpp: float, dataset: str) -> Synthetic:
-    """The image of a change that has no target.
-
-    Parameters
-    ----------
-    change : Change
-        Its patch is the whole image.
-    mpp : float
-        Micrometers per pixel.
-    dataset : str
-        Name of the dataset that it is made for.
-
-    Raises
-    ------
-    HistomixError
-        If it has a target.
-    """
+    """The image of a change that has no target, at ``mpp`` µm per pixel; raises HistomixError if it has one."""
     if change.image:
         raise HistomixError(f"{change.name} was made of {change.image}; compose it with that image.")
     shape = change.origin.shape
@@ -123,28 +108,10 @@ BEYOND = 60
 
 
 def compose_window(target: LabeledImage, window: Window, changes: Iterable[Change]) -> tuple[Synthetic, Window]:
-    """Compose only the part of a target that a window touches.
-
-    Parameters
-    ----------
-    target : LabeledImage
-    window : (rows, columns)
-        Within the target.
-    changes : iterable of Change
-        Those in place in this image that count.
-
-    Returns
-    -------
-    Synthetic
-        Of the smallest rectangle that holds the window and those of all changes that overlap it.
-    (rows, columns)
-        The window in that rectangle.
-    """
+    """Compose the smallest part of a target that holds a window and all changes that overlap it; the window in it."""
     near = [change for change in changes if overlap(change.window, window)]
-    windows = [window, *(change.window for change in near)]
-    top, left = (min(each[axis].start for each in windows) for axis in (0, 1))
-    bottom, right = (max(each[axis].stop for each in windows) for axis in (0, 1))
-    part = slice(top, bottom), slice(left, right)
+    part = window_around([window, *(change.window for change in near)], 0, target.instances.shape)
+    top, left = part[0].start, part[1].start
     cropped = replace(target, pixels=target.pixels[part], instances=target.instances[part])
     moved = [change.moved(change.row - top, change.col - left) for change in near]
     rows, cols = window
@@ -152,6 +119,18 @@ def compose_window(target: LabeledImage, window: Window, changes: Iterable[Chang
         slice(rows.start - top, rows.stop - top),
         slice(cols.start - left, cols.stop - left),
     )
+
+
+def window_around(boxes: Sequence[Window], margin: int, shape: tuple[int, ...]) -> Window:
+    """The smallest window that holds all boxes and a margin around them, within an image of ``shape`` (H, W)."""
+    rows, cols = (
+        slice(
+            max(0, min(box[axis].start for box in boxes) - margin),
+            min(shape[axis], max(box[axis].stop for box in boxes) + margin),
+        )
+        for axis in (0, 1)
+    )
+    return rows, cols
 
 
 def overlap(a: Window, b: Window) -> bool:

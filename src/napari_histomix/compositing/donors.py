@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_histomix.compositing.composing import window_around
 from napari_histomix.compositing.indexed_image import IndexedImage
 from napari_histomix.compositing.stain import Staining
 from napari_histomix.datasets import Dataset, Problem
@@ -45,6 +46,9 @@ CONTRAST_UM = 2.5
 MARGIN_UM = 7.5
 """Surroundings kept on each side of a donor, in µm (NucleiMix: 30 px at 0.25 µm/px)."""
 
+SAME_SCALE = 0.02
+"""Relative difference of two scales up to which they count as the same."""
+
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 """OpenCV's codes of one, two and three quarter turns counterclockwise."""
 
@@ -56,22 +60,10 @@ TOUCHES_NEIGHBOR = "the donor touches another nucleus in its own image"
 
 @dataclass(frozen=True, eq=False)
 class DonorCrop:
-    """A donor with its surroundings.
+    """A donor with its surroundings: its own mask, and the pixels of no nucleus, (h, w) each.
 
-    Parameters
-    ----------
-    location : Location
-    pixels : (h, w, 3) uint8
-    nucleus : (h, w) bool
-        The donor's own mask.
-    surroundings : (h, w) bool
-        Pixels of no nucleus.
-    mpp : float
-        Micrometers per pixel.
-    staining : Staining
-        Of the donor's whole image.
-    corner : (row, column)
-        Upper left corner of the crop in that image, in its own pixels.
+    ``mpp`` is in µm per pixel, ``staining`` that of the donor's whole image, and ``corner`` (row, column) the
+    upper left corner of the crop in that image, in its own pixels.
     """
 
     location: Location
@@ -85,15 +77,14 @@ class DonorCrop:
     def at_scale(self, mpp: float) -> DonorCrop:
         """The donor resampled to ``mpp``; itself where that is its own scale already (within 2 %)."""
         factor = self.mpp / mpp
-        if abs(factor - 1) < 0.02:
+        if abs(factor - 1) < SAME_SCALE:
             return self
         size = resampled_shape(self.nucleus.shape, factor)[::-1]
-        smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
         nucleus, surroundings = (
             cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
             for mask in (self.nucleus, self.surroundings)
         )
-        pixels = cv2.resize(self.pixels, size, interpolation=smooth).astype(np.uint8)
+        pixels = resampled(self.pixels, factor)
         return replace(self, pixels=pixels, nucleus=nucleus, surroundings=surroundings, mpp=mpp)
 
     def turned(self, quarter_turns: int, mirrored: bool) -> DonorCrop:
@@ -112,6 +103,12 @@ def resampled_shape(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
     return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
 
 
+def resampled(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """An image (h, w, 3) made ``factor`` times as large."""
+    smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, resampled_shape(pixels.shape, factor)[::-1], interpolation=smooth), np.uint8)
+
+
 def before_turn(row: int, col: int, shape: tuple[int, int], quarter_turns: int, mirrored: bool) -> tuple[int, int]:
     """Where a pixel of a turned donor was before ``DonorCrop.turned``, in a crop of ``shape`` (h, w)."""
     height, width = shape
@@ -125,14 +122,9 @@ def before_turn(row: int, col: int, shape: tuple[int, int], quarter_turns: int, 
 
 
 def density_around(pixels: NDArray[np.uint8], nucleus: Mask, surroundings: Mask, mpp: float) -> float | None:
-    """Mean green optical density (base 10) of what surrounds a nucleus; None where nothing does.
+    """Mean green optical density (base 10) of what surrounds a nucleus and its rim of two pixels; None: nothing does.
 
-    Parameters
-    ----------
-    pixels : (h, w, 3) uint8
-    nucleus, surroundings : (h, w) bool
-        The nucleus, whose two pixels of rim are left out, and the pixels of no nucleus.
-    mpp : float
+    ``surroundings`` (h, w) are the pixels of no nucleus.
     """
     around = dilate(nucleus, 2 + max(2, round(CONTRAST_UM / mpp))) & ~dilate(nucleus, 2) & surroundings
     return float(optical_density(pixels, around)[:, 1].mean()) if around.any() else None
@@ -176,23 +168,13 @@ def cut_donor(source: IndexedImage, location: Location) -> DonorCrop:
 def _window(source: IndexedImage, location: Location) -> tuple[slice, slice]:
     """A nucleus's bounding box with ``MARGIN_UM`` around it, within the image."""
     margin = round(MARGIN_UM / source.image.mpp)
-    rows, cols = (
-        slice(max(0, axis.start - margin), min(size, axis.stop + margin))
-        for axis, size in zip(source.boxes[location.instance], source.image.instances.shape, strict=True)
-    )
-    return rows, cols
+    return window_around([source.boxes[location.instance]], margin, source.image.instances.shape)
 
 
 def rare_and_major(
     dataset: Dataset, rare_names: Iterable[str], major_names: Iterable[str]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Numbers of the rare and the major classes; all other classes are major where none is named.
-
-    Raises
-    ------
-    HistomixError
-        If there is no such class, no rare class is named, or one is both.
-    """
+    """Numbers of the rare and the major classes; all other classes are major where none is named."""
     rare = tuple(dict.fromkeys(dataset.class_number(name) for name in rare_names))
     if not rare:
         raise HistomixError("Choose at least one rare class.")
@@ -206,16 +188,8 @@ def rare_and_major(
 class NucleusSurvey:
     """The nuclei of all readable training images.
 
-    Parameters
-    ----------
-    problems : list of Problem
-        Images that could not be read, with the reason.
-    nuclei : dict of str to list of Location
-        Rare and major nuclei by image.
-    areas, mpp : dict of str to float
-        Area in µm², and µm per pixel, by image.
-    flaws, contrasts : dict
-        Of rare nuclei, where they have one: ``donor_flaw`` and ``contrast``.
+    ``problems`` are of images that could not be read. By image: its rare and major ``nuclei``, its ``areas`` in µm² and
+    ``mpp`` in µm per pixel. Of rare nuclei, where they have one: ``flaws`` (``donor_flaw``) and ``contrasts``.
     """
 
     problems: list[Problem]
@@ -226,22 +200,21 @@ class NucleusSurvey:
     contrasts: dict[Location, float] = field(default_factory=dict)
 
     def add(self, image: LabeledImage, nuclei: list[Location]) -> None:
-        """Take note of an image and its nuclei."""
         name = image.source.image
         self.nuclei[name], self.mpp[name] = nuclei, image.mpp
         self.areas[name] = image.instances.size * image.mpp**2
         indexed = IndexedImage(image)
         for nucleus in nuclei:
             if nucleus.kind == "rare":
-                if (its_contrast := contrast(indexed, nucleus)) is not None:
-                    self.contrasts[nucleus] = its_contrast
+                if (value := contrast(indexed, nucleus)) is not None:
+                    self.contrasts[nucleus] = value
                 if flaw := donor_flaw(indexed, nucleus):
                     self.flaws[nucleus] = flaw
 
     @property
     def rare(self) -> list[Location]:
         """All rare nuclei."""
-        return [nucleus for here in self.nuclei.values() for nucleus in here if nucleus.kind == "rare"]
+        return [nucleus for nuclei in self.nuclei.values() for nucleus in nuclei if nucleus.kind == "rare"]
 
     def all_flaws(self) -> dict[Location, str]:
         """Why rare nuclei cannot be donors; some are far smaller or far paler than the median of their class."""
@@ -259,18 +232,8 @@ class NucleusSurvey:
 def survey_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...]) -> Job[NucleusSurvey]:
     """Read the nuclei of the training images; a long job (see ``records.Job``).
 
-    Synthetic nuclei are left out. A bad image becomes a problem, the others go on.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    rare, major : tuple of int
-        Class numbers.
-
-    Raises
-    ------
-    HistomixError
-        If no image can be read, or nothing says how large a pixel is.
+    Synthetic nuclei are left out. A bad image becomes a problem, the others go on. HistomixError is raised if no image
+    can be read, or nothing says how large a pixel is.
     """
     entries = [entry for entry in dataset.real_training if entry.labels is not None]
     if entries and all(entry.mpp is None for entry in entries):
@@ -278,16 +241,17 @@ def survey_nuclei(dataset: Dataset, rare: tuple[int, ...], major: tuple[int, ...
             "Nothing says how many µm one pixel of these images is; pass --mpp, "
             'or put {"mpp": 0.25} in dataset.json beside the data.'
         )
-    found = NucleusSurvey(list(dataset.problems))
+    survey = NucleusSurvey(list(dataset.problems))
     for number, entry in enumerate(entries):
         yield Event("Reading labels", number, len(entries))
         try:
             image = dataset.read(entry)
         except HistomixError as error:
-            found.problems.append(Problem(entry.source.image, str(error)))
+            survey.problems.append(Problem(entry.source.image, str(error)))
             yield Event("Reading labels", number, len(entries), message=f"Skipped: {error}")
             continue
-        found.add(image, nucleus_locations(image, rare, major))
-    if not found.nuclei:
-        raise HistomixError(found.problems[-1].sentence if found.problems else f"{dataset.name} has no training image.")
-    return found
+        survey.add(image, nucleus_locations(image, rare, major))
+    if not survey.nuclei:
+        problems = survey.problems
+        raise HistomixError(problems[-1].sentence if problems else f"{dataset.name} has no training image.")
+    return survey

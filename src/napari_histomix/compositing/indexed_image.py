@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from napari_histomix.compositing.stain import Staining, staining
 from napari_histomix.datasets import Problem
@@ -47,37 +47,15 @@ class IndexedImage:
         return location.instance in self.boxes and known is not None and location.type in (0, known)
 
 
-class Readable(Protocol):
-    """A dataset, or what stands for one."""
-
-    def read(self, name: str, /) -> LabeledImage:
-        """An image by its name. Raises HistomixError if it cannot be read."""
-
-
-@dataclass(frozen=True)
-class ReadBy:
-    """Stands for a dataset where images are read by a function."""
-
-    read: Callable[[str], LabeledImage]
-
-
 @dataclass(eq=False)
 class ImageCache:
-    """Images of a dataset, read when first asked for and kept as far as ``capacity`` bytes go; others are read again.
+    """Images read when first asked for and kept as far as ``capacity`` bytes go; others are read again.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        Or whatever else reads images by their names.
-    capacity : int
-        Bytes of pixels and labels that are kept.
-    problems : dict of str to Problem
-        Images that could not be read; they are not tried again.
-    facts : dict of str to dict
-        What provenance says of each image that was read.
+    ``read`` reads an image by its name (``Dataset.read``). Images that could not be read are among the ``problems`` and
+    not tried again; ``facts`` are what provenance says of each image that was read.
     """
 
-    dataset: Readable
+    read: Callable[[str], LabeledImage]
     capacity: int = CACHE_BYTES
     problems: dict[str, Problem] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -91,7 +69,7 @@ class ImageCache:
         if name in self._kept:
             return self._kept[name]
         try:
-            image = self.dataset.read(name)
+            image = self.read(name)
         except HistomixError as error:
             self.problems[name] = Problem(name, str(error))
             return None
@@ -103,4 +81,11 @@ class ImageCache:
         if self._size + size <= self.capacity:
             self._kept[name] = indexed
             self._size += size
+        return indexed
+
+    def require(self, name: str) -> IndexedImage:
+        """An image by its name; raises HistomixError where it cannot be read."""
+        indexed = self.get(name)
+        if indexed is None:
+            raise HistomixError(self.problems[name].sentence)
         return indexed

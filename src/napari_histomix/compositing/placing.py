@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,38 +24,18 @@ CHANGED = "the labels are not those it was found in; find candidates again"
 
 
 class Laid(Protocol):
-    """A donor where it will lie."""
+    """A donor where it will lie: the slices of its patch in the image, and the pixels (h, w) of it that will change."""
 
     @property
-    def window(self) -> tuple[slice, slice]:
-        """Slices of the patch in its image."""
+    def window(self) -> tuple[slice, slice]: ...
 
     @property
-    def changed(self) -> Mask:
-        """Pixels of the patch that will change, (h, w)."""
+    def changed(self) -> Mask: ...
 
 
 L = TypeVar("L", bound=Laid)
 Lay = Callable[[IndexedImage, Candidate, DonorCrop, Mask], L | str]
 """Lays a donor on a candidate's place beside the pixels (H, W) that are taken, or says why it cannot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How many placements are wanted, and how many at most one donor and one image may have; None: any number."""
-
-    count: int
-    uses: int | None = None
-    per_image: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Placement(Generic[L]):
-    """A candidate that takes its donor, and the instance id that the new nucleus gets."""
-
-    candidate: Candidate
-    laid: L
-    instance: int
 
 
 @dataclass(eq=False)
@@ -83,7 +63,6 @@ class SourceImages(ImageCache):
         return self._donors.get((location.image, location.instance))
 
     def get(self, name: str) -> IndexedImage | None:
-        """As ``ImageCache.get``."""
         target = super().get(name)
         if target is not None and name not in self._last_ids:
             self._last_ids[name] = max(target.boxes, default=0)
@@ -126,19 +105,9 @@ def lay_donors(
 ) -> Job[dict[int, L | str]]:
     """Lay the donors of candidates on their places, image by image; a long job (see ``records.Job``).
 
-    Parameters
-    ----------
-    candidates : sequence of Candidate
-    images : SourceImages
-    lay : callable
-    occupied : callable, optional
-        Pixels (H, W) of an image that are taken already: the donors then keep clear of these and of each other.
-        Without it, each is laid as if it were the only one.
-
-    Returns
-    -------
-    dict of int to laid donor or str
-        By rank, or the reason for a refusal; nothing of candidates whose images cannot be read.
+    ``occupied`` gives the pixels (H, W) of an image that are taken already: the donors then keep clear of these and of
+    each other. Without it, each is laid as if it were the only one. The laid donors, or the reasons why they are not,
+    come by rank.
     """
     yield from images.cut_donors(candidate.donor for candidate in candidates)
     by_image: dict[str, list[Candidate]] = {}
@@ -149,11 +118,13 @@ def lay_donors(
         yield Event("Planning placements", done, len(by_image))
         target = images.get(name)
         if target is None:
+            outcomes |= {candidate.rank: images.problem(candidate) for candidate in group}
             continue
         taken = np.zeros(target.image.instances.shape, bool) if occupied is None else occupied(target)
         for candidate in group:
             donor = images.donor(candidate.donor)
-            if donor is None and candidate.donor.image in images.problems:
+            if donor is None and (problem := images.problem(candidate)):
+                outcomes[candidate.rank] = problem
                 continue
             if donor is None or not target.holds(candidate.target):
                 outcomes[candidate.rank] = CHANGED
@@ -167,29 +138,26 @@ def lay_donors(
 
 
 def choose_placements(
-    candidates: Iterable[Candidate], images: SourceImages, lay: Lay[L], limits: Limits, before: Iterable[Change] = ()
-) -> Job[tuple[list[Placement[L]], Counter[str]]]:
+    candidates: Iterable[Candidate],
+    images: SourceImages,
+    lay: Lay[L],
+    before: Iterable[Change],
+    *,
+    count: int,
+    uses: int,
+    per_image: int | None,
+) -> Job[tuple[list[tuple[Candidate, L, int]], Counter[str]]]:
     """Placements of the first candidates, by rank, that nothing forbids; a long job (see ``records.Job``).
 
     Only candidates of one image can stand in each other's way, so each round takes more candidates than are still
     needed, goes through them image by image, and cuts the surplus off by rank: the outcome is that of trying them one
     after the other.
 
-    Parameters
-    ----------
-    candidates : iterable of Candidate
-    images : SourceImages
-    lay : callable
-    limits : Limits
-    before : iterable of Change
-        Made earlier. Their places are not used again, and they count toward the limits.
+    Changes made ``before`` count toward the limits, and their places are not used again. ``count`` placements are
+    wanted, ``uses`` and ``per_image`` are how many one donor and one image may have at most.
 
-    Returns
-    -------
-    list of Placement
-        By rank; fewer than wanted where the candidates run out.
-    Counter of str
-        How many candidates were refused, by reason.
+    Returns the candidates that take their donors with the ids that the new nuclei get, fewer than wanted where they run
+    out; and how many candidates were refused, by reason.
     """
     earlier: dict[str, list[Change]] = {}
     for change in before:
@@ -198,7 +166,7 @@ def choose_placements(
     changes = [change for group in earlier.values() for change in group]
     targets = {change.target for change in changes}
     gone = {(change.image, instance) for change in changes for instance in change.removed}
-    uses = Counter((change.donor.image, change.donor.item) for change in changes if change.donor is not None)
+    used = Counter((change.donor.image, change.donor.item) for change in changes if change.donor is not None)
     filled = Counter({name: sum(len(change.added) for change in group) for name, group in earlier.items()})
     waiting = sorted(
         (
@@ -209,15 +177,15 @@ def choose_placements(
         ),
         key=lambda candidate: candidate.rank,
     )
-    accepted: list[Placement[L]] = []
+    accepted: list[tuple[Candidate, L, int]] = []
     laid_in: dict[str, list[L]] = {}
     refusals: Counter[str] = Counter()
 
     def over_limit(candidate: Candidate) -> str:
         """Why the limits forbid a candidate; empty where they do not."""
-        if limits.uses is not None and uses[_donor_key(candidate)] >= limits.uses:
+        if used[candidate.donor.image, candidate.donor.instance] >= uses:
             return USED_UP
-        if limits.per_image is not None and filled[candidate.target.image] >= limits.per_image:
+        if per_image is not None and filled[candidate.target.image] >= per_image:
             return IMAGE_FULL
         return ""
 
@@ -230,30 +198,28 @@ def choose_placements(
             taken[change.window] |= change.origin != REAL
         return taken
 
-    while waiting and len(accepted) < limits.count:
-        size = 2 * (limits.count - len(accepted)) + 16
+    while waiting and len(accepted) < count:
+        size = 2 * (count - len(accepted)) + 16
         tried, waiting = waiting[:size], waiting[size:]
         possible = [candidate for candidate in tried if not over_limit(candidate)]
         outcomes = yield from lay_donors(possible, images, lay, occupied)
         for candidate in tried:
-            if len(accepted) == limits.count:
+            if len(accepted) == count:
                 break
             outcome = outcomes.get(candidate.rank)
+            # An image that cannot be read is a problem, not a refusal.
+            outcome = None if outcome == images.problem(candidate) else outcome
             reason = outcome if isinstance(outcome, str) else over_limit(candidate)
             if reason:
                 refusals[reason] += 1
             elif outcome is not None and not isinstance(outcome, str):
                 name = candidate.target.image
-                used = (instance for change in earlier.get(name, ()) for instance in change.added)
-                accepted.append(Placement(candidate, outcome, images.new_id(name, used)))
+                ids = (instance for change in earlier.get(name, ()) for instance in change.added)
+                accepted.append((candidate, outcome, images.new_id(name, ids)))
                 laid_in.setdefault(name, []).append(outcome)
                 filled[name] += 1
-                uses[_donor_key(candidate)] += 1
+                used[candidate.donor.image, candidate.donor.instance] += 1
     return accepted, refusals
-
-
-def _donor_key(candidate: Candidate) -> tuple[str, int]:
-    return candidate.donor.image, candidate.donor.instance
 
 
 def finished_change(
@@ -266,23 +232,7 @@ def finished_change(
     method: str,
     how: Mapping[str, Any],
 ) -> Change:
-    """The change that a plan has become.
-
-    Parameters
-    ----------
-    plan : Plan
-    pixels : (h, w, 3) uint8
-        Of the patch.
-    origin : (h, w) uint8
-    instance : int
-        Id of the new nucleus.
-    number : int
-        Id of the change.
-    method : str
-        Name of the method.
-    how : mapping
-        Added to the provenance of the plan.
-    """
+    """The change with the id ``number`` that a plan has become; ``how`` is added to the provenance of the plan."""
     target, donor = plan.candidate.target, plan.candidate.donor
     changed = origin != REAL
     place = {"row": plan.row, "col": plan.col, **mask_text(changed)}
@@ -307,9 +257,9 @@ def finished_change(
 
 
 def place_in_donor(provenance: Mapping[str, Any], row: int, col: int) -> tuple[float, float]:
-    """Row and column in the donor's own image of a pixel that a plan laid at (row, column) of the target.
+    """Where in the donor's own image a pixel lay that is at (row, column) of the target, by the change's provenance.
 
-    Fractions of pixels where the donor was resampled. ``provenance`` is that of the plan, or of its change.
+    Fractions of pixels where the donor was resampled.
     """
     top, left = provenance["shift"]
     crop_row, crop_col, height, width = provenance["crop"]

@@ -22,19 +22,15 @@ SCALES = (0.75, 1.33)
 BAND = 4.0
 """Pixels on each side of a donor's outline that are painted anew, in an image of ``BAND_SIDE``."""
 BAND_SIDE = 512
+STAINED = 0.5
+"""Summed optical density (base 10) from which a pixel is stained in full."""
 
 
 @dataclass(frozen=True)
 class Pose:
     """The similarity that lays a donor on its target: pixels of the donor's box → pixels of the target image.
 
-    Parameters
-    ----------
-    matrix : (2, 3) tuple of float
-        As OpenCV's: x, y.
-    scale, angle : float
-        Magnification, and turn in degrees.
-    mirrored : bool
+    ``matrix`` (2, 3) is as OpenCV's: x, y; ``scale`` the magnification, and ``angle`` the turn in degrees.
     """
 
     matrix: tuple[tuple[float, ...], tuple[float, ...]]
@@ -43,10 +39,9 @@ class Pose:
     mirrored: bool
 
     def facts(self) -> dict[str, Any]:
-        """For provenance."""
-        return {"matrix": [list(row) for row in self.matrix], "scale": self.scale, "angle": self.angle} | {
-            "mirrored": self.mirrored
-        }
+        """The pose as plain JSON values, for provenance."""
+        matrix = [list(row) for row in self.matrix]
+        return {"matrix": matrix, "scale": self.scale, "angle": self.angle, "mirrored": self.mirrored}
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Pose:
@@ -57,41 +52,30 @@ class Pose:
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """A donor laid into an image.
+    """A donor laid into an image (H, W): where its pixels lie, and the ``hole`` that is to be painted around them.
 
-    Parameters
-    ----------
-    donor : (H, W) bool
-        Where its pixels lie.
-    hole : (H, W) bool
-        What is to be painted: the rest of the target, and a band along the donor's outline. Not part of ``donor``.
+    The hole is the rest of the target and a band along the donor's outline, and no part of ``donor``.
     """
 
     donor: Mask
     hole: Mask
-
-    @property
-    def origin(self) -> NDArray[np.uint8]:
-        """Origin map (H, W)."""
-        return np.where(self.hole, INPAINTED, np.where(self.donor, DONOR, 0)).astype(np.uint8)
 
 
 def pose_of(target: Segment, donor: Segment, rng: np.random.Generator, factor: float = 1.0) -> Pose:
     """Lay a donor's centroid and principal axis on the target's, as large as the target, within ``SCALES``.
 
     Whether it is mirrored is random; which way along the axis it looks is the one that covers more of the target.
-
-    Parameters
-    ----------
-    target, donor : Segment
-    rng : numpy.random.Generator
-    factor : float
-        µm/px of the donor's image over that of the target's: the donor is brought to the target's scale first.
+    ``factor`` is µm/px of the donor's image over that of the target's, to whose scale the donor is brought first.
     """
     mirrored = bool(rng.integers(2))
     scale = factor * float(np.clip(np.sqrt(target.area / (donor.area * factor**2)), *SCALES))
     poses = [_pose(target, donor, scale, mirrored, turn) for turn in (0.0, np.pi)]
-    covered = [np.count_nonzero(_moved(donor.mask, pose, target) & target.mask) for pose in poses]
+    covered = []
+    for pose in poses:
+        # In the box of the target.
+        matrix = np.array(pose.matrix)
+        matrix[:, 2] -= (target.col, target.row)
+        covered.append(np.count_nonzero(_moved(donor.mask, matrix, target.mask.shape) & target.mask))
     return poses[int(np.argmax(covered))]
 
 
@@ -107,30 +91,18 @@ def _pose(target: Segment, donor: Segment, scale: float, mirrored: bool, turn: f
     return Pose((tuple(first), tuple(second)), scale, float(np.degrees(angle) % 360), mirrored)
 
 
-def _moved(mask: Mask, pose: Pose, target: Segment) -> Mask:
-    """A donor's mask in the box of its target."""
-    matrix = np.array(pose.matrix)
-    matrix[:, 2] -= (target.col, target.row)
-    moved = cv2.warpAffine(mask.astype(np.float32), matrix, target.mask.shape[::-1], flags=cv2.INTER_LINEAR)
+def _moved(mask: Mask, matrix: NDArray[np.float64], shape: tuple[int, ...]) -> Mask:
+    """A donor's mask in an image (H, W)."""
+    moved = cv2.warpAffine(mask.astype(np.float32), matrix, shape[::-1], flags=cv2.INTER_LINEAR)
     return np.asarray(moved > 0.5)
 
 
 def lay(target: Segment, donor: Segment, pose: Pose, free: Mask) -> Replacement:
-    """The donor's mask in the target's image, and the hole around it.
-
-    Parameters
-    ----------
-    target, donor : Segment
-    pose : Pose
-    free : (H, W) bool
-        Pixels that may change.
-    """
-    shape = free.shape
-    mask = cv2.warpAffine(donor.mask.astype(np.float32), np.array(pose.matrix), shape[::-1], flags=cv2.INTER_LINEAR)
-    laid = without_crumbs((mask > 0.5) & free)
-    replaced = np.zeros(shape, bool)
+    """The donor's mask in the target's image, and the hole around it, within the pixels (H, W) that may change."""
+    laid = without_crumbs(_moved(donor.mask, np.array(pose.matrix), free.shape) & free)
+    replaced = np.zeros(free.shape, bool)
     replaced[target.window] = target.mask
-    band = _band(laid, max(2.0, BAND * max(shape) / BAND_SIDE))
+    band = _band(laid, max(2.0, BAND * max(free.shape) / BAND_SIDE))
     hole = ((replaced & ~laid) | band) & free
     return Replacement(laid & ~hole, hole)
 
@@ -167,10 +139,6 @@ def _band(mask: Mask, width: float) -> Mask:
     return np.asarray(np.maximum(inside, outside) <= width)
 
 
-STAINED = 0.5
-"""Summed optical density (base 10) from which a pixel is stained in full."""
-
-
 @dataclass(frozen=True, eq=False)
 class Swap:
     """A replacement: the segment that goes, the one that comes, and how it lies there."""
@@ -198,7 +166,7 @@ def lay_all(swaps: Iterable[Swap], shape: tuple[int, int]) -> tuple[list[Replace
     replacements = []
     for swap in swaps:
         laid = lay(swap.target, swap.donor, swap.pose, origin == REAL)
-        origin = np.where(laid.donor | laid.hole, laid.origin, origin)
+        origin[laid.donor], origin[laid.hole] = DONOR, INPAINTED
         replacements.append(laid)
     return replacements, origin
 
@@ -206,24 +174,10 @@ def lay_all(swaps: Iterable[Swap], shape: tuple[int, int]) -> tuple[list[Replace
 def paste_all(
     target: LabeledImage, swaps: Sequence[Swap], donors: Sequence[LabeledImage], stain_matching: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict[str, list[float]]]]:
-    """The target with its donors pasted in, not yet blended.
+    """The target (H, W, 3) with the donors of these images pasted in, not yet blended; and its origin map (H, W).
 
-    Parameters
-    ----------
-    target : LabeledImage
-    swaps : sequence of Swap
-    donors : sequence of LabeledImage
-        The image of each swap's donor.
-    stain_matching : bool
-        Match each donor's stain to the target.
-
-    Returns
-    -------
-    pixels : (H, W, 3) uint8
-    origin : (H, W) uint8
-        0 real, 1 donor, 2 what is to be painted.
-    stains : list of dict
-        For each swap gains and shifts of its stains (``stain.match_stain``); empty without stain matching.
+    For each swap the gains and shifts of its stains (``stain.match_stain``) are returned as well; empty without stain
+    matching.
     """
     pixels = target.pixels
     laid, origin = lay_all(swaps, (pixels.shape[0], pixels.shape[1]))

@@ -75,21 +75,12 @@ def match_stain(
     difference of means (clipped to ``SHIFT``): c' = (c − m_own)·g + m_own + shift. Without the residual's shift a donor
     from eosin-rich tissue turns olive.
 
-    Parameters
-    ----------
-    pixels : (…, 3) uint8
-    own, other : pair of (h, w, 3) uint8 and (h, w) bool
-        Surroundings, and where in them there is no nucleus.
-    gain : (2,) float
-        Spread of hematoxylin and eosin in the other image over that in the own one (``staining``). Of whole images: in
-        a few micrometers it depends on how much lumen and fiber happens to lie there. NaN counts as 1.
+    ``own`` and ``other`` are surroundings (h, w, 3), and where in them there is no nucleus (h, w). ``gain`` (2,) is the
+    spread of hematoxylin and eosin in the other image over that in the own one (``staining``). Of whole images: in a
+    few micrometers it depends on how much lumen and fiber happens to lie there. NaN counts as 1.
 
-    Returns
-    -------
-    matched : (…, 3) uint8
-    settings : dict
-        ``gain`` (hematoxylin, eosin) and ``shift`` (hematoxylin, eosin, residual); ``UNMATCHED`` where too little
-        tissue is there to compare, and then ``matched`` is ``pixels``.
+    The settings returned are ``gain`` (hematoxylin, eosin) and ``shift`` (hematoxylin, eosin, residual); ``UNMATCHED``,
+    with the pixels as they are, where too little tissue is there to compare.
     """
     samples = [tissue_stains(*surroundings) for surroundings in (own, other)]
     if min(map(len, samples)) < MINIMUM:
@@ -100,7 +91,9 @@ def match_stain(
     scale = np.array([*gain, 1.0], np.float32)
     stains = stain_density(pixels)
     # Repeated along a row, they are added to a whole row at once and not to one pixel at a time.
-    own_row, scale_row, shift_row = (np.broadcast_to(one, stains.shape[-2:]).copy() for one in (own_mean, scale, shift))
+    own_row, scale_row, shift_row = (
+        np.broadcast_to(values, stains.shape[-2:]).copy() for values in (own_mean, scale, shift)
+    )
     stains = (stains - own_row) * scale_row + own_row + shift_row
     settings = {
         name: np.round(values.astype(np.float64), 4).tolist() for name, values in (("gain", gain), ("shift", shift))

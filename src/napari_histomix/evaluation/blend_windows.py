@@ -41,26 +41,21 @@ BORDER = 8
 
 TRIES = 50
 
+RADIUS = 3
+"""Pixels that Navier–Stokes and Telea look at around each pixel they fill."""
+
+Pixels = NDArray[np.uint8]
+
 
 @dataclass(frozen=True, eq=False)
 class HiddenWindow:
-    """A window of a real image with a hole in it.
+    """A window of a real image: the truth (S, S, 3), and the hole (S, S) in which it is hidden and filled.
 
-    Parameters
-    ----------
-    pixels : (S, S, 3) uint8
-        The truth, also inside the hole.
-    hole : (S, S) bool
-        What is hidden and filled.
-    seed : int
-        Of the noise this window meets.
-    image : str
-        Name of the image; windows of one image are not independent.
-    mpp : float
-        µm per pixel.
+    ``seed`` is that of the noise this window meets, ``image`` the name of the image; windows of one image are not
+    independent. ``mpp`` is in µm per pixel.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     hole: Mask
     seed: int
     image: str
@@ -69,59 +64,34 @@ class HiddenWindow:
 
 def draw_windows(
     dataset: Dataset, kinds: Collection[HoleKind], count: int, seed: int
-) -> Job[tuple[dict[HoleKind, list[HiddenWindow]], dict[str, NDArray[np.uint8]]]]:
-    """Draw windows from real images of the training split; a long job (see ``records.Job``).
-
-    Images that hold synthetic pixels are left out.
+) -> Job[tuple[dict[HoleKind, list[HiddenWindow]], dict[str, Pixels]]]:
+    """Draw windows from real images of the training split without synthetic pixels; a long job (see ``records.Job``).
 
     ``ring``: the transition zone around a nucleus with no other within ``FREE`` pixels. ``disc``: a circle of that
     nucleus's size on free background. ``large``: an irregular blob of the size of a tissue segment, anywhere on
-    tissue, whatever lies in it.
+    tissue, whatever lies in it. Which kinds are asked for does not change what is drawn for each.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    kinds : collection of str
-        Of ``KINDS``; which are asked for does not change what is drawn for each.
-    count : int
-        Windows of each kind at most, of which at most count / images, rounded up, and one more come from one image.
-    seed : int
-
-    Yields
-    ------
-    Event
-        "Reading images", one an image.
-
-    Returns
-    -------
-    windows : dict of str to list of HiddenWindow
-        In random order, fewer than ``count`` where there is no room for more.
-    images : dict of str to (H, W, 3) uint8
-        Pixels of every image they could come from.
-
-    Raises
-    ------
-    HistomixError
-        If an image cannot be read.
+    Returns at most ``count`` windows of each kind in random order, fewer where there is no room for more; at most count
+    / images, rounded up, and one more come from one image. And the pixels of every image they could come from.
     """
     entries = [entry for entry in dataset.training if not entry.synthetic]
     each = -(-count // max(1, len(entries))) + 1
     nucleus_rng, large_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    found: dict[HoleKind, list[HiddenWindow]] = {kind: [] for kind in KINDS}
-    images: dict[str, NDArray[np.uint8]] = {}
+    windows: dict[HoleKind, list[HiddenWindow]] = {kind: [] for kind in KINDS}
+    images: dict[str, Pixels] = {}
     for number, entry in enumerate(entries):
         yield Event("Reading images", number, len(entries))
         image = dataset.read(entry)
         images[image.source.image] = image.pixels
         rings, discs = _rings_and_discs(image, each, nucleus_rng)
-        found["ring"] += rings
-        found["disc"] += discs
+        windows["ring"] += rings
+        windows["disc"] += discs
         if "large" in kinds:
-            found["large"] += _large_holes(image, each, large_rng)
+            windows["large"] += _large_holes(image, each, large_rng)
     yield Event("Reading images", len(entries), len(entries))
-    orders = {kind: nucleus_rng.permutation(len(found[kind])) for kind in ("ring", "disc")}
-    orders["large"] = large_rng.permutation(len(found["large"]))
-    return {kind: [found[kind][i] for i in orders[kind][:count]] for kind in KINDS if kind in kinds}, images
+    orders = {kind: nucleus_rng.permutation(len(windows[kind])) for kind in ("ring", "disc")}
+    orders["large"] = large_rng.permutation(len(windows["large"]))
+    return {kind: [windows[kind][i] for i in orders[kind][:count]] for kind in KINDS if kind in kinds}, images
 
 
 def _window(image: LabeledImage, top: int, left: int, hole: Mask, seed: int) -> HiddenWindow:
@@ -146,7 +116,7 @@ def _rings_and_discs(
             break
         box = boxes[int(np.searchsorted(ids, instance)) - 1]
         inside = np.nonzero(image.instances[box] == instance)
-        rows, cols = (found + part.start for found, part in zip(inside, box, strict=True))
+        rows, cols = (places + part.start for places, part in zip(inside, box, strict=True))
         top, left = (round(float(axis.mean())) - half for axis in (rows, cols))
         if min(top, left) < 0 or max(top, left) + side > min(height, width) or len(rows) < SMALLEST:
             continue
@@ -173,15 +143,14 @@ def _large_holes(image: LabeledImage, count: int, rng: np.random.Generator) -> l
     if min(height, width) < side:
         return []
     on_tissue = tissue(image)
-    found: list[HiddenWindow] = []
+    windows: list[HiddenWindow] = []
     for _ in range(TRIES):
-        if len(found) == count:
+        if len(windows) == count:
             break
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-        if on_tissue[top : top + side, left : left + side].mean() < LEAST_TISSUE:
-            continue
-        found.append(_window(image, top, left, segment_hole(side, rng), int(rng.integers(2**31))))
-    return found
+        if on_tissue[top : top + side, left : left + side].mean() >= LEAST_TISSUE:
+            windows.append(_window(image, top, left, segment_hole(side, rng), int(rng.integers(2**31))))
+    return windows
 
 
 def segment_hole(side: int, rng: np.random.Generator) -> Mask:
@@ -204,10 +173,7 @@ def segment_hole(side: int, rng: np.random.Generator) -> Mask:
     return distance <= np.partition(distance.ravel(), wanted - 1)[wanted - 1]
 
 
-RADIUS = 3
-"""Pixels that Navier–Stokes and Telea look at around each pixel they fill."""
-
-Pixels = NDArray[np.uint8]
+# Fills without a network, each of a window and of another one whose pixels it may use.
 
 
 def navier_stokes(window: HiddenWindow, other: HiddenWindow) -> Pixels:
@@ -250,9 +216,9 @@ def poisson(window: HiddenWindow, other: HiddenWindow) -> Pixels:
         near = to_row[here], to_col[here]
         degree[here] += 1
         right[here] += source[rows[here], cols[here]] - source[near]
-        open_ = hole[near]
-        right[here[~open_]] += known[near][~open_]
-        links.append(np.stack([here[open_], number[near][open_]]))
+        inner = hole[near]
+        right[here[~inner]] += known[near][~inner]
+        links.append(np.stack([here[inner], number[near][inner]]))
     pairs = np.concatenate(links, axis=1)
     laplacian = diags(degree).tocsc() - csc_matrix((np.ones(pairs.shape[1]), tuple(pairs)), [len(rows)] * 2)
     filled = window.pixels.copy()

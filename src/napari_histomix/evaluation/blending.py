@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -25,12 +24,18 @@ from napari_histomix.evaluation.blend_windows import (
     draw_windows,
     other_windows,
 )
-from napari_histomix.evaluation.figures import FIGURES, Interval, bootstrap_median, window_figures, window_spread
+from napari_histomix.evaluation.figures import (
+    FIGURES,
+    Interval,
+    bootstrap_median,
+    markdown_table,
+    window_figures,
+    window_spread,
+)
 from napari_histomix.records import Event, HistomixError, Job
 
 if TYPE_CHECKING:
-    from napari_histomix.diffusion.inpainter import Window
-    from napari_histomix.diffusion.models import InpaintingModel, PromptedModel
+    from napari_histomix.diffusion.models import AnyModel
     from napari_histomix.diffusion.samplers import Sampler
 
 ALL = "all"
@@ -74,31 +79,21 @@ class BlendSettings:
 
 @dataclass(frozen=True, eq=False)
 class Fill:
-    """What one fill did to the windows of one kind of hole.
+    """What one fill did to the windows of one kind of hole, whose ``pixels`` (S, S, 3) are in the order of the windows.
 
-    Parameters
-    ----------
-    name : str
-    pixels : sequence of (S, S, 3) uint8
-        In the order of the windows.
-    figures : mapping of str to Interval
-        By the keys of ``blend_figures.FIGURES``, and ``spread`` where it was asked for.
-    seconds : float
-        A window, in batches.
-    forwards, backwards : int
-        Passes of the network a window costs; 0 without a network.
-    peak_mb : float, optional
-        Megabytes: on CUDA the most this fill had allocated; on other devices the most that the process ever held up
-        to its end. None where the system does not tell.
+    ``figures`` are by the keys of ``figures.FIGURES``, and ``spread`` where it was asked for. ``seconds``, and the
+    passes of a network (``forwards``, ``backwards``), are those of a window. ``peak_mb`` is on CUDA the most this fill
+    had allocated; on other devices the most that the process ever held up to its end; None where the system does not
+    tell.
     """
 
     name: str
     pixels: Sequence[NDArray[np.uint8]]
     figures: Mapping[str, Interval]
     seconds: float
-    forwards: int
-    backwards: int
-    peak_mb: float | None
+    forwards: int = 0
+    backwards: int = 0
+    peak_mb: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +104,11 @@ class BlendReport:
     fills: Mapping[HoleKind, Sequence[Fill]]
     device: str
     notes: Sequence[str] = field(default_factory=tuple)
+
+    def hidden(self, kind: HoleKind) -> float:
+        """Mean share of the windows that holes of a kind cover."""
+        windows = self.windows[kind]
+        return sum(float(window.hole.mean()) for window in windows) / len(windows)
 
 
 def samplers_named(names: Sequence[str], kind: HoleKind) -> dict[str, Sampler]:
@@ -129,9 +129,7 @@ def samplers_named(names: Sequence[str], kind: HoleKind) -> dict[str, Sampler]:
     }
 
 
-def blend_test(
-    dataset: Dataset, model: InpaintingModel | PromptedModel, settings: BlendSettings | None = None
-) -> Job[BlendReport]:
+def blend_test(dataset: Dataset, model: AnyModel, settings: BlendSettings | None = None) -> Job[BlendReport]:
     """Hide parts of real images, fill them in every way, and compare with what was hidden.
 
     A long job (see ``records.Job``). Navier–Stokes, Telea, kriging, a hard paste and a Poisson clone are always
@@ -142,11 +140,6 @@ def blend_test(
     dataset : Dataset
     model : InpaintingModel or PromptedModel
     settings : BlendSettings, optional
-
-    Yields
-    ------
-    Event
-        Images read, then every denoising step.
 
     Returns
     -------
@@ -164,11 +157,16 @@ def blend_test(
     place = choose_device(settings.device).type
     chosen = {kind: samplers_named(settings.samplers, kind) for kind in KINDS if kind in settings.holes}
     windows, images = yield from draw_windows(dataset, settings.holes, settings.count, settings.seed)
-    _refuse_training_images(dataset, images, model)
-    for kind, some in windows.items():
-        if len(some) < 2:
+    if used := [name for name, pixels in images.items() if trained_on(model.card, pixels)]:
+        shown = ", ".join(used[:10]) + (", …" if len(used) > 10 else "")
+        raise HistomixError(
+            f"{len(used)} of the {len(images)} images of {dataset.name} trained the model '{model.name}' ({shown}); "
+            "test it on images it has never seen."
+        )
+    for kind, own in windows.items():
+        if len(own) < 2:
             raise HistomixError(
-                f"{dataset.name} has room for {len(some)} {kind} windows of {SIDES[kind]}² pixels and two are "
+                f"{dataset.name} has room for {len(own)} {kind} windows of {SIDES[kind]}² pixels and two are "
                 "needed; name a dataset with more images, or another kind of hole."
             )
     notes = []
@@ -176,14 +174,15 @@ def blend_test(
         notes.append(UNLISTED)
         yield Event("Reading images", message=UNLISTED)
     fills: dict[HoleKind, list[Fill]] = {}
-    for kind, some in windows.items():
-        fills[kind] = _classic(some, settings.seed)
+    for kind, own in windows.items():
+        fills[kind] = _classic(own, settings.seed)
         for number, (name, sampler) in enumerate(chosen[kind].items()):
             if number == 0:
                 # The first batch of a shape pays for choosing kernels and first allocations: none of a sampler's time.
                 short = replace(sampler, steps=1, visits=1)
-                yield from _filled(some[: settings.batch], model, short, settings, f"Warming up for {kind} holes")
-            fills[kind].append((yield from _sampled(some, model, name, sampler, settings, place, kind)))
+                yield from _filled(own[: settings.batch], model, short, settings, f"Warming up for {kind} holes")
+            phase = f"{name}: filling {kind} holes"
+            fills[kind].append((yield from _sampled(own, model, name, sampler, settings, place, phase)))
     return BlendReport(windows, fills, place, tuple(notes))
 
 
@@ -192,49 +191,41 @@ def trained_on(card: Mapping[str, Any], pixels: NDArray[np.uint8]) -> bool:
     return pixels_sha256(pixels) in card.get("training_pixels", ())
 
 
-def _refuse_training_images(
-    dataset: Dataset, images: Mapping[str, NDArray[np.uint8]], model: InpaintingModel | PromptedModel
-) -> None:
-    used = [name for name, pixels in images.items() if trained_on(model.card, pixels)]
-    if used:
-        shown = ", ".join(used[:10]) + (", …" if len(used) > 10 else "")
-        raise HistomixError(
-            f"{len(used)} of the {len(images)} images of {dataset.name} trained the model '{model.name}' ({shown}); "
-            "test it on images it has never seen."
-        )
-
-
 def _medians(
     windows: Sequence[HiddenWindow], pixels: Sequence[NDArray[np.uint8]], seed: int, spreads: Sequence[float] = ()
 ) -> dict[str, Interval]:
     names = [window.image for window in windows]
-    each = [window_figures(window.pixels, filled, window.hole) for window, filled in zip(windows, pixels, strict=True)]
-    found = {key: bootstrap_median([one[key] for one in each], names, seed) for key in FIGURES}
-    return found | ({"spread": bootstrap_median(spreads, names, seed)} if spreads else {})
+    figures = [
+        window_figures(window.pixels, filled, window.hole) for window, filled in zip(windows, pixels, strict=True)
+    ]
+    medians = {key: bootstrap_median([values[key] for values in figures], names, seed) for key in FIGURES}
+    return medians | ({"spread": bootstrap_median(spreads, names, seed)} if spreads else {})
 
 
 def _classic(windows: Sequence[HiddenWindow], seed: int) -> list[Fill]:
     others = other_windows(windows, seed)
-    found = []
+    fills = []
     for name, fill in CLASSIC_FILLS.items():
         began = time.perf_counter()
         pixels = [fill(window, other) for window, other in zip(windows, others, strict=True)]
         seconds = (time.perf_counter() - began) / len(windows)
-        found.append(Fill(name, pixels, _medians(windows, pixels, seed), seconds, 0, 0, None))
-    return found
+        fills.append(Fill(name, pixels, _medians(windows, pixels, seed), seconds))
+    return fills
 
 
 def _sampled(
     windows: Sequence[HiddenWindow],
-    model: InpaintingModel | PromptedModel,
+    model: AnyModel,
     name: str,
     sampler: Sampler,
     settings: BlendSettings,
     place: str,
-    kind: HoleKind,
+    phase: str,
 ) -> Job[Fill]:
-    phase = f"{name}: filling {kind} holes"
-    _forget_peak(place)
+    if place == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     pixels = yield from _filled(windows, model, sampler, settings, phase)
     seconds = (time.perf_counter() - began) / len(windows)
@@ -243,46 +234,27 @@ def _sampled(
     if settings.spread:
         samples = [pixels]
         for sample in range(1, SAMPLES):
-            more = [replace(one, seed=_reseeded(one.seed, sample)) for one in windows]
-            again = yield from _filled(more, model, sampler, settings, f"{phase} again")
-            samples.append(again)
+            seeds = [np.random.SeedSequence([window.seed, sample]).generate_state(1)[0] for window in windows]
+            reseeded = [replace(window, seed=int(seed)) for window, seed in zip(windows, seeds, strict=True)]
+            samples.append((yield from _filled(reseeded, model, sampler, settings, f"{phase} again")))
         spreads = [window_spread(fills, window.hole) for window, *fills in zip(windows, *samples, strict=True)]
     figures = _medians(windows, pixels, settings.seed, spreads)
     return Fill(name, pixels, figures, seconds, sampler.forwards, sampler.backwards, peak)
 
 
-def _reseeded(seed: int, sample: int) -> int:
-    return int(np.random.SeedSequence([seed, sample]).generate_state(1)[0])
-
-
 def _filled(
-    windows: Sequence[HiddenWindow],
-    model: InpaintingModel | PromptedModel,
-    sampler: Sampler,
-    settings: BlendSettings,
-    phase: str,
+    windows: Sequence[HiddenWindow], model: AnyModel, sampler: Sampler, settings: BlendSettings, phase: str
 ) -> Job[list[NDArray[np.uint8]]]:
-    from napari_histomix.diffusion.inpainter import inpaint
-
-    given = [_for_model(window, model) for window in windows]
-    return (yield from inpaint(given, model, sampler, device=settings.device, batch=settings.batch, phase=phase))
-
-
-def _for_model(window: HiddenWindow, model: InpaintingModel | PromptedModel) -> Window:
-    """The window with the side, of those the model may be run at, that is nearest to its own scale."""
-    from napari_histomix.diffusion.inpainter import Window
+    """Holes filled, each window at the side, of those the model may be run at, that is nearest to its own scale."""
+    from napari_histomix.diffusion.inpainter import Window, inpaint
 
     low, high = model.mpp
-    wanted = len(window.hole) * window.mpp / min(max(window.mpp, low), high)
-    side = min(model.windows, key=lambda one: abs(one - wanted))
-    return Window(window.pixels, window.hole, window.seed, side)
-
-
-def _forget_peak(place: str) -> None:
-    if place == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
+    given = []
+    for window in windows:
+        wanted = len(window.hole) * window.mpp / min(max(window.mpp, low), high)
+        nearest = min(model.windows, key=lambda side: abs(side - wanted))
+        given.append(Window(window.pixels, window.hole, window.seed, nearest))
+    return (yield from inpaint(given, model, sampler, device=settings.device, batch=settings.batch, phase=phase))
 
 
 def _peak_mb(place: str) -> float | None:
@@ -299,6 +271,8 @@ def _peak_mb(place: str) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+# For people, as tables and as a picture; for programs, as plain values.
+
 _DIGITS = {"psnr": 1, "color": 3, "log_seam": 3, "log_laplacian": 3, "spread": 1}
 
 
@@ -308,28 +282,19 @@ def report_lines(report: BlendReport) -> list[str]:
     for kind, fills in report.fills.items():
         windows = report.windows[kind]
         images = len({window.image for window in windows})
-        share = _share(windows)
-        lines += [
-            f"## {kind}: {len(windows)} windows of {len(windows[0].hole)}² from {images} images, {share:.0%} hidden",
-            "",
-            *_table(fills),
-            "",
-        ]
+        size = f"{len(windows)} windows of {len(windows[0].hole)}² from {images} images"
+        lines += [f"## {kind}: {size}, {report.hidden(kind):.0%} hidden", "", *_table(fills), ""]
     memory = (
         "peak MB: allocated on the GPU by this fill"
         if report.device == "cuda"
         else "peak MB: high-water mark of the whole process so far"
     )
-    lines.append("Medians, with 95 % intervals from resampling images. RMSE in 8-bit units and PSNR in dB inside the")
-    lines.append(
-        "hole; seam and Laplacian as ratios to the truth, 1 is best; color: shift of the mean optical density;"
-    )
-    lines.append(f"s: seconds a window on {report.device}; {memory}; spread of {SAMPLES} fills in 8-bit units.")
-    return lines
-
-
-def _share(windows: Sequence[HiddenWindow]) -> float:
-    return sum(float(window.hole.mean()) for window in windows) / len(windows)
+    return [
+        *lines,
+        "Medians, with 95 % intervals from resampling images. RMSE in 8-bit units and PSNR in dB inside the",
+        "hole; seam and Laplacian as ratios to the truth, 1 is best; color: shift of the mean optical density;",
+        f"s: seconds a window on {report.device}; {memory}; spread of {SAMPLES} fills in 8-bit units.",
+    ]
 
 
 def _table(fills: Sequence[Fill]) -> list[str]:
@@ -341,11 +306,7 @@ def _table(fills: Sequence[Fill]) -> list[str]:
         cells = [_cell(fill.figures.get(key), _DIGITS.get(key, 2)) for key in headings]
         memory = "" if fill.peak_mb is None else f"{fill.peak_mb:.0f}"
         rows.append([fill.name, str(fill.forwards), str(fill.backwards), *cells, f"{fill.seconds:.3f}", memory])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+    return markdown_table(rows)
 
 
 def _cell(value: Interval | None, digits: int) -> str:
@@ -363,7 +324,7 @@ def report_values(report: BlendReport) -> dict[str, Any]:
             kind: {
                 "windows": len(report.windows[kind]),
                 "side": len(report.windows[kind][0].hole),
-                "hidden": _share(report.windows[kind]),
+                "hidden": report.hidden(kind),
                 "images": sorted({window.image for window in report.windows[kind]}),
                 "fills": [_fill_values(fill) for fill in fills],
             }
@@ -374,11 +335,7 @@ def report_values(report: BlendReport) -> dict[str, Any]:
 
 def _fill_values(fill: Fill) -> dict[str, Any]:
     return {
-        "name": fill.name,
-        "forwards": fill.forwards,
-        "backwards": fill.backwards,
-        "seconds": fill.seconds,
-        "peak_mb": fill.peak_mb,
+        **{key: getattr(fill, key) for key in ("name", "forwards", "backwards", "seconds", "peak_mb")},
         "figures": {key: asdict(value) for key, value in fill.figures.items()},
     }
 
@@ -427,6 +384,8 @@ def _section(report: BlendReport, kind: HoleKind) -> Image.Image:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
@@ -441,13 +400,7 @@ def check_sheet(path: Path) -> None:
 
 
 def write_sheet(path: Path, report: BlendReport) -> None:
-    """Write the contact sheet as a new PNG file: all of it, or no file.
-
-    Raises
-    ------
-    HistomixError
-        If the file is there already or cannot be written.
-    """
+    """Write the contact sheet as a new PNG file: all of it, or no file; raises HistomixError where it cannot."""
     check_sheet(path)
     part = path.with_name(f".{path.name}.part")
     try:

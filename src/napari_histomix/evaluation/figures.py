@@ -8,9 +8,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest, rankdata
 
 from napari_histomix.compositing.donors import Mask
 from napari_histomix.stains import optical_density
+
+DRAWS = 2000
+
+# Filled holes.
 
 FIGURES: Mapping[str, str] = {
     "rmse": "RMSE",
@@ -29,8 +34,6 @@ FLOOR = 1e-3
 ROUNDING = 1 / np.sqrt(12)
 """RMSE that rounding to 8 bits makes by itself; PSNR (at most 58.9 dB) counts no less."""
 
-DRAWS = 2000
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -42,21 +45,13 @@ class Interval:
 
 
 def window_figures(truth: NDArray[np.uint8], filled: NDArray[np.uint8], hole: Mask) -> dict[str, float]:
-    """Figures of one filled window.
+    """Figures of one filled window (S, S, 3), by the keys of ``FIGURES``.
 
-    Parameters
-    ----------
-    truth, filled : (S, S, 3) uint8
-    hole : (S, S) bool
-
-    Returns
-    -------
-    dict
-        By the keys of ``FIGURES``. ``rmse``: root mean square error inside the hole, 8-bit units; ``psnr``: the same
-        in dB. ``seam``: mean absolute gradient across the hole's borders over the truth's; below 1 is blur, above 1 a
-        seam. ``laplacian``: variance of the Laplacian inside the hole over the truth's; below 1 is blur, above 1
-        noise. ``color``: difference of the mean optical densities (base 10) inside the hole, averaged over red, green
-        and blue. ``log_seam``, ``log_laplacian``: absolute natural logarithms of the ratios; 0 is best.
+    ``rmse``: root mean square error inside the hole, 8-bit units; ``psnr``: the same in dB. ``seam``: mean absolute
+    gradient across the hole's borders over the truth's; below 1 is blur, above 1 a seam. ``laplacian``: variance of the
+    Laplacian inside the hole over the truth's; below 1 is blur, above 1 noise. ``color``: difference of the mean
+    optical densities (base 10) inside the hole, averaged over red, green and blue. ``log_seam``, ``log_laplacian``:
+    absolute natural logarithms of the ratios; 0 is best.
     """
     before, after = truth.astype(float), filled.astype(float)
     rmse = float(np.sqrt(((before - after) ** 2)[hole].mean()))
@@ -98,13 +93,6 @@ def bootstrap_median(values: Sequence[float], images: Sequence[str], seed: int =
     """Median of windows' values, with a 95 % percentile interval that resamples whole images.
 
     Windows of one image share staining and tissue; resampling windows would make intervals too narrow.
-
-    Parameters
-    ----------
-    values : sequence of float
-    images : sequence of str
-        Which image each value comes from.
-    seed : int
     """
     all_values = np.asarray(values, float)
     names, belongs = np.unique(np.asarray(images), return_inverse=True)
@@ -116,10 +104,11 @@ def bootstrap_median(values: Sequence[float], images: Sequence[str], seed: int =
     reached = np.cumsum(times[:, cluster], axis=1)
     total = reached[:, -1:]
     lower, upper = (np.argmax(reached > (total - part) // 2, axis=1) for part in (1, 0))
-    medians = (ranked[lower] + ranked[upper]) / 2
-    low, high = np.quantile(medians, [0.025, 0.975])
+    low, high = np.quantile((ranked[lower] + ranked[upper]) / 2, [0.025, 0.975])
     return Interval(float(np.median(all_values)), float(low), float(high))
 
+
+# Readers.
 
 LEAST = 5
 """Answers of either kind, or crops answered by all concerned, below which no AUC and no kappa is given."""
@@ -143,8 +132,6 @@ class Estimate:
 
 def share(part: int, count: int) -> Estimate:
     """A share with its score interval (Wilson, J. Am. Stat. Assoc. 22, 1927), as of independent answers."""
-    from scipy.stats import binomtest
-
     if count == 0:
         return Estimate(None, None, None, 0)
     low, high = binomtest(part, count).proportion_ci(method="wilson")
@@ -152,29 +139,16 @@ def share(part: int, count: int) -> Estimate:
 
 
 def auc(answers: ArrayLike, synthetic: ArrayLike, clusters: Sequence[str]) -> Estimate:
-    """Area under the ROC curve, with an interval that knows of clusters.
+    """Area under the ROC curve of answers (higher: surer of synthetic), with an interval that knows of clusters.
 
     The share of all pairs of a synthetic and a real crop in which the synthetic one has the higher answer; ties count
     half. The variance is that of DeLong et al. (Biometrics 44, 1988), computed from midranks as Sun & Xu do (IEEE
     Signal Process. Lett. 21, 2014), its structural components summed over clusters as Obuchowski does (Biometrics 53,
     1997); with one crop a cluster it is DeLong's own. The interval is value ± 1.96 standard errors, cut at 0 and 1.
 
-    Parameters
-    ----------
-    answers : (N,)
-        The higher, the surer of synthetic.
-    synthetic : (N,) bool
-    clusters : sequence of str
-        Patient or image of each; answers of one are not independent.
-
-    Returns
-    -------
-    Estimate
-        No value with fewer than ``LEAST`` answers of either kind; no interval with fewer than ``FEWEST`` clusters, or
-        where the variance is 0, as for a reader without any error, which must not look certain.
+    There is no value with fewer than ``LEAST`` answers of either kind; no interval with fewer than ``FEWEST`` clusters,
+    or where the variance is 0, as for a reader without any error, which must not look certain.
     """
-    from scipy.stats import rankdata
-
     scores, truth = np.asarray(answers, float), np.asarray(synthetic, bool)
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if min(positives, negatives) < LEAST:
@@ -184,15 +158,17 @@ def auc(answers: ArrayLike, synthetic: ArrayLike, clusters: Sequence[str]) -> Es
     below = 1 - (ranks[~truth] - rankdata(scores[~truth])) / positives
     value = float(above.mean())
     names, belongs = np.unique(np.asarray(clusters), return_inverse=True)
-    one = _by_cluster(above - value, belongs[truth], len(names))
-    other = _by_cluster(below - value, belongs[~truth], len(names))
-    with_one, with_other = len(np.unique(belongs[truth])), len(np.unique(belongs[~truth]))
-    if len(names) < FEWEST or min(with_one, with_other) < 2:
+    summed = [
+        np.bincount(belongs[kind], weights=parts - value, minlength=len(names))
+        for kind, parts in ((truth, above), (~truth, below))
+    ]
+    with_positives, with_negatives = len(np.unique(belongs[truth])), len(np.unique(belongs[~truth]))
+    if len(names) < FEWEST or min(with_positives, with_negatives) < 2:
         return Estimate(value, None, None, len(scores))
     variance = (
-        with_one / (with_one - 1) * float(one @ one) / positives**2
-        + with_other / (with_other - 1) * float(other @ other) / negatives**2
-        + 2 * len(names) / (len(names) - 1) * float(one @ other) / (positives * negatives)
+        with_positives / (with_positives - 1) * float(summed[0] @ summed[0]) / positives**2
+        + with_negatives / (with_negatives - 1) * float(summed[1] @ summed[1]) / negatives**2
+        + 2 * len(names) / (len(names) - 1) * float(summed[0] @ summed[1]) / (positives * negatives)
     )
     if variance <= 0:
         return Estimate(value, None, None, len(scores))
@@ -200,68 +176,53 @@ def auc(answers: ArrayLike, synthetic: ArrayLike, clusters: Sequence[str]) -> Es
     return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), len(scores))
 
 
-def _by_cluster(values: NDArray[np.float64], belongs: NDArray[np.intp], count: int) -> NDArray[np.float64]:
-    return np.asarray(np.bincount(belongs, weights=values, minlength=count), float)
-
-
 def auc_of_counts(synthetic: Counts, real: Counts) -> Counts:
     """AUC of counts of each answer (…, A), in ascending order; NaN where a kind has none."""
     lower = np.cumsum(real, axis=-1) - real
-    with np.errstate(invalid="ignore", divide="ignore"):
-        pairs = synthetic.sum(axis=-1) * real.sum(axis=-1)
-        return np.asarray((synthetic * (lower + real / 2)).sum(axis=-1) / pairs)
+    return _ratio((synthetic * (lower + real / 2)).sum(axis=-1), synthetic.sum(axis=-1) * real.sum(axis=-1))
 
 
-def cohen_kappa(one: ArrayLike, other: ArrayLike, clusters: Sequence[str], seed: int = 0) -> Estimate:
+def cohen_kappa(first: ArrayLike, second: ArrayLike, clusters: Sequence[str], seed: int = 0) -> Estimate:
     """Agreement of two readers beyond chance (Cohen, Educ. Psychol. Meas. 20, 1960), with a bootstrap interval.
 
     κ = (p₀ − pₑ) / (1 − pₑ): p₀ is the share of crops they agree on, pₑ what their own shares would give by chance.
-
-    Parameters
-    ----------
-    one, other : (N,) bool
-        Who calls which crop synthetic.
-    clusters : sequence of str
-        Resampled as wholes.
-    seed : int
+    ``first`` and ``second`` (N,) say which crop each of them calls synthetic.
     """
-    first, second = np.asarray(one, int), np.asarray(other, int)
-    tables = np.zeros((len(first), 2, 2))
-    tables[np.arange(len(first)), first, second] = 1
-    return clustered(tables, clusters, _cohen, seed)
+    called = np.asarray(first, int), np.asarray(second, int)
+    tables = np.zeros((len(called[0]), 2, 2))
+    tables[np.arange(len(tables)), called[0], called[1]] = 1
 
-
-def _cohen(tables: Counts) -> Counts:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = tables / tables.sum(axis=(-2, -1), keepdims=True)
+    def kappa(sums: Counts) -> Counts:
+        shares = _ratio(sums, sums.sum(axis=(-2, -1), keepdims=True))
         agreed = shares[..., 0, 0] + shares[..., 1, 1]
         chance = (shares.sum(axis=-1) * shares.sum(axis=-2)).sum(axis=-1)
-        return np.asarray((agreed - chance) / (1 - chance))
+        return _ratio(agreed - chance, 1 - chance)
+
+    return clustered(tables, clusters, kappa, seed)
 
 
 def fleiss_kappa(called: ArrayLike, clusters: Sequence[str], seed: int = 0) -> Estimate:
     """Agreement of several readers beyond chance (Fleiss, Psychol. Bull. 76, 1971), with a bootstrap interval.
 
-    Parameters
-    ----------
-    called : (N, R) bool
-        Which reader calls which crop synthetic.
-    clusters : sequence of str
-        Resampled as wholes.
-    seed : int
+    ``called`` (N, R) says which reader calls which crop synthetic.
     """
     votes = np.asarray(called, bool)
     readers = votes.shape[1]
     yes = votes.sum(axis=1).astype(float)
     agreed = (yes * (yes - 1) + (readers - yes) * (readers - yes - 1)) / (readers * (readers - 1))
-    return clustered(np.stack([agreed, yes / readers, np.ones(len(votes))], axis=1), clusters, _fleiss, seed)
 
-
-def _fleiss(sums: Counts) -> Counts:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        agreed, yes = sums[..., 0] / sums[..., 2], sums[..., 1] / sums[..., 2]
+    def kappa(sums: Counts) -> Counts:
+        agreed, yes = _ratio(sums[..., 0], sums[..., 2]), _ratio(sums[..., 1], sums[..., 2])
         chance = yes**2 + (1 - yes) ** 2
-        return np.asarray((agreed - chance) / (1 - chance))
+        return _ratio(agreed - chance, 1 - chance)
+
+    return clustered(np.stack([agreed, yes / readers, np.ones(len(votes))], axis=1), clusters, kappa, seed)
+
+
+def _ratio(part: Counts, whole: Counts) -> Counts:
+    """Quotients, NaN where nothing is divided by nothing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(part / whole)
 
 
 def clustered(
@@ -269,16 +230,9 @@ def clustered(
 ) -> Estimate:
     """A figure of sums over crops, with a 95 % percentile interval from resampling whole clusters.
 
-    Parameters
-    ----------
-    values : (N, …)
-        What each crop adds to the sums.
-    clusters : sequence of str
-    figure : callable
-        Sums (…) to the figure, or a stack of sums (B, …) to as many; NaN where there is none.
-    seed : int
-    least : int
-        Crops below which there is no value; with fewer than ``FEWEST`` clusters there is no interval.
+    ``values`` (N, …) are what each crop adds to the sums; ``figure`` makes the figure of sums (…), or as many of a
+    stack of sums (B, …), NaN where there is none. There is no value with fewer than ``least`` crops, and no interval
+    with fewer than ``FEWEST`` clusters.
     """
     count = len(values)
     value = float(figure(values.sum(axis=0))) if count >= least else np.nan
@@ -290,10 +244,19 @@ def clustered(
     sums = np.zeros((len(names), *values.shape[1:]))
     np.add.at(sums, belongs, values)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
-    found = figure(np.tensordot(drawn.astype(float), sums, axes=1))
-    found = found[np.isfinite(found)]
+    figures = figure(np.tensordot(drawn.astype(float), sums, axes=1))
+    figures = figures[np.isfinite(figures)]
     # Where every draw gives one value, the crops cannot tell how uncertain it is.
-    if len(found) < (1 - UNDEFINED) * DRAWS or np.ptp(found) == 0:
+    if len(figures) < (1 - UNDEFINED) * DRAWS or np.ptp(figures) == 0:
         return Estimate(value, None, None, count)
-    low, high = np.quantile(found, [0.025, 0.975])
+    low, high = np.quantile(figures, [0.025, 0.975])
     return Estimate(value, float(low), float(high), count)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table whose columns line up; the first row holds the headings."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    heading, *lines = (
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
+    return [heading, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines]

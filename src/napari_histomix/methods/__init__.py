@@ -78,13 +78,7 @@ def method_of(name: str) -> Method[Any, Any]:
 
 
 def stage_of(name: str) -> Stage:
-    """A stage by its name: what a command or a page that shows it asks for.
-
-    Raises
-    ------
-    HistomixError
-        If no method has such a stage.
-    """
+    """A stage by its name, for a command or a page that shows it; raises HistomixError if no method has it."""
     for method in map(method_of, method_names()):
         if method.stage is not None and method.stage.name == name:
             return method.stage

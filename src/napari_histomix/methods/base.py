@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from napari_histomix.datasets import Dataset, Problem
+from napari_histomix.datasets import Dataset, Entry, Problem
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Candidate, Change, Event, HistomixError, Job, LabeledImage
 from napari_histomix.settings import made_from
@@ -26,15 +26,17 @@ S = TypeVar("S")
 
 
 class Item(Protocol):
-    """A change before any pixel of it: whatever ``make`` needs, with the id and the image that it will have."""
+    """A change before any pixel of it: whatever ``make`` needs, with an id and the image that it will have.
+
+    The id is unique in its plan, from 0; the change's id is ``work.first`` more. The image is that of the target; empty
+    for a new image.
+    """
 
     @property
-    def id(self) -> int:
-        """Unique in its plan, from 0; the change's id is ``work.first`` more."""
+    def id(self) -> int: ...
 
     @property
-    def image(self) -> str:
-        """Name of the target image; empty for a new image."""
+    def image(self) -> str: ...
 
 
 I = TypeVar("I", bound=Item)  # noqa: E741
@@ -48,14 +50,7 @@ class Needs:
     kinds: bool = False
 
     def problem(self, title: str, dataset: Dataset) -> str:
-        """Why a dataset will not do, in a sentence; empty where it will.
-
-        Parameters
-        ----------
-        title : str
-            Of the method.
-        dataset : Dataset
-        """
+        """Why a dataset will not do for a method of this title, in a sentence; empty where it will."""
         if self.kinds and not dataset.has_kinds:
             return f"{title} needs a class for each image; these have instances."
         if self.instances and not dataset.has_nuclei:
@@ -135,6 +130,11 @@ class Work:
     def before(self) -> list[Change]:
         """Changes of earlier runs: what they changed is not changed again."""
         return [change for change in self.store.changes() if change.id < self.first]
+
+
+def whole_images(dataset: Dataset, kinds: bool = False) -> list[Entry]:
+    """Training images that hold no synthetic pixel; ``kinds``: those alone that have a class."""
+    return [entry for entry in dataset.training if not entry.synthetic and (entry.kind or not kinds)]
 
 
 class Ingredients(Protocol):

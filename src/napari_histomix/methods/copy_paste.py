@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,13 +16,12 @@ from napari_histomix.methods.pasting import (
     CandidateDonorSettings,
     Pasting,
     Site,
+    at_random,
     in_place,
     kept_candidates,
     lay_donor,
-    random_places,
 )
 from napari_histomix.records import DONOR, KEEP, REAL, Change, Job
-from napari_histomix.sampling import item_seed
 from napari_histomix.settings import Option
 
 
@@ -44,29 +43,22 @@ class CopyPaste(Pasting[CopyPasteSettings]):
 
     def sites(self, work: Work, settings: CopyPasteSettings, images: ImageCache) -> Job[Iterable[Site]]:
         """The donors of the candidates, by rank, each at a random place."""
-        candidates = kept_candidates(work, self.name, settings.kept_only)
-        places = random_places(work.dataset, images)
-
-        def drawn() -> Iterator[Site]:
-            for candidate in candidates:
-                seed = item_seed(settings.seed, candidate.rank)
-                yield Site(candidate.rank, places(seed), candidate.donor, seed)
-
         yield from ()
-        return drawn()
+        candidates = kept_candidates(work, self.name, settings.kept_only)
+        donors = ((candidate.rank, candidate.donor) for candidate in candidates)
+        return at_random(donors, work.dataset, images, settings.seed)
 
     def lay(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: CopyPasteSettings) -> Change | str:
         """Paste the donor's mask and nothing around it."""
         laid = lay_donor(site, target, giver, symmetries=settings.symmetries, stain_matching=settings.stain_matching)
         if isinstance(laid, str):
             return laid
-        window = laid.box
-        nucleus = laid.within(window, laid.crop.nucleus)
+        nucleus = laid.within(laid.box, laid.crop.nucleus)
         return in_place(
             site,
             target,
-            (window[0].start, window[1].start),
-            laid.within(window, laid.pixels),
+            (laid.box[0].start, laid.box[1].start),
+            laid.within(laid.box, laid.pixels),
             np.where(nucleus, DONOR, REAL).astype(np.uint8),
             np.where(nucleus, site.instance, KEEP).astype(np.int32),
             {site.instance: site.donor.type},

@@ -7,21 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 
 from napari_histomix.compositing import ImageCache, IndexedImage
-from napari_histomix.compositing.donors import resampled_shape
+from napari_histomix.compositing.composing import window_around
+from napari_histomix.compositing.donors import SAME_SCALE, resampled
 from napari_histomix.compositing.planning import CROSSES_EDGE
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset, Entry
 from napari_histomix.methods.base import Ingredients, Needs, Plan, Work
 from napari_histomix.methods.deriving import (
-    SAME_SCALE,
     Derivation,
     Derived,
     Deriving,
-    Partners,
     fitted,
     mixed_shares,
     partner_pixel,
@@ -31,10 +29,10 @@ from napari_histomix.methods.pasting import (
     DonorSettings,
     Pasting,
     Site,
+    at_random,
     in_place,
     inside,
     kept_candidates,
-    random_places,
     used_ranks,
 )
 from napari_histomix.methods.record import Record
@@ -74,8 +72,8 @@ class _Classes(Deriving[CutMixSettings]):
     name, title, makes, settings = "cutmix", "CutMix", "", CutMixSettings
     needs = Needs(kinds=True)
 
-    def partner(self, target: Entry, others: Partners, settings: CutMixSettings) -> str | None:
-        return others.draw(lambda entry: entry.kind != target.kind, settings.uses)
+    def mixes(self, target: Entry, other: Entry) -> bool:
+        return other.kind != target.kind
 
     def derive(
         self, target: LabeledImage, partner: LabeledImage | None, rng: np.random.Generator, settings: CutMixSettings
@@ -104,38 +102,26 @@ class CutMix(Pasting[CutMixSettings]):
 
     def sites(self, work: Work, settings: CutMixSettings, images: ImageCache) -> Job[Iterable[Site]]:
         """Donors by rank of the study's candidates, or drawn from all rare nuclei; each at a random place."""
-        candidates = [] if settings.rare else kept_candidates(work, self.name)
-        places = random_places(work.dataset, images)
-        numbered: Iterator[tuple[int, Location]]
-        if candidates:
-            numbered = ((candidate.rank, candidate.donor) for candidate in candidates)
+        numbered: Iterable[tuple[int, Location]]
+        if not settings.rare and (candidates := kept_candidates(work, self.name)):
+            numbered = [(candidate.rank, candidate.donor) for candidate in candidates]
         else:
             donors = yield from _donors(work.dataset, settings.rare, images)
             numbered = _drawn(donors, settings, 1 + max(used_ranks(work, self.name), default=-1))
-
-        def placed() -> Iterator[Site]:
-            for number, donor in numbered:
-                seed = item_seed(settings.seed, number)
-                yield Site(number, places(seed), donor, seed)
-
-        return placed()
+        return at_random(numbered, work.dataset, images, settings.seed)
 
     def lay(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: CutMixSettings) -> Change | str:
         """Everything in the donor's box comes along; a nucleus that the box cuts in half on either side goes."""
         margin = round(settings.margin / giver.image.mpp)
-        box = tuple(
-            slice(max(0, axis.start - margin), min(size, axis.stop + margin))
-            for axis, size in zip(giver.boxes[site.donor.instance], giver.image.instances.shape, strict=True)
-        )
+        box = window_around([giver.boxes[site.donor.instance]], margin, giver.image.instances.shape)
         pixels, instances = giver.image.pixels[box], giver.image.instances[box]
         factor = giver.image.mpp / target.image.mpp
         factor = 1.0 if abs(factor - 1) < SAME_SCALE else factor
         own = instances.shape
         if factor != 1:
-            shape = resampled_shape(own, factor)
-            smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-            pixels = np.asarray(cv2.resize(pixels, shape[::-1], interpolation=smooth), np.uint8)
-            rows, cols = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(shape, own, strict=True))
+            pixels = resampled(pixels, factor)
+            sizes = zip(pixels.shape[:2], own, strict=True)
+            rows, cols = ((np.arange(new) * 2 + 1) * old // (2 * new) for new, old in sizes)
             instances = instances[rows[:, None], cols[None]]
         row = round(site.target.row - (site.donor.row - box[0].start) * factor)
         col = round(site.target.col - (site.donor.col - box[1].start) * factor)

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import ImageCache
-from napari_histomix.compositing.donors import resampled_shape
+from napari_histomix.compositing.donors import SAME_SCALE, resampled
 from napari_histomix.compositing.placing import IMAGE_FULL
-from napari_histomix.datasets import Dataset, Entry
-from napari_histomix.methods.base import Ingredients, Method, Plan, Work
-from napari_histomix.methods.pasting import CountSettings
+from napari_histomix.datasets import Entry
+from napari_histomix.methods.base import Ingredients, Method, Plan, Work, whole_images
+from napari_histomix.methods.pasting import CountSettings, DonorSettings
 from napari_histomix.methods.record import Record, plain_facts
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage, SourceRef
 from napari_histomix.sampling import item_seed
 
 NO_PARTNER = "no image is left that it may be mixed with"
-
-SAME_SCALE = 0.02
-"""Relative difference of two scales up to which they count as the same."""
 
 
 S = TypeVar("S", bound=CountSettings)
@@ -35,17 +31,8 @@ S = TypeVar("S", bound=CountSettings)
 class Derivation:
     """An image before any pixel of it.
 
-    Parameters
-    ----------
-    id : int
-    image : str
-        Name of the real image that it is derived from.
-    name : str
-        Its own.
-    seed : int
-        Of everything random in it.
-    partner : str
-        Name of the image that it is mixed with; empty where there is none.
+    ``image`` is the name of the real image that it is derived from, ``name`` its own, ``partner`` that of the image
+    that it is mixed with, if any; everything random in it follows from the seed.
     """
 
     id: int
@@ -70,9 +57,9 @@ class Derived:
 class Deriving(Method[S, Derivation], Generic[S]):
     """A method whose changes are whole images, each derived from a real one of the training split."""
 
-    def partner(self, target: Entry, others: Partners, settings: S) -> str | None:
-        """Name of the image that a target is mixed with; empty for a method that mixes nothing, None where none may."""
-        return ""
+    def mixes(self, target: Entry, other: Entry) -> bool:
+        """Whether another image may be mixed into a target; asked where the settings are ``DonorSettings``."""
+        return True
 
     @abstractmethod
     def derive(
@@ -82,15 +69,28 @@ class Deriving(Method[S, Derivation], Generic[S]):
 
     def plan(self, work: Work, settings: S) -> Job[Plan[Derivation]]:
         """Every image once in random order, then all again, until as many as wanted are derived."""
-        images = ImageCache(work.dataset)
+        images = ImageCache(work.dataset.read)
         own = [change for change in work.before() if change.method == self.name and not change.in_place]
         made = Counter(change.image for change in own)
         names = {entry.source.image for entry in work.dataset.entries}
         rng = np.random.default_rng([settings.seed, work.first])
         pool = whole_images(work.dataset, self.needs.kinds)
-        others = Partners(pool, images, Counter(change.donor.image for change in own if change.donor), rng)
+        others, uses = pool, Counter(change.donor.image for change in own if change.donor)
         refusals: Counter[str] = Counter()
         items: list[Derivation] = []
+
+        def partner_of(target: Entry) -> str | None:
+            """Name of the image that a target is mixed with; empty if nothing is mixed, None where no image is left."""
+            if not isinstance(settings, DonorSettings):
+                return ""
+            fitting = [entry.source.image for entry in others if self.mixes(target, entry)]
+            for index in rng.permutation(len(fitting)):
+                name = fitting[index]
+                if uses[name] < settings.uses and images.get(name) is not None:
+                    uses[name] += 1
+                    return name
+            return None
+
         while pool and len(items) < settings.count:
             again = []
             for index in rng.permutation(len(pool)):
@@ -104,7 +104,7 @@ class Deriving(Method[S, Derivation], Generic[S]):
                     continue
                 if images.get(name) is None:
                     continue
-                partner = self.partner(entry, others, settings)
+                partner = partner_of(entry)
                 if partner is None:
                     refusals[NO_PARTNER] += 1
                     continue
@@ -120,10 +120,10 @@ class Deriving(Method[S, Derivation], Generic[S]):
 
     def make(self, work: Work, items: Sequence[Derivation], settings: S) -> Job[None]:
         """Derive each image; those of one target follow each other."""
-        images = ImageCache(work.dataset)
+        images = ImageCache(work.dataset.read)
         for done, item in enumerate(sorted(items, key=lambda item: (item.image, item.id))):
-            target = read(images, item.image)
-            partner = read(images, item.partner) if item.partner else None
+            target = images.require(item.image).image
+            partner = images.require(item.partner).image if item.partner else None
             derived = self.derive(target, partner, np.random.default_rng(item.seed), settings)
             sources = {"target": images.facts[item.image]}
             refs = [SourceRef("target", item.image)]
@@ -143,40 +143,6 @@ class Deriving(Method[S, Derivation], Generic[S]):
         return Derivation(record.id, record.image, record.name, record.seed, partner)
 
 
-@dataclass(eq=False)
-class Partners:
-    """Whole images that others are mixed with.
-
-    Parameters
-    ----------
-    entries : sequence of Entry
-    images : ImageCache
-    uses : Counter of str
-        How often each has been a partner.
-    rng : numpy.random.Generator
-    """
-
-    entries: Sequence[Entry]
-    images: ImageCache
-    uses: Counter[str]
-    rng: np.random.Generator
-
-    def draw(self, allowed: Callable[[Entry], bool], uses: int) -> str | None:
-        """A random one of those that are allowed and were used less often than ``uses``; None where there is none."""
-        fitting = [entry.source.image for entry in self.entries if allowed(entry)]
-        for index in self.rng.permutation(len(fitting)):
-            name = fitting[index]
-            if self.uses[name] < uses and self.images.get(name) is not None:
-                self.uses[name] += 1
-                return name
-        return None
-
-
-def whole_images(dataset: Dataset, kinds: bool = False) -> list[Entry]:
-    """Training entries that hold no synthetic pixel; ``kinds``: those alone that have a class."""
-    return [entry for entry in dataset.training if not entry.synthetic and (entry.kind or not kinds)]
-
-
 def mixed_shares(target: str, partner: str, share: float) -> dict[str, float]:
     """Class shares of an image of which ``share`` is its target's; a class without a share is not named."""
     shares = {target: 1.0} if target == partner else {target: share, partner: 1 - share}
@@ -192,14 +158,6 @@ def fresh_name(names: Container[str], name: str) -> str:
     return fresh
 
 
-def read(images: ImageCache, name: str) -> LabeledImage:
-    """An image of a plan; raises HistomixError where it cannot be read any more."""
-    indexed = images.get(name)
-    if indexed is None:
-        raise HistomixError(images.problems[name].sentence)
-    return indexed.image
-
-
 def fitted(
     partner: LabeledImage, target: LabeledImage, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
@@ -209,9 +167,7 @@ def fitted(
     """
     pixels, factor, shape = partner.pixels, partner.mpp / target.mpp, target.pixels.shape[:2]
     if abs(factor - 1) >= SAME_SCALE:
-        size = resampled_shape(pixels.shape[:2], factor)[::-1]
-        smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=smooth), np.uint8)
+        pixels = resampled(pixels, factor)
     corner = [int(rng.integers(max(0, have - want) + 1)) for have, want in zip(pixels.shape[:2], shape, strict=True)]
     facts = {"size": list(partner.pixels.shape[:2]), "scaled": list(pixels.shape[:2]), "corner": corner}
     rows, cols = (

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing import ImageCache, IndexedImage
+from napari_histomix.compositing.composing import window_around
 from napari_histomix.compositing.donors import Mask, dilate
 from napari_histomix.compositing.planning import CLIPPED_AT_MOST, COVERS_NEIGHBOR, TOO_CLIPPED
 from napari_histomix.methods.base import Work
@@ -92,10 +93,7 @@ class GradMix(Pasting[GradMixSettings]):
         replaced = site.target.instance
         boxes = [laid.box, *([target.boxes[replaced]] if replaced else ())]
         margin = 2 * RADIUS + int(np.sqrt(settings.room * site.donor.area))
-        first = [max(0, min(box[axis].start for box in boxes) - margin) for axis in (0, 1)]
-        stop = [max(box[axis].stop for box in boxes) + margin for axis in (0, 1)]
-        height, width = image.instances.shape
-        window = slice(first[0], min(stop[0], height)), slice(first[1], min(stop[1], width))
+        window = window_around(boxes, margin, image.instances.shape)
         pixels, instances = image.pixels[window], image.instances[window]
         nucleus = laid.within(window, laid.crop.nucleus)
         old = (instances == replaced) & (instances != 0)
@@ -113,7 +111,7 @@ class GradMix(Pasting[GradMixSettings]):
             return TOO_CLIPPED
 
         clean = painted_over(pixels, dilate(old, REACH), others) if replaced else pixels
-        donor = self._colored(laid, target, old, window)
+        donor = colored(laid, target, window, old)
         weight = falloff(nucleus, blended, laid.within(window, laid.crop.surroundings))[..., None]
         mixed = np.rint(weight * donor + (1 - weight) * clean).astype(np.uint8)
         mixed[~(nucleus | blended)] = pixels[~(nucleus | blended)]
@@ -130,20 +128,18 @@ class GradMix(Pasting[GradMixSettings]):
             removed=(replaced,) if replaced else (),
         )
 
-    @staticmethod
-    def _colored(laid: LaidDonor, target: IndexedImage, old: Mask, window: tuple[slice, slice]) -> NDArray[np.float32]:
-        """The donor's pixels, moved so that the nucleus has the mean of its own mean color and the target's.
 
-        Where no nucleus is replaced, the target's color is that of all nuclei of its image.
-        """
-        crop = laid.pixels.astype(np.float32)
-        image = target.image
-        here = image.pixels[window][old] if old.any() else image.pixels[image.instances != 0]
-        if len(here):
-            shift = (here.mean(axis=0) - crop[laid.crop.nucleus].mean(axis=0)) / 2
-            crop[laid.crop.nucleus] += shift.astype(np.float32)
-        colored = laid.within(window, np.clip(crop, 0, 255))
-        return np.asarray(colored, np.float32)
+def colored(laid: LaidDonor, target: IndexedImage, window: tuple[slice, slice], old: Mask) -> NDArray[np.float32]:
+    """The donor's pixels in a window, moved to the mean of its own mean color and that of the nucleus that it replaces.
+
+    Where no nucleus is replaced, the target's color is that of all nuclei of its image.
+    """
+    crop, image = laid.pixels.astype(np.float32), target.image
+    here = image.pixels[window][old] if old.any() else image.pixels[image.instances != 0]
+    if len(here):
+        shift = (here.mean(axis=0) - crop[laid.crop.nucleus].mean(axis=0)) / 2
+        crop[laid.crop.nucleus] += shift.astype(np.float32)
+    return laid.within(window, np.clip(crop, 0, 255))
 
 
 def grown(target: IndexedImage, location: Location) -> Mask:

@@ -14,7 +14,6 @@ from napari_histomix.methods.deriving import (
     Derivation,
     Derived,
     Deriving,
-    Partners,
     fitted,
     mixed_shares,
     partner_pixel,
@@ -51,9 +50,9 @@ class MixUp(Deriving[MixUpSettings]):
             )
         return (yield from super().plan(work, settings))
 
-    def partner(self, target: Entry, others: Partners, settings: MixUpSettings) -> str | None:
-        """Any other image."""
-        return others.draw(lambda entry: entry != target, settings.uses)
+    def mixes(self, target: Entry, other: Entry) -> bool:
+        """Any other image will do."""
+        return other != target
 
     def derive(
         self, target: LabeledImage, partner: LabeledImage | None, rng: np.random.Generator, settings: MixUpSettings

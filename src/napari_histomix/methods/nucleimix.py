@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing import DonorCrop, IndexedImage, plan_placement
 from napari_histomix.compositing.donors import Mask, rare_and_major, survey_nuclei
-from napari_histomix.compositing.indexed_image import ReadBy
 from napari_histomix.compositing.placing import (
     Lay,
-    Limits,
     SourceImages,
     check_candidates,
     choose_placements,
@@ -45,7 +43,7 @@ from napari_histomix.sampling import (
     item_seed,
     sharpest_temperature,
 )
-from napari_histomix.settings import Encoder, Option, PaintingSettings, Seed, made_from, plain
+from napari_histomix.settings import Encoder, Option, PaintingSettings, Seed, plain
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
@@ -54,6 +52,12 @@ FEW_EFFECTIVE = 50
 WORTH = 500
 RECIPE = ("model_sha256", "model_mpp", "model_windows", "prompt", "sampler_settings", "device", "threads")
 """What changes that are painted together, when they are made again, have in common."""
+
+
+KeptOnly = Annotated[
+    bool,
+    Option("Use only candidates that somebody kept; otherwise all that nobody dropped.", label="Kept candidates only"),
+]
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,7 @@ class NucleiMixSettings(PaintingSettings):
         int | None,
         Option("New nuclei in one image at most.", label="New nuclei per image", low=1, automatic="as many as fit"),
     ] = None
-    kept_only: Annotated[
-        bool,
-        Option(
-            "Use only candidates that somebody kept; otherwise all that nobody dropped.", label="Kept candidates only"
-        ),
-    ] = False
+    kept_only: KeptOnly = False
     stain_matching: Annotated[
         bool, Option("Match the stain of each donor to the surroundings of its target.", advanced=True)
     ] = True
@@ -134,21 +133,9 @@ class NucleiMixSettings(PaintingSettings):
 class CandidateSet:
     """Candidate locations in the order they were drawn, with what a person should know of the draw.
 
-    Parameters
-    ----------
-    candidates : tuple of Candidate
-    settings : CandidateSettings
-        With the classes and the temperature of the donor draw that were used.
-    encoder : str
-    temperature : float
-        The one used.
-    effective_sample_size : float
-        How many equally likely locations the draw was worth.
-    considered : Counter of str
-        Locations by kind.
-    unfit_donors : Counter of str
-        Rare nuclei that cannot be donors, by reason.
-    problems : tuple of Problem
+    ``settings`` hold the classes and the temperature of the donor draw that were used, ``temperature`` is that of the
+    draw of locations, and ``effective_sample_size`` says how many equally likely locations it was worth. ``considered``
+    counts locations by kind, ``unfit_donors`` rare nuclei that cannot be donors, by reason.
     """
 
     candidates: tuple[Candidate, ...]
@@ -182,12 +169,6 @@ class CandidateSet:
         }
 
 
-def candidate_settings(dataset: Dataset, kept: Mapping[str, Any]) -> CandidateSettings:
-    """Settings as a study keeps them; studies of version 3 have numbers of classes in place of names."""
-    classes = {key: tuple(dataset.class_name(given) for given in kept[key]) for key in ("rare", "major")}
-    return made_from(CandidateSettings, {**kept, **classes})
-
-
 def search_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
     """How the candidates of a study were found, for provenance; ``kept`` is what its ``settings`` hold."""
     used = {key: kept[key] for key in ("encoder", "temperature") if key in kept}
@@ -197,22 +178,8 @@ def search_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
 def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[CandidateSet]:
     """Draw candidate locations and a donor for each; a long job (see ``records.Job``).
 
-    Only images of the training split are looked at, and only nuclei that are not synthetic.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    settings : CandidateSettings
-
-    Returns
-    -------
-    CandidateSet
-
-    Raises
-    ------
-    HistomixError
-        For a class that the dataset does not have, without a rare nucleus that can be a donor, or without any location
-        to consider.
+    Only images of the training split are looked at, and only nuclei that are not synthetic. HistomixError is raised for
+    a class that the dataset does not have, without a rare nucleus that can be a donor, or without any location.
     """
     rare, major = rare_and_major(dataset, settings.rare, settings.major)
     encoder = open_encoder(settings.encoder)
@@ -320,13 +287,7 @@ class Candidates(Stage):
         return found
 
     def usable(self, work: Work, kept_only: bool) -> list[Candidate]:
-        """Those, by rank, that somebody kept, or else all that nobody dropped.
-
-        Raises
-        ------
-        HistomixError
-            If an image of theirs is not in the training split.
-        """
+        """Those, by rank, that somebody kept, or else all that nobody dropped; all images must be training images."""
         decisions, wanted = work.decisions.get("candidate", {}), {"keep"} if kept_only else {"keep", None}
         candidates = [candidate for candidate in work.store.candidates() if decisions.get(candidate.rank) in wanted]
         check_candidates(work.dataset, candidates)
@@ -352,22 +313,16 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
         """Lines 12–16, geometry: where each donor lies and which pixels may change.
 
         Fewer items than wanted where the candidates run out.
-
-        Raises
-        ------
-        HistomixError
-            For a candidate outside the training split, or unusable weights.
         """
         model = painter(settings, work.loaded)
         candidates = CANDIDATES.usable(work, settings.kept_only)
-        images = SourceImages(work.dataset)
-        limits = Limits(settings.count, settings.uses, settings.per_image)
-        lay = _lay_new(model, settings)
-        placements, refusals = yield from choose_placements(candidates, images, lay, limits, work.before())
+        images = SourceImages(work.dataset.read)
+        lay, before = _lay_new(model, settings), work.before()
+        placements, refusals = yield from choose_placements(
+            candidates, images, lay, before, count=settings.count, uses=settings.uses, per_image=settings.per_image
+        )
         search = search_facts(work.store.settings())
-        items = [
-            _item(placement.candidate, placement.laid, placement.instance, images, search) for placement in placements
-        ]
+        items = [_item(candidate, plan, instance, images, search) for candidate, plan, instance in placements]
         return Plan(items, settings.count, refusals, tuple(images.problems.values()))
 
     def make(self, work: Work, items: Sequence[PaintItem], settings: NucleiMixSettings) -> Job[None]:
@@ -376,8 +331,7 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
 
         model, preset = painter(settings, work.loaded), PRESETS[settings.sampler]
         stages = {"disc": preset.disc, "ring": preset.ring}
-        how = making_facts(self.title, settings.sampler, stages, model, settings.device)
-        how["settings"] = plain(settings, recorded_only=True)
+        how = making_facts(self.title, settings, stages, model)
         numbered = [replace(item, id=work.first + item.id, how={**how, **item.how}) for item in items]
         yield from paint_changes(
             numbered, model, stages, method=self.name, device=settings.device, batch=settings.batch
@@ -386,13 +340,13 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
     def place(self, work: Work, sites: Sequence[Candidate], settings: NucleiMixSettings) -> Job[list[Change | str]]:
         """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
         check_candidates(work.dataset, sites)
-        images = SourceImages(work.dataset)
+        images = SourceImages(work.dataset.read)
         laid = yield from lay_donors(sites, images, _lay_new(painter(settings, work.loaded), settings))
         search = search_facts(work.store.settings())
         items: list[PaintItem] = []
         outcomes: dict[int, Change | str] = {}
         for site in sites:
-            plan = laid.get(site.rank, "") or images.problem(site)
+            plan = laid[site.rank]
             if isinstance(plan, str):
                 outcomes[site.rank] = plan
             else:
@@ -407,7 +361,8 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
         outcomes: dict[int, Change | str] = {}
         groups: dict[str, list[PaintItem]] = {}
         plans = yield from _lay_again(records, ingredients)
-        for record, plan in zip(records, plans, strict=True):
+        for record in records:
+            plan = plans[record.id]
             if isinstance(plan, str):
                 outcomes[record.id] = f"nucleus {record.id} can no longer be laid there: {plan}"
             else:
@@ -458,10 +413,10 @@ def _item(
     return PaintItem(candidate.rank, replace(plan, instance=instance), facts)
 
 
-def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[list[WindowedPlan | str]]:
-    """Plans of recorded changes, or why there are none any more."""
+def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[dict[int, WindowedPlan | str]]:
+    """Plans of recorded changes by id, or why there are none any more."""
     facts = {source["image"]: source for record in records for source in record.provenance["sources"].values()}
-    images = SourceImages(ReadBy(lambda name: ingredients.read(facts[name])))
+    images = SourceImages(lambda name: ingredients.read(facts[name]))
     by_id = {record.id: record for record in records}
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
@@ -474,12 +429,11 @@ def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[list[
         Candidate(record.id, record.location("target"), record.location("donor"), nan, record.score)
         for record in records
     ]
-    outcomes = yield from lay_donors(candidates, images, lay)
-    plans: list[WindowedPlan | str] = []
-    for record, candidate in zip(records, candidates, strict=True):
-        plan = outcomes.get(record.id, "") or images.problem(candidate)
-        plans.append(plan if isinstance(plan, str) else replace(plan, instance=next(iter(record.added))))
-    return plans
+    plans = yield from lay_donors(candidates, images, lay)
+    return {
+        number: plan if isinstance(plan, str) else replace(plan, instance=next(iter(by_id[number].added)))
+        for number, plan in plans.items()
+    }
 
 
 def _paint_again(group: Sequence[PaintItem], ingredients: Ingredients) -> Job[None]:

@@ -1,27 +1,36 @@
 """What methods share that lay a donor into a real image without a model: places, what gives way, and the record.
 
-Copy-and-paste, GradMix and CutMix differ in ``Pasting.lay`` alone, and in whom they place where.
+Copy-and-paste, GradMix and CutMix differ in ``Pasting.lay`` alone, and in which donors they place where.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, ImageCache, IndexedImage, cut_donor
+from napari_histomix.compositing import ImageCache, IndexedImage, cut_donor
+from napari_histomix.compositing.composing import window_around
 from napari_histomix.compositing.donors import Mask, dilate
 from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP, check_candidates, place_in_donor
-from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, TOO_CLOSE, TOO_SMALL, stained
+from napari_histomix.compositing.planning import (
+    CROSSES_EDGE,
+    GUARD,
+    TOO_CLOSE,
+    TOO_SMALL,
+    PosedDonor,
+    pose_donor,
+    stained,
+)
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
-from napari_histomix.methods.nucleimix import CANDIDATES
+from napari_histomix.methods.nucleimix import CANDIDATES, KeptOnly
 from napari_histomix.methods.record import Record, plain_facts
 from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location, SourceRef
 from napari_histomix.sampling import item_seed, tissue
@@ -63,12 +72,7 @@ class DonorSettings(CountSettings):
 class CandidateDonorSettings(DonorSettings):
     """How the donors of candidates are used."""
 
-    kept_only: Annotated[
-        bool,
-        Option(
-            "Use only candidates that somebody kept; otherwise all that nobody dropped.", label="Kept candidates only"
-        ),
-    ] = False
+    kept_only: KeptOnly = False
 
 
 S = TypeVar("S", bound=DonorSettings)
@@ -78,17 +82,9 @@ S = TypeVar("S", bound=DonorSettings)
 class Site:
     """A donor and its place, before any pixel of it.
 
-    Parameters
-    ----------
-    id : int
-        Rank of the candidate whose donor or place it is.
-    target : Location
-        A nucleus or a free place that the donor is centered on.
-    donor : Location
-    seed : int
-        Of everything random in it.
-    instance : int
-        The first id in the target image that is free for it.
+    The id is the rank of the candidate whose donor or place it is, and ``target`` the nucleus or free place that the
+    donor is centered on. Everything random in it follows from the seed; ``instance`` is the first id in the target
+    image that is free for it.
     """
 
     id: int
@@ -118,11 +114,11 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
 
     def plan(self, work: Work, settings: S) -> Job[Plan[Site]]:
         """Take sites in their order, as long as nothing forbids them and some are wanted."""
-        images = ImageCache(work.dataset)
+        images = ImageCache(work.dataset.read)
         before = [change for change in work.before() if change.in_place]
         taken = Taken(before)
         uses = Counter((donor.image, donor.item) for change in before if (donor := change.donor))
-        here = Counter(change.image for change in before)
+        filled = Counter(change.image for change in before)
         refusals: Counter[str] = Counter()
         items: list[Site] = []
         for site in (yield from self.sites(work, settings, images)):
@@ -137,7 +133,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             laid: Change | str
             if uses[key] >= settings.uses:
                 laid = USED_UP
-            elif settings.per_image is not None and here[site.image] >= settings.per_image:
+            elif settings.per_image is not None and filled[site.image] >= settings.per_image:
                 laid = IMAGE_FULL
             else:
                 laid = self._checked(site, target, giver, settings)
@@ -148,13 +144,13 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
                 continue
             taken.add(target, laid)
             uses[key] += 1
-            here[site.image] += 1
+            filled[site.image] += 1
             items.append(site)
         return Plan(items, settings.count, refusals, tuple(images.problems.values()))
 
     def make(self, work: Work, items: Sequence[Site], settings: S) -> Job[None]:
         """Lay each donor; the images are gone through one after the other."""
-        images = ImageCache(work.dataset)
+        images = ImageCache(work.dataset.read)
         for done, site in enumerate(sorted(items, key=lambda site: (site.image, site.id))):
             laid = self._made(work, site, images, settings)
             if isinstance(laid, str):
@@ -164,7 +160,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
     def place(self, work: Work, sites: Sequence[Candidate], settings: S) -> Job[list[Change | str]]:
         """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
         check_candidates(work.dataset, sites)
-        images = ImageCache(work.dataset)
+        images = ImageCache(work.dataset.read)
         taken = Taken(change for change in work.before() if change.in_place)
         placed: list[Change | str] = []
         for number, candidate in enumerate(sites):
@@ -180,12 +176,16 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
 
     def recall(self, record: Record, ingredients: Ingredients) -> Site:
         """The site of a record."""
-        target, donor = (_location(record.source(role), ingredients) for role in ("target", "donor"))
+        target, donor = (record.location(role, ingredients.dataset) for role in ("target", "donor"))
         return Site(record.provenance["rank"], target, donor, record.seed, min(record.added))
 
     def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
         """A donor's pixel: its own place in the donor's image, in fractions where it was resampled."""
-        return {} if painted else donor_pixel(record, row, col)
+        if painted:
+            return {}
+        donor, (y, x) = record.source("donor"), place_in_donor(record.provenance, row, col)
+        stain = record.provenance["stain"]
+        return {"image": donor["image"], "x": x, "y": y, "donor_instance": donor["item"], "stain": stain}
 
     def _checked(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: S) -> Change | str:
         if not (target.holds(site.target) and giver.holds(site.donor)):
@@ -196,12 +196,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
 
     def _made(self, work: Work, site: Site, images: ImageCache, settings: S) -> Change | str:
         """The finished change of a site, with all its provenance."""
-        target, giver = images.get(site.image), images.get(site.donor.image)
-        for name, source in ((site.image, target), (site.donor.image, giver)):
-            if source is None:
-                raise HistomixError(images.problems[name].sentence)
-        assert target is not None and giver is not None
-        laid = self._checked(site, target, giver, settings)
+        laid = self._checked(site, images.require(site.image), images.require(site.donor.image), settings)
         if isinstance(laid, str):
             return laid
         sources = {"target": images.facts[site.image], "donor": images.facts[site.donor.image]}
@@ -219,17 +214,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
 def kept_candidates(work: Work, method: str, kept_only: bool = False) -> list[Candidate]:
     """Candidates of the study, by rank, that may be used and that ``method`` has not placed before.
 
-    Parameters
-    ----------
-    work : Work
-    method : str
-    kept_only : bool
-        Those alone that somebody kept; otherwise all that nobody dropped.
-
-    Raises
-    ------
-    HistomixError
-        If an image of theirs is not in the training split.
+    ``kept_only``: those alone that somebody kept; otherwise all that nobody dropped.
     """
     used = used_ranks(work, method)
     return [candidate for candidate in CANDIDATES.usable(work, kept_only) if candidate.rank not in used]
@@ -240,59 +225,38 @@ def used_ranks(work: Work, method: str) -> set[int]:
     return {change.provenance["rank"] for change in work.before() if change.method == method and change.in_place}
 
 
-def random_places(dataset: Dataset, images: ImageCache) -> Callable[[int], Location]:
-    """A function that draws a place in the tissue of a random training image, by a seed."""
+def at_random(
+    donors: Iterable[tuple[int, Location]], dataset: Dataset, images: ImageCache, seed: int
+) -> Iterator[Site]:
+    """Numbered donors, each at a random place in the tissue of a random training image."""
     names = [entry.source.image for entry in dataset.training if entry.labels is not None]
-    kept: dict[str, Mask] = {}
+    tissues: dict[str, Mask] = {}
 
-    def draw(seed: int) -> Location:
+    def place(seed: int) -> Location:
         # Not the generator that turns donors: places stay where they are with or without that.
         rng = np.random.default_rng([seed, 1])
         for name in rng.permutation(names).tolist():
             target = images.get(name)
             if target is None:
                 continue
-            if name not in kept:
-                kept[name] = tissue(target.image)
+            if name not in tissues:
+                tissues[name] = tissue(target.image)
             for _ in range(TRIES):
-                row, col = (int(rng.integers(size)) for size in kept[name].shape)
-                if kept[name][row, col]:
+                row, col = (int(rng.integers(size)) for size in tissues[name].shape)
+                if tissues[name][row, col]:
                     return Location(name, "background", float(row), float(col))
         raise HistomixError(f"No training image of {dataset.name} shows tissue; check that its images are H&E.")
 
-    return draw
+    for number, donor in donors:
+        own = item_seed(seed, number)
+        yield Site(number, place(own), donor, own)
 
 
 @dataclass(frozen=True, eq=False)
-class LaidDonor:
-    """A donor as it will lie in the target image.
+class LaidDonor(PosedDonor):
+    """A posed donor with its pixels (h, w, 3), in the target's staining where that was asked for."""
 
-    Parameters
-    ----------
-    crop : DonorCrop
-        At the target's scale, turned.
-    pixels : (h, w, 3) uint8
-        The crop's, in the target's staining where that was asked for.
-    row, col : int
-        Upper left corner of the crop in the target image; it may lie outside.
-    facts : dict
-        How it came to lie there, for provenance.
-    """
-
-    crop: DonorCrop
     pixels: NDArray[np.uint8]
-    row: int
-    col: int
-    facts: dict[str, Any]
-
-    @property
-    def box(self) -> tuple[slice, slice]:
-        """Bounding box of the nucleus in the target image."""
-        rows, cols = np.nonzero(self.crop.nucleus)
-        return (
-            slice(int(rows.min()) + self.row, int(rows.max()) + self.row + 1),
-            slice(int(cols.min()) + self.col, int(cols.max()) + self.col + 1),
-        )
 
     def within(self, window: tuple[slice, slice], array: NDArray[Any]) -> NDArray[Any]:
         """An array of the crop in a window of the target image; zeros where the crop does not reach."""
@@ -310,52 +274,21 @@ class LaidDonor:
 def lay_donor(
     site: Site, target: IndexedImage, giver: IndexedImage, *, symmetries: bool, stain_matching: bool = False
 ) -> LaidDonor | str:
-    """Center a donor on its place: at the target's scale, turned and mirrored at random, stain-matched if asked for.
-
-    Returns
-    -------
-    LaidDonor, or the reason for a refusal.
-    """
-    rng = np.random.default_rng(site.seed)
-    turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
-    own, image = cut_donor(giver, site.donor), target.image
-    crop = own.at_scale(image.mpp).turned(turns, mirrored)
-    if not crop.nucleus.any():
+    """Center a donor on its place, turned and stain-matched if asked for; or the reason for a refusal."""
+    posed = pose_donor(cut_donor(giver, site.donor), target.image.mpp, site.target, site.seed, symmetries)
+    if posed is None:
         return TOO_SMALL
-    rows, cols = np.nonzero(crop.nucleus)
-    row, col = round(site.target.row - rows.mean()), round(site.target.col - cols.mean())
-    pixels, stain = crop.pixels, UNMATCHED
-    if stain_matching:
-        pixels, stain = stained(crop, target, site.target.row, site.target.col)
-    facts = {
-        "crop": [*own.corner, *own.nucleus.shape],
-        "scale": own.mpp / crop.mpp,
-        "quarter_turns": turns,
-        "mirrored": mirrored,
-        "shift": [row, col],
-        "stain": stain,
-    }
-    laid = LaidDonor(crop, pixels, row, col, facts)
-    if not inside(laid.box, image.instances.shape):
+    if not inside(posed.box, target.image.instances.shape):
         return CROSSES_EDGE
-    return laid
+    pixels, stain = posed.crop.pixels, UNMATCHED
+    if stain_matching:
+        pixels, stain = stained(posed.crop, target, site.target.row, site.target.col)
+    return LaidDonor(posed.crop, posed.row, posed.col, posed.box, posed.facts | {"stain": stain}, pixels)
 
 
-def inside(window: tuple[slice, slice], shape: tuple[int, ...]) -> bool:
+def inside(window: tuple[slice, ...], shape: tuple[int, ...]) -> bool:
     """Whether a window lies within an image of ``shape`` (H, W) as a whole."""
     return all(axis.start >= 0 and axis.stop <= size for axis, size in zip(window, shape, strict=True))
-
-
-def donor_pixel(record: Record, row: int, col: int) -> dict[str, Any]:
-    """Where the donor's pixel at a point of the target image lay, by what ``lay_donor`` wrote down."""
-    donor, (y, x) = record.source("donor"), place_in_donor(record.provenance, row, col)
-    return {
-        "image": donor["image"],
-        "x": x,
-        "y": y,
-        "donor_instance": donor["item"],
-        "stain": record.provenance["stain"],
-    }
 
 
 def in_place(
@@ -371,26 +304,13 @@ def in_place(
     removed: Iterable[int] = (),
     visible: float = 0.0,
 ) -> Change:
-    """The change of a patch, grown so that it holds all of each nucleus that goes.
+    """The change of a patch at a corner (row, column), grown so that it holds all of each nucleus that goes.
 
-    Parameters
-    ----------
-    site : Site
-    target : IndexedImage
-    corner : (row, column)
-        Upper left of the patch.
-    pixels, origin, labels : arrays (h, w, …)
-        As of ``Change``.
-    added : mapping of int to int
-    facts : mapping
-        Of this change's provenance.
-    removed : iterable of int
-        Nuclei that are replaced.
-    visible : float
-        Nuclei that the patch leaves less of than this share go as well.
+    Pixels, origin, labels and added ids are as of ``Change``, and ``facts`` a part of its provenance. The nuclei that
+    go are those ``removed``, and those that the patch leaves less of than the share ``visible``.
     """
     image = target.image
-    window = tuple(slice(start, start + size) for start, size in zip(corner, origin.shape, strict=True))
+    window = slice(corner[0], corner[0] + origin.shape[0]), slice(corner[1], corner[1] + origin.shape[1])
     covered = image.instances[window][labels != KEEP]
     gone = set(removed)
     for instance, hidden in zip(*np.unique(covered[covered != 0], return_counts=True), strict=True):
@@ -398,34 +318,30 @@ def in_place(
         if hidden == area or area - hidden < visible * area:
             gone.add(int(instance))
     boxes = [window, *(target.boxes[instance] for instance in gone)]
-    rows, cols = (slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in (0, 1))
-    shape = rows.stop - rows.start, cols.stop - cols.start
-    top, left = corner[0] - rows.start, corner[1] - cols.start
-    there = slice(top, top + origin.shape[0]), slice(left, left + origin.shape[1])
-    all_pixels, all_origin = image.pixels[rows, cols].copy(), np.full(shape, REAL, np.uint8)
-    all_labels = np.full(shape, KEEP, np.int32)
+    whole = window_around(boxes, 0, image.instances.shape)
+    row, col = whole[0].start, whole[1].start
+    there = tuple(slice(axis.start - start, axis.stop - start) for axis, start in zip(window, (row, col), strict=True))
+    all_pixels = image.pixels[whole].copy()
+    all_origin, all_labels = (
+        np.full(all_pixels.shape[:2], REAL, np.uint8),
+        np.full(all_pixels.shape[:2], KEEP, np.int32),
+    )
     all_pixels[there][origin != REAL] = pixels[origin != REAL]
     all_origin[there], all_labels[there] = origin, labels
     name = image.source.image
     return Change(
-        site.id, name, name, rows.start, cols.start, all_pixels, all_origin, all_labels, dict(added),
+        site.id, name, name, row, col, all_pixels, all_origin, all_labels, dict(added),
         tuple(sorted(gone)), None, "", site.seed, (), provenance=dict(facts),
     )  # fmt: skip
 
 
 class Taken:
-    """What changes touch in their target images, so that any of them can be taken back alone.
-
-    Parameters
-    ----------
-    before : iterable of Change
-        In place.
-    """
+    """What changes in place touch in their target images, so that any of them can be taken back alone."""
 
     def __init__(self, before: Iterable[Change] = ()) -> None:
-        self._before: dict[str, list[Change]] = {}
+        self._before: dict[str, list[Change]] = defaultdict(list)
         for change in before:
-            self._before.setdefault(change.image, []).append(change)
+            self._before[change.image].append(change)
         self._pixels: dict[str, Mask] = {}
         self._nuclei: dict[str, set[int]] = {}
         self._next: dict[str, int] = {}
@@ -433,10 +349,11 @@ class Taken:
     def _of(self, target: IndexedImage) -> str:
         name = target.image.source.image
         if name not in self._pixels:
-            self._pixels[name] = np.zeros(target.image.instances.shape, bool)
+            # With a margin, so that what comes near the edge of the image needs no special care.
+            self._pixels[name] = np.zeros([size + 2 * GUARD for size in target.image.instances.shape], bool)
             self._nuclei[name] = set()
             self._next[name] = max(target.boxes, default=0) + 1
-            for change in self._before.get(name, ()):
+            for change in self._before[name]:
                 self.add(target, change)
         return name
 
@@ -449,20 +366,15 @@ class Taken:
         name = self._of(target)
         if self._nuclei[name] & _altered(target, change):
             return True
-        shape = target.image.instances.shape
-        rows, cols = (
-            slice(max(0, axis.start - GUARD), min(size, axis.stop + GUARD))
-            for axis, size in zip(change.window, shape, strict=True)
-        )
-        changed = np.zeros((rows.stop - rows.start, cols.stop - cols.start), bool)
-        top, left = change.row - rows.start, change.col - cols.start
-        changed[top : top + change.shape[0], left : left + change.shape[1]] = change.origin != REAL
-        return bool((dilate(changed, GUARD) & self._pixels[name][rows, cols]).any())
+        changed = np.pad(change.origin != REAL, GUARD)
+        height, width = changed.shape
+        taken = self._pixels[name][change.row : change.row + height, change.col : change.col + width]
+        return bool((dilate(changed, GUARD) & taken).any())
 
     def add(self, target: IndexedImage, change: Change) -> None:
         """Note what a change touches."""
         name = self._of(target)
-        self._pixels[name][change.window] |= change.origin != REAL
+        self._pixels[name][GUARD:-GUARD, GUARD:-GUARD][change.window] |= change.origin != REAL
         self._nuclei[name] |= _altered(target, change)
         self._next[name] = max(self._next[name], max(change.added, default=0) + 1)
 
@@ -473,17 +385,3 @@ def _altered(target: IndexedImage, change: Change) -> set[int]:
         return set(change.removed)
     covered = target.image.instances[change.window][change.labels != KEEP]
     return {*change.removed, *np.unique(covered[covered != 0]).tolist()}
-
-
-def _location(source: Mapping[str, Any], ingredients: Ingredients) -> Location:
-    """A source of a record as a location."""
-    instance, name = int(source["item"]), source.get("class", "")
-    return Location(
-        source["image"],
-        "rare" if source["role"] == "donor" else "major" if instance else "background",
-        source.get("row", 0.0),
-        source.get("col", 0.0),
-        instance,
-        ingredients.dataset.class_number(name) if name else 0,
-        source.get("area", 0),
-    )

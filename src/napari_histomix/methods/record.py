@@ -6,7 +6,6 @@ import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from napari_histomix import __version__
+from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.formats.polygons import mask_text
 from napari_histomix.records import Change, Kind, Location, Role, Segment, SourceRef
 from napari_histomix.settings import PaintingSettings, plain
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
     from napari_histomix.diffusion.samplers import Sampler
 
+LIBRARIES = ("numpy", "scikit-image", "scipy")
+"""What shapes pixels without a model, by the names it is installed under; OpenCV says its version itself."""
+
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The record of a change.
+    """The record of a change, with its properties (see ``records.Change``).
 
     Parameters
     ----------
@@ -68,71 +71,59 @@ class Record:
 
     @property
     def id(self) -> int:
-        """Of the change in its study."""
         return int(self.content["id"])
 
     @property
     def image(self) -> str:
-        """Name of the real image that was changed or derived from; empty for a new image."""
         return str(self.content["image"])
 
     @property
     def name(self) -> str:
-        """Name of the image that it is seen in."""
         return str(self.content["name"])
 
     @property
     def in_place(self) -> bool:
-        """As ``Change.in_place``."""
         return bool(self.image) and self.name == self.image
 
     @property
     def method(self) -> str:
-        """Name of the method."""
         return str(self.content["method"])
 
     @property
     def seed(self) -> int:
-        """Of everything random in it."""
         return int(self.content["seed"])
 
     @property
     def score(self) -> float:
-        """As ``Change.score``."""
         score = self.content.get("score")
         return math.nan if score is None else float(score)
 
-    @cached_property
+    @property
     def window(self) -> tuple[int, int, int, int]:
         """Row, column, height and width of the patch."""
         row, col, height, width = (int(value) for value in self.content["window"])
         return row, col, height, width
 
-    @cached_property
+    @property
     def sources(self) -> tuple[Mapping[str, Any], ...]:
-        """As ``Change.sources``, each with ``class`` for the class's name in place of ``type``."""
+        """Each with ``class`` for the class's name in place of ``type``."""
         return tuple(self.content.get("sources", ()))
 
     def source(self, role: str) -> Mapping[str, Any]:
-        """The first source in a role.
-
-        Raises
-        ------
-        KeyError
-            If there is none.
-        """
+        """The first source in a role; raises KeyError if there is none."""
         for source in self.sources:
             if source["role"] == role:
                 return source
         raise KeyError(role)
 
-    def location(self, role: Role) -> Location:
-        """The first source in a role as a place, of type 0: records have names of classes, and names may change."""
+    def location(self, role: Role, dataset: Dataset | None = None) -> Location:
+        """The first source in a role as a place; its type is that of the class's name in a dataset, or else 0."""
         source = self.source(role)
-        instance = int(source["item"])
+        instance, name = int(source["item"]), source.get("class", "")
         kind: Kind = "rare" if role == "donor" else "major" if instance else "background"
         row, col = (float(source.get(axis, 0.0)) for axis in ("row", "col"))
-        return Location(str(source["image"]), kind, row, col, instance, area=int(source.get("area", 0)))
+        number = dataset.class_number(name) if dataset and name else 0
+        return Location(str(source["image"]), kind, row, col, instance, number, int(source.get("area", 0)))
 
     @property
     def added(self) -> Mapping[int, Mapping[str, Any]]:
@@ -141,20 +132,15 @@ class Record:
 
     @property
     def removed(self) -> tuple[int, ...]:
-        """Ids of the target that are gone."""
         return tuple(int(number) for number in self.content.get("removed", ()))
 
     @property
     def class_shares(self) -> Mapping[str, float] | None:
-        """As ``Change.class_shares``."""
-        shares: Mapping[str, float] | None = self.content.get("class_shares")
-        return shares
+        return self.content.get("class_shares")
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """As ``Change.provenance``."""
-        made: Mapping[str, Any] = self.content["provenance"]
-        return made
+        return self.content["provenance"]
 
     def covers(self, row: int, col: int) -> bool:
         """Whether its patch holds a pixel of the image."""
@@ -174,17 +160,14 @@ def _source(source: SourceRef, class_name: Callable[[int], str]) -> dict[str, An
 
 def _inside(change: Change, number: int) -> dict[str, list[int]]:
     """A pixel of a new instance, in the image."""
-    if change.labels is None:
-        return {}
-    rows, cols = np.nonzero(change.labels == number)
+    rows, cols = np.nonzero(change.labels == number) if change.labels is not None else ((), ())
     if not len(rows):
         return {}
     middle = len(rows) // 2
     return {"at": [int(rows[middle]) + change.row, int(cols[middle]) + change.col]}
 
 
-LIBRARIES = ("numpy", "scikit-image", "scipy")
-"""What shapes pixels without a model, by the names it is installed under; OpenCV says its version itself."""
+# What methods write down to make a change again.
 
 
 def painter(settings: PaintingSettings, loaded: AnyModel | None = None) -> AnyModel:
@@ -206,55 +189,31 @@ def painter(settings: PaintingSettings, loaded: AnyModel | None = None) -> AnyMo
     return load_model(settings.model or bundled(), mpp=scale, prompt=settings.prompt)
 
 
-def plain_facts(method: str, settings: Any, sources: Mapping[str, Any]) -> dict[str, Any]:
-    """How something was made without a model.
-
-    Parameters
-    ----------
-    method : str
-        The method's title.
-    settings : object
-        The method's settings.
-    sources : mapping
-        Facts of the source images, by role (``datasets.image_facts``).
-    """
+def plain_facts(title: str, settings: Any, sources: Mapping[str, Any]) -> dict[str, Any]:
+    """How a method of this title made something without a model; ``sources`` are image facts by role."""
     recorded = plain(settings, recorded_only=True)
     # Without torch: what has nothing to do with a network need not wait for it.
     versions = {"napari-histomix": __version__, "python": platform.python_version(), "opencv": cv2.__version__}
     versions |= {name: version(name) for name in LIBRARIES}
-    return {"method": method, "settings": recorded, "sources": dict(sources), "versions": versions}
+    return {"method": title, "settings": recorded, "sources": dict(sources), "versions": versions}
 
 
 def making_facts(
-    method: str, sampler: str, stages: Mapping[str, Sampler], model: AnyModel, device: str
+    title: str, settings: PaintingSettings, stages: Mapping[str, Sampler], model: AnyModel
 ) -> dict[str, Any]:
-    """What is equal for all that one run makes.
+    """What is equal for all that a method of this title paints in one run.
 
-    Parameters
-    ----------
-    method : str
-        The paper's name.
-    sampler : str
-        Name of the preset.
-    stages : mapping of str to Sampler
-        What the preset means, for each kind of hole: presets may change with versions.
-    model : InpaintingModel or PromptedModel
-    device : str
-        auto, cpu, cuda or mps.
-
-    Raises
-    ------
-    HistomixError
-        If the device is missing.
+    ``stages`` are what the preset means, for each kind of hole: presets may change with versions.
     """
     from napari_histomix.diffusion.models import machine_facts, model_facts
 
     return {
-        "method": method,
-        "sampler": sampler,
-        "sampler_settings": {stage: one.written for stage, one in stages.items()},
+        "method": title,
+        "sampler": settings.sampler,
+        "sampler_settings": {stage: sampler.written for stage, sampler in stages.items()},
         **model_facts(model),
-        **machine_facts(model, device),
+        **machine_facts(model, settings.device),
+        "settings": plain(settings, recorded_only=True),
     }
 
 

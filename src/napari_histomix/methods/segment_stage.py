@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from napari_histomix.datasets import Dataset, Entry, Problem
+from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.features import open_encoder
 from napari_histomix.features.context import segment_crops, segment_thumbnail
-from napari_histomix.methods.base import Stage, Store, Work
+from napari_histomix.methods.base import Stage, Store, Work, whole_images
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Segment, within
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
 from napari_histomix.segmentation.pool import LIMIT, THUMBNAIL, PoolImage, PoolWriter, SegmentPool, has_pool
@@ -110,32 +110,13 @@ class SegmentPoolStage(Stage):
         return built
 
 
-def pool_entries(dataset: Dataset) -> tuple[Entry, ...]:
-    """Training images that a pool may be made of: they have a class, and nothing in them is synthetic."""
-    return tuple(entry for entry in dataset.training if entry.kind and not entry.synthetic)
-
-
 def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = None) -> Job[PoolBuilt]:
     """Divide all training images into anchor segments and keep them as a pool in a study's folder; a long job.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        Its images have a class each.
-    folder : Path
-    settings : PoolSettings, optional
-
-    Returns
-    -------
-    PoolBuilt
-
-    Raises
-    ------
-    HistomixError
-        If no image has a segment, a scale is missing, or weights are unusable.
+    HistomixError is raised if no image has a segment, a scale is missing, or weights are unusable.
     """
     settings = settings or PoolSettings()
-    entries = sorted(pool_entries(dataset), key=lambda entry: dataset.kinds.index(entry.kind))
+    entries = sorted(whole_images(dataset, kinds=True), key=lambda entry: dataset.kinds.index(entry.kind))
     if not entries:
         raise HistomixError(f"{dataset.name} has no real training image; a pool is made of these only.")
     prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
@@ -161,9 +142,8 @@ def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = N
 
 def pool_signature(prompter: str, encoder: str, settings: PoolSettings) -> dict[str, Any]:
     """What two pools must share to be compared: names of prompter and encoder, and the settings of anchors."""
-    return {"prompter": prompter, "encoder": encoder, "components": settings.components} | {
-        "anchors": asdict(settings.anchors)
-    }
+    anchors = asdict(settings.anchors)
+    return {"prompter": prompter, "encoder": encoder, "components": settings.components, "anchors": anchors}
 
 
 def add_segments(writer: PoolWriter, image: LabeledImage, segments: Sequence[Segment], encoder: Any) -> None:
@@ -177,26 +157,8 @@ def add_segments(writer: PoolWriter, image: LabeledImage, segments: Sequence[Seg
 def correct_pool(folder: Path, image: LabeledImage, segments: Sequence[Segment], encoder: str = "texture") -> Job[int]:
     """Add the segments of an image that a person drew or corrected to the pool of a study; a long job.
 
-    What the pool holds of that image already stays; drop it with ``study.curation``.
-
-    Parameters
-    ----------
-    folder : Path
-        The study's.
-    image : LabeledImage
-    segments : sequence of Segment
-    encoder : str
-        See ``features.open_encoder``; it must be the one that the pool was made with.
-
-    Returns
-    -------
-    int
-        Number of the first new segment.
-
-    Raises
-    ------
-    HistomixError
-        If the pool was made with another encoder, or the disk is full.
+    What the pool holds of that image already stays; drop it with ``study.curation``. Returns the number of the first
+    new segment; raises HistomixError if the pool was made with another encoder, or the disk is full.
     """
     yield Event("Adding segments to the pool")
     pool = SegmentPool(folder)
@@ -209,14 +171,8 @@ def correct_pool(folder: Path, image: LabeledImage, segments: Sequence[Segment],
 
 
 def read_image(dataset: Dataset, pool: SegmentPool, name: str) -> LabeledImage:
-    """A training image that the pool was made of.
-
-    Raises
-    ------
-    HistomixError
-        If it is of another split by now, is not the same any more, or cannot be read.
-    """
-    if all(name != entry.source.image for entry in pool_entries(dataset)):
+    """A training image that the pool was made of; raises HistomixError if it is of another split by now, or changed."""
+    if all(name != entry.source.image for entry in whole_images(dataset, kinds=True)):
         raise HistomixError(f"The image {name} is not in the training split of {dataset.name}; build the pool again.")
     image = dataset.read(name)
     if all(known.sha256 != pixels_sha256(image.pixels) for known in pool.images if known.source.image == name):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import cv2
@@ -23,27 +23,16 @@ from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work
 from napari_histomix.methods.deriving import fresh_name
 from napari_histomix.methods.record import Record, making_facts, mask_facts, painter, painter_facts
 from napari_histomix.methods.segment_stage import SegmentPoolStage, read_image
-from napari_histomix.records import (
-    INPAINTED,
-    Change,
-    Event,
-    HistomixError,
-    Job,
-    LabeledImage,
-    SourceRef,
-    within,
-)
+from napari_histomix.records import INPAINTED, Change, Event, HistomixError, Job, LabeledImage, SourceRef, within
 from napari_histomix.sampling import DonorChoice
 from napari_histomix.segmentation.pool import SegmentPool, decided, drawable
-from napari_histomix.settings import Option, PaintingSettings, Seed, plain
+from napari_histomix.settings import Option, PaintingSettings, Seed
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
 
 NO_DONOR = "no segment of its class may take its place"
 OUT_OF_RANGE = "its new-area ratio cannot be brought into the range"
-PLACES = ("role", "image", "item", "type", "row", "col", "area")
-"""Fields of a source, in their order; segments have no type."""
 TOUCHED = 0.25
 """Share of a segment that earlier replacements may have covered before it is no longer one to replace."""
 
@@ -95,21 +84,9 @@ class Exchange:
 
 @dataclass(frozen=True, eq=False)
 class MixPlan:
-    """A synthetic image before any pixel of it.
+    """A synthetic image before any pixel of it: its name and class, the name of its target image, and its replacements.
 
-    Parameters
-    ----------
-    name, kind : str
-        Of the synthetic image: its name and its class.
-    image : str
-        Name of the target image.
-    seed : int
-    exchanges : tuple of Exchange
-        In their order.
-    temperature : float, optional
-        That of the donor draw; None where a person chose.
-    id : int
-        Place in the plan.
+    ``temperature`` is that of the donor draw, None where a person chose; ``id`` is the place in the plan.
     """
 
     name: str
@@ -158,6 +135,8 @@ class USegMix(Method[USegMixSettings, MixPlan]):
         """Lay the recorded masks of the donors again, and paint with the recorded sampler."""
         from napari_histomix.diffusion.samplers import Sampler
 
+        # Segments have no type.
+        places = [field.name for field in fields(SourceRef)]
         remade: list[Change | str] = []
         for record in records:
             made = record.provenance
@@ -176,7 +155,7 @@ class USegMix(Method[USegMixSettings, MixPlan]):
                     ingredients.device(made),
                 )
                 pixels = yield from within(painting, f"Blending {record.name}", len(remade), len(records))
-            sources = tuple(SourceRef(*(source.get(key, 0) for key in PLACES)) for source in record.sources)
+            sources = tuple(SourceRef(*(source.get(key, 0) for key in places)) for source in record.sources)
             shares = record.class_shares or {target.kind: 1.0}
             change = _change(record.name, shares, target, pixels, origin, record.seed, sources, made)
             remade.append(replace(change, id=record.id))
@@ -219,24 +198,8 @@ def plan_mixes(
 ) -> Job[Plan[MixPlan]]:
     """Draw targets and donors for every class; a long job. No pixel is read, only masks.
 
-    Parameters
-    ----------
-    pool : SegmentPool
-    members : mapping of str to (n,) int
-        For each class the segments that may be drawn, such as all that nobody dropped.
-    settings : USegMixSettings
-    taken : iterable of str
-        Names that synthetic images may not get.
-
-    Returns
-    -------
-    Plan
-        By class.
-
-    Raises
-    ------
-    HistomixError
-        For settings that cannot be met.
+    ``members`` (n,) are for each class the segments that may be drawn, such as all that nobody dropped; ``taken`` are
+    names that synthetic images may not get.
     """
     low, high = settings.new_area
     if settings.per_class < 1 or not 0 <= low <= high <= 1 or high == 0:
@@ -286,19 +249,7 @@ def donor_choice(pool: SegmentPool, members: NDArray[np.intp], kind: str, settin
 
 
 def plan_one(pool: SegmentPool, target: int, donor: int, probability: float, seed: int, name: str = "") -> MixPlan:
-    """The plan of a synthetic image with one replacement that a person chose; it is of its target image's class.
-
-    Parameters
-    ----------
-    pool : SegmentPool
-    target, donor : int
-        Numbers in the pool.
-    probability : float
-        Of the donor in the draw.
-    seed : int
-        The same one lays the donor the same way.
-    name : str
-    """
+    """The plan of a synthetic image with one replacement that a person chose; it is of its target image's class."""
     own = pool.image(target)
     seed = int(np.random.default_rng([seed, target, donor]).integers(2**62))
     factor = pool.image(donor).mpp / own.mpp
@@ -356,27 +307,12 @@ def compose(
     donors: Mapping[str, LabeledImage],
     stain_matching: bool = True,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict[str, Any]]]:
-    """The target with its donors pasted in, not yet blended.
+    """The target with its donors pasted in, not yet blended: as ``paste_all``, with the provenance of each replacement.
 
-    Parameters
-    ----------
-    target : LabeledImage
-    pool : SegmentPool
-    exchanges : sequence of Exchange
-    donors : mapping of str to LabeledImage
-        The donors' images by name.
-    stain_matching : bool
-
-    Returns
-    -------
-    pixels : (H, W, 3) uint8
-    origin : (H, W) uint8
-        0 real, 1 donor, 2 what is to be painted.
-    facts : list of dict
-        Provenance of every replacement.
+    ``donors`` are the donors' images by name.
     """
-    swaps = [Swap(pool.segment(each.target), pool.segment(each.donor), each.pose) for each in exchanges]
-    given = [donors[pool.image(each.donor).source.image] for each in exchanges]
+    swaps = [Swap(pool.segment(swap.target), pool.segment(swap.donor), swap.pose) for swap in exchanges]
+    given = [donors[pool.image(swap.donor).source.image] for swap in exchanges]
     pixels, origin, stains = paste_all(target, swaps, given, stain_matching)
     facts = [
         {
@@ -399,29 +335,12 @@ def make_mix(
 ) -> Job[Change]:
     """Carry one plan out: paste the donors, let the diffusion model paint what lies between; a long job.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        Of which the pool was made; only its training images are read.
-    pool : SegmentPool
-    plan : MixPlan
-    settings : USegMixSettings
-    model : InpaintingModel or PromptedModel
-
-    Returns
-    -------
-    Change
-        With the plan's own id.
-
-    Raises
-    ------
-    HistomixError
-        If an image is not the one that the pool was made of, or is of another split.
+    HistomixError is raised if an image is not the one that the pool was made of, or is of another split.
     """
     from napari_histomix.diffusion.samplers import PRESETS
 
     sampler = PRESETS[settings.sampler].large
-    how = making_facts(USegMix.title, settings.sampler, {"large": sampler}, model, settings.device)
+    how = making_facts(USegMix.title, settings, {"large": sampler}, model)
     needed = {plan.image, *(pool.image(exchange.donor).source.image for exchange in plan.exchanges)}
     images = {name: read_image(dataset, pool, name) for name in sorted(needed)}
     target = images[plan.image]
@@ -429,7 +348,6 @@ def make_mix(
     pixels = yield from _painted(pasted, origin, target.mpp, model, sampler, plan.seed, settings.device, settings.batch)
     provenance = {
         **how,
-        "settings": plain(settings, recorded_only=True),
         "sources": {"target": image_facts(target)},
         "donors": facts,
         "new_area": round(float(np.count_nonzero(origin) / origin.size), 4),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import cv2
 import numpy as np
@@ -28,9 +27,7 @@ from napari_histomix.evaluation.reader_test.specimens import (
     ReaderTestSettings,
     Specimen,
     Square,
-    cluster_of,
     crop_side,
-    drawn,
     made_by,
     shortage,
     square_around,
@@ -39,14 +36,24 @@ from napari_histomix.records import DONOR, REAL, Change, Event, HistomixError, J
 from napari_histomix.sampling import nucleus_locations, tissue
 from napari_histomix.stains import optical_density
 
+AREA_RATIO = 2.0
+"""Largest ratio of the areas of a synthetic nucleus and its real partner."""
+TISSUE = 0.2
+"""Largest difference of the shares of their crops that are tissue and not bare glass."""
+SAME_SCALE = 0.02
+"""Largest relative difference of µm per pixel between partners."""
+
 Key = tuple[str, int]
 """A nucleus by image and instance id."""
 Place = tuple[str, int, int]
 """Image, row and column."""
 
 
+# Real nuclei that a synthetic one could be taken for.
+
+
 @dataclass(frozen=True, eq=False)
-class Looked:
+class RealNuclei:
     """What the training images hold.
 
     ``shapes`` (H, W) and ``scales`` (µm per pixel) by image; ``nuclei`` by class, those that a change could have made;
@@ -60,28 +67,21 @@ class Looked:
     tissue: dict[Place, float] = field(default_factory=dict)
 
 
-def place_of(location: Location | SourceRef) -> Place:
-    """Where a location is, to the pixel."""
+def _place_of(location: Location | SourceRef) -> Place:
     return location.image, round(location.row), round(location.col)
 
 
-def look(dataset: Dataset, kinds: Collection[int], places: Iterable[SourceRef], side: int) -> Job[Looked]:
-    """Read the training images once; a long job (see ``records.Job``).
+def find_real_nuclei(
+    dataset: Dataset, kinds: Collection[int], places: Iterable[SourceRef], side: int
+) -> Job[RealNuclei]:
+    """Nuclei of some classes in the training images, and the share of tissue around them and around other places.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    kinds : collection of int
-        Classes of the nuclei wanted.
-    places : iterable of SourceRef
-        Other places of which the share of tissue around them is wanted.
-    side : int
-        Of a crop, in pixels.
+    ``side`` is that of a crop, in pixels. A long job (see ``records.Job``).
     """
-    found = Looked()
-    asked: dict[str, list[SourceRef]] = {}
+    real = RealNuclei()
+    other: dict[str, list[SourceRef]] = {}
     for place in places:
-        asked.setdefault(place.image, []).append(place)
+        other.setdefault(place.image, []).append(place)
     for number, entry in enumerate(dataset.training):
         yield Event("Looking at real nuclei", number, len(dataset.training))
         try:
@@ -90,39 +90,39 @@ def look(dataset: Dataset, kinds: Collection[int], places: Iterable[SourceRef], 
             yield Event("Looking at real nuclei", number, len(dataset.training), message=f"Skipped: {error}")
             continue
         name, (height, width) = entry.source.image, image.instances.shape
-        found.shapes[name], found.scales[name] = (height, width), image.mpp
+        real.shapes[name], real.scales[name] = (height, width), image.mpp
         on_tissue = tissue(image)
-        nuclei = []
-        for one in nucleus_locations(image, kinds, ()):
-            if _shows_synthetic(image, one, side):
+        here: list[Location | SourceRef] = [*other.get(name, ())]
+        for nucleus in nucleus_locations(image, kinds, ()):
+            if _shows_synthetic(image, nucleus, side):
                 continue
-            contrast = _contrast(image, on_tissue, one)
+            contrast = _contrast(image, on_tissue, nucleus)
             if contrast is not None:
-                nuclei.append(one)
-                found.nuclei.setdefault(one.type, []).append(one)
-                found.contrasts[name, one.instance] = contrast
+                here.append(nucleus)
+                real.nuclei.setdefault(nucleus.type, []).append(nucleus)
+                real.contrasts[name, nucleus.instance] = contrast
         sums = np.asarray(cv2.integral(on_tissue.astype(np.uint8)), np.int64)
-        found.tissue.update((place_of(one), _share(sums, one, side)) for one in (*nuclei, *asked.get(name, ())))
-    return found
+        real.tissue.update((_place_of(place), _share(sums, place, side)) for place in here)
+    return real
 
 
-def _shows_synthetic(image: LabeledImage, one: Location, side: int) -> bool:
+def _shows_synthetic(image: LabeledImage, nucleus: Location, side: int) -> bool:
     """Whether a crop around a real nucleus, wherever that lies in it, could show a synthetic one."""
     if not image.synthetic:
         return False
-    window = tuple(slice(max(0, round(at) - side), round(at) + side + 1) for at in (one.row, one.col))
+    window = tuple(slice(max(0, round(at) - side), round(at) + side + 1) for at in (nucleus.row, nucleus.col))
     return bool(np.isin(image.instances[window], list(image.synthetic)).any())
 
 
-def _contrast(image: LabeledImage, on_tissue: Mask, one: Location) -> float | None:
+def _contrast(image: LabeledImage, on_tissue: Mask, location: Location) -> float | None:
     """Contrast of a nucleus that has the room and the tissue a placement would need; None where it has not."""
     # Wide enough for the surroundings that the contrast is measured in; a nucleus that does not fit is cut off, or is a
     # thread six times as long as it is wide.
-    reach = round(2.5 * np.sqrt(one.area / np.pi)) + max(4, round(CONTRAST_UM / image.mpp) + 2)
-    window = tuple(slice(max(0, round(at) - reach), round(at) + reach + 1) for at in (one.row, one.col))
+    reach = round(2.5 * np.sqrt(location.area / np.pi)) + max(4, round(CONTRAST_UM / image.mpp) + 2)
+    window = tuple(slice(max(0, round(at) - reach), round(at) + reach + 1) for at in (location.row, location.col))
     instances = image.instances[window]
-    nucleus = instances == one.instance
-    if nucleus.sum() < one.area or nucleus[[0, -1]].any() or nucleus[:, [0, -1]].any():
+    nucleus = instances == location.instance
+    if nucleus.sum() < location.area or nucleus[[0, -1]].any() or nucleus[:, [0, -1]].any():
         return None
     others = (instances != 0) & ~nucleus
     ring = transition_zone(nucleus)
@@ -135,21 +135,16 @@ def _contrast(image: LabeledImage, on_tissue: Mask, one: Location) -> float | No
     return None if around is None else float(optical_density(pixels[nucleus])[:, 1].mean()) - around
 
 
-def _share(sums: NDArray[np.int64], one: Location | SourceRef, side: int) -> float:
+def _share(sums: NDArray[np.int64], place: Location | SourceRef, side: int) -> float:
     """Share of tissue in a crop around a place, as far as its image goes; from sums over rectangles (H + 1, W + 1)."""
     height, width = sums.shape[0] - 1, sums.shape[1] - 1
-    top, left = (max(round(at) - side // 2, 0) for at in (one.row, one.col))
+    top, left = (max(round(at) - side // 2, 0) for at in (place.row, place.col))
     bottom, right = min(top + side, height), min(left + side, width)
     total = int(sums[bottom, right]) - int(sums[top, right]) - int(sums[bottom, left]) + int(sums[top, left])
     return total / max((bottom - top) * (right - left), 1)
 
 
-AREA_RATIO = 2.0
-"""Largest ratio of the areas of a synthetic nucleus and its real partner."""
-TISSUE = 0.2
-"""Largest difference of the shares of their crops that are tissue and not bare glass."""
-SAME_SCALE = 0.02
-"""Largest relative difference of µm per pixel between partners."""
+# Pairs of a synthetic and a real nucleus.
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,42 +174,31 @@ def draw_nuclei(
     in area. No two crops show the same place, none shows another's donor, and no donor is used twice: the crops cannot
     be compared with each other.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    changes : iterable of Change
-        In place, each with a nucleus; of several methods, maybe: they are shown in equal parts as far as they go.
-    settings : ReaderTestSettings
-    methods : sequence of str, optional
-        What made each change (``method_name``); by default what their provenance says.
-
-    Raises
-    ------
-    HistomixError
-        If not one pair can be shown.
+    The changes are in place, each with a nucleus; of several methods, maybe: they are shown in equal parts as far as
+    they go. ``methods`` say what made each change (``method_name``); by default their provenance does. HistomixError is
+    raised if not one pair can be shown.
     """
     changes = tuple(change for change in changes if change.donor is not None and change.target is not None)
     methods = [made_by(change) for change in changes] if methods is None else methods
     rng = np.random.default_rng([settings.seed, 1])
-    donors = [change.donor for change in changes if change.donor is not None]
-    targets = [change.target for change in changes if change.target is not None]
-    scales = [entry.mpp for entry in dataset.training if entry.mpp is not None]
-    side = crop_side(settings.side_um, float(np.median(scales))) if scales else 0
-    found = yield from look(dataset, {one.type for one in donors}, targets, side)
+    donors = [change.source("donor") for change in changes]
+    side = crop_side(dataset, settings.side_um)
+    targets = (change.source("target") for change in changes)
+    real = yield from find_real_nuclei(dataset, {donor.type for donor in donors}, targets, side)
     queues = _queues(changes, methods, settings, rng)
-    chosen = _Choice(found, side, donors)
+    chosen = _Choice(real, side, donors, rng)
     tried = 0
     while any(queues.values()) and len(chosen.pairs) < settings.per_kind:
         for method, waiting in queues.items():
             before = len(chosen.pairs)
             while waiting and before == len(chosen.pairs) < settings.per_kind:
-                chosen.take(waiting.pop(), method, rng)
+                chosen.take(waiting.pop(), method)
                 tried += 1
                 if tried % 20 == 0:
                     yield Event("Choosing crops", len(chosen.pairs), settings.per_kind)
     yield shortage(len(chosen.pairs), settings.per_kind, chosen.refusals)
     specimens = yield from _rendered(dataset, chosen.pairs)
-    return drawn(specimens, chosen.refusals)
+    return Drawn(specimens, chosen.refusals)
 
 
 def _queues(
@@ -226,7 +210,7 @@ def _queues(
         queues.setdefault(methods[index], []).append(changes[index])
     if settings.copy_paste:
         # On free tissue alone: pasted over a nucleus, a donor would have the remains of that around it.
-        free = [change for change in changes if change.target is not None and not change.target.item]
+        free = [change for change in changes if not change.source("target").item]
         queues[COPY_PASTE] = [free[index] for index in rng.permutation(len(free))]
     return dict(sorted(queues.items()))
 
@@ -234,8 +218,8 @@ def _queues(
 class _Choice:
     """Pairs chosen so far, and what they take up."""
 
-    def __init__(self, images: Looked, side: int, donors: Sequence[SourceRef]) -> None:
-        self.images, self._side = images, side
+    def __init__(self, real: RealNuclei, side: int, donors: Sequence[SourceRef], rng: np.random.Generator) -> None:
+        self.real, self._side, self._rng = real, side, rng
         self.pairs: list[_Pair] = []
         self.refusals: Counter[str] = Counter()
         self._squares: dict[str, list[Square]] = {}
@@ -244,35 +228,39 @@ class _Choice:
         self._givers = {(donor.image, donor.item) for donor in donors}
         palest: dict[int, float] = {}
         for donor in donors:
-            contrast = images.contrasts.get((donor.image, donor.item))
+            contrast = real.contrasts.get((donor.image, donor.item))
             if contrast is not None:
                 palest[donor.type] = min(contrast, palest.get(donor.type, contrast))
         self._candidates = {
-            kind: [one for one in nuclei if images.contrasts[one.image, one.instance] >= palest.get(kind, -np.inf)]
-            for kind, nuclei in images.nuclei.items()
+            kind: [
+                nucleus
+                for nucleus in nuclei
+                if real.contrasts[nucleus.image, nucleus.instance] >= palest.get(kind, -np.inf)
+            ]
+            for kind, nuclei in real.nuclei.items()
         }
 
-    def take(self, change: Change, method: str, rng: np.random.Generator) -> None:
+    def take(self, change: Change, method: str) -> None:
         """Add a placement with a partner, or count why it cannot be shown."""
-        outcome = self._pair(change, method, rng)
-        if isinstance(outcome, str):
-            self.refusals[outcome] += 1
+        pair = self._pair(change, method)
+        if isinstance(pair, str):
+            self.refusals[pair] += 1
             return
         donor = change.source("donor")
-        self.pairs.append(outcome)
+        self.pairs.append(pair)
         self._donors[donor.image, donor.item] = donor
-        self._reals.add((outcome.real.image, outcome.real.instance))
-        for square in (outcome.square, outcome.real_square):
+        self._reals.add((pair.real.image, pair.real.instance))
+        for square in (pair.square, pair.real_square):
             self._squares.setdefault(square.image, []).append(square)
 
-    def _pair(self, change: Change, method: str, rng: np.random.Generator) -> _Pair | str:
+    def _pair(self, change: Change, method: str) -> _Pair | str:
         donor, name = change.source("donor"), change.image
-        if name not in self.images.shapes:
+        if name not in self.real.shapes:
             return NOT_READ
         if (donor.image, donor.item) in self._donors or (donor.image, donor.item) in self._reals:
             return DONOR_SHOWN
-        square = square_around(name, *_center(change), self._side, rng)
-        if not square.within(self.images.shapes[name]):
+        square = square_around(name, *_center(change), self._side, self._rng)
+        if not square.within(self.real.shapes[name]):
             return CROSSES_EDGE
         changed = np.argwhere(change.origin != REAL) + np.array([change.row, change.col])
         if not all(square.holds(name, *place) for place in (changed.min(axis=0), changed.max(axis=0))):
@@ -282,44 +270,43 @@ class _Choice:
         # The donor itself may be seen beside its copy: that is the method's doing, and a reader's right to notice.
         if any(other.holds(donor.image, donor.row, donor.col) for other in self._squares.get(donor.image, ())):
             return DONOR_SHOWN
-        partner = self._partner(change, square, int(nucleus_of(change).sum()), rng)
+        partner = self._partner(change, square, int(nucleus_of(change).sum()))
         return _Pair(change, method, square, *partner) if partner else NO_PARTNER
 
     def _free(self, square: Square) -> bool:
         """Whether a crop shows nothing of the others, and no donor of theirs."""
         return not any(square.overlaps(other) for other in self._squares.get(square.image, ())) and not any(
-            square.holds(one.image, one.row, one.col) for one in self._donors.values()
+            square.holds(donor.image, donor.row, donor.col) for donor in self._donors.values()
         )
 
-    def _partner(
-        self, change: Change, square: Square, area: int, rng: np.random.Generator
-    ) -> tuple[Location, Square] | None:
-        donor, scales, shares = change.source("donor"), self.images.scales, self.images.tissue
-        mpp, share = scales[square.image], shares[place_of(change.source("target"))]
-        found = [
-            one
-            for one in self._candidates.get(donor.type, ())
-            if max(one.area / area, area / one.area) <= AREA_RATIO
-            and abs(scales[one.image] / mpp - 1) <= SAME_SCALE
-            and abs(shares[place_of(one)] - share) <= TISSUE
+    def _partner(self, change: Change, square: Square, area: int) -> tuple[Location, Square] | None:
+        donor, scales, shares = change.source("donor"), self.real.scales, self.real.tissue
+        mpp, share = scales[square.image], shares[_place_of(change.source("target"))]
+        alike = [
+            nucleus
+            for nucleus in self._candidates.get(donor.type, ())
+            if max(nucleus.area / area, area / nucleus.area) <= AREA_RATIO
+            and abs(scales[nucleus.image] / mpp - 1) <= SAME_SCALE
+            and abs(shares[_place_of(nucleus)] - share) <= TISSUE
         ]
 
-        def rank(one: Location) -> tuple[bool, bool, float]:
+        def rank(nucleus: Location) -> tuple[bool, bool, float]:
             # A donor that is shown as it is cannot be shown as a copy any more.
-            return one.image != square.image, (one.image, one.instance) in self._givers, abs(np.log(one.area / area))
+            giver = (nucleus.image, nucleus.instance) in self._givers
+            return nucleus.image != square.image, giver, abs(np.log(nucleus.area / area))
 
-        for one in sorted(found, key=rank):
-            key = one.image, one.instance
+        for nucleus in sorted(alike, key=rank):
+            key = nucleus.image, nucleus.instance
             if key in self._reals or key in self._donors or key == (donor.image, donor.item):
                 continue
-            other = square_around(one.image, round(one.row), round(one.col), self._side, rng)
+            other = square_around(nucleus.image, round(nucleus.row), round(nucleus.col), self._side, self._rng)
             if (
-                other.within(self.images.shapes[one.image])
+                other.within(self.real.shapes[nucleus.image])
                 and self._free(other)
                 and not other.overlaps(square)
                 and not other.holds(donor.image, donor.row, donor.col)
             ):
-                return one, other
+                return nucleus, other
         return None
 
 
@@ -337,14 +324,20 @@ def _rendered(dataset: Dataset, pairs: Sequence[_Pair]) -> Job[list[Specimen]]:
         yield Event("Cutting crops", number, len(names))
         image = dataset.read(name)
         for pair in pairs:
+            kind, real = dataset.class_name(pair.change.source("donor").type), pair.real
             if pair.square.image == name:
-                specimens.append(_synthetic(dataset, image, pair))
+                specimens.append(_synthetic(image, pair, kind))
             if pair.real_square.image == name:
-                specimens.append(_real(dataset, image, pair.real, pair.real_square))
+                center = round(real.row), round(real.col)
+                specimens.append(
+                    Specimen.cut(
+                        image.pixels, pair.real_square, center, kind, GENUINE, image.source, instance=real.instance
+                    )
+                )
     return specimens
 
 
-def _synthetic(dataset: Dataset, image: LabeledImage, pair: _Pair) -> Specimen:
+def _synthetic(image: LabeledImage, pair: _Pair, kind: str) -> Specimen:
     change = unblended(pair.change) if pair.method == COPY_PASTE else pair.change
     donor = change.source("donor")
     facts = {
@@ -354,30 +347,8 @@ def _synthetic(dataset: Dataset, image: LabeledImage, pair: _Pair) -> Specimen:
         "donor_image": donor.image,
         "donor_instance": donor.item,
     }
-    shown = compose(image, [change]).image
-    return _specimen(dataset, shown, pair.square, _center(change), donor.type, pair.method, facts)
-
-
-def _real(dataset: Dataset, image: LabeledImage, one: Location, square: Square) -> Specimen:
-    facts = {"instance": one.instance}
-    return _specimen(dataset, image, square, (round(one.row), round(one.col)), one.type, GENUINE, facts)
-
-
-def _specimen(
-    dataset: Dataset,
-    image: LabeledImage,
-    square: Square,
-    center: tuple[int, int],
-    kind: int,
-    method: str,
-    facts: Mapping[str, Any],
-) -> Specimen:
-    row, col = center
-    where = {"image": square.image, "row": row, "col": col, **facts}
-    mark = row - square.row, col - square.col
-    return Specimen(
-        image.pixels[square.window].copy(), mark, dataset.class_name(kind), method, cluster_of(image.source), where
-    )
+    pixels = compose(image, [change]).image.pixels
+    return Specimen.cut(pixels, pair.square, _center(change), kind, pair.method, image.source, **facts)
 
 
 def unblended(change: Change) -> Change:

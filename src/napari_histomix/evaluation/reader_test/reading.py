@@ -54,16 +54,8 @@ class AnswerFile:
     Answers are only ever added. Each is on disk when ``add`` returns: SQLite with a rollback journal and full
     synchronization.
 
-    Parameters
-    ----------
-    test : ReaderTest
-    reader : str
-        As they call themselves; upper and lower case are equal.
-
-    Raises
-    ------
-    HistomixError
-        Without a name, if the file is open in another window, belongs to another test or reader, or cannot be written.
+    Names of readers are equal in upper and lower case. HistomixError is raised without a name, or if the file is open
+    in another window, belongs to another test or reader, or cannot be written.
     """
 
     def __init__(self, test: ReaderTest, reader: str) -> None:
@@ -88,7 +80,8 @@ class AnswerFile:
         db.execute("PRAGMA synchronous=FULL")
         # Taken with the first transaction and kept until the file is closed.
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        with self._transaction():
+        with db:
+            db.execute("BEGIN EXCLUSIVE")
             if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
                 for table in TABLES:
                     db.execute(table)
@@ -100,25 +93,13 @@ class AnswerFile:
             raise HistomixError(f"The name {self.reader} is too much like {meta['reader']}; choose another one.")
         self.reader = meta["reader"]
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN EXCLUSIVE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        finally:
-            # Some failures end a transaction by themselves, a full disk for one.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
     def close(self) -> None:
-        """Let go of the file."""
         self._db.close()
 
     def given(self) -> dict[int, Given]:
         """The last answer to every crop that has one."""
         with _mended(self.path, self.reader):
-            return _given(self._db)
+            return _last_answers(self._db)
 
     def looks(self) -> dict[int, int]:
         """Milliseconds that crops were looked at before a pause, and not answered since."""
@@ -126,19 +107,12 @@ class AnswerFile:
             return dict(self._db.execute("SELECT crop, ms FROM looks"))
 
     def add(self, crop: int, answer: int, ms: int) -> None:
-        """Write an answer down; it is on disk when this returns.
-
-        Raises
-        ------
-        ValueError
-            For an answer that is none of ``ANSWER_WORDS``.
-        HistomixError
-            If the disk refuses; the answer is not written then.
-        """
+        """Write an answer down; it is on disk when this returns, and not written at all if HistomixError is raised."""
         if answer not in ANSWER_WORDS:
             raise ValueError(f"an answer is one of {', '.join(map(str, ANSWER_WORDS))}, not {answer!r}")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with _mended(self.path, self.reader), self._transaction():
+        with _mended(self.path, self.reader), self._db:
+            self._db.execute("BEGIN EXCLUSIVE")
             self._db.execute(
                 "INSERT INTO answers (crop, answer, ms, given) VALUES (?, ?, ?, ?)", (crop, answer, ms, now)
             )
@@ -146,7 +120,7 @@ class AnswerFile:
 
     def looked(self, crop: int, ms: int) -> None:
         """Write down how long a crop was looked at so far."""
-        with _mended(self.path, self.reader), self._transaction():
+        with _mended(self.path, self.reader):
             self._db.execute("INSERT OR REPLACE INTO looks VALUES (?, ?)", (crop, ms))
 
 
@@ -158,7 +132,7 @@ def read_answers(test: ReaderTest) -> dict[str, dict[int, Given]]:
     HistomixError
         If a file is open in a window, is damaged, or belongs to another test.
     """
-    found: dict[str, dict[int, Given]] = {}
+    answers: dict[str, dict[int, Given]] = {}
     for path in sorted(test.answers_folder.glob(f"*{SUFFIX}")):
         with _mended(path, path.stem):
             db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=WAIT)
@@ -166,22 +140,21 @@ def read_answers(test: ReaderTest) -> dict[str, dict[int, Given]]:
                 # A window that was killed as it made the file left it empty.
                 if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
                     continue
-                meta, given = dict(db.execute("SELECT key, value FROM meta")), _given(db)
+                meta, given = dict(db.execute("SELECT key, value FROM meta")), _last_answers(db)
             finally:
                 db.close()
         if meta.get("test") != test.identity or not set(given) <= set(range(len(test))):
             raise HistomixError(f"{path} holds the answers to another test; move it away.")
-        found[meta["reader"]] = given
-    return found
+        answers[meta["reader"]] = given
+    return answers
 
 
-def _given(db: sqlite3.Connection) -> dict[int, Given]:
-    rows = db.execute("SELECT crop, answer, ms, given FROM answers ORDER BY number").fetchall()
-    found: dict[int, Given] = {}
-    for crop, answer, ms, given in rows:
-        times = found[crop].times + 1 if crop in found else 1
-        found[crop] = Given(crop, answer, ms, given, times)
-    return found
+def _last_answers(db: sqlite3.Connection) -> dict[int, Given]:
+    answers: dict[int, Given] = {}
+    for crop, answer, ms, given in db.execute("SELECT crop, answer, ms, given FROM answers ORDER BY number"):
+        times = answers[crop].times + 1 if crop in answers else 1
+        answers[crop] = Given(crop, answer, ms, given, times)
+    return answers
 
 
 @contextmanager
@@ -215,7 +188,7 @@ class Reading:
     Raises
     ------
     HistomixError
-        As ``answers.AnswerFile``.
+        As ``AnswerFile``.
     """
 
     def __init__(self, test: ReaderTest, reader: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -224,7 +197,7 @@ class Reading:
         self._file = AnswerFile(test, reader)
         self.reader = self._file.reader
         self._order = test.order(self.reader)
-        self._given = {crop: one.ms for crop, one in self._file.given().items()}
+        self._given = {crop: given.ms for crop, given in self._file.given().items()}
         self._looks = self._file.looks()
         self._returned: int | None = None
         self._last: int | None = None
@@ -232,17 +205,14 @@ class Reading:
 
     @property
     def answered(self) -> int:
-        """Number of crops that have an answer."""
         return len(self._given)
 
     @property
     def finished(self) -> bool:
-        """Whether every crop has an answer."""
         return self.current is None
 
     @property
     def running(self) -> bool:
-        """Whether the clock runs."""
         return self._since is not None
 
     @property
@@ -254,26 +224,24 @@ class Reading:
 
     @property
     def place(self) -> int:
-        """Its place in the reader's order, from 1."""
+        """Place of the current crop in the reader's order, from 1."""
         return self.answered + (0 if self._returned is not None or self.finished else 1)
 
     @property
     def pixels(self) -> NDArray[np.uint8] | None:
-        """Its pixels (S, S, 3)."""
+        """Pixels (S, S, 3) of the current crop."""
         return None if self.current is None else np.asarray(self.test.crops[self.current])
 
     @property
     def asked(self) -> Asked | None:
-        """What the reader is told of it."""
+        """What the reader is told of the current crop."""
         return None if self.current is None else self.test.asked[self.current]
 
     @property
     def can_go_back(self) -> bool:
-        """Whether the last answer can be changed."""
         return self._last is not None and self._returned is None
 
     def resume(self) -> None:
-        """Let the clock run."""
         if self._since is None and not self.finished:
             self._since = self._clock()
 
@@ -288,12 +256,8 @@ class Reading:
     def answer(self, answer: int) -> None:
         """Answer the current crop (1 to 4) and go on to the next; on disk when this returns.
 
-        Raises
-        ------
-        ValueError
-            If the clock does not run, or for another number.
-        HistomixError
-            If the disk refuses; the crop stays the current one.
+        If the disk refuses, HistomixError is raised and the crop stays the current one. ValueError is raised if the
+        clock does not run, or for another number.
         """
         crop = self.current
         if crop is None or self._since is None:

@@ -69,7 +69,7 @@ class MethodFigures:
     called_synthetic: Estimate
     auc: Estimate
     median_s: float | None
-    counts: tuple[int, int, int, int]
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,50 +100,33 @@ Answers = Mapping[str, Mapping[int, Given]]
 
 
 def make_report(test: ReaderTest, truths: Sequence[Truth], answers: Answers) -> Report:
-    """Compute the figures of a reader test.
-
-    Parameters
-    ----------
-    test : ReaderTest
-    truths : sequence of Truth
-        Of every crop.
-    answers : mapping
-        By reader and crop; see ``answers.read_answers``.
-
-    Raises
-    ------
-    HistomixError
-        If nobody has answered anything.
-    """
+    """Compute the figures of a reader test; raises HistomixError if nobody has answered anything."""
     answers = {reader: given for reader, given in sorted(answers.items()) if given}
     if not answers:
         raise HistomixError("Nobody has answered yet; a report needs the answers of one reader at least.")
-    methods = [GENUINE, *sorted({one.method for one in truths if one.synthetic})]
-    readers = [_reader(reader, given, truths) for reader, given in answers.items()]
-    per_method = [_method(reader, given, truths, method) for reader, given in answers.items() for method in methods]
+    methods = [GENUINE, *sorted({truth.method for truth in truths if truth.synthetic})]
+    readers = [_reader(reader, list(given.values()), truths) for reader, given in answers.items()]
+    per_method = [
+        _method(reader, list(given.values()), truths, method) for reader, given in answers.items() for method in methods
+    ]
     if len(answers) > 1:
         together = _Together.of(answers, truths)
         readers.append(_mean_reader(readers, together))
         per_method += [_all_of_method(answers, together, truths, method) for method in methods]
-    clusters = len({one.cluster for one in truths})
+    clusters = len({truth.cluster for truth in truths})
     facts = {
         "software": f"napari-histomix {__version__}",
         "dataset": test.dataset,
         "question": test.question,
         "test": test.identity,
         "crops": len(test),
-        "real": sum(not one.synthetic for one in truths),
-        "synthetic": sum(one.synthetic for one in truths),
+        "real": sum(not truth.synthetic for truth in truths),
+        "synthetic": sum(truth.synthetic for truth in truths),
         "methods": methods[1:],
-        "classes": sorted({one.kind for one in truths}),
+        "classes": sorted({truth.kind for truth in truths}),
         "clusters": clusters,
         "answers": dict(ANSWER_WORDS),
     }
-    pairs, fleiss = _agreement(answers, truths)
-    return Report(facts, tuple(readers), tuple(per_method), pairs, fleiss, _notes(test, answers, clusters))
-
-
-def _notes(test: ReaderTest, answers: Answers, clusters: int) -> tuple[str, ...]:
     notes = [
         f"{reader} has answered {len(given)} of {len(test)} crops."
         for reader, given in answers.items()
@@ -153,50 +136,53 @@ def _notes(test: ReaderTest, answers: Answers, clusters: int) -> tuple[str, ...]
         f"{UNKNOWN}: too little to tell from. An AUC or kappa needs {LEAST} answers of either kind or crops in common, "
         f"its interval {FEWEST} patients or images; these crops come from {clusters}."
     )
-    return tuple(notes)
+    return Report(facts, tuple(readers), tuple(per_method), *_agreement(answers, truths), tuple(notes))
 
 
-def _reader(reader: str, given: Mapping[int, Given], truths: Sequence[Truth]) -> ReaderFigures:
-    found = list(given.values())
-    synthetic = [truths[one.crop].synthetic for one in found]
-    called = [one.called_synthetic for one in found]
-    hits = sum(call and truth for call, truth in zip(called, synthetic, strict=True))
-    passes = sum(not call and not truth for call, truth in zip(called, synthetic, strict=True))
-    count = sum(synthetic)
+def _reader(reader: str, given: Sequence[Given], truths: Sequence[Truth]) -> ReaderFigures:
+    synthetic = np.array([truths[answer.crop].synthetic for answer in given])
+    right = np.equal(synthetic, [answer.called_synthetic for answer in given])
+    accuracy, sensitivity, specificity = (
+        share(int(part.sum()), len(part)) for part in (right, right[synthetic], right[~synthetic])
+    )
     return ReaderFigures(
         reader,
-        len(found),
+        len(given),
         len(truths),
-        len(found) == len(truths),
-        sum(one.times > 1 for one in found),
-        share(hits + passes, len(found)),
-        share(hits, count),
-        share(passes, len(found) - count),
-        auc([one.answer for one in found], synthetic, [truths[one.crop].cluster for one in found]),
-        _median(found),
-        _median([one for one in found if not truths[one.crop].synthetic]),
-        _median([one for one in found if truths[one.crop].synthetic]),
+        len(given) == len(truths),
+        sum(answer.times > 1 for answer in given),
+        accuracy,
+        sensitivity,
+        specificity,
+        _auc(given, truths),
+        _median(given),
+        _median([answer for answer in given if not truths[answer.crop].synthetic]),
+        _median([answer for answer in given if truths[answer.crop].synthetic]),
+    )
+
+
+def _method(reader: str, given: Sequence[Given], truths: Sequence[Truth], method: str) -> MethodFigures:
+    own = [answer for answer in given if truths[answer.crop].method == method]
+    called = share(sum(answer.called_synthetic for answer in own), len(own))
+    compared = _NONE
+    if method != GENUINE:
+        compared = _auc(own + [answer for answer in given if not truths[answer.crop].synthetic], truths)
+    return MethodFigures(reader, method, len(own), len(own), called, compared, _median(own), _tally(own))
+
+
+def _auc(given: Sequence[Given], truths: Sequence[Truth]) -> Estimate:
+    crops = [truths[answer.crop] for answer in given]
+    return auc(
+        [answer.answer for answer in given], [crop.synthetic for crop in crops], [crop.cluster for crop in crops]
     )
 
 
 def _median(given: Sequence[Given]) -> float | None:
-    return round(float(np.median([one.ms for one in given])) / 1000, 3) if given else None
+    return round(float(np.median([answer.ms for answer in given])) / 1000, 3) if given else None
 
 
-def _method(reader: str, given: Mapping[int, Given], truths: Sequence[Truth], method: str) -> MethodFigures:
-    own = [one for one in given.values() if truths[one.crop].method == method]
-    called = share(sum(one.called_synthetic for one in own), len(own))
-    compared = _NONE
-    if method != GENUINE:
-        both = own + [one for one in given.values() if not truths[one.crop].synthetic]
-        synthetic = [truths[one.crop].synthetic for one in both]
-        compared = auc([one.answer for one in both], synthetic, [truths[one.crop].cluster for one in both])
-    return MethodFigures(reader, method, len(own), len(own), called, compared, _median(own), _tally(own))
-
-
-def _tally(given: Sequence[Given]) -> tuple[int, int, int, int]:
-    first, second, third, fourth = (sum(one.answer == answer for one in given) for answer in ANSWER_WORDS)
-    return first, second, third, fourth
+def _tally(given: Sequence[Given]) -> tuple[int, ...]:
+    return tuple(sum(answer.answer == word for answer in given) for word in ANSWER_WORDS)
 
 
 # All readers together: crops are what is resampled, whole patients or images at a time.
@@ -212,16 +198,14 @@ class _Together:
 
     @classmethod
     def of(cls, answers: Answers, truths: Sequence[Truth]) -> Self:
-        """The answers of all readers."""
         table = np.zeros((len(truths), len(answers)), int)
         for number, given in enumerate(answers.values()):
-            for one in given.values():
-                table[one.crop, number] = one.answer
-        synthetic = np.array([[one.synthetic] for one in truths])
-        return cls(table, synthetic, np.array([one.cluster for one in truths]))
+            for answer in given.values():
+                table[answer.crop, number] = answer.answer
+        synthetic = np.array([[truth.synthetic] for truth in truths])
+        return cls(table, synthetic, np.array([truth.cluster for truth in truths]))
 
     def only(self, crops: NDArray[np.bool_]) -> Self:
-        """Some of the crops."""
         return type(self)(self.answers[crops], self.synthetic[crops], self.clusters[crops])
 
     def share(self, wanted: NDArray[np.bool_]) -> Estimate:
@@ -240,17 +224,15 @@ class _Together:
     def area(self) -> Estimate:
         """Mean over readers of their AUC."""
         counts = np.stack([self.answers == answer for answer in ANSWER_WORDS], axis=-1)
-        kinds = np.stack([counts & self.synthetic[..., None], counts & ~self.synthetic[..., None]], axis=2).astype(
-            float
-        )
+        synthetic = self.synthetic[..., None]
+        kinds = np.stack([counts & synthetic, counts & ~synthetic], axis=2).astype(float)
         if kinds.sum(axis=(0, 3)).min() < LEAST:
             return _NONE
-        return clustered(
-            kinds,
-            list(self.clusters),
-            lambda sums: np.asarray(auc_of_counts(sums[..., 0, :], sums[..., 1, :]).mean(axis=-1)),
-            0,
-        )
+
+        def figure(sums: Counts) -> Counts:
+            return np.asarray(auc_of_counts(sums[..., 0, :], sums[..., 1, :]).mean(axis=-1))
+
+        return clustered(kinds, list(self.clusters), figure, 0)
 
 
 def _mean_reader(readers: Sequence[ReaderFigures], together: _Together) -> ReaderFigures:
@@ -258,49 +240,48 @@ def _mean_reader(readers: Sequence[ReaderFigures], together: _Together) -> Reade
     fakes, reals = (together.only(kind[:, 0]) for kind in (synthetic, ~synthetic))
     return ReaderFigures(
         ALL,
-        sum(one.answers for one in readers),
+        sum(reader.answers for reader in readers),
         len(synthetic),
-        all(one.finished for one in readers),
-        sum(one.changed for one in readers),
+        all(reader.finished for reader in readers),
+        sum(reader.changed for reader in readers),
         together.share(called == synthetic),
         fakes.share(fakes.answers >= CALLED_SYNTHETIC),
         reals.share(reals.answers < CALLED_SYNTHETIC),
         together.area(),
-        _mean([one.median_s for one in readers]),
-        _mean([one.median_real_s for one in readers]),
-        _mean([one.median_synthetic_s for one in readers]),
+        _mean([reader.median_s for reader in readers]),
+        _mean([reader.median_real_s for reader in readers]),
+        _mean([reader.median_synthetic_s for reader in readers]),
     )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [one for one in values if one is not None]
+    known = [value for value in values if value is not None]
     return round(float(np.mean(known)), 3) if len(known) == len(values) else None
 
 
 def _all_of_method(answers: Answers, together: _Together, truths: Sequence[Truth], method: str) -> MethodFigures:
-    given = [one for some in answers.values() for one in some.values() if truths[one.crop].method == method]
-    own = np.array([one.method == method for one in truths])
-    shown = together.only(own)
+    own = [answer for given in answers.values() for answer in given.values() if truths[answer.crop].method == method]
+    crops = np.array([truth.method == method for truth in truths])
+    shown = together.only(crops)
     called = shown.share(shown.answers >= CALLED_SYNTHETIC)
-    area = together.only(own | ~together.synthetic[:, 0]).area() if method != GENUINE else _NONE
-    crops = len({one.crop for one in given})
-    return MethodFigures(ALL, method, crops, len(given), called, area, _median(given), _tally(given))
+    area = together.only(crops | ~together.synthetic[:, 0]).area() if method != GENUINE else _NONE
+    answered = len({answer.crop for answer in own})
+    return MethodFigures(ALL, method, answered, len(own), called, area, _median(own), _tally(own))
 
 
 def _agreement(answers: Answers, truths: Sequence[Truth]) -> tuple[tuple[PairFigures, ...], Estimate]:
     """Cohen's kappa of each two readers, and Fleiss' kappa of three or more on the crops that all answered."""
     pairs = []
-    for (reader, one), (other, two) in combinations(answers.items(), 2):
-        both = sorted(set(one) & set(two))
-        calls = np.array([(one[crop].called_synthetic, two[crop].called_synthetic) for crop in both], bool).reshape(
-            -1, 2
-        )
-        agreed = float((calls[:, 0] == calls[:, 1]).mean()) if both else None
-        kappa = cohen_kappa(calls[:, 0], calls[:, 1], [truths[crop].cluster for crop in both])
-        pairs.append(PairFigures(reader, other, len(both), agreed, kappa))
-    shared = sorted(set.intersection(*(set(given) for given in answers.values())))
-    if len(answers) < 3:
-        return tuple(pairs), _NONE
-    called = np.array([[given[crop].called_synthetic for given in answers.values()] for crop in shared], bool)
-    clusters = [truths[crop].cluster for crop in shared]
-    return tuple(pairs), fleiss_kappa(called.reshape(len(shared), len(answers)), clusters)
+    for first, second in combinations(answers, 2):
+        calls, clusters = _shared(answers, truths, first, second)
+        agreed = float((calls[:, 0] == calls[:, 1]).mean()) if len(calls) else None
+        kappa = cohen_kappa(calls[:, 0], calls[:, 1], clusters)
+        pairs.append(PairFigures(first, second, len(calls), agreed, kappa))
+    return tuple(pairs), fleiss_kappa(*_shared(answers, truths, *answers)) if len(answers) > 2 else _NONE
+
+
+def _shared(answers: Answers, truths: Sequence[Truth], *readers: str) -> tuple[NDArray[np.bool_], list[str]]:
+    """Whether each reader calls the crops that all of them answered synthetic (crops, readers); their clusters."""
+    crops = sorted(set.intersection(*(set(answers[reader]) for reader in readers)))
+    calls = [[answers[reader][crop].called_synthetic for reader in readers] for crop in crops]
+    return np.array(calls, bool).reshape(len(crops), len(readers)), [truths[crop].cluster for crop in crops]

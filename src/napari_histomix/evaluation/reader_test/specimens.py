@@ -25,6 +25,13 @@ DONOR_SHOWN = "its donor is in the test already"
 TOO_LARGE = "it is larger than a crop"
 NO_PARTNER = "nothing real of its class and size is left to be shown as well"
 NOT_READ = "its image is not in the training split, or could not be read"
+TOO_LITTLE = "no crop of it shows enough that is new"
+
+LEAST_NEW = 0.2
+"""Share of a synthetic crop of tissue that must not be its target's own pixels."""
+LEAST_TISSUE = 0.5
+"""Share of tissue in any crop of tissue."""
+TRIES = 50
 
 
 @dataclass(frozen=True)
@@ -53,89 +60,6 @@ class ReaderTestSettings:
             raise HistomixError("A reader test needs at least one real and one synthetic crop; ask for more.")
         if self.seed < 0:
             raise HistomixError("A seed is 0 or more; choose another one.")
-
-
-@dataclass(frozen=True, eq=False)
-class Specimen:
-    """A crop with its truth.
-
-    Parameters
-    ----------
-    pixels : (S, S, 3) uint8
-    mark : (row, col), optional
-        Pixel of the crop that lies in the nucleus asked about; None where the whole crop is.
-    kind : str
-        Name of its class, which the reader is told.
-    method : str
-        ``GENUINE``, ``COPY_PASTE``, or what made it.
-    cluster : str
-        Patient, slide or image it comes from, the first that is known: specimens of one are not independent.
-    facts : mapping
-        Where it comes from, as plain JSON values.
-    """
-
-    pixels: NDArray[np.uint8]
-    mark: tuple[int, int] | None
-    kind: str
-    method: str
-    cluster: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether something in it is not as it was scanned."""
-        return self.method != GENUINE
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """Specimens, as many real as synthetic of each class; and why others could not be shown, counted by reason."""
-
-    specimens: tuple[Specimen, ...]
-    refusals: Counter[str]
-
-
-def drawn(specimens: Sequence[Specimen], refusals: Counter[str]) -> Drawn:
-    """What was drawn.
-
-    Raises
-    ------
-    HistomixError
-        If nothing was.
-    """
-    if not specimens:
-        reason = f"; {refusals.most_common(1)[0][0]}" if refusals else ""
-        raise HistomixError(f"No synthetic result can be shown beside a real one{reason}. Make more, or add images.")
-    return Drawn(tuple(specimens), refusals)
-
-
-def shortage(made: int, wanted: int, refusals: Counter[str]) -> Event:
-    """An event that says how many crops of each kind there are, with a message where they are fewer than wanted."""
-    message = None
-    if made < wanted:
-        why = "; ".join(f"{count} left out: {reason}" for reason, count in refusals.most_common())
-        message = f"{made} real and {made} synthetic crops instead of {wanted} each{f' ({why})' if why else ''}."
-    return Event("Choosing crops", made, wanted, message=message)
-
-
-def method_name(title: str, sampler: str) -> str:
-    """What a method is called in a report."""
-    return f"{title}, {sampler}" if sampler else title
-
-
-def made_by(change: Change) -> str:
-    """What made a change, as a report calls it."""
-    return method_name(str(change.provenance.get("method", change.method)), str(change.provenance.get("sampler", "")))
-
-
-def cluster_of(source: Source) -> str:
-    """Patient, slide or image, the first that is known."""
-    return source.patient or source.slide or source.image
-
-
-def crop_side(micrometers: float, mpp: float) -> int:
-    """Side of a crop in pixels, an even number."""
-    return max(2 * round(micrometers / mpp / 2), 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +97,88 @@ def square_around(image: str, row: int, col: int, side: int, rng: np.random.Gene
     return Square(image, row - side // 2 - down, col - side // 2 - along, side)
 
 
-LEAST_NEW = 0.2
-"""Share of a synthetic crop that must not be its target's own pixels."""
-LEAST_TISSUE = 0.5
-"""Share of tissue in any crop."""
-TRIES = 50
-TOO_LITTLE = "no crop of it shows enough that is new"
+def crop_side(dataset: Dataset, micrometers: float) -> int:
+    """Side of a crop in pixels at the median scale of the training images, an even number; 0 where none is known."""
+    scales = [entry.mpp for entry in dataset.training if entry.mpp is not None]
+    return max(2 * round(micrometers / float(np.median(scales)) / 2), 16) if scales else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """A crop (S, S, 3) with its truth.
+
+    ``mark`` (row, col) is the pixel of the crop that lies in the nucleus asked about, None where the whole crop is.
+    ``kind`` is the name of its class, which the reader is told; ``method`` is ``GENUINE``, ``COPY_PASTE``, or what made
+    it; ``cluster`` the patient, slide or image it comes from, the first that is known: specimens of one are not
+    independent. ``facts`` say where it comes from, as plain JSON values.
+    """
+
+    pixels: NDArray[np.uint8]
+    mark: tuple[int, int] | None
+    kind: str
+    method: str
+    cluster: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether something in it is not as it was scanned."""
+        return self.method != GENUINE
+
+    @classmethod
+    def cut(
+        cls,
+        pixels: NDArray[np.uint8],
+        square: Square,
+        center: tuple[int, int] | None,
+        kind: str,
+        method: str,
+        source: Source,
+        **facts: Any,
+    ) -> Specimen:
+        """Cut a square out of an image; ``center`` is the pixel of the image that is asked about, if it is one."""
+        row, col = center or (square.row, square.col)
+        mark = (row - square.row, col - square.col) if center else None
+        cluster = source.patient or source.slide or source.image
+        where = {"image": square.image, "row": row, "col": col, **facts}
+        return cls(pixels[square.window].copy(), mark, kind, method, cluster, where)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Specimens, as many real as synthetic of each class; and why others could not be shown, counted by reason."""
+
+    specimens: Sequence[Specimen]
+    refusals: Counter[str]
+
+    def __post_init__(self) -> None:
+        if not self.specimens:
+            reason = f"; {self.refusals.most_common(1)[0][0]}" if self.refusals else ""
+            raise HistomixError(
+                f"No synthetic result can be shown beside a real one{reason}. Make more, or add images."
+            )
+
+
+def shortage(made: int, wanted: int, refusals: Counter[str]) -> Event:
+    """An event that says how many crops of each kind there are, with a message where they are fewer than wanted."""
+    message = None
+    if made < wanted:
+        why = "; ".join(f"{count} left out: {reason}" for reason, count in refusals.most_common())
+        message = f"{made} real and {made} synthetic crops instead of {wanted} each{f' ({why})' if why else ''}."
+    return Event("Choosing crops", made, wanted, message=message)
+
+
+def method_name(title: str, sampler: str) -> str:
+    """What a method is called in a report."""
+    return f"{title}, {sampler}" if sampler else title
+
+
+def made_by(change: Change) -> str:
+    """What made a change, as a report calls it."""
+    return method_name(str(change.provenance.get("method", change.method)), str(change.provenance.get("sampler", "")))
+
+
+# Tissue.
 
 
 def draw_tissue(dataset: Dataset, changes: Sequence[Change], settings: ReaderTestSettings) -> Job[Drawn]:
@@ -186,73 +186,60 @@ def draw_tissue(dataset: Dataset, changes: Sequence[Change], settings: ReaderTes
 
     A crop lies anywhere on tissue; a synthetic one shows at least ``LEAST_NEW`` that is new. Every real image gives one
     crop at most, and none to a test that shows a synthetic image made from it. Images that gave donors to a synthetic
-    image that is shown are taken only after the others.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    changes : sequence of Change
-        Derived images. Read one at a time.
-    settings : ReaderTestSettings
-
-    Raises
-    ------
-    HistomixError
-        If not one pair can be shown.
+    image that is shown are taken only after the others. HistomixError is raised if not one pair can be shown.
     """
     rng = np.random.default_rng([settings.seed, 2])
-    scales = {entry.source.image: entry.mpp for entry in dataset.training if entry.mpp is not None}
-    side = crop_side(settings.tissue_um, float(np.median(list(scales.values())))) if scales else 0
-    targets: set[str] = set()
-    used: set[str] = set()
-    given: Counter[str] = Counter()
+    scaled = {entry.source.image for entry in dataset.training if entry.mpp is not None}
+    side = crop_side(dataset, settings.tissue_um)
+    shown: set[str] = set()
+    givers: Counter[str] = Counter()
     specimens: list[Specimen] = []
     refusals: Counter[str] = Counter()
-    for index in rng.permutation(len(changes)):
-        if len(specimens) == 2 * settings.per_kind:
-            break
-        yield Event("Choosing crops", len(specimens) // 2, settings.per_kind)
-        change = changes[int(index)]
-        if change.image not in scales:
-            refusals[NOT_READ] += 1
-            continue
+
+    def pair_of(change: Change, donors: set[str]) -> tuple[Specimen, Specimen] | str:
+        """A synthetic crop and a real one, or why there are none."""
+        if change.image not in scaled:
+            return NOT_READ
         # Two synthetic images of one target show the same real tissue around what was replaced.
-        if change.image in targets or change.image in used:
-            refusals[SHOWN_ALREADY] += 1
-            continue
+        if change.image in shown:
+            return SHOWN_ALREADY
         if min(change.origin.shape) < side:
-            refusals[CROSSES_EDGE] += 1
-            continue
+            return CROSSES_EDGE
         square = _square(change.image, change.pixels, side, rng, change.origin != REAL)
         if square is None:
-            refusals[TOO_LITTLE] += 1
-            continue
-        donors = {source.image for source in change.sources if source.role == "donor"}
-        partner = _partner(dataset, change, {*targets, *used}, given + Counter(donors), side, rng)
+            return TOO_LITTLE
+        shares = change.class_shares or {"": 1.0}
+        kind = max(shares, key=shares.__getitem__)
+        partner = _partner(dataset, change.image, kind, shown, givers + Counter(donors), side, rng)
         if partner is None:
-            refusals[NO_PARTNER] += 1
-            continue
-        image, real_square = partner
-        targets.add(change.image)
-        used.add(image.source.image)
-        given.update(donors)
+            return NO_PARTNER
+        source, (image, real_square) = dataset.entry(change.image).source, partner
         facts = {
             "name": change.name,
             "seed": change.seed,
             "new_area": round(change.new_area, 4),
             "donors": sorted(donors),
         }
-        cluster = cluster_of(dataset.entry(change.image).source)
-        specimens.append(_specimen(change.pixels, square, kind_of(change), made_by(change), cluster, facts))
-        specimens.append(_specimen(image.pixels, real_square, kind_of(change), GENUINE, cluster_of(image.source), {}))
+        return (
+            Specimen.cut(change.pixels, square, None, kind, made_by(change), source, **facts),
+            Specimen.cut(image.pixels, real_square, None, kind, GENUINE, image.source),
+        )
+
+    for index in rng.permutation(len(changes)):
+        if len(specimens) == 2 * settings.per_kind:
+            break
+        yield Event("Choosing crops", len(specimens) // 2, settings.per_kind)
+        change = changes[int(index)]
+        donors = {source.image for source in change.sources if source.role == "donor"}
+        pair = pair_of(change, donors)
+        if isinstance(pair, str):
+            refusals[pair] += 1
+            continue
+        specimens += pair
+        shown |= {specimen.facts["image"] for specimen in pair}
+        givers.update(donors)
     yield shortage(len(specimens) // 2, settings.per_kind, refusals)
-    return drawn(specimens, refusals)
-
-
-def kind_of(change: Change) -> str:
-    """The class of an image that was made: that of its largest share."""
-    shares = change.class_shares or {"": 1.0}
-    return max(shares, key=shares.__getitem__)
+    return Drawn(specimens, refusals)
 
 
 def _square(
@@ -270,24 +257,20 @@ def _square(
 
 
 def _partner(
-    dataset: Dataset,
-    change: Change,
-    shown: set[str],
-    donors: Counter[str],
-    side: int,
-    rng: np.random.Generator,
+    dataset: Dataset, target: str, kind: str, shown: set[str], givers: Counter[str], side: int, rng: np.random.Generator
 ) -> tuple[LabeledImage, Square] | None:
-    mpp = dataset.entry(change.image).mpp
+    """A real image to show beside a synthetic one of ``target``, and where; one that gave no donor if there is one."""
+    mpp = dataset.entry(target).mpp
     possible = [
         entry
         for entry in dataset.training
         if not entry.synthetic
-        and entry.kind == kind_of(change)
+        and entry.kind == kind
         and entry.mpp == mpp
-        and entry.source.image not in {*shown, change.image}
+        and entry.source.image not in {*shown, target}
     ]
     order = [possible[index] for index in rng.permutation(len(possible))]
-    for entry in sorted(order, key=lambda entry: donors[entry.source.image] > 0):
+    for entry in sorted(order, key=lambda entry: givers[entry.source.image] > 0):
         try:
             image = dataset.read(entry)
         except HistomixError:
@@ -298,10 +281,3 @@ def _partner(
             if square is not None:
                 return image, square
     return None
-
-
-def _specimen(
-    pixels: NDArray[np.uint8], square: Square, kind: str, method: str, cluster: str, facts: Mapping[str, Any]
-) -> Specimen:
-    where = {"image": square.image, "row": square.row, "col": square.col, **facts}
-    return Specimen(pixels[square.window].copy(), None, kind, method, cluster, where)
