@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -184,36 +183,36 @@ def test_an_answer_that_the_disk_refuses_is_not_taken(folder):
     reading.close()
 
 
-READER = """
-import sys
-from napari_histomix.evaluation.reader_test.folder import ReaderTest
-from napari_histomix.evaluation.reader_test.reading import Reading
-reading = Reading(ReaderTest.open(sys.argv[1]), "Ann")
-print("ready", flush=True)
-reading.resume()
-number = 0
-while True:
-    # The last crop is answered over and over, by going back.
-    if reading.finished:
-        reading.back()
-    crop = reading.current
-    reading.answer(1 + number % 4)
-    print(crop, 1 + number % 4, flush=True)
-    number += 1
-"""
+def answer_on_and_on(folder: Path, pipe: int) -> None:
+    """What a reader's process does until it is killed: each answer is told to a pipe when it was taken."""
+    reading = Reading(ReaderTest.open(folder), "Ann")
+    os.write(pipe, b"ready\n")
+    reading.resume()
+    for number in count():
+        # The last crop is answered over and over, by going back.
+        if reading.finished:
+            reading.back()
+        crop = reading.current
+        reading.answer(1 + number % 4)
+        os.write(pipe, f"{crop} {1 + number % 4}\n".encode())
 
 
 def test_no_answer_is_lost_where_the_process_is_killed(folder):
     test, rng = ReaderTest.open(folder), np.random.default_rng(0)
     acknowledged: dict[int, int] = {}
     for _ in range(6):
-        process = subprocess.Popen([sys.executable, "-c", READER, str(folder)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0, 0.15))
-        os.kill(process.pid, signal.SIGKILL)
-        # What was printed by then was on disk by then.
-        lines = [line for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
-        process.wait()
+        # A fork need not import everything again.
+        source, pipe = os.pipe()
+        process = multiprocessing.get_context("fork").Process(target=answer_on_and_on, args=(folder, pipe))
+        process.start()
+        os.close(pipe)
+        with os.fdopen(source) as told:
+            assert told.readline() == "ready\n"
+            time.sleep(rng.uniform(0, 0.15))
+            process.kill()
+            # What was told by then was on disk by then.
+            lines = [line for line in told.read().splitlines(keepends=True) if line.endswith("\n")]
+        process.join()
         acknowledged |= {int(crop): int(answer) for crop, answer in map(str.split, lines)}
         given = {crop: one.answer for crop, one in read_answers(test).get("Ann", {}).items()}
         # One more may have been written than was told.

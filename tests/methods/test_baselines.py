@@ -191,7 +191,7 @@ class TestAll:
         settings = replace(settings, **exact.get(method.name, {}))
         if method.name == "classic":
             settings = replace(settings, hue=0.0, saturation=0.0, contrast=0.0)
-        checked = 0
+        checked, pixels_of = 0, cache(lambda name: dataset.read(name).pixels)
         for change in make(method, work, settings):
             record = Record.of(change, dataset.class_name)
             for row, col in np.argwhere(change.origin != REAL)[::37]:
@@ -200,7 +200,7 @@ class TestAll:
                 if painted:
                     assert not found
                     continue
-                source = dataset.read(found["image"]).pixels
+                source = pixels_of(found["image"])
                 if isinstance(found["x"], int) and method.name not in ("gradmix", "mixup"):
                     assert np.array_equal(change.pixels[row, col], source[found["y"], found["x"]])
                     checked += 1

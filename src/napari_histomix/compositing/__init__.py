@@ -1,22 +1,18 @@
 """Pixels: contours, donors, stain matching, placing, and changes put together."""
 
 from napari_histomix.compositing.composing import Synthetic, compose, new_image
-from napari_histomix.compositing.donors import DonorCrop, contrast, cut_donor, donor_flaw
+from napari_histomix.compositing.donors import DonorCrop, cut_donor, donor_flaw
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
-from napari_histomix.compositing.planning import Plan, plan_placement
-from napari_histomix.compositing.stain import match_stain
+from napari_histomix.compositing.planning import plan_placement
 
 __all__ = [
     "DonorCrop",
     "ImageCache",
     "IndexedImage",
-    "Plan",
     "Synthetic",
     "compose",
-    "contrast",
     "cut_donor",
     "donor_flaw",
-    "match_stain",
     "new_image",
     "plan_placement",
 ]

@@ -17,7 +17,7 @@ from napari_histomix.compositing.donors import Mask, dilate, transition_zone
 from napari_histomix.datasets import Dataset
 from napari_histomix.diffusion.random_field import fill_smoothly
 from napari_histomix.records import Event, Job, LabeledImage
-from napari_histomix.sampling import tissue
+from napari_histomix.sampling import nucleus_boxes, tissue
 
 HoleKind = Literal["ring", "disc", "large"]
 KINDS: tuple[HoleKind, ...] = ("ring", "disc", "large")
@@ -109,12 +109,11 @@ def _rings_and_discs(
     distance = ndimage.distance_transform_edt(image.instances == 0)
     rings: list[HiddenWindow] = []
     discs: list[HiddenWindow] = []
-    ids, numbered = np.unique(image.instances, return_inverse=True)
-    boxes = ndimage.find_objects(numbered.reshape(height, width))
-    for instance in rng.permutation(ids[1:]):
+    boxes = nucleus_boxes(image.instances)
+    for instance in rng.permutation(list(boxes)):
         if len(rings) == count:
             break
-        box = boxes[int(np.searchsorted(ids, instance)) - 1]
+        box = boxes[int(instance)]
         inside = np.nonzero(image.instances[box] == instance)
         rows, cols = (places + part.start for places, part in zip(inside, box, strict=True))
         top, left = (round(float(axis.mean())) - half for axis in (rows, cols))

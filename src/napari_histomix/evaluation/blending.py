@@ -51,21 +51,9 @@ UNLISTED = "The card does not say which images trained the model; some of these 
 class BlendSettings:
     """What a blend test measures; the only home of these defaults.
 
-    Parameters
-    ----------
-    holes : tuple of str
-        Of ring, disc and large; see ``evaluation.blend_windows.draw_windows``.
-    samplers : tuple of str
-        Names of presets, METHOD:START:STEPS:VISITS[:grain][:unconditional] (``Sampler.parse``), or ``all``.
-    count : int
-        Windows for each kind of hole.
-    seed : int
-    device : str
-        auto, cpu, cuda or mps.
-    batch : int
-        Windows denoised together.
-    spread : bool
-        Also fill each hole ``SAMPLES`` times by each sampler, for the spread.
+    ``holes`` are as in ``blend_windows.draw_windows``; ``samplers`` names of presets, samplers such as
+    ``Sampler.parse`` takes, or ``all``. ``count`` windows are drawn for each kind of hole, and ``batch`` of them
+    denoised together. With ``spread``, each hole is filled ``SAMPLES`` times by each sampler.
     """
 
     holes: tuple[HoleKind, ...] = KINDS
@@ -326,17 +314,16 @@ def report_values(report: BlendReport) -> dict[str, Any]:
                 "side": len(report.windows[kind][0].hole),
                 "hidden": report.hidden(kind),
                 "images": sorted({window.image for window in report.windows[kind]}),
-                "fills": [_fill_values(fill) for fill in fills],
+                "fills": [
+                    {
+                        **{key: getattr(fill, key) for key in ("name", "forwards", "backwards", "seconds", "peak_mb")},
+                        "figures": {key: asdict(value) for key, value in fill.figures.items()},
+                    }
+                    for fill in fills
+                ],
             }
             for kind, fills in report.fills.items()
         },
-    }
-
-
-def _fill_values(fill: Fill) -> dict[str, Any]:
-    return {
-        **{key: getattr(fill, key) for key in ("name", "forwards", "backwards", "seconds", "peak_mb")},
-        "figures": {key: asdict(value) for key, value in fill.figures.items()},
     }
 
 

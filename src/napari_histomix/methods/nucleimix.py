@@ -358,6 +358,9 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
 
     def remake(self, records: Sequence[Record], ingredients: Ingredients) -> Job[list[Change | str]]:
         """Lay donors as their records say, and paint together what was made in the same way."""
+        from napari_histomix.diffusion.inpainter import BATCH
+        from napari_histomix.diffusion.samplers import Sampler
+
         outcomes: dict[int, Change | str] = {}
         groups: dict[str, list[PaintItem]] = {}
         plans = yield from _lay_again(records, ingredients)
@@ -369,9 +372,13 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
                 recipe = json.dumps([record.provenance.get(part) for part in RECIPE])
                 groups.setdefault(recipe, []).append(PaintItem(record.id, plan, record.provenance))
         for group in groups.values():
-            for event in _paint_again(group, ingredients):
-                outcomes |= {change.id: change for change in event.made}
-                yield replace(event, made=())
+            made = group[0].how
+            stages = {stage: Sampler.parse(made["sampler_settings"][stage]) for stage in ("disc", "ring")}
+            model, device = ingredients.model(made), ingredients.device(made)
+            with ingredients.threads(made):
+                for event in paint_changes(group, model, stages, method=self.name, device=device, batch=BATCH):
+                    outcomes |= {change.id: change for change in event.made}
+                    yield replace(event, made=())
         return [outcomes[record.id] for record in records]
 
     def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
@@ -434,15 +441,3 @@ def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[dict[
         number: plan if isinstance(plan, str) else replace(plan, instance=next(iter(by_id[number].added)))
         for number, plan in plans.items()
     }
-
-
-def _paint_again(group: Sequence[PaintItem], ingredients: Ingredients) -> Job[None]:
-    """Paint what was made in the same way, as it was painted then."""
-    from napari_histomix.diffusion.inpainter import BATCH
-    from napari_histomix.diffusion.samplers import Sampler
-
-    made = group[0].how
-    stages = {stage: Sampler.parse(made["sampler_settings"][stage]) for stage in ("disc", "ring")}
-    model, device = ingredients.model(made), ingredients.device(made)
-    with ingredients.threads(made):
-        yield from paint_changes(group, model, stages, method=NucleiMix.name, device=device, batch=BATCH)

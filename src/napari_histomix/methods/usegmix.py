@@ -30,6 +30,7 @@ from napari_histomix.settings import Option, PaintingSettings, Seed
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
+    from napari_histomix.diffusion.samplers import Sampler
 
 NO_DONOR = "no segment of its class may take its place"
 OUT_OF_RANGE = "its new-area ratio cannot be brought into the range"
@@ -144,16 +145,10 @@ class USegMix(Method[USegMixSettings, MixPlan]):
             donors = [ingredients.read(facts) for facts in made["donors"]]
             swaps = [Swap.of(facts) for facts in made["donors"]]
             pasted, origin, _ = paste_all(target, swaps, donors, bool(made["stain_matching"]))
+            model, device = ingredients.model(made), ingredients.device(made)
+            sampler = Sampler.parse(made["sampler_settings"]["large"])
             with ingredients.threads(made):
-                painting = _painted(
-                    pasted,
-                    origin,
-                    target.mpp,
-                    ingredients.model(made),
-                    Sampler.parse(made["sampler_settings"]["large"]),
-                    record.seed,
-                    ingredients.device(made),
-                )
+                painting = _painted(pasted, origin, target.mpp, model, sampler, record.seed, device=device)
                 pixels = yield from within(painting, f"Blending {record.name}", len(remade), len(records))
             sources = tuple(SourceRef(*(source.get(key, 0) for key in places)) for source in record.sources)
             shares = record.class_shares or {target.kind: 1.0}
@@ -345,7 +340,8 @@ def make_mix(
     images = {name: read_image(dataset, pool, name) for name in sorted(needed)}
     target = images[plan.image]
     pasted, origin, facts = compose(target, pool, plan.exchanges, images, settings.stain_matching)
-    pixels = yield from _painted(pasted, origin, target.mpp, model, sampler, plan.seed, settings.device, settings.batch)
+    where = {"device": settings.device, "batch": settings.batch}
+    pixels = yield from _painted(pasted, origin, target.mpp, model, sampler, plan.seed, **where)
     provenance = {
         **how,
         "sources": {"target": image_facts(target)},
@@ -364,10 +360,9 @@ def _painted(
     origin: NDArray[np.uint8],
     mpp: float,
     model: AnyModel,
-    sampler: Any,
+    sampler: Sampler,
     seed: int,
-    device: str,
-    batch: int = 16,
+    **where: Any,
 ) -> Job[NDArray[np.uint8]]:
     """Pixels (H, W, 3) with what the origin map marks as inpainted filled in."""
     from napari_histomix.diffusion.large_holes import fill_holes
@@ -375,7 +370,7 @@ def _painted(
     hole = origin == INPAINTED
     if not hole.any():
         return pasted
-    return (yield from fill_holes(pasted, hole, mpp, model, sampler, seed, device=device, batch=batch))
+    return (yield from fill_holes(pasted, hole, mpp, model, sampler, seed, **where))
 
 
 def _donor(pool: SegmentPool, number: int) -> SourceRef:

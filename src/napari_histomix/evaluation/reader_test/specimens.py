@@ -38,15 +38,9 @@ TRIES = 50
 class ReaderTestSettings:
     """How a reader test is made; the only home of these defaults.
 
-    Parameters
-    ----------
-    per_kind : int
-        Real ones, and synthetic ones of all methods together.
-    copy_paste : bool
-        Also show donors pasted without blending, as a method of its own: what blending has to be better than.
-    side_um, tissue_um : float
-        Side of a crop around a nucleus, and of one out of a tissue image, in µm.
-    seed : int
+    ``per_kind`` crops are real, and as many synthetic ones of all methods together. With ``copy_paste``, donors pasted
+    without blending are shown as a method of its own: what blending has to be better than. ``side_um`` and
+    ``tissue_um`` are the sides of a crop around a nucleus, and of one out of a tissue image, in µm.
     """
 
     per_kind: int = 50
