@@ -337,13 +337,13 @@ def test_the_map_selects_what_the_lasso_holds(panel, qtbot) -> None:
     assert set(view.map.inside(QPolygonF([QPointF(one) for one in corners])).tolist()) == {4, 5, 6}
 
 
-def test_a_click_on_the_map_means_the_nearest_dot(panel, qtbot) -> None:
+def test_a_click_on_the_map_means_the_nearest_dot(panel, qtbot, monkeypatch) -> None:
     view = panel.view
     at = view.map.point_of(5)
     visited = []
-    panel.place_requested.connect(lambda *place: visited.append(place))
+    monkeypatch.setattr(view.places, "show", lambda *place: visited.append(place))
     qtbot.mouseClick(view.map, Qt.MouseButton.LeftButton, pos=at.toPoint())
-    assert selected(panel) == [5] and visited == [("g3/two", 27.0, 37.0)]
+    assert selected(panel) == [5] and visited == [("g3/two", 2, 20, 30, 14, 14)]
     assert "grade 3 · g3/two" in view.about.text()
 
 
@@ -501,7 +501,7 @@ def test_the_study_asked_for_last_is_the_one_shown(empty, qtbot, tmp_path) -> No
 def test_an_image_that_is_not_open_can_be_asked_for(panel, viewer, qtbot) -> None:
     click(qtbot, panel, 4)
     assert panel.view.image_button.isVisible()
-    with qtbot.waitSignal(panel.image_wanted, timeout=1000) as asked:
+    with qtbot.waitSignal(panel.view.image_wanted, timeout=1000) as asked:
         panel.view.image_button.click()
     assert asked.args == ["g3/two"]
     # As soon as it is there, the view flies to what was asked for.

@@ -27,6 +27,7 @@ from napari_histomix.widgets.loading import open_job
 from napari_histomix.widgets.segments import layers as segment_layers
 from napari_histomix.widgets.segments.layers import picture_of, unusable
 from napari_histomix.widgets.segments.panel import SegmentsPanel
+from napari_histomix.widgets.segments.pool_box import OpenPool
 from napari_histomix.widgets.session import Session
 
 UM = {"scale": (0.5, 0.5), "units": ("um", "um")}
@@ -457,7 +458,7 @@ def test_brush_corrections_are_taken_in_with_a_click(pooled, viewer, qtbot) -> N
     layer.data[layer.data == first] = 0
     layer.data[layer.data == second] = np.where(np.arange((layer.data == second).sum()) % 50 == 0, 0, second)
     layer.data[150:158, 150:158] = 90
-    with qtbot.waitSignal(pooled.pool_corrected, timeout=20_000):
+    with qtbot.waitSignal(pooled.pool.corrected, timeout=20_000):
         pooled.pool.correct_button.click()
     lost = np.unique(layer.data[layer.data > 0])
     now = Curation(study, SegmentPool(pool.folder))
@@ -516,7 +517,7 @@ def test_a_pool_from_another_encoder_is_left_alone(pooled, viewer, qtbot) -> Non
     opened = pooled.pool.opened
     for part in (opened.study.folder / "pool").glob("part-*/part.json"):
         part.write_text(part.read_text().replace('"encoder": "texture-whole-1"', '"encoder": "resnet-abc"'))
-    pooled.take(opened.study, SegmentPool(opened.study.folder), opened.dataset)
+    pooled.pool.take(OpenPool(opened.study, SegmentPool(opened.study.folder), opened.dataset))
     settle(pooled, qtbot, lambda: pooled.show_image("grade 3/three"))
     viewer.layers[-1].data[0:9, 0:9] = 90
     text = settle(pooled, qtbot, pooled.pool.correct_button.click)

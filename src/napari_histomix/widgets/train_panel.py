@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from napari.utils.theme import get_theme
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, Qt, QUrl
+from qtpy.QtCore import QSize, QUrl
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QSizePolicy
+from qtpy.QtWidgets import QFormLayout, QSizePolicy
 
 from napari_histomix.records import Event
 from napari_histomix.widgets.base import Panel, RunBar
@@ -229,11 +229,10 @@ class TrainPanel(Panel):
         self.result = box(even_row(self.use_button, self.show_button))
         self.plot = LossPlot(self.viewer.theme)
         self.plot.hide()
-        self._titles = QHBoxLayout()
-        self._titles.setSpacing(0)
+        self.titles = label()
         self.preview = SampleView()
         self.preview.setToolTip("Images held out from learning, as the network paints them now.")
-        self.sample = box(column(self._titles, self.preview, space=2), shown=False)
+        self.sample = box(column(self.titles, self.preview, space=2), shown=False)
         add(self.column, self.tissue, self.form, self.summary, self.progress, self.why, self.resume_button)
         add(self.column, self.note, self.result, self.plot, self.sample)
         self.column.addStretch(1)
@@ -311,13 +310,8 @@ class TrainPanel(Panel):
             self.preview.show_pixels(None)
             return
         titles = SAMPLE_COLUMNS[self._kind]
-        if self._titles.count() != len(titles):
-            while self._titles.count():
-                self._titles.takeAt(0).widget().deleteLater()
-            for title in titles:
-                text = label(title, wrap=False)
-                text.setAlignment(Qt.AlignmentFlag.AlignCenter)
-                self._titles.addWidget(text, 1)
+        cells = (f"<td width='{100 // len(titles)}%' align='center'>{title}</td>" for title in titles)
+        self.titles.setText(f"<table width='100%' cellspacing='0'><tr>{''.join(cells)}</tr></table>")
         self.preview.show_pixels(first_rows(sheet, len(titles)))
         self.preview.updateGeometry()
 

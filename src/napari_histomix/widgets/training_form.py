@@ -50,13 +50,7 @@ class FolderChoice(QWidget):
 
 
 class TrainingForm(QWidget):
-    """The form, and whether an unfinished run has the chosen name.
-
-    Parameters
-    ----------
-    home : Path
-        Folder in which the models' own folders are made.
-    """
+    """The form, and whether an unfinished run has the chosen name; models' own folders are made in ``home``."""
 
     changed = Signal()
 

@@ -51,17 +51,9 @@ def micrometers(layer: Any) -> float | None:
 
 
 def pixels_of(name: str, data: Any) -> list[tuple[str, NDArray[np.uint8]]]:
-    """8-bit RGB pictures of an RGB layer's data, one for each plane of a stack.
+    """8-bit RGB pictures of an RGB layer's data (..., H, W, 3 or 4), one for each plane of a stack.
 
-    Parameters
-    ----------
-    data : (..., H, W, 3 or 4) array, lazy or not
-        8 or 16 bits, or floating point from 0 to 1; transparency is left out.
-
-    Raises
-    ------
-    HistomixError
-        For more pixels than fit into memory.
+    The data is lazy or not, of 8 or 16 bits, or floating point from 0 to 1; transparency is left out.
     """
     if math.prod(data.shape[:-1]) > LARGEST:
         raise HistomixError(f"'{name}' is too large to learn from at once; crop it, or choose a folder of tiles.")
@@ -112,15 +104,7 @@ class LayerFollower(QObject):
 
 
 class LayerChoice(QComboBox):
-    """The viewer's layers of a kind, from the top.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-    kind : type
-    why_not : callable, optional
-        Says of a layer in a few words why it cannot be chosen; it is listed all the same.
-    """
+    """The viewer's layers of a kind, from the top; those that cannot be chosen are listed with ``why_not``."""
 
     changed = Signal()
 
@@ -182,7 +166,8 @@ class SegmentPlaces(QObject):
     def __init__(self, viewer: Any, parent: QObject) -> None:
         super().__init__(parent)
         self.viewer = viewer
-        self._listening = False
+        for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
+            event.connect(self._on_layers)
         # The viewer keeps this function: it must not keep the panel too.
         this = weakref.ref(self)
 
@@ -200,25 +185,19 @@ class SegmentPlaces(QObject):
         self._on_click = on_click
 
     def listen(self) -> None:
-        """Follow clicks and layers; to be called when the panel is shown."""
-        if not self._listening:
-            self._listening = True
+        """Follow clicks; to be called when the panel is shown."""
+        if self._on_click not in self.viewer.mouse_drag_callbacks:
             self.viewer.mouse_drag_callbacks.append(self._on_click)
-            for event in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
-                event.connect(self._on_layers)
-            self.layers_changed.emit()
+        self.layers_changed.emit()
 
     def rest(self) -> None:
         """No longer; to be called when the panel is hidden or closed."""
-        if self._listening:
-            self._listening = False
-            if self._on_click in self.viewer.mouse_drag_callbacks:
-                self.viewer.mouse_drag_callbacks.remove(self._on_click)
-            for event in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
-                event.disconnect(self._on_layers)
+        if self._on_click in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.remove(self._on_click)
 
     def _on_layers(self, event: Any = None) -> None:
-        self.layers_changed.emit()
+        if isalive(self):
+            self.layers_changed.emit()
 
     def layers(self, image: str) -> list[Layer]:
         return [layer for layer in self.viewer.layers if about(layer).get("image") == image]

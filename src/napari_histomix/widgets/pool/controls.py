@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QComboBox, QLineEdit, QMenu, QPushButton, QToolButton
 
 from napari_histomix.segmentation.pool import UNDECIDED
 from napari_histomix.study.curation import Filters, Order
-from napari_histomix.widgets.elements import SPACE, button, choice, column, even_row, later, row
+from napari_histomix.widgets.elements import SPACE, button, choice, column, even_row, later, line, row
 from napari_histomix.widgets.pool.gallery import class_colors
 
 ORDERS: tuple[tuple[str, Order, str], ...] = (
@@ -49,11 +49,9 @@ class PoolFilters(QWidget):
         for box in self._choices:
             box.setMinimumContentsLength(6)
         self._typed = later(self, 250, self.filtered)
-        self.search = self._line(
-            "Image, patient, slide, tag …",
-            "Show the segments whose image, patient, slide or tags contain all these words.",
-            90,
-        )
+        tip = "Show the segments whose image, patient, slide or tags contain all these words."
+        self.search = line("Image, patient, slide, tag …", tip, lambda _text: self._typed.start())
+        self.search.setMinimumWidth(90)
         self.search.setClearButtonEnabled(True)
         self.low = self._size_line("≥", "at least")
         self.high = self._size_line("≤", "at most")
@@ -80,19 +78,12 @@ class PoolFilters(QWidget):
         orders = row(self.search, self.order, self.turn, stretch=0)
         self.setLayout(column(choices, orders, sizes, space=SPACE - 2))
 
-    def _line(self, placeholder: str, tip: str, width: int) -> QLineEdit:
-        line = QLineEdit()
-        line.setPlaceholderText(placeholder)
-        line.setToolTip(tip)
-        line.setMinimumWidth(width)
-        line.textChanged.connect(lambda _text: self._typed.start())
-        return line
-
     def _size_line(self, sign: str, words: str) -> QLineEdit:
-        line = self._line(f"Size {sign}", f"Show the segments whose area is {words} this.", 56)
-        line.setValidator(QIntValidator(0, LARGEST_SIZE, line))
-        line.setAccessibleName(f"Size {words}")
-        return line
+        made = line(f"Size {sign}", f"Show the segments whose area is {words} this.", lambda _text: self._typed.start())
+        made.setMinimumWidth(56)
+        made.setValidator(QIntValidator(0, LARGEST_SIZE, made))
+        made.setAccessibleName(f"Size {words}")
+        return made
 
     def filters(self) -> Filters:
         return Filters(
@@ -135,8 +126,8 @@ class PoolFilters(QWidget):
         with QSignalBlocker(self):
             for box in self._choices:
                 box.setCurrentIndex(0)
-            for line in (self.search, self.low, self.high):
-                line.clear()
+            for field in (self.search, self.low, self.high):
+                field.clear()
         self._typed.stop()
         self.filtered.emit()
 
@@ -182,12 +173,9 @@ class PoolActions(QWidget):
         self.class_button.setToolTip("Give the selected segments another class.")
         self.class_menu = QMenu(self.class_button)
         self.class_button.setMenu(self.class_menu)
-        self.text = QLineEdit()
-        self.text.setPlaceholderText("Tag")
-        self.text.setToolTip("Words of your own, with commas between several.")
+        self.text = line("Tag", "Words of your own, with commas between several.", lambda _text: self._update())
         self.text.setMinimumWidth(60)
         self.text.returnPressed.connect(self._tag)
-        self.text.textChanged.connect(lambda _text: self._update())
         self.tag_button = button("Tag", "Tag the selected segments.", self._tag)
         tip = "Take this tag off the selected segments; without one, all of theirs."
         self.untag_button = button("Untag", tip, lambda: panel.untag(self.text.text()))

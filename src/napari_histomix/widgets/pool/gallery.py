@@ -55,18 +55,13 @@ def class_colors(count: int) -> NDArray[np.uint8]:
 
 
 class PoolSelection(QObject):
-    """Selected segments as a mask over the whole pool, so that selecting a million takes no time; one is current.
+    """Selected segments as a mask over the whole pool, so that selecting a million takes no time.
 
-    Attributes
-    ----------
-    mask : (N,) bool
-    current : int
-        The segment clicked or reached last; -1 for none.
+    One is current, the segment clicked or reached last; -1 for none.
     """
 
     changed = Signal()
     current_changed = Signal(int)
-    """Number of the current segment; -1 for none."""
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -112,14 +107,7 @@ class PoolSelection(QObject):
 
 
 class PoolGallery(QAbstractScrollArea):
-    """Tiles in rows, of which only those in sight exist. Reads what it shows from a curation.
-
-    Parameters
-    ----------
-    selection : PoolSelection
-    theme : str
-        napari's.
-    """
+    """Tiles in rows, of which only those in sight exist. Reads what it shows from a curation."""
 
     visited = Signal(int)
     """A segment was clicked, or reached with a key."""
@@ -426,14 +414,7 @@ KEPT = 1500
 
 
 class Thumbnails:
-    """The thumbnails of one pool at one size.
-
-    Parameters
-    ----------
-    pool : SegmentPool
-    side : int
-        Screen pixels.
-    """
+    """The thumbnails of one pool at one size, in screen pixels."""
 
     def __init__(self, pool: SegmentPool, side: int) -> None:
         self._pool = pool

@@ -23,7 +23,7 @@ from napari_histomix.study.curation import Curation
 from napari_histomix.study.database import Claim
 from napari_histomix.widgets.jobs import JobRunner, single
 
-MAKER = Callable[[], Job[Any]]
+JobMaker = Callable[[], Job[Any]]
 
 
 def without_paths(sentence: str, *paths: Path | str | None) -> str:
@@ -34,7 +34,7 @@ def without_paths(sentence: str, *paths: Path | str | None) -> str:
     return sentence
 
 
-def pathless(make: MAKER, *paths: Path | str | None) -> MAKER:
+def pathless(make: JobMaker, *paths: Path | str | None) -> JobMaker:
     """A job whose error sentences name files and folders by their names alone."""
 
     def job() -> Job[Any]:
@@ -63,7 +63,7 @@ def pool_job(
     pool: SegmentPool | None = None,
     signature: Mapping[str, Any] | None = None,
     claim: Claim | None = None,
-) -> MAKER:
+) -> JobMaker:
     """Open a study's pool with all decisions; refuse one that was not made by ``signature``, where that is given.
 
     ``claim`` is the window's right to write to that folder.
@@ -110,7 +110,7 @@ def umap_file(pool: SegmentPool) -> Path:
     return pool.folder / POOL / f"umap-{len(pool)}-{hashlib.sha256(made.encode()).hexdigest()[:12]}.npy"
 
 
-def umap_job(pool: SegmentPool) -> MAKER:
+def umap_job(pool: SegmentPool) -> JobMaker:
     """Places (N, 2) of all segments, read from disk where they were computed before."""
 
     def job() -> Job[NDArray[np.float32]]:

@@ -23,14 +23,7 @@ ZOOM = 1.25
 
 
 class PoolMap(QWidget):
-    """Dots in the colors of their classes; those that the filters hide are gray. A lasso selects, a click too.
-
-    Parameters
-    ----------
-    selection : PoolSelection
-    theme : str
-        napari's.
-    """
+    """Dots in the colors of their classes; those that the filters hide are gray. A lasso selects, a click too."""
 
     visited = Signal(int)
     """A segment was clicked."""

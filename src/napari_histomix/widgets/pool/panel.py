@@ -19,7 +19,7 @@ from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.elements import Note, add, ask_folder, box, button, column, label, many, row
 from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions
-from napari_histomix.widgets.pool.loading import CurationWriter, OpenedPool, pool_job, umap_job
+from napari_histomix.widgets.pool.loading import CurationWriter, JobMaker, OpenedPool, pool_job, umap_job
 from napari_histomix.widgets.pool.view import UMAP, PoolView
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer import PanelKeys
@@ -32,12 +32,6 @@ class PoolPanel(Panel):
 
     opened = Signal(object, object)
     """Study and pool that are shown now."""
-    decided = Signal(object)
-    """Numbers of the segments whose decision, class or tags changed."""
-    place_requested = Signal(str, float, float)
-    """Image, row and column of a segment that a person wants to see."""
-    image_wanted = Signal(str)
-    """An image that is not open, and is asked for."""
     rebuild_wanted = Signal()
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
@@ -49,7 +43,7 @@ class PoolPanel(Panel):
         self._build()
         self.keys = PanelKeys(self, self.viewer, {key: getattr(self, name) for name, (key, _) in ACTIONS.items()})
         self._connect()
-        self._show_pool(False)
+        self._update()
 
     def _build(self) -> None:
         self.title = label(wrap=False)
@@ -75,17 +69,15 @@ class PoolPanel(Panel):
         self.runner.finished.connect(self._on_finished)
         self.runner.failed.connect(self._on_failed)
         self.runner.cancelled.connect(lambda: self.view.map_kind.setCurrentIndex(0))
-        self.runner.running_changed.connect(self._on_running)
+        self.runner.running_changed.connect(self._update)
         self.writer.done.connect(self._on_done)
         self.writer.failed.connect(lambda sentence: self.complain(self.note, sentence))
         self.writer.busy_changed.connect(lambda _busy: self._recount())
         self.view.shown_changed.connect(self._recount)
         self.view.selection.changed.connect(self._recount)
-        self.view.place_requested.connect(self.place_requested)
-        self.view.image_wanted.connect(self.image_wanted)
+        self.view.image_wanted.connect(self._show_image)
         self.view.said.connect(self.note.say)
         self.view.map_kind.currentIndexChanged.connect(self._on_map_kind)
-        self.image_wanted.connect(self._show_image)
         self.rebuild_wanted.connect(self._open_segments)
         self.opened.connect(lambda study, _pool: self.session.share_pool(study.folder, self))
         self.follow_pool()
@@ -114,23 +106,26 @@ class PoolPanel(Panel):
         if folder := ask_folder(self, "Open a study", self.session.home):
             self.open_study(folder)
 
-    def open_study(self, folder: Path, signature: Mapping[str, Any] | None = None) -> None:
-        """Show the pool of a study; refuse one not made by ``signature``, where that is given."""
-        self._open(Path(folder), None, signature, self.session.claim(folder))
+    def open_study(self, folder: Path) -> None:
+        self._open(pool_job(Path(folder), claim=self.session.claim(folder)))
 
     def take(self, study: Study, pool: SegmentPool | None = None, signature: Mapping[str, Any] | None = None) -> None:
         """Show a study's pool, opened already or still to be read; refuse one not made by ``signature``."""
-        self._open(study, pool, signature)
+        self._open(pool_job(study, pool, signature))
 
-    def _open(self, *pool: Any) -> None:
+    def _open(self, make: JobMaker) -> None:
         self.note.say("")
         self.rebuild_button.hide()
-        self.runner.replace(pool_job(*pool), "opening the segment pool")
+        self.runner.replace(make, "opening the segment pool")
 
-    def _on_running(self, running: bool) -> None:
-        self.progress.setVisible(running or self.curation is None)
+    def _update(self) -> None:
+        shown, running = self.curation is not None, self.runner.running
+        for part in (self.header, self.results):
+            part.setVisible(shown)
+        self.empty.setVisible(not shown and not self.rebuild_button.isVisibleTo(self))
+        self.progress.setVisible(running or not shown)
         # Beside a pool that is shown, the button in the header is enough.
-        self.progress.run_button.setVisible(self.curation is None)
+        self.progress.run_button.setVisible(not shown)
         self.other_button.setEnabled(not running)
 
     def _on_finished(self, result: Any) -> None:
@@ -145,11 +140,10 @@ class PoolPanel(Panel):
         curation = opened.curation
         self._counts = curation.counts() if curation else NOTHING
         self.view.set_curation(curation, opened.places)
-        self._show_pool(curation is not None)
+        self.rebuild_button.setVisible(curation is None)
+        self.rebuild_button.setText("Build…" if opened.missing else "Rebuild…")
+        self._update()
         if curation is None:
-            self.empty.hide()
-            self.rebuild_button.setText("Build…" if opened.missing else "Rebuild…")
-            self.rebuild_button.show()
             self.complain(self.note, opened.problem)
             return
         self.session.introduce(opened.study)
@@ -163,12 +157,6 @@ class PoolPanel(Panel):
     def _on_failed(self, sentence: str) -> None:
         self.view.map_kind.setCurrentIndex(0)
         self.complain(self.note, sentence)
-
-    def _show_pool(self, shown: bool) -> None:
-        for part in (self.header, self.results):
-            part.setVisible(shown)
-        for part in (self.empty, self.progress, self.progress.run_button):
-            part.setVisible(not shown)
 
     def set_uses(self, uses: Mapping[int, int] | ArrayLike) -> None:
         """Say how often segments were drawn: by number, or (N,) of all."""
@@ -199,24 +187,24 @@ class PoolPanel(Panel):
         self._decide(None)
 
     def _decide(self, decision: Decision | None) -> None:
-        numbers = self.view.selection.numbers()
-        self._write(lambda curation: curation.decide(numbers, decision), "decision", len(numbers))
+        self._change_selected("decision", Curation.decide, decision)
         # One after the other with a key; what was selected together may be meant for more.
-        if len(numbers) == 1:
+        if self.view.selection.count == 1:
             self.view.gallery.go_on()
 
     def relabel(self, kind: str) -> None:
-        numbers = self.view.selection.numbers()
-        self._write(lambda curation: curation.relabel(numbers, kind), "class", len(numbers))
+        self._change_selected("class", Curation.relabel, kind)
 
     def tag(self, text: str) -> None:
-        numbers = self.view.selection.numbers()
-        self._write(lambda curation: curation.tag(numbers, text), "tags", len(numbers))
+        self._change_selected("tags", Curation.tag, text)
 
     def untag(self, text: str = "") -> None:
         """Take a tag off the selected segments; without one, all of theirs."""
+        self._change_selected("tags", Curation.untag, text)
+
+    def _change_selected(self, what: str, change: Callable[..., Any], value: Any) -> None:
         numbers = self.view.selection.numbers()
-        self._write(lambda curation: curation.untag(numbers, text), "tags", len(numbers))
+        self._write(lambda curation: change(curation, numbers, value), what, len(numbers))
 
     def drop_border(self) -> None:
         """Drop all undecided segments at the border of their images, shown or not."""
@@ -243,8 +231,6 @@ class PoolPanel(Panel):
             self.note.say(f"There is nothing to {what}.")
         self.view.show_changes(numbers, what)
         self._recount()
-        if len(numbers):
-            self.decided.emit(numbers)
 
     def _cut_off(self) -> int:
         return int(np.count_nonzero(self.curation.cut_off())) if self.curation is not None else 0

@@ -33,7 +33,6 @@ class PoolView(QWidget):
 
     shown_changed = Signal()
     """Other segments are shown."""
-    place_requested = Signal(str, float, float)
     image_wanted = Signal(str)
     said = Signal(str)
     """A sentence for the person; an empty one takes it back."""
@@ -157,13 +156,10 @@ class PoolView(QWidget):
     # Places: gallery, map and layers.
 
     def visit(self, number: int) -> None:
-        """Bring a segment onto the screen, where its image is open; ``place_requested`` tells the other docks."""
-        if self.curation is None:
-            return
-        line, image = self.curation.pool.rows[number], self.curation.pool.image(number).source.image
-        label, row, col, height, width = (int(line[name]) for name in ("number", "row", "col", "height", "width"))
-        self.place_requested.emit(image, row + height / 2, col + width / 2)
-        self.places.show(image, label, row, col, height, width)
+        """Bring a segment onto the screen, where its image is open."""
+        if self.curation is not None:
+            line, image = self.curation.pool.rows[number], self.curation.pool.image(number).source.image
+            self.places.show(image, *(int(line[name]) for name in ("number", "row", "col", "height", "width")))
 
     def _on_map(self, number: int) -> None:
         self.gallery.reveal(number)

@@ -33,28 +33,18 @@ OPACITY = 0.4
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One plane of an image layer, at the level that is used; ``pixels`` reads it, in a worker's thread.
-
-    Parameters
-    ----------
-    name : str
-        Of the image: the one that its dataset gave it, else the layer's.
-    data : (H, W) or (H, W, 3 or 4) array, lazy or not
-    limits : (low, high)
-        Values shown black and white, for one channel.
-    plane : tuple of int
-        Where it lies along the layer's leading axes.
-    factor : (2,) float64
-        Pixels of the layer's data that one of its pixels is.
-    mpp : float, optional
-        µm that one of its pixels is.
-    """
+    """One plane of an image layer, at the level that is used; ``pixels`` reads it, in a worker's thread."""
 
     name: str
+    """Of the image: the one that its dataset gave it, else the layer's."""
     data: Any
+    """(H, W) or (H, W, 3 or 4) array, lazy or not."""
     limits: tuple[float, float]
+    """Values shown black and white, for one channel."""
     plane: tuple[int, ...]
+    """Where it lies along the layer's leading axes."""
     factor: NDArray[np.float64]
+    """Pixels of the layer's data that one of its pixels is, along both axes."""
     mpp: float | None
 
     @property
@@ -96,13 +86,7 @@ def plane_of(layer: Any, point: Sequence[float]) -> tuple[int, ...]:
 
 
 def picture_of(layer: Any, point: Sequence[float]) -> Picture:
-    """The plane of an image layer that is being looked at, at the finest level that fits into memory.
-
-    Raises
-    ------
-    HistomixError
-        If none fits, or there is nothing in it.
-    """
+    """The plane of an image layer that is being looked at, at the finest level that fits into memory."""
     if unusable(layer):
         raise HistomixError(
             f"'{layer.name}' cannot be divided: more than {MOST_PIXELS // 10**6} million pixels, or none; crop it."
@@ -152,13 +136,7 @@ def _ratio(unit: Any, other: Any) -> float:
 
 
 def labels_of(layer: Any, point: Sequence[float], shape: tuple[int, int] | None = None) -> NDArray[np.int32]:
-    """A copy of the plane (H, W) of a Labels layer that is being looked at; ``shape`` is what it must have.
-
-    Raises
-    ------
-    HistomixError
-        If there is nothing in it, it is of another size, or its numbers are not those of a person's labels.
-    """
+    """A copy of the plane (H, W) of a Labels layer that is being looked at; ``shape`` is what it must have."""
     if layer.multiscale:
         raise HistomixError(f"'{layer.name}' has several levels; choose a Labels layer with one.")
     # A copy: what is painted meanwhile is for the next time.

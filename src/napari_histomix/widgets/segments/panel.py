@@ -11,17 +11,15 @@ import numpy as np
 from napari.layers import Image, Labels, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QSize, QTimer, Signal
-from qtpy.QtWidgets import QFrame, QLineEdit, QSizePolicy, QWidget
+from qtpy.QtWidgets import QFrame, QSizePolicy, QWidget
 
-from napari_histomix.datasets import Dataset
 from napari_histomix.methods.segment_stage import PoolSettings
 from napari_histomix.records import Event, HistomixError
-from napari_histomix.segmentation.pool import SegmentPool
-from napari_histomix.study import Study
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import SPACE, Note, add, choice, column, form, hint, many, show_line
+from napari_histomix.widgets.elements import SPACE, Note, add, choice, column, form, hint, line, many, show_line
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.jobs import prepare_units
+from napari_histomix.widgets.layer_making import image_layer
 from napari_histomix.widgets.segments.layers import (
     Divided,
     Picture,
@@ -56,8 +54,7 @@ class FindForm(QWidget):
         self.image = LayerChoice(viewer, Image, unusable)
         self.points, self.labels = LayerChoice(viewer, Points), LayerChoice(viewer, Labels)
         self.mode = choice(MODES)
-        self.kind = QLineEdit()
-        self.kind.setPlaceholderText("optional, for example grade 3")
+        self.kind = line("optional, for example grade 3")
         self.settings = SessionForm(session, PoolSettings)
         self.lines = form(
             ("Image", self.image, "The open image that is divided: the plane and the part of a pyramid that fit."),
@@ -105,13 +102,7 @@ class FindForm(QWidget):
         return ""
 
     def gather(self, point: Sequence[float]) -> tuple[Any, Picture, Request]:
-        """The image layer, its picture and what is asked of it, at the viewer's point (world coordinates).
-
-        Raises
-        ------
-        HistomixError
-            If a layer holds nothing that can be used.
-        """
+        """The image layer, its picture and what is asked of it, at the viewer's point (world coordinates)."""
         layer, mode = self.image.layer, self.mode.currentData()
         picture = picture_of(layer, point)
         points = prompts_of(self.points.layer, layer, picture) if mode == POINTS else None
@@ -121,9 +112,6 @@ class FindForm(QWidget):
 
 class SegmentsPanel(Panel):
     """An open image above, the segment pool below."""
-
-    pool_corrected = Signal(str)
-    """Folder of the study whose pool took corrections."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         prepare_units()
@@ -145,12 +133,12 @@ class SegmentsPanel(Panel):
         self.why = hint("")
         self.why.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
         self.note = Note()
-        line = QFrame()
-        line.setObjectName("histomixLine")
-        line.setFixedHeight(1)
-        line.setStyleSheet("QFrame#histomixLine { background-color: rgba(128, 128, 128, 90); }")
+        ruler = QFrame()
+        ruler.setObjectName("histomixLine")
+        ruler.setFixedHeight(1)
+        ruler.setStyleSheet("QFrame#histomixLine { background-color: rgba(128, 128, 128, 90); }")
         self.pool = PoolBox(self.viewer, self.session, self.form, window_of(self.viewer))
-        add(self.column, self.form, self.progress, self.why, self.note, line, self.pool)
+        add(self.column, self.form, self.progress, self.why, self.note, ruler, self.pool)
         self.column.addStretch(1)
 
     def _connect(self) -> None:
@@ -166,10 +154,9 @@ class SegmentsPanel(Panel):
         self.pool.shown.connect(self._on_shown)
         self.pool.taken.connect(self._on_taken)
         self.pool.failed.connect(partial(self.complain, self.pool.note))
-        self.pool.corrected.connect(self.pool_corrected)
         self.pool.runner.finished.connect(self._on_pool_open)
         session = self.session
-        self.pool_corrected.connect(lambda folder: session.share_pool(folder, self, changed=True))
+        self.pool.corrected.connect(lambda folder: session.share_pool(folder, self, changed=True))
         session.pool_image_wanted.connect(self._show_wanted)
         session.shows_pool_images = True
         self.destroyed.connect(partial(setattr, session, "shows_pool_images", False))
@@ -235,10 +222,6 @@ class SegmentsPanel(Panel):
 
     # The pool.
 
-    def take(self, study: Study, pool: SegmentPool, dataset: Dataset | None = None) -> None:
-        """Go on with an open study, its pool and, where its images can be read, its dataset."""
-        self.pool.take(OpenPool(study, pool, dataset))
-
     def open_study(self, folder: Path) -> None:
         self.pool.open_study(folder)
 
@@ -283,8 +266,7 @@ class SegmentsPanel(Panel):
         self._fitted = ""
 
     def _on_shown(self, shown: Shown) -> None:
-        image, source = shown.image, shown.image.source
-        name = source.image
+        image, name = shown.image, shown.image.source.image
         layer, segments = self._layers(name)
         space: dict[str, Any] = {"scale": (image.mpp, image.mpp), "units": ("um", "um")}
         if layer is not None:
@@ -295,16 +277,7 @@ class SegmentsPanel(Panel):
             segments = segments_layer(shown.divided, f"{name} segments", space)
             self.viewer.layers.append(segments)
         if layer is None:
-            facts = {
-                "dataset": source.dataset,
-                "image": name,
-                "split": source.split,
-                "patient": source.patient,
-                "slide": source.slide,
-                "mpp": image.mpp,
-                "class": image.kind,
-            }
-            layer = Image(image.pixels, rgb=True, name=name, metadata={"histomix": facts}, **space)
+            layer = image_layer(name, image, space, **{"class": image.kind})
             self.viewer.layers.insert(self.viewer.layers.index(segments), layer)
         self._bring(name)
 

@@ -172,16 +172,8 @@ def correct_job(
 ) -> Callable[[], Job[Corrected]]:
     """Take what a person painted into the pool: changed and new segments are added, what they replace is dropped.
 
-    Parameters
-    ----------
-    opened : OpenPool
-    facts : mapping
-        The layer's metadata.
-    labels : (H, W) int32
-    pictures : sequence of Picture
-        Open images, asked where the dataset cannot be read.
-    encoder : str
-        What the pool was made with, where the study does not say.
+    ``facts`` is the layer's metadata. The ``pictures`` of open images are asked where the dataset cannot be read, and
+    ``encoder`` is what the pool was made with, where the study does not say.
     """
 
     def job() -> Job[Corrected]:
