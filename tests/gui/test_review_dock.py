@@ -105,7 +105,7 @@ def test_everything_over_the_canvas_with_keys_alone(review, type_keys, qtbot, se
     assert parts.views.mode == "blink"
     type_keys(review, "V", "+", "=", "-", "O", "M")
     assert (parts.views.mode, parts.views.factor) == ("side", 6)
-    assert parts.view_bar.origin.isChecked() and parts.view_bar.smooth.isChecked()
+    assert parts.views.origin.isChecked() and parts.views.smooth.isChecked()
     image = review.session.image
     type_keys(review, "X")
     settle(review)
@@ -225,7 +225,7 @@ def test_a_whole_image_at_once(review, type_keys, settle, qtbot) -> None:
 
 def test_the_divider_is_dragged_with_the_mouse(review, qtbot) -> None:
     parts = review.review.contents
-    qtbot.mouseClick(parts.view_bar.modes["swipe"], Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(parts.views.modes["swipe"], Qt.MouseButton.LeftButton)
     view = parts.views.after
     qtbot.waitUntil(lambda: view.width() > 300, timeout=2000)
     qtbot.mousePress(view, Qt.MouseButton.LeftButton, pos=QPoint(20, 50))

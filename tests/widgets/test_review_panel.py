@@ -249,7 +249,7 @@ def test_before_and_after_in_three_ways(panel, qtbot) -> None:
     np.testing.assert_array_equal(views.after.pixels[at], expected[change.window])
     assert (views.before.pixels != views.after.pixels).any()
 
-    panel.contents.view_bar.modes["swipe"].click()
+    panel.contents.views.modes["swipe"].click()
     qtbot.waitUntil(lambda: views.after.width() > 300 and len(views.after.pixels) == views.side, timeout=2000)
     assert not views.before.isVisible()
     whole = views.after.grab().toImage()
@@ -265,7 +265,7 @@ def test_before_and_after_in_three_ways(panel, qtbot) -> None:
     views.swipe_by(1)
     assert views.divider == pytest.approx(0.05)
 
-    panel.contents.view_bar.toggle_blink()
+    panel.contents.views.toggle_blink()
     shown = set()
     for _ in range(2):
         shown.add(views.after.pixels.tobytes())
@@ -276,13 +276,13 @@ def test_before_and_after_in_three_ways(panel, qtbot) -> None:
 
 
 def test_zoom_and_outlines(panel) -> None:
-    views, bar = panel.contents.views, panel.contents.view_bar
+    views = bar = panel.contents.views
     before = views.after.pixels.shape[0]
     bar.closer.click()
-    assert bar.factor.text() == "6×" and views.after.pixels.shape[0] < before
+    assert bar.zoom_label.text() == "6×" and views.after.pixels.shape[0] < before
     for _ in range(10):
         views.zoom(-1)
-    assert bar.factor.text() == "0.125×" and not bar.farther.isEnabled() and views.after.pixels.shape[0] > before
+    assert bar.zoom_label.text() == "0.125×" and not bar.farther.isEnabled() and views.after.pixels.shape[0] > before
     views.zoom(6)
     plain = views.after.grab().toImage()
     bar.origin.setChecked(True)
@@ -465,10 +465,10 @@ def test_images_with_a_class_are_reviewed_as_wholes(open_panel, class_folder, qt
     np.testing.assert_array_equal(views.before.pixels[inside], real)
     np.testing.assert_array_equal(views.after.pixels[inside], change.pixels)
     before = views.factor
-    parts.view_bar.closer.click()
+    parts.views.closer.click()
     assert views.factor > before
     seen = views.after.pixels.copy()
-    views.after.dragged.emit(12.0, 0.0)
+    views.moved.emit(12.0, 0.0)
     np.testing.assert_array_equal(views.after.pixels[:-12], seen[12:])
     assert session.image == change.name and np.array_equal(
         panel.book.layer(change.name, "synthetic").data, change.pixels

@@ -191,6 +191,12 @@ class ChangeTable:
         starts = np.searchsorted(self.names[order], np.arange(len(self.made_names) + 1))
         return order, starts, {name: code for code, name in enumerate(self.made_names)}
 
+    def touching(self, rows: NDArray[np.intp], top: int, left: int, bottom: int, right: int) -> NDArray[np.intp]:
+        """Those of some rows whose changes touch a window of their image."""
+        windows = self.windows[rows]
+        near = (windows[:, 0] < bottom) & (windows[:, 2] > top) & (windows[:, 1] < right) & (windows[:, 3] > left)
+        return rows[near]
+
     def seen_in(self, name: str) -> NDArray[np.intp]:
         """Rows of the changes that are seen in an image, by its name."""
         order, starts, codes = self._by_name

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ SUBJECTS: tuple[Subject, ...] = ("change", "change note", "change reasons", "can
 
 
 class Decisions(QObject):
-    """The decisions of one viewer's study, and its right to write them."""
+    """The decisions of one viewer's study, and its right to write them. Decisions are on disk first, then shown."""
 
     candidates_decided = Signal(object)
     """Ranks of the candidates whose decision changed."""
@@ -99,10 +100,6 @@ class Decisions(QObject):
         folder = Path(folder).resolve()
         return self._claims.setdefault(folder, Claim(folder))
 
-    def _hold(self, study: Study) -> None:
-        self.introduce(study)
-        study.use(self.claim(study.folder))
-
     @property
     def reviewer(self) -> str:
         """Who decides in this window; written down with every decision. Kept from one session to the next."""
@@ -120,50 +117,50 @@ class Decisions(QObject):
         study.reviewer = self.reviewer
         self._studies.add(study)
 
+    def _hold(self, study: Study) -> None:
+        self.introduce(study)
+        study.use(self.claim(study.folder))
+
     def release(self) -> None:
         """Let other windows write to what this one has open."""
         _release(self._claims)
 
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell what could not be done by ``notice``."""
+        try:
+            yield
+        except (HistomixError, OSError) as error:
+            self.notice.emit(str(error))
+
     def save_settings(self, values: Mapping[str, Any]) -> None:
         """Keep something in the study, where there is one to write to; ``notice`` says where that fails."""
         if self.study is not None and not self.read_only:
-            try:
+            with self._telling():
                 self.study.save_settings(values)
-            except (HistomixError, OSError) as error:
-                self.notice.emit(str(error))
 
     # Decisions: on disk first, then on the screen.
 
     def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
-        """Decide on candidates or changes; on disk before the screen shows it."""
-        self.act([(subject, item, decision) for item in items])
-
-    def act(self, entries: Iterable[Entry]) -> None:
-        """Decide on several items, or on a change, its note and its reasons, as one act."""
-        entries = list(entries)
-        if self.study is None or not entries:
-            return
-        try:
-            self.study.act(entries)
-        except (HistomixError, OSError) as error:
-            self.notice.emit(str(error))
-            return
-        self._take(entries)
+        """Decide on candidates or changes, as one act; on disk before the screen shows it."""
+        entries = [(subject, item, decision) for item in items]
+        if self.study is not None and entries:
+            with self._telling():
+                self.study.act(entries)
+                self._take(entries)
 
     def undo(self, subject: Subject) -> tuple[int, ...]:
         """Take the last act back; returns the items that it touched."""
-        return self._turn(partial(self.study.undo, subject)) if self.study is not None else ()
+        return self._turn(self.study.undo, subject) if self.study is not None else ()
 
     def redo(self, subject: Subject) -> tuple[int, ...]:
         """Do the act again that was taken back last; returns the items that it touched."""
-        return self._turn(partial(self.study.redo, subject)) if self.study is not None else ()
+        return self._turn(self.study.redo, subject) if self.study is not None else ()
 
-    def _turn(self, way: Callable[[], tuple[Entry, ...]]) -> tuple[int, ...]:
-        try:
-            return self._take(way())
-        except (HistomixError, OSError) as error:
-            self.notice.emit(str(error))
-            return ()
+    def _turn(self, turn: Callable[[Subject], tuple[Entry, ...]], subject: Subject) -> tuple[int, ...]:
+        with self._telling():
+            return self._take(turn(subject))
+        return ()
 
     def _take(self, entries: Sequence[Entry]) -> tuple[int, ...]:
         for subject, item, decision in entries:

@@ -30,7 +30,14 @@ INTERVAL = 0.05
 PAUSED = 0.05
 """Seconds between two looks of a paused job at whether it goes on."""
 
+RARELY = 50_000
+"""New objects before young ones are collected, in place of Python's 700: a job may make a million that all stay."""
+ENGINE = "napari_histomix.diffusion.inpainter"
+
 log = logging.getLogger(__name__)
+_lock = Lock()
+_busy = 0
+_usual = gc.get_threshold()
 
 
 class _Handle:
@@ -132,12 +139,7 @@ def _stop_all(handles: list[_Handle], *_: object) -> None:
 class JobRunner(QObject):
     """Runs one long job at a time in a background thread; all its signals come on the main thread.
 
-    Parameters
-    ----------
-    parent : QObject
-        Its end cancels the job.
-    window : QMainWindow, optional
-        The viewer's; its activity dock shows the job.
+    The end of ``parent`` cancels the job; the activity dock of ``window`` shows it.
     """
 
     progressed = Signal(object)
@@ -183,19 +185,9 @@ class JobRunner(QObject):
         return self._handle is not None and self._handle.hold.is_set()
 
     def start(self, make: Callable[[], Job[Any]], title: str) -> bool:
-        """Start a job in a background thread.
+        """Start the job that ``make`` returns in a background thread; False where another is under way already.
 
-        Parameters
-        ----------
-        make : callable
-            Called in the thread; returns the job. What it holds is let go when the job ends.
-        title : str
-            What the activity dock and the status line call it.
-
-        Returns
-        -------
-        bool
-            False if a job is under way already; nothing is started then.
+        ``title`` is what the activity dock and the status line call it. What ``make`` holds is let go at the end.
         """
         if self.running:
             return False
@@ -323,13 +315,6 @@ def single(function: Callable[[], Any], phase: str) -> Callable[[], Job[Any]]:
     return job
 
 
-_lock = Lock()
-_busy = 0
-_usual = gc.get_threshold()
-RARELY = 50_000
-"""New objects before young ones are collected, in place of Python's 700: a job may make a million that all stay."""
-
-
 class GcPause:
     """While at least one of these has begun, full collections pass over what existed before.
 
@@ -341,11 +326,9 @@ class GcPause:
         self._on = False
 
     def begin(self) -> None:
-        """Leave what exists alone from now on."""
         self._set(True)
 
     def end(self) -> None:
-        """Back to normal, when no other pause goes on."""
         self._set(False)
 
     def _set(self, on: bool) -> None:
@@ -362,9 +345,6 @@ class GcPause:
             elif not _busy:
                 gc.set_threshold(*_usual)
                 gc.unfreeze()
-
-
-ENGINE = "napari_histomix.diffusion.inpainter"
 
 
 def prepare_torch() -> None:

@@ -36,12 +36,7 @@ class Stack:
 
 
 class Stacks:
-    """Stacks by image, the one looked at longest ago first.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-    """
+    """Stacks of a viewer by image, the one looked at longest ago first."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         self.viewer = viewer
@@ -57,7 +52,6 @@ class Stacks:
         return image in self._stacks
 
     def get(self, image: str) -> Stack | None:
-        """The stack of an image, if it has one."""
         return self._stacks.get(image)
 
     def layer(self, image: str, what: str) -> Layer | None:
@@ -72,7 +66,7 @@ class Stacks:
 
     def layers(self, *, without: Stack | None = None) -> list[Layer]:
         """All layers of all images but one."""
-        return [layer for one in self._stacks.values() if one is not without for layer in one.layers.values()]
+        return [layer for stack in self._stacks.values() if stack is not without for layer in stack.layers.values()]
 
     def begin(self, image: str) -> Stack:
         """The stack of an image, an empty one where it has none."""
@@ -90,13 +84,13 @@ class Stacks:
         for image, stack in self._stacks.items():
             layers = stack.layers.values()
             # What a person sees or has worked on stays theirs.
-            if not stack.spare and not any(one.visible or one in self._touched for one in layers):
+            if not stack.spare and not any(layer.visible or layer in self._touched for layer in layers):
                 return self._stacks.pop(image).layers
         return {}
 
     def clear(self) -> list[Layer]:
         """Forget all; returns the layers, which are to be removed."""
-        old = [layer for one in self._stacks.values() for layer in (*one.layers.values(), *one.spare.values())]
+        old = [layer for stack in self._stacks.values() for layer in (*stack.layers.values(), *stack.spare.values())]
         self._stacks.clear()
         self._touched.clear()
         return old

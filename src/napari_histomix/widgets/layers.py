@@ -41,14 +41,7 @@ napari takes longer for each layer the more there are: with ninety, adding one o
 
 
 class LayerBook(QObject):
-    """Shows the session in a viewer. Layers are added and shown one by one, with room for the window's events between.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-    session : Session
-        The parent; its end is this one's.
-    """
+    """Shows the session, its parent, in a viewer: layer by layer, with room for the window's events between."""
 
     settled = Signal()
     """All that was to be shown is shown."""
@@ -56,9 +49,7 @@ class LayerBook(QObject):
     def __init__(self, viewer: ViewerModel, session: Session) -> None:
         super().__init__(session)
         self.setObjectName(NAME)
-        self.viewer = viewer
-        self.session = session
-        self.stacks = Stacks(viewer)
+        self.viewer, self.session, self.stacks = viewer, session, Stacks(viewer)
         self._queue: deque[Callable[[], None]] = deque()
         self._place: tuple[str, float, float] | None = None
         self._synthetic = True
@@ -106,9 +97,10 @@ class LayerBook(QObject):
     # The queue.
 
     def _later(self, *steps: Callable[[], None]) -> None:
-        self._gc_pause.begin()
-        self._queue.extend(steps)
-        self._timer.start()
+        if steps:
+            self._gc_pause.begin()
+            self._queue.extend(steps)
+            self._timer.start()
 
     def _turn(self) -> None:
         if self._queue:
@@ -134,8 +126,7 @@ class LayerBook(QObject):
         self._queue.clear()
         self._stale.clear()
         self._composer.discard()
-        for layer in self.stacks.clear():
-            self._later(lambda layer=layer: self._remove(layer))
+        self._later(*(partial(self._remove, layer) for layer in self.stacks.clear()))
 
     def _on_image(self, name: str) -> None:
         session, target = self.session, self.session.target_of(name)
@@ -146,9 +137,7 @@ class LayerBook(QObject):
         if image is not None:
             # The image comes before another goes: nobody has to look at an empty canvas.
             self._later(lambda: self._add_image(name, image), lambda: self._turn_to(name, "image", True))
-        for other in self.stacks:
-            if other != name:
-                self._later(lambda other=other: self._show(other, False))
+        self._later(*(partial(self._show, other, False) for other in self.stacks if other != name))
         if image is not None and name == target and session.dataset is not None and session.dataset.has_nuclei:
             self._later(
                 lambda: self._add_nuclei(name, image),
@@ -156,13 +145,11 @@ class LayerBook(QObject):
                 lambda: None if self.layer(name, "candidates") else self._add_candidates(name),
             )
         else:
-            for what in ("nuclei", "candidates"):
-                if what in stack.spare:
-                    self._later(lambda layer=stack.spare[what]: self._remove(layer))
+            unused = ("nuclei", "candidates")
+            self._later(*(partial(self._remove, stack.spare[what]) for what in unused if what in stack.spare))
         self._later(lambda: self._show(name, True))
         if not made:
-            for layer in [layer for what, layer in stack.spare.items() if what in SYNTHETIC]:
-                self._later(lambda layer=layer: self._remove(layer))
+            self._later(*(partial(self._remove, stack.spare[what]) for what in SYNTHETIC if what in stack.spare))
         elif self.layer(name, "synthetic") is None:
             self._compose([name])
 
@@ -177,8 +164,7 @@ class LayerBook(QObject):
         if frame is None:
             return
         changed = set(frame["image"].to_numpy()[np.asarray(ranks, dtype=int)])
-        for name in changed & set(self.stacks):
-            self._later(lambda name=name: self._recolor_candidates(name))
+        self._later(*(partial(self._recolor_candidates, name) for name in changed & set(self.stacks)))
 
     def _on_changes(self) -> None:
         self._stale.clear()
@@ -187,7 +173,7 @@ class LayerBook(QObject):
             if not len(self.session.table.seen_in(name)):
                 gone = SYNTHETIC if name in self.session.images else ("image", *SYNTHETIC)
                 for what in gone:
-                    self._later(lambda name=name, what=what: self._drop(name, what))
+                    self._later(lambda name=name, what=what: self._remove(self.layer(name, what)))
         self._compose_some(self.session.table.rows(self.session.table.ids))
 
     def _on_made(self, ids: Sequence[int]) -> None:
@@ -254,17 +240,19 @@ class LayerBook(QObject):
         rows = rows[session.table.in_place[rows]]
         for row, code in zip(rows.tolist(), session.table.names[rows].tolist(), strict=True):
             images.setdefault(session.table.made_names[code], []).append(row)
-        many = [name for name, concerned in images.items() if len(concerned) > REWRITTEN and name in self.stacks]
-        for name in images.keys() - set(many):
-            if name in self.stacks:
-                for row in images[name]:
+        anew = []
+        for name, concerned in images.items():
+            if name in self.stacks and len(concerned) > REWRITTEN:
+                # Composing an image anew in the background takes less than writing many windows of it here.
+                anew.append(name)
+            elif name in self.stacks:
+                for row in concerned:
                     self._rewrite(session.change_at(row))
-        if many:
-            # Composing an image anew in the background takes less than writing many windows of it here.
-            self._compose(many)
+        if anew:
+            self._compose(anew)
         for name in images:
             if self._queue:
-                self._later(lambda name=name: self._recolor_changes(name))
+                self._later(partial(self._recolor_changes, name))
             else:
                 # With nothing under way, one look of the window shows it all.
                 self._recolor_changes(name)
@@ -308,8 +296,8 @@ class LayerBook(QObject):
             return
         # The image's own layers lie below its synthetic ones, whichever came first.
         layers, shown = self.viewer.layers, self.stacks.begin(name)
-        synthetic = [one for kind, one in {**shown.spare, **shown.layers}.items() if kind in SYNTHETIC]
-        above = [layers.index(one) for one in synthetic if one in layers]
+        synthetic = [each for kind, each in {**shown.spare, **shown.layers}.items() if kind in SYNTHETIC]
+        above = [layers.index(each) for each in synthetic if each in layers]
         active = layers.selection.active
         if active is not self._inserted:
             self._selected = active
@@ -338,8 +326,8 @@ class LayerBook(QObject):
             self._add(name, "nuclei", making.nuclei_layer(f"{name} nuclei", image, image.types, classes, space))
 
     def _rows(self, name: str) -> pd.DataFrame:
-        found = self.session.candidates
-        frame = found.frame if found else candidate_frame((), str)
+        candidates = self.session.candidates
+        frame = candidates.frame if candidates else candidate_frame((), str)
         rows = frame[frame["image"] == name]
         decisions = self.session.candidate_decisions
         return rows.assign(decision=[WORDS[decisions.get(rank, UNDECIDED)] for rank in rows["rank"]])
@@ -394,8 +382,9 @@ class LayerBook(QObject):
 
     def _rewrite_all(self, name: str) -> None:
         # Decisions made between composing and now.
+        decisions = self.session.said["change"]
         for change in self.session.changes_of(name, rejected=True):
-            if change.in_place and self.session.said["change"].get(change.id) in (REJECT, DELETE):
+            if change.in_place and decisions.get(change.id) in (REJECT, DELETE):
                 self._rewrite(change)
 
     def _rewrite(self, change: Change) -> None:
@@ -427,12 +416,10 @@ class LayerBook(QObject):
     def _turn_to(self, name: str, what: str, visible: bool) -> None:
         layer = self.layer(name, what)
         if layer is not None:
-            visible = visible and name == self.session.image and self._wanted(what)
+            wanted = self._synthetic or what not in SYNTHETIC
+            visible = visible and wanted and name == self.session.image
             if layer.visible != visible:
                 layer.visible = visible
-
-    def _wanted(self, what: str) -> bool:
-        return self._synthetic or what not in SYNTHETIC
 
     def show_synthetic(self, shown: bool) -> None:
         """Whether synthetic layers are shown over the image they were made from."""
@@ -451,13 +438,8 @@ class LayerBook(QObject):
                 self.viewer.layers.selection.active = layer
                 return
 
-    def _drop(self, name: str, what: str) -> None:
-        layer = self.layer(name, what)
-        if layer is not None:
-            self._remove(layer)
-
-    def _remove(self, layer: Layer) -> None:
-        if layer in self.viewer.layers:
+    def _remove(self, layer: Layer | None) -> None:
+        if layer is not None and layer in self.viewer.layers:
             self.viewer.layers.remove(layer)
 
     def _fly(self) -> None:

@@ -35,26 +35,20 @@ def candidate_frame(candidates: Sequence[Candidate], class_name: Callable[[int],
     Columns: rank, image, row, col, kind, type (name of the class replaced, or "background"), log_likelihood,
     percentile, donor (its image and instance id). Takes a while for tens of thousands: not for the main thread.
     """
-    names: dict[int, str] = {}
-
-    def named(number: int) -> str:
-        if number not in names:
-            names[number] = class_name(number) if number else "background"
-        return names[number]
-
-    return pd.DataFrame(
-        {
-            "rank": np.array([one.rank for one in candidates], dtype=np.int64),
-            "image": np.array([one.target.image for one in candidates], dtype=object),
-            "row": np.array([one.target.row for one in candidates], dtype=float),
-            "col": np.array([one.target.col for one in candidates], dtype=float),
-            "kind": np.array([one.target.kind for one in candidates], dtype=object),
-            "type": np.array([named(one.target.type) for one in candidates], dtype=object),
-            "log_likelihood": np.array([one.log_likelihood for one in candidates], dtype=float),
-            "percentile": np.array([one.percentile for one in candidates], dtype=float),
-            "donor": np.array([f"{one.donor.image} #{one.donor.instance}" for one in candidates], dtype=object),
-        }
-    )
+    targets = [candidate.target for candidate in candidates]
+    names = {number: class_name(number) if number else "background" for number in {place.type for place in targets}}
+    columns: Mapping[str, tuple[Any, list[Any]]] = {
+        "rank": (np.int64, [candidate.rank for candidate in candidates]),
+        "image": (object, [place.image for place in targets]),
+        "row": (float, [place.row for place in targets]),
+        "col": (float, [place.col for place in targets]),
+        "kind": (object, [place.kind for place in targets]),
+        "type": (object, [names[place.type] for place in targets]),
+        "log_likelihood": (float, [candidate.log_likelihood for candidate in candidates]),
+        "percentile": (float, [candidate.percentile for candidate in candidates]),
+        "donor": (object, [f"{candidate.donor.image} #{candidate.donor.instance}" for candidate in candidates]),
+    }
+    return pd.DataFrame({name: np.array(values, dtype=kind) for name, (kind, values) in columns.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,26 +89,14 @@ class Candidates:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls,
-        items: Sequence[Candidate],
-        class_name: Callable[[int], str],
-        size: float | None,
-        warnings: Sequence[str],
-    ) -> Self:
-        """Make the tables too; takes a while for tens of thousands: not for the main thread."""
-        frame = candidate_frame(items, class_name)
-        return cls(tuple(items), frame, CandidateRows.of(frame), size, tuple(warnings))
-
-    @classmethod
     def read(cls, study: Study, dataset: Dataset) -> Self | None:
-        """Those that a study holds; None where it holds none."""
+        """Those that a study holds, with their tables; takes a while for tens of thousands. None where it has none."""
         items = study.candidates()
         if not items:
             return None
-        settings = study.settings()
+        settings, frame = study.settings(), candidate_frame(items, dataset.class_name)
         size, warnings = settings.get("effective_sample_size"), settings.get("warnings", ())
-        return cls.of(items, dataset.class_name, size, warnings)
+        return cls(tuple(items), frame, CandidateRows.of(frame), size, tuple(warnings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +109,8 @@ class Work:
     said: Mapping[Subject, Mapping[int, str]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, study: Study, dataset: Dataset) -> Self:
-        """Read all of it; takes a while for a large study: not for the main thread."""
-        candidates = Candidates.read(study, dataset)
+    def read(cls, study: Study, candidates: Candidates | None) -> Self:
+        """Read all but the candidates; takes a while for a large study: not for the main thread."""
         said = {subject: study.decisions(subject) for subject in SUBJECTS}
         return cls(candidates, study.change_table(), study.changes(), said)
 
@@ -193,16 +174,14 @@ def study_job(
         if known is None or known.stamps != counted.stamps:
             keep_survey(study.folder, counted)
         changed = study.changed_images(counted.hashes)
-        yield Event("Reading the study", message=_changed(changed) if changed else None)
-        return Opened(dataset, counted, settings["mpp"], study, Work.read(study, dataset), settings)
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        warning = f"Not the images that the study was made with, or missing: {', '.join(changed[:3])}{more}."
+        yield Event("Reading the study", message=warning if changed else None)
+        return Opened(
+            dataset, counted, settings["mpp"], study, Work.read(study, Candidates.read(study, dataset)), settings
+        )
 
     return job
-
-
-def _changed(images: Sequence[str]) -> str:
-    """What to say of images that are not those that a study was made with."""
-    more = f" and {len(images) - 3} more" if len(images) > 3 else ""
-    return f"Not the images that the study was made with, or missing: {', '.join(images[:3])}{more}."
 
 
 # Jobs that write to a study.
@@ -228,28 +207,17 @@ class Begun:
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What a job works on: a dataset, and the study that it goes on with or begins.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    survey : Survey
-    mpp : float, optional
-        Given by a person.
-    folder : Path
-        Of the study.
-    study : Study, optional
-        None where it begins with the job.
-    settings : mapping
-        What a new study is told of the session.
-    """
+    """What a job works on: a dataset, and the study that it goes on with or, where that is None, begins."""
 
     dataset: Dataset
     survey: Survey
     mpp: float | None
+    """Given by a person."""
     folder: Path
+    """Of the study."""
     study: Study | None
     settings: Mapping[str, Any]
+    """What a new study is told of the session."""
 
     @contextmanager
     def begin(self) -> Iterator[Study]:
@@ -284,7 +252,7 @@ def find_job(ground: Ground, method: Method[Any, Any], settings: Any) -> Callabl
         with ground.begin() as study:
             result = yield from stage.find(MethodWork(ground.dataset, study), check_settings(settings))
         problems = tuple(problem.sentence for problem in getattr(result, "problems", ()))
-        return Found(study, Work.read(study, ground.dataset), problems, result)
+        return Found(study, Work.read(study, Candidates.read(study, ground.dataset)), problems, result)
 
     return job
 
@@ -343,7 +311,10 @@ BUDGET = 512 * 2**20
 
 
 class ImageReader(QObject):
-    """Reads a dataset's images one after the other in a background thread; the one asked for last comes first."""
+    """Reads a dataset's images one after the other in a background thread; the one asked for last comes first.
+
+    The last images are kept.
+    """
 
     loaded = Signal(str)
     """Name of an image that ``get`` has now."""
@@ -370,10 +341,10 @@ class ImageReader(QObject):
 
     def get(self, name: str) -> LabeledImage | None:
         """An image that is here already."""
-        image = self._kept.get(name)
-        if image is not None:
-            self._kept.move_to_end(name)
-        return image
+        if name not in self._kept:
+            return None
+        self._kept.move_to_end(name)
+        return self._kept[name]
 
     @property
     def busy(self) -> bool:
@@ -391,15 +362,6 @@ class ImageReader(QObject):
             self._waiting.append(name)
         self._next()
 
-    def put(self, image: LabeledImage) -> None:
-        """Keep an image that was read elsewhere."""
-        self._kept[image.source.image] = image
-        self._kept.move_to_end(image.source.image)
-        size = sum(one.pixels.nbytes + one.instances.nbytes for one in self._kept.values())
-        while size > BUDGET and len(self._kept) > 2:
-            _, old = self._kept.popitem(last=False)
-            size -= old.pixels.nbytes + old.instances.nbytes
-
     def _next(self) -> None:
         if self._runner.running:
             return
@@ -411,14 +373,21 @@ class ImageReader(QObject):
         self._runner.start(single(lambda: dataset.read(name), f"Reading {name}"), f"reading {name}")
 
     def _on_read(self, image: LabeledImage) -> None:
-        reading, self._reading = self._reading, None
-        if reading is not None and reading[0] is self._dataset:
-            self.put(image)
-            self.loaded.emit(reading[1])
+        if name := self._read_now():
+            self._kept[image.source.image] = image
+            size = sum(kept.pixels.nbytes + kept.instances.nbytes for kept in self._kept.values())
+            while size > BUDGET and len(self._kept) > 2:
+                _, old = self._kept.popitem(last=False)
+                size -= old.pixels.nbytes + old.instances.nbytes
+            self.loaded.emit(name)
         self._next()
 
     def _on_failed(self, sentence: str) -> None:
-        reading, self._reading = self._reading, None
-        if reading is not None and reading[0] is self._dataset:
-            self.failed.emit(reading[1], sentence)
+        if name := self._read_now():
+            self.failed.emit(name, sentence)
         self._next()
+
+    def _read_now(self) -> str:
+        """Name of the image whose reading has ended; empty where another dataset was opened meanwhile."""
+        reading, self._reading = self._reading, None
+        return reading[1] if reading is not None and reading[0] is self._dataset else ""

@@ -12,11 +12,12 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.datasets.splits import with_splits
-from napari_histomix.records import Candidate, Change, HistomixError, Job
+from napari_histomix.records import Change, HistomixError, Job
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import loading
-from napari_histomix.widgets.decisions import DELETE, DROP, KEEP, REJECT, SUBJECTS, Decisions
+from napari_histomix.widgets.decisions import DELETE, REJECT, Decisions
+from napari_histomix.widgets.elements import free_folder
 from napari_histomix.widgets.jobs import warm_networks
 from napari_histomix.widgets.loading import Begun, Candidates, Found, Ground, ImageReader, Opened, Work
 
@@ -114,7 +115,7 @@ class Session(Decisions):
         self.rare, self.major = self._default_classes()
         if chosen := opened.settings.get("candidate_settings"):
             self.rare, self.major = (
-                tuple(dataset.class_number(one) for one in chosen.get(which, ())) for which in ("rare", "major")
+                tuple(map(dataset.class_number, chosen.get(which, ()))) for which in ("rare", "major")
             )
         self.reader.set_dataset(None if dataset.missing_scale else dataset)
         for signal in (self.dataset_changed, self.classes_changed, self.study_changed, self.method_changed):
@@ -130,12 +131,9 @@ class Session(Decisions):
     def _default_classes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         dataset, counted = self.dataset, self.survey
         assert dataset is not None and counted is not None
-        numbers = [one.number for one in dataset.classes if counted.total[one.number]]
         if Path(dataset.root) == sample_folder():
-            return (
-                (dataset.class_number(SAMPLE_RARE),),
-                tuple(dataset.class_number(name) for name in SAMPLE_MAJORS),
-            )
+            return (dataset.class_number(SAMPLE_RARE),), tuple(map(dataset.class_number, SAMPLE_MAJORS))
+        numbers = [kind.number for kind in dataset.classes if counted.total[kind.number]]
         if len(numbers) < 2:
             return (), tuple(numbers)
         rare = min(numbers, key=lambda number: counted.total[number])
@@ -199,15 +197,12 @@ class Session(Decisions):
         """Give every image its split: in the study at once, or when it begins. ``notice`` says where that fails."""
         if self.dataset is None:
             return
-        try:
+        with self._telling():
             dataset = with_splits(self.dataset, splits)
             if self.study is not None:
                 self.study.save_settings({"splits": dict(splits)})
-        except (HistomixError, OSError) as error:
-            self.notice.emit(str(error))
-            return
-        self.dataset, self.splits = dataset, dict(splits)
-        self.splits_changed.emit()
+            self.dataset, self.splits = dataset, dict(splits)
+            self.splits_changed.emit()
 
     @property
     def method(self) -> str:
@@ -215,8 +210,9 @@ class Session(Decisions):
         if not self._method and self.dataset is not None:
             from napari_histomix.methods import DEFAULT, method_names, method_of
 
-            names = (DEFAULT, *method_names())
-            self._method = next((name for name in names if not _problem(method_of(name), self.dataset)), DEFAULT)
+            named = ((name, method_of(name)) for name in (DEFAULT, *method_names()))
+            usable = (name for name, method in named if not method.needs.problem(method.title, self.dataset))
+            self._method = next(usable, DEFAULT)
         return self._method
 
     def choose_method(self, name: str) -> None:
@@ -238,12 +234,8 @@ class Session(Decisions):
     def free_folder(self, home: Path | None = None) -> Path:
         """Where a new study of this dataset goes: a folder in ``home`` that does not exist yet."""
         assert self.dataset is not None
-        home = home or self.home
         name = "".join(c if c.isalnum() or c in " -_." else "-" for c in self.dataset.name).strip(" .") or "study"
-        folder, number = home / name, 2
-        while folder.exists():
-            folder, number = home / f"{name} {number}", number + 1
-        return folder
+        return free_folder(home or self.home, name)
 
     def choose_study_folder(self, folder: Path) -> None:
         """Put the study elsewhere; only before it has begun."""
@@ -338,16 +330,12 @@ class Session(Decisions):
         """Take back all that a run made, after it was stopped; ``notice`` says where that fails."""
         if self.study is None or self.dataset is None:
             return
-        try:
+        with self._telling():
             self.study.discard_run(run)
-        except (HistomixError, OSError) as error:
-            self.notice.emit(str(error))
-            return
-        said = {subject: self.study.decisions(subject) for subject in SUBJECTS}
-        self._set_work(Work(self.candidates, self.study.change_table(), self.study.changes(), said))
-        if self.image and self.image not in self.images and not len(self.table.seen_in(self.image)):
-            self.show(self.images[0])
-        self.changes_changed.emit()
+            self._set_work(Work.read(self.study, self.candidates))
+            if self.image and self.image not in self.images and not len(self.table.seen_in(self.image)):
+                self.show(self.images[0])
+            self.changes_changed.emit()
 
     def _adopt(self, study: Study) -> None:
         if study is self.study:
@@ -361,17 +349,6 @@ class Session(Decisions):
         if self.splits and study.settings().get("splits") != self.splits:
             # They were chosen while the job was under way.
             self.choose_splits(self.splits)
-
-    # Candidates.
-
-    def usable_candidates(self, kept_only: bool) -> tuple[Candidate, ...]:
-        """The kept candidates, or all that were not dropped; in order of rank."""
-        if self.candidates is None:
-            return ()
-        decisions = self.candidate_decisions
-        if kept_only:
-            return tuple(one for one in self.candidates.items if decisions.get(one.rank) == KEEP)
-        return tuple(one for one in self.candidates.items if decisions.get(one.rank) != DROP)
 
     # Changes.
 
@@ -392,9 +369,7 @@ class Session(Decisions):
         rows, decisions = self.table.seen_in(name), self.said["change"]
         if window is not None:
             (top, bottom), (left, right) = ((axis.start, axis.stop) for axis in window)
-            corners = self.table.windows[rows]
-            near = (corners[:, 0] < bottom) & (corners[:, 2] > top) & (corners[:, 1] < right) & (corners[:, 3] > left)
-            rows = rows[near]
+            rows = self.table.touching(rows, top, left, bottom, right)
         ids = self.table.ids[rows].tolist()
         return [
             self.change_at(row)
@@ -414,11 +389,6 @@ class Session(Decisions):
         if changed or folder != self.pool_folder:
             self.pool_folder = folder
             self.pool_changed.emit(folder, by)
-
-
-def _problem(method: Any, dataset: Dataset) -> str:
-    problem: str = method.needs.problem(method.title, dataset)
-    return problem
 
 
 def window_of(viewer: Any) -> QObject | None:

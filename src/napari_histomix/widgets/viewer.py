@@ -10,6 +10,8 @@ from qtpy.QtCore import QObject, Qt
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QWidget
 
+VIEW_PIXELS, VIEW_MICROMETERS = 700, 90.0
+"""What a flight leaves on the screen: so many micrometers on so many screen pixels."""
 MOVES = ("Left", "Right", "Up", "Down")
 
 
@@ -18,14 +20,7 @@ class PanelKeys(QObject):
 
     napari gives a layer's own bindings precedence (A selects all points, R is a rectangle), and a selected layer can
     be any. So the keys are bound on the viewer, and on the layer that is active, and taken back from a layer as soon
-    as it is not. What was bound there before is put back.
-
-    Parameters
-    ----------
-    panel : QWidget
-    viewer : ViewerModel
-    actions : mapping of str to callable
-        Key ("A", "Left") to what it does.
+    as it is not. What was bound there before is put back. ``actions`` says what each key ("A", "Left") does.
     """
 
     def __init__(self, panel: QWidget, viewer: Any, actions: Mapping[str, Callable[[], None]]) -> None:
@@ -57,20 +52,13 @@ class PanelKeys(QObject):
 
     def _on_active(self, event: Any = None) -> None:
         self._unbind()
-        self._bind(self._viewer)
-        active = self._viewer.layers.selection.active
-        if active is not None:
-            self._bind(active)
-
-    def _bind(self, owner: Any) -> None:
-        before: dict[KeyBinding, Any] = {}
-        ours: dict[KeyBinding, Any] = {}
-        for key, action in self._actions.items():
-            binding = KeyBinding.from_str(key)
-            if binding in owner.keymap:
-                before[binding] = owner.keymap[binding]
-            owner.keymap[binding] = ours[binding] = _call(action)
-        self._bound.append((owner, ours, before))
+        for owner in (self._viewer, self._viewer.layers.selection.active):
+            if owner is not None:
+                ours = {KeyBinding.from_str(key): _call(action) for key, action in self._actions.items()}
+                before = {binding: owner.keymap[binding] for binding in ours if binding in owner.keymap}
+                for binding, call in ours.items():
+                    owner.keymap[binding] = call
+                self._bound.append((owner, ours, before))
 
     def _unbind(self) -> None:
         for owner, ours, before in self._bound:
@@ -90,22 +78,19 @@ def _call(action: Callable[[], None]) -> Callable[[Any], None]:
     return run
 
 
-VIEW_PIXELS, VIEW_MICROMETERS = 700, 90.0
-"""What a flight leaves on the screen: so many micrometers on so many screen pixels."""
+# Camera and scale bar are where napari keeps them since 0.9, or where it kept them before.
 
 
 def fly(viewer: Any, point: tuple[float, ...]) -> None:
     """Center the camera on a place (world coordinates, last two axes) and come close."""
-    scene = getattr(viewer, "scene", None)
-    camera = scene.camera if scene is not None else viewer.camera
+    camera = getattr(viewer, "scene", viewer).camera
     camera.center = (0.0, *point[-2:])
     camera.zoom = VIEW_PIXELS / VIEW_MICROMETERS
 
 
 def fit(viewer: Any, layer: Any, margin: float = 0.05) -> None:
     """Show all of a layer, with some space around it."""
-    scene, canvas = getattr(viewer, "scene", None), getattr(viewer, "canvas", None)
-    camera = scene.camera if scene is not None else viewer.camera
+    camera, canvas = getattr(viewer, "scene", viewer).camera, getattr(viewer, "canvas", None)
     height, width = canvas.size if canvas is not None else viewer._canvas_size
     low, high = (corner[-2:] for corner in layer.extent.world)
     camera.center = (0.0, *((low + high) / 2))
@@ -115,7 +100,5 @@ def fit(viewer: Any, layer: Any, margin: float = 0.05) -> None:
 
 def show_scale_bar(viewer: Any) -> None:
     """Show the scale bar."""
-    canvas = getattr(viewer, "canvas", None)
-    overlays = getattr(canvas, "overlays", None)
-    bar = overlays.scale_bar if overlays is not None else viewer.scale_bar
-    bar.visible = True
+    overlays = getattr(getattr(viewer, "canvas", None), "overlays", viewer)
+    overlays.scale_bar.visible = True

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_histomix.compositing.composing import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
 from napari_histomix.study.database import READ_ONLY
-from napari_histomix.study.store import Decided
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
-from napari_histomix.widgets.elements import ACCENT, BAD, GOOD, SPACE, Note, rgb, row
-from napari_histomix.widgets.jobs import JobRunner, sentence_of
+from napari_histomix.widgets.elements import ACCENT, BAD, GOOD, SPACE, Note, button, column, label, rgb, row
+from napari_histomix.widgets.jobs import sentence_of
 from napari_histomix.widgets.layer_making import center
-from napari_histomix.widgets.layers import LayerBook
 from napari_histomix.widgets.review.deciding import DecidingBox, DetailsBox, GoalBar, provenance, title_of
 from napari_histomix.widgets.review.donors import CompareSection, DonorSection
 from napari_histomix.widgets.review.filters import FilterSection, ListSection
-from napari_histomix.widgets.review.queue import CODES, ChangeRows, ReviewQueue
+from napari_histomix.widgets.review.queue import CODES, ChangeRows
 from napari_histomix.widgets.review.summary import Classes, SummarySection
-from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison, ViewBar
-from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison
+
+if TYPE_CHECKING:
+    from napari_histomix.widgets.review.panel import ReviewPanel
 
 COLORS = {APPROVE: GOOD, REJECT: BAD, DELETE: "#8a8f99"}
 ELIDED, NAME_WIDTH = Qt.TextElideMode.ElideMiddle, 130
@@ -29,38 +32,23 @@ DECISIONS = {code: decision for decision, code in CODES.items()}
 
 
 class ReviewContents(QWidget):
-    """Progress, views, decisions, details, and the sections that fold.
+    """Progress, views, decisions, details, and the sections that fold."""
 
-    Parameters
-    ----------
-    session : Session
-    book : LayerBook
-    runner : JobRunner
-        For the description of the training patches.
-    queue : ReviewQueue
-    """
-
-    def __init__(self, session: Session, book: LayerBook, runner: JobRunner, queue: ReviewQueue) -> None:
+    def __init__(self, panel: ReviewPanel) -> None:
         super().__init__()
-        self.session, self.book, self.queue = session, book, queue
-        self.counter, self.note = QLabel(), Note()
-        self.counter.setStyleSheet("QLabel { font-weight: 600; }")
+        self.session, self.book, self.queue = panel.session, panel.book, panel.queue
+        self.counter, self.note = label(wrap=False, style="font-weight: 600;"), Note()
         self.counter.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.keys_button = QPushButton("Keys (?)")
-        self.keys_button.setToolTip("All keys of the review (? or F1).")
-        self.goal, self.views, self.deciding, self.details = GoalBar(), Comparison(), DecidingBox(), DetailsBox()
-        self.view_bar = ViewBar(self.views)
-        self.filters, self.list = FilterSection(), ListSection(queue)
-        self.donors, self.compare = DonorSection(session, runner), CompareSection(session)
-        self.summary = SummarySection()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE - 2)
-        column.addLayout(row(self.counter, self.keys_button, stretch=0))
-        for widget in (self.goal, self.note, self.view_bar, self.deciding, self.details):
-            column.addWidget(widget)
-        for section in (self.filters, self.list, self.donors, self.compare, self.summary):
-            column.addWidget(section)
+        keys_button = button("Keys (?)", "All keys of the review (? or F1).", lambda: panel.toggle_keys())
+        self.views = Comparison(self.show_look, self.book.show_synthetic)
+        self.goal, self.deciding, self.details = GoalBar(panel), DecidingBox(panel), DetailsBox(panel)
+        self.filters, self.list = FilterSection(panel), ListSection(panel)
+        self.donors, self.compare = DonorSection(panel.session, panel.runner), CompareSection(panel.session)
+        self.summary = SummarySection(self.filters.choose_donor)
+        parts = (self.goal, self.note, self.views, self.deciding, self.details)
+        sections = (self.filters, self.list, self.donors, self.compare, self.summary)
+        top = row(self.counter, keys_button, stretch=0)
+        self.setLayout(column(top, *parts, *sections, space=SPACE - 2))
         self.shows = False
         """Whether the views show what is under review."""
         self._aimed: tuple[int, bool, tuple[int, int]] | None = None
@@ -69,9 +57,10 @@ class ReviewContents(QWidget):
         self._factor = self.views.factor
         self._unreadable: set[str] = set()
         self.views.moved.connect(self._on_moved)
+        self.filters.toggled.connect(self.read_samplers)
         self.compare.chosen.connect(self._on_compared)
-        session.reader.failed.connect(self._on_unreadable)
-        session.dataset_changed.connect(self._unreadable.clear)
+        self.session.reader.failed.connect(self._on_unreadable)
+        self.session.dataset_changed.connect(self._unreadable.clear)
 
     def _class_name(self, number: int) -> str:
         dataset = self.session.dataset
@@ -85,90 +74,71 @@ class ReviewContents(QWidget):
         queue.set_changes(ChangeRows.of(session.table, self._class_name), session.said)
         self.filters.set_rows(queue.rows)
         self.list.set_rows()
-        self.know_samplers()
+        self.read_samplers()
         if self.filters.wanted != queue.wanted:
             # What had been chosen does not occur any more.
             queue.filter(self.filters.wanted)
-        dataset, counted, candidates = session.dataset, session.survey, session.candidates
-        if dataset is None or counted is None:
+        dataset, survey, candidates = session.dataset, session.survey, session.candidates
+        if dataset is None or survey is None:
             return
         training = {entry.source.image for entry in dataset.training}
-        classes: dict[int | str, tuple[str, tuple[int, int, int]]] = {}
+        classes: Classes = {}
         before: dict[int | str, int] = {}
         if dataset.has_nuclei:
-            for each in dataset.classes:
-                classes[each.number] = each.name, each.color
-                counts = (counts[each.number] for name, counts in counted.counts.items() if name in training)
-                before[each.number] = sum(counts)
-        for kind in dataset.kinds:
-            classes[kind] = kind, rgb(ACCENT)
-            before[kind] = sum(entry.kind == kind for entry in dataset.training)
-        shown: Classes = classes
+            for kind in dataset.classes:
+                classes[kind.number] = kind.name, kind.color
+                before[kind.number] = sum(
+                    counts[kind.number] for name, counts in survey.counts.items() if name in training
+                )
+        for name in dataset.kinds:
+            classes[name] = name, rgb(ACCENT)
+            before[name] = sum(entry.kind == name for entry in dataset.training)
         places = candidates.effective_sample_size if candidates is not None else None
-        self.summary.set_work(queue.rows, queue.marks, shown, before, places)
+        self.summary.set_work(queue.rows, queue.marks, classes, before, places)
 
-    def know_samplers(self) -> None:
+    def read_samplers(self) -> None:
         """Read which sampler painted what, where a filter may want to know."""
         study, queue = self.session.study, self.queue
-        if queue.samplers is not None or study is None or not (self.filters.is_open or queue.wanted.sampler):
-            return
-        samplers = study.samplers()
-        queue.set_samplers(samplers)
-        self.filters.set_samplers(sorted(set(samplers.values())))
+        if queue.samplers is None and study is not None and (self.filters.is_open or queue.wanted.sampler):
+            samplers = study.samplers()
+            queue.set_samplers(samplers)
+            self.filters.set_samplers(sorted(set(samplers.values())))
 
     # What is shown.
 
     def show_all(self) -> None:
         """Show how far the review is, and what is under review."""
-        queue = self.queue
+        queue, session = self.queue, self.session
         undecided, approved, rejected, deleted = queue.marks.counts()
-        left = len(queue.rows) - deleted
-        at = queue.at
-        place = f"{at + 1:,} of {len(queue):,}" if at is not None else f"{len(queue):,}"
-        shown = "" if len(queue) == left else " shown"
-        out = " · this one is not" if at is None and queue.row is not None else ""
+        place = f"{queue.at + 1:,} of {len(queue):,}" if queue.at is not None else f"{len(queue):,}"
+        shown = "" if len(queue) == len(queue.rows) - deleted else " shown"
+        out = " · this one is not" if queue.at is None and queue.row is not None else ""
         gone = f" · {deleted:,} deleted" if deleted else ""
         self.counter.setText(f"{place}{shown}{out} · {approved:,} approved · {rejected:,} rejected{gone}")
         self.goal.show_counts(undecided, approved, rejected)
-        self.filters.say(queue)
+        self.filters.show_count(queue)
         self.list.refresh()
         self.summary.refresh()
         self.show_look()
-        self._show_marks()
-
-    def _show_marks(self) -> None:
-        queue, session = self.queue, self.session
-        number, why_not = queue.id, READ_ONLY if session.read_only else ""
-        self.deciding.show_scopes(queue)
-        self.deciding.allow(len(self.deciding.rows(queue)), queue, why_not)
-        self.details.allow(number is not None and not why_not, why_not)
-        note = session.said["change note"].get(number, "") if number is not None else ""
-        self.details.show_marks(number, queue.reasons, note)
+        why_not = READ_ONLY if session.read_only else ""
+        self.deciding.refresh(queue, why_not)
+        note = session.said["change note"].get(queue.id, "") if queue.id is not None else ""
+        self.details.refresh(queue, note, why_not)
         self._show_provenance()
 
-    def concerned(self) -> list[int]:
-        """Ids of the changes that a decision would concern."""
-        return self.queue.rows.table.ids[self.deciding.rows(self.queue)].tolist()
-
     def _show_provenance(self) -> None:
-        change, label = self.queue.current, self.details.provenance
-        label.setText("")
-        if change is None:
+        change, shown, study = self.queue.current, self.details.provenance, self.session.study
+        shown.setText("")
+        if change is None or study is None:
             return
         decision, metrics = DECISIONS[self.queue.decision], self.fontMetrics()
         try:
-            sampler = str(change.provenance.get("sampler", ""))
-            about = change, sampler, self._class_name, self._decided(change, decision), decision
-            label.setToolTip(provenance(*about))
-            label.setText(provenance(*about, lambda name: metrics.elidedText(name, ELIDED, NAME_WIDTH)))
+            decided = study.decided("change", change.id).get(change.id) if decision != UNDECIDED else None
+            about = change, str(change.provenance.get("sampler", "")), self._class_name, decided, decision
+            shown.setToolTip(provenance(*about))
+            shown.setText(provenance(*about, lambda name: metrics.elidedText(name, ELIDED, NAME_WIDTH)))
         except (HistomixError, OSError) as error:
-            label.setText(sentence_of(error))
-
-    def _decided(self, change: Change, decision: str) -> Decided | None:
-        study = self.session.study
-        if study is None or decision == UNDECIDED:
-            return None
-        return study.decided("change", change.id).get(change.id)
+            shown.setText(sentence_of(error))
 
     # Before and after.
 
@@ -195,16 +165,17 @@ class ReviewContents(QWidget):
 
     def show_look(self) -> None:
         """Show before and after of what is under review, or that they are still being read."""
-        change, views = self.queue.current, self.views
+        change, views, reader = self.queue.current, self.views, self.session.reader
         self.shows = False
         if change is None:
             views.show_nothing()
             return
-        target = self.session.reader.get(change.image) or self.book.target(change.name) if change.image else None
-        if change.image and target is None and (change.in_place or change.image not in self._unreadable):
+        target = reader.get(change.image) or self.book.target(change.name) if change.image else None
+        unreadable = change.image in self._unreadable
+        if change.image and target is None and (change.in_place or not unreadable):
             views.show_nothing("…")
-            if change.image not in self._unreadable:
-                self.session.reader.request(change.image)
+            if not unreadable:
+                reader.request(change.image)
             return
         self._aim(change)
         try:
@@ -220,7 +191,11 @@ class ReviewContents(QWidget):
         views.show_look(seen, caption, COLORS.get(decision, ""), "Before" if target is not None else nothing)
         self.donors.show_change(change, near)
         self.compare.show_change(change, target, near)
-        self._read_ahead()
+        # Going on need not wait for the next image.
+        following, table = self.queue.following(), self.queue.rows.table
+        name = table.image_names[table.images[following]] if following is not None else ""
+        if name and name not in self._unreadable and reader.get(name) is None:
+            reader.request(name)
 
     def _look(self, change: Change, target: LabeledImage | None) -> tuple[list[Change], Look]:
         side, place = self.views.side, self._center
@@ -232,7 +207,7 @@ class ReviewContents(QWidget):
         near = self.queue.around(top, left, top + side, left + side)
         return near, look(target, *place, side, near)
 
-    def _on_compared(self, title: str, changes: object) -> None:
+    def _on_compared(self, title: str, changes: Sequence[Change]) -> None:
         """Blink between the result of another method and the change under review; or stop that."""
         change, target = self.queue.current, self.book.target(self.session.image)
         if not title or change is None or target is None:
@@ -240,14 +215,6 @@ class ReviewContents(QWidget):
             self.show_look()
             return
         _, seen = self._look(change, target)
-        other = look(target, *self._center, self.views.side, changes).after  # type: ignore[arg-type]
+        other = look(target, *self._center, self.views.side, changes).after
         self.views.show_look(Look(other, seen.after, seen.origin), title_of(change.method), earlier=title)
         self.views.set_mode(BLINK)
-
-    def _read_ahead(self) -> None:
-        """Have the next image read, so that going on need not wait for it."""
-        following, reader, table = self.queue.following(), self.session.reader, self.queue.rows.table
-        if following is not None:
-            name = table.image_names[table.images[following]]
-            if name and name not in self._unreadable and reader.get(name) is None:
-                reader.request(name)

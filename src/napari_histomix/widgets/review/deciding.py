@@ -1,44 +1,51 @@
-"""Approve, reject, clear, delete: the change that is shown, those of its image, or all that the filter leaves."""
+"""Decisions, reasons and notes on what is under review; where it comes from; goal and pace."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import datetime
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QEvent, QSignalBlocker, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QSignalBlocker, Qt
 from qtpy.QtGui import QFocusEvent, QKeyEvent
-from qtpy.QtWidgets import (
-    QButtonGroup,
-    QCheckBox,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QProgressBar,
-    QPushButton,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QButtonGroup, QLabel, QLineEdit, QProgressBar, QWidget
 
 from napari_histomix.methods import method_of
 from napari_histomix.records import Change, HistomixError
 from napari_histomix.study.decision_log import REASONS, Decided
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
-from napari_histomix.widgets.elements import SPACE, hint, row
+from napari_histomix.widgets.elements import (
+    SPACE,
+    button,
+    check,
+    column,
+    even_row,
+    hint,
+    label,
+    later,
+    line,
+    number,
+    row,
+)
 from napari_histomix.widgets.review.queue import ReviewQueue
 
+if TYPE_CHECKING:
+    from napari_histomix.widgets.review.panel import ReviewPanel
+
 ONE, IMAGE, SHOWN = "one", "image", "shown"
-SCOPES = {ONE: "This {noun} (E)", IMAGE: "Whole image (I)", SHOWN: "All shown (G)"}
-TIPS = {
-    ONE: "Decide on the {noun} that is shown.",
-    IMAGE: "Show the whole image, and decide on all of its undecided nuclei at once, of those that the filter leaves.",
-    SHOWN: "Decide on all {nouns} that the filter leaves at once.",
+SCOPES = {
+    ONE: ("This {noun} (E)", "Decide on the {noun} that is shown."),
+    IMAGE: (
+        "Whole image (I)",
+        "Show the whole image, and decide on all of its undecided nuclei at once, of those that the filter leaves.",
+    ),
+    SHOWN: ("All shown (G)", "Decide on all {nouns} that the filter leaves at once."),
 }
 DECISIONS = (
     (APPROVE, "Approve", "A, 1", "This may be exported."),
@@ -55,71 +62,56 @@ FILLED = (
     "QPushButton {{ background-color: {color}; color: white; font-weight: 600; padding: 7px 2px; border-radius: 4px; }}"
     "QPushButton:disabled {{ background-color: #7a808a; color: #d5d8dc; }}"
 )
+REASON_KEYS = {"seam": "S", "stain": "T", "context": "C", "shape": "H", "label": "L"}
+REASON_TIPS = {
+    "seam": "A border shows.",
+    "stain": "A color does not suit what is around it.",
+    "context": "What is there does not belong there.",
+    "shape": "It is cut off, torn or misshapen.",
+    "label": "The outline or the class is wrong.",
+}
+BREAK = 60.0
+"""Seconds without a decision after which a person is taken to have paused."""
+LATEST, FEWEST = 30, 3
+"""Decisions that the pace is taken from, at most and at least."""
 
 
 class DecidingBox(QWidget):
     """What is decided on, the decisions with how many they concern, and undo."""
 
-    decided = Signal(str)
-    """A decision, or "undecided"."""
-    undo = Signal()
-    redo = Signal()
-    moved = Signal(int)
-    """1 to the next, -1 to the one before."""
-    moved_on = Signal()
-    """To the next that is undecided."""
-    scope_changed = Signal(str)
-
-    def __init__(self) -> None:
+    def __init__(self, panel: ReviewPanel) -> None:
         super().__init__()
-        self.scopes: dict[str, QPushButton] = {}
+        self.scopes = {scope: button("", checkable=True) for scope in SCOPES}
+        self.scopes[ONE].setChecked(True)
         group = QButtonGroup(self)
-        for scope in SCOPES:
-            button = QPushButton()
-            button.setCheckable(True)
-            group.addButton(button)
-            button.toggled.connect(lambda on, scope=scope: self.scope_changed.emit(scope) if on else None)
-            self.scopes[scope] = button
-        self.buttons: dict[str, QPushButton] = {}
-        for decision, text, keys, _ in DECISIONS:
-            button = self._button(f"{text} ({keys})", lambda decision=decision: self.decided.emit(decision))
-            self.buttons[decision] = button
+        for scope_button in self.scopes.values():
+            group.addButton(scope_button)
+            scope_button.toggled.connect(lambda checked: panel.on_scope() if checked else None)
+        self.buttons = {
+            decision: button("", pressed=lambda _checked=False, decision=decision: panel.decide(decision))
+            for decision, *_ in DECISIONS
+        }
         self.buttons[APPROVE].setStyleSheet(FILLED.format(color="#1e8449"))
         self.buttons[REJECT].setStyleSheet(FILLED.format(color="#b03a2e"))
-        self.undo_button = self._button("Undo (Z)", self.undo.emit)
-        self.redo_button = self._button("Redo (Y)", self.redo.emit)
-        self.undo_button.setToolTip("Take the last decision, reason or note back (Z, U or Ctrl+Z).")
-        self.redo_button.setToolTip("Do again what was taken back last (Y or Ctrl+Shift+Z).")
-        self.previous_button = self._button("◀ Previous (←)", lambda: self.moved.emit(-1))
-        self.next_button = self._button("Next (→) ▶", lambda: self.moved.emit(1))
-        self.on_button = self._button("Next undecided (J)", self.moved_on.emit)
-        self.on_button.setToolTip("Go to the next that is undecided.")
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE - 2)
-        lines = (
-            tuple(self.scopes.values()),
-            (self.buttons[APPROVE], self.buttons[REJECT]),
-            (self.buttons[UNDECIDED], self.buttons[DELETE], self.undo_button, self.redo_button),
-            (self.previous_button, self.on_button, self.next_button),
+        self.undo_button = button(
+            "Undo (Z)", "Take the last decision, reason or note back (Z, U or Ctrl+Z).", panel.undo
         )
-        for line in lines:
-            layout = row(*line)
-            for index in range(layout.count()):
-                layout.setStretch(index, 1)
-            column.addLayout(layout)
-        self.scopes[ONE].setChecked(True)
-
-    @staticmethod
-    def _button(text: str, action: Callable[[], object]) -> QPushButton:
-        button = QPushButton(text)
-        button.clicked.connect(lambda _checked=False: action())
-        return button
+        self.redo_button = button("Redo (Y)", "Do again what was taken back last (Y or Ctrl+Shift+Z).", panel.redo)
+        self.previous_button = button("◀ Previous (←)", pressed=lambda: panel.move_by(-1))
+        self.next_button = button("Next (→) ▶", pressed=lambda: panel.move_by(1))
+        on_button = button("Next undecided (J)", "Go to the next that is undecided.", panel.move_on)
+        lines = (
+            even_row(*self.scopes.values()),
+            even_row(self.buttons[APPROVE], self.buttons[REJECT]),
+            even_row(self.buttons[UNDECIDED], self.buttons[DELETE], self.undo_button, self.redo_button),
+            even_row(self.previous_button, on_button, self.next_button),
+        )
+        self.setLayout(column(*lines, space=SPACE - 2))
 
     @property
     def scope(self) -> str:
         """What a decision concerns."""
-        return next(scope for scope, button in self.scopes.items() if button.isChecked())
+        return next(scope for scope, scope_button in self.scopes.items() if scope_button.isChecked())
 
     def set_scope(self, scope: str) -> None:
         """Let decisions concern what is shown, all in its image, or all that the filter leaves."""
@@ -134,91 +126,75 @@ class DecidingBox(QWidget):
             return queue.shown
         return np.array([] if queue.row is None else [queue.row], np.intp)
 
-    def show_scopes(self, queue: ReviewQueue) -> None:
-        """Call what is decided on by its name; an image of its own holds nothing else to decide on."""
-        for scope, button in self.scopes.items():
-            button.setText(SCOPES[scope].format(noun=queue.noun))
-            button.setToolTip(TIPS[scope].format(noun=queue.noun, nouns=queue.rows.words[1]))
+    def refresh(self, queue: ReviewQueue, why_not: str) -> None:
+        """Say what a decision would concern, or why none is possible; let the arrows go where there is a change."""
+        for scope, (text, tip) in SCOPES.items():
+            self.scopes[scope].setText(text.format(noun=queue.noun))
+            self.scopes[scope].setToolTip(tip.format(noun=queue.noun, nouns=queue.rows.words[1]))
+        # An image of its own holds nothing else to decide on.
         self.scopes[IMAGE].setVisible(bool(queue.rows.table.in_place.any()))
         self.scopes[IMAGE].setEnabled(queue.in_place)
         if self.scope == IMAGE and not queue.in_place:
             self.set_scope(ONE)
-
-    def allow(self, count: int, queue: ReviewQueue, why_not: str = "") -> None:
-        """Let a decision concern so many changes, or say why it cannot; let the arrows go where there is a change."""
-        several = self.scope != ONE
+        count, together = len(self.rows(queue)), self.scope != ONE
         for decision, text, keys, tip in DECISIONS:
-            button = self.buttons[decision]
-            button.setText(f"{text} {count:,} ({keys})" if several else f"{text} ({keys})")
+            decision_button = self.buttons[decision]
+            decision_button.setText(f"{text} {count:,} ({keys})" if together else f"{text} ({keys})")
             # In a whole image, it is the undecided ones that are decided on: there is nothing to clear.
             useless = decision == UNDECIDED and self.scope == IMAGE
-            button.setEnabled(count > 0 and not why_not and not useless)
-            button.setToolTip(why_not or (f"{tip} One Undo takes all {count:,} back." if several else tip))
-        for button in (self.undo_button, self.redo_button):
-            button.setEnabled(not why_not)
+            decision_button.setEnabled(count > 0 and not why_not and not useless)
+            decision_button.setToolTip(why_not or (f"{tip} One Undo takes all {count:,} back." if together else tip))
+        self.undo_button.setEnabled(not why_not)
+        self.redo_button.setEnabled(not why_not)
         self.previous_button.setEnabled(queue.can_step(-1))
         self.next_button.setEnabled(queue.can_step(1))
 
 
-REASON_KEYS = {"seam": "S", "stain": "T", "context": "C", "shape": "H", "label": "L"}
-REASON_TIPS = {
-    "seam": "A border shows.",
-    "stain": "A color does not suit what is around it.",
-    "context": "What is there does not belong there.",
-    "shape": "It is cut off, torn or misshapen.",
-    "label": "The outline or the class is wrong.",
-}
-
-
 class NoteEdit(QLineEdit):
-    """One line of text: Enter and leaving keep it, Escape takes it back; both hand the keys back."""
+    """One line of text: Enter and leaving keep it, Escape takes it back; both hand the keys back to the panel."""
 
-    kept = Signal(str)
-    left = Signal()
-
-    def __init__(self) -> None:
+    def __init__(self, panel: ReviewPanel) -> None:
         super().__init__()
+        self.panel = panel
         self.setPlaceholderText("Note (N)")
         self.setToolTip("What should be remembered of it. Enter keeps it, Escape takes it back.")
         self.setAccessibleName("Note")
         self._shown = ""
-        self._number: int | None = None
+        self._id: int | None = None
 
-    def show_note(self, number: int | None, text: str) -> None:
-        """Show the note of an item; what is being typed about the same one stays."""
-        typing = number == self._number and self.text().strip() != self._shown
-        self._number = number
+    def show_note(self, id: int | None, text: str) -> None:
+        """Show the note of a change; what is being typed about the same change stays."""
+        typing = id == self._id and self.text().strip() != self._shown
+        self._id = id
         if not typing and text != self.text():
             self.setText(text)
         self._shown = text
 
     def keep(self) -> None:
-        """Keep what was typed."""
+        """Write down what was typed."""
         text = self.text().strip()
         if text != self._shown:
             self._shown = text
-            self.kept.emit(text)
+            self.panel.write_note(text)
 
     def event(self, event: QEvent) -> bool:
-        """Let Escape come here, not to the panel."""
+        # Escape comes here, not to the panel's shortcut.
         if event.type() == QEvent.Type.ShortcutOverride and event.key() == Qt.Key.Key_Escape:
             event.accept()
             return True
         return super().event(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Enter keeps, Escape takes back."""
         if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
             self.keep()
-            self.left.emit()
+            self.panel.setFocus()
         elif event.key() == Qt.Key.Key_Escape:
             self.setText(self._shown)
-            self.left.emit()
+            self.panel.setFocus()
         else:
             super().keyPressEvent(event)
 
     def focusOutEvent(self, event: QFocusEvent) -> None:
-        """Keep what was typed before something else is done."""
         self.keep()
         super().focusOutEvent(event)
 
@@ -226,68 +202,51 @@ class NoteEdit(QLineEdit):
 class DetailsBox(QWidget):
     """Reasons and note of what is shown, and its provenance."""
 
-    reason_toggled = Signal(str)
-    note_kept = Signal(str)
-    note_left = Signal()
-    stay_changed = Signal(bool)
-    named = Signal(str)
-    """Who decides from now on."""
-
-    def __init__(self) -> None:
+    def __init__(self, panel: ReviewPanel) -> None:
         super().__init__()
-        self.reasons: dict[str, QPushButton] = {}
-        for reason in REASONS:
-            button = QPushButton(f"{reason.capitalize()} ({REASON_KEYS[reason]})")
-            button.setCheckable(True)
-            button.setStyleSheet("QPushButton { padding: 4px 2px; }")
-            button.setToolTip(f"{REASON_TIPS[reason]} A reason for what is shown; press again to take it off.")
-            button.clicked.connect(lambda _checked=False, reason=reason: self.reason_toggled.emit(reason))
-            self.reasons[reason] = button
-        self.note = NoteEdit()
-        self.note.kept.connect(self.note_kept)
-        self.note.left.connect(self.note_left)
-        self.stay = QCheckBox("Stay (K)")
-        self.stay.setToolTip("After a rejection, stay, so that its reasons can be given afterwards.")
-        self.stay.toggled.connect(self.stay_changed)
+        self.reasons = {
+            reason: button(
+                f"{reason.capitalize()} ({REASON_KEYS[reason]})",
+                f"{REASON_TIPS[reason]} A reason for what is shown; press again to take it off.",
+                lambda _checked=False, reason=reason: panel.toggle_reason(reason),
+                checkable=True,
+            )
+            for reason in REASONS
+        }
+        for reason_button in self.reasons.values():
+            reason_button.setStyleSheet("QPushButton { padding: 4px 2px; }")
+        self.note = NoteEdit(panel)
+        self.stay = check(
+            "Stay (K)", "After a rejection, stay, so that its reasons can be given afterwards.", panel.keep_stay
+        )
         self.provenance = hint("")
         self.provenance.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.reviewer = QLineEdit()
-        self.reviewer.setPlaceholderText("Your name (P)")
-        self.reviewer.setToolTip("Written down with each of your decisions; kept for the next time.")
+        self.reviewer = line("Your name (P)", "Written down with each of your decisions; kept for the next time.")
         self.reviewer.setAccessibleName("Reviewer")
-        self.reviewer.editingFinished.connect(lambda: self.named.emit(self.reviewer.text().strip()))
-        self.reviewer.returnPressed.connect(self.note_left)
-        reasons = row(*self.reasons.values())
+        self.reviewer.editingFinished.connect(lambda: panel.session.set_reviewer(self.reviewer.text().strip()))
+        self.reviewer.returnPressed.connect(panel.setFocus)
+        panel.session.reviewer_changed.connect(self.reviewer.setText)
+        reasons = even_row(*self.reasons.values())
         reasons.setSpacing(SPACE // 2)
-        for index in range(reasons.count()):
-            reasons.setStretch(index, 1)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE - 2)
-        column.addLayout(reasons)
-        column.addLayout(row(self.note, self.stay, stretch=0))
-        column.addWidget(self.provenance)
-        column.addWidget(self.reviewer)
+        note = row(self.note, self.stay, stretch=0)
+        self.setLayout(column(reasons, note, self.provenance, self.reviewer, space=SPACE - 2))
 
-    def show_marks(self, number: int | None, reasons: Collection[str], note: str) -> None:
-        """Show what was said of an item."""
-        for reason, button in self.reasons.items():
-            button.setChecked(reason in reasons)
-        self.note.show_note(number, note)
+    def refresh(self, queue: ReviewQueue, note: str, why_not: str) -> None:
+        """Show what was said of the change under review; ``why_not`` where nothing can be said."""
+        possible = queue.id is not None and not why_not
+        for reason, reason_button in self.reasons.items():
+            reason_button.setChecked(reason in queue.reasons)
+            reason_button.setEnabled(possible)
+            if why_not:
+                reason_button.setToolTip(f"{REASON_TIPS[reason]} {why_not}")
+        self.note.show_note(queue.id, note)
+        self.note.setReadOnly(not possible)
+        self.reviewer.setEnabled(not why_not)
 
     def set_stay(self, stay: bool) -> None:
         """Show what was chosen before."""
         with QSignalBlocker(self.stay):
             self.stay.setChecked(stay)
-
-    def allow(self, possible: bool, why_not: str = "") -> None:
-        """Whether anything can be said."""
-        for reason, button in self.reasons.items():
-            button.setEnabled(possible)
-            if why_not:
-                button.setToolTip(f"{REASON_TIPS[reason]} {why_not}")
-        self.note.setReadOnly(not possible)
-        self.reviewer.setEnabled(not why_not)
 
 
 def provenance(
@@ -319,7 +278,7 @@ def provenance(
         title_of(change.method),
         f"{sampler} sampler" if sampler else "",
         f"number {change.id + 1}",
-        who_and_when(decided) if decided is not None else WORDS[decision],
+        _who_and_when(decided) if decided is not None else WORDS[decision],
     )
     return " · ".join(filter(None, facts))
 
@@ -356,28 +315,14 @@ def title_of(method: str) -> str:
         return method
 
 
-def who_and_when(decided: Decided) -> str:
-    """A decision in words, at the time of this computer's clock."""
+def _who_and_when(decided: Decided) -> str:
     when = datetime.fromisoformat(decided.made).astimezone()
     by = f" by {decided.who}" if decided.who else ""
     return f"{WORDS[decided.decision]}{by}, {when:%d %b %Y %H:%M}"
 
 
-BREAK = 60.0
-"""Seconds without a decision after which a person is taken to have paused."""
-LATEST = 30
-"""Decisions that the pace is taken from."""
-FEW = 3
-
-
 class Pace:
-    """Seconds that a person takes for each decision: the median of the latest ones.
-
-    Parameters
-    ----------
-    clock : callable
-        Seconds since any time.
-    """
+    """Seconds that a person takes for each decision: the median of the latest ones, by a clock in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -398,44 +343,34 @@ class Pace:
     @property
     def seconds(self) -> float | None:
         """For each decision; None as long as there were too few."""
-        return median(self._gaps) if len(self._gaps) >= FEW else None
+        return median(self._gaps) if len(self._gaps) >= FEWEST else None
 
 
 class GoalBar(QWidget):
     """A bar of progress, the number wanted, and the pace."""
 
-    goal_changed = Signal(int)
-
-    def __init__(self) -> None:
+    def __init__(self, panel: ReviewPanel) -> None:
         super().__init__()
         self.pace = Pace()
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
-        self.goal = QSpinBox()
-        self.goal.setRange(0, 1_000_000)
-        self.goal.setSpecialValueText("all reviewed")
-        self.goal.setSuffix(" approved")
-        self.goal.setToolTip("How many approved ones you want. At 0, the bar shows how many are reviewed.")
+        saving = later(self, 300, lambda: panel.keep_goal(self.goal.value()))
+        self.goal = number(
+            0,
+            1_000_000,
+            0,
+            suffix=" approved",
+            special="all reviewed",
+            tip="How many approved ones you want. At 0, the bar shows how many are reviewed.",
+            changed=lambda _: saving.start(),
+        )
         self.goal.setAccessibleName("Goal")
         self.goal.setKeyboardTracking(False)
         self.words = QLabel()
-        line = QHBoxLayout()
-        line.setSpacing(SPACE - 2)
-        line.addWidget(QLabel("Goal"))
-        line.addWidget(self.goal)
-        line.addStretch(1)
-        line.addWidget(self.words)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE - 2)
-        column.addWidget(self.bar)
-        column.addLayout(line)
-        self._late = QTimer(self)
-        self._late.setSingleShot(True)
-        self._late.setInterval(300)
-        self._late.timeout.connect(lambda: self.goal_changed.emit(self.goal.value()))
-        self.goal.valueChanged.connect(lambda _value: self._late.start())
+        goal = row(label("Goal", wrap=False), self.goal, self.words)
+        goal.insertStretch(2, 1)
+        self.setLayout(column(self.bar, goal, space=SPACE - 2))
 
     def begin(self, goal: int) -> None:
         """Begin with another study, for which a goal may have been set before."""
@@ -445,22 +380,20 @@ class GoalBar(QWidget):
 
     def show_counts(self, undecided: int, approved: int, rejected: int) -> None:
         """Show how far the review is."""
-        goal = self.goal.value()
+        goal = int(self.goal.value())
         done, total = (approved, goal) if goal else (approved + rejected, undecided + approved + rejected)
         self.bar.setMaximum(max(total, 1))
         self.bar.setValue(min(done, max(total, 1)))
-        self.words.setText(self._words(goal, undecided, approved, rejected))
-
-    def _words(self, goal: int, undecided: int, approved: int, rejected: int) -> str:
         if goal and approved >= goal:
-            return "Goal reached"
-        if not undecided:
-            return f"{goal - approved:,} more needed" if goal else "All reviewed"
-        seconds = self.pace.seconds
-        if seconds is None:
-            return f"{undecided:,} undecided"
-        left = to_look_at(goal, undecided, approved, rejected)
-        return f"{seconds:.1f} s each, about {duration(left * seconds)} left"
+            words = "Goal reached"
+        elif not undecided:
+            words = f"{goal - approved:,} more needed" if goal else "All reviewed"
+        elif (seconds := self.pace.seconds) is None:
+            words = f"{undecided:,} undecided"
+        else:
+            left = to_look_at(goal, undecided, approved, rejected)
+            words = f"{seconds:.1f} s each, about {duration(left * seconds)} left"
+        self.words.setText(words)
 
 
 def to_look_at(goal: int, undecided: int, approved: int, rejected: int) -> int:

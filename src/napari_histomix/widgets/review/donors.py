@@ -1,4 +1,4 @@
-"""The donors of a change, and the training patch that resembles a synthetic nucleus most."""
+"""Beside a change: its donors, the training patch it resembles most, and what other methods make of its place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from napari_histomix.records import (
 from napari_histomix.settings import made_from, settings_of
 from napari_histomix.study import Study
 from napari_histomix.widgets.base import RunBar
-from napari_histomix.widgets.elements import ACCENT, CropView, Note, Section, hint, row
+from napari_histomix.widgets.elements import ACCENT, CropView, Note, Section, add, clear, hint, row
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.session import Session
@@ -35,12 +35,14 @@ from napari_histomix.widgets.session import Session
 if TYPE_CHECKING:
     from napari_histomix.evaluation.nearest_patch import Neighbor, TrainingPatches
 
-
-MICROMETERS = 28.0
-"""Side of what is compared, and shown."""
-HEIGHT = 150
+MICROMETERS, HEIGHT = 28.0, 150
+"""Side of donor and nearest patch, and pixels of the screen that they get."""
 CLOSE = 1.0
 """Percentile below which a likeness is pointed out: few real nuclei are as much alike."""
+SIDE, RESULT_HEIGHT, COLUMNS = 64, 104, 4
+"""Pixels of the image that are shown of each method's result, pixels of the screen, and results in a row."""
+Result = tuple[str, Change | str]
+"""Title of a method, and its change or why there is none."""
 
 
 class DonorSection(Section):
@@ -53,19 +55,16 @@ class DonorSection(Section):
         Describes the training patches, once for each dataset.
     """
 
-    failed = Signal(str)
-
     def __init__(self, session: Session, runner: JobRunner) -> None:
         super().__init__(
             "Donor and nearest (D)", "What was copied, and which real nucleus the result resembles most.", opened=False
         )
-        self.session, self.runner = session, runner
+        self.session, self.runner, self.finder = session, runner, JobRunner(self)
         self._patches: TrainingPatches | None = None
         self._change: Change | None = None
         self._near: Sequence[Change] = ()
         self._neighbor: tuple[int, Neighbor] | None = None
-        self._asked: int | None = None
-        self.finder = JobRunner(self)
+        self._searched: int | None = None
         self.donor, self.nearest = CropView("Donor"), CropView("Nearest")
         for view in (self.donor, self.nearest):
             view.smooth = True
@@ -77,22 +76,18 @@ class DonorSection(Section):
             runner,
             "Describe all nuclei of the training images once; then the nearest is shown for each synthetic nucleus.",
         )
-        self.about = hint("")
+        self.about, self.note = hint(""), Note()
         self.about.hide()
-        self.note = Note()
-        self.body.addLayout(pair)
-        self.body.addWidget(self.about)
-        self.body.addWidget(self.bar)
-        self.body.addWidget(self.note)
+        add(self.body, pair, self.about, self.bar, self.note)
         self.bar.run.connect(self.build)
         runner.finished.connect(self._on_built)
-        runner.failed.connect(lambda sentence: self.note.say(sentence, "error"))
-        self.finder.finished.connect(self._on_found)
-        self.finder.failed.connect(lambda sentence: self.note.say(sentence, "error"))
+        self.finder.finished.connect(self._on_nearest)
+        for each in (runner, self.finder):
+            each.failed.connect(lambda sentence: self.note.say(sentence, "error"))
         session.dataset_changed.connect(self._on_dataset)
         session.splits_changed.connect(self._on_splits)
         session.reader.loaded.connect(self._on_loaded)
-        self.toggled.connect(lambda opened: self._show() if opened else None)
+        self.toggled.connect(self._show)
 
     # The nearest patches.
 
@@ -110,7 +105,7 @@ class DonorSection(Section):
 
         self.runner.start(job, "describing training patches")
 
-    def _on_built(self, patches: Any) -> None:
+    def _on_built(self, patches: TrainingPatches) -> None:
         self._patches = patches
         self.bar.hide()
         self._show()
@@ -123,25 +118,18 @@ class DonorSection(Section):
         # Other splits, other training patches.
         self.runner.discard()
         self.finder.discard()
-        self._patches, self._neighbor, self._asked = None, None, None
+        self._patches, self._neighbor, self._searched = None, None, None
         self.bar.show()
         self.note.say("")
         self._show()
 
-    def _find(self, target: LabeledImage) -> None:
-        change, patches, near = self._change, self._patches, self._near
-        if change is None or patches is None or self._asked == change.id:
-            return
-        self._asked = change.id
-        self.finder.replace(_nearest(patches, target, change, near), "finding the nearest training patch")
-
-    def _on_found(self, found: tuple[int, Neighbor]) -> None:
-        self._neighbor = found
+    def _on_nearest(self, nearest: tuple[int, Neighbor]) -> None:
+        self._neighbor = nearest
         self._show()
 
     # What is shown.
 
-    def show_change(self, change: Change | None, near: Sequence[Change]) -> None:
+    def show_change(self, change: Change, near: Sequence[Change]) -> None:
         """Show the donors of a change; ``near`` are all that are composed around it, itself among them."""
         self._change, self._near = change, near
         self._show()
@@ -154,7 +142,7 @@ class DonorSection(Section):
 
     def _show(self) -> None:
         change = self._change
-        if change is None or not self.toggle.isChecked():
+        if change is None or not self.is_open:
             return
         donors = [source for source in change.sources if source.role == "donor"]
         views = (self.donor,) if change.in_place else (self.donor, self.nearest)
@@ -169,17 +157,19 @@ class DonorSection(Section):
         if donor is None:
             view.show_pixels(None, "" if donors else "No donor")
             return
+        dataset = self.session.dataset
         place = f" {donors.index(donor) + 1} of {len(donors)}" if len(donors) > 1 else ""
-        caption = f"Donor{place}: {self._named(donor)}"
-        self._show_crop(view, caption, donor.image, donor.row, donor.col, whole=not (donor.row or donor.col))
+        name = dataset.class_name(donor.type) if dataset is not None and donor.type else donor.image
+        whole = not (donor.row or donor.col)
+        self._show_crop(view, f"Donor{place}: {name}", donor.image, donor.row, donor.col, whole=whole)
 
     def _show_nearest(self, change: Change) -> None:
-        target = self.session.reader.get(change.image)
-        if self._patches is not None and target is not None:
-            self._find(target)
-        known = self._neighbor
+        target, patches, known = self.session.reader.get(change.image), self._patches, self._neighbor
+        if patches is not None and target is not None and self._searched != change.id:
+            self._searched = change.id
+            self.finder.replace(nearest_job(patches, target, change, self._near), "finding the nearest training patch")
         if known is None or known[0] != change.id:
-            self.nearest.show_pixels(None, "Nearest …" if self._patches is not None else "Nearest")
+            self.nearest.show_pixels(None, "Nearest …" if patches is not None else "Nearest")
             return
         neighbor = known[1]
         kind = self.session.dataset.class_name(neighbor.type) if self.session.dataset is not None else ""
@@ -190,10 +180,6 @@ class DonorSection(Section):
             f"{neighbor.percentile:.0f} % of the training nuclei have another one as near"
             f"{': the likeness is striking.' if neighbor.percentile < CLOSE else '.'}"
         )
-
-    def _named(self, donor: SourceRef) -> str:
-        dataset = self.session.dataset
-        return dataset.class_name(donor.type) if dataset is not None and donor.type else donor.image
 
     def _show_crop(
         self, view: CropView, caption: str, name: str, center_row: float, center_col: float, whole: bool = False
@@ -207,37 +193,25 @@ class DonorSection(Section):
         view.show_pixels(image.pixels if whole else crop(image.pixels, center_row, center_col, side), caption)
 
 
-def _nearest(
+def nearest_job(
     patches: TrainingPatches, target: LabeledImage, change: Change, near: Sequence[Change]
 ) -> Callable[[], Job[tuple[int, Neighbor]]]:
+    """Find the training patch that resembles a change most, its own target and donor excepted."""
+
     def job() -> Job[tuple[int, Neighbor]]:
         yield Event("Finding the nearest training patch")
         # A margin, for the patch is resampled from what lies around it.
         side = round(1.5 * MICROMETERS / target.mpp)
         pixels = look(target, *center(change), side, near).after
-        exclude = tuple(
-            Location(source.image, "major", source.row, source.col, source.item, source.type, source.area)
-            for source in (change.target, change.donor)
-            if source is not None
-        )
+        sources = (change.target, change.donor)
+        exclude = tuple(_location(source, "major") for source in sources if source is not None)
         return change.id, patches.nearest(pixels, target.mpp, None, exclude)
 
     return job
 
 
-SIDE, CROP_HEIGHT, COLUMNS = 64, 104, 4
-"""Pixels of the image that are shown of each result, pixels of the screen, and results in a row."""
-Result = tuple[str, Change | str]
-"""Title of a method, and its change or why there is none."""
-
-
 class CompareSection(Section):
-    """A row of small crops: what was there, and what each method makes of it.
-
-    Parameters
-    ----------
-    session : Session
-    """
+    """A row of small crops: what was there, and what each method makes of it."""
 
     chosen = Signal(str, object)
     """Title of a method and the changes to show against the one under review; an empty title: no more."""
@@ -250,20 +224,18 @@ class CompareSection(Section):
         self._change: Change | None = None
         self._target: LabeledImage | None = None
         self._near: Sequence[Change] = ()
+        self._picked = ""
         self.results: dict[int, list[Result]] = {}
         """What came of comparisons, by the id of the change that was compared."""
         self.bar = RunBar("Compare methods", self.runner, "Lay this donor on this place with every method that can.")
-        self.bar.run.connect(self.compare)
         self.note, self.grid, self.views = Note(), QGridLayout(), list[CropView]()
-        self._picked = ""
         self.grid.setSpacing(2)
-        self.body.addWidget(self.bar)
-        self.body.addLayout(self.grid)
-        self.body.addWidget(self.note)
+        add(self.body, self.bar, self.grid, self.note)
+        self.bar.run.connect(self.compare)
         self.runner.finished.connect(self._on_compared)
         self.runner.failed.connect(lambda sentence: self.note.say(sentence, "error"))
         session.dataset_changed.connect(self._on_dataset)
-        self.toggled.connect(lambda _opened: self._show())
+        self.toggled.connect(self._show)
 
     def _on_dataset(self) -> None:
         self.runner.discard()
@@ -276,9 +248,10 @@ class CompareSection(Section):
             self.note.say("")
             self.runner.start(compare_job(session.dataset, session.study, change), "comparing methods")
 
-    def _on_compared(self, found: tuple[int, list[Result]]) -> None:
-        number, self.results[found[0]] = found
-        if self._change is not None and self._change.id == number:
+    def _on_compared(self, compared: tuple[int, list[Result]]) -> None:
+        id, results = compared
+        self.results[id] = results
+        if self._change is not None and self._change.id == id:
             self._show()
 
     def show_change(self, change: Change, target: LabeledImage | None, near: Sequence[Change]) -> None:
@@ -294,13 +267,10 @@ class CompareSection(Section):
             return
         possible = change.in_place and change.target is not None and change.donor is not None
         self.bar.allow(possible, "Only a nucleus that was put into a real image can be laid by other methods.")
-        for view in self.views:
-            self.grid.removeWidget(view)
-            view.deleteLater()
+        clear(self.grid)
         self.views.clear()
         results = self.results.get(change.id, [])
-        reasons = [f"{title}: {made}" for title, made in results if isinstance(made, str)]
-        self.note.say("\n".join(reasons))
+        self.note.say("\n".join(f"{title}: {made}" for title, made in results if isinstance(made, str)))
         if target is None or not results:
             return
         others = [near for near in self._near if near.id != change.id]
@@ -313,8 +283,8 @@ class CompareSection(Section):
 
     def _add(self, caption: str, pixels: Any) -> CropView:
         view = CropView(caption)
-        view.setMinimumSize(60, CROP_HEIGHT)
-        view.setFixedHeight(CROP_HEIGHT)
+        view.setMinimumSize(60, RESULT_HEIGHT)
+        view.setFixedHeight(RESULT_HEIGHT)
         view.setToolTip("" if caption == "Before" else f"Click to blink between {caption} and what is under review.")
         view.show_pixels(pixels, frame=ACCENT if caption == self._picked else "")
         self.grid.addWidget(view, len(self.views) // COLUMNS, len(self.views) % COLUMNS)

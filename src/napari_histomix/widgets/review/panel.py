@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from napari_histomix.widgets.viewer import fit
 
 GOAL, STAY = "review_goal", "review_stay"
 """Under which the study keeps them."""
+THICK = 3 * RING_WIDTH
 
 
 class ReviewPanel(Panel):
@@ -36,12 +37,13 @@ class ReviewPanel(Panel):
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
-        self.queue = ReviewQueue(self.session.change)
+        session = self.session
+        self.queue = ReviewQueue(session.change)
         self._held = False
-        self.canvas = ReviewCanvas(self.viewer, self.session, self.book)
+        self.canvas = ReviewCanvas(self.viewer, session, self.book)
         self.area = self.scroll()
         self.empty = Note("Make synthetic images first.")
-        self.contents = ReviewContents(self.session, self.book, self.runner, self.queue)
+        self.contents = ReviewContents(self)
         self.column.addWidget(self.empty)
         self.column.addWidget(self.contents)
         self.column.addStretch(1)
@@ -49,43 +51,17 @@ class ReviewPanel(Panel):
         # A place for the keys to go to when a note is left.
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.keys = ReviewKeys(self)
-        self._connect()
-        self._on_study()
-        self._on_changes()
-
-    def _connect(self) -> None:
-        session, parts = self.session, self.contents
-        parts.keys_button.clicked.connect(lambda _checked=False: self.toggle_keys())
-        self.sheet.closed.connect(self.toggle_keys)
-        parts.goal.goal_changed.connect(self._on_goal)
-        parts.views.side_changed.connect(parts.show_look)
-        parts.view_bar.real_toggled.connect(lambda real: self.book.show_synthetic(not real))
-        parts.deciding.decided.connect(self.decide)
-        parts.deciding.undo.connect(self.undo)
-        parts.deciding.redo.connect(self.redo)
-        parts.deciding.moved.connect(self.move_by)
-        parts.deciding.moved_on.connect(self.move_on)
-        parts.deciding.scope_changed.connect(lambda _scope: self._on_scope())
-        parts.details.reason_toggled.connect(self.toggle_reason)
-        parts.details.note_kept.connect(self._on_note)
-        parts.details.note_left.connect(self.setFocus)
-        parts.details.stay_changed.connect(lambda stay: session.save_settings({STAY: stay}))
-        parts.details.named.connect(session.set_reviewer)
-        session.reviewer_changed.connect(parts.details.reviewer.setText)
-        parts.filters.filtered.connect(self._on_filter)
-        parts.filters.ordered.connect(self._on_order)
-        parts.filters.toggled.connect(lambda _opened: parts.know_samplers())
-        parts.summary.donor_wanted.connect(parts.filters.choose_donor)
         session.study_changed.connect(self._on_study)
-        parts.list.wanted.connect(self.move_to_row)
         session.changes_changed.connect(self._on_changes)
-        session.changes_made.connect(lambda _ids: self._on_changes())
+        session.changes_made.connect(self._on_changes)
         session.changes_decided.connect(self._on_decided)
         session.reader.loaded.connect(self._on_loaded)
         self.book.settled.connect(self._on_settled)
+        self._on_study()
+        self._on_changes()
 
     def sizeHint(self) -> QSize:
-        """Wide enough for two views side by side."""
+        # Wide enough for two views side by side.
         return QSize(420, 860)
 
     # Moving.
@@ -125,20 +101,21 @@ class ReviewPanel(Panel):
     def _fly(self) -> None:
         if self.current is not None and self.isVisible():
             parts = self.contents
-            self.canvas.show(self.current, whole=parts.deciding.scope == IMAGE, real=parts.view_bar.real.isChecked())
+            self.canvas.show(self.current, whole=parts.deciding.scope == IMAGE, real=parts.views.real.isChecked())
 
     # Deciding.
 
     def decide(self, decision: str) -> None:
         """Approve, reject, delete or clear (approve, reject, delete, undecided) what the scope says, and go on."""
-        scope, ids = self.contents.deciding.scope, self.contents.concerned()
+        queue, deciding = self.queue, self.contents.deciding
+        scope, ids = deciding.scope, queue.rows.table.ids[deciding.rows(queue)].tolist()
         if self.session.read_only or not ids:
             return
         self.contents.details.note.keep()
         with self._hold():
             self.session.decide("change", ids, None if decision == UNDECIDED else decision)
         # What could not be written is not decided: it stays in view.
-        if self.queue.decision_of(ids[0]) == CODES[decision]:
+        if queue.decision_of(ids[0]) == CODES[decision]:
             self._go_on(scope, decision)
         self._arrive()
 
@@ -159,15 +136,17 @@ class ReviewPanel(Panel):
 
     def toggle_reason(self, reason: str) -> None:
         """Give the change under review a reason, or take it off."""
-        queue = self.queue
-        if queue.id is not None and not self.session.read_only:
-            kept = [known for known in REASONS if (known in queue.reasons) != (known == reason)]
-            self.session.decide("change reasons", [queue.id], ", ".join(kept) or None)
+        given = self.queue.reasons
+        self._write("change reasons", ", ".join(known for known in REASONS if (known in given) != (known == reason)))
         self.contents.show_all()
 
-    def _on_note(self, text: str) -> None:
+    def write_note(self, text: str) -> None:
+        """Write the note of the change under review down."""
+        self._write("change note", text)
+
+    def _write(self, subject: Any, text: str) -> None:
         if self.queue.id is not None and not self.session.read_only:
-            self.session.decide("change note", [self.queue.id], text or None)
+            self.session.decide(subject, [self.queue.id], text or None)
 
     def undo(self) -> None:
         """Take the last act back and return to the change it was about."""
@@ -177,12 +156,12 @@ class ReviewPanel(Panel):
         """Do the act again that was taken back last."""
         self._turn(self.session.redo, "There is nothing to redo.")
 
-    def _turn(self, way: Callable[[Any], tuple[int, ...]], nothing: str) -> None:
+    def _turn(self, turn: Callable[[Any], tuple[int, ...]], nothing: str) -> None:
         if self.session.read_only:
             return
         self.contents.details.note.keep()
         with self._hold():
-            items = way("change")
+            items = turn("change")
         self.contents.note.say("" if items else nothing)
         rows = self.queue.rows.table.rows(items)
         if len(rows) and self.queue.row not in rows:
@@ -198,24 +177,32 @@ class ReviewPanel(Panel):
         finally:
             self._held = False
 
-    # What is reviewed.
+    # What a person chooses in the parts.
 
-    def _on_scope(self) -> None:
+    def on_scope(self) -> None:
+        """Show what decisions concern from now on."""
         self.canvas.forget()
         self._arrive()
 
-    def _on_filter(self) -> None:
+    def on_filter(self) -> None:
+        """Review what the filter leaves."""
         self.contents.details.note.keep()
         self.queue.filter(self.contents.filters.wanted)
         self._arrive()
 
-    def _on_order(self) -> None:
+    def on_order(self) -> None:
+        """Review in another order."""
         self.queue.arrange(*self.contents.filters.by)
         self.contents.show_all()
 
-    def _on_goal(self, goal: int) -> None:
+    def keep_goal(self, goal: int) -> None:
+        """Keep the number that is wanted with the study."""
         self.session.save_settings({GOAL: goal})
         self.contents.show_all()
+
+    def keep_stay(self, stay: bool) -> None:
+        """Keep with the study whether a rejection stays."""
+        self.session.save_settings({STAY: stay})
 
     # What the session says.
 
@@ -228,7 +215,7 @@ class ReviewPanel(Panel):
         parts.details.reviewer.setText(self.session.reviewer)
         parts.note.say(READ_ONLY if self.session.read_only else "", "warning")
 
-    def _on_changes(self) -> None:
+    def _on_changes(self, _ids: object = None) -> None:
         if not self.contents.details.note.hasFocus():
             self.contents.details.note.keep()
         before = self.queue.id
@@ -239,7 +226,7 @@ class ReviewPanel(Panel):
             self._fly()
         self.contents.show_all()
 
-    def _on_decided(self, ids: Any) -> None:
+    def _on_decided(self, ids: Sequence[int]) -> None:
         self.queue.update(ids, self.session.said)
         if not self._held:
             self.contents.show_all()
@@ -281,14 +268,12 @@ class ReviewPanel(Panel):
     # Keys only while the panel is to be seen.
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Take the keys over and go to the change under review."""
         super().showEvent(event)
         self.keys.bind()
         self.canvas.forget()
         self._arrive()
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """Give the keys back."""
         self.contents.details.note.keep()
         self.contents.goal.pace.rest()
         self.sheet.set_open(False)
@@ -296,24 +281,13 @@ class ReviewPanel(Panel):
         super().hideEvent(event)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Let the list of keys cover all."""
         super().resizeEvent(event)
         if self.sheet.isVisible():
             self.sheet.set_open(True)
 
 
-THICK = 3 * RING_WIDTH
-
-
 class ReviewCanvas:
-    """Moves the camera of a viewer.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-    session : Session
-    book : LayerBook
-    """
+    """What the window shows of the change under review: its place, or its image with its ring among the others."""
 
     def __init__(self, viewer: Any, session: Session, book: LayerBook) -> None:
         self.viewer, self.session, self.book = viewer, session, book
@@ -336,25 +310,20 @@ class ReviewCanvas:
         self.settle()
 
     def settle(self) -> None:
-        """Fit and mark, as soon as the layers are there."""
-        if self._current is not None:
-            if self._whole and self._current.name == self.session.image:
-                self._fit()
-            self._mark(self._current)
-
-    def _fit(self) -> None:
-        # Once: where a person goes then, they stay.
-        name = self.session.image
-        layer = self.book.layer(name, "image") or self.book.layer(name, "synthetic")
-        if layer is not None and self._fitted != name:
+        """Fit the image and mark the change, as soon as the layers are there."""
+        change = self._current
+        if change is None:
+            return
+        name = change.name
+        shown = self.book.layer(name, "image") or self.book.layer(name, "synthetic")
+        # Fitted once: where a person goes then, they stay.
+        if self._whole and shown is not None and name == self.session.image != self._fitted:
             self._fitted = name
-            fit(self.viewer, layer)
-
-    def _mark(self, change: Change) -> None:
-        """In a whole image, draw the ring of the change under review thicker than the others."""
-        layer = self.book.layer(change.name, "changes")
-        if isinstance(layer, Points) and len(layer.data):
-            this = layer.features["number"].to_numpy() == change.id
+            fit(self.viewer, shown)
+        rings = self.book.layer(name, "changes")
+        if isinstance(rings, Points) and len(rings.data):
+            # In a whole image, the ring of the change under review is thicker than the others.
+            this = rings.features["number"].to_numpy() == change.id
             widths = np.where(this & self._whole, THICK, RING_WIDTH)
-            if not np.array_equal(widths, layer.border_width):
-                layer.border_width = widths
+            if not np.array_equal(widths, rings.border_width):
+                rings.border_width = widths

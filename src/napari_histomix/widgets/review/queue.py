@@ -25,47 +25,28 @@ Said = Mapping[Subject, Mapping[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a person wants to see; what is empty leaves everything in.
-
-    Parameters
-    ----------
-    decision : str
-        A decision or "undecided"; empty: all that are not deleted; ``ANY``: the deleted ones too.
-    kind : str
-        Name of the class of what was added, or of the image.
-    image : str
-        That the changes are seen in.
-    donor_image, sampler, method : str
-    donor : int
-        Instance or segment in ``donor_image``; 0 for all.
-    reason : str
-        A code of ``REASONS``, ``NO_REASON`` or ``NOTED``.
-    low, high : float
-        Bounds of the fit, both included; a change whose fit nobody knows is left out by any but 0 and 100.
-    """
+    """What a person wants to see; what is empty leaves everything in."""
 
     decision: str = ""
+    """A decision or "undecided"; empty: all that are not deleted; ``ANY``: the deleted ones too."""
     kind: str = ""
+    """Name of the class of what was added, or of the image."""
     image: str = ""
     donor_image: str = ""
     donor: int = 0
+    """Instance or segment in ``donor_image``; 0 for all."""
     reason: str = ""
+    """A code of ``REASONS``, ``NO_REASON`` or ``NOTED``."""
     sampler: str = ""
     low: float = 0.0
     high: float = 100.0
+    """Bounds of the fit, both included; a change whose fit nobody knows is left out by any but 0 and 100."""
     method: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class ChangeRows:
-    """The table of a study's changes, with the names of their classes.
-
-    Parameters
-    ----------
-    table : ChangeTable
-    class_names : tuple of str
-        Of ``table.class_keys``.
-    """
+    """The table of a study's changes, with the names of ``table.class_keys``."""
 
     table: ChangeTable
     class_names: tuple[str, ...] = ()
@@ -100,14 +81,14 @@ class ChangeRows:
 
         Changes that are added later do not shuffle those that were there: each draws its number by its place.
         """
-        keys: Mapping[str, Callable[[], NDArray[Any]]] = {
-            BY_IMAGE: lambda: self.table.names,
-            BEST_FIRST: lambda: -self.table.scores,
-            WORST_FIRST: lambda: self.table.scores,
-            BY_DONOR: lambda: self.donor_codes,
-            RANDOM: lambda: np.random.default_rng(seed).random(len(self)),
+        keys: Mapping[str, NDArray[Any]] = {
+            BY_IMAGE: self.table.names,
+            BEST_FIRST: -self.table.scores,
+            WORST_FIRST: self.table.scores,
+            BY_DONOR: self.donor_codes,
+            RANDOM: np.random.default_rng(seed).random(len(self)),
         }
-        return np.argsort(keys[by](), kind="stable")
+        return np.argsort(keys[by], kind="stable")
 
 
 class Marks:
@@ -145,16 +126,16 @@ def matching(
         keep &= marks.decisions != CODES[DELETE]
     elif wanted.decision != ANY:
         keep &= marks.decisions == CODES[wanted.decision]
-    if wanted.kind:
-        keep &= table.classes == _code(rows.class_names, wanted.kind)
-    if wanted.image:
-        keep &= table.names == _code(table.made_names, wanted.image)
-    if wanted.method:
-        keep &= table.methods == _code(table.method_names, wanted.method)
-    if wanted.donor_image:
-        keep &= table.donor_images == _code(table.donor_image_names, wanted.donor_image)
-        if wanted.donor:
-            keep &= table.donors == wanted.donor
+    for name, codes, names in (
+        (wanted.kind, table.classes, rows.class_names),
+        (wanted.image, table.names, table.made_names),
+        (wanted.method, table.methods, table.method_names),
+        (wanted.donor_image, table.donor_images, table.donor_image_names),
+    ):
+        if name:
+            keep &= codes == (names.index(name) if name in names else -1)
+    if wanted.donor_image and wanted.donor:
+        keep &= table.donors == wanted.donor
     if wanted.reason == NO_REASON:
         keep &= marks.reasons == 0
     elif wanted.reason == NOTED:
@@ -171,10 +152,6 @@ def bits_of(codes: str) -> int:
     return sum(1 << REASONS.index(code) for code in codes.split(", ")) if codes else 0
 
 
-def _code(names: tuple[str, ...], name: str) -> int:
-    return names.index(name) if name in names else -1
-
-
 GONE = (CODES[REJECT], CODES[DELETE])
 """Decisions that take a nucleus out of its image."""
 
@@ -184,11 +161,7 @@ class ReviewQueue:
 
     The current change stays where it is when a decision takes it out of the filter, so that it can be seen and the
     decision be taken back; the next one is then the one that follows it in the order. No step looks at all changes.
-
-    Parameters
-    ----------
-    change_of : callable
-        The change with an id; None where the study holds it no more.
+    ``change_of`` gives the change with an id, None where the study holds it no more.
     """
 
     def __init__(self, change_of: Callable[[int], Change | None]) -> None:
@@ -250,7 +223,7 @@ class ReviewQueue:
         rows = undecided if len(undecided) else shown
         return int(rows[0]) if len(rows) else None
 
-    # Where one is.
+    # The current change.
 
     @property
     def shown(self) -> NDArray[np.intp]:
@@ -280,9 +253,26 @@ class ReviewQueue:
     @property
     def at(self) -> int | None:
         """Place of the current change among those shown; None where the filter leaves it out."""
-        if self.row is None or not self._matches[self.row]:
-            return None
+        return self._next_place() if self.row is not None and self._matches[self.row] else None
+
+    def _next_place(self) -> int:
+        """Place of the current change among those shown, or of the one that follows where the filter leaves it out."""
         return int(np.searchsorted(self._shown, self._place[self.row]))
+
+    @property
+    def decision(self) -> int:
+        """Code of the current decision (``CODES``)."""
+        return int(self.marks.decisions[self.row]) if self.row is not None else 0
+
+    def decision_of(self, id: int) -> int:
+        """Code of the decision on any change."""
+        return int(self.marks.decisions[self.rows.table.rows([id])[0]])
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Reasons given for the current change."""
+        bits = int(self.marks.reasons[self.row]) if self.row is not None else 0
+        return tuple(reason for place, reason in enumerate(REASONS) if bits >> place & 1)
 
     def __len__(self) -> int:
         """How many the filter leaves."""
@@ -319,10 +309,10 @@ class ReviewQueue:
             return None
         if self.row is None:
             return 0
-        at = int(np.searchsorted(self._shown, self._place[self.row]))
-        inside = self._matches[self.row]
-        # From outside the filter, the place itself is already the next one.
-        target = at + by if inside or by < 0 else at + by - 1
+        target = self._next_place() + by
+        if by > 0 and not self._matches[self.row]:
+            # From outside the filter, the place itself is already the next one.
+            target -= 1
         return target if 0 <= target < len(self) else None
 
     def step_undecided(self) -> bool:
@@ -342,29 +332,12 @@ class ReviewQueue:
         target = self._target(1)
         return int(self._order[self._shown[target]]) if target is not None else None
 
-    # What can be decided on together.
+    # What is in the same image.
 
     def undecided_here(self) -> NDArray[np.intp]:
         """Rows of the undecided ones in the current image, of those that the filter leaves."""
         rows = self._here()
         return rows[(self.marks.decisions[rows] == 0) & self._matches[rows]]
-
-    # The current one.
-
-    @property
-    def decision(self) -> int:
-        """Code of the current decision (``CODES``)."""
-        return int(self.marks.decisions[self.row]) if self.row is not None else 0
-
-    def decision_of(self, id: int) -> int:
-        """Code of the decision on any change."""
-        return int(self.marks.decisions[self.rows.table.rows([id])[0]])
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Reasons given for the current change."""
-        bits = int(self.marks.reasons[self.row]) if self.row is not None else 0
-        return tuple(reason for place, reason in enumerate(REASONS) if bits >> place & 1)
 
     def _here(self) -> NDArray[np.intp]:
         table = self.rows.table
@@ -374,9 +347,7 @@ class ReviewQueue:
         """The current change and those in its image that touch a window and were not taken out."""
         if self.row is None:
             return []
-        rows = self._here()
-        windows = self.rows.table.windows[rows]
-        near = (windows[:, 0] < bottom) & (windows[:, 2] > top) & (windows[:, 1] < right) & (windows[:, 3] > left)
-        rows = rows[near & ~np.isin(self.marks.decisions[rows], GONE) & (rows != self.row)]
+        rows = self.rows.table.touching(self._here(), top, left, bottom, right)
+        rows = rows[~np.isin(self.marks.decisions[rows], GONE) & (rows != self.row)]
         ids = self.rows.table.ids[[*rows, self.row]].tolist()
         return [change for change in map(self.change_of, ids) if change is not None]

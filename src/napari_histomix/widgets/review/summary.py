@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QPushButton, QSizePolicy
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QSizePolicy
 
 from napari_histomix.sampling import effective_sample_size
 from napari_histomix.study.decision_log import REASONS
 from napari_histomix.widgets.decisions import APPROVE
-from napari_histomix.widgets.elements import ACCENT, CARE, Chart, Section, heading, hint, many, rgb
+from napari_histomix.widgets.elements import ACCENT, CARE, Chart, Section, add, button, heading, hint, later, many, rgb
 from napari_histomix.widgets.review.queue import CODES, ChangeRows, Marks
 
 OFTEN = 6
@@ -21,7 +21,7 @@ OFTEN = 6
 PAUSE = 150
 """Milliseconds after a decision before the summary is drawn anew."""
 NAME_WIDTH, DONOR_WIDTH = 110, 150
-Classes = Mapping[int | str, tuple[str, tuple[int, int, int]]]
+Classes = dict[int | str, tuple[str, tuple[int, int, int]]]
 """Name and color of classes of nuclei by number, and of images by name."""
 
 
@@ -76,45 +76,23 @@ def after_review(before: Mapping[int | str, int], rows: ChangeRows, chosen: NDAr
 
 
 class SummarySection(Section):
-    """Drawn only while it is open, and a moment after the last decision."""
+    """Drawn only while it is open, and a moment after the last decision; ``choose_donor`` shows copies of a donor."""
 
-    donor_wanted = Signal(str, int)
-    """Image and number of a donor whose copies a person wants to see."""
-
-    def __init__(self) -> None:
+    def __init__(self, choose_donor: Callable[[str, int], None]) -> None:
         super().__init__("Summary (Q)", "What the approved changes make of the dataset.", opened=False)
         self.donors, self.classes, self.reasons = Chart(NAME_WIDTH), Chart(NAME_WIDTH), Chart(NAME_WIDTH)
-        self.worth = hint("")
-        self.most_button = QPushButton()
-        self.most_button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.most_button.clicked.connect(lambda: self._most and self.donor_wanted.emit(*self._most))
+        self.worth, self._classes_title, self._reasons_title = hint(""), heading(""), heading("Reasons")
         self._most: tuple[str, int] | None = None
-        self._classes_title, self._reasons_title = heading(""), heading("Reasons")
-        for widget in (
-            heading("Donors of the approved ones"),
-            self.donors,
-            self.worth,
-            self.most_button,
-            self._classes_title,
-            self.classes,
-            self._reasons_title,
-            self.reasons,
-        ):
-            self.body.addWidget(widget)
+        self.most_button = button("", pressed=lambda: self._most and choose_donor(*self._most))
+        self.most_button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        donors = heading("Donors of the approved ones"), self.donors, self.worth, self.most_button
+        add(self.body, *donors, self._classes_title, self.classes, self._reasons_title, self.reasons)
         self._work: tuple[ChangeRows, Marks, Classes, Mapping[int | str, int], float | None] | None = None
-        self._late = QTimer(self)
-        self._late.setSingleShot(True)
-        self._late.setInterval(PAUSE)
-        self._late.timeout.connect(self.draw)
-        self.toggled.connect(lambda _opened: self.draw())
+        self._late = later(self, PAUSE, self.draw)
+        self.toggled.connect(self.draw)
 
     def set_work(
-        self,
-        rows: ChangeRows,
-        marks: Marks,
-        classes: Classes,
-        before: Mapping[int | str, int],
-        places: float | None,
+        self, rows: ChangeRows, marks: Marks, classes: Classes, before: Mapping[int | str, int], places: float | None
     ) -> None:
         """Summarize these changes.
 
@@ -122,7 +100,7 @@ class SummarySection(Section):
         ----------
         rows : ChangeRows
         marks : Marks
-        classes : mapping
+        classes : dict
             Name and color of each class, by the number of a class of nuclei or the name of a class of images.
         before : mapping
             Nuclei, or images, of each class in the training images.
@@ -138,7 +116,7 @@ class SummarySection(Section):
 
     def draw(self) -> None:
         """Draw it now, where it is open."""
-        if self._work is None or not self.toggle.isChecked():
+        if self._work is None or not self.is_open:
             return
         rows, marks, classes, before, places = self._work
         chosen = marks.decisions == CODES[APPROVE]
@@ -159,13 +137,12 @@ class SummarySection(Section):
         given = {reason: count for reason, count in counts.items() if count}
         care, most = rgb(CARE), max(given.values(), default=1)
         self.reasons.set_bars([(reason, care, count / most, 0.0, f"{count:,}") for reason, count in given.items()])
-        for widget in (self._reasons_title, self.reasons):
-            widget.setVisible(bool(given))
+        self._reasons_title.setVisible(bool(given))
+        self.reasons.setVisible(bool(given))
 
     def _draw_donors(self, use: DonorUse, places: float | None) -> None:
         histogram = use.histogram()
-        top = max((count for _, count in histogram), default=0) or 1
-        color = rgb(ACCENT)
+        color, top = rgb(ACCENT), max((count for _, count in histogram), default=0) or 1
         self.donors.set_bars([(name, color, count / top, 0.0, f"{count:,}") for name, count in histogram])
         worth = f"{many(len(use.counts), 'donor')}, worth {use.worth:,.1f} used equally often."
         if not len(use.counts):
@@ -176,8 +153,8 @@ class SummarySection(Section):
         self._most = use.most
         self.most_button.setVisible(use.most is not None)
         if use.most is not None:
-            image, number = use.most
+            image, donor = use.most
             name = self.fontMetrics().elidedText(image, Qt.TextElideMode.ElideMiddle, DONOR_WIDTH)
-            of = f"#{number} of " if number else ""
+            of = f"#{donor} of " if donor else ""
             self.most_button.setText(f"Used most, {many(int(use.counts.max()), 'time')}: {of}{name}")
             self.most_button.setToolTip(f"Show only the copies of {of}{image}.")
