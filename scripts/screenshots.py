@@ -160,7 +160,7 @@ def main() -> None:
 
         for at in range(len(session.table)):
             dock.review.move_to(at)
-            if dock.review.current.id not in session.said["change"]:
+            if dock.review.current.id not in session.decisions["change"]:
                 dock.review.decide("approve")
                 settle(dock)
         dock.open_step(4)

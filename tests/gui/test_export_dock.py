@@ -98,7 +98,7 @@ def test_splits_make_the_figures_anew(exporting, settle) -> None:
     dock = exporting()
     panel, session = dock.export, dock.session
     settle(dock)
-    touched = {source.image for change in session.all_changes() for source in change.sources}
+    touched = {source.image for change in session.changes for source in change.sources}
     spare = next(name for name in session.images if name not in touched)
     session.choose_splits({name: "test" if name == spare else "train" for name in session.images})
     assert not panel.progress.run_button.isEnabled()

@@ -143,7 +143,7 @@ def test_everything_in_the_dock_with_keys_alone(review, qtbot) -> None:
     parts.filters.low.selectAll()
     qtbot.keyClicks(parts.filters.low, "41")
     qtbot.waitUntil(lambda: len(panel.queue) < 12, timeout=2000)
-    assert not review.session.said["change"]
+    assert not review.session.decisions["change"]
     count = len(panel.queue)
     qtbot.keyClick(parts.filters.low, Qt.Key.Key_Escape)
     qtbot.waitUntil(panel.hasFocus, timeout=2000)
@@ -175,16 +175,16 @@ def test_the_keys_are_given_back(review, type_keys, qtbot) -> None:
     viewer.layers.selection.active = labels
     before = labels.data.copy()
     type_keys(review, "1", "2", ("Z", CONTROL))
-    assert len(review.session.said["change"]) == 1 and str(labels.mode) == "pan_zoom"
+    assert len(review.session.decisions["change"]) == 1 and str(labels.mode) == "pan_zoom"
     review.open_step(0)
     type_keys(review, "1", "A", "R")
-    assert len(review.session.said["change"]) == 1 and str(labels.mode) == "erase"
+    assert len(review.session.decisions["change"]) == 1 and str(labels.mode) == "erase"
     # napari's own undo works on its layer again.
     labels.data_setitem(np.nonzero(before == 0), 0, refresh=False)
     labels.data_setitem((np.array([0]), np.array([0])), 77)
     assert labels.data[0, 0] == 77
     type_keys(review, ("Z", CONTROL))
-    assert labels.data[0, 0] == 0 and len(review.session.said["change"]) == 1
+    assert labels.data[0, 0] == 0 and len(review.session.decisions["change"]) == 1
     alive = [one.key().toString() for one in review.review.findChildren(QShortcut) if one.parent().isVisible()]
     assert alive == []
 
@@ -213,12 +213,12 @@ def test_a_whole_image_at_once(review, type_keys, settle, qtbot) -> None:
     assert viewer.scene.camera.zoom == zoom
     here = [change.id for change in session.changes_of(image)]
     type_keys(review, "1")
-    assert session.said["change"] == dict.fromkeys(here, "approve")
+    assert session.decisions["change"] == dict.fromkeys(here, "approve")
     settle(review)
     assert session.image != image and session.image == panel.current.image
     type_keys(review, "Z", "E")
     settle(review)
-    assert session.said["change"] == {} and session.image == image
+    assert session.decisions["change"] == {} and session.image == image
     world = review.data.book.layer(image, "image").data_to_world(center(panel.current))
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], world)
 

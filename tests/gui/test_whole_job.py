@@ -142,7 +142,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     assert dock.review.current.id == first
     press(dock, "Right")
     press(dock, "R")
-    assert session.said["change"] == {first: "approve", second: "reject"}
+    assert session.decisions["change"] == {first: "approve", second: "reject"}
 
     dock.open_step(4)
     assert "1 approved" in dock.export.summary.text()
@@ -201,7 +201,7 @@ def test_a_study_brings_everything_back(with_changes, open_dock, settle, qtbot) 
     press(dock, "R")
     folder, image = dock.session.study_folder, dock.session.image
     numbers = dock.session.table.ids.tolist()
-    decisions = dict(dock.session.said["change"])
+    decisions = dict(dock.session.decisions["change"])
     # As long as one window holds the study, another can only look at it.
     dock.session.study.let_go()
     again = open_dock()
@@ -210,7 +210,7 @@ def test_a_study_brings_everything_back(with_changes, open_dock, settle, qtbot) 
     settle(again)
     session = again.session
     assert session.table.ids.tolist() == numbers
-    assert session.said["change"] == decisions
+    assert session.decisions["change"] == decisions
     assert (session.rare, session.major) == (dock.session.rare, dock.session.major)
     assert len(session.candidates.items) == len(dock.session.candidates.items)
     for image in images_of(session):
@@ -219,7 +219,7 @@ def test_a_study_brings_everything_back(with_changes, open_dock, settle, qtbot) 
     press(again, "U")
     assert session.decided("reject") == 0
     assert image
-    assert len(dock.session.said["change"]) == 2
+    assert len(dock.session.decisions["change"]) == 2
 
 
 def test_in_a_large_study_synthetic_layers_come_with_their_image(with_study, settle, qtbot, monkeypatch) -> None:

@@ -27,6 +27,7 @@ from napari_histomix.widgets.session import Session
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("napari_histomix.widgets.session.warm_networks", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
     kept = str(tmp_path / "settings.ini")
     monkeypatch.setattr(
         "napari_histomix.widgets.decisions.QSettings", lambda *_names: QSettings(kept, QSettings.Format.IniFormat)
@@ -208,7 +209,7 @@ def test_filters_add_up_and_can_be_taken_off_at_once(panel) -> None:
     assert len(panel.queue) == 0 and panel.current is None
     assert panel.contents.views.after.pixels is None and not panel.contents.deciding.buttons["approve"].isEnabled()
     panel.decide("approve")
-    assert panel.session.said["change"] == {}
+    assert panel.session.decisions["change"] == {}
     filters.clear_button.click()
     assert 0 < some < len(panel.queue) == 12 and panel.current is not None
 
@@ -382,8 +383,8 @@ def test_the_summary_counts_donors_classes_and_reasons(panel) -> None:
     summary.draw()
     donors = Counter(
         (change.donor.image, change.donor.item)
-        for change in session.all_changes()
-        if session.said["change"].get(change.id) == "approve"
+        for change in session.changes
+        if session.decisions["change"].get(change.id) == "approve"
     )
     counts = np.array(list(donors.values()))
     worth = counts.sum() ** 2 / (counts**2).sum()

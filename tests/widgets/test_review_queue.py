@@ -168,7 +168,7 @@ def test_a_hundred_thousand_changes_are_looked_at_by_their_arrays_alone() -> Non
         queue.arrange(by)
         queue.filter(Wanted("undecided", image="i5", low=10))
         queue.filter(Wanted())
-    for _ in range(50):
+    for _ in range(20):
         queue.step(1)
         queue.step_undecided()
         queue.undecided_here()

@@ -129,10 +129,10 @@ def test_what_a_run_makes_is_here_at_once_and_stays_or_goes(session, stamps) -> 
     session.take_made(outcome.ids)
     assert outcome.ids == tuple(range(6)) and session.table.ids.tolist() == list(range(6))
     assert unfinished(session.study) is None
-    assert [change.id for change in session.all_changes()] == list(range(6))
+    assert [change.id for change in session.changes] == list(range(6))
 
     session.discard_run(outcome.run)
-    assert len(session.table) == 0 and session.said["change"] == {} and changed
+    assert len(session.table) == 0 and session.decisions["change"] == {} and changed
     assert len(Study.open(session.study_folder).changes()) == 0
 
 

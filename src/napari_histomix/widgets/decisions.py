@@ -64,28 +64,28 @@ class Decisions(QObject):
         self._studies: WeakSet[Study] = WeakSet()
         # A window that closes lets others write, whoever else still holds a study.
         self.destroyed.connect(partial(_release, self._claims))
-        self._set_said({})
+        self._set_decisions({})
 
-    def _set_said(self, said: Mapping[Subject, Mapping[int, str]]) -> None:
-        self.said: dict[Subject, dict[int, str]] = {subject: dict(said.get(subject, {})) for subject in SUBJECTS}
+    def _set_decisions(self, decisions: Mapping[Subject, Mapping[int, str]]) -> None:
+        self.decisions: dict[Subject, dict[int, str]]
         """What was decided and written, by subject and item: decisions, notes and reasons of changes, candidates."""
+        self.decisions = {subject: dict(decisions.get(subject, {})) for subject in SUBJECTS}
         self._tally: Counter[str] | None = None
         """How often each decision was made; counted anew after one has changed."""
 
     @property
     def candidate_decisions(self) -> dict[int, str]:
-        """Decision of each candidate that has one, by rank."""
-        return self.said["candidate"]
+        return self.decisions["candidate"]
 
     @property
     def approved(self) -> list[int]:
         """Ids of the changes that may be exported."""
-        return sorted(number for number, decision in self.said["change"].items() if decision == APPROVE)
+        return sorted(number for number, decision in self.decisions["change"].items() if decision == APPROVE)
 
     def decided(self, decision: str) -> int:
         """How many candidates or changes have a decision (keep, drop, approve, reject)."""
         if self._tally is None:
-            self._tally = Counter(self.said["candidate"].values()) + Counter(self.said["change"].values())
+            self._tally = Counter(self.decisions["candidate"].values()) + Counter(self.decisions["change"].values())
         return self._tally[decision]
 
     # Who may write.
@@ -106,7 +106,6 @@ class Decisions(QObject):
         return str(QSettings("napari-histomix", "napari-histomix").value("reviewer", ""))
 
     def set_reviewer(self, name: str) -> None:
-        """Say who decides from now on."""
         QSettings("napari-histomix", "napari-histomix").setValue("reviewer", name)
         for study in self._studies:
             study.reviewer = name
@@ -165,9 +164,9 @@ class Decisions(QObject):
     def _take(self, entries: Sequence[Entry]) -> tuple[int, ...]:
         for subject, item, decision in entries:
             if decision is None:
-                self.said[subject].pop(item, None)
+                self.decisions[subject].pop(item, None)
             else:
-                self.said[subject][item] = decision
+                self.decisions[subject][item] = decision
         items = items_of(entries)
         if items:
             self._tally = None

@@ -186,7 +186,7 @@ class ExportPanel(Panel):
         dataset, counted = session.dataset, session.survey
         if self.runner.running or dataset is None or counted is None or folder is None or not session.approved:
             return
-        changes, decisions = session.all_changes(), dict(session.said["change"])
+        changes, decisions = session.changes, dict(session.decisions["change"])
 
         def job() -> Any:
             from napari_histomix.study.export_plan import plan_export
@@ -297,7 +297,7 @@ class ExportPanel(Panel):
         table = session.table
         images = len(np.unique(table.names[table.rows(approved)]))
         training = {entry.source.image for entry in session.dataset.training} & set(session.images)
-        left = len(table) - len(session.said["change"])
+        left = len(table) - len(session.decisions["change"])
         waiting = f" {left:,} still undecided {'stays' if left == 1 else 'stay'} out." if left else ""
         self.summary.setText(
             f"<b>{self._approved_words()}</b> in {many(images, 'image')}; "

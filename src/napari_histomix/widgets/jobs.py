@@ -18,12 +18,14 @@ from threading import Event as Flag
 from threading import Lock, Thread
 from typing import Any
 
+import pint
 from napari.qt.threading import create_worker
 from napari.utils import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_histomix.records import Event, HistomixError, Job
+from napari_histomix.widgets.elements import later
 
 INTERVAL = 0.05
 """Seconds between two events that reach the main thread."""
@@ -53,12 +55,6 @@ class _Handle:
         self.result: Any = None
         self.sentence = ""
         self.unwanted = False
-
-    def drop(self) -> None:
-        """Forget the job and its result."""
-        self.make = None
-        self.result = None
-        self.aborted = lambda: True
 
 
 class _Named(partial):
@@ -164,14 +160,11 @@ class JobRunner(QObject):
         """Whether the job that came to its end last was discarded: nobody is to be asked about it."""
         self._live: list[_Handle] = []
         self._next: tuple[Callable[[], Job[Any]], str] | None = None
-        self._again = QTimer(self)
-        self._again.setSingleShot(True)
-        self._again.timeout.connect(self._start_next)
+        self._again = later(self, 0, self._start_next)
         self.destroyed.connect(partial(_stop_all, self._live))
 
     @property
     def running(self) -> bool:
-        """Whether a job is under way."""
         return self._handle is not None
 
     @property
@@ -181,7 +174,6 @@ class JobRunner(QObject):
 
     @property
     def paused(self) -> bool:
-        """Whether the job that is under way is held."""
         return self._handle is not None and self._handle.hold.is_set()
 
     def start(self, make: Callable[[], Job[Any]], title: str) -> bool:
@@ -226,7 +218,6 @@ class JobRunner(QObject):
             self.paused_changed.emit(True)
 
     def resume(self) -> None:
-        """Let a paused job go on."""
         if self._handle is not None and self.paused:
             self._handle.hold.clear()
             self.paused_changed.emit(False)
@@ -256,11 +247,10 @@ class JobRunner(QObject):
         if handle is None:
             return
         self._close_bar()
-        outcome, result, sentence = handle.outcome, handle.result, handle.sentence
         self.discarded = handle.unwanted
-        if handle.unwanted:
-            outcome = "cancelled"
-        handle.drop()
+        outcome, result = "cancelled" if handle.unwanted else handle.outcome, handle.result
+        handle.make = handle.result = None
+        handle.aborted = lambda: True
         self._live.clear()
         if self._next is not None:
             # Only after the signals of this end.
@@ -269,7 +259,7 @@ class JobRunner(QObject):
         if outcome == "finished":
             self.finished.emit(result)
         elif outcome == "failed":
-            self.failed.emit(sentence)
+            self.failed.emit(handle.sentence)
         else:
             self.cancelled.emit()
 
@@ -393,6 +383,4 @@ def prepare_units() -> None:
 
     Building takes a while and is not safe beside another thread that builds it too, as the first layer would do.
     """
-    import pint
-
     pint.get_application_registry().Unit("um")

@@ -55,13 +55,11 @@ class Stacks:
         return self._stacks.get(image)
 
     def layer(self, image: str, what: str) -> Layer | None:
-        """A layer by image and what it shows."""
         stack = self._stacks.get(image)
         return stack.layers.get(what) if stack else None
 
     @property
     def composed(self) -> list[str]:
-        """Images that have synthetic layers."""
         return [image for image, stack in self._stacks.items() if "synthetic" in stack.layers]
 
     def layers(self, *, without: Stack | None = None) -> list[Layer]:

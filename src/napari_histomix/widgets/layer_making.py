@@ -63,9 +63,8 @@ def composed_image(
 
 def image_layer(name: str, image: LabeledImage, space: Mapping[str, Any], **about: Any) -> Image:
     """An RGB layer; ``space`` is scale, translate and units, ``about`` joins the provenance in its metadata."""
-    return Image(
-        image.pixels, rgb=True, name=name, visible=False, metadata={"histomix": {**facts(image), **about}}, **space
-    )
+    metadata = {"histomix": {**facts(image), **about}}
+    return Image(image.pixels, rgb=True, name=name, visible=False, metadata=metadata, **space)
 
 
 def nuclei_layer(
@@ -95,8 +94,8 @@ def nuclei_keywords(
 
     ``other`` is the opacity of the gray in which ids without a class are shown.
     """
-    color = {one.number: np.array([*one.color, 255]) / 255 for one in classes}
-    names = {one.number: one.name for one in classes}
+    color = {kind.number: np.array([*kind.color, 255]) / 255 for kind in classes}
+    names = {kind.number: kind.name for kind in classes}
     colors: dict[int | None, Any] = {None: np.array([0.6, 0.6, 0.6, other]), 0: np.zeros(4)}
     colors.update((number, color[kind]) for number, kind in types.items())
     return {
@@ -127,6 +126,45 @@ def candidates_layer(image: str, rows: pd.DataFrame, mpp: float, space: Mapping[
     )
 
 
+def candidate_features(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a candidates layer carries for each point."""
+    return rows.drop(columns=["image", "row", "col"]).reset_index(drop=True)
+
+
+def changes_layer(
+    composed: Composed, decisions: Mapping[int, str], class_name: Callable[[int], str], space: Mapping[str, Any]
+) -> Points:
+    """Changes in place of one image as rings in the color of the decision."""
+    changes = composed.changes
+    donors = [change.donor for change in changes]
+    words = [WORDS[decisions.get(change.id, UNDECIDED)] for change in changes]
+    features = pd.DataFrame(
+        {
+            "number": [change.id for change in changes],
+            "class": [", ".join(map(class_name, dict.fromkeys(change.added.values()))) for change in changes],
+            "replaced": [", ".join(map(str, change.removed)) for change in changes],
+            "fit": [change.score for change in changes],
+            "donor": [f"{donor.image} #{donor.item}" if donor is not None else "" for donor in donors],
+            "method": [change.method for change in changes],
+            "seed": [str(change.seed) for change in changes],
+            "decision": words,
+        }
+    )
+    radii = [np.sqrt(max(np.count_nonzero(change.origin == DONOR), 1) / np.pi) for change in changes]
+    return Points(
+        np.array([center(change) for change in changes]),
+        features=features,
+        face_color="transparent",
+        border_color=decision_colors(words),
+        border_width=RING_WIDTH,
+        size=[3.1 * radius for radius in radii],
+        visible=False,
+        name=f"{composed.name} changes",
+        metadata={"histomix": {"image": changes[0].image, "synthetic": True, "changes": composed.facts}},
+        **space,
+    )
+
+
 def take_over(old: Layer, new: Layer) -> None:
     """Give a layer that is shown the content of a newly made one of its kind."""
     old.data = new.data
@@ -141,34 +179,6 @@ def take_over(old: Layer, new: Layer) -> None:
         if len(new.data):
             old.size = new.size
             old.border_color = new.border_color
-
-
-def candidate_features(rows: pd.DataFrame) -> pd.DataFrame:
-    """What a candidates layer carries for each point."""
-    return rows.drop(columns=["image", "row", "col"]).reset_index(drop=True)
-
-
-def changes_layer(
-    name: str,
-    changes: Sequence[Change],
-    features: pd.DataFrame,
-    made: Sequence[Mapping[str, Any]],
-    space: Mapping[str, Any],
-) -> Points:
-    """Changes in place of one image as rings in the color of the decision; ``made``: how each was made."""
-    radii = [np.sqrt(max(np.count_nonzero(change.origin == DONOR), 1) / np.pi) for change in changes]
-    return Points(
-        np.array([center(change) for change in changes]),
-        features=features,
-        face_color="transparent",
-        border_color=decision_colors(features["decision"]),
-        border_width=RING_WIDTH,
-        size=[3.1 * radius for radius in radii],
-        visible=False,
-        name=name,
-        metadata={"histomix": {"image": changes[0].image, "synthetic": True, "changes": list(made)}},
-        **space,
-    )
 
 
 def center(change: Change) -> tuple[float, float]:
@@ -224,22 +234,3 @@ def decision_colors(words: Iterable[str]) -> NDArray[np.float64]:
     # As numbers: napari takes long to read the names of many colors.
     colors = {word: transform_color(color)[0] for word, color in DECISION_COLORS.items()}
     return np.array([colors[word] for word in words], np.float64).reshape(-1, 4)
-
-
-def change_frame(
-    changes: Sequence[Change], decisions: Mapping[int, str], class_name: Callable[[int], str]
-) -> pd.DataFrame:
-    """One row for each change in place: number, class, replaced, fit, donor, method, seed, decision."""
-    donors = [change.donor for change in changes]
-    return pd.DataFrame(
-        {
-            "number": [change.id for change in changes],
-            "class": [", ".join(map(class_name, dict.fromkeys(change.added.values()))) for change in changes],
-            "replaced": [", ".join(map(str, change.removed)) for change in changes],
-            "fit": [change.score for change in changes],
-            "donor": [f"{donor.image} #{donor.item}" if donor is not None else "" for donor in donors],
-            "method": [change.method for change in changes],
-            "seed": [str(change.seed) for change in changes],
-            "decision": [WORDS[decisions.get(change.id, UNDECIDED)] for change in changes],
-        }
-    )

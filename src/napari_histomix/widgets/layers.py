@@ -18,7 +18,7 @@ from napari_histomix.widgets import layer_making as making
 from napari_histomix.widgets.decisions import DELETE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.jobs import GcPause, JobRunner
 from napari_histomix.widgets.layer_cache import Stack, Stacks
-from napari_histomix.widgets.layer_making import Composed, change_frame, composed_image
+from napari_histomix.widgets.layer_making import Composed, composed_image
 from napari_histomix.widgets.loading import candidate_frame
 from napari_histomix.widgets.session import Session, session_of
 from napari_histomix.widgets.viewer import fly, show_scale_bar
@@ -82,7 +82,6 @@ class LayerBook(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether layers are still to be added."""
         return bool(self._queue) or self._composer.running or self.session.reader.busy
 
     def layer(self, image: str, what: str) -> Layer | None:
@@ -204,7 +203,7 @@ class LayerBook(QObject):
         work = [piece for piece in work if piece[-1]]
         if not work or dataset is None or study is None:
             return
-        decisions = dict(session.said["change"])
+        decisions = dict(session.decisions["change"])
 
         def job() -> Job[list[Composed]]:
             made = []
@@ -222,16 +221,16 @@ class LayerBook(QObject):
 
     def _on_composed(self, made: list[Composed]) -> None:
         for composed in made:
-            name = composed.name
-            self.stacks.begin(name).target = composed.target
-            steps = (self._add_synthetic, self._add_synthetic_nuclei, self._add_changes)
-            self._later(*(partial(self._while_there, composed, step) for step in steps))
+            self.stacks.begin(composed.name).target = composed.target
+            for step in (self._add_synthetic, self._add_synthetic_nuclei, self._add_changes):
+                self._later(partial(self._while_there, composed, step))
         self._later(lambda: self._show(self.session.image, True))
 
-    def _while_there(self, composed: Composed, step: Callable[[str, Composed], None]) -> None:
+    def _while_there(self, composed: Composed, step: Callable[[Composed], None]) -> None:
         """Take a step, unless a run that was discarded took changes with it: then what is left is composed anew."""
-        if set(self.session.table.ids.tolist()).issuperset(change.id for change in composed.changes):
-            step(composed.name, composed)
+        ids = set(self.session.table.ids.tolist())
+        if composed.name in self.stacks and ids.issuperset(change.id for change in composed.changes):
+            step(composed)
 
     def _on_changes_decided(self, ids: Sequence[int]) -> None:
         session = self.session
@@ -334,8 +333,7 @@ class LayerBook(QObject):
 
     def _add_candidates(self, name: str) -> None:
         if name in self.stacks:
-            rows = self._rows(name)
-            layer = making.candidates_layer(name, rows, self._mpp(name), self._space(name))
+            layer = making.candidates_layer(name, self._rows(name), self._mpp(name), self._space(name))
             self._add(name, "candidates", layer)
 
     def _recolor_candidates(self, name: str) -> None:
@@ -344,35 +342,34 @@ class LayerBook(QObject):
             layer.features = making.candidate_features(rows)
             layer.border_color = making.decision_colors(layer.features["decision"])
 
-    def _add_synthetic(self, name: str, composed: Composed) -> None:
-        if name in self.stacks:
-            image, about = composed.synthetic.image, {"synthetic": True, "changes": composed.facts}
-            named = f"{name} synthetic" if composed.in_place else name
-            self._add(name, "synthetic", making.image_layer(named, image, self._space(name, image), **about))
-            self._rewrite_all(name)
+    def _add_synthetic(self, composed: Composed) -> None:
+        name, image = composed.name, composed.synthetic.image
+        about = {"synthetic": True, "changes": composed.facts}
+        named = f"{name} synthetic" if composed.in_place else name
+        self._add(name, "synthetic", making.image_layer(named, image, self._space(name, image), **about))
+        self._rewrite_all(name)
 
-    def _add_synthetic_nuclei(self, name: str, composed: Composed) -> None:
-        image, dataset = composed.synthetic.image, self.session.dataset
+    def _add_synthetic_nuclei(self, composed: Composed) -> None:
+        name, image, dataset = composed.name, composed.synthetic.image, self.session.dataset
         # A color for every id that may come back: rejected and replaced ones too.
         types = {**(composed.target.types if composed.target else {}), **image.types}
         for change in composed.changes:
             types.update(change.added)
-        if name in self.stacks and dataset is not None and types:
-            space = self._space(name, image)
+        if dataset is not None and types:
             named = f"{name} synthetic nuclei" if composed.in_place else f"{name} nuclei"
+            space = self._space(name, image)
             layer = making.nuclei_layer(named, image, types, dataset.classes, space, synthetic=True)
             self._add(name, "synthetic nuclei", layer)
             self._rewrite_all(name)
 
-    def _add_changes(self, name: str, composed: Composed) -> None:
-        dataset, changes = self.session.dataset, composed.changes
-        if name in self.stacks and composed.in_place and dataset is not None:
-            features = change_frame(changes, self.session.said["change"], dataset.class_name)
-            layer = making.changes_layer(f"{name} changes", changes, features, composed.facts, self._space(name))
-            self._add(name, "changes", layer)
+    def _add_changes(self, composed: Composed) -> None:
+        dataset, name = self.session.dataset, composed.name
+        if composed.in_place and dataset is not None:
+            decisions, space = self.session.decisions["change"], self._space(name)
+            self._add(name, "changes", making.changes_layer(composed, decisions, dataset.class_name, space))
 
     def _recolor_changes(self, name: str) -> None:
-        layer, decisions = self.layer(name, "changes"), self.session.said["change"]
+        layer, decisions = self.layer(name, "changes"), self.session.decisions["change"]
         if isinstance(layer, Points):
             words = [WORDS[decisions.get(number, UNDECIDED)] for number in layer.features["number"]]
             layer.features["decision"] = words
@@ -382,7 +379,7 @@ class LayerBook(QObject):
 
     def _rewrite_all(self, name: str) -> None:
         # Decisions made between composing and now.
-        decisions = self.session.said["change"]
+        decisions = self.session.decisions["change"]
         for change in self.session.changes_of(name, rejected=True):
             if change.in_place and decisions.get(change.id) in (REJECT, DELETE):
                 self._rewrite(change)

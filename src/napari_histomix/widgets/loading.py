@@ -106,13 +106,13 @@ class Work:
     candidates: Candidates | None = None
     table: ChangeTable = field(default_factory=lambda: ChangeTable.of_rows(()))
     changes: Sequence[Any] = ()
-    said: Mapping[Subject, Mapping[int, str]] = field(default_factory=dict)
+    decisions: Mapping[Subject, Mapping[int, str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, study: Study, candidates: Candidates | None) -> Self:
         """Read all but the candidates; takes a while for a large study: not for the main thread."""
-        said = {subject: study.decisions(subject) for subject in SUBJECTS}
-        return cls(candidates, study.change_table(), study.changes(), said)
+        decisions = {subject: study.decisions(subject) for subject in SUBJECTS}
+        return cls(candidates, study.change_table(), study.changes(), decisions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,7 +348,6 @@ class ImageReader(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether images are being read."""
         return self._runner.running
 
     def request(self, name: str) -> None:

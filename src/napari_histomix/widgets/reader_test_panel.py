@@ -197,7 +197,7 @@ class MakeSection(Section):
         elif study is session.study:
             # Known already: no file is read while a person decides on one nucleus after the other.
             self.looker.discard()
-            self._on_offer(Offer.of(study, session.table, session.said["change"]))
+            self._on_offer(Offer.of(study, session.table, session.decisions["change"]))
         else:
             self.looker.replace(look_job(study), "looking at a study")
 

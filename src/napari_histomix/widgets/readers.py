@@ -31,7 +31,7 @@ def folder_reader(path: str | Sequence[str]) -> Reader | None:
         return None
     folder = Path(path)
     try:
-        known = folder.is_dir() and (_is_study(folder) or _is_dataset(folder))
+        known = folder.is_dir() and ((folder / FILE).is_file() or _is_dataset(folder))
     except OSError:
         return None
     return read_folder if known else None
@@ -42,16 +42,12 @@ def file_reader(path: str | Sequence[str]) -> Reader | None:
     return read_file if isinstance(path, str) and is_label_file(Path(path)) else None
 
 
-def _is_study(folder: Path) -> bool:
-    return (folder / FILE).is_file()
-
-
 def _is_dataset(folder: Path) -> bool:
     """Whether a folder is one of labeled images, by its listing and the first bytes of some files."""
     if recognized(folder) is not None:
         return True
-    inside = [one for one in folder.iterdir() if one.name.casefold() in SPLIT_FOLDERS and one.is_dir()]
-    return any(subfolder(one, "images") and subfolder(one, "labels") for one in (folder, *inside))
+    splits = [inner for inner in folder.iterdir() if inner.name.casefold() in SPLIT_FOLDERS and inner.is_dir()]
+    return any(subfolder(place, "images") and subfolder(place, "labels") for place in (folder, *splits))
 
 
 def read_folder(path: str) -> list[LayerData]:
@@ -71,7 +67,8 @@ def read_folder(path: str) -> list[LayerData]:
     """
     folder = Path(path)
     wanted = ""
-    if _is_study(folder):
+    is_study = (folder / FILE).is_file()
+    if is_study:
         from napari_histomix.study import Study
 
         study = Study.open(folder)
@@ -84,12 +81,8 @@ def read_folder(path: str) -> list[LayerData]:
     window = getattr(viewer, "window", None)
     if window is None:
         return [_image(image, scaled, adopt=False), _nuclei(dataset, image, scaled)]
-    _, dock = window.add_plugin_dock_widget("napari-histomix", "HistoMix")
-    dock.open_step(0)
-    if _is_study(folder):
-        dock.data.open_study(folder)
-    else:
-        dock.data.open_folder(folder)
+    data = _open_dock(window)
+    (data.open_study if is_study else data.open_folder)(folder)
     # The dock asks for a scale that nothing says; this layer would be without it.
     return [_image(image, scaled, adopt=scaled)]
 
@@ -137,13 +130,13 @@ def read_file(path: str) -> list[LayerData]:
         If the file is damaged; napari shows the sentence.
     """
     shown = _shown(Path(path).stem)
-    found = read_label_file(Path(path), None if shown is None else shown.data.shape[:2])
-    space = _space(found.mpp) if found.mpp else {}
+    labels = read_label_file(Path(path), None if shown is None else shown.data.shape[:2])
+    space = _space(labels.mpp) if labels.mpp else {}
     if shown is not None:
         space = {"scale": tuple(shown.scale), "translate": tuple(shown.translate), "units": shown.units}
-    about = {"image": found.name, **({"mpp": found.mpp} if found.mpp else {})}
-    keywords = nuclei_keywords(found.types, found.classes, about, OTHER)
-    return [(found.instances, {"name": f"{found.name} nuclei"} | keywords | space, "labels")]
+    about = {"image": labels.name, **({"mpp": labels.mpp} if labels.mpp else {})}
+    keywords = nuclei_keywords(labels.types, labels.classes, about, OTHER)
+    return [(labels.instances, {"name": f"{labels.name} nuclei"} | keywords | space, "labels")]
 
 
 def _shown(name: str) -> Image | None:
@@ -168,12 +161,14 @@ def open_sample() -> list[tuple[Any, ...]]:
     """
     dataset = load_sample()
     image = dataset.read(dataset.entries[0])
-    name = image.source.image
-    about = {"histomix": {"dataset": dataset.name, "image": name, "adopt": True}}
-    keywords = {"name": name, "rgb": True, "scale": (image.mpp, image.mpp), "units": ("um", "um"), "metadata": about}
     viewer = napari.current_viewer()
     if viewer is not None:
-        _, dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")
-        dock.open_step(0)
-        dock.data.open_sample()
-    return [(image.pixels, keywords, "image")]
+        _open_dock(viewer.window).open_sample()
+    return [_image(image, True, adopt=True)]
+
+
+def _open_dock(window: Any) -> Any:
+    """The page for data of the HistoMix dock."""
+    _, dock = window.add_plugin_dock_widget("napari-histomix", "HistoMix")
+    dock.open_step(0)
+    return dock.data

@@ -90,12 +90,14 @@ class Session(Decisions):
         self.candidates: Candidates | None = work.candidates
         self.table: ChangeTable = work.table
         """All changes of the study, a row for each."""
-        self._set_said(work.said)
+        self._set_decisions(work.decisions)
         self._set_changes(work.changes)
 
     def _set_changes(self, changes: Sequence[Change]) -> None:
-        self._changes = changes
-        self._object = lru_cache(OBJECTS)(changes.__getitem__)
+        self.changes = changes
+        """All changes by id, made into objects one at a time."""
+        self.change_at: Callable[[int], Change] = lru_cache(OBJECTS)(changes.__getitem__)
+        """The change in a row of the table."""
 
     # Opening.
 
@@ -104,8 +106,7 @@ class Session(Decisions):
         warm_networks()
         dataset = opened.dataset
         self._clear()
-        self.dataset, self.survey = dataset, opened.survey
-        self.mpp = opened.mpp
+        self.dataset, self.survey, self.mpp = dataset, opened.survey, opened.mpp
         self.splits = dict(opened.settings.get("splits") or {})
         self.study, self._method = opened.study, str(opened.settings.get("method", ""))
         self.study_folder = Path(opened.study.folder) if opened.study else self.free_folder()
@@ -172,7 +173,6 @@ class Session(Decisions):
             self.show(names[(at + by) % len(names)])
 
     def fly(self, image: str, row: float, col: float) -> None:
-        """Bring a place onto the screen."""
         if image != self.image:
             self.show(image)
         self.place_requested.emit(image, row, col)
@@ -216,7 +216,6 @@ class Session(Decisions):
         return self._method
 
     def choose_method(self, name: str) -> None:
-        """Make images with another method from now on."""
         if name != self._method:
             self._method = name
             self.save_settings({"method": name})
@@ -246,7 +245,7 @@ class Session(Decisions):
     @property
     def worked(self) -> bool:
         """Whether the study holds decisions or changes, which a new search would take the sense from."""
-        return bool(self.said["candidate"] or self.said["change"] or len(self.table))
+        return bool(self.decisions["candidate"] or self.decisions["change"] or len(self.table))
 
     def _ground(self, study: Study | None, folder: Path | None) -> Ground:
         if self.dataset is None or self.survey is None or folder is None:
@@ -272,7 +271,6 @@ class Session(Decisions):
         return loading.find_job(self._ground(study, folder), method, settings)
 
     def take_stage(self, found: Found) -> None:
-        """Go on with what a stage found."""
         self._adopt(found.study)
         self._set_work(found.work)
         self.candidates_changed.emit()
@@ -281,14 +279,7 @@ class Session(Decisions):
     def make_job(self, settings: Any, stage: Any = None, loaded: Any = None) -> Callable[[], Job[Outcome]]:
         """Make images with the chosen method, in the study, which begins here if it has not; see ``take_made``.
 
-        Parameters
-        ----------
-        settings : object
-            Of the method's settings class.
-        stage : object, optional
-            Settings of its stage, where the study does not hold its items yet.
-        loaded : InpaintingModel or PromptedModel, optional
-            A model that is loaded already.
+        ``stage`` are the settings of its stage, where the study does not hold its items yet; ``loaded`` is a model.
         """
         from napari_histomix.methods import method_of
 
@@ -297,7 +288,6 @@ class Session(Decisions):
         return loading.make_job(ground, self._begun, method_of(self.method), settings, stage, loaded)
 
     def resume_job(self) -> Callable[[], Job[Outcome]]:
-        """Go on with the run of the study that was killed or cancelled."""
         if self.study is None:
             raise HistomixError("Open a study first.")
         return loading.resume_job(self._ground(self.study, self.study_folder))
@@ -322,7 +312,7 @@ class Session(Decisions):
         first = int(new[0])
         self.table = self.table.followed(self.study.change_table(first))
         tail = self.study.changes(first)
-        self._set_changes(self._changes.followed(tail) if len(self._changes) else tail)  # type: ignore[attr-defined]
+        self._set_changes(self.changes.followed(tail) if len(self.changes) else tail)  # type: ignore[attr-defined]
         # The study may be ahead of the event: what is in the table now is told now.
         self.changes_made.emit(np.setdiff1d(self.table.ids, known).tolist())
 
@@ -357,29 +347,20 @@ class Session(Decisions):
         rows = self.table.rows([id])
         return self.change_at(int(rows[0])) if len(rows) else None
 
-    def change_at(self, row: int) -> Change:
-        """The change in a row of the table."""
-        change: Change = self._object(row)
-        return change
-
     def changes_of(
         self, name: str, *, rejected: bool = False, window: tuple[slice, slice] | None = None
     ) -> list[Change]:
         """Changes that are seen in an image, or touch a window of it; without the rejected and deleted ones."""
-        rows, decisions = self.table.seen_in(name), self.said["change"]
+        rows, decisions = self.table.seen_in(name), self.decisions["change"]
         if window is not None:
             (top, bottom), (left, right) = ((axis.start, axis.stop) for axis in window)
             rows = self.table.touching(rows, top, left, bottom, right)
         ids = self.table.ids[rows].tolist()
         return [
             self.change_at(row)
-            for row, number in zip(rows.tolist(), ids, strict=True)
-            if rejected or decisions.get(number) not in (REJECT, DELETE)
+            for row, id in zip(rows.tolist(), ids, strict=True)
+            if rejected or decisions.get(id) not in (REJECT, DELETE)
         ]
-
-    def all_changes(self) -> Sequence[Change]:
-        """All changes by id, made into objects one at a time."""
-        return self._changes
 
     # Segment pools.
 

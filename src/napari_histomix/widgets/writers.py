@@ -79,8 +79,8 @@ def is_synthetic(meta: Mapping[str, Any]) -> bool:
 
 
 def _about(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = meta.get("metadata", {}).get("histomix")
-    return found if isinstance(found, dict) else {}
+    about = meta.get("metadata", {}).get("histomix")
+    return about if isinstance(about, dict) else {}
 
 
 def _mpp(meta: Mapping[str, Any]) -> float | None:
@@ -105,50 +105,50 @@ def _labeled(data: Any, meta: Mapping[str, Any]) -> tuple[LabeledImage, tuple[Nu
     """The labels with their classes, on a white image; and whether their scale is known."""
     instances, mpp = _ids(data, meta), _mpp(meta)
     kinds = _kinds(meta)
-    ids = [int(one) for one in np.unique(instances) if one]
-    classes = _classes(meta, {kinds.get(one, NUCLEUS) for one in ids})
-    numbers = {one.name.casefold(): one.number for one in classes}
-    types = {one: numbers[kinds.get(one, NUCLEUS).casefold()] for one in ids}
+    ids = [int(number) for number in np.unique(instances) if number]
+    classes = _classes(meta, {kinds.get(number, NUCLEUS) for number in ids})
+    numbers = {kind.name.casefold(): kind.number for kind in classes}
+    types = {number: numbers[kinds.get(number, NUCLEUS).casefold()] for number in ids}
     pixels = np.full((*instances.shape, 3), 255, np.uint8)
     name = safe_name(str(_about(meta).get("image") or meta["name"]))
     # A layer says of its image as a whole that it is synthetic, unless its features say it of each label.
-    flags = _flags(meta)
-    synthetic = frozenset(ids if flags is None and is_synthetic(meta) else (flags or frozenset()) & set(ids))
+    flags = _feature(meta, ("synthetic",))
+    synthetic = frozenset(
+        number
+        for number in ids
+        if (is_synthetic(meta) if flags is None else flags.get(number) == True)  # noqa: E712
+    )
     image = LabeledImage(pixels, instances, types, mpp or 1.0, Source("", name), synthetic=synthetic)
     return image, classes, mpp is not None
 
 
-def _flags(meta: Mapping[str, Any]) -> frozenset[int] | None:
-    """The labels that a feature ``synthetic`` flags; None where there is no such feature."""
+def _feature(meta: Mapping[str, Any], names: tuple[str, ...]) -> dict[int, Any] | None:
+    """What the first of these features that is there says of each label; None where there is none."""
     features = meta.get("features")
-    if features is None or "synthetic" not in features:
+    column = next((name for name in names if features is not None and name in features), None)
+    if features is None or column is None:
         return None
+    # Without a column of ids, the rows are those of the labels from 0.
     ids = features["index"] if "index" in features else range(len(features))
-    return frozenset(int(number) for number, flag in zip(ids, features["synthetic"], strict=True) if flag == True)  # noqa: E712
+    return {int(number): value for number, value in zip(ids, features[column], strict=True)}
 
 
 def _kinds(meta: Mapping[str, Any]) -> dict[int, str]:
     """The class of each label by the layer's features, as text; empty where no feature says one."""
-    features = meta.get("features")
-    column = next((one for one in CLASS_FEATURES if features is not None and one in features), None)
-    if features is None or column is None:
-        return {}
-    # Without a column of ids, the rows are those of the labels from 0.
-    ids = features["index"] if "index" in features else range(len(features))
-    named = {one.number: one.name for one in _known(meta)}
-    found = {}
-    for number, kind in zip(ids, features[column], strict=True):
-        text = "" if kind is None or kind != kind else str(kind).strip()
+    named = {kind.number: kind.name for kind in _known(meta)}
+    kinds = {}
+    for number, value in (_feature(meta, CLASS_FEATURES) or {}).items():
+        text = "" if value is None or value != value else str(value).strip()
         if text:
             whole = whole_number(text)
-            found[int(number)] = text if whole is None else named.get(whole, f"type {whole}")
-    return found
+            kinds[number] = text if whole is None else named.get(whole, f"type {whole}")
+    return kinds
 
 
 def _known(meta: Mapping[str, Any]) -> tuple[NucleusClass, ...]:
     """The classes in the layer's own metadata."""
-    said = _about(meta).get("classes")
-    return classes_of(said, "the layer's metadata") if isinstance(said, dict) else ()
+    classes = _about(meta).get("classes")
+    return classes_of(classes, "the layer's metadata") if isinstance(classes, dict) else ()
 
 
 def _classes(meta: Mapping[str, Any], kinds: set[str]) -> tuple[NucleusClass, ...]:
@@ -157,9 +157,9 @@ def _classes(meta: Mapping[str, Any], kinds: set[str]) -> tuple[NucleusClass, ..
     numbers = {int(match[1]) for kind in kinds if (match := re.fullmatch(r"type ([0-9]+)", kind))}
     if not known and 0 < len(numbers) == len(kinds):
         return numbered_classes(numbers)
-    names = {one.name.casefold() for one in known}
+    names = {kind.name.casefold() for kind in known}
     more = sorted({kind.casefold(): kind for kind in sorted(kinds) if kind.casefold() not in names}.values())
-    first = max((one.number for one in known), default=0) + 1
+    first = max((kind.number for kind in known), default=0) + 1
     colors = palette(first + len(more))[first - 1 :]
     return (*known, *(NucleusClass(first + at, name, colors[at]) for at, name in enumerate(more)))
 

@@ -11,24 +11,22 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 from napari_histomix.compositing.composing import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
 from napari_histomix.study.database import READ_ONLY
-from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
-from napari_histomix.widgets.elements import ACCENT, BAD, GOOD, SPACE, Note, button, column, label, rgb, row
+from napari_histomix.widgets.decisions import UNDECIDED, WORDS
+from napari_histomix.widgets.elements import ACCENT, SPACE, Note, button, column, label, rgb, row
 from napari_histomix.widgets.jobs import sentence_of
 from napari_histomix.widgets.layer_making import center
-from napari_histomix.widgets.review.deciding import DecidingBox, DetailsBox, GoalBar, provenance, title_of
+from napari_histomix.widgets.review.deciding import COLORS, DecidingBox, DetailsBox, GoalBar, provenance, title_of
 from napari_histomix.widgets.review.donors import CompareSection, DonorSection
 from napari_histomix.widgets.review.filters import FilterSection, ListSection
-from napari_histomix.widgets.review.queue import CODES, ChangeRows
+from napari_histomix.widgets.review.queue import ChangeRows
 from napari_histomix.widgets.review.summary import Classes, SummarySection
 from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison
 
 if TYPE_CHECKING:
     from napari_histomix.widgets.review.panel import ReviewPanel
 
-COLORS = {APPROVE: GOOD, REJECT: BAD, DELETE: "#8a8f99"}
 ELIDED, NAME_WIDTH = Qt.TextElideMode.ElideMiddle, 130
 """Where and to how many pixels the names of images are shortened; the tooltip has them whole."""
-DECISIONS = {code: decision for decision, code in CODES.items()}
 
 
 class ReviewContents(QWidget):
@@ -71,7 +69,7 @@ class ReviewContents(QWidget):
     def take_changes(self) -> None:
         """Show other changes than before."""
         session, queue = self.session, self.queue
-        queue.set_changes(ChangeRows.of(session.table, self._class_name), session.said)
+        queue.set_changes(ChangeRows.of(session.table, self._class_name), session.decisions)
         self.filters.set_rows(queue.rows)
         self.list.set_rows()
         self.read_samplers()
@@ -122,7 +120,7 @@ class ReviewContents(QWidget):
         self.show_look()
         why_not = READ_ONLY if session.read_only else ""
         self.deciding.refresh(queue, why_not)
-        note = session.said["change note"].get(queue.id, "") if queue.id is not None else ""
+        note = session.decisions["change note"].get(queue.id, "") if queue.id is not None else ""
         self.details.refresh(queue, note, why_not)
         self._show_provenance()
 
@@ -131,7 +129,7 @@ class ReviewContents(QWidget):
         shown.setText("")
         if change is None or study is None:
             return
-        decision, metrics = DECISIONS[self.queue.decision], self.fontMetrics()
+        decision, metrics = self.queue.decision, self.fontMetrics()
         try:
             decided = study.decided("change", change.id).get(change.id) if decision != UNDECIDED else None
             about = change, str(change.provenance.get("sampler", "")), self._class_name, decided, decision
@@ -185,12 +183,12 @@ class ReviewContents(QWidget):
             self.note.say(sentence_of(error), "error")
             return
         self.shows = True
-        decision = DECISIONS[self.queue.decision]
+        decision = self.queue.decision
         caption = "After" if decision == UNDECIDED else f"After: {WORDS[decision]}"
         nothing = "Before: unreadable" if change.image else "Before: nothing"
         views.show_look(seen, caption, COLORS.get(decision, ""), "Before" if target is not None else nothing)
-        self.donors.show_change(change, near)
-        self.compare.show_change(change, target, near)
+        for section in (self.donors, self.compare):
+            section.show_change(change, target, near)
         # Going on need not wait for the next image.
         following, table = self.queue.following(), self.queue.rows.table
         name = table.image_names[table.images[following]] if following is not None else ""

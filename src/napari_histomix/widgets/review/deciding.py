@@ -21,6 +21,8 @@ from napari_histomix.records import Change, HistomixError
 from napari_histomix.study.decision_log import REASONS, Decided
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.elements import (
+    BAD,
+    GOOD,
     SPACE,
     button,
     check,
@@ -47,7 +49,7 @@ SCOPES = {
     ),
     SHOWN: ("All shown (G)", "Decide on all {nouns} that the filter leaves at once."),
 }
-DECISIONS = (
+BUTTONS = (
     (APPROVE, "Approve", "A, 1", "This may be exported."),
     (
         REJECT,
@@ -58,6 +60,7 @@ DECISIONS = (
     (UNDECIDED, "Clear", "3", "Take approval, rejection or deletion back: undecided again."),
     (DELETE, "Delete", "4", "Take it out of this list too; Undo brings it back, and so does Clear."),
 )
+COLORS = {APPROVE: GOOD, REJECT: BAD, DELETE: "#8a8f99"}
 FILLED = (
     "QPushButton {{ background-color: {color}; color: white; font-weight: 600; padding: 7px 2px; border-radius: 4px; }}"
     "QPushButton:disabled {{ background-color: #7a808a; color: #d5d8dc; }}"
@@ -89,7 +92,7 @@ class DecidingBox(QWidget):
             scope_button.toggled.connect(lambda checked: panel.on_scope() if checked else None)
         self.buttons = {
             decision: button("", pressed=lambda _checked=False, decision=decision: panel.decide(decision))
-            for decision, *_ in DECISIONS
+            for decision, *_ in BUTTONS
         }
         self.buttons[APPROVE].setStyleSheet(FILLED.format(color="#1e8449"))
         self.buttons[REJECT].setStyleSheet(FILLED.format(color="#b03a2e"))
@@ -114,7 +117,6 @@ class DecidingBox(QWidget):
         return next(scope for scope, scope_button in self.scopes.items() if scope_button.isChecked())
 
     def set_scope(self, scope: str) -> None:
-        """Let decisions concern what is shown, all in its image, or all that the filter leaves."""
         if self.scopes[scope].isEnabled():
             self.scopes[scope].setChecked(True)
 
@@ -137,7 +139,7 @@ class DecidingBox(QWidget):
         if self.scope == IMAGE and not queue.in_place:
             self.set_scope(ONE)
         count, together = len(self.rows(queue)), self.scope != ONE
-        for decision, text, keys, tip in DECISIONS:
+        for decision, text, keys, tip in BUTTONS:
             decision_button = self.buttons[decision]
             decision_button.setText(f"{text} {count:,} ({keys})" if together else f"{text} ({keys})")
             # In a whole image, it is the undecided ones that are decided on: there is nothing to clear.
@@ -171,7 +173,6 @@ class NoteEdit(QLineEdit):
         self._shown = text
 
     def keep(self) -> None:
-        """Write down what was typed."""
         text = self.text().strip()
         if text != self._shown:
             self._shown = text
@@ -243,11 +244,6 @@ class DetailsBox(QWidget):
         self.note.setReadOnly(not possible)
         self.reviewer.setEnabled(not why_not)
 
-    def set_stay(self, stay: bool) -> None:
-        """Show what was chosen before."""
-        with QSignalBlocker(self.stay):
-            self.stay.setChecked(stay)
-
 
 def provenance(
     change: Change,
@@ -259,18 +255,8 @@ def provenance(
 ) -> str:
     """Where a change comes from, how well it fits, who decided on it and when.
 
-    Parameters
-    ----------
-    change : Change
-    sampler : str
-        That painted in it; empty where none did.
-    name : callable
-        Name of a class number.
-    decided : Decided, optional
-        By whom and when, where that is known.
-    decision : str
-    short : callable
-        Makes the name of an image short.
+    ``sampler`` painted in it (empty where none did), ``name`` gives the name of a class number, ``short`` makes the
+    name of an image short.
     """
     facts = (
         *(_of_nucleus(change, name, short) if change.in_place else _of_image(change, short)),
@@ -330,14 +316,12 @@ class Pace:
         self._gaps: deque[float] = deque(maxlen=LATEST)
 
     def tick(self) -> None:
-        """A decision was made."""
         now = self._clock()
         if self._last is not None and now - self._last < BREAK:
             self._gaps.append(now - self._last)
         self._last = now
 
     def rest(self) -> None:
-        """The person turns to something else."""
         self._last = None
 
     @property
@@ -373,13 +357,11 @@ class GoalBar(QWidget):
         self.setLayout(column(self.bar, goal, space=SPACE - 2))
 
     def begin(self, goal: int) -> None:
-        """Begin with another study, for which a goal may have been set before."""
         self.pace = Pace()
         with QSignalBlocker(self.goal):
             self.goal.setValue(goal)
 
     def show_counts(self, undecided: int, approved: int, rejected: int) -> None:
-        """Show how far the review is."""
         goal = int(self.goal.value())
         done, total = (approved, goal) if goal else (approved + rejected, undecided + approved + rejected)
         self.bar.setMaximum(max(total, 1))

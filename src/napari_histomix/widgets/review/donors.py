@@ -45,24 +45,41 @@ Result = tuple[str, Change | str]
 """Title of a method, and its change or why there is none."""
 
 
-class DonorSection(Section):
+class ChangeSection(Section):
+    """A section about the change under review, filled only while it is open."""
+
+    def __init__(self, title: str, tip: str, session: Session) -> None:
+        super().__init__(title, tip, opened=False)
+        self.session, self.note = session, Note()
+        self._change: Change | None = None
+        self._target: LabeledImage | None = None
+        self._near: Sequence[Change] = ()
+        """All changes that are composed around it, itself among them."""
+        self.toggled.connect(self._show)
+
+    def show_change(self, change: Change, target: LabeledImage | None, near: Sequence[Change]) -> None:
+        self._change, self._target, self._near = change, target, near
+        self._show()
+
+    def _show(self) -> None:
+        raise NotImplementedError
+
+    def _fail(self, sentence: str) -> None:
+        self.note.say(sentence, "error")
+
+
+class DonorSection(ChangeSection):
     """Donor and nearest training patch side by side, at the same scale; of an image, its first two donors.
 
-    Parameters
-    ----------
-    session : Session
-    runner : JobRunner
-        Describes the training patches, once for each dataset.
+    ``runner`` describes the training patches, once for each dataset.
     """
 
     def __init__(self, session: Session, runner: JobRunner) -> None:
         super().__init__(
-            "Donor and nearest (D)", "What was copied, and which real nucleus the result resembles most.", opened=False
+            "Donor and nearest (D)", "What was copied, and which real nucleus the result resembles most.", session
         )
-        self.session, self.runner, self.finder = session, runner, JobRunner(self)
+        self.runner, self.finder = runner, JobRunner(self)
         self._patches: TrainingPatches | None = None
-        self._change: Change | None = None
-        self._near: Sequence[Change] = ()
         self._neighbor: tuple[int, Neighbor] | None = None
         self._searched: int | None = None
         self.donor, self.nearest = CropView("Donor"), CropView("Nearest")
@@ -76,18 +93,17 @@ class DonorSection(Section):
             runner,
             "Describe all nuclei of the training images once; then the nearest is shown for each synthetic nucleus.",
         )
-        self.about, self.note = hint(""), Note()
+        self.about = hint("")
         self.about.hide()
         add(self.body, pair, self.about, self.bar, self.note)
         self.bar.run.connect(self.build)
         runner.finished.connect(self._on_built)
         self.finder.finished.connect(self._on_nearest)
-        for each in (runner, self.finder):
-            each.failed.connect(lambda sentence: self.note.say(sentence, "error"))
+        runner.failed.connect(self._fail)
+        self.finder.failed.connect(self._fail)
         session.dataset_changed.connect(self._on_dataset)
         session.splits_changed.connect(self._on_splits)
         session.reader.loaded.connect(self._on_loaded)
-        self.toggled.connect(self._show)
 
     # The nearest patches.
 
@@ -128,11 +144,6 @@ class DonorSection(Section):
         self._show()
 
     # What is shown.
-
-    def show_change(self, change: Change, near: Sequence[Change]) -> None:
-        """Show the donors of a change; ``near`` are all that are composed around it, itself among them."""
-        self._change, self._near = change, near
-        self._show()
 
     def _on_loaded(self, name: str) -> None:
         change, known = self._change, self._neighbor
@@ -210,7 +221,7 @@ def nearest_job(
     return job
 
 
-class CompareSection(Section):
+class CompareSection(ChangeSection):
     """A row of small crops: what was there, and what each method makes of it."""
 
     chosen = Signal(str, object)
@@ -218,24 +229,19 @@ class CompareSection(Section):
 
     def __init__(self, session: Session) -> None:
         super().__init__(
-            "Compare", "Lay the same donor on the same place with every method, and blink between them.", opened=False
+            "Compare", "Lay the same donor on the same place with every method, and blink between them.", session
         )
-        self.session, self.runner = session, JobRunner(self)
-        self._change: Change | None = None
-        self._target: LabeledImage | None = None
-        self._near: Sequence[Change] = ()
-        self._picked = ""
+        self.runner, self._picked = JobRunner(self), ""
         self.results: dict[int, list[Result]] = {}
         """What came of comparisons, by the id of the change that was compared."""
         self.bar = RunBar("Compare methods", self.runner, "Lay this donor on this place with every method that can.")
-        self.note, self.grid, self.views = Note(), QGridLayout(), list[CropView]()
+        self.grid, self.views = QGridLayout(), list[CropView]()
         self.grid.setSpacing(2)
         add(self.body, self.bar, self.grid, self.note)
         self.bar.run.connect(self.compare)
         self.runner.finished.connect(self._on_compared)
-        self.runner.failed.connect(lambda sentence: self.note.say(sentence, "error"))
+        self.runner.failed.connect(self._fail)
         session.dataset_changed.connect(self._on_dataset)
-        self.toggled.connect(self._show)
 
     def _on_dataset(self) -> None:
         self.runner.discard()
@@ -255,11 +261,9 @@ class CompareSection(Section):
             self._show()
 
     def show_change(self, change: Change, target: LabeledImage | None, near: Sequence[Change]) -> None:
-        """Offer to compare a change; show what came of it where that was done."""
         if self._change is None or change.id != self._change.id:
             self._picked = ""
-        self._change, self._target, self._near = change, target, near
-        self._show()
+        super().show_change(change, target, near)
 
     def _show(self) -> None:
         change, target = self._change, self._target

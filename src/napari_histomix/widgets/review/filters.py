@@ -13,15 +13,15 @@ from qtpy.QtWidgets import QAbstractItemView, QComboBox, QGridLayout, QHeaderVie
 
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.decision_log import REASONS
-from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
-from napari_histomix.widgets.elements import BAD, GOOD, SPACE, Section, button, choice, label, later, number, row
-from napari_histomix.widgets.review.deciding import title_of
+from napari_histomix.widgets.decisions import WORDS
+from napari_histomix.widgets.elements import SPACE, Section, button, choice, label, later, number, row
+from napari_histomix.widgets.review.deciding import COLORS, title_of
 from napari_histomix.widgets.review.queue import (
     ANY,
     BEST_FIRST,
     BY_DONOR,
     BY_IMAGE,
-    CODES,
+    DECISIONS,
     NO_REASON,
     NOTED,
     RANDOM,
@@ -35,9 +35,9 @@ from napari_histomix.widgets.table_model import ArrayTableModel, Column
 if TYPE_CHECKING:
     from napari_histomix.widgets.review.panel import ReviewPanel
 
-DECISIONS = (
+STATES = (
     ("Any decision", ""),
-    *((WORDS[decision].capitalize(), decision) for decision in (UNDECIDED, APPROVE, REJECT, DELETE)),
+    *((WORDS[decision].capitalize(), decision) for decision in DECISIONS),
     ("Any, with deleted", ANY),
 )
 GIVEN_REASONS = (
@@ -57,9 +57,8 @@ PAUSE = 200
 """Milliseconds after the last change of a number before it counts."""
 ALL_DONORS = "0 "
 """Donors are known by number and image; number 0 stands for all donors of an image."""
-COLORS = {CODES[APPROVE]: QColor(GOOD), CODES[REJECT]: QColor(BAD), CODES[DELETE]: QColor("#8a8f99")}
-STATES = {code: WORDS[decision] for decision, code in CODES.items()}
 LIST_HEIGHT = 180
+LIST_COLORS = {decision: QColor(color) for decision, color in COLORS.items()}
 
 
 class FilterSection(Section):
@@ -68,7 +67,7 @@ class FilterSection(Section):
     def __init__(self, panel: ReviewPanel) -> None:
         super().__init__("Filter and order (F)", "Review only some of them, or in another order.", opened=False)
         self.panel = panel
-        self.decision = _choice("Decision", "Show only those with this decision.", *DECISIONS)
+        self.decision = _choice("Decision", "Show only those with this decision.", *STATES)
         self.kind = _choice("Class", "Show only those of this class.")
         self.image = _choice("Image", "Show only those in this image.")
         self.donor = _choice("Donor", "Show only copies of this donor, or of donors from this image.")
@@ -111,7 +110,6 @@ class FilterSection(Section):
 
     @property
     def wanted(self) -> Wanted:
-        """What the fields say."""
         donor, _, image = (self.donor.currentData() or ALL_DONORS).partition(" ")
         return Wanted(
             decision=self.decision.currentData(),
@@ -132,7 +130,6 @@ class FilterSection(Section):
         return self.order.currentData(), int(self.seed.value())
 
     def clear(self) -> None:
-        """Leave nothing out."""
         blockers = [QSignalBlocker(field) for field in (*self._choices, self.low, self.high)]
         for field in self._choices:
             field.setCurrentIndex(0)
@@ -142,12 +139,10 @@ class FilterSection(Section):
         self.panel.on_filter()
 
     def choose_donor(self, image: str, instance: int) -> None:
-        """Show only copies of one donor."""
         self.clear()
         self.donor.setCurrentIndex(self.donor.findData(f"{instance} {image}"))
 
     def show_count(self, queue: ReviewQueue) -> None:
-        """Say how many are shown."""
         total = len(queue.rows)
         self.state.setText(f"{len(queue):,} of {total:,}" if len(queue) < total else f"all {total:,}")
         self.clear_button.setEnabled(queue.wanted != Wanted())
@@ -166,7 +161,6 @@ class FilterSection(Section):
         self.method.setEnabled(len(table.method_names) > 1)
 
     def set_samplers(self, names: Iterable[str]) -> None:
-        """Offer the samplers that occur."""
         _fill(self.sampler, ("Any sampler", ""), *((name.capitalize(), name) for name in names if name))
 
 
@@ -227,7 +221,6 @@ class ListSection(Section):
         self.toggled.connect(self.refresh)
 
     def set_rows(self) -> None:
-        """List other changes."""
         rows, marks = self.queue.rows, self.queue.marks
         table = rows.table
         names, titles = table.made_names, [title_of(name) for name in table.method_names]
@@ -237,10 +230,10 @@ class ListSection(Section):
             Column("class", "Class", "", table.classes, rows.class_names.__getitem__),
             Column("fit", "Fit", "How well it fits, 0 to 100.", table.scores, _fit, right=True),
             Column("method", "Method", "", table.methods, titles.__getitem__),
-            Column("decision", "Decision", "", marks.decisions, STATES.__getitem__),
+            Column("decision", "Decision", "", marks.decisions, lambda code: WORDS[DECISIONS[code]]),
         )
         columns[1].hover = lambda row: names[table.names[row]]
-        columns[5].color = lambda row: COLORS.get(int(marks.decisions[row]))
+        columns[5].color = lambda row: LIST_COLORS.get(DECISIONS[marks.decisions[row]])
         self.model.set_columns(columns)
         self._listed = None
         header = self.view.horizontalHeader()

@@ -81,7 +81,6 @@ class KeyList(QScrollArea):
         self.hide()
 
     def set_open(self, opened: bool) -> None:
-        """Lay the sheet over the panel, or take it away."""
         if opened:
             self.setGeometry(self.panel.rect())
             self.raise_()

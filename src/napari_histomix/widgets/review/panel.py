@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Points
-from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
 from qtpy.QtGui import QHideEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QWidget
 
@@ -23,7 +23,7 @@ from napari_histomix.widgets.layers import LayerBook
 from napari_histomix.widgets.review.contents import ReviewContents
 from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
 from napari_histomix.widgets.review.keylist import KeyList, ReviewKeys
-from napari_histomix.widgets.review.queue import CODES, ReviewQueue
+from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer import fit
 
@@ -68,7 +68,6 @@ class ReviewPanel(Panel):
 
     @property
     def current(self) -> Change | None:
-        """The change under review."""
         return self.queue.current
 
     def move_by(self, by: int) -> None:
@@ -80,7 +79,6 @@ class ReviewPanel(Panel):
         self._move(lambda: self.queue.go_to(at))
 
     def move_to_row(self, row: int) -> None:
-        """Go to a change by its row in the table of changes."""
         self._move(lambda: self.queue.go(row))
 
     def move_on(self) -> None:
@@ -115,7 +113,7 @@ class ReviewPanel(Panel):
         with self._hold():
             self.session.decide("change", ids, None if decision == UNDECIDED else decision)
         # What could not be written is not decided: it stays in view.
-        if queue.decision_of(ids[0]) == CODES[decision]:
+        if queue.decision_of(ids[0]) == decision:
             self._go_on(scope, decision)
         self._arrive()
 
@@ -141,7 +139,6 @@ class ReviewPanel(Panel):
         self.contents.show_all()
 
     def write_note(self, text: str) -> None:
-        """Write the note of the change under review down."""
         self._write("change note", text)
 
     def _write(self, subject: Any, text: str) -> None:
@@ -153,7 +150,6 @@ class ReviewPanel(Panel):
         self._turn(self.session.undo, "There is nothing to undo.")
 
     def redo(self) -> None:
-        """Do the act again that was taken back last."""
         self._turn(self.session.redo, "There is nothing to redo.")
 
     def _turn(self, turn: Callable[[Any], tuple[int, ...]], nothing: str) -> None:
@@ -180,28 +176,23 @@ class ReviewPanel(Panel):
     # What a person chooses in the parts.
 
     def on_scope(self) -> None:
-        """Show what decisions concern from now on."""
         self.canvas.forget()
         self._arrive()
 
     def on_filter(self) -> None:
-        """Review what the filter leaves."""
         self.contents.details.note.keep()
         self.queue.filter(self.contents.filters.wanted)
         self._arrive()
 
     def on_order(self) -> None:
-        """Review in another order."""
         self.queue.arrange(*self.contents.filters.by)
         self.contents.show_all()
 
     def keep_goal(self, goal: int) -> None:
-        """Keep the number that is wanted with the study."""
         self.session.save_settings({GOAL: goal})
         self.contents.show_all()
 
     def keep_stay(self, stay: bool) -> None:
-        """Keep with the study whether a rejection stays."""
         self.session.save_settings({STAY: stay})
 
     # What the session says.
@@ -211,7 +202,8 @@ class ReviewPanel(Panel):
         self.queue.forget()
         kept = study.settings() if study is not None else {}
         parts.goal.begin(kept.get(GOAL, 0))
-        parts.details.set_stay(kept.get(STAY, False))
+        with QSignalBlocker(parts.details.stay):
+            parts.details.stay.setChecked(kept.get(STAY, False))
         parts.details.reviewer.setText(self.session.reviewer)
         parts.note.say(READ_ONLY if self.session.read_only else "", "warning")
 
@@ -227,7 +219,7 @@ class ReviewPanel(Panel):
         self.contents.show_all()
 
     def _on_decided(self, ids: Sequence[int]) -> None:
-        self.queue.update(ids, self.session.said)
+        self.queue.update(ids, self.session.decisions)
         if not self._held:
             self.contents.show_all()
 
@@ -254,7 +246,6 @@ class ReviewPanel(Panel):
             self.setFocus()
 
     def toggle_keys(self) -> None:
-        """Show the list of keys, or take it away."""
         self.sheet.set_open(not self.sheet.isVisible())
 
     def escape(self) -> None:

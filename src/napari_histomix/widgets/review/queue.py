@@ -15,12 +15,15 @@ from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.decision_log import REASONS, Subject
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, nouns
 
-CODES = {UNDECIDED: 0, APPROVE: 1, REJECT: 2, DELETE: 3}
+DECISIONS = (UNDECIDED, APPROVE, REJECT, DELETE)
+CODES = {decision: code for code, decision in enumerate(DECISIONS)}
 """Decisions as numbers."""
+GONE = (CODES[REJECT], CODES[DELETE])
+"""Decisions that take a nucleus out of its image."""
 ANY, NO_REASON, NOTED = "any", "none", "noted"
 BY_IMAGE, BEST_FIRST, WORST_FIRST, BY_DONOR, RANDOM = "image", "best", "worst", "donor", "random"
-Said = Mapping[Subject, Mapping[int, str]]
-"""What people said of changes: by subject and id."""
+DecisionTable = Mapping[Subject, Mapping[int, str]]
+"""What people decided on changes, gave as reasons and noted: by subject and id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +103,12 @@ class Marks:
         """One bit for each of ``REASONS``."""
         self.noted = np.zeros(size, bool)
 
-    def update(self, table: ChangeTable, ids: Iterable[int], said: Said) -> None:
+    def update(self, table: ChangeTable, ids: Iterable[int], decisions: DecisionTable) -> None:
         """Take over what is known now of some changes."""
-        decisions, reasons, notes = (said.get(subject, {}) for subject in ("change", "change reasons", "change note"))
+        made, reasons, notes = (decisions.get(subject, {}) for subject in ("change", "change reasons", "change note"))
         rows = table.rows(list(ids))
         known = table.ids[rows].tolist()
-        self.decisions[rows] = [CODES[decisions.get(number, UNDECIDED)] for number in known]
+        self.decisions[rows] = [CODES[made.get(number, UNDECIDED)] for number in known]
         self.reasons[rows] = [bits_of(reasons.get(number, "")) for number in known]
         self.noted[rows] = [bool(notes.get(number)) for number in known]
 
@@ -152,10 +155,6 @@ def bits_of(codes: str) -> int:
     return sum(1 << REASONS.index(code) for code in codes.split(", ")) if codes else 0
 
 
-GONE = (CODES[REJECT], CODES[DELETE])
-"""Decisions that take a nucleus out of its image."""
-
-
 class ReviewQueue:
     """Changes in an order, those that a filter leaves, and the current one among them.
 
@@ -175,12 +174,12 @@ class ReviewQueue:
 
     # What is in it.
 
-    def set_changes(self, rows: ChangeRows, said: Said) -> None:
+    def set_changes(self, rows: ChangeRows, decisions: DecisionTable) -> None:
         """Review other changes; the current one stays, where it is among them, else it is the first undecided."""
         current = self.id
         self.rows = rows
         self.marks = Marks(len(rows))
-        self.marks.update(rows.table, {number for given in said.values() for number in given}, said)
+        self.marks.update(rows.table, {number for given in decisions.values() for number in given}, decisions)
         self.samplers = None
         places = rows.table.rows([] if current is None else [current])
         self.row = int(places[0]) if len(places) else None
@@ -193,13 +192,12 @@ class ReviewQueue:
         self.samplers = np.array([samplers.get(number, "") for number in self.rows.table.ids.tolist()], object)
         self._refilter()
 
-    def update(self, ids: Iterable[int], said: Said) -> None:
+    def update(self, ids: Iterable[int], decisions: DecisionTable) -> None:
         """Take over what was said of some changes."""
-        self.marks.update(self.rows.table, ids, said)
+        self.marks.update(self.rows.table, ids, decisions)
         self._refilter()
 
     def arrange(self, by: str, seed: int = 0) -> None:
-        """Put the changes in another order."""
         self.by, self.seed = by, seed
         self._order = self.rows.arranged(by, seed)
         self._place = np.empty(len(self.rows), np.intp)
@@ -232,17 +230,14 @@ class ReviewQueue:
 
     @property
     def id(self) -> int | None:
-        """Id of the current change."""
         return int(self.rows.table.ids[self.row]) if self.row is not None else None
 
     @property
     def current(self) -> Change | None:
-        """The change under review."""
         return self.change_of(self.id) if self.id is not None else None
 
     @property
     def noun(self) -> str:
-        """What is under review: a nucleus or an image."""
         return self.rows.noun(self.row)
 
     @property
@@ -260,17 +255,14 @@ class ReviewQueue:
         return int(np.searchsorted(self._shown, self._place[self.row]))
 
     @property
-    def decision(self) -> int:
-        """Code of the current decision (``CODES``)."""
-        return int(self.marks.decisions[self.row]) if self.row is not None else 0
+    def decision(self) -> str:
+        return DECISIONS[self.marks.decisions[self.row]] if self.row is not None else UNDECIDED
 
-    def decision_of(self, id: int) -> int:
-        """Code of the decision on any change."""
-        return int(self.marks.decisions[self.rows.table.rows([id])[0]])
+    def decision_of(self, id: int) -> str:
+        return DECISIONS[self.marks.decisions[self.rows.table.rows([id])[0]]]
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Reasons given for the current change."""
         bits = int(self.marks.reasons[self.row]) if self.row is not None else 0
         return tuple(reason for place, reason in enumerate(REASONS) if bits >> place & 1)
 
@@ -301,7 +293,6 @@ class ReviewQueue:
         return target is not None
 
     def can_step(self, by: int) -> bool:
-        """Whether there is one to go to."""
         return self._target(by) is not None
 
     def _target(self, by: int) -> int | None:
@@ -328,7 +319,6 @@ class ReviewQueue:
         return True
 
     def following(self) -> int | None:
-        """The row that comes next."""
         target = self._target(1)
         return int(self._order[self._shown[target]]) if target is not None else None
 

@@ -27,21 +27,14 @@ Classes = dict[int | str, tuple[str, tuple[int, int, int]]]
 
 @dataclass(frozen=True, eq=False)
 class DonorUse:
-    """How often each donor occurs among some changes.
-
-    Parameters
-    ----------
-    counts : (D,) int64
-        Of each donor that occurs.
-    worth : float
-        The effective number of donors, (Σ n)² / Σ n² (Kish 1965): D where all are used equally often.
-    most : (str, int), optional
-        Image and number of the donor that is used most.
-    """
+    """How often each donor occurs among some changes."""
 
     counts: NDArray[np.int64]
+    """Of each of the D donors that occur."""
     worth: float
+    """The effective number of donors, (Σ n)² / Σ n² (Kish 1965): D where all are used equally often."""
     most: tuple[str, int] | None
+    """Image and number of the donor that is used most."""
 
     @classmethod
     def of(cls, rows: ChangeRows, chosen: NDArray[np.bool_]) -> DonorUse:
@@ -96,22 +89,13 @@ class SummarySection(Section):
     ) -> None:
         """Summarize these changes.
 
-        Parameters
-        ----------
-        rows : ChangeRows
-        marks : Marks
-        classes : dict
-            Name and color of each class, by the number of a class of nuclei or the name of a class of images.
-        before : mapping
-            Nuclei, or images, of each class in the training images.
-        places : float, optional
-            Effective sample size of the candidate locations they were drawn from.
+        ``before`` are the nuclei, or images, of each class in the training images, ``places`` the effective sample
+        size of the candidate locations that the changes were drawn from.
         """
         self._work = rows, marks, classes, before, places
         self._late.start()
 
     def refresh(self) -> None:
-        """Draw it anew in a moment."""
         self._late.start()
 
     def draw(self) -> None:

@@ -146,12 +146,8 @@ def outline(mask: NDArray[np.bool_]) -> list[QLineF]:
 class Comparison(QWidget):
     """The two views, with the three ways to show them above, and what is drawn over them and the zoom below.
 
-    Parameters
-    ----------
-    show_look : callable
-        Called when another size of the piece is wanted (``side``).
-    show_synthetic : callable
-        Whether the window shows synthetic images or the real ones.
+    It calls ``show_look`` when another size of the piece is wanted (``side``), and ``show_synthetic`` to say whether
+    the window shows synthetic images or the real ones.
     """
 
     moved = Signal(float, float)
@@ -219,7 +215,6 @@ class Comparison(QWidget):
         self._paint()
 
     def show_nothing(self, why: str = "") -> None:
-        """Show empty views."""
         self._look = None
         for view, caption in ((self.before, "Before"), (self.after, "After")):
             view.show_pixels(None, f"{caption} {why}".strip())
@@ -242,7 +237,6 @@ class Comparison(QWidget):
     # How.
 
     def set_mode(self, mode: str) -> None:
-        """Side by side, blink or swipe."""
         if mode != self.mode:
             self.mode = mode
             self.modes[mode].setChecked(True)
@@ -252,7 +246,6 @@ class Comparison(QWidget):
             self._paint()
 
     def toggle_blink(self) -> None:
-        """Blink, or show both side by side again."""
         self.set_mode(SIDE_BY_SIDE if self.mode == BLINK else BLINK)
 
     def zoom(self, by: int) -> None:
@@ -268,7 +261,6 @@ class Comparison(QWidget):
         self.set_factor(max((factor for factor in ZOOMS if factor <= wanted), default=ZOOMS[0]))
 
     def set_factor(self, factor: float) -> None:
-        """Magnify so much."""
         self.factor = self.before.factor = self.after.factor = factor
         self.zoom_label.setText(f"{factor:g}×")
         self.closer.setEnabled(factor < ZOOMS[-1])
@@ -281,7 +273,6 @@ class Comparison(QWidget):
         self._paint()
 
     def swipe_by(self, steps: int) -> None:
-        """Move the divider."""
         self.swipe_to(self.divider + steps * STEP)
 
     def _on_smooth(self, smooth: bool) -> None:
