@@ -189,18 +189,9 @@ def center(change: Change) -> tuple[float, float]:
 
 def facts(image: LabeledImage) -> dict[str, Any]:
     """Where an image comes from, for a layer's metadata."""
-    source = image.source
     # By this key no network learns from a layer, and its files say that they are synthetic.
     made = {"synthetic": True} if image.synthetic else {}
-    return {
-        "dataset": source.dataset,
-        "image": source.image,
-        "split": source.split,
-        "patient": source.patient,
-        "slide": source.slide,
-        "mpp": image.mpp,
-        **made,
-    }
+    return {**asdict(image.source), "mpp": image.mpp, **made}
 
 
 def provenance(change: Change, facts: Mapping[str, Any]) -> dict[str, Any]:

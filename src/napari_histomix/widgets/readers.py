@@ -54,16 +54,7 @@ def read_folder(path: str) -> list[LayerData]:
     """Open the HistoMix dock with a dataset or a study, and give its first image as a layer.
 
     The dock goes on to read the folder in the background, and takes the layer over. Without a window the image comes
-    with its nuclei.
-
-    Returns
-    -------
-    list of layer tuples
-
-    Raises
-    ------
-    HistomixError
-        If nothing in it can be read; napari shows the sentence.
+    with its nuclei. Where nothing in the folder can be read, napari shows the sentence of the ``HistomixError``.
     """
     folder = Path(path)
     wanted = ""
@@ -99,39 +90,30 @@ def _first(dataset: Dataset, wanted: str) -> tuple[LabeledImage, bool]:
     raise HistomixError(f"No image of {dataset.name} can be read; the first: {reasons[0]}")
 
 
-def _space(mpp: float) -> dict[str, Any]:
-    return {"scale": (mpp, mpp), "units": ("um", "um")}
+def _space(mpp: float | None) -> dict[str, Any]:
+    return {"scale": (mpp, mpp), "units": ("um", "um")} if mpp else {}
 
 
 def _image(image: LabeledImage, scaled: bool, *, adopt: bool) -> LayerData:
     about = {**facts(image), **({"adopt": True} if adopt else {})}
     keywords = {"name": image.source.image, "rgb": True, "metadata": {"histomix": about}}
-    return image.pixels, keywords | (_space(image.mpp) if scaled else {}), "image"
+    return image.pixels, keywords | _space(image.mpp if scaled else None), "image"
 
 
 def _nuclei(dataset: Dataset, image: LabeledImage, scaled: bool) -> LayerData:
     keywords = nuclei_keywords(image.types, dataset.classes, facts(image), OTHER)
     name = {"name": f"{image.source.image} nuclei"}
-    return image.instances, name | keywords | (_space(image.mpp) if scaled else {}), "labels"
+    return image.instances, name | keywords | _space(image.mpp if scaled else None), "labels"
 
 
 def read_file(path: str) -> list[LayerData]:
     """Give the nuclei of a label file as a Labels layer: each in its class's color, with its class as a feature.
 
     Where the viewer shows the image of the file's name, the nuclei lie on it.
-
-    Returns
-    -------
-    list of layer tuples
-
-    Raises
-    ------
-    HistomixError
-        If the file is damaged; napari shows the sentence.
     """
     shown = _shown(Path(path).stem)
     labels = read_label_file(Path(path), None if shown is None else shown.data.shape[:2])
-    space = _space(labels.mpp) if labels.mpp else {}
+    space = _space(labels.mpp)
     if shown is not None:
         space = {"scale": tuple(shown.scale), "translate": tuple(shown.translate), "units": shown.units}
     about = {"image": labels.name, **({"mpp": labels.mpp} if labels.mpp else {})}
@@ -149,15 +131,11 @@ def _shown(name: str) -> Image | None:
     return None
 
 
-def open_sample() -> list[tuple[Any, ...]]:
+def open_sample() -> list[LayerData]:
     """Open the HistoMix dock with the bundled sample, and give the sample's first image as a layer.
 
     napari takes a sample without a layer for a failure, so the first image is handed over here; the dock's layers
     take it over when the sample is opened.
-
-    Returns
-    -------
-    list of layer tuples
     """
     dataset = load_sample()
     image = dataset.read(dataset.entries[0])

@@ -53,13 +53,7 @@ def write_label_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 
 
 def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Write an RGB Image layer as PNG or TIFF with its scale; a synthetic one says in its description that it is.
-
-    Raises
-    ------
-    HistomixError
-        If it is no single RGB image.
-    """
+    """Write an RGB Image layer as PNG or TIFF with its scale; a synthetic one says in its description that it is."""
     if not meta.get("rgb"):
         raise HistomixError(f"{meta['name']} is no RGB image; save it with another writer.")
     planes = pixels_of(meta["name"], data[0] if meta.get("multiscale") else data)
