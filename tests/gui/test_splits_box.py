@@ -6,7 +6,7 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox
 
-from napari_histomix.widgets.split_table import SPLIT
+from napari_histomix.widgets.splits_box import SPLIT
 
 pytestmark = pytest.mark.gui
 
@@ -18,11 +18,11 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     box.toggle.click()
     qtbot.waitUntil(box.table.isVisible)
     assert box.model.rowCount() == 5
-    assert all(box.model.splits_of(row) == ["train"] for row in range(5))
+    assert all(box.splits_of[row] == ["train"] for row in range(5))
 
     with qtbot.waitSignal(session.splits_changed, timeout=20_000):
         qtbot.mouseClick(box.propose_button, Qt.MouseButton.LeftButton)
-    assert {split for row in range(5) for split in box.model.splits_of(row)} == {"train", "val", "test"}
+    assert {split for row in range(5) for split in box.splits_of[row]} == {"train", "val", "test"}
     assert "find them again" in box.warning.text()
     qtbot.waitUntil(lambda: not box.proposer.running)
     box.bar.run_button.click()
@@ -30,7 +30,7 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     assert "No two images" in box.found.text()
 
     # By mouse, in the table: a click on the split opens the list.
-    at = next(row for row in range(5) if box.model.splits_of(row) == ["test"])
+    at = next(row for row in range(5) if box.splits_of[row] == ["test"])
     index = box.model.index(at, SPLIT)
     box.table.scrollTo(index)
     place = box.table.visualRect(index).center()
@@ -40,7 +40,7 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     with qtbot.waitSignal(session.splits_changed):
         editor.setCurrentText("val")
         editor.activated.emit(editor.currentIndex())
-    assert box.model.splits_of(at) == ["val"]
+    assert box.splits_of[at] == ["val"]
     chosen = dict(session.splits)
     assert "test" not in chosen.values()
     study = session.study.folder
@@ -51,7 +51,7 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     settle(again)
     assert again.session.splits == chosen
     assert {one.source.image: one.source.split for one in again.session.dataset.entries} == chosen
-    assert again.data.splits.model.splits_of(at) == ["val"]
+    assert again.data.splits.splits_of[at] == ["val"]
     assert "val" in again.data.summary.text()
     # The first window still holds the study: here it can only be looked at.
     assert not again.data.splits.propose_button.isEnabled()

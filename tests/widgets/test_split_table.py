@@ -15,8 +15,7 @@ from napari_histomix.records import drain
 from napari_histomix.study import Study
 from napari_histomix.widgets.loading import Opened, study_job
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.split_table import IMAGES, NAME, SPLIT
-from napari_histomix.widgets.splits_box import SplitsBox
+from napari_histomix.widgets.splits_box import IMAGES, NAME, SPLIT, SplitsBox
 
 
 @pytest.fixture

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
+from widgets_samples import candidate
 
+from napari_histomix.widgets.candidates_panel import STATES, table_columns
+from napari_histomix.widgets.loading import Candidates, candidate_columns, candidate_frame, candidate_text
 from napari_histomix.widgets.table_model import ArrayTableModel, Column
 
 DESCENDING = Qt.SortOrder.DescendingOrder
@@ -36,6 +39,11 @@ def test_rows_follow_sort_and_filter(model) -> None:
     assert model.items() == [2, 0, 3] and model.items([0, 2]) == [2, 3]
     model.set_filter("apple", np.array([3, 1, 0]))
     assert model.items() == [3, 1]
+    model.set_filter("apple", equal={"split": "b"}, least={"size": 2.0})
+    assert model.items() == [3]
+    model.set_values("size", np.array([3.0, 2.0, 2.0, 5.0]))
+    model.refresh()
+    assert model.items() == [1, 3]
 
 
 def test_cells_show_what_their_column_says(model) -> None:
@@ -61,6 +69,66 @@ def test_a_choice_is_told_and_not_taken(model) -> None:
     assert model.flags(model.index(0, 2)) & editable and not model.flags(model.index(0, 1)) & editable
     model.locked = True
     assert not model.flags(model.index(0, 2)) & editable
+
+
+@pytest.fixture(scope="module")
+def candidates() -> Candidates:
+    items = [candidate(rank, "ab"[rank % 2], ("major", "background")[rank % 3 == 0]) for rank in range(100_000)]
+    frame = candidate_frame(items, lambda number: {1: "rare", 2: "common"}[number])
+    return Candidates(tuple(items), frame, candidate_columns(frame), candidate_text(frame))
+
+
+@pytest.fixture
+def listed(qapp, candidates) -> ArrayTableModel:
+    """The candidates as a table; rank 3 is kept, and 4 dropped."""
+    table = ArrayTableModel()
+    table.set_columns(table_columns(candidates, {3: "keep", 4: "drop"}), candidates.text)
+    return table
+
+
+def test_candidates_follow_sort_and_filter(listed, candidates) -> None:
+    assert listed.rowCount() == 100_000
+    listed.sort(listed.column("rank"), DESCENDING)
+    assert listed.items([0, 1]) == [99_999, 99_998]
+    listed.sort(listed.column("percentile"), DESCENDING)
+    assert listed.items([0, 1]) == [0, 101]
+    listed.sort(listed.column("rank"))
+    listed.set_filter(equal={"kind": "background"})
+    assert listed.items([0, 1]) == [0, 3]
+    listed.set_filter(equal={"decision": STATES.index("keep")})
+    assert listed.items() == [3]
+    listed.set_filter("B common", least={"percentile": 50})
+    shown, frame = listed.items(), candidates.frame
+    assert shown and all(frame["image"][rank] == "b" and frame["percentile"][rank] >= 50 for rank in shown)
+    assert all(frame["type"][rank] == "common" for rank in shown)
+    assert listed.row_of(shown[5]) == 5 and listed.row_of(0) is None
+
+
+def test_a_decision_shows_at_once_and_keeps_the_row(listed) -> None:
+    decision = listed.column("decision")
+    codes = listed.columns[decision].values
+    listed.set_filter(equal={"decision": STATES.index("undecided")})
+    changed = []
+    listed.dataChanged.connect(lambda *_: changed.append(True))
+    codes[0] = STATES.index("keep")
+    listed.set_values("decision", codes)
+    assert changed and listed.index(0, decision).data() == "kept"
+    listed.refresh()
+    assert listed.items([0]) == [1]
+
+
+def test_candidates_read_as_words(listed) -> None:
+    cells = {column.name: listed.index(0, place).data() for place, column in enumerate(listed.columns)}
+    assert (cells["rank"], cells["type"], cells["decision"]) == ("1", "nothing", "undecided")
+    listed.set_columns(())
+    assert listed.rowCount() == 0
+
+
+def test_a_hundred_thousand_candidates_hold_the_window_briefly(listed) -> None:
+    begun = time.perf_counter()
+    for column in range(listed.columnCount()):
+        listed.sort(column)
+    assert (time.perf_counter() - begun) / listed.columnCount() < 0.25
 
 
 def test_a_hundred_thousand_rows_hold_the_window_briefly(qapp) -> None:

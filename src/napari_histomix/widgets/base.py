@@ -7,33 +7,20 @@ from typing import Any
 
 from napari.utils.notifications import show_warning
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QFrame, QMessageBox, QProgressBar, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
 from napari_histomix.records import Event
-from napari_histomix.widgets.elements import PRIMARY, SPACE, Note, button, column, label, row
+from napari_histomix.widgets.elements import PRIMARY, SPACE, Note, box, button, column, label, row, scrolled
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layers import layer_book_of
 from napari_histomix.widgets.session import Session, session_of, window_of
 
 STOP_AND_KEEP = "Stop at the next step; you are asked whether what is made so far stays."
-DEVICES = (
-    ("Automatic", "auto"),
-    ("Processor (CPU)", "cpu"),
-    ("NVIDIA graphics (CUDA)", "cuda"),
-    ("Apple graphics (MPS)", "mps"),
-)
 
 
 class Panel(QWidget):
-    """Base of the panels: the viewer, its session, its layers, one runner for long jobs.
-
-    Parameters
-    ----------
-    napari_viewer : Viewer
-    session : Session, optional
-        The viewer's own by default.
-    """
+    """Base of the panels: the viewer, its session, its layers, one runner for long jobs."""
 
     running_changed = Signal(bool)
 
@@ -46,22 +33,21 @@ class Panel(QWidget):
         self.book = layer_book_of(self.viewer, self.session)
         self.runner = JobRunner(self, window_of(self.viewer))
         self.runner.running_changed.connect(self.running_changed)
-        self.column = QVBoxLayout(self)
-        self.column.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
-        self.column.setSpacing(SPACE)
+        self.column = self._new_column()
+        self.setLayout(self.column)
         self.setMinimumWidth(300)
+
+    @staticmethod
+    def _new_column() -> QVBoxLayout:
+        layout = column()
+        layout.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
+        return layout
 
     def scroll(self) -> QScrollArea:
         """Let the panel's column scroll where the dock is too low for it."""
-        inner, area = QWidget(), QScrollArea()
-        outer, self.column = self.column, QVBoxLayout(inner)
+        outer, self.column = self.column, self._new_column()
+        area = scrolled(box(self.column))
         outer.setContentsMargins(0, 0, 0, 0)
-        self.column.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
-        self.column.setSpacing(SPACE)
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(inner)
         outer.addWidget(area)
         return area
 
@@ -85,17 +71,7 @@ class Panel(QWidget):
 class RunBar(QWidget):
     """Run, Cancel, a progress bar and what is being done; follows a runner.
 
-    Parameters
-    ----------
-    text : str
-        On the Run button.
-    runner : JobRunner
-    tip, stop_tip : str
-        What Run and Cancel do, as tooltips.
-    pausable : bool
-        Whether there is a Pause button too.
-    keep_question : callable, optional
-        Asks a person who stopped a run whether the changes that it had made stay, given their number (``ask_to_keep``).
+    ``keep_question`` asks a person who stopped a run whether the changes that it had made stay, given their number.
     """
 
     run = Signal()
@@ -187,19 +163,15 @@ class RunBar(QWidget):
         return event.phase + " …" if " of " in event.phase else counted + " …"
 
 
-def ask_to_keep(parent: QWidget) -> Callable[[int], bool]:
-    """Ask, once a run was stopped, whether what it had made stays: a ``keep_question`` for ``RunBar``."""
-
-    def ask(count: int) -> bool:
-        box = QMessageBox(parent)
-        box.setWindowTitle("Stopped")
-        box.setText(f"{count:,} synthetic {'change is' if count == 1 else 'changes are'} made already.")
-        box.setInformativeText("Keep what is made, to review it or to go on later, or discard it?")
-        keep = box.addButton("Keep", QMessageBox.ButtonRole.AcceptRole)
-        box.addButton("Discard", QMessageBox.ButtonRole.DestructiveRole)
-        box.setDefaultButton(keep)
-        box.setEscapeButton(keep)
-        box.exec()
-        return bool(box.clickedButton() is keep)
-
-    return ask
+def ask_to_keep(parent: QWidget, count: int) -> bool:
+    """Ask, once a run was stopped, whether what it had made stays."""
+    question = QMessageBox(parent)
+    question.setWindowTitle("Stopped")
+    question.setText(f"{count:,} synthetic {'change is' if count == 1 else 'changes are'} made already.")
+    question.setInformativeText("Keep what is made, to review it or to go on later, or discard it?")
+    keep = question.addButton("Keep", QMessageBox.ButtonRole.AcceptRole)
+    question.addButton("Discard", QMessageBox.ButtonRole.DestructiveRole)
+    question.setDefaultButton(keep)
+    question.setEscapeButton(keep)
+    question.exec()
+    return bool(question.clickedButton() is keep)

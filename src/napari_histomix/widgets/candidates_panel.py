@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from qtpy.QtCore import QItemSelection, QItemSelectionModel, Qt, QTimer
-from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QComboBox,
-    QHeaderView,
-    QLabel,
-    QLineEdit,
-    QPushButton,
-    QSpinBox,
-    QTableView,
-    QVBoxLayout,
-    QWidget,
-)
+import numpy as np
+from qtpy.QtCore import QItemSelection, QItemSelectionModel, QSignalBlocker, Qt
+from qtpy.QtGui import QColor, QHideEvent, QShowEvent
 
 from napari_histomix.compositing.composing import crop
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
-from napari_histomix.widgets.candidate_table import COLUMNS, CandidateTable
 from napari_histomix.widgets.decisions import DROP, KEEP, UNDECIDED, WORDS
-from napari_histomix.widgets.elements import BAD, GOOD, SPACE, CropView, Note, row
+from napari_histomix.widgets.elements import (
+    BAD,
+    GOOD,
+    CropView,
+    Note,
+    box,
+    button,
+    choice,
+    column,
+    even_row,
+    label,
+    later,
+    line,
+    number,
+    row,
+)
+from napari_histomix.widgets.loading import Candidates
 from napari_histomix.widgets.plan_panel import PlanPage
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
 from napari_histomix.widgets.viewer import PanelKeys
 
 CROP_MICROMETERS = 32.0
+TYPING = 200
+"""Milliseconds after a key before the table is filtered."""
+STATES = (DROP, KEEP, UNDECIDED)
+"""Decisions by their code in the table, in the order of their words."""
+DECISION = 5
+"""Place of the column of decisions."""
+
+
+def table_columns(candidates: Candidates, decisions: dict[int, str]) -> list[Column]:
+    """The columns of a table of candidates, with a code of the decision on each."""
+    codes = np.full(len(candidates.items), STATES.index(UNDECIDED), np.int8)
+    for state in (DROP, KEEP):
+        codes[[rank for rank, decision in decisions.items() if decision == state]] = STATES.index(state)
+    columns = list(candidates.columns)
+    colors = [QColor("#c0392b"), QColor("#27ae60"), None]
+    shown = [WORDS[state] for state in STATES]
+    decision = Column("decision", "Decision", "Yours: kept, dropped or undecided.", codes, shown.__getitem__)
+    decision.color = lambda rank: colors[codes[rank]]
+    columns.insert(DECISION, decision)
+    return columns
 
 
 class CandidatesPanel(PlanPage):
@@ -50,95 +76,56 @@ class CandidatesPanel(PlanPage):
         self._on_candidates()
 
     def words(self) -> str:
-        """How many were kept and dropped."""
-        session = self.session
-        if session.candidates is None:
+        if self.session.candidates is None:
             return ""
-        return f"{session.decided(KEEP):,} kept · {session.decided(DROP):,} dropped"
+        return f"{self.session.decided(KEEP):,} kept · {self.session.decided(DROP):,} dropped"
 
     def build_results(self) -> None:
-        """Add the table of candidates, and the donor beside its target."""
-        self.results = QWidget()
-        column = QVBoxLayout(self.results)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
         self.draw = Note()
-        column.addWidget(self.draw)
-        self.search = QLineEdit()
-        self.search.setPlaceholderText("Filter: image, class, donor …")
+        self.draw.setToolTip("The effective sample size: how many different places the draw really chooses from.")
+        self._typing = later(self, TYPING, self._filter)
+        typed = self._typing.start
+        self.search = line("Filter: image, class, donor …", changed=lambda _text: typed())
         self.search.setClearButtonEnabled(True)
-        self.kind, self.type, self.decision = QComboBox(), QComboBox(), QComboBox()
-        self.percentile = QSpinBox()
-        self.percentile.setRange(0, 100)
-        self.percentile.setPrefix("Fit ≥ ")
-        self.percentile.setToolTip("Show only places whose surroundings are at least this rare-like (percentile).")
-        for box, text, values in (
-            (self.kind, "Any kind", ("major", "background")),
-            (self.type, "Any class", ()),
-            (self.decision, "Any decision", (WORDS[KEEP], WORDS[DROP], UNDECIDED)),
-        ):
-            box.addItem(text, "")
-            for value in values:
-                box.addItem(value, value)
-            box.setMinimumContentsLength(7)
-            box.currentIndexChanged.connect(self._filter)
-        self._typing = QTimer(self)
-        self._typing.setSingleShot(True)
-        self._typing.setInterval(200)
-        self._typing.timeout.connect(self._filter)
-        self.search.textChanged.connect(lambda _text: self._typing.start())
-        self.percentile.valueChanged.connect(lambda _value: self._typing.start())
-        column.addLayout(row(self.search, self.percentile, stretch=0))
-        filters = row(self.kind, self.type, self.decision)
-        for index in range(3):
-            filters.setStretch(index, 1)
-        column.addLayout(filters)
-        self.table = CandidateTable(self)
-        self.view = QTableView()
-        self.view.setModel(self.table)
+        tip = "Show only places whose surroundings are at least this rare-like (percentile)."
+        self.percentile = number(0, 100, 0, prefix="Fit ≥ ", tip=tip, changed=lambda _value: typed())
+        kinds = [("Any kind", ""), ("major", "major"), ("background", "background")]
+        decisions = [("Any decision", ""), *((WORDS[state], state) for state in (KEEP, DROP, UNDECIDED))]
+        self.kind, self.type, self.decision = (
+            choice(items, changed=self._filter) for items in (kinds, [("Any class", "")], decisions)
+        )
+        for filter in (self.kind, self.type, self.decision):
+            filter.setMinimumContentsLength(7)
+        self.table = ArrayTableModel(self)
+        self.view = table_view(self.table)
         self.view.setSortingEnabled(True)
-        self.view.sortByColumn(0, Qt.SortOrder.AscendingOrder)
-        self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.view.setWordWrap(False)
-        self.view.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.view.setShowGrid(False)
-        self.view.verticalHeader().hide()
-        self.view.verticalHeader().setDefaultSectionSize(22)
-        header = self.view.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for index, width in enumerate((42, 80, 86, 66, 36, 72, 100, 130)):
-            self.view.setColumnWidth(index, width)
         self.view.setMinimumHeight(190)
         self.view.setToolTip(
             "A click flies to the place. K keeps, D drops, U undoes, Y redoes; Shift and Ctrl select several."
         )
         self.view.selectionModel().currentRowChanged.connect(lambda _now, _before: self._fly())
-        column.addWidget(self.view, 1)
-        self.keep_button = QPushButton("Keep (K)")
-        self.drop_button = QPushButton("Drop (D)")
-        self.undo_button = QPushButton("Undo (U)")
-        self.redo_button = QPushButton("Redo (Y)")
-        self.keep_button.setToolTip("Keep the selected candidates.")
-        self.drop_button.setToolTip("Drop the selected candidates: no nucleus is placed there.")
-        self.undo_button.setToolTip("Take the last decision back.")
-        self.redo_button.setToolTip("Make the decision again that was taken back last.")
-        self.keep_button.clicked.connect(lambda: self.decide(KEEP))
-        self.drop_button.clicked.connect(lambda: self.decide(DROP))
-        self.undo_button.clicked.connect(self.undo)
-        self.redo_button.clicked.connect(self.redo)
-        buttons = row(self.keep_button, self.drop_button, self.undo_button, self.redo_button)
-        for index in range(4):
-            buttons.setStretch(index, 1)
-        column.addLayout(buttons)
-        self.count = QLabel()
-        column.addWidget(self.count)
+        self.keep_button = button("Keep (K)", "Keep the selected candidates.", lambda: self.decide(KEEP))
+        self.drop_button = button(
+            "Drop (D)", "Drop the selected candidates: no nucleus is placed there.", lambda: self.decide(DROP)
+        )
+        self.undo_button = button("Undo (U)", "Take the last decision back.", self.undo)
+        self.redo_button = button("Redo (Y)", "Make the decision again that was taken back last.", self.redo)
+        self.count = label(wrap=False)
         self.target_view, self.donor_view = CropView("Target"), CropView("Donor")
-        pair = row(self.target_view, self.donor_view)
         for view in (self.target_view, self.donor_view):
             view.smooth = True
             view.setFixedHeight(150)
-        column.addLayout(pair)
+        parts = (
+            self.draw,
+            row(self.search, self.percentile, stretch=0),
+            even_row(self.kind, self.type, self.decision),
+            self.view,
+            even_row(self.keep_button, self.drop_button, self.undo_button, self.redo_button),
+            self.count,
+            row(self.target_view, self.donor_view),
+        )
+        self.results = box(column(*parts, stretch=parts.index(self.view)))
         self.column.addWidget(self.results, 10)
 
     # The table.
@@ -146,49 +133,46 @@ class CandidatesPanel(PlanPage):
     def _on_candidates(self) -> None:
         candidates = self.session.candidates
         self.results.setVisible(candidates is not None)
-        self.table.set_rows(candidates.rows if candidates else None, self.session.candidate_decisions)
         self.target_view.show_pixels(None, "Target")
         self.donor_view.show_pixels(None, "Donor")
         if candidates is None:
+            self.table.set_columns(())
             return
-        kinds = candidates.frame["type"].unique().tolist()
-        self.type.blockSignals(True)
-        self.type.clear()
-        self.type.addItem("Any class", "")
-        for name in sorted(kinds):
-            self.type.addItem(name, name)
-        self.type.blockSignals(False)
-        size = candidates.effective_sample_size
+        first = not self.table.columns
+        self.table.set_columns(table_columns(candidates, self.session.candidate_decisions), candidates.text)
+        if first:
+            for place, width in enumerate((42, 80, 86, 66, 36, 72, 100, 130)):
+                self.view.setColumnWidth(place, width)
+            self.view.sortByColumn(0, Qt.SortOrder.AscendingOrder)
+        with QSignalBlocker(self.type):
+            self.type.clear()
+            for name in ("", *sorted(candidates.frame["type"].unique())):
+                self.type.addItem(name or "Any class", name)
         worth = f"{len(candidates.items):,} candidates"
-        if size is not None:
-            worth += f", drawn as if from {size:,.0f} equally likely places"
-        self.draw.say(
-            ". ".join([worth, *(one.rstrip(".") for one in candidates.warnings)]) + ".",
-            "warning" if candidates.warnings else "info",
-        )
-        self.draw.setToolTip("The effective sample size: how many different places the draw really chooses from.")
+        if candidates.effective_sample_size is not None:
+            worth += f", drawn as if from {candidates.effective_sample_size:,.0f} equally likely places"
+        sentences = [worth, *(warning.rstrip(".") for warning in candidates.warnings)]
+        self.draw.say(". ".join(sentences) + ".", "warning" if candidates.warnings else "info")
         self._recount()
 
-    def _filter(self) -> None:
-        self.table.set_filter(
-            self.search.text(),
-            self.kind.currentData() or "",
-            self.type.currentData() or "",
-            self.decision.currentData() or "",
-            float(self.percentile.value()),
-        )
+    def _filter(self, *_: object) -> None:
+        equal: dict[str, Any] = {"kind": self.kind.currentData(), "type": self.type.currentData()}
+        if self.decision.currentData():
+            equal["decision"] = STATES.index(self.decision.currentData())
+        equal = {name: value for name, value in equal.items() if value != ""}
+        self.table.set_filter(self.search.text(), equal=equal, least={"percentile": self.percentile.value()})
         self._recount()
 
     def selected(self) -> list[int]:
         """Ranks of the selected candidates."""
-        return self.table.ranks(index.row() for index in self.view.selectionModel().selectedRows())
+        return self.table.items(index.row() for index in self.view.selectionModel().selectedRows())
 
     def current(self) -> Candidate | None:
         """The candidate that was clicked last."""
         index = self.view.currentIndex()
         if self.session.candidates is None or not index.isValid():
             return None
-        return self.session.candidates.items[self.table.ranks([index.row()])[0]]
+        return self.session.candidates.items[self.table.items([index.row()])[0]]
 
     def decide(self, decision: str) -> None:
         """Keep or drop the selected candidates, and go on to the next one."""
@@ -208,28 +192,31 @@ class CandidatesPanel(PlanPage):
         """Make the decision again that was taken back last, and select what it concerns."""
         self.select(self.session.redo("candidate"))
 
-    def select(self, ranks: Any) -> None:
+    def select(self, ranks: Iterable[int]) -> None:
         """Select candidates by rank, those that the filter shows."""
-        rows = [found for found in map(self.table.row_of, list(ranks)[:1000]) if found is not None]
+        rows = [row for row in map(self.table.row_of, list(ranks)[:1000]) if row is not None]
         if not rows:
             return
-        model = self.view.selectionModel()
+        first = self.table.index(rows[0], 0)
         selection = QItemSelection()
-        for found in rows:
-            selection.select(self.table.index(found, 0), self.table.index(found, len(COLUMNS) - 1))
-        model.setCurrentIndex(self.table.index(rows[0], 0), QItemSelectionModel.SelectionFlag.NoUpdate)
+        for place in rows:
+            selection.select(self.table.index(place, 0), self.table.index(place, self.table.columnCount() - 1))
+        model = self.view.selectionModel()
+        model.setCurrentIndex(first, QItemSelectionModel.SelectionFlag.NoUpdate)
         model.select(selection, QItemSelectionModel.SelectionFlag.ClearAndSelect)
-        self.view.scrollTo(self.table.index(rows[0], 0))
+        self.view.scrollTo(first)
 
-    def _on_decided(self, _ranks: Any) -> None:
-        self.table.set_decisions(self.session.candidate_decisions)
+    def _on_decided(self, ranks: Iterable[int]) -> None:
+        codes, decisions = self.table.columns[DECISION].values, self.session.candidate_decisions
+        for rank in ranks:
+            codes[rank] = STATES.index(decisions.get(rank, UNDECIDED))
+        self.table.set_values("decision", codes)
         self._recount()
         self._show_pair()
 
     def _recount(self) -> None:
         kept, dropped = self.session.decided(KEEP), self.session.decided(DROP)
-        total = len(self.session.candidates.items) if self.session.candidates else 0
-        shown = self.table.rowCount()
+        total, shown = len(self.table), self.table.rowCount()
         hidden = f" · {shown:,} shown" if shown != total else ""
         self.count.setText(f"<b>{kept:,} kept · {dropped:,} dropped</b> · {total - kept - dropped:,} undecided{hidden}")
 
@@ -267,14 +254,10 @@ class CandidatesPanel(PlanPage):
         side = max(24, round(CROP_MICROMETERS / image.mpp))
         view.show_pixels(crop(image.pixels, location.row, location.col, side), caption, frame)
 
-    # Keys only while the panel is to be seen.
-
     def showEvent(self, event: QShowEvent) -> None:
-        """Take the keys over."""
         self.keys.bind()
         super().showEvent(event)
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """Give the keys back."""
         self.keys.release()
         super().hideEvent(event)

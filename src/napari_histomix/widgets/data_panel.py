@@ -3,30 +3,123 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QComboBox,
-    QDoubleSpinBox,
-    QFileDialog,
-    QLabel,
-    QListWidget,
-    QPushButton,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QListWidget, QToolButton, QWidget
 
 from napari_histomix.datasets import sample_folder
 from napari_histomix.datasets.splits import split_of, split_order
+from napari_histomix.records import NucleusClass
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.class_table import ClassTable
-from napari_histomix.widgets.elements import SPACE, Note, form, heading, hint, row
+from napari_histomix.widgets.charts import Bar
+from napari_histomix.widgets.elements import (
+    SPACE,
+    Note,
+    add,
+    ask_folder,
+    box,
+    button,
+    check,
+    choice,
+    clear,
+    column,
+    even_row,
+    form,
+    heading,
+    hint,
+    label,
+    many,
+    number,
+    row,
+)
 from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.splits_box import SplitsBox, classes_of
+
+
+class ClassTable(QWidget):
+    """Counts of classes as a bar chart, with a check box for rare and one for major in each row."""
+
+    chosen = Signal(object, object)
+    """Numbers of the rare classes, and of the major ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(SPACE)
+        self._grid.setVerticalSpacing(4)
+        self._grid.setColumnStretch(2, 1)
+        self.rare_boxes: dict[int, QCheckBox] = {}
+        self.major_boxes: dict[int, QCheckBox] = {}
+        self.bars: dict[int, Bar] = {}
+        self.count_labels: dict[int, QLabel] = {}
+
+    def set_classes(
+        self, classes: Sequence[NucleusClass], counts: Mapping[int, int], counted: str = "Nuclei", choose: bool = True
+    ) -> None:
+        """Fill the table; nothing is chosen then. ``choose``: whether classes can be rare or major."""
+        clear(self._grid)
+        for widgets in (self.rare_boxes, self.major_boxes, self.bars, self.count_labels):
+            widgets.clear()
+        heads = [(1, "Class", ""), (2, counted, f"How many {counted.lower()} of each class there are in all.")]
+        if choose:
+            heads += [
+                (4, "Rare", "The classes to grow: their nuclei are the donors."),
+                (5, "Major", "The classes whose nuclei may be replaced."),
+            ]
+        for place, text, tip in heads:
+            head = label(text, wrap=False, style="font-weight: 600;")
+            head.setToolTip(tip)
+            self._grid.addWidget(head, 0, place)
+        most = max([counts.get(kind.number, 0) for kind in classes], default=0) or 1
+        for line, kind in enumerate(classes, start=1):
+            self._add_row(line, kind, counts.get(kind.number, 0), most, choose)
+
+    def _add_row(self, line: int, kind: NucleusClass, count: int, most: int, choose: bool) -> None:
+        swatch = label(style=f"background-color: rgb{kind.color}; border-radius: 3px;")
+        swatch.setFixedSize(12, 12)
+        bar = self.bars[kind.number] = Bar(kind.color)
+        bar.set_shares(count / most)
+        total = self.count_labels[kind.number] = label(f"{count:,}", wrap=False)
+        total.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        widgets = [swatch, label(kind.name, wrap=False), bar, total]
+        if choose:
+            for boxes, others, what, tip in (
+                (self.rare_boxes, self.major_boxes, "rare", f"Grow {kind.name}: its nuclei become donors."),
+                (
+                    self.major_boxes,
+                    self.rare_boxes,
+                    "major",
+                    f"Nuclei of class {kind.name} may be replaced by rare ones.",
+                ),
+            ):
+                chosen = boxes[kind.number] = check(tip=tip)
+                chosen.setAccessibleName(f"{kind.name} is {what}")
+                chosen.clicked.connect(partial(self._on_clicked, kind.number, others))
+                widgets.append(chosen)
+        for place, widget in enumerate(widgets):
+            self._grid.addWidget(widget, line, place)
+
+    def choose(self, rare: Sequence[int], major: Sequence[int]) -> None:
+        """Show what is chosen."""
+        for boxes, chosen in ((self.rare_boxes, rare), (self.major_boxes, major)):
+            for key, check_box in boxes.items():
+                check_box.setChecked(key in chosen)
+
+    def _on_clicked(self, key: int, others: Mapping[int, QCheckBox], checked: bool) -> None:
+        if checked:
+            others[key].setChecked(False)
+        self.chosen.emit(
+            *(
+                tuple(key for key, check_box in boxes.items() if check_box.isChecked())
+                for boxes in (self.rare_boxes, self.major_boxes)
+            )
+        )
 
 
 class DataPanel(Panel):
@@ -38,13 +131,13 @@ class DataPanel(Panel):
         self._build_contents()
         self.column.addStretch(1)
         self.runner.finished.connect(self._on_opened)
-        self.runner.failed.connect(self._on_failed)
+        self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
         self.runner.running_changed.connect(self._on_running)
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.classes_changed.connect(self._on_classes)
         self.session.splits_changed.connect(self._summarize)
         self.session.study_changed.connect(self._on_study)
-        self.session.image_changed.connect(self._on_image)
+        self.session.image_changed.connect(lambda name: self.images.setCurrentText(name))
         self.session.notice.connect(lambda sentence: self.note.say(sentence, "warning"))
         self._on_dataset()
 
@@ -52,89 +145,75 @@ class DataPanel(Panel):
         self.welcome = hint(
             "Start with H&E images whose nuclei are labeled, or tissue in a folder for each class, or with the sample."
         )
-        self.folder_button = QPushButton("Open folder …")
-        self.folder_button.setToolTip(
+        self.folder_button = button(
+            "Open folder …",
             "Images with labels as HoVer-Net, CoNSeP, PanNuke, MoNuSAC, QuPath, COCO, YOLO, StarDist, Cellpose\n"
             "and OME-Zarr have them, or with label images and a CSV of types; or tissue in a folder for each class.\n"
-            "It can be dropped on napari, too."
+            "It can be dropped on napari, too.",
+            self._ask_folder,
         )
-        self.folder_button.clicked.connect(self._ask_folder)
-        self.sample_button = QPushButton("Open sample")
-        self.sample_button.setToolTip("Five breast tumor images in which lymphocytes are rare.")
-        self.sample_button.clicked.connect(self.open_sample)
-        self.study_button = QPushButton("Open study …")
-        self.study_button.setToolTip("Go on with a study: all that was found and made, and every decision, come back.")
-        self.study_button.clicked.connect(self._ask_study)
-        self.column.addWidget(self.welcome)
-        buttons = row(self.folder_button, self.sample_button, self.study_button)
-        for index in range(3):
-            buttons.setStretch(index, 1)
-        self.column.addLayout(buttons)
+        self.sample_button = button(
+            "Open sample", "Five breast tumor images in which lymphocytes are rare.", self.open_sample
+        )
+        self.study_button = button(
+            "Open study …",
+            "Go on with a study: all that was found and made, and every decision, come back.",
+            self._ask_study,
+        )
         self.progress = RunBar("", self.runner)
         self.progress.run_button.hide()
-        self.column.addWidget(self.progress)
         self.note = Note()
-        self.column.addWidget(self.note)
+        buttons = even_row(self.folder_button, self.sample_button, self.study_button)
+        add(self.column, self.welcome, buttons, self.progress, self.note)
 
     def _build_contents(self) -> None:
-        self.contents = QWidget()
-        column = QVBoxLayout(self.contents)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
-        self.summary = QLabel()
-        self.summary.setWordWrap(True)
-        column.addWidget(self.summary)
-        self.scale_box = QWidget()
-        self.scale = QDoubleSpinBox()
-        self.scale.setDecimals(4)
-        self.scale.setRange(0.05, 10.0)
-        self.scale.setSingleStep(0.05)
-        self.scale.setValue(0.25)
-        self.scale.setSuffix(" µm/px")
-        self.scale.setToolTip("How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×.")
-        self.scale_apply = QPushButton("Use this scale")
-        self.scale_apply.clicked.connect(self._apply_scale)
-        scale_row = row(QLabel("Scale"), self.scale, self.scale_apply, stretch=1)
-        self.scale_box.setLayout(scale_row)
-        column.addWidget(self.scale_box)
+        self.summary = label()
+        tip = "How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
+        self.scale = number(0.05, 10.0, 0.25, step=0.05, decimals=4, suffix=" µm/px", tip=tip)
+        self.scale_apply = button("Use this scale", pressed=self._apply_scale)
+        self.scale_box = box(row(label("Scale", wrap=False), self.scale, self.scale_apply, stretch=1))
         self.classes = ClassTable()
         self.classes.chosen.connect(self.session.choose_classes)
-        column.addWidget(self.classes)
         self.class_note = Note()
-        column.addWidget(self.class_note)
         self.splits = SplitsBox(self.viewer, self.session)
-        column.addWidget(self.splits)
         self.problems_title = heading("")
         self.problems = QListWidget()
         self.problems.setWordWrap(True)
         self.problems.setMaximumHeight(110)
         self.problems.setToolTip("Images that were left out, and why. The others are used.")
-        column.addWidget(self.problems_title)
-        column.addWidget(self.problems)
-        self.images = QComboBox()
-        self.images.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.images.setMinimumContentsLength(12)
-        self.images.setToolTip("The image on the screen.")
-        self.images.activated.connect(lambda index: self.session.show(self.images.itemText(index)))
+        self.images = choice(tip="The image on the screen.")
+        self.images.activated.connect(lambda place: self.session.show(self.images.itemText(place)))
         self.previous = self._arrow(Qt.ArrowType.LeftArrow, "Previous image", -1)
         self.following = self._arrow(Qt.ArrowType.RightArrow, "Next image", 1)
-        details = form()
-        details.addRow("Image", row(self.previous, self.images, self.following, stretch=1))
-        self.study = QLabel()
+        self.study = label(wrap=False)
         self.study.setToolTip("Everything you do is kept in this folder as you do it.")
-        self.study_change = QPushButton("Change …")
-        self.study_change.setToolTip("Keep the study elsewhere; only before it has begun.")
-        self.study_change.clicked.connect(self._ask_study_folder)
-        details.addRow("Study", row(self.study, self.study_change, stretch=0))
-        column.addLayout(details)
+        self.study_change = button(
+            "Change …", "Keep the study elsewhere; only before it has begun.", self._ask_study_folder
+        )
+        details = form(
+            ("Image", row(self.previous, self.images, self.following, stretch=1)),
+            ("Study", row(self.study, self.study_change, stretch=0)),
+        )
+        self.contents = box(
+            column(
+                self.summary,
+                self.scale_box,
+                self.classes,
+                self.class_note,
+                self.splits,
+                self.problems_title,
+                self.problems,
+                details,
+            )
+        )
         self.column.addWidget(self.contents)
 
     def _arrow(self, arrow: Qt.ArrowType, tip: str, by: int) -> QToolButton:
-        button = QToolButton()
-        button.setArrowType(arrow)
-        button.setToolTip(tip)
-        button.clicked.connect(lambda: self.session.step(by))
-        return button
+        made = QToolButton()
+        made.setArrowType(arrow)
+        made.setToolTip(tip)
+        made.clicked.connect(lambda: self.session.step(by))
+        return made
 
     # Opening.
 
@@ -144,103 +223,87 @@ class DataPanel(Panel):
 
     def open_folder(self, folder: Path, mpp: float | None = None) -> None:
         """Open a dataset in the background."""
-        self._begin(open_job(Path(folder), mpp), "opening images")
+        self._start(open_job(Path(folder), mpp), "opening images")
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:
         """Open a study in the background, with everything in it; ``images``: where those went, if they did."""
-        self._begin(study_job(Path(folder), images, self.session.claim(folder)), "opening a study")
+        self._start(study_job(Path(folder), images, self.session.claim(folder)), "opening a study")
 
-    def _ask_images(self, moved: Moved) -> None:
-        folder = QFileDialog.getExistingDirectory(self, f"Where the images of {moved.folder.name} are now")
-        if folder:
-            self.open_study(moved.folder, Path(folder))
-        else:
-            self.complain(self.note, moved.sentence)
-
-    def _begin(self, make: Any, title: str) -> None:
+    def _start(self, job: Any, title: str) -> None:
         self.note.say("")
-        self.runner.start(make, title)
+        self.runner.start(job, title)
 
     def _ask_folder(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "A folder of H&E images with labels or classes")
-        if folder:
-            self.open_folder(Path(folder))
+        if folder := ask_folder(self, "A folder of H&E images with labels or classes"):
+            self.open_folder(folder)
 
     def _ask_study(self) -> None:
-        start = str(self.session.home if self.session.home.is_dir() else Path.home())
-        folder = QFileDialog.getExistingDirectory(self, "A study's folder", start)
-        if folder:
-            self.open_study(Path(folder))
+        if folder := ask_folder(self, "A study's folder", self.session.home):
+            self.open_study(folder)
 
     def _ask_study_folder(self) -> None:
-        start = str(self.session.home if self.session.home.is_dir() else Path.home())
-        folder = QFileDialog.getExistingDirectory(self, "The folder in which the study's folder is made", start)
-        if folder and self.session.dataset is not None:
-            self.session.choose_study_folder(self.session.free_folder(Path(folder)))
+        parent = ask_folder(self, "The folder in which the study's folder is made", self.session.home)
+        if parent and self.session.dataset is not None:
+            self.session.choose_study_folder(self.session.free_folder(parent))
 
     def _apply_scale(self) -> None:
         if self.session.dataset is not None:
             self.open_folder(Path(self.session.dataset.root), self.scale.value())
 
     def _on_running(self, running: bool) -> None:
-        for button in (self.folder_button, self.sample_button, self.study_button, self.scale_apply):
-            button.setEnabled(not running)
+        for opener in (self.folder_button, self.sample_button, self.study_button, self.scale_apply):
+            opener.setEnabled(not running)
 
     def _on_opened(self, opened: Opened | Moved) -> None:
-        if isinstance(opened, Moved):
-            self._ask_images(opened)
-            return
-        self.session.take_opened(opened)
-
-    def _on_failed(self, sentence: str) -> None:
-        self.complain(self.note, sentence)
+        if isinstance(opened, Opened):
+            self.session.take_opened(opened)
+        elif images := ask_folder(self, f"Where the images of {opened.folder.name} are now"):
+            self.open_study(opened.folder, images)
+        else:
+            self.complain(self.note, opened.sentence)
 
     # What the session says.
 
     def _on_dataset(self) -> None:
-        dataset, counted = self.session.dataset, self.session.survey
+        dataset, survey = self.session.dataset, self.session.survey
         self.contents.setVisible(dataset is not None)
         self.welcome.setVisible(dataset is None)
-        if dataset is None or counted is None:
+        if dataset is None or survey is None:
             return
-        classes, counts = classes_of(dataset, counted)
+        classes, counts = classes_of(dataset, survey)
         total: Counter[int] = sum(map(Counter, counts.values()), Counter())
         self.classes.set_classes(classes, total, "Nuclei" if dataset.has_nuclei else "Images", dataset.has_nuclei)
         self._summarize()
-        images = len(counted.counts)
-        self.scale_box.setVisible(bool(dataset.missing_scale))
-        if dataset.missing_scale:
-            missing = len(dataset.missing_scale)
+        missing = len(dataset.missing_scale)
+        self.scale_box.setVisible(missing > 0)
+        if missing:
             self.note.say(
                 f"Nothing says how large a pixel is in {missing} of {len(dataset.entries)} images; enter the scale.",
                 "warning",
             )
         self.images.clear()
-        self.images.addItems(list(counted.counts))
-        several = images > 1 and not dataset.missing_scale
+        self.images.addItems(list(survey.counts))
         for widget in (self.previous, self.images, self.following):
-            widget.setEnabled(several)
+            widget.setEnabled(len(survey.counts) > 1 and not missing)
         self.problems.clear()
-        self.problems.addItems([one.sentence for one in counted.problems])
-        found = len(counted.problems)
-        self.problems_title.setText(f"{found} problem{'s' if found != 1 else ''} found")
+        self.problems.addItems([problem.sentence for problem in survey.problems])
+        self.problems_title.setText(f"{many(len(survey.problems), 'problem')} found")
         for widget in (self.problems, self.problems_title):
-            widget.setVisible(found > 0)
+            widget.setVisible(bool(survey.problems))
         self._on_classes()
         self._on_study()
 
     def _summarize(self) -> None:
-        dataset, counted = self.session.dataset, self.session.survey
-        if dataset is None or counted is None:
+        dataset, survey = self.session.dataset, self.session.survey
+        if dataset is None or survey is None:
             return
-        images, nuclei = len(counted.counts), counted.total.total()
-        inside = f"{nuclei:,} nuclei" if dataset.has_nuclei else f"{len(dataset.kinds)} classes"
-        splits = Counter(split_of(one.source) for one in dataset.entries if one.source.image in counted.counts)
+        inside = f"{survey.total.total():,} nuclei" if dataset.has_nuclei else f"{len(dataset.kinds)} classes"
+        splits = Counter(split_of(entry.source) for entry in dataset.entries if entry.source.image in survey.counts)
         parts = [f"{splits[split]} {split}" for split in sorted(splits, key=split_order)]
-        scales = sorted({one.mpp for one in dataset.entries if one.mpp is not None})
-        scale = ", ".join(f"{one:g}" for one in scales) + " µm/px" if scales else "scale unknown"
-        many = f"{images} image{'s' if images != 1 else ''}"
-        self.summary.setText(f"<b>{dataset.name}</b><br>{many} ({', '.join(parts)}) · {inside} · {scale}")
+        scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
+        scale = ", ".join(f"{mpp:g}" for mpp in scales) + " µm/px" if scales else "scale unknown"
+        images = many(len(survey.counts), "image")
+        self.summary.setText(f"<b>{dataset.name}</b><br>{images} ({', '.join(parts)}) · {inside} · {scale}")
 
     def _on_classes(self) -> None:
         session = self.session
@@ -264,6 +327,3 @@ class DataPanel(Panel):
             self.study.setText(folder.name if self.session.study else f"{folder.name} (new)")
             self.study.setToolTip(f"Everything you do is kept here as you do it:\n{folder}")
         self.study_change.setEnabled(self.session.study is None)
-
-    def _on_image(self, name: str) -> None:
-        self.images.setCurrentText(name)

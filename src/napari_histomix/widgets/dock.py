@@ -4,76 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtCore import QRect, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QScrollArea, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtWidgets import QFrame, QSizePolicy, QToolButton, QWidget
 
 from napari_histomix.widgets.base import Panel
 from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.decisions import APPROVE, REJECT
-from napari_histomix.widgets.elements import ACCENT, GOOD
+from napari_histomix.widgets.elements import ACCENT, GOOD, box, column, label, row, scrolled
 from napari_histomix.widgets.export_panel import ExportPanel
 from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.plan_panel import PlanPanel, chosen, data_problem
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session, session_of
 
-
-class Badge(QWidget):
-    """A step's number in a circle; a check mark when the step is done."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self._number = number
-        self.state = "waiting"
-        self.setFixedSize(24, 24)
-
-    def sizeHint(self) -> QSize:
-        """Fixed."""
-        return QSize(24, 24)
-
-    def set_state(self, state: str) -> None:
-        """Show a state: waiting, open or done."""
-        self.state = state
-        self.update()
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the circle."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        color = {"waiting": "#8a8f99", "open": ACCENT, "done": GOOD}[self.state]
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(color))
-        circle = QRect(1, 1, 22, 22)
-        painter.drawEllipse(circle)
-        painter.setPen(QColor("white"))
-        font = painter.font()
-        font.setBold(True)
-        painter.setFont(font)
-        painter.drawText(circle, Qt.AlignmentFlag.AlignCenter, "✓" if self.state == "done" else str(self._number))
-        painter.end()
+COLORS = {"waiting": "#8a8f99", "open": ACCENT, "done": GOOD}
+"""Of the circle around a step's number, by state."""
 
 
 class Step(QFrame):
-    """A header with number, title and what has been done, and a panel below that opens and closes.
-
-    Parameters
-    ----------
-    number : int
-    title : str
-    panel : Panel
-    """
+    """A header with number, title and what has been done, and a panel below that opens and closes."""
 
     toggled = Signal(object)
 
     def __init__(self, number: int, title: str, panel: Panel) -> None:
         super().__init__()
-        self.title, self.panel = title, panel
+        self.number, self.title, self.panel = number, title, panel
         self.open = False
-        self.badge = Badge(number)
-        self.title_label = QLabel(title)
-        self.title_label.setStyleSheet("QLabel { font-weight: 600; font-size: 14px; }")
-        self.state_label = QLabel()
+        self.badge = label(wrap=False)
+        self.badge.setFixedSize(22, 22)
+        self.badge.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.title_label = label(title, wrap=False, style="font-weight: 600; font-size: 14px;")
+        self.state_label = label(wrap=False)
         self.state_label.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.state_label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.arrow = QToolButton()
@@ -81,19 +43,11 @@ class Step(QFrame):
         self.arrow.setAutoRaise(True)
         self.arrow.setAccessibleName(f"Open the step {title}")
         self.arrow.clicked.connect(lambda: self.toggled.emit(self))
-        self.header = QWidget()
-        self.header.setCursor(Qt.CursorShape.PointingHandCursor)
-        line = QHBoxLayout(self.header)
+        line = row(self.badge, self.title_label, self.state_label, self.arrow, stretch=2)
         line.setContentsMargins(6, 5, 4, 5)
-        line.addWidget(self.badge)
-        line.addWidget(self.title_label)
-        line.addWidget(self.state_label, 1)
-        line.addWidget(self.arrow)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        column.addWidget(self.header)
-        column.addWidget(panel, 1)
+        self.header = box(line)
+        self.header.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setLayout(column(self.header, panel, space=0, stretch=1))
         panel.hide()
         self.setObjectName("HistoMixStep")
         self.setStyleSheet("QFrame#HistoMixStep { border: none; border-top: 1px solid rgba(128, 128, 128, 90); }")
@@ -106,12 +60,15 @@ class Step(QFrame):
 
     def set_state(self, state: str, text: str) -> None:
         """Show how far the step is (waiting, open, done), and what has been done in a few words."""
-        self.badge.set_state(state)
+        self.badge.setText("✓" if state == "done" else str(self.number))
+        self.badge.setStyleSheet(
+            f"QLabel {{ background-color: {COLORS[state]}; color: white; font-weight: 700; border-radius: 11px; }}"
+        )
         self.state_label.setText(text)
         self.setEnabled(state != "waiting")
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """A click anywhere on the header opens or closes the step."""
+        # A click anywhere on the header opens or closes the step.
         if self.isEnabled() and self.header.geometry().contains(event.pos()):
             self.toggled.emit(self)
         else:
@@ -119,14 +76,7 @@ class Step(QFrame):
 
 
 class HistoMixDock(QWidget):
-    """All five steps, one open at a time; a step can be opened when the one before has something for it.
-
-    Parameters
-    ----------
-    napari_viewer : Viewer
-    session : Session, optional
-        The viewer's own by default.
-    """
+    """All five steps, one open at a time; a step can be opened when the one before has something for it."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__()
@@ -140,25 +90,17 @@ class HistoMixDock(QWidget):
         self.export = ExportPanel(napari_viewer, self.session)
         titles = ("Data", "Plan", "Make", "Review", "Export")
         panels = (self.data, self.plan, self.make, self.review, self.export)
-        self.steps = [Step(number, *one) for number, one in enumerate(zip(titles, panels, strict=True), start=1)]
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
+        self.steps = [
+            Step(number, title, panel)
+            for number, (title, panel) in enumerate(zip(titles, panels, strict=True), start=1)
+        ]
         for step in self.steps:
             step.toggled.connect(self._on_toggled)
-            step.panel.running_changed.connect(lambda _running: self._update())
-            column.addWidget(step)
-        column.addStretch(1)
-        self._column = column
-        self.scroll = QScrollArea()
-        self.scroll.setWidgetResizable(True)
-        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
-        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.scroll.setWidget(inner)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(self.scroll)
+            step.panel.running_changed.connect(self._update)
+        self._column = column(*self.steps, space=0)
+        self._column.addStretch(1)
+        self.scroll = scrolled(box(self._column))
+        self.setLayout(column(self.scroll))
         self.setMinimumWidth(400)
         session = self.session
         for signal in (
@@ -178,7 +120,7 @@ class HistoMixDock(QWidget):
         self.open_step(0)
 
     def sizeHint(self) -> QSize:
-        """Wide enough for two crops side by side."""
+        # Wide enough for two crops side by side.
         return QSize(420, 760)
 
     def open_step(self, index: int) -> None:

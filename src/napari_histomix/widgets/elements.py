@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QRectF, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap, QResizeEvent
+from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import (
     QBoxLayout,
     QCheckBox,
@@ -18,12 +18,12 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QFrame,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
     QLayout,
     QLineEdit,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QSpinBox,
     QVBoxLayout,
@@ -173,6 +173,16 @@ def box(layout: QLayout, *, shown: bool = True) -> QWidget:
     return made
 
 
+def scrolled(inner: QWidget) -> QScrollArea:
+    """An area as wide as there is room, which scrolls where a widget is higher than it."""
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(inner)
+    return area
+
+
 def add(layout: QBoxLayout, *parts: QWidget | QLayout) -> None:
     """Add widgets and layouts to a row or column."""
     for part in parts:
@@ -278,14 +288,7 @@ class Note(QLabel):
 
 
 class Section(QCollapsible):
-    """A heading with a few words on how things stand, and contents that fold away.
-
-    Parameters
-    ----------
-    title : str
-    tip : str
-    opened : bool
-    """
+    """A heading with a few words on how things stand, and contents that fold away."""
 
     TALLEST: ClassVar = 16_777_215
     """Qt's own limit: contents that wrap or appear later find room."""
@@ -328,14 +331,7 @@ class Section(QCollapsible):
 
 
 class CropView(QFrame):
-    """A piece of an image, magnified and centered.
-
-    Parameters
-    ----------
-    caption : str
-    factor : float, optional
-        Screen pixels for each image pixel; None fits the piece into the view.
-    """
+    """A piece of an image, magnified by a factor and centered; one that fits the view where there is no factor."""
 
     clicked = Signal()
 
@@ -369,16 +365,13 @@ class CropView(QFrame):
         self.update()
 
     def sizeHint(self) -> QSize:
-        """A square."""
         return QSize(190, 190)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Say that it was clicked."""
         self.clicked.emit()
         super().mousePressEvent(event)
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the piece, its frame and its caption."""
         painter = QPainter(self)
         painter.fillRect(self.rect(), QColor(30, 32, 36))
         if self._image is not None:
@@ -400,99 +393,3 @@ class CropView(QFrame):
             painter.setPen(QColor("white"))
             painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
         painter.end()
-
-
-class Picture(QLabel):
-    """A picture from a file, as wide as there is room; hidden until there is one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._whole = QPixmap()
-        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.setMinimumWidth(1)
-        self.hide()
-
-    def show_file(self, path: Path | None) -> None:
-        """Show the picture in a file, or none."""
-        self._whole = QPixmap(str(path)) if path is not None else QPixmap()
-        self.setVisible(not self._whole.isNull())
-        self._fit()
-
-    def _fit(self) -> None:
-        if self._whole.isNull():
-            self.clear()
-            return
-        ratio = self.devicePixelRatioF()
-        width = round(max(self.width(), 100) * ratio)
-        fitted = self._whole.scaledToWidth(width, Qt.TransformationMode.SmoothTransformation)
-        fitted.setDevicePixelRatio(ratio)
-        self.setPixmap(fitted)
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        if event.oldSize().width() != event.size().width():
-            self._fit()
-
-
-class Bar(QWidget):
-    """One bar of a chart: a share of the width in a class's color, over what it becomes in green."""
-
-    def __init__(self, color: tuple[int, int, int]) -> None:
-        super().__init__()
-        self._color = QColor(*color)
-        self.before = self.after = 0.0
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setFixedHeight(14)
-
-    def sizeHint(self) -> QSize:
-        return QSize(120, 14)
-
-    def set_shares(self, before: float, after: float = 0.0) -> None:
-        """Set the shares of the width, 0 to 1; ``after`` is drawn behind ``before``."""
-        self.before, self.after = before, after
-        self.update()
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(128, 128, 128, 50))
-        painter.drawRoundedRect(QRectF(self.rect()), 3, 3)
-        for share, color in ((self.after, QColor(GOOD)), (self.before, self._color)):
-            if share > 0:
-                painter.setBrush(color)
-                painter.drawRoundedRect(QRectF(0, 0, max(share * self.width(), 3.0), self.height()), 3, 3)
-        painter.end()
-
-
-class Chart(QWidget):
-    """Names, bars and numbers below one another; names of one width where it is given."""
-
-    def __init__(self, name_width: int | None = None) -> None:
-        super().__init__()
-        self._name_width = name_width
-        self._grid = QGridLayout(self)
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(SPACE)
-        self._grid.setVerticalSpacing(4)
-        self._grid.setColumnStretch(1, 1)
-        self._lines: list[tuple[QLabel, Bar, QLabel]] = []
-
-    def set_bars(self, bars: Sequence[tuple[str, tuple[int, int, int], float, float, str]]) -> None:
-        """Show bars: name, color, share before and after, and what is written beside it."""
-        clear(self._grid)
-        self._lines.clear()
-        for place, (text, color, before, after, count) in enumerate(bars):
-            name, bar, value = label(text, wrap=False), Bar(color), label(count, wrap=False)
-            if self._name_width is not None:
-                name.setFixedWidth(self._name_width)
-            value.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-            bar.set_shares(before, after)
-            for position, widget in enumerate((name, bar, value)):
-                self._grid.addWidget(widget, place, position)
-            self._lines.append((name, bar, value))
-
-    @property
-    def texts(self) -> list[tuple[str, str]]:
-        """Names and numbers as they are shown."""
-        return [(name.text(), value.text()) for name, _, value in self._lines]

@@ -7,15 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSignalBlocker, Qt, QTimer, QUrl
-from qtpy.QtGui import QDesktopServices, QPixmap, QShowEvent
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QSignalBlocker, QUrl
+from qtpy.QtGui import QDesktopServices, QShowEvent
 
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.study.export_plan import ExportPlan, bytes_text
 from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.charts import Chart, Picture
 from napari_histomix.widgets.decisions import nouns
-from napari_histomix.widgets.elements import ACCENT, SPACE, Bar, Note, form, heading, many, narrow, rgb, row
+from napari_histomix.widgets.elements import (
+    ACCENT,
+    Note,
+    add,
+    ask_folder,
+    box,
+    button,
+    check,
+    choice,
+    column,
+    form,
+    free_folder,
+    heading,
+    label,
+    later,
+    many,
+    rgb,
+    row,
+)
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.session import Session
 
@@ -36,35 +54,23 @@ class ExportPanel(Panel):
         self._folder: Path | None = None
         self._done: Path | None = None
         self._exported = ""
-        self._pixmap: QPixmap | None = None
         self.plan: ExportPlan | None = None
         """What an export would write now; None until that is known."""
         self.planner = JobRunner(self)
-        self._wait = QTimer(self)
-        self._wait.setSingleShot(True)
-        self._wait.setInterval(PAUSE)
-        self._wait.timeout.connect(self._look)
+        self._wait = later(self, PAUSE, self._look)
         self._stale = False
         """Whether decisions were made, or splits chosen, that are not shown yet."""
         self.empty = Note("Approve some synthetic nuclei or images first.")
-        self.column.addWidget(self.empty)
-        self._build()
+        self._build_contents()
         self.progress = RunBar("Export", self.runner)
         self.progress.run.connect(self.run)
-        self.column.addWidget(self.progress)
         self.note = Note()
-        self.column.addWidget(self.note)
-        self.open_button = QPushButton("Show the folder")
-        self.open_button.clicked.connect(self._open)
-        self.open_button.hide()
-        self.column.addWidget(self.open_button)
-        self.chart = QLabel()
-        self.chart.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.chart.setMinimumWidth(1)
-        self.column.addWidget(self.chart)
+        self.open_button = button("Show the folder", pressed=self._open, shown=False)
+        self.chart = Picture()
+        add(self.column, self.empty, self.contents, self.progress, self.note, self.open_button, self.chart)
         self.column.addStretch(1)
         self.planner.finished.connect(self._on_plan)
-        self.planner.failed.connect(self._on_no_plan)
+        self.planner.failed.connect(lambda sentence: self.figures.say(sentence, "error"))
         self.runner.finished.connect(self._on_written)
         self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
         self.runner.cancelled.connect(lambda: self.note.say("Stopped. Nothing was written."))
@@ -77,47 +83,41 @@ class ExportPanel(Panel):
         self.session.changes_decided.connect(lambda _ids: self._on_change())
         self._on_dataset()
 
-    def _build(self) -> None:
-        self.contents = QWidget()
-        column = QVBoxLayout(self.contents)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
-        self.summary = QLabel()
-        self.summary.setWordWrap(True)
-        column.addWidget(self.summary)
-        self.counts_title = heading("")
-        column.addWidget(self.counts_title)
-        self.counts = QWidget()
-        self._grid = QGridLayout(self.counts)
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setColumnStretch(1, 1)
-        column.addWidget(self.counts)
-        self.folder = QLabel()
-        self.folder_button = QPushButton("Change …")
-        self.folder_button.setToolTip("Choose the folder in which the export's own new folder is made.")
-        self.folder_button.clicked.connect(self._ask_folder)
-        self.format = QComboBox()
-        narrow(self.format)
-        self.format.setToolTip("How images and labels are laid out; docs/formats.md says who reads which.")
-        self.format.currentIndexChanged.connect(lambda _index: self._replan())
-        self.ignore_band = QCheckBox("Ignore band over inpainted pixels")
-        self.ignore_band.setToolTip(
-            "Also write a class map for each synthetic image in which inpainted pixels are 255:\n"
-            "a loss function that ignores 255 does not learn from them."
+    def _build_contents(self) -> None:
+        self.summary = label()
+        self.counts_title, self.counts = heading(""), Chart()
+        self.folder = label(wrap=False)
+        self.folder_button = button(
+            "Change …", "Choose the folder in which the export's own new folder is made.", self._ask_folder
         )
-        self.ignore_band.toggled.connect(lambda _on: self._replan())
-        layout = form()
-        layout.addRow("Format", self.format)
-        layout.addRow("", self.ignore_band)
-        layout.addRow("Folder", row(self.folder, self.folder_button, stretch=0))
-        column.addLayout(layout)
-        self.figures = Note()
+        self.format = choice(
+            tip="How images and labels are laid out; docs/formats.md says who reads which.",
+            changed=lambda _place: self._replan(),
+        )
+        self.ignore_band = check(
+            "Ignore band over inpainted pixels",
+            "Also write a class map for each synthetic image in which inpainted pixels are 255:\n"
+            "a loss function that ignores 255 does not learn from them.",
+            lambda _on: self._replan(),
+        )
+        self.figures, self.warnings = Note(), Note()
         self.figures.setToolTip("From a few images that were written to a temporary folder on trial.")
-        column.addWidget(self.figures)
-        self.warnings = Note()
-        column.addWidget(self.warnings)
-        column.addWidget(Note(WRITTEN))
-        self.column.addWidget(self.contents)
+        options = form(
+            ("Format", self.format),
+            ("", self.ignore_band),
+            ("Folder", row(self.folder, self.folder_button, stretch=0)),
+        )
+        self.contents = box(
+            column(
+                self.summary,
+                self.counts_title,
+                self.counts,
+                options,
+                self.figures,
+                self.warnings,
+                Note(WRITTEN),
+            )
+        )
 
     # Where to.
 
@@ -129,18 +129,12 @@ class ExportPanel(Panel):
         self._replan()
 
     def _propose(self, parent: Path | None = None) -> None:
-        if self.session.study_folder is None:
-            return
-        parent = parent or self.session.study_folder
-        folder, number = parent / "export", 2
-        while folder.exists():
-            folder, number = parent / f"export {number}", number + 1
-        self.set_folder(folder)
+        if self.session.study_folder is not None:
+            self.set_folder(free_folder(parent or self.session.study_folder, "export"))
 
     def _ask_folder(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "The folder in which the export's folder is made")
-        if folder:
-            self._propose(Path(folder))
+        if parent := ask_folder(self, "The folder in which the export's folder is made"):
+            self._propose(parent)
 
     # What an export would write.
 
@@ -165,8 +159,8 @@ class ExportPanel(Panel):
         self._replan()
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Catch up with what changed while nobody looked."""
         super().showEvent(event)
+        # Catch up with what changed while nobody looked.
         if self._stale:
             self._on_work()
         elif self.plan is None:
@@ -182,16 +176,16 @@ class ExportPanel(Panel):
         return {"format": self.format.currentData(), "ignore_band": self.ignore_band.isChecked()}
 
     def _find_plan(self) -> None:
-        session, folder, how = self.session, self._folder, self._arguments()
-        dataset, counted = session.dataset, session.survey
-        if self.runner.running or dataset is None or counted is None or folder is None or not session.approved:
+        session, folder, arguments = self.session, self._folder, self._arguments()
+        dataset, survey = session.dataset, session.survey
+        if self.runner.running or dataset is None or survey is None or folder is None or not session.approved:
             return
         changes, decisions = session.changes, dict(session.decisions["change"])
 
         def job() -> Any:
             from napari_histomix.study.export_plan import plan_export
 
-            return (yield from plan_export(dataset, changes, folder, decisions, counted=counted, **how))
+            return (yield from plan_export(dataset, changes, folder, decisions, counted=survey, **arguments))
 
         self.planner.replace(job, "looking at what an export would write")
 
@@ -206,9 +200,6 @@ class ExportPanel(Panel):
         self.warnings.say("\n".join(lines), "error" if plan.refusal else "warning")
         self.progress.allow(not plan.refusal, plan.refusal)
 
-    def _on_no_plan(self, sentence: str) -> None:
-        self.figures.say(sentence, "error")
-
     # The run.
 
     def run(self) -> None:
@@ -217,15 +208,13 @@ class ExportPanel(Panel):
         study, dataset, folder = session.study, session.dataset, self._folder
         if self.runner.running or study is None or dataset is None or folder is None or not session.approved:
             return
-        self.note.say("")
-        self.open_button.hide()
-        self.chart.clear()
-        how, self._exported = self._arguments(), self._approved_words()
+        self._forget_export()
+        arguments, self._exported = self._arguments(), self._approved_words()
 
         def job() -> Any:
             from napari_histomix.study.export import export_study
 
-            return (yield from export_study(study, dataset, folder, **how))
+            return (yield from export_study(study, dataset, folder, **arguments))
 
         self.runner.start(job, "exporting")
 
@@ -233,21 +222,12 @@ class ExportPanel(Panel):
         self._done = Path(out)
         self.note.say(f"{self._exported} exported to the folder {self._done.name}.", "good")
         self.open_button.show()
-        self._pixmap = QPixmap(str(self._done / CHART))
-        self._fit_chart()
+        self.chart.show_file(self._done / CHART)
         self._propose(self._done.parent)
 
     def _approved_words(self) -> str:
         number, words = len(self.session.approved), nouns(self.session.table)
         return f"{number:,} approved {words[number != 1]}"
-
-    def _fit_chart(self) -> None:
-        if self._pixmap is not None and not self._pixmap.isNull():
-            width = max(self.width() - 2 * SPACE, 100)
-            ratio = self.devicePixelRatioF()
-            scaled = self._pixmap.scaledToWidth(round(width * ratio), Qt.TransformationMode.SmoothTransformation)
-            scaled.setDevicePixelRatio(ratio)
-            self.chart.setPixmap(scaled)
 
     def _open(self) -> None:
         if self._done is not None:
@@ -257,13 +237,15 @@ class ExportPanel(Panel):
 
     def _on_dataset(self) -> None:
         self.runner.discard()
-        self.note.say("")
-        self.open_button.hide()
-        self.chart.clear()
-        self._pixmap = None
+        self._forget_export()
         self._offer_formats()
         self._propose()
         self._on_changes()
+
+    def _forget_export(self) -> None:
+        self.note.say("")
+        self.open_button.hide()
+        self.chart.show_file(None)
 
     def _offer_formats(self) -> None:
         dataset, chosen = self.session.dataset, self.format.currentData()
@@ -305,23 +287,13 @@ class ExportPanel(Panel):
         )
 
     def _draw(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        while self._grid.count():
-            widget = self._grid.takeAt(0).widget()
-            if widget is not None:
-                widget.deleteLater()
         assert self.session.dataset is not None
-        colors = {each.name: each.color for each in self.session.dataset.classes}
-        top = max([*before.values(), *after.values()], default=0) or 1
-        for line, (name, was) in enumerate(before.items()):
-            bar, will = Bar(colors.get(name, rgb(ACCENT))), after[name]
-            bar.set_shares(was / top, will / top)
-            change = will - was
-            text = f"{was:,} → <b>{will:,}</b>" + (f" ({change:+,})" if change else "")
-            self._grid.addWidget(QLabel(name), line, 0)
-            self._grid.addWidget(bar, line, 1)
-            self._grid.addWidget(QLabel(text), line, 2)
-
-    def resizeEvent(self, event: Any) -> None:
-        """Fit the chart."""
-        super().resizeEvent(event)
-        self._fit_chart()
+        colors = {kind.name: kind.color for kind in self.session.dataset.classes}
+        most = max([*before.values(), *after.values()], default=0) or 1
+        bars = []
+        for name, was in before.items():
+            will = after[name]
+            change = f" ({will - was:+,})" if will != was else ""
+            text = f"{was:,} → <b>{will:,}</b>{change}"
+            bars.append((name, colors.get(name, rgb(ACCENT)), was / most, will / most, text))
+        self.counts.set_bars(bars)

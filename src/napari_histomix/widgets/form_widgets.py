@@ -7,10 +7,10 @@ from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSpinBox, LineEdit, PushButton
 from magicgui.widgets.bases import ValuedContainerWidget
-from qtpy.QtWidgets import QFileDialog, QLabel, QWidget
+from qtpy.QtWidgets import QFileDialog
 from superqt import QFlowLayout as FlowLayout
 
-from napari_histomix.widgets.elements import narrow
+from napari_histomix.widgets.elements import box, label, narrow
 
 DECIMALS = 2
 """Decimals that a number has at least."""
@@ -26,12 +26,10 @@ class Number(FloatSpinBox):
     exact = 0.0
 
     def get_value(self) -> float:
-        """The number that was set, or another that a person has written since."""
         written = float(super().get_value())
         return self.exact if written == round(self.exact, self.native.decimals()) else written
 
     def set_value(self, value: float) -> None:
-        """Show a number."""
         needed = len(f"{value:.8f}".rstrip("0").partition(".")[2])
         self.native.setDecimals(max(DECIMALS, self.native.decimals(), needed))
         self.exact = float(value)
@@ -39,14 +37,7 @@ class Number(FloatSpinBox):
 
 
 class Parts(ValuedContainerWidget[Any]):
-    """Base of widgets that are made of others.
-
-    Parameters
-    ----------
-    widgets : sequence of Widget
-    layout : str
-        ``horizontal`` or ``vertical``.
-    """
+    """Base of widgets that are made of others."""
 
     def __init__(self, widgets: Sequence[Any], layout: str = "horizontal", **options: Any) -> None:
         super().__init__(widgets=widgets, layout=layout, labels=False, **options)
@@ -61,41 +52,26 @@ class Parts(ValuedContainerWidget[Any]):
 
 
 class RangeEdit(Parts):
-    """A lower and an upper value.
-
-    Parameters
-    ----------
-    single : callable
-        Makes the widget of a single value.
-    """
+    """A lower and an upper value, each in a widget that ``single`` makes."""
 
     def __init__(self, single: Callable[[], Any], **options: Any) -> None:
         self.low, self.high = single(), single()
         super().__init__((self.low, self.high), **options)
-        self.native.layout().insertWidget(1, QLabel("to"))
+        self.native.layout().insertWidget(1, label("to", wrap=False))
         self.low.changed.connect(lambda value: self.high.value < value and setattr(self.high, "value", value))
         self.high.changed.connect(lambda value: self.low.value > value and setattr(self.low, "value", value))
 
     def get_value(self) -> tuple[Any, Any]:
-        """Both."""
         return self.low.value, self.high.value
 
     def set_value(self, value: Sequence[Any]) -> None:
-        """Show both."""
         low, high = value
         self.high.value = max(high, self.low.value)
         self.low.value, self.high.value = low, high
 
 
 class OptionalEdit(Parts):
-    """A value, or None, which stands for something automatic.
-
-    Parameters
-    ----------
-    inner : Widget
-    automatic : str
-        What None stands for.
-    """
+    """A value, or None, which stands for something automatic."""
 
     def __init__(self, inner: Any, automatic: str, **options: Any) -> None:
         self.inner = inner
@@ -109,26 +85,16 @@ class OptionalEdit(Parts):
         self.inner.enabled = not self.automatic.value
 
     def get_value(self) -> Any:
-        """None where it is automatic."""
         return None if self.automatic.value else self.inner.value
 
     def set_value(self, value: Any) -> None:
-        """Show a value, or that it is automatic."""
         if value is not None:
             self.inner.value = value
         self.automatic.value = value is None
 
 
 class ValuesEdit(Parts):
-    """Any number of values, with spaces between them.
-
-    Parameters
-    ----------
-    single : type
-        Of a value.
-    automatic : str
-        What is said where there is none.
-    """
+    """Any number of values of a type, with spaces between them; ``automatic`` is said where there is none."""
 
     def __init__(self, single: type, automatic: str, **options: Any) -> None:
         self._single = single
@@ -137,99 +103,74 @@ class ValuesEdit(Parts):
         super().__init__((self.line,), **options)
 
     def get_value(self) -> tuple[Any, ...]:
-        """What is written; texts stay as they are where they are no such values, and are refused by the settings."""
         try:
             return tuple(self._single(text) for text in self.line.value.replace(",", " ").split())
         except ValueError:
+            # Texts that are no such values are refused by the settings.
             return tuple(self.line.value.split())
 
     def set_value(self, value: Sequence[Any]) -> None:
-        """Write values."""
         self.line.value = " ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
 
 
 class ManyEdit(Parts):
-    """Some of several names, in their order, each a box to check.
-
-    Parameters
-    ----------
-    names : sequence of (str, str)
-        Titles and values.
-    """
+    """Some of several names, given as (title, value), in their order, each a box to check."""
 
     def __init__(self, names: Sequence[tuple[str, str]] = (), **options: Any) -> None:
         self._boxes: dict[str, CheckBox] = {}
         super().__init__((), **options)
         self._flow = FlowLayout()
-        inner = QWidget()
-        inner.setLayout(self._flow)
         self._flow.setContentsMargins(0, 0, 0, 0)
-        self.native.layout().addWidget(inner)
+        self.native.layout().addWidget(box(self._flow))
         self.offer(names)
 
     def offer(self, names: Sequence[tuple[str, str]]) -> None:
         """Offer other names; those that are chosen stay chosen where they are among them."""
         chosen = self.value
-        for box in self._boxes.values():
-            self._flow.removeWidget(box.native)
-            box.native.deleteLater()
+        for name_box in self._boxes.values():
+            self._flow.removeWidget(name_box.native)
+            name_box.native.deleteLater()
         self._boxes = {}
         for title, name in names:
             self._add(title, name, name in chosen)
 
     def _add(self, title: str, name: str, checked: bool) -> None:
-        box = CheckBox(text=title, value=checked)
-        box.changed.connect(self.tell)
-        self._boxes[name] = box
-        self._flow.addWidget(box.native)
+        self._boxes[name] = CheckBox(text=title, value=checked)
+        self._boxes[name].changed.connect(self.tell)
+        self._flow.addWidget(self._boxes[name].native)
 
     def get_value(self) -> tuple[str, ...]:
-        """Names that are checked."""
-        return tuple(name for name, box in self._boxes.items() if box.value)
+        return tuple(name for name, name_box in self._boxes.items() if name_box.value)
 
     def set_value(self, value: Sequence[str]) -> None:
-        """Check these and no others; a name that was not offered is added."""
+        # A name that was not offered is added.
         for name in value:
             if name not in self._boxes:
                 self._add(name, name, False)
         if set(self.value) == set(value):
             return
         with self.changed.blocked():
-            for name, box in self._boxes.items():
-                box.value = name in value
+            for name, name_box in self._boxes.items():
+                name_box.value = name in value
         self.tell()
 
 
 class FileName(FileEdit):
-    """A file's name as text; empty where there is none.
+    """A file's name as text; empty where there is none."""
 
-    Parameters
-    ----------
-    filter : str
-        Of the dialog.
-    """
-
-    def __init__(self, filter: str = WEIGHTS, **options: Any) -> None:
-        super().__init__(filter=filter, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(filter=WEIGHTS, **options)
         self.choose_btn.text = "…"
 
     def get_value(self) -> str:  # type: ignore[override]
-        """As it is written."""
         return str(self.line_edit.value).strip()
 
     def set_value(self, value: Any) -> None:
-        """Write a name."""
         self.line_edit.value = str(value or "")
 
 
 class ModelChoice(Parts):
-    """The bundled network, one that was trained in this session, or one from the disk.
-
-    Parameters
-    ----------
-    automatic : str
-        What the empty text stands for.
-    """
+    """The bundled network, one that was trained in this session, or one from the disk; as text, empty for the first."""
 
     FOLDER, FILE = "\0folder", "\0file"
 
@@ -261,11 +202,9 @@ class ModelChoice(Parts):
         self.set_value(value)
 
     def get_value(self) -> str:
-        """Folder or checkpoint; empty for the automatic one."""
         return self._value
 
     def set_value(self, value: str) -> None:
-        """Choose a model, and offer it from now on."""
         before, self._value = self._value, value
         self.offer([value])
         if value != before:
@@ -303,12 +242,10 @@ class EncoderChoice(Parts):
             self.detail.value = name
 
     def get_value(self) -> str:
-        """See ``features.open_encoder``."""
         kind: str = self.box.value
         return kind if kind == "texture" else kind + str(self.detail.value).strip()
 
     def set_value(self, value: str) -> None:
-        """Choose an encoder."""
         kind, colon, rest = value.partition(":")
         self.box.value = kind + colon
         self.detail.value = rest

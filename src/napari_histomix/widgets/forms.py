@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from magicgui.widgets import CheckBox, create_widget
 from magicgui.widgets.bases import BaseValueWidget
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFormLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QLabel, QSizePolicy, QWidget
 
 from napari_histomix.settings import Setting, made_from, settings_of
-from napari_histomix.widgets.elements import SPACE, Section, form, narrow
+from napari_histomix.widgets.elements import SPACE, Section, column, form, label, narrow
 from napari_histomix.widgets.form_widgets import (
     EncoderChoice,
     FileName,
@@ -40,21 +40,14 @@ def no_choices(kind: str) -> Sequence[str]:
 
 
 def widget_for(setting: Setting, choices: Choices = no_choices) -> BaseValueWidget[Any]:
-    """The widget of a setting, with its default where it has one.
-
-    Parameters
-    ----------
-    setting : Setting
-    choices : callable
-        What can be chosen of a kind of setting.
-    """
-    option, several = setting.option, setting.many
+    """The widget of a setting, with its default where it has one."""
+    option = setting.option
     widget: Any
     if option.kind == "classes":
         widget = ManyEdit([(name, name) for name in choices("classes")])
-    elif several and option.choices:
-        widget = ManyEdit([(title, value) for value, title in option.choices.items()])
-    elif several:
+    elif setting.many and option.choices:
+        widget = ManyEdit(_titles(setting))
+    elif setting.many:
         widget = ValuesEdit(setting.type, option.automatic)
     elif setting.pair:
         widget = RangeEdit(lambda: _single(setting, choices))
@@ -105,28 +98,17 @@ def _titles(setting: Setting) -> list[tuple[str, Any]]:
 
 def tooltip(setting: Setting) -> str:
     """What a setting does and what it may be."""
-    bounds = (
-        "" if setting.option.choices else setting.bounds() or (f"in {setting.option.unit}" * bool(setting.option.unit))
-    )
-    return f"{setting.option.help}\n{bounds[:1].upper()}{bounds[1:]}." if bounds else setting.option.help
+    option = setting.option
+    bounds = "" if option.choices else setting.bounds()
+    if not bounds and option.unit and not option.choices:
+        bounds = f"in {option.unit}"
+    return f"{option.help}\n{bounds[:1].upper()}{bounds[1:]}." if bounds else option.help
 
 
 class SettingsForm(QWidget):
     """A form for one or several settings classes; fields of one name are shown once.
 
-    Parameters
-    ----------
-    *classes : type
-        Frozen dataclasses (``settings``).
-    choices : callable
-        What can be chosen of a kind of setting: ``choices("classes")`` are the names of the dataset's classes.
-    omit : collection of str
-        Settings that are not asked for: they keep their defaults.
-
-    Attributes
-    ----------
-    fields : dict of str to Widget
-        magicgui's widgets, by the name of the setting.
+    ``choices("classes")`` are the names of the dataset's classes, and so on. Settings to ``omit`` keep their defaults.
     """
 
     changed = Signal()
@@ -136,19 +118,17 @@ class SettingsForm(QWidget):
         self._choices = choices
         self._settings = {setting.name: setting for cls in reversed(classes) for setting in settings_of(cls)}
         self.fields: dict[str, Any] = {}
+        """magicgui's widgets, by the name of the setting."""
         self.labels: dict[str, QLabel] = {}
         usual, rare = form(), form()
-        names = dict.fromkeys(one.name for cls in classes for one in settings_of(cls) if one.name not in omit)
+        names = dict.fromkeys(setting.name for cls in classes for setting in settings_of(cls))
         for name in names:
-            self._add(self._settings[name], rare if self._settings[name].option.advanced else usual)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE - 2)
-        column.addLayout(usual)
+            if name not in omit:
+                self._add(self._settings[name], rare if self._settings[name].option.advanced else usual)
         self.advanced = Section("Advanced", "Settings that are rarely changed.", False)
         self.advanced.body.addLayout(rare)
         self.advanced.setVisible(rare.rowCount() > 0)
-        column.addWidget(self.advanced)
+        self.setLayout(column(usual, self.advanced, space=SPACE - 2))
 
     def _add(self, setting: Setting, layout: QFormLayout) -> None:
         widget = widget_for(setting, self._choices)
@@ -158,19 +138,12 @@ class SettingsForm(QWidget):
         if isinstance(widget, CheckBox):
             layout.addRow("", widget.native)
             return
-        label = QLabel(setting.label)
-        label.setToolTip(tooltip(setting))
-        self.labels[setting.name] = label
-        layout.addRow(label, widget.native)
+        self.labels[setting.name] = label(setting.label, wrap=False)
+        self.labels[setting.name].setToolTip(widget.tooltip)
+        layout.addRow(self.labels[setting.name], widget.native)
 
     def value(self, cls: type[S]) -> S:
-        """What the form says, as settings of a class.
-
-        Raises
-        ------
-        HistomixError
-            If a value cannot be.
-        """
+        """What the form says, as settings of a class; a ``HistomixError`` where a value cannot be."""
         names = [setting.name for setting in settings_of(cls) if setting.name in self.fields]
         return made_from(cls, {name: self.fields[name].value for name in names})
 
@@ -186,7 +159,7 @@ class SettingsForm(QWidget):
             kind = self._settings[name].option.kind
             if kind == "classes":
                 names = self._choices(kind)
-                widget.offer([(one, one) for one in names])
+                widget.offer([(class_name, class_name) for class_name in names])
                 for part in (self.labels[name], widget.native):
                     part.setVisible(bool(names))
             elif kind == "model":
@@ -206,15 +179,7 @@ CLASSES = ("rare", "major")
 
 
 class SessionForm(SettingsForm):
-    """A form that follows a viewer's session: its dataset's classes, those chosen in Data, and its trained network.
-
-    Parameters
-    ----------
-    session : Session
-    *classes : type
-    omit : collection of str
-        As for ``SettingsForm``.
-    """
+    """A form that follows a viewer's session: its dataset's classes, those chosen in Data, and its trained network."""
 
     def __init__(self, session: Session, *classes: type, omit: Collection[str] = ()) -> None:
         self.session = session
@@ -235,7 +200,7 @@ class SessionForm(SettingsForm):
     def _known(self, kind: str) -> Sequence[str]:
         dataset = self.session.dataset
         if kind == "classes" and dataset is not None:
-            return [one.name for one in dataset.classes]
+            return [kind.name for kind in dataset.classes]
         return [str(self.session.model_folder)] if kind == "model" and self.session.model_folder else ()
 
     def _choose(self) -> None:
@@ -244,18 +209,19 @@ class SessionForm(SettingsForm):
             return
         numbers = {"rare": self.session.rare, "major": self.session.major}
         for name in self._own:
-            numbers[name] = tuple(dataset.class_number(one) for one in self.fields[name].value)
+            numbers[name] = tuple(dataset.class_number(chosen) for chosen in self.fields[name].value)
         self.session.choose_classes(**numbers)
 
     def _on_classes(self) -> None:
         dataset = self.session.dataset
-        if dataset is not None:
-            rare, major = ([dataset.class_name(one) for one in getattr(self.session, name)] for name in CLASSES)
-            for name, names in zip(CLASSES, (rare, major), strict=True):
-                if name in self._own and set(self.fields[name].value) != set(names):
-                    with self.fields[name].changed.blocked():
-                        self.fields[name].value = names
-                    self.changed.emit()
+        if dataset is None:
+            return
+        for name in self._own:
+            names = [dataset.class_name(number) for number in getattr(self.session, name)]
+            if set(self.fields[name].value) != set(names):
+                with self.fields[name].changed.blocked():
+                    self.fields[name].value = names
+                self.changed.emit()
 
     def _on_model(self) -> None:
         for name in self._networks:

@@ -22,11 +22,30 @@ from napari_histomix.study.database import Claim
 from napari_histomix.study.decision_log import Subject
 from napari_histomix.widgets.decisions import SUBJECTS
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch, prepare_units, single
+from napari_histomix.widgets.table_model import Column
 
 if TYPE_CHECKING:
     from napari_histomix.jobs import Outcome
     from napari_histomix.methods.base import Method
     from napari_histomix.study import Study
+
+
+CANDIDATE_COLUMNS = (
+    ("rank", "#", "Order in which the places were drawn; synthesis takes them in this order."),
+    ("image", "Image", "The image with the place."),
+    ("kind", "Kind", "major: a nucleus would be replaced. background: a free place."),
+    ("type", "Replaces", "Class of the nucleus that would be replaced."),
+    ("percentile", "Fit", "How rare-like the surroundings are: percentile among those of real rare nuclei."),
+    ("log_likelihood", "Log-likelihood", "Of the surroundings, under the model of rare surroundings."),
+    ("donor", "Donor", "The rare nucleus that would be placed here: its image and number."),
+)
+"""Column of the frame, header, and what it means."""
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "rank": lambda rank: f"{rank + 1}",
+    "type": lambda name: "nothing" if name == "background" else name,
+    "percentile": "{:.0f}".format,
+    "log_likelihood": "{:.1f}".format,
+}
 
 
 def candidate_frame(candidates: Sequence[Candidate], class_name: Callable[[int], str]) -> pd.DataFrame:
@@ -51,31 +70,23 @@ def candidate_frame(candidates: Sequence[Candidate], class_name: Callable[[int],
     return pd.DataFrame({name: np.array(values, dtype=kind) for name, (kind, values) in columns.items()})
 
 
-@dataclass(frozen=True, eq=False)
-class CandidateRows:
-    """A candidate frame made ready for sorting and filtering; takes a while too.
+def candidate_columns(frame: pd.DataFrame) -> tuple[Column, ...]:
+    """Columns of a table of candidates, ready to be sorted; item i has rank i. Takes a while too."""
+    columns = []
+    for name, header, tip in CANDIDATE_COLUMNS:
+        values = frame[name].to_numpy()
+        column = Column(name, header, tip, values, _SHOWN.get(name, str), right=values.dtype != object)
+        if name in ("image", "donor"):
+            column.hover = values.__getitem__
+        column.ranks()
+        columns.append(column)
+    return tuple(columns)
 
-    ``columns`` holds what a cell shows, ``keys`` numbers in the order of each column, ``text`` (N,) what a search
-    looks through, in lower case.
-    """
 
-    columns: dict[str, list[Any]]
-    keys: dict[str, NDArray[Any]]
-    text: NDArray[Any]
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame) -> Self:
-        """The rows of a frame; row i has rank i."""
-        columns, keys = {}, {}
-        for name in ("rank", "image", "kind", "type", "percentile", "log_likelihood", "donor"):
-            values = frame[name].to_numpy()
-            columns[name] = values.tolist()
-            keys[name] = values if values.dtype != object else pd.factorize(values, sort=True)[0]
-        joined = frame["image"] + " " + frame["kind"] + " " + frame["type"] + " " + frame["donor"]
-        return cls(columns, keys, joined.str.casefold().to_numpy(dtype=object))
-
-    def __len__(self) -> int:
-        return len(self.text)
+def candidate_text(frame: pd.DataFrame) -> NDArray[Any]:
+    """What a search for candidates looks through, in lower case."""
+    joined = frame["image"] + " " + frame["kind"] + " " + frame["type"] + " " + frame["donor"]
+    return joined.str.casefold().to_numpy(dtype=object)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +95,9 @@ class Candidates:
 
     items: tuple[Candidate, ...]
     frame: pd.DataFrame
-    rows: CandidateRows
+    columns: tuple[Column, ...]
+    text: NDArray[Any]
+    """Of each candidate, what a search looks through."""
     effective_sample_size: float | None = None
     warnings: tuple[str, ...] = ()
 
@@ -96,7 +109,8 @@ class Candidates:
             return None
         settings, frame = study.settings(), candidate_frame(items, dataset.class_name)
         size, warnings = settings.get("effective_sample_size"), settings.get("warnings", ())
-        return cls(tuple(items), frame, CandidateRows.of(frame), size, tuple(warnings))
+        columns, text = candidate_columns(frame), candidate_text(frame)
+        return cls(tuple(items), frame, columns, text, size, tuple(warnings))
 
 
 @dataclass(frozen=True, eq=False)

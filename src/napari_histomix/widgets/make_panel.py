@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-
-from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_histomix import jobs
 from napari_histomix.methods import method_of
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.study.runs import Run
 from napari_histomix.widgets.base import Panel, RunBar, ask_to_keep
-from napari_histomix.widgets.elements import SPACE, CropView, Note, row
+from napari_histomix.widgets.elements import SPACE, CropView, Note, add, box, button, column, row
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.plan_panel import MethodChooser, chosen, data_problem, ready
 from napari_histomix.widgets.session import Session
@@ -28,13 +27,11 @@ class MakePanel(Panel):
         self._messages: list[str] = []
         self._ready = False
         self._forms: dict[str, SessionForm] = {}
-        self.empty = Note()
-        self.column.addWidget(self.empty)
+        self.empty, self.note, self.refusals, self.left_text = Note(), Note(), Note(), Note()
+        self.refusals.setToolTip("What was refused, most often first.")
         self.chooser = MethodChooser(self.session)
-        self.column.addWidget(self.chooser)
-        self._place = QVBoxLayout()
-        self.column.addLayout(self._place)
-        self.ask = ask_to_keep(self)
+        self._place = column()
+        self.ask = partial(ask_to_keep, self)
         self.progress = RunBar(
             "Make",
             self.runner,
@@ -43,17 +40,25 @@ class MakePanel(Panel):
         )
         self.progress.run.connect(self.run)
         self.progress.stopped.connect(self._on_stopped)
-        self.column.addWidget(self.progress)
-        self._build_left()
+        self.resume_button = button("", "Make the rest of it; the result is that of an uninterrupted run.", self.resume)
+        self.discard_button = button("Discard", "Take back all that this run made.", self.discard)
+        choices = row(self.resume_button, self.discard_button, stretch=0)
+        self.left = box(column(self.left_text, choices, space=SPACE // 2))
+        """What can be done with a run that was not finished."""
         self.preview = CropView("Being made")
         self.preview.setFixedHeight(230)
         self.preview.hide()
-        self.column.addWidget(self.preview)
-        self.note = Note()
-        self.column.addWidget(self.note)
-        self.refusals = Note()
-        self.refusals.setToolTip("What was refused, most often first.")
-        self.column.addWidget(self.refusals)
+        add(
+            self.column,
+            self.empty,
+            self.chooser,
+            self._place,
+            self.progress,
+            self.left,
+            self.preview,
+            self.note,
+            self.refusals,
+        )
         self.column.addStretch(1)
         self.runner.progressed.connect(self._on_event)
         self.runner.finished.connect(self._on_made)
@@ -73,22 +78,6 @@ class MakePanel(Panel):
         ):
             signal.connect(self._update)
         self._update()
-
-    def _build_left(self) -> None:
-        """What can be done with a run that was not finished."""
-        self.left = QWidget()
-        self.left_text = Note()
-        self.discard_button, self.resume_button = QPushButton("Discard"), QPushButton()
-        self.discard_button.setToolTip("Take back all that this run made.")
-        self.resume_button.setToolTip("Make the rest of it; the result is that of an uninterrupted run.")
-        self.discard_button.clicked.connect(self.discard)
-        self.resume_button.clicked.connect(self.resume)
-        column = QVBoxLayout(self.left)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE // 2)
-        column.addWidget(self.left_text)
-        column.addLayout(row(self.resume_button, self.discard_button, stretch=0))
-        self.column.addWidget(self.left)
 
     @property
     def form(self) -> SessionForm | None:

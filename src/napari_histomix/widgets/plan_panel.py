@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_histomix.methods import method_names, method_of, method_problems
 from napari_histomix.methods.base import Method, Stage
 from napari_histomix.records import HistomixError
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import Note, form, hint, narrow
+from napari_histomix.widgets.elements import Note, add, choice, form, hint
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.session import Session
 
@@ -21,31 +21,20 @@ NO_SCALE = "Enter how many µm one pixel is, in the step Data."
 
 
 class MethodChooser(QWidget):
-    """All methods; those that cannot use the dataset are listed, say why, and cannot be chosen.
-
-    Parameters
-    ----------
-    session : Session
-        Whose method is chosen.
-    """
+    """All methods; those that cannot use the dataset are listed, say why, and cannot be chosen."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self.box = QComboBox()
-        narrow(self.box)
-        self.box.setToolTip("The method that makes synthetic images.")
-        self.box.setAccessibleName("Method")
-        self.box.activated.connect(lambda _index: session.choose_method(self.box.currentData()))
+        titles = [(method_of(name).title, name) for name in method_names()]
+        self.box = choice(titles, "The method that makes synthetic images.", name="Method")
+        self.box.activated.connect(lambda _place: session.choose_method(self.box.currentData()))
         self.about = hint("")
         self.note = Note("\n".join(method_problems()), "warning")
-        layout = form()
-        layout.addRow("Method", self.box)
+        layout = form(("Method", self.box))
         layout.addRow(self.about)
         layout.addRow(self.note)
         self.setLayout(layout)
-        for name in method_names():
-            self.box.addItem(method_of(name).title, name)
         session.dataset_changed.connect(self._update)
         session.method_changed.connect(self._update)
         self._update()
@@ -88,15 +77,7 @@ def ready(session: Session, method: Method[Any, Any] | None) -> bool:
 class PlanPage(Panel):
     """Finds what a method's stage vets: a form of its settings, and the run. Pages of stages go on from here.
 
-    Parameters
-    ----------
-    napari_viewer : Viewer
-    session : Session, optional
-        The viewer's own by default.
-    stage : Stage, optional
-        By default the one whose page this is.
-    form : SessionForm, optional
-        One that is shown elsewhere, in place of its own.
+    The stage is by default the one whose page this is; a form that is shown elsewhere takes the place of its own.
     """
 
     run_text, run_tip = "Find", "Find what is to be looked at before anything is made."
@@ -116,20 +97,13 @@ class PlanPage(Panel):
             if method.stage is not None
             and (method.stage.page == place if stage is None else method.stage.name == stage.name)
         ]
-        found = stage or self._methods[0].stage
-        assert found is not None
-        self.stage: Stage = found
-        self.empty = Note(NO_DATA)
-        self.column.addWidget(self.empty)
+        self.stage: Stage = stage or self._methods[0].stage  # type: ignore[assignment]
+        self.empty, self.note = Note(NO_DATA), Note()
         self.form = form or SessionForm(self.session, self.stage.settings)
         self._own_form = form is None
-        if self._own_form:
-            self.column.addWidget(self.form)
         self.progress = RunBar(self.run_text, self.runner, self.run_tip)
         self.progress.run.connect(self.run)
-        self.column.addWidget(self.progress)
-        self.note = Note()
-        self.column.addWidget(self.note)
+        add(self.column, self.empty, *([self.form] if self._own_form else []), self.progress, self.note)
         self.build_results()
         self.column.addStretch(1)
         self.runner.finished.connect(self._on_found)
@@ -237,5 +211,5 @@ class PlanPanel(Panel):
     def words(self) -> str:
         """How things stand, in a few words."""
         method = chosen(self.session)
-        said = self.page.words() if self.page is not None else ""
-        return " · ".join(filter(None, (method.title if method is not None else "", said)))
+        words = self.page.words() if self.page is not None else ""
+        return " · ".join(filter(None, (method.title if method is not None else "", words)))

@@ -9,20 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from qtpy.QtCore import QSize, Qt, QTimer, QUrl, Signal
+from qtpy.QtCore import QSize, QUrl, Signal
 from qtpy.QtGui import QDesktopServices, QHideEvent, QShowEvent
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QFileDialog,
-    QLabel,
-    QLineEdit,
-    QPushButton,
-    QSizePolicy,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_histomix.datasets import Dataset, open_any
 from napari_histomix.datasets.splits import with_chosen_splits
@@ -33,7 +22,27 @@ from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.study import Study
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import PRIMARY, SPACE, Note, Picture, Section, form, hint, narrow, row
+from napari_histomix.widgets.charts import Picture
+from napari_histomix.widgets.elements import (
+    PRIMARY,
+    Note,
+    Section,
+    add,
+    ask_folder,
+    box,
+    button,
+    check,
+    choice,
+    column,
+    form,
+    free_folder,
+    hint,
+    label,
+    later,
+    line,
+    number,
+    row,
+)
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.reading_page import ReadingPage
 from napari_histomix.widgets.session import Session
@@ -41,23 +50,16 @@ from napari_histomix.widgets.session import Session
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """A study that a test can be made of, and how much of it is approved, or not taken out."""
+    """A study that a test can be made of, of images or nuclei, and how many are approved or not taken out."""
 
     study: Study
     images: bool
-    """Whether it holds whole images, not nuclei in images."""
     approved: int
     left: int
 
     @classmethod
     def of(cls, study: Study, table: ChangeTable, decisions: Mapping[int, str]) -> Self:
-        """Count the decisions on all that a study holds.
-
-        Raises
-        ------
-        HistomixError
-            If it holds nothing.
-        """
+        """Count the decisions on all that a study holds."""
         if not len(table):
             raise HistomixError("There is nothing synthetic in the study yet; synthesize something first.")
         states = [decisions.get(number) for number in table.ids.tolist()]
@@ -91,11 +93,6 @@ def make_job(
     return job
 
 
-def open_job(folder: Path) -> Callable[[], Job[ReaderTest]]:
-    """Open a test."""
-    return single(lambda: ReaderTest.open(folder), "Opening the test")
-
-
 def report_job(test: ReaderTest, out: Path) -> Callable[[], Job[Path]]:
     """Write the report of a test; the result is the picture of it."""
 
@@ -110,7 +107,9 @@ def report_job(test: ReaderTest, out: Path) -> Callable[[], Job[Path]]:
 
 QUIET = 300
 """Milliseconds without a decision before the study is looked at again."""
-APPROVED, UNDECIDED = "approved", "all but rejected"
+NOTHING = "Open a study with synthetic nuclei or tissue."
+NAME = "reader test"
+"""Of the folder of a test."""
 
 
 class MakeSection(Section):
@@ -126,10 +125,7 @@ class MakeSection(Section):
         self.folder: Path | None = None
         self._chosen: Path | None = None
         self.looker = JobRunner(self)
-        self._later = QTimer(self)
-        self._later.setSingleShot(True)
-        self._later.setInterval(QUIET)
-        self._later.timeout.connect(self.look)
+        self._later = later(self, QUIET, self.look)
         self._build()
         self.looker.finished.connect(self._on_offer)
         self.looker.failed.connect(self._on_no_offer)
@@ -142,46 +138,38 @@ class MakeSection(Section):
         self._update()
 
     def _build(self) -> None:
-        self.empty = Note("Open a study with synthetic nuclei or tissue.")
-        self.body.addWidget(self.empty)
-        self.study_label = QLabel()
-        self.study_button = QPushButton("Other …")
-        self.study_button.setToolTip("Choose the folder of another study.")
-        self.study_button.clicked.connect(self._ask_study)
-        self.what = QComboBox()
-        narrow(self.what)
-        self.what.setToolTip("What may be shown: what was approved in the study, or all that was not rejected.")
-        self.what.currentIndexChanged.connect(lambda _index: self._update())
-        self.count = QSpinBox()
-        self.count.setRange(1, 1000)
-        self.count.setValue(ReaderTestSettings.per_kind)
-        self.count.setSuffix(" real, as many synthetic")
-        self.count.setToolTip(
-            "Fewer are shown where there is no room for more: no two crops show the same place or the same donor."
+        self.empty, self.note = Note(NOTHING), Note()
+        self.study_label, self.folder_label = label(wrap=False), label(wrap=False)
+        self.study_button = button("Other …", "Choose the folder of another study.", self._ask_study)
+        self.what = choice(
+            tip="What may be shown: what was approved in the study, or all that was not rejected.",
+            changed=lambda _place: self._update(),
         )
-        self.paste = QCheckBox("Also donors pasted without blending")
-        self.paste.setToolTip("As a method of its own: what blending has to be better than. Part of the same number.")
-        self.folder_label = QLabel()
-        self.folder_button = QPushButton("Change …")
-        self.folder_button.setToolTip("Choose the folder in which the test's own new folder is made.")
-        self.folder_button.clicked.connect(self._ask_folder)
-        self.contents_box = QWidget()
-        layout = form()
-        layout.addRow("Study", row(self.study_label, self.study_button, stretch=0))
-        layout.addRow("Show", self.what)
-        layout.addRow("Crops", self.count)
-        layout.addRow("", self.paste)
-        layout.addRow("Folder", row(self.folder_label, self.folder_button, stretch=0))
+        self.count = number(
+            1,
+            1000,
+            ReaderTestSettings.per_kind,
+            suffix=" real, as many synthetic",
+            tip="Fewer are shown where there is no room for more: no two crops show the same place or the same donor.",
+        )
+        self.paste = check(
+            "Also donors pasted without blending",
+            "As a method of its own: what blending has to be better than. Part of the same number.",
+        )
+        self.folder_button = button(
+            "Change …", "Choose the folder in which the test's own new folder is made.", self._ask_folder
+        )
         self.bar = RunBar("Make test", self.panel.runner, "Cut the crops and seal the truth; all of it or nothing.")
         self.bar.run.connect(self.run)
-        column = QVBoxLayout(self.contents_box)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
-        column.addLayout(layout)
-        column.addWidget(self.bar)
-        self.body.addWidget(self.contents_box)
-        self.note = Note()
-        self.body.addWidget(self.note)
+        options = form(
+            ("Study", row(self.study_label, self.study_button, stretch=0)),
+            ("Show", self.what),
+            ("Crops", self.count),
+            ("", self.paste),
+            ("Folder", row(self.folder_label, self.folder_button, stretch=0)),
+        )
+        self.contents_box = box(column(options, self.bar))
+        add(self.body, self.empty, self.contents_box, self.note)
 
     # The study.
 
@@ -207,9 +195,8 @@ class MakeSection(Section):
         self.look()
 
     def _ask_study(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "A study's folder", str(self.session.home))
-        if folder:
-            self.choose_study(Path(folder))
+        if folder := ask_folder(self, "A study's folder", self.session.home):
+            self.choose_study(folder)
 
     def _on_offer(self, offer: Offer) -> None:
         other = self.offer is None or self.offer.study.folder != offer.study.folder
@@ -217,11 +204,11 @@ class MakeSection(Section):
         self.offer = offer
         what = "images" if offer.images else "nuclei"
         self.what.clear()
-        self.what.addItem(f"{offer.approved:,} {APPROVED} {what}", False)
-        self.what.addItem(f"{offer.left:,} {what}, {UNDECIDED}", True)
+        self.what.addItem(f"{offer.approved:,} approved {what}", False)
+        self.what.addItem(f"{offer.left:,} {what}, all but rejected", True)
         self.what.setCurrentIndex(index)
         if other:
-            self.propose(offer.study.folder)
+            self.set_folder(free_folder(offer.study.folder, NAME))
         self._update()
 
     def _on_no_offer(self, sentence: str) -> None:
@@ -237,17 +224,9 @@ class MakeSection(Section):
         self.folder_label.setText(folder.name)
         self.folder_label.setToolTip(f"In the folder {folder.parent.name}. An existing one is never written over.")
 
-    def propose(self, parent: Path) -> None:
-        """Propose a folder that is not there yet."""
-        folder, number = parent / "reader test", 2
-        while folder.exists():
-            folder, number = parent / f"reader test {number}", number + 1
-        self.set_folder(folder)
-
     def _ask_folder(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "The folder in which the test's folder is made")
-        if folder:
-            self.propose(Path(folder))
+        if parent := ask_folder(self, "The folder in which the test's folder is made"):
+            self.set_folder(free_folder(parent, NAME))
 
     # The run.
 
@@ -270,14 +249,16 @@ class MakeSection(Section):
     def take(self, made: MadeTest) -> str:
         """Make room for the next test; why this one has fewer crops than were asked for, if it has."""
         if self.folder is not None:
-            self.propose(self.folder.parent)
+            self.set_folder(free_folder(self.folder.parent, NAME))
         self.open(False)
-        few, wanted = made.each < self.count.value(), self.count.value()
-        return f" There is no room for {wanted}: no two crops show the same place or donor." if few else ""
+        wanted = self.count.value()
+        if made.each >= wanted:
+            return ""
+        return f" There is no room for {wanted}: no two crops show the same place or donor."
 
     def _update(self) -> None:
         offer = self.offer
-        self.empty.say("" if offer else "Open a study with synthetic nuclei or tissue.")
+        self.empty.say("" if offer else NOTHING)
         self.contents_box.setVisible(offer is not None)
         if offer is None:
             self.state.setText("")
@@ -285,8 +266,8 @@ class MakeSection(Section):
         self.study_label.setText(offer.study.folder.name)
         self.study_label.setToolTip(str(offer.study.folder))
         self.paste.setVisible(not offer.images)
-        some = offer.left if self.what.currentData() else offer.approved
-        self.bar.allow(some > 0, "Approve something first, or show all that was not rejected.")
+        count = offer.left if self.what.currentData() else offer.approved
+        self.bar.allow(count > 0, "Approve something first, or show all that was not rejected.")
 
 
 HOW = (
@@ -308,12 +289,11 @@ class ReaderTestPanel(Panel):
         self.opener = JobRunner(self)
         self.reporter = JobRunner(self)
         self.area = self.scroll()
-        self.start = QWidget()
         self.page = ReadingPage(self)
-        self._build_start()
-        self.column.addWidget(self.start)
-        self.column.addWidget(self.page, 1)
+        self.start = self._build_start()
         self.page.hide()
+        add(self.column, self.start, self.page)
+        self.column.setStretch(1, 1)
         self.column.addStretch(0)
         self.opener.finished.connect(self.take)
         self.opener.failed.connect(lambda sentence: self.complain(self.note, sentence))
@@ -325,78 +305,62 @@ class ReaderTestPanel(Panel):
         self.destroyed.connect(partial(_close_all, self._open))
         self._update()
 
-    def _build_start(self) -> None:
-        column = QVBoxLayout(self.start)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
-        self.title = QLabel()
-        self.title.setTextFormat(Qt.TextFormat.PlainText)
-        self.title.setWordWrap(True)
+    def _build_start(self) -> QWidget:
+        self.title = label(plain=True, style="font-weight: 600;")
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.title.setStyleSheet("QLabel { font-weight: 600; }")
-        self.open_button = QPushButton("Open test …")
-        self.open_button.setToolTip("Choose the folder of a reader test.")
-        self.open_button.clicked.connect(self._ask_test)
-        column.addLayout(row(self.title, self.open_button, stretch=0))
+        self.open_button = button("Open test …", "Choose the folder of a reader test.", self._ask_test)
         self.note = Note()
-        column.addWidget(self.note)
-        column.addWidget(self._build_answering())
-        column.addWidget(self._build_report())
+        self._build_answering()
+        self._build_report()
         self.making = MakeSection(self)
-        column.addWidget(self.making)
-        column.addStretch(1)
+        opening = row(self.title, self.open_button, stretch=0)
+        layout = column(opening, self.note, self.answering, self.reporting, self.making)
+        layout.addStretch(1)
+        return box(layout)
 
-    def _build_answering(self) -> QWidget:
+    def _build_answering(self) -> None:
         self.answering = Section("Answer it", "Go through the crops, under your name.")
-        self.how = hint(HOW)
-        self.reader = QLineEdit()
-        self.reader.setPlaceholderText("as it is to stand in the report")
-        self.reader.setToolTip("Your answers are kept under this name; enter it again to go on where you stopped.")
-        self.reader.textChanged.connect(lambda _text: self._update())
-        self.reader.returnPressed.connect(self.begin)
-        self.start_button = QPushButton("Start")
-        self.start_button.setStyleSheet(PRIMARY)
-        self.start_button.clicked.connect(self.begin)
-        layout = form()
-        layout.addRow("Your name", self.reader)
-        self.answering.body.addWidget(self.how)
-        self.answering.body.addLayout(layout)
-        self.answering.body.addWidget(self.start_button)
-        return self.answering
-
-    def _build_report(self) -> QWidget:
-        self.reporting = Section("Report", "How readers did; it unseals the truth, so look when all are done.", False)
-        self.report_button = QPushButton("Show report")
-        self.report_button.setToolTip("Unseal the truth, and write PNG, CSV and JSON to a folder beside the test.")
-        self.report_button.clicked.connect(self.report)
-        self.report_note = Note()
-        self.folder_button = QPushButton("Show the folder")
-        self.folder_button.clicked.connect(self._show_folder)
-        self.folder_button.hide()
-        self.picture = Picture()
-        self.reporting.body.addWidget(
-            hint("It shows the answers of all readers beside the truth. Ask for it when everybody is done.")
+        self.reader = line(
+            "as it is to stand in the report",
+            "Your answers are kept under this name; enter it again to go on where you stopped.",
+            lambda _text: self._update(),
         )
-        for widget in (self.report_button, self.report_note, self.folder_button, self.picture):
-            self.reporting.body.addWidget(widget)
-        return self.reporting
+        self.reader.returnPressed.connect(self.begin)
+        self.start_button = button("Start", pressed=self.begin)
+        self.start_button.setStyleSheet(PRIMARY)
+        add(self.answering.body, hint(HOW), form(("Your name", self.reader)), self.start_button)
+
+    def _build_report(self) -> None:
+        self.reporting = Section("Report", "How readers did; it unseals the truth, so look when all are done.", False)
+        self.report_button = button(
+            "Show report", "Unseal the truth, and write PNG, CSV and JSON to a folder beside the test.", self.report
+        )
+        self.report_note = Note()
+        self.folder_button = button("Show the folder", pressed=self._show_folder, shown=False)
+        self.picture = Picture()
+        add(
+            self.reporting.body,
+            hint("It shows the answers of all readers beside the truth. Ask for it when everybody is done."),
+            self.report_button,
+            self.report_note,
+            self.folder_button,
+            self.picture,
+        )
 
     def sizeHint(self) -> QSize:
-        """As the other docks."""
         return QSize(440, 860)
 
     # The test.
 
     def _ask_test(self) -> None:
         start = self.test.folder.parent if self.test else self.session.home
-        folder = QFileDialog.getExistingDirectory(self, "The folder of a reader test", str(start))
-        if folder:
-            self.open_test(Path(folder))
+        if folder := ask_folder(self, "The folder of a reader test", start):
+            self.open_test(folder)
 
     def open_test(self, folder: Path) -> None:
         """Open a reader test in the background."""
         self.note.say("")
-        self.opener.replace(open_job(Path(folder)), "opening a reader test")
+        self.opener.replace(single(lambda: ReaderTest.open(folder), "Opening the test"), "opening a reader test")
 
     def take(self, test: ReaderTest) -> None:
         """Work on a test."""
@@ -412,8 +376,9 @@ class ReaderTestPanel(Panel):
     def _on_made(self, made: Any) -> None:
         why = self.making.take(made)
         self.take(made.test)
-        said = f"A test of {made.each} real and {made.each} synthetic crops was made.{why}"
-        self.note.say(said, "warning" if why else "good")
+        self.note.say(
+            f"A test of {made.each} real and {made.each} synthetic crops was made.{why}", "warning" if why else "good"
+        )
 
     # Answering.
 
@@ -478,10 +443,7 @@ class ReaderTestPanel(Panel):
             return
         self.report_note.say("")
         # Not in the test's own folder: that is what other readers are given.
-        name, number = f"{self.test.folder.name} report", 2
-        folder = self.test.folder.with_name(name)
-        while folder.exists():
-            folder, number = self.test.folder.with_name(f"{name} {number}"), number + 1
+        folder = free_folder(self.test.folder.parent, f"{self.test.folder.name} report")
         self.reporter.start(report_job(self.test, folder), "writing a report")
         self._update()
 
@@ -508,7 +470,7 @@ class ReaderTestPanel(Panel):
         self.start_button.setToolTip("" if named else "Enter your name first.")
 
     def showEvent(self, event: QShowEvent) -> None:
-        """Take the keys over; the crop stays covered until the reader goes on."""
+        # The page takes the keys over; the crop stays covered until the reader goes on.
         super().showEvent(event)
         self.making.look()
         if self.page.reading is not None:
@@ -516,7 +478,6 @@ class ReaderTestPanel(Panel):
         self.page.set_active(True)
 
     def hideEvent(self, event: QHideEvent) -> None:
-        """Pause, and give the keys back."""
         self.page.set_active(False)
         self._show_layers()
         super().hideEvent(event)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QPointF, QSize, Qt, Signal
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPolygonF
-from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QProgressBar, QPushButton, QWidget
 
 from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, Reading
 from napari_histomix.records import HistomixError
 from napari_histomix.widgets.base import Panel
-from napari_histomix.widgets.elements import PRIMARY, SPACE, CropView, Note, row
+from napari_histomix.widgets.elements import PRIMARY, CropView, Note, box, button, column, even_row, label, row
 from napari_histomix.widgets.viewer import PanelKeys
 
 COLORS = {1: "#1f6f9f", 2: "#4d86a5", 3: "#b07a3c", 4: "#b85c1e"}
@@ -46,11 +46,10 @@ class MarkedCrop(CropView):
         self.show_pixels(None)
 
     def sizeHint(self) -> QSize:
-        """A large square."""
         return QSize(400, 400)
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the crop at one zoom for all crops of one size, and the arrowheads; or the cover."""
+        # All crops of one size are drawn at one zoom.
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.fillRect(self.rect(), QColor(30, 32, 36))
@@ -64,29 +63,25 @@ class MarkedCrop(CropView):
         elif self._image is not None:
             painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth)
             side = min(self.width(), self.height()) - 2 * (ARROW + 3)
-            x, y = (self.width() - side) / 2, (self.height() - side) / 2
-            painter.translate(x, y)
-            painter.scale(side / self._image.width(), side / self._image.height())
-            painter.drawImage(QPointF(0, 0), self._image)
-            painter.resetTransform()
-            self._draw_mark(painter, x, y, side)
+            left, top = (self.width() - side) / 2, (self.height() - side) / 2
+            painter.drawImage(QRectF(left, top, side, side), self._image)
+            if self.mark is not None:
+                row = top + (self.mark[0] + 0.5) * side / self._image.height()
+                col = left + (self.mark[1] + 0.5) * side / self._image.width()
+                self._draw_arrows(painter, QRectF(left, top, side, side).adjusted(-2, -2, 2, 2), row, col)
         painter.end()
 
-    def _draw_mark(self, painter: QPainter, x: float, y: float, side: float) -> None:
-        if self.mark is None or self._image is None:
-            return
+    @staticmethod
+    def _draw_arrows(painter: QPainter, frame: QRectF, row: float, col: float) -> None:
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor("white"))
-        row = y + (self.mark[0] + 0.5) * side / self._image.height()
-        col = x + (self.mark[1] + 0.5) * side / self._image.width()
-        gap, half = 2, ARROW / 2
         for tip, away in (
-            (QPointF(x - gap, row), QPointF(-ARROW, 0)),
-            (QPointF(x + side + gap, row), QPointF(ARROW, 0)),
-            (QPointF(col, y - gap), QPointF(0, -ARROW)),
-            (QPointF(col, y + side + gap), QPointF(0, ARROW)),
+            (QPointF(frame.left(), row), QPointF(-ARROW, 0)),
+            (QPointF(frame.right(), row), QPointF(ARROW, 0)),
+            (QPointF(col, frame.top()), QPointF(0, -ARROW)),
+            (QPointF(col, frame.bottom()), QPointF(0, ARROW)),
         ):
-            across = QPointF(half, 0) if away.x() == 0 else QPointF(0, half)
+            across = QPointF(away.y(), away.x()) / 2
             painter.drawPolygon(QPolygonF([tip, tip + away + across, tip + away - across]))
 
 
@@ -107,62 +102,48 @@ class ReadingPage(QWidget):
         self.keys = PanelKeys(self, panel.viewer, actions)
 
     def _build(self) -> None:
-        self.counter = QLabel()
-        self.counter.setTextFormat(Qt.TextFormat.PlainText)
-        self.counter.setStyleSheet("QLabel { font-weight: 600; }")
-        self.kind = QLabel()
-        self.kind.setTextFormat(Qt.TextFormat.PlainText)
+        self.counter = label(wrap=False, plain=True, style="font-weight: 600;")
+        self.kind = label(wrap=False, plain=True)
         self.kind.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
-        self.question = QLabel()
-        self.question.setTextFormat(Qt.TextFormat.PlainText)
-        self.question.setWordWrap(True)
-        self.question.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.crop = MarkedCrop()
+        self.question = label(plain=True)
+        self.question.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.buttons: dict[int, QPushButton] = {}
         for answer, words in ANSWER_WORDS.items():
-            button = QPushButton(f"{words.capitalize().replace(' ', chr(10))}\n({answer})")
-            button.setToolTip(f"{words.capitalize()}: key {answer}.")
-            button.setStyleSheet(
+            self.buttons[answer] = button(
+                f"{words.capitalize().replace(' ', chr(10))}\n({answer})",
+                f"{words.capitalize()}: key {answer}.",
+                lambda _checked=False, answer=answer: self.answer(answer),
+            )
+            self.buttons[answer].setStyleSheet(
                 f"QPushButton {{ background-color: {COLORS[answer]}; color: white; font-weight: 600;"
                 " padding: 7px 2px; border-radius: 4px; }"
                 "QPushButton:disabled { background-color: #555b66; color: #9aa0aa; }"
             )
-            button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-            button.clicked.connect(lambda _checked=False, answer=answer: self.answer(answer))
-            self.buttons[answer] = button
-        self.back_button = self._button(
-            "Back (U)", "Return to the crop before, to change its answer; one step.", self.back
-        )
-        self.pause_button = self._button("Pause (P)", "Cover the crop and stop the clock.", self.pause_or_go_on)
-        self.stop_button = self._button("Stop for now", "Leave the test; it goes on where you left it.", self.left.emit)
-        self.answers = QWidget()
-        self.answers.setLayout(answers := row(*self.buttons.values()))
-        moves = row(self.back_button, self.pause_button, self.stop_button)
-        for line in (answers, moves):
-            for index in range(line.count()):
-                line.setStretch(index, 1)
+        self.back_button = button("Back (U)", "Return to the crop before, to change its answer; one step.", self.back)
+        self.pause_button = button("Pause (P)", "Cover the crop and stop the clock.", self.pause_or_go_on)
+        self.stop_button = button("Stop for now", "Leave the test; it goes on where you left it.", self.left)
+        moves = (self.back_button, self.pause_button, self.stop_button)
+        for pressable in (*self.buttons.values(), *moves):
+            # The keys stay with the page.
+            pressable.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.answers = box(even_row(*self.buttons.values()))
         self.note = Note()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACE)
-        column.addLayout(row(self.counter, self.kind, stretch=1))
-        column.addWidget(self.bar)
-        column.addWidget(self.crop, 1)
-        column.addWidget(self.question)
-        column.addWidget(self.answers)
-        column.addLayout(moves)
-        column.addWidget(self.note)
-
-    def _button(self, text: str, tip: str, action: Callable[[], None]) -> QPushButton:
-        button = QPushButton(text)
-        button.setToolTip(tip)
-        # The keys stay with the page.
-        button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        button.clicked.connect(lambda _checked=False: action())
-        return button
+        self.setLayout(
+            column(
+                row(self.counter, self.kind, stretch=1),
+                self.bar,
+                self.crop,
+                self.question,
+                self.answers,
+                even_row(*moves),
+                self.note,
+                stretch=2,
+            )
+        )
 
     # Going through the test.
 
@@ -212,9 +193,9 @@ class ReadingPage(QWidget):
         if self.reading is not None and self.reading.running:
             self.pause_or_go_on()
 
-    def _do(self, act: Callable[[], None]) -> None:
+    def _do(self, action: Callable[[], None]) -> None:
         try:
-            act()
+            action()
         except HistomixError as error:
             self.panel.complain(self.note, str(error))
         else:
@@ -229,8 +210,8 @@ class ReadingPage(QWidget):
         total, asked = len(reading.test), reading.asked
         self.bar.setValue(reading.answered)
         running = reading.running and asked is not None and reading.pixels is not None
-        for button in self.buttons.values():
-            button.setEnabled(running)
+        for answer_button in self.buttons.values():
+            answer_button.setEnabled(running)
         self.back_button.setEnabled(reading.can_go_back and (running or reading.finished))
         for widget in (self.question, self.answers, self.pause_button):
             widget.setVisible(not reading.finished)
@@ -255,7 +236,7 @@ class ReadingPage(QWidget):
             )
 
     def set_active(self, active: bool) -> None:
-        """The dock is shown, or hidden: nobody reads what is not to be seen."""
+        """Take the keys while the dock is shown; pause while it is hidden, since nobody reads what cannot be seen."""
         if active and self.reading is not None:
             self.keys.bind()
         else:

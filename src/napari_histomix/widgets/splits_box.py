@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from html import escape
 from typing import Any
 
 from qtpy.QtCore import QModelIndex, Qt
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QCheckBox,
+    QComboBox,
     QHeaderView,
-    QLabel,
-    QPushButton,
     QSizePolicy,
-    QSpinBox,
-    QTableView,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QWidget,
 )
 
 from napari_histomix.datasets import Dataset, Survey
@@ -24,6 +25,7 @@ from napari_histomix.datasets.entries import palette
 from napari_histomix.datasets.splits import (
     SHARES,
     SPLITS,
+    Unit,
     propose_splits,
     shared,
     shortcomings,
@@ -33,23 +35,42 @@ from napari_histomix.datasets.splits import (
 )
 from napari_histomix.records import Event, Job, NucleusClass
 from napari_histomix.widgets.base import RunBar
-from napari_histomix.widgets.elements import Note, Section, hint, many, row
+from napari_histomix.widgets.elements import BAD, Note, Section, add, button, check, hint, label, many, number, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.session import Session, window_of
-from napari_histomix.widgets.split_table import COLORS, IMAGES, NAME, SPLIT, SplitChoice, SplitTable
+from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
 
 ROWS = 8
 """Rows that the table shows without scrolling."""
+COLORS = {"train": QColor("#3d7eff"), "val": QColor("#f39c12"), "test": QColor("#b583dc")}
+NAME, SPLIT, IMAGES = range(3)
+"""Places of the columns before those of the classes."""
+WIDTHS = {NAME: 130, SPLIT: 76, IMAGES: 56}
+CLASS_WIDTH, ROW_HEIGHT = 62, 24
+
+
+class SplitChoice(QStyledItemDelegate):
+    """Lets a person choose a split from a list, in its cell; the choice is taken as soon as it is made."""
+
+    def createEditor(self, parent: QWidget, option: QStyleOptionViewItem, index: QModelIndex) -> QComboBox:
+        editor = QComboBox(parent)
+        editor.addItems(SPLITS)
+        editor.activated.connect(lambda _index: self.commitData.emit(editor))
+        editor.activated.connect(lambda _index: self.closeEditor.emit(editor))
+        return editor
+
+    def setEditorData(self, editor: Any, index: QModelIndex) -> None:
+        editor.setCurrentText(str(index.data(Qt.ItemDataRole.EditRole)))
+        editor.showPopup()
+
+    def setModelData(self, editor: Any, model: Any, index: QModelIndex) -> None:
+        model.setData(index, editor.currentText(), Qt.ItemDataRole.EditRole)
 
 
 class SplitsBox(Section):
     """Splits by patient, slide or image: a table, a proposal, counts, warnings.
 
-    Parameters
-    ----------
-    viewer : Viewer
-    session : Session
-        Has the images, and keeps what is chosen in its study as soon as there is one.
+    What is chosen is kept in the session's study as soon as there is one.
     """
 
     def __init__(self, viewer: Any, session: Session) -> None:
@@ -58,36 +79,56 @@ class SplitsBox(Section):
         )
         self.session = session
         self._used: tuple[Any, frozenset[str]] = (None, frozenset())
+        self.units: tuple[Unit, ...] = ()
+        self.splits_of: list[list[str]] = []
+        """Splits that the images of each row are in."""
         self.classes: Sequence[NucleusClass] = ()
         self.image_counts: Mapping[str, Mapping[int, int]] = {}
         self.copies: tuple[Any, ...] | None = None
         self.proposer = JobRunner(self, window_of(viewer))
         self.finder = JobRunner(self, window_of(viewer))
-        self.body.addWidget(
-            hint("Donors, statistics and synthetic images come from train; no patient, slide or copy may be in two.")
-        )
         self._build_table()
-        self._build_proposal()
-        self.counts = QLabel()
+        self.movers = {
+            split: button(split, f"Move the selected rows to {split}.", lambda _=0, split=split: self._move_rows(split))
+            for split in SPLITS
+        }
+        self.shares = {split: self._share(split) for split in SPLITS[1:]}
+        self.keep = check(
+            "Keep test as it is", "Divide the other images alone, such as where a test split was published."
+        )
+        self.propose_button = button(
+            "Propose",
+            "Divide patients, else slides, else images, so that each class has its share in each split.",
+            self.propose,
+        )
+        self.counts = label(wrap=False)
         self.counts.setTextFormat(Qt.TextFormat.RichText)
         # A wide table must not make the dock wider than it is.
         self.counts.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.counts.setToolTip("Images of each split, what it has of each class, and the share of all.")
-        self.body.addWidget(self.counts)
-        self.warning = Note()
-        self.body.addWidget(self.warning)
+        self.warning, self.found = Note(), Note()
         self.bar = RunBar(
             "Check for copies",
             self.finder,
             "Look for images that show the same tissue: renamed, turned, mirrored, recompressed, or overlapping.",
         )
-        self.body.addWidget(self.bar)
-        self.found = Note()
-        self.body.addWidget(self.found)
+        shares = [part for split, share in self.shares.items() for part in (label(split, wrap=False), share)]
+        add(
+            self.body,
+            hint("Donors, statistics and synthetic images come from train; no patient, slide or copy may be in two."),
+            self.table,
+            row(label("Selected to", wrap=False), *self.movers.values()),
+            row(*shares, self.propose_button, stretch=4),
+            self.keep,
+            self.counts,
+            self.warning,
+            self.bar,
+            self.found,
+        )
         self.bar.run.connect(self.check)
         self.finder.finished.connect(self._on_copies)
         self.finder.failed.connect(lambda sentence: self.found.say(sentence, "error"))
-        self.proposer.finished.connect(self._on_proposed)
+        self.proposer.finished.connect(session.choose_splits)
         self.proposer.failed.connect(lambda sentence: self.warning.say(sentence, "error"))
         self.proposer.running_changed.connect(lambda _running: self._allow())
         session.dataset_changed.connect(self._on_dataset)
@@ -112,55 +153,33 @@ class SplitsBox(Section):
         candidates = self.session.candidates
         if candidates is not self._used[0]:
             items = candidates.items if candidates is not None else ()
-            self._used = candidates, frozenset(place.image for one in items for place in (one.donor, one.target))
+            images = frozenset(place.image for item in items for place in (item.donor, item.target))
+            self._used = candidates, images
         return self._used[1]
 
+    @property
+    def _together(self) -> list[Any]:
+        """Images that show the same tissue."""
+        return [pair.images for pair in self.copies or ()]
+
     def _build_table(self) -> None:
-        self.model = SplitTable(self._move, self)
-        self.table = QTableView()
-        self.table.setModel(self.model)
+        self.model = ArrayTableModel(self)
+        self.model.edited.connect(lambda unit, _column, split: self._move(self.units[unit].images, split))
+        self.table = table_view(self.model, row_height=ROW_HEIGHT)
+        self.table.setTextElideMode(Qt.TextElideMode.ElideRight)
         self.table.setItemDelegateForColumn(SPLIT, SplitChoice(self.table))
         self.table.setEditTriggers(
             QAbstractItemView.EditTrigger.DoubleClicked | QAbstractItemView.EditTrigger.EditKeyPressed
         )
         self.table.clicked.connect(self._on_clicked)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setWordWrap(False)
-        self.table.verticalHeader().hide()
-        self.table.verticalHeader().setDefaultSectionSize(24)
         self.table.horizontalHeader().setTextElideMode(Qt.TextElideMode.ElideRight)
         self.table.horizontalHeader().setMinimumSectionSize(44)
-        self.body.addWidget(self.table)
-        self.movers = {}
-        buttons = []
-        for split in SPLITS:
-            button = QPushButton(split)
-            button.setToolTip(f"Move the selected rows to {split}.")
-            button.clicked.connect(lambda _checked, split=split: self._move_selected(split))
-            self.movers[split] = button
-            buttons.append(button)
-        self.body.addLayout(row(QLabel("Selected to"), *buttons))
 
-    def _build_proposal(self) -> None:
-        self.shares = {}
-        for split in SPLITS[1:]:
-            box = QSpinBox()
-            box.setRange(0, 45)
-            box.setSuffix(" %")
-            box.setValue(round(100 * SHARES[split]))
-            box.setToolTip(f"Share of the images, and of each class, that goes to {split}.")
-            box.setAccessibleName(f"Share of {split}")
-            self.shares[split] = box
-        self.keep = QCheckBox("Keep test as it is")
-        self.keep.setToolTip("Divide the other images alone, such as where a test split was published.")
-        self.propose_button = QPushButton("Propose")
-        self.propose_button.setToolTip(
-            "Divide patients, else slides, else images, so that each class has its share in each split."
-        )
-        self.propose_button.clicked.connect(self.propose)
-        val, test = self.shares.values()
-        self.body.addLayout(row(QLabel("val"), val, QLabel("test"), test, self.propose_button, stretch=4))
-        self.body.addWidget(self.keep)
+    def _share(self, split: str) -> Any:
+        tip = f"Share of the images, and of each class, that goes to {split}."
+        share = number(0, 45, round(100 * SHARES[split]), suffix=" %", tip=tip)
+        share.setAccessibleName(f"Share of {split}")
+        return share
 
     # What a person does.
 
@@ -172,7 +191,7 @@ class SplitsBox(Section):
         shares = {split: box.value() / 100 for split, box in self.shares.items()}
         shares = {"train": 1 - sum(shares.values()), **shares}
         keep = ("test",) if self.keep.isChecked() and self.keep.isVisibleTo(self) else ()
-        together = [one.images for one in self.copies or ()]
+        together = self._together
 
         def job() -> Job[dict[str, str]]:
             yield Event("Proposing splits")
@@ -201,9 +220,9 @@ class SplitsBox(Section):
     def _move(self, images: Sequence[str], split: str) -> None:
         self.session.choose_splits({**self.splits, **dict.fromkeys(images, split)})
 
-    def _move_selected(self, split: str) -> None:
-        rows = sorted({index.row() for index in self.table.selectionModel().selectedRows()})
-        images = [image for number in rows for image in self.model.units[number].images]
+    def _move_rows(self, split: str) -> None:
+        rows = sorted(index.row() for index in self.table.selectionModel().selectedRows())
+        images = [image for place in rows for image in self.units[place].images]
         if images:
             self._move(images, split)
 
@@ -216,9 +235,6 @@ class SplitsBox(Section):
         self.found.say("")
         self._fill()
 
-    def _on_proposed(self, splits: dict[str, str]) -> None:
-        self.session.choose_splits(splits)
-
     def _on_copies(self, copies: tuple[Any, ...]) -> None:
         self.copies = copies
         self._fill()
@@ -228,21 +244,66 @@ class SplitsBox(Section):
         if dataset is None or survey is None:
             return
         self.classes, self.image_counts = classes_of(dataset, survey)
-        together = [one.images for one in self.copies or ()]
-        self.model.set_units(units(dataset, together), self.classes, self.image_counts)
+        self.units = tuple(units(dataset, self._together))
+        self.model.set_columns(self._columns())
         header = self.table.horizontalHeader()
         for column in range(self.model.columnCount()):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
-            self.table.setColumnWidth(column, {NAME: 130, SPLIT: 76, IMAGES: 56}.get(column, 62))
-        height = header.sizeHint().height() + 24 * min(ROWS, max(2, len(self.model.units))) + 20
+            self.table.setColumnWidth(column, WIDTHS.get(column, CLASS_WIDTH))
+        height = header.sizeHint().height() + ROW_HEIGHT * min(ROWS, max(2, len(self.units))) + 20
         self.table.setFixedHeight(height)
         self._on_splits()
+
+    def _columns(self) -> list[Column]:
+        kinds = dict.fromkeys(unit.what for unit in self.units)
+        columns = [
+            Column(
+                "name",
+                " or ".join(kinds).capitalize() or "Image",
+                "What a split may not divide: a patient, else a slide, else an image; copies stay together.",
+                [unit.name for unit in self.units],
+            ),
+            Column(
+                "split",
+                "Split",
+                "Click to change. Donors, statistics and synthetic images come from train alone.",
+                self._find_splits(self.splits),
+                color=self._color,
+                editable=True,
+            ),
+            Column("images", "Images", "How many images it has.", [len(unit.images) for unit in self.units]),
+        ]
+        for kind in self.classes:
+            counts = [
+                sum(self.image_counts.get(image, {}).get(kind.number, 0) for image in unit.images)
+                for unit in self.units
+            ]
+            columns.append(Column(f"class {kind.number}", kind.name, f"What is of class {kind.name}.", counts))
+        for column in columns:
+            column.hover = self._hover
+        for column in columns[IMAGES:]:
+            column.shown, column.right = "{:,}".format, True
+        return columns
+
+    def _hover(self, unit: int) -> str:
+        images = self.units[unit].images
+        names = "\n".join(images[:20]) + ("\n…" if len(images) > 20 else "")
+        return f"{self.units[unit].what.capitalize()} {self.units[unit].name}\n{names}"
+
+    def _find_splits(self, splits: Mapping[str, str]) -> list[str]:
+        """Splits of each row in words; several where the dataset itself divides a patient."""
+        self.splits_of = [sorted({splits[image] for image in unit.images}, key=split_order) for unit in self.units]
+        return [" + ".join(names) for names in self.splits_of]
+
+    def _color(self, unit: int) -> QColor | None:
+        splits = self.splits_of[unit]
+        return COLORS.get(splits[0]) if len(splits) == 1 else QColor(BAD)
 
     def _on_splits(self) -> None:
         if self.dataset is None:
             return
         splits = self.splits
-        self.model.set_splits(splits)
+        self.model.set_values("split", self._find_splits(splits))
         self.keep.setVisible("test" in splits.values())
         images = Counter(splits.values())
         ordered = sorted(images, key=split_order)
@@ -253,28 +314,28 @@ class SplitsBox(Section):
         self._allow()
 
     def _table_of_counts(self, splits: dict[str, str], ordered: list[str], images: Counter[str]) -> str:
-        found: dict[str, Counter[int]] = {split: Counter() for split in ordered}
+        counts: dict[str, Counter[int]] = {split: Counter() for split in ordered}
         for image, own in self.image_counts.items():
-            found[splits[image]].update(own)
+            counts[splits[image]].update(own)
         heads = "".join(
             f"<td align=right><b style='color: {COLORS[split].name() if split in COLORS else 'gray'}'>"
-            f"{_escaped(split)}</b></td>"
+            f"{escape(split)}</b></td>"
             for split in ordered
         )
-        lines = [f"<td></td>{heads}", "<td>images</td>" + "".join(_cell(images[one], len(splits)) for one in ordered)]
-        for one in self.classes:
-            total = sum(own[one.number] for own in found.values())
-            cells = "".join(_cell(found[split][one.number], total) for split in ordered)
-            lines.append(f"<td>{_escaped(one.name)}</td>{cells}")
+        total = len(splits)
+        lines = [f"<td></td>{heads}", "<td>images</td>" + "".join(_cell(images[split], total) for split in ordered)]
+        for kind in self.classes:
+            total = sum(own[kind.number] for own in counts.values())
+            cells = "".join(_cell(counts[split][kind.number], total) for split in ordered)
+            lines.append(f"<td>{escape(kind.name)}</td>{cells}")
         return "<table width='100%' cellspacing=3>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
     def _warn(self, splits: dict[str, str]) -> None:
         dataset = self.dataset
-        divided = [f"The {one.what} {one.sentence} is in several splits; choose one." for one in shared(dataset)]
-        names = {one.number: one.name for one in self.classes}
-        together = [one.images for one in self.copies or ()]
-        lacks = list(shortcomings(dataset, splits, self.image_counts, names, together))
-        sentences = divided[:3] + ([f"And {len(divided) - 3} more."] if len(divided) > 3 else []) + lacks
+        divided = [f"The {unit.what} {unit.sentence} is in several splits; choose one." for unit in shared(dataset)]
+        names = {kind.number: kind.name for kind in self.classes}
+        sentences = divided[:3] + ([f"And {len(divided) - 3} more."] if len(divided) > 3 else [])
+        sentences += shortcomings(dataset, splits, self.image_counts, names, self._together)
         if any(splits.get(image) != "train" for image in self.used):
             sentences.insert(0, "Candidates were found with other splits; find them again.")
         self.warning.say("\n".join(sentences), "error" if divided else "warning")
@@ -282,14 +343,16 @@ class SplitsBox(Section):
     def _say_copies(self, splits: dict[str, str]) -> None:
         if self.copies is None:
             return
-        leaks = [one for one in self.copies if splits[one.images[0]] != splits[one.images[1]]]
-        shown = [_sentence(one, splits) for one in (leaks or self.copies)[:4]]
-        rest = len(leaks or self.copies) - len(shown)
+        # Told with the splits that the images have now.
+        pairs = [replace(pair, splits=tuple(splits[image] for image in pair.images)) for pair in self.copies]
+        leaks = [pair for pair in pairs if pair.splits[0] != pair.splits[1]]
+        shown = [pair.sentence for pair in (leaks or pairs)[:4]]
+        rest = len(leaks or pairs) - len(shown)
         shown += [f"And {rest:,} more."] if rest else []
         if leaks:
             self.found.say("\n".join(["The same tissue is in several splits:", *shown]), "error")
-        elif self.copies:
-            what = many(len(self.copies), "pair")
+        elif pairs:
+            what = many(len(pairs), "pair")
             self.found.say("\n".join([f"{what} of images show the same tissue; they stay together:", *shown]), "info")
         else:
             self.found.say("No two images show the same tissue.", "good")
@@ -298,8 +361,8 @@ class SplitsBox(Section):
         free = not self.session.read_only
         self.model.locked = not free
         self.propose_button.setEnabled(free and not self.proposer.running)
-        for button in self.movers.values():
-            button.setEnabled(free)
+        for mover in self.movers.values():
+            mover.setEnabled(free)
 
 
 def classes_of(dataset: Dataset, survey: Survey) -> tuple[Sequence[NucleusClass], Mapping[str, Mapping[int, int]]]:
@@ -307,22 +370,13 @@ def classes_of(dataset: Dataset, survey: Survey) -> tuple[Sequence[NucleusClass]
     if dataset.has_nuclei or not dataset.has_kinds:
         return dataset.classes, survey.counts
     colors = palette(len(dataset.kinds))
-    kinds = [NucleusClass(number, *one) for number, one in enumerate(zip(dataset.kinds, colors, strict=True), 1)]
-    numbers = {kind.name: kind.number for kind in kinds}
+    numbers = {name: number for number, name in enumerate(dataset.kinds, 1)}
+    kinds = [NucleusClass(numbers[name], name, color) for name, color in zip(dataset.kinds, colors, strict=True)]
     return kinds, {
         entry.source.image: {numbers[entry.kind]: 1} for entry in dataset.entries if entry.source.image in survey.counts
     }
 
 
-def _sentence(one: Any, splits: dict[str, str]) -> str:
-    """What two images have in common, with the splits that they have now."""
-    return replace(one, splits=tuple(splits[image] for image in one.images)).sentence
-
-
 def _cell(count: int, total: int) -> str:
     share = f" <span style='color: gray'>{count / total:.0%}</span>" if total else ""
     return f"<td align=right>{count:,}{share}</td>"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,30 +11,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QAbstractItemView, QTableView
 
 RIGHT = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
 
 
 @dataclass(eq=False)
 class Column:
-    """A column of a table, by item: a value for each, whatever rows are shown.
+    """A column of a table: its name in the code, the header that people read and what it means, a value of each item.
 
-    Parameters
-    ----------
-    name, header, tip : str
-        What the code calls it, what people read above it, and what it means.
-    values : sequence
-        Of each item; an array where there are many.
-    shown : callable
-        A value as text.
-    keys : (N,) array, optional
-        What items are sorted by; their values where None.
-    right : bool
-        Aligned as numbers are.
-    color, hover : callable, optional
-        Color and tooltip of an item's cell.
-    editable, checkable : bool
-        Whether a person may change the value, or tick it on and off; ``ArrayTableModel.edited`` says so.
+    Whether a person may change a value (``editable``), or tick it on and off (``checkable``), is told by the model's
+    signal ``edited``.
     """
 
     name: str
@@ -42,10 +29,12 @@ class Column:
     tip: str = ""
     values: Sequence[Any] | NDArray[Any] = ()
     shown: Callable[[Any], str] = str
-    keys: NDArray[Any] | None = None
+    """A value as text."""
     right: bool = False
+    """Aligned as numbers are."""
     color: Callable[[int], QColor | None] | None = None
     hover: Callable[[int], str] | None = None
+    """Color and tooltip of an item's cell."""
     editable: bool = False
     checkable: bool = False
     _ranks: NDArray[Any] | None = field(default=None, init=False, repr=False)
@@ -53,21 +42,17 @@ class Column:
     def ranks(self) -> NDArray[Any]:
         """Numbers (N,) in the order of the column."""
         if self._ranks is None:
-            keys = np.asarray(self.values if self.keys is None else self.keys)
-            numbers = keys.dtype.kind in "iuf"
-            self._ranks = keys if numbers else pd.factorize(keys.astype(object), sort=True)[0]
+            values = np.asarray(self.values)
+            numbers = values.dtype.kind in "iuf"
+            self._ranks = values if numbers else pd.factorize(values.astype(object), sort=True)[0]
         return self._ranks
-
-    def set_values(self, values: Sequence[Any] | NDArray[Any], keys: NDArray[Any] | None = None) -> None:
-        """Other values, and what they are sorted by."""
-        self.values, self.keys, self._ranks = values, keys, None
 
 
 class ArrayTableModel(QAbstractTableModel):
-    """A table that sorts and filters by itself.
+    """A table that sorts and filters by itself; items are numbered from 0 in the order of the columns' values.
 
     A proxy model would call back into Python for every comparison: half a second for 30,000 rows. Here a sort or a
-    filter is one numpy expression. Items are numbered from 0 in the order of the columns' values.
+    filter is one numpy expression.
     """
 
     edited = Signal(int, str, object)
@@ -81,6 +66,8 @@ class ArrayTableModel(QAbstractTableModel):
         self._text: NDArray[Any] | None = None
         self._items: NDArray[np.intp] | None = None
         self._words = ""
+        self._equal: Mapping[str, Any] = {}
+        self._least: Mapping[str, float] = {}
         self._order: tuple[int, bool] | None = None
         self._rows = np.zeros(0, np.intp)
         self.refresh()
@@ -100,16 +87,26 @@ class ArrayTableModel(QAbstractTableModel):
         self._rows = self._arranged()
         self.endResetModel()
 
-    def set_values(self, name: str, values: Sequence[Any] | NDArray[Any], keys: NDArray[Any] | None = None) -> None:
+    def set_values(self, name: str, values: Sequence[Any] | NDArray[Any]) -> None:
         """Other values of a column, in the rows as they stand; sorted and filtered again by ``refresh`` only."""
         place = self.column(name)
-        self.columns[place].set_values(values, keys)
+        self.columns[place].values, self.columns[place]._ranks = values, None
         if len(self._rows):
             self.dataChanged.emit(self.index(0, place), self.index(len(self._rows) - 1, place))
 
-    def set_filter(self, words: str = "", items: NDArray[np.intp] | None = None) -> None:
-        """Show only items whose text has all words; of ``items`` alone, in their order, where they are given."""
-        self._words, self._items = words, items
+    def set_filter(
+        self,
+        words: str = "",
+        items: NDArray[np.intp] | None = None,
+        *,
+        equal: Mapping[str, Any] | None = None,
+        least: Mapping[str, float] | None = None,
+    ) -> None:
+        """Show only items whose text has all words, and whose columns have these values, or at least these.
+
+        Of ``items`` alone, in their order, where they are given.
+        """
+        self._words, self._items, self._equal, self._least = words, items, equal or {}, least or {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -130,6 +127,10 @@ class ArrayTableModel(QAbstractTableModel):
 
     def _arranged(self) -> NDArray[np.intp]:
         rows = np.arange(len(self)) if self._items is None else self._items
+        for name, value in self._equal.items():
+            rows = rows[np.asarray(self.columns[self.column(name)].values)[rows] == value]
+        for name, lowest in self._least.items():
+            rows = rows[np.asarray(self.columns[self.column(name)].values)[rows] >= lowest]
         if self._text is not None:
             for word in self._words.casefold().split():
                 rows = rows[np.fromiter((word in text for text in self._text[rows]), bool, len(rows))]
@@ -143,22 +144,18 @@ class ArrayTableModel(QAbstractTableModel):
     # Qt's side.
 
     def rowCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008
-        """Items that the filter leaves."""
         return 0 if parent.isValid() else len(self._rows)
 
     def columnCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008
-        """Number of columns."""
         return 0 if parent.isValid() else len(self.columns)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """Headers, and what a column means as a tooltip."""
         if orientation != Qt.Orientation.Horizontal or section >= len(self.columns):
             return None
         column = self.columns[section]
         return {Qt.ItemDataRole.DisplayRole: column.header, Qt.ItemDataRole.ToolTipRole: column.tip}.get(role)
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """What a cell shows."""
         if not index.isValid() or index.row() >= len(self._rows):
             return None
         item, column = int(self._rows[index.row()]), self.columns[index.column()]
@@ -177,7 +174,6 @@ class ArrayTableModel(QAbstractTableModel):
         return None
 
     def flags(self, index: QModelIndex) -> Qt.ItemFlag:
-        """Whether a cell can be edited or ticked."""
         flags = super().flags(index)
         if index.isValid() and not self.locked:
             column = self.columns[index.column()]
@@ -188,7 +184,6 @@ class ArrayTableModel(QAbstractTableModel):
         return flags
 
     def setData(self, index: QModelIndex, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
-        """Tell of a person's choice (``edited``)."""
         item, column = int(self._rows[index.row()]), self.columns[index.column()]
         if role == Qt.ItemDataRole.CheckStateRole and column.checkable:
             value = Qt.CheckState(value) == Qt.CheckState.Checked
@@ -200,6 +195,20 @@ class ArrayTableModel(QAbstractTableModel):
         return True
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
-        """Sort by a column, or not at all (-1); called by the view's header."""
+        # A header without a sorted column says -1.
         self._order = (column, order == Qt.SortOrder.DescendingOrder) if column >= 0 else None
         self.refresh()
+
+
+def table_view(model: QAbstractTableModel, widths: Sequence[int] = (), row_height: int = 22) -> QTableView:
+    """A table whose rows are selected as a whole."""
+    view = QTableView()
+    view.setModel(model)
+    view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+    view.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+    view.setWordWrap(False)
+    view.verticalHeader().hide()
+    view.verticalHeader().setDefaultSectionSize(row_height)
+    for column, width in enumerate(widths):
+        view.setColumnWidth(column, width)
+    return view

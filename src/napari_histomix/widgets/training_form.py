@@ -13,8 +13,8 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QLineEdit, QWidget
 
 from napari_histomix.records import Event, Job
+from napari_histomix.settings import DEVICES
 from napari_histomix.weights import bundled
-from napari_histomix.widgets.base import DEVICES
 from napari_histomix.widgets.elements import ask_folder, button, choice, form, label, number, row, show_line
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch
 from napari_histomix.widgets.training_source import Source
@@ -70,7 +70,8 @@ class TrainingForm(QWidget):
         self.start_folder = FolderChoice("The folder of the model to begin with")
         tip = "How long to learn. More is better; you can stop early and keep the best so far."
         self.minutes = number(1, 10_000, MINUTES, suffix=" min", tip=tip)
-        self.device = choice(DEVICES, "Where the network runs. Automatic takes a graphics card if there is one.")
+        tip = "Where the network runs. Automatic takes a graphics card if there is one."
+        self.device = choice(((title, device) for device, title in DEVICES.items()), tip)
         self.seed = number(0, 2**31 - 1, 0, tip="Decides what is held out and in which order is learned.")
         self.name = QLineEdit(NAME)
         self.name.setToolTip("The model's name; its folder is new and has this name too.")

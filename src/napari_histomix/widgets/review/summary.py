@@ -12,8 +12,9 @@ from qtpy.QtWidgets import QSizePolicy
 
 from napari_histomix.sampling import effective_sample_size
 from napari_histomix.study.decision_log import REASONS
+from napari_histomix.widgets.charts import Chart
 from napari_histomix.widgets.decisions import APPROVE
-from napari_histomix.widgets.elements import ACCENT, CARE, Chart, Section, add, button, heading, hint, later, many, rgb
+from napari_histomix.widgets.elements import ACCENT, CARE, Section, add, button, heading, hint, later, many, rgb
 from napari_histomix.widgets.review.queue import CODES, ChangeRows, Marks
 
 OFTEN = 6
