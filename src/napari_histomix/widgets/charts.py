@@ -93,10 +93,9 @@ class Chart(QWidget):
         clear(self._grid)
         self._lines.clear()
         for place, (text, color, before, after, count) in enumerate(bars):
-            name, bar, value = label(text, wrap=False), Bar(color), label(count, wrap=False)
+            name, bar, value = label(text, wrap=False), Bar(color), label(count, wrap=False, right=True)
             if self._name_width is not None:
                 name.setFixedWidth(self._name_width)
-            value.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             bar.set_shares(before, after)
             for position, widget in enumerate((name, bar, value)):
                 self._grid.addWidget(widget, place, position)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QListWidget, QToolButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QListWidget, QToolButton, QWidget
 
 from napari_histomix.datasets import sample_folder
 from napari_histomix.datasets.splits import split_of, split_order
@@ -56,16 +56,14 @@ class ClassTable(QWidget):
         self._grid.setColumnStretch(2, 1)
         self.rare_boxes: dict[int, QCheckBox] = {}
         self.major_boxes: dict[int, QCheckBox] = {}
-        self.bars: dict[int, Bar] = {}
-        self.count_labels: dict[int, QLabel] = {}
 
     def set_classes(
         self, classes: Sequence[NucleusClass], counts: Mapping[int, int], counted: str = "Nuclei", choose: bool = True
     ) -> None:
         """Fill the table; nothing is chosen then. ``choose``: whether classes can be rare or major."""
         clear(self._grid)
-        for widgets in (self.rare_boxes, self.major_boxes, self.bars, self.count_labels):
-            widgets.clear()
+        self.rare_boxes.clear()
+        self.major_boxes.clear()
         heads = [(1, "Class", ""), (2, counted, f"How many {counted.lower()} of each class there are in all.")]
         if choose:
             heads += [
@@ -83,25 +81,19 @@ class ClassTable(QWidget):
     def _add_row(self, line: int, kind: NucleusClass, count: int, most: int, choose: bool) -> None:
         swatch = label(style=f"background-color: rgb{kind.color}; border-radius: 3px;")
         swatch.setFixedSize(12, 12)
-        bar = self.bars[kind.number] = Bar(kind.color)
+        bar = Bar(kind.color)
         bar.set_shares(count / most)
-        total = self.count_labels[kind.number] = label(f"{count:,}", wrap=False)
-        total.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        widgets = [swatch, label(kind.name, wrap=False), bar, total]
+        widgets = [swatch, label(kind.name, wrap=False), bar, label(f"{count:,}", wrap=False, right=True)]
         if choose:
-            for boxes, others, what, tip in (
-                (self.rare_boxes, self.major_boxes, "rare", f"Grow {kind.name}: its nuclei become donors."),
-                (
-                    self.major_boxes,
-                    self.rare_boxes,
-                    "major",
-                    f"Nuclei of class {kind.name} may be replaced by rare ones.",
-                ),
-            ):
-                chosen = boxes[kind.number] = check(tip=tip)
-                chosen.setAccessibleName(f"{kind.name} is {what}")
-                chosen.clicked.connect(partial(self._on_clicked, kind.number, others))
-                widgets.append(chosen)
+            rare = self.rare_boxes[kind.number] = check(tip=f"Grow {kind.name}: its nuclei become donors.")
+            rare.setAccessibleName(f"{kind.name} is rare")
+            rare.clicked.connect(partial(self._on_clicked, kind.number, self.major_boxes))
+            major = self.major_boxes[kind.number] = check(
+                tip=f"Nuclei of class {kind.name} may be replaced by rare ones."
+            )
+            major.setAccessibleName(f"{kind.name} is major")
+            major.clicked.connect(partial(self._on_clicked, kind.number, self.rare_boxes))
+            widgets += [rare, major]
         for place, widget in enumerate(widgets):
             self._grid.addWidget(widget, line, place)
 
@@ -194,18 +186,8 @@ class DataPanel(Panel):
             ("Image", row(self.previous, self.images, self.following, stretch=1)),
             ("Study", row(self.study, self.study_change, stretch=0)),
         )
-        self.contents = box(
-            column(
-                self.summary,
-                self.scale_box,
-                self.classes,
-                self.class_note,
-                self.splits,
-                self.problems_title,
-                self.problems,
-                details,
-            )
-        )
+        overview = (self.summary, self.scale_box, self.classes, self.class_note, self.splits)
+        self.contents = box(column(*overview, self.problems_title, self.problems, details))
         self.column.addWidget(self.contents)
 
     def _arrow(self, arrow: Qt.ArrowType, tip: str, by: int) -> QToolButton:

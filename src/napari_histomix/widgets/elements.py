@@ -125,10 +125,12 @@ def number(
     return made
 
 
-def label(text: str = "", *, wrap: bool = True, plain: bool = False, style: str = "") -> QLabel:
+def label(text: str = "", *, wrap: bool = True, plain: bool = False, right: bool = False, style: str = "") -> QLabel:
     """A text; ``plain`` where it may hold a file's or a person's words."""
     made = QLabel(text)
     made.setWordWrap(wrap)
+    if right:
+        made.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
     if plain:
         made.setTextFormat(Qt.TextFormat.PlainText)
     if style:
@@ -298,8 +300,7 @@ class Section(QCollapsible):
         self.toggle = self.toggleButton()
         self.toggle.setToolTip(tip)
         self.toggle.setStyleSheet("QPushButton { font-weight: 600; text-align: left; border: none; padding: 2px; }")
-        self.state = label(wrap=False)
-        self.state.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.state = label(wrap=False, right=True)
         self.state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         layout: Any = self.layout()
         layout.setContentsMargins(0, 4, 0, 0)

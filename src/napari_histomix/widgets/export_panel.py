@@ -58,8 +58,6 @@ class ExportPanel(Panel):
         """What an export would write now; None until that is known."""
         self.planner = JobRunner(self)
         self._wait = later(self, PAUSE, self._look)
-        self._stale = False
-        """Whether decisions were made, or splits chosen, that are not shown yet."""
         self.empty = Note("Approve some synthetic nuclei or images first.")
         self._build_contents()
         self.progress = RunBar("Export", self.runner)
@@ -77,10 +75,10 @@ class ExportPanel(Panel):
         self.runner.running_changed.connect(lambda _running: self._replan() if self.plan is None else None)
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.study_changed.connect(self._propose)
-        self.session.splits_changed.connect(self._on_change)
-        self.session.changes_changed.connect(self._on_changes)
-        self.session.changes_made.connect(lambda _ids: self._on_change())
-        self.session.changes_decided.connect(lambda _ids: self._on_change())
+        for signal in (self.session.splits_changed, self.session.changes_changed):
+            signal.connect(self._replan)
+        for signal in (self.session.changes_made, self.session.changes_decided):
+            signal.connect(lambda _ids: self._replan())
         self._on_dataset()
 
     def _build_contents(self) -> None:
@@ -107,17 +105,8 @@ class ExportPanel(Panel):
             ("", self.ignore_band),
             ("Folder", row(self.folder, self.folder_button, stretch=0)),
         )
-        self.contents = box(
-            column(
-                self.summary,
-                self.counts_title,
-                self.counts,
-                options,
-                self.figures,
-                self.warnings,
-                Note(WRITTEN),
-            )
-        )
+        overview = (self.summary, self.counts_title, self.counts)
+        self.contents = box(column(*overview, options, self.figures, self.warnings, Note(WRITTEN)))
 
     # Where to.
 
@@ -153,23 +142,15 @@ class ExportPanel(Panel):
         if self.isVisible():
             self._wait.start()
 
-    def _on_change(self) -> None:
-        # Counting a hundred thousand changes at each decision would hold up the next one.
-        self._stale = True
-        self._replan()
-
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
-        # Catch up with what changed while nobody looked.
-        if self._stale:
-            self._on_work()
-        elif self.plan is None:
+        if self.plan is None:
+            self._summarize()
             self._replan()
 
     def _look(self) -> None:
-        if self._stale:
-            self._on_work()
-            self._wait.stop()
+        # Counting a hundred thousand changes at each decision would hold up the next one.
+        self._summarize()
         self._find_plan()
 
     def _arguments(self) -> dict[str, Any]:
@@ -240,7 +221,7 @@ class ExportPanel(Panel):
         self._forget_export()
         self._offer_formats()
         self._propose()
-        self._on_changes()
+        self._replan()
 
     def _forget_export(self) -> None:
         self.note.say("")
@@ -260,20 +241,12 @@ class ExportPanel(Panel):
         self.ignore_band.setVisible(nuclei)
         self.ignore_band.setChecked(self.ignore_band.isChecked() and nuclei)
 
-    def _on_changes(self) -> None:
-        if self.isVisible():
-            self._on_work()
-        else:
-            self._on_change()
-
-    def _on_work(self) -> None:
-        self._stale = False
+    def _summarize(self) -> None:
         session = self.session
         approved = session.approved
         self.empty.setVisible(not approved)
         self.contents.setVisible(bool(approved))
         self.progress.setVisible(bool(approved))
-        self._replan()
         if session.dataset is None or session.survey is None or not approved:
             return
         table = session.table

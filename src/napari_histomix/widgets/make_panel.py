@@ -48,17 +48,8 @@ class MakePanel(Panel):
         self.preview = CropView("Being made")
         self.preview.setFixedHeight(230)
         self.preview.hide()
-        add(
-            self.column,
-            self.empty,
-            self.chooser,
-            self._place,
-            self.progress,
-            self.left,
-            self.preview,
-            self.note,
-            self.refusals,
-        )
+        add(self.column, self.empty, self.chooser, self._place, self.progress, self.left)
+        add(self.column, self.preview, self.note, self.refusals)
         self.column.addStretch(1)
         self.runner.progressed.connect(self._on_event)
         self.runner.finished.connect(self._on_made)
@@ -68,14 +59,9 @@ class MakePanel(Panel):
         session = self.session
         session.dataset_changed.connect(self.runner.discard)
         session.dataset_changed.connect(lambda: self.note.say(""))
-        for signal in (
-            session.dataset_changed,
-            session.study_changed,
-            session.method_changed,
-            session.candidates_changed,
-            session.changes_changed,
-            session.pool_changed,
-        ):
+        for signal in (session.dataset_changed, session.study_changed, session.method_changed):
+            signal.connect(self._update)
+        for signal in (session.candidates_changed, session.changes_changed, session.pool_changed):
             signal.connect(self._update)
         self._update()
 
@@ -92,13 +78,7 @@ class MakePanel(Panel):
         return self._forms[method.name]
 
     def settings(self) -> Any:
-        """What the form says, as settings of the chosen method.
-
-        Raises
-        ------
-        HistomixError
-            If a value cannot be.
-        """
+        """What the form says, as settings of the chosen method; a ``HistomixError`` where a value cannot be."""
         method, form = chosen(self.session), self.form
         assert method is not None and form is not None
         return form.value(method.settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from qtpy.QtCore import QSize, QUrl, Signal
 from qtpy.QtGui import QDesktopServices, QHideEvent, QShowEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_histomix.datasets import Dataset, open_any
+from napari_histomix.datasets import open_any
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.evaluation.reader_test.folder import TAKEN_OUT, MadeTest, ReaderTest, make_reader_test
 from napari_histomix.evaluation.reader_test.reading import Reading
@@ -65,44 +65,6 @@ class Offer:
         states = [decisions.get(number) for number in table.ids.tolist()]
         in_place = table.made_names[table.names[0]] == table.image_names[table.images[0]]
         return cls(study, not in_place, states.count("approve"), sum(state not in TAKEN_OUT for state in states))
-
-
-def look_job(study: Study | Path) -> Callable[[], Job[Offer]]:
-    """See what a study holds."""
-
-    def job() -> Job[Offer]:
-        yield Event("Looking at the study")
-        opened = Study.open(study) if isinstance(study, Path) else study
-        return Offer.of(opened, opened.change_table(), opened.decisions("change"))
-
-    return job
-
-
-def make_job(
-    offer: Offer, dataset: Dataset | None, out: Path, settings: ReaderTestSettings, undecided: bool
-) -> Callable[[], Job[MadeTest]]:
-    """Make a test of a study; ``dataset`` is its own where it is open already."""
-
-    def job() -> Job[MadeTest]:
-        yield Event("Opening the images")
-        study, images = offer.study, dataset
-        if images is None:
-            images = with_chosen_splits(open_any(study.locate(), study.mpp), study.settings())
-        return (yield from make_reader_test(images, [study], out, settings, undecided=undecided))
-
-    return job
-
-
-def report_job(test: ReaderTest, out: Path) -> Callable[[], Job[Path]]:
-    """Write the report of a test; the result is the picture of it."""
-
-    def write() -> Path:
-        from napari_histomix.evaluation.reader_test.report_files import CHART, write_report
-
-        write_report(test, out)
-        return out / CHART
-
-    return single(write, "Writing the report")
 
 
 QUIET = 300
@@ -187,7 +149,7 @@ class MakeSection(Section):
             self.looker.discard()
             self._on_offer(Offer.of(study, session.table, session.decisions["change"]))
         else:
-            self.looker.replace(look_job(study), "looking at a study")
+            self.looker.replace(partial(_look, study), "looking at a study")
 
     def choose_study(self, folder: Path) -> None:
         """Make tests of the study in a folder."""
@@ -243,7 +205,15 @@ class MakeSection(Section):
             copy_paste=self.paste.isChecked() and not offer.images,
             seed=secrets.randbelow(2**31),
         )
-        job = make_job(offer, own, self.folder, settings, bool(self.what.currentData()))
+        folder, undecided = self.folder, bool(self.what.currentData())
+
+        def job() -> Job[MadeTest]:
+            yield Event("Opening the images")
+            study, dataset = offer.study, own
+            if dataset is None:
+                dataset = with_chosen_splits(open_any(study.locate(), study.mpp), study.settings())
+            return (yield from make_reader_test(dataset, [study], folder, settings, undecided=undecided))
+
         self.panel.runner.start(job, "making a reader test")
 
     def take(self, made: MadeTest) -> str:
@@ -443,8 +413,16 @@ class ReaderTestPanel(Panel):
             return
         self.report_note.say("")
         # Not in the test's own folder: that is what other readers are given.
-        folder = free_folder(self.test.folder.parent, f"{self.test.folder.name} report")
-        self.reporter.start(report_job(self.test, folder), "writing a report")
+        test = self.test
+        folder = free_folder(test.folder.parent, f"{test.folder.name} report")
+
+        def write() -> Path:
+            from napari_histomix.evaluation.reader_test.report_files import CHART, write_report
+
+            write_report(test, folder)
+            return folder / CHART
+
+        self.reporter.start(single(write, "Writing the report"), "writing a report")
         self._update()
 
     def _on_report(self, picture: Path) -> None:
@@ -481,6 +459,12 @@ class ReaderTestPanel(Panel):
         self.page.set_active(False)
         self._show_layers()
         super().hideEvent(event)
+
+
+def _look(study: Study | Path) -> Job[Offer]:
+    yield Event("Looking at the study")
+    opened = Study.open(study) if isinstance(study, Path) else study
+    return Offer.of(opened, opened.change_table(), opened.decisions("change"))
 
 
 def _close_all(readings: list[Reading], *_: object) -> None:

@@ -103,8 +103,7 @@ class ReadingPage(QWidget):
 
     def _build(self) -> None:
         self.counter = label(wrap=False, plain=True, style="font-weight: 600;")
-        self.kind = label(wrap=False, plain=True)
-        self.kind.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.kind = label(wrap=False, plain=True, right=True)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)

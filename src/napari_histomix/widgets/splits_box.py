@@ -40,6 +40,7 @@ from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
 
+ABOUT = "Donors, statistics and synthetic images come from train; no patient, slide or copy may be in two."
 ROWS = 8
 """Rows that the table shows without scrolling."""
 COLORS = {"train": QColor("#3d7eff"), "val": QColor("#f39c12"), "test": QColor("#b583dc")}
@@ -80,6 +81,7 @@ class SplitsBox(Section):
         self.session = session
         self._used: tuple[Any, frozenset[str]] = (None, frozenset())
         self.units: tuple[Unit, ...] = ()
+        """What the rows of the table are."""
         self.splits_of: list[list[str]] = []
         """Splits that the images of each row are in."""
         self.classes: Sequence[NucleusClass] = ()
@@ -113,18 +115,10 @@ class SplitsBox(Section):
             "Look for images that show the same tissue: renamed, turned, mirrored, recompressed, or overlapping.",
         )
         shares = [part for split, share in self.shares.items() for part in (label(split, wrap=False), share)]
-        add(
-            self.body,
-            hint("Donors, statistics and synthetic images come from train; no patient, slide or copy may be in two."),
-            self.table,
-            row(label("Selected to", wrap=False), *self.movers.values()),
-            row(*shares, self.propose_button, stretch=4),
-            self.keep,
-            self.counts,
-            self.warning,
-            self.bar,
-            self.found,
-        )
+        moving = row(label("Selected to", wrap=False), *self.movers.values())
+        proposing = row(*shares, self.propose_button, stretch=4)
+        add(self.body, hint(ABOUT), self.table, moving, proposing, self.keep)
+        add(self.body, self.counts, self.warning, self.bar, self.found)
         self.bar.run.connect(self.check)
         self.finder.finished.connect(self._on_copies)
         self.finder.failed.connect(lambda sentence: self.found.say(sentence, "error"))
@@ -255,35 +249,26 @@ class SplitsBox(Section):
         self._on_splits()
 
     def _columns(self) -> list[Column]:
-        kinds = dict.fromkeys(unit.what for unit in self.units)
-        columns = [
-            Column(
-                "name",
-                " or ".join(kinds).capitalize() or "Image",
-                "What a split may not divide: a patient, else a slide, else an image; copies stay together.",
-                [unit.name for unit in self.units],
-            ),
-            Column(
-                "split",
-                "Split",
-                "Click to change. Donors, statistics and synthetic images come from train alone.",
-                self._find_splits(self.splits),
-                color=self._color,
-                editable=True,
-            ),
-            Column("images", "Images", "How many images it has.", [len(unit.images) for unit in self.units]),
-        ]
+        units = self.units
+        heading = " or ".join(dict.fromkeys(unit.what for unit in units)).capitalize() or "Image"
+        tip = "What a split may not divide: a patient, else a slide, else an image; copies stay together."
+        columns = [Column("name", heading, tip, [unit.name for unit in units])]
+        tip = "Click to change. Donors, statistics and synthetic images come from train alone."
+        splits = self._find_splits(self.splits)
+        columns.append(Column("split", "Split", tip, splits, color=self._color, editable=True))
+        columns.append(Column("images", "Images", "How many images it has.", [len(unit.images) for unit in units]))
         for kind in self.classes:
-            counts = [
-                sum(self.image_counts.get(image, {}).get(kind.number, 0) for image in unit.images)
-                for unit in self.units
-            ]
+            counts = [sum(self._count(image, kind.number) for image in unit.images) for unit in units]
             columns.append(Column(f"class {kind.number}", kind.name, f"What is of class {kind.name}.", counts))
         for column in columns:
             column.hover = self._hover
         for column in columns[IMAGES:]:
             column.shown, column.right = "{:,}".format, True
         return columns
+
+    def _count(self, image: str, number: int) -> int:
+        # An image that could not be read has no counts.
+        return self.image_counts.get(image, {}).get(number, 0)
 
     def _hover(self, unit: int) -> str:
         images = self.units[unit].images
