@@ -11,7 +11,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
 from napari_histomix.records import Event
-from napari_histomix.widgets.elements import PRIMARY, SPACE, Note, box, button, column, label, row, scrolled
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layers import layer_book_of
 from napari_histomix.widgets.session import Session, session_of, window_of
@@ -39,14 +39,14 @@ class Panel(QWidget):
 
     @staticmethod
     def _new_column() -> QVBoxLayout:
-        layout = column()
-        layout.setContentsMargins(SPACE, SPACE, SPACE, SPACE)
+        layout = ui.column()
+        layout.setContentsMargins(ui.SPACE, ui.SPACE, ui.SPACE, ui.SPACE)
         return layout
 
     def scroll(self) -> QScrollArea:
         """Let the panel's column scroll where the dock is too low for it."""
         outer, self.column = self.column, self._new_column()
-        area = scrolled(box(self.column))
+        area = ui.scrolled(ui.box(self.column))
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
         return area
@@ -61,7 +61,7 @@ class Panel(QWidget):
         if by is not self and isalive(self) and folder is not None:
             self.open_study(folder)
 
-    def complain(self, note: Note, sentence: str) -> None:
+    def complain(self, note: ui.Note, sentence: str) -> None:
         """Show one sentence about a failure: in the panel, or as a notice where the panel is not to be seen."""
         note.say(sentence, "error")
         if not self.isVisible() and hasattr(self.viewer, "window"):
@@ -92,19 +92,18 @@ class RunBar(QWidget):
         self._runner = runner
         self._tip, self._keep_question, self._made = tip, keep_question, 0
         self._can_run = True
-        self.run_button = button(text, tip, self.run)
-        self.run_button.setStyleSheet(PRIMARY)
+        self.run_button = ui.button(text, tip, self.run, primary=True)
         stop_tip = stop_tip if keep_question is None else STOP_AND_KEEP
-        self.cancel_button = button("Cancel", stop_tip, self._cancel)
-        self.pause_button = button("Pause", "Hold the run, for instance to give the computer to something else.")
+        self.cancel_button = ui.button("Cancel", stop_tip, self._cancel)
+        self.pause_button = ui.button("Pause", "Hold the run, for instance to give the computer to something else.")
         self.pause_button.clicked.connect(lambda: runner.resume() if runner.paused else runner.pause())
         self._pausable = pausable
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
-        self.status = label()
-        buttons = row(self.run_button, self.pause_button, self.cancel_button, stretch=0)
-        self.setLayout(column(buttons, self.bar, self.status, space=SPACE // 2))
+        self.status = ui.label()
+        buttons = ui.row(self.run_button, self.pause_button, self.cancel_button, stretch=0)
+        self.setLayout(ui.column(buttons, self.bar, self.status, space=ui.SPACE // 2))
         runner.running_changed.connect(self._on_running)
         runner.paused_changed.connect(self._on_paused)
         runner.progressed.connect(self._on_event)

@@ -12,23 +12,8 @@ from qtpy.QtGui import QColor, QHideEvent, QShowEvent
 from napari_histomix.compositing.composing import crop
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.decisions import DROP, KEEP, UNDECIDED, WORDS
-from napari_histomix.widgets.elements import (
-    BAD,
-    GOOD,
-    CropView,
-    Note,
-    box,
-    button,
-    choice,
-    column,
-    even_row,
-    label,
-    later,
-    line,
-    number,
-    row,
-)
 from napari_histomix.widgets.loading import Candidates
 from napari_histomix.widgets.plan_panel import PlanPage
 from napari_histomix.widgets.session import Session
@@ -81,18 +66,18 @@ class CandidatesPanel(PlanPage):
         return f"{self.session.decided(KEEP):,} kept · {self.session.decided(DROP):,} dropped"
 
     def build_results(self) -> None:
-        self.draw = Note()
+        self.draw = ui.Note()
         self.draw.setToolTip("The effective sample size: how many different places the draw really chooses from.")
-        self._typing = later(self, TYPING, self._filter)
+        self._typing = ui.later(self, TYPING, self._filter)
         typed = self._typing.start
-        self.search = line("Filter: image, class, donor …", changed=lambda _text: typed())
+        self.search = ui.line("Filter: image, class, donor …", changed=lambda _text: typed())
         self.search.setClearButtonEnabled(True)
         tip = "Show only places whose surroundings are at least this rare-like (percentile)."
-        self.percentile = number(0, 100, 0, prefix="Fit ≥ ", tip=tip, changed=lambda _value: typed())
+        self.percentile = ui.number(0, 100, 0, prefix="Fit ≥ ", tip=tip, changed=lambda _value: typed())
         kinds = [("Any kind", ""), ("major", "major"), ("background", "background")]
         decisions = [("Any decision", ""), *((WORDS[state], state) for state in (KEEP, DROP, UNDECIDED))]
         self.kind, self.type, self.decision = (
-            choice(items, changed=self._filter) for items in (kinds, [("Any class", "")], decisions)
+            ui.choice(items, changed=self._filter) for items in (kinds, [("Any class", "")], decisions)
         )
         for filter in (self.kind, self.type, self.decision):
             filter.setMinimumContentsLength(7)
@@ -105,27 +90,27 @@ class CandidatesPanel(PlanPage):
             "A click flies to the place. K keeps, D drops, U undoes, Y redoes; Shift and Ctrl select several."
         )
         self.view.selectionModel().currentRowChanged.connect(lambda _now, _before: self._fly())
-        self.keep_button = button("Keep (K)", "Keep the selected candidates.", lambda: self.decide(KEEP))
-        self.drop_button = button(
+        self.keep_button = ui.button("Keep (K)", "Keep the selected candidates.", lambda: self.decide(KEEP))
+        self.drop_button = ui.button(
             "Drop (D)", "Drop the selected candidates: no nucleus is placed there.", lambda: self.decide(DROP)
         )
-        self.undo_button = button("Undo (U)", "Take the last decision back.", self.undo)
-        self.redo_button = button("Redo (Y)", "Make the decision again that was taken back last.", self.redo)
-        self.count = label(wrap=False)
-        self.target_view, self.donor_view = CropView("Target"), CropView("Donor")
+        self.undo_button = ui.button("Undo (U)", "Take the last decision back.", self.undo)
+        self.redo_button = ui.button("Redo (Y)", "Make the decision again that was taken back last.", self.redo)
+        self.count = ui.label(wrap=False)
+        self.target_view, self.donor_view = ui.CropView("Target"), ui.CropView("Donor")
         for view in (self.target_view, self.donor_view):
             view.smooth = True
             view.setFixedHeight(150)
         parts = (
             self.draw,
-            row(self.search, self.percentile, stretch=0),
-            even_row(self.kind, self.type, self.decision),
+            ui.row(self.search, self.percentile, stretch=0),
+            ui.even_row(self.kind, self.type, self.decision),
             self.view,
-            even_row(self.keep_button, self.drop_button, self.undo_button, self.redo_button),
+            ui.even_row(self.keep_button, self.drop_button, self.undo_button, self.redo_button),
             self.count,
-            row(self.target_view, self.donor_view),
+            ui.row(self.target_view, self.donor_view),
         )
-        self.results = box(column(*parts, stretch=parts.index(self.view)))
+        self.results = ui.box(ui.column(*parts, stretch=parts.index(self.view)))
         self.column.addWidget(self.results, 10)
 
     # The table.
@@ -238,7 +223,7 @@ class CandidatesPanel(PlanPage):
         if candidate is None:
             return
         decision = self.session.candidate_decisions.get(candidate.rank)
-        frame = {KEEP: GOOD, DROP: BAD}.get(decision or "", "")
+        frame = {KEEP: ui.GOOD, DROP: ui.BAD}.get(decision or "", "")
         what = "background" if candidate.target.kind == "background" else f"replaces {self._name(candidate.target)}"
         self._show_crop(self.target_view, candidate.target, f"Target: {what}", frame)
         self._show_crop(self.donor_view, candidate.donor, f"Donor: {self._name(candidate.donor)}", "")
@@ -246,7 +231,7 @@ class CandidatesPanel(PlanPage):
     def _name(self, location: Location) -> str:
         return self.session.dataset.class_name(location.type) if self.session.dataset and location.type else "nothing"
 
-    def _show_crop(self, view: CropView, location: Location, caption: str, frame: str) -> None:
+    def _show_crop(self, view: ui.CropView, location: Location, caption: str, frame: str) -> None:
         image = self.session.reader.get(location.image)
         if image is None:
             view.show_pixels(None, f"{caption} …")

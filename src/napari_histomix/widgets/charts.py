@@ -9,7 +9,7 @@ from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPixmap, QResizeEvent
 from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
 
-from napari_histomix.widgets.elements import GOOD, SPACE, clear, label
+from napari_histomix.widgets import elements as ui
 
 
 class Picture(QLabel):
@@ -68,7 +68,7 @@ class Bar(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(128, 128, 128, 50))
         painter.drawRoundedRect(QRectF(self.rect()), 3, 3)
-        for share, color in ((self.after, QColor(GOOD)), (self.before, self._color)):
+        for share, color in ((self.after, QColor(ui.GOOD)), (self.before, self._color)):
             if share > 0:
                 painter.setBrush(color)
                 painter.drawRoundedRect(QRectF(0, 0, max(share * self.width(), 3.0), self.height()), 3, 3)
@@ -83,17 +83,17 @@ class Chart(QWidget):
         self._name_width = name_width
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(SPACE)
+        self._grid.setHorizontalSpacing(ui.SPACE)
         self._grid.setVerticalSpacing(4)
         self._grid.setColumnStretch(1, 1)
         self._lines: list[tuple[QLabel, Bar, QLabel]] = []
 
     def set_bars(self, bars: Sequence[tuple[str, tuple[int, int, int], float, float, str]]) -> None:
         """Show bars: name, color, share before and after, and what is written beside it."""
-        clear(self._grid)
+        ui.clear(self._grid)
         self._lines.clear()
         for place, (text, color, before, after, count) in enumerate(bars):
-            name, bar, value = label(text, wrap=False), Bar(color), label(count, wrap=False, right=True)
+            name, bar, value = ui.label(text, wrap=False), Bar(color), ui.label(count, wrap=False, right=True)
             if self._name_width is not None:
                 name.setFixedWidth(self._name_width)
             bar.set_shares(before, after)

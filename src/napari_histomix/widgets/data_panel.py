@@ -14,28 +14,9 @@ from qtpy.QtWidgets import QCheckBox, QGridLayout, QListWidget, QToolButton, QWi
 from napari_histomix.datasets import sample_folder
 from napari_histomix.datasets.splits import split_of, split_order
 from napari_histomix.records import NucleusClass
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Bar
-from napari_histomix.widgets.elements import (
-    SPACE,
-    Note,
-    add,
-    ask_folder,
-    box,
-    button,
-    check,
-    choice,
-    clear,
-    column,
-    even_row,
-    form,
-    heading,
-    hint,
-    label,
-    many,
-    number,
-    row,
-)
 from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.splits_box import SplitsBox, classes_of
@@ -51,7 +32,7 @@ class ClassTable(QWidget):
         super().__init__()
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(SPACE)
+        self._grid.setHorizontalSpacing(ui.SPACE)
         self._grid.setVerticalSpacing(4)
         self._grid.setColumnStretch(2, 1)
         self.rare_boxes: dict[int, QCheckBox] = {}
@@ -61,7 +42,7 @@ class ClassTable(QWidget):
         self, classes: Sequence[NucleusClass], counts: Mapping[int, int], counted: str = "Nuclei", choose: bool = True
     ) -> None:
         """Fill the table; nothing is chosen then. ``choose``: whether classes can be rare or major."""
-        clear(self._grid)
+        ui.clear(self._grid)
         self.rare_boxes.clear()
         self.major_boxes.clear()
         heads = [(1, "Class", ""), (2, counted, f"How many {counted.lower()} of each class there are in all.")]
@@ -71,7 +52,7 @@ class ClassTable(QWidget):
                 (5, "Major", "The classes whose nuclei may be replaced."),
             ]
         for place, text, tip in heads:
-            head = label(text, wrap=False, style="font-weight: 600;")
+            head = ui.label(text, wrap=False, style="font-weight: 600;")
             head.setToolTip(tip)
             self._grid.addWidget(head, 0, place)
         most = max([counts.get(kind.number, 0) for kind in classes], default=0) or 1
@@ -79,16 +60,16 @@ class ClassTable(QWidget):
             self._add_row(line, kind, counts.get(kind.number, 0), most, choose)
 
     def _add_row(self, line: int, kind: NucleusClass, count: int, most: int, choose: bool) -> None:
-        swatch = label(style=f"background-color: rgb{kind.color}; border-radius: 3px;")
+        swatch = ui.label(style=f"background-color: rgb{kind.color}; border-radius: 3px;")
         swatch.setFixedSize(12, 12)
         bar = Bar(kind.color)
         bar.set_shares(count / most)
-        widgets = [swatch, label(kind.name, wrap=False), bar, label(f"{count:,}", wrap=False, right=True)]
+        widgets = [swatch, ui.label(kind.name, wrap=False), bar, ui.label(f"{count:,}", wrap=False, right=True)]
         if choose:
-            rare = self.rare_boxes[kind.number] = check(tip=f"Grow {kind.name}: its nuclei become donors.")
+            rare = self.rare_boxes[kind.number] = ui.check(tip=f"Grow {kind.name}: its nuclei become donors.")
             rare.setAccessibleName(f"{kind.name} is rare")
             rare.clicked.connect(partial(self._on_clicked, kind.number, self.major_boxes))
-            major = self.major_boxes[kind.number] = check(
+            major = self.major_boxes[kind.number] = ui.check(
                 tip=f"Nuclei of class {kind.name} may be replaced by rare ones."
             )
             major.setAccessibleName(f"{kind.name} is major")
@@ -134,60 +115,60 @@ class DataPanel(Panel):
         self._on_dataset()
 
     def _build_opening(self) -> None:
-        self.welcome = hint(
+        self.welcome = ui.hint(
             "Start with H&E images whose nuclei are labeled, or tissue in a folder for each class, or with the sample."
         )
-        self.folder_button = button(
+        self.folder_button = ui.button(
             "Open folder …",
             "Images with labels as HoVer-Net, CoNSeP, PanNuke, MoNuSAC, QuPath, COCO, YOLO, StarDist, Cellpose\n"
             "and OME-Zarr have them, or with label images and a CSV of types; or tissue in a folder for each class.\n"
             "It can be dropped on napari, too.",
             self._ask_folder,
         )
-        self.sample_button = button(
+        self.sample_button = ui.button(
             "Open sample", "Five breast tumor images in which lymphocytes are rare.", self.open_sample
         )
-        self.study_button = button(
+        self.study_button = ui.button(
             "Open study …",
             "Go on with a study: all that was found and made, and every decision, come back.",
             self._ask_study,
         )
         self.progress = RunBar("", self.runner)
         self.progress.run_button.hide()
-        self.note = Note()
-        buttons = even_row(self.folder_button, self.sample_button, self.study_button)
-        add(self.column, self.welcome, buttons, self.progress, self.note)
+        self.note = ui.Note()
+        buttons = ui.even_row(self.folder_button, self.sample_button, self.study_button)
+        ui.add(self.column, self.welcome, buttons, self.progress, self.note)
 
     def _build_contents(self) -> None:
-        self.summary = label()
+        self.summary = ui.label()
         tip = "How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
-        self.scale = number(0.05, 10.0, 0.25, step=0.05, decimals=4, suffix=" µm/px", tip=tip)
-        self.scale_apply = button("Use this scale", pressed=self._apply_scale)
-        self.scale_box = box(row(label("Scale", wrap=False), self.scale, self.scale_apply, stretch=1))
+        self.scale = ui.number(0.05, 10.0, 0.25, step=0.05, decimals=4, suffix=" µm/px", tip=tip)
+        self.scale_apply = ui.button("Use this scale", pressed=self._apply_scale)
+        self.scale_box = ui.box(ui.row(ui.label("Scale", wrap=False), self.scale, self.scale_apply, stretch=1))
         self.classes = ClassTable()
         self.classes.chosen.connect(self.session.choose_classes)
-        self.class_note = Note()
+        self.class_note = ui.Note()
         self.splits = SplitsBox(self.viewer, self.session)
-        self.problems_title = heading("")
+        self.problems_title = ui.heading("")
         self.problems = QListWidget()
         self.problems.setWordWrap(True)
         self.problems.setMaximumHeight(110)
         self.problems.setToolTip("Images that were left out, and why. The others are used.")
-        self.images = choice(tip="The image on the screen.")
+        self.images = ui.choice(tip="The image on the screen.")
         self.images.activated.connect(lambda place: self.session.show(self.images.itemText(place)))
         self.previous = self._arrow(Qt.ArrowType.LeftArrow, "Previous image", -1)
         self.following = self._arrow(Qt.ArrowType.RightArrow, "Next image", 1)
-        self.study = label(wrap=False)
+        self.study = ui.label(wrap=False)
         self.study.setToolTip("Everything you do is kept in this folder as you do it.")
-        self.study_change = button(
+        self.study_change = ui.button(
             "Change …", "Keep the study elsewhere; only before it has begun.", self._ask_study_folder
         )
-        details = form(
-            ("Image", row(self.previous, self.images, self.following, stretch=1)),
-            ("Study", row(self.study, self.study_change, stretch=0)),
+        details = ui.form(
+            ("Image", ui.row(self.previous, self.images, self.following, stretch=1)),
+            ("Study", ui.row(self.study, self.study_change, stretch=0)),
         )
         overview = (self.summary, self.scale_box, self.classes, self.class_note, self.splits)
-        self.contents = box(column(*overview, self.problems_title, self.problems, details))
+        self.contents = ui.box(ui.column(*overview, self.problems_title, self.problems, details))
         self.column.addWidget(self.contents)
 
     def _arrow(self, arrow: Qt.ArrowType, tip: str, by: int) -> QToolButton:
@@ -216,15 +197,15 @@ class DataPanel(Panel):
         self.runner.start(job, title)
 
     def _ask_folder(self) -> None:
-        if folder := ask_folder(self, "A folder of H&E images with labels or classes"):
+        if folder := ui.ask_folder(self, "A folder of H&E images with labels or classes"):
             self.open_folder(folder)
 
     def _ask_study(self) -> None:
-        if folder := ask_folder(self, "A study's folder", self.session.home):
+        if folder := ui.ask_folder(self, "A study's folder", self.session.home):
             self.open_study(folder)
 
     def _ask_study_folder(self) -> None:
-        parent = ask_folder(self, "The folder in which the study's folder is made", self.session.home)
+        parent = ui.ask_folder(self, "The folder in which the study's folder is made", self.session.home)
         if parent and self.session.dataset is not None:
             self.session.choose_study_folder(self.session.free_folder(parent))
 
@@ -239,7 +220,7 @@ class DataPanel(Panel):
     def _on_opened(self, opened: Opened | Moved) -> None:
         if isinstance(opened, Opened):
             self.session.take_opened(opened)
-        elif images := ask_folder(self, f"Where the images of {opened.folder.name} are now"):
+        elif images := ui.ask_folder(self, f"Where the images of {opened.folder.name} are now"):
             self.open_study(opened.folder, images)
         else:
             self.complain(self.note, opened.sentence)
@@ -269,7 +250,7 @@ class DataPanel(Panel):
             widget.setEnabled(len(survey.counts) > 1 and not missing)
         self.problems.clear()
         self.problems.addItems([problem.sentence for problem in survey.problems])
-        self.problems_title.setText(f"{many(len(survey.problems), 'problem')} found")
+        self.problems_title.setText(f"{ui.many(len(survey.problems), 'problem')} found")
         for widget in (self.problems, self.problems_title):
             widget.setVisible(bool(survey.problems))
         self._on_classes()
@@ -284,7 +265,7 @@ class DataPanel(Panel):
         parts = [f"{splits[split]} {split}" for split in sorted(splits, key=split_order)]
         scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
         scale = ", ".join(f"{mpp:g}" for mpp in scales) + " µm/px" if scales else "scale unknown"
-        images = many(len(survey.counts), "image")
+        images = ui.many(len(survey.counts), "image")
         self.summary.setText(f"<b>{dataset.name}</b><br>{images} ({', '.join(parts)}) · {inside} · {scale}")
 
     def _on_classes(self) -> None:

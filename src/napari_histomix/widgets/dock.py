@@ -8,17 +8,17 @@ from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QFrame, QSizePolicy, QToolButton, QWidget
 
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel
 from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.decisions import APPROVE, REJECT
-from napari_histomix.widgets.elements import ACCENT, GOOD, box, column, label, row, scrolled
 from napari_histomix.widgets.export_panel import ExportPanel
 from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.plan_panel import PlanPanel, chosen, data_problem
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session, session_of
 
-COLORS = {"waiting": "#8a8f99", "open": ACCENT, "done": GOOD}
+COLORS = {"waiting": "#8a8f99", "open": ui.ACCENT, "done": ui.GOOD}
 """Of the circle around a step's number, by state."""
 
 
@@ -31,22 +31,22 @@ class Step(QFrame):
         super().__init__()
         self.number, self.title, self.panel = number, title, panel
         self.open = False
-        self.badge = label(wrap=False)
+        self.badge = ui.label(wrap=False)
         self.badge.setFixedSize(22, 22)
         self.badge.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.title_label = label(title, wrap=False, style="font-weight: 600; font-size: 14px;")
-        self.state_label = label(wrap=False, right=True)
+        self.title_label = ui.label(title, wrap=False, style="font-weight: 600; font-size: 14px;")
+        self.state_label = ui.label(wrap=False, right=True)
         self.state_label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.arrow = QToolButton()
         self.arrow.setArrowType(Qt.ArrowType.RightArrow)
         self.arrow.setAutoRaise(True)
         self.arrow.setAccessibleName(f"Open the step {title}")
         self.arrow.clicked.connect(lambda: self.toggled.emit(self))
-        line = row(self.badge, self.title_label, self.state_label, self.arrow, stretch=2)
+        line = ui.row(self.badge, self.title_label, self.state_label, self.arrow, stretch=2)
         line.setContentsMargins(6, 5, 4, 5)
-        self.header = box(line)
+        self.header = ui.box(line)
         self.header.setCursor(Qt.CursorShape.PointingHandCursor)
-        self.setLayout(column(self.header, panel, space=0, stretch=1))
+        self.setLayout(ui.column(self.header, panel, space=0, stretch=1))
         panel.hide()
         self.setObjectName("HistoMixStep")
         self.setStyleSheet("QFrame#HistoMixStep { border: none; border-top: 1px solid rgba(128, 128, 128, 90); }")
@@ -96,10 +96,10 @@ class HistoMixDock(QWidget):
         for step in self.steps:
             step.toggled.connect(self._on_toggled)
             step.panel.running_changed.connect(self._update)
-        self._column = column(*self.steps, space=0)
+        self._column = ui.column(*self.steps, space=0)
         self._column.addStretch(1)
-        self.scroll = scrolled(box(self._column))
-        self.setLayout(column(self.scroll))
+        self.scroll = ui.scrolled(ui.box(self._column))
+        self.setLayout(ui.column(self.scroll))
         self.setMinimumWidth(400)
         session = self.session
         for signal in (

@@ -43,10 +43,18 @@ PRIMARY = (
 
 
 def button(
-    text: str, tip: str = "", pressed: Callable[..., Any] | None = None, *, checkable: bool = False, shown: bool = True
+    text: str,
+    tip: str = "",
+    pressed: Callable[..., Any] | None = None,
+    *,
+    checkable: bool = False,
+    shown: bool = True,
+    primary: bool = False,
 ) -> QPushButton:
-    """A button that calls ``pressed``."""
+    """A button that calls ``pressed``; a ``primary`` one is what a panel is there for."""
     made = QPushButton(text)
+    if primary:
+        made.setStyleSheet(PRIMARY)
     made.setToolTip(tip)
     made.setCheckable(checkable)
     if pressed is not None:

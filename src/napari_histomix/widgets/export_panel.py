@@ -12,28 +12,10 @@ from qtpy.QtGui import QDesktopServices, QShowEvent
 
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.study.export_plan import ExportPlan, bytes_text
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Chart, Picture
 from napari_histomix.widgets.decisions import nouns
-from napari_histomix.widgets.elements import (
-    ACCENT,
-    Note,
-    add,
-    ask_folder,
-    box,
-    button,
-    check,
-    choice,
-    column,
-    form,
-    free_folder,
-    heading,
-    label,
-    later,
-    many,
-    rgb,
-    row,
-)
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.session import Session
 
@@ -57,15 +39,15 @@ class ExportPanel(Panel):
         self.plan: ExportPlan | None = None
         """What an export would write now; None until that is known."""
         self.planner = JobRunner(self)
-        self._wait = later(self, PAUSE, self._look)
-        self.empty = Note("Approve some synthetic nuclei or images first.")
+        self._wait = ui.later(self, PAUSE, self._look)
+        self.empty = ui.Note("Approve some synthetic nuclei or images first.")
         self._build_contents()
         self.progress = RunBar("Export", self.runner)
         self.progress.run.connect(self.run)
-        self.note = Note()
-        self.open_button = button("Show the folder", pressed=self._open, shown=False)
+        self.note = ui.Note()
+        self.open_button = ui.button("Show the folder", pressed=self._open, shown=False)
         self.chart = Picture()
-        add(self.column, self.empty, self.contents, self.progress, self.note, self.open_button, self.chart)
+        ui.add(self.column, self.empty, self.contents, self.progress, self.note, self.open_button, self.chart)
         self.column.addStretch(1)
         self.planner.finished.connect(self._on_plan)
         self.planner.failed.connect(lambda sentence: self.figures.say(sentence, "error"))
@@ -82,31 +64,31 @@ class ExportPanel(Panel):
         self._on_dataset()
 
     def _build_contents(self) -> None:
-        self.summary = label()
-        self.counts_title, self.counts = heading(""), Chart()
-        self.folder = label(wrap=False)
-        self.folder_button = button(
+        self.summary = ui.label()
+        self.counts_title, self.counts = ui.heading(""), Chart()
+        self.folder = ui.label(wrap=False)
+        self.folder_button = ui.button(
             "Change …", "Choose the folder in which the export's own new folder is made.", self._ask_folder
         )
-        self.format = choice(
+        self.format = ui.choice(
             tip="How images and labels are laid out; docs/formats.md says who reads which.",
             changed=lambda _place: self._replan(),
         )
-        self.ignore_band = check(
+        self.ignore_band = ui.check(
             "Ignore band over inpainted pixels",
             "Also write a class map for each synthetic image in which inpainted pixels are 255:\n"
             "a loss function that ignores 255 does not learn from them.",
             lambda _on: self._replan(),
         )
-        self.figures, self.warnings = Note(), Note()
+        self.figures, self.warnings = ui.Note(), ui.Note()
         self.figures.setToolTip("From a few images that were written to a temporary folder on trial.")
-        options = form(
+        options = ui.form(
             ("Format", self.format),
             ("", self.ignore_band),
-            ("Folder", row(self.folder, self.folder_button, stretch=0)),
+            ("Folder", ui.row(self.folder, self.folder_button, stretch=0)),
         )
         overview = (self.summary, self.counts_title, self.counts)
-        self.contents = box(column(*overview, options, self.figures, self.warnings, Note(WRITTEN)))
+        self.contents = ui.box(ui.column(*overview, options, self.figures, self.warnings, ui.Note(WRITTEN)))
 
     # Where to.
 
@@ -119,10 +101,10 @@ class ExportPanel(Panel):
 
     def _propose(self, parent: Path | None = None) -> None:
         if self.session.study_folder is not None:
-            self.set_folder(free_folder(parent or self.session.study_folder, "export"))
+            self.set_folder(ui.free_folder(parent or self.session.study_folder, "export"))
 
     def _ask_folder(self) -> None:
-        if parent := ask_folder(self, "The folder in which the export's folder is made"):
+        if parent := ui.ask_folder(self, "The folder in which the export's folder is made"):
             self._propose(parent)
 
     # What an export would write.
@@ -255,7 +237,7 @@ class ExportPanel(Panel):
         left = len(table) - len(session.decisions["change"])
         waiting = f" {left:,} still undecided {'stays' if left == 1 else 'stay'} out." if left else ""
         self.summary.setText(
-            f"<b>{self._approved_words()}</b> in {many(images, 'image')}; "
+            f"<b>{self._approved_words()}</b> in {ui.many(images, 'image')}; "
             f"all {len(training):,} training images are written.{waiting}"
         )
 
@@ -268,5 +250,5 @@ class ExportPanel(Panel):
             will = after[name]
             change = f" ({will - was:+,})" if will != was else ""
             text = f"{was:,} → <b>{will:,}</b>{change}"
-            bars.append((name, colors.get(name, rgb(ACCENT)), was / most, will / most, text))
+            bars.append((name, colors.get(name, ui.rgb(ui.ACCENT)), was / most, will / most, text))
         self.counts.set_bars(bars)

@@ -9,8 +9,8 @@ from napari_histomix import jobs
 from napari_histomix.methods import method_of
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.study.runs import Run
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar, ask_to_keep
-from napari_histomix.widgets.elements import SPACE, CropView, Note, add, box, button, column, row
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.plan_panel import MethodChooser, chosen, data_problem, ready
 from napari_histomix.widgets.session import Session
@@ -27,10 +27,10 @@ class MakePanel(Panel):
         self._messages: list[str] = []
         self._ready = False
         self._forms: dict[str, SessionForm] = {}
-        self.empty, self.note, self.refusals, self.left_text = Note(), Note(), Note(), Note()
+        self.empty, self.note, self.refusals, self.left_text = ui.Note(), ui.Note(), ui.Note(), ui.Note()
         self.refusals.setToolTip("What was refused, most often first.")
         self.chooser = MethodChooser(self.session)
-        self._place = column()
+        self._place = ui.column()
         self.ask = partial(ask_to_keep, self)
         self.progress = RunBar(
             "Make",
@@ -40,16 +40,18 @@ class MakePanel(Panel):
         )
         self.progress.run.connect(self.run)
         self.progress.stopped.connect(self._on_stopped)
-        self.resume_button = button("", "Make the rest of it; the result is that of an uninterrupted run.", self.resume)
-        self.discard_button = button("Discard", "Take back all that this run made.", self.discard)
-        choices = row(self.resume_button, self.discard_button, stretch=0)
-        self.left = box(column(self.left_text, choices, space=SPACE // 2))
+        self.resume_button = ui.button(
+            "", "Make the rest of it; the result is that of an uninterrupted run.", self.resume
+        )
+        self.discard_button = ui.button("Discard", "Take back all that this run made.", self.discard)
+        choices = ui.row(self.resume_button, self.discard_button, stretch=0)
+        self.left = ui.box(ui.column(self.left_text, choices, space=ui.SPACE // 2))
         """What can be done with a run that was not finished."""
-        self.preview = CropView("Being made")
+        self.preview = ui.CropView("Being made")
         self.preview.setFixedHeight(230)
         self.preview.hide()
-        add(self.column, self.empty, self.chooser, self._place, self.progress, self.left)
-        add(self.column, self.preview, self.note, self.refusals)
+        ui.add(self.column, self.empty, self.chooser, self._place, self.progress, self.left)
+        ui.add(self.column, self.preview, self.note, self.refusals)
         self.column.addStretch(1)
         self.runner.progressed.connect(self._on_event)
         self.runner.finished.connect(self._on_made)

@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QWidget
 from napari_histomix.methods import method_names, method_of, method_problems
 from napari_histomix.methods.base import Method, Stage
 from napari_histomix.records import HistomixError
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import Note, add, choice, form, hint
 from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.session import Session
 
@@ -27,11 +27,11 @@ class MethodChooser(QWidget):
         super().__init__()
         self.session = session
         titles = [(method_of(name).title, name) for name in method_names()]
-        self.box = choice(titles, "The method that makes synthetic images.", name="Method")
+        self.box = ui.choice(titles, "The method that makes synthetic images.", name="Method")
         self.box.activated.connect(lambda _place: session.choose_method(self.box.currentData()))
-        self.about = hint("")
-        self.note = Note("\n".join(method_problems()), "warning")
-        layout = form(("Method", self.box))
+        self.about = ui.hint("")
+        self.note = ui.Note("\n".join(method_problems()), "warning")
+        layout = ui.form(("Method", self.box))
         layout.addRow(self.about)
         layout.addRow(self.note)
         self.setLayout(layout)
@@ -98,12 +98,12 @@ class PlanPage(Panel):
             and (method.stage.page == place if stage is None else method.stage.name == stage.name)
         ]
         self.stage: Stage = stage or self._methods[0].stage  # type: ignore[assignment]
-        self.empty, self.note = Note(NO_DATA), Note()
+        self.empty, self.note = ui.Note(NO_DATA), ui.Note()
         self.form = form or SessionForm(self.session, self.stage.settings)
         self._own_form = form is None
         self.progress = RunBar(self.run_text, self.runner, self.run_tip)
         self.progress.run.connect(self.run)
-        add(self.column, self.empty, *([self.form] if self._own_form else []), self.progress, self.note)
+        ui.add(self.column, self.empty, *([self.form] if self._own_form else []), self.progress, self.note)
         self.build_results()
         self.column.addStretch(1)
         self.runner.finished.connect(self._on_found)
@@ -173,7 +173,7 @@ class PlanPanel(Panel):
         self._idle = self.runner
         self.chooser = MethodChooser(self.session)
         self.column.addWidget(self.chooser)
-        self.nothing = hint("There is nothing to find before this method makes images: go on with the next step.")
+        self.nothing = ui.hint("There is nothing to find before this method makes images: go on with the next step.")
         self.column.addWidget(self.nothing)
         self.column.addStretch(1)
         self.pages: dict[str, Any] = {}

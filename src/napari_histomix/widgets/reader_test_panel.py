@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from qtpy.QtCore import QSize, QUrl, Signal
+from qtpy.QtCore import QSize, QUrl
 from qtpy.QtGui import QDesktopServices, QHideEvent, QShowEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
@@ -21,31 +21,22 @@ from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.study import Study
 from napari_histomix.study.changes import ChangeTable
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Picture
-from napari_histomix.widgets.elements import (
-    PRIMARY,
-    Note,
-    Section,
-    add,
-    ask_folder,
-    box,
-    button,
-    check,
-    choice,
-    column,
-    form,
-    free_folder,
-    hint,
-    label,
-    later,
-    line,
-    number,
-    row,
-)
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.reading_page import ReadingPage
 from napari_histomix.widgets.session import Session
+
+HOW = (
+    "You see one crop at a time and say whether it is real or synthetic, with a click or the keys 1 to 4. Take the "
+    "time you need: it is measured, but not while you pause. You can go back one step. Meanwhile the canvas is empty."
+)
+QUIET = 300
+"""Milliseconds without a decision before the study is looked at again."""
+NOTHING = "Open a study with synthetic nuclei or tissue."
+NAME = "reader test"
+"""Of the folder of a test."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +58,8 @@ class Offer:
         return cls(study, not in_place, states.count("approve"), sum(state not in TAKEN_OUT for state in states))
 
 
-QUIET = 300
-"""Milliseconds without a decision before the study is looked at again."""
-NOTHING = "Open a study with synthetic nuclei or tissue."
-NAME = "reader test"
-"""Of the folder of a test."""
-
-
-class MakeSection(Section):
+class MakeSection(ui.Section):
     """A form, and the run that writes a test."""
-
-    made = Signal(object)
-    """The ``MadeTest``."""
 
     def __init__(self, panel: Panel) -> None:
         super().__init__("Make a test", "Make a new test out of a study's synthetic nuclei or tissue.")
@@ -87,7 +68,7 @@ class MakeSection(Section):
         self.folder: Path | None = None
         self._chosen: Path | None = None
         self.looker = JobRunner(self)
-        self._later = later(self, QUIET, self.look)
+        self._later = ui.later(self, QUIET, self.look)
         self._build()
         self.looker.finished.connect(self._on_offer)
         self.looker.failed.connect(self._on_no_offer)
@@ -100,38 +81,38 @@ class MakeSection(Section):
         self._update()
 
     def _build(self) -> None:
-        self.empty, self.note = Note(NOTHING), Note()
-        self.study_label, self.folder_label = label(wrap=False), label(wrap=False)
-        self.study_button = button("Other …", "Choose the folder of another study.", self._ask_study)
-        self.what = choice(
+        self.empty, self.note = ui.Note(NOTHING), ui.Note()
+        self.study_label, self.folder_label = ui.label(wrap=False), ui.label(wrap=False)
+        self.study_button = ui.button("Other …", "Choose the folder of another study.", self._ask_study)
+        self.what = ui.choice(
             tip="What may be shown: what was approved in the study, or all that was not rejected.",
             changed=lambda _place: self._update(),
         )
-        self.count = number(
+        self.count = ui.number(
             1,
             1000,
             ReaderTestSettings.per_kind,
             suffix=" real, as many synthetic",
             tip="Fewer are shown where there is no room for more: no two crops show the same place or the same donor.",
         )
-        self.paste = check(
+        self.paste = ui.check(
             "Also donors pasted without blending",
             "As a method of its own: what blending has to be better than. Part of the same number.",
         )
-        self.folder_button = button(
+        self.folder_button = ui.button(
             "Change …", "Choose the folder in which the test's own new folder is made.", self._ask_folder
         )
         self.bar = RunBar("Make test", self.panel.runner, "Cut the crops and seal the truth; all of it or nothing.")
         self.bar.run.connect(self.run)
-        options = form(
-            ("Study", row(self.study_label, self.study_button, stretch=0)),
+        options = ui.form(
+            ("Study", ui.row(self.study_label, self.study_button, stretch=0)),
             ("Show", self.what),
             ("Crops", self.count),
             ("", self.paste),
-            ("Folder", row(self.folder_label, self.folder_button, stretch=0)),
+            ("Folder", ui.row(self.folder_label, self.folder_button, stretch=0)),
         )
-        self.contents_box = box(column(options, self.bar))
-        add(self.body, self.empty, self.contents_box, self.note)
+        self.contents_box = ui.box(ui.column(options, self.bar))
+        ui.add(self.body, self.empty, self.contents_box, self.note)
 
     # The study.
 
@@ -151,14 +132,10 @@ class MakeSection(Section):
         else:
             self.looker.replace(partial(_look, study), "looking at a study")
 
-    def choose_study(self, folder: Path) -> None:
-        """Make tests of the study in a folder."""
-        self._chosen = folder
-        self.look()
-
     def _ask_study(self) -> None:
-        if folder := ask_folder(self, "A study's folder", self.session.home):
-            self.choose_study(folder)
+        if folder := ui.ask_folder(self, "A study's folder", self.session.home):
+            self._chosen = folder
+            self.look()
 
     def _on_offer(self, offer: Offer) -> None:
         other = self.offer is None or self.offer.study.folder != offer.study.folder
@@ -170,7 +147,7 @@ class MakeSection(Section):
         self.what.addItem(f"{offer.left:,} {what}, all but rejected", True)
         self.what.setCurrentIndex(index)
         if other:
-            self.set_folder(free_folder(offer.study.folder, NAME))
+            self.set_folder(ui.free_folder(offer.study.folder, NAME))
         self._update()
 
     def _on_no_offer(self, sentence: str) -> None:
@@ -187,8 +164,8 @@ class MakeSection(Section):
         self.folder_label.setToolTip(f"In the folder {folder.parent.name}. An existing one is never written over.")
 
     def _ask_folder(self) -> None:
-        if parent := ask_folder(self, "The folder in which the test's folder is made"):
-            self.set_folder(free_folder(parent, NAME))
+        if parent := ui.ask_folder(self, "The folder in which the test's folder is made"):
+            self.set_folder(ui.free_folder(parent, NAME))
 
     # The run.
 
@@ -219,7 +196,7 @@ class MakeSection(Section):
     def take(self, made: MadeTest) -> str:
         """Make room for the next test; why this one has fewer crops than were asked for, if it has."""
         if self.folder is not None:
-            self.set_folder(free_folder(self.folder.parent, NAME))
+            self.set_folder(ui.free_folder(self.folder.parent, NAME))
         self.open(False)
         wanted = self.count.value()
         if made.each >= wanted:
@@ -231,19 +208,12 @@ class MakeSection(Section):
         self.empty.say("" if offer else NOTHING)
         self.contents_box.setVisible(offer is not None)
         if offer is None:
-            self.state.setText("")
             return
         self.study_label.setText(offer.study.folder.name)
         self.study_label.setToolTip(str(offer.study.folder))
         self.paste.setVisible(not offer.images)
         count = offer.left if self.what.currentData() else offer.approved
         self.bar.allow(count > 0, "Approve something first, or show all that was not rejected.")
-
-
-HOW = (
-    "You see one crop at a time and say whether it is real or synthetic, with a click or the keys 1 to 4. Take the "
-    "time you need: it is measured, but not while you pause. You can go back one step. Meanwhile the canvas is empty."
-)
 
 
 class ReaderTestPanel(Panel):
@@ -262,7 +232,7 @@ class ReaderTestPanel(Panel):
         self.page = ReadingPage(self)
         self.start = self._build_start()
         self.page.hide()
-        add(self.column, self.start, self.page)
+        ui.add(self.column, self.start, self.page)
         self.column.setStretch(1, 1)
         self.column.addStretch(0)
         self.opener.finished.connect(self.take)
@@ -276,41 +246,42 @@ class ReaderTestPanel(Panel):
         self._update()
 
     def _build_start(self) -> QWidget:
-        self.title = label(plain=True, style="font-weight: 600;")
+        self.title = ui.label(plain=True, style="font-weight: 600;")
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.open_button = button("Open test …", "Choose the folder of a reader test.", self._ask_test)
-        self.note = Note()
+        self.open_button = ui.button("Open test …", "Choose the folder of a reader test.", self._ask_test)
+        self.note = ui.Note()
         self._build_answering()
         self._build_report()
         self.making = MakeSection(self)
-        opening = row(self.title, self.open_button, stretch=0)
-        layout = column(opening, self.note, self.answering, self.reporting, self.making)
+        opening = ui.row(self.title, self.open_button, stretch=0)
+        layout = ui.column(opening, self.note, self.answering, self.reporting, self.making)
         layout.addStretch(1)
-        return box(layout)
+        return ui.box(layout)
 
     def _build_answering(self) -> None:
-        self.answering = Section("Answer it", "Go through the crops, under your name.")
-        self.reader = line(
+        self.answering = ui.Section("Answer it", "Go through the crops, under your name.")
+        self.reader = ui.line(
             "as it is to stand in the report",
             "Your answers are kept under this name; enter it again to go on where you stopped.",
             lambda _text: self._update(),
         )
         self.reader.returnPressed.connect(self.begin)
-        self.start_button = button("Start", pressed=self.begin)
-        self.start_button.setStyleSheet(PRIMARY)
-        add(self.answering.body, hint(HOW), form(("Your name", self.reader)), self.start_button)
+        self.start_button = ui.button("Start", pressed=self.begin, primary=True)
+        ui.add(self.answering.body, ui.hint(HOW), ui.form(("Your name", self.reader)), self.start_button)
 
     def _build_report(self) -> None:
-        self.reporting = Section("Report", "How readers did; it unseals the truth, so look when all are done.", False)
-        self.report_button = button(
+        self.reporting = ui.Section(
+            "Report", "How readers did; it unseals the truth, so look when all are done.", False
+        )
+        self.report_button = ui.button(
             "Show report", "Unseal the truth, and write PNG, CSV and JSON to a folder beside the test.", self.report
         )
-        self.report_note = Note()
-        self.folder_button = button("Show the folder", pressed=self._show_folder, shown=False)
+        self.report_note = ui.Note()
+        self.folder_button = ui.button("Show the folder", pressed=self._show_folder, shown=False)
         self.picture = Picture()
-        add(
+        ui.add(
             self.reporting.body,
-            hint("It shows the answers of all readers beside the truth. Ask for it when everybody is done."),
+            ui.hint("It shows the answers of all readers beside the truth. Ask for it when everybody is done."),
             self.report_button,
             self.report_note,
             self.folder_button,
@@ -324,7 +295,7 @@ class ReaderTestPanel(Panel):
 
     def _ask_test(self) -> None:
         start = self.test.folder.parent if self.test else self.session.home
-        if folder := ask_folder(self, "The folder of a reader test", start):
+        if folder := ui.ask_folder(self, "The folder of a reader test", start):
             self.open_test(folder)
 
     def open_test(self, folder: Path) -> None:
@@ -414,7 +385,7 @@ class ReaderTestPanel(Panel):
         self.report_note.say("")
         # Not in the test's own folder: that is what other readers are given.
         test = self.test
-        folder = free_folder(test.folder.parent, f"{test.folder.name} report")
+        folder = ui.free_folder(test.folder.parent, f"{test.folder.name} report")
 
         def write() -> Path:
             from napari_histomix.evaluation.reader_test.report_files import CHART, write_report

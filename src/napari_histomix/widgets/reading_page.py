@@ -12,8 +12,8 @@ from qtpy.QtWidgets import QProgressBar, QPushButton, QWidget
 
 from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, Reading
 from napari_histomix.records import HistomixError
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel
-from napari_histomix.widgets.elements import PRIMARY, CropView, Note, box, button, column, even_row, label, row
 from napari_histomix.widgets.viewer import PanelKeys
 
 COLORS = {1: "#1f6f9f", 2: "#4d86a5", 3: "#b07a3c", 4: "#b85c1e"}
@@ -22,7 +22,7 @@ ARROW = 9
 """Length of an arrowhead in screen pixels."""
 
 
-class MarkedCrop(CropView):
+class MarkedCrop(ui.CropView):
     """A crop that fills the view, with arrowheads at its four sides in the row and the column of the marked pixel.
 
     The arrowheads lie beside the crop: nothing covers any of its pixels. Or a sentence in place of a crop.
@@ -102,17 +102,17 @@ class ReadingPage(QWidget):
         self.keys = PanelKeys(self, panel.viewer, actions)
 
     def _build(self) -> None:
-        self.counter = label(wrap=False, plain=True, style="font-weight: 600;")
-        self.kind = label(wrap=False, plain=True, right=True)
+        self.counter = ui.label(wrap=False, plain=True, style="font-weight: 600;")
+        self.kind = ui.label(wrap=False, plain=True, right=True)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
         self.crop = MarkedCrop()
-        self.question = label(plain=True)
+        self.question = ui.label(plain=True)
         self.question.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.buttons: dict[int, QPushButton] = {}
         for answer, words in ANSWER_WORDS.items():
-            self.buttons[answer] = button(
+            self.buttons[answer] = ui.button(
                 f"{words.capitalize().replace(' ', chr(10))}\n({answer})",
                 f"{words.capitalize()}: key {answer}.",
                 lambda _checked=False, answer=answer: self.answer(answer),
@@ -122,23 +122,25 @@ class ReadingPage(QWidget):
                 " padding: 7px 2px; border-radius: 4px; }"
                 "QPushButton:disabled { background-color: #555b66; color: #9aa0aa; }"
             )
-        self.back_button = button("Back (U)", "Return to the crop before, to change its answer; one step.", self.back)
-        self.pause_button = button("Pause (P)", "Cover the crop and stop the clock.", self.pause_or_go_on)
-        self.stop_button = button("Stop for now", "Leave the test; it goes on where you left it.", self.left)
+        self.back_button = ui.button(
+            "Back (U)", "Return to the crop before, to change its answer; one step.", self.back
+        )
+        self.pause_button = ui.button("Pause (P)", "Cover the crop and stop the clock.", self.pause_or_go_on)
+        self.stop_button = ui.button("Stop for now", "Leave the test; it goes on where you left it.", self.left)
         moves = (self.back_button, self.pause_button, self.stop_button)
         for pressable in (*self.buttons.values(), *moves):
             # The keys stay with the page.
             pressable.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.answers = box(even_row(*self.buttons.values()))
-        self.note = Note()
+        self.answers = ui.box(ui.even_row(*self.buttons.values()))
+        self.note = ui.Note()
         self.setLayout(
-            column(
-                row(self.counter, self.kind, stretch=1),
+            ui.column(
+                ui.row(self.counter, self.kind, stretch=1),
                 self.bar,
                 self.crop,
                 self.question,
                 self.answers,
-                even_row(*moves),
+                ui.even_row(*moves),
                 self.note,
                 stretch=2,
             )
@@ -215,9 +217,9 @@ class ReadingPage(QWidget):
         for widget in (self.question, self.answers, self.pause_button):
             widget.setVisible(not reading.finished)
         self.pause_button.setText("Pause (P)" if running else "Go on (P)")
-        self.pause_button.setStyleSheet("" if running else PRIMARY)
+        self.pause_button.setStyleSheet("" if running else ui.PRIMARY)
         self.stop_button.setText("Done" if reading.finished else "Stop for now")
-        self.stop_button.setStyleSheet(PRIMARY if reading.finished else "")
+        self.stop_button.setStyleSheet(ui.PRIMARY if reading.finished else "")
         if reading.finished:
             self.counter.setText(f"{total} of {total}")
             self.kind.setText("")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -34,8 +35,8 @@ from napari_histomix.datasets.splits import (
     units,
 )
 from napari_histomix.records import Event, Job, NucleusClass
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import RunBar
-from napari_histomix.widgets.elements import BAD, Note, Section, add, button, check, hint, label, many, number, row
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
@@ -68,7 +69,7 @@ class SplitChoice(QStyledItemDelegate):
         model.setData(index, editor.currentText(), Qt.ItemDataRole.EditRole)
 
 
-class SplitsBox(Section):
+class SplitsBox(ui.Section):
     """Splits by patient, slide or image: a table, a proposal, counts, warnings.
 
     What is chosen is kept in the session's study as soon as there is one.
@@ -91,34 +92,34 @@ class SplitsBox(Section):
         self.finder = JobRunner(self, window_of(viewer))
         self._build_table()
         self.movers = {
-            split: button(split, f"Move the selected rows to {split}.", lambda _=0, split=split: self._move_rows(split))
+            split: ui.button(split, f"Move the selected rows to {split}.", partial(self._move_rows, split))
             for split in SPLITS
         }
         self.shares = {split: self._share(split) for split in SPLITS[1:]}
-        self.keep = check(
+        self.keep = ui.check(
             "Keep test as it is", "Divide the other images alone, such as where a test split was published."
         )
-        self.propose_button = button(
+        self.propose_button = ui.button(
             "Propose",
             "Divide patients, else slides, else images, so that each class has its share in each split.",
             self.propose,
         )
-        self.counts = label(wrap=False)
+        self.counts = ui.label(wrap=False)
         self.counts.setTextFormat(Qt.TextFormat.RichText)
         # A wide table must not make the dock wider than it is.
         self.counts.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.counts.setToolTip("Images of each split, what it has of each class, and the share of all.")
-        self.warning, self.found = Note(), Note()
+        self.warning, self.found = ui.Note(), ui.Note()
         self.bar = RunBar(
             "Check for copies",
             self.finder,
             "Look for images that show the same tissue: renamed, turned, mirrored, recompressed, or overlapping.",
         )
-        shares = [part for split, share in self.shares.items() for part in (label(split, wrap=False), share)]
-        moving = row(label("Selected to", wrap=False), *self.movers.values())
-        proposing = row(*shares, self.propose_button, stretch=4)
-        add(self.body, hint(ABOUT), self.table, moving, proposing, self.keep)
-        add(self.body, self.counts, self.warning, self.bar, self.found)
+        shares = [part for split, share in self.shares.items() for part in (ui.label(split, wrap=False), share)]
+        moving = ui.row(ui.label("Selected to", wrap=False), *self.movers.values())
+        proposing = ui.row(*shares, self.propose_button, stretch=4)
+        ui.add(self.body, ui.hint(ABOUT), self.table, moving, proposing, self.keep)
+        ui.add(self.body, self.counts, self.warning, self.bar, self.found)
         self.bar.run.connect(self.check)
         self.finder.finished.connect(self._on_copies)
         self.finder.failed.connect(lambda sentence: self.found.say(sentence, "error"))
@@ -171,7 +172,7 @@ class SplitsBox(Section):
 
     def _share(self, split: str) -> Any:
         tip = f"Share of the images, and of each class, that goes to {split}."
-        share = number(0, 45, round(100 * SHARES[split]), suffix=" %", tip=tip)
+        share = ui.number(0, 45, round(100 * SHARES[split]), suffix=" %", tip=tip)
         share.setAccessibleName(f"Share of {split}")
         return share
 
@@ -214,7 +215,7 @@ class SplitsBox(Section):
     def _move(self, images: Sequence[str], split: str) -> None:
         self.session.choose_splits({**self.splits, **dict.fromkeys(images, split)})
 
-    def _move_rows(self, split: str) -> None:
+    def _move_rows(self, split: str, _checked: bool = False) -> None:
         rows = sorted(index.row() for index in self.table.selectionModel().selectedRows())
         images = [image for place in rows for image in self.units[place].images]
         if images:
@@ -282,7 +283,7 @@ class SplitsBox(Section):
 
     def _color(self, unit: int) -> QColor | None:
         splits = self.splits_of[unit]
-        return COLORS.get(splits[0]) if len(splits) == 1 else QColor(BAD)
+        return COLORS.get(splits[0]) if len(splits) == 1 else QColor(ui.BAD)
 
     def _on_splits(self) -> None:
         if self.dataset is None:
@@ -337,7 +338,7 @@ class SplitsBox(Section):
         if leaks:
             self.found.say("\n".join(["The same tissue is in several splits:", *shown]), "error")
         elif pairs:
-            what = many(len(pairs), "pair")
+            what = ui.many(len(pairs), "pair")
             self.found.say("\n".join([f"{what} of images show the same tissue; they stay together:", *shown]), "info")
         else:
             self.found.say("No two images show the same tissue.", "good")
