@@ -49,32 +49,31 @@ def test_the_figures_come_before_the_button_works(exporting, settle, heart) -> N
     assert titles == [one.title for one in FORMATS.values() if one.writes and one.holds == "nuclei"]
 
 
-@pytest.mark.parametrize("format", ["hovernet", "qupath", "pannuke"])
-def test_a_format_is_chosen_and_written(exporting, settle, format) -> None:
+def test_each_format_is_chosen_and_written(exporting, settle) -> None:
     dock = exporting()
     panel = dock.export
     settle(dock)
-    choose(dock, format)
     panel.ignore_band.setChecked(True)
-    if format != "hovernet":
+    for format in ("hovernet", "qupath", "pannuke"):
+        choose(dock, format)
         assert not panel.progress.run_button.isEnabled()
-    settle(dock)
-    plan, folder = panel.plan, panel._folder
-    assert ("lymphocyte as inflammatory" in panel.warnings.text()) is (format == "pannuke")
-    dock.real_viewer.screenshot(f"/tmp/export_{format}_before.png", canvas_only=False, flash=False)
-    panel.progress.run_button.click()
-    settle(dock)
-    dock.real_viewer.screenshot(f"/tmp/export_{format}.png", canvas_only=False, flash=False)
-    assert panel.note.kind == "good", panel.note.text()
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files)
-    assert len(files) == plan.files and size / 1.5 < plan.size < 1.5 * size
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    assert len(manifest["changes"]) == 2 and manifest["format"] == format
-    assert all(one["decided"] for one in manifest["changes"])
-    assert len(open_dataset(folder).entries) == 5 and (folder / "ignore").is_dir()
-    # The next one goes elsewhere, and its figures are there already.
-    assert panel._folder != folder and panel.progress.run_button.isEnabled()
+        settle(dock)
+        plan, folder = panel.plan, panel._folder
+        assert ("lymphocyte as inflammatory" in panel.warnings.text()) is (format == "pannuke")
+        dock.real_viewer.screenshot(f"/tmp/export_{format}_before.png", canvas_only=False, flash=False)
+        panel.progress.run_button.click()
+        settle(dock)
+        dock.real_viewer.screenshot(f"/tmp/export_{format}.png", canvas_only=False, flash=False)
+        assert panel.note.kind == "good", panel.note.text()
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        assert len(files) == plan.files and size / 1.5 < plan.size < 1.5 * size
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        assert len(manifest["changes"]) == 2 and manifest["format"] == format
+        assert all(change["decided"] for change in manifest["changes"])
+        assert len(open_dataset(folder).entries) == 5 and (folder / "ignore").is_dir()
+        # The next one goes elsewhere, and its figures are there already.
+        assert panel._folder != folder and panel.progress.run_button.isEnabled()
 
 
 def test_a_decision_makes_the_figures_anew(exporting, settle) -> None:
@@ -111,25 +110,24 @@ def test_splits_make_the_figures_anew(exporting, settle) -> None:
     assert not panel.progress.run_button.isEnabled()
 
 
-def test_too_little_room_is_refused_with_both_numbers(exporting, settle, monkeypatch) -> None:
-    monkeypatch.setattr("napari_histomix.study.export_plan.free_space", lambda _out: 1000)
-    dock = exporting()
-    panel = dock.export
-    settle(dock)
-    assert not panel.progress.run_button.isEnabled()
-    assert "1.0 kB are free there" in panel.warnings.text() and panel.warnings.isVisible()
-    dock.real_viewer.screenshot("/tmp/export_full.png", canvas_only=False, flash=False)
+def test_too_little_room_and_a_failing_dry_run_are_a_sentence_each(exporting, settle, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_histomix.study.export_plan.free_space", lambda _out: 1000)
+        dock = exporting()
+        panel = dock.export
+        settle(dock)
+        assert not panel.progress.run_button.isEnabled()
+        assert "1.0 kB are free there" in panel.warnings.text() and panel.warnings.isVisible()
+        dock.real_viewer.screenshot("/tmp/export_full.png", canvas_only=False, flash=False)
 
-
-def test_what_goes_wrong_with_the_dry_run_is_one_sentence(exporting, settle, monkeypatch) -> None:
     def failing(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("napari_histomix.study.export_plan.tempfile.TemporaryDirectory", failing)
-    dock = exporting()
+    choose(dock, "qupath")
     settle(dock)
-    assert dock.export.figures.kind == "error" and "temporary folder" in dock.export.figures.text()
-    assert not dock.export.progress.run_button.isEnabled()
+    assert panel.figures.kind == "error" and "temporary folder" in panel.figures.text()
+    assert not panel.progress.run_button.isEnabled()
 
 
 def test_a_closed_step_does_not_work(exporting, settle) -> None:

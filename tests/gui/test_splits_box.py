@@ -27,7 +27,7 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     qtbot.waitUntil(lambda: not box.proposer.running)
     box.bar.run_button.click()
     qtbot.waitUntil(lambda: box.copies is not None, timeout=60_000)
-    assert "No two images" in box.found.text()
+    assert "No two images" in box.copies_note.text()
 
     # By mouse, in the table: a click on the split opens the list.
     at = next(row for row in range(5) if box.splits_of[row] == ["test"])

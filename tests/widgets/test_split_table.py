@@ -106,12 +106,12 @@ def test_a_proposal_and_a_search_for_copies_run_in_the_background(session, box, 
     session.take_opened(Opened(dataset, drain(survey(dataset))))
     box.check()
     qtbot.waitUntil(lambda: box.copies is not None, timeout=30_000)
-    assert box.found.kind == "error" and "copy (test)" in box.found.text()
+    assert box.copies_note.kind == "error" and "copy (test)" in box.copies_note.text()
     assert box.model.rowCount() == 5, "copies are one row"
     with qtbot.waitSignal(session.splits_changed, timeout=30_000):
         box.propose()
     assert session.splits["copy"] == session.splits[first.source.image]
-    assert box.found.kind == "info" and "they stay together" in box.found.text()
+    assert box.copies_note.kind == "info" and "they stay together" in box.copies_note.text()
     assert set(session.splits.values()) == {"train", "val", "test"}
 
 

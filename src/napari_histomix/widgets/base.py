@@ -157,9 +157,10 @@ class RunBar(QWidget):
 
     def words(self, event: Event) -> str:
         """What the line below the progress bar says."""
-        counted = f"{event.phase}: {event.done:,} of {event.total:,}" if event.total else event.phase
         # Inpainting says its own counts, of nuclei and of steps.
-        return event.phase + " …" if " of " in event.phase else counted + " …"
+        if not event.total or " of " in event.phase:
+            return f"{event.phase} …"
+        return f"{event.phase}: {event.done:,} of {event.total:,} …"
 
 
 def ask_to_keep(parent: QWidget, count: int) -> bool:

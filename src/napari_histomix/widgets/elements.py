@@ -116,6 +116,7 @@ def number(
     special: str = "",
     tip: str = "",
     changed: Callable[..., Any] | None = None,
+    name: str = "",
 ) -> QSpinBox | QDoubleSpinBox:
     """A number between bounds; of whole numbers where there are no ``decimals``. ``special`` stands for the lowest."""
     made = QDoubleSpinBox() if decimals else QSpinBox()
@@ -128,6 +129,7 @@ def number(
     made.setSuffix(suffix)
     made.setSpecialValueText(special)
     made.setToolTip(tip)
+    made.setAccessibleName(name)
     if changed is not None:
         made.valueChanged.connect(changed)
     return made

@@ -32,8 +32,6 @@ Choices = Callable[[str], Sequence[str]]
 
 WHOLE, REAL = 2**31 - 1, 1e9
 """Bounds of numbers whose settings have none."""
-
-
 DECIMALS = 2
 """Decimals that a number has at least."""
 SHORT = 18
@@ -48,8 +46,8 @@ class Number(FloatSpinBox):
     exact = 0.0
 
     def get_value(self) -> float:
-        written = float(super().get_value())
-        return self.exact if written == round(self.exact, self.native.decimals()) else written
+        shown = float(super().get_value())
+        return self.exact if shown == round(self.exact, self.native.decimals()) else shown
 
     def set_value(self, value: float) -> None:
         needed = len(f"{value:.8f}".rstrip("0").partition(".")[2])
@@ -218,9 +216,12 @@ class ModelChoice(Parts):
 
     def _on_chosen(self, value: str) -> None:
         if value in (self.FOLDER, self.FILE):
-            asked = QFileDialog.getExistingDirectory if value == self.FOLDER else QFileDialog.getOpenFileName
-            chosen = asked(self.native, "A trained network")
-            value = (chosen if isinstance(chosen, str) else chosen[0]) or self._value
+            title = "A trained network"
+            if value == self.FOLDER:
+                chosen = QFileDialog.getExistingDirectory(self.native, title)
+            else:
+                chosen, _ = QFileDialog.getOpenFileName(self.native, title)
+            value = chosen or self._value
         self.set_value(value)
 
     def get_value(self) -> str:

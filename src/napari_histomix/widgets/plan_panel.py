@@ -151,17 +151,17 @@ class PlanPage(Panel):
             return
         self.runner.start(make, self.run_text.lower())
 
-    def _on_found(self, found: Any) -> None:
+    def _on_found(self, result: Any) -> None:
         before = self.session.study_folder if self.session.worked else None
-        self.session.take_stage(found)
+        self.session.take_stage(result)
         if before is not None and before != self.session.study_folder:
             self.note.say(f"This begins a new study. Your earlier work is kept in the study {before.name}.")
-        if found.problems:
-            more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
-            self.note.say(f"Left out: {found.problems[0]}{more}", "warning")
-        self.on_found(found)
+        if result.problems:
+            more = f" (and {len(result.problems) - 1} more)" if len(result.problems) > 1 else ""
+            self.note.say(f"Left out: {result.problems[0]}{more}", "warning")
+        self.on_found(result)
 
-    def on_found(self, found: Any) -> None:
+    def on_found(self, result: Any) -> None:
         """Show what was found."""
 
 

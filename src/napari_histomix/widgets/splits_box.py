@@ -95,7 +95,13 @@ class SplitsBox(ui.Section):
             split: ui.button(split, f"Move the selected rows to {split}.", partial(self._move_rows, split))
             for split in SPLITS
         }
-        self.shares = {split: self._share(split) for split in SPLITS[1:]}
+        tip = "Share of the images, and of each class, that goes to "
+        self.shares = {
+            split: ui.number(
+                0, 45, round(100 * SHARES[split]), suffix=" %", tip=f"{tip}{split}.", name=f"Share of {split}"
+            )
+            for split in SPLITS[1:]
+        }
         self.keep = ui.check(
             "Keep test as it is", "Divide the other images alone, such as where a test split was published."
         )
@@ -109,20 +115,20 @@ class SplitsBox(ui.Section):
         # A wide table must not make the dock wider than it is.
         self.counts.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.counts.setToolTip("Images of each split, what it has of each class, and the share of all.")
-        self.warning, self.found = ui.Note(), ui.Note()
+        self.warning, self.copies_note = ui.Note(), ui.Note()
         self.bar = RunBar(
             "Check for copies",
             self.finder,
             "Look for images that show the same tissue: renamed, turned, mirrored, recompressed, or overlapping.",
         )
         shares = [part for split, share in self.shares.items() for part in (ui.label(split, wrap=False), share)]
-        moving = ui.row(ui.label("Selected to", wrap=False), *self.movers.values())
-        proposing = ui.row(*shares, self.propose_button, stretch=4)
-        ui.add(self.body, ui.hint(ABOUT), self.table, moving, proposing, self.keep)
-        ui.add(self.body, self.counts, self.warning, self.bar, self.found)
+        mover_row = ui.row(ui.label("Selected to", wrap=False), *self.movers.values())
+        proposal_row = ui.row(*shares, self.propose_button, stretch=4)
+        ui.add(self.body, ui.hint(ABOUT), self.table, mover_row, proposal_row, self.keep)
+        ui.add(self.body, self.counts, self.warning, self.bar, self.copies_note)
         self.bar.run.connect(self.check)
         self.finder.finished.connect(self._on_copies)
-        self.finder.failed.connect(lambda sentence: self.found.say(sentence, "error"))
+        self.finder.failed.connect(lambda sentence: self.copies_note.say(sentence, "error"))
         self.proposer.finished.connect(session.choose_splits)
         self.proposer.failed.connect(lambda sentence: self.warning.say(sentence, "error"))
         self.proposer.running_changed.connect(lambda _running: self._allow())
@@ -170,12 +176,6 @@ class SplitsBox(ui.Section):
         self.table.horizontalHeader().setTextElideMode(Qt.TextElideMode.ElideRight)
         self.table.horizontalHeader().setMinimumSectionSize(44)
 
-    def _share(self, split: str) -> Any:
-        tip = f"Share of the images, and of each class, that goes to {split}."
-        share = ui.number(0, 45, round(100 * SHARES[split]), suffix=" %", tip=tip)
-        share.setAccessibleName(f"Share of {split}")
-        return share
-
     # What a person does.
 
     def propose(self) -> None:
@@ -183,7 +183,7 @@ class SplitsBox(ui.Section):
         dataset, counts = self.dataset, self.image_counts
         if dataset is None:
             return
-        shares = {split: box.value() / 100 for split, box in self.shares.items()}
+        shares = {split: share.value() / 100 for split, share in self.shares.items()}
         shares = {"train": 1 - sum(shares.values()), **shares}
         keep = ("test",) if self.keep.isChecked() and self.keep.isVisibleTo(self) else ()
         together = self._together
@@ -199,7 +199,7 @@ class SplitsBox(ui.Section):
         dataset = self.dataset
         if dataset is None:
             return
-        self.found.say("")
+        self.copies_note.say("")
 
         def job() -> Job[Any]:
             from napari_histomix.datasets.copies import find_copies
@@ -227,7 +227,7 @@ class SplitsBox(ui.Section):
         self.finder.discard()
         self.proposer.discard()
         self.copies = None
-        self.found.say("")
+        self.copies_note.say("")
         self._fill()
 
     def _on_copies(self, copies: tuple[Any, ...]) -> None:
@@ -336,12 +336,14 @@ class SplitsBox(ui.Section):
         rest = len(leaks or pairs) - len(shown)
         shown += [f"And {rest:,} more."] if rest else []
         if leaks:
-            self.found.say("\n".join(["The same tissue is in several splits:", *shown]), "error")
+            self.copies_note.say("\n".join(["The same tissue is in several splits:", *shown]), "error")
         elif pairs:
             what = ui.many(len(pairs), "pair")
-            self.found.say("\n".join([f"{what} of images show the same tissue; they stay together:", *shown]), "info")
+            self.copies_note.say(
+                "\n".join([f"{what} of images show the same tissue; they stay together:", *shown]), "info"
+            )
         else:
-            self.found.say("No two images show the same tissue.", "good")
+            self.copies_note.say("No two images show the same tissue.", "good")
 
     def _allow(self) -> None:
         free = not self.session.read_only
