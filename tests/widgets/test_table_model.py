@@ -120,6 +120,7 @@ def test_a_decision_shows_at_once_and_keeps_the_row(listed) -> None:
 def test_candidates_read_as_words(listed) -> None:
     cells = {column.name: listed.index(0, place).data() for place, column in enumerate(listed.columns)}
     assert (cells["rank"], cells["type"], cells["decision"]) == ("1", "nothing", "undecided")
+    listed.set_filter("b", equal={"kind": "major"}, least={"percentile": 50})
     listed.set_columns(())
     assert listed.rowCount() == 0
 

@@ -74,10 +74,13 @@ class CandidatesPanel(PlanPage):
         self.search.setClearButtonEnabled(True)
         tip = "Show only places whose surroundings are at least this rare-like (percentile)."
         self.percentile = ui.number(0, 100, 0, prefix="Fit ≥ ", tip=tip, changed=lambda _value: typed())
-        kinds = [("Any kind", ""), ("major", "major"), ("background", "background")]
-        decisions = [("Any decision", ""), *((WORDS[state], state) for state in (KEEP, DROP, UNDECIDED))]
+        kinds = [("Any kind", None), ("major", "major"), ("background", "background")]
+        decisions = [
+            ("Any decision", None),
+            *((WORDS[state], STATES.index(state)) for state in (KEEP, DROP, UNDECIDED)),
+        ]
         self.kind, self.type, self.decision = (
-            ui.choice(items, changed=self._filter) for items in (kinds, [("Any class", "")], decisions)
+            ui.choice(items, changed=self._filter) for items in (kinds, [("Any class", None)], decisions)
         )
         for filter in (self.kind, self.type, self.decision):
             filter.setMinimumContentsLength(7)
@@ -131,21 +134,21 @@ class CandidatesPanel(PlanPage):
             self.view.sortByColumn(0, Qt.SortOrder.AscendingOrder)
         with QSignalBlocker(self.type):
             self.type.clear()
-            for name in ("", *sorted(candidates.frame["type"].unique())):
-                self.type.addItem(name or "Any class", name)
+            self.type.addItem("Any class", None)
+            for name in sorted(candidates.frame["type"].unique()):
+                self.type.addItem(name, name)
         worth = f"{len(candidates.items):,} candidates"
         if candidates.effective_sample_size is not None:
             worth += f", drawn as if from {candidates.effective_sample_size:,.0f} equally likely places"
         sentences = [worth, *(warning.rstrip(".") for warning in candidates.warnings)]
         self.draw.say(". ".join(sentences) + ".", "warning" if candidates.warnings else "info")
-        self._recount()
+        self._filter()
 
     def _filter(self, *_: object) -> None:
-        equal: dict[str, Any] = {"kind": self.kind.currentData(), "type": self.type.currentData()}
-        if self.decision.currentData():
-            equal["decision"] = STATES.index(self.decision.currentData())
-        equal = {name: value for name, value in equal.items() if value != ""}
-        self.table.set_filter(self.search.text(), equal=equal, least={"percentile": self.percentile.value()})
+        filters = {"kind": self.kind, "type": self.type, "decision": self.decision}
+        equal = {name: filter.currentData() for name, filter in filters.items() if filter.currentData() is not None}
+        least = {"percentile": self.percentile.value()} if self.percentile.value() else {}
+        self.table.set_filter(self.search.text(), equal=equal, least=least)
         self._recount()
 
     def selected(self) -> list[int]:
@@ -170,11 +173,9 @@ class CandidatesPanel(PlanPage):
             self.view.selectRow(last + 1)
 
     def undo(self) -> None:
-        """Take the last decision back and select what it concerned."""
         self.select(self.session.undo("candidate"))
 
     def redo(self) -> None:
-        """Make the decision again that was taken back last, and select what it concerns."""
         self.select(self.session.redo("candidate"))
 
     def select(self, ranks: Iterable[int]) -> None:

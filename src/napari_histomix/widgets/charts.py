@@ -103,5 +103,4 @@ class Chart(QWidget):
 
     @property
     def texts(self) -> list[tuple[str, str]]:
-        """Names and numbers as they are shown."""
         return [(name.text(), value.text()) for name, _, value in self._lines]

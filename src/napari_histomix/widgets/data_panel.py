@@ -79,7 +79,6 @@ class ClassTable(QWidget):
             self._grid.addWidget(widget, line, place)
 
     def choose(self, rare: Sequence[int], major: Sequence[int]) -> None:
-        """Show what is chosen."""
         for boxes, chosen in ((self.rare_boxes, rare), (self.major_boxes, major)):
             for key, check_box in boxes.items():
                 check_box.setChecked(key in chosen)
@@ -181,11 +180,9 @@ class DataPanel(Panel):
     # Opening.
 
     def open_sample(self) -> None:
-        """Open the bundled sample."""
         self.open_folder(sample_folder())
 
     def open_folder(self, folder: Path, mpp: float | None = None) -> None:
-        """Open a dataset in the background."""
         self._start(open_job(Path(folder), mpp), "opening images")
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:

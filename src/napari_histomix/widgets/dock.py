@@ -52,7 +52,6 @@ class Step(QFrame):
         self.setStyleSheet("QFrame#HistoMixStep { border: none; border-top: 1px solid rgba(128, 128, 128, 90); }")
 
     def set_open(self, opened: bool) -> None:
-        """Open or close the panel."""
         self.open = opened
         self.panel.setVisible(opened)
         self.arrow.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)

@@ -329,11 +329,9 @@ class Section(QCollapsible):
 
     @property
     def is_open(self) -> bool:
-        """Whether its contents are shown."""
         return self.isExpanded()
 
     def open(self, opened: bool = True) -> None:
-        """Open or fold the section."""
         (self.expand if opened else self.collapse)(animate=False)
 
     def _on_toggled(self, opened: bool) -> None:

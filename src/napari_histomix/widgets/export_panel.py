@@ -166,7 +166,6 @@ class ExportPanel(Panel):
     # The run.
 
     def run(self) -> None:
-        """Write the approved work in the background."""
         session = self.session
         study, dataset, folder = session.study, session.dataset, self._folder
         if self.runner.running or study is None or dataset is None or folder is None or not session.approved:

@@ -388,7 +388,6 @@ class SettingsForm(QWidget):
         return made_from(cls, {name: self.fields[name].value for name in names})
 
     def set_value(self, settings: Any) -> None:
-        """Show settings."""
         for setting in settings_of(type(settings)):
             if setting.name in self.fields:
                 self.fields[setting.name].value = getattr(settings, setting.name)

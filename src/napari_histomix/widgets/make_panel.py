@@ -96,12 +96,10 @@ class MakePanel(Panel):
         return form.missing()
 
     def run(self) -> None:
-        """Make images in the background."""
         if not self.runner.running and not self.problem():
             self._start(lambda: self.session.make_job(self.settings(), loaded=self.model))
 
     def resume(self) -> None:
-        """Go on with the run that was not finished."""
         if not self.runner.running:
             self._start(self.session.resume_job)
 
@@ -174,7 +172,6 @@ class MakePanel(Panel):
         return len(ids)
 
     def discard(self) -> None:
-        """Take back what the unfinished run made."""
         run = self._unfinished()
         if run is not None and not self.runner.running:
             self.session.discard_run(run.id)

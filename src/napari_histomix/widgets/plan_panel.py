@@ -139,7 +139,6 @@ class PlanPage(Panel):
         self.progress.allow(not problem, problem)
 
     def run(self) -> None:
-        """Find the items in the background."""
         if self.runner.running or data_problem(self.session, self._method) or self.form.missing():
             return
         self.note.say("")

@@ -50,7 +50,6 @@ class Offer:
 
     @classmethod
     def of(cls, study: Study, table: ChangeTable, decisions: Mapping[int, str]) -> Self:
-        """Count the decisions on all that a study holds."""
         if not len(table):
             raise HistomixError("There is nothing synthetic in the study yet; synthesize something first.")
         states = [decisions.get(number) for number in table.ids.tolist()]
@@ -170,7 +169,6 @@ class MakeSection(ui.Section):
     # The run.
 
     def run(self) -> None:
-        """Make the test in the background."""
         if self.panel.runner.running or self.offer is None or self.folder is None:
             return
         self.note.say("")
@@ -299,12 +297,10 @@ class ReaderTestPanel(Panel):
             self.open_test(folder)
 
     def open_test(self, folder: Path) -> None:
-        """Open a reader test in the background."""
         self.note.say("")
         self.opener.replace(single(lambda: ReaderTest.open(folder), "Opening the test"), "opening a reader test")
 
     def take(self, test: ReaderTest) -> None:
-        """Work on a test."""
         self.leave()
         self.test = test
         self.reporter.discard()
@@ -379,7 +375,6 @@ class ReaderTestPanel(Panel):
     # The report.
 
     def report(self) -> None:
-        """Write the report in the background and show it."""
         if self.test is None or self.reporter.running:
             return
         self.report_note.say("")

@@ -41,7 +41,6 @@ class MarkedCrop(ui.CropView):
         self.show_pixels(pixels)
 
     def show_cover(self, text: str) -> None:
-        """Show a sentence and no crop."""
         self.mark, self.cover = None, text
         self.show_pixels(None)
 
@@ -168,7 +167,6 @@ class ReadingPage(QWidget):
             self._do(reading.close)
 
     def answer(self, answer: int) -> None:
-        """Answer the crop that is shown, and show the next."""
         reading = self.reading
         if reading is None or not reading.running:
             return
@@ -176,14 +174,12 @@ class ReadingPage(QWidget):
         self._show()
 
     def back(self) -> None:
-        """Return to the crop answered last."""
         reading = self.reading
         if reading is not None and reading.can_go_back and (reading.running or reading.finished):
             self._do(reading.back)
             self._show()
 
     def pause_or_go_on(self) -> None:
-        """Stop the clock and cover the crop, or go on."""
         reading = self.reading
         if reading is not None and not reading.finished:
             self._do(reading.pause if reading.running else reading.resume)

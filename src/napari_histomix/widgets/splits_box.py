@@ -144,7 +144,6 @@ class SplitsBox(ui.Section):
 
     @property
     def splits(self) -> dict[str, str]:
-        """Split of each image as it is now."""
         entries = self.dataset.entries if self.dataset is not None else ()
         return {entry.source.image: split_of(entry.source) for entry in entries}
 
@@ -179,7 +178,6 @@ class SplitsBox(ui.Section):
     # What a person does.
 
     def propose(self) -> None:
-        """Propose splits in the background."""
         dataset, counts = self.dataset, self.image_counts
         if dataset is None:
             return
@@ -195,7 +193,6 @@ class SplitsBox(ui.Section):
         self.proposer.start(job, "proposing splits")
 
     def check(self) -> None:
-        """Look for copies in the background."""
         dataset = self.dataset
         if dataset is None:
             return

@@ -77,7 +77,6 @@ class ArrayTableModel(QAbstractTableModel):
         return len(self.columns[0].values) if self.columns else 0
 
     def column(self, name: str) -> int:
-        """Place of a column."""
         return next(place for place, column in enumerate(self.columns) if column.name == name)
 
     def set_columns(self, columns: Sequence[Column], text: NDArray[Any] | None = None) -> None:
@@ -110,7 +109,6 @@ class ArrayTableModel(QAbstractTableModel):
         self.refresh()
 
     def refresh(self) -> None:
-        """Filter and sort again."""
         self.beginResetModel()
         self._rows = self._arranged()
         self.endResetModel()
@@ -121,12 +119,13 @@ class ArrayTableModel(QAbstractTableModel):
         return shown
 
     def row_of(self, item: int) -> int | None:
-        """The row an item is shown in."""
         places = np.flatnonzero(self._rows == item)
         return int(places[0]) if len(places) else None
 
     def _arranged(self) -> NDArray[np.intp]:
         rows = np.arange(len(self)) if self._items is None else self._items
+        if not self.columns:
+            return rows
         for name, value in self._equal.items():
             rows = rows[np.asarray(self.columns[self.column(name)].values)[rows] == value]
         for name, lowest in self._least.items():
