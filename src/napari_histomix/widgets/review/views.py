@@ -23,7 +23,7 @@ from qtpy.QtWidgets import QButtonGroup, QWidget
 
 from napari_histomix.compositing.composing import Look
 from napari_histomix.records import DONOR, INPAINTED
-from napari_histomix.widgets.elements import SPACE, CropView, add, button, check, column, even_row, label, row
+from napari_histomix.widgets.elements import SPACE, CropView, add, box, button, check, column, even_row, label, row
 
 SIDE_BY_SIDE, BLINK, SWIPE = "side", "blink", "swipe"
 MODES = (
@@ -191,7 +191,8 @@ class Comparison(QWidget):
         options = row(self.origin, self.smooth, self.real)
         options.addStretch(1)
         add(options, self.farther, self.zoom_label, self.closer)
-        self.setLayout(column(even_row(*self.modes.values()), views, options, space=SPACE - 2))
+        # In a box of their own, the views never lie over the options where the dock is low.
+        self.setLayout(column(even_row(*self.modes.values()), box(views), options, space=SPACE - 2))
         self._blinking = QTimer(self)
         self._blinking.setInterval(INTERVAL)
         self._blinking.timeout.connect(self._on_blink)
