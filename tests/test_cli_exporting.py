@@ -49,6 +49,10 @@ def test_what_is_approved_is_exported(run, study, tmp_path):
     assert said["files"] == sum(path.is_file() for path in out.rglob("*"))
     code, _, error = run("export", study, "--out", out)
     assert code == 1 and "already exists" in error[-1]
+    code, shown, _ = run("inspect", out)
+    assert code == 0 and any("lymphocyte" in line and line.endswith("(2 synthetic)") for line in shown)
+    assert any("2 of " in line and "are synthetic; they are never donors" in line for line in shown)
+    assert json.loads(run("inspect", out, "--json")[1][-1])["synthetic"] == 2
 
 
 def test_a_dry_run_says_what_comes_and_writes_nothing(run, study, tmp_path):
@@ -122,6 +126,7 @@ def test_a_study_of_tissue_is_exported_as_class_folders_alone(run, tmp_path):
     size = sum(path.stat().st_size for path in files)
     assert size / 1.5 < plan["size"] < 1.5 * size
     assert len(open_any(out).entries) == 6
+    assert any("2 of 6 images are synthetic" in line for line in run("inspect", out)[1])
     assert len(json.loads((out / "manifest.json").read_text(encoding="utf-8"))["changes"]) == 2
 
 

@@ -277,4 +277,3 @@ def test_images_with_a_class_under_review(open_dock, settle, qtbot, tmp_path, ty
     type_keys(dock, "X")
     settle(dock)
     assert not book.layer(session.image, "synthetic").visible and book.layer(session.image, "image").visible
-    dock.real_viewer.screenshot("/tmp/review_images.png", canvas_only=False, flash=False)

@@ -67,7 +67,7 @@ def _share(text: str) -> float:
 
 def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
     """Show what a dataset holds."""
-    from napari_histomix.datasets import survey
+    from napari_histomix.datasets import survey, synthetic_notes
     from napari_histomix.datasets.copies import find_copies
     from napari_histomix.datasets.splits import shared
 
@@ -88,6 +88,7 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
         "images": len(dataset.entries),
         "classes": [{**{key: row[key] for key in row if key != "count"}, what: row["count"]} for row in classes],
         what: total,
+        "synthetic": sum(row["synthetic"] for row in classes),
         "mpp": scales,
         "images_without_scale": len(dataset.missing_scale),
         "splits": dict(splits),
@@ -101,11 +102,13 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
     for row in classes:
         bar = "█" * round(40 * row["count"] / largest)
         number = f"{row['number']:>3}  " if "number" in row else ""
-        lines.append(f"  {number}{row['name']:<{width}}  {row['count']:>8,}  {bar}")
+        synthetic = f" ({row['synthetic']:,} synthetic)" if row["synthetic"] else ""
+        lines.append(f"  {number}{row['name']:<{width}}  {row['count']:>8,}  {bar}{synthetic}")
     scale = ", ".join(f"{value:g}" for value in scales) or "unknown: pass --mpp"
     lines.append(f"µm/px: {scale}")
     lines.append("splits: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
     lines.append(f"patients: {len(patients) or 'not named'}")
+    lines += [f"synthetic: {note}" for note in synthetic_notes(dataset, surveyed)]
     problems = [f"problem: {problem.sentence}" for problem in surveyed.problems] + [f"leak: {leak}" for leak in leaks]
     lines += problems or ["No problems found."]
     say(options, *lines)
@@ -113,14 +116,18 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _classes(dataset: Dataset, surveyed: Survey) -> tuple[str, list[dict[str, Any]]]:
-    """What is counted (nuclei, or images of a class), and a row for each class."""
+    """What is counted (nuclei, or images of a class), and a row for each class: how many, and how many synthetic."""
     if dataset.has_nuclei:
+        synthetic = surveyed.synthetic_total
         return "nuclei", [
-            {"number": kind.number, "name": kind.name, "color": list(kind.color), "count": surveyed.total[kind.number]}
+            {"number": kind.number, "name": kind.name, "color": list(kind.color)}
+            | {"count": surveyed.total[kind.number], "synthetic": synthetic[kind.number]}
             for kind in dataset.classes
         ]
     counts = Counter(entry.kind for entry in dataset.entries)
-    return "images_of_it", [{"name": kind, "count": counts[kind]} for kind in dataset.kinds]
+    made = Counter(entry.kind for entry in dataset.entries if entry.synthetic)
+    rows = [{"name": kind, "count": counts[kind], "synthetic": made[kind]} for kind in dataset.kinds]
+    return "images_of_it", rows
 
 
 def run_split(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QListWidget, QToolButton, QWidget
 
-from napari_histomix.datasets import sample_folder
+from napari_histomix.datasets import sample_folder, synthetic_notes
 from napari_histomix.datasets.splits import split_of, split_order
 from napari_histomix.records import NucleusClass
 from napari_histomix.widgets import elements as ui
@@ -146,7 +146,7 @@ class DataPanel(Panel):
         self.scale_box = ui.box(ui.row(ui.label("Scale", wrap=False), self.scale, self.scale_apply, stretch=1))
         self.classes = ClassTable()
         self.classes.chosen.connect(self.session.choose_classes)
-        self.class_note = ui.Note()
+        self.class_note, self.synthetic = ui.Note(), ui.Note()
         self.splits = SplitsBox(self.viewer, self.session)
         self.problems_title = ui.heading("")
         self.problems = QListWidget()
@@ -166,7 +166,7 @@ class DataPanel(Panel):
             ("Image", ui.row(self.previous, self.images, self.following, stretch=1)),
             ("Study", ui.row(self.study, self.study_change, stretch=0)),
         )
-        overview = (self.summary, self.scale_box, self.classes, self.class_note, self.splits)
+        overview = (self.summary, self.synthetic, self.scale_box, self.classes, self.class_note, self.splits)
         self.contents = ui.box(ui.column(*overview, self.problems_title, self.problems, details))
         self.column.addWidget(self.contents)
 
@@ -262,6 +262,7 @@ class DataPanel(Panel):
         parts = [f"{splits[split]} {split}" for split in sorted(splits, key=split_order)]
         scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
         scale = ", ".join(f"{mpp:g}" for mpp in scales) + " µm/px" if scales else "scale unknown"
+        self.synthetic.say(" ".join(synthetic_notes(dataset, survey)), "warning")
         images = ui.many(len(survey.counts), "image")
         self.summary.setText(f"<b>{dataset.name}</b><br>{images} ({', '.join(parts)}) · {inside} · {scale}")
 
