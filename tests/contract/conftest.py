@@ -20,6 +20,14 @@ from napari_histomix.study import Study
 
 register(STAMPS)
 
+
+def documented() -> list[str]:
+    """Methods of the package, and the toy of its documentation: not those that other tests register."""
+    return [
+        name for name in method_names() if type(method_of(name)).__module__.startswith(("napari_histomix", "stamps"))
+    ]
+
+
 SMALL: dict[str, Any] = {
     "count": 6,
     "per_class": 2,
@@ -106,7 +114,7 @@ def tissue_data(tissue_folder, tmp_path_factory) -> Dataset:
 
 def _cases() -> list[tuple[str, str]]:
     cases = []
-    for name in method_names():
+    for name in documented():
         needs = method_of(name).needs
         if not needs.kinds:
             cases.append((name, "nuclei"))
