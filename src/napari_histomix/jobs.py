@@ -24,22 +24,10 @@ from napari_histomix.study.runs import OPEN, Run
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of a run.
+    """What came of a run: the ``ids`` of all changes that it made, those of an interrupted beginning included.
 
-    Parameters
-    ----------
-    study : Study
-        Holds the changes.
-    run : int
-        Id of the run.
-    ids : tuple of int
-        Of the changes that it made, those of an interrupted beginning included.
-    wanted : int
-        How many were asked for.
-    refusals : Counter of str
-        How often something was refused, by reason.
-    problems : tuple of Problem
-        Images that could not be used.
+    ``wanted`` is how many were asked for, ``refusals`` how often something was refused, by reason; ``problems`` are of
+    images that could not be used.
     """
 
     study: Study

@@ -11,7 +11,7 @@ import pytest
 
 from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
-from napari_histomix.study.database import Claim
+from napari_histomix.study.database import WriteLock
 from napari_histomix.study.decision_log import items_of
 
 
@@ -104,14 +104,14 @@ def test_a_second_window_may_only_read_and_says_so(study):
 
 
 def test_what_a_window_has_open_shares_its_right(study):
-    assert study.hold()
-    other = Study.open(study.folder, study.claim)
-    assert other.hold()
+    lock = WriteLock(study.folder)
+    other = Study.open(study.folder, lock)
+    assert study.hold(lock) and other.hold()
     other.decide("candidate", [1], "drop")
     study.decide("candidate", [2], "drop")
-    assert not Claim(study.folder).take()
+    assert not WriteLock(study.folder).take()
     study.let_go()
-    assert Claim(study.folder).take()
+    assert WriteLock(study.folder).take()
 
 
 def test_a_study_that_nobody_has_any_more_is_free(study):

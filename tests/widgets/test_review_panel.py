@@ -368,7 +368,7 @@ def test_a_damaged_picture_is_told_in_a_sentence(panel, folder) -> None:
         content = bytearray(pack.read_bytes())
         content[200:] = bytes(len(content) - 200)
         pack.write_bytes(content)
-    panel.session.study._patch.cache_clear()
+    panel.session.study.patch.cache_clear()
     panel.move_by(1)
     assert "damaged" in panel.contents.note.text() and panel.contents.views.after.pixels is None
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -15,9 +15,7 @@ from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS
 from napari_histomix.datasets.splits import read_splits, with_chosen_splits, with_splits
 from napari_histomix.records import HistomixError, Job
 from napari_histomix.settings import DEVICES, Setting, made_from, settings_of, shown
-
-if TYPE_CHECKING:
-    from napari_histomix.study import Study
+from napari_histomix.study import Study
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -45,12 +43,13 @@ class Commands:
         self._parsers = parser.add_subparsers(title=title, required=True, metavar=title.removesuffix("s").upper())
 
     def add(
-        self, name: str, run: Callable[[argparse.Namespace], dict[str, Any]], summary: str
+        self, name: str, run: Callable[[argparse.Namespace], dict[str, Any]], summary: str, *shared: str
     ) -> argparse.ArgumentParser:
-        """A command that ``run`` carries out; it returns what ``--json`` prints."""
+        """A command with options that others have too; ``run`` carries it out and returns what ``--json`` prints."""
         added = self._parsers.add_parser(name, help=summary, description=summary, formatter_class=_Formatter)
         added.add_argument("--json", action="store_true", help="print one last line of JSON for programs")
         added.set_defaults(run=run)
+        add_shared(added, *shared)
         return added
 
     def group(self, name: str, summary: str, title: str = "actions") -> Commands:
@@ -79,6 +78,12 @@ def _seed(text: str) -> int:
 
 
 _SHARED: dict[str, dict[str, Any]] = {
+    "dataset": {
+        "type": Path,
+        "help": "folder of labeled images in any format that 'convert' writes, HoVer-Net's among them; for tissue a "
+        "folder for each class, or a CSV of images and classes",
+    },
+    "study": {"type": Path, "help": "study folder"},
     "--mpp": {"type": positive, "help": "µm per pixel, where the data does not say it"},
     "--splits": {
         "type": Path,
@@ -91,26 +96,20 @@ _SHARED: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": f"one of {', '.join(WRITABLE)} (hovernet; for images with a class each {CLASS_FOLDERS})",
     },
+    "--out": {"type": Path, "required": True, "help": "new folder for the dataset"},
     "--device": {"choices": list(DEVICES), "default": "auto", "help": "where to compute"},
     "--seed": {"type": _seed, "default": 0, "help": "the same seed gives the same result"},
 }
+
+
+DATASET = "dataset", "--mpp", "--splits"
+"""A dataset, its scale and its splits."""
 
 
 def add_shared(parser: argparse.ArgumentParser, *flags: str) -> None:
     """Add options that several commands have."""
     for flag in flags:
         parser.add_argument(flag, **_SHARED[flag])
-
-
-def add_dataset(parser: argparse.ArgumentParser) -> None:
-    """Add the dataset, its scale and its splits."""
-    parser.add_argument(
-        "dataset",
-        type=Path,
-        help="folder of labeled images in any format that 'convert' writes, HoVer-Net's among them; for tissue a "
-        "folder for each class, or a CSV of images and classes",
-    )
-    add_shared(parser, "--mpp", "--splits")
 
 
 def add_settings(parser: Any, classes: Iterable[type], *, without: Iterable[str] = ()) -> None:
@@ -172,10 +171,11 @@ def settings_from(cls: type[S], options: argparse.Namespace | Mapping[str, Any])
     Raises UsageError if a setting that is needed is missing, HistomixError if a value is out of its bounds.
     """
     given = options if isinstance(options, Mapping) else vars(options)
-    for setting in settings_of(cls):
+    settings = settings_of(cls)
+    for setting in settings:
         if setting.required and given.get(setting.name) is None:
             raise UsageError(f"{setting.flag} is needed: {setting.option.help}")
-    return made_from(cls, {setting.name: given[setting.name] for setting in settings_of(cls) if setting.name in given})
+    return made_from(cls, {setting.name: given[setting.name] for setting in settings if setting.name in given})
 
 
 def check_out(out: Path, kind: str = "folder") -> None:
@@ -226,16 +226,6 @@ def open_data(options: argparse.Namespace) -> Dataset:
     say(options, *(f"Skipped: {problem.sentence}" for problem in dataset.problems))
     path = getattr(options, "splits", None)
     return dataset if path is None else with_splits(dataset, read_splits(path))
-
-
-def with_study_splits(options: argparse.Namespace, dataset: Dataset) -> Dataset:
-    """The dataset with the splits of the study that ``--study`` names, unless ``--splits`` names others."""
-    from napari_histomix.study import Study
-    from napari_histomix.study.database import FILE
-
-    if options.splits is None and options.study and (options.study / FILE).is_file():
-        return with_chosen_splits(dataset, Study.open(options.study).settings())
-    return dataset
 
 
 def named_splits(options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:

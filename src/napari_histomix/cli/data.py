@@ -6,12 +6,12 @@ import argparse
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_histomix.cli.common import (
+    DATASET,
     WRITABLE,
     Commands,
-    add_dataset,
     add_shared,
     check_out,
     follow,
@@ -19,26 +19,20 @@ from napari_histomix.cli.common import (
     say,
     study_images,
 )
-from napari_histomix.datasets import Dataset, Survey
+from napari_histomix.datasets import Dataset, Survey, splits, survey, synthetic_notes
 from napari_histomix.records import HistomixError
-
-if TYPE_CHECKING:
-    from napari_histomix.study.export_plan import ExportPlan
+from napari_histomix.study import Study
 
 
 def add_commands(commands: Commands) -> None:
     """Add ``inspect``, ``split``, ``convert`` and ``export``."""
-    from napari_histomix.datasets.splits import SHARES
-
-    inspect = commands.add("inspect", run_inspect, "Show classes, counts, µm/px, splits and problems of a dataset.")
-    add_dataset(inspect)
+    commands.add("inspect", run_inspect, "Show classes, counts, µm/px, splits and problems of a dataset.", *DATASET)
 
     summary = "Propose training, validation and test images: no patient, slide or copy in two of them."
-    split = commands.add("split", run_split, summary)
-    add_dataset(split)
+    split = commands.add("split", run_split, summary, *DATASET)
     split.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file, for --splits")
-    split.add_argument("--val", type=_share, default=SHARES["val"], help="share of the validation images")
-    split.add_argument("--test", type=_share, default=SHARES["test"], help="share of the test images")
+    split.add_argument("--val", type=_share, default=splits.SHARES["val"], help="share of the validation images")
+    split.add_argument("--test", type=_share, default=splits.SHARES["test"], help="share of the test images")
     kept = "splits of the dataset that stay as they are, such as test"
     split.add_argument("--keep", nargs="+", default=[], metavar="SPLIT", help=kept)
     split.add_argument("--seed", type=int, default=0, help="the same seed gives the same splits")
@@ -47,12 +41,10 @@ def add_commands(commands: Commands) -> None:
     converting.add_argument("dataset", type=Path, help="folder of labeled images, in any format")
     add_shared(converting, "--mpp")
     converting.add_argument("--to", required=True, choices=WRITABLE, help="the format to write")
-    converting.add_argument("--out", type=Path, required=True, help="new folder for the dataset")
+    add_shared(converting, "--out")
 
-    exporting = commands.add("export", run_export, "Write the approved work of a study as a dataset.")
-    exporting.add_argument("study", type=Path, help="study folder")
-    add_shared(exporting, "--format", "--dataset")
-    exporting.add_argument("--out", type=Path, required=True, help="new folder for the dataset")
+    summary = "Write the approved work of a study as a dataset."
+    exporting = commands.add("export", run_export, summary, "study", "--format", "--dataset", "--out")
     exporting.add_argument("--dry-run", action="store_true", help="show counts and size, and write nothing")
     band = "also write class maps with 255 over the inpainted pixels"
     exporting.add_argument("--ignore-band", action="store_true", help=band)
@@ -67,18 +59,15 @@ def _share(text: str) -> float:
 
 def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
     """Show what a dataset holds."""
-    from napari_histomix.datasets import survey, synthetic_notes
     from napari_histomix.datasets.copies import find_copies
-    from napari_histomix.datasets.splits import shared
 
     dataset = open_data(options)
     surveyed = follow(survey(dataset))
     copies = follow(find_copies(dataset))
-    leaks = [f"The {leak.what} {leak.sentence} is in several splits." for leak in shared(dataset)]
-    leaks += [copy.sentence for copy in copies]
+    leaks = _shared(dataset) + [copy.sentence for copy in copies]
     if not surveyed.counts:
         raise HistomixError(surveyed.problems[0].sentence)
-    splits = Counter(entry.source.split or "train" for entry in dataset.entries)
+    by_split = Counter(entry.source.split or "train" for entry in dataset.entries)
     patients = {entry.source.patient for entry in dataset.entries if entry.source.patient}
     scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
     what, classes = _classes(dataset, surveyed)
@@ -91,7 +80,7 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
         "synthetic": sum(row["synthetic"] for row in classes),
         "mpp": scales,
         "images_without_scale": len(dataset.missing_scale),
-        "splits": dict(splits),
+        "splits": dict(by_split),
         "patients": len(patients),
         "problems": [asdict(problem) for problem in surveyed.problems],
         "leaks": leaks,
@@ -105,14 +94,16 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
         synthetic = f" ({row['synthetic']:,} synthetic)" if row["synthetic"] else ""
         lines.append(f"  {number}{row['name']:<{width}}  {row['count']:>8,}  {bar}{synthetic}")
     scale = ", ".join(f"{value:g}" for value in scales) or "unknown: pass --mpp"
-    lines.append(f"µm/px: {scale}")
-    lines.append("splits: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
-    lines.append(f"patients: {len(patients) or 'not named'}")
+    counted = ", ".join(f"{name} {count}" for name, count in by_split.items())
+    lines += [f"µm/px: {scale}", f"splits: {counted}", f"patients: {len(patients) or 'not named'}"]
     lines += [f"synthetic: {note}" for note in synthetic_notes(dataset, surveyed)]
     problems = [f"problem: {problem.sentence}" for problem in surveyed.problems] + [f"leak: {leak}" for leak in leaks]
-    lines += problems or ["No problems found."]
-    say(options, *lines)
+    say(options, *lines, *(problems or ["No problems found."]))
     return result
+
+
+def _shared(dataset: Dataset) -> list[str]:
+    return [f"The {leak.what} {leak.sentence} is in several splits." for leak in splits.shared(dataset)]
 
 
 def _classes(dataset: Dataset, surveyed: Survey) -> tuple[str, list[dict[str, Any]]]:
@@ -132,17 +123,7 @@ def _classes(dataset: Dataset, surveyed: Survey) -> tuple[str, list[dict[str, An
 
 def run_split(options: argparse.Namespace) -> dict[str, Any]:
     """Propose splits, and write them."""
-    from napari_histomix.datasets import survey
     from napari_histomix.datasets.copies import find_copies
-    from napari_histomix.datasets.splits import (
-        propose_splits,
-        shared,
-        shortcomings,
-        split_order,
-        units,
-        with_splits,
-        write_splits,
-    )
 
     if options.val + options.test >= 1:
         raise HistomixError("The shares of validation and test leave nothing to train on; ask for less.")
@@ -160,17 +141,16 @@ def run_split(options: argparse.Namespace) -> dict[str, Any]:
     copies = follow(find_copies(dataset, within=True))
     together = [copy.images for copy in copies]
     shares = {"train": 1 - options.val - options.test, "val": options.val, "test": options.test}
-    splits = propose_splits(dataset, shares, options.seed, counts, together, options.keep)
-    notes = list(shortcomings(dataset, splits, counts, names, together))
-    chosen = with_splits(dataset, splits)
-    notes += [f"The {leak.what} {leak.sentence} is in several splits." for leak in shared(chosen)]
-    write_splits(options.out, chosen)
-    images = Counter(splits.values())
+    proposed = splits.propose_splits(dataset, shares, options.seed, counts, together, options.keep)
+    chosen = splits.with_splits(dataset, proposed)
+    notes = [*splits.shortcomings(dataset, proposed, counts, names, together), *_shared(chosen)]
+    splits.write_splits(options.out, chosen)
+    images = Counter(proposed.values())
     classes: dict[str, dict[str, int]] = {}
-    for split in sorted(images, key=split_order):
-        total = sum((Counter(counts[image]) for image in counts if splits.get(image) == split), Counter[Any]())
+    for split in sorted(images, key=splits.split_order):
+        total = sum((Counter(counts[image]) for image in counts if proposed.get(image) == split), Counter[Any]())
         classes[split] = {names.get(kind, str(kind)): total[kind] for kind in sorted(total, key=str)}
-    many = Counter(unit.what for unit in units(dataset, together))
+    many = Counter(unit.what for unit in splits.units(dataset, together))
     say(options, f"{dataset.name}: " + ", ".join(f"{count:,} {what}s" for what, count in many.items()) + " to divide.")
     for split, counted in classes.items():
         by_class = ", ".join(f"{name} {count:,}" for name, count in counted.items())
@@ -199,28 +179,14 @@ def run_convert(options: argparse.Namespace) -> dict[str, Any]:
 def run_export(options: argparse.Namespace) -> dict[str, Any]:
     """Write what is approved in a study, or show what would be written."""
     from napari_histomix.datasets.copies import check_leaks
-    from napari_histomix.study import Study
     from napari_histomix.study.export import export_study, format_for
-    from napari_histomix.study.export_plan import plan_export
+    from napari_histomix.study.export_plan import bytes_text, plan_export
 
     study = Study.open(options.study)
     dataset = study_images(study, options.dataset)
     format = format_for(dataset, options.format, options.ignore_band)
     how = {"format": format, "ignore_band": options.ignore_band}
     plan = follow(plan_export(dataset, study.changes(), options.out, study.decisions("change"), **how))
-    _show(options, plan)
-    if options.dry_run:
-        follow(check_leaks(dataset))
-    else:
-        follow(export_study(study, dataset, options.out, **how))
-    say(options, "Nothing was written: a dry run." if options.dry_run else f"Written: {options.out}")
-    return {"out": str(options.out), "format": format, "dry_run": options.dry_run, **asdict(plan)}
-
-
-def _show(options: argparse.Namespace, plan: ExportPlan) -> None:
-    """Say what will be written; refuse it where there is no room."""
-    from napari_histomix.study.export_plan import bytes_text
-
     width = max(map(len, plan.before), default=0)
     say(options, f"{plan.images:,} training images, {plan.synthetic_images:,} with synthetic pixels.")
     for name, before in plan.before.items():
@@ -232,3 +198,9 @@ def _show(options: argparse.Namespace, plan: ExportPlan) -> None:
     say(options, f"{plan.files:,} files, about {bytes_text(plan.size)}; {bytes_text(plan.free)} are free.")
     if plan.refusal:
         raise HistomixError(plan.refusal)
+    if options.dry_run:
+        follow(check_leaks(dataset))
+    else:
+        follow(export_study(study, dataset, options.out, **how))
+    say(options, "Nothing was written: a dry run." if options.dry_run else f"Written: {options.out}")
+    return {"out": str(options.out), "format": format, "dry_run": options.dry_run, **asdict(plan)}

@@ -8,11 +8,12 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from napari_histomix import jobs
 from napari_histomix.cli.common import (
+    DATASET,
     Commands,
-    add_dataset,
     add_settings,
     add_shared,
     check_out,
@@ -23,15 +24,13 @@ from napari_histomix.cli.common import (
     settings_from,
     study_images,
 )
+from napari_histomix.datasets import SAMPLE_RARE, Dataset, load_sample
 from napari_histomix.methods import DEFAULT, method_names, method_of, method_problems
+from napari_histomix.methods.base import Method
 from napari_histomix.records import HistomixError
 from napari_histomix.settings import settings_of, shown
-
-if TYPE_CHECKING:
-    from napari_histomix.datasets import Dataset
-    from napari_histomix.jobs import Outcome
-    from napari_histomix.methods.base import Method
-    from napari_histomix.study import Study
+from napari_histomix.study import Study
+from napari_histomix.study.database import FILE
 
 DEMO_COUNT = 12
 
@@ -45,8 +44,7 @@ def add_commands(commands: Commands, method: str) -> None:
         "Make synthetic images with a method, and write the augmented dataset. "
         f"The options below are those of '{method}'; 'histomix methods' lists all methods."
     )
-    synthesize = commands.add("synthesize", run_synthesize, summary)
-    add_dataset(synthesize)
+    synthesize = commands.add("synthesize", run_synthesize, summary, *DATASET)
     synthesize.add_argument("--method", choices=method_names(), default=method, metavar="NAME", help="what makes them")
     synthesize.add_argument("--out", type=Path, required=True, help="new folder for the augmented dataset")
     synthesize.add_argument("--study", type=Path, metavar="FOLDER", help="keep the study here, to review in napari")
@@ -55,8 +53,7 @@ def add_commands(commands: Commands, method: str) -> None:
     add_shared(synthesize, "--format")
     add_settings(synthesize, _settings_classes(method_of(method)))
 
-    resume = commands.add("resume", run_resume, "Go on with a run that was killed or cancelled.")
-    resume.add_argument("study", type=Path, help="study folder")
+    resume = commands.add("resume", run_resume, "Go on with a run that was killed or cancelled.", "study")
     resume.add_argument("--out", type=Path, help="new folder for the augmented dataset, once all is made")
     add_shared(resume, "--dataset", "--format")
 
@@ -85,10 +82,7 @@ def run_methods(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "methods": [
             {
-                "name": method.name,
-                "title": method.title,
-                "makes": method.makes,
-                "citation": method.citation,
+                **{key: getattr(method, key) for key in ("name", "title", "makes", "citation")},
                 "needs": asdict(method.needs),
                 "stage": method.stage.name if method.stage is not None else None,
                 "settings": [setting.name for setting in settings_of(method.settings)],
@@ -112,8 +106,6 @@ def run_synthesize(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     """The whole job on the bundled sample."""
-    from napari_histomix.datasets import SAMPLE_RARE, load_sample
-
     check_out(options.out)
     options.rare, options.study, options.candidates = [SAMPLE_RARE], None, None
     options.format = options.mpp = None
@@ -125,18 +117,14 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
 def _synthesize(
     options: argparse.Namespace, dataset: Dataset, method: Method[Any, Any], *, report: bool
 ) -> dict[str, Any]:
-    from napari_histomix import jobs
     from napari_histomix.datasets.copies import check_leaks
     from napari_histomix.datasets.dataset_writer import check_format
-    from napari_histomix.study import Study
-    from napari_histomix.study.database import FILE
-    from napari_histomix.study.export import export_study, format_for
+    from napari_histomix.study.export import format_for
     from napari_histomix.study.tables import read_candidates
 
     jobs.check(method, dataset)
     settings: Any = settings_from(method.settings, options)
-    layout = format_for(dataset, options.format)
-    check_format(layout, dataset.classes, dataset.kinds)
+    check_format(format_for(dataset, options.format), dataset.classes, dataset.kinds)
     follow(check_leaks(dataset))
     folder = options.study or options.out.with_name(f"{options.out.name}.study")
     study = Study.open(folder).take() if (folder / FILE).is_file() else None
@@ -159,9 +147,7 @@ def _synthesize(
         if not made.ids:
             reason = made.refusals.most_common(1)
             raise HistomixError(f"Nothing could be made{f'; {reason[0][0]}' if reason else ''}.")
-        _say_outcome(options, made)
-        follow(export_study(study, dataset, options.out, format=layout, ids=made.ids, reviewed=False, report=report))
-        result = _result(made, options.out)
+        result = _exported(options, made, dataset, report=report)
     except KeyboardInterrupt:
         if study.changes():
             say(options, f"What is made so far is kept; go on with: histomix resume {folder} --out {options.out}")
@@ -198,37 +184,33 @@ def _check_same_stage(options: argparse.Namespace, method: Method[Any, Any], stu
 
 def run_resume(options: argparse.Namespace) -> dict[str, Any]:
     """Go on with a run, and export what it made."""
-    from napari_histomix import jobs
-    from napari_histomix.datasets.dataset_writer import check_place
-    from napari_histomix.study import Study
-    from napari_histomix.study.export import export_study, format_for
-
     study = Study.open(options.study).take()
     dataset = study_images(study, options.dataset)
     if options.out is not None:
-        check_place(options.out)
+        check_out(options.out)
     made = follow(jobs.resume(study, dataset))
-    _say_outcome(options, made)
+    result = _exported(options, made, dataset)
     if options.out is not None:
-        layout = format_for(dataset, options.format)
-        follow(export_study(study, dataset, options.out, format=layout, ids=made.ids, reviewed=False))
         say(options, f"Written: {options.out}")
-    return _result(made, options.out)
+    return result
 
 
-def _say_outcome(options: argparse.Namespace, made: Outcome) -> None:
-    from napari_histomix.jobs import refused
+def _exported(
+    options: argparse.Namespace, made: jobs.Outcome, dataset: Dataset, *, report: bool = False
+) -> dict[str, Any]:
+    """Say what was made, export it where a folder is named, and return what ``--json`` prints."""
+    from napari_histomix.study.export import export_study, format_for
 
     say(options, f"Made {len(made.ids):,} of {made.wanted:,}.")
-    say(options, *(f"  {line}" for line in refused(made.refusals)))
+    say(options, *(f"  {line}" for line in jobs.refused(made.refusals)))
     say(options, *(f"Skipped: {problem.sentence}" for problem in made.problems))
-
-
-def _result(made: Outcome, out: Path | None) -> dict[str, Any]:
+    if options.out is not None:
+        how: dict[str, Any] = {"format": format_for(dataset, options.format), "ids": made.ids, "report": report}
+        follow(export_study(made.study, dataset, options.out, reviewed=False, **how))
     table = made.study.change_table()
     kinds = Counter(str(table.class_keys[code]) for code in table.classes[table.rows(made.ids)].tolist())
     return {
-        "out": None if out is None else str(out),
+        "out": None if options.out is None else str(options.out),
         "made": len(made.ids),
         "wanted": made.wanted,
         "by_class": dict(kinds),

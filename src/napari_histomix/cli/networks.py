@@ -1,12 +1,14 @@
-"""Commands that train and test networks: train, blend-test."""
+"""Commands that train networks, and that test what they and methods make: train, blend-test, reader-test."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import Commands, add_dataset, add_shared, follow, open_data, positive, say, whole
+from napari_histomix.cli.common import DATASET, Commands, add_shared, follow, open_data, positive, say, whole
+from napari_histomix.study import Study
 
 TRAINED = {
     "inpainter": "Train the network that fills holes, on pixels.",
@@ -16,8 +18,9 @@ TRAINED = {
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``train``, an action for each kind of network, and ``blend-test``."""
+    """Add ``train``, an action for each kind of network, ``blend-test`` and ``reader-test``."""
     from napari_histomix.evaluation.blending import BlendSettings
+    from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 
     kinds = commands.group("train", "Train a network on your own images; no labels are needed.", "networks")
     for kind, summary in TRAINED.items():
@@ -43,8 +46,7 @@ def add_commands(commands: Commands) -> None:
         add_shared(train, "--splits", "--device", "--seed")
 
     summary = "Hide parts of real images, fill them in every way, compare with what was hidden."
-    test, default = commands.add("blend-test", run_blend_test, summary), BlendSettings()
-    add_dataset(test)
+    test, default = commands.add("blend-test", run_blend_test, summary, *DATASET), BlendSettings()
     presets = "fast, quality, paper, METHOD:START:STEPS:VISITS[:grain][:unconditional], or all"
     test.add_argument("--sampler", nargs="+", default=list(default.samplers), metavar="NAME", help=presets)
     shapes = "ring: around a nucleus; disc: on free background; large: as a tissue segment"
@@ -60,6 +62,24 @@ def add_commands(commands: Commands) -> None:
     test.add_argument("--model-mpp", nargs="+", type=positive, metavar="UM", help=scale)
     test.add_argument("--prompt", default="", help="what holes are to hold, for a model that follows a prompt")
     add_shared(test, "--device", "--seed")
+
+    actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
+    make = actions.add("make", run_reader_test, "Make a reader test out of what is approved in a study.")
+    make.add_argument("dataset", type=Path, help="the study's images: of nuclei, or of tissue")
+    add_shared(make, "--mpp", "--seed")
+    studies = "studies of these images, of one method each"
+    make.add_argument("--study", type=Path, nargs="+", required=True, metavar="FOLDER", help=studies)
+    make.add_argument("--out", type=Path, required=True, help="new folder for the test")
+    crops = "real and synthetic crops, each"
+    make.add_argument("--per-kind", type=int, default=ReaderTestSettings.per_kind, metavar="N", help=crops)
+    pasted = "also show donors pasted without blending, as a method of its own"
+    make.add_argument("--copy-paste", action="store_true", help=pasted)
+    make.add_argument("--all", action="store_true", help="also show what nobody has decided on")
+
+    report = actions.add("report", run_reader_report, "Show how readers did, and write it as PNG, CSV and JSON.")
+    report.add_argument("test", type=Path, help="folder of a reader test")
+    report.add_argument("--out", type=Path, required=True, help="new folder for the report")
+    report.add_argument("--truth", type=Path, metavar="FILE", help="the sealed truth, if it was kept elsewhere")
 
 
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
@@ -77,12 +97,9 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
         options.images,
         options.out,
         settings=replace(DEFAULTS[options.kind], **chosen),
-        start=options.start,
         autoencoder=getattr(options, "autoencoder", None),
         mpp=_scale(options.mpp),
-        device=options.device,
-        name=options.name,
-        resume=options.resume,
+        **{name: getattr(options, name) for name in ("start", "device", "name", "resume")},
         splits=read_splits(options.splits) if options.splits else None,
     )
     out = follow(job)
@@ -99,33 +116,19 @@ def _scale(values: list[float] | None) -> tuple[float, float] | None:
 def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
     """Measure how well a model's samplers fill holes in real images."""
     from napari_histomix.diffusion.model_files import load_model
-    from napari_histomix.evaluation.blending import (
-        BlendSettings,
-        blend_test,
-        check_sheet,
-        report_lines,
-        report_values,
-        write_sheet,
-    )
+    from napari_histomix.evaluation import blending
     from napari_histomix.weights import bundled
 
     if options.sheet:
-        check_sheet(options.sheet)
-    settings = BlendSettings(
-        holes=tuple(options.hole),
-        samplers=tuple(options.sampler),
-        count=options.count,
-        seed=options.seed,
-        device=options.device,
-        batch=options.batch,
-        spread=options.spread,
-    )
+        blending.check_sheet(options.sheet)
+    rest = {name: getattr(options, name) for name in ("count", "seed", "device", "batch", "spread")}
+    settings = blending.BlendSettings(holes=tuple(options.hole), samplers=tuple(options.sampler), **rest)
     dataset = open_data(options)
     model = load_model(options.model or bundled(), mpp=_scale(options.model_mpp), prompt=options.prompt)
-    report = follow(blend_test(dataset, model, settings))
-    say(options, *report_lines(report))
+    report = follow(blending.blend_test(dataset, model, settings))
+    say(options, *blending.report_lines(report))
     if options.sheet:
-        write_sheet(options.sheet, report)
+        blending.write_sheet(options.sheet, report)
         say(options, f"Written: {options.sheet}")
     return {
         "dataset": dataset.name,
@@ -134,5 +137,30 @@ def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
         "count": settings.count,
         "seed": settings.seed,
         "sheet": str(options.sheet) if options.sheet else None,
-        **report_values(report),
+        **blending.report_values(report),
     }
+
+
+def run_reader_test(options: argparse.Namespace) -> dict[str, Any]:
+    """Make a reader test."""
+    from napari_histomix.datasets.splits import with_chosen_splits
+    from napari_histomix.evaluation.reader_test.folder import make_reader_test
+    from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
+
+    settings = ReaderTestSettings(per_kind=options.per_kind, copy_paste=options.copy_paste, seed=options.seed)
+    studies = [Study.open(folder) for folder in options.study]
+    dataset = with_chosen_splits(open_data(options), studies[0].settings())
+    made = follow(make_reader_test(dataset, studies, options.out, settings, undecided=options.all))
+    say(options, f"{made.each} real and {made.each} synthetic crops. Written: {options.out}")
+    say(options, "To answer it, open napari and the dock HistoMix: Reader test.")
+    return {"out": str(options.out), "crops": len(made.test), "real": made.each, "synthetic": made.each}
+
+
+def run_reader_report(options: argparse.Namespace) -> dict[str, Any]:
+    """Report on a reader test."""
+    from napari_histomix.evaluation.reader_test.folder import ReaderTest
+    from napari_histomix.evaluation.reader_test.report_files import report_lines, write_report
+
+    report = write_report(ReaderTest.open(options.test), options.out, options.truth)
+    say(options, *report_lines(report), f"Written: {options.out}")
+    return {"out": str(options.out), **asdict(report)}

@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_histomix.cli.common import (
+    DATASET,
     Commands,
-    add_dataset,
     add_settings,
     check_out,
     follow,
@@ -24,21 +25,21 @@ from napari_histomix.cli.common import (
     open_data,
     say,
     settings_from,
-    with_study_splits,
 )
+from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.methods import stage_of
 from napari_histomix.records import Event, HistomixError, Job, Segment, within
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from napari_histomix.settings import check_settings
+from napari_histomix.study import Study
+from napari_histomix.study.database import FILE
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
 def add_commands(commands: Commands) -> None:
     """Add ``candidates``, ``segment``, ``pool build`` and ``pool stats``."""
-    candidates = commands.add("candidates", run_candidates, "Find where a rare nucleus would fit, and write it as CSV.")
-    add_dataset(candidates)
+    summary = "Find where a rare nucleus would fit, and write it as CSV."
+    candidates = commands.add("candidates", run_candidates, summary, *DATASET)
     candidates.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file")
     add_settings(candidates, [stage_of("candidates").settings])
 
@@ -49,19 +50,16 @@ def add_commands(commands: Commands) -> None:
     add_settings(segment, [settings], without=("encoder", "components"))
 
     actions = commands.group("pool", "Make a pool of tissue segments, or show what one holds.")
-    build = actions.add("build", run_pool_build, "Divide a dataset's training images and keep the segments.")
-    add_dataset(build)
+    summary = "Divide a dataset's training images and keep the segments."
+    build = actions.add("build", run_pool_build, summary, *DATASET)
     build.add_argument("--study", type=Path, required=True, metavar="FOLDER", help="new study that gets the pool")
     add_settings(build, [settings])
-    stats = actions.add("stats", run_pool_stats, "Show how many segments of which class a pool holds.")
-    stats.add_argument("study", type=Path, help="study folder")
+    actions.add("stats", run_pool_stats, "Show how many segments of which class a pool holds.", "study")
 
 
 def run_candidates(options: argparse.Namespace) -> dict[str, Any]:
     """Find candidate locations and write them as a table."""
-    from napari_histomix import jobs
     from napari_histomix.methods.base import Work
-    from napari_histomix.study import Study
     from napari_histomix.study.tables import write_candidates
 
     check_out(options.out, "file")
@@ -70,24 +68,16 @@ def run_candidates(options: argparse.Namespace) -> dict[str, Any]:
     settings: Any = settings_from(stage.settings, options)
     with tempfile.TemporaryDirectory() as place:
         study = Study.create(Path(place) / "study", dataset.root, dataset.name, options.mpp)
-        follow(stage.find(Work(dataset, study), jobs.check_settings(settings)))
+        follow(stage.find(Work(dataset, study), check_settings(settings)))
         candidates, facts = study.candidates(), study.settings()
         write_candidates(options.out, candidates)
-    temperature, size, warnings = (facts[key] for key in ("temperature", "effective_sample_size", "warnings"))
-    say(
-        options,
-        f"{len(candidates):,} candidate locations; the draw is worth {size:,.0f} equally likely ones "
-        f"(temperature {temperature:.3g}).",
-        *warnings,
-        f"Written: {options.out}",
+    facts = {key: facts[key] for key in ("temperature", "effective_sample_size", "warnings")}
+    sentence = (
+        f"{len(candidates):,} candidate locations; the draw is worth {facts['effective_sample_size']:,.0f} equally "
+        f"likely ones (temperature {facts['temperature']:.3g})."
     )
-    return {
-        "out": str(options.out),
-        "candidates": len(candidates),
-        "temperature": temperature,
-        "effective_sample_size": size,
-        "warnings": warnings,
-    }
+    say(options, sentence, *facts["warnings"], f"Written: {options.out}")
+    return {"out": str(options.out), "candidates": len(candidates), **facts}
 
 
 def run_segment(options: argparse.Namespace) -> dict[str, Any]:
@@ -178,14 +168,14 @@ def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
     from napari_histomix.datasets.copies import check_leaks
     from napari_histomix.methods.base import Work
     from napari_histomix.segmentation.pool import SegmentPool, has_pool
-    from napari_histomix.study import Study
-    from napari_histomix.study.database import FILE
 
     stage = stage_of("segments")
     begun = (options.study / FILE).is_file() and not has_pool(options.study)
     if not begun:
         Study.check_new(options.study)
-    dataset = with_study_splits(options, open_data(options))
+    dataset = open_data(options)
+    if begun and options.splits is None:
+        dataset = with_chosen_splits(dataset, Study.open(options.study).settings())
     follow(check_leaks(dataset))
     settings: Any = settings_from(stage.settings, _with_prompter(options))
     with (
@@ -209,7 +199,6 @@ def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
 def run_pool_stats(options: argparse.Namespace) -> dict[str, Any]:
     """Show what a segment pool holds."""
     from napari_histomix.segmentation.pool import SegmentPool
-    from napari_histomix.study import Study
     from napari_histomix.study.curation import Curation
 
     study = Study.open(options.study)
@@ -220,7 +209,7 @@ def run_pool_stats(options: argparse.Namespace) -> dict[str, Any]:
         rows = pool.rows[curation.kind == number]
         usable = curation.members(kind)
         areas = np.percentile(rows["area"], [5, 50, 95]).tolist() if len(rows) else [0, 0, 0]
-        classes[kind] = {
+        classes[kind] = facts = {
             "segments": len(rows),
             "usable": len(usable),
             "dropped": len(rows) - len(usable),
@@ -229,7 +218,6 @@ def run_pool_stats(options: argparse.Namespace) -> dict[str, Any]:
             "area_percentiles_5_50_95": [round(value) for value in areas],
             "mean_vote_share": round(float(rows["vote_share"].mean()), 4) if len(rows) else 0,
         }
-        facts = classes[kind]
         say(
             options,
             f"{kind}: {len(rows):,} segments of {facts['images']:,} images, {len(usable):,} usable, "

@@ -123,7 +123,7 @@ def read_json(path: Path, limit_bytes: int = MAX_JSON, *, not_a_number: bool = F
     content = read_bytes(path, limit_bytes)
     try:
         text = content.decode("utf-8-sig")
-        with _uncollected():
+        with uncollected():
             return json.loads(text) if not_a_number else json.loads(text, parse_constant=refuse)
     except UnicodeDecodeError:
         reason = ": it is not UTF-8 text"
@@ -141,7 +141,7 @@ def read_xml(path: Path, limit_bytes: int = MAX_XML) -> ElementTree.Element:
     content = read_bytes(path, limit_bytes)
     try:
         _check_prolog(content, path.name)
-        with _uncollected():
+        with uncollected():
             return ElementTree.fromstring(content)
     except (ElementTree.ParseError, expat.ExpatError) as error:
         place = f" at line {error.position[0]}" if isinstance(error, ElementTree.ParseError) else ""
@@ -152,7 +152,7 @@ def read_xml(path: Path, limit_bytes: int = MAX_XML) -> ElementTree.Element:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """No garbage collections meanwhile: over the millions of new objects of a large file they take most of the time."""
     global _readers, _collecting
     with _lock:

@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.records import Change, SourceRef
+
+if TYPE_CHECKING:
+    from napari_histomix.study.runs import ChangeStore
 
 Patch = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32] | None]
 """Pixels, origin and labels of a change."""
@@ -37,16 +40,13 @@ class Header:
 
 
 class StoredChange(Change):
-    """A change whose pixels, masks (``patch``, by id) and provenance (``facts``, by id) are on disk."""
+    """A change whose pixels, masks and provenance are on disk."""
 
-    __slots__ = ("_facts", "_header", "_patch")
-    _facts: Callable[[int], Mapping[str, Any]]
+    __slots__ = ("_header", "_store")
     _header: Header
-    _patch: Callable[[int], Patch]
+    _store: ChangeStore
 
-    def __init__(
-        self, header: Header, patch: Callable[[int], Patch], facts: Callable[[int], Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, header: Header, store: ChangeStore) -> None:
         about = json.loads(header.about)
         values = {name: getattr(header, name) for name in ("id", "image", "name", "row", "col", "method", "seed")}
         values |= {
@@ -55,9 +55,8 @@ class StoredChange(Change):
             "class_shares": about.get("class_shares"),
             "sources": tuple(SourceRef(*source) for source in about["sources"]),
             "score": float("nan") if header.score is None else header.score,
-            "_facts": facts,
             "_header": header,
-            "_patch": patch,
+            "_store": store,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -67,35 +66,30 @@ class StoredChange(Change):
         return self._header.height, self._header.width
 
     def moved(self, row: int, col: int) -> Change:
-        return StoredChange(replace(self._header, row=row, col=col), self._patch, self._facts)
+        return StoredChange(replace(self._header, row=row, col=col), self._store)
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        return self._patch(self.id)[0]
+        return self._store.patch(self.id)[0]
 
     @property
     def origin(self) -> NDArray[np.uint8]:
-        return self._patch(self.id)[1]
+        return self._store.patch(self.id)[1]
 
     @property
     def labels(self) -> NDArray[np.int32] | None:
-        return self._patch(self.id)[2]
+        return self._store.patch(self.id)[2]
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        return self._facts(self.id)
+        return self._store.provenance([self.id])[self.id]
 
 
 class Changes(Sequence[Change]):
     """Changes of a study by id, made into objects one at a time (``StoredChange``)."""
 
-    def __init__(
-        self,
-        headers: Sequence[Header],
-        patch: Callable[[int], Patch],
-        facts: Callable[[int], Mapping[str, Any]],
-    ) -> None:
-        self._headers, self._patch, self._facts = headers, patch, facts
+    def __init__(self, headers: Sequence[Header], store: ChangeStore) -> None:
+        self._headers, self._store = headers, store
 
     @property
     def ids(self) -> list[int]:
@@ -113,35 +107,28 @@ class Changes(Sequence[Change]):
 
     def __getitem__(self, index: int | slice) -> Change | Changes:
         if isinstance(index, slice):
-            return Changes(self._headers[index], self._patch, self._facts)
-        return StoredChange(self._headers[index], self._patch, self._facts)
+            return Changes(self._headers[index], self._store)
+        return StoredChange(self._headers[index], self._store)
 
     def followed(self, tail: Changes) -> Changes:
         """As ``ChangeTable.followed``."""
         kept = bisect_left(self._headers, tail._headers[0].id, key=attrgetter("id")) if len(tail) else len(self)
-        return Changes([*self._headers[:kept], *tail._headers], self._patch, self._facts)
+        return Changes([*self._headers[:kept], *tail._headers], self._store)
 
     def where(self, wanted: Callable[[Header], bool]) -> Changes:
         """Those whose headers are wanted."""
-        return Changes([header for header in self._headers if wanted(header)], self._patch, self._facts)
+        return Changes([header for header in self._headers if wanted(header)], self._store)
 
 
 @dataclass(frozen=True, eq=False)
 class ChangeTable:
     """What never changes of N changes as arrays, a row for each, in the order of their ids.
 
-    Parameters
-    ----------
-    ids : (N,) int64
-    images, names, donor_images, methods : (N,) int32
-        Places in ``image_names``, ``made_names``, ``donor_image_names`` and ``method_names``.
-    donors, replaced : (N,) int32
-        Instance or segment of the first donor; class number of the nucleus that was replaced (0 for none).
-    classes : (N,) int32
-        Places in ``class_keys``: the class number of what was added, or the class's name for an image that has one.
-    scores : (N,) float64
-    windows : (N, 4) int32
-        Top, left, bottom and right of the patch, the last two not included.
+    ``images``, ``names``, ``donor_images``, ``methods`` and ``classes`` are places in ``image_names``, ``made_names``,
+    ``donor_image_names``, ``method_names`` and ``class_keys``: class numbers of what was added, or the class's name for
+    an image that has one. ``donors`` are instances or segments of the first donor, ``replaced`` the class numbers of
+    the nuclei that were replaced (0 for none), ``windows`` (N, 4) top, left, bottom and right of the patch, the last
+    two not included.
     """
 
     ids: NDArray[np.int64]
@@ -215,14 +202,14 @@ class ChangeTable:
         if not len(tail):
             return self
         kept = slice(int(np.searchsorted(self.ids, tail.ids[0])))
-        columns: dict[str, Any] = {}
-        for name in ("ids", "donors", "replaced", "scores", "windows"):
-            columns[name] = np.concatenate([getattr(self, name)[kept], getattr(tail, name)])
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name)[kept], getattr(tail, name)])
+            for name in ("ids", "donors", "replaced", "scores", "windows")
+        }
         for name, key in _NAMES.items():
-            names: dict[Any, int] = {text: code for code, text in enumerate(getattr(self, key))}
-            codes = np.array([names.setdefault(text, len(names)) for text in getattr(tail, key)], np.int32)
-            columns[name] = np.concatenate([getattr(self, name)[kept], codes[getattr(tail, name)]])
-            columns[key] = tuple(names)
+            known = getattr(self, key)
+            codes, columns[key] = coded((*known, *getattr(tail, key)))
+            columns[name] = np.concatenate([getattr(self, name)[kept], codes[len(known) :][getattr(tail, name)]])
         return ChangeTable(**columns)
 
     def rows(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.intp]:

@@ -59,19 +59,9 @@ class Curation:
 
     One thread may change it while others read.
 
-    Attributes
-    ----------
-    kinds : tuple of str
-        Classes that a segment can have: those of the pool.
-    kind : (N,) int16
-        Class of every segment now, an index into ``kinds``.
-    decision : (N,) int8
-        0 undecided, 1 kept, 2 dropped.
-    uses : (N,) int32
-        How often it was drawn; zeros until ``set_uses``.
-    area : (N,) int32
-        In pixels.
-    border : (N,) bool
+    ``kinds`` are the classes that a segment can have, those of the pool, and ``kind`` (N,) is where each one's class
+    now stands in them. ``decision`` (N,) is 0 undecided, 1 kept, 2 dropped; ``uses`` (N,) how often each was drawn,
+    zeros until ``set_uses``; ``area`` (N,) is in pixels; ``border`` (N,) is whether it touches its image's border.
     """
 
     def __init__(self, study: Study, pool: SegmentPool) -> None:
@@ -123,23 +113,22 @@ class Curation:
 
         Raises HistomixError if the study cannot be written; nothing has changed then.
         """
-        code = DECIDED.index(decision or UNDECIDED)
-        chosen = self._numbers(numbers)
-        chosen = chosen[self.decision[chosen] != code]
-        if len(chosen):
-            self.study.decide("segment", chosen.tolist(), decision)
-            self.decision[chosen] = code
-        return chosen
+        return self._set("segment", self.decision, numbers, DECIDED.index(decision or UNDECIDED), decision)
 
     def relabel(self, numbers: ArrayLike, kind: str) -> Numbers:
         """Give segments another class of the pool; returns those that changed."""
         if kind not in self.kinds:
             raise HistomixError(f"The pool has no class {kind}; choose one of {', '.join(self.kinds)}.")
-        chosen, index = self._numbers(numbers), self.kinds.index(kind)
-        chosen = chosen[self.kind[chosen] != index]
+        return self._set("segment class", self.kind, numbers, self.kinds.index(kind), kind)
+
+    def _set(
+        self, subject: Subject, codes: NDArray[np.signedinteger], numbers: ArrayLike, code: int, decision: str | None
+    ) -> Numbers:
+        chosen = self._numbers(numbers)
+        chosen = chosen[codes[chosen] != code]
         if len(chosen):
-            self.study.decide("segment class", chosen.tolist(), kind)
-            self.kind[chosen] = index
+            self.study.decide(subject, chosen.tolist(), decision)
+            codes[chosen] = code
         return chosen
 
     def tag(self, numbers: ArrayLike, text: str) -> Numbers:

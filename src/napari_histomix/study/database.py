@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sqlite3
@@ -70,19 +69,19 @@ CREATE TABLE decisions (
 {CHANGES}{ACTS}{IMAGES}"""
 
 
-class Claim:
+class WriteLock:
     """The right to write to a study's folder. The system takes it back from a process that dies."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Jobs write from threads of their own: the claim is the window's, not a thread's.
-        self._lock = FileLock(folder / LOCK, thread_local=False)
+        # Jobs write from threads of their own: the lock is the window's, not a thread's.
+        self._file = FileLock(folder / LOCK, thread_local=False)
         self._turn = threading.Lock()
 
     @property
     def held(self) -> bool:
         """Whether it is ours now."""
-        return bool(self._lock.is_locked)
+        return bool(self._file.is_locked)
 
     def take(self, wait: float = 0.0) -> bool:
         """Take the right, waiting some seconds for it; False where another has it or the folder cannot be written."""
@@ -90,7 +89,7 @@ class Claim:
             return False
         with self._turn:
             try:
-                self._lock.acquire(timeout=wait)
+                self._file.acquire(timeout=wait)
             except (Timeout, OSError):
                 return False
             return True
@@ -98,30 +97,18 @@ class Claim:
     def release(self, *, force: bool = False) -> None:
         """Give it back: once for each time it was taken, or altogether."""
         with self._turn:
-            self._lock.release(force=force)
-
-
-@contextmanager
-def gc_off() -> Iterator[None]:
-    """Make many objects that all stay without Python looking through them again and again for garbage."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
+            self._file.release(force=force)
 
 
 class Database:
     """The file of one study. Every transaction is a connection of its own, so any thread may begin one.
 
-    All that a window has open shares its claim; without it, a claim is taken for each transaction that writes.
+    All that a window has open shares its lock; without it, the lock is taken for each transaction that writes.
     """
 
-    def __init__(self, folder: Path, claim: Claim | None = None) -> None:
+    def __init__(self, folder: Path, lock: WriteLock | None = None) -> None:
         self.folder, self.path = folder, folder / FILE
-        self.claim = claim or Claim(folder)
+        self.lock = lock or WriteLock(folder)
         self.read_only = False
 
     def create(self, facts: Mapping[str, Any]) -> None:
@@ -176,12 +163,12 @@ class Database:
 
     @contextmanager
     def _writer(self) -> Iterator[None]:
-        if self.read_only or not self.claim.take(0.0 if self.claim.held else WAIT):
+        if self.read_only or not self.lock.take(0.0 if self.lock.held else WAIT):
             raise self.refusal()
         try:
             yield
         finally:
-            self.claim.release()
+            self.lock.release()
 
     def refusal(self) -> HistomixError:
         """What is said of a study that cannot be written to."""
@@ -235,14 +222,12 @@ def write_meta(db: sqlite3.Connection, values: Mapping[str, Any]) -> None:
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
 
-MOVED = ("placements", "mixes", "runs", "changes", "acts")
-"""Tables of version 3 that are taken apart or named anew."""
-
-
 def upgrade(db: sqlite3.Connection, folder: Path) -> None:
     """Turn the tables of version 3 into those of version 4, in one transaction; the pictures stay where they are."""
     settings = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
-    for table in MOVED:
+    # Taken apart or named anew; in this order none is dropped that another one refers to.
+    tables = ("changes", "acts", "placements", "mixes", "runs")
+    for table in tables:
         db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
     for index in ("acts_of_family", "changes_of_act", "changes_of_item"):
         db.execute(f"DROP INDEX IF EXISTS {index}")
@@ -253,7 +238,7 @@ def upgrade(db: sqlite3.Connection, folder: Path) -> None:
     first = db.execute("SELECT coalesce(max(id), -1) + 1 FROM changes").fetchone()[0]
     _add_tissue(db, folder, first)
     _move_decisions(db, first)
-    for table in ("changes", "acts", "placements", "mixes", "runs"):
+    for table in tables:
         db.execute(f"DROP TABLE old_{table}")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.datasets import open_any
+from napari_histomix.datasets import Entry, open_any
 from napari_histomix.datasets.dataset_writer import models_of
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats.polygons import mask_of
@@ -22,7 +22,7 @@ from napari_histomix.datasets.pixels import is_flagged, read_label_image
 from napari_histomix.datasets.text_files import read_json
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError
-from napari_histomix.study.export_images import origin_file
+from napari_histomix.study.export_images import ORIGIN
 from napari_histomix.study.manifest import (
     FILE,
     LARGEST,
@@ -45,18 +45,10 @@ _ABOVE = 4
 class Explanation:
     """What is known of an image.
 
-    Parameters
-    ----------
-    image : str
-        Its name.
-    kind : str
-        ``synthetic``: made here, and recorded; ``real``: an image of an export that nothing was changed in;
-        ``flagged``: marked as synthetic, and no manifest says how it was made; ``unknown``: nothing says anything.
-    sentence : str
-        The same in words.
-    facts : mapping
-        Of a synthetic image, plain JSON values: ``source``, ``license``, ``shares``, ``made`` (changes), ``methods``,
-        ``models``, ``samplers``, ``decisions``, ``decided_by``.
+    ``kind`` is ``synthetic``: made here, and recorded; ``real``: an image of an export that nothing was changed in;
+    ``flagged``: marked as synthetic, and no manifest says how it was made; ``unknown``: nothing says anything.
+    ``sentence`` says the same in words. ``facts`` of a synthetic image are plain JSON values: ``source``, ``license``,
+    ``shares``, ``made`` (changes), ``methods``, ``models``, ``samplers``, ``decisions``, ``decided_by``.
     """
 
     image: str
@@ -116,21 +108,9 @@ class Explanation:
 def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
     """Find out what an image is and what it was made of.
 
-    Parameters
-    ----------
-    image : path
-        An image file; or, with a manifest, the name of an image in its export: one file may hold many images.
-    manifest : Path, optional
-        Looked for beside the image and above it by default.
-
-    Returns
-    -------
-    Explanation
-
-    Raises
-    ------
-    HistomixError
-        If there is no such image, or the manifest is damaged or of an earlier version.
+    ``image`` is a file; or, with a manifest, the name of an image in its export: one file may hold many images. The
+    manifest is looked for beside the image and above it by default. Raises HistomixError if there is no such image, or
+    the manifest is damaged or of an earlier version.
     """
     path = Path(image)
     if manifest is None:
@@ -143,14 +123,15 @@ def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
             return Explanation(path.name, "flagged", words)
         return Explanation(path.name, "unknown", f"{path.name} is no image of an export, and not marked.")
     read = read_manifest(manifest)
-    name, file = _exported_file(read, path, str(image))
+    entry = _exported(read, path, str(image))
+    name = entry.source.image
     synthetic = next((known for known in read.images if known.file == name), None)
     if synthetic is not None:
         origin = _origin(read, synthetic)
         facts = _facts(read, synthetic, origin)
         sentence = f"{synthetic.name} is a synthetic image, not for diagnosis."
         return Explanation(synthetic.name, "synthetic", sentence, facts, read, synthetic, origin)
-    if is_flagged(file):
+    if is_flagged(entry.image):
         words = f"{name} was synthetic in the source dataset already; its own manifest lies where it was made."
         return Explanation(name, "flagged", words)
     return Explanation(name, "real", f"{name} is a real image of {read.dataset}; nothing was placed in it.")
@@ -162,8 +143,8 @@ def _manifest_above(path: Path) -> Path | None:
     return next((file for file in files if file.is_file() and is_manifest(read_json(file, LARGEST))), None)
 
 
-def _exported_file(manifest: Manifest, path: Path, given: str) -> tuple[str, Path]:
-    """Name of an image in its export, and its file."""
+def _exported(manifest: Manifest, path: Path, given: str) -> Entry:
+    """An image in its export."""
     entries = open_any(manifest.path.parent).entries
     matches = [entry for entry in entries if path.exists() and entry.image.resolve() == path.resolve()]
     # By its name, or by the one that it has in the study.
@@ -172,12 +153,12 @@ def _exported_file(manifest: Manifest, path: Path, given: str) -> tuple[str, Pat
         matches = matches or [entry for entry in entries if entry.source.image == name]
     if not matches:
         raise HistomixError(f"{given} is no image of the export {manifest.path.parent}; name one of its images.")
-    name, file = matches[0].source.image, matches[0].image
     if len(matches) > 1:
+        name = matches[0].source.image
         raise HistomixError(
             f"{path} holds {len(matches)} images; give the name of one, such as {name}, and --manifest."
         )
-    return name, file
+    return matches[0]
 
 
 def _origin(manifest: Manifest, image: SyntheticImage) -> NDArray[np.uint8]:
@@ -190,7 +171,7 @@ def _origin(manifest: Manifest, image: SyntheticImage) -> NDArray[np.uint8]:
         except (OSError, KeyError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
             raise HistomixError(f"{archive} has no origin map of {image.file} ({error}); copy it again.") from None
     else:
-        path = (folder / origin_file(image.file)).resolve()
+        path = (folder / f"{ORIGIN}/{image.file}.png").resolve()
         if not path.is_relative_to(folder.resolve()):
             raise HistomixError(f"The path {image.file!r} leaves the export {folder}; copy the manifest again.")
         origin = read_label_image(path)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
+
+from napari_histomix.compositing import compose
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.copies import check_leaks
 from napari_histomix.datasets.dataset_writer import check_place, described, models_of, write_card
 from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS, format_of
 from napari_histomix.datasets.splits import check_splits, few
-from napari_histomix.datasets.writing import complete_or_absent
+from napari_histomix.datasets.writing import complete_or_absent, write_text
 from napari_histomix.methods.record import Record
-from napari_histomix.records import Change, Event, HistomixError, Job
-from napari_histomix.study.charts import change_sheet, class_chart
-from napari_histomix.study.export_images import ORIGIN, SHARES, Augmented, colors
+from napari_histomix.records import Change, Event, HistomixError, Job, SourceRef
+from napari_histomix.study.export_images import ORIGIN, SHARES, Augmented
 from napari_histomix.study.manifest import (
     FILE,
     manifest_of,
@@ -27,7 +31,12 @@ from napari_histomix.study.manifest import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from napari_histomix.study import Study
+
+CROP_UM = 10.0
+"""Half width of a crop in the sheet of changes, in µm."""
 
 
 def export(
@@ -42,7 +51,7 @@ def export(
     format: str | None = None,
     ignore_band: bool = False,
 ) -> Job[Path]:
-    """Write the training split with what was made of it; a long job (see ``records.Job``).
+    """Write the training split with what was made of it, and return ``out``; a long job (see ``records.Job``).
 
     ``out`` gets every readable training image with its changes in place, and the derived and the new images, in the
     format's own layout; and beside them, whatever the format: images.csv, dataset.json, manifest.json and manifest.csv
@@ -50,39 +59,17 @@ def export(
     images are of several classes at once, and README.md, the dataset card. It is written beside its place and renamed
     at the end. The same arguments give the same bytes.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    changes : iterable of Change
-        Such as ``Study.changes()``.
-    out : Path
-        A folder that is not there yet.
-    decisions : mapping of int to str, optional
-        Decision by id: only what is approved is exported. None: nobody reviewed, everything is exported and the
-        manifest says "unreviewed".
-    facts : mapping, optional
-        More for the manifest (settings, refusals), plain JSON values.
-    reviews : mapping, optional
-        More for the record of a change, by its id: who decided and when, a note (``manifest.reviews_of``).
-    report : bool
-        Also write report.png: class counts, and changes before and after.
-    format : str, optional
-        One of `formats_for` the dataset; the first of them where it is not given.
-    ignore_band : bool
-        Also write ``ignore/NAME.png`` for each image: its classes, with 255 over inpainted pixels, which a loss
-        function can leave out.
+    ``changes`` are such as ``Study.changes()``; of those only what ``decisions`` approve by id is exported. Without
+    decisions nobody reviewed: everything is exported, and the manifest says "unreviewed". ``facts`` (settings,
+    refusals) are more for the manifest, plain JSON values, and ``reviews`` for the record of each change by its id: who
+    decided and when, a note (``manifest.reviews_of``). ``format`` is one of `formats_for` the dataset, the first of
+    them where it is not given. ``report`` also writes report.png: class counts, and changes before and after;
+    ``ignore_band`` also ``ignore/NAME.png`` for each image: its classes, with 255 over inpainted pixels, which a loss
+    function can leave out.
 
-    Returns
-    -------
-    Path
-        ``out``.
-
-    Raises
-    ------
-    HistomixError
-        If ``out`` exists, patients or tissue are on two sides of the split, a change was made of an image that is not
-        in the training split or has changed, nothing is approved, the format cannot hold the dataset, or the disk is
-        full.
+    Raises HistomixError if ``out`` exists, patients or tissue are on two sides of the split, a change was made of an
+    image that is not in the training split or has changed, nothing is approved, the format cannot hold the dataset, or
+    the disk is full.
     """
     out = Path(out)
     format = format_for(dataset, format, ignore_band)
@@ -104,50 +91,26 @@ def export(
             "synthetic_images": written.synthetic,
             **(facts or {}),
         }
-        (folder / FILE).write_text(manifest_of(dataset, folder, about, records), encoding="utf-8", newline="\n")
+        write_text(folder / FILE, manifest_of(dataset, folder, about, records))
         write_table(folder / "manifest.csv", records)
         _write_readme(written, records)
-        charted = colors(dataset, written.format), written.before, written.after, written.unit
-        class_chart(*charted).savefig(folder / "class_counts.png", dpi=150)
+        class_chart(written).savefig(folder / "class_counts.png", dpi=150)
         if report:
-            change_sheet(dataset, wanted, *charted).savefig(folder / "report.png", dpi=150)
+            change_sheet(written, wanted).savefig(folder / "report.png", dpi=150)
     return out
 
 
 def export_study(
     study: Study, dataset: Dataset, out: Path, *, ids: Collection[int] | None = None, reviewed: bool = True, **how: Any
 ) -> Job[Path]:
-    """Write what is approved in a study; a long job (see ``records.Job``).
+    """Write what is approved in a study, with its decisions, notes, settings and refusals, as `export` does.
 
-    Parameters
-    ----------
-    study : Study
-        Its changes, decisions, notes, settings and refusals.
-    dataset : Dataset
-        The study's, with the splits that it keeps (``datasets.splits.with_chosen_splits``).
-    out : Path
-        A folder that is not there yet.
-    ids : collection of int, optional
-        Only these changes; all of the study by default.
-    reviewed : bool
-        Whether only what is approved is written; else everything, and the manifest says that nobody reviewed it.
-    **how
-        ``report``, ``format`` and ``ignore_band``, as for `export`.
-
-    Returns
-    -------
-    Path
-        ``out``.
-
-    Raises
-    ------
-    HistomixError
-        As `export`.
+    ``dataset`` is the study's, with the splits that it keeps (``datasets.splits.with_chosen_splits``). ``ids`` are of
+    the changes that are written, all by default; where not ``reviewed``, also what nobody approved, and the manifest
+    says so. ``how`` are ``report``, ``format`` and ``ignore_band`` of `export`.
     """
-    changes = study.changes()
-    if ids is not None:
-        wanted = set(ids)
-        changes = changes.where(lambda header: header.id in wanted)
+    wanted = None if ids is None else set(ids)
+    changes = study.changes().where(lambda header: wanted is None or header.id in wanted)
     decisions = study.decisions("change") if reviewed else None
     facts, reviews = study_facts(study), reviews_of(study)
     return (yield from export(dataset, changes, out, decisions, facts=facts, reviews=reviews, **how))
@@ -173,14 +136,12 @@ def format_for(dataset: Dataset, format: str | None = None, ignore_band: bool = 
     """
     possible = formats_for(dataset)
     format = format or possible[0]
-    if format != CLASS_FOLDERS:
-        format_of(format)
-    if format not in possible:
-        if format == CLASS_FOLDERS:
-            raise HistomixError(
-                f"{dataset.name} has labeled nuclei and no class for each image, which {format} need; choose another "
-                "format."
-            )
+    if format == CLASS_FOLDERS and format not in possible:
+        raise HistomixError(
+            f"{dataset.name} has labeled nuclei and no class for each image, which {format} need; choose another "
+            "format."
+        )
+    if format != CLASS_FOLDERS and format_of(format).name not in possible:
         raise HistomixError(
             f"The images of {dataset.name} have a class each and no nuclei; only the format {CLASS_FOLDERS} holds them."
         )
@@ -253,3 +214,72 @@ def _write_readme(written: Augmented, records: Sequence[Record]) -> None:
         source=", ".join(filter(None, (written.dataset.name, source.get("derived_from", "")))),
         notes=notes,
     )
+
+
+def class_chart(written: Augmented) -> Figure:
+    """Bar chart of nuclei or images per class, before (pale) and after (full), with their numbers."""
+    figure = Figure(figsize=(6, 1.2 + 0.7 * len(written.colors)), layout="constrained")
+    _draw_classes(figure.subplots(), written)
+    return figure
+
+
+def _draw_classes(axes: Axes, written: Augmented) -> None:
+    largest = max([1, *written.before.values(), *written.after.values()])
+    for position, (name, rgb) in enumerate(written.colors.items()):
+        color = tuple(channel / 255 for channel in rgb)
+        for offset, counts, alpha, what in ((-0.2, written.before, 0.4, "before"), (0.2, written.after, 1.0, "after")):
+            axes.barh(position + offset, counts[name], 0.36, color=color, alpha=alpha, edgecolor="0.3", linewidth=0.5)
+            text = f"{counts[name]:,} {what}"
+            axes.text(counts[name] + 0.01 * largest, position + offset, text, va="center", fontsize=8)
+    axes.set_yticks(range(len(written.colors)), list(written.colors))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.25 * largest)
+    axes.set_xlabel(written.unit)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def change_sheet(written: Augmented, changes: Sequence[Change]) -> Figure:
+    """Class counts, and up to twelve changes: donor, target before, target after."""
+    shown = changes[:12]
+    rows = -(-len(shown) // 2)
+    top = 1.2 + 0.6 * len(written.colors)
+    figure = Figure(figsize=(9, top + 1.6 * rows), layout="constrained")
+    upper, lower = cast("Sequence[SubFigure]", figure.subfigures(2, 1, height_ratios=[top, 1.6 * rows]))
+    _draw_classes(upper.subplots(), written)
+    what = "nuclei" if all(change.in_place for change in changes) else "images"
+    upper.suptitle(f"{written.dataset.name}: {len(changes)} synthetic {what}. Not for diagnosis.")
+    axes = lower.subplots(rows, 6, squeeze=False)
+    for frame in axes.flat:
+        frame.set_axis_off()
+    for number, change in enumerate(shown):
+        for offset, (title, pixels) in enumerate(_panels(written.dataset, change)):
+            frame = axes[number // 2, 3 * (number % 2) + offset]
+            frame.imshow(pixels, interpolation="bicubic")
+            frame.set_title(title, fontsize=7)
+    return figure
+
+
+def _panels(dataset: Dataset, change: Change) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """What is shown of a change, with titles; of a nucleus its surroundings, of an image all of it."""
+    donor = change.donor
+    if donor is not None:
+        giver = dataset.read(donor.image)
+        yield "donor", _around(giver.pixels, donor, giver.mpp) if donor.area else giver.pixels
+    if not change.image:
+        yield "new", change.pixels
+        return
+    target = dataset.read(change.image)
+    place = SourceRef(
+        "target", change.image, row=change.row + change.shape[0] / 2, col=change.col + change.shape[1] / 2
+    )
+    for title, pixels in (("before", target.pixels), ("after", compose(target, [change]).image.pixels)):
+        yield title, _around(pixels, place, target.mpp) if change.in_place else pixels
+
+
+def _around(pixels: NDArray[np.uint8], place: SourceRef, mpp: float) -> NDArray[np.uint8]:
+    """Square crop (2r + 1, 2r + 1, 3) around a place, mirrored beyond the image's edge."""
+    r = max(1, round(CROP_UM / mpp))
+    padded = np.pad(pixels, ((r, r), (r, r), (0, 0)), mode="symmetric")
+    row = min(max(round(place.row), 0), pixels.shape[0] - 1)
+    col = min(max(round(place.col), 0), pixels.shape[1] - 1)
+    return padded[row : row + 2 * r + 1, col : col + 2 * r + 1]

@@ -22,18 +22,11 @@ from napari_histomix.datasets.writing import class_map, write_ignore, write_png
 from napari_histomix.records import INPAINTED, KEEP, Change, HistomixError, LabeledImage
 
 ORIGIN = "origin"
-"""Folder of the origin maps."""
+"""Folder of the origin maps, each named as its image in the dataset that is written."""
 SHARES = "class_shares.csv"
 """Table of the images that are of several classes at once."""
 
 _ORIGIN_NOTICE = "Origin map: 0 real, 1 donor, 2 inpainted"
-
-
-def colors(dataset: Dataset, format: str) -> dict[str, tuple[int, int, int]]:
-    """Color of each class that is counted, by name: of nuclei, or of images where the format holds images by class."""
-    if format == CLASS_FOLDERS:
-        return dict(zip(dataset.kinds, palette(len(dataset.kinds)), strict=True))
-    return {known.name: known.color for known in dataset.classes}
 
 
 def dataset_writer(folder: Path, name: str, dataset: Dataset, format: str) -> WrittenDataset:
@@ -54,6 +47,8 @@ class Augmented:
     before, after, counted_synthetic : Counter of str
         Nuclei by class name, or images where the format holds images by class (``unit``): in the dataset, in what is
         written, and synthetic ones in the latter.
+    colors : dict of str to tuple
+        Of each class that is counted.
     synthetic : dict
         Per synthetic image its name in the dataset that is written, and hashes of its pixels before and after;
         ``whole`` where no pixel and no label of it counts as real.
@@ -76,15 +71,18 @@ class Augmented:
                 self.in_place.setdefault(change.image, []).append(change)
             else:
                 self.pieces.append(change)
+        self._names = {known.number: known.name for known in dataset.classes}
+        self.colors = {known.name: known.color for known in dataset.classes}
+        if format == CLASS_FOLDERS:
+            self.colors = dict(zip(dataset.kinds, palette(len(dataset.kinds)), strict=True))
         self.before, self.after, self.counted_synthetic = (
-            Counter[str](dict.fromkeys(colors(dataset, format), 0)) for _ in range(3)
+            Counter[str](dict.fromkeys(self.colors, 0)) for _ in range(3)
         )
         self.images = self.synthetic_images = 0
         self.synthetic: dict[str, dict[str, Any]] = {}
         self.soft: list[tuple[str, str, float]] = []
         self.skipped: dict[str, str] = {}
         self._needed = {change.image for change in changes}
-        self._names = {known.number: known.name for known in dataset.classes}
         # Several images may be derived from one.
         self._read = lru_cache(4)(dataset.read)
         self._written = dataset_writer(folder, self.name, dataset, format)
@@ -105,8 +103,7 @@ class Augmented:
             self.skipped[name] = str(error)
             return None
         self._count(self.before, target)
-        changes = self.in_place.get(name, ())
-        if changes:
+        if changes := self.in_place.get(name):
             sha256 = _check_unchanged(target, changes)
             return self._add(compose(target, changes), name, sha256, changes)
         origin = np.zeros(target.instances.shape, np.uint8)
@@ -114,12 +111,12 @@ class Augmented:
         return target
 
     def _write_whole(self, change: Change) -> LabeledImage:
+        sha256 = ""
         if change.image:
             target = self._read(change.image)
             sha256 = _check_unchanged(target, [change])
             made = compose(target, [change])
         else:
-            sha256 = ""
             made = self._new(change)
         # Whatever is copied from a real image counts as real there, and not a second time.
         made = replace(made, image=replace(made.image, synthetic=frozenset(made.image.types)))
@@ -143,7 +140,7 @@ class Augmented:
         """Write a synthetic image, its origin map and what is to be known of it."""
         # In class folders it is a path.
         file = self._add_image(made, True, None).removesuffix(".png")
-        path = self.folder / origin_file(file)
+        path = self.folder / f"{ORIGIN}/{file}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(path, made.origin, made.image.mpp, description=_ORIGIN_NOTICE)
         about = {"file": file, "sha256": pixels_sha256(made.image.pixels), "source_sha256": source_sha256}
@@ -187,9 +184,9 @@ class Augmented:
 def _check_unchanged(target: LabeledImage, changes: Sequence[Change]) -> str:
     """SHA-256 of an image's pixels; HistomixError if it is no longer the one that the changes were made in or of."""
     name, sha256 = target.source.image, pixels_sha256(target.pixels)
+    height, width = target.instances.shape
     labels: str | None = None
     for change in changes:
-        height, width = target.instances.shape
         rows, cols = change.window
         inside = min(rows.start, cols.start) >= 0 and rows.stop <= height and cols.stop <= width
         if not inside or change.pixels.shape != (*change.shape, 3) or change.pixels.dtype != np.uint8:
@@ -219,8 +216,3 @@ def _still_fits(target: LabeledImage, change: Change) -> bool:
         return False
     laid = (change.labels != KEEP) & (change.labels != 0)
     return set(np.unique(target.instances[change.window][laid]).tolist()) <= {0, *change.removed}
-
-
-def origin_file(file: str) -> str:
-    """Path of the origin map of an image, by its name in the dataset that is written, in the export's folder."""
-    return f"{ORIGIN}/{file}.png"

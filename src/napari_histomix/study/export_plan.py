@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from napari_histomix.datasets.formats.polygons import shapes_of
 from napari_histomix.datasets.writing import safe_name
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage
 from napari_histomix.study.export import chosen, format_for
-from napari_histomix.study.export_images import ORIGIN, SHARES, Augmented, colors
+from napari_histomix.study.export_images import ORIGIN, SHARES, Augmented
 from napari_histomix.study.manifest import json_text, records_of
 
 SAMPLE = 6
@@ -110,19 +110,17 @@ def plan_export(
     wanted = chosen(dataset, changes, decisions)
     if counted is None:
         counted = yield from survey(replace(dataset, entries=dataset.training))
-    areas = {entry.source.image: math.prod(counted.shapes[entry.source.image]) for entry in _readable(dataset, counted)}
-    if unreadable := sorted({change.image for change in wanted if change.image} - areas.keys()):
+    entries = [entry for entry in dataset.training if entry.source.image in counted.counts]
+    readable = {entry.source.image for entry in entries}
+    if unreadable := sorted({change.image for change in wanted if change.image} - readable):
         raise HistomixError(f"{unreadable[0]} cannot be read, and something synthetic was made of it; mend its files.")
-    pieces = _Pieces(dataset, counted, wanted, format)
-    sampled = yield from _try_format(dataset, wanted, pieces.sample(), format, ignore_band)
+    pieces = _Pieces(entries, counted, wanted, format)
+    files, size, losses = yield from _try_format(dataset, wanted, pieces, format, ignore_band)
     records = [len(json_text(record.content).encode()) for record in records_of(dataset, wanted[:SAMPLE], {}, {})]
-    size = sampled.size * pieces.share(areas, pieces.encoded) + sampled.maps * pieces.share(areas, pieces.synthetic)
-    size += sum(entry.image.stat().st_size for entry in pieces.copied)
     size += (1 + _TABLE_SHARE) * len(wanted) * sum(records) / len(records) + _FIXED_BYTES
     soft = any(len(change.class_shares or {}) > 1 for change in wanted)
-    files = sampled.files + sampled.each * (len(pieces.encoded) - len(pieces.sample())) + len(pieces.copied)
     yield Event("Counting", 0, 0)
-    before, after = _counts(dataset, counted, wanted, format)
+    before, after = _counts(dataset, entries, counted, wanted, format)
     return ExportPlan(
         images=len(pieces.encoded) + len(pieces.copied),
         synthetic_images=len(pieces.synthetic),
@@ -133,39 +131,31 @@ def plan_export(
         files=round(files) + len(pieces.synthetic) + _FIXED_FILES + soft,
         size=round(size),
         free=free_space(out),
-        left_out=_left_out(changes, decisions, len(dataset.training) - len(areas)),
-        losses=tuple(sampled.losses),
+        left_out=_left_out(changes, decisions, len(dataset.training) - len(entries)),
+        losses=tuple(losses),
     )
-
-
-def _readable(dataset: Dataset, counted: Survey) -> list[Entry]:
-    return [entry for entry in dataset.training if entry.source.image in counted.counts]
 
 
 class _Pieces:
     """The images of an export: what is encoded anew and what is copied as it is, and a sample of the former."""
 
-    def __init__(self, dataset: Dataset, counted: Survey, changes: Sequence[Change], format: str) -> None:
+    def __init__(self, entries: Sequence[Entry], counted: Survey, changes: Sequence[Change], format: str) -> None:
         changed = {change.image for change in changes if change.in_place}
-        entries, whole = _readable(dataset, counted), [change for change in changes if not change.in_place]
         self.copied = [entry for entry in entries if format == CLASS_FOLDERS and entry.source.image not in changed]
-        left = {entry.source.image for entry in self.copied}
-        self.encoded: list[Entry | Change] = [entry for entry in entries if entry.source.image not in left]
-        self.encoded += whole
+        copied, whole = {_name(entry) for entry in self.copied}, [change for change in changes if not change.in_place]
+        self.encoded: list[Entry | Change] = [*(entry for entry in entries if _name(entry) not in copied), *whole]
         self.synthetic = [piece for piece in self.encoded if isinstance(piece, Change) or _name(piece) in changed]
-
-    def sample(self) -> list[Entry | Change]:
-        """Some images, evenly spread, half of them among the synthetic ones."""
+        shapes = {_name(entry): counted.shapes[_name(entry)] for entry in entries}
+        shapes |= {change.name: change.shape for change in whole}
+        self._areas = {name: math.prod(shape) for name, shape in shapes.items()}
+        # Evenly spread, half of them among the synthetic ones.
         chosen = {_name(piece) for part in (self.synthetic, self.encoded) for piece in _spread(part, SAMPLE // 2)}
-        return [piece for piece in self.encoded if _name(piece) in chosen]
+        self.sample = [piece for piece in self.encoded if _name(piece) in chosen]
 
-    def share(self, areas: Mapping[str, int], pieces: Sequence[Entry | Change]) -> float:
+    def share(self, pieces: Sequence[Entry | Change]) -> float:
         """How many times larger all of these images are than those of them that are in the sample."""
-        size = {
-            _name(piece): math.prod(piece.shape) if isinstance(piece, Change) else areas[_name(piece)]
-            for piece in pieces
-        }
-        return sum(size.values()) / sum(size.get(_name(piece), 0) for piece in self.sample())
+        size = {_name(piece): self._areas[_name(piece)] for piece in pieces}
+        return sum(size.values()) / sum(size.get(_name(piece), 0) for piece in self.sample)
 
 
 def _name(piece: Entry | Change) -> str:
@@ -178,33 +168,31 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
 
 
 def _counts(
-    dataset: Dataset, counted: Survey, changes: Iterable[Change], format: str
-) -> tuple[dict[str, int], dict[str, int]]:
+    dataset: Dataset, entries: Sequence[Entry], counted: Survey, changes: Iterable[Change], format: str
+) -> list[dict[str, int]]:
     """Nuclei by class name without and with changes; images, where the format holds them by their class.
 
     Pixels of no change are read, unless it takes more away than its target, or is a whole image with its own labels.
     """
-    entries = _readable(dataset, counted)
+    keys: dict[str, Any]
     if format == CLASS_FOLDERS:
-        kinds = {entry.source.image: entry.kind for entry in entries}
-        images = Counter(kinds.values())
-        new = images.copy()
+        keys, kinds = {kind: kind for kind in dataset.kinds}, {entry.source.image: entry.kind for entry in entries}
+        before = Counter[Any](kinds.values())
+        after = before.copy()
         for change in changes:
             shares = change.class_shares
-            kind = max(shares, key=shares.__getitem__) if shares else kinds.get(change.image, "")
             if change.in_place:
-                new[kinds[change.image]] -= 1
-            new[kind] += 1
-        names = list(colors(dataset, format))
-        return {kind: images[kind] for kind in names}, {kind: new[kind] for kind in names}
-    before = sum((counted.counts[entry.source.image] for entry in entries), Counter[int]())
-    after = Counter(before)
-    for change in changes:
-        if not change.in_place and change.labels is None and change.image:
-            after.update(counted.counts[change.image])
-        after.update(_gained(dataset, change))
-    classes = dataset.classes
-    return {each.name: before[each.number] for each in classes}, {each.name: after[each.number] for each in classes}
+                after[kinds[change.image]] -= 1
+            after[max(shares, key=shares.__getitem__) if shares else kinds.get(change.image, "")] += 1
+    else:
+        keys = {known.name: known.number for known in dataset.classes}
+        before = sum((counted.counts[entry.source.image] for entry in entries), Counter[Any]())
+        after = before.copy()
+        for change in changes:
+            if not change.in_place and change.labels is None and change.image:
+                after.update(counted.counts[change.image])
+            after.update(_gained(dataset, change))
+    return [{name: counts[key] for name, key in keys.items()} for counts in (before, after)]
 
 
 def _gained(dataset: Dataset, change: Change) -> Counter[int]:
@@ -255,21 +243,13 @@ def free_space(out: Path) -> int:
         raise HistomixError(f"{place} cannot be read ({error.strerror or error}); choose another place.") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Sampled:
-    """What some images came to: files and bytes of the format, files more for each image, and bytes of origin maps."""
-
-    files: int
-    each: float
-    size: int
-    maps: int
-    losses: list[str]
-
-
 def _try_format(
-    dataset: Dataset, changes: Sequence[Change], sample: Sequence[Entry | Change], format: str, ignore_band: bool
-) -> Job[_Sampled]:
-    """Write some images into a temporary folder, and read them again."""
+    dataset: Dataset, changes: Sequence[Change], pieces: _Pieces, format: str, ignore_band: bool
+) -> Job[tuple[float, float, list[str]]]:
+    """Write the sample into a temporary folder, and read it again.
+
+    From it follow the files and bytes of all images but the number of their origin maps; and what gets lost.
+    """
     try:
         with tempfile.TemporaryDirectory(prefix="histomix-") as place:
             folder = Path(place) / "trial"
@@ -277,21 +257,24 @@ def _try_format(
             written = Augmented(dataset, changes, folder, format, ignore_band)
             images: list[LabeledImage] = []
             numbers = []
-            for number, piece in enumerate(sample):
-                yield Event("Trying the format", number, len(sample))
+            for number, piece in enumerate(pieces.sample):
+                yield Event("Trying the format", number, len(pieces.sample))
                 if (image := written.write(piece)) is not None:
                     images.append(image)
                 numbers.append(len(_files(folder)))
             written.finish()
-            yield Event("Trying the format", len(sample), len(sample))
+            yield Event("Trying the format", len(pieces.sample), len(pieces.sample))
             sizes = [path.stat().st_size for path in _files(folder)]
-            maps = sum(path.stat().st_size for path in (folder / ORIGIN).rglob("*.png"))
-            each = (numbers[-1] - numbers[0]) / max(len(numbers) - 1, 1)
-            return _Sampled(len(sizes), each, sum(sizes), maps, _losses(dataset, images, format, folder))
+            maps = [path.stat().st_size for path in (folder / ORIGIN).rglob("*.png")]
+            losses = _losses(dataset, images, format, folder)
     except OSError as error:
         raise HistomixError(
             f"The temporary folder could not be written ({error.strerror or error}); free space there."
         ) from None
+    each = (numbers[-1] - numbers[0]) / max(len(numbers) - 1, 1)
+    files = len(sizes) + each * (len(pieces.encoded) - len(pieces.sample)) + len(pieces.copied)
+    size = sum(sizes) * pieces.share(pieces.encoded) + sum(maps) * pieces.share(pieces.synthetic)
+    return files, size + sum(entry.image.stat().st_size for entry in pieces.copied), losses
 
 
 def _files(folder: Path) -> list[Path]:
@@ -322,17 +305,13 @@ def _losses(dataset: Dataset, images: Sequence[LabeledImage], format: str, folde
     where = f"of {total:,} nuclei in the {_many(len(images), 'image')} tried"
     if changed:
         losses.append(f"The outlines of {changed:,} {where} change: holes or loose parts are lost.")
-    if format in ONE_LINE and (joined := sum(map(_joined, images))):
+    outlines = [parts for image in images for _, parts in shapes_of(image.instances)] if format in ONE_LINE else []
+    if joined := sum(len(parts) > 1 or bool(parts[0][1]) for parts in outlines):
         losses.append(
             f"{joined:,} {where} have holes or loose parts, and this format has one line for each: they are joined by "
             "lines that some programs draw one pixel wide."
         )
     return losses
-
-
-def _joined(image: LabeledImage) -> int:
-    """How many nuclei have holes or are in several parts."""
-    return sum(len(parts) > 1 or bool(parts[0][1]) for _, parts in shapes_of(image.instances))
 
 
 def _changed(before: NDArray[np.int32], after: NDArray[np.int32]) -> int:
@@ -341,11 +320,8 @@ def _changed(before: NDArray[np.int32], after: NDArray[np.int32]) -> int:
         return len(np.unique(before[before > 0]))
     # Both ids in one number: that sorts many times faster than pairs.
     pairs = np.unique(before.astype(np.int64) << 32 | after)
-    ids, others = (pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist()
-    parts, givers = Counter(ids), Counter(others)
-    kept = {
-        number
-        for number, other in zip(ids, others, strict=True)
-        if number and other and parts[number] == 1 and givers[other] == 1
-    }
-    return len(parts.keys() - kept - {0})
+    ids, others = pairs >> 32, pairs & 0xFFFFFFFF
+    _, places, parts = np.unique(ids, return_inverse=True, return_counts=True)
+    _, other_places, givers = np.unique(others, return_inverse=True, return_counts=True)
+    kept = (ids > 0) & (others > 0) & (parts[places] == 1) & (givers[other_places] == 1)
+    return len(np.unique(ids[ids > 0])) - int(np.count_nonzero(kept))

@@ -63,9 +63,8 @@ def _shaping(run: Run) -> dict[str, Any]:
 
 def reviews_of(study: Study) -> dict[int, dict[str, str]]:
     """Who decided on each change and when, with the note and the reasons, for its record."""
-    reviews: dict[int, dict[str, str]] = {}
-    for number, decided in study.decided("change").items():
-        reviews.setdefault(number, {}).update(decided_by=decided.who, decided=decided.made)
+    decided = study.decided("change").items()
+    reviews = {number: {"decided_by": decision.who, "decided": decision.made} for number, decision in decided}
     for key, texts in (("note", study.decisions("change note")), ("reasons", study.decisions("change reasons"))):
         for number, text in texts.items():
             reviews.setdefault(number, {})[key] = text
@@ -124,11 +123,10 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     roles: Counter[str] = Counter()
     for key, value in content.items():
         if key == "sources":
-            for source in value:
-                role = source["role"]
+            for role, facts in ((source["role"], dict(source)) for source in value):
                 roles[role] += 1
-                about = {part: fact for part, fact in source.items() if part != "role"}
-                flat[role if roles[role] == 1 else f"{role}_{roles[role]}"] = about
+                del facts["role"]
+                flat[role if roles[role] == 1 else f"{role}_{roles[role]}"] = facts
         elif key == "added":
             flat |= {"added": list(value), "added_class": [about["class"] for about in value.values()]}
         else:
@@ -232,12 +230,9 @@ class Manifest:
             if "changes" in self.content:
                 return tuple(Record(content) for content in self.content["changes"])
             if "placements" in self.content:
-                return tuple(Record(_nucleus(old)) for old in self.content["placements"])
-            decisions = self.content.get("decisions", {})
-            return tuple(
-                Record(_tissue(number, old, decisions.get(old["name"], {})))
-                for number, old in enumerate(self.content["synthetic"])
-            )
+                return tuple(_nucleus(old) for old in self.content["placements"])
+            decisions, images = self.content.get("decisions", {}), self.content["synthetic"]
+            return tuple(_tissue(number, old, decisions.get(old["name"], {})) for number, old in enumerate(images))
 
     @cached_property
     def images(self) -> tuple[SyntheticImage, ...]:
@@ -268,78 +263,53 @@ def _image(name: str, about: Mapping[str, Any], records: Sequence[Record]) -> Sy
     return SyntheticImage(name, file, str(about["sha256"]), source, tuple(records))
 
 
-def _nucleus(old: Mapping[str, Any]) -> dict[str, Any]:
+def _nucleus(old: Mapping[str, Any]) -> Record:
     """The record of a nucleus in a manifest of the first form."""
-    made = old["provenance"]
-    row, col = int(made["changed"]["row"]), int(made["changed"]["col"])
-    height, width = (int(side) for side in made["changed"]["size"])
-    return {
-        "id": int(old["rank"]),
-        "image": old["image"],
-        "name": old["image"],
-        "method": OF_VERSION_3["placements"],
-        **_review(old),
-        "seed": int(old["seed"]),
-        "score": float(old["percentile"]),
-        "window": [row, col, height, width],
-        "sources": [_place(role, old[role]) for role in ("target", "donor")],
-        "added": {str(int(old["instance"])): {"class": old["donor"]["type"]}},
-        "removed": [int(old["target"]["instance"])] if old["target"]["instance"] else [],
-        "changed_pixels": int(old["changed_pixels"]),
-        "provenance": made,
-    }
+    changed, sources = old["provenance"]["changed"], []
+    for role in ("target", "donor"):
+        place = old[role]
+        kind = {"class": place["type"]} if place["type"] else {}
+        center = {"row": float(place["row"]), "col": float(place["col"]), "area": int(place["area"])}
+        sources.append({"role": role, "image": place["image"], "item": int(place["instance"]), **kind, **center})
+    return _earlier(
+        "placements",
+        old,
+        old,
+        id=int(old["rank"]),
+        image=old["image"],
+        name=old["image"],
+        score=float(old["percentile"]),
+        window=[int(side) for side in (changed["row"], changed["col"], *changed["size"])],
+        sources=sources,
+        added={str(int(old["instance"])): {"class": old["donor"]["type"]}},
+        removed=[int(old["target"]["instance"])] if old["target"]["instance"] else [],
+    )
 
 
-def _place(role: str, old: Mapping[str, Any]) -> dict[str, Any]:
-    kind = {"class": old["type"]} if old["type"] else {}
-    place = {"row": float(old["row"]), "col": float(old["col"]), "area": int(old["area"])}
-    return {"role": role, "image": old["image"], "item": int(old["instance"]), **kind, **place}
-
-
-def _tissue(number: int, old: Mapping[str, Any], decided: Mapping[str, Any]) -> dict[str, Any]:
+def _tissue(number: int, old: Mapping[str, Any], decided: Mapping[str, Any]) -> Record:
     """The record of a tissue image in a manifest of the first form, which does not say how large the image is."""
     made = old["provenance"]
     target = made["sources"]["target"]["image"]
-    donors = [{"role": "donor", "image": donor["image"], "item": int(donor["segment"])} for donor in made["donors"]]
-    return {
-        "id": number,
-        "image": target,
-        "name": old["name"],
-        "method": OF_VERSION_3["synthetic"],
-        **_review(decided),
-        "seed": int(old["seed"]),
-        "score": None,
-        "sources": [{"role": "target", "image": target, "item": 0}, *donors],
-        "added": {},
-        "removed": [],
-        "changed_pixels": int(old["changed_pixels"]),
-        "provenance": made,
-        "class_shares": {old["class"]: 1.0},
-    }
+    sources = [{"role": "target", "image": target, "item": 0}]
+    sources += [{"role": "donor", "image": donor["image"], "item": int(donor["segment"])} for donor in made["donors"]]
+    shares = {old["class"]: 1.0}
+    more = {"id": number, "image": target, "name": old["name"], "sources": sources, "class_shares": shares}
+    return _earlier("synthetic", old, decided, **more)
 
 
-def _review(old: Mapping[str, Any]) -> dict[str, Any]:
-    """What people decided and wrote, as far as they did."""
-    review = {key: old[key] for key in ("decided_by", "decided", "note", "reasons") if key in old}
-    return {"decision": old.get("decision", "unreviewed"), **review}
+def _earlier(form: str, old: Mapping[str, Any], decided: Mapping[str, Any], **more: Any) -> Record:
+    """What the two forms of earlier records have in common; of decisions and notes as much as there is."""
+    review = {key: decided[key] for key in ("decided_by", "decided", "note", "reasons") if key in decided}
+    content = {"method": OF_VERSION_3[form], "decision": decided.get("decision", "unreviewed"), **review, **more}
+    facts = {"seed": int(old["seed"]), "changed_pixels": int(old["changed_pixels"]), "provenance": old["provenance"]}
+    return Record({**content, **facts})
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest of an export.
+    """Read the manifest of an export: the file, or the one in a folder.
 
-    Parameters
-    ----------
-    path : Path
-        The file, or the folder it lies in.
-
-    Returns
-    -------
-    Manifest
-
-    Raises
-    ------
-    HistomixError
-        If there is none, it is damaged, a newer version wrote it, or one so early that it recorded too little.
+    Raises HistomixError if there is none, it is damaged, a newer version wrote it, or one so early that it recorded too
+    little.
     """
     path = Path(path)
     file = path / FILE if path.is_dir() else path

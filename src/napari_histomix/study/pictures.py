@@ -102,23 +102,19 @@ def write_pack(folder: Path, pack: int, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(path)
-        _sync(path.parent)
+        # Bring the renaming to disk as well, where the system has a way.
+        if os.name == "posix":
+            handle = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise HistomixError(
             f"The pictures could not be written to {folder} ({error.strerror or error}); free space and try again."
         ) from None
-
-
-def _sync(folder: Path) -> None:
-    """Bring a renaming to disk, where the system has a way."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read_picture(folder: Path, pack: int, at: int, size: int) -> NDArray[np.uint8]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,19 +38,9 @@ others none at all. docs/provenance.md says what was measured."""
 class Compared:
     """One synthetic image beside its rebuilt self.
 
-    Parameters
-    ----------
-    image : str
-        Its name.
-    outcome : str
-        ``identical``: bit for bit; ``close``: within the tolerance; ``different``: neither, or there is nothing to
-        compare; ``rebuilt``: made, and not to be compared.
-    reason : str
-        Of a difference, in words.
-    largest : int
-        Largest difference of a channel, of 255.
-    share : float
-        Share of the changed pixels that differ at all.
+    ``outcome`` is ``identical``: bit for bit; ``close``: within the tolerance; ``different``: neither, or there is
+    nothing to compare; ``rebuilt``: made, and not to be compared. ``reason`` says what is different, ``largest`` is the
+    largest difference of a channel, of 255, and ``share`` that of the changed pixels that differ at all.
     """
 
     image: str
@@ -61,27 +50,19 @@ class Compared:
     share: float = 0.0
 
 
-class _Exported:
-    """The images of an export, to compare rebuilt ones with."""
-
-    def __init__(self, folder: Path) -> None:
-        self._dataset = open_any(folder)
-        self._entries = {entry.source.image: entry for entry in self._dataset.entries}
-
-    def compare(self, image: SyntheticImage, made: Synthetic, exact: bool) -> Compared:
-        try:
-            if image.file not in self._entries:
-                raise HistomixError(f"{self._dataset.root} has no image {image.file!r}")
-            exported = self._dataset.layout.pixels(self._entries[image.file])
-        except HistomixError as error:
-            return Compared(image.name, "different", f"the exported image cannot be compared ({error})")
-        pixels = made.image.pixels
-        if pixels_sha256(exported) != image.sha256:
-            as_it_was = " Rebuilt, it is what was exported." if pixels_sha256(pixels) == image.sha256 else ""
-            return Compared(
-                image.name, "different", f"somebody changed the exported image {image.file} since.{as_it_was}"
-            )
-        return compare(image.name, exported, pixels, made.origin, exact)
+def _compare_with_export(
+    exported: Dataset, entry: Entry | None, image: SyntheticImage, made: Synthetic, exact: bool
+) -> Compared:
+    try:
+        if entry is None:
+            raise HistomixError(f"{exported.root} has no image {image.file!r}")
+        pixels = exported.layout.pixels(entry)
+    except HistomixError as error:
+        return Compared(image.name, "different", f"the exported image cannot be compared ({error})")
+    if pixels_sha256(pixels) != image.sha256:
+        as_it_was = " Rebuilt, it is what was exported." if pixels_sha256(made.image.pixels) == image.sha256 else ""
+        return Compared(image.name, "different", f"somebody changed the exported image {image.file} since.{as_it_was}")
+    return compare(image.name, pixels, made.image.pixels, made.origin, exact)
 
 
 def compare(
@@ -121,37 +102,28 @@ class Ingredients:
     def __init__(
         self, manifest: Manifest, dataset: Dataset, models: Sequence[Path | str] = (), device: str = RECORDED
     ) -> None:
-        self._source, self._wanted_device = dataset, device
+        self._wanted_device = device
         self._facts: dict[str, list[Mapping[str, Any]]] = {}
         with undamaged(manifest.path):
             for facts in (facts for image in manifest.images for facts in image.sources()):
                 self._facts.setdefault(facts["image"], []).append(facts)
-            self._scales = {
+            scales = {
                 name: next((float(facts["mpp"]) for facts in used if "mpp" in facts), None)
                 for name, used in self._facts.items()
             }
+            entries = [replace(entry, mpp=scales.get(entry.source.image) or entry.mpp) for entry in dataset.entries]
+            self.dataset = replace(dataset, entries=tuple(entries))
+            self._entries = {entry.source.image: entry for entry in entries}
             self._needed = manifest.models
             self._loaded: dict[str, AnyModel] = {}
             if models or self._needed:
                 self._take(models)
 
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The source dataset; every image that was used has the scale that it had then."""
-        entries = tuple(
-            replace(entry, mpp=self._scales.get(entry.source.image) or entry.mpp) for entry in self._source.entries
-        )
-        return replace(self._source, entries=entries)
-
-    @cached_property
-    def _entries(self) -> dict[str, Entry]:
-        return {entry.source.image: entry for entry in self.dataset.entries}
-
     def read(self, facts: Mapping[str, Any]) -> LabeledImage:
         """The image that facts are of, at the scale it had."""
         entry = self._entries.get(facts["image"])
         if entry is None:
-            raise HistomixError(f"{facts['image']}: {self._source.name} has no image of that name.")
+            raise HistomixError(f"{facts['image']}: {self.dataset.name} has no image of that name.")
         return self.dataset.read(replace(entry, mpp=float(facts["mpp"])) if "mpp" in facts else entry)
 
     def changed_sources(self) -> Job[dict[str, str]]:
@@ -186,9 +158,9 @@ class Ingredients:
                     f"{names}; name that one."
                 )
             self._loaded[model.sha256] = model
-        ours = str(read_card(bundled()).get("sha256"))
+        there = {*self._loaded, str(read_card(bundled()).get("sha256"))}
         for sha256, made in self._needed.items():
-            if sha256 not in self._loaded and sha256 != ours:
+            if sha256 not in there:
                 raise HistomixError(
                     f"Images were made with the model {made['model']}, whose weights have the SHA-256 {sha256}; say "
                     "where it is with --model."
@@ -240,16 +212,9 @@ _MACHINE = {"device": "on", "precision": "in", "processor": "on", "threads": "wi
 class ReplayReport:
     """What came of a replay.
 
-    Parameters
-    ----------
-    dataset : str
-        Name of the source dataset.
-    compared : tuple of Compared
-        Every synthetic image; empty where sources are not those that were used.
-    changed_sources : mapping of str to str
-        What is wrong with source images, by name.
-    conditions : tuple of str
-        In what the rebuilding differed from the making: device, number format, versions.
+    ``compared`` are all synthetic images, none where images of the source ``dataset`` are not those that were used:
+    ``changed_sources`` says by their names what is wrong. ``conditions`` are in what the rebuilding differed from the
+    making: device, number format, versions.
     """
 
     dataset: str
@@ -267,10 +232,7 @@ class ReplayReport:
 def source_dataset(manifest: Manifest, folder: Path | None = None) -> Dataset:
     """The dataset that an export was made of: in a folder that a person names, or where the manifest says.
 
-    Raises
-    ------
-    HistomixError
-        If the manifest does not say where, it is no longer there, or it cannot be opened.
+    Raises HistomixError if the manifest does not say where, it is no longer there, or it cannot be opened.
     """
     root = folder or manifest.dataset_root
     if root is None:
@@ -295,39 +257,23 @@ def replay(
 
     First the source images are checked by their SHA-256; where one is not the one that was used, nothing is rebuilt.
     On the processor that an image was made on, with the same versions, it must come out bit for bit the same, elsewhere
-    within a tolerance (``comparing``).
+    within a tolerance (``compare``).
 
-    Parameters
-    ----------
-    manifest : Path or Manifest
-    dataset : Dataset
-        The source images (``source_dataset``). Scales are those of the records.
-    models : sequence of path
-        Folders or checkpoints of the models that were used; the bundled one need not be named.
-    out : Path, optional
-        A new folder for the rebuilt images, in the export's format.
-    check : bool
-        Compare with the export's images. Without ``out`` that is done in any case.
-    images : Path, optional
-        The export's folder, where the manifest no longer lies in it.
-    device : str
-        auto, cpu, cuda or mps; or ``recorded``: as each image was made, on the processor where that is not here.
+    ``dataset`` holds the source images (``source_dataset``), whose scales are those of the records; ``models`` are
+    folders or checkpoints of the models that were used, of which the bundled one need not be named. ``out`` is a new
+    folder for the rebuilt images, in the export's format; ``check`` compares with the export's images, as is done in
+    any case without ``out``, and ``images`` is the export's folder, where the manifest no longer lies in it. ``device``
+    is auto, cpu, cuda or mps; or ``recorded``: as each image was made, on the processor where that is not here.
 
-    Returns
-    -------
-    ReplayReport
-
-    Raises
-    ------
-    HistomixError
-        If the manifest is damaged or of an earlier version, a method is not installed, a model is missing or another
-        one, or ``out`` exists.
+    Raises HistomixError if the manifest is damaged or of an earlier version, a method is not installed, a model is
+    missing or another one, or ``out`` exists.
     """
     if not isinstance(manifest, Manifest):
         manifest = read_manifest(manifest)
     if out is not None:
         check_place(out)
-    exported = _Exported(images or manifest.path.parent) if check or out is None else None
+    exported = open_any(images or manifest.path.parent) if check or out is None else None
+    entries = {entry.source.image: entry for entry in exported.entries} if exported is not None else {}
     methods = {record.method: method_for(manifest, record.method) for record in manifest.records}
     ingredients = Ingredients(manifest, dataset, models, device)
     if changed := (yield from ingredients.changed_sources()):
@@ -335,7 +281,12 @@ def replay(
     with undamaged(manifest.path):
         exact, notes = _conditions(manifest, ingredients)
     compared = []
-    with _writer(out, manifest, dataset) as writer:
+    writer: WrittenDataset | None = None
+    with ExitStack() as stack:
+        if out is not None:
+            folder = stack.enter_context(complete_or_absent(out))
+            format = format_for(dataset, manifest.content.get("format"))
+            writer = dataset_writer(folder, f"{dataset.name}, rebuilt", dataset, format)
         remade = yield from _remake_in_place(manifest, methods, ingredients)
         for done, image in enumerate(manifest.images):
             if image.name not in remade:
@@ -355,18 +306,15 @@ def replay(
             if exported is None:
                 compared.append(Compared(image.name, "rebuilt"))
             else:
-                compared.append(exported.compare(image, made, image.name in exact))
+                entry, due = entries.get(image.file), image.name in exact
+                compared.append(_compare_with_export(exported, entry, image, made, due))
+        if writer is not None:
+            writer.finish()
     return ReplayReport(dataset.name, tuple(compared), {}, notes)
 
 
 def method_for(manifest: Manifest, name: str) -> Method[Any, Any]:
-    """A method that a manifest names.
-
-    Raises
-    ------
-    HistomixError
-        If it is not installed here.
-    """
+    """A method that a manifest names; HistomixError if it is not installed here."""
     try:
         return method_of(name)
     except HistomixError:
@@ -406,19 +354,6 @@ def _remake(
         ) from error
 
 
-@contextmanager
-def _writer(out: Path | None, manifest: Manifest, dataset: Dataset) -> Iterator[WrittenDataset | None]:
-    """What writes into ``out``, complete or absent; None where nothing is to be written."""
-    if out is None:
-        yield None
-        return
-    with complete_or_absent(out) as folder:
-        format = format_for(dataset, manifest.content.get("format"))
-        writer = dataset_writer(folder, f"{dataset.name}, rebuilt", dataset, format)
-        yield writer
-        writer.finish()
-
-
 def _composed(image: SyntheticImage, changes: Sequence[Change], ingredients: Ingredients) -> Synthetic:
     if image.target:
         return compose(ingredients.read(image.target), changes)
@@ -447,24 +382,21 @@ def _here(made: Mapping[str, Any], ingredients: Ingredients) -> tuple[list[str],
     """In what this machine differs from the one of a record, and whether a processor does the work here."""
     from napari_histomix.diffusion.models import machine_facts, versions
 
-    if "model_sha256" not in made:
-        # What no network painted is computed on the processor, and says at most with which versions.
-        return _differing(made, {"versions": versions()} if "versions" in made else {}), True
-    device = ingredients.device(made)
-    with ingredients.threads(made):
-        now = machine_facts(ingredients.model(made), device)
-    return _differing(made, now), device == "cpu"
-
-
-def _differing(made: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    then, here = made.get("versions", {}), now.get("versions", {})
+    # What no network painted is computed on the processor, and says at most with which versions.
+    device, now = "cpu", {"versions": versions()}
+    if "model_sha256" in made:
+        device = ingredients.device(made)
+        with ingredients.threads(made):
+            now = machine_facts(ingredients.model(made), device)
+    then, here = made.get("versions", {}), now["versions"]
     notes = [
         f"made with {name} {version}, rebuilt with {here.get(name, 'none')}"
         for name, version in sorted(then.items())
         if version != here.get(name)
     ]
-    return notes + [
+    notes += [
         f"made {word} {made[key]}, rebuilt {word} {now[key]}"
         for key, word in _MACHINE.items()
         if key in made and key in now and made[key] != now[key]
     ]
+    return notes, device == "cpu"

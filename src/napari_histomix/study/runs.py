@@ -6,44 +6,32 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from napari_histomix.datasets.text_files import uncollected
 from napari_histomix.records import Change, HistomixError
-from napari_histomix.study.changes import Changes, ChangeTable, Header, Patch
-from napari_histomix.study.database import FILE, INSERT_CHANGE, Claim, Database, damaged, gc_off
+from napari_histomix.study.changes import Changes, ChangeTable, Header, Patch, StoredChange
+from napari_histomix.study.database import FILE, INSERT_CHANGE, Database, WriteLock, damaged
 from napari_histomix.study.pictures import packed, packed_masks, read_picture, unpacked_masks, write_pack
 
 PATCHES = 2048
 """Patches of changes kept in memory after they were read."""
 COLUMNS = "method, settings, first, wanted, state, refusals, decisions"
 """Of a run, after its id."""
-HEADER = "id, image, name, row, col, height, width, method, seed, score, about"
+HEADER = ", ".join(field.name for field in fields(Header))
 OPEN, DONE = "open", "done"
 """States of a run: one that was begun, and killed or cancelled, can be taken up again."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One time that a method was carried out.
+    """One time that a method was carried out with ``settings``, plain JSON values.
 
-    Parameters
-    ----------
-    id : int
-    method : str
-    settings : mapping
-        Plain JSON values.
-    first : int
-        Id of the change that the item 0 of its plan becomes.
-    wanted : int
-        How many changes were asked for.
-    state : str
-        ``open`` or ``done``.
-    refusals : mapping of str to int
-    decisions : mapping
-        What was decided on the items of its stage when it began, by subject and item.
+    ``first`` is the id of the change that the item 0 of its plan becomes, ``wanted`` how many changes were asked for,
+    ``state`` is ``open`` or ``done``; ``decisions``, by subject and item, are those on the items of its stage then.
     """
 
     id: int
@@ -59,17 +47,14 @@ class Run:
 class ChangeStore:
     """What of a study has to do with runs and changes."""
 
-    def __init__(self, folder: Path, claim: Claim | None = None) -> None:
-        self.folder = folder
-        self._database = Database(folder, claim)
+    def __init__(self, folder: Path, lock: WriteLock | None = None) -> None:
+        self.folder = Path(folder)
+        self._database = Database(self.folder, lock)
         # Of the database, not of the study: a study that nobody has any more lets others write at once.
-        self._patch = lru_cache(PATCHES)(partial(_read_patch, self._database))
+        self.patch = lru_cache(PATCHES)(partial(_read_patch, self._database))
 
     def begin_run(
-        self,
-        method: str,
-        settings: Mapping[str, Any],
-        decisions: Mapping[str, Mapping[int, str]] | None = None,
+        self, method: str, settings: Mapping[str, Any], decisions: Mapping[str, Mapping[int, str]] | None = None
     ) -> Run:
         """Write down that a method is carried out: what it takes to take it up again."""
         with self._database.writing() as db:
@@ -97,7 +82,7 @@ class ChangeStore:
             db.execute(f"DELETE FROM act_items WHERE subject LIKE 'change%' AND item IN ({ids})", (run,))
             db.execute("DELETE FROM changes WHERE run = ?", (run,))
             db.execute("DELETE FROM runs WHERE id = ?", (run,))
-        self._patch.cache_clear()
+        self.patch.cache_clear()
 
     def runs(self) -> tuple[Run, ...]:
         """All runs in the order they began."""
@@ -138,7 +123,6 @@ class ChangeStore:
             _check_new(db, changes)
             pack = db.execute("SELECT coalesce(max(pack), 0) + 1 FROM changes").fetchone()[0]
             making, shared = self._making(db, run, facts)
-            new = [{key: own[key] for key in own if key not in shared or shared[key] != own[key]} for own in facts]
             rows = [
                 (
                     *(change.id, run, change.image, change.name, change.row, change.col, *change.shape, change.method),
@@ -149,7 +133,7 @@ class ChangeStore:
                     ),
                     *(pack, *place),
                 )
-                for change, (_, labels), own, place in zip(changes, masks, new, places, strict=True)
+                for change, (_, labels), own, place in zip(changes, masks, facts, places, strict=True)
             ]
             db.executemany(INSERT_CHANGE, rows)
             # On disk before the rows that speak of it are.
@@ -175,9 +159,8 @@ class ChangeStore:
     def changes(self, first: int = 0) -> Changes:
         """All changes by id, from an id on; pixels and provenance are read when they are asked for."""
         query = f"SELECT {HEADER} FROM changes WHERE id >= ? ORDER BY id"
-        with self._database.reading() as db, gc_off():
-            headers = [Header(*row) for row in db.execute(query, (first,))]
-        return Changes(headers, self._patch, self._provenance)
+        with self._database.reading() as db, uncollected():
+            return Changes([Header(*row) for row in db.execute(query, (first,))], self)
 
     def change(self, number: int) -> Change:
         """A change by its id; HistomixError if there is none."""
@@ -185,12 +168,12 @@ class ChangeStore:
             row = db.execute(f"SELECT {HEADER} FROM changes WHERE id = ?", (number,)).fetchone()
         if row is None:
             raise HistomixError(f"The study has no change {number}.")
-        return Changes([Header(*row)], self._patch, self._provenance)[0]
+        return StoredChange(Header(*row), self)
 
     def change_table(self, first: int = 0) -> ChangeTable:
         """All changes as arrays, from an id on, without a look at their pixels."""
         query = f"SELECT {ChangeTable.COLUMNS} FROM changes WHERE id >= ? ORDER BY id"
-        with self._database.reading() as db, gc_off():
+        with self._database.reading() as db, uncollected():
             return ChangeTable.of_rows(db.execute(query, (first,)).fetchall())
 
     def ids_of_run(self, run: int) -> list[int]:
@@ -210,9 +193,6 @@ class ChangeStore:
                     makings[making] = self._parsed(shared)
                 provenances[number] = {**makings[making], **self._parsed(own)}
         return provenances
-
-    def _provenance(self, number: int) -> Mapping[str, Any]:
-        return self.provenance([number])[number]
 
     def samplers(self) -> dict[int, str]:
         """The sampler that painted each change, by id; empty where none did."""

@@ -13,17 +13,17 @@ from shutil import rmtree
 from typing import Any
 
 from napari_histomix.datasets import Survey
+from napari_histomix.datasets.text_files import uncollected
 from napari_histomix.records import Candidate, HistomixError, Location
-from napari_histomix.study import decision_log
-from napari_histomix.study.database import FILE, LOCK, Claim, gc_off, write_meta
-from napari_histomix.study.decision_log import Decided, Entry, Subject
+from napari_histomix.study.database import FILE, LOCK, WriteLock, write_meta
+from napari_histomix.study.decision_log import DecisionLog
 from napari_histomix.study.pictures import FOLDER, archive
 from napari_histomix.study.runs import ChangeStore
 
 SURVEY = "survey.json"
 
 
-class Study(ChangeStore):
+class Study(ChangeStore, DecisionLog):
     """A study on disk. Made by ``create`` or ``open``; any thread may call any method.
 
     A decision is durable when ``decide`` returns. Items are ranks of candidates, ids of changes, numbers of segments.
@@ -38,19 +38,9 @@ class Study(ChangeStore):
     ((('candidate', 3, None), ('candidate', 4, None)), {})
     """
 
-    def __init__(self, folder: Path, claim: Claim | None = None) -> None:
-        super().__init__(Path(folder), claim)
-        self.reviewer = ""
-
     @classmethod
     def create(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Study:
-        """Make a new study folder for a dataset.
-
-        Raises
-        ------
-        HistomixError
-            If the folder holds something already or cannot be written.
-        """
+        """Make a new study folder for a dataset; HistomixError if it holds something already or cannot be written."""
         folder = Path(folder)
         cls.check_new(folder)
         try:
@@ -86,36 +76,30 @@ class Study(ChangeStore):
             raise HistomixError(f"{folder} is not empty; choose a new folder for the study.")
 
     @classmethod
-    def open(cls, folder: Path, claim: Claim | None = None) -> Study:
-        """Open a study folder.
-
-        Raises
-        ------
-        HistomixError
-            If it is none, is damaged, or was made by a newer version.
-        """
-        study = cls(Path(folder), claim)
+    def open(cls, folder: Path, lock: WriteLock | None = None) -> Study:
+        """Open a study folder; HistomixError if it is none, is damaged, or was made by a newer version."""
+        study = cls(folder, lock)
         if not (study.folder / FILE).is_file():
             raise HistomixError(f"{folder} is not a study; choose a folder that holds {FILE}.")
         study._database.check()
-        study._check_pictures()
+        with study._database.reading() as db:
+            packs = db.execute("SELECT pack, max(masks_at + masks_size) FROM changes GROUP BY pack").fetchall()
+        for pack, end in packs:
+            path = archive(study.folder, pack)
+            if not path.is_file() or path.stat().st_size < end:
+                raise HistomixError(f"{path} is missing or damaged; restore it from a backup.")
         return study
-
-    def _check_pictures(self) -> None:
-        with self._database.reading() as db:
-            for pack, end in db.execute("SELECT pack, max(masks_at + masks_size) FROM changes GROUP BY pack"):
-                path = archive(self.folder, pack)
-                if not path.is_file() or path.stat().st_size < end:
-                    raise HistomixError(f"{path} is missing or damaged; restore it from a backup.")
 
     # Who may write.
 
-    def hold(self) -> bool:
+    def hold(self, lock: WriteLock | None = None) -> bool:
         """Keep others from writing until ``let_go``; False where another window or command keeps this one from it.
 
-        A study that could not be held stays read-only until it is opened again: what it shows may no longer be so.
+        ``lock`` is a window's own for this folder, which all that it opens there share. A study that could not be held
+        stays read-only until it is opened again: what it shows may no longer be so.
         """
-        self._database.read_only = not (self._database.claim.held or self._database.claim.take())
+        self._database.lock = lock or self._database.lock
+        self._database.read_only = not (self._database.lock.held or self._database.lock.take())
         return not self.read_only
 
     def take(self) -> Study:
@@ -126,17 +110,7 @@ class Study(ChangeStore):
 
     def let_go(self) -> None:
         """Let others write."""
-        self._database.claim.release(force=True)
-
-    def use(self, claim: Claim) -> bool:
-        """Hold it with a window's right to this folder, which all that it opens there share."""
-        self._database.claim = claim
-        return self.hold()
-
-    @property
-    def claim(self) -> Claim:
-        """The right to write to this folder."""
-        return self._database.claim
+        self._database.lock.release(force=True)
 
     @property
     def read_only(self) -> bool:
@@ -218,55 +192,9 @@ class Study(ChangeStore):
 
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates by rank."""
-        with self._database.reading() as db, gc_off():
+        with self._database.reading() as db, uncollected():
             rows = db.execute("SELECT * FROM candidates ORDER BY rank")
             return tuple(Candidate(row[0], Location(*row[1:8]), Location(*row[8:15]), *row[15:]) for row in rows)
-
-    # Decisions.
-
-    def decisions(self, subject: Subject, items: Iterable[int] | None = None) -> dict[int, str]:
-        """Present decision of every item that has one, or of some items."""
-        with self._database.reading() as db:
-            if items is not None:
-                decisions = decision_log.decisions(db, {(subject, int(item)) for item in items})
-                return {item: decision for (_, item), decision in decisions.items()}
-            return dict(db.execute("SELECT item, decision FROM decisions WHERE subject = ?", (subject,)))
-
-    def decided(self, subject: Subject, item: int | None = None) -> dict[int, Decided]:
-        """Present decisions, with who made them and when; of every item that has one, or of one item."""
-        with self._database.reading() as db:
-            return decision_log.decided(db, subject, item)
-
-    def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
-        """Decide on one or several items as one act; None clears."""
-        self.act((subject, item, decision) for item in items)
-
-    def act(self, entries: Iterable[Entry]) -> None:
-        """Decide on several items, and on several subjects of one family, as one act that ``undo`` takes back whole.
-
-        Raises
-        ------
-        ValueError
-            For a decision that its subject does not have, or subjects of several families.
-        """
-        with self._database.writing() as db:
-            decision_log.record(db, self.reviewer, entries)
-
-    def undo(self, subject: Subject) -> tuple[Entry, ...]:
-        """Take back the last act of the subject's family, also one of an earlier session.
-
-        Returns
-        -------
-        tuple of Entry
-            What holds again: subject, item and decision (None: none); empty where there is nothing to take back.
-        """
-        with self._database.writing() as db:
-            return decision_log.undo(db, decision_log.family(subject))
-
-    def redo(self, subject: Subject) -> tuple[Entry, ...]:
-        """Do the act again that ``undo`` took back last, until there is a new one; returns as ``undo``."""
-        with self._database.writing() as db:
-            return decision_log.redo(db, decision_log.family(subject))
 
 
 def _root_facts(folder: Path, root: Path) -> dict[str, str]:

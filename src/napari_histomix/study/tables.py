@@ -16,10 +16,7 @@ HEADER = ["rank", *PLACE, "log_likelihood", "percentile", *("donor_" + name for 
 def write_candidates(path: Path, candidates: Iterable[Candidate], *, replace: bool = False) -> None:
     """Write candidates by rank, with an empty ``decision`` column to fill with keep or drop: all of them, or no file.
 
-    Raises
-    ------
-    HistomixError
-        If the file is there already (unless ``replace``) or cannot be written.
+    Raises HistomixError if the file is there already (unless ``replace``) or cannot be written.
     """
     rows = (
         [
@@ -36,13 +33,7 @@ def write_candidates(path: Path, candidates: Iterable[Candidate], *, replace: bo
 
 
 def read_candidates(path: Path) -> list[Candidate]:
-    """Read candidates back, without those whose ``decision`` is drop.
-
-    Raises
-    ------
-    HistomixError
-        If the file cannot be read or is not such a table.
-    """
+    """Read candidates back, without those whose ``decision`` is drop; HistomixError if that is not such a table."""
     table = read_table(path)
     if missing := table.missing(*HEADER[:-1]):
         raise _not_a_candidate(path, 1, f"there is no column {missing[0]!r}")

@@ -187,7 +187,7 @@ class DataPanel(Panel):
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:
         """Open a study in the background, with everything in it; ``images``: where those went, if they did."""
-        self._start(study_job(Path(folder), images, self.session.claim(folder)), "opening a study")
+        self._start(study_job(Path(folder), images, self.session.lock(folder)), "opening a study")
 
     def _start(self, job: Any, title: str) -> None:
         self.note.say("")

@@ -14,7 +14,7 @@ from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_histomix.records import HistomixError
 from napari_histomix.study.changes import ChangeTable
-from napari_histomix.study.database import Claim
+from napari_histomix.study.database import WriteLock
 from napari_histomix.study.decision_log import Entry, Subject, items_of
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ class Decisions(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.study: Study | None = None
-        self._claims: dict[Path, Claim] = {}
+        self._locks: dict[Path, WriteLock] = {}
         # Not kept from ending here: a study that nobody has any more lets others write.
         self._studies: WeakSet[Study] = WeakSet()
         # A window that closes lets others write, whoever else still holds a study.
-        self.destroyed.connect(partial(_release, self._claims))
+        self.destroyed.connect(partial(_release, self._locks))
         self._set_decisions({})
 
     def _set_decisions(self, decisions: Mapping[Subject, Mapping[int, str]]) -> None:
@@ -95,10 +95,10 @@ class Decisions(QObject):
         """Whether the study can be looked at only: another window writes to it."""
         return self.study is not None and self.study.read_only
 
-    def claim(self, folder: Path | str) -> Claim:
+    def lock(self, folder: Path | str) -> WriteLock:
         """This window's right to write to a study that several of its docks have open."""
         folder = Path(folder).resolve()
-        return self._claims.setdefault(folder, Claim(folder))
+        return self._locks.setdefault(folder, WriteLock(folder))
 
     @property
     def reviewer(self) -> str:
@@ -118,11 +118,11 @@ class Decisions(QObject):
 
     def _hold(self, study: Study) -> None:
         self.introduce(study)
-        study.use(self.claim(study.folder))
+        study.hold(self.lock(study.folder))
 
     def release(self) -> None:
         """Let other windows write to what this one has open."""
-        _release(self._claims)
+        _release(self._locks)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -174,6 +174,6 @@ class Decisions(QObject):
         return items
 
 
-def _release(claims: Mapping[Path, Claim]) -> None:
-    for claim in claims.values():
-        claim.release(force=True)
+def _release(locks: Mapping[Path, WriteLock]) -> None:
+    for lock in locks.values():
+        lock.release(force=True)

@@ -18,7 +18,7 @@ from napari_histomix.datasets import Dataset, Survey, open_any, survey
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import Candidate, Event, HistomixError, Job, LabeledImage
 from napari_histomix.study.changes import ChangeTable
-from napari_histomix.study.database import Claim
+from napari_histomix.study.database import WriteLock
 from napari_histomix.study.decision_log import Subject
 from napari_histomix.widgets.decisions import SUBJECTS
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch, prepare_units, single
@@ -163,11 +163,11 @@ def open_job(path: Path, mpp: float | None = None) -> Callable[[], Job[Opened]]:
 
 
 def study_job(
-    folder: Path, images: Path | None = None, claim: Claim | None = None
+    folder: Path, images: Path | None = None, lock: WriteLock | None = None
 ) -> Callable[[], Job[Opened | Moved]]:
     """Open a study's folder with its dataset and everything done so far.
 
-    ``images`` is where those went, if they did; ``claim`` the window's right to write to that folder.
+    ``images`` is where those went, if they did; ``lock`` the window's right to write to that folder.
     """
     prepare_units()
 
@@ -176,7 +176,7 @@ def study_job(
         from napari_histomix.study.store import keep_survey, kept_survey
 
         yield Event("Opening the study")
-        study = Study.open(folder, claim)
+        study = Study.open(folder, lock)
         settings = study.settings()
         try:
             root = study.locate(images)

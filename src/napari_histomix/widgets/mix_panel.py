@@ -161,7 +161,7 @@ class MixPanel(Panel):
             return
         self.note.say("")
         self.find_button.hide()
-        make = study_job(self._folder, images, self.session.claim(folder))
+        make = study_job(self._folder, images, self.session.lock(folder))
         self.runner.replace(make, "opening the study")
 
     def _on_opened(self, opened: Opened | Moved) -> None:

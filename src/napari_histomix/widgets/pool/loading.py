@@ -20,7 +20,7 @@ from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.segmentation.pool import POOL, Projection, SegmentPool, has_pool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.study.database import Claim
+from napari_histomix.study.database import WriteLock
 from napari_histomix.widgets.jobs import JobRunner, single
 
 JobMaker = Callable[[], Job[Any]]
@@ -62,17 +62,17 @@ def pool_job(
     study: Study | Path,
     pool: SegmentPool | None = None,
     signature: Mapping[str, Any] | None = None,
-    claim: Claim | None = None,
+    lock: WriteLock | None = None,
 ) -> JobMaker:
     """Open a study's pool with all decisions; refuse one that was not made by ``signature``, where that is given.
 
-    ``claim`` is the window's right to write to that folder.
+    ``lock`` is the window's right to write to that folder.
     """
     folder = study if isinstance(study, Path) else study.folder
 
     def job() -> Job[OpenedPool]:
         yield Event("Opening the study")
-        opened = Study.open(study, claim) if isinstance(study, Path) else study
+        opened = Study.open(study, lock) if isinstance(study, Path) else study
         opened.hold()
         yield Event("Reading the segments")
         try:

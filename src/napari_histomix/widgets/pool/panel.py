@@ -107,7 +107,7 @@ class PoolPanel(Panel):
             self.open_study(folder)
 
     def open_study(self, folder: Path) -> None:
-        self._open(pool_job(Path(folder), claim=self.session.claim(folder)))
+        self._open(pool_job(Path(folder), lock=self.session.lock(folder)))
 
     def take(self, study: Study, pool: SegmentPool | None = None, signature: Mapping[str, Any] | None = None) -> None:
         """Show a study's pool, opened already or still to be read; refuse one not made by ``signature``."""

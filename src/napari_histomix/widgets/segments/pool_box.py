@@ -23,7 +23,7 @@ from napari_histomix.segmentation import segment_map, segments_of
 from napari_histomix.segmentation.pool import PoolImage, SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.study.database import READ_ONLY, Claim
+from napari_histomix.study.database import READ_ONLY, WriteLock
 from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.elements import (
     SPACE,
@@ -66,12 +66,12 @@ class OpenPool:
         return Curation(self.study, SegmentPool(self.study.folder))
 
 
-def open_pool_job(folder: Path, claim: Claim) -> Callable[[], Job[OpenPool]]:
-    """Open a study that has a pool; ``claim`` is the window's right to write to it."""
+def open_pool_job(folder: Path, lock: WriteLock) -> Callable[[], Job[OpenPool]]:
+    """Open a study that has a pool; ``lock`` is the window's right to write to it."""
 
     def job() -> Job[OpenPool]:
         yield Event("Opening the study")
-        study = Study.open(folder, claim)
+        study = Study.open(folder, lock)
         study.hold()
         pool = SegmentPool(folder)
         try:
@@ -376,7 +376,7 @@ class PoolBox(QWidget):
             self.open_study(folder)
 
     def open_study(self, folder: Path) -> None:
-        self._start(open_pool_job(Path(folder), self.session.claim(folder)), "opening the segment pool")
+        self._start(open_pool_job(Path(folder), self.session.lock(folder)), "opening the segment pool")
 
     def read_image(self, name: str) -> None:
         """Read an image of the pool and its segments; ``shown`` follows."""
