@@ -193,8 +193,7 @@ def run_export(options: argparse.Namespace) -> dict[str, Any]:
         after = plan.after[name]
         change = f"  ({after - before:+,})" if after != before else ""
         say(options, f"  {name:<{width}}  {before:>8,} → {after:>8,} {plan.unit}{change}")
-    for warning in (*plan.left_out, *plan.losses):
-        say(options, f"Note: {warning}")
+    say(options, *(f"Note: {warning}" for warning in (*plan.left_out, *plan.losses)))
     say(options, f"{plan.files:,} files, about {bytes_text(plan.size)}; {bytes_text(plan.free)} are free.")
     if plan.refusal:
         raise HistomixError(plan.refusal)

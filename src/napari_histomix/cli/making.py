@@ -32,8 +32,6 @@ from napari_histomix.settings import settings_of, shown
 from napari_histomix.study import Study
 from napari_histomix.study.database import FILE
 
-DEMO_COUNT = 12
-
 
 def add_commands(commands: Commands, method: str) -> None:
     """Add ``methods``, ``synthesize`` with the options of a method, ``resume`` and ``demo``."""
@@ -110,7 +108,7 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     options.rare, options.study, options.candidates = [SAMPLE_RARE], None, None
     options.format = options.mpp = None
     if not hasattr(options, "count"):
-        options.count = DEMO_COUNT
+        options.count = 12
     return _synthesize(options, load_sample(), method_of(DEFAULT), report=True)
 
 

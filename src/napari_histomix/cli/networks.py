@@ -66,7 +66,7 @@ def add_commands(commands: Commands) -> None:
     actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
     make = actions.add("make", run_reader_test, "Make a reader test out of what is approved in a study.")
     make.add_argument("dataset", type=Path, help="the study's images: of nuclei, or of tissue")
-    add_shared(make, "--mpp", "--seed")
+    add_shared(make, "--mpp")
     studies = "studies of these images, of one method each"
     make.add_argument("--study", type=Path, nargs="+", required=True, metavar="FOLDER", help=studies)
     make.add_argument("--out", type=Path, required=True, help="new folder for the test")
@@ -75,6 +75,7 @@ def add_commands(commands: Commands) -> None:
     pasted = "also show donors pasted without blending, as a method of its own"
     make.add_argument("--copy-paste", action="store_true", help=pasted)
     make.add_argument("--all", action="store_true", help="also show what nobody has decided on")
+    make.add_argument("--seed", type=int, default=0, help="the same seed gives the same test")
 
     report = actions.add("report", run_reader_report, "Show how readers did, and write it as PNG, CSV and JSON.")
     report.add_argument("test", type=Path, help="folder of a reader test")

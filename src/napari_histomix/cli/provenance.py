@@ -49,8 +49,7 @@ def run_replay(options: argparse.Namespace) -> dict[str, Any]:
     dataset = source_dataset(manifest, options.dataset)
     how = {name: getattr(options, name) for name in ("out", "check", "images", "device")}
     report = follow(replay(manifest, dataset, options.model, **how))
-    for note in report.conditions:
-        say(options, f"Note: {note}.")
+    say(options, *(f"Note: {note}." for note in report.conditions))
     outcomes: Counter[str] = Counter(compared.outcome for compared in report.compared)
     if report.compared:
         summary = ", ".join(f"{outcomes[key]:,} {words}" for key, words in _OUTCOMES.items() if outcomes[key])

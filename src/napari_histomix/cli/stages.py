@@ -127,10 +127,9 @@ def _segment_all(
     from napari_histomix.segmentation import find_segments
 
     counts: dict[str, int] = {}
-    columns = ("image", "segment", "row", "col", "area", "vote_share", "stability", "at_border")
     with (folder / "segments.csv").open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream, lineterminator="\n")
-        table.writerow(columns)
+        table.writerow(("image", "segment", "row", "col", "area", "vote_share", "stability", "at_border"))
         for done, (name, path) in enumerate(images.items()):
             yield Event("Finding segments", done, len(images))
             try:

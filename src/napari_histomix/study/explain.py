@@ -128,9 +128,10 @@ def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
     synthetic = next((known for known in read.images if known.file == name), None)
     if synthetic is not None:
         origin = _origin(read, synthetic)
-        facts = _facts(read, synthetic, origin)
         sentence = f"{synthetic.name} is a synthetic image, not for diagnosis."
-        return Explanation(synthetic.name, "synthetic", sentence, facts, read, synthetic, origin)
+        return Explanation(
+            synthetic.name, "synthetic", sentence, _facts(read, synthetic, origin), read, synthetic, origin
+        )
     if is_flagged(entry.image):
         words = f"{name} was synthetic in the source dataset already; its own manifest lies where it was made."
         return Explanation(name, "flagged", words)

@@ -254,13 +254,12 @@ class Manifest:
 
 
 def _image(name: str, about: Mapping[str, Any], records: Sequence[Record]) -> SyntheticImage:
-    source = str(about.get("source_sha256", ""))
     # All that a record needs is looked at once, so that a damaged one is found before any work.
     for record in records:
         _ = record.id, record.method, record.seed, record.provenance.keys(), [each["role"] for each in record.sources]
     # Of tissue, earlier versions wrote the path.
     file = str(about["file"]).removesuffix(".png") if "name" in about else str(about["file"])
-    return SyntheticImage(name, file, str(about["sha256"]), source, tuple(records))
+    return SyntheticImage(name, file, str(about["sha256"]), str(about.get("source_sha256", "")), tuple(records))
 
 
 def _nucleus(old: Mapping[str, Any]) -> Record:
