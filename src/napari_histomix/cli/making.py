@@ -156,9 +156,7 @@ def _synthesize(
             study.let_go()
             with suppress(OSError):
                 shutil.rmtree(folder)
-    if options.study:
-        say(options, f"Study: {folder}")
-    say(options, f"Written: {options.out}")
+    say(options, *([f"Study: {folder}"] if options.study else []), f"Written: {options.out}")
     return result
 
 
