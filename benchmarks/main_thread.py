@@ -74,7 +74,7 @@ def main() -> None:
         dock.data.open_folder(options.dataset)
         wait(lambda: dock.session.image != "" and not dock.data.runner.running and not dock.data.book.busy)
         # Opening a dataset starts loading the network libraries; a person chooses classes meanwhile.
-        wait(lambda: not any(thread.name == "histomix-warming" for thread in threading.enumerate()))
+        wait(lambda: not any(thread.name == "histomix-preload" for thread in threading.enumerate()))
         number = dock.session.dataset.class_number(options.rare)
         dock.data.classes.rare_boxes[number].setChecked(True)
         dock.make.form.fields["count"].value = options.count

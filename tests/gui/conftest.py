@@ -12,6 +12,15 @@ from qtpy.QtCore import QTimer
 
 
 @pytest.fixture(scope="session")
+def small_network(small_network: Callable[..., object]) -> Callable[..., object]:
+    """As in all tests, once no dock of an earlier test loads networks in a thread of its own."""
+    from napari_histomix.widgets.jobs import prepare_torch
+
+    prepare_torch()
+    return small_network
+
+
+@pytest.fixture(scope="session")
 def tiny_model(small_model_folder: Path) -> Any:
     """An untrained network: what it paints is noise, but where it paints and what it leaves alone is real."""
     from napari_histomix.diffusion.model_files import load_model

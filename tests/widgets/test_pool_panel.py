@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from pool_samples import SIGNATURE, make_pool, make_study, segment
+from pool_samples import make_study, segment
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QHelpEvent, QPolygonF, QWheelEvent
 from qtpy.QtWidgets import QApplication, QToolTip
 
-from napari_histomix.records import HistomixError
+from napari_histomix.records import Change, HistomixError, SourceRef
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.pool import loading
-from napari_histomix.widgets.pool import view as pool_view
+from napari_histomix.widgets.pool import panel as pool_panel
 from napari_histomix.widgets.pool.gallery import class_colors
 from napari_histomix.widgets.pool.panel import PoolPanel
 from napari_histomix.widgets.session import Session
@@ -90,17 +90,16 @@ def texts(panel) -> str:
 
 
 def test_before_a_study_is_open_there_is_one_button(empty) -> None:
-    assert empty.progress.run_button.isVisible() and empty.empty.isVisible()
+    assert empty.open_button.isVisible() and empty.empty.isVisible()
     assert not empty.results.isVisible() and not empty.rebuild_button.isVisible()
     for action in (empty.keep, empty.undo, empty.drop_border, empty.view.refresh, lambda: empty.relabel("x")):
         action()
-    empty.set_uses({0: 1})
 
 
 def test_a_pool_is_shown_and_counted(panel) -> None:
     assert panel.title.text() == "<b>study</b> · 8 segments"
     assert "8 shown · 0 selected" in panel.count.text() and "2 at the border" in panel.count.text()
-    assert not panel.progress.isVisible() and not panel.empty.isVisible()
+    assert not panel.progress.bar.isVisible() and not panel.empty.isVisible()
     assert panel.view.gallery.numbers.tolist() == list(range(8))
     assert panel.actions_box.border_button.text() == "Drop 2 incomplete segments at the border"
 
@@ -274,7 +273,7 @@ def test_orders_and_the_way_back(panel, qtbot, monkeypatch) -> None:
     filters.order.setCurrentIndex(0)
     expected = panel.curation.ordered(np.arange(8), "similarity", 2).tolist()
     for limit in (20_000, 1):  # at once, and in the background
-        monkeypatch.setattr(pool_view, "SORTED_AT_ONCE", limit)
+        monkeypatch.setattr(pool_panel, "SORTED_AT_ONCE", limit)
         filters.order.setCurrentText("Similarity")
         qtbot.waitUntil(lambda: view.gallery.numbers.tolist() == expected, timeout=5000)
         assert expected[0] == 2
@@ -284,14 +283,11 @@ def test_orders_and_the_way_back(panel, qtbot, monkeypatch) -> None:
         view.gallery.go(view.gallery.place_of(number))
         view.similar_button.click()
         qtbot.waitUntil(lambda number=number: view.gallery.numbers[0] == number, timeout=5000)
-    filters.order.setCurrentText("Uses")
-    panel.set_uses({5: 2})
-    assert view.gallery.numbers.tolist()[0] == 5
 
 
 def test_a_tooltip_says_what_a_tile_is(panel, qtbot) -> None:
     panel.curation.tag([6], "odd")
-    panel.set_uses({6: 3})
+    panel.curation.set_uses({6: 3})
     gallery = panel.view.gallery
     at = gallery.tile(6).center()
     QApplication.sendEvent(gallery.viewport(), QHelpEvent(QEvent.Type.ToolTip, at, gallery.mapToGlobal(at)))
@@ -443,20 +439,53 @@ def test_a_pool_of_one(opened, qtbot) -> None:
     assert again(panel).decision.tolist() == [2] and selected(panel) == [0]
 
 
-def test_a_pool_made_otherwise_is_refused_and_can_be_rebuilt(empty, qtbot, tmp_path) -> None:
-    study, pool = make_pool(tmp_path / "study")
-    empty.take(study, pool, {**SIGNATURE, "encoder": "virchow"})
+def draw(study: Study, *donors: tuple[str, int], method: str = "usegmix") -> None:
+    """Write a change with these donors, (image, number), into a study."""
+    number = len(study.changes())
+    sources = SourceRef("target", "g2/one"), *(SourceRef("donor", *donor) for donor in donors)
+    pixels, origin = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), np.uint8)
+    parts = "g2/one", f"mix {number}", 0, 0, pixels, origin, None, {}, (), {"grade 2": 1.0}, method, 0, sources
+    study.add_changes(study.begin_run(method, {}).id, [Change(number, *parts, provenance={})])
+
+
+def test_uses_are_counted_when_a_pool_is_opened_and_when_more_is_made(empty, qtbot, tmp_path) -> None:
+    study = make_study(tmp_path / "study")
+    draw(study, ("g3/two", 5), ("g3/two", 5), ("g2/one", 0))
+    # An older pool had another segment of this number; a nucleus of that number is none.
+    draw(study, ("g4/three", 6), ("g2/one", 99))
+    draw(study, ("g3/two", 6), method="nucleimix")
+    with qtbot.waitSignal(empty.opened, timeout=10_000):
+        empty.open_study(study.folder)
+    empty.view.filters.order.setCurrentText("Uses")
+    assert empty.view.gallery.numbers.tolist()[:2] == [5, 0]
+    assert "Used 2 times" in empty.view.gallery.words(5) and "Used" not in empty.view.gallery.words(6)
+    draw(empty.study, *[("g4/three", 7)] * 3)
+    empty.session.changes_made.emit([3])
+    qtbot.wait(100)
+    assert not empty.curation.uses[7]  # they may be another study's
+    empty.session.study_folder = study.folder
+    empty.session.changes_made.emit([3])
+    qtbot.waitUntil(lambda: empty.view.gallery.numbers.tolist()[:3] == [7, 5, 0], timeout=10_000)
+
+
+def test_a_pool_that_is_mended_is_shown(empty, qtbot, tmp_path) -> None:
+    study = make_study(tmp_path / "study")
+    part = study.folder / "pool" / "part-0000" / "part.json"
+    whole = part.read_text()
+    part.write_text("{")
+    empty.open_study(study.folder)
     qtbot.waitUntil(empty.rebuild_button.isVisible, timeout=10_000)
-    assert "another encoder (texture, not virchow)" in empty.note.text() and empty.note.kind == "error"
-    assert not empty.results.isVisible() and empty.curation is None
+    assert empty.note.kind == "error" and not empty.results.isVisible() and empty.curation is None
     with qtbot.waitSignal(empty.rebuild_wanted, timeout=1000):
         empty.rebuild_button.click()
+    part.write_text(whole)
     with qtbot.waitSignal(empty.opened, timeout=10_000):
-        empty.take(study, pool, SIGNATURE)
+        empty.open_study(study.folder)
     assert empty.results.isVisible() and not empty.rebuild_button.isVisible() and not empty.note.isVisible()
-    empty.take(study, None, {**SIGNATURE, "prompter": "sam"})
+    part.write_text("{")
+    empty.open_study(study.folder)
     qtbot.waitUntil(empty.rebuild_button.isVisible, timeout=10_000)
-    assert empty.progress.run_button.isVisible() and not empty.results.isVisible()
+    assert empty.open_button.isVisible() and not empty.results.isVisible()
 
 
 @pytest.mark.parametrize("trouble", ("no study", "no pool", "damaged pool", "short rows"))
@@ -475,7 +504,7 @@ def test_what_cannot_be_opened_is_one_sentence_without_a_path(empty, qtbot, tmp_
     qtbot.waitUntil(lambda: bool(empty.note.text()), timeout=10_000)
     assert str(tmp_path) not in texts(empty) and "Traceback" not in texts(empty) and "study" in empty.note.text()
     assert empty.rebuild_button.isVisible() == (trouble != "no study")
-    assert empty.progress.run_button.isVisible() and empty.progress.run_button.isEnabled()
+    assert empty.open_button.isVisible() and empty.open_button.isEnabled()
 
 
 def test_a_thumbnail_that_cannot_be_read_is_gray(panel, qtbot) -> None:

@@ -23,12 +23,12 @@ from napari_histomix.segmentation import AnchorSettings, RegionTreePrompter
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
+from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.loading import open_job
-from napari_histomix.widgets.segments import layers as segment_layers
-from napari_histomix.widgets.segments.layers import picture_of, unusable
+from napari_histomix.widgets.segments import panel as segments_panel
 from napari_histomix.widgets.segments.panel import SegmentsPanel
-from napari_histomix.widgets.segments.pool_box import OpenPool
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.viewer_layers import picture_of, unusable
 
 UM = {"scale": (0.5, 0.5), "units": ("um", "um")}
 
@@ -95,7 +95,7 @@ def pooled(panel, folder, qtbot, tmp_path):
     study = Study.create(tmp_path / "home" / "biopsies", dataset.root, dataset.name, 0.5)
     drain(build_pool(dataset, study.folder))
     study.save_settings({"pool_settings": {"encoder": "texture"}})
-    settle(panel, qtbot, lambda: panel.open_study(study.folder))
+    settle(panel, qtbot, lambda: panel.pool.open_study(study.folder))
     return panel
 
 
@@ -124,7 +124,7 @@ class Waiting:
 @pytest.fixture
 def waiting(monkeypatch) -> Any:
     one = Waiting()
-    monkeypatch.setattr(segment_layers, "open_prompter", lambda *_: one)
+    monkeypatch.setattr(segments_panel, "open_prompter", lambda *_: one)
     yield one
     one.go.set()
 
@@ -283,7 +283,7 @@ def test_what_is_done_to_the_image_in_mid_run(panel, viewer, waiting, qtbot) -> 
 
 
 def test_open_images_are_listed_as_they_come_go_and_are_renamed(panel, viewer, qtbot, monkeypatch) -> None:
-    monkeypatch.setattr(segment_layers, "MOST_PIXELS", 200 * 200)
+    monkeypatch.setattr(viewer_layers, "MOST_PIXELS", 200 * 200)
     choice = panel.form.image
 
     def texts() -> list[str]:
@@ -337,7 +337,7 @@ def test_gray_and_transparent_images(viewer) -> None:
 
 def test_of_a_pyramid_the_finest_level_that_fits_is_used(panel, viewer, run, monkeypatch) -> None:
     pixels = tissue(side=320)
-    monkeypatch.setattr(segment_layers, "MOST_PIXELS", 160 * 160)
+    monkeypatch.setattr(viewer_layers, "MOST_PIXELS", 160 * 160)
     levels = [pixels, np.ascontiguousarray(pixels[::2, ::2]), np.ascontiguousarray(pixels[::8, ::8])]
     image = viewer.add_image(levels, rgb=True, multiscale=True, translate=(30, 40), name="slide", **UM)
     assert run()[0] == "good"
@@ -437,14 +437,14 @@ def test_a_build_that_is_cancelled_or_fails_leaves_no_folder(panel, folder, qtbo
         Picture.fromarray(np.full((64, 64, 3), 255, np.uint8)).save(path)
     prompter.go.set()
     assert "shows no tissue" in build(panel, qtbot) and page.note.kind == "error" and not home.exists()
-    assert "is not a study" in settle(panel, qtbot, lambda: panel.open_study(folder))
+    assert "is not a study" in settle(panel, qtbot, lambda: panel.pool.open_study(folder))
     assert str(folder.parent) not in panel.pool.note.text()
 
 
 def test_brush_corrections_are_taken_in_with_a_click(pooled, viewer, qtbot) -> None:
     pool = SegmentPool(pooled.pool.opened.study.folder)
     before = len(pool)
-    settle(pooled, qtbot, lambda: pooled.show_image("grade 2/two"))
+    settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 2/two"))
     image, layer = viewer.layers["grade 2/two"], viewer.layers["grade 2/two segments"]
     assert np.array_equal(image.data, tissue(1)) and tuple(layer.scale) == (0.5, 0.5)
     assert set(layer.features["class"]) == {"grade 2"}
@@ -484,19 +484,19 @@ def test_a_class_with_one_segment_is_a_pool_all_the_same(panel, folder, qtbot) -
 
 
 def test_what_was_dropped_while_the_layer_was_open_stays_dropped(pooled, viewer, qtbot) -> None:
-    settle(pooled, qtbot, lambda: pooled.show_image("grade 2/one"))
+    settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 2/one"))
     opened = pooled.pool.opened
     Curation(opened.study, opened.pool).decide([0], "drop")
     assert settle(pooled, qtbot, pooled.pool.correct_button.click) == "Nothing differs from the pool."
     assert Curation(opened.study, SegmentPool(opened.study.folder)).decision[0] == 2
     viewer.layers.clear()
-    settle(pooled, qtbot, lambda: pooled.show_image("grade 2/one"))
+    settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 2/one"))
     shown = viewer.layers["grade 2/one segments"].features["index"]
     assert opened.pool.rows["number"][0] not in shown.tolist()
 
 
 def test_an_open_layer_will_do_where_the_images_were_moved(pooled, viewer, folder, qtbot) -> None:
-    settle(pooled, qtbot, lambda: pooled.show_image("grade 2/one"))
+    settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 2/one"))
     shutil.rmtree(folder)
     layer = viewer.layers["grade 2/one segments"]
     layer.data[150:158, 150:158] = 90
@@ -508,17 +508,17 @@ def test_an_open_layer_will_do_where_the_images_were_moved(pooled, viewer, folde
     layer.data[140:148, 150:158] = 91
     text = settle(pooled, qtbot, pooled.pool.correct_button.click)
     assert text.startswith("The image grade 2/one is neither") and pooled.pool.note.kind == "error"
-    settle(pooled, qtbot, lambda: pooled.open_study(pooled.pool.opened.study.folder))
+    settle(pooled, qtbot, lambda: pooled.pool.open_study(pooled.pool.opened.study.folder))
     viewer.layers.clear()
-    assert "put them back" in settle(pooled, qtbot, lambda: pooled.show_image("grade 2/one"))
+    assert "put them back" in settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 2/one"))
 
 
 def test_a_pool_from_another_encoder_is_left_alone(pooled, viewer, qtbot) -> None:
     opened = pooled.pool.opened
     for part in (opened.study.folder / "pool").glob("part-*/part.json"):
         part.write_text(part.read_text().replace('"encoder": "texture-whole-1"', '"encoder": "resnet-abc"'))
-    pooled.pool.take(OpenPool(opened.study, SegmentPool(opened.study.folder), opened.dataset))
-    settle(pooled, qtbot, lambda: pooled.show_image("grade 3/three"))
+    settle(pooled, qtbot, lambda: pooled.pool.open_study(opened.study.folder))
+    settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 3/three"))
     viewer.layers[-1].data[0:9, 0:9] = 90
     text = settle(pooled, qtbot, pooled.pool.correct_button.click)
     assert "another encoder" in text and pooled.pool.note.kind == "error"
@@ -536,11 +536,11 @@ def test_other_labels_are_no_corrections(pooled, viewer, qtbot) -> None:
 
 def test_an_image_that_is_open_is_brought_to_the_front(pooled, viewer, qtbot) -> None:
     for name in ("grade 2/one", "grade 2/two"):
-        settle(pooled, qtbot, lambda name=name: pooled.show_image(name))
+        settle(pooled, qtbot, lambda name=name: pooled.pool.show_image(name))
     assert [layer.visible for layer in viewer.layers] == [False, False, True, True]
-    settle(pooled, qtbot, lambda: pooled.show_image("grade 2/one"))
+    settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 2/one"))
     assert [layer.visible for layer in viewer.layers] == [True, True, False, False]
     viewer.layers.remove("grade 2/one segments")
-    settle(pooled, qtbot, lambda: pooled.show_image("grade 2/one"))
+    settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 2/one"))
     assert len(viewer.layers) == 4 and viewer.layers.selection.active.name == "grade 2/one segments"
-    assert "no image nobody" in settle(pooled, qtbot, lambda: pooled.show_image("nobody"))
+    assert "no image nobody" in settle(pooled, qtbot, lambda: pooled.pool.show_image("nobody"))

@@ -194,7 +194,7 @@ def test_a_dropped_folder_is_looked_at(panel, qtbot, tmp_path) -> None:
     qtbot.waitUntil(panel.progress.run_button.isEnabled)
     empty = tmp_path / "empty"
     empty.mkdir()
-    panel.tissue.choose_folder(empty)
+    panel.tissue.drop.choose(empty)
     qtbot.waitUntil(lambda: not panel.tissue.looking)
     assert "no color" in panel.why.text() and not panel.progress.run_button.isEnabled()
 
@@ -274,7 +274,7 @@ def test_stop_keeps_the_best_and_offers_to_go_on(ready, trainer, qtbot) -> None:
     ready.progress.pause_button.click()
     assert ready.progress.pause_button.text() == "Resume" and ready.progress.status.text().startswith("Paused")
     ready.progress.cancel_button.click()
-    qtbot.waitUntil(lambda: not ready.runner.running and not ready.form.looking)
+    qtbot.waitUntil(lambda: not ready.runner.running)
     assert ready.note.text().startswith("Stopped. The best network (step ")
     assert "validation loss 0.1000) is in the folder My tissue" in ready.note.text()
     assert ready.use_button.isVisible()
@@ -284,7 +284,7 @@ def test_stop_keeps_the_best_and_offers_to_go_on(ready, trainer, qtbot) -> None:
     qtbot.waitUntil(lambda: trainer.asked.get("resume") is True)
     assert trainer.asked["out"] == out and ready.plot.validations[0][1] == 0.1
     trainer.go.set()
-    qtbot.waitUntil(lambda: not ready.runner.running and not ready.form.looking)
+    qtbot.waitUntil(lambda: not ready.runner.running)
 
 
 def test_an_unfinished_run_is_offered_to_whoever_opens_the_dock(trainer, viewer, qtbot, tmp_path) -> None:

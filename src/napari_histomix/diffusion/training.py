@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_histomix.devices import choose_device, memory_error
+from napari_histomix.diffusion import SUMMARY, state_folder, unfinished
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
 from napari_histomix.diffusion.recipes import DEFAULTS, WHAT, Inpainter, Kind, TrainingSettings, recipe_of
 from napari_histomix.diffusion.training_images import (
@@ -39,23 +40,9 @@ from napari_histomix.records import Event, HistomixError, Job
 
 __all__ = ["DEFAULTS", "TrainingSettings", "train", "unfinished"]
 
-STATE, SUMMARY = "state.pt", "run.json"
+STATE = "state.pt"
 CHECKED = 48
 """Windows of the validation loss."""
-
-
-def state_folder(out: Path) -> Path:
-    """Where a run that writes ``out`` keeps what is needed to take it up again."""
-    return out.with_name(out.name + ".training")
-
-
-def unfinished(out: Path) -> dict[str, Any] | None:
-    """``step``, ``minutes`` and ``saved`` (ISO date) of a run that can be taken up again; None where there is none."""
-    try:
-        summary = json.loads((state_folder(out) / SUMMARY).read_text(encoding="utf-8"))
-        return {key: summary[key] for key in ("step", "minutes", "saved")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def train(

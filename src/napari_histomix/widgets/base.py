@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from napari.utils.notifications import show_warning
-from qtpy.compat import isalive
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
 from napari_histomix.records import Event
@@ -50,16 +49,6 @@ class Panel(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
         return area
-
-    def follow_pool(self) -> None:
-        """Open the study with a segment pool that another dock of this viewer opens, or has opened."""
-        self.session.pool_changed.connect(self._on_pool)
-        if self.session.pool_folder is not None:
-            QTimer.singleShot(0, lambda: self._on_pool(self.session.pool_folder, None))
-
-    def _on_pool(self, folder: Any, by: Any) -> None:
-        if by is not self and isalive(self) and folder is not None:
-            self.open_study(folder)
 
     def complain(self, note: ui.Note, sentence: str) -> None:
         """Show one sentence about a failure: in the panel, or as a notice where the panel is not to be seen."""

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event as Flag
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread
 from typing import Any
 
 import pint
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 _lock = Lock()
 _busy = 0
 _usual = gc.get_threshold()
+_preload: Thread | None = None
 
 
 class _Handle:
@@ -343,8 +344,13 @@ def prepare_torch() -> None:
     Mesa draws with LLVM on machines without a graphics driver and on AMD cards, and triton, which torch imports on
     Linux, brings an LLVM of its own. Where the window came first, triton's library takes Mesa's symbols for its own
     and the process dies in dlopen. Loading that one library with RTLD_DEEPBIND beforehand makes it keep to its own.
-    Does nothing where there is no such clash, or where triton is loaded already.
+    Does nothing where there is no such clash, or where triton is loaded already. Networks that are being loaded in
+    another thread come to the end of that first.
     """
+    if _preload not in (None, current_thread()):
+        # At the end of its import diffusers puts another module in its place: a thread that asks for it in the midst
+        # of that gets the one that is replaced, which has none of the networks.
+        _preload.join()
     if not sys.platform.startswith("linux") or "triton" in sys.modules or not hasattr(os, "RTLD_DEEPBIND"):
         return
     try:
@@ -365,8 +371,10 @@ def warm_networks() -> None:
     Loading torch's libraries holds every thread for up to half a second at a time; done here it does not fall into a
     run. The thread is no daemon: a process that ends in the midst of loading a library may crash.
     """
-    if ENGINE not in sys.modules:
-        Thread(target=_load_engine, name="histomix-warming").start()
+    global _preload
+    if _preload is None and ENGINE not in sys.modules:
+        _preload = Thread(target=_load_engine, name="histomix-preload")
+        _preload.start()
 
 
 def _load_engine() -> None:

@@ -1,14 +1,17 @@
-"""Donors of the Mix dock: the jobs that look for them and blend one in, and the grid in which a person chooses one."""
+"""Targets and donors of the Mix dock: jobs that look for them and blend one in, layer and grid that show them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QObject, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
@@ -16,12 +19,12 @@ from napari_histomix.jobs import make_items
 from napari_histomix.methods.segment_stage import read_image
 from napari_histomix.methods.usegmix import METHOD, MixPlan, USegMixSettings, compose, donor_choice, plan_one
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage, Segment
-from napari_histomix.segmentation.pool import SegmentPool
-from napari_histomix.study import Study
+from napari_histomix.segmentation import segment_map
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.elements import ACCENT, CropView
 from napari_histomix.widgets.jobs import prepare_torch
-from napari_histomix.widgets.pool.loading import pathless
+from napari_histomix.widgets.pool.loading import JobMaker, OpenedPool, current_segments, pathless
+from napari_histomix.widgets.viewer_layers import about
 
 SHOWN = 10
 """Donors to choose from."""
@@ -30,6 +33,8 @@ MARGIN = 0.25
 COLUMNS = 5
 CELL = 74
 """Height of a donor in the grid, in pixels."""
+OUTLINE, CHOSEN = "#2ee6d6", "#ffb000"
+"""Segments, and the target among them: both read well on pink and violet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,91 +58,155 @@ class Donor:
     plan: MixPlan
 
 
-@dataclass(frozen=True, eq=False)
-class Tissue:
-    """A study, its pool and its dataset."""
+def target_job(tissue: OpenedPool, name: str) -> JobMaker:
+    """Read an image and draw its segments that nobody dropped."""
 
-    study: Study
-    pool: SegmentPool
-    dataset: Any
+    def job() -> Job[Target]:
+        yield Event("Reading the image")
+        image = read_image(tissue.dataset, tissue.pool, name)
+        yield Event("Reading its segments")
+        numbers = current_segments(Curation(tissue.study, tissue.pool), name)
+        segments = [(tissue.pool.segment(number), number) for number in numbers.values()]
+        # The large ones first: where segments overlap, the small ones can be clicked too.
+        segments.sort(key=lambda pair: -pair[0].area)
+        return Target(image, segment_map([segment for segment, _ in segments], image.pixels.shape), numbers)
 
-    def _job(self, make: Callable[[], Job[Any]]) -> Callable[[], Job[Any]]:
-        def job() -> Job[Any]:
-            try:
-                return (yield from make())
-            except FileNotFoundError:
-                raise HistomixError("A file of the study is no longer where it was; open the study again.") from None
+    return _of_files(tissue, job)
 
-        return pathless(job, self.study.folder, self.dataset.root)
 
-    def target_job(self, name: str) -> Callable[[], Job[Target]]:
-        """Read an image and draw its segments that nobody dropped."""
-        pool = self.pool
+def donors_job(
+    tissue: OpenedPool, target: Target, number: int, settings: USegMixSettings, donors: list[Donor]
+) -> JobMaker:
+    """The likeliest donors of a segment, each pasted but not blended; ``donors`` fills while they are made."""
+    pool = tissue.pool
 
-        def job() -> Job[Target]:
-            yield Event("Reading the image")
-            image = read_image(self.dataset, pool, name)
-            yield Event("Reading its segments")
-            curation = Curation(self.study, pool)
-            indices = [index for index, known in enumerate(pool.images) if known.source.image == name]
-            # An image that was divided again has two segments of a label: the later one counts.
-            own = np.flatnonzero(np.isin(curation.image, indices))
-            numbers = {int(pool.rows["number"][number]): int(number) for number in own}
-            allowed = curation.allowed()
-            numbers = {label: number for label, number in numbers.items() if allowed[number]}
-            labels = np.zeros(image.pixels.shape[:2], np.int32)
-            for label, number in sorted(numbers.items(), key=lambda item: -int(pool.rows["area"][item[1]])):
-                # The large ones first: where segments overlap, the small ones can be clicked too.
-                segment = pool.segment(number)
-                labels[segment.window][segment.mask] = label
-            return Target(image, labels, numbers)
+    def job() -> Job[list[Donor]]:
+        yield Event("Looking for donors")
+        # Read anew: a segment may have been dropped in the Pool dock since.
+        curation = Curation(tissue.study, pool)
+        kind = curation.kind_of(number)
+        yield Event("Comparing segments")
+        best = donor_choice(pool, curation.members(kind), kind, settings).likeliest(number, SHOWN)
+        own, images = target.image.source.image, {}
+        box = around(pool.segment(number), target.image.pixels.shape)
+        for done, (donor, probability) in enumerate(best):
+            yield Event("Preparing donors", done, len(best))
+            source = pool.image(donor).source
+            if source.image not in images:
+                # One at a time: ten large images would not fit into memory.
+                image = target.image if source.image == own else read_image(tissue.dataset, pool, source.image)
+                images = {source.image: image}
+            plan = plan_one(pool, number, donor, probability, settings.seed)
+            pixels, _, _ = compose(target.image, pool, plan.exchanges, images, settings.stain_matching)
+            donors.append(Donor(donor, probability, source.image, source.patient, pixels[box].copy(), plan))
+        return donors
 
-        return self._job(job)
+    return _of_files(tissue, job)
 
-    def donors_job(
-        self, target: Target, number: int, settings: USegMixSettings, donors: list[Donor]
-    ) -> Callable[[], Job[list[Donor]]]:
-        """The likeliest donors of a segment, each pasted but not blended; ``donors`` fills while they are made."""
-        pool = self.pool
 
-        def job() -> Job[list[Donor]]:
-            yield Event("Looking for donors")
-            # Read anew: a segment may have been dropped in the Pool dock since.
-            curation = Curation(self.study, pool)
-            kind = curation.kind_of(number)
-            yield Event("Comparing segments")
-            best = donor_choice(pool, curation.members(kind), kind, settings).likeliest(number, SHOWN)
-            own, images = target.image.source.image, {}
-            box = around(pool.segment(number), target.image.pixels.shape)
-            for done, (donor, probability) in enumerate(best):
-                yield Event("Preparing donors", done, len(best))
-                source = pool.image(donor).source
-                if source.image not in images:
-                    # One at a time: ten large images would not fit into memory.
-                    image = target.image if source.image == own else read_image(self.dataset, pool, source.image)
-                    images = {source.image: image}
-                plan = plan_one(pool, number, donor, probability, settings.seed)
-                pixels, _, _ = compose(target.image, pool, plan.exchanges, images, settings.stain_matching)
-                donors.append(Donor(donor, probability, source.image, source.patient, pixels[box].copy(), plan))
-            return donors
+def blend_job(tissue: OpenedPool, plan: MixPlan, settings: USegMixSettings, loaded: Any = None) -> JobMaker:
+    """Carry out the plan that a person chose; its change is in the study then."""
 
-        return self._job(job)
+    def job() -> Job[Change]:
+        prepare_torch()
+        yield Event("Preparing")
+        names = {entry.source.image for entry in tissue.dataset.entries}
+        taken = {*tissue.study.change_table().made_names, *names}
+        new_names = (f"{plan.image} mix {number}" for number in count(1))
+        named = replace(plan, name=next(name for name in new_names if name not in taken))
+        (made,) = yield from make_items(METHOD, tissue.dataset, settings, tissue.study, [named], loaded)
+        return tissue.study.change(made)
 
-    def one_job(self, plan: MixPlan, settings: USegMixSettings, loaded: Any = None) -> Callable[[], Job[Change]]:
-        """Carry out the plan that a person chose; its change is in the study then."""
+    return _of_files(tissue, job)
 
-        def job() -> Job[Change]:
-            prepare_torch()
-            yield Event("Preparing")
-            names = {entry.source.image for entry in self.dataset.entries}
-            taken, number = {*self.study.change_table().made_names, *names}, 1
-            while f"{plan.image} mix {number}" in taken:
-                number += 1
-            named = replace(plan, name=f"{plan.image} mix {number}")
-            (made,) = yield from make_items(METHOD, self.dataset, settings, self.study, [named], loaded)
-            return self.study.change(made)
 
-        return job
+def _of_files(tissue: OpenedPool, make: JobMaker) -> JobMaker:
+    """A job whose error sentences hold no paths, also where a file that it reads is gone."""
+
+    def job() -> Job[Any]:
+        try:
+            return (yield from make())
+        except FileNotFoundError:
+            raise HistomixError("A file of the study is no longer where it was; open the study again.") from None
+
+    return pathless(job, tissue.study.folder, tissue.dataset.root)
+
+
+class SegmentsLayer(QObject):
+    """The segments of an image, over the image that the session shows.
+
+    The layer is made once and given new content; one that a person removed is made again.
+    """
+
+    selected = Signal(int)
+    """The label that a person chose in the layer."""
+
+    def __init__(self, viewer: Any, parent: QObject) -> None:
+        super().__init__(parent)
+        self.viewer = viewer
+        self._layer: Labels | None = None
+        self._updating = False
+
+    def _on_label(self, event: Any) -> None:
+        if not self._updating:
+            self.selected.emit(int(event.source.selected_label))
+
+    @property
+    def layer(self) -> Labels | None:
+        """None where it is not in the viewer."""
+        return self._layer if self._layer in self.viewer.layers else None
+
+    def _update(self, layer: Labels, **attributes: Any) -> None:
+        self._updating = True
+        for name, value in attributes.items():
+            setattr(layer, name, value)
+        self._updating = False
+
+    def show(self, image: LabeledImage, labels: NDArray[np.int32]) -> None:
+        """Show the segments of an image of the pool."""
+        name = image.source.image
+        facts = {"image": name, "class": image.kind, "patient": image.source.patient, "mpp": image.mpp, "segments": {}}
+        attributes = {"name": f"{name} segments", "metadata": {"histomix": facts}, **self._space(image)}
+        if self.layer is None:
+            self._layer = Labels(labels, opacity=0.9, colormap=_colors(0), **attributes)
+            self._layer.contour = 2
+            self._layer.events.selected_label.connect(self._on_label)
+            self.viewer.layers.append(self._layer)
+        else:
+            # Removing a layer collects garbage in all of napari, adding one builds its controls: half a second each.
+            self._update(self.layer, data=labels, **attributes)
+        self.bring()
+
+    def mark(self, label: int) -> None:
+        if self.layer is not None:
+            self._update(self.layer, **({"selected_label": label} if label else {}), colormap=_colors(label))
+
+    def bring(self, shown: bool = True) -> None:
+        """Bring it onto the screen, on top and selected, or hide it."""
+        layer, layers = self.layer, self.viewer.layers
+        if layer is None:
+            return
+        layer.visible = shown
+        if shown:
+            layers.move(layers.index(layer), len(layers))
+            layers.selection.active = layer
+
+    def clear(self) -> None:
+        if self.layer is not None:
+            self.viewer.layers.remove(self.layer)
+
+    def _space(self, image: LabeledImage) -> dict[str, Any]:
+        """Scale, place and units: those of the image where it is open."""
+        name, shape = image.source.image, image.pixels.shape[:2]
+        for layer in self.viewer.layers:
+            if isinstance(layer, Image) and about(layer).get("image") == name and layer.data.shape[:2] == shape:
+                return {"scale": tuple(layer.scale), "translate": tuple(layer.translate), "units": layer.units}
+        return {"scale": (image.mpp, image.mpp), "units": ("um", "um")}
+
+
+def _colors(label: int) -> DirectLabelColormap:
+    chosen = {label: CHOSEN} if label else {}
+    return DirectLabelColormap(color_dict={None: OUTLINE, 0: "transparent", **chosen})
 
 
 def around(segment: Segment, shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -182,10 +251,6 @@ class DonorCell(CropView):
         patient = f" · patient {donor.patient}" if donor.patient else ""
         self.setToolTip(f"{donor.image}{patient}\nDrawn with a probability of {chance}. Pasted, not blended yet.")
         self.setAccessibleName(f"Donor of {donor.image}, {chance}")
-
-    def set_chosen(self, chosen: bool) -> None:
-        self.frame_color = ACCENT if chosen else ""
-        self.update()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         if self.donor is not None and event.button() == Qt.MouseButton.LeftButton:
@@ -239,9 +304,8 @@ class DonorGrid(QWidget):
         return sum(cell.donor is not None for cell in self.cells)
 
     def clear(self) -> None:
-        self.donor = None
+        self._mark(None)
         for cell in self.cells:
-            cell.set_chosen(False)
             cell.show_donor(None)
 
     def fill(self, donors: Sequence[Donor]) -> None:
@@ -254,15 +318,18 @@ class DonorGrid(QWidget):
 
     def choose(self, place: int) -> None:
         donor = self.cells[place].donor
-        if donor is None:
-            return
+        if donor is not None:
+            self._mark(donor)
+            self.chosen.emit(donor)
+
+    def _mark(self, donor: Donor | None) -> None:
         self.donor = donor
         for cell in self.cells:
-            cell.set_chosen(cell.donor is donor)
-        self.chosen.emit(donor)
+            cell.frame_color = ACCENT if donor is not None and cell.donor is donor else ""
+            cell.update()
 
     def _go(self, place: int) -> None:
-        if 0 <= place < len(self.cells) and self.cells[place].donor is not None:
+        if 0 <= place < self.count:
             self.cells[place].setFocus(Qt.FocusReason.TabFocusReason)
 
 

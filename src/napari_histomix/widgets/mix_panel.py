@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from qtpy.compat import isalive
 from qtpy.QtCore import QSize, QTimer, Signal
-from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QSizePolicy
 
 from napari_histomix.methods.usegmix import USegMixSettings
 from napari_histomix.records import Change, Event, HistomixError
-from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import (
-    CropView,
-    Note,
-    Section,
-    add,
-    ask_folder,
-    box,
-    button,
-    choice,
-    column,
-    hint,
-    label,
-    later,
-    many,
-    row,
-)
+from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.forms import SessionForm
-from napari_histomix.widgets.jobs import JobRunner, prepare_units
+from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.loading import Moved, Opened, study_job
-from napari_histomix.widgets.mix_donors import Donor, DonorGrid, Target, Tissue, around
-from napari_histomix.widgets.pool.loading import OpenedPool, pool_job, without_paths
+from napari_histomix.widgets.mix_donors import (
+    Donor,
+    DonorGrid,
+    SegmentsLayer,
+    Target,
+    around,
+    blend_job,
+    donors_job,
+    target_job,
+)
+from napari_histomix.widgets.pool.loading import OpenedPool, TissuePanel, pool_job, without_paths
 from napari_histomix.widgets.session import Session, window_of
-from napari_histomix.widgets.viewer_layers import SegmentPlaces, SegmentsLayer
 
 ASK = "Click a segment in the image, or take a random one."
 NO_DONOR = (
@@ -47,7 +39,7 @@ WAIT = 300
 """Milliseconds after the last change of a setting before donors are looked for again."""
 
 
-class MixPanel(Panel):
+class MixPanel(TissuePanel):
     """An image of the session's pool, a segment of it, ten donors, and the run that blends one of them in."""
 
     blended = Signal(int)
@@ -56,9 +48,8 @@ class MixPanel(Panel):
     """A loaded model to use in place of the one that the settings name."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
-        prepare_units()
         super().__init__(napari_viewer, session)
-        self.tissue: Tissue | None = None
+        self.tissue: OpenedPool | None = None
         self.target: Target | None = None
         self.number = -1
         """The target segment's number in the pool; -1 for none."""
@@ -69,53 +60,42 @@ class MixPanel(Panel):
         self._blending = -1
         self._rng = np.random.default_rng()
         self.segments = SegmentsLayer(self.viewer, self)
-        self.places = SegmentPlaces(self.viewer, self)
         self.loader, self.previews = JobRunner(self), JobRunner(self)
         self.blender = JobRunner(self, window_of(self.viewer))
-        self._find_soon = later(self, WAIT, self._find_donors)
+        self._find_soon = ui.later(self, WAIT, self._find_donors)
         self._build()
         self._connect()
         self._on_study()
-        self.follow_pool()
 
     def _build(self) -> None:
         self.area = self.scroll()
-        self.title = label(wrap=False, plain=True, style="font-weight: 600;")
-        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.open_button = button("Open study…", "Open a study that has a segment pool.", self.choose_study)
-        self.progress = RunBar("", self.runner)
-        self.progress.run_button.hide()
-        self.note = Note()
         tip = "Choose the folder that holds the images of this study now."
-        self.find_button = button("Where are its images?…", tip, self.choose_images, shown=False)
+        self.find_button = ui.button("Where are its images?…", tip, self.choose_images, shown=False)
 
-        self.image = choice(tip="The image whose segment is replaced.", name="Image of the target")
-        self.image.activated.connect(lambda _index: self.choose_image(self.image.currentData()))
+        self.image = ui.choice(tip="The image whose segment is replaced.", name="Image of the target")
+        self.image.activated.connect(lambda _index: self.choose_image(self.image.currentText()))
         tip = "Take any segment of this image that nobody dropped."
-        self.random_button = button("Random target", tip, self.choose_random)
-        self.show_button = button("Show", "Show this image and its segments again.", self.show_image)
-        self.about = hint(ASK)
+        self.random_button = ui.button("Random target", tip, self.choose_random)
+        self.show_button = ui.button("Show", "Show this image and its segments again.", self.show_image)
+        self.about = ui.hint(ASK)
         self.grid = DonorGrid()
-        self.before, self.after = CropView("Now"), CropView("Pasted")
+        self.before, self.after = ui.CropView("Now"), ui.CropView("Pasted")
         self.before.setToolTip("The target segment and its surroundings.")
         self.after.setToolTip("The chosen donor in its place; while it is blended, what is being painted.")
         for view in (self.before, self.after):
             view.smooth = True
             view.setFixedHeight(190)
-        self.views = box(row(self.before, self.after))
-        self.bar = RunBar(
-            "Replace and blend",
-            self.blender,
-            "Make a synthetic image with this donor in the target's place; it is saved, ready for review.",
-        )
-        self.settings = Section("Settings", "How donors are drawn and blended.", False)
+        self.views = ui.box(ui.row(self.before, self.after))
+        tip = "Make a synthetic image with this donor in the target's place; it is saved, ready for review."
+        self.bar = RunBar("Replace and blend", self.blender, tip)
+        self.settings = ui.Section("Settings", "How donors are drawn and blended.", False)
         self.form = SessionForm(self.session, USegMixSettings, omit=("per_class", "new_area"))
         self.settings.body.addWidget(self.form)
 
-        images = row(self.image, self.show_button, self.random_button, stretch=0)
-        self.results = box(column(images, self.about, self.grid, self.views, self.bar, self.settings))
-        header = row(self.title, self.open_button, stretch=0)
-        add(self.column, header, self.progress, self.note, self.find_button, self.results)
+        images = ui.row(self.image, self.show_button, self.random_button, stretch=0)
+        self.results = ui.box(ui.column(images, self.about, self.grid, self.views, self.bar, self.settings))
+        header = ui.row(self.title, self.open_button, stretch=0)
+        ui.add(self.column, header, self.progress, self.note, self.find_button, self.results)
         self.column.addStretch(1)
 
     def _connect(self) -> None:
@@ -130,8 +110,8 @@ class MixPanel(Panel):
         self.blender.cancelled.connect(lambda: self._end_blending("Stopped. Nothing was kept."))
         self.blender.failed.connect(lambda _sentence: self._end_blending())
         self.blender.running_changed.connect(self._on_running)
-        for runner in (self.runner, self.loader, self.previews, self.blender):
-            runner.failed.connect(self._on_failed)
+        for runner in (self.loader, self.previews, self.blender):
+            runner.failed.connect(self.fail)
         self.segments.selected.connect(self.choose)
         self.places.clicked.connect(self.on_clicked)
         self.form.changed.connect(self._find_soon.start)
@@ -143,12 +123,8 @@ class MixPanel(Panel):
 
     # Opening: the study is the session's.
 
-    def choose_study(self) -> None:
-        if folder := ask_folder(self, "Open a study", self.session.home):
-            self.open_study(folder)
-
     def choose_images(self) -> None:
-        folder = ask_folder(self, "The folder that holds the study's images")
+        folder = ui.ask_folder(self, "The folder that holds the study's images")
         if folder and self._folder is not None:
             self.open_study(self._folder, folder)
 
@@ -161,15 +137,14 @@ class MixPanel(Panel):
             return
         self.note.say("")
         self.find_button.hide()
-        make = study_job(self._folder, images, self.session.lock(folder))
-        self.runner.replace(make, "opening the study")
+        self.runner.replace(study_job(self._folder, images, self.session.lock(folder)), "opening the study")
 
     def _on_opened(self, opened: Opened | Moved) -> None:
-        if isinstance(opened, Moved):
+        if isinstance(opened, Opened):
+            self.session.take_opened(opened)
+        else:
             self.find_button.show()
             self.complain(self.note, f"The images of {opened.folder.name} are not where they were.")
-            return
-        self.session.take_opened(opened)
 
     def _on_pool(self, folder: Any, by: Any) -> None:
         # Not in the middle of a run, which works on the pool as it was.
@@ -191,9 +166,9 @@ class MixPanel(Panel):
         self.find_button.hide()
         study, dataset = self.session.study, self.session.dataset
         if study is None or dataset is None or not dataset.has_kinds:
-            self.title.setText("Open a study with a segment pool.")
+            self.title.setText("<b>Open a study with a segment pool.</b>")
             return
-        self.title.setText(study.folder.name)
+        self.title.setText(f"<b>{study.folder.name}</b>")
         self.loader.replace(pool_job(study), "reading the segment pool")
 
     def _on_loaded(self, result: Target | OpenedPool) -> None:
@@ -202,30 +177,26 @@ class MixPanel(Panel):
         elif result.curation is None:
             self.complain(self.note, result.problem)
         else:
-            self._on_pool_read(result.study, result.curation.pool)
+            self._on_tissue(replace(result, dataset=self.session.dataset))
 
-    def _on_pool_read(self, study: Any, pool: Any) -> None:
-        dataset, folder = self.session.dataset, study.folder
-        assert dataset is not None
-        self.tissue = Tissue(study, pool, dataset)
-        self.title.setText(f"{folder.name} · {many(len(pool), 'segment')}")
-        known = {entry.source.image for entry in dataset.training}
-        for name in dict.fromkeys(image.source.image for image in pool.images):
-            if name in known:
-                self.image.addItem(name, name)
+    def _on_tissue(self, tissue: OpenedPool) -> None:
+        self.tissue, folder = tissue, tissue.study.folder
+        self.title.setText(f"<b>{folder.name}</b> · {ui.many(len(tissue.pool), 'segment')}")
+        known = {entry.source.image for entry in tissue.dataset.training}
+        self.image.addItems([name for name in tissue.images if name in known])
         if not self.image.count():
-            why = f"None of the images of {folder.name} is among the training images of {dataset.name}."
+            why = f"None of the images of {folder.name} is among the training images of {tissue.dataset.name}."
             self.complain(self.note, why)
             return
         self.results.show()
         self.session.share_pool(folder, self)
-        self.choose_image(self.image.itemData(0))
+        self.choose_image(self.image.itemText(0))
 
     # Image and segment.
 
     def choose_image(self, name: str, label: int = 0) -> None:
         """Show an image of the pool, and make one of its segments the target where its label is given."""
-        place = self.image.findData(name)
+        place = self.image.findText(name)
         if place < 0 or self.tissue is None:
             return
         self.image.setCurrentIndex(place)
@@ -239,7 +210,7 @@ class MixPanel(Panel):
         self.target, self.number = None, -1
         self._clear()
         self.about.setText("Reading the image …")
-        self.loader.replace(self.tissue.target_job(name), "reading an image")
+        self.loader.replace(target_job(self.tissue, name), "reading an image")
 
     def _target_name(self) -> str:
         return self.target.image.source.image if self.target is not None else ""
@@ -315,14 +286,14 @@ class MixPanel(Panel):
         try:
             settings = self.form.value(USegMixSettings)
         except HistomixError as error:
-            self._on_failed(str(error))
+            self.fail(str(error))
             return
         segment = tissue.pool.segment(self.number)
         self.before.show_pixels(target.image.pixels[around(segment, target.image.pixels.shape)])
         size = segment.area * target.image.mpp**2
         self.about.setText(f"{target.image.kind} · segment {segment.number} · {size:,.0f} µm² · looking for donors …")
         self._donors = []
-        make = tissue.donors_job(target, self.number, settings, self._donors)
+        make = donors_job(tissue, target, self.number, settings, self._donors)
         self.previews.replace(make, "preparing donors")
         self._update()
 
@@ -353,9 +324,9 @@ class MixPanel(Panel):
             return
         self.note.say("")
         try:
-            make = self.tissue.one_job(donor.plan, self.form.value(USegMixSettings), self.model)
+            make = blend_job(self.tissue, donor.plan, self.form.value(USegMixSettings), self.model)
         except HistomixError as error:
-            self._on_failed(str(error))
+            self.fail(str(error))
             return
         self._blending = self.number
         self.blender.start(make, "blending a segment")
@@ -390,7 +361,7 @@ class MixPanel(Panel):
         if same and self.grid.donor is not None:
             self._on_chosen(self.grid.donor)
 
-    def _on_failed(self, sentence: str) -> None:
+    def fail(self, sentence: str) -> None:
         if self.target is None or self.grid.count == 0:
             self.about.setText(ASK if self.target is not None else "")
         self.complain(self.note, without_paths(sentence, self._folder))
@@ -402,13 +373,3 @@ class MixPanel(Panel):
         self.show_button.setEnabled(self.target is not None)
         why = "" if self.grid.donor else "Choose a target first." if self.number < 0 else "There is no donor yet."
         self.bar.allow(not why, why)
-
-    # Clicks only while it is to be seen.
-
-    def showEvent(self, event: QShowEvent) -> None:
-        self.places.listen()
-        super().showEvent(event)
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        self.places.rest()
-        super().hideEvent(event)

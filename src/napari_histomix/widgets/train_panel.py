@@ -15,31 +15,15 @@ from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QSize, QUrl
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QFormLayout, QSizePolicy
+from qtpy.QtWidgets import QSizePolicy
 
 from napari_histomix.records import Event
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import (
-    ACCENT,
-    CARE,
-    CropView,
-    Note,
-    add,
-    box,
-    button,
-    column,
-    even_row,
-    hint,
-    label,
-    later,
-)
 from napari_histomix.widgets.jobs import prepare_units, warm_networks
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.training_form import TrainingForm, read_history, run_words, training_job
-from napari_histomix.widgets.training_source import TissueSource
+from napari_histomix.widgets.training_form import TissueSource, TrainingForm, read_history, run_words, training_job
 
-LABEL_WIDTH = 92
-"""Pixels for the labels of both forms."""
 SAMPLE_COLUMNS = {
     "inpainter": ("Real", "Hidden", "Painted"),
     "autoencoder": ("Real", "Rebuilt"),
@@ -71,13 +55,7 @@ class TrainBar(RunBar):
 
 
 class LossPlot(FigureCanvasQTAgg):  # type: ignore[misc]
-    """The loss of a training run as it comes, in the colors of napari's theme.
-
-    Attributes
-    ----------
-    losses, validations : list of (step, loss)
-        What is shown; of many losses, averages of neighbors.
-    """
+    """The loss of a training run as it comes, in the colors of napari's theme; of many steps, averages of neighbors."""
 
     MOST = 2000
     """Points of the line; beyond that, neighbors are averaged: a long run takes no more memory than a short one."""
@@ -92,8 +70,8 @@ class LossPlot(FigureCanvasQTAgg):  # type: ignore[misc]
         self.axes.xaxis.set_major_formatter("{x:,.0f}")
         self.axes.yaxis.set_major_formatter("{x:.3g}")
         self.axes.tick_params(length=0)
-        (self._line,) = self.axes.plot([], color=ACCENT, linewidth=1)
-        (self._dots,) = self.axes.plot([], "o", color=CARE, markersize=5, label="held-out images", clip_on=False)
+        (self._line,) = self.axes.plot([], color=ui.ACCENT, linewidth=1)
+        (self._dots,) = self.axes.plot([], "o", color=ui.CARE, markersize=5, label="held-out images", clip_on=False)
         legend = self.axes.legend(
             loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, handlelength=0.5
         )
@@ -101,7 +79,7 @@ class LossPlot(FigureCanvasQTAgg):  # type: ignore[misc]
         self.setFixedHeight(190)
         self.setMinimumWidth(200)
         self.setToolTip("Lower is better. The line is the loss of every step, a dot the loss on images held out.")
-        self._redraw = later(self, 1000, self._show)
+        self._redraw = ui.later(self, 1000, self._show)
         self.set_theme(theme)
         self.clear()
 
@@ -166,7 +144,7 @@ def _mean(points: list[tuple[float, float]]) -> tuple[float, float]:
     return float(step), float(loss)
 
 
-class SampleView(CropView):
+class SampleView(ui.CropView):
     """A contact sheet, as high as its width asks for."""
 
     def __init__(self) -> None:
@@ -214,27 +192,24 @@ class TrainPanel(Panel):
         self.form = TrainingForm(self.session.home / "models")
         for part in (self.tissue, self.form):
             part.changed.connect(self._update)
-            align(part.details)
-        self.summary = label()
+        self.summary = ui.label()
         self.progress = TrainBar(self.runner)
         self.progress.run.connect(self.run)
-        self.why = hint("")
-        self.why.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
         tip = "Go on where the run was left; choose the same images and network as then."
-        self.resume_button = button("", tip, self.resume)
-        self.note = Note()
+        self.resume_button = ui.button("", tip, self.resume)
+        self.why, self.note = ui.Note(), ui.Note()
         tip = "The Synthesize panel of this window paints with this network from now on."
-        self.use_button = button("Use it for synthesis", tip, lambda: self.session.use_model(self._out))
-        self.show_button = button("Show the folder", pressed=self._show_folder)
-        self.result = box(even_row(self.use_button, self.show_button))
+        self.use_button = ui.button("Use it for synthesis", tip, lambda: self.session.use_model(self._out))
+        self.show_button = ui.button("Show the folder", pressed=self._show_folder)
+        self.result = ui.box(ui.even_row(self.use_button, self.show_button))
         self.plot = LossPlot(self.viewer.theme)
         self.plot.hide()
-        self.titles = label()
+        self.titles = ui.label()
         self.preview = SampleView()
         self.preview.setToolTip("Images held out from learning, as the network paints them now.")
-        self.sample = box(column(self.titles, self.preview, space=2), shown=False)
-        add(self.column, self.tissue, self.form, self.summary, self.progress, self.why, self.resume_button)
-        add(self.column, self.note, self.result, self.plot, self.sample)
+        self.sample = ui.box(ui.column(self.titles, self.preview, space=2), shown=False)
+        ui.add(self.column, self.tissue, self.form, self.summary, self.progress, self.why, self.resume_button)
+        ui.add(self.column, self.note, self.result, self.plot, self.sample)
         self.column.addStretch(1)
 
     def sizeHint(self) -> QSize:
@@ -244,21 +219,19 @@ class TrainPanel(Panel):
     # The run.
 
     def run(self) -> None:
-        if not self.problem():
-            self._begin(resume=False)
+        self._begin(resume=False)
 
     def resume(self) -> None:
-        if self.form.unfinished is not None and not self.problem(resume=True):
-            self._begin(resume=True)
+        self._begin(resume=True)
 
     def problem(self, resume: bool = False) -> str:
         """Why nothing can be run; empty where it can."""
-        if self.runner.running:
-            return "A network is being trained."
         return self.tissue.problem() or self.form.problem(resume)
 
     def _begin(self, resume: bool) -> None:
         form = self.form
+        if self.runner.running or self.problem(resume):
+            return
         self._kind, self._out = form.kind, form.out
         self._messages.clear()
         self.note.say("")
@@ -270,19 +243,8 @@ class TrainPanel(Panel):
             f"<b>{form.out.name}</b><br>{form.network.currentText()} · learns from {self.tissue.words()} · "
             f"begins {form.start.currentText()}"
         )
-        make = training_job(
-            self._kind,
-            self.tissue.gather(),
-            self._out,
-            minutes=float(form.minutes.value()),
-            seed=form.seed.value(),
-            start=form.start_from,
-            autoencoder=form.autoencoder.folder if self._kind == "latent" else None,
-            mpp=self.tissue.mpp(),
-            splits=self.session.splits,
-            device=form.device.currentData(),
-            resume=resume,
-        )
+        options = {**form.options(), "mpp": self.tissue.mpp(), "splits": self.session.splits, "resume": resume}
+        make = training_job(self._kind, self.tissue.gather(), self._out, **options)
         self.runner.start(make, "training a network")
 
     def _on_running(self, running: bool) -> None:
@@ -356,8 +318,7 @@ class TrainPanel(Panel):
         running = self.runner.running
         problem = "" if running else self.problem()
         self.progress.allow(not problem, problem)
-        self.why.setText(problem)
-        self.why.setVisible(bool(problem))
+        self.why.say(problem)
         unfinished = None if running else self.form.unfinished
         self.resume_button.setVisible(unfinished is not None)
         if unfinished is not None:
@@ -374,14 +335,6 @@ class TrainPanel(Panel):
     def _on_theme(self, event: Any = None) -> None:
         if isalive(self):
             self.plot.set_theme(self.viewer.theme)
-
-
-def align(layout: QFormLayout) -> None:
-    """Give the labels of a form the width that those of the other form have."""
-    for line in range(layout.rowCount()):
-        item = layout.itemAt(line, QFormLayout.ItemRole.LabelRole)
-        if item is not None and item.widget() is not None:
-            item.widget().setMinimumWidth(LABEL_WIDTH)
 
 
 def first_rows(sheet: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:

@@ -1,52 +1,305 @@
-"""What a person chooses of a training run: network, start, time, and where the model goes."""
+"""What a person chooses of a training run: images and their scale, the network, its start and its name."""
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from napari.layers import Image
+from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtWidgets import QLineEdit, QWidget
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
+from qtpy.QtWidgets import QFormLayout, QFrame, QLineEdit, QListWidget, QListWidgetItem, QWidget
 
+from napari_histomix.diffusion import state_folder, unfinished
 from napari_histomix.records import Event, Job
 from napari_histomix.settings import DEVICES
 from napari_histomix.weights import bundled
-from napari_histomix.widgets.elements import ask_folder, button, choice, form, label, number, row, show_line
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch
-from napari_histomix.widgets.training_source import Source
+from napari_histomix.widgets.viewer_layers import LayerFollower, about, micrometers, pixels_of
 
+FOLDER, LAYERS = "folder", "layers"
+LOOKED_AT = 5
+"""Images of a folder whose metadata is asked for the scale."""
 NETWORKS = (("Inpainter", "inpainter"), ("Autoencoder", "autoencoder"), ("Latent diffusion", "latent"))
 BUNDLED, MODEL, NOTHING = "bundled", "model", "nothing"
 STARTS = {BUNDLED: "with the bundled weights", MODEL: "with a model of mine", NOTHING: "from nothing"}
 MINUTES = 20
 NAME = "My tissue"
+LABEL_WIDTH = 92
+"""Pixels for the labels of both forms."""
+
+Source = Path | tuple[str, NDArray[np.uint8]]
 
 
-class FolderChoice(QWidget):
-    """A folder's name and a button that asks for it."""
+class FolderChoice(QFrame):
+    """A folder: asked for with a button, or dropped here."""
 
-    changed = Signal()
+    chosen = Signal(object)
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, words: str = "none yet", tip: str = "") -> None:
         super().__init__()
         self._title = title
         self.folder: Path | None = None
-        self.label = label("none yet", wrap=False)
-        self.setLayout(row(self.label, button("Choose …", pressed=self._ask), stretch=0))
+        self.setAcceptDrops(True)
+        self.label = ui.label(words)
+        self.setLayout(ui.row(self.label, ui.button("Choose …", tip, self._ask), stretch=0))
 
     def choose(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.label.setText(self.fontMetrics().elidedText(self.folder.name, Qt.TextElideMode.ElideMiddle, 150))
+        self.label.setText(_short(self, self.folder, 150))
         self.label.setToolTip(str(self.folder))
-        self.changed.emit()
+        self.chosen.emit(self.folder)
 
     def _ask(self) -> None:
-        if folder := ask_folder(self, self._title):
+        if folder := ui.ask_folder(self, self._title):
             self.choose(folder)
+
+    @staticmethod
+    def _folder(event: QDropEvent) -> Path | None:
+        paths = (Path(url.toLocalFile()) for url in event.mimeData().urls())
+        return next((path for path in paths if path.is_dir()), None)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if self._folder(event) is not None:
+            event.acceptProposedAction()
+        else:
+            # Everything else is left to napari.
+            event.ignore()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        if folder := self._folder(event):
+            event.acceptProposedAction()
+            self.choose(folder)
+
+
+def _short(widget: QWidget, folder: Path, width: int) -> str:
+    return widget.fontMetrics().elidedText(folder.name, Qt.TextElideMode.ElideMiddle, width)
+
+
+def _aligned(layout: QFormLayout) -> QFormLayout:
+    """A form whose labels are as wide as those of the other form."""
+    for line in range(layout.rowCount()):
+        item = layout.itemAt(line, QFormLayout.ItemRole.LabelRole)
+        if item is not None:
+            item.widget().setMinimumWidth(LABEL_WIDTH)
+    return layout
+
+
+# The images.
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """How many color images a folder holds, and µm per pixel where its files agree on it."""
+
+    images: int
+    mpp: float | None
+
+
+def folder_job(folder: Path) -> Callable[[], Job[FolderFacts]]:
+    """Count a folder's color images and look for their scale."""
+
+    def job() -> Job[FolderFacts]:
+        prepare_torch()
+        yield Event("Looking")
+        from napari_histomix.datasets.pixels import read_mpp
+        from napari_histomix.diffusion.training_images import find_images
+
+        images, _ = find_images(folder)
+        scales = {round(mpp, 4) for path in images[:LOOKED_AT] if (mpp := read_mpp(path))} or _stated_mpp(folder)
+        return FolderFacts(len(images), scales.pop() if len(scales) == 1 else None)
+
+    return job
+
+
+def _stated_mpp(folder: Path) -> set[float]:
+    try:
+        return {float(json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["mpp"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def learnable(layer: Any) -> bool:
+    """Whether a network may learn from a layer: RGB, not synthetic, not of images held back for testing."""
+    if not isinstance(layer, Image) or not layer.rgb:
+        return False
+    return not about(layer).get("synthetic") and about(layer).get("split", "") in ("", "train")
+
+
+class RgbLayers(QListWidget):
+    """The viewer's RGB layers that a network may learn from, with check boxes."""
+
+    changed = Signal()
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._left_out: set[int] = set()
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.itemChanged.connect(self._on_item)
+        self.follower = LayerFollower(viewer, learnable, self)
+        self.follower.changed.connect(self._fill)
+        self.follower.refresh()
+
+    def checked(self) -> list[Any]:
+        return [layer for layer in self.follower.layers if id(layer) not in self._left_out]
+
+    def _fill(self) -> None:
+        self._left_out &= {id(layer) for layer in self.follower.layers}
+        with QSignalBlocker(self):
+            self.clear()
+            for layer in self.follower.layers:
+                size = micrometers(layer)
+                item = QListWidgetItem(f"{layer.name} · {size:.3g} µm/px" if size else layer.name)
+                item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
+                out = id(layer) in self._left_out
+                item.setCheckState(Qt.CheckState.Unchecked if out else Qt.CheckState.Checked)
+                item.setToolTip(layer.name)
+                self.addItem(item)
+        self._fit()
+        self.changed.emit()
+
+    def _fit(self) -> None:
+        line = max(self.sizeHintForRow(0), 12)
+        self.setFixedHeight(min(max(self.count(), 2), 6) * line + 2 * self.frameWidth() + 6)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        # How high the lines are is known only now.
+        self._fit()
+
+    def _on_item(self, item: QListWidgetItem) -> None:
+        layer = self.follower.layers[self.row(item)]
+        self._left_out.discard(id(layer))
+        if item.checkState() != Qt.CheckState.Checked:
+            self._left_out.add(id(layer))
+        self.changed.emit()
+
+
+class TissueSource(QWidget):
+    """Where the images come from, and how large their pixels are."""
+
+    changed = Signal()
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._facts: FolderFacts | None = None
+        self._failure = ""
+        self.kind = ui.choice((("a folder of images", FOLDER), ("the images open in napari", LAYERS)))
+        tip = "PNG, JPEG or TIFF images, also in folders below; no labels are needed."
+        title = "A folder of H&E images; no labels are needed"
+        self.drop = FolderChoice(title, "Drop a folder of H&E images here, or", tip)
+        self.drop.setObjectName("folderDrop")
+        self.drop.setStyleSheet("QFrame#folderDrop { border: 1px dashed #8a8f99; border-radius: 4px; }")
+        self.drop.layout().setContentsMargins(ui.SPACE, ui.SPACE - 2, ui.SPACE, ui.SPACE - 2)
+        self.layers = RgbLayers(viewer)
+        self.none = ui.hint("No RGB image is open. Synthetic images and those of a test split are not listed.")
+        tip = "How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
+        self.scale = ui.number(0, 10, 0, step=0.05, decimals=4, suffix=" µm/px", special="? µm/px", tip=tip)
+        self.known = ui.label()
+        layout = ui.form(("Learn from", self.kind))
+        layout.addRow(ui.column(self.drop, self.layers, self.none))
+        layout.addRow("One pixel is", ui.column(self.scale, self.known))
+        self.setLayout(_aligned(layout))
+        self._runner = JobRunner(self)
+        self._runner.finished.connect(self._on_facts)
+        self._runner.failed.connect(self._on_failure)
+        self.kind.setCurrentIndex(1 if self.layers.checked() else 0)
+        self.drop.chosen.connect(self._on_folder)
+        self.kind.currentIndexChanged.connect(self._update)
+        self.layers.changed.connect(self._update)
+        self.scale.valueChanged.connect(self._update)
+        self._update()
+
+    @property
+    def looking(self) -> bool:
+        return self._runner.busy
+
+    @property
+    def from_layers(self) -> bool:
+        return bool(self.kind.currentData() == LAYERS)
+
+    def _on_folder(self, folder: Path) -> None:
+        self._facts, self._failure = None, ""
+        self.kind.setCurrentIndex(self.kind.findData(FOLDER))
+        self._runner.replace(folder_job(folder), f"looking into {folder.name}")
+        self._update()
+
+    def _on_facts(self, facts: FolderFacts) -> None:
+        self._facts = facts
+        self.scale.setValue(facts.mpp or 0.0)
+        self._update()
+
+    def _on_failure(self, sentence: str) -> None:
+        self._failure = sentence
+        self._update()
+
+    def _update(self) -> None:
+        layers, any_open = self.from_layers, self.layers.count() > 0
+        self.drop.setVisible(not layers)
+        self.layers.setVisible(layers and any_open)
+        self.none.setVisible(layers and not any_open)
+        sizes = self._layer_sizes()
+        known = sorted({size for size in sizes if size is not None})
+        self.scale.setVisible(not layers or None in sizes or not sizes)
+        self.known.setVisible(bool(known))
+        span = "–".join(f"{size:.3g}" for size in dict.fromkeys(known[:1] + known[-1:]))
+        self.known.setText(f"{'the others ' if None in sizes else ''}{span} µm/px by their scale")
+        if self.drop.folder is not None:
+            count = f"{self._facts.images:,} images" if self._facts else "no images" if self._failure else "looking …"
+            self.drop.label.setText(f"<b>{html.escape(self.drop.folder.name)}</b><br>{count}")
+        self.changed.emit()
+
+    def _layer_sizes(self) -> list[float | None]:
+        return [micrometers(layer) for layer in self.layers.checked()] if self.from_layers else []
+
+    # What the run asks.
+
+    def problem(self) -> str:
+        """Why nothing can be learned yet; empty where it can."""
+        if self.from_layers:
+            if not self.layers.checked():
+                return "Check an image." if self.layers.count() else "Open an RGB image in napari and check it."
+        elif self.drop.folder is None:
+            return "Choose a folder of images."
+        elif self._failure:
+            return self._failure
+        elif self._facts is None:
+            return "The folder is being looked at."
+        if self.mpp() is None:
+            return "Enter how many µm one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
+        return ""
+
+    def mpp(self) -> tuple[float, float] | None:
+        """Lowest and highest µm per pixel of the chosen images; None where it is not known of all."""
+        entered = self.scale.value() or None
+        sizes = [size or entered for size in self._layer_sizes()] if self.from_layers else [entered]
+        known = [size for size in sizes if size is not None]
+        return (min(known), max(known)) if known and len(known) == len(sizes) else None
+
+    def words(self) -> str:
+        if self.from_layers:
+            return ui.many(len(self.layers.checked()), "open image")
+        return self.drop.folder.name if self.drop.folder is not None else ""
+
+    def gather(self) -> Callable[[], Sequence[Source]]:
+        """What reads the chosen images, in a worker's thread; layers may be deleted meanwhile."""
+        if not self.from_layers:
+            folders = [self.drop.folder]
+            return lambda: folders
+        held = [(layer.name, layer.data[0] if layer.multiscale else layer.data) for layer in self.layers.checked()]
+        return lambda: [picture for name, data in held for picture in pixels_of(name, data)]
+
+
+# The network.
 
 
 class TrainingForm(QWidget):
@@ -59,24 +312,23 @@ class TrainingForm(QWidget):
         self.home = home
         self.unfinished: dict[str, Any] | None = None
         """The run that ``out`` was the goal of and that can be resumed: step, minutes, saved."""
-        self.network = choice(
-            NETWORKS,
+        tip = (
             "The inpainter paints pixels and is what synthesis needs.\n"
-            "An autoencoder and a latent diffusion network in its latents do the same for larger windows.",
-            self._on_network,
+            "An autoencoder and a latent diffusion network in its latents do the same for larger windows."
         )
+        self.network = ui.choice(NETWORKS, tip, self._on_network)
         self.autoencoder = FolderChoice("The folder of a trained autoencoder")
-        self.start = choice(changed=self._update)
+        self.start = ui.choice(changed=self._update)
         self.start_folder = FolderChoice("The folder of the model to begin with")
         tip = "How long to learn. More is better; you can stop early and keep the best so far."
-        self.minutes = number(1, 10_000, MINUTES, suffix=" min", tip=tip)
+        self.minutes = ui.number(1, 10_000, MINUTES, suffix=" min", tip=tip)
         tip = "Where the network runs. Automatic takes a graphics card if there is one."
-        self.device = choice(((title, device) for device, title in DEVICES.items()), tip)
-        self.seed = number(0, 2**31 - 1, 0, tip="Decides what is held out and in which order is learned.")
+        self.device = ui.choice(((title, device) for device, title in DEVICES.items()), tip)
+        self.seed = ui.number(0, 2**31 - 1, 0, tip="Decides what is held out and in which order is learned.")
         self.name = QLineEdit(NAME)
         self.name.setToolTip("The model's name; its folder is new and has this name too.")
-        self.where = button("In …", pressed=self._ask_home)
-        self.details = form(
+        self.where = ui.button("In …", pressed=self._ask_home)
+        self.details = ui.form(
             ("Network", self.network),
             ("Autoencoder", self.autoencoder),
             ("Start", self.start),
@@ -84,15 +336,11 @@ class TrainingForm(QWidget):
             ("Time", self.minutes),
             ("Device", self.device),
             ("Seed", self.seed),
-            ("Save as", row(self.name, self.where, stretch=0)),
+            ("Save as", ui.row(self.name, self.where, stretch=0)),
         )
-        self.setLayout(self.details)
-        self._runner = JobRunner(self)
-        self._runner.finished.connect(self._on_unfinished)
-        self._runner.failed.connect(lambda _sentence: self._update())
-        self._runner.cancelled.connect(self._update)
-        self.start_folder.changed.connect(self._update)
-        self.autoencoder.changed.connect(self._update)
+        self.setLayout(_aligned(self.details))
+        self.start_folder.chosen.connect(lambda _folder: self._update())
+        self.autoencoder.chosen.connect(lambda _folder: self._update())
         self._propose()
         self.name.textChanged.connect(self.look)
         self._on_network()
@@ -106,15 +354,21 @@ class TrainingForm(QWidget):
     def out(self) -> Path:
         return self.home / (self.name.text().strip() or NAME)
 
+    def options(self) -> dict[str, Any]:
+        """Of ``training_job``."""
+        return {
+            "minutes": float(self.minutes.value()),
+            "seed": self.seed.value(),
+            "start": self.start_from,
+            "autoencoder": self.autoencoder.folder if self.kind == "latent" else None,
+            "device": self.device.currentData(),
+        }
+
     @property
     def start_from(self) -> Path | None:
         """Folder of the model to fine-tune; None for a new network."""
         start = self.start.currentData()
         return bundled() if start == BUNDLED else self.start_folder.folder if start == MODEL else None
-
-    @property
-    def looking(self) -> bool:
-        return self._runner.busy
 
     def _on_network(self) -> None:
         with QSignalBlocker(self.start):
@@ -124,23 +378,23 @@ class TrainingForm(QWidget):
         self._update()
 
     def _update(self) -> None:
-        show_line(self.details, self.autoencoder, self.kind == "latent")
-        show_line(self.details, self.start_folder, self.start.currentData() == MODEL)
-        self.where.setText("In " + self.fontMetrics().elidedText(self.home.name, Qt.TextElideMode.ElideMiddle, 90))
+        ui.show_line(self.details, self.autoencoder, self.kind == "latent")
+        ui.show_line(self.details, self.start_folder, self.start.currentData() == MODEL)
+        self.where.setText(f"In {_short(self, self.home, 90)}")
         self.where.setToolTip(f"The model's folder:\n{self.out}\nPress to put it elsewhere.")
         self.changed.emit()
 
     # Where to.
 
     def _ask_home(self) -> None:
-        if folder := ask_folder(self, "The folder in which the model's folder is made"):
+        if folder := ui.ask_folder(self, "The folder in which the model's folder is made"):
             self.home = folder
             self.look()
 
     def _propose(self) -> None:
         """A name that no finished model has; one that an unfinished run has is proposed, so that it is offered."""
         name, number = NAME, 2
-        while (self.home / name).exists() and not _begun(self.home / name):
+        while (self.home / name).exists() and not state_folder(self.home / name).exists():
             name, number = f"{NAME} {number}", number + 1
         self.name.setText(name)
 
@@ -151,16 +405,8 @@ class TrainingForm(QWidget):
         self.look()
 
     def look(self) -> None:
-        """Look for an unfinished run of the chosen name, in the background."""
-        self.unfinished = None
-        if _begun(self.out):
-            self._runner.replace(_unfinished_job(self.out), "looking for an unfinished run")
-        else:
-            self._runner.discard()
-        self._update()
-
-    def _on_unfinished(self, run: dict[str, Any] | None) -> None:
-        self.unfinished = run
+        """Look for an unfinished run of the chosen name."""
+        self.unfinished = unfinished(self.out)
         self._update()
 
     def problem(self, resume: bool = False) -> str:
@@ -172,31 +418,11 @@ class TrainingForm(QWidget):
         name = self.name.text().strip()
         if not name or name in (".", "..") or any(character in '/\\:*?"<>|' for character in name):
             return "Give the model a name that can be a folder's."
-        if resume:
-            return ""
-        if self.looking:
-            return "The name is being looked up."
         if self.unfinished is not None:
-            return "A run of this name is unfinished: resume it, or give another name."
-        if self.out.exists() or _begun(self.out):
+            return "" if resume else "A run of this name is unfinished: resume it, or give another name."
+        if self.out.exists() or state_folder(self.out).exists():
             return f"There is a folder {self.out.name} already; give the model another name."
         return ""
-
-
-def _begun(out: Path) -> bool:
-    # Where diffusion.training keeps a run's state; asking there would load torch in the window's own thread.
-    return out.with_name(out.name + ".training").exists()
-
-
-def _unfinished_job(out: Path) -> Callable[[], Job[dict[str, Any] | None]]:
-    def job() -> Job[dict[str, Any] | None]:
-        prepare_torch()
-        yield Event("Looking")
-        from napari_histomix.diffusion.training import unfinished
-
-        return unfinished(out)
-
-    return job
 
 
 def run_words(run: dict[str, Any]) -> str:

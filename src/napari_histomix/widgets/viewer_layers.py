@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from napari.layers import Image, Labels, Layer
-from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QComboBox, QWidget
 
-from napari_histomix.records import HistomixError, LabeledImage
+from napari_histomix.records import HistomixError, LabeledImage, Segment
 from napari_histomix.widgets.elements import later, narrow
 
 LARGEST = 400_000_000
 """Pixels of one layer that are taken into memory."""
+MOST_PIXELS = LARGEST // 8
+"""Of an image that is divided: the masks of all its anchors are held at its size."""
+MOST_LABEL = 1_000_000
+OPACITY = 0.4
 SEGMENT_EXTENT = (80.0, 420.0)
 """Screen pixels that a segment takes, at least and at most, after a flight; the zoom changes only where it must."""
 CLICK_TOLERANCE = 3.0
 """Screen pixels that the mouse may move in a click."""
 VIEWING_MODES = ("pan_zoom", "pick")
 """Modes of a layer in which a click changes nothing in it."""
-OUTLINE, CHOSEN = "#2ee6d6", "#ffb000"
-"""Segments, and the target among them: both read well on pink and violet."""
 
 
 def about(layer: Any) -> dict[str, Any]:
@@ -65,6 +69,172 @@ def pixels_of(name: str, data: Any) -> list[tuple[str, NDArray[np.uint8]]]:
     planes = values.reshape(-1, *values.shape[-3:])
     # Copies: what is painted into a layer in mid-run is not for the network.
     return [(name if len(planes) == 1 else f"{name} {at}", plane.copy()) for at, plane in enumerate(planes, start=1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One plane of an image layer, at the level that is used; ``pixels`` reads it, in a worker's thread."""
+
+    name: str
+    """Of the image: the one that its dataset gave it, else the layer's."""
+    data: Any
+    """(H, W) or (H, W, 3 or 4) array, lazy or not."""
+    limits: tuple[float, float]
+    """Values shown black and white, for one channel."""
+    plane: tuple[int, ...]
+    """Where it lies along the layer's leading axes."""
+    factor: NDArray[np.float64]
+    """Pixels of the layer's data that one of its pixels is, along both axes."""
+    mpp: float | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.data.shape[0]), int(self.data.shape[1])
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB; what is transparent becomes white, the color of an empty slide."""
+        values = np.asarray(self.data)
+        if values.ndim == 2:
+            if values.dtype != np.uint8:
+                low, high = self.limits
+                values = np.clip((np.nan_to_num(values.astype(np.float32)) - low) / max(high - low, 1e-12), 0, 1)
+            values = np.repeat(values[..., None], 3, axis=2)
+        alpha = values[..., 3:]
+        [(_, pixels)] = pixels_of(self.name, values)
+        if alpha.size:
+            full = 1.0 if alpha.dtype.kind == "f" else float(np.iinfo(alpha.dtype).max)
+            share = np.clip(alpha.astype(np.float32) / full, 0, 1)
+            pixels = np.rint(pixels * share + 255 * (1 - share)).astype(np.uint8)
+        return pixels
+
+
+def unusable(layer: Any) -> str:
+    """Why an image layer cannot be divided, in a few words; empty where it can."""
+    levels = layer.data if layer.multiscale else [layer.data]
+    channels = 1 if layer.rgb else 0
+    shapes = [level.shape[: level.ndim - channels][-2:] for level in levels]
+    if not any(0 < math.prod(shape) <= MOST_PIXELS for shape in shapes):
+        return "too large" if all(map(math.prod, shapes)) else "empty"
+    return ""
+
+
+def plane_of(layer: Any, point: Sequence[float]) -> tuple[int, ...]:
+    """Where along its leading axes a layer is being looked at, by the viewer's point (world coordinates)."""
+    here = np.rint(layer.world_to_data(point)[: layer.ndim - 2]).astype(int)
+    full = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+    return tuple(int(np.clip(at, 0, size - 1)) for at, size in zip(here, full.shape, strict=False))
+
+
+def picture_of(layer: Any, point: Sequence[float]) -> Picture:
+    """The plane of an image layer that is being looked at, at the finest level that fits into memory."""
+    if unusable(layer):
+        raise HistomixError(
+            f"'{layer.name}' cannot be divided: more than {MOST_PIXELS // 10**6} million pixels, or none; crop it."
+        )
+    levels = list(layer.data) if layer.multiscale else [layer.data]
+    lead, plane = layer.ndim - 2, plane_of(layer, point)
+    full = levels[0].shape
+    level = next(data for data in levels if 0 < math.prod(data.shape[lead : lead + 2]) <= MOST_PIXELS)
+    here = tuple(min(at * level.shape[axis] // full[axis], level.shape[axis] - 1) for axis, at in enumerate(plane))
+    factor = np.array(full[lead : lead + 2]) / level.shape[lead : lead + 2]
+    size = micrometers(layer)
+    mpp = None if size is None else size * float(np.sqrt(factor.prod()))
+    low, high = layer.contrast_limits
+    name = str(about(layer).get("image") or layer.name)
+    return Picture(name, level[here], (float(low), float(high)), plane, factor, mpp)
+
+
+def space_of(layer: Any, picture: Picture) -> dict[str, Any]:
+    """Scale, place, turn and units of a Labels layer that covers a picture of an image layer."""
+    # A pixel's coordinates are those of its center, so the first of a coarser level lies further in.
+    start = np.array([*picture.plane, *((picture.factor - 1) / 2)], float)
+    linear = Affine(scale=layer.scale, rotate=layer.rotate, shear=layer.shear)
+    space = {name: getattr(layer, name) for name in ("rotate", "shear", "affine", "units", "axis_labels")}
+    scale = np.array(layer.scale) * [*(1.0 for _ in picture.plane), *picture.factor]
+    return {**space, "scale": scale, "translate": np.array(layer.translate) + linear(start)}
+
+
+def prompts_of(points: Any, layer: Any, picture: Picture) -> NDArray[np.float64]:
+    """Rows and columns (N, 2) in a picture of the shown points of a Points layer that lie in its plane."""
+    lead, places = len(picture.plane), []
+    ratios = [_ratio(*units) for units in zip(points.units[-2:], layer.units[-2:], strict=True)]
+    corner = layer.data_to_world((*picture.plane, 0.0, 0.0))
+    for point in points.data[np.asarray(points.shown, bool)]:
+        world = np.array(points.data_to_world(point), float)
+        world[-2:] *= ratios
+        place = layer.world_to_data((*corner[: max(layer.ndim - len(world), 0)], *world))
+        if tuple(np.rint(place[:lead]).astype(int)) == picture.plane:
+            places.append((np.array(place[-2:]) - (picture.factor - 1) / 2) / picture.factor)
+    return np.rint(np.array(places, float).reshape(-1, 2))
+
+
+def _ratio(unit: Any, other: Any) -> float:
+    try:
+        return float((1 * unit).to(other).magnitude)
+    except (AttributeError, TypeError, ValueError):
+        return 1.0
+
+
+def labels_of(layer: Any, point: Sequence[float], shape: tuple[int, int] | None = None) -> NDArray[np.int32]:
+    """A copy of the plane (H, W) of a Labels layer that is being looked at; ``shape`` is what it must have."""
+    if layer.multiscale:
+        raise HistomixError(f"'{layer.name}' has several levels; choose a Labels layer with one.")
+    # A copy: what is painted meanwhile is for the next time.
+    values = np.array(layer.data[plane_of(layer, point)])
+    if shape not in (None, values.shape):
+        (rows, cols), (height, width) = values.shape, shape
+        raise HistomixError(f"'{layer.name}' is {cols}×{rows} pixels but the image is {width}×{height}.")
+    highest = int(values.max(initial=0))
+    if highest <= 0:
+        raise HistomixError(f"'{layer.name}' holds no segment; paint some.")
+    if highest > MOST_LABEL:
+        raise HistomixError(f"'{layer.name}' has labels above {MOST_LABEL:,}; number them from 1.")
+    return np.maximum(values, 0).astype(np.int32)
+
+
+# Coming out.
+
+
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """Segments of an image as they go into a Labels layer."""
+
+    labels: NDArray[np.int32]
+    features: pd.DataFrame
+    facts: dict[str, Any]
+    image: LabeledImage | None = None
+    """Where it was read too."""
+
+
+def features_of(
+    segments: Sequence[Segment], shape: tuple[int, ...], mpp: float | None, kinds: Sequence[str] | str
+) -> pd.DataFrame:
+    """What a Labels layer carries for each segment; ``kinds`` is a class for each, or one for all."""
+    area = np.array([segment.area for segment in segments], int)
+    columns: dict[str, Any] = {"index": [segment.number for segment in segments], "area": area}
+    if mpp is not None:
+        columns["area_um2"] = np.round(area * mpp**2, 2)
+    columns["vote_share"] = np.round([segment.vote_share for segment in segments], 4)
+    columns["stability"] = np.round([segment.stability for segment in segments], 4)
+    columns["at_border"] = [segment.at_border(shape) for segment in segments]
+    columns["class"] = [kinds] * len(segments) if isinstance(kinds, str) else list(kinds)
+    return pd.DataFrame(columns)
+
+
+def segments_layer(divided: Divided, name: str, space: Mapping[str, Any]) -> Labels:
+    """A Labels layer of segments; it gets the leading axes that its space has."""
+    lead = len(space["scale"]) - 2
+    return Labels(
+        divided.labels[(np.newaxis,) * lead],
+        name=name,
+        features=divided.features,
+        opacity=OPACITY,
+        metadata={"histomix": divided.facts},
+        **space,
+    )
+
+
+# What follows the viewer.
 
 
 class LayerFollower(QObject):
@@ -208,7 +378,7 @@ class SegmentPlaces(QObject):
         if not layers:
             return
         self._uncover(image, layers)
-        with_segments = [layer for layer in layers if _has_segments(layer)]
+        with_segments = [layer for layer in layers if has_segments(layer)]
         layer = (with_segments or layers[:1])[-1]
         lead = (0.0,) * (layer.ndim - 2)
         low = layer.data_to_world((*lead, row, col))
@@ -236,7 +406,7 @@ class SegmentPlaces(QObject):
         if active is not None and str(active.mode) not in VIEWING_MODES:
             return
         for layer in reversed(self.viewer.layers):
-            if not layer.visible or not _has_segments(layer):
+            if not layer.visible or not has_segments(layer):
                 continue
             value = layer.get_value(
                 event.position, view_direction=event.view_direction, dims_displayed=event.dims_displayed, world=True
@@ -246,84 +416,6 @@ class SegmentPlaces(QObject):
                 return
 
 
-def _has_segments(layer: Layer) -> bool:
+def has_segments(layer: Layer) -> bool:
+    """Whether a layer shows the segments of an image of a pool."""
     return isinstance(layer, Labels) and "segments" in about(layer)
-
-
-class SegmentsLayer(QObject):
-    """The segments of an image, over the image that the session shows.
-
-    The layer is made once and given new content; one that a person removed is made again.
-    """
-
-    selected = Signal(int)
-    """The label that a person chose in the layer."""
-
-    def __init__(self, viewer: Any, parent: QObject) -> None:
-        super().__init__(parent)
-        self.viewer = viewer
-        self._layer: Labels | None = None
-        self._updating = False
-
-    def _on_label(self, event: Any) -> None:
-        if not self._updating:
-            self.selected.emit(int(event.source.selected_label))
-
-    @property
-    def layer(self) -> Labels | None:
-        """None where it is not in the viewer."""
-        return self._layer if self._layer in self.viewer.layers else None
-
-    def _update(self, **attributes: Any) -> None:
-        self._updating = True
-        try:
-            for name, value in attributes.items():
-                setattr(self.layer, name, value)
-        finally:
-            self._updating = False
-
-    def show(self, image: LabeledImage, labels: NDArray[np.int32]) -> None:
-        """Show the segments of an image of the pool."""
-        name = image.source.image
-        facts = {"image": name, "class": image.kind, "patient": image.source.patient, "mpp": image.mpp, "segments": {}}
-        attributes = {"name": f"{name} segments", "metadata": {"histomix": facts}, **self._space(image)}
-        if self.layer is None:
-            self._layer = Labels(labels, opacity=0.9, colormap=_colors(0), **attributes)
-            self._layer.contour = 2
-            self._layer.events.selected_label.connect(self._on_label)
-            self.viewer.layers.append(self._layer)
-        else:
-            # Removing a layer collects garbage in all of napari, adding one builds its controls: half a second each.
-            self._update(data=labels, **attributes)
-        self.bring()
-
-    def mark(self, label: int) -> None:
-        if self.layer is not None:
-            self._update(**({"selected_label": label} if label else {}), colormap=_colors(label))
-
-    def bring(self, shown: bool = True) -> None:
-        """Bring it onto the screen, on top and selected, or hide it."""
-        layer, layers = self.layer, self.viewer.layers
-        if layer is None:
-            return
-        layer.visible = shown
-        if shown:
-            layers.move(layers.index(layer), len(layers))
-            layers.selection.active = layer
-
-    def clear(self) -> None:
-        if self.layer is not None:
-            self.viewer.layers.remove(self.layer)
-
-    def _space(self, image: LabeledImage) -> Mapping[str, Any]:
-        """Scale, place and units: those of the image where it is open."""
-        name, shape = image.source.image, image.pixels.shape[:2]
-        for layer in self.viewer.layers:
-            if isinstance(layer, Image) and about(layer).get("image") == name and layer.data.shape[:2] == shape:
-                return {"scale": tuple(layer.scale), "translate": tuple(layer.translate), "units": layer.units}
-        return {"scale": (image.mpp, image.mpp), "units": ("um", "um")}
-
-
-def _colors(label: int) -> DirectLabelColormap:
-    chosen = {label: CHOSEN} if label else {}
-    return DirectLabelColormap(color_dict={None: OUTLINE, 0: "transparent", **chosen})

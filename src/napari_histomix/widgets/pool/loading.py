@@ -1,4 +1,4 @@
-"""What the Pool dock does in the background: open a pool, compute its UMAP, write decisions."""
+"""What the docks for segments are built on: how they open a pool, its UMAP, and decisions written in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,14 +14,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Signal
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtGui import QHideEvent, QShowEvent
+from qtpy.QtWidgets import QSizePolicy
 
+from napari_histomix.datasets import Dataset, open_tissue
+from napari_histomix.datasets.splits import with_chosen_splits
+from napari_histomix.methods import method_names, method_of
+from napari_histomix.methods.segment_stage import SegmentPoolStage
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.segmentation.pool import POOL, Projection, SegmentPool, has_pool
+from napari_histomix.segmentation.pool import POOL, Projection, SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.study.database import WriteLock
-from napari_histomix.widgets.jobs import JobRunner, single
+from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.jobs import JobRunner, prepare_units, single
+from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.viewer_layers import SegmentPlaces
 
 JobMaker = Callable[[], Job[Any]]
 
@@ -48,23 +59,32 @@ def pathless(make: JobMaker, *paths: Path | str | None) -> JobMaker:
 
 @dataclass(frozen=True, eq=False)
 class OpenedPool:
-    """A study and its pool, or the sentence why there is none that can be used."""
+    """A study and its pool with all decisions, or the sentence why there is none that can be used."""
 
     study: Study
     curation: Curation | None = None
     places: NDArray[np.float32] | None = None
+    """Of all segments (N, 2) on the map."""
+    dataset: Dataset | None = None
+    """The images that the pool was made of, where they were asked for and can be read."""
     problem: str = ""
-    missing: bool = False
-    """Whether there is no pool at all."""
+
+    @property
+    def pool(self) -> SegmentPool:
+        assert self.curation is not None
+        return self.curation.pool
+
+    @property
+    def images(self) -> list[str]:
+        return list(dict.fromkeys(image.source.image for image in self.pool.images))
+
+    def read_again(self) -> Curation:
+        """The pool with everything that was decided so far, in whatever window."""
+        return Curation(self.study, SegmentPool(self.study.folder))
 
 
-def pool_job(
-    study: Study | Path,
-    pool: SegmentPool | None = None,
-    signature: Mapping[str, Any] | None = None,
-    lock: WriteLock | None = None,
-) -> JobMaker:
-    """Open a study's pool with all decisions; refuse one that was not made by ``signature``, where that is given.
+def pool_job(study: Study | Path, lock: WriteLock | None = None, *, images: bool = False) -> JobMaker:
+    """Open a study's pool, its decisions and uses, and its images where ``images`` asks for them.
 
     ``lock`` is the window's right to write to that folder.
     """
@@ -76,19 +96,112 @@ def pool_job(
         opened.hold()
         yield Event("Reading the segments")
         try:
-            segments = pool or SegmentPool(opened.folder)
-            if signature is not None:
-                segments.check(signature)
+            pool = SegmentPool(opened.folder)
         except HistomixError as error:
-            return OpenedPool(opened, problem=without_paths(str(error), folder), missing=not has_pool(folder))
+            return OpenedPool(opened, problem=without_paths(str(error), folder))
         yield Event("Reading decisions")
         try:
-            return OpenedPool(opened, Curation(opened, segments), segments.places())
+            curation, places = Curation(opened, pool), pool.places()
         except (OSError, ValueError):
-            problem = f"The segment pool in {folder.name} is damaged; build it again."
-            return OpenedPool(opened, problem=problem)
+            return OpenedPool(opened, problem=f"The segment pool in {folder.name} is damaged; build it again.")
+        curation.set_uses(uses_of(opened, pool))
+        return OpenedPool(opened, curation, places, _images_of(opened) if images else None)
 
     return pathless(job, folder)
+
+
+def _images_of(study: Study) -> Dataset | None:
+    try:
+        return with_chosen_splits(open_tissue(study.dataset_root, mpp=study.mpp), study.settings())
+    except (HistomixError, OSError):
+        # The images may have been moved; what lies open in the viewer can be corrected all the same.
+        return None
+
+
+def uses_of(study: Study, pool: SegmentPool) -> NDArray[np.int32]:
+    """How often each segment of a pool (N,) is a donor of the study's changes."""
+    stages = {name: method_of(name).stage for name in method_names()}
+    exchanging = {name for name, stage in stages.items() if stage is not None and stage.name == SegmentPoolStage.name}
+    uses = np.zeros(len(pool), np.int32)
+    for change in study.changes().where(lambda header: header.method in exchanging):
+        for source in change.sources:
+            # A pool may have been built anew since: then a number stands for another segment.
+            known = source.role == "donor" and source.item < len(pool)
+            if known and pool.image(source.item).source.image == source.image:
+                uses[source.item] += 1
+    return uses
+
+
+def numbers_of(curation: Curation, name: str) -> dict[int, list[int]]:
+    """For every label of an image the numbers of its segments in the pool, those not dropped last, then by age."""
+    pool, allowed = curation.pool, curation.allowed()
+    indices = [index for index, image in enumerate(pool.images) if image.source.image == name]
+    numbers: dict[int, list[int]] = {}
+    for number in np.flatnonzero(np.isin(curation.image, indices)).tolist():
+        numbers.setdefault(int(pool.rows["number"][number]), []).append(number)
+    return {label: sorted(same, key=lambda number: (allowed[number], number)) for label, same in numbers.items()}
+
+
+def current_segments(curation: Curation, name: str) -> dict[int, int]:
+    """Numbers of an image's segments by label, without the dropped ones; of a label made twice, the newer one."""
+    allowed = curation.allowed()
+    return {label: same[-1] for label, same in numbers_of(curation, name).items() if allowed[same[-1]]}
+
+
+class TissuePanel(Panel):
+    """Base of the docks for segments: what one of a viewer's docks opens, the others open too."""
+
+    with_images = False
+    """Whether the images of the pool are opened with it."""
+
+    def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
+        prepare_units()
+        super().__init__(napari_viewer, session)
+        self.places = SegmentPlaces(self.viewer, self)
+        self.title = ui.label()
+        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.open_button = ui.button("Open study…", "Open a study that has a segment pool.", self.choose_study)
+        self.progress = RunBar("", self.runner)
+        self.progress.run_button.hide()
+        self.note = ui.Note()
+        self.runner.running_changed.connect(self.open_button.setDisabled)
+        self.runner.failed.connect(self.fail)
+        self.session.pool_changed.connect(self._on_pool)
+        if self.session.pool_folder is not None:
+            QTimer.singleShot(0, lambda: self._on_pool(self.session.pool_folder, None))
+
+    def choose_study(self) -> None:
+        if folder := ui.ask_folder(self, "Open a study", self.session.home):
+            self.open_study(folder)
+
+    def open_study(self, folder: Path) -> None:
+        self.note.say("")
+        make = pool_job(Path(folder), self.session.lock(folder), images=self.with_images)
+        self.runner.replace(make, "opening the segment pool")
+
+    def fail(self, sentence: str) -> None:
+        self.complain(self.note, sentence)
+
+    def _on_pool(self, folder: Any, by: Any) -> None:
+        if by is not self and isalive(self) and folder is not None:
+            self.open_study(folder)
+
+    # Clicks only while the panel is to be seen.
+
+    def showEvent(self, event: QShowEvent) -> None:
+        self.places.listen()
+        super().showEvent(event)
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        self.places.rest()
+        super().hideEvent(event)
+
+
+def open_dock(viewer: Any, name: str) -> None:
+    """Open another dock of this plugin, or bring it to the front."""
+    window = getattr(viewer, "window", None)
+    if window is not None:
+        window.add_plugin_dock_widget("napari-histomix", f"HistoMix: {name}", tabify=True)
 
 
 # The UMAP.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from napari.utils.theme import get_theme
 from numpy.typing import NDArray
@@ -130,10 +131,8 @@ class PoolMap(QWidget):
         size = height * width * layers
         counts = np.bincount(pixels, minlength=size + layers)[:size].reshape(height, width, layers).astype(np.float32)
         wide = next(dot for most, dot in DOTS if self.places.shape[1] <= most or not most)
-        for axis in (0, 1):
-            shifts = [_shifted(counts, by, axis) for by in (1, -1)[: wide - 1]]
-            counts = sum(shifts, counts)
-        return counts
+        spread = cv2.boxFilter(counts, -1, (wide, wide), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        return spread.reshape(height, width, layers)
 
     def _draw_dots(self) -> QImage:
         """All dots: brighter where there are more, in the mixture of their classes' colors."""
@@ -295,10 +294,3 @@ class PoolMap(QWidget):
         """A way on the screen as one on the map, whose second axis goes up."""
         width, height = max(self.width() - 2 * MARGIN, 1), max(self.height() - 2 * MARGIN, 1)
         return QPointF(moved.x() / width / self._zoom, -moved.y() / height / self._zoom)
-
-
-def _shifted(counts: NDArray[np.float32], by: int, axis: int) -> NDArray[np.float32]:
-    """Counts moved by one pixel (``by`` 1 or -1) along an axis, nothing coming in from the other side."""
-    moved = np.roll(counts, by, axis)
-    np.moveaxis(moved, axis, 0)[0 if by == 1 else -1] = 0
-    return moved

@@ -2,32 +2,219 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from qtpy.QtCore import QSize, Signal
+from numpy.typing import NDArray
+from qtpy.compat import isalive
+from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QSizePolicy
+from qtpy.QtWidgets import QSizePolicy, QSplitter, QWidget
 
-from napari_histomix.segmentation.pool import SegmentPool
+from napari_histomix.segmentation.pool import has_pool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.study.database import READ_ONLY
-from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.elements import Note, add, ask_folder, box, button, column, label, many, row
-from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions
-from napari_histomix.widgets.pool.loading import CurationWriter, JobMaker, OpenedPool, pool_job, umap_job
-from napari_histomix.widgets.pool.view import UMAP, PoolView
+from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.jobs import JobRunner, single
+from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions, PoolFilters
+from napari_histomix.widgets.pool.gallery import PoolGallery, PoolSelection
+from napari_histomix.widgets.pool.loading import (
+    CurationWriter,
+    OpenedPool,
+    TissuePanel,
+    open_dock,
+    umap_available,
+    umap_job,
+    uses_of,
+)
+from napari_histomix.widgets.pool.map import PoolMap
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer import PanelKeys
+from napari_histomix.widgets.viewer_layers import SegmentPlaces
 
 NOTHING = Counts(0, 0, 0, 0, {})
+SORTED_AT_ONCE = 20_000
+"""Segments that are compared with the current one while the window waits."""
+PCA, UMAP = "PCA", "UMAP"
 
 
-class PoolPanel(Panel):
+class PoolView(QWidget):
+    """Shows a curation and changes nothing in it."""
+
+    shown_changed = Signal()
+    """Other segments are shown."""
+    image_wanted = Signal(str)
+    said = Signal(str)
+    """A sentence for the person; an empty one takes it back."""
+
+    def __init__(self, viewer: Any, places: SegmentPlaces) -> None:
+        super().__init__()
+        self.viewer, self.places = viewer, places
+        self.curation: Curation | None = None
+        self._wanted = ""
+        self.selection = PoolSelection(self)
+        self.sorter = JobRunner(self)
+        self._build()
+        self.sorter.finished.connect(self._show_order)
+        self.sorter.failed.connect(self.said)
+        self.filters.filtered.connect(self.refresh)
+        self.filters.ordered.connect(self.refresh)
+        self.gallery.visited.connect(self.visit)
+        self.map.visited.connect(self._on_map)
+        self.map.lassoed.connect(self._on_lassoed)
+        self.places.clicked.connect(self._on_clicked)
+        self.places.layers_changed.connect(self._on_layers)
+        self.selection.current_changed.connect(lambda _number: self.describe())
+        viewer.events.theme.connect(self._on_theme)
+
+    def _build(self) -> None:
+        self.filters = PoolFilters()
+        self.gallery = PoolGallery(self.selection, self.viewer.theme)
+        self.map = PoolMap(self.selection, self.viewer.theme)
+        tip = "How the segments' vectors are brought onto two axes."
+        self.map_kind = ui.choice((("Map: principal components", PCA), ("Map: UMAP", UMAP)), tip)
+        self.map_kind.setVisible(umap_available())
+        splitter = QSplitter(Qt.Orientation.Vertical)
+        splitter.addWidget(self.gallery)
+        splitter.addWidget(ui.box(ui.column(self.map_kind, self.map, space=ui.SPACE // 2, stretch=1)))
+        splitter.setStretchFactor(0, 2)
+        splitter.setStretchFactor(1, 1)
+        splitter.setSizes([400, 200])
+        splitter.setCollapsible(0, False)
+        self.about = ui.label(wrap=False, plain=True)
+        self.about.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.image_button = ui.button("Show image", "The image of this segment is not open.", self._want_image)
+        self.similar_button = ui.button(
+            "Similar", "Sort by similarity to this segment.", lambda: self.filters.choose_order("similarity")
+        )
+        line = ui.row(self.about, self.similar_button, self.image_button, stretch=0)
+        self.setLayout(ui.column(self.filters, splitter, line, stretch=1))
+
+    # What is shown.
+
+    def set_curation(self, curation: Curation | None, places: NDArray[np.float32] | None = None) -> None:
+        """Show all of another pool, or nothing."""
+        self.sorter.discard()
+        self._wanted = ""
+        self.curation = curation
+        self.selection.reset(len(curation) if curation else 0)
+        self.gallery.set_curation(curation)
+        self.map.set_curation(curation, places)
+        if curation is not None:
+            self.filters.set_kinds(curation.kinds)
+            self.filters.set_tags(curation.tags())
+            self.filters.clear()
+        self.describe()
+
+    def refresh(self) -> None:
+        curation = self.curation
+        if curation is None:
+            return
+        numbers = curation.matching(self.filters.filters())
+        current = self.selection.current
+        self.map.set_numbers(numbers)
+        self.selection.restrict(numbers)
+        self.sorter.discard()
+        chosen = current if current >= 0 else None
+        sort = partial(curation.ordered, numbers, self.filters.by, chosen, self.filters.turn.isChecked())
+        if self.filters.by == "similarity" and current < 0:
+            self.said.emit("Click a segment first, then sort by similarity to it.")
+        if self.filters.by == "similarity" and current >= 0 and len(numbers) > SORTED_AT_ONCE:
+            self.sorter.replace(single(sort, "Comparing"), "comparing segments")
+        else:
+            self._show_order(sort())
+
+    def _show_order(self, numbers: NDArray[np.intp]) -> None:
+        self.gallery.set_numbers(numbers)
+        self.gallery.reveal(self.selection.current)
+        self.shown_changed.emit()
+
+    def show_changes(self, numbers: NDArray[np.intp], what: str) -> None:
+        """Show that segments changed: decision, class or tags, or what "undo" or "redo" turned, which is selected."""
+        if self.curation is None:
+            return
+        if what in ("tags", "undo", "redo"):
+            self.filters.set_tags(self.curation.tags())
+        if what in ("class", "undo", "redo"):
+            self.map.set_numbers(self.map.numbers)
+        if what in ("undo", "redo"):
+            self._select_shown(numbers)
+        self.describe()
+        self.gallery.viewport().update()
+
+    def _select_shown(self, numbers: NDArray[np.intp]) -> None:
+        shown = numbers[np.isin(numbers, self.gallery.numbers)]
+        if len(shown):
+            self.selection.select(shown, int(shown[0]))
+            self.gallery.reveal(int(shown[0]))
+
+    # Places: gallery, map and layers.
+
+    def visit(self, number: int) -> None:
+        """Bring a segment onto the screen, where its image is open."""
+        if self.curation is not None:
+            line, image = self.curation.pool.rows[number], self.curation.pool.image(number).source.image
+            self.places.show(image, *(int(line[name]) for name in ("number", "row", "col", "height", "width")))
+
+    def _on_map(self, number: int) -> None:
+        self.gallery.reveal(number)
+        self.visit(number)
+
+    def _on_lassoed(self) -> None:
+        selected = self.gallery.numbers[self.selection.mask[self.gallery.numbers]]
+        if len(selected):
+            self.gallery.reveal(int(selected[0]))
+
+    def _on_clicked(self, image: str, label: int) -> None:
+        number = self.curation.find(image, label) if self.curation is not None else None
+        if number is None:
+            return
+        if self.gallery.place_of(number) is None:
+            self.said.emit("The filters hide the segment that you clicked.")
+            return
+        self.said.emit("")
+        self.selection.select([number], number)
+        self.gallery.reveal(number)
+
+    def _current_image(self) -> str:
+        if self.curation is None or self.selection.current < 0:
+            return ""
+        return self.curation.pool.image(self.selection.current).source.image
+
+    def _want_image(self) -> None:
+        self._wanted = self._current_image()
+        if self._wanted:
+            self.image_wanted.emit(self._wanted)
+
+    def _on_layers(self) -> None:
+        self.describe()
+        if self._wanted and self.selection.current >= 0 and self.places.layers(self._wanted):
+            wanted, self._wanted = self._wanted, ""
+            if self._current_image() == wanted:
+                self.visit(self.selection.current)
+
+    def describe(self) -> None:
+        """Say what the current segment is, and whether its image is open."""
+        curation, number, image = self.curation, self.selection.current, self._current_image()
+        known = curation is not None and number >= 0
+        self.about.setText(
+            f"{curation.kind_of(number)} · {image}" if known else "Click a segment to see where it lies."
+        )
+        self.about.setToolTip(self.gallery.words(number) if known else "")
+        self.similar_button.setVisible(known)
+        self.image_button.setVisible(known and not self.places.layers(image))
+
+    def _on_theme(self, event: Any = None) -> None:
+        if isalive(self):
+            self.gallery.set_theme(self.viewer.theme)
+            self.map.set_theme(self.viewer.theme)
+
+
+class PoolPanel(TissuePanel):
     """Filters, gallery, map, decisions and a count. Decisions are on disk before they are shown."""
 
     opened = Signal(object, object)
@@ -40,38 +227,32 @@ class PoolPanel(Panel):
         self._pca: NDArray[np.float32] | None = None
         self._counts = NOTHING
         self.writer = CurationWriter(self)
+        self.counter = JobRunner(self)
         self._build()
         self.keys = PanelKeys(self, self.viewer, {key: getattr(self, name) for name, (key, _) in ACTIONS.items()})
         self._connect()
         self._update()
 
     def _build(self) -> None:
-        self.title = label(wrap=False)
-        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.other_button = button("Open…", "Open the segment pool of another study.", self.choose_study)
-        self.header = box(row(self.title, self.other_button, stretch=0))
-        self.empty = Note("Open a study to look through its segments.")
-        self.progress = RunBar("Open study…", self.runner)
-        self.note = Note()
-        self.rebuild_button = button(
-            "Rebuild…", "Make the segment pool of this study anew.", lambda: self.rebuild_wanted.emit(), shown=False
-        )
-        self.view = PoolView(self.viewer)
+        self.empty = ui.Note("Open a study to look through its segments.")
+        tip = "Make the segment pool of this study anew."
+        self.rebuild_button = ui.button("Rebuild…", tip, lambda: self.rebuild_wanted.emit(), shown=False)
+        self.view = PoolView(self.viewer, self.places)
         self.actions_box = PoolActions(self)
-        self.count = label()
-        self.results = box(column(self.view, self.actions_box, self.count, stretch=0))
-        add(self.column, self.header, self.empty, self.progress, self.note, self.rebuild_button)
+        self.count = ui.label()
+        self.results = ui.box(ui.column(self.view, self.actions_box, self.count, stretch=0))
+        header = ui.row(self.title, self.open_button, stretch=0)
+        ui.add(self.column, header, self.empty, self.progress, self.note, self.rebuild_button)
         self.column.addWidget(self.results, 1000)
         self.column.addStretch(1)
 
     def _connect(self) -> None:
-        self.progress.run.connect(self.choose_study)
         self.runner.finished.connect(self._on_finished)
-        self.runner.failed.connect(self._on_failed)
         self.runner.cancelled.connect(lambda: self.view.map_kind.setCurrentIndex(0))
-        self.runner.running_changed.connect(self._update)
+        self.counter.finished.connect(self._on_uses)
+        self.counter.failed.connect(self.fail)
         self.writer.done.connect(self._on_done)
-        self.writer.failed.connect(lambda sentence: self.complain(self.note, sentence))
+        self.writer.failed.connect(partial(self.complain, self.note))
         self.writer.busy_changed.connect(lambda _busy: self._recount())
         self.view.shown_changed.connect(self._recount)
         self.view.selection.changed.connect(self._recount)
@@ -80,7 +261,8 @@ class PoolPanel(Panel):
         self.view.map_kind.currentIndexChanged.connect(self._on_map_kind)
         self.rebuild_wanted.connect(self._open_segments)
         self.opened.connect(lambda study, _pool: self.session.share_pool(study.folder, self))
-        self.follow_pool()
+        for signal in (self.session.changes_made, self.session.changes_changed):
+            signal.connect(self._count_uses)
 
     def sizeHint(self) -> QSize:
         # Four tiles wide.
@@ -96,37 +278,18 @@ class PoolPanel(Panel):
 
     def _open_segments(self) -> None:
         """The Segments dock shows images and builds pools; it is opened where it is not."""
-        window = getattr(self.viewer, "window", None)
-        if not self.session.shows_pool_images and window is not None:
-            window.add_plugin_dock_widget("napari-histomix", "HistoMix: Segments", tabify=True)
+        if not self.session.shows_pool_images:
+            open_dock(self.viewer, "Segments")
 
     # Opening.
 
-    def choose_study(self) -> None:
-        if folder := ask_folder(self, "Open a study", self.session.home):
-            self.open_study(folder)
-
     def open_study(self, folder: Path) -> None:
-        self._open(pool_job(Path(folder), lock=self.session.lock(folder)))
-
-    def take(self, study: Study, pool: SegmentPool | None = None, signature: Mapping[str, Any] | None = None) -> None:
-        """Show a study's pool, opened already or still to be read; refuse one not made by ``signature``."""
-        self._open(pool_job(study, pool, signature))
-
-    def _open(self, make: JobMaker) -> None:
-        self.note.say("")
         self.rebuild_button.hide()
-        self.runner.replace(make, "opening the segment pool")
+        super().open_study(folder)
 
     def _update(self) -> None:
-        shown, running = self.curation is not None, self.runner.running
-        for part in (self.header, self.results):
-            part.setVisible(shown)
-        self.empty.setVisible(not shown and not self.rebuild_button.isVisibleTo(self))
-        self.progress.setVisible(running or not shown)
-        # Beside a pool that is shown, the button in the header is enough.
-        self.progress.run_button.setVisible(not shown)
-        self.other_button.setEnabled(not running)
+        self.results.setVisible(self.curation is not None)
+        self.empty.setVisible(self.curation is None and not self.rebuild_button.isVisibleTo(self))
 
     def _on_finished(self, result: Any) -> None:
         if isinstance(result, OpenedPool):
@@ -137,29 +300,36 @@ class PoolPanel(Panel):
     def _take_opened(self, opened: OpenedPool) -> None:
         self.study, self._pca = opened.study, opened.places
         self.writer.forget()
-        curation = opened.curation
+        self.counter.discard()
+        curation, folder = opened.curation, opened.study.folder
         self._counts = curation.counts() if curation else NOTHING
         self.view.set_curation(curation, opened.places)
         self.rebuild_button.setVisible(curation is None)
-        self.rebuild_button.setText("Build…" if opened.missing else "Rebuild…")
+        self.rebuild_button.setText("Rebuild…" if has_pool(folder) else "Build…")
         self._update()
         if curation is None:
-            self.complain(self.note, opened.problem)
+            self.title.clear()
+            self.fail(opened.problem)
             return
         self.session.introduce(opened.study)
         self.actions_box.set_kinds(curation.kinds)
-        self.title.setText(f"<b>{curation.study.folder.name}</b> · {many(len(curation), 'segment')}")
+        self.title.setText(f"<b>{folder.name}</b> · {ui.many(len(curation), 'segment')}")
         self._recount()
         if opened.study.read_only:
             self.note.say(READ_ONLY, "warning")
         self.opened.emit(opened.study, curation.pool)
 
-    def _on_failed(self, sentence: str) -> None:
+    def fail(self, sentence: str) -> None:
         self.view.map_kind.setCurrentIndex(0)
-        self.complain(self.note, sentence)
+        super().fail(sentence)
 
-    def set_uses(self, uses: Mapping[int, int] | ArrayLike) -> None:
-        """Say how often segments were drawn: by number, or (N,) of all."""
+    def _count_uses(self, _ids: Any = None) -> None:
+        """Count anew how often segments were drawn: the window made changes, or took some back."""
+        curation = self.curation
+        if curation is not None and self.session.study_folder == curation.study.folder:
+            self.counter.replace(single(partial(uses_of, curation.study, curation.pool), "Counting"), "counting uses")
+
+    def _on_uses(self, uses: NDArray[np.int32]) -> None:
         if self.curation is not None:
             self.curation.set_uses(uses)
             if self.view.filters.by == "uses":

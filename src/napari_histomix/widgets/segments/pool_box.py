@@ -2,86 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from napari.layers import Image, Labels
+from napari.layers import Image
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_histomix.datasets import Dataset, open_tissue
 from napari_histomix.datasets.pixels import pixels_sha256
-from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Segment
 from napari_histomix.segmentation import segment_map, segments_of
 from napari_histomix.segmentation.pool import PoolImage, SegmentPool
-from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
-from napari_histomix.study.database import READ_ONLY, WriteLock
-from napari_histomix.widgets.base import RunBar
-from napari_histomix.widgets.elements import (
-    SPACE,
-    Note,
-    ask_folder,
-    box,
-    button,
-    choice,
-    column,
-    even_row,
-    heading,
-    hint,
-    label,
-    later,
-    many,
-    row,
-)
-from napari_histomix.widgets.jobs import JobRunner, prepare_torch, prepare_units
+from napari_histomix.study.database import READ_ONLY
+from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets import viewer_layers
+from napari_histomix.widgets.jobs import prepare_torch
+from napari_histomix.widgets.layer_making import image_layer
 from napari_histomix.widgets.loading import Found, Opened, open_job
 from napari_histomix.widgets.plan_panel import PlanPage, ready
-from napari_histomix.widgets.pool.loading import pathless
-from napari_histomix.widgets.segments.layers import Divided, Picture, features_of, labels_of, picture_of, unusable
+from napari_histomix.widgets.pool.loading import (
+    JobMaker,
+    OpenedPool,
+    TissuePanel,
+    current_segments,
+    numbers_of,
+    open_dock,
+    pathless,
+)
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.viewer_layers import about
+from napari_histomix.widgets.viewer_layers import Divided, Picture, about, has_segments
 
 if TYPE_CHECKING:
     from napari_histomix.widgets.segments.panel import FindForm
 
-
-@dataclass(frozen=True, eq=False)
-class OpenPool:
-    """A study with its pool, and its images where they can be read."""
-
-    study: Study
-    pool: SegmentPool
-    dataset: Dataset | None
-
-    def curation(self) -> Curation:
-        """The pool with everything that was decided so far, in whatever window."""
-        return Curation(self.study, SegmentPool(self.study.folder))
-
-
-def open_pool_job(folder: Path, lock: WriteLock) -> Callable[[], Job[OpenPool]]:
-    """Open a study that has a pool; ``lock`` is the window's right to write to it."""
-
-    def job() -> Job[OpenPool]:
-        yield Event("Opening the study")
-        study = Study.open(folder, lock)
-        study.hold()
-        pool = SegmentPool(folder)
-        try:
-            dataset = with_chosen_splits(open_tissue(study.dataset_root, mpp=study.mpp), study.settings())
-        except (HistomixError, OSError):
-            # The images may have been moved; what lies open in the viewer can be corrected all the same.
-            dataset = None
-        return OpenPool(study, pool, dataset)
-
-    return pathless(job, folder)
+SPACE_PARTS = ("scale", "translate", "rotate", "shear", "affine", "units")
+"""What says where a layer lies."""
 
 
 # One image of the pool.
@@ -94,22 +56,13 @@ def pool_image(pool: SegmentPool, facts: Mapping[str, Any]) -> PoolImage | None:
     return next((image for image in pool.images if image.source.image == facts.get("image")), None)
 
 
-def numbers_of(curation: Curation, name: str) -> dict[int, list[int]]:
-    """For every label of an image the numbers of its segments in the pool, those not dropped last, then by age."""
-    pool, allowed = curation.pool, curation.allowed()
-    indices = [index for index, image in enumerate(pool.images) if image.source.image == name]
-    numbers: dict[int, list[int]] = {}
-    for number in np.flatnonzero(np.isin(pool.rows["image"], indices)).tolist():
-        numbers.setdefault(int(pool.rows["number"][number]), []).append(number)
-    return {label: sorted(same, key=lambda number: (allowed[number], number)) for label, same in numbers.items()}
-
-
 def divided_of(curation: Curation, image: PoolImage) -> Divided:
     """The segments of an image that a pool holds, without the dropped ones; a label made twice is the newer one."""
-    pool, allowed = curation.pool, curation.allowed()
-    current = [same[-1] for same in numbers_of(curation, image.source.image).values() if allowed[same[-1]]]
+    pool, current = curation.pool, current_segments(curation, image.source.image).values()
     segments = [pool.segment(number) for number in current]
-    features = features_of(segments, image.shape, image.mpp, [curation.kind_of(number) for number in current])
+    features = viewer_layers.features_of(
+        segments, image.shape, image.mpp, [curation.kind_of(number) for number in current]
+    )
     facts = {
         "image": image.source.image,
         "class": image.kind,
@@ -121,21 +74,13 @@ def divided_of(curation: Curation, image: PoolImage) -> Divided:
     return Divided(segment_map(segments, image.shape), features, facts)
 
 
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """An image of a pool with its segments."""
-
-    image: LabeledImage
-    divided: Divided
-
-
-def show_job(opened: OpenPool, name: str) -> Callable[[], Job[Shown]]:
+def show_job(opened: OpenedPool, name: str) -> JobMaker:
     """Read an image of the pool, and its segments as they are now."""
 
-    def job() -> Job[Shown]:
+    def job() -> Job[Divided]:
         yield Event("Reading the image")
-        curation = opened.curation()
-        image = next((image for image in curation.pool.images if image.source.image == name), None)
+        curation = opened.read_again()
+        image = pool_image(curation.pool, {"image": name})
         if image is None:
             raise HistomixError(f"The pool has no image {name}.")
         if opened.dataset is None:
@@ -143,7 +88,8 @@ def show_job(opened: OpenPool, name: str) -> Callable[[], Job[Shown]]:
         pixels = opened.dataset.read(name).pixels
         if pixels_sha256(pixels) != image.sha256:
             raise HistomixError(f"The image {name} is not the one that the pool was made of; build the pool again.")
-        return Shown(LabeledImage.of_kind(pixels, image.kind, image.mpp, image.source), divided_of(curation, image))
+        labeled = LabeledImage.of_kind(pixels, image.kind, image.mpp, image.source)
+        return replace(divided_of(curation, image), image=labeled)
 
     return pathless(job, opened.study.folder)
 
@@ -156,7 +102,7 @@ class Corrected:
     """How many segments were replaced, added and dropped; the pool as it is now, and the image's features."""
 
     counts: dict[str, int]
-    opened: OpenPool
+    opened: OpenedPool
     features: pd.DataFrame
 
     def words(self) -> str:
@@ -164,12 +110,12 @@ class Corrected:
         if not parts:
             return "Nothing differs from the pool."
         (count, what), *rest = parts
-        return ", ".join([f"{many(count, 'segment')} {what}", *(f"{count:,} {what}" for count, what in rest)]) + "."
+        return ", ".join([f"{ui.many(count, 'segment')} {what}", *(f"{count:,} {what}" for count, what in rest)]) + "."
 
 
 def correct_job(
-    opened: OpenPool, facts: Mapping[str, Any], labels: NDArray[np.int32], pictures: Sequence[Picture], encoder: str
-) -> Callable[[], Job[Corrected]]:
+    opened: OpenedPool, facts: Mapping[str, Any], labels: NDArray[np.int32], pictures: Sequence[Picture], encoder: str
+) -> JobMaker:
     """Take what a person painted into the pool: changed and new segments are added, what they replace is dropped.
 
     ``facts`` is the layer's metadata. The ``pictures`` of open images are asked where the dataset cannot be read, and
@@ -182,7 +128,7 @@ def correct_job(
         yield Event("Comparing segments")
         if opened.study.read_only:
             raise HistomixError(READ_ONLY)
-        curation = opened.curation()
+        curation = opened.read_again()
         image = pool_image(curation.pool, facts)
         if image is None:
             raise HistomixError(f"The image {facts.get('image', '')} is not the one that the pool was made of.")
@@ -213,7 +159,7 @@ def correct_job(
                 prepare_torch()
             tissue = _read(opened, image, pictures)
             first = yield from correct_pool(opened.study.folder, tissue, new, spec)
-            curation = opened.curation()
+            curation = opened.read_again()
             places = {
                 replaced[segment.number]: number
                 for number, segment in enumerate(new, start=first)
@@ -221,8 +167,7 @@ def correct_job(
             }
         curation.correct(places, over)
         counts = {"replaced": len(replaced), "added": len(new) - len(replaced), "dropped": len(gone)}
-        now = OpenPool(opened.study, curation.pool, opened.dataset)
-        return Corrected(counts, now, divided_of(curation, image).features)
+        return Corrected(counts, replace(opened, curation=curation), divided_of(curation, image).features)
 
     return pathless(job, opened.study.folder)
 
@@ -231,7 +176,7 @@ def _equal(segment: Segment, other: Segment) -> bool:
     return (segment.row, segment.col) == (other.row, other.col) and np.array_equal(segment.mask, other.mask)
 
 
-def _read(opened: OpenPool, image: PoolImage, pictures: Sequence[Picture]) -> LabeledImage:
+def _read(opened: OpenedPool, image: PoolImage, pictures: Sequence[Picture]) -> LabeledImage:
     """The image that segments were drawn in, from its dataset or from an open layer."""
     name = image.source.image
 
@@ -260,19 +205,14 @@ class PoolPage(PlanPage):
 
     def build_results(self) -> None:
         tip = "Keep and drop segments, and give them classes, in the dock HistoMix: Pool."
-        browse = button("Look through them", tip, lambda: self.open_dock("Pool"))
+        browse = ui.button("Look through them", tip, lambda: open_dock(self.viewer, "Pool"))
         tip = "Show segments in their images and correct them, in HistoMix: Segments."
-        correct = button("Correct them", tip, lambda: self.open_dock("Segments"))
-        self.leads = box(row(browse, correct))
+        correct = ui.button("Correct them", tip, lambda: open_dock(self.viewer, "Segments"))
+        self.leads = ui.box(ui.row(browse, correct))
         self.column.addWidget(self.leads)
         self.session.study_changed.connect(self._on_study)
         self.session.pool_changed.connect(self._update)
         self._on_study()
-
-    def open_dock(self, name: str) -> None:
-        window = getattr(self.viewer, "window", None)
-        if window is not None:
-            window.add_plugin_dock_widget("napari-histomix", f"HistoMix: {name}", tabify=True)
 
     def _update(self, *_: object) -> None:
         self.leads.setVisible(ready(self.session, self._method))
@@ -285,68 +225,59 @@ class PoolPage(PlanPage):
     def on_found(self, found: Found) -> None:
         built = found.result
         left = f" {self.note.text()}" if self.note.text() else ""
-        self.note.say(
-            f"{many(built.segments, 'segment')} of {many(built.images, 'image')}.{left}", "warning" if left else "good"
-        )
+        words = f"{ui.many(built.segments, 'segment')} of {ui.many(built.images, 'image')}.{left}"
+        self.note.say(words, "warning" if left else "good")
         self.session.share_pool(found.study.folder, self, changed=True)
 
 
-class PoolBox(QWidget):
+class PoolBox(TissuePanel):
     """Opens a pool, or builds one with the settings of ``find``; shows its images, takes corrections."""
 
     corrected = Signal(str)
-    asked = Signal(str)
-    """An image of the pool that a person wants to see."""
-    shown = Signal(object)
-    failed = Signal(str)
-    taken = Signal(object, object)
-    """What came of taking corrections (``Corrected``), and the layer they were painted in."""
+    """Folder of the study whose pool was corrected."""
+    with_images = True
 
-    def __init__(self, viewer: Any, session: Session, find: FindForm, window: Any) -> None:
-        super().__init__()
-        self.viewer, self.session, self.settings = viewer, session, find.settings
-        self.opened: OpenPool | None = None
+    def __init__(self, napari_viewer: Any, session: Session, find: FindForm) -> None:
+        super().__init__(napari_viewer, session)
+        self.settings = find.settings
+        self.opened: OpenedPool | None = None
         self._layer: Any = None
-        self.runner = JobRunner(self, window)
+        self._wanted = self._fitted = ""
         self._build()
         self.runner.finished.connect(self._on_finished)
-        self.runner.failed.connect(self.failed)
         self.runner.cancelled.connect(lambda: self.note.say("Stopped; nothing half-done was kept."))
-        self._update_soon = later(self, 0, self.update_all)
-        events = viewer.layers.events
-        for event in (events.inserted, events.removed, viewer.layers.selection.events.active):
+        self._update_soon = ui.later(self, 0, self.update_all)
+        events = self.viewer.layers.events
+        for event in (events.inserted, events.removed, self.viewer.layers.selection.events.active):
             event.connect(self._on_layers)
-        for running in (self.runner.running_changed, self.page.running_changed):
-            running.connect(lambda _running: self.update_all())
-        session.dataset_changed.connect(self.update_all)
-        session.pool_changed.connect(lambda _folder, _by: self.update_all())
-        find.changed.connect(self.update_all)
+        for signal in (self.runner.running_changed, self.page.running_changed, session.pool_changed):
+            signal.connect(lambda *_: self.update_all())
+        for signal in (session.dataset_changed, find.changed):
+            signal.connect(self.update_all)
+        session.pool_image_wanted.connect(self._show_wanted)
+        session.shows_pool_images = True
+        self.destroyed.connect(partial(setattr, session, "shows_pool_images", False))
         self.update_all()
 
     def _build(self) -> None:
-        self.title = label()
         tip = "Open a folder of tissue images, with a folder for each class, to build a pool."
-        self.folder_button = button("Open images…", tip, self._ask_folder)
-        self.study_button = button("Open study…", "Open a study that has a segment pool.", self._ask_study)
+        self.folder_button = ui.button("Open images…", tip, self._ask_folder)
         self.page = PoolPage(self.viewer, self.session, form=self.settings)
         self.page.column.setContentsMargins(0, 0, 0, 0)
         self.page.leads.hide()
-        self.bar = RunBar("", self.runner, "Open images or a study.")
-        self.bar.run_button.hide()
-        self.note = Note()
-        self.images = choice(tip="An image of the pool.", name="Image of the pool")
+        self.images = ui.choice(tip="An image of the pool.", name="Image of the pool")
         tip = "Open this image and its segments, to look at them and to correct them."
-        self.show_button = button("Show", tip, lambda: self.asked.emit(self.images.currentText()))
+        self.show_button = ui.button("Show", tip, self._show_whole)
         tip = "Segments that you changed or painted anew are added to the pool; those they replace are dropped."
-        self.correct_button = button("Take corrections into the pool", tip, self.correct)
-        self.where = hint("")
-        self.where.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
-        browse = button("Browse the pool", "Look through its segments in the dock HistoMix: Pool.", self._browse)
-        images = row(self.images, self.show_button, stretch=0)
-        self.tools = box(column(images, self.correct_button, self.where, browse, space=SPACE - 2))
-        buttons = even_row(self.folder_button, self.study_button)
-        parts = heading("Segment pool"), self.title, buttons, self.page, self.bar, self.note, self.tools
-        self.setLayout(column(*parts))
+        self.correct_button = ui.button("Take corrections into the pool", tip, self.correct)
+        self.where = ui.Note()
+        browse = ui.button("Browse the pool", "Look through its segments in the dock HistoMix: Pool.", self._browse)
+        images = ui.row(self.images, self.show_button, stretch=0)
+        self.tools = ui.box(ui.column(images, self.correct_button, self.where, browse, space=ui.SPACE - 2))
+        buttons = ui.even_row(self.folder_button, self.open_button)
+        self.column.setContentsMargins(0, 0, 0, 0)
+        ui.add(self.column, ui.heading("Segment pool"), self.title, buttons, self.page, self.progress, self.note)
+        self.column.addWidget(self.tools)
 
     def _on_layers(self, event: Any = None) -> None:
         if isalive(self):
@@ -355,35 +286,25 @@ class PoolBox(QWidget):
     def _browse(self) -> None:
         if self.opened is not None:
             self.session.share_pool(self.opened.study.folder, self, changed=True)
-            self.page.open_dock("Pool")
+            open_dock(self.viewer, "Pool")
 
     # Jobs.
 
-    def _start(self, make: Callable[[], Job[Any]], title: str) -> None:
-        prepare_units()
+    def _start(self, make: JobMaker, title: str) -> None:
         if self.runner.start(make, title):
             self.note.say("")
 
     def _ask_folder(self) -> None:
-        if folder := ask_folder(self, "A folder of tissue images, with a folder for each class"):
+        if folder := ui.ask_folder(self, "A folder of tissue images, with a folder for each class"):
             self.choose_folder(folder)
 
     def choose_folder(self, folder: Path) -> None:
         self._start(open_job(Path(folder)), "opening images")
 
-    def _ask_study(self) -> None:
-        if folder := ask_folder(self, "A study with a segment pool", self.session.home):
-            self.open_study(folder)
-
     def open_study(self, folder: Path) -> None:
-        self._start(open_pool_job(Path(folder), self.session.lock(folder)), "opening the segment pool")
-
-    def read_image(self, name: str) -> None:
-        """Read an image of the pool and its segments; ``shown`` follows."""
-        if self.opened is None:
-            self.note.say("Open a study first.", "warning")
-            return
-        self._start(show_job(self.opened, name), "reading an image")
+        # Not in the midst of a correction, which would be lost.
+        if not self.runner.running:
+            super().open_study(folder)
 
     def correctable(self) -> Any:
         """The Labels layer whose corrections would be taken: the selected one, else the topmost shown; or None."""
@@ -391,9 +312,7 @@ class PoolBox(QWidget):
             return None
         pool = self.opened.pool
         usable = [
-            layer
-            for layer in self.viewer.layers
-            if isinstance(layer, Labels) and "segments" in about(layer) and pool_image(pool, about(layer)) is not None
+            layer for layer in self.viewer.layers if has_segments(layer) and pool_image(pool, about(layer)) is not None
         ]
         active = self.viewer.layers.selection.active
         return active if active in usable else next((layer for layer in reversed(usable) if layer.visible), None)
@@ -406,11 +325,13 @@ class PoolBox(QWidget):
         assert image is not None
         names = image.source.image, about(layer).get("image")
         try:
-            labels = labels_of(layer, point)
-            open_images = [other for other in self.viewer.layers if isinstance(other, Image) and not unusable(other)]
-            pictures = [picture_of(other, point) for other in open_images]
+            labels = viewer_layers.labels_of(layer, point)
+            open_images = [
+                other for other in self.viewer.layers if isinstance(other, Image) and not viewer_layers.unusable(other)
+            ]
+            pictures = [viewer_layers.picture_of(other, point) for other in open_images]
         except HistomixError as error:
-            self.failed.emit(str(error))
+            self.fail(str(error))
             return
         self._layer = layer
         pictures = [picture for picture in pictures if picture.name in names]
@@ -422,39 +343,105 @@ class PoolBox(QWidget):
     def _on_finished(self, result: Any) -> None:
         if isinstance(result, Opened):
             self.session.take_opened(result)
-        elif isinstance(result, OpenPool):
-            self.take(result)
-        elif isinstance(result, Shown):
-            self.shown.emit(result)
-        elif isinstance(result, Corrected):
-            layer, self._layer = self._layer, None
-            self.opened = result.opened
-            self.note.say(result.words(), "good" if any(result.counts.values()) else "info")
-            self.taken.emit(result, layer)
-            self.corrected.emit(str(result.opened.study.folder))
+        elif isinstance(result, OpenedPool):
+            self._on_opened(result)
+        elif isinstance(result, Divided):
+            self._on_shown(result)
+        else:
+            self._on_corrected(result)
         self.update_all()
 
-    def take(self, opened: OpenPool) -> None:
+    def _on_opened(self, opened: OpenedPool) -> None:
+        if opened.curation is None:
+            self.fail(opened.problem)
+            return
         self.opened = opened
         self.images.clear()
-        self.images.addItems(list(dict.fromkeys(image.source.image for image in opened.pool.images)))
+        self.images.addItems(opened.images)
         if opened.study.read_only:
             self.note.say(READ_ONLY, "warning")
-        self.update_all()
+        self.session.share_pool(opened.study.folder, self)
+        if self._wanted:
+            wanted, self._wanted = self._wanted, ""
+            self.show_image(wanted)
+
+    def _on_corrected(self, corrected: Corrected) -> None:
+        layer, self._layer = self._layer, None
+        self.opened = corrected.opened
+        self.note.say(corrected.words(), "good" if any(corrected.counts.values()) else "info")
+        if layer is not None and layer in self.viewer.layers:
+            layer.features = corrected.features
+        folder = corrected.opened.study.folder
+        self.corrected.emit(str(folder))
+        self.session.share_pool(folder, self, changed=True)
 
     def update_all(self) -> None:
         opened, running, dataset = self.opened, self.runner.running, self.session.dataset
         if opened is None:
             self.title.setText("No pool is open.")
         else:
-            images = len({image.source.image for image in opened.pool.images})
-            words = f"{many(len(opened.pool), 'segment')} of {many(images, 'image')}"
+            words = f"{ui.many(len(opened.pool), 'segment')} of {ui.many(len(opened.images), 'image')}"
             self.title.setText(f"<b>{opened.study.folder.name}</b> · {words}")
-        for part in (self.folder_button, self.study_button, self.images, self.show_button):
+        for part in (self.folder_button, self.images, self.show_button):
             part.setEnabled(not running)
         mine = opened is not None and self.session.study_folder == opened.study.folder
         self.page.setVisible(dataset is not None and dataset.has_kinds and not mine)
         self.tools.setVisible(opened is not None)
         layer = self.correctable()
         self.correct_button.setEnabled(layer is not None and not running)
-        self.where.setText(f"Painted in “{layer.name}”." if layer is not None else "Show an image to correct segments.")
+        self.where.say(f"Painted in “{layer.name}”." if layer is not None else "Show an image to correct segments.")
+
+    # Images of the pool as layers.
+
+    def _show_wanted(self, name: str) -> None:
+        """Show an image another dock asks for, as soon as the study is open."""
+        if self.opened is None:
+            self._wanted = name
+        else:
+            self.show_image(name)
+
+    def _show_whole(self) -> None:
+        self._fitted = self.images.currentText()
+        self.show_image(self._fitted)
+
+    def show_image(self, name: str) -> None:
+        """Open an image of the pool and its segments as layers, to look at and to correct."""
+        if all(self._layers(name)):
+            self._bring(name)
+        elif self.opened is None:
+            self.note.say("Open a study first.", "warning")
+        else:
+            self._start(show_job(self.opened, name), "reading an image")
+
+    def _layers(self, name: str) -> tuple[Any, Any]:
+        """The topmost image and segments layers of an image of the pool, None where one is not open."""
+        own = self.places.layers(name)[::-1]
+        image = next((layer for layer in own if isinstance(layer, Image)), None)
+        return image, next((layer for layer in own if has_segments(layer)), None)
+
+    def _bring(self, name: str) -> None:
+        """Show the layers of an image, and hide those of the others, which lie in the same place."""
+        for layer in self.viewer.layers:
+            if about(layer).get("image") is not None:
+                layer.visible = about(layer)["image"] == name
+        self.viewer.layers.selection.active = self._layers(name)[1]
+        if self._fitted == name:
+            # Not where another dock asked: it brings a segment onto the screen.
+            getattr(self.viewer, "fit_to_view", self.viewer.reset_view)()
+        self._fitted = ""
+
+    def _on_shown(self, divided: Divided) -> None:
+        image, name = divided.image, divided.facts["image"]
+        assert image is not None
+        layer, segments = self._layers(name)
+        space: dict[str, Any] = {"scale": (image.mpp, image.mpp), "units": ("um", "um")}
+        if layer is not None:
+            space = {part: getattr(layer, part) for part in SPACE_PARTS}
+        if segments is None:
+            # Before its image, and above it: who waits for the image finds both.
+            segments = viewer_layers.segments_layer(divided, f"{name} segments", space)
+            self.viewer.layers.append(segments)
+        if layer is None:
+            layer = image_layer(name, image, space, **{"class": image.kind})
+            self.viewer.layers.insert(self.viewer.layers.index(segments), layer)
+        self._bring(name)
