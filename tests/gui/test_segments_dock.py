@@ -121,7 +121,7 @@ def test_from_a_folder_to_a_corrected_pool(open_segments, qtbot, tmp_path) -> No
     labels.brush_size = 12
     labels.paint(tuple(place), int(labels.data.max()) + 1)
     before = len(other.curation)
-    with qtbot.waitSignal(pool.corrected, timeout=20_000) as corrected:
+    with qtbot.waitSignal(panel.session.pool_changed, timeout=20_000) as corrected:
         qtbot.mouseClick(pool.correct_button, Qt.MouseButton.LeftButton)
     assert "1 added" in pool.note.text() and pool.note.kind == "good"
     qtbot.waitUntil(lambda: len(other.curation) > before, timeout=20_000)

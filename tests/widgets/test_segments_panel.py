@@ -458,7 +458,7 @@ def test_brush_corrections_are_taken_in_with_a_click(pooled, viewer, qtbot) -> N
     layer.data[layer.data == first] = 0
     layer.data[layer.data == second] = np.where(np.arange((layer.data == second).sum()) % 50 == 0, 0, second)
     layer.data[150:158, 150:158] = 90
-    with qtbot.waitSignal(pooled.pool.corrected, timeout=20_000):
+    with qtbot.waitSignal(pooled.session.pool_changed, timeout=20_000):
         pooled.pool.correct_button.click()
     lost = np.unique(layer.data[layer.data > 0])
     now = Curation(study, SegmentPool(pool.folder))

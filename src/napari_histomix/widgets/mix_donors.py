@@ -153,7 +153,6 @@ class SegmentsLayer(QObject):
 
     @property
     def layer(self) -> Labels | None:
-        """None where it is not in the viewer."""
         return self._layer if self._layer in self.viewer.layers else None
 
     def _update(self, layer: Labels, **attributes: Any) -> None:
@@ -163,7 +162,6 @@ class SegmentsLayer(QObject):
         self._updating = False
 
     def show(self, image: LabeledImage, labels: NDArray[np.int32]) -> None:
-        """Show the segments of an image of the pool."""
         name = image.source.image
         facts = {"image": name, "class": image.kind, "patient": image.source.patient, "mpp": image.mpp, "segments": {}}
         attributes = {"name": f"{name} segments", "metadata": {"histomix": facts}, **self._space(image)}

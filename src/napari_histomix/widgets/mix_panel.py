@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, QTimer, Signal
+from qtpy.QtCore import QSize, QTimer
 
 from napari_histomix.methods.usegmix import USegMixSettings
 from napari_histomix.records import Change, Event, HistomixError
@@ -42,8 +42,6 @@ WAIT = 300
 class MixPanel(TissuePanel):
     """An image of the session's pool, a segment of it, ten donors, and the run that blends one of them in."""
 
-    blended = Signal(int)
-    """Id of a new change."""
     model: Any = None
     """A loaded model to use in place of the one that the settings name."""
 
@@ -73,7 +71,7 @@ class MixPanel(TissuePanel):
         self.find_button = ui.button("Where are its images?…", tip, self.choose_images, shown=False)
 
         self.image = ui.choice(tip="The image whose segment is replaced.", name="Image of the target")
-        self.image.activated.connect(lambda _index: self.choose_image(self.image.currentText()))
+        self.image.textActivated.connect(self.choose_image)
         tip = "Take any segment of this image that nobody dropped."
         self.random_button = ui.button("Random target", tip, self.choose_random)
         self.show_button = ui.button("Show", "Show this image and its segments again.", self.show_image)
@@ -129,7 +127,6 @@ class MixPanel(TissuePanel):
             self.open_study(self._folder, folder)
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:
-        """Open a study and its images, which are in another folder now where one is given."""
         study = self.session.study
         self._folder = Path(folder)
         if images is None and study is not None and study.folder.resolve() == self._folder.resolve():
@@ -352,7 +349,6 @@ class MixPanel(TissuePanel):
         self._blending = -1
         self.session.take_made([change.id])
         self.note.say(f"{change.name} is made. It waits for your review in HistoMix: Review.", "good")
-        self.blended.emit(change.id)
 
     def _end_blending(self, sentence: str = "") -> None:
         if sentence and self._blending >= 0:

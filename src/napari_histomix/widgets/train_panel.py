@@ -225,7 +225,6 @@ class TrainPanel(Panel):
         self._begin(resume=True)
 
     def problem(self, resume: bool = False) -> str:
-        """Why nothing can be run; empty where it can."""
         return self.tissue.problem() or self.form.problem(resume)
 
     def _begin(self, resume: bool) -> None:

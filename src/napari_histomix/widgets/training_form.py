@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from napari_histomix.settings import DEVICES
 from napari_histomix.weights import bundled
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch
-from napari_histomix.widgets.viewer_layers import LayerFollower, about, micrometers, pixels_of
+from napari_histomix.widgets.viewer_layers import LayerFollower, about, finest, micrometers, pixels_of
 
 FOLDER, LAYERS = "folder", "layers"
 LOOKED_AT = 5
@@ -96,18 +96,10 @@ def _aligned(layout: QFormLayout) -> QFormLayout:
 # The images.
 
 
-@dataclass(frozen=True)
-class FolderFacts:
+def folder_job(folder: Path) -> Callable[[], Job[tuple[int, float | None]]]:
     """How many color images a folder holds, and µm per pixel where its files agree on it."""
 
-    images: int
-    mpp: float | None
-
-
-def folder_job(folder: Path) -> Callable[[], Job[FolderFacts]]:
-    """Count a folder's color images and look for their scale."""
-
-    def job() -> Job[FolderFacts]:
+    def job() -> Job[tuple[int, float | None]]:
         prepare_torch()
         yield Event("Looking")
         from napari_histomix.datasets.pixels import read_mpp
@@ -115,7 +107,7 @@ def folder_job(folder: Path) -> Callable[[], Job[FolderFacts]]:
 
         images, _ = find_images(folder)
         scales = {round(mpp, 4) for path in images[:LOOKED_AT] if (mpp := read_mpp(path))} or _stated_mpp(folder)
-        return FolderFacts(len(images), scales.pop() if len(scales) == 1 else None)
+        return len(images), scales.pop() if len(scales) == 1 else None
 
     return job
 
@@ -191,7 +183,8 @@ class TissueSource(QWidget):
 
     def __init__(self, viewer: Any) -> None:
         super().__init__()
-        self._facts: FolderFacts | None = None
+        self._images: int | None = None
+        """In the folder; None while it is being looked at."""
         self._failure = ""
         self.kind = ui.choice((("a folder of images", FOLDER), ("the images open in napari", LAYERS)))
         tip = "PNG, JPEG or TIFF images, also in folders below; no labels are needed."
@@ -228,14 +221,14 @@ class TissueSource(QWidget):
         return bool(self.kind.currentData() == LAYERS)
 
     def _on_folder(self, folder: Path) -> None:
-        self._facts, self._failure = None, ""
+        self._images, self._failure = None, ""
         self.kind.setCurrentIndex(self.kind.findData(FOLDER))
         self._runner.replace(folder_job(folder), f"looking into {folder.name}")
         self._update()
 
-    def _on_facts(self, facts: FolderFacts) -> None:
-        self._facts = facts
-        self.scale.setValue(facts.mpp or 0.0)
+    def _on_facts(self, facts: tuple[int, float | None]) -> None:
+        self._images, mpp = facts
+        self.scale.setValue(mpp or 0.0)
         self._update()
 
     def _on_failure(self, sentence: str) -> None:
@@ -254,7 +247,7 @@ class TissueSource(QWidget):
         span = "–".join(f"{size:.3g}" for size in dict.fromkeys(known[:1] + known[-1:]))
         self.known.setText(f"{'the others ' if None in sizes else ''}{span} µm/px by their scale")
         if self.drop.folder is not None:
-            count = f"{self._facts.images:,} images" if self._facts else "no images" if self._failure else "looking …"
+            count = f"{self._images:,} images" if self._images else "no images" if self._failure else "looking …"
             self.drop.label.setText(f"<b>{html.escape(self.drop.folder.name)}</b><br>{count}")
         self.changed.emit()
 
@@ -264,7 +257,6 @@ class TissueSource(QWidget):
     # What the run asks.
 
     def problem(self) -> str:
-        """Why nothing can be learned yet; empty where it can."""
         if self.from_layers:
             if not self.layers.checked():
                 return "Check an image." if self.layers.count() else "Open an RGB image in napari and check it."
@@ -272,7 +264,7 @@ class TissueSource(QWidget):
             return "Choose a folder of images."
         elif self._failure:
             return self._failure
-        elif self._facts is None:
+        elif self._images is None:
             return "The folder is being looked at."
         if self.mpp() is None:
             return "Enter how many µm one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
@@ -295,7 +287,7 @@ class TissueSource(QWidget):
         if not self.from_layers:
             folders = [self.drop.folder]
             return lambda: folders
-        held = [(layer.name, layer.data[0] if layer.multiscale else layer.data) for layer in self.layers.checked()]
+        held = [(layer.name, finest(layer)) for layer in self.layers.checked()]
         return lambda: [picture for name, data in held for picture in pixels_of(name, data)]
 
 
@@ -355,7 +347,6 @@ class TrainingForm(QWidget):
         return self.home / (self.name.text().strip() or NAME)
 
     def options(self) -> dict[str, Any]:
-        """Of ``training_job``."""
         return {
             "minutes": float(self.minutes.value()),
             "seed": self.seed.value(),
@@ -366,7 +357,6 @@ class TrainingForm(QWidget):
 
     @property
     def start_from(self) -> Path | None:
-        """Folder of the model to fine-tune; None for a new network."""
         start = self.start.currentData()
         return bundled() if start == BUNDLED else self.start_folder.folder if start == MODEL else None
 
@@ -399,13 +389,11 @@ class TrainingForm(QWidget):
         self.name.setText(name)
 
     def propose_after(self, out: Path) -> None:
-        """Another name, after a run that has ended with this one."""
         if self.out == out:
             self._propose()
         self.look()
 
     def look(self) -> None:
-        """Look for an unfinished run of the chosen name."""
         self.unfinished = unfinished(self.out)
         self._update()
 

@@ -28,6 +28,8 @@ MOST_LABEL = 1_000_000
 OPACITY = 0.4
 SEGMENT_EXTENT = (80.0, 420.0)
 """Screen pixels that a segment takes, at least and at most, after a flight; the zoom changes only where it must."""
+FOLLOWED = ("name", "scale", "units", "data")
+"""Of a layer, what lists of layers speak of."""
 CLICK_TOLERANCE = 3.0
 """Screen pixels that the mouse may move in a click."""
 VIEWING_MODES = ("pan_zoom", "pick")
@@ -52,6 +54,11 @@ def micrometers(layer: Any) -> float | None:
         return None
     size = math.sqrt(abs(rows * cols))
     return size if math.isfinite(size) and size > 0 else None
+
+
+def finest(layer: Any) -> Any:
+    """A layer's data, of a pyramid the finest level."""
+    return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
 
 
 def pixels_of(name: str, data: Any) -> list[tuple[str, NDArray[np.uint8]]]:
@@ -121,8 +128,7 @@ def unusable(layer: Any) -> str:
 def plane_of(layer: Any, point: Sequence[float]) -> tuple[int, ...]:
     """Where along its leading axes a layer is being looked at, by the viewer's point (world coordinates)."""
     here = np.rint(layer.world_to_data(point)[: layer.ndim - 2]).astype(int)
-    full = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
-    return tuple(int(np.clip(at, 0, size - 1)) for at, size in zip(here, full.shape, strict=False))
+    return tuple(int(np.clip(at, 0, size - 1)) for at, size in zip(here, finest(layer).shape, strict=False))
 
 
 def picture_of(layer: Any, point: Sequence[float]) -> Picture:
@@ -257,20 +263,11 @@ class LayerFollower(QObject):
 
     def refresh(self) -> None:
         before, self.layers = self.layers, [layer for layer in reversed(self.viewer.layers) if self._wanted(layer)]
-        for layer in before:
-            if layer not in self.layers:
-                for signal in self._signals(layer):
-                    signal.disconnect(self._on_layers)
-        for layer in self.layers:
-            if layer not in before:
-                for signal in self._signals(layer):
-                    signal.connect(self._on_layers)
+        for layer in {*before} ^ {*self.layers}:
+            for name in FOLLOWED:
+                if signal := getattr(layer.events, name, None):
+                    (signal.connect if layer in self.layers else signal.disconnect)(self._on_layers)
         self.changed.emit()
-
-    @staticmethod
-    def _signals(layer: Any) -> list[Any]:
-        names = ("name", "scale", "units", "data")
-        return [getattr(layer.events, name) for name in names if hasattr(layer.events, name)]
 
 
 class LayerChoice(QComboBox):
@@ -290,7 +287,6 @@ class LayerChoice(QComboBox):
 
     @property
     def layer(self) -> Any:
-        """The chosen layer, None where there is none."""
         at = self.currentIndex()
         layer = self._shown[at] if 0 <= at < len(self._shown) else None
         return layer if layer in self._follower.viewer.layers and not self._why_not(layer) else None
@@ -332,11 +328,13 @@ class SegmentPlaces(QObject):
     clicked = Signal(str, int)
     """Image and label of a segment that was clicked in the viewer."""
     layers_changed = Signal()
+    """Layers came or went, or another one is selected."""
 
     def __init__(self, viewer: Any, parent: QObject) -> None:
         super().__init__(parent)
         self.viewer = viewer
-        for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
+        events = viewer.layers.events
+        for event in (events.inserted, events.removed, viewer.layers.selection.events.active):
             event.connect(self._on_layers)
         # The viewer keeps this function: it must not keep the panel too.
         this = weakref.ref(self)

@@ -7,7 +7,7 @@ from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QIntValidator, QPixmap
-from qtpy.QtWidgets import QComboBox, QLineEdit, QMenu, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import QComboBox, QLineEdit, QMenu, QToolButton, QWidget
 
 from napari_histomix.segmentation.pool import UNDECIDED
 from napari_histomix.study.curation import Filters, Order
@@ -55,11 +55,8 @@ class PoolFilters(QWidget):
         self.search.setClearButtonEnabled(True)
         self.low = self._size_line("≥", "at least")
         self.high = self._size_line("≤", "at most")
-        self.unit = QComboBox()
-        self.unit.addItem("px", False)
-        self.unit.addItem("µm²", True)
-        self.unit.setToolTip("What area is measured in.")
-        self.unit.currentIndexChanged.connect(self.filtered)
+        self.unit = choice((("px", False), ("µm²", True)), "What area is measured in.", self.filtered)
+        self.unit.setMinimumContentsLength(3)
         self.order = choice([(text, order) for text, order, _ in ORDERS], changed=self._on_order)
         for index, (_, _, tip) in enumerate(ORDERS):
             self.order.setItemData(index, tip, Qt.ItemDataRole.ToolTipRole)
@@ -102,14 +99,12 @@ class PoolFilters(QWidget):
         return self.order.currentData()
 
     def choose_order(self, order: Order) -> None:
-        """Sort in this order, and again where it is chosen already."""
         index = self.order.findData(order)
         if index == self.order.currentIndex():
             self.ordered.emit()
         self.order.setCurrentIndex(index)
 
     def set_kinds(self, kinds: Sequence[str]) -> None:
-        """The classes to choose from; back to any."""
         _offer(self.kind, kinds, "")
         # The colors of the strips below the tiles and of the dots on the map: here is what they mean.
         for index, color in enumerate(class_colors(len(kinds)).tolist()):
@@ -169,8 +164,7 @@ class PoolActions(QWidget):
             name: button(f"{name.capitalize()} ({key})", tip, getattr(panel, name))
             for name, (key, tip) in ACTIONS.items()
         }
-        self.class_button = QPushButton("Class")
-        self.class_button.setToolTip("Give the selected segments another class.")
+        self.class_button = button("Class", "Give the selected segments another class.")
         self.class_menu = QMenu(self.class_button)
         self.class_button.setMenu(self.class_menu)
         self.text = line("Tag", "Words of your own, with commas between several.", lambda _text: self._update())
@@ -189,7 +183,6 @@ class PoolActions(QWidget):
         self._update()
 
     def set_kinds(self, kinds: Sequence[str]) -> None:
-        """The classes to choose from."""
         self.class_menu.clear()
         for kind in kinds:
             action = self.class_menu.addAction(kind)

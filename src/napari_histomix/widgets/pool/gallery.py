@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import colorsys
 import time
 from collections import OrderedDict
+from contextlib import suppress
 
 import numpy as np
+from matplotlib.colors import hsv_to_rgb
 from napari.utils.theme import get_theme
 from numpy.typing import ArrayLike, NDArray
 from qtpy.QtCore import QByteArray, QEvent, QObject, QPoint, QRect, QRectF, QSize, Qt, Signal
@@ -46,12 +47,14 @@ DECISION_FRAMES = ("", GOOD, BAD)
 
 def class_colors(count: int) -> NDArray[np.uint8]:
     """A color for each of so many classes, (count, 3) RGB."""
-    colors = [rgb(color) for color in CLASS_COLORS[:count]]
-    for index in range(len(colors), count):
-        # Golden-angle steps of hue: no two neighbors look alike, however many there are.
-        red, green, blue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.55, 0.85)
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return np.array(colors, np.uint8).reshape(count, 3)
+    # Golden-angle steps of hue: no two neighbors look alike, however many there are.
+    more = [255 * hsv_to_rgb((index * 0.618 % 1, 0.55, 0.85)) for index in range(len(CLASS_COLORS), count)]
+    return np.rint([*map(rgb, CLASS_COLORS[:count]), *more]).astype(np.uint8).reshape(count, 3)
+
+
+def theme_colors(theme: str, *names: str) -> list[QColor]:
+    """Colors of a napari theme."""
+    return [QColor(getattr(get_theme(theme), name).as_hex()) for name in names]
 
 
 class PoolSelection(QObject):
@@ -76,7 +79,6 @@ class PoolSelection(QObject):
         return np.flatnonzero(self.mask)
 
     def reset(self, size: int) -> None:
-        """Begin with a pool of so many segments, none selected."""
         self.mask = np.zeros(size, bool)
         self._tell(-1)
 
@@ -88,7 +90,6 @@ class PoolSelection(QObject):
         self._tell(self.current if current is None else current)
 
     def toggle(self, number: int) -> None:
-        """Select a segment, or no longer; it becomes the current one."""
         self.mask[number] = not self.mask[number]
         self._tell(number)
 
@@ -137,10 +138,7 @@ class PoolGallery(QAbstractScrollArea):
         return QSize(380, 400)
 
     def set_theme(self, name: str) -> None:
-        theme = get_theme(name)
-        self._back, self._ink, self._empty = (
-            QColor(color.as_hex()) for color in (theme.background, theme.text, theme.foreground)
-        )
+        self._back, self._ink, self._empty = theme_colors(name, "background", "text", "foreground")
         self.viewport().update()
 
     # What is shown.
@@ -153,7 +151,6 @@ class PoolGallery(QAbstractScrollArea):
         self.set_numbers(np.empty(0, np.intp))
 
     def set_numbers(self, numbers: NDArray[np.intp]) -> None:
-        """Show these segments in this order, from the top."""
         self.numbers = numbers
         self._anchor = -1
         self._measure()
@@ -161,7 +158,6 @@ class PoolGallery(QAbstractScrollArea):
         self.viewport().update()
 
     def reveal(self, number: int) -> None:
-        """Scroll as far as it takes to see a segment."""
         place = self.place_of(number)
         if place is not None:
             bar, top = self.verticalScrollBar(), place // self.columns * self.cell
@@ -169,7 +165,6 @@ class PoolGallery(QAbstractScrollArea):
             bar.setValue(min(max(bar.value(), below), top))
 
     def place_of(self, number: int) -> int | None:
-        """Position of a segment's tile; None where it is not shown."""
         places = np.flatnonzero(self.numbers == number)
         return int(places[0]) if len(places) else None
 
@@ -197,7 +192,6 @@ class PoolGallery(QAbstractScrollArea):
         bar.setPageStep(height)
 
     def tile(self, place: int) -> QRect:
-        """Where a tile lies in the viewport, without its gap."""
         row, column = divmod(place, self.columns)
         width = self.viewport().width() / self.columns
         left = round((column + 0.5) * width - self.side / 2)
@@ -300,7 +294,6 @@ class PoolGallery(QAbstractScrollArea):
         return super().viewportEvent(event)
 
     def words(self, number: int) -> str:
-        """Everything that is known of a segment, line by line."""
         curation = self.curation
         assert curation is not None
         line, source = curation.pool.rows[number], curation.pool.image(number).source
@@ -330,24 +323,19 @@ class PoolGallery(QAbstractScrollArea):
         else:
             self.go(place, extend=extend)
 
-    def _extend(self, place: int) -> None:
-        if not 0 <= self._anchor < len(self.numbers):
-            current = self.place_of(self.selection.current)
-            self._anchor = place if current is None else current
-        first, last = sorted((self._anchor, place))
-        self.selection.select(self.numbers[first : last + 1], int(self.numbers[place]))
-
     def go(self, place: int, *, extend: bool = False) -> None:
         """Make a tile the current one and select it; ``extend`` selects all between too."""
         if not len(self.numbers):
             return
         place = min(max(place, 0), len(self.numbers) - 1)
         number = int(self.numbers[place])
-        if extend:
-            self._extend(place)
-        else:
+        if not extend:
             self._anchor = place
-            self.selection.select([number], number)
+        elif not 0 <= self._anchor < len(self.numbers):
+            current = self.place_of(self.selection.current)
+            self._anchor = place if current is None else current
+        first, last = sorted((self._anchor, place))
+        self.selection.select(self.numbers[first : last + 1], number)
         self.reveal(number)
         self.visited.emit(number)
 
@@ -435,19 +423,15 @@ class Thumbnails:
         self._room = max(KEPT, count)
 
     def get(self, number: int) -> QPixmap | None:
-        """The pixmap of a segment; None where it has to be loaded first."""
-        pixmap = self._kept.get(number)
-        if pixmap is not None:
+        if number in self._kept:
             self._kept.move_to_end(number)
-        return pixmap
+        return self._kept.get(number)
 
     def load(self, number: int) -> QPixmap:
         """Read and decode one; a plain gray square stands for what cannot be read."""
         image = QImage()
-        try:
+        with suppress(OSError):
             image.loadFromData(QByteArray(self._pool.thumbnail(number)))
-        except OSError:
-            image = QImage()
         if image.isNull():
             pixmap = QPixmap(self._side, self._side)
             pixmap.fill(QColor(110, 114, 120))

@@ -96,15 +96,14 @@ def pool_job(study: Study | Path, lock: WriteLock | None = None, *, images: bool
         opened.hold()
         yield Event("Reading the segments")
         try:
-            pool = SegmentPool(opened.folder)
+            curation = Curation(opened, SegmentPool(opened.folder))
+            places = curation.pool.places()
         except HistomixError as error:
             return OpenedPool(opened, problem=without_paths(str(error), folder))
-        yield Event("Reading decisions")
-        try:
-            curation, places = Curation(opened, pool), pool.places()
         except (OSError, ValueError):
             return OpenedPool(opened, problem=f"The segment pool in {folder.name} is damaged; build it again.")
-        curation.set_uses(uses_of(opened, pool))
+        yield Event("Counting uses")
+        curation.set_uses(uses_of(opened, curation.pool))
         return OpenedPool(opened, curation, places, _images_of(opened) if images else None)
 
     return pathless(job, folder)
@@ -303,8 +302,7 @@ class CurationWriter(QObject):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._waiting: deque[tuple[Callable[[], Any], str]] = deque()
-        self._what = ""
+        self._waiting: deque[Callable[[], tuple[Any, str]]] = deque()
         # Without a window: a bar in napari's activity dock for every key that was pressed would be no help.
         self._runner = JobRunner(self)
         self._runner.running_changed.connect(self.busy_changed)
@@ -318,16 +316,16 @@ class CurationWriter(QObject):
 
     def write(self, change: Callable[[], Any], what: str, size: int, decisions: int) -> None:
         """Make a change to ``size`` segments, in a study that holds so many ``decisions``."""
-        if size <= AT_ONCE and decisions <= READ_AT_ONCE and not self.busy:
-            try:
-                changed: NDArray[Any] = change()
-            except (HistomixError, OSError) as error:
-                self.failed.emit(str(error))
-            else:
-                self.done.emit(changed, what)
-        else:
-            self._waiting.append((change, what))
+        if size > AT_ONCE or decisions > READ_AT_ONCE or self.busy:
+            self._waiting.append(lambda: (change(), what))
             self._next()
+            return
+        try:
+            changed = change()
+        except (HistomixError, OSError) as error:
+            self.failed.emit(str(error))
+        else:
+            self.done.emit(changed, what)
 
     def forget(self) -> None:
         """Another pool is coming: what still waits is not done. What is being written comes to its end."""
@@ -336,11 +334,10 @@ class CurationWriter(QObject):
 
     def _next(self) -> None:
         if self._waiting and not self.busy:
-            change, self._what = self._waiting.popleft()
-            self._runner.start(single(change, "Writing"), "writing decisions")
+            self._runner.start(single(self._waiting.popleft(), "Writing"), "writing decisions")
 
-    def _on_done(self, changed: Any) -> None:
-        self.done.emit(changed, self._what)
+    def _on_done(self, result: tuple[Any, str]) -> None:
+        self.done.emit(*result)
         self._next()
 
     def _on_failed(self, sentence: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from napari.utils.theme import get_theme
 from numpy.typing import NDArray
 from qtpy.QtCore import QPointF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF, QResizeEvent, QWheelEvent
@@ -12,7 +11,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.elements import ACCENT
-from napari_histomix.widgets.pool.gallery import PoolSelection, class_colors
+from napari_histomix.widgets.pool.gallery import PoolSelection, class_colors, theme_colors
 
 MARGIN = 14
 """Pixels that stay free around the dots."""
@@ -58,10 +57,7 @@ class PoolMap(QWidget):
         return QSize(380, 220)
 
     def set_theme(self, name: str) -> None:
-        theme = get_theme(name)
-        self._back, self._ink, self._faint = (
-            QColor(color.as_hex()) for color in (theme.background, theme.text, theme.primary)
-        )
+        self._back, self._ink, self._faint = theme_colors(name, "background", "text", "primary")
         self._redraw()
 
     # What is shown.
@@ -87,7 +83,6 @@ class PoolMap(QWidget):
         self._arrange()
 
     def set_numbers(self, numbers: NDArray[np.intp]) -> None:
-        """Show these in color, all others in gray."""
         self.numbers = numbers
         self._redraw()
 
@@ -98,7 +93,6 @@ class PoolMap(QWidget):
         return max(1, round(self.height() * ratio)), max(1, round(self.width() * ratio))
 
     def _arrange(self) -> None:
-        """Find the pixels anew: after a resize, a zoom, or with other places."""
         self._pixel_of_each = None
         self._redraw()
 
@@ -155,9 +149,7 @@ class PoolMap(QWidget):
         return self._image(np.dstack([paint, np.full((height, width, 1), 255, np.float32)]))
 
     def _draw_chosen(self) -> QImage:
-        """The selected ones in the color of text, on nothing."""
-        height, width = self._size()
-        paint = np.zeros((height, width, 4), np.float32)
+        paint = np.zeros((*self._size(), 4), np.float32)
         chosen = self._counts(self._pixel[self.selection.mask])[:, :, 0] > 0
         paint[chosen] = (*self._ink.getRgb()[:3], 255)
         return self._image(paint)
@@ -199,7 +191,6 @@ class PoolMap(QWidget):
         painter.end()
 
     def point_of(self, number: int) -> QPointF | None:
-        """Where a segment is drawn; None where it is out of sight."""
         height, width = self._size()
         if not 0 <= number < self.places.shape[1] or self._pixel[number] >= height * width:
             return None
@@ -209,7 +200,6 @@ class PoolMap(QWidget):
     # The mouse.
 
     def nearest(self, point: QPointF) -> int | None:
-        """The shown segment that a click means; None where there is none near."""
         height, width = self._size()
         ratio = self.devicePixelRatioF()
         pixels = self._pixel[self.numbers]
@@ -221,7 +211,6 @@ class PoolMap(QWidget):
         return int(self.numbers[int(apart.argmin())])
 
     def inside(self, lasso: QPolygonF) -> NDArray[np.intp]:
-        """The shown segments whose dots lie within a line."""
         height, width = self._size()
         ground = QImage(width, height, QImage.Format.Format_Grayscale8)
         ground.setDevicePixelRatio(self.devicePixelRatioF())

@@ -97,7 +97,6 @@ class PoolView(QWidget):
     # What is shown.
 
     def set_curation(self, curation: Curation | None, places: NDArray[np.float32] | None = None) -> None:
-        """Show all of another pool, or nothing."""
         self.sorter.discard()
         self._wanted = ""
         self.curation = curation
@@ -155,7 +154,6 @@ class PoolView(QWidget):
     # Places: gallery, map and layers.
 
     def visit(self, number: int) -> None:
-        """Bring a segment onto the screen, where its image is open."""
         if self.curation is not None:
             line, image = self.curation.pool.rows[number], self.curation.pool.image(number).source.image
             self.places.show(image, *(int(line[name]) for name in ("number", "row", "col", "height", "width")))
@@ -198,7 +196,6 @@ class PoolView(QWidget):
                 self.visit(self.selection.current)
 
     def describe(self) -> None:
-        """Say what the current segment is, and whether its image is open."""
         curation, number, image = self.curation, self.selection.current, self._current_image()
         known = curation is not None and number >= 0
         self.about.setText(
@@ -219,7 +216,6 @@ class PoolPanel(TissuePanel):
 
     opened = Signal(object, object)
     """Study and pool that are shown now."""
-    rebuild_wanted = Signal()
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -236,7 +232,7 @@ class PoolPanel(TissuePanel):
     def _build(self) -> None:
         self.empty = ui.Note("Open a study to look through its segments.")
         tip = "Make the segment pool of this study anew."
-        self.rebuild_button = ui.button("Rebuild…", tip, lambda: self.rebuild_wanted.emit(), shown=False)
+        self.rebuild_button = ui.button("Rebuild…", tip, self._open_segments, shown=False)
         self.view = PoolView(self.viewer, self.places)
         self.actions_box = PoolActions(self)
         self.count = ui.label()
@@ -259,7 +255,6 @@ class PoolPanel(TissuePanel):
         self.view.image_wanted.connect(self._show_image)
         self.view.said.connect(self.note.say)
         self.view.map_kind.currentIndexChanged.connect(self._on_map_kind)
-        self.rebuild_wanted.connect(self._open_segments)
         self.opened.connect(lambda study, _pool: self.session.share_pool(study.folder, self))
         for signal in (self.session.changes_made, self.session.changes_changed):
             signal.connect(self._count_uses)
@@ -277,7 +272,6 @@ class PoolPanel(TissuePanel):
         self.session.pool_image_wanted.emit(name)
 
     def _open_segments(self) -> None:
-        """The Segments dock shows images and builds pools; it is opened where it is not."""
         if not self.session.shows_pool_images:
             open_dock(self.viewer, "Segments")
 
@@ -353,7 +347,6 @@ class PoolPanel(TissuePanel):
         self._decide("drop")
 
     def clear(self) -> None:
-        """Leave the selected segments undecided."""
         self._decide(None)
 
     def _decide(self, decision: Decision | None) -> None:
@@ -377,7 +370,6 @@ class PoolPanel(TissuePanel):
         self._write(lambda curation: change(curation, numbers, value), what, len(numbers))
 
     def drop_border(self) -> None:
-        """Drop all undecided segments at the border of their images, shown or not."""
         self._write(lambda curation: curation.decide(curation.cut_off(), "drop"), "decision", self._cut_off())
 
     def undo(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,6 @@ OF_SUPERPIXELS = ("superpixels", "points", "compactness", "sigma", "tissue", "se
 """What matters only where points are drawn in superpixels."""
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What a person asked for: settings, class of the image, and points or labels in place of random ones."""
-
-    settings: PoolSettings
-    kind: str = ""
-    points: NDArray[np.float64] | None = None
-    labels: NDArray[np.int32] | None = None
-
-
 class Prompters:
     """Opens prompters in a worker's thread, and keeps the last one: reading a network's weights takes a while."""
 
@@ -64,33 +54,39 @@ class Prompters:
         return self._prompter
 
 
-def divide_job(picture: Picture, request: Request, prompters: Prompters) -> JobMaker:
-    """Divide a picture into segments."""
+def divide_job(
+    picture: Picture,
+    prompters: Prompters,
+    settings: PoolSettings,
+    kind: str,
+    points: NDArray[np.float64] | None = None,
+    labels: NDArray[np.int32] | None = None,
+) -> JobMaker:
+    """Divide a picture of a class into segments; ``points`` or ``labels`` take the place of random points."""
 
     def divide() -> Job[Divided]:
-        settings = request.settings
-        if settings.prompter == "sam" and request.labels is None:
+        if settings.prompter == "sam" and labels is None:
             prepare_torch()
         yield Event("Reading the image")
         pixels = picture.pixels()
-        facts: dict[str, Any] = {"image": picture.name, "class": request.kind}
-        if request.labels is not None:
-            segments = segments_of(request.labels)
+        facts: dict[str, Any] = {"image": picture.name, "class": kind}
+        if labels is not None:
+            segments = segments_of(labels)
             facts |= {"prompter": "", "settings": {}}
         else:
             yield Event("Opening the prompter")
             prompter, anchors = prompters.open(settings), settings.anchors
-            segments = yield from find_segments(pixels, prompter, anchors, request.points)
+            segments = yield from find_segments(pixels, prompter, anchors, points)
             if not segments:
                 raise HistomixError("What stands out in this image is too small; lower the least share (extent).")
             facts |= {"prompter": prompter.name, "settings": asdict(anchors)}
-            if request.points is not None:
-                facts["points"] = len(request.points)
+            if points is not None:
+                facts["points"] = len(points)
         facts |= {"segments": len(segments), "sha256": pixels_sha256(pixels)}
-        features = viewer_layers.features_of(segments, picture.shape, picture.mpp, request.kind)
+        features = viewer_layers.features_of(segments, picture.shape, picture.mpp, kind)
         return Divided(segment_map(segments, picture.shape), features, facts)
 
-    return pathless(divide, request.settings.weights)
+    return pathless(divide, settings.weights)
 
 
 class FindForm(QWidget):
@@ -138,7 +134,6 @@ class FindForm(QWidget):
         self.changed.emit()
 
     def problem(self) -> str:
-        """Why nothing can be divided yet; empty where it can."""
         mode, fields = self.mode.currentData(), self.settings.fields
         if self.image.layer is None:
             any_open = self.image.count() > 0
@@ -151,13 +146,14 @@ class FindForm(QWidget):
             return "Choose the weights of SAM, or the region tree, which needs none."
         return ""
 
-    def gather(self, point: Sequence[float]) -> tuple[Any, Picture, Request]:
-        """The image layer, its picture and what is asked of it, at the viewer's point (world coordinates)."""
+    def gather(self, point: Sequence[float], prompters: Prompters) -> tuple[Any, Picture, JobMaker]:
+        """The image layer, its picture at the viewer's point (world coordinates), and the job that divides it."""
         layer, mode = self.image.layer, self.mode.currentData()
         picture = viewer_layers.picture_of(layer, point)
         points = viewer_layers.prompts_of(self.points.layer, layer, picture) if mode == POINTS else None
         labels = viewer_layers.labels_of(self.labels.layer, point, picture.shape) if mode == LABELS else None
-        return layer, picture, Request(self.settings.value(PoolSettings), self.kind.text().strip(), points, labels)
+        settings, kind = self.settings.value(PoolSettings), self.kind.text().strip()
+        return layer, picture, divide_job(picture, prompters, settings, kind, points, labels)
 
 
 class SegmentsPanel(Panel):
@@ -171,9 +167,8 @@ class SegmentsPanel(Panel):
         self._closed = ""
         self.area = self.scroll()
         self.form = FindForm(self.viewer, self.session)
-        self.progress = RunBar(
-            "Find segments", self.runner, "Divide the image; the segments appear as a new Labels layer."
-        )
+        tip = "Divide the image; the segments appear as a new Labels layer."
+        self.progress = RunBar("Find segments", self.runner, tip)
         self.why, self.note = ui.Note(), ui.Note()
         ruler = QFrame()
         ruler.setObjectName("histomixLine")
@@ -201,12 +196,12 @@ class SegmentsPanel(Panel):
             return
         self.note.say("")
         try:
-            layer, picture, request = self.form.gather(self.viewer.dims.point)
+            layer, picture, make = self.form.gather(self.viewer.dims.point, self._prompters)
         except HistomixError as error:
             self.complain(self.note, str(error))
             return
         self._source, self._closed = (layer, picture), ""
-        self.runner.start(divide_job(picture, request, self._prompters), "finding segments")
+        self.runner.start(make, "finding segments")
 
     def _on_removed(self, event: Any) -> None:
         if isalive(self) and self._source is not None and event.value is self._source[0]:
@@ -228,7 +223,7 @@ class SegmentsPanel(Panel):
         source, self._source = self._source, None
         assert source is not None
         layer, picture = source
-        full = layer.data[0] if layer.multiscale else layer.data
+        full = viewer_layers.finest(layer)
         if full.shape[layer.ndim - 2 : layer.ndim] != tuple(np.rint(picture.shape * picture.factor).astype(int)):
             self.complain(self.note, f"'{layer.name}' was changed in the meantime; find its segments again.")
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,6 @@ import numpy as np
 import pandas as pd
 from napari.layers import Image
 from numpy.typing import NDArray
-from qtpy.compat import isalive
-from qtpy.QtCore import Signal
 
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Segment
@@ -178,18 +177,15 @@ def _equal(segment: Segment, other: Segment) -> bool:
 
 def _read(opened: OpenedPool, image: PoolImage, pictures: Sequence[Picture]) -> LabeledImage:
     """The image that segments were drawn in, from its dataset or from an open layer."""
-    name = image.source.image
-
-    def from_dataset() -> NDArray[np.uint8] | None:
-        try:
-            return opened.dataset.read(name).pixels if opened.dataset is not None else None
-        except HistomixError:
-            return None
-
-    for read in (from_dataset, *(picture.pixels for picture in pictures)):
-        pixels = read()
-        if pixels is not None and pixels_sha256(pixels) == image.sha256:
-            return LabeledImage.of_kind(pixels, image.kind, image.mpp, image.source)
+    name, readers = image.source.image, [picture.pixels for picture in pictures]
+    dataset = opened.dataset
+    if dataset is not None:
+        readers.insert(0, lambda: dataset.read(name).pixels)
+    for read in readers:
+        with suppress(HistomixError):
+            pixels = read()
+            if pixels_sha256(pixels) == image.sha256:
+                return LabeledImage.of_kind(pixels, image.kind, image.mpp, image.source)
     raise HistomixError(
         f"The image {name} is neither in the study's folder of images nor open as it was when the pool was made."
     )
@@ -233,8 +229,6 @@ class PoolPage(PlanPage):
 class PoolBox(TissuePanel):
     """Opens a pool, or builds one with the settings of ``find``; shows its images, takes corrections."""
 
-    corrected = Signal(str)
-    """Folder of the study whose pool was corrected."""
     with_images = True
 
     def __init__(self, napari_viewer: Any, session: Session, find: FindForm) -> None:
@@ -247,9 +241,7 @@ class PoolBox(TissuePanel):
         self.runner.finished.connect(self._on_finished)
         self.runner.cancelled.connect(lambda: self.note.say("Stopped; nothing half-done was kept."))
         self._update_soon = ui.later(self, 0, self.update_all)
-        events = self.viewer.layers.events
-        for event in (events.inserted, events.removed, self.viewer.layers.selection.events.active):
-            event.connect(self._on_layers)
+        self.places.layers_changed.connect(self._update_soon.start)
         for signal in (self.runner.running_changed, self.page.running_changed, session.pool_changed):
             signal.connect(lambda *_: self.update_all())
         for signal in (session.dataset_changed, find.changed):
@@ -278,10 +270,6 @@ class PoolBox(TissuePanel):
         self.column.setContentsMargins(0, 0, 0, 0)
         ui.add(self.column, ui.heading("Segment pool"), self.title, buttons, self.page, self.progress, self.note)
         self.column.addWidget(self.tools)
-
-    def _on_layers(self, event: Any = None) -> None:
-        if isalive(self):
-            self._update_soon.start()
 
     def _browse(self) -> None:
         if self.opened is not None:
@@ -371,9 +359,7 @@ class PoolBox(TissuePanel):
         self.note.say(corrected.words(), "good" if any(corrected.counts.values()) else "info")
         if layer is not None and layer in self.viewer.layers:
             layer.features = corrected.features
-        folder = corrected.opened.study.folder
-        self.corrected.emit(str(folder))
-        self.session.share_pool(folder, self, changed=True)
+        self.session.share_pool(corrected.opened.study.folder, self, changed=True)
 
     def update_all(self) -> None:
         opened, running, dataset = self.opened, self.runner.running, self.session.dataset
@@ -394,7 +380,6 @@ class PoolBox(TissuePanel):
     # Images of the pool as layers.
 
     def _show_wanted(self, name: str) -> None:
-        """Show an image another dock asks for, as soon as the study is open."""
         if self.opened is None:
             self._wanted = name
         else:
