@@ -4,6 +4,7 @@ import time
 import pytest
 
 from napari_histomix.records import Event, HistomixError
+from napari_histomix.widgets import jobs
 from napari_histomix.widgets.jobs import JobRunner, single
 
 
@@ -263,3 +264,16 @@ def test_what_was_made_is_told_and_a_person_is_asked_whether_it_stays(qtbot) -> 
         # Nothing that was made before the job heard of it is lost.
         assert told == list(range(len(told)))
     assert asked and len(asked) == 1 and kept == [True]
+
+
+def test_a_job_waits_for_networks_that_are_being_loaded(monkeypatch) -> None:
+    loaded = threading.Event()
+
+    def load() -> None:
+        time.sleep(0.1)
+        loaded.set()
+
+    monkeypatch.setattr(jobs, "_preload", threading.Thread(target=load))
+    jobs._preload.start()
+    jobs.prepare_torch()
+    assert loaded.is_set()
