@@ -66,10 +66,9 @@ def target_job(tissue: OpenedPool, name: str) -> JobMaker:
         image = read_image(tissue.dataset, tissue.pool, name)
         yield Event("Reading its segments")
         numbers = current_segments(Curation(tissue.study, tissue.pool), name)
-        segments = [(tissue.pool.segment(number), number) for number in numbers.values()]
         # The large ones first: where segments overlap, the small ones can be clicked too.
-        segments.sort(key=lambda pair: -pair[0].area)
-        return Target(image, segment_map([segment for segment, _ in segments], image.pixels.shape), numbers)
+        segments = sorted(map(tissue.pool.segment, numbers.values()), key=lambda segment: -segment.area)
+        return Target(image, segment_map(segments, image.pixels.shape), numbers)
 
     return _of_files(tissue, job)
 
@@ -157,9 +156,11 @@ class SegmentsLayer(QObject):
 
     def _update(self, layer: Labels, **attributes: Any) -> None:
         self._updating = True
-        for name, value in attributes.items():
-            setattr(layer, name, value)
-        self._updating = False
+        try:
+            for name, value in attributes.items():
+                setattr(layer, name, value)
+        finally:
+            self._updating = False
 
     def show(self, image: LabeledImage, labels: NDArray[np.int32]) -> None:
         name = image.source.image
