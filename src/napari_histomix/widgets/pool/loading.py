@@ -160,7 +160,7 @@ class TissuePanel(Panel):
         self.title = ui.label()
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.open_button = ui.button("Open study…", "Open a study that has a segment pool.", self.choose_study)
-        self.progress = RunBar("", self.runner)
+        self.progress = RunBar("", self.runner, "Open a study.")
         self.progress.run_button.hide()
         self.note = ui.Note()
         self.runner.running_changed.connect(self.open_button.setDisabled)
