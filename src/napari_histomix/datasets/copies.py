@@ -114,7 +114,7 @@ def find_copies(dataset: Dataset, *, within: bool = False) -> Job[tuple[Copies, 
     copies: list[Copies] = []
 
     def wanted(first: int, second: int) -> bool:
-        return (within or splits[first] != splits[second]) and not groups.joined(first, second)
+        return (within or splits[first] != splits[second]) and groups.of(first) != groups.of(second)
 
     def add(first: int, second: int, shares: tuple[float, float], same: bool = False, turned: bool = False) -> None:
         groups.join(first, second)
@@ -296,10 +296,8 @@ def _similarity(
     other_descriptors: NDArray[np.uint8],
 ) -> NDArray[np.float64] | None:
     """The (2, 3) map of the other image's places onto the first's that most matches agree on, or None."""
-    left, right = (
-        roots / np.linalg.norm(roots, axis=1, keepdims=True)
-        for roots in (descriptors.astype(np.float32), other_descriptors.astype(np.float32))
-    )
+    roots = (part.astype(np.float32) for part in (descriptors, other_descriptors))
+    left, right = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in roots)
     cosines = left @ right.T
     best = cosines.argmax(axis=1)
     mutual = cosines.argmax(axis=0)[best] == np.arange(len(best))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from stat import S_ISREG
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,28 +21,21 @@ from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Nuc
 Labels = tuple[NDArray[np.int32], Mapping[int, int]] | tuple[NDArray[np.int32], Mapping[int, int], frozenset[int]]
 
 
-class Layout(Protocol):
-    """How the images of one dataset are read from its files. Both methods raise HistomixError, and nothing else."""
+class Layout:
+    """How the images of one dataset are read from its files: by default each from one, and without instances.
+
+    Both methods raise HistomixError, and nothing else.
+    """
 
     def pixels(self, entry: Entry) -> NDArray[np.uint8]:
         """An image's pixels, (H, W, 3) RGB."""
+        return read_pixels(entry.image)
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         """The instance map (H, W) of an image of that shape, and the class number of every instance.
 
         A format whose files flag synthetic instances gives their ids as well.
         """
-
-
-class ImageFiles:
-    """Images of which each is a file of its own, and which have no instances; most layouts add these."""
-
-    def pixels(self, entry: Entry) -> NDArray[np.uint8]:
-        """Read the image's file."""
-        return read_pixels(entry.image)
-
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
-        """A map without instances."""
         return np.zeros(shape, np.int32), {}
 
 
@@ -77,7 +69,7 @@ class Dataset:
     classes: tuple[NucleusClass, ...]
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...] = ()
-    layout: Layout = field(default_factory=ImageFiles, repr=False, compare=False)
+    layout: Layout = field(default_factory=Layout, repr=False, compare=False)
     kinds: tuple[str, ...] = ()
     marks: Marks = field(default_factory=dict, repr=False, compare=False)
 
@@ -149,15 +141,13 @@ class Dataset:
         return self._read(entry, entry.mpp)
 
     def _read(self, entry: Entry, mpp: float) -> LabeledImage:
-        image = entry.source.image
         pixels = self.layout.pixels(entry)
         rows, cols = pixels.shape[:2]
         instances, types, *flagged = self.layout.labels(entry, (rows, cols))
-        unknown = sorted(set(types.values()) - {known.number for known in self.classes})
-        if unknown:
+        if unknown := sorted(set(types.values()) - {known.number for known in self.classes}):
             raise HistomixError(
-                f"{image}: the labels have the type {unknown[0]}, which is none of the classes ({self._class_list}); "
-                "add it to type_info.json."
+                f"{entry.source.image}: the labels have the type {unknown[0]}, which is none of the classes "
+                f"({self._class_list}); add it to type_info.json."
             )
         synthetic = self._synthetic_ids(entry, instances, types, flagged[0] if flagged else frozenset())
         return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind, synthetic)
@@ -174,13 +164,13 @@ class Dataset:
     def class_number(self, name_or_number: str | int) -> int:
         """Number of a class by its name (upper or lower case) or number."""
         text = str(name_or_number).strip().casefold()
-        for known in self.classes:
-            if known.name.casefold() == text:
-                return known.number
-        for known in self.classes:
-            if str(known.number) == text:
-                return known.number
-        raise HistomixError(f"{self.name} has no class {str(name_or_number)!r}; its classes are {self._class_list}.")
+        numbers = {str(known.number): known.number for known in self.classes}
+        numbers |= {known.name.casefold(): known.number for known in reversed(self.classes)}
+        if text not in numbers:
+            raise HistomixError(
+                f"{self.name} has no class {str(name_or_number)!r}; its classes are {self._class_list}."
+            )
+        return numbers[text]
 
     @property
     def _class_list(self) -> str:
@@ -196,21 +186,19 @@ class Dataset:
 class Survey:
     """How many nuclei of which class each readable image has, by class number."""
 
-    counts: Mapping[str, Counter[int]]  # an empty counter for an image without nuclei
+    counts: dict[str, Counter[int]]  # an empty counter for an image without nuclei
     problems: tuple[Problem, ...]  # what opening the dataset found, and the images that could not be read
-    shapes: Mapping[str, tuple[int, int]]
-    hashes: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the pixels
-    stamps: Mapping[str, str] = field(default_factory=dict)  # by which files are known to be those that were read
-    synthetic: Mapping[str, Counter[int]] = field(default_factory=dict)  # of the nuclei counted, those that are
+    shapes: dict[str, tuple[int, int]]
+    hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 of the pixels
+    stamps: dict[str, str] = field(default_factory=dict)  # by which files are known to be those that were read
+    synthetic: dict[str, Counter[int]] = field(default_factory=dict)  # of the nuclei counted, those that are
 
     @property
     def synthetic_total(self) -> Counter[int]:
-        """Synthetic nuclei by class number over all images."""
         return sum(self.synthetic.values(), Counter())
 
     @property
     def total(self) -> Counter[int]:
-        """Nuclei by class number over all images."""
         return sum(self.counts.values(), Counter())
 
 
@@ -232,40 +220,32 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
     -------
     Survey
     """
-    counts: dict[str, Counter[int]] = {}
-    shapes: dict[str, tuple[int, int]] = {}
-    hashes: dict[str, str] = {}
-    stamps: dict[str, str] = {}
-    synthetic: dict[str, Counter[int]] = {}
-    problems = list(dataset.problems)
+    result, problems = Survey({}, (), {}), list(dataset.problems)
     total = len(dataset.entries)
     for done, entry in enumerate(dataset.entries):
         image = entry.source.image
         stamp = _stamp(dataset, entry)
-        if stamp is not None:
-            stamps[image] = stamp
-            if known is not None and known.stamps.get(image) == stamp:
-                counts[image], shapes[image] = known.counts[image], known.shapes[image]
-                hashes[image] = known.hashes[image]
-                if image in known.synthetic:
-                    synthetic[image] = known.synthetic[image]
-                continue
+        if stamp is not None and known is not None and known.stamps.get(image) == stamp:
+            for name in ("counts", "shapes", "hashes", "stamps", "synthetic"):
+                if image in getattr(known, name):
+                    getattr(result, name)[image] = getattr(known, name)[image]
+            continue
         yield Event("Reading labels", done, total)
         try:
             # Counting needs no scale: a window can show the counts while it asks for the scale (missing_scale).
             labeled = dataset._read(entry, 1.0 if entry.mpp is None else entry.mpp)
         except HistomixError as error:
             problems.append(Problem(image, about(image, error)))
-            stamps.pop(image, None)
             continue
-        counts[image] = labeled.counts()
+        if stamp is not None:
+            result.stamps[image] = stamp
         if labeled.synthetic:
-            synthetic[image] = labeled.synthetic_counts()
+            result.synthetic[image] = labeled.synthetic_counts()
         rows, cols = labeled.instances.shape
-        shapes[image] = (rows, cols)
-        hashes[image] = pixels_sha256(labeled.pixels)
+        result.counts[image], result.shapes[image] = labeled.counts(), (rows, cols)
+        result.hashes[image] = pixels_sha256(labeled.pixels)
     yield Event("Reading labels", total, total)
-    return Survey(counts, tuple(problems), shapes, hashes, stamps, synthetic)
+    return replace(result, problems=tuple(problems))
 
 
 def synthetic_notes(dataset: Dataset, survey: Survey | None = None) -> tuple[str, ...]:

@@ -43,13 +43,12 @@ class WrittenDataset:
     def __init__(
         self, folder: Path, name: str, classes: Sequence[NucleusClass], format: str, kinds: Sequence[str] = ()
     ) -> None:
-        self.folder, self.name = folder, name
+        self.folder = folder
         self._format = checked_format(format, classes, kinds)
         self._writer = self._format.writer()(folder, name, classes, kinds)
         self._names = Names()
         self._columns = (COLUMNS[0], "class", *COLUMNS[1:]) if kinds else COLUMNS
         self._rows: list[list[Any]] = []
-        self._scales: set[float] = set()
         self._synthetic: dict[str, list[list[int]]] = {}
 
     def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
@@ -62,7 +61,6 @@ class WrittenDataset:
         kind = [image.kind] if "class" in self._columns else []
         facts = (source.patient, source.slide, split, image.mpp, "yes" if synthetic else "no")
         self._rows.append([path, *kind, *facts])
-        self._scales.add(image.mpp)
         if self._format.holds == "nuclei" and (synthetic or image.synthetic):
             self._synthetic[path] = inner_pixels(image)
         return path
@@ -71,8 +69,7 @@ class WrittenDataset:
         """Write what comes after all images; ``more`` goes into dataset.json, plain JSON values."""
         self._writer.finish()
         write_table(self.folder / TABLE, self._columns, self._rows)
-        content = read_json_object(self.folder / "dataset.json")
-        content |= {"name": self.name, "mpp": self._scales.pop() if len(self._scales) == 1 else None, **more}
+        content = read_json_object(self.folder / "dataset.json") | more
         if self._synthetic:
             content[SYNTHETIC_KEY] = self._synthetic
         write_dataset_json(self.folder, **content)

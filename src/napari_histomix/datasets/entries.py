@@ -31,35 +31,19 @@ _SPLITS = {"training": "train", "testing": "test", "valid": "val", "validation":
 class Entry:
     """One image of a dataset and the files it lies in.
 
-    Parameters
-    ----------
-    source : Source
-    image : Path
-        File of its pixels.
-    labels : Path, optional
-        File of its nuclei, in some formats that of its pixels, or one for many images; None where the image has a
-        class as a whole and no instances.
-    mpp : float, optional
-        µm per pixel; None where nothing says it.
-    index : int
-        Its place in files that hold many images.
-    kind : str
-        Class of the image as a whole; empty where it has none.
-    synthetic : bool
-        Whether the image holds synthetic pixels.
+    ``labels`` is the file of its nuclei: in some formats that of its pixels, or one for many images.
     """
 
     source: Source
-    image: Path
-    labels: Path | None
-    mpp: float | None
-    index: int = 0
-    kind: str = ""
-    synthetic: bool = False
+    image: Path  # file of its pixels
+    labels: Path | None  # None where the image has a class as a whole and no instances
+    mpp: float | None  # µm per pixel; None where nothing says it
+    index: int = 0  # its place in files that hold many images
+    kind: str = ""  # class of the image as a whole; empty where it has none
+    synthetic: bool = False  # whether the image holds synthetic pixels
 
     @property
     def label_file(self) -> Path:
-        """File of its nuclei, for an image that has instances."""
         assert self.labels is not None, "an image without instances has no file of labels"
         return self.labels
 
@@ -78,7 +62,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a CSV says about one image; empty strings, None and an empty mapping where it says nothing."""
+    """What a CSV or a format says about one image; empty strings, None and an empty mapping where it says nothing."""
 
     patient: str = ""
     slide: str = ""
@@ -86,6 +70,7 @@ class Row:
     mpp: float | None = None
     types: Mapping[int, str] = field(default_factory=dict)
     synthetic: bool | None = None
+    index: int = 0  # its place in files that hold many images
 
 
 # Names.
@@ -113,9 +98,7 @@ def tcga_origin(image: str) -> tuple[str, str]:
 
     The patient is the first 12 characters, the slide the part up to the first underscore.
     """
-    if not _TCGA.match(image):
-        return "", ""
-    return image[:12].upper(), image.split("_", 1)[0]
+    return (image[:12].upper(), image.split("_", 1)[0]) if _TCGA.match(image) else ("", "")
 
 
 # Files and folders.
@@ -166,24 +149,20 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def split_folders(root: Path) -> list[Path]:
-    """The folders in a root that are named as splits, in order."""
-    return [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
-
-
 def sections_of(root: Path) -> list[tuple[Path, str]]:
     """A root, and the folders in it that are named as splits, with these splits."""
-    return [(root, ""), *((path, split_name(path.name)) for path in split_folders(root))]
+    splits = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
+    return [(root, ""), *((path, split_name(path.name)) for path in splits)]
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
     """A subfolder by its name in lower case, however the disk writes it; the first of several names that is there."""
     inside = [path for path in folder.iterdir() if path.name.casefold() in names and path.is_dir()]
-    for name in names:
-        same = [path for path in inside if path.name.casefold() == name]
-        if same:
-            return min(same, key=lambda path: path.name != name.capitalize())
-    return None
+    return min(
+        inside,
+        key=lambda path: (names.index(path.name.casefold()), path.name != path.name.capitalize()),
+        default=None,
+    )
 
 
 # Small files that speak of a whole dataset.
@@ -248,8 +227,7 @@ def numbered_classes(numbers: set[int]) -> tuple[NucleusClass, ...]:
 
 def named_classes(*names: str) -> tuple[NucleusClass, ...]:
     """Classes of these names, numbered from 1."""
-    colors = palette(len(names))
-    return tuple(NucleusClass(index + 1, name, colors[index]) for index, name in enumerate(names))
+    return tuple(NucleusClass(index + 1, name, _color(index)) for index, name in enumerate(names))
 
 
 def read_type_info(path: Path) -> tuple[NucleusClass, ...]:
@@ -267,13 +245,11 @@ def classes_of(content: Mapping[str, Any], where: str) -> tuple[NucleusClass, ..
             number = int(key)
         except (TypeError, ValueError, OverflowError):
             number = -1
-        valid = 0 <= number < 2**31 and isinstance(name, str) and all(0 <= part <= 255 for part in (red, green, blue))
-        if not valid:
+        if not (0 <= number < 2**31 and isinstance(name, str) and all(0 <= c <= 255 for c in (red, green, blue))):
             raise HistomixError(f'{where}: the entry "{key:.40}" must read "number": ["name", [red, green, blue]].')
         if number > 0:
             classes.append(NucleusClass(number, name, (red, green, blue)))
-    names = {known.name.casefold() for known in classes}
-    numbers = {known.number for known in classes}
+    names, numbers = {known.name.casefold() for known in classes}, {known.number for known in classes}
     if min(len(names), len(numbers)) < len(classes):
         raise HistomixError(f"{where} gives one name or number to two classes; rename one.")
     return tuple(sorted(classes, key=lambda known: known.number))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.datasets.dataset import Dataset, ImageFiles, Layout
+from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
     TABLE,
     Entry,
@@ -26,6 +26,8 @@ from napari_histomix.datasets.entries import (
 from napari_histomix.datasets.pixels import is_flagged, read_mpp
 from napari_histomix.datasets.text_files import about, read_table, whole_number
 from napari_histomix.records import HistomixError, NucleusClass, Source
+
+_COLUMNS = ("patient", "slide", "split", "mpp", "synthetic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,7 @@ class Listing:
             self.problems.append(Problem(image, about(image, error)))
             self.files.pop(image, None)
 
-    def entry(
-        self, image: str, files: tuple[Path, Path | None], section: Section, row: Row, index: int = 0, kind: str = ""
-    ) -> Entry:
+    def entry(self, image: str, files: tuple[Path, Path | None], section: Section, row: Row, kind: str = "") -> Entry:
         """The entry of an image, with what a table says about it."""
         said, described = self.said.get(image, Row()), section.described
         patient, slide = tcga_origin(image.rpartition("/")[2])
@@ -97,19 +97,14 @@ class Listing:
         if mpp is None:
             mpp = read_mpp(files[0]) if said.mpp is None else said.mpp
         synthetic = is_flagged(files[0]) if row.synthetic is None else row.synthetic
-        return Entry(source, *files, mpp, index, kind, synthetic)
+        return Entry(source, *files, mpp, said.index, kind, synthetic)
 
-    def dataset(
-        self, classes: tuple[NucleusClass, ...], layout: Layout, index: Mapping[str, int] | None = None
-    ) -> Dataset:
-        """The dataset of all files that ``images.csv`` is not wrong about; ``index`` is their place in larger files."""
+    def dataset(self, classes: tuple[NucleusClass, ...], layout: Layout) -> Dataset:
+        """The dataset of all files that ``images.csv`` is not wrong about."""
         images = {image: pixels for image, (pixels, _) in self.files.items()}
         table, section = self.root / TABLE, Section(self.root, self.described)
         rows = read_rows(table, images, self.problems) if table.is_file() else {}
-        entries = [
-            self.entry(image, self.files[image], section, rows.get(image, Row()), (index or {}).get(image, 0))
-            for image in images
-        ]
+        entries = [self.entry(image, self.files[image], section, rows.get(image, Row())) for image in images]
         return self.dataset_of(entries, classes, layout)
 
     def dataset_of(
@@ -125,7 +120,7 @@ class Listing:
             raise HistomixError(f"{self.root} has no image that could be used{reason}")
         ordered = sorted(entries, key=lambda entry: natural_order(entry.source.image))
         problems = tuple(self.problems)
-        return Dataset(self.name, self.root, classes, tuple(ordered), problems, layout or ImageFiles(), kinds)
+        return Dataset(self.name, self.root, classes, tuple(ordered), problems, layout or Layout(), kinds)
 
 
 def read_rows(
@@ -165,31 +160,31 @@ def read_rows(
 
 
 class RowDraft:
-    """What the rows read so far say about one image."""
+    """What the rows read so far say about one image: its class, with ``of_class``, or else the types of its nuclei."""
 
-    COLUMNS = ("patient", "slide", "split", "mpp", "synthetic")
-
-    def __init__(self) -> None:
+    def __init__(self, *, of_class: bool = False) -> None:
+        self.of_class = of_class
         self.said: dict[str, str] = {}
         self.types: dict[int, str] = {}
 
     def add(self, row: Mapping[str, str]) -> str:
         """Take one more row in; returns what is wrong with it, or an empty string."""
-        for column in self.COLUMNS:
+        for column in ("class", *_COLUMNS) if self.of_class else _COLUMNS:
             value = row.get(column, "")
             if column == "split":
                 value = split_name(value)
             if column == "synthetic":
                 value = value.casefold()
-            if value and self.said.setdefault(column, value) != value:
-                return f"the {column} is {self.said[column]} above and {value} here; keep one."
+            known = self.said.setdefault(column, value) if value else value
+            if known != value and (column != "class" or known.casefold() != value.casefold()):
+                return f"the {column} is {known} above and {value} here; keep one."
         if self.said.get("mpp"):
             try:
                 checked_mpp(self.said["mpp"], "it")
             except HistomixError as error:
                 return str(error)
         instance, kind = row.get("instance", ""), row.get("type", "")
-        if not instance and not kind:
+        if self.of_class or (not instance and not kind):
             return ""
         number = whole_number(instance)
         if number is None or number < 1:
@@ -199,7 +194,6 @@ class RowDraft:
         return ""
 
     def row(self) -> Row:
-        """All of it as one row."""
-        patient, slide, split, mpp, synthetic = (self.said.get(column, "") for column in self.COLUMNS)
+        patient, slide, split, mpp, synthetic = (self.said.get(column, "") for column in _COLUMNS)
         flag = {"yes": True, "no": False}.get(synthetic)
         return Row(patient, slide, split, float(mpp) if mpp else None, self.types, flag)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,6 @@ from napari_histomix.datasets.entries import (
 from napari_histomix.datasets.formats import (
     aperio_xml,
     class_folders,
-    format_of,
     hovernet_json,
     plain,
     qupath,
@@ -119,9 +119,8 @@ def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
         what = "is a file but no CSV" if given.exists() else "does not exist"
         raise HistomixError(f"{given} {what}; choose the folder that holds the class folders, or a CSV.")
     with readable(given):
-        if is_table:
-            return class_folders.open(given.parent.resolve(), mpp, given)
-        return class_folders.open(given.resolve(), mpp)
+        root = given.parent if is_table else given
+        return class_folders.open(root.resolve(), mpp, given if is_table else None)
 
 
 def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
@@ -187,7 +186,7 @@ def load_sample() -> Dataset:
     return open_dataset(sample_folder())
 
 
-HOMES = ("home", "users")
+HOMES = {"home", "users"}
 """Folders that people's own folders lie in."""
 BUNDLED = "histomix:sample"
 """Stands for the bundled sample, wherever the package is installed."""
@@ -207,7 +206,7 @@ def way_to(root: Path, folder: Path) -> str:
     except ValueError:  # Windows knows no way from one drive to another
         return ""
     passed = {part.casefold() for part in (shared.name, *way.parts)}
-    personal = passed & set(HOMES) or Path.home().name.casefold() in passed - {shared.name.casefold()}
+    personal = passed & HOMES or Path.home().name.casefold() in passed - {shared.name.casefold()}
     return "" if personal else way.as_posix()
 
 
@@ -223,10 +222,6 @@ def dataset_at(way: object, folder: Path) -> Path | None:
     return root if root.is_dir() else None
 
 
-IMAGE_FOLDERS = ("images", "tissue images")
-"""Where images lie that are not beside their labels, upper or lower case."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelFile:
     """The nuclei of one image, whose name it has."""
@@ -240,11 +235,10 @@ class LabelFile:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a kind of file is recognized, where it and its image lie in its format's folder, and how far it reaches."""
+    """The format of a kind of file, where it and its image lie in such a folder, and how far its nuclei reach."""
 
-    format: str
+    format: ModuleType
     suffixes: tuple[str, ...]
-    mark: re.Pattern[bytes]
     labels: str
     image: str
     corners: Callable[[Path], Iterator[NDArray[np.float64]]]
@@ -277,9 +271,9 @@ def _points(content: Any) -> NDArray[np.float64]:
 
 
 _KINDS = (
-    _Kind("qupath", (".geojson", ".json"), qupath.MARK, "{name}.geojson", "{name}.png", _geojson_corners),
-    _Kind("hovernet-json", (".json",), hovernet_json.MARK, "json/{name}.json", "images/{name}.png", _contours),
-    _Kind("aperio-xml", (".xml",), aperio_xml.MARK, "{name}.xml", "{name}.png", _vertices),
+    _Kind(qupath, (".geojson", ".json"), "{name}.geojson", "{name}.png", _geojson_corners),
+    _Kind(hovernet_json, (".json",), "json/{name}.json", "images/{name}.png", _contours),
+    _Kind(aperio_xml, (".xml",), "{name}.xml", "{name}.png", _vertices),
 )
 _MAT, _MAT_MARK = ".mat", re.compile(rb"^MATLAB 5\.0 MAT-file")
 
@@ -289,23 +283,20 @@ def is_label_file(path: Path) -> bool:
     try:
         if not path.is_file():
             return False
-        if path.suffix.casefold() == _MAT:
-            return begins_with([path], _MAT_MARK) and _holds_instances(path)
-        return _kind_of(path) is not None
+        if path.suffix.casefold() != _MAT:
+            return _kind_of(path) is not None
+        if not begins_with([path], _MAT_MARK):
+            return False
     except OSError:
         return False
-
-
-def _holds_instances(path: Path) -> bool:
-    try:
+    with suppress(Exception):  # scipy raises anything on a damaged file; reading it says in a sentence what is wrong
         return any(name == "inst_map" for name, _, _ in scipy.io.whosmat(path))
-    except Exception:  # scipy raises anything on a damaged file; reading it says in a sentence what is wrong
-        return True
+    return True
 
 
 def _kind_of(path: Path) -> _Kind | None:
     fitting = (kind for kind in _KINDS if path.suffix.casefold() in kind.suffixes)
-    return next((kind for kind in fitting if begins_with([path], kind.mark)), None)
+    return next((kind for kind in fitting if begins_with([path], kind.format.MARK)), None)
 
 
 def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFile:
@@ -338,7 +329,7 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
         if (info := _nearby(path, "type_info.json")) is not None:
             shutil.copyfile(info, root / info.name)
         try:
-            dataset = format_of(kind.format).reader().open(root, 1.0)
+            dataset = kind.format.open(root, 1.0)
             instances, types, *_ = dataset.layout.labels(dataset.entries[0], shape)
         except HistomixError as error:
             # What is wrong with the folder is of no interest.
@@ -362,7 +353,7 @@ def _image_of(path: Path) -> Path | None:
     """The image that a label file belongs to, if it lies where it is looked for."""
     # QuPath writes a.png.geojson where a.png was open.
     stems = {path.stem, Path(path.stem).stem if Path(path.stem).suffix.casefold() in IMAGE_SUFFIXES else path.stem}
-    for folder in (path.parent, *(subfolder(path.parent.parent, name) for name in IMAGE_FOLDERS)):
+    for folder in (path.parent, *(subfolder(path.parent.parent, name) for name in ("images", "tissue images"))):
         images = files_by_stem(folder, IMAGE_SUFFIXES, []) if folder else {}
         for stem in stems & images.keys():
             return images[stem]

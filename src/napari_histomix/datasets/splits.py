@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,10 +58,6 @@ class Groups:
         """Make one group of two."""
         low, high = sorted((self.of(first), self.of(second)))
         self._parents[high] = low
-
-    def joined(self, first: int, second: int) -> bool:
-        """Whether two items are in one group."""
-        return self.of(first) == self.of(second)
 
 
 def split_of(source: Source) -> str:
@@ -122,16 +117,13 @@ def units(dataset: Dataset, together: Iterable[Collection[str]] = ()) -> tuple[U
     members: dict[int, list[Source]] = {}
     for number, source in enumerate(sources):
         members.setdefault(groups.of(number), []).append(source)
-    everything = map(_unit, members.values())
-    return tuple(sorted(everything, key=lambda unit: (natural_order(unit.name), unit.images)))
+    return tuple(sorted(map(_unit, members.values()), key=lambda unit: (natural_order(unit.name), unit.images)))
 
 
 def _unit(sources: list[Source]) -> Unit:
-    for what in ("patient", "slide"):
+    for what in ("patient", "slide", "image"):
         if names := list(dict.fromkeys(name for source in sources if (name := getattr(source, what)))):
             break
-    else:
-        what, names = "image", [source.image for source in sources]
     return Unit(few(names), what, tuple(source.image for source in sources))
 
 
@@ -140,8 +132,7 @@ def _unit(sources: list[Source]) -> Unit:
 
 def with_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:
     """The dataset with these splits in its entries."""
-    missing = [entry.source.image for entry in dataset.entries if entry.source.image not in splits]
-    if missing:
+    if missing := [entry.source.image for entry in dataset.entries if entry.source.image not in splits]:
         raise HistomixError(
             f"The splits do not list {few(missing)}; add {'it' if len(missing) == 1 else 'them'}, "
             "or propose splits again."
@@ -161,23 +152,20 @@ def with_chosen_splits(dataset: Dataset, settings: Mapping[str, Any]) -> Dataset
 
 def write_splits(path: Path, dataset: Dataset, splits: Mapping[str, str] | None = None) -> None:
     """Write a new CSV with the split of every image, its patient and its slide."""
-    chosen = splits or {entry.source.image: split_of(entry.source) for entry in dataset.entries}
     sources = [entry.source for entry in dataset.entries]
-    rows = [(source.image, chosen[source.image], source.patient, source.slide) for source in sources]
-    write_new_table(path, _COLUMNS, rows)
+    chosen = splits or {source.image: split_of(source) for source in sources}
+    write_new_table(path, _COLUMNS, [(s.image, chosen[s.image], s.patient, s.slide) for s in sources])
 
 
 def read_splits(path: Path) -> dict[str, str]:
     """Read a CSV with the columns image and split, as ``write_splits`` writes it; comma or semicolon, UTF-8."""
     result: dict[str, str] = {}
     for line, cells in read_table(path, *_COLUMNS[:2]).rows:
-        image, split = cells["image"], split_name(cells["split"])
+        image, split, where = cells["image"], split_name(cells["split"]), f"{path.name}, line {line}"
         if image and not split:
-            raise HistomixError(f"{path.name}, line {line}: {image} has no split; write one.")
+            raise HistomixError(f"{where}: {image} has no split; write one.")
         if image and result.setdefault(image, split) != split:
-            raise HistomixError(
-                f"{path.name}, line {line}: {image} is {result[image]} above and {split} here; keep one."
-            )
+            raise HistomixError(f"{where}: {image} is {result[image]} above and {split} here; keep one.")
     if not result:
         raise HistomixError(f"{path.name} lists no image; write one a line.")
     return result
@@ -226,20 +214,18 @@ def propose_splits(
         raise HistomixError("Shares of splits must not be negative, and the training split needs one.")
     now = {entry.source.image: split_of(entry.source) for entry in dataset.entries}
     kept = {image: split for image, split in now.items() if split in keep}
-    everything = units(dataset, together)
     free = []
     result = dict(now)
-    for unit in everything:
+    for unit in units(dataset, together):
         if known := [kept[image] for image in unit.images if image in kept]:
             # All of a unit goes to the split that an image of it must not leave.
             result |= dict.fromkeys(unit.images, known[0])
         else:
             free.append(unit)
     if free and shares:
-        names = tuple(shares)
-        sides = _best(_amounts(dataset, free, counts), shares, np.random.default_rng(seed))
+        sides = _best(_amounts(_counted(dataset, counts), free), shares, np.random.default_rng(seed))
         for unit, side in zip(free, sides, strict=True):
-            result |= dict.fromkeys(unit.images, names[side])
+            result |= dict.fromkeys(unit.images, list(shares)[side])
     return result
 
 
@@ -276,24 +262,19 @@ def shortcomings(
 
 def _counted(dataset: Dataset, counts: Mapping[str, Mapping[Any, int]] | None) -> dict[str, Mapping[Any, int]]:
     """Nuclei by class of each image; an image of tissue counts for its own class."""
-    result: dict[str, Mapping[Any, int]] = {}
-    for entry in dataset.entries:
-        own = {entry.kind: 1} if entry.kind else {}
-        result[entry.source.image] = own if counts is None else counts.get(entry.source.image, {})
-    return result
+    if counts is None:
+        return {entry.source.image: {entry.kind: 1} if entry.kind else {} for entry in dataset.entries}
+    return {entry.source.image: counts.get(entry.source.image, {}) for entry in dataset.entries}
 
 
-def _amounts(
-    dataset: Dataset, free: Sequence[Unit], counts: Mapping[str, Mapping[Any, int]] | None
-) -> NDArray[np.float64]:
+def _amounts(counted: Mapping[str, Mapping[Any, int]], free: Sequence[Unit]) -> NDArray[np.float64]:
     """(units, 1 + classes): images, and nuclei of each class, as shares of all there are."""
-    counted = _counted(dataset, counts)
-    totals: list[Counter[Any]] = [Counter() for _ in free]
-    for unit, total in zip(free, totals, strict=True):
-        for image in unit.images:
-            total.update(counted[image])
-    kinds = sorted({kind for total in totals for kind, count in total.items() if count}, key=str)
-    rows = [[len(unit.images), *map(total.__getitem__, kinds)] for unit, total in zip(free, totals, strict=True)]
+    images = {image for unit in free for image in unit.images}
+    kinds = sorted({kind for image in images for kind, count in counted[image].items() if count}, key=str)
+    rows = [
+        [len(unit.images), *(sum(counted[image].get(kind, 0) for image in unit.images) for kind in kinds)]
+        for unit in free
+    ]
     amounts = np.array(rows, float)
     return np.asarray(amounts / amounts.sum(axis=0))
 

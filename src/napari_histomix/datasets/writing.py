@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,23 +150,23 @@ def write_dataset_json(folder: Path | str, *, name: str, mpp: float | None = Non
     write_text(Path(folder) / "dataset.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-class ImageWriter(ABC):
+class ImageWriter:
     """Writes ``images/NAME.png`` and, with name, scale and classes, ``dataset.json``; labels are up to its heirs."""
 
     has_type_info = False
     """Whether ``type_info.json`` is written too."""
 
     def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
-        self.folder, self.name, self.classes = folder, name, tuple(classes)
+        self.folder, self.name, self.classes, self.kinds = folder, name, tuple(classes), tuple(kinds)
         self.scales: set[float] = set()
         self.has_synthetic = False
         self.start()
 
-    def start(self) -> None:  # noqa: B027 (most have nothing to prepare)
+    def start(self) -> None:
         """Prepare what is written before the first image, and what is counted."""
 
     def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
-        """Write one image and its labels; returns its name."""
+        """Write one image and its labels; returns its name, or its path in the folder, with ``/``."""
         check_name(image.source.image)
         check_classes(image, self.classes)
         self.scales.add(image.mpp)
@@ -175,7 +174,6 @@ class ImageWriter(ABC):
         self.write(image, synthetic)
         return image.source.image
 
-    @abstractmethod
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         """Write one image, whose name is a plain file name, and its labels."""
 
@@ -191,11 +189,15 @@ class ImageWriter(ABC):
         if self.has_type_info:
             write_type_info(self.folder, self.classes)
 
+    @property
+    def mpp(self) -> float | None:
+        """The scale of all images; where they differ in it, only their own files say it."""
+        return next(iter(self.scales)) if len(self.scales) == 1 else None
+
     def describe(self, classes: Iterable[NucleusClass], **more: Any) -> None:
-        """Write ``dataset.json``; where the images differ in scale, only their own files say it."""
-        mpp = next(iter(self.scales)) if len(self.scales) == 1 else None
+        """Write ``dataset.json``."""
         notice = {"notice": SYNTHETIC_NOTICE} if self.has_synthetic else {}
-        write_dataset_json(self.folder, name=self.name, mpp=mpp, classes=class_table(classes), **more, **notice)
+        write_dataset_json(self.folder, name=self.name, mpp=self.mpp, classes=class_table(classes), **more, **notice)
 
 
 def check_classes(image: LabeledImage, classes: Sequence[NucleusClass]) -> None:

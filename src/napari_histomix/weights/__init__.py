@@ -13,9 +13,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from napari_histomix.records import Event, HistomixError, Job, drain
@@ -57,36 +55,27 @@ class Checkpoint:
 
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
-_PUBLISHED = (
-    ("vit_b", "01ec64", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
-    ("vit_l", "0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", 1_249_524_607),
-    ("vit_h", "4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
-)
-CHECKPOINTS: Mapping[str, Checkpoint] = MappingProxyType(
-    {
-        name: Checkpoint(name, f"sam-{name}", f"{_SAM}sam_{name}_{mark}.pth", sha256, size, "Apache-2.0")
-        for name, mark, sha256, size in _PUBLISHED
-    }
-)
+CHECKPOINTS: Mapping[str, Checkpoint] = {
+    name: Checkpoint(name, f"sam-{name}", f"{_SAM}sam_{name}_{mark}.pth", sha256, size, "Apache-2.0")
+    for name, mark, sha256, size in (
+        ("vit_b", "01ec64", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
+        ("vit_l", "0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", 1_249_524_607),
+        ("vit_h", "4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
+    )
+}
 """Segment Anything (Kirillov et al., arXiv 2304.02643), as its makers publish it."""
 
 
 def weights_folder() -> Path:
     """Folder that checkpoints lie in: ``HISTOMIX_WEIGHTS``, or ``napari-histomix/weights`` in the user's cache."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    if named:
+    if named := os.environ.get(FOLDER_VARIABLE):
         return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "napari-histomix" / "weights"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "napari-histomix" / "weights"
 
 
 def checkpoint_path(name: str, folder: Path | None = None) -> Path:
-    """The file of a named checkpoint, verified; fetched first if it is absent and going online is allowed.
-
-    It lies in ``weights_folder()`` by default.
-    """
-    checkpoint = _known(name)
-    folder = weights_folder() if folder is None else folder
+    """The file of a named checkpoint, verified; fetched first if it is absent and going online is allowed."""
+    checkpoint, folder = _known(name), folder or weights_folder()
     path = folder / checkpoint.filename
     if path.is_file():
         import pooch
@@ -107,22 +96,20 @@ def fetch(name: str, folder: Path | None = None) -> Job[Path]:
 
     Going online must be allowed (``HISTOMIX_ONLINE`` is 1); the folder is made if it is not there.
     """
-    checkpoint = _known(name)
+    checkpoint, folder = _known(name), folder or weights_folder()
+    path = folder / checkpoint.filename
     if os.environ.get("HISTOMIX_ONLINE") != "1":
         raise HistomixError(
             f"'{name}' is fetched only where HISTOMIX_ONLINE=1 is set; set it or copy {checkpoint.url} here."
         )
-    folder = weights_folder() if folder is None else folder
-    path = folder / checkpoint.filename
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        if free < checkpoint.size:
+        if (free := shutil.disk_usage(folder).free) < checkpoint.size:
             raise HistomixError(
                 f"'{checkpoint.filename}' needs {checkpoint.size / 1e6:,.0f} MB, but the disk of {folder} has "
                 f"{free / 1e6:,.0f} MB left; free space or name another folder in {FOLDER_VARIABLE}."
             )
-        yield from _retrieve(checkpoint, folder)
+        yield from _retrieved(checkpoint, folder)
         # pooch's temporary files are their owner's alone; weights are an ordinary file.
         path.chmod(0o644)
     except ValueError:
@@ -143,7 +130,6 @@ class _Progress:
         self.checkpoint, self.total, self.done, self.stopped = checkpoint, 0, 0, False
 
     def update(self, count: int) -> None:
-        """Take in how many bytes more have come."""
         self.done += count
         # More than announced is not the published file, and might fill the disk. pooch counts whole blocks.
         if self.done >= self.checkpoint.size + _BLOCK:
@@ -155,21 +141,19 @@ class _Progress:
         """Begin anew, as pooch does before it reports all bytes at the end."""
         self.done = 0
 
-    def close(self) -> None:
-        """Nothing is open."""
+    def close(self) -> None: ...
 
 
-def _retrieve(checkpoint: Checkpoint, folder: Path) -> Job[None]:
+def _retrieved(checkpoint: Checkpoint, folder: Path) -> Job[None]:
     """Have pooch fetch a file into a folder: under another name until its hash has matched."""
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
     progress, phase = _Progress(checkpoint), f"Fetching {checkpoint.filename}"
     download = pooch.HTTPDownloader(progressbar=progress, chunk_size=_BLOCK, timeout=_TIMEOUT)
-    known_hash = f"sha256:{checkpoint.sha256}"
-    retrieve = partial(pooch.retrieve, checkpoint.url, known_hash, checkpoint.filename, folder, downloader=download)
+    source = checkpoint.url, f"sha256:{checkpoint.sha256}", checkpoint.filename, folder
     with ThreadPoolExecutor(1) as threads:
-        fetched = threads.submit(retrieve)
+        fetched = threads.submit(pooch.retrieve, *source, downloader=download)
         try:
             while wait([fetched], _POLL).not_done:
                 yield Event(phase, min(progress.done, checkpoint.size), checkpoint.size)
@@ -220,24 +204,15 @@ def read_checkpoint(path: Path) -> tuple[Any, str]:
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
     """A state dict on the CPU, and the first 12 hexadecimal digits of its file's SHA-256.
 
-    The file is ``.safetensors``, or a torch checkpoint: a state dict, alone or under the key "model" or "state_dict".
-    The latter is loaded with ``weights_only=True``, which builds tensors and plain containers and nothing else.
-
-    Raises
-    ------
-    HistomixError
-        If the file is absent, damaged or holds anything but weights.
+    The file is read as by ``read_checkpoint``; the state dict is alone in it or under the key "model" or "state_dict".
     """
     import torch
 
     path = Path(path).expanduser()
     loaded, sha256 = read_checkpoint(path)
     state = unwrapped(loaded, "model", "state_dict")
-    if not (
-        isinstance(state, Mapping)
-        and state
-        and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items())
-    ):
+    items = state.items() if isinstance(state, Mapping) else ()
+    if not items or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in items):
         raise HistomixError(f"'{path.name}' holds no table of weights; choose the network's checkpoint file.")
     return dict(state), sha256[:12]
 
@@ -256,10 +231,9 @@ def fit_weights(
     """Load weights into a network; every parameter must be there, in its shape, and nothing else.
 
     ``what`` names both in the error's sentence. Keys that begin with one of ``ignored`` (a classifier head) may be left
-    out. Raises HistomixError if keys are missing or unexpected, or shapes differ; the network is unchanged then.
+    out. Where the weights do not fit, the network is unchanged.
     """
-    fault = misfit(network, state, ignored)
-    if fault:
+    if fault := misfit(network, state, ignored):
         raise HistomixError(f"{what}: the weights {fault}; choose the file made for this network.")
     network.load_state_dict({key: state[key] for key in network.state_dict()})
 
@@ -275,9 +249,7 @@ def misfit(
     faults = {
         verbs[0]: own.keys() - state.keys(),
         f"{verbs[1]} unexpected": {key for key in state.keys() - own.keys() if not key.startswith(ignored)},
-        f"{verbs[1]} another shape for": {
-            key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
-        },
+        f"{verbs[1]} another shape for": {key for key in own.keys() & state if own[key].shape != state[key].shape},
     }
     for fault, keys in faults.items():
         if keys:

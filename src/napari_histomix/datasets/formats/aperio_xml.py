@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     SPLIT_FOLDERS,
@@ -27,8 +27,7 @@ from napari_histomix.datasets.entries import (
     files_by_stem,
     matched,
     named_classes,
-    split_folders,
-    split_name,
+    sections_of,
     subfolder,
     subfolders,
     tcga_origin,
@@ -79,11 +78,14 @@ def open(root: Path, mpp: float | None) -> Dataset:
     names: dict[str, str] = {}
     for image, (_, path) in list(listing.files.items()):
         with listing.leaving_out(image):
-            scale, classes_here = _overview(read_xml(path))
-            listing.said[image] = replace(listing.said[image], mpp=scale)
-            for name in sorted(classes_here):
+            content = read_xml(path)
+            listing.said[image] = replace(listing.said[image], mpp=_scale(content))
+            annotations = content.iter("Annotation")
+            for name in sorted({_class_of(part) for part in annotations if next(part.iter("Region"), None)}):
                 names.setdefault(name.casefold(), name)
-    classes = listing.classes or _classes(names)
+    known = [names.pop(name.casefold()) for name in MONUSAC if name.casefold() in names]
+    others = [names[key] for key in sorted(names)]
+    classes = listing.classes or named_classes(*(known + others or [NUCLEUS]))
     numbers = {(known.name.strip() or NUCLEUS).casefold(): known.number for known in classes}
     return listing.dataset(classes, _Layout(numbers))
 
@@ -94,9 +96,9 @@ _Section = tuple[str, dict[str, Path], dict[str, Path]]
 
 def _sections(root: Path, problems: list[Problem]) -> list[_Section]:
     """The folders that have ImageScope's files: the root, those in it, and those in the ones named as splits."""
-    inside, splits = subfolders(root), split_folders(root)
+    splits = sections_of(root)[1:]
     sections, used = [], set()
-    for folder in [root, *inside, *(path for split in splits for path in subfolders(split))]:
+    for folder in [root, *subfolders(root), *(path for split, _ in splits for path in subfolders(split))]:
         labels = subfolder(folder, "annotations") or folder
         images = folder if labels == folder else subfolder(folder, "tissue images", "tissueimages", "images")
         if folder in used or images is None:
@@ -105,7 +107,7 @@ def _sections(root: Path, problems: list[Problem]) -> list[_Section]:
         if not begins_with(xml.values(), MARK):
             continue
         used |= {labels, images}
-        split = next((split_name(path.name) for path in splits if path == folder or path in folder.parents), "")
+        split = next((name for path, name in splits if path in (folder, *folder.parents)), "")
         # MoNuSAC has each image twice, as .svs and as .tif.
         pictures = files_by_stem(images, IMAGE_SUFFIXES, problems)
         sections.append((split, files_by_stem(images, _SLIDES, problems) | pictures, xml))
@@ -124,15 +126,14 @@ def _said(path: Path, root: Path, split: str) -> Row:
     return Row(patient, slide if slide != patient else "", split)
 
 
-def _overview(root: ElementTree.Element) -> tuple[float | None, set[str]]:
-    """µm per pixel, if a file states it, and the names of its classes."""
+def _scale(root: ElementTree.Element) -> float | None:
+    """µm per pixel, if a file states it."""
     try:
         scale = float(root.get("MicronsPerPixel", ""))
     except ValueError:
-        scale = 0.0
+        return None
     low, high = PLAUSIBLE_MPP
-    names = {_class_of(annotation) for annotation in root.iter("Annotation") if next(annotation.iter("Region"), None)}
-    return (scale if low <= scale <= high else None), names
+    return scale if low <= scale <= high else None
 
 
 def _class_of(annotation: ElementTree.Element) -> str:
@@ -143,22 +144,13 @@ def _class_of(annotation: ElementTree.Element) -> str:
     return annotation.get("Name", "").strip() or NUCLEUS
 
 
-def _classes(names: dict[str, str]) -> tuple[NucleusClass, ...]:
-    known = [names.pop(name.casefold()) for name in MONUSAC if name.casefold() in names]
-    return named_classes(*([*known, *(names[key] for key in sorted(names))] or [NUCLEUS]))
-
-
 @dataclass(frozen=True)
-class _Layout(ImageFiles):
-    """XML files; ``numbers`` are those of the classes by name in lower case."""
-
-    numbers: dict[str, int] = field(default_factory=dict)
+class _Layout(Layout):
+    numbers: dict[str, int]  # of the classes, by name in lower case
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
-        """Draw the regions in their order; negative ones are holes of those they lie in.
-
-        Where no two regions have one ``Id``, nuclei keep it; MoNuSAC's begin anew in every class.
-        """
+        # Regions are drawn in their order; negative ones are holes of those they lie in. Where no two regions have one
+        # ``Id``, nuclei keep it; MoNuSAC's begin anew in every class.
         name = entry.label_file.name
         nuclei: list[tuple[Ring, _Holes, int]] = []
         ids: list[int] = []
@@ -217,12 +209,9 @@ class Writer(ImageWriter):
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         name, patient = image.source.image, image.source.patient
-        if not patient:
-            folder = self.folder / self._names.unique(name)
-        else:
-            if patient not in self._folders:
-                self._folders[patient] = self._names.unique(safe_name(patient, "patient"))
-            folder = self.folder / self._folders[patient]
+        if not patient or patient not in self._folders:
+            self._folders[patient] = self._names.unique(safe_name(patient, "patient") if patient else name)
+        folder = self.folder / self._folders[patient]
         folder.mkdir(exist_ok=True)
         write_tiff_image(folder / f"{name}.tif", image, synthetic)
         tree = ElementTree.ElementTree(_tree(image, self.classes, synthetic))
@@ -237,18 +226,16 @@ def _tree(image: LabeledImage, classes: Sequence[NucleusClass], synthetic: bool)
         root.set("Description", SYNTHETIC_NOTICE)
     regions: dict[int, ElementTree.Element] = {}
     present = image.counts()
-    for known in classes:
-        if known.number in present:
-            red, green, blue = known.color
-            # ImageScope packs colors with blue in the highest byte.
-            color = str(red | green << 8 | blue << 16)
-            number = str(len(regions) + 1)
-            annotation = ElementTree.SubElement(root, "Annotation", Id=number, Name="", Type="4", LineColor=color)
-            attributes = ElementTree.SubElement(annotation, "Attributes")
-            ElementTree.SubElement(attributes, "Attribute", Name=known.name, Id="0", Value="")
-            regions[known.number] = ElementTree.SubElement(annotation, "Regions")
-            # Some readers skip the first child without a look.
-            ElementTree.SubElement(regions[known.number], "RegionAttributeHeaders")
+    for number, known in enumerate((known for known in classes if known.number in present), start=1):
+        red, green, blue = known.color
+        # ImageScope packs colors with blue in the highest byte.
+        color = str(red | green << 8 | blue << 16)
+        annotation = ElementTree.SubElement(root, "Annotation", Id=str(number), Name="", Type="4", LineColor=color)
+        attributes = ElementTree.SubElement(annotation, "Attributes")
+        ElementTree.SubElement(attributes, "Attribute", Name=known.name, Id="0", Value="")
+        regions[known.number] = ElementTree.SubElement(annotation, "Regions")
+        # Some readers skip the first child without a look.
+        ElementTree.SubElement(regions[known.number], "RegionAttributeHeaders")
     for instance, parts in shapes_of(image.instances):
         region = ElementTree.SubElement(regions[image.types[instance]], "Region", Id=str(instance), Type="0")
         region.set("NegativeROA", "0")

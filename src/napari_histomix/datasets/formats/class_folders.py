@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from napari_histomix.datasets.dataset import Dataset
@@ -12,6 +12,7 @@ from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     SPLIT_FOLDERS,
     TABLE,
+    Entry,
     Problem,
     Row,
     UnknownLayoutError,
@@ -26,8 +27,8 @@ from napari_histomix.datasets.entries import (
 )
 from napari_histomix.datasets.listing import Listing, RowDraft, Section
 from napari_histomix.datasets.text_files import Table, read_bytes, read_table
-from napari_histomix.datasets.writing import Names, safe_name, write_dataset_json, write_png
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+from napari_histomix.datasets.writing import ImageWriter, Names, safe_name, write_dataset_json, write_png
+from napari_histomix.records import HistomixError, LabeledImage
 
 LAYOUTS = (
     "expected one folder per class with its images in it (these folders may lie in Train, Val and Test), "
@@ -40,16 +41,6 @@ _MAX_IMAGE = 2**31
 """Bytes of an image file that is copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Patch:
-    """An image while its dataset is being opened."""
-
-    path: Path
-    kind: str
-    row: Row
-    section: Section
-
-
 def open(root: Path, mpp: float | None, given: Path | None = None) -> Dataset:
     """List the images of a folder, or those that a given table lists; see ``datasets.open_tissue``."""
     listing = Listing(root, mpp)
@@ -58,52 +49,37 @@ def open(root: Path, mpp: float | None, given: Path | None = None) -> Dataset:
     if table and given:
         table.require("image", "class")
     if table and {"image", "class"} <= table.columns:
-        patches = _in_table(table, listing)
+        entries = _in_table(table, listing)
     else:
         # A stray CSV about something else says nothing about images; images.csv must.
         if table and table.path.name.casefold() == TABLE and "image" not in table.columns:
             table.require("image", "class")
-        patches = _in_folders(listing, table)
+        entries = _in_folders(listing, table)
     # Tumor and tumor are one class, as they are one folder on many disks; the first image's spelling counts.
     spelled: dict[str, str] = {}
-    entries = []
-    for image in sorted(patches, key=natural_order):
-        patch = patches[image]
-        kind = spelled.setdefault(patch.kind.casefold(), patch.kind)
-        entries.append(listing.entry(image, (patch.path, None), patch.section, patch.row, kind=kind))
+    entries.sort(key=lambda entry: natural_order(entry.source.image))
+    entries = [replace(entry, kind=spelled.setdefault(entry.kind.casefold(), entry.kind)) for entry in entries]
     return listing.dataset_of(entries, kinds=tuple(sorted(spelled.values(), key=natural_order)))
 
 
-class _ClassDraft(RowDraft):
-    """What the rows read so far say about one image, its class included."""
-
-    def add(self, row: Mapping[str, str]) -> str:
-        kind = row.get("class", "")
-        known = self.said.setdefault("class", kind) if kind else ""
-        if known.casefold() != kind.casefold():
-            return f"the class is {known} above and {kind} here; keep one."
-        return super().add({column: row[column] for column in row if column not in ("instance", "type")})
-
-
-def _read_rows(table: Table, listing: Listing) -> tuple[dict[str, tuple[Path, _ClassDraft]], set[Path]]:
+def _read_rows(table: Table, listing: Listing) -> tuple[dict[str, tuple[Path, RowDraft]], set[Path]]:
     """What a table says by image name, and the files it says something wrong about."""
-    drafts: dict[str, tuple[Path, _ClassDraft]] = {}
+    drafts: dict[str, tuple[Path, RowDraft]] = {}
     failed: set[str] = set()
     spoiled: set[Path] = set()
     finder = _Finder(listing.root)
     for line, row in table.rows:
         image = row["image"]
         if not image:
-            listing.problems.append(
-                Problem(table.path.name, f"{table.path.name}, line {line}: no image is named; name one.")
-            )
+            where = table.path.name
+            listing.problems.append(Problem(where, f"{where}, line {line}: no image is named; name one."))
             continue
         try:
             image, path = finder.find(image)
         except HistomixError as error:
             sentence = str(error)
         else:
-            known, draft = drafts.setdefault(image, (path, _ClassDraft()))
+            known, draft = drafts.setdefault(image, (path, RowDraft(of_class=True)))
             if known == path:
                 sentence = draft.add(row)
             else:
@@ -132,19 +108,17 @@ class _Finder:
                 "its path leaves the folder of the CSV; keep the image in there and write a relative path."
             )
         path = self.root / relative
-        try:
+        with suppress(OSError):  # a name too long for the disk, or a folder that may not be entered
             is_file = path.is_file()
             if is_file and path.suffix.casefold() in IMAGE_SUFFIXES:
                 return relative.with_suffix("").as_posix(), path
             names, doubled = self._listing(path.parent)
-        except OSError:  # a name too long for the disk, or a folder that may not be entered
-            raise HistomixError("no image is there; mend its name or add the image.") from None
-        if relative.name in doubled:
-            raise HistomixError("two image files have that name; write it with its suffix.")
-        if relative.name in names:
-            return relative.as_posix(), names[relative.name]
-        if is_file:
-            raise HistomixError("it is no PNG, TIFF or JPEG; save it as one of these.")
+            if relative.name in doubled:
+                raise HistomixError("two image files have that name; write it with its suffix.")
+            if relative.name in names:
+                return relative.as_posix(), names[relative.name]
+            if is_file:
+                raise HistomixError("it is no PNG, TIFF or JPEG; save it as one of these.")
         raise HistomixError("no image is there; mend its name or add the image.")
 
     def _listing(self, folder: Path) -> tuple[dict[str, Path], set[str]]:
@@ -155,21 +129,20 @@ class _Finder:
         return self.listings[folder]
 
 
-def _in_table(table: Table, listing: Listing) -> dict[str, _Patch]:
-    """Images by name, where a table gives the classes."""
-    patches: dict[str, _Patch] = {}
+def _in_table(table: Table, listing: Listing) -> list[Entry]:
+    """The images, where a table gives the classes."""
+    entries = []
     section = Section(listing.root, listing.described)
     for image, (path, draft) in _read_rows(table, listing)[0].items():
-        kind = draft.said.get("class", "")
-        if kind:
-            patches[image] = _Patch(path, kind, draft.row(), section)
+        if kind := draft.said.get("class", ""):
+            entries.append(listing.entry(image, (path, None), section, draft.row(), kind))
         else:
             listing.report(image, f"{table.path.name} gives it no class; fill the cell.")
-    return patches
+    return entries
 
 
-def _in_folders(listing: Listing, table: Table | None) -> dict[str, _Patch]:
-    """Images by name, where their folders give the classes."""
+def _in_folders(listing: Listing, table: Table | None) -> list[Entry]:
+    """The images, where their folders give the classes."""
     root, inside = listing.root, _subfolders(listing.root)
     splits = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
     if any(subfolder(folder, "images") and subfolder(folder, "labels") for folder in [root, *splits]):
@@ -189,7 +162,7 @@ def _in_folders(listing: Listing, table: Table | None) -> dict[str, _Patch]:
         for path in inside:
             if (path in splits or path.name.casefold() == "images") and _has_images(path):
                 raise HistomixError(f"{path} holds images but nothing gives them a class; {LAYOUTS}.")
-    patches: dict[str, _Patch] = {}
+    sections: dict[str, tuple[Path, Section]] = {}
     # The training split first: its names must not change when someone adds a test split.
     for folder in sorted(split_sections or [root], key=lambda path: split_name(path.name) != "train"):
         section = Section(root, listing.described)
@@ -198,24 +171,20 @@ def _in_folders(listing: Listing, table: Table | None) -> dict[str, _Patch]:
             nearer = read_json_object(folder / "dataset.json")
             section = Section(root, listing.described | nearer, split_name(folder.name))
         for image, path in _sorted_images(folder, listing).items():
-            name = f"{folder.name}/{image}" if image in patches else image
-            patches[name] = _Patch(path, path.parent.name.strip(), Row(), section)
+            sections[f"{folder.name}/{image}" if image in sections else image] = path, section
+    rows: dict[Path, Row] = {}
+    spoiled: set[Path] = set()
     if table and "image" in table.columns:
-        _add_rows(patches, table, listing)
-    return patches
-
-
-def _add_rows(patches: dict[str, _Patch], table: Table, listing: Listing) -> None:
-    """Take in what a table without classes says; an image it is wrong about is left out."""
-    names = {patch.path: image for image, patch in patches.items()}
-    drafts, spoiled = _read_rows(table, listing)
-    for image, (path, draft) in drafts.items():
-        if path in names:
-            patches[names[path]] = replace(patches[names[path]], row=draft.row())
-        else:
+        drafts, spoiled = _read_rows(table, listing)
+        rows = {path: draft.row() for path, draft in drafts.values()}
+        known = {path for path, _ in sections.values()}
+        for image in (image for image, (path, _) in drafts.items() if path not in known):
             listing.report(image, f"{table.path.name} lists it but it lies in no class folder; move it into one.")
-    for path in spoiled & names.keys():
-        del patches[names[path]]
+    return [
+        listing.entry(image, (path, None), section, rows.get(path, Row()), path.parent.name.strip())
+        for image, (path, section) in sections.items()
+        if path not in spoiled
+    ]
 
 
 def _sorted_images(folder: Path, listing: Listing) -> dict[str, Path]:
@@ -226,8 +195,7 @@ def _sorted_images(folder: Path, listing: Listing) -> dict[str, Path]:
         doubled: list[Problem] = []
         files = files_by_stem(kind, IMAGE_SUFFIXES, doubled)
         images |= {f"{kind.name}/{stem}": path for stem, path in files.items()}
-        for problem in doubled:
-            listing.problems.append(Problem(f"{kind.name}/{problem.image}", f"{kind.name}/{problem.sentence}"))
+        listing.problems += [Problem(f"{kind.name}/{item.image}", f"{kind.name}/{item.sentence}") for item in doubled]
         if not files and not doubled and any(map(_has_images, _subfolders(kind))):
             listing.report(kind.name, f"its images lie in folders within it; put them directly into {kind.name}.")
     return images
@@ -262,7 +230,7 @@ def _explain(root: Path, table: Table | None) -> HistomixError:
     return UnknownLayoutError(f"{root} holds no images; {LAYOUTS}.")
 
 
-class Writer:
+class Writer(ImageWriter):
     """Writes one folder per class into one per split: unchanged images as copies of their files, others as PNG files.
 
     A training loop that takes folders for classes is given the folder of a split, and meets no image of another one and
@@ -270,15 +238,14 @@ class Writer:
     given out twice.
     """
 
-    def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
-        self.folder, self.name = folder, name
+    def start(self) -> None:
         names, self._splits = Names(), Names(*RESERVED)
-        self._folders = {kind: names.unique(safe_name(kind, "class")) for kind in kinds}
+        self._folders = {kind: names.unique(safe_name(kind, "class")) for kind in self.kinds}
         self._split_folders: dict[str, str] = {}
         self._names: dict[str, Names] = {}
 
     def add(self, image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str:
-        """Write one image; returns its path in the folder, with ``/``."""
+        self.scales.add(image.mpp)
         name, kind = image.source.image, image.kind
         if kind not in self._folders:
             known = ", ".join(self._folders)
@@ -302,4 +269,4 @@ class Writer:
         return file
 
     def finish(self) -> None:
-        write_dataset_json(self.folder, name=self.name)
+        write_dataset_json(self.folder, name=self.name, mpp=self.mpp)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     Entry,
@@ -60,11 +60,10 @@ def _files(root: Path) -> list[tuple[Path, str]]:
     for folder, split in ((subfolder(root, "annotations"), ""), *sections_of(root)):
         files = sorted(folder.glob("*.json")) if folder else []
         # COCO's own folder has captions and key points beside the instances.
-        files = [path for path in files if path.name.startswith("instances_")] or files
-        for path in files:
-            named = _SPLIT.match(path.name)
+        for path in [path for path in files if path.name.startswith("instances_")] or files:
             if _is_coco(path):
-                coco_files.append((path, split or (split_name(named[1]) if named else "")))
+                named = _SPLIT.match(path.name)
+                coco_files.append((path, split or split_name(named[1] if named else "")))
     return coco_files
 
 
@@ -73,14 +72,6 @@ def _is_coco(path: Path) -> bool:
         return False
     with path.open("rb") as stream:
         return _BEGINS.match(stream.read(512).removeprefix(b"\xef\xbb\xbf")) is not None
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """What a file says of an image: its size, None where it does not say it, and its nuclei."""
-
-    size: tuple[int, int] | None
-    nuclei: tuple[Nucleus, ...]
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
@@ -93,7 +84,8 @@ def open(root: Path, mpp: float | None) -> Dataset:
     contents = [(path, split, _Content(path)) for path, split in _files(root)]
     numbers, classes = _classes([content for _, _, content in contents], root)
     pictures = _pictures(root)
-    labels: dict[str, _Labels] = {}
+    sizes: dict[str, tuple[Any, Any]] = {}
+    nuclei: dict[str, list[Nucleus]] = {}
     for path, split, content in contents:
         for record in content.images:
             file = _file_of(record["file_name"], pictures, path, split)
@@ -102,11 +94,10 @@ def open(root: Path, mpp: float | None) -> Dataset:
                 continue
             image, annotations = file.stem, content.annotations.get(record["id"], [])
             listing.add(image, (file, path), Row(split=split))
-            rows, cols = record.get("height"), record.get("width")
-            size = (rows, cols) if isinstance(rows, int) and isinstance(cols, int) else None
+            sizes[image] = record.get("height"), record.get("width")
             with listing.leaving_out(image):
-                labels[image] = _Labels(size, _nuclei(image, annotations, numbers, listing))
-    return listing.dataset(classes, _Layout(labels))
+                nuclei[image] = _nuclei(image, annotations, numbers, listing)
+    return listing.dataset(classes, _Layout(sizes, nuclei))
 
 
 class _Content:
@@ -114,9 +105,8 @@ class _Content:
 
     def __init__(self, path: Path) -> None:
         content = read_json(path)
-        parts: list[Any] = [None]
-        if isinstance(content, dict):
-            parts = [content.get("images"), content.get("categories"), content.get("annotations", [])]
+        said = content if isinstance(content, dict) else {}
+        parts = [said.get("images"), said.get("categories"), said.get("annotations", [])]
         if not all(isinstance(part, list) and all(isinstance(item, dict) for item in part) for part in parts):
             raise HistomixError(
                 f"{path.name} is not COCO's: images, annotations and categories must be lists of objects; export it "
@@ -142,7 +132,7 @@ def _classes(contents: Sequence[_Content], root: Path) -> tuple[dict[int, int], 
     for content in contents:
         for category in content.categories:
             number = category.get("id")
-            if not isinstance(number, int) or isinstance(number, bool):
+            if type(number) is not int:
                 raise HistomixError(f"{content.path.name}: the id of a category is no whole number; export it again.")
             if categories.setdefault(number, category).get("name") != category.get("name"):
                 raise HistomixError(f"The files in {root} give category {number} two names; export them together.")
@@ -152,18 +142,12 @@ def _classes(contents: Sequence[_Content], root: Path) -> tuple[dict[int, int], 
         del categories[0]
     shift = 1 if 0 in categories else 0
     numbers = {number: number + shift for number in sorted(categories)}
-    table = {
-        str(numbers[number]): [categories[number].get("name"), _color_of(categories[number], color)]
-        for number, color in zip(numbers, palette(len(numbers)), strict=True)
-    }
+    table = {}
+    for number, color in zip(numbers, map(list, palette(len(numbers))), strict=True):
+        own = categories[number].get("color")
+        valid = isinstance(own, list) and len(own) == 3 and all(isinstance(c, int) and 0 <= c <= 255 for c in own)
+        table[str(numbers[number])] = [categories[number].get("name"), own if valid else color]
     return numbers, classes_of(table, f"{contents[0].path.name}, categories")
-
-
-def _color_of(category: Mapping[str, Any], otherwise: tuple[int, int, int]) -> list[int]:
-    color = category.get("color")
-    if isinstance(color, list) and len(color) == 3 and all(isinstance(c, int) and 0 <= c <= 255 for c in color):
-        return color
-    return list(otherwise)
 
 
 def _pictures(root: Path) -> dict[str, list[Path]]:
@@ -192,7 +176,7 @@ def _file_of(text: str, pictures: Mapping[str, list[Path]], path: Path, split: s
 
 def _nuclei(
     image: str, annotations: Sequence[Mapping[str, Any]], numbers: Mapping[int, int], listing: Listing
-) -> tuple[Nucleus, ...]:
+) -> list[Nucleus]:
     """The nuclei of an image; what is no nucleus is counted and reported."""
     nuclei = []
     crowds = boxes = 0
@@ -211,27 +195,26 @@ def _nuclei(
         listing.report(image, f"{crowds} region(s) of many objects (iscrowd) are left out.")
     if boxes:
         listing.report(image, f"{boxes} annotation(s) have a box but no outline; they are left out.")
-    return tuple(nuclei)
+    return nuclei
 
 
 @dataclass(frozen=True)
-class _Layout(ImageFiles):
-    """What COCO's files say of each image."""
+class _Layout(Layout):
+    """What COCO's files say of each image: height and width, where they say these, and its nuclei."""
 
-    known: Mapping[str, _Labels]
+    sizes: Mapping[str, tuple[Any, Any]]
+    nuclei: Mapping[str, Sequence[Nucleus]]
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
-        """Draw the nuclei in the order of the file, numbered from 1."""
-        image, content = entry.source.image, self.known[entry.source.image]
-        if content.size and content.size != shape:
-            rows, cols = content.size
+        image, (rows, cols) = entry.source.image, self.sizes[entry.source.image]
+        if isinstance(rows, int) and isinstance(cols, int) and (rows, cols) != shape:
             raise HistomixError(
                 f"{image}: {entry.label_file.name} says {cols}×{rows} pixels but the image is {shape[1]}×{shape[0]}; "
                 "export the labels again at the image's size."
             )
         canvas = Canvas(shape)
         with naming(image):
-            for nucleus in content.nuclei:
+            for nucleus in self.nuclei[image]:
                 canvas.add(*filled(nucleus, shape, canvas), nucleus.kind)
         return canvas.instances, canvas.types
 
@@ -250,7 +233,6 @@ class Writer(ImageWriter):
         self._count = 0
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
-        """Write ``images/NAME.png``; the nuclei are kept and written at the end."""
         self.write_image(image, synthetic)
         split = safe_name(image.source.split or "train", "train")
         images, annotations = self._images.setdefault(split, []), self._annotations.setdefault(split, [])
@@ -289,6 +271,9 @@ class Writer(ImageWriter):
                 stream.write(f'\n],\n"categories": {json.dumps(categories, ensure_ascii=False)}}}\n')
 
 
+_NOTHING = 0, 0, np.zeros((0, 0), np.bool_)
+
+
 @dataclass(frozen=True)
 class Nucleus:
     """A nucleus as its file says it: the union of polygons, or run lengths of a whole image of that size."""
@@ -300,7 +285,7 @@ class Nucleus:
 
     @classmethod
     def read(cls, outline: Any, kind: int) -> Nucleus:
-        """Take over what ``segmentation`` says; run lengths are decoded when they are drawn."""
+        """What ``segmentation`` says; run lengths are decoded when they are drawn."""
         if isinstance(outline, dict):
             size, counts = outline.get("size"), outline.get("counts")
             if not isinstance(counts, str | list) or not isinstance(size, list) or len(size) != 2:
@@ -325,10 +310,8 @@ def filled(nucleus: Nucleus, shape: tuple[int, int], canvas: Canvas) -> tuple[in
         row, col, mask = rasterize([ring], shape)
         if mask.any():
             parts.append((row, col, mask))
-    if len(parts) == 1:
-        return parts[0]
-    if not parts:
-        return 0, 0, np.zeros((0, 0), np.bool_)
+    if len(parts) <= 1:
+        return parts[0] if parts else _NOTHING
     corners = np.array([(row, col) for row, col, _ in parts])
     row, col = corners.min(axis=0).tolist()
     height, width = (corners + [mask.shape for *_, mask in parts]).max(axis=0) - (row, col)
@@ -359,7 +342,7 @@ def _decoded(nucleus: Nucleus, shape: tuple[int, int], canvas: Canvas) -> tuple[
     starts, stops = (ends - lengths)[1::2], ends[1::2]
     starts, stops = starts[starts < stops], stops[starts < stops]
     if starts.size == 0:
-        return 0, 0, np.zeros((0, 0), np.bool_)
+        return _NOTHING
     left, right = int(starts[0]) // shape[0], -(int(-stops[-1]) // shape[0])
     canvas.spend((right - left) * shape[0])
     changes = np.zeros((right - left) * shape[0] + 1, np.int8)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     UNCLASSIFIED,
@@ -87,13 +87,10 @@ def _types_in(path: Path) -> set[int]:
 
 
 @dataclass(frozen=True)
-class _Layout(ImageFiles):
-    """HoVer-Net's files; ``untyped`` is the class number of nuclei without a type, 0 if there are none."""
-
-    untyped: int = 0
+class _Layout(Layout):
+    untyped: int = 0  # class number of nuclei without a type; 0 if there are none
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
-        """Draw the contours in the order of their ids, which they keep."""
         name, content = entry.label_file.name, read_json(entry.label_file)
         nuclei = content.get("nuc") if isinstance(content, dict) else None
         if not isinstance(nuclei, dict):
@@ -106,7 +103,7 @@ class _Layout(ImageFiles):
             if not isinstance(nucleus, dict):
                 raise HistomixError(f"{name}: nucleus {number} is no JSON object; export it again.")
             kind = nucleus.get("type")
-            if kind is not None and (not isinstance(kind, int) or isinstance(kind, bool)):
+            if kind is not None and type(kind) is not int:
                 raise HistomixError(f"{name}: nucleus {number} has the type {kind!r}, no whole number.")
             try:
                 _draw(canvas, as_ring(nucleus.get("contour")), kind or self.untyped, number)
@@ -130,8 +127,8 @@ def _draw(canvas: Canvas, contour: Ring, kind: int, number: int) -> None:
     col, row = low.tolist()
     height, width = canvas.instances.shape
     above, left = max(row, 0), max(col, 0)
-    below, right = max(min(row + rows, height), above), max(min(col + cols, width), left)
-    canvas.add(above, left, filled[above - row : below - row, left - col : right - col] > 0, kind, number)
+    inside = filled[above - row : max(height - row, 0), left - col : max(width - col, 0)] > 0
+    canvas.add(above, left, inside, kind, number)
 
 
 class Writer(ImageWriter):

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import Entry, Row, named_classes
 from napari_histomix.datasets.formats.plain import classes_of, listed_types
 from napari_histomix.datasets.formats.zarr_arrays import below, open_array, read_group, write_array, write_group
@@ -48,8 +48,7 @@ def _groups(root: Path) -> list[tuple[str, Path]]:
     ]
 
 
-@dataclass(frozen=True)
-class _Group:
+class _Group(NamedTuple):
     """A multiscale image or label image: its full resolution, its scale, and what its metadata say besides."""
 
     array: Path
@@ -148,8 +147,7 @@ def _kinds(label: Mapping[str, Any], name: str, colors: dict[str, tuple[int, int
             if isinstance(value, str | int) and str(value).strip():
                 kinds[_whole(item["label-value"])] = str(value).strip()
         for item in label.get("colors") or []:
-            kind = kinds.get(item["label-value"]) if isinstance(item["label-value"], int) else None
-            if kind is not None:
+            if isinstance(item["label-value"], int) and (kind := kinds.get(item["label-value"])) is not None:
                 red, green, blue = (min(255, max(0, _whole(part))) for part in item.get("rgba", [])[:3])
                 colors.setdefault(kind.casefold(), (red, green, blue))
     except (AttributeError, LookupError, TypeError, ValueError):
@@ -164,7 +162,7 @@ def _whole(value: Any) -> int:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _Layout(Layout):
     """Arrays within a root; ``types`` per image, or None where all nuclei are of one class."""
 
     root: Path
@@ -172,7 +170,6 @@ class _Layout:
     untyped: int
 
     def pixels(self, entry: Entry) -> NDArray[np.uint8]:
-        """Read the full resolution as (H, W, 3)."""
         array = self._read(entry.image, "cyx")
         if array.shape[0] != 3 or array.dtype != np.uint8:
             raise HistomixError(
@@ -182,7 +179,6 @@ class _Layout:
         return np.ascontiguousarray(np.moveaxis(array, 0, -1))
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
-        """Read the label image; its map has the shape it has."""
         instances = as_ids(self._read(entry.label_file, "yx"), entry.source.image)
         if self.types is None:
             return instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped)
@@ -236,10 +232,8 @@ class Writer(ImageWriter):
 
     @staticmethod
     def _multiscales(image: LabeledImage, axes: str) -> dict[str, Any]:
-        described = [
-            {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "micrometer"}
-            for axis in axes
-        ]
+        space = {"type": "space", "unit": "micrometer"}
+        described = [{"name": axis} | ({"type": "channel"} if axis == "c" else space) for axis in axes]
         scale = [1.0 if axis == "c" else image.mpp for axis in axes]
         level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
         name = image.source.image

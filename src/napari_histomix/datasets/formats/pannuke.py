@@ -13,14 +13,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import Entry, Row, checked_mpp
 from napari_histomix.datasets.listing import Listing
 from napari_histomix.datasets.pixels import as_ids
@@ -62,6 +62,7 @@ class _Fold(NamedTuple):
     name: str
     images: Path
     masks: Path
+    size: int = 0  # how many tiles it has
 
 
 def recognizes(root: Path) -> bool:
@@ -89,39 +90,38 @@ def _array(folder: Path, name: str) -> Path | None:
 def open(root: Path, mpp: float | None) -> Dataset:
     """List PanNuke's tiles, named ``fold1_00000``, or the images they were cut from, where ``tiles.csv`` says that."""
     listing = Listing(root, mpp)
-    folds: dict[str, tuple[_Fold, int]] = {}
+    folds: dict[str, _Fold] = {}
     for fold in _folds(root):
         with listing.leaving_out(fold.name):
-            count = len(_checked(fold)[0])
+            size = len(_checked(fold)[0])
             if fold.name in folds:
                 listing.report(fold.name, "two folders are of one fold; rename one.")
             else:
-                folds[fold.name] = fold, count
+                folds[fold.name] = fold._replace(size=size)
     pieces = _pieces(listing, folds)
     for image, parts in pieces.items():
-        fold = folds[parts[0].fold][0]
-        listing.add(image, (fold.images, fold.masks), Row(mpp=parts[0].mpp or MPP))
+        fold = folds[parts[0].fold]
+        listing.add(image, (fold.images, fold.masks), Row(mpp=parts[0].mpp or MPP, index=parts[0].index))
     described = {known.number: known for known in listing.classes}
     classes = tuple(described.get(known.number, known) for known in CLASSES)
-    layout = _Layout({name: fold for name, (fold, _) in folds.items()}, pieces)
-    return listing.dataset(classes, layout, {image: parts[0].index for image, parts in pieces.items()})
+    return listing.dataset(classes, _Layout(folds, pieces))
 
 
-def _pieces(listing: Listing, folds: Mapping[str, tuple[_Fold, int]]) -> dict[str, Sequence[Piece]]:
+def _pieces(listing: Listing, folds: Mapping[str, _Fold]) -> dict[str, Sequence[Piece]]:
     """The tiles of each image: those of the table, or one for each."""
     table = listing.root / TILES
     if not table.is_file():
         return {
             f"{name}_{index:05d}": (Piece(name, index, 0, 0, SIDE, SIDE),)
-            for name, (_, count) in folds.items()
-            for index in range(count)
+            for name, fold in folds.items()
+            for index in range(fold.size)
         }
     pieces: dict[str, Sequence[Piece]] = {}
     for image, parts in read_tiles(table).items():
-        missing = [tile for tile in parts if tile.fold not in folds or tile.index >= folds[tile.fold][1]]
+        missing = [tile for tile in parts if tile.fold not in folds or tile.index >= folds[tile.fold].size]
         if missing:
-            sentence = f"{TILES} lists tile {missing[0].index} of {missing[0].fold}, which is not there; add it."
-            listing.report(image, sentence)
+            tile = missing[0]
+            listing.report(image, f"{TILES} lists tile {tile.index} of {tile.fold}, which is not there; add it.")
         else:
             pieces[image] = parts
     return pieces
@@ -142,28 +142,29 @@ def _checked(fold: _Fold) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _Layout(Layout):
     """Arrays of tiles, by fold, and the tiles of each image."""
 
     folds: Mapping[str, _Fold] = field(repr=False)
     pieces: Mapping[str, Sequence[Piece]] = field(repr=False)
 
     def pixels(self, entry: Entry) -> NDArray[np.uint8]:
-        """Put an image together from its tiles."""
         pieces = self.pieces[entry.source.image]
         size = size_of(pieces)
         check_size(size, entry.source.image)
         result = np.zeros((*size, 3), np.uint8)
         for piece, tile in self._tiles(pieces, 0):
-            result[piece.window] = _as_colors(tile, entry.image.name)
+            if tile.dtype != np.uint8:
+                if not (np.isfinite(tile).all() and tile.min() >= 0 and tile.max() <= 255):
+                    name = entry.image.name
+                    raise HistomixError(f"{name} holds values that are no colors from 0 to 255; save it again.")
+                tile = np.rint(tile)
+            result[piece.window] = tile
         return result
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
-        """Put the maps of all classes into one.
-
-        Where two overlap, a pixel is that of the first class. Ids keep their order and are numbered from 1; one id in
-        the maps of two classes is two nuclei.
-        """
+        # Where the maps of two classes overlap, a pixel is that of the first class. Ids keep their order and are
+        # numbered from 1; one id in the maps of two classes is two nuclei.
         pieces = self.pieces[entry.source.image]
         # Eight numbers per id, one for each class and room to spare.
         pairs = np.zeros(shape, np.int64)
@@ -189,14 +190,6 @@ class _Layout:
             yield piece, np.array(tiles[piece.index][: piece.height, : piece.width])
 
 
-def _as_colors(tile: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    if tile.dtype == np.uint8:
-        return tile
-    if not (np.isfinite(tile).all() and tile.min() >= 0 and tile.max() <= 255):
-        raise HistomixError(f"{name} holds values that are no colors from 0 to 255; save it again.")
-    return np.asarray(np.rint(tile), np.uint8)
-
-
 class Writer(ImageWriter):
     """Writes PanNuke's folds: images of the training split as ``Fold 1``, of validation as 2, of test as 3.
 
@@ -210,11 +203,12 @@ class Writer(ImageWriter):
 
     def start(self) -> None:
         self._kinds = {known.number: pannuke_class(known.name) for known in self.classes}
-        self._folds: dict[str, _WrittenFold] = {}
-        self._pieces: list[tuple[str, Piece, bool]] = []
+        self._numbers: dict[str, int] = {}
+        self._folds: dict[str, tuple[GrowingNpy, GrowingNpy]] = {}
+        self._tiles: list[tuple[Any, ...]] = []
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
-        fold = self._fold(image.source.split or "train")
+        fold, images, masks = self._fold(image.source.split or "train")
         ids = np.unique(image.instances)
         first = 0 if ids[0] == 0 else 1
         numbered = (np.searchsorted(ids, image.instances) + first).astype(np.int32)
@@ -226,44 +220,32 @@ class Writer(ImageWriter):
             np.put_along_axis(maps, channels[unmirrored][..., None], tile[..., None], axis=2)
             maps[..., -1] = tile == 0
             place = (row, col, min(SIDE, rows - row), min(SIDE, cols - col))
-            piece = Piece(f"fold{fold.number}", fold.images.count, *place, image.mpp)
-            self._pieces.append((image.source.image, piece, synthetic))
-            fold.images.append(pixels)
-            fold.masks.append(maps)
+            flag = "yes" if synthetic else "no"
+            self._tiles.append((fold, images.count, image.source.image, *place, image.mpp, flag))
+            images.append(pixels)
+            masks.append(maps)
 
-    def _fold(self, split: str) -> _WrittenFold:
+    def _fold(self, split: str) -> tuple[str, GrowingNpy, GrowingNpy]:
+        """Name and arrays of the fold of a split."""
         if split not in self._folds:
-            taken = [fold.number for fold in self._folds.values()]
-            number = _FOLDS.get(split) or max(*_FOLDS.values(), *taken) + 1
-            images, masks = (self.folder / f"Fold {number}" / part / f"fold{number}" for part in ("images", "masks"))
-            for folder in (images, masks):
-                folder.mkdir(parents=True)
-            self._folds[split] = _WrittenFold(
-                number,
-                images,
-                GrowingNpy(images / "images.npy", (SIDE, SIDE, 3), np.uint8),
-                GrowingNpy(masks / "masks.npy", (SIDE, SIDE, len(CLASSES) + 1), np.int32),
-            )
-        return self._folds[split]
+            number = _FOLDS.get(split) or max(*_FOLDS.values(), *self._numbers.values()) + 1
+            folder, name = self.folder / f"Fold {number}", f"fold{number}"
+            images = GrowingNpy(folder / "images" / name / "images.npy", (SIDE, SIDE, 3), np.uint8)
+            masks = GrowingNpy(folder / "masks" / name / "masks.npy", (SIDE, SIDE, len(CLASSES) + 1), np.int32)
+            self._numbers[split], self._folds[split] = number, (images, masks)
+        return f"fold{self._numbers[split]}", *self._folds[split]
 
     def finish(self) -> None:
-        for fold in self._folds.values():
-            fold.images.finish()
-            fold.masks.finish()
+        for images, masks in self._folds.values():
+            images.write_header()
+            masks.write_header()
             # The tissue, which a dataset here does not say.
-            np.save(fold.folder / "types.npy", np.full(fold.images.count, "Unknown"), allow_pickle=False)
-        write_tiles(self.folder / TILES, self._pieces)
+            np.save(images.path.with_name("types.npy"), np.full(images.count, "Unknown"), allow_pickle=False)
+        write_table(self.folder / TILES, _COLUMNS, self._tiles)
         colors = {self._kinds[known.number]: known.color for known in reversed(self.classes)}
         written_as = {known.name: CLASSES[self._kinds[known.number] - 1].name for known in self.classes}
         classes = [replace(known, color=colors.get(known.number, known.color)) for known in CLASSES]
         self.describe(classes, written_as=written_as)
-
-
-class _WrittenFold(NamedTuple):
-    number: int
-    folder: Path
-    images: GrowingNpy
-    masks: GrowingNpy
 
 
 def pannuke_class(name: str) -> int:
@@ -323,15 +305,6 @@ def cut(
             yield row, col, pixels[row : row + side, col : col + side], tile, original
 
 
-def write_tiles(path: Path, pieces: Iterable[tuple[str, Piece, bool]]) -> None:
-    """Write the table of tiles, each with the name of its image and whether that is synthetic."""
-    rows = []
-    for image, tile, synthetic in pieces:
-        place = (tile.row, tile.col, tile.height, tile.width, tile.mpp)
-        rows.append((tile.fold, tile.index, image, *place, "yes" if synthetic else "no"))
-    write_table(path, _COLUMNS, rows)
-
-
 def read_tiles(path: Path) -> dict[str, list[Piece]]:
     """The tiles of each image, in the order of the table."""
     table = read_table(path, *_COLUMNS[:-2])
@@ -364,9 +337,17 @@ def open_npy(path: Path, ndim: int) -> NDArray[Any]:
         if not path.exists():
             raise gone(path.name)
         with path.open("rb") as stream:
-            shape, fortran, dtype = _header(stream, path.name)
+            try:
+                version = npy.read_magic(stream)
+                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                shape, fortran, dtype = read(stream)
+            except OSError:
+                raise
+            except Exception as error:  # a damaged header makes numpy raise anything from SyntaxError to TypeError
+                name = type(error).__name__
+                raise HistomixError(f"{path.name} is no NumPy file ({name}); save it again.") from None
             start = stream.tell()
-        if dtype.kind not in "biuf" or dtype.hasobject or dtype.itemsize > 16:
+        if dtype.kind not in "biuf":
             raise HistomixError(f"{path.name} holds values of the type {dtype}, which are not read; save numbers.")
         if len(shape) != ndim or not all(isinstance(size, int) and 0 < size < 2**31 for size in shape):
             raise HistomixError(f"{path.name} has the shape {shape}; it needs {ndim} dimensions, none of them empty.")
@@ -375,38 +356,21 @@ def open_npy(path: Path, ndim: int) -> NDArray[Any]:
         return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
 
 
-def _header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    try:
-        version = npy.read_magic(stream)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(stream)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header makes numpy raise anything from SyntaxError to TypeError
-        raise HistomixError(f"{name} is no NumPy file ({type(error).__name__}); save it again.") from None
-    return header
-
-
 class GrowingNpy:
     """A ``.npy`` file to which arrays of one shape are appended."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         self.path, self.shape, self.dtype, self.count = path, shape, np.dtype(dtype), 0
-        with path.open("wb") as stream:
-            self._write_header(stream)
+        path.parent.mkdir(parents=True)
+        self.write_header("wb")
 
     def append(self, array: NDArray[Any]) -> None:
-        """Write one more array."""
         with self.path.open("ab") as stream:
             stream.write(np.ascontiguousarray(array, self.dtype).tobytes())
         self.count += 1
 
-    def finish(self) -> None:
+    def write_header(self, mode: str = "r+b") -> None:
         """Say how many there are. NumPy leaves room in a header for its first dimension to grow."""
-        with self.path.open("r+b") as stream:
-            self._write_header(stream)
-
-    def _write_header(self, stream: BinaryIO) -> None:
-        descr = npy.dtype_to_descr(self.dtype)
-        shape = (self.count, *self.shape)
-        npy.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+        descr, shape = npy.dtype_to_descr(self.dtype), (self.count, *self.shape)
+        with self.path.open(mode) as stream:
+            npy.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
@@ -49,16 +49,22 @@ NUCLEI_LAYOUTS = (
 
 
 @dataclass(frozen=True)
-class LabelFiles(ImageFiles):
-    """A label file for each image: HoVer-Net's ``.mat``, or an instance map whose types are listed by image."""
+class LabelFiles(Layout):
+    """A label file for each image: HoVer-Net's ``.mat``, or an instance map whose types are listed by image.
+
+    Where all nuclei of instance maps are of one class, no types are listed, and ``untyped`` is its number.
+    """
 
     listed_types: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False)
+    untyped: int = 0
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
-        """Read the label file; its map has the shape it has."""
         if entry.label_file.suffix.casefold() in MAT_SUFFIXES:
             return read_mat(entry.label_file)
-        return read_label_image(entry.label_file), dict(self.listed_types.get(entry.source.image, {}))
+        instances = read_label_image(entry.label_file)
+        if self.untyped:
+            return instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped)
+        return instances, dict(self.listed_types.get(entry.source.image, {}))
 
 
 def _types_table(folder: Path) -> Path:
@@ -137,32 +143,30 @@ def open(root: Path, mpp: float | None) -> Dataset:
     """List images and labels of one name in the folders Images and Labels, HoVer-Net's ``.mat`` or label images."""
     sections = _sections(root)
     listing = Listing(root, mpp)
-    parts = [_Part(folder, split, listing) for folder, split in sections]
+    parts = [_Part(*section, listing) for section in sections]
     classes = _classes(parts, listing)
-    entries: dict[str, Entry] = {}
-    types: dict[str, dict[int, int]] = {}
+    part_of: dict[str, _Part] = {}
     for part in parts:
-        for image, path in part.images.items():
-            if image not in part.labels:
-                continue
-            if image in entries:
+        for image in (image for image in part.images if image in part.labels):
+            if image in part_of:
                 raise HistomixError(
                     f"{root} has two images named {image!r} in different splits; rename one, and its labels with it."
                 )
-            row = part.rows.get(image, Row())
-            entry = listing.entry(image, (path, part.labels[image]), part.section, row)
-            with listing.leaving_out(image):
-                if part.is_plain:
-                    types[image] = types_by_number(row.types, classes)
-                entries[image] = entry
-    return listing.dataset_of(list(entries.values()), classes, LabelFiles(types))
+            part_of[image] = part
+            listing.files[image] = part.images[image], part.labels[image]
+    rows = {image: part.rows.get(image, Row()) for image, part in part_of.items()}
+    files = listing.files
+    entries = [listing.entry(image, files[image], part.section, rows[image]) for image, part in part_of.items()]
+    types = listed_types(listing, {image: row.types for image, row in rows.items() if part_of[image].is_plain}, classes)
+    entries = [entry for entry in entries if entry.source.image in files]
+    return listing.dataset_of(entries, classes, LabelFiles(types))
 
 
-def _sections(root: Path) -> list[tuple[Path, str]]:
-    """The folders that have images and labels, with the split that their names say."""
-    if _halves(root):
-        return [(root, "")]
-    if sections := [(path, split) for path, split in sections_of(root) if split and _halves(path)]:
+def _sections(root: Path) -> list[tuple[Path, str, tuple[Path, Path]]]:
+    """The folders that have images and labels, with the split that their names say, and these two in each."""
+    if halves := _halves(root):
+        return [(root, "", halves)]
+    if sections := [(path, split, halves) for path, split in sections_of(root)[1:] if (halves := _halves(path))]:
         return sections
     if root.name.casefold() in ("images", "labels") and _halves(root.parent):
         raise HistomixError(f"{root} is one half of a dataset; choose the folder it lies in, {root.parent}.")
@@ -186,13 +190,11 @@ def _halves(folder: Path) -> tuple[Path, Path] | None:
 class _Part:
     """A folder with images and labels while it is being opened: its files and what the tables beside them say."""
 
-    def __init__(self, folder: Path, split: str, listing: Listing) -> None:
+    def __init__(self, folder: Path, split: str, halves: tuple[Path, Path], listing: Listing) -> None:
         self.problems = listing.problems
         # What lies nearer to the images says it better.
         nearer = {} if folder == listing.root else read_json_object(folder / "dataset.json")
         self.section = Section(folder, listing.described | nearer, split)
-        halves = _halves(folder)
-        assert halves is not None, "only folders with images and labels are parts"
         before = len(self.problems)
         self.images = files_by_stem(halves[0], IMAGE_SUFFIXES, self.problems)
         self.labels = files_by_stem(halves[1], MAT_SUFFIXES, self.problems, "label")
@@ -225,17 +227,12 @@ class _Part:
             return {}
         rows = read_rows(table, self.images, self.problems, with_types=self.is_plain)
         if self.is_plain and beside.is_file() and beside != table:
-            said = read_rows(beside, self.images, self.problems)
-            rows = {image: _joined(rows.get(image, Row()), said.get(image, Row())) for image in rows | said}
+            # Where both tables say something about one image, the first counts.
+            for image, more in read_rows(beside, self.images, self.problems).items():
+                row = rows.get(image, Row())
+                patient, slide, split = row.patient or more.patient, row.slide or more.slide, row.split or more.split
+                rows[image] = Row(patient, slide, split, row.mpp or more.mpp, row.types or more.types)
         return rows
-
-
-def _joined(row: Row, other: Row) -> Row:
-    """What two tables say about one image; where both do, the first."""
-    mpp = other.mpp if row.mpp is None else row.mpp
-    return Row(
-        row.patient or other.patient, row.slide or other.slide, row.split or other.split, mpp, row.types or other.types
-    )
 
 
 def _classes(parts: list[_Part], listing: Listing) -> tuple[NucleusClass, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     UNCLASSIFIED,
@@ -36,17 +36,12 @@ MARK = re.compile(rb'"(Feature|FeatureCollection)"')
 
 def recognizes(root: Path) -> bool:
     """Whether there is GeoJSON with features beside images."""
-    images, labels = _folders(root)
-    return images is not None and begins_with(files_by_stem(labels, _GEOJSON, []).values(), MARK)
+    labels = files_by_stem(_label_folder(root), _GEOJSON, [])
+    return subfolder(root, "labels") is None and begins_with(labels.values(), MARK)
 
 
-def _folders(root: Path) -> tuple[Path | None, Path]:
-    """Folders of the images and of the GeoJSON files."""
-    labels = subfolder(root, "geojson", "annotations") or root
-    images = subfolder(root, "images") or root
-    if subfolder(root, "labels") is not None:
-        return None, labels
-    return images, labels
+def _label_folder(root: Path) -> Path:
+    return subfolder(root, "geojson", "annotations") or root
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
@@ -57,10 +52,9 @@ def open(root: Path, mpp: float | None) -> Dataset:
     """
     listing = Listing(root, mpp)
     problems = listing.problems
-    pictures, folder = _folders(root)
-    images = files_by_stem(pictures or root, IMAGE_SUFFIXES, problems)
+    images = files_by_stem(subfolder(root, "images") or root, IMAGE_SUFFIXES, problems)
     labels: dict[str, Path] = {}
-    for stem, path in files_by_stem(folder, _GEOJSON, problems, "label").items():
+    for stem, path in files_by_stem(_label_folder(root), _GEOJSON, problems, "label").items():
         shorter, _, suffix = stem.rpartition(".")
         image = shorter if stem not in images and f".{suffix}".casefold() in IMAGE_SUFFIXES else stem
         if image in labels:
@@ -96,13 +90,10 @@ def class_numbers(classes: Iterable[NucleusClass]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class _Layout(ImageFiles):
-    """GeoJSON files; ``numbers`` are those of the classes by name in lower case."""
-
-    numbers: Mapping[str, int] = field(default_factory=dict)
+class _Layout(Layout):
+    numbers: Mapping[str, int]  # of the classes, by name in lower case
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int], frozenset[int]]:
-        """Draw the objects in their order."""
         with naming(entry.label_file.name):
             objects = nuclei(read_features(entry.label_file))
             instances, types = draw(objects, shape, self.numbers)
@@ -112,12 +103,9 @@ class _Layout(ImageFiles):
 
 
 def nuclei(features: Sequence[Feature]) -> list[Feature]:
-    """The objects that are nuclei: detections and cells where a file has any, else annotations.
-
-    Annotations beside detections are the regions in which those were searched for.
-    """
-    detected = [feature for feature in features if feature.kind != "annotation"]
-    return detected or list(features)
+    """The objects that are nuclei: detections and cells where a file has any, else annotations."""
+    # Annotations beside detections are the regions in which those were searched for.
+    return [feature for feature in features if feature.kind != "annotation"] or list(features)
 
 
 def draw(
@@ -138,9 +126,8 @@ class Writer(ImageWriter):
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         self.write_image(image, synthetic)
-        folder = self.folder / "geojson"
-        folder.mkdir(exist_ok=True)
-        write_features(folder / f"{image.source.image}.geojson", image, self.classes)
+        (self.folder / "geojson").mkdir(exist_ok=True)
+        write_features(self.folder / "geojson" / f"{image.source.image}.geojson", image, self.classes)
 
 
 _SYNTHETIC = "Synthetic"
@@ -162,14 +149,11 @@ _LEGACY = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Feature:
-    """One object, with the name and color of its class.
-
-    Derived classes are joined as QuPath shows them, "Tumor: Positive"; the name is empty where there is no class.
-    """
+    """One object, with the name and color of its class."""
 
     kind: str  # one of `KINDS`
     rings: tuple[Ring, ...]  # outlines and holes, not closed; of a cell those of its nucleus, where it has one
-    name: str = ""
+    name: str = ""  # derived classes are joined as QuPath shows them, "Tumor: Positive"
     color: tuple[int, int, int] | None = None
     measurements: Mapping[str, float] = field(default_factory=dict)
     synthetic: bool = False  # whether the object says so of itself
@@ -194,34 +178,29 @@ def read_features(path: Path) -> list[Feature]:
             raise HistomixError(f"{path.name} holds something that is no GeoJSON feature; export it again.")
         properties = item.get("properties")
         properties = properties if isinstance(properties, dict) else {}
-        try:
-            feature = _feature(item, properties)
-        except HistomixError as error:
-            raise HistomixError(f"{path.name}, object {len(features) + 1}: {error}") from None
-        if feature is not None:
-            features.append(feature)
+        with naming(f"{path.name}, object {len(features) + 1}"):
+            features += _feature(item, properties)
         children = properties.get("childObjects", properties.get("children"))
         waiting.extend(children[::-1] if isinstance(children, list) else [])
     return features
 
 
-def _feature(item: Mapping[str, Any], properties: Mapping[str, Any]) -> Feature | None:
-    """An object, None if it is nothing that can be a nucleus."""
+def _feature(item: Mapping[str, Any], properties: Mapping[str, Any]) -> list[Feature]:
+    """An object; none if it is nothing that can be a nucleus."""
     identity = item.get("id")
     legacy = _LEGACY.get(identity) if isinstance(identity, str) else None
     kind = properties.get("objectType", properties.get("object_type", properties.get("type", legacy)))
     kind = "annotation" if kind is None else _LEGACY.get(str(kind), kind)
-    if kind not in KINDS:
-        return None
-    rings = _rings(item.get("nucleusGeometry") or item.get("geometry"))
+    rings = _rings(item.get("nucleusGeometry") or item.get("geometry")) if kind in KINDS else ()
     if not rings:
-        return None
+        return []
     name, color = _classification(properties.get("classification"))
     measurements = _measurements(properties.get("measurements"))
     # Metadata get lost in QuPath before 0.5, measurements do not.
     metadata = properties.get("metadata")
     noticed = isinstance(metadata, dict) and SYNTHETIC_NOTICE in metadata.values()
-    return Feature(str(kind), rings, name, color, measurements, noticed or measurements.get(_SYNTHETIC, 0.0) > 0)
+    synthetic = noticed or measurements.get(_SYNTHETIC, 0.0) > 0
+    return [Feature(str(kind), rings, name, color, measurements, synthetic)]
 
 
 def _rings(geometry: Any) -> tuple[Ring, ...]:
@@ -311,10 +290,9 @@ def write_features(
     lines = []
     for number, parts in shapes_of(image.instances):
         polygons = [[_closed(ring) for ring in (exterior, *holes)] for exterior, holes in parts]
-        geometry = {
-            "type": "Polygon" if len(polygons) == 1 else "MultiPolygon",
-            "coordinates": polygons[0] if len(polygons) == 1 else polygons,
-        }
+        geometry = {"type": "MultiPolygon", "coordinates": polygons}
+        if len(polygons) == 1:
+            geometry = {"type": "Polygon", "coordinates": polygons[0]}
         area = sum(_area(ring) for exterior, holes in parts for ring in (exterior, *holes))
         measurements = {"Nucleus: Area µm^2": round(area * image.mpp**2, 6)} if measured else {}
         synthetic = number in image.synthetic

@@ -7,18 +7,12 @@ StarDist's examples have the folders ``images`` and ``masks`` with files of one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
-    Entry,
     Row,
     files_by_stem,
     matched,
@@ -28,7 +22,6 @@ from napari_histomix.datasets.entries import (
 )
 from napari_histomix.datasets.formats.plain import TYPES_TABLE, LabelFiles, TypedWriter, classes_of, listed_types
 from napari_histomix.datasets.listing import Listing, read_rows
-from napari_histomix.datasets.pixels import read_label_image
 from napari_histomix.datasets.writing import smallest_ids, write_tiff, write_tiff_image
 from napari_histomix.records import HistomixError, LabeledImage
 
@@ -63,19 +56,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
             f"{root} has {len(classes)} classes but nothing says which nucleus is of which; add "
             f"{TYPES_TABLE} with the columns image, instance, type."
         )
-    return listing.dataset(classes, Untyped(classes[0].number))
-
-
-@dataclass(frozen=True)
-class Untyped(ImageFiles):
-    """Label images whose nuclei are all of one class."""
-
-    number: int
-
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
-        """Read the label image; its map has the shape it has."""
-        instances = read_label_image(entry.label_file)
-        return instances, dict.fromkeys(np.unique(instances).tolist(), self.number)
+    return listing.dataset(classes, LabelFiles(untyped=classes[0].number))
 
 
 def _is_pairs(folder: Path) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.dataset import Dataset, ImageFiles
+from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
@@ -35,7 +35,7 @@ from napari_histomix.datasets.formats.polygons import one_ring, paint, shapes_of
 from napari_histomix.datasets.listing import Listing
 from napari_histomix.datasets.text_files import naming, read_bytes
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name, write_png, write_text
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+from napari_histomix.records import HistomixError, LabeledImage
 
 _TXT = frozenset({".txt"})
 _YAML = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
@@ -83,8 +83,14 @@ def open(root: Path, mpp: float | None) -> Dataset:
         texts.pop("classes", None)
         for image, pair in matched(files_by_stem(images, IMAGE_SUFFIXES, problems), texts, problems).items():
             listing.add(image, pair, Row(split=split))
-    numbers, classes = _classes(_names(root), listing.classes, root)
-    return listing.dataset(classes, _Layout(numbers))
+    names, classes = _names(root), listing.classes
+    by_name = {known.name.casefold(): known.number for known in classes}
+    if not classes or any(name.casefold() not in by_name for name in names.values()):
+        colors = map(list, palette(len(names)))
+        table = {str(key + 1): [name, color] for (key, name), color in zip(names.items(), colors, strict=True)}
+        classes = classes_of(table, f"the names in data.yaml in {root}")
+        return listing.dataset(classes, _Layout({key: key + 1 for key in names}))
+    return listing.dataset(classes, _Layout({key: by_name[name.casefold()] for key, name in names.items()}))
 
 
 def _names(root: Path) -> dict[int, str]:
@@ -92,16 +98,15 @@ def _names(root: Path) -> dict[int, str]:
     path = next((root / name for name in _YAML if (root / name).is_file()), None)
     if path is None:
         raise HistomixError(f"{root} has YOLO's labels but nothing names the classes; add a data.yaml with names.")
+    where = f"{path.name} in {root}"
     content = read_bytes(path, 2**20)
     if len(content) > _MAX_YAML:
-        raise HistomixError(
-            f"{path.name} in {root} is larger than {_MAX_YAML >> 10} KB; it should only name the classes."
-        )
+        raise HistomixError(f"{where} is larger than {_MAX_YAML >> 10} KB; it should only name the classes.")
     try:
         # All scalars as text, and no merge keys, by which a small file can grow without end.
         said = yaml.load(content, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise HistomixError(f"{path.name} in {root} is not valid YAML; mend it.") from None
+        raise HistomixError(f"{where} is not valid YAML; mend it.") from None
     names = said.get("names") if isinstance(said, dict) else None
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
@@ -109,41 +114,23 @@ def _names(root: Path) -> dict[int, str]:
         isinstance(name, str) and isinstance(key, str) and key.isdecimal() and len(key) < 9
         for key, name in names.items()
     ):
-        raise HistomixError(f"{path.name} in {root} must name the classes: names: {{0: tumor, 1: stroma}}; mend it.")
+        raise HistomixError(f"{where} must name the classes: names: {{0: tumor, 1: stroma}}; mend it.")
     return {int(key): name for key, name in sorted(names.items(), key=lambda item: int(item[0]))}
 
 
-def _classes(
-    names: Mapping[int, str], known: tuple[NucleusClass, ...], root: Path
-) -> tuple[dict[int, int], tuple[NucleusClass, ...]]:
-    """Class numbers by YOLO's numbers, and the classes."""
-    by_name = {same.name.casefold(): same.number for same in known}
-    if known and all(name.casefold() in by_name for name in names.values()):
-        return {number: by_name[name.casefold()] for number, name in names.items()}, known
-    colors = palette(len(names))
-    table = {str(key + 1): [name, list(color)] for (key, name), color in zip(names.items(), colors, strict=True)}
-    return {key: key + 1 for key in names}, classes_of(table, f"the names in data.yaml in {root}")
-
-
 @dataclass(frozen=True)
-class _Layout(ImageFiles):
-    """YOLO's text files, with class numbers by YOLO's."""
-
-    numbers: Mapping[int, int]
+class _Layout(Layout):
+    numbers: Mapping[int, int]  # of the classes, by YOLO's numbers
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
-        """Draw the polygons in the order of their lines, numbered from 1."""
         try:
             lines = read_bytes(entry.label_file, _MAX_LABELS).decode("ascii").splitlines()
         except UnicodeDecodeError:
             raise HistomixError(f"{entry.label_file.name} is no text of numbers; export it again.") from None
-        polygons = (
-            self._polygon(line.split(), shape, f"{entry.label_file.name}, line {number}")
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        )
-        with naming(entry.label_file.name):
-            return paint(shape, polygons)
+        name = entry.label_file.name
+        numbered = enumerate(map(str.split, lines), start=1)
+        with naming(name):
+            return paint(shape, (self._polygon(words, shape, f"{name}, line {n}") for n, words in numbered if words))
 
     def _polygon(self, words: Sequence[str], shape: tuple[int, int], where: str) -> tuple[list[NDArray[Any]], int]:
         try:
@@ -200,7 +187,7 @@ class Writer(ImageWriter):
         if "val" not in splits:
             lines.append("There are no images for validation; name your own as val.")
         # Ultralytics wants both, and takes the folder of this file where no path is given.
-        places = {"train": train, "val": train} | {split: split for split in splits}
+        places = {"train": train, "val": train} | dict(zip(splits, splits, strict=True))
         places = {key: f"images/{split}" for key, split in places.items()}
         names = {index: known.name for index, known in enumerate(self.classes)}
         text = yaml.safe_dump(places | {"names": names}, sort_keys=False, allow_unicode=True, width=1000)

@@ -23,17 +23,12 @@ from numpy.typing import NDArray
 from napari_histomix.datasets.text_files import read_bytes, read_json
 from napari_histomix.records import HistomixError
 
-_MAX_BYTES = 2**30
-"""Memory of one array."""
-_MAX_CHUNK = 2**28
-_MAX_INFLATED = 2**31
-"""Bytes of all chunks together: they may reach beyond the array."""
-_MAX_CHUNKS = 2**16
+_LIMITS = (2**30, 2**28, 2**31, 2**16)
+"""Bytes of an array, of a chunk, and of all chunks together, which may reach beyond the array; number of chunks."""
 _MAX_AXES = 5
 _PART = re.compile(r"[\w.+ -]+")
 _CHUNK = 1024
 """Side of the chunks that are written."""
-
 
 _COMPRESSORS = frozenset({"blosc", "gzip", "zlib", "zstd"})
 _CHECKSUM = 4
@@ -111,18 +106,31 @@ def _lengths(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _version_2(metadata: Mapping[str, Any]) -> Encoding:
-    """The encoding that the metadata of an array of version 2 say."""
+def _version_2(folder: Path, root: Path, metadata: Mapping[str, Any]) -> ZarrArray:
     if not _DTYPE_2.fullmatch(str(metadata["dtype"])) or metadata.get("filters"):
         raise _NotReadError(_NO_NUMBERS)
     shape = _lengths(metadata["chunks"])
     axes = tuple(range(len(shape)))
     order = axes[::-1] if metadata.get("order") == "F" else axes
     compressor = _compressor(metadata["compressor"]["id"]) if metadata.get("compressor") else ""
-    return Encoding(shape, np.dtype(metadata["dtype"]), order, compressor)
+    encoding = Encoding(shape, np.dtype(metadata["dtype"]), order, compressor)
+    separator, fill = metadata.get("dimension_separator", "."), metadata.get("fill_value")
+    return ZarrArray(folder, root, _lengths(metadata["shape"]), encoding, "", separator, fill)
 
 
-def _version_3(shape: tuple[int, ...], data_type: Any, codecs: Any) -> Encoding:
+def _version_3(folder: Path, root: Path, metadata: Mapping[str, Any]) -> ZarrArray:
+    chunks, keys = metadata["chunk_grid"], metadata["chunk_key_encoding"]
+    if metadata["node_type"] != "array" or chunks["name"] != "regular" or keys["name"] not in ("default", "v2"):
+        raise _NotReadError("is stored in a way that is not read")
+    old = keys["name"] == "v2"
+    separator = keys.get("configuration", {}).get("separator", "." if old else "/")
+    chunk_shape = _lengths(chunks["configuration"]["chunk_shape"])
+    encoding = _encoding(chunk_shape, metadata["data_type"], metadata["codecs"])
+    prefix, fill = "" if old else f"c{separator}", metadata["fill_value"]
+    return ZarrArray(folder, root, _lengths(metadata["shape"]), encoding, prefix, separator, fill)
+
+
+def _encoding(shape: tuple[int, ...], data_type: Any, codecs: Any) -> Encoding:
     """The encoding that the metadata of an array of version 3 say."""
     if not _DTYPE_3.fullmatch(str(data_type)):
         raise _NotReadError(_NO_NUMBERS)
@@ -135,7 +143,7 @@ def _version_3(shape: tuple[int, ...], data_type: Any, codecs: Any) -> Encoding:
     serializer, settings = steps.pop(0)
     dtype = np.dtype(str(data_type))
     if serializer == "sharding_indexed" and not steps:
-        inner = _version_3(_lengths(settings["chunk_shape"]), data_type, settings["codecs"])
+        inner = _encoding(_lengths(settings["chunk_shape"]), data_type, settings["codecs"])
         index = [codec["name"] for codec in settings["index_codecs"]]
         stored = [shape[axis] for axis in order]
         if inner.inner or index not in (["bytes"], ["bytes", "crc32c"]):
@@ -186,11 +194,9 @@ def _zstd_size(content: bytes) -> int | None:
         raise ValueError("a chunk is no Zstandard frame")
     flags = content[4]
     single, dictionary = flags >> 5 & 1, (0, 1, 2, 4)[flags & 3]
-    length = (single, 2, 4, 8)[flags >> 6]
-    place = 6 - single + dictionary
-    if length == 0:
-        return None
-    return int.from_bytes(content[place : place + length], "little") + (256 if length == 2 else 0)
+    length, place = (single, 2, 4, 8)[flags >> 6], 6 - single + dictionary
+    size = int.from_bytes(content[place : place + length], "little") + (256 if length == 2 else 0)
+    return size if length else None
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,12 @@ class ZarrArray:
     encoding: Encoding
     prefix: str  # what the name of a chunk's file begins with
     separator: str  # what is between its numbers
-    fill: float
+    fill_value: Any  # as the metadata say it
+
+    @property
+    def fill(self) -> float:
+        """The value of what is not there."""
+        return self.fill_value if isinstance(self.fill_value, int | float) else 0
 
     def read(self) -> NDArray[Any]:
         """Read all chunks."""
@@ -220,8 +231,6 @@ class ZarrArray:
             content = read_bytes(path, 2 * encoding.size + 2**20)
             try:
                 chunk = encoding.decode(content, self.fill)
-            except HistomixError:
-                raise
             except Exception as error:  # decoders raise anything from zlib.error to RuntimeError on damaged data
                 reason = str(error) or type(error).__name__
                 raise HistomixError(f"{path.relative_to(self.root)} is damaged ({reason}); export it again.") from None
@@ -269,30 +278,15 @@ def open_array(folder: Path, root: Path) -> ZarrArray:
     name = folder.relative_to(root)
     try:
         if (path := inside(folder / "zarr.json", root)).is_file():
-            array = _of_version_3(folder, root, _object(path))
+            array = _version_3(folder, root, _object(path))
         else:
-            metadata = _object(inside(folder / ".zarray", root))
-            separator = _separator(metadata.get("dimension_separator", "."))
-            shape, fill = _lengths(metadata["shape"]), _number(metadata.get("fill_value"))
-            array = ZarrArray(folder, root, shape, _version_2(metadata), "", separator, fill)
+            array = _version_2(folder, root, _object(inside(folder / ".zarray", root)))
         _check(array)
     except _NotReadError as error:
         raise HistomixError(f"{name} {error}; save it as numbers, compressed with gzip or blosc.") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError):
         raise HistomixError(f"{name}: the metadata of the array are damaged; export it again.") from None
     return array
-
-
-def _of_version_3(folder: Path, root: Path, metadata: Mapping[str, Any]) -> ZarrArray:
-    chunks, keys = metadata["chunk_grid"], metadata["chunk_key_encoding"]
-    if metadata["node_type"] != "array" or chunks["name"] != "regular" or keys["name"] not in ("default", "v2"):
-        raise _NotReadError("is stored in a way that is not read")
-    old = keys["name"] == "v2"
-    separator = _separator(keys.get("configuration", {}).get("separator", "." if old else "/"))
-    chunk_shape = _lengths(chunks["configuration"]["chunk_shape"])
-    encoding = _version_3(chunk_shape, metadata["data_type"], metadata["codecs"])
-    shape, fill = _lengths(metadata["shape"]), _number(metadata["fill_value"])
-    return ZarrArray(folder, root, shape, encoding, "" if old else f"c{separator}", separator, fill)
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -302,27 +296,18 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _separator(value: Any) -> str:
-    if value not in (".", "/"):
-        raise ValueError("no separator")
-    return str(value)
-
-
-def _number(value: Any) -> float:
-    return value if isinstance(value, int | float) else 0
-
-
 def _check(array: ZarrArray) -> None:
     """Refuse what would take too much memory or time, before any chunk is looked at."""
     encoding, dtype = array.encoding, array.encoding.dtype
+    if array.separator not in (".", "/"):
+        raise ValueError("no separator")
     if not 2 <= len(array.shape) == len(encoding.shape) <= _MAX_AXES:
         raise ValueError("the array and its chunks differ in their axes")
     if dtype.kind in "iu" and not np.iinfo(dtype).min <= array.fill <= np.iinfo(dtype).max:
         raise ValueError("the fill value does not fit")
     number = math.prod(_grid(array.shape, encoding.shape))
-    size = math.prod(array.shape) * dtype.itemsize
-    too_large = size > _MAX_BYTES or encoding.size > _MAX_CHUNK or number * encoding.size > _MAX_INFLATED
-    if too_large or number * encoding.parts > _MAX_CHUNKS:
+    sizes = math.prod(array.shape) * dtype.itemsize, encoding.size, number * encoding.size, number * encoding.parts
+    if any(size > limit for size, limit in zip(sizes, _LIMITS, strict=True)):
         raise HistomixError(
             f"{array.folder.relative_to(array.root)}: an array of {'×'.join(map(str, array.shape))} in {number:,} "
             "chunks is too large to be read; cut the image into smaller ones."
