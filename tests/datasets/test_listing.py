@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from napari_histomix.datasets.entries import Row, dataset_name, described_classes, matched, subfolder
-from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.entries import Row, dataset_name, described_classes
+from napari_histomix.datasets.listing import Listing, subfolder
 from napari_histomix.records import HistomixError, NucleusClass
 
 
@@ -20,18 +20,18 @@ def files(tmp_path: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def listed(root, files, mpp=None, said=None, index=None):
+def listed(root, files, mpp=None, said=None):
     listing = Listing(root, mpp)
     for image, pair in files.items():
         listing.add(image, pair, (said or {}).get(image))
-    return listing.dataset((), None, index)
+    return listing.dataset((), None)
 
 
 def test_what_is_said_nearest_counts(tmp_path, files):
     (tmp_path / "dataset.json").write_text(json.dumps({"name": "set", "mpp": 0.75, "split": {"test": ["a10", "a2"]}}))
     (tmp_path / "images.csv").write_text("image,patient,slide,split,mpp\na2.png,P2,,val,0.3\na10,,S10,,\n")
-    said = {"a10": Row("Q", "T", "val", 0.4), "a2": Row("Q", "T", "test", 0.4)}
-    dataset = listed(tmp_path, files, said=said, index={"a2": 3})
+    said = {"a10": Row("Q", "T", "val", 0.4), "a2": Row("Q", "T", "test", 0.4, index=3)}
+    dataset = listed(tmp_path, files, said=said)
     entries = dataset.entries
     assert [entry.source.image for entry in entries] == ["a2", "a10", "TCGA-AR-A1AS-01Z-00-DX1_x"]
     first, second, third = entries
@@ -56,12 +56,13 @@ def test_a_table_that_is_wrong_about_an_image_leaves_it_out(tmp_path, files):
 
 
 def test_pairs_of_one_name(tmp_path):
-    problems = []
+    listing = Listing(tmp_path, None)
     images = {"a": tmp_path / "a.png", "b": tmp_path / "b.png"}
     labels = {"b": tmp_path / "b.xml", "c": tmp_path / "c.xml"}
-    assert matched(images, labels, problems) == {"b": (images["b"], labels["b"])}
-    assert [problem.image for problem in problems] == ["a", "c"]
-    assert len(problems) == 2 and not matched(images, {}, problems[:1])
+    assert listing.pairs(images, labels) == {"b": (images["b"], labels["b"])}
+    assert [problem.image for problem in listing.problems] == ["a", "c"]
+    assert not listing.pairs(images, {})
+    assert [problem.image for problem in listing.problems] == ["a", "c", "b"]
 
 
 def test_classes_beside_the_data(tmp_path):

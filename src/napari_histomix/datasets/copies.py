@@ -269,9 +269,9 @@ def _overlap(
     matrix = _similarity(prints[0].points, prints[0].descriptors, points.astype(np.float32), descriptors)
     if matrix is None:
         return None
-    rows, cols = first.shape
-    detail, moved = _detail(first), cv2.warpAffine(_detail(second), matrix, (cols, rows))
-    valid = cv2.warpAffine(np.ones(second.shape, np.uint8), matrix, (cols, rows)) > 0
+    size = first.shape[::-1]
+    detail, moved = _detail(first), cv2.warpAffine(_detail(second), matrix, size)
+    valid = cv2.warpAffine(np.ones(second.shape, np.uint8), matrix, size) > 0
     lines, columns = (np.flatnonzero(valid.any(axis=axis)) for axis in (1, 0))
     if len(lines) < OVERLAP or len(columns) < OVERLAP:
         return None

@@ -44,34 +44,16 @@ class Dataset:
     """A folder of labeled images; nothing is held in memory but its listing.
 
     Its images have instances (nuclei), or a class as a whole (tissue), or both.
-
-    Parameters
-    ----------
-    name : str
-        By ``dataset.json``, else the folder's name.
-    root : Path
-    classes : tuple of NucleusClass
-        By number, background not among them.
-    entries : tuple of Entry
-        In natural order of image names, which are unique.
-    problems : tuple of Problem
-        Images left out on opening, with the reason.
-    layout : Layout
-        Reads the files.
-    kinds : tuple of str
-        Classes of images as a whole that have an image, in natural order; empty where images have none.
-    marks : mapping of str to tuple of Mark
-        By image where its synthetic nuclei lie, as an export's own files say (see ``datasets.synthetic``).
     """
 
-    name: str
+    name: str  # by ``dataset.json``, else the folder's name
     root: Path
-    classes: tuple[NucleusClass, ...]
-    entries: tuple[Entry, ...]
-    problems: tuple[Problem, ...] = ()
-    layout: Layout = field(default_factory=Layout, repr=False, compare=False)
-    kinds: tuple[str, ...] = ()
-    marks: Marks = field(default_factory=dict, repr=False, compare=False)
+    classes: tuple[NucleusClass, ...]  # by number, background not among them
+    entries: tuple[Entry, ...]  # in natural order of image names, which are unique
+    problems: tuple[Problem, ...] = ()  # images left out on opening, with the reason
+    layout: Layout = field(default_factory=Layout, repr=False, compare=False)  # reads the files
+    kinds: tuple[str, ...] = ()  # classes of images as a whole, in natural order; empty where images have none
+    marks: Marks = field(default_factory=dict, repr=False, compare=False)  # where synthetic nuclei lie, by image
 
     @property
     def has_nuclei(self) -> bool:
@@ -118,12 +100,7 @@ class Dataset:
         return entries
 
     def read(self, entry: Entry | str) -> LabeledImage:
-        """Read one image with its labels.
-
-        Parameters
-        ----------
-        entry : Entry or str
-            An entry of this dataset, or its image name.
+        """Read one image with its labels, by its entry or its name.
 
         Raises
         ------
@@ -149,17 +126,13 @@ class Dataset:
                 f"{entry.source.image}: the labels have the type {unknown[0]}, which is none of the classes "
                 f"({self._class_list}); add it to type_info.json."
             )
-        synthetic = self._synthetic_ids(entry, instances, types, flagged[0] if flagged else frozenset())
-        return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind, synthetic)
-
-    def _synthetic_ids(
-        self, entry: Entry, instances: NDArray[np.int32], types: Mapping[int, int], flagged: frozenset[int]
-    ) -> frozenset[int]:
-        """The synthetic instances of an image; all of them where nothing says which they are."""
         marks = self.marks.get(entry.source.image)
         if marks is not None:
-            return frozenset(mark.instance(instances) for mark in marks) & types.keys()
-        return flagged or (frozenset(types) if entry.synthetic else frozenset())
+            synthetic = frozenset(mark.instance(instances) for mark in marks) & types.keys()
+        else:
+            # All instances of a synthetic image, where nothing says which they are.
+            synthetic = next(iter(flagged), frozenset()) or frozenset(types if entry.synthetic else ())
+        return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind, synthetic)
 
     def class_number(self, name_or_number: str | int) -> int:
         """Number of a class by its name (upper or lower case) or number."""
@@ -211,14 +184,10 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
     known : Survey, optional
         An earlier one. Images whose files have the sizes and times that they had then are not read again.
 
-    Yields
-    ------
-    Event
-        "Reading labels", one per image that is read and one at the end.
-
     Returns
     -------
     Survey
+        Handed over by a long job (see ``records.Job``), which yields an event for each image that is read.
     """
     result, problems = Survey({}, (), {}), list(dataset.problems)
     total = len(dataset.entries)

@@ -185,7 +185,6 @@ _READING = {
 }
 """How others read each format, by its name."""
 
-
 _OURS = "BSD-3-Clause"
 """License of the bundled models, as of the package."""
 
@@ -213,11 +212,9 @@ def write_card(
     """
     counts = []
     for kind in dict.fromkeys([*counts_before, *counts_after]):
-        before, after = counts_before.get(kind, 0), counts_after.get(kind, 0)
-        synthetic = counts_synthetic.get(kind, 0)
+        before, after, synthetic = (part.get(kind, 0) for part in (counts_before, counts_after, counts_synthetic))
         counts.append((kind, f"{before:,}", f"{after:,}", f"{after - before:+,}", f"{synthetic:,}"))
     facts = [tuple(model.get(key) or "not stated" for key in ("name", "sha256", "license")) for model in models]
-    title = FORMATS[format].title
     tissue = synthetic_nuclei is None
     held = "" if tissue else f"; they hold {synthetic_nuclei:,} synthetic nuclei"
     parts = [
@@ -235,7 +232,7 @@ def write_card(
         f"Real images: {_line(source) or 'not stated'}. License of the source: {_line(license) or 'not stated'}. "
         "It governs what this dataset may be used for, as do the licenses of the models.",
         "## How to read it",
-        f"Format: {title}. {_READING[format]}",
+        f"Format: {FORMATS[format].title}. {_READING[format]}",
         '```python\nfrom napari_histomix.datasets import open_any\n\ndataset = open_any("path/to/this/folder")\n```',
         *(["## Notes", _list(notes)] if notes else []),
         f"Written by napari-histomix {__version__}.",
@@ -258,9 +255,8 @@ def models_of(provenances: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
 def _head(name: str, license: str, images: int, tissue: bool) -> str:
     """The YAML lines of the head."""
     identifier = "-".join(license.casefold().split()) or "unknown"
-    stated = {"license": identifier}
-    if identifier not in (*_LICENSES, "unknown"):
-        stated = {"license": "other", "license_name": _line(license)}
+    known = identifier in (*_LICENSES, "unknown")
+    stated = {"license": identifier} if known else {"license": "other", "license_name": _line(license)}
     head = {
         "pretty_name": _line(name),
         **stated,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,6 @@ from napari_histomix.datasets.text_files import read_json
 from napari_histomix.records import HistomixError, NucleusClass, Source
 
 TABLE = "images.csv"
-IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
-LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
-MAT_SUFFIXES = frozenset({".mat"})
-SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation")
 UNCLASSIFIED, UNCLASSIFIED_COLOR = "unclassified", (160, 160, 160)
 """Class of nuclei without one, in formats that allow that: none of them is lost, and nobody has to use them."""
 
@@ -73,9 +69,6 @@ class Row:
     index: int = 0  # its place in files that hold many images
 
 
-# Names.
-
-
 def natural_key(text: str) -> tuple[str | int, ...]:
     """Sort key by which ``train_2`` comes before ``train_10``; upper and lower case are equal."""
     parts = re.split(r"([0-9]+)", text.casefold())
@@ -99,73 +92,6 @@ def tcga_origin(image: str) -> tuple[str, str]:
     The patient is the first 12 characters, the slide the part up to the first underscore.
     """
     return (image[:12].upper(), image.split("_", 1)[0]) if _TCGA.match(image) else ("", "")
-
-
-# Files and folders.
-
-
-def visible_files(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
-    """Files of a folder, without hidden ones (such as the ``._x.png`` that macOS leaves on network drives)."""
-    for path in folder.iterdir():
-        if path.suffix.casefold() in suffixes and not path.name.startswith(".") and path.is_file():
-            yield path
-
-
-def files_by_stem(
-    folder: Path, suffixes: frozenset[str], problems: list[Problem], what: str = "image"
-) -> dict[str, Path]:
-    """Visible files of a folder by name without suffix; two files of one name are reported and both left out."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(visible_files(folder, suffixes)):
-        files.setdefault(path.stem, []).append(path)
-    for stem, paths in files.items():
-        if len(paths) > 1:
-            names = " and ".join(path.name for path in paths)
-            problems.append(Problem(stem, f"{stem}: {names} are two {what} files of one name; keep one of them."))
-    return {stem: paths[0] for stem, paths in files.items() if len(paths) == 1}
-
-
-def matched(
-    images: Mapping[str, Path], labels: Mapping[str, Path], problems: list[Problem]
-) -> dict[str, tuple[Path, Path]]:
-    """Images and labels of one name; what is left over on either side becomes a problem, unless it has one already."""
-    reported = {problem.image for problem in problems}
-    for image in sorted(images.keys() - labels.keys() - reported, key=natural_key):
-        problems.append(Problem(image, f"{image}: there is no label file of that name; it is left out."))
-    for image in sorted(labels.keys() - images.keys() - reported, key=natural_key):
-        problems.append(Problem(image, f"{image}: there are labels but no image of that name; add the image."))
-    return {image: (images[image], labels[image]) for image in images if image in labels}
-
-
-def find_table(folder: Path, name: str) -> tuple[Path | None, int]:
-    """The table of a name or the folder's only CSV, None where there is neither, and how many CSV files there are."""
-    tables = sorted(visible_files(folder, frozenset({".csv"})))
-    named = [path for path in tables if path.name.casefold() == name]
-    return (named or tables)[0] if named or len(tables) == 1 else None, len(tables)
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, in order."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def sections_of(root: Path) -> list[tuple[Path, str]]:
-    """A root, and the folders in it that are named as splits, with these splits."""
-    splits = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
-    return [(root, ""), *((path, split_name(path.name)) for path in splits)]
-
-
-def subfolder(folder: Path, *names: str) -> Path | None:
-    """A subfolder by its name in lower case, however the disk writes it; the first of several names that is there."""
-    inside = [path for path in folder.iterdir() if path.name.casefold() in names and path.is_dir()]
-    return min(
-        inside,
-        key=lambda path: (names.index(path.name.casefold()), path.name != path.name.capitalize()),
-        default=None,
-    )
-
-
-# Small files that speak of a whole dataset.
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -205,9 +131,6 @@ def described_split(described: Mapping[str, Any], image: str, folder: Path) -> s
             f'dataset.json in {folder}: split must be one name for all images, or {{"test": ["image", …]}}.'
         )
     return split_name(split)
-
-
-# Classes.
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:

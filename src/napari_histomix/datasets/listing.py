@@ -18,6 +18,7 @@ from napari_histomix.datasets.entries import (
     dataset_name,
     described_classes,
     described_split,
+    natural_key,
     natural_order,
     read_json_object,
     split_name,
@@ -27,7 +28,60 @@ from napari_histomix.datasets.pixels import is_flagged, read_mpp
 from napari_histomix.datasets.text_files import about, read_table, whole_number
 from napari_histomix.records import HistomixError, NucleusClass, Source
 
+IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
+LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+MAT_SUFFIXES = frozenset({".mat"})
+SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation")
 _COLUMNS = ("patient", "slide", "split", "mpp", "synthetic")
+
+
+def visible_files(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+    """Files of a folder, without hidden ones (such as the ``._x.png`` that macOS leaves on network drives)."""
+    for path in folder.iterdir():
+        if path.suffix.casefold() in suffixes and not path.name.startswith(".") and path.is_file():
+            yield path
+
+
+def files_by_stem(
+    folder: Path, suffixes: frozenset[str], problems: list[Problem], what: str = "image"
+) -> dict[str, Path]:
+    """Visible files of a folder by name without suffix; two files of one name are reported and both left out."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(visible_files(folder, suffixes)):
+        files.setdefault(path.stem, []).append(path)
+    for stem, paths in files.items():
+        if len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            problems.append(Problem(stem, f"{stem}: {names} are two {what} files of one name; keep one of them."))
+    return {stem: paths[0] for stem, paths in files.items() if len(paths) == 1}
+
+
+def find_table(folder: Path, name: str) -> tuple[Path | None, int]:
+    """The table of a name or the folder's only CSV, None where there is neither, and how many CSV files there are."""
+    tables = sorted(visible_files(folder, frozenset({".csv"})))
+    named = [path for path in tables if path.name.casefold() == name]
+    return (named or tables)[0] if named or len(tables) == 1 else None, len(tables)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, in order."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def sections_of(root: Path) -> list[tuple[Path, str]]:
+    """A root, and the folders in it that are named as splits, with these splits."""
+    splits = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
+    return [(root, ""), *((path, split_name(path.name)) for path in splits)]
+
+
+def subfolder(folder: Path, *names: str) -> Path | None:
+    """A subfolder by its name in lower case, however the disk writes it; the first of several names that is there."""
+    inside = [path for path in folder.iterdir() if path.name.casefold() in names and path.is_dir()]
+    return min(
+        inside,
+        key=lambda path: (names.index(path.name.casefold()), path.name != path.name.capitalize()),
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +113,23 @@ class Listing:
     def classes(self) -> tuple[NucleusClass, ...]:
         """Those that the small files beside the data list."""
         return described_classes(self.root, self.described)
+
+    def images(self, folder: Path) -> dict[str, Path]:
+        """Image files of a folder by name."""
+        return files_by_stem(folder, IMAGE_SUFFIXES, self.problems)
+
+    def labels(self, folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+        """Label files of a folder by name."""
+        return files_by_stem(folder, suffixes, self.problems, "label")
+
+    def pairs(self, images: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, tuple[Path, Path]]:
+        """Images and labels of one name; what is left over on either side becomes a problem, unless it has one."""
+        reported = {problem.image for problem in self.problems}
+        for image in sorted(images.keys() - labels.keys() - reported, key=natural_key):
+            self.report(image, "there is no label file of that name; it is left out.")
+        for image in sorted(labels.keys() - images.keys() - reported, key=natural_key):
+            self.report(image, "there are labels but no image of that name; add the image.")
+        return {image: (images[image], labels[image]) for image in images if image in labels}
 
     def add(self, image: str, files: tuple[Path, Path], said: Row | None = None) -> None:
         """Take in an image, whose name no other has."""
@@ -146,16 +217,14 @@ def read_rows(
             images.pop(image, None)
             problems.append(Problem(image, f"{name}: {path.name}, line {line}: {sentence}"))
     rows: dict[str, Row] = {}
-    for name, draft in drafts.items():
-        if name in failed:
-            continue
+    for name in (name for name in drafts if name not in failed):
         if name not in stems:
             problems.append(Problem(name, f"{name}: {path.name} lists it but no such image is there; add it."))
         elif stems[name] in rows:
             images.pop(stems[name], None)
             problems.append(Problem(name, f"{name}: {path.name} writes it with and without suffix; use one."))
         else:
-            rows[stems[name]] = draft.row()
+            rows[stems[name]] = drafts[name].row()
     return rows
 
 
@@ -178,11 +247,10 @@ class RowDraft:
             known = self.said.setdefault(column, value) if value else value
             if known != value and (column != "class" or known.casefold() != value.casefold()):
                 return f"the {column} is {known} above and {value} here; keep one."
-        if self.said.get("mpp"):
-            try:
-                checked_mpp(self.said["mpp"], "it")
-            except HistomixError as error:
-                return str(error)
+        try:
+            checked_mpp(self.said.get("mpp", 1), "it")
+        except HistomixError as error:
+            return str(error)
         instance, kind = row.get("instance", ""), row.get("type", "")
         if self.of_class or (not instance and not kind):
             return ""

@@ -20,14 +20,11 @@ from PIL import Image
 
 from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import (
-    IMAGE_SUFFIXES,
     UnknownLayoutError,
     checked_mpp,
-    files_by_stem,
     numbered_classes,
     read_json_object,
     read_type_info,
-    subfolder,
 )
 from napari_histomix.datasets.formats import (
     aperio_xml,
@@ -39,6 +36,7 @@ from napari_histomix.datasets.formats import (
 )
 from napari_histomix.datasets.formats.mat_files import read_mat
 from napari_histomix.datasets.formats.polygons import FARTHEST
+from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
 from napari_histomix.datasets.pixels import read_mpp
 from napari_histomix.datasets.synthetic import read_marks
 from napari_histomix.datasets.text_files import begins_with, check_size, read_json, read_xml, readable
@@ -98,12 +96,8 @@ def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
     Image names are ``class/stem`` in class folders, and the CSV's own path without suffix. Where two splits have an
     image of one name, the training split's keeps it and the others' begin with their split's folder.
 
-    Parameters
-    ----------
-    path : path
-        The dataset's root, or the CSV itself. In a root the CSV is ``images.csv``, or else the only CSV there.
-    mpp : float, optional
-        Micrometers per pixel of all images. Without it: the CSV, then ``dataset.json``, then the image's metadata.
+    ``path`` is the dataset's root, or the CSV itself; in a root the CSV is ``images.csv``, or else the only CSV there.
+    ``mpp`` counts as in `open_dataset`.
 
     Raises
     ------

@@ -61,21 +61,12 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     16-bit color is taken as full range and divided by 257 (65535 becomes 255), rounded. An opaque alpha channel is
     dropped; where alpha is less than opaque, the color is composited on white, the color of an empty slide.
 
-    Parameters
-    ----------
-    path : Path
-        PNG, JPEG or TIFF. Of a pyramid, the full resolution is read.
-
-    Returns
-    -------
-    (H, W, 3) uint8
-        RGB.
+    Files are PNG, JPEG or TIFF; of a pyramid, the full resolution is read, as (H, W, 3) uint8.
 
     Raises
     ------
     HistomixError
-        If the file cannot be read, is not color, is neither 8 nor 16 bits per channel, or is too large (see
-        ``text_files.check_size``).
+        If the file cannot be read, is not color, is neither 8 nor 16 bits per channel, or is too large.
     """
     array = _read_array(path, "an image")
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 2)):
@@ -132,10 +123,7 @@ def read_mpp(path: Path) -> float | None:
     JPEG: the pixel density. Densities count only if they are those of a microscope (see `PLAUSIBLE_MPP`) and the
     same in both directions within 1 %.
 
-    Returns
-    -------
-    float or None
-        None if the metadata does not say, or the file cannot be read (reading its pixels says why).
+    None if the metadata does not say, or the file cannot be read (reading its pixels says why).
     """
     try:
         with warnings.catch_warnings():
@@ -150,9 +138,7 @@ def _read_array(path: Path, what: str) -> NDArray[Any]:
         with warnings.catch_warnings():
             # Decoders warn about harmless tags; what matters raises, or shows in the shape.
             warnings.simplefilter("ignore")
-            if path.suffix.casefold() in _TIFF:
-                return _read_tiff(path)
-            return _read_with_pillow(path)
+            return _read_tiff(path) if path.suffix.casefold() in _TIFF else _read_with_pillow(path)
     except HistomixError:
         raise
     except FileNotFoundError:
@@ -160,14 +146,11 @@ def _read_array(path: Path, what: str) -> NDArray[Any]:
     except Image.DecompressionBombError:
         raise HistomixError(f"{path.name} has more pixels than are read; cut it into smaller images.") from None
     except Exception as error:  # a broken file makes the decoders raise anything from SyntaxError to struct.error
+        text = " ".join(str(error).split()) or type(error).__name__
+        reason = text.rstrip(".") if len(text) <= 90 else text[:89] + "…"
         raise HistomixError(
-            f"{path.name} cannot be read as {what} ({_short(error)}); it may be damaged, copy or export it again."
+            f"{path.name} cannot be read as {what} ({reason}); it may be damaged, copy or export it again."
         ) from None
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.rstrip(".") if len(text) <= 90 else text[:89] + "…"
 
 
 def _read_tiff(path: Path) -> NDArray[Any]:
@@ -230,24 +213,24 @@ def _check_segments(page: tifffile.TiffPage) -> None:
         return
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         page.parent.filehandle.seek(offset)
-        if _inflated_size(page.parent.filehandle.read(count), size) > size:
+        data, inflater, inflated = page.parent.filehandle.read(count), zlib.decompressobj(), 0
+        # Counted piece by piece, and no further than just above the limit.
+        while data and inflated <= size:
+            inflated += len(inflater.decompress(data, 2**16))
+            data = inflater.unconsumed_tail
+        if inflated > size:
             raise ValueError("a strip or tile holds more than its share of the image")
-
-
-def _inflated_size(data: bytes, limit: int) -> int:
-    """Bytes that zlib data inflate to, counted piece by piece and no further than just above ``limit``."""
-    inflater, size = zlib.decompressobj(), 0
-    while data and size <= limit:
-        size += len(inflater.decompress(data, 2**16))
-        data = inflater.unconsumed_tail
-    return size
 
 
 def _read_with_pillow(path: Path) -> NDArray[Any]:
     with _opened(path) as image:
         check_size((image.height, image.width), path.name)
-        if _is_16_bit_color(path, image):
-            return _read_16_bit_color(path)
+        if image.format == "PNG" and _is_16_bit_color(path):
+            # Pillow would drop the lower bytes without a word.
+            array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+            if array is None:
+                raise ValueError("the PNG data is incomplete")
+            return array[..., [2, 1, 0, 3][: array.shape[2]]]
         image.load()
         if image.mode == "P":
             return np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
@@ -261,21 +244,11 @@ def _opened(path: Path) -> Image.Image:
     return Image.open(path, formats=("PNG", "JPEG", "TIFF"))
 
 
-def _is_16_bit_color(path: Path, image: Image.Image) -> bool:
-    # Pillow would drop the lower bytes of 16-bit color without a word. Bit depth and color type of a PNG are the
-    # bytes 24 and 25 of the file (header chunk); 2 is RGB, 6 RGBA.
-    if image.format != "PNG":
-        return False
+def _is_16_bit_color(path: Path) -> bool:
+    # Bit depth and color type of a PNG are the bytes 24 and 25 of the file (header chunk); 2 is RGB, 6 RGBA.
     with path.open("rb") as file:
         head = file.read(26)
     return len(head) == 26 and head[24] == 16 and head[25] in (2, 6)
-
-
-def _read_16_bit_color(path: Path) -> NDArray[Any]:
-    array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise ValueError("the PNG data is incomplete")
-    return array[..., [2, 1, 0, 3][: array.shape[2]]]
 
 
 def _banded(
@@ -319,8 +292,7 @@ def _tiff_mpp(path: Path) -> float | None:
         page = tiff.pages.first
         if tiff.is_ome and tiff.ome_metadata:
             return _ome_mpp(tiff.ome_metadata)
-        scanner = re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description)
-        if scanner:
+        if scanner := re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description):
             return square_mpp(float(scanner[1]), float(scanner[1]))
         if "XResolution" not in page.tags or "YResolution" not in page.tags:
             return None
@@ -337,17 +309,16 @@ def _ome_mpp(text: str) -> float | None:
     if "<!" in text.replace("<!--", ""):
         # A document type of its own, by which a small text can grow without end.
         return None
-    for element in ElementTree.fromstring(text).iter():
-        if element.tag.rpartition("}")[2] == "Pixels":
-            sizes = []
-            for axis in "XY":
-                size = element.get(f"PhysicalSize{axis}")
-                factor = _MICROMETERS.get(element.get(f"PhysicalSize{axis}Unit", "µm"))
-                if size is None or factor is None:
-                    return None
-                sizes.append(float(size) * factor)
-            return square_mpp(*sizes)
-    return None
+    pixels = ElementTree.fromstring(text).find(".//{*}Pixels")
+    if pixels is None:
+        return None
+    sizes = []
+    for axis in "XY":
+        size, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        if size is None or unit not in _MICROMETERS:
+            return None
+        sizes.append(float(size) * _MICROMETERS[unit])
+    return square_mpp(*sizes)
 
 
 def is_flagged(path: Path) -> bool:
@@ -366,13 +337,8 @@ def is_flagged(path: Path) -> bool:
 def image_facts(image: LabeledImage) -> dict[str, Any]:
     """Name, patient, slide, µm/px and the SHA-256 of the pixels of an image, and of its instance map if it has one."""
     source = image.source
-    facts: dict[str, Any] = {
-        "image": source.image,
-        "patient": source.patient,
-        "slide": source.slide,
-        "mpp": image.mpp,
-        "pixels_sha256": pixels_sha256(image.pixels),
-    }
+    facts: dict[str, Any] = {"image": source.image, "patient": source.patient, "slide": source.slide, "mpp": image.mpp}
+    hashes = {"pixels_sha256": pixels_sha256(image.pixels)}
     if not image.kind or image.types:
-        facts["labels_sha256"] = labels_sha256(image.instances)
-    return facts
+        hashes["labels_sha256"] = labels_sha256(image.instances)
+    return facts | hashes

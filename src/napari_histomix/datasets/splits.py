@@ -65,9 +65,6 @@ def split_of(source: Source) -> str:
     return source.split or "train"
 
 
-# Checking.
-
-
 def shared(dataset: Dataset) -> tuple[Shared, ...]:
     """Patients, then slides, whose images are in more than one split."""
     groups = []
@@ -97,9 +94,6 @@ def check_splits(dataset: Dataset) -> None:
         )
 
 
-# What belongs together.
-
-
 def units(dataset: Dataset, together: Iterable[Collection[str]] = ()) -> tuple[Unit, ...]:
     """What a split may not divide: patients, else slides, else images."""
     sources = sorted((entry.source for entry in dataset.entries), key=lambda source: natural_order(source.image))
@@ -125,9 +119,6 @@ def _unit(sources: list[Source]) -> Unit:
         if names := list(dict.fromkeys(name for source in sources if (name := getattr(source, what)))):
             break
     return Unit(few(names), what, tuple(source.image for source in sources))
-
-
-# Keeping.
 
 
 def with_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:

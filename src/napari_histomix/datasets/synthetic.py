@@ -56,13 +56,9 @@ class Mark:
     def instance(self, instances: NDArray[np.int32]) -> int:
         """The id that it finds in a map (H, W); 0 where the nucleus is not there."""
         height, width = self.mask.shape
-        rows, cols = instances.shape
         top, left = max(self.row, 0), max(self.col, 0)
-        bottom, right = min(self.row + height, rows), min(self.col + width, cols)
-        if top >= bottom or left >= right:
-            return 0
-        window = instances[top:bottom, left:right]
-        inside = window[self.mask[top - self.row : bottom - self.row, left - self.col : right - self.col]]
+        window = instances[top : max(self.row + height, 0), left : max(self.col + width, 0)]
+        inside = window[self.mask[top - self.row :, left - self.col :][: window.shape[0], : window.shape[1]]]
         ids, counts = np.unique(inside[inside > 0], return_counts=True)
         return int(ids[counts.argmax()]) if ids.size else 0
 
@@ -93,13 +89,9 @@ def read_marks(root: Path, described: Mapping[str, Any]) -> Marks:
     listed = described.get(SYNTHETIC_KEY)
     if isinstance(listed, dict):
         return _parsed(listed, lambda place: [Mark.at(place)])
-    path = root / MANIFEST
-    if not path.is_file():
-        return {}
-    try:
-        content = read_json(path, MAX_MANIFEST)
-    except HistomixError:
-        return {}
+    content = None
+    with suppress(HistomixError):
+        content = read_json(root / MANIFEST, MAX_MANIFEST)
     if not isinstance(content, dict) or content.get("notice") != SYNTHETIC_NOTICE:
         return {}
     # Earlier versions wrote placements.

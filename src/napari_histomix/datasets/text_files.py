@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -30,10 +30,11 @@ MAX_XML = 48 * 2**20
 _MAX_TABLE = 2**28
 """Bytes of a table that is read."""
 
-_lock = Lock()
-_readers, _collecting = 0, True
 _LOOKED_AT = 20
 """Files that are looked into to recognize a format: one that is damaged should not hide the others."""
+
+_lock = Lock()
+_readers, _collecting = 0, True
 
 
 def check_size(shape: tuple[int, int], name: str) -> None:
@@ -86,9 +87,8 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HistomixError(
-            f"{path} could not be written ({error.strerror or error}); free space or choose another place."
-        ) from None
+        reason = error.strerror or error
+        raise HistomixError(f"{path} could not be written ({reason}); free space or choose another place.") from None
 
 
 def gone(name: str) -> HistomixError:
@@ -169,10 +169,6 @@ def uncollected() -> Iterator[None]:
                 gc.enable()
 
 
-class _BegunError(Exception):
-    """The document's own element was reached."""
-
-
 def _check_prolog(content: bytes, name: str) -> None:
     """Refuse a document type, which can only stand before the first element."""
 
@@ -180,15 +176,14 @@ def _check_prolog(content: bytes, name: str) -> None:
         raise HistomixError(f"{name} declares a document type (DOCTYPE), which is not read; remove it.")
 
     def begin(*_: object) -> None:
-        raise _BegunError
+        # The document's own element is reached.
+        raise StopIteration
 
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = begin
-    try:
+    with suppress(StopIteration):
         parser.Parse(content, True)
-    except _BegunError:
-        return
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 from unicodedata import category, normalize
@@ -117,15 +118,10 @@ class Names:
 
     def unique(self, *wanted: str) -> str:
         """The first of these that is free, or the last with a number."""
-        number = 1
-        candidates = list(wanted)
-        while True:
-            for name in candidates:
-                if name.casefold() not in self.taken:
-                    self.taken.add(name.casefold())
-                    return name
-            number += 1
-            candidates = [f"{wanted[-1]}-{number}"]
+        candidates = chain(wanted, (f"{wanted[-1]}-{number}" for number in count(2)))
+        name = next(name for name in candidates if name.casefold() not in self.taken)
+        self.taken.add(name.casefold())
+        return name
 
 
 def class_table(classes: Iterable[NucleusClass]) -> dict[str, list[Any]]:
@@ -151,15 +147,22 @@ def write_dataset_json(folder: Path | str, *, name: str, mpp: float | None = Non
 
 
 class ImageWriter:
-    """Writes ``images/NAME.png`` and, with name, scale and classes, ``dataset.json``; labels are up to its heirs."""
+    """Writes a dataset into a folder that is there and empty: images, ``dataset.json``, and what its heirs add.
+
+    An image's file is ``original`` if it is unchanged; ``finish`` writes what comes after all images.
+    """
 
     has_type_info = False
     """Whether ``type_info.json`` is written too."""
+    parts: tuple[str, ...] = ()
+    """Folders that images and labels are written into."""
 
     def __init__(self, folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ()) -> None:
         self.folder, self.name, self.classes, self.kinds = folder, name, tuple(classes), tuple(kinds)
         self.scales: set[float] = set()
         self.has_synthetic = False
+        for part in self.parts:
+            (folder / part).mkdir()
         self.start()
 
     def start(self) -> None:

@@ -21,12 +21,10 @@ from napari_histomix.records import Event, HistomixError, Job, drain
 if TYPE_CHECKING:
     import torch
 
-INPAINTER = "he-inpaint"
 
-
-def bundled(name: str = INPAINTER) -> Path:
-    """Folder of a bundled model."""
-    return Path(__file__).parent / name
+def bundled() -> Path:
+    """Folder of the bundled inpainter."""
+    return Path(__file__).parent / "he-inpaint"
 
 
 FOLDER_VARIABLE = "HISTOMIX_WEIGHTS"
@@ -92,10 +90,7 @@ def checkpoint_path(name: str, folder: Path | None = None) -> Path:
 
 
 def fetch(name: str, folder: Path | None = None) -> Job[Path]:
-    """Fetch a named checkpoint; a long job (see ``records.Job``). Complete and verified, or absent.
-
-    Going online must be allowed (``HISTOMIX_ONLINE`` is 1); the folder is made if it is not there.
-    """
+    """Fetch a named checkpoint, complete and verified or not at all; a long job (see ``records.Job``)."""
     checkpoint, folder = _known(name), folder or weights_folder()
     path = folder / checkpoint.filename
     if os.environ.get("HISTOMIX_ONLINE") != "1":
@@ -109,7 +104,7 @@ def fetch(name: str, folder: Path | None = None) -> Job[Path]:
                 f"'{checkpoint.filename}' needs {checkpoint.size / 1e6:,.0f} MB, but the disk of {folder} has "
                 f"{free / 1e6:,.0f} MB left; free space or name another folder in {FOLDER_VARIABLE}."
             )
-        yield from _retrieved(checkpoint, folder)
+        yield from _retrieve(checkpoint, folder)
         # pooch's temporary files are their owner's alone; weights are an ordinary file.
         path.chmod(0o644)
     except ValueError:
@@ -144,16 +139,16 @@ class _Progress:
     def close(self) -> None: ...
 
 
-def _retrieved(checkpoint: Checkpoint, folder: Path) -> Job[None]:
+def _retrieve(checkpoint: Checkpoint, folder: Path) -> Job[None]:
     """Have pooch fetch a file into a folder: under another name until its hash has matched."""
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
     progress, phase = _Progress(checkpoint), f"Fetching {checkpoint.filename}"
     download = pooch.HTTPDownloader(progressbar=progress, chunk_size=_BLOCK, timeout=_TIMEOUT)
-    source = checkpoint.url, f"sha256:{checkpoint.sha256}", checkpoint.filename, folder
+    known_hash, name = f"sha256:{checkpoint.sha256}", checkpoint.filename
     with ThreadPoolExecutor(1) as threads:
-        fetched = threads.submit(pooch.retrieve, *source, downloader=download)
+        fetched = threads.submit(pooch.retrieve, checkpoint.url, known_hash, name, folder, downloader=download)
         try:
             while wait([fetched], _POLL).not_done:
                 yield Event(phase, min(progress.done, checkpoint.size), checkpoint.size)
@@ -177,10 +172,7 @@ def _not_published(checkpoint: Checkpoint) -> HistomixError:
 
 
 def read_checkpoint(path: Path) -> tuple[Any, str]:
-    """What a file holds, tensors and plain containers only, and its SHA-256.
-
-    It is ``.safetensors``, or a torch checkpoint, which is loaded with ``weights_only=True``.
-    """
+    """What a ``.safetensors`` file or a torch checkpoint holds, tensors and plain containers only, and its SHA-256."""
     import torch
     from safetensors.torch import load_file
 

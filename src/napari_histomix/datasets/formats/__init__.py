@@ -4,12 +4,8 @@ A format's module has any of these:
 
 - ``recognizes(root: Path) -> bool``: whether a folder is of this format, by its listing and the first bytes of a file;
 - ``open(root: Path, mpp: float | None) -> Dataset``: only a listing, with a ``Layout`` that reads image by image;
-- ``Writer(folder: Path, name: str, classes: Sequence[NucleusClass], kinds: Sequence[str] = ())``, which writes into a
-  folder that is there and empty. ``add(image: LabeledImage, *, synthetic: bool, original: Path | None = None) -> str``
-  writes one image, whose file is ``original`` if it is unchanged, and returns the name or path that it got;
-  ``finish() -> None`` writes what comes after all images.
-
-``datasets.dataset_writer.WrittenDataset`` adds what all formats share.
+- ``Writer``, an heir of ``datasets.writing.ImageWriter``; ``datasets.dataset_writer.WrittenDataset`` adds what all
+  formats share.
 
 Readers raise HistomixError for whatever a file may hold, and nothing else; they never unpickle, and take no path from
 a file.

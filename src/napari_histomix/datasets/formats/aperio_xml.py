@@ -18,22 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import (
+from napari_histomix.datasets.entries import Entry, Problem, Row, named_classes, tcga_origin
+from napari_histomix.datasets.formats.polygons import Ring, as_ring, one_ring, paint, shapes_of
+from napari_histomix.datasets.listing import (
     IMAGE_SUFFIXES,
     SPLIT_FOLDERS,
-    Entry,
-    Problem,
-    Row,
+    Listing,
     files_by_stem,
-    matched,
-    named_classes,
     sections_of,
     subfolder,
     subfolders,
-    tcga_origin,
 )
-from napari_histomix.datasets.formats.polygons import Ring, as_ring, one_ring, paint, shapes_of
-from napari_histomix.datasets.listing import Listing
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP
 from napari_histomix.datasets.text_files import begins_with, naming, read_xml, whole_id
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, Names, safe_name, write_tiff_image
@@ -69,7 +64,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
     sections = _sections(root, listing.problems)
     stems = Counter(stem for _, images, _ in sections for stem in images)
     for split, images, labels in sections:
-        for stem, paths in matched(images, labels, listing.problems).items():
+        for stem, paths in listing.pairs(images, labels).items():
             image = stem if stems[stem] == 1 else f"{paths[1].parent.name}-{stem}"
             if image in listing.said:
                 listing.report(image, f"two images in {root.name} have that name; rename one.")

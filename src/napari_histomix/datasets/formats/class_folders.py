@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import (
-    IMAGE_SUFFIXES,
-    SPLIT_FOLDERS,
     TABLE,
     Entry,
     Problem,
     Row,
     UnknownLayoutError,
-    files_by_stem,
-    find_table,
     natural_order,
     read_json_object,
     split_name,
+)
+from napari_histomix.datasets.listing import (
+    IMAGE_SUFFIXES,
+    SPLIT_FOLDERS,
+    Listing,
+    RowDraft,
+    Section,
+    files_by_stem,
+    find_table,
     subfolder,
     subfolders,
     visible_files,
 )
-from napari_histomix.datasets.listing import Listing, RowDraft, Section
 from napari_histomix.datasets.text_files import Table, read_bytes, read_table
 from napari_histomix.datasets.writing import ImageWriter, Names, safe_name, write_dataset_json, write_png
 from napari_histomix.records import HistomixError, LabeledImage
@@ -34,9 +40,6 @@ LAYOUTS = (
     "expected one folder per class with its images in it (these folders may lie in Train, Val and Test), "
     f"or {TABLE} with the columns image and class"
 )
-RESERVED = ("origin", "ignore")
-"""Folders beside those of the splits: no split may get their names."""
-
 _MAX_IMAGE = 2**31
 """Bytes of an image file that is copied."""
 
@@ -67,7 +70,13 @@ def _read_rows(table: Table, listing: Listing) -> tuple[dict[str, tuple[Path, Ro
     drafts: dict[str, tuple[Path, RowDraft]] = {}
     failed: set[str] = set()
     spoiled: set[Path] = set()
-    finder = _Finder(listing.root)
+
+    @cache
+    def images_in(folder: Path) -> tuple[dict[str, Path], set[str]]:
+        doubled: list[Problem] = []
+        names = files_by_stem(folder, IMAGE_SUFFIXES, doubled) if folder.is_dir() else {}
+        return names, {problem.image for problem in doubled}
+
     for line, row in table.rows:
         image = row["image"]
         if not image:
@@ -75,7 +84,7 @@ def _read_rows(table: Table, listing: Listing) -> tuple[dict[str, tuple[Path, Ro
             listing.problems.append(Problem(where, f"{where}, line {line}: no image is named; name one."))
             continue
         try:
-            image, path = finder.find(image)
+            image, path = _find(image, listing.root, images_in)
         except HistomixError as error:
             sentence = str(error)
         else:
@@ -92,41 +101,28 @@ def _read_rows(table: Table, listing: Listing) -> tuple[dict[str, tuple[Path, Ro
     return {image: draft for image, draft in drafts.items() if image not in failed}, spoiled
 
 
-class _Finder:
-    """Finds the files that a table names, within one folder."""
+def _find(written: str, root: Path, images_in: Callable[[Path], tuple[dict[str, Path], set[str]]]) -> tuple[str, Path]:
+    """Image name (path without suffix) and file that a table means, within one folder.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.listings: dict[Path, tuple[dict[str, Path], set[str]]] = {}
-
-    def find(self, written: str) -> tuple[str, Path]:
-        """Image name (path without suffix) and file."""
-        text = written.replace("\\", "/")
-        relative = PurePosixPath(text)
-        if relative.is_absolute() or ".." in relative.parts or re.match(r"[A-Za-z]:", text):
-            raise HistomixError(
-                "its path leaves the folder of the CSV; keep the image in there and write a relative path."
-            )
-        path = self.root / relative
-        with suppress(OSError):  # a name too long for the disk, or a folder that may not be entered
-            is_file = path.is_file()
-            if is_file and path.suffix.casefold() in IMAGE_SUFFIXES:
-                return relative.with_suffix("").as_posix(), path
-            names, doubled = self._listing(path.parent)
-            if relative.name in doubled:
-                raise HistomixError("two image files have that name; write it with its suffix.")
-            if relative.name in names:
-                return relative.as_posix(), names[relative.name]
-            if is_file:
-                raise HistomixError("it is no PNG, TIFF or JPEG; save it as one of these.")
-        raise HistomixError("no image is there; mend its name or add the image.")
-
-    def _listing(self, folder: Path) -> tuple[dict[str, Path], set[str]]:
-        if folder not in self.listings:
-            doubled: list[Problem] = []
-            names = files_by_stem(folder, IMAGE_SUFFIXES, doubled) if folder.is_dir() else {}
-            self.listings[folder] = names, {problem.image for problem in doubled}
-        return self.listings[folder]
+    ``images_in`` gives the images of a folder by name, and the names that two of them have.
+    """
+    text = written.replace("\\", "/")
+    relative = PurePosixPath(text)
+    if relative.is_absolute() or ".." in relative.parts or re.match(r"[A-Za-z]:", text):
+        raise HistomixError("its path leaves the folder of the CSV; keep the image in there and write a relative path.")
+    path = root / relative
+    with suppress(OSError):  # a name too long for the disk, or a folder that may not be entered
+        is_file = path.is_file()
+        if is_file and path.suffix.casefold() in IMAGE_SUFFIXES:
+            return relative.with_suffix("").as_posix(), path
+        names, doubled = images_in(path.parent)
+        if relative.name in doubled:
+            raise HistomixError("two image files have that name; write it with its suffix.")
+        if relative.name in names:
+            return relative.as_posix(), names[relative.name]
+        if is_file:
+            raise HistomixError("it is no PNG, TIFF or JPEG; save it as one of these.")
+    raise HistomixError("no image is there; mend its name or add the image.")
 
 
 def _in_table(table: Table, listing: Listing) -> list[Entry]:
@@ -212,7 +208,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(True for _ in visible_files(folder, IMAGE_SUFFIXES))
+    return next(visible_files(folder, IMAGE_SUFFIXES), None) is not None
 
 
 def _explain(root: Path, table: Table | None) -> HistomixError:
@@ -239,7 +235,8 @@ class Writer(ImageWriter):
     """
 
     def start(self) -> None:
-        names, self._splits = Names(), Names(*RESERVED)
+        # Folders beside those of the splits: no split may get their names.
+        names, self._splits = Names(), Names("origin", "ignore")
         self._folders = {kind: names.unique(safe_name(kind, "class")) for kind in self.kinds}
         self._split_folders: dict[str, str] = {}
         self._names: dict[str, Names] = {}

@@ -18,18 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import (
-    IMAGE_SUFFIXES,
-    Entry,
-    Row,
-    classes_of,
-    palette,
-    sections_of,
-    split_name,
-    subfolder,
-    subfolders,
-    visible_files,
-)
+from napari_histomix.datasets.entries import Entry, Row, classes_of, palette, split_name
 from napari_histomix.datasets.formats.polygons import (
     Canvas,
     Ring,
@@ -40,12 +29,12 @@ from napari_histomix.datasets.formats.polygons import (
     outlines,
     rasterize,
 )
-from napari_histomix.datasets.listing import Listing
-from napari_histomix.datasets.text_files import naming, read_json
+from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, sections_of, subfolder, subfolders, visible_files
+from napari_histomix.datasets.text_files import begins_with, naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
-_BEGINS = re.compile(rb'^\s*\{\s*"(info|images|annotations|categories|licenses)"\s*:')
+_BEGINS = re.compile(rb'^(\xef\xbb\xbf)?\s*\{\s*"(info|images|annotations|categories|licenses)"\s*:')
 _SPLIT = re.compile(r"instances_([a-z]+)")
 
 
@@ -61,17 +50,10 @@ def _files(root: Path) -> list[tuple[Path, str]]:
         files = sorted(folder.glob("*.json")) if folder else []
         # COCO's own folder has captions and key points beside the instances.
         for path in [path for path in files if path.name.startswith("instances_")] or files:
-            if _is_coco(path):
+            if not path.name.startswith(".") and path.is_file() and begins_with([path], _BEGINS, 512):
                 named = _SPLIT.match(path.name)
                 coco_files.append((path, split or split_name(named[1] if named else "")))
     return coco_files
-
-
-def _is_coco(path: Path) -> bool:
-    if path.name.startswith(".") or not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return _BEGINS.match(stream.read(512).removeprefix(b"\xef\xbb\xbf")) is not None
 
 
 def open(root: Path, mpp: float | None) -> Dataset:

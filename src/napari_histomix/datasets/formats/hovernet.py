@@ -10,9 +10,9 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.entries import MAT_SUFFIXES, files_by_stem
 from napari_histomix.datasets.formats.plain import label_folders
 from napari_histomix.datasets.formats.plain import open as open
+from napari_histomix.datasets.listing import MAT_SUFFIXES, files_by_stem
 from napari_histomix.datasets.writing import ImageWriter, check_name, write_png
 from napari_histomix.records import LabeledImage, Source
 
@@ -44,21 +44,15 @@ def write_hovernet(
         Root of the dataset; made if it is not there.
     name : str
         File name without suffix.
-    pixels : (H, W, 3) uint8
-        RGB.
-    instances : (H, W) int32
-        Instance map, 0 = background.
-    types : mapping of int to int
-        Class number of every instance; more ids than the map has are ignored.
-    mpp : float
-        Micrometers per pixel.
+    pixels, instances, types, mpp
+        The parts of a `LabeledImage`; more types than the map has ids are ignored.
     synthetic : bool
         Whether to write "SYNTHETIC, not for diagnosis" into the image's description.
 
     Raises
     ------
     HistomixError
-        If the parts do not fit together (see `LabeledImage`) or ``name`` is not a plain file name.
+        If the parts do not fit together, or ``name`` is not a plain file name.
     """
     check_name(name)
     LabeledImage(pixels, instances, types, mpp, Source("", name))

@@ -20,18 +20,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import (
-    IMAGE_SUFFIXES,
-    UNCLASSIFIED,
-    UNCLASSIFIED_COLOR,
-    Entry,
-    files_by_stem,
-    matched,
-    numbered_classes,
-    subfolder,
-)
+from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, numbered_classes
 from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of
-from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.listing import Listing, files_by_stem, subfolder
 from napari_histomix.datasets.text_files import MAX_JSON, MAX_PIXELS, begins_with, read_bytes, read_json, whole_id
 from napari_histomix.datasets.writing import ImageWriter, write_text
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
@@ -61,10 +52,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
     images, folder = subfolder(root, "images"), subfolder(root, "json")
     if images is None or folder is None:
         raise HistomixError(f"{root} has HoVer-Net's JSON files but no folder images; put the images there.")
-    problems = listing.problems
-    listing.files = matched(
-        files_by_stem(images, IMAGE_SUFFIXES, problems), files_by_stem(folder, _JSON, problems), problems
-    )
+    listing.files = listing.pairs(listing.images(images), files_by_stem(folder, _JSON, listing.problems))
     dataset = listing.dataset((), _Layout())
     numbers: set[int] = set().union(*(_types_in(entry.label_file) for entry in dataset.entries))
     classes, untyped = listing.classes, 0
@@ -139,6 +127,7 @@ class Writer(ImageWriter):
     """
 
     has_type_info = True
+    parts = ("json",)
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         self.write_image(image, synthetic)
@@ -146,7 +135,6 @@ class Writer(ImageWriter):
             str(number): _nucleus(mask, row, col, image.types[number])
             for number, (row, col), mask in masks_of(image.instances)
         }
-        (self.folder / "json").mkdir(exist_ok=True)
         path = self.folder / "json" / f"{image.source.image}.json"
         write_text(path, json.dumps({"mag": None, "nuc": nuclei}) + "\n")
 

@@ -80,8 +80,8 @@ def _majority(instances: NDArray[np.int32], type_map: NDArray[np.int32], ids: ND
     pairs, votes = np.unique(np.stack([instances[inside], type_map[inside]]), axis=1, return_counts=True)
     numbers = np.zeros(ids.size, np.int32)
     # In order of rising votes, so that the last one written is the most frequent; a tie goes to the lower number.
-    for index in np.lexsort((-pairs[1], votes)):
-        numbers[np.searchsorted(ids, pairs[0, index])] = pairs[1, index]
+    for instance, number in pairs[:, np.lexsort((-pairs[1], votes))].T:
+        numbers[np.searchsorted(ids, instance)] = number
     return numbers
 
 
@@ -91,9 +91,9 @@ def read_arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
     if content[124:128] in (b"\0\2IM", b"\2\0MI") or content[:8] == b"\x89HDF\r\n\x1a\n":
         raise HistomixError(f"{path.name} is a MATLAB 7.3 file; save it in version 7 (save -v7).")
     try:
-        if content[124:128] not in (b"\0\1IM", b"\1\0MI"):
+        order = {b"\0\1IM": "<", b"\1\0MI": ">"}.get(content[124:128])
+        if order is None:
             raise ValueError("it has no header of version 5 to 7")
-        order = "<" if content[126:128] == b"IM" else ">"
         with naming(path.name):
             arrays = dict(variable.read(names) for variable in _variables(content, order))
     except (ValueError, struct.error, zlib.error) as error:

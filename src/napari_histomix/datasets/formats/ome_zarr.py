@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,20 +146,14 @@ def _kinds(label: Mapping[str, Any], name: str, colors: dict[str, tuple[int, int
         for item in label.get("properties") or []:
             value = next((item[key] for key in _CLASS_KEYS if item.get(key) is not None), None)
             if isinstance(value, str | int) and str(value).strip():
-                kinds[_whole(item["label-value"])] = str(value).strip()
+                kinds[index(item["label-value"])] = str(value).strip()
         for item in label.get("colors") or []:
             if isinstance(item["label-value"], int) and (kind := kinds.get(item["label-value"])) is not None:
-                red, green, blue = (min(255, max(0, _whole(part))) for part in item.get("rgba", [])[:3])
+                red, green, blue = (min(255, max(0, index(part))) for part in item.get("rgba", [])[:3])
                 colors.setdefault(kind.casefold(), (red, green, blue))
     except (AttributeError, LookupError, TypeError, ValueError):
         raise HistomixError(f"the image-label metadata of {name} are damaged; export the labels again.") from None
     return kinds
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int):
-        raise ValueError("no whole number")
-    return value
 
 
 @dataclass(frozen=True)

@@ -250,9 +250,8 @@ class Writer(ImageWriter):
 
 def pannuke_class(name: str) -> int:
     """The number of PanNuke's class that a name stands for."""
-    wanted = name.strip().casefold()
     for known in CLASSES:
-        if wanted == known.name or wanted in SYNONYMS[known.name]:
+        if name.strip().casefold() in (known.name, *SYNONYMS[known.name]):
             return known.number
     raise HistomixError(
         f"The class {name!r} is none of PanNuke's ({', '.join(known.name for known in CLASSES)}); "
@@ -298,10 +297,9 @@ def cut(
             real[: rows - row, : cols - col] = True
             for number in np.unique(tile[~real & (tile > 0)]).tolist():
                 parts, count = ndimage.label(tile == number)
-                for part in range(1, count + 1):
-                    if not real[parts == part].any():
-                        tile[parts == part] = following
-                        following += 1
+                for part in sorted(set(range(1, count + 1)) - set(parts[real].tolist())):
+                    tile[parts == part] = following
+                    following += 1
             yield row, col, pixels[row : row + side, col : col + side], tile, original
 
 

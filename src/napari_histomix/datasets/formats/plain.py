@@ -15,29 +15,30 @@ from PIL import Image
 
 from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
-    IMAGE_SUFFIXES,
-    LABEL_SUFFIXES,
-    MAT_SUFFIXES,
     TABLE,
     Entry,
-    Problem,
     Row,
     UnknownLayoutError,
-    files_by_stem,
-    find_table,
-    matched,
     named_classes,
     natural_key,
     numbered_classes,
     read_json_object,
     read_type_info,
+)
+from napari_histomix.datasets.formats.mat_files import read_mat, read_mat_types
+from napari_histomix.datasets.listing import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    MAT_SUFFIXES,
+    Listing,
+    Section,
+    find_table,
+    read_rows,
     sections_of,
     subfolder,
 )
-from napari_histomix.datasets.formats.mat_files import read_mat, read_mat_types
-from napari_histomix.datasets.listing import Listing, Section, read_rows
 from napari_histomix.datasets.pixels import read_label_image
-from napari_histomix.datasets.text_files import about, whole_number, write_table
+from napari_histomix.datasets.text_files import whole_number, write_table
 from napari_histomix.datasets.writing import ImageWriter, class_map, smallest_ids, write_png, write_tiff
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, instance_ids
 
@@ -196,29 +197,24 @@ class _Part:
         nearer = {} if folder == listing.root else read_json_object(folder / "dataset.json")
         self.section = Section(folder, listing.described | nearer, split)
         before = len(self.problems)
-        self.images = files_by_stem(halves[0], IMAGE_SUFFIXES, self.problems)
-        self.labels = files_by_stem(halves[1], MAT_SUFFIXES, self.problems, "label")
+        self.images = listing.images(halves[0])
+        self.labels = listing.labels(halves[1], MAT_SUFFIXES)
         self.is_plain = not self.labels
         if self.is_plain:
-            self.labels = files_by_stem(halves[1], LABEL_SUFFIXES, self.problems, "label")
-        if len(self.problems) == before:
-            self._check(*halves)
+            self.labels = listing.labels(halves[1], LABEL_SUFFIXES)
+        # Without a problem yet that would say why, there are files.
+        if len(self.problems) == before and not self.images and not self.labels:
+            raise HistomixError(f"{folder} has no images (PNG, TIFF or JPEG) and no labels in its folders; add them.")
+        if len(self.problems) == before and not self.images:
+            raise HistomixError(f"{halves[0]} has no images (PNG, TIFF or JPEG); put them there.")
+        if len(self.problems) == before and not self.labels:
+            raise HistomixError(f"{halves[1]} has no label files (.mat, PNG or TIFF); put them there.")
         if self.images and self.labels and not self.images.keys() & self.labels.keys():
             raise HistomixError(
                 f"no label file in {folder} has the name of an image (such as {min(self.images)!r}); name them alike."
             )
-        matched(self.images, self.labels, self.problems)
+        listing.pairs(self.images, self.labels)
         self.rows = self._rows()
-
-    def _check(self, images: Path, labels: Path) -> None:
-        """Refuse folders without files, which have no problem yet that would say why."""
-        if not self.images and not self.labels:
-            folder = self.section.folder
-            raise HistomixError(f"{folder} has no images (PNG, TIFF or JPEG) and no labels in its folders; add them.")
-        if not self.images:
-            raise HistomixError(f"{images} has no images (PNG, TIFF or JPEG); put them there.")
-        if not self.labels:
-            raise HistomixError(f"{labels} has no label files (.mat, PNG or TIFF); put them there.")
 
     def _rows(self) -> dict[str, Row]:
         beside = self.section.folder / TABLE
@@ -249,11 +245,10 @@ def _classes(parts: list[_Part], listing: Listing) -> tuple[NucleusClass, ...]:
     numbers: set[int] = set()
     for part in parts:
         for image in sorted(part.images.keys() & part.labels.keys(), key=natural_key):
-            try:
+            with listing.leaving_out(image):
                 numbers |= read_mat_types(part.labels[image])
-            except HistomixError as error:
-                listing.problems.append(Problem(image, about(image, error)))
-                del part.images[image]
+                continue
+            del part.images[image]
     return numbered_classes(numbers)
 
 
@@ -282,10 +277,7 @@ class Writer(TypedWriter):
     Ids that do not fit in 16 bits, the most that a PNG file holds, go into ``labels/NAME.tif``.
     """
 
-    def start(self) -> None:
-        super().start()
-        for part in ("labels", "class_maps"):
-            (self.folder / part).mkdir()
+    parts = ("labels", "class_maps")
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         self.write_image(image, synthetic)

@@ -131,13 +131,10 @@ def _edges(rings: Sequence[Any], shape: tuple[int, int]) -> _Edges:
     if not closed:
         none = np.zeros(0, np.int64)
         return _Edges(np.zeros((0, 2)), np.zeros((0, 2)), none, none, (0, 0, 0, 0))
-    low = np.min([ring.min(axis=0) for ring in closed], axis=0)
-    high = np.max([ring.max(axis=0) for ring in closed], axis=0)
-    limits = np.array([shape[1], shape[0]])
-    left, above = np.clip(np.ceil(low - 0.5), 0, limits).astype(int).tolist()
-    right, below = np.clip(np.ceil(high - 0.5), 0, limits).astype(int).tolist()
-    window = (above, below, left, right) if left < right and above < below else (0, 0, 0, 0)
     start = np.concatenate(closed)
+    corners = np.ceil([start.min(axis=0) - 0.5, start.max(axis=0) - 0.5])
+    (left, above), (right, below) = np.clip(corners, 0, (shape[1], shape[0])).astype(int).tolist()
+    window = (above, below, left, right) if left < right and above < below else (0, 0, 0, 0)
     end = np.concatenate([np.roll(ring, -1, axis=0) for ring in closed])
     falls = (end[:, 1] >= start[:, 1])[:, None]
     top, bottom = np.where(falls, start, end), np.where(falls, end, start)
@@ -207,7 +204,7 @@ class Canvas:
             raise HistomixError("the polygons cover the image too many times over; remove the large ones.")
 
     def add(self, row: int, col: int, mask: NDArray[np.bool_], kind: int, instance: int | None = None) -> bool:
-        """Draw one nucleus."""
+        """Draw one nucleus; returns whether it was drawn."""
         below = self.instances[row : row + mask.shape[0], col : col + mask.shape[1]]
         drawn = mask & (below == 0)
         if not drawn.any():

@@ -14,18 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import (
-    IMAGE_SUFFIXES,
-    UNCLASSIFIED,
-    UNCLASSIFIED_COLOR,
-    Entry,
-    files_by_stem,
-    matched,
-    named_classes,
-    subfolder,
-)
+from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, named_classes
 from napari_histomix.datasets.formats.polygons import Ring, as_ring, paint, shapes_of
-from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, files_by_stem, subfolder
 from napari_histomix.datasets.text_files import begins_with, naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, check_classes, write_text
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
@@ -51,10 +42,9 @@ def open(root: Path, mpp: float | None) -> Dataset:
     the classes, each file is read once for them, and they are numbered in alphabetical order.
     """
     listing = Listing(root, mpp)
-    problems = listing.problems
-    images = files_by_stem(subfolder(root, "images") or root, IMAGE_SUFFIXES, problems)
+    images = listing.images(subfolder(root, "images") or root)
     labels: dict[str, Path] = {}
-    for stem, path in files_by_stem(_label_folder(root), _GEOJSON, problems, "label").items():
+    for stem, path in listing.labels(_label_folder(root), _GEOJSON).items():
         shorter, _, suffix = stem.rpartition(".")
         image = shorter if stem not in images and f".{suffix}".casefold() in IMAGE_SUFFIXES else stem
         if image in labels:
@@ -62,7 +52,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
             listing.report(image, f"{names} are two label files of one image; keep one of them.")
             images.pop(image, None)
         labels[image] = path
-    listing.files = matched(images, labels, problems)
+    listing.files = listing.pairs(images, labels)
     classes = listing.classes or _classes(listing)
     return listing.dataset(classes, _Layout(class_numbers(classes)))
 
@@ -124,9 +114,10 @@ def draw(
 class Writer(ImageWriter):
     """Writes ``images/NAME.png`` and ``geojson/NAME.geojson``: nuclei as detections in the colors of their classes."""
 
+    parts = ("geojson",)
+
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         self.write_image(image, synthetic)
-        (self.folder / "geojson").mkdir(exist_ok=True)
         write_features(self.folder / "geojson" / f"{image.source.image}.geojson", image, self.classes)
 
 
@@ -290,7 +281,7 @@ def write_features(
     lines = []
     for number, parts in shapes_of(image.instances):
         polygons = [[_closed(ring) for ring in (exterior, *holes)] for exterior, holes in parts]
-        geometry = {"type": "MultiPolygon", "coordinates": polygons}
+        geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": polygons}
         if len(polygons) == 1:
             geometry = {"type": "Polygon", "coordinates": polygons[0]}
         area = sum(_area(ring) for exterior, holes in parts for ring in (exterior, *holes))

@@ -10,18 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from napari_histomix.datasets.dataset import Dataset
-from napari_histomix.datasets.entries import (
-    IMAGE_SUFFIXES,
-    LABEL_SUFFIXES,
-    Row,
-    files_by_stem,
-    matched,
-    named_classes,
-    sections_of,
-    subfolder,
-)
+from napari_histomix.datasets.entries import Row, named_classes
 from napari_histomix.datasets.formats.plain import TYPES_TABLE, LabelFiles, TypedWriter, classes_of, listed_types
-from napari_histomix.datasets.listing import Listing, read_rows
+from napari_histomix.datasets.listing import IMAGE_SUFFIXES, LABEL_SUFFIXES, Listing, read_rows, sections_of, subfolder
 from napari_histomix.datasets.writing import smallest_ids, write_tiff, write_tiff_image
 from napari_histomix.records import HistomixError, LabeledImage
 
@@ -68,13 +59,12 @@ def _is_pairs(folder: Path) -> bool:
 
 def _pairs(folder: Path, listing: Listing) -> dict[str, tuple[Path, Path]]:
     """Image and label file by image name; what has no partner is reported."""
-    problems = listing.problems
     images_folder, masks_folder = subfolder(folder, "images"), subfolder(folder, "masks")
     if images_folder and masks_folder:
-        images = files_by_stem(images_folder, IMAGE_SUFFIXES, problems)
-        masks = files_by_stem(masks_folder, LABEL_SUFFIXES, problems, "label")
+        images = listing.images(images_folder)
+        masks = listing.labels(masks_folder, LABEL_SUFFIXES)
     else:
-        files = files_by_stem(folder, IMAGE_SUFFIXES, problems)
+        files = listing.images(folder)
         images = {stem: path for stem, path in files.items() if not stem.endswith(_NO_IMAGES)}
         masks = {}
         # What a person drew goes before what Cellpose found, which ends with _cp_masks.
@@ -84,7 +74,7 @@ def _pairs(folder: Path, listing: Listing) -> dict[str, tuple[Path, Path]]:
                 masks.setdefault(next((base for base in bases if base in images), bases[0]), path)
     if not images and not masks:
         listing.report(folder.name, "there is no pair of an image and its label image in it.")
-    return matched(images, masks, problems)
+    return listing.pairs(images, masks)
 
 
 class Writer(TypedWriter):
@@ -93,10 +83,7 @@ class Writer(TypedWriter):
     Ids are uint16, or int32 where there are larger ones.
     """
 
-    def start(self) -> None:
-        super().start()
-        for part in ("images", "masks"):
-            (self.folder / part).mkdir()
+    parts = ("images", "masks")
 
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         file = f"{image.source.image}.tif"

@@ -17,22 +17,9 @@ import yaml
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import (
-    IMAGE_SUFFIXES,
-    LABEL_SUFFIXES,
-    MAT_SUFFIXES,
-    SPLIT_FOLDERS,
-    Entry,
-    Row,
-    classes_of,
-    files_by_stem,
-    matched,
-    palette,
-    split_name,
-    subfolder,
-)
+from napari_histomix.datasets.entries import Entry, Row, classes_of, palette, split_name
 from napari_histomix.datasets.formats.polygons import one_ring, paint, shapes_of
-from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.listing import LABEL_SUFFIXES, MAT_SUFFIXES, SPLIT_FOLDERS, Listing, subfolder
 from napari_histomix.datasets.text_files import naming, read_bytes
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name, write_png, write_text
 from napari_histomix.records import HistomixError, LabeledImage
@@ -76,12 +63,11 @@ def open(root: Path, mpp: float | None) -> Dataset:
     they count from 1.
     """
     listing = Listing(root, mpp)
-    problems = listing.problems
     for images, labels, split in _sections(root):
-        texts = files_by_stem(labels, _TXT, problems, "label")
+        texts = listing.labels(labels, _TXT)
         # Some programs put the list of the classes there.
         texts.pop("classes", None)
-        for image, pair in matched(files_by_stem(images, IMAGE_SUFFIXES, problems), texts, problems).items():
+        for image, pair in listing.pairs(listing.images(images), texts).items():
             listing.add(image, pair, Row(split=split))
     names, classes = _names(root), listing.classes
     by_name = {known.name.casefold(): known.number for known in classes}

@@ -114,7 +114,7 @@ def _version_2(folder: Path, root: Path, metadata: Mapping[str, Any]) -> ZarrArr
     order = axes[::-1] if metadata.get("order") == "F" else axes
     compressor = _compressor(metadata["compressor"]["id"]) if metadata.get("compressor") else ""
     encoding = Encoding(shape, np.dtype(metadata["dtype"]), order, compressor)
-    separator, fill = metadata.get("dimension_separator", "."), metadata.get("fill_value")
+    separator, fill = metadata.get("dimension_separator", "."), _number(metadata.get("fill_value"))
     return ZarrArray(folder, root, _lengths(metadata["shape"]), encoding, "", separator, fill)
 
 
@@ -126,7 +126,7 @@ def _version_3(folder: Path, root: Path, metadata: Mapping[str, Any]) -> ZarrArr
     separator = keys.get("configuration", {}).get("separator", "." if old else "/")
     chunk_shape = _lengths(chunks["configuration"]["chunk_shape"])
     encoding = _encoding(chunk_shape, metadata["data_type"], metadata["codecs"])
-    prefix, fill = "" if old else f"c{separator}", metadata["fill_value"]
+    prefix, fill = "" if old else f"c{separator}", _number(metadata["fill_value"])
     return ZarrArray(folder, root, _lengths(metadata["shape"]), encoding, prefix, separator, fill)
 
 
@@ -160,6 +160,10 @@ def _encoding(shape: tuple[int, ...], data_type: Any, codecs: Any) -> Encoding:
     if len(steps) > 1 + checksum:
         raise _NotReadError("is compressed several times over")
     return Encoding(shape, dtype, order, _compressor(steps[0][0]) if len(steps) > checksum else "", checksum)
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0
 
 
 def _compressor(name: Any) -> str:
@@ -209,12 +213,7 @@ class ZarrArray:
     encoding: Encoding
     prefix: str  # what the name of a chunk's file begins with
     separator: str  # what is between its numbers
-    fill_value: Any  # as the metadata say it
-
-    @property
-    def fill(self) -> float:
-        """The value of what is not there."""
-        return self.fill_value if isinstance(self.fill_value, int | float) else 0
+    fill: float  # the value of what is not there
 
     def read(self) -> NDArray[Any]:
         """Read all chunks."""
@@ -330,14 +329,12 @@ def write_array(folder: Path, array: NDArray[Any]) -> None:
     from numcodecs import Zlib
 
     chunks = (*(1,) * (array.ndim - 2), *(min(_CHUNK, side) for side in array.shape[-2:]))
-    stored = zarr.create_array(
+    zarr.create_array(
         folder,
-        shape=array.shape,
-        dtype=array.dtype.newbyteorder("<"),
+        data=array.astype(array.dtype.newbyteorder("<"), copy=False),
         chunks=chunks,
         compressors=Zlib(6),
         fill_value=0,
         zarr_format=2,
         chunk_key_encoding={"name": "v2", "separator": "/"},
     )
-    stored[...] = array
