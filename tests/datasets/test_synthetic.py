@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from napari_histomix.datasets import SYNTHETIC_NOTICE, load_sample, open_any, open_dataset, survey, synthetic_notes
+from napari_histomix.datasets.dataset import Mark, inner_pixels
 from napari_histomix.datasets.dataset_writer import WrittenDataset, convert
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.formats.polygons import mask_text
-from napari_histomix.datasets.synthetic import Mark, inner_pixels
 from napari_histomix.evaluation.reader_test.nuclei import find_real_nuclei
 from napari_histomix.records import LabeledImage, Source, drain
 from napari_histomix.sampling import nucleus_locations

@@ -12,10 +12,9 @@ from typing import Any
 import yaml
 
 from napari_histomix import __version__
-from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.dataset import SYNTHETIC_KEY, Dataset, inner_pixels
 from napari_histomix.datasets.entries import TABLE, read_json_object
 from napari_histomix.datasets.formats import FORMATS, Format, format_of
-from napari_histomix.datasets.synthetic import SYNTHETIC_KEY, inner_pixels
 from napari_histomix.datasets.text_files import write_table
 from napari_histomix.datasets.writing import (
     SYNTHETIC_NOTICE,
@@ -185,9 +184,6 @@ _READING = {
 }
 """How others read each format, by its name."""
 
-_OURS = "BSD-3-Clause"
-"""License of the bundled models, as of the package."""
-
 
 def write_card(
     folder: Path,
@@ -247,7 +243,8 @@ def models_of(provenances: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     for provenance in provenances:
         name, sha256 = str(provenance.get("model", "")), str(provenance.get("model_sha256", ""))
         if name or sha256:
-            license = _OURS if sha256 and sha256 == ours else ""
+            # The bundled model has the license of the package.
+            license = "BSD-3-Clause" if sha256 and sha256 == ours else ""
             models.setdefault((name, sha256), {"name": name, "sha256": sha256, "license": license})
     return [models[key] for key in sorted(models)]
 

@@ -115,11 +115,9 @@ class Listing:
         return described_classes(self.root, self.described)
 
     def images(self, folder: Path) -> dict[str, Path]:
-        """Image files of a folder by name."""
         return files_by_stem(folder, IMAGE_SUFFIXES, self.problems)
 
     def labels(self, folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-        """Label files of a folder by name."""
         return files_by_stem(folder, suffixes, self.problems, "label")
 
     def pairs(self, images: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, tuple[Path, Path]]:
@@ -228,13 +226,13 @@ def read_rows(
     return rows
 
 
+@dataclass
 class RowDraft:
     """What the rows read so far say about one image: its class, with ``of_class``, or else the types of its nuclei."""
 
-    def __init__(self, *, of_class: bool = False) -> None:
-        self.of_class = of_class
-        self.said: dict[str, str] = {}
-        self.types: dict[int, str] = {}
+    of_class: bool = False
+    said: dict[str, str] = field(default_factory=dict)
+    types: dict[int, str] = field(default_factory=dict)
 
     def add(self, row: Mapping[str, str]) -> str:
         """Take one more row in; returns what is wrong with it, or an empty string."""

@@ -18,7 +18,7 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.dataset import Dataset, read_marks
 from napari_histomix.datasets.entries import (
     UnknownLayoutError,
     checked_mpp,
@@ -38,7 +38,6 @@ from napari_histomix.datasets.formats.mat_files import read_mat
 from napari_histomix.datasets.formats.polygons import FARTHEST
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
 from napari_histomix.datasets.pixels import read_mpp
-from napari_histomix.datasets.synthetic import read_marks
 from napari_histomix.datasets.text_files import begins_with, check_size, read_json, read_xml, readable
 from napari_histomix.records import HistomixError, NucleusClass
 
@@ -180,8 +179,6 @@ def load_sample() -> Dataset:
     return open_dataset(sample_folder())
 
 
-HOMES = {"home", "users"}
-"""Folders that people's own folders lie in."""
 BUNDLED = "histomix:sample"
 """Stands for the bundled sample, wherever the package is installed."""
 
@@ -200,7 +197,8 @@ def way_to(root: Path, folder: Path) -> str:
     except ValueError:  # Windows knows no way from one drive to another
         return ""
     passed = {part.casefold() for part in (shared.name, *way.parts)}
-    personal = passed & HOMES or Path.home().name.casefold() in passed - {shared.name.casefold()}
+    # Folders in "home" and "users" are people's own.
+    personal = passed & {"home", "users"} or Path.home().name.casefold() in passed - {shared.name.casefold()}
     return "" if personal else way.as_posix()
 
 

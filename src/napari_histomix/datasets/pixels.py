@@ -296,7 +296,7 @@ def _tiff_mpp(path: Path) -> float | None:
             return square_mpp(float(scanner[1]), float(scanner[1]))
         if "XResolution" not in page.tags or "YResolution" not in page.tags:
             return None
-        per_unit = [value[0] / value[1] for value in (page.tags["XResolution"].value, page.tags["YResolution"].value)]
+        per_unit = [x / y for x, y in (page.tags["XResolution"].value, page.tags["YResolution"].value)]
         unit = _MICROMETERS.get(str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ"))
         if unit is None and "ResolutionUnit" in page.tags:
             unit = {2: 25400.0, 3: 10000.0}.get(int(page.tags["ResolutionUnit"].value))

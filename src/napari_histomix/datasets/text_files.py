@@ -28,8 +28,6 @@ MAX_XML = 48 * 2**20
 """Bytes of an XML file, which takes up to fifty times as much memory."""
 
 _MAX_TABLE = 2**28
-"""Bytes of a table that is read."""
-
 _LOOKED_AT = 20
 """Files that are looked into to recognize a format: one that is damaged should not hide the others."""
 

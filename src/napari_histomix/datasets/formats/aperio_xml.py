@@ -154,8 +154,7 @@ class _Layout(Layout):
             if regions and kind.casefold() not in self.numbers:
                 raise HistomixError(f"{name} has the class {kind!r}, which the dataset does not list; add it there.")
             with naming(f"{name}, {kind}"):
-                rings = [_ring(region) for region in regions]
-            drawn = [(ring, region) for ring, region in zip(rings, regions, strict=True) if len(ring)]
+                drawn = [(ring, region) for region in regions if len(ring := _ring(region))]
             holes = _Holes([ring for ring, region in drawn if region.get("NegativeROA") == "1"])
             for ring, region in drawn:
                 if region.get("NegativeROA") != "1":

@@ -49,14 +49,12 @@ def open(root: Path, mpp: float | None, given: Path | None = None) -> Dataset:
     listing = Listing(root, mpp)
     path = given or find_table(root, TABLE)[0]
     table = read_table(path) if path else None
-    if table and given:
+    # A stray CSV about something else says nothing about images; images.csv must, and so must the given one.
+    if table and (given or (table.path.name.casefold() == TABLE and "image" not in table.columns)):
         table.require("image", "class")
     if table and {"image", "class"} <= table.columns:
         entries = _in_table(table, listing)
     else:
-        # A stray CSV about something else says nothing about images; images.csv must.
-        if table and table.path.name.casefold() == TABLE and "image" not in table.columns:
-            table.require("image", "class")
         entries = _in_folders(listing, table)
     # Tumor and tumor are one class, as they are one folder on many disks; the first image's spelling counts.
     spelled: dict[str, str] = {}

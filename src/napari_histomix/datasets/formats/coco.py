@@ -122,8 +122,7 @@ def _classes(contents: Sequence[_Content], root: Path) -> tuple[dict[int, int], 
     if 0 in categories and not any(annotation.get("category_id") == 0 for annotation in annotations):
         # Some programs list a category 0 that stands for all of the others.
         del categories[0]
-    shift = 1 if 0 in categories else 0
-    numbers = {number: number + shift for number in sorted(categories)}
+    numbers = {number: number + (0 in categories) for number in sorted(categories)}
     table = {}
     for number, color in zip(numbers, map(list, palette(len(numbers))), strict=True):
         own = categories[number].get("color")

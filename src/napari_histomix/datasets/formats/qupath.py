@@ -27,12 +27,8 @@ MARK = re.compile(rb'"(Feature|FeatureCollection)"')
 
 def recognizes(root: Path) -> bool:
     """Whether there is GeoJSON with features beside images."""
-    labels = files_by_stem(_label_folder(root), _GEOJSON, [])
+    labels = files_by_stem(subfolder(root, "geojson", "annotations") or root, _GEOJSON, [])
     return subfolder(root, "labels") is None and begins_with(labels.values(), MARK)
-
-
-def _label_folder(root: Path) -> Path:
-    return subfolder(root, "geojson", "annotations") or root
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
@@ -44,7 +40,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
     listing = Listing(root, mpp)
     images = listing.images(subfolder(root, "images") or root)
     labels: dict[str, Path] = {}
-    for stem, path in listing.labels(_label_folder(root), _GEOJSON).items():
+    for stem, path in listing.labels(subfolder(root, "geojson", "annotations") or root, _GEOJSON).items():
         shorter, _, suffix = stem.rpartition(".")
         image = shorter if stem not in images and f".{suffix}".casefold() in IMAGE_SUFFIXES else stem
         if image in labels:
