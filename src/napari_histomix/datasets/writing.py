@@ -162,7 +162,7 @@ class ImageWriter:
         self.scales: set[float] = set()
         self.has_synthetic = False
         for part in self.parts:
-            (folder / part).mkdir()
+            (folder / part).mkdir(exist_ok=True)
         self.start()
 
     def start(self) -> None:
