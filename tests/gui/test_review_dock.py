@@ -75,7 +75,7 @@ def check_layers(dock: Any, image: str) -> None:
 
 def test_everything_over_the_canvas_with_keys_alone(review, type_keys, qtbot, settle) -> None:
     panel, parts = review.review, review.review.contents
-    ids = panel.queue.rows.table.ids[panel.queue.shown].tolist()
+    ids = panel.queue.table.ids[panel.queue.shown].tolist()
     image = panel.current.image
     type_keys(review, "1", "S", "T", "2", "4", "3")
     decided = {ids[0]: "approve", ids[1]: "reject", ids[2]: "delete"}

@@ -103,7 +103,7 @@ def test_layers_deleted_in_mid_run_and_in_review_do_no_harm(with_candidates, tin
     image = session.image
     viewer.layers.remove(book.layer(image, "synthetic nuclei"))
     dock.review.contents.deciding.buttons["reject"].click()
-    first = session.change(int(dock.review.queue.rows.table.ids[dock.review.queue.shown[0]]))
+    first = session.change(int(dock.review.queue.table.ids[dock.review.queue.shown[0]]))
     target = session.dataset.read(image)
     shown = book.layer(image, "synthetic").data
     np.testing.assert_array_equal(shown[first.window][first.origin > 0], target.pixels[first.window][first.origin > 0])
@@ -119,7 +119,7 @@ def test_two_viewers_share_nothing(with_candidates, with_sample) -> None:
     assert one.session is not other.session
     one.plan.page.select([0])
     one.plan.page.keep_button.click()
-    assert one.session.candidate_decisions and not other.session.candidate_decisions
+    assert one.session.decisions["candidate"] and not other.session.decisions["candidate"]
     assert other.session.candidates is None and not other.steps[2].isEnabled()
     assert one.session.study_folder != other.session.study_folder
     assert not {id(layer) for layer in one.real_viewer.layers} & {id(layer) for layer in other.real_viewer.layers}
@@ -134,7 +134,7 @@ def test_a_second_search_keeps_what_was_decided(with_candidates, settle) -> None
     dock.plan.page.progress.run_button.click()
     settle(dock)
     assert dock.session.study_folder != first
-    assert dock.session.candidate_decisions == {}
+    assert dock.session.decisions["candidate"] == {}
     from napari_histomix.study import Study
 
     assert Study.open(first).decisions("candidate") == {0: "keep"}

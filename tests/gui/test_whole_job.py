@@ -72,20 +72,20 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
 
     # Keep and drop by key and by button, several at once; undo and redo.
     press(dock, "K")
-    assert session.candidate_decisions == {elsewhere: "keep"}
+    assert session.decisions["candidate"] == {elsewhere: "keep"}
     dock.plan.page.select([1, 2, 3])
     dock.plan.page.drop_button.click()
     assert session.decided("drop") == len({1, 2, 3} - {elsewhere}) + (elsewhere in {1, 2, 3})
     press(dock, "U")
-    assert session.candidate_decisions == {elsewhere: "keep"}
+    assert session.decisions["candidate"] == {elsewhere: "keep"}
     press(dock, "Y")
     assert session.decided("drop") == len({1, 2, 3} - {elsewhere}) + (elsewhere in {1, 2, 3})
     dock.plan.page.undo_button.click()
     press(dock, "U")
-    assert session.candidate_decisions == {}
+    assert session.decisions["candidate"] == {}
     dock.plan.page.select([0])
     press(dock, "D")
-    assert session.candidate_decisions == {0: "drop"}
+    assert session.decisions["candidate"] == {0: "drop"}
 
     dock.open_step(2)
     dock.make.form.fields["count"].value = 4
@@ -120,7 +120,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     # Review without the mouse.
     dock.open_step(3)
     settle(dock)
-    first, second = dock.review.queue.rows.table.ids[dock.review.queue.shown[:2]].tolist()
+    first, second = dock.review.queue.table.ids[dock.review.queue.shown[:2]].tolist()
     assert dock.review.contents.counter.text() == "1 of 4 · 0 approved · 0 rejected"
     assert (dock.review.contents.views.before.pixels != dock.review.contents.views.after.pixels).any()
     press(dock, "A")
@@ -241,7 +241,7 @@ def test_in_a_large_study_synthetic_layers_come_with_their_image(with_study, set
 
 def test_images_one_after_the_other_share_layers(with_study, settle, qtbot, monkeypatch) -> None:
     monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
-    monkeypatch.setattr("napari_histomix.widgets.layer_cache.KEPT", 2)
+    monkeypatch.setattr("napari_histomix.widgets.layer_making.KEPT", 2)
     dock = with_study("made")
     session, book, viewer = dock.session, dock.data.book, dock.real_viewer
     targets = set(images_of(session))

@@ -137,7 +137,7 @@ def test_a_paused_job_stands_still_until_it_is_resumed(runner, qtbot) -> None:
     runner.paused_changed.connect(said.append)
     runner.start(lambda: counting(done, closed), "counting")
     runner.pause()
-    runner.resume()
+    runner.pause(False)
     qtbot.waitUntil(lambda: len(done) > 5)
     runner.pause()
     assert runner.paused
@@ -145,7 +145,7 @@ def test_a_paused_job_stands_still_until_it_is_resumed(runner, qtbot) -> None:
     at = len(done)
     qtbot.wait(200)
     assert len(done) == at and not closed and runner.running
-    runner.resume()
+    runner.pause(False)
     assert not runner.paused
     qtbot.waitUntil(lambda: len(done) > at + 5)
     assert said == [True, False, True, False]

@@ -76,7 +76,7 @@ def settle(qtbot, panel) -> None:
 
 
 def ids(panel) -> list[int]:
-    return panel.queue.rows.table.ids[panel.queue.shown].tolist()
+    return panel.queue.table.ids[panel.queue.shown].tolist()
 
 
 def texts(panel) -> str:
@@ -231,7 +231,7 @@ def test_another_study_begins_anew(panel, made, tmp_path, qtbot) -> None:
 def test_the_order_is_the_one_chosen(panel) -> None:
     filters = panel.contents.filters
     filters.order.setCurrentIndex(filters.order.findData("worst"))
-    fits = panel.queue.rows.table.scores[panel.queue.shown]
+    fits = panel.queue.table.scores[panel.queue.shown]
     assert fits.tolist() == sorted(fits)
     filters.order.setCurrentIndex(filters.order.findData("random"))
     assert not filters.seed.isHidden()
@@ -424,11 +424,11 @@ def test_of_thousands_a_key_looks_at_a_handful(panel, qtbot) -> None:
 
         def __getitem__(self, row):
             asked.append(row)
-            name = light.rows.table.made_names[row % 300]
+            name = light.table.made_names[row % 300]
             return replace(plain(change), id=row, name=name, image=name)
 
     session = panel.session
-    session._set_work(Work(session.candidates, light.rows.table, Counting()))
+    session._set_work(Work(session.candidates, light.table, Counting()))
     session.changes_changed.emit()
     assert len(panel.queue) == 20_000
     asked.clear()
@@ -451,7 +451,7 @@ def test_where_a_nucleus_lies_is_said_in_words(kind, said) -> None:
     candidate = Candidate(0, target, Location("b", "rare", 1.0, 1.0, 3, 1, 80), -1.0, 50.0)
     change = nucleus_change(candidate, 7, 0, 0, np.zeros((3, 3, 3), np.uint8), np.ones((3, 3), np.uint8))
     names = {1: "lymphocyte", 2: "tumor"}
-    assert f"lymphocyte #7 {said}" in provenance(change, "fast", names.__getitem__, None, "undecided")
+    assert f"lymphocyte #7 {said}" in provenance(change, names.__getitem__, None, "undecided")
 
 
 def test_images_with_a_class_are_reviewed_as_wholes(open_panel, class_folder, qtbot) -> None:

@@ -17,11 +17,12 @@ from napari_histomix.widgets.review.queue import (
     NOTED,
     RANDOM,
     WORST_FIRST,
-    ChangeRows,
     ReviewQueue,
     Wanted,
 )
-from napari_histomix.widgets.review.summary import DonorUse, after_review
+from napari_histomix.widgets.review.sections import DonorUse, after_review
+
+CLASSES = {1: "rare"}.__getitem__
 
 
 class Light:
@@ -34,7 +35,7 @@ class Light:
             replaced = 2 if number % 3 else 0
             about = number, image, image, donor[0], "stamps", donor[1], replaced, 1, "", score, row, 0, 10, 10
             columns.append(about)
-        self.rows = ChangeRows.of(ChangeTable.of_rows(columns), {1: "rare"}.__getitem__)
+        self.table = ChangeTable.of_rows(columns)
 
     def change_of(self, number: int) -> Any:
         self.asked += 1
@@ -43,7 +44,7 @@ class Light:
 
 def queue_of(light: Light, decisions=None, reasons=None, notes=None) -> ReviewQueue:
     queue = ReviewQueue(light.change_of)
-    queue.set_changes(light.rows, said(decisions, reasons, notes))
+    queue.set_changes(light.table, CLASSES, said(decisions, reasons, notes))
     return queue
 
 
@@ -58,7 +59,7 @@ def some(count: int = 12) -> Light:
 
 
 def ids(queue: ReviewQueue) -> list[int]:
-    return queue.rows.table.ids[queue.shown].tolist()
+    return queue.table.ids[queue.shown].tolist()
 
 
 def test_the_orders_and_what_a_seed_means() -> None:
@@ -77,7 +78,7 @@ def test_the_orders_and_what_a_seed_means() -> None:
     assert sorted(first) == sorted(ids(queue)) == list(range(12)) and ids(queue) != first
     # More changes take their places between those that were there, which keep theirs.
     queue.arrange(RANDOM, 1)
-    queue.set_changes(some(20).rows, said())
+    queue.set_changes(some(20).table, CLASSES, said())
     assert [number for number in ids(queue) if number < 12] == first
 
 
@@ -128,7 +129,7 @@ def test_a_decision_that_takes_the_current_one_out_of_the_filter_leaves_it_in_vi
     queue.update([4], said({4: "approve"}))
     assert queue.step(-1) and queue.id == 2
     queue.go_to(99)
-    assert queue.id == 11 and not queue.step(1) and not queue.can_step(1)
+    assert queue.id == 11 and not queue.step(1) and queue.following() is None
 
 
 def test_the_next_undecided_one_is_looked_for_from_here_and_then_from_the_start() -> None:
@@ -174,30 +175,31 @@ def test_a_hundred_thousand_changes_are_looked_at_by_their_arrays_alone() -> Non
         queue.undecided_here()
         queue.update([queue.id], said({queue.id: "reject"}))
         assert queue.following() is not None
-    DonorUse.of(queue.rows, queue.marks.decisions == 1)
+    DonorUse.of(queue.table, queue.decisions == 1)
     assert light.asked == 0
 
 
 def test_donors_are_worth_their_number_only_where_all_are_used_equally_often() -> None:
-    rows = queue_of(some()).rows
+    table = some().table
     every = np.ones(12, bool)
-    use = DonorUse.of(rows, every)
+    use = DonorUse.of(table, every)
     assert use.counts.tolist() == [4, 4, 4] and use.worth == pytest.approx(3)
     assert use.histogram() == [("used once", 0), ("twice", 0), ("3 times", 0), ("4 times", 3)]
-    one_sided = np.isin(rows.table.ids, [0, 3, 6, 1])
-    use = DonorUse.of(rows, one_sided)
+    one_sided = np.isin(table.ids, [0, 3, 6, 1])
+    use = DonorUse.of(table, one_sided)
     assert use.worth == pytest.approx(16 / 10) and use.most == ("z", 1)
-    nothing = DonorUse.of(rows, ~every)
+    nothing = DonorUse.of(table, ~every)
     assert nothing.worth == 0 and nothing.most is None and nothing.histogram() == []
 
 
 def test_classes_after_are_before_plus_added_minus_replaced() -> None:
-    rows, every = queue_of(some()).rows, np.ones(12, bool)
-    assert after_review({1: 5, 2: 100}, rows, every) == {1: 17, 2: 92}
+    queue, every = queue_of(some()), np.ones(12, bool)
+    assert after_review({1: 5, 2: 100}, queue.table, every) == {1: 17, 2: 92}
     derived = [(0, "a", "a mixed", "b", "mixup", 0, 0, 0, "tumor", None, 0, 0, 9, 9)]
-    images = ChangeRows.of(ChangeTable.of_rows(derived), str)
-    assert after_review({1: 5, "tumor": 3, "benign": 4}, images, every[:1]) == {1: 5, "tumor": 4, "benign": 4}
-    assert rows.words == ("nucleus", "nuclei") and images.words == ("image", "images") and images.noun(0) == "image"
+    images = ReviewQueue(lambda _id: None)
+    images.set_changes(ChangeTable.of_rows(derived), str, said())
+    assert after_review({1: 5, "tumor": 3, "benign": 4}, images.table, every[:1]) == {1: 5, "tumor": 4, "benign": 4}
+    assert queue.words == ("nucleus", "nuclei") and images.words == ("image", "images") and images.noun == "image"
 
 
 def test_the_pace_is_the_median_without_pauses() -> None:

@@ -69,23 +69,23 @@ def test_decisions_are_on_disk_before_anyone_hears_of_them(session, tmp_path) ->
     session.decide("candidate", [2], "drop")
     assert session.undo("candidate") == (2,)
     assert heard == [((1, 2), {1: "keep", 2: "keep"}), ((2,), {1: "keep", 2: "drop"}), ((2,), {1: "keep", 2: "keep"})]
-    assert session.candidate_decisions == {1: "keep", 2: "keep"}
+    assert session.decisions["candidate"] == {1: "keep", 2: "keep"}
 
     again = Session(home=tmp_path)
     said: list[str] = []
     again.notice.connect(said.append)
     again.take_opened(drain(study_job(session.study_folder)()))
     again.decide("candidate", [0], "drop")
-    assert again.read_only and again.candidate_decisions == {1: "keep", 2: "keep"}
+    assert again.read_only and again.decisions["candidate"] == {1: "keep", 2: "keep"}
     assert "open in another window" in said[0] and len(said) == 2
     session.release()
     again.take_opened(drain(study_job(session.study_folder)()))
     assert not again.read_only
-    assert again.candidate_decisions == {1: "keep", 2: "keep"}
+    assert again.decisions["candidate"] == {1: "keep", 2: "keep"}
     assert (again.rare, again.major) == (session.rare, session.major)
     assert again.candidates.effective_sample_size == session.candidates.effective_sample_size
     assert again.undo("candidate") == (1, 2) and again.redo("candidate") == (1, 2)
-    assert again.undo("candidate") == (1, 2) and again.candidate_decisions == {}
+    assert again.undo("candidate") == (1, 2) and again.decisions["candidate"] == {}
 
     # What was decided belongs to its candidates: a new search begins a new study.
     again.decide("candidate", [0], "drop")

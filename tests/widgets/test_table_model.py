@@ -7,7 +7,7 @@ from qtpy.QtGui import QColor
 from widgets_samples import candidate
 
 from napari_histomix.widgets.candidates_panel import STATES, table_columns
-from napari_histomix.widgets.loading import Candidates, candidate_columns, candidate_frame, candidate_text
+from napari_histomix.widgets.loading import Candidates
 from napari_histomix.widgets.table_model import ArrayTableModel, Column
 
 DESCENDING = Qt.SortOrder.DescendingOrder
@@ -74,8 +74,7 @@ def test_a_choice_is_told_and_not_taken(model) -> None:
 @pytest.fixture(scope="module")
 def candidates() -> Candidates:
     items = [candidate(rank, "ab"[rank % 2], ("major", "background")[rank % 3 == 0]) for rank in range(100_000)]
-    frame = candidate_frame(items, lambda number: {1: "rare", 2: "common"}[number])
-    return Candidates(tuple(items), frame, candidate_columns(frame), candidate_text(frame))
+    return Candidates.of(items, {1: "rare", 2: "common"}.__getitem__)
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
-"""What the panels share: their base class, and the bar that runs, pauses and cancels a long job."""
+"""What the panels share: their base class, their keys, and the bar that runs, pauses and cancels a long job."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from app_model.types import KeyBinding
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
 from napari_histomix.records import Event
@@ -16,6 +18,7 @@ from napari_histomix.widgets.layers import layer_book_of
 from napari_histomix.widgets.session import Session, session_of, window_of
 
 STOP_AND_KEEP = "Stop at the next step; you are asked whether what is made so far stays."
+MOVES = ("Left", "Right", "Up", "Down")
 
 
 class Panel(QWidget):
@@ -57,6 +60,79 @@ class Panel(QWidget):
             show_warning(sentence)
 
 
+class PanelKeys(QObject):
+    """Keys that work in the panel (Qt shortcuts) and, while it is shown, over the canvas (napari's key bindings).
+
+    napari gives a layer's own bindings precedence (A selects all points, R is a rectangle), and a selected layer can
+    be any. So the keys are bound on the viewer, and on the layer that is active, and taken back from a layer as soon
+    as it is not. What was bound there before is put back. ``actions`` says what each key ("A", "Left") does.
+    """
+
+    def __init__(self, panel: QWidget, viewer: Any, actions: Mapping[str, Callable[[], None]]) -> None:
+        super().__init__(panel)
+        self._viewer = viewer
+        self._actions = dict(actions)
+        self._bound: list[tuple[Any, dict[KeyBinding, Any], dict[KeyBinding, Any]]] = []
+        self._shown = False
+        for key, action in actions.items():
+            # As over the canvas: a key that is held down moves on, but decides once.
+            add_shortcut(panel, key, action).setAutoRepeat(key in MOVES)
+
+    def bind(self) -> None:
+        """Take the keys over; to be called when the panel is shown."""
+        if not self._shown:
+            self._shown = True
+            self._viewer.layers.selection.events.active.connect(self._on_active)
+            self._on_active()
+
+    def release(self) -> None:
+        """Give the keys back; to be called when the panel is hidden or closed."""
+        if self._shown:
+            self._shown = False
+            self._viewer.layers.selection.events.active.disconnect(self._on_active)
+            self._unbind()
+
+    def _on_active(self, event: Any = None) -> None:
+        self._unbind()
+        for owner in (self._viewer, self._viewer.layers.selection.active):
+            if owner is not None:
+                ours = {KeyBinding.from_str(key): _call(action) for key, action in self._actions.items()}
+                before = {binding: owner.keymap[binding] for binding in ours if binding in owner.keymap}
+                for binding, call in ours.items():
+                    owner.keymap[binding] = call
+                self._bound.append((owner, ours, before))
+
+    def _unbind(self) -> None:
+        for owner, ours, before in self._bound:
+            for binding, function in ours.items():
+                # Another panel may have taken the key since; then it is not ours to give back.
+                if owner.keymap.get(binding) is function:
+                    del owner.keymap[binding]
+                    if binding in before:
+                        owner.keymap[binding] = before[binding]
+        self._bound.clear()
+
+
+def add_shortcut(
+    panel: QWidget,
+    key: str,
+    action: Callable[[], Any],
+    context: Qt.ShortcutContext = Qt.ShortcutContext.WidgetWithChildrenShortcut,
+) -> QShortcut:
+    """Have Qt hear a key in a panel, or as far as ``context`` says."""
+    shortcut = QShortcut(QKeySequence(key), panel)
+    shortcut.setContext(context)
+    shortcut.activated.connect(action)
+    return shortcut
+
+
+def _call(action: Callable[[], None]) -> Callable[[Any], None]:
+    def run(_owner: Any) -> None:
+        action()
+
+    return run
+
+
 class RunBar(QWidget):
     """Run, Cancel, a progress bar and what is being done; follows a runner.
 
@@ -85,7 +161,7 @@ class RunBar(QWidget):
         stop_tip = stop_tip if keep_question is None else STOP_AND_KEEP
         self.cancel_button = ui.button("Cancel", stop_tip, self._cancel)
         self.pause_button = ui.button("Pause", "Hold the run, for instance to give the computer to something else.")
-        self.pause_button.clicked.connect(lambda: runner.resume() if runner.paused else runner.pause())
+        self.pause_button.clicked.connect(lambda: runner.pause(not runner.paused))
         self._pausable = pausable
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)

@@ -13,12 +13,12 @@ from napari_histomix.compositing.composing import crop
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
 from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.base import PanelKeys
 from napari_histomix.widgets.decisions import DROP, KEEP, UNDECIDED, WORDS
 from napari_histomix.widgets.loading import Candidates
 from napari_histomix.widgets.plan_panel import PlanPage
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
-from napari_histomix.widgets.viewer import PanelKeys
 
 CROP_MICROMETERS = 32.0
 TYPING = 200
@@ -127,7 +127,7 @@ class CandidatesPanel(PlanPage):
             self.table.set_columns(())
             return
         first = not self.table.columns
-        self.table.set_columns(table_columns(candidates, self.session.candidate_decisions), candidates.text)
+        self.table.set_columns(table_columns(candidates, self.session.decisions["candidate"]), candidates.text)
         if first:
             for place, width in enumerate((42, 80, 86, 66, 36, 72, 100, 130)):
                 self.view.setColumnWidth(place, width)
@@ -193,7 +193,7 @@ class CandidatesPanel(PlanPage):
         self.view.scrollTo(first)
 
     def _on_decided(self, ranks: Iterable[int]) -> None:
-        codes, decisions = self.table.columns[DECISION].values, self.session.candidate_decisions
+        codes, decisions = self.table.columns[DECISION].values, self.session.decisions["candidate"]
         for rank in ranks:
             codes[rank] = STATES.index(decisions.get(rank, UNDECIDED))
         self.table.set_values("decision", codes)
@@ -223,7 +223,7 @@ class CandidatesPanel(PlanPage):
         candidate = self.current()
         if candidate is None:
             return
-        decision = self.session.candidate_decisions.get(candidate.rank)
+        decision = self.session.decisions["candidate"].get(candidate.rank)
         frame = {KEEP: ui.GOOD, DROP: ui.BAD}.get(decision or "", "")
         what = "background" if candidate.target.kind == "background" else f"replaces {self._name(candidate.target)}"
         self._show_crop(self.target_view, candidate.target, f"Target: {what}", frame)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_histomix.records import HistomixError
+from napari_histomix.study import Study
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.database import WriteLock
 from napari_histomix.study.decision_log import Entry, Subject, items_of
-
-if TYPE_CHECKING:
-    from napari_histomix.study import Study
 
 UNDECIDED = "undecided"
 KEEP, DROP = "keep", "drop"
@@ -74,12 +72,7 @@ class Decisions(QObject):
         """How often each decision was made; counted anew after one has changed."""
 
     @property
-    def candidate_decisions(self) -> dict[int, str]:
-        return self.decisions["candidate"]
-
-    @property
     def approved(self) -> list[int]:
-        """Ids of the changes that may be exported."""
         return sorted(number for number, decision in self.decisions["change"].items() if decision == APPROVE)
 
     def decided(self, decision: str) -> int:
@@ -116,10 +109,6 @@ class Decisions(QObject):
         study.reviewer = self.reviewer
         self._studies.add(study)
 
-    def _hold(self, study: Study) -> None:
-        self.introduce(study)
-        study.hold(self.lock(study.folder))
-
     def release(self) -> None:
         """Let other windows write to what this one has open."""
         _release(self._locks)
@@ -150,15 +139,14 @@ class Decisions(QObject):
 
     def undo(self, subject: Subject) -> tuple[int, ...]:
         """Take the last act back; returns the items that it touched."""
-        return self._turn(self.study.undo, subject) if self.study is not None else ()
+        with self._telling():
+            return self._take(self.study.undo(subject)) if self.study is not None else ()
+        return ()
 
     def redo(self, subject: Subject) -> tuple[int, ...]:
         """Do the act again that was taken back last; returns the items that it touched."""
-        return self._turn(self.study.redo, subject) if self.study is not None else ()
-
-    def _turn(self, turn: Callable[[Subject], tuple[Entry, ...]], subject: Subject) -> tuple[int, ...]:
         with self._telling():
-            return self._take(turn(subject))
+            return self._take(self.study.redo(subject)) if self.study is not None else ()
         return ()
 
     def _take(self, entries: Sequence[Entry]) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QRectF, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QPoint, QRectF, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import (
     QBoxLayout,
@@ -339,6 +339,12 @@ class Section(QCollapsible):
         self.contents.setMaximumHeight(self.TALLEST if opened else 0)
 
 
+def image_of(pixels: NDArray[np.uint8]) -> QImage:
+    """An RGB array (H, W, 3), which must live as long, as an image."""
+    height, width = pixels.shape[:2]
+    return QImage(pixels.data, width, height, 3 * width, QImage.Format.Format_RGB888)
+
+
 class CropView(QFrame):
     """A piece of an image, magnified by a factor and centered; one that fits the view where there is no factor."""
 
@@ -369,9 +375,30 @@ class CropView(QFrame):
             self._image = self._bytes = None
         else:
             self._bytes = np.ascontiguousarray(pixels)
-            height, width = pixels.shape[:2]
-            self._image = QImage(self._bytes.data, width, height, 3 * width, QImage.Format.Format_RGB888)
+            self._image = image_of(self._bytes)
         self.update()
+
+    def place(self, image: QImage) -> QRectF:
+        """Where an image is drawn."""
+        fit = min(self.width() / image.width(), self.height() / image.height())
+        factor = self.factor or max(fit, 0.1)
+        width, height = image.width() * factor, image.height() * factor
+        return QRectF((self.width() - width) / 2, (self.height() - height) / 2, width, height)
+
+    def paint_image(self, painter: QPainter, image: QImage) -> None:
+        place = self.place(image)
+        smooth = self.smooth or place.width() < image.width()
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, smooth)
+        painter.drawImage(place, image)
+
+    def paint_caption(self, painter: QPainter, caption: str, *, right: bool = False) -> None:
+        metrics = painter.fontMetrics()
+        text = metrics.elidedText(caption, Qt.TextElideMode.ElideRight, self.width() - 12)
+        strip = metrics.boundingRect(text).adjusted(-4, -2, 4, 2)
+        strip.moveTopLeft(QPoint(self.width() - strip.width() if right else 0, 0))
+        painter.fillRect(strip, QColor(20, 22, 26, 190))
+        painter.setPen(QColor("white"))
+        painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
 
     def sizeHint(self) -> QSize:
         return QSize(190, 190)
@@ -384,21 +411,10 @@ class CropView(QFrame):
         painter = QPainter(self)
         painter.fillRect(self.rect(), QColor(30, 32, 36))
         if self._image is not None:
-            fit = min(self.width() / self._image.width(), self.height() / self._image.height())
-            factor = self.factor or max(fit, 0.1)
-            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth or factor < 1)
-            width, height = self._image.width() * factor, self._image.height() * factor
-            x, y = (self.width() - width) / 2, (self.height() - height) / 2
-            painter.drawImage(QRectF(x, y, width, height), self._image)
+            self.paint_image(painter, self._image)
         if self.frame_color:
             painter.setPen(QPen(QColor(self.frame_color), 4))
             painter.drawRect(self.rect().adjusted(2, 2, -2, -2))
         if self.caption:
-            metrics = painter.fontMetrics()
-            text = metrics.elidedText(self.caption, Qt.TextElideMode.ElideRight, self.width() - 12)
-            strip = metrics.boundingRect(text).adjusted(-4, -2, 4, 2)
-            strip.moveTopLeft(self.rect().topLeft())
-            painter.fillRect(strip, QColor(20, 22, 26, 190))
-            painter.setPen(QColor("white"))
-            painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
+            self.paint_caption(painter, self.caption)
         painter.end()

@@ -38,7 +38,7 @@ ENGINE = "napari_histomix.diffusion.inpainter"
 
 log = logging.getLogger(__name__)
 _lock = Lock()
-_busy = 0
+_paused: set[GcPause] = set()
 _usual = gc.get_threshold()
 _preload: Thread | None = None
 
@@ -142,7 +142,6 @@ class JobRunner(QObject):
     progressed = Signal(object)
     """An ``Event``, at most 20 a second, and every one that carries changes, a message or a validation loss."""
     finished = Signal(object)
-    """The job's result."""
     failed = Signal(str)
     """One sentence for a person."""
     cancelled = Signal()
@@ -187,6 +186,8 @@ class JobRunner(QObject):
         # A worker that computes in Python gives the interpreter up only when asked; every event of the window asks
         # several times. At Python's own 5 ms that adds up to a visible stutter, at 1 ms it does not.
         sys.setswitchinterval(min(sys.getswitchinterval(), 0.001))
+        # To build pint's registry of units, as the first layer does, is not safe in two threads at once.
+        pint.get_application_registry().Unit("um")
         handle = _Handle(make)
         call = _Named(_work)
         call.title = f"HistoMix: {title}"
@@ -212,16 +213,12 @@ class JobRunner(QObject):
         if self._next is not None and self.start(*self._next):
             self._next = None
 
-    def pause(self) -> None:
-        """Hold the job after its next event, until ``resume`` or ``cancel``."""
-        if self._handle is not None and not self.paused and not self._handle.stop.is_set():
-            self._handle.hold.set()
-            self.paused_changed.emit(True)
-
-    def resume(self) -> None:
-        if self._handle is not None and self.paused:
-            self._handle.hold.clear()
-            self.paused_changed.emit(False)
+    def pause(self, paused: bool = True) -> None:
+        """Hold the job after its next event, or let it go on."""
+        handle = self._handle
+        if handle is not None and paused != self.paused and not handle.stop.is_set():
+            (handle.hold.set if paused else handle.hold.clear)()
+            self.paused_changed.emit(paused)
 
     def cancel(self) -> None:
         """Stop the job at its next event."""
@@ -313,29 +310,22 @@ class GcPause:
     may also destroy what belongs to the window. New garbage is still collected, old garbage when all have ended.
     """
 
-    def __init__(self) -> None:
-        self._on = False
-
     def begin(self) -> None:
-        self._set(True)
-
-    def end(self) -> None:
-        self._set(False)
-
-    def _set(self, on: bool) -> None:
-        global _busy, _usual
+        global _usual
         with _lock:
-            if on == self._on:
-                return
-            self._on = on
-            _busy += 1 if on else -1
-            if on and _busy == 1:
+            if not _paused:
                 gc.freeze()
                 _usual = gc.get_threshold()
                 gc.set_threshold(RARELY, *_usual[1:])
-            elif not _busy:
-                gc.set_threshold(*_usual)
-                gc.unfreeze()
+            _paused.add(self)
+
+    def end(self) -> None:
+        with _lock:
+            if self in _paused:
+                _paused.remove(self)
+                if not _paused:
+                    gc.set_threshold(*_usual)
+                    gc.unfreeze()
 
 
 def prepare_torch() -> None:
@@ -384,11 +374,3 @@ def _load_engine() -> None:
     except ImportError:
         # The synthesis that needs it imports it again, and there the person is told what is missing.
         return
-
-
-def prepare_units() -> None:
-    """Build pint's registry of units on the main thread, before a job starts.
-
-    Building takes a while and is not safe beside another thread that builds it too, as the first layer would do.
-    """
-    pint.get_application_registry().Unit("um")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from napari.components import ViewerModel
 from napari.layers import Labels, Layer, Points
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -17,15 +19,9 @@ from napari_histomix.records import Change, Event, Job, LabeledImage
 from napari_histomix.widgets import layer_making as making
 from napari_histomix.widgets.decisions import DELETE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.jobs import GcPause, JobRunner
-from napari_histomix.widgets.layer_cache import Stack, Stacks
-from napari_histomix.widgets.layer_making import Composed, composed_image
+from napari_histomix.widgets.layer_making import Composed, Stack, Stacks, composed_image
 from napari_histomix.widgets.loading import candidate_frame
 from napari_histomix.widgets.session import Session, session_of
-from napari_histomix.widgets.viewer import fly, show_scale_bar
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from napari.components import ViewerModel
 
 NAME = "napari-histomix-layers"
 PAUSE = 15
@@ -33,6 +29,8 @@ PAUSE = 15
 SYNTHETIC = ("synthetic", "synthetic nuclei", "changes")
 REWRITTEN = 40
 """Nuclei of one image that one act may rewrite in its layers; with more, they are composed anew."""
+VIEW_PIXELS, VIEW_MICROMETERS = 700, 90.0
+"""What a flight leaves on the screen: so many micrometers on so many screen pixels."""
 AT_ONCE = 6
 """Target images whose synthetic layers appear right away; those of others come when the image is first shown.
 
@@ -137,6 +135,7 @@ class LayerBook(QObject):
             # The image comes before another goes: nobody has to look at an empty canvas.
             self._later(lambda: self._add_image(name, image), lambda: self._turn_to(name, "image", True))
         self._later(*(partial(self._show, other, False) for other in self.stacks if other != name))
+        unused = () if made else SYNTHETIC
         if image is not None and name == target and session.dataset is not None and session.dataset.has_nuclei:
             self._later(
                 lambda: self._add_nuclei(name, image),
@@ -144,12 +143,10 @@ class LayerBook(QObject):
                 lambda: None if self.layer(name, "candidates") else self._add_candidates(name),
             )
         else:
-            unused = ("nuclei", "candidates")
-            self._later(*(partial(self._remove, stack.spare[what]) for what in unused if what in stack.spare))
+            unused = (*unused, "nuclei", "candidates")
         self._later(lambda: self._show(name, True))
-        if not made:
-            self._later(*(partial(self._remove, stack.spare[what]) for what in SYNTHETIC if what in stack.spare))
-        elif self.layer(name, "synthetic") is None:
+        self._later(*(partial(self._remove, stack.spare[what]) for what in unused if what in stack.spare))
+        if made and self.layer(name, "synthetic") is None:
             self._compose([name])
 
     def _on_candidates(self) -> None:
@@ -234,27 +231,27 @@ class LayerBook(QObject):
 
     def _on_changes_decided(self, ids: Sequence[int]) -> None:
         session = self.session
-        images: dict[str, list[int]] = {}
-        rows = session.table.rows(ids)
-        rows = rows[session.table.in_place[rows]]
-        for row, code in zip(rows.tolist(), session.table.names[rows].tolist(), strict=True):
-            images.setdefault(session.table.made_names[code], []).append(row)
+        table, rows = session.table, session.table.rows(ids)
+        rows = rows[table.in_place[rows]]
         anew = []
-        for name, concerned in images.items():
-            if name in self.stacks and len(concerned) > REWRITTEN:
+        for code in np.unique(table.names[rows]).tolist():
+            name = table.made_names[code]
+            if name not in self.stacks:
+                continue
+            concerned = rows[table.names[rows] == code].tolist()
+            if len(concerned) > REWRITTEN:
                 # Composing an image anew in the background takes less than writing many windows of it here.
                 anew.append(name)
-            elif name in self.stacks:
+            else:
                 for row in concerned:
                     self._rewrite(session.change_at(row))
-        if anew:
-            self._compose(anew)
-        for name in images:
             if self._queue:
                 self._later(partial(self._recolor_changes, name))
             else:
                 # With nothing under way, one look of the window shows it all.
                 self._recolor_changes(name)
+        if anew:
+            self._compose(anew)
 
     def _on_place(self, image: str, row: float, col: float) -> None:
         self._place = image, row, col
@@ -328,7 +325,7 @@ class LayerBook(QObject):
         candidates = self.session.candidates
         frame = candidates.frame if candidates else candidate_frame((), str)
         rows = frame[frame["image"] == name]
-        decisions = self.session.candidate_decisions
+        decisions = self.session.decisions["candidate"]
         return rows.assign(decision=[WORDS[decisions.get(rank, UNDECIDED)] for rank in rows["rank"]])
 
     def _add_candidates(self, name: str) -> None:
@@ -463,3 +460,29 @@ def layer_book_of(viewer: Any, session: Session | None = None) -> LayerBook:
     viewer = getattr(viewer, "__wrapped__", viewer)
     session = session or session_of(viewer)
     return session.findChild(LayerBook, NAME) or LayerBook(viewer, session)
+
+
+# Camera and scale bar are where napari keeps them since 0.9, or where it kept them before.
+
+
+def fly(viewer: Any, point: tuple[float, ...]) -> None:
+    """Center the camera on a place (world coordinates, last two axes) and come close."""
+    camera = getattr(viewer, "scene", viewer).camera
+    camera.center = (0.0, *point[-2:])
+    camera.zoom = VIEW_PIXELS / VIEW_MICROMETERS
+
+
+def fit(viewer: Any, layer: Any, margin: float = 0.05) -> None:
+    """Show all of a layer, with some space around it."""
+    camera, canvas = getattr(viewer, "scene", viewer).camera, getattr(viewer, "canvas", None)
+    height, width = canvas.size if canvas is not None else viewer._canvas_size
+    low, high = (corner[-2:] for corner in layer.extent.world)
+    camera.center = (0.0, *((low + high) / 2))
+    rows, cols = high - low
+    camera.zoom = (1 - 2 * margin) * min(height / max(rows, 1e-9), width / max(cols, 1e-9))
+
+
+def show_scale_bar(viewer: Any) -> None:
+    """Show the scale bar."""
+    overlays = getattr(getattr(viewer, "canvas", None), "overlays", viewer)
+    overlays.scale_bar.visible = True

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
+from napari_histomix import jobs
 from napari_histomix.datasets import Dataset, Survey, open_any, survey
 from napari_histomix.datasets.splits import with_chosen_splits
+from napari_histomix.jobs import Outcome
+from napari_histomix.methods.base import Method
+from napari_histomix.methods.base import Work as MethodWork
 from napari_histomix.records import Candidate, Event, HistomixError, Job, LabeledImage
+from napari_histomix.settings import check_settings
+from napari_histomix.study import Study
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.database import WriteLock
 from napari_histomix.study.decision_log import Subject
+from napari_histomix.study.store import keep_survey, kept_survey
 from napari_histomix.widgets.decisions import SUBJECTS
-from napari_histomix.widgets.jobs import JobRunner, prepare_torch, prepare_units, single
+from napari_histomix.widgets.jobs import JobRunner, prepare_torch, single
 from napari_histomix.widgets.table_model import Column
-
-if TYPE_CHECKING:
-    from napari_histomix.jobs import Outcome
-    from napari_histomix.methods.base import Method
-    from napari_histomix.study import Study
-
 
 CANDIDATE_COLUMNS = (
     ("rank", "#", "Order in which the places were drawn; synthesis takes them in this order."),
@@ -70,25 +71,6 @@ def candidate_frame(candidates: Sequence[Candidate], class_name: Callable[[int],
     return pd.DataFrame({name: np.array(values, dtype=kind) for name, (kind, values) in columns.items()})
 
 
-def candidate_columns(frame: pd.DataFrame) -> tuple[Column, ...]:
-    """Columns of a table of candidates, ready to be sorted; item i has rank i. Takes a while too."""
-    columns = []
-    for name, header, tip in CANDIDATE_COLUMNS:
-        values = frame[name].to_numpy()
-        column = Column(name, header, tip, values, _SHOWN.get(name, str), right=values.dtype != object)
-        if name in ("image", "donor"):
-            column.hover = values.__getitem__
-        column.ranks()
-        columns.append(column)
-    return tuple(columns)
-
-
-def candidate_text(frame: pd.DataFrame) -> NDArray[Any]:
-    """What a search for candidates looks through, in lower case."""
-    joined = frame["image"] + " " + frame["kind"] + " " + frame["type"] + " " + frame["donor"]
-    return joined.str.casefold().to_numpy(dtype=object)
-
-
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Candidates in order of rank, their table, and what a person should know of the draw."""
@@ -97,20 +79,32 @@ class Candidates:
     frame: pd.DataFrame
     columns: tuple[Column, ...]
     text: NDArray[Any]
-    """Of each candidate, what a search looks through."""
+    """Of each candidate, what a search looks through, in lower case."""
     effective_sample_size: float | None = None
     warnings: tuple[str, ...] = ()
 
     @classmethod
+    def of(cls, items: Sequence[Candidate], class_name: Callable[[int], str], **draw: Any) -> Self:
+        """Candidates with their tables, ready to be sorted; takes a while for tens of thousands."""
+        frame, columns = candidate_frame(items, class_name), []
+        for name, header, tip in CANDIDATE_COLUMNS:
+            values = frame[name].to_numpy()
+            column = Column(name, header, tip, values, _SHOWN.get(name, str), right=values.dtype != object)
+            if name in ("image", "donor"):
+                column.hover = values.__getitem__
+            column.ranks()
+            columns.append(column)
+        text = (frame["image"] + " " + frame["kind"] + " " + frame["type"] + " " + frame["donor"]).str.casefold()
+        return cls(tuple(items), frame, tuple(columns), text.to_numpy(dtype=object), **draw)
+
+    @classmethod
     def read(cls, study: Study, dataset: Dataset) -> Self | None:
-        """Those that a study holds, with their tables; takes a while for tens of thousands. None where it has none."""
-        items = study.candidates()
+        """Those that a study holds; None where it has none."""
+        items, settings = study.candidates(), study.settings()
         if not items:
             return None
-        settings, frame = study.settings(), candidate_frame(items, dataset.class_name)
-        size, warnings = settings.get("effective_sample_size"), settings.get("warnings", ())
-        columns, text = candidate_columns(frame), candidate_text(frame)
-        return cls(tuple(items), frame, columns, text, size, tuple(warnings))
+        size, warnings = settings.get("effective_sample_size"), tuple(settings.get("warnings", ()))
+        return cls.of(items, dataset.class_name, effective_sample_size=size, warnings=warnings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +145,6 @@ class Moved:
 
 def open_job(path: Path, mpp: float | None = None) -> Callable[[], Job[Opened]]:
     """Open a dataset's folder, of nuclei or of images with a class, and count its nuclei."""
-    prepare_units()
 
     def job() -> Job[Opened]:
         yield Event("Opening the folder")
@@ -169,12 +162,8 @@ def study_job(
 
     ``images`` is where those went, if they did; ``lock`` the window's right to write to that folder.
     """
-    prepare_units()
 
     def job() -> Job[Opened | Moved]:
-        from napari_histomix.study import Study
-        from napari_histomix.study.store import keep_survey, kept_survey
-
         yield Event("Opening the study")
         study = Study.open(folder, lock)
         settings = study.settings()
@@ -191,9 +180,8 @@ def study_job(
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         warning = f"Not the images that the study was made with, or missing: {', '.join(changed[:3])}{more}."
         yield Event("Reading the study", message=warning if changed else None)
-        return Opened(
-            dataset, counted, settings["mpp"], study, Work.read(study, Candidates.read(study, dataset)), settings
-        )
+        work = Work.read(study, Candidates.read(study, dataset))
+        return Opened(dataset, counted, settings["mpp"], study, work, settings)
 
     return job
 
@@ -212,14 +200,6 @@ class Found:
 
 
 @dataclass(eq=False)
-class Begun:
-    """A study that a job began, and candidates that it found on the way; taken over on the main thread."""
-
-    study: Study | None = None
-    candidates: Candidates | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Ground:
     """What a job works on: a dataset, and the study that it goes on with or, where that is None, begins."""
 
@@ -228,96 +208,78 @@ class Ground:
     mpp: float | None
     """Given by a person."""
     folder: Path
-    """Of the study."""
+    lock: WriteLock
+    """The window's for that folder."""
     study: Study | None
     settings: Mapping[str, Any]
     """What a new study is told of the session."""
+    candidates: Candidates | None = None
+    """Those that were found on the way."""
 
     @contextmanager
     def begin(self) -> Iterator[Study]:
         """The study; of one that begins here, nothing stays where the work in it fails."""
-        from napari_histomix.study import Study
-        from napari_histomix.study.store import keep_survey
-
         if self.study is not None:
             yield self.study
             return
         with Study.begin(self.folder, self.dataset.root, self.dataset.name, self.mpp) as study:
-            study.remember_images(self.survey.hashes)
-            study.save_settings(self.settings)
-            yield study
-            keep_survey(study.folder, self.survey)
+            # From the start: to lock it while the job writes would be too late.
+            study.hold(self.lock)
+            try:
+                study.remember_images(self.survey.hashes)
+                study.save_settings(self.settings)
+                yield study
+                keep_survey(study.folder, self.survey)
+            except BaseException:
+                study.let_go()
+                raise
+        self.study = study
 
 
-def find_job(ground: Ground, method: Method[Any, Any], settings: Any) -> Callable[[], Job[Found]]:
+def find(ground: Ground, method: Method[Any, Any], settings: Any) -> Job[Found]:
     """Find what the stage of a method vets, in place of what was found before."""
     stage = method.stage
     if stage is None:
         raise HistomixError(f"{method.title} has nothing to find before it makes images.")
 
-    def job() -> Job[Found]:
-        from napari_histomix.jobs import check
-        from napari_histomix.methods.base import Work as MethodWork
-        from napari_histomix.settings import check_settings
-
-        if getattr(settings, "encoder", "texture") != "texture":
-            prepare_torch()
-        check(method, ground.dataset)
-        with ground.begin() as study:
-            result = yield from stage.find(MethodWork(ground.dataset, study), check_settings(settings))
-        problems = tuple(problem.sentence for problem in getattr(result, "problems", ()))
-        return Found(study, Work.read(study, Candidates.read(study, ground.dataset)), problems, result)
-
-    return job
+    if getattr(settings, "encoder", "texture") != "texture":
+        prepare_torch()
+    jobs.check(method, ground.dataset)
+    with ground.begin() as study:
+        result = yield from stage.find(MethodWork(ground.dataset, study), check_settings(settings))
+    problems = tuple(problem.sentence for problem in getattr(result, "problems", ()))
+    return Found(study, Work.read(study, Candidates.read(study, ground.dataset)), problems, result)
 
 
-def make_job(
-    ground: Ground, begun: Begun, method: Method[Any, Any], settings: Any, stage: Any, loaded: Any
-) -> Callable[[], Job[Outcome]]:
+def make(ground: Ground, method: Method[Any, Any], settings: Any, stage: Any, loaded: Any) -> Job[Outcome]:
     """Carry a method out. A study that begins here stays once it holds something: a change, or what a stage found."""
-
-    def job() -> Job[Outcome]:
-        from napari_histomix import jobs
-
-        prepare_torch()
-        yield Event("Preparing")
-        with ground.begin() as study:
-            run = jobs.run(method, ground.dataset, settings, study, stage=stage, loaded=loaded)
-            try:
-                event = next(run)
-                while not (event.made or (method.stage is not None and method.stage.ready(study))):
-                    yield event
-                    event = next(run)
-            except StopIteration as end:
-                begun.study = study
-                outcome: Outcome = end.value
-                return outcome
-            except BaseException:
-                run.close()
-                raise
-        if method.stage is not None and "candidate" in method.stage.subjects:
-            begun.candidates = Candidates.read(study, ground.dataset)
-        begun.study = study
+    prepare_torch()
+    yield Event("Preparing")
+    with ground.begin() as study:
+        run = jobs.run(method, ground.dataset, settings, study, stage=stage, loaded=loaded)
         try:
-            yield event
-            return (yield from run)
-        finally:
+            event = next(run)
+            while not (event.made or (method.stage is not None and method.stage.ready(study))):
+                yield event
+                event = next(run)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+        except BaseException:
             run.close()
+            raise
+        if method.stage is not None and "candidate" in method.stage.subjects:
+            ground.candidates = Candidates.read(study, ground.dataset)
+    with closing(run):
+        yield event
+        return (yield from run)
 
-    return job
 
-
-def resume_job(ground: Ground) -> Callable[[], Job[Outcome]]:
+def resume(ground: Ground) -> Job[Outcome]:
     """Go on with the run of a study that was killed or cancelled."""
-
-    def job() -> Job[Outcome]:
-        from napari_histomix import jobs
-
-        prepare_torch()
-        with ground.begin() as study:
-            return (yield from jobs.resume(study, ground.dataset))
-
-    return job
+    prepare_torch()
+    with ground.begin() as study:
+        return (yield from jobs.resume(study, ground.dataset))
 
 
 BUDGET = 512 * 2**20
@@ -340,7 +302,7 @@ class ImageReader(QObject):
         self._dataset: Dataset | None = None
         self._kept: OrderedDict[str, LabeledImage] = OrderedDict()
         self._waiting: list[str] = []
-        self._reading: tuple[Dataset, str] | None = None
+        self._reading = ""
         self._runner = JobRunner(self)
         self._runner.finished.connect(self._on_read)
         self._runner.failed.connect(self._on_failed)
@@ -348,13 +310,12 @@ class ImageReader(QObject):
 
     def set_dataset(self, dataset: Dataset | None) -> None:
         """Read from another dataset from now on; forgets everything."""
-        self._dataset = dataset
+        self._dataset, self._reading = dataset, ""
         self._kept.clear()
         self._waiting.clear()
-        self._runner.cancel()
+        self._runner.discard()
 
     def get(self, name: str) -> LabeledImage | None:
-        """An image that is here already."""
         if name not in self._kept:
             return None
         self._kept.move_to_end(name)
@@ -371,36 +332,27 @@ class ImageReader(QObject):
             return
         if name in self._waiting:
             self._waiting.remove(name)
-        if self._reading is None or self._reading[1] != name:
+        if self._reading != name:
             self._waiting.append(name)
         self._next()
 
     def _next(self) -> None:
-        if self._runner.running:
-            return
-        self._reading = None
-        if not self._waiting or self._dataset is None:
-            return
-        dataset, name = self._dataset, self._waiting.pop()
-        self._reading = dataset, name
-        self._runner.start(single(lambda: dataset.read(name), f"Reading {name}"), f"reading {name}")
+        dataset = self._dataset
+        if self._waiting and dataset is not None and not self._runner.running:
+            name = self._reading = self._waiting.pop()
+            self._runner.start(single(lambda: dataset.read(name), f"Reading {name}"), f"reading {name}")
 
     def _on_read(self, image: LabeledImage) -> None:
-        if name := self._read_now():
-            self._kept[image.source.image] = image
-            size = sum(kept.pixels.nbytes + kept.instances.nbytes for kept in self._kept.values())
-            while size > BUDGET and len(self._kept) > 2:
-                _, old = self._kept.popitem(last=False)
-                size -= old.pixels.nbytes + old.instances.nbytes
-            self.loaded.emit(name)
+        name, self._reading = self._reading, ""
+        self._kept[name] = image
+        size = sum(kept.pixels.nbytes + kept.instances.nbytes for kept in self._kept.values())
+        while size > BUDGET and len(self._kept) > 2:
+            _, old = self._kept.popitem(last=False)
+            size -= old.pixels.nbytes + old.instances.nbytes
+        self.loaded.emit(name)
         self._next()
 
     def _on_failed(self, sentence: str) -> None:
-        if name := self._read_now():
-            self.failed.emit(name, sentence)
+        name, self._reading = self._reading, ""
+        self.failed.emit(name, sentence)
         self._next()
-
-    def _read_now(self) -> str:
-        """Name of the image whose reading has ended; empty where another dataset was opened meanwhile."""
-        reading, self._reading = self._reading, None
-        return reading[1] if reading is not None and reading[0] is self._dataset else ""

@@ -15,6 +15,7 @@ from napari_histomix.datasets.formats import recognized
 from napari_histomix.datasets.listing import SPLIT_FOLDERS, subfolder
 from napari_histomix.datasets.opening import is_label_file, read_label_file
 from napari_histomix.records import HistomixError, LabeledImage
+from napari_histomix.study import Study
 from napari_histomix.study.database import FILE
 from napari_histomix.widgets.layer_making import facts, nuclei_keywords
 
@@ -60,18 +61,17 @@ def read_folder(path: str) -> list[LayerData]:
     wanted = ""
     is_study = (folder / FILE).is_file()
     if is_study:
-        from napari_histomix.study import Study
-
         study = Study.open(folder)
         dataset = open_dataset(study.locate(), study.mpp)
         wanted = str(study.settings().get("image", ""))
     else:
         dataset = open_dataset(folder)
     image, scaled = _first(dataset, wanted)
-    viewer = napari.current_viewer()
-    window = getattr(viewer, "window", None)
+    window = getattr(napari.current_viewer(), "window", None)
     if window is None:
-        return [_image(image, scaled, adopt=False), _nuclei(dataset, image, scaled)]
+        keywords = nuclei_keywords(image.types, dataset.classes, facts(image), OTHER)
+        keywords |= {"name": f"{image.source.image} nuclei", **_space(image.mpp if scaled else None)}
+        return [_image(image, scaled, adopt=False), (image.instances, keywords, "labels")]
     data = _open_dock(window)
     (data.open_study if is_study else data.open_folder)(folder)
     # The dock asks for a scale that nothing says; this layer would be without it.
@@ -80,9 +80,8 @@ def read_folder(path: str) -> list[LayerData]:
 
 def _first(dataset: Dataset, wanted: str) -> tuple[LabeledImage, bool]:
     """An image to show, the wanted one if it is there, and whether its scale is known."""
-    entries = sorted(dataset.entries, key=lambda entry: entry.source.image != wanted)
     reasons = []
-    for entry in entries:
+    for entry in sorted(dataset.entries, key=lambda entry: entry.source.image != wanted):
         try:
             return dataset.read(replace(entry, mpp=entry.mpp or 1.0)), entry.mpp is not None
         except HistomixError as error:
@@ -98,12 +97,6 @@ def _image(image: LabeledImage, scaled: bool, *, adopt: bool) -> LayerData:
     about = {**facts(image), **({"adopt": True} if adopt else {})}
     keywords = {"name": image.source.image, "rgb": True, "metadata": {"histomix": about}}
     return image.pixels, keywords | _space(image.mpp if scaled else None), "image"
-
-
-def _nuclei(dataset: Dataset, image: LabeledImage, scaled: bool) -> LayerData:
-    keywords = nuclei_keywords(image.types, dataset.classes, facts(image), OTHER)
-    name = {"name": f"{image.source.image} nuclei"}
-    return image.instances, name | keywords | _space(image.mpp if scaled else None), "labels"
 
 
 def read_file(path: str) -> list[LayerData]:

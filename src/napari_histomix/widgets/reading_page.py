@@ -13,8 +13,7 @@ from qtpy.QtWidgets import QProgressBar, QPushButton, QWidget
 from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, Reading
 from napari_histomix.records import HistomixError
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import Panel
-from napari_histomix.widgets.viewer import PanelKeys
+from napari_histomix.widgets.base import Panel, PanelKeys
 
 COLORS = {1: "#1f6f9f", 2: "#4d86a5", 3: "#b07a3c", 4: "#b85c1e"}
 """Of the four buttons: blue is real, amber synthetic, the surer the stronger."""

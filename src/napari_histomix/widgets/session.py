@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.datasets.splits import with_splits
+from napari_histomix.jobs import Outcome
+from napari_histomix.methods import DEFAULT, method_names, method_of
 from napari_histomix.records import Change, HistomixError, Job
+from napari_histomix.study import Study
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import loading
 from napari_histomix.widgets.decisions import DELETE, REJECT, Decisions
 from napari_histomix.widgets.elements import free_folder
 from napari_histomix.widgets.jobs import warm_networks
-from napari_histomix.widgets.loading import Begun, Candidates, Found, Ground, ImageReader, Opened, Work
-
-if TYPE_CHECKING:
-    from napari_histomix.jobs import Outcome
-    from napari_histomix.study import Study
+from napari_histomix.widgets.loading import Candidates, Found, Ground, ImageReader, Opened, Work
 
 NAME = "napari-histomix-session"
 OBJECTS = 4096
@@ -82,7 +81,7 @@ class Session(Decisions):
         self._method = ""
         self.rare: tuple[int, ...] = ()
         self.major: tuple[int, ...] = ()
-        self._begun = Begun()
+        self._run: Ground | None = None
         self.image = self._wanted = ""
         self._set_work(Work())
 
@@ -112,7 +111,7 @@ class Session(Decisions):
         self.study_folder = Path(opened.study.folder) if opened.study else self.free_folder()
         self._set_work(opened.work)
         if opened.study is not None:
-            self._hold(opened.study)
+            self._use(opened.study)
         self.rare, self.major = self._default_classes()
         if chosen := opened.settings.get("candidate_settings"):
             self.rare, self.major = (
@@ -166,7 +165,6 @@ class Session(Decisions):
             QTimer.singleShot(0, lambda: self._on_loaded(""))
 
     def step(self, by: int) -> None:
-        """Show the next image of the dataset, or the one before."""
         names, shown = self.images, self.target_of(self.image)
         if names:
             at = names.index(shown) if shown in names else 0
@@ -208,8 +206,6 @@ class Session(Decisions):
     def method(self) -> str:
         """Name of the method that makes images; at first, one that can use the dataset."""
         if not self._method and self.dataset is not None:
-            from napari_histomix.methods import DEFAULT, method_names, method_of
-
             named = ((name, method_of(name)) for name in (DEFAULT, *method_names()))
             usable = (name for name, method in named if not method.needs.problem(method.title, self.dataset))
             self._method = next(usable, DEFAULT)
@@ -253,7 +249,7 @@ class Session(Decisions):
         settings = {"image": self.image, **({"splits": self.splits} if self.splits else {})}
         if self._method:
             settings["method"] = self._method
-        return Ground(self.dataset, self.survey, self.mpp, folder, study, settings)
+        return Ground(self.dataset, self.survey, self.mpp, folder, self.lock(folder), study, settings)
 
     # Making.
 
@@ -262,13 +258,11 @@ class Session(Decisions):
 
         A study in which candidates were decided on, or images made, stays as it is: the search begins another one.
         """
-        from napari_histomix.methods import method_of
-
         method, study, folder = method_of(self.method), self.study, self.study_folder
         searched = method.stage is not None and "candidate" in method.stage.subjects
         if study is not None and searched and self.worked:
             study, folder = None, self.free_folder(study.folder.parent)
-        return loading.find_job(self._ground(study, folder), method, settings)
+        return partial(loading.find, self._ground(study, folder), method, settings)
 
     def take_stage(self, found: Found) -> None:
         self._adopt(found.study)
@@ -281,16 +275,13 @@ class Session(Decisions):
 
         ``stage`` are the settings of its stage, where the study does not hold its items yet; ``loaded`` is a model.
         """
-        from napari_histomix.methods import method_of
-
-        self._begun = Begun()
-        ground = self._ground(self.study, self.study_folder)
-        return loading.make_job(ground, self._begun, method_of(self.method), settings, stage, loaded)
+        self._run = self._ground(self.study, self.study_folder)
+        return partial(loading.make, self._run, method_of(self.method), settings, stage, loaded)
 
     def resume_job(self) -> Callable[[], Job[Outcome]]:
         if self.study is None:
             raise HistomixError("Open a study first.")
-        return loading.resume_job(self._ground(self.study, self.study_folder))
+        return partial(loading.resume, self._ground(self.study, self.study_folder))
 
     def take_made(self, ids: Sequence[int]) -> None:
         """Show changes that are in the study now.
@@ -298,12 +289,12 @@ class Session(Decisions):
         To be called with the ids of each event of a ``make_job`` that says what was ``made``, and once without any when
         it has ended, however it did: a study that it began is taken over then at the latest.
         """
-        begun = self._begun
-        if begun.study is not None:
-            self._begun = Begun()
-            self._adopt(begun.study)
-            if begun.candidates is not None:
-                self.candidates = begun.candidates
+        run = self._run
+        if run is not None and run.study is not None:
+            self._run = None
+            self._adopt(run.study)
+            if run.candidates is not None:
+                self.candidates = run.candidates
                 self.candidates_changed.emit()
         known = self.table.ids
         new = np.setdiff1d(np.asarray(ids, np.int64), known)
@@ -327,13 +318,17 @@ class Session(Decisions):
                 self.show(self.images[0])
             self.changes_changed.emit()
 
+    def _use(self, study: Study) -> None:
+        self.introduce(study)
+        study.hold(self.lock(study.folder))
+
     def _adopt(self, study: Study) -> None:
         if study is self.study:
             return
         if self.study is not None:
             self.study.let_go()
         self.study, self.study_folder = study, Path(study.folder)
-        self._hold(study)
+        self._use(study)
         self._set_work(Work(self.candidates))
         self.study_changed.emit()
         if self.splits and study.settings().get("splits") != self.splits:

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import QSizePolicy
 from napari_histomix.records import Event
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.jobs import prepare_units, warm_networks
+from napari_histomix.widgets.jobs import warm_networks
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.training_form import TissueSource, TrainingForm, read_history, run_words, training_job
 
@@ -169,7 +169,6 @@ class TrainPanel(Panel):
     """What to learn from, which network, the run as it goes, and what came of it."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
-        prepare_units()
         super().__init__(napari_viewer, session)
         self._out: Path | None = None
         self._kind = "inpainter"

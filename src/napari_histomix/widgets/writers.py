@@ -20,7 +20,7 @@ from napari_histomix.datasets.pixels import as_ids
 from napari_histomix.datasets.text_files import whole_number
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, safe_name, write_png
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
-from napari_histomix.widgets.viewer_layers import micrometers, pixels_of
+from napari_histomix.widgets.viewer_layers import about, micrometers, pixels_of
 
 CLASS_FEATURES = ("class", "type", "classification")
 """Features of a Labels layer that say the class of each label; the first that is there counts."""
@@ -73,8 +73,7 @@ def is_synthetic(meta: Mapping[str, Any]) -> bool:
 
 
 def _about(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    about = meta.get("metadata", {}).get("histomix")
-    return about if isinstance(about, dict) else {}
+    return about(SimpleNamespace(metadata=meta.get("metadata", {})))
 
 
 def _mpp(meta: Mapping[str, Any]) -> float | None:
@@ -107,11 +106,9 @@ def _labeled(data: Any, meta: Mapping[str, Any]) -> tuple[LabeledImage, tuple[Nu
     name = safe_name(str(_about(meta).get("image") or meta["name"]))
     # A layer says of its image as a whole that it is synthetic, unless its features say it of each label.
     flags = _feature(meta, ("synthetic",))
-    synthetic = frozenset(
-        number
-        for number in ids
-        if (is_synthetic(meta) if flags is None else flags.get(number) == True)  # noqa: E712
-    )
+    if flags is None:
+        flags = dict.fromkeys(ids, is_synthetic(meta))
+    synthetic = frozenset(number for number in ids if flags.get(number) == True)  # noqa: E712
     image = LabeledImage(pixels, instances, types, mpp or 1.0, Source("", name), synthetic=synthetic)
     return image, classes, mpp is not None
 
@@ -119,12 +116,12 @@ def _labeled(data: Any, meta: Mapping[str, Any]) -> tuple[LabeledImage, tuple[Nu
 def _feature(meta: Mapping[str, Any], names: tuple[str, ...]) -> dict[int, Any] | None:
     """What the first of these features that is there says of each label; None where there is none."""
     features = meta.get("features")
-    column = next((name for name in names if features is not None and name in features), None)
-    if features is None or column is None:
-        return None
-    # Without a column of ids, the rows are those of the labels from 0.
-    ids = features["index"] if "index" in features else range(len(features))
-    return {int(number): value for number, value in zip(ids, features[column], strict=True)}
+    for name in names:
+        if features is not None and name in features:
+            # Without a column of ids, the rows are those of the labels from 0.
+            ids = features["index"] if "index" in features else range(len(features))
+            return {int(number): value for number, value in zip(ids, features[name], strict=True)}
+    return None
 
 
 def _kinds(meta: Mapping[str, Any]) -> dict[int, str]:

@@ -30,7 +30,7 @@ from napari_histomix.study.curation import Curation
 from napari_histomix.study.database import WriteLock
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.jobs import JobRunner, prepare_units, single
+from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import SegmentPlaces
 
@@ -154,7 +154,6 @@ class TissuePanel(Panel):
     """Whether the images of the pool are opened with it."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
-        prepare_units()
         super().__init__(napari_viewer, session)
         self.places = SegmentPlaces(self.viewer, self)
         self.title = ui.label()

@@ -19,6 +19,7 @@ from napari_histomix.study import Study
 from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.base import PanelKeys
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions, PoolFilters
 from napari_histomix.widgets.pool.gallery import PoolGallery, PoolSelection
@@ -33,7 +34,6 @@ from napari_histomix.widgets.pool.loading import (
 )
 from napari_histomix.widgets.pool.map import PoolMap
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.viewer import PanelKeys
 from napari_histomix.widgets.viewer_layers import SegmentPlaces
 
 NOTHING = Counts(0, 0, 0, 0, {})

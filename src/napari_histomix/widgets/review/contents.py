@@ -11,15 +11,13 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 from napari_histomix.compositing.composing import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
 from napari_histomix.study.database import READ_ONLY
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.decisions import UNDECIDED, WORDS
-from napari_histomix.widgets.elements import ACCENT, SPACE, Note, button, column, label, rgb, row
 from napari_histomix.widgets.jobs import sentence_of
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.review.deciding import COLORS, DecidingBox, DetailsBox, GoalBar, provenance, title_of
 from napari_histomix.widgets.review.donors import CompareSection, DonorSection
-from napari_histomix.widgets.review.filters import FilterSection, ListSection
-from napari_histomix.widgets.review.queue import ChangeRows
-from napari_histomix.widgets.review.summary import Classes, SummarySection
+from napari_histomix.widgets.review.sections import FilterSection, ListSection, SummarySection
 from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison
 
 if TYPE_CHECKING:
@@ -35,18 +33,18 @@ class ReviewContents(QWidget):
     def __init__(self, panel: ReviewPanel) -> None:
         super().__init__()
         self.session, self.book, self.queue = panel.session, panel.book, panel.queue
-        self.counter, self.note = label(wrap=False, style="font-weight: 600;"), Note()
+        self.counter, self.note = ui.label(wrap=False, style="font-weight: 600;"), ui.Note()
         self.counter.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        keys_button = button("Keys (?)", "All keys of the review (? or F1).", lambda: panel.toggle_keys())
+        keys_button = ui.button("Keys (?)", "All keys of the review (? or F1).", lambda: panel.toggle_keys())
         self.views = Comparison(self.show_look, self.book.show_synthetic)
         self.goal, self.deciding, self.details = GoalBar(panel), DecidingBox(panel), DetailsBox(panel)
         self.filters, self.list = FilterSection(panel), ListSection(panel)
         self.donors, self.compare = DonorSection(panel.session, panel.runner), CompareSection(panel.session)
-        self.summary = SummarySection(self.filters.choose_donor)
+        self.summary = SummarySection(panel, self.filters.choose_donor)
         parts = (self.goal, self.note, self.views, self.deciding, self.details)
         sections = (self.filters, self.list, self.donors, self.compare, self.summary)
-        top = row(self.counter, keys_button, stretch=0)
-        self.setLayout(column(top, *parts, *sections, space=SPACE - 2))
+        top = ui.row(self.counter, keys_button, stretch=0)
+        self.setLayout(ui.column(top, *parts, *sections, space=ui.SPACE - 2))
         self.shows = False
         """Whether the views show what is under review."""
         self._aimed: tuple[int, bool, tuple[int, int]] | None = None
@@ -68,31 +66,14 @@ class ReviewContents(QWidget):
 
     def take_changes(self) -> None:
         """Show other changes than before."""
-        session, queue = self.session, self.queue
-        queue.set_changes(ChangeRows.of(session.table, self._class_name), session.decisions)
-        self.filters.set_rows(queue.rows)
+        queue = self.queue
+        queue.set_changes(self.session.table, self._class_name, self.session.decisions)
+        self.filters.set_rows()
         self.list.set_rows()
         self.read_samplers()
         if self.filters.wanted != queue.wanted:
             # What had been chosen does not occur any more.
             queue.filter(self.filters.wanted)
-        dataset, survey, candidates = session.dataset, session.survey, session.candidates
-        if dataset is None or survey is None:
-            return
-        training = {entry.source.image for entry in dataset.training}
-        classes: Classes = {}
-        before: dict[int | str, int] = {}
-        if dataset.has_nuclei:
-            for kind in dataset.classes:
-                classes[kind.number] = kind.name, kind.color
-                before[kind.number] = sum(
-                    counts[kind.number] for name, counts in survey.counts.items() if name in training
-                )
-        for name in dataset.kinds:
-            classes[name] = name, rgb(ACCENT)
-            before[name] = sum(entry.kind == name for entry in dataset.training)
-        places = candidates.effective_sample_size if candidates is not None else None
-        self.summary.set_work(queue.rows, queue.marks, classes, before, places)
 
     def read_samplers(self) -> None:
         """Read which sampler painted what, where a filter may want to know."""
@@ -107,16 +88,16 @@ class ReviewContents(QWidget):
     def show_all(self) -> None:
         """Show how far the review is, and what is under review."""
         queue, session = self.queue, self.session
-        undecided, approved, rejected, deleted = queue.marks.counts()
+        undecided, approved, rejected, deleted = queue.counts()
         place = f"{queue.at + 1:,} of {len(queue):,}" if queue.at is not None else f"{len(queue):,}"
-        shown = "" if len(queue) == len(queue.rows) - deleted else " shown"
+        shown = "" if len(queue) == len(queue.table) - deleted else " shown"
         out = " · this one is not" if queue.at is None and queue.row is not None else ""
         gone = f" · {deleted:,} deleted" if deleted else ""
         self.counter.setText(f"{place}{shown}{out} · {approved:,} approved · {rejected:,} rejected{gone}")
         self.goal.show_counts(undecided, approved, rejected)
         self.filters.show_count(queue)
         self.list.refresh()
-        self.summary.refresh()
+        self.summary.redraw.start()
         self.show_look()
         why_not = READ_ONLY if session.read_only else ""
         self.deciding.refresh(queue, why_not)
@@ -132,7 +113,7 @@ class ReviewContents(QWidget):
         decision, metrics = self.queue.decision, self.fontMetrics()
         try:
             decided = study.decided("change", change.id).get(change.id) if decision != UNDECIDED else None
-            about = change, str(change.provenance.get("sampler", "")), self._class_name, decided, decision
+            about = change, self._class_name, decided, decision
             shown.setToolTip(provenance(*about))
             shown.setText(provenance(*about, lambda name: metrics.elidedText(name, ELIDED, NAME_WIDTH)))
         except (HistomixError, OSError) as error:
@@ -190,7 +171,7 @@ class ReviewContents(QWidget):
         for section in (self.donors, self.compare):
             section.show_change(change, target, near)
         # Going on need not wait for the next image.
-        following, table = self.queue.following(), self.queue.rows.table
+        following, table = self.queue.following(), self.queue.table
         name = table.image_names[table.images[following]] if following is not None else ""
         if name and name not in self._unreadable and reader.get(name) is None:
             reader.request(name)

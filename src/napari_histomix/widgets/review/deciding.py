@@ -13,28 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QSignalBlocker, Qt
-from qtpy.QtGui import QFocusEvent, QKeyEvent
-from qtpy.QtWidgets import QButtonGroup, QLabel, QLineEdit, QProgressBar, QWidget
+from qtpy.QtGui import QKeyEvent
+from qtpy.QtWidgets import QButtonGroup, QLineEdit, QProgressBar, QWidget
 
 from napari_histomix.methods import method_of
 from napari_histomix.records import Change, HistomixError
 from napari_histomix.study.decision_log import REASONS, Decided
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
-from napari_histomix.widgets.elements import (
-    BAD,
-    GOOD,
-    SPACE,
-    button,
-    check,
-    column,
-    even_row,
-    hint,
-    label,
-    later,
-    line,
-    number,
-    row,
-)
 from napari_histomix.widgets.review.queue import ReviewQueue
 
 if TYPE_CHECKING:
@@ -60,7 +46,7 @@ BUTTONS = (
     (UNDECIDED, "Clear", "3", "Take approval, rejection or deletion back: undecided again."),
     (DELETE, "Delete", "4", "Take it out of this list too; Undo brings it back, and so does Clear."),
 )
-COLORS = {APPROVE: GOOD, REJECT: BAD, DELETE: "#8a8f99"}
+COLORS = {APPROVE: ui.GOOD, REJECT: ui.BAD, DELETE: "#8a8f99"}
 FILLED = (
     "QPushButton {{ background-color: {color}; color: white; font-weight: 600; padding: 7px 2px; border-radius: 4px; }}"
     "QPushButton:disabled {{ background-color: #7a808a; color: #d5d8dc; }}"
@@ -73,10 +59,17 @@ REASON_TIPS = {
     "shape": "It is cut off, torn or misshapen.",
     "label": "The outline or the class is wrong.",
 }
+STAY = "review_stay"
+"""Under which the study keeps whether a person stays."""
 BREAK = 60.0
 """Seconds without a decision after which a person is taken to have paused."""
 LATEST, FEWEST = 30, 3
 """Decisions that the pace is taken from, at most and at least."""
+
+
+def _call(action: Callable[[str], None], name: str) -> Callable[..., None]:
+    """What a button calls, without what Qt says of it."""
+    return lambda _checked=False: action(name)
 
 
 class DecidingBox(QWidget):
@@ -84,36 +77,32 @@ class DecidingBox(QWidget):
 
     def __init__(self, panel: ReviewPanel) -> None:
         super().__init__()
-        self.scopes = {scope: button("", checkable=True) for scope in SCOPES}
+        self.scopes = {scope: ui.button("", checkable=True) for scope in SCOPES}
         self.scopes[ONE].setChecked(True)
         group = QButtonGroup(self)
         for scope_button in self.scopes.values():
             group.addButton(scope_button)
             scope_button.toggled.connect(lambda checked: panel.on_scope() if checked else None)
-        self.buttons = {
-            decision: button("", pressed=lambda _checked=False, decision=decision: panel.decide(decision))
-            for decision, *_ in BUTTONS
-        }
+        self.buttons = {decision: ui.button("", pressed=_call(panel.decide, decision)) for decision, *_ in BUTTONS}
         self.buttons[APPROVE].setStyleSheet(FILLED.format(color="#1e8449"))
         self.buttons[REJECT].setStyleSheet(FILLED.format(color="#b03a2e"))
-        self.undo_button = button(
+        self.undo_button = ui.button(
             "Undo (Z)", "Take the last decision, reason or note back (Z, U or Ctrl+Z).", panel.undo
         )
-        self.redo_button = button("Redo (Y)", "Do again what was taken back last (Y or Ctrl+Shift+Z).", panel.redo)
-        self.previous_button = button("◀ Previous (←)", pressed=lambda: panel.move_by(-1))
-        self.next_button = button("Next (→) ▶", pressed=lambda: panel.move_by(1))
-        on_button = button("Next undecided (J)", "Go to the next that is undecided.", panel.move_on)
+        self.redo_button = ui.button("Redo (Y)", "Do again what was taken back last (Y or Ctrl+Shift+Z).", panel.redo)
+        self.previous_button = ui.button("◀ Previous (←)", pressed=lambda: panel.move_by(-1))
+        self.next_button = ui.button("Next (→) ▶", pressed=lambda: panel.move_by(1))
+        on_button = ui.button("Next undecided (J)", "Go to the next that is undecided.", panel.move_on)
         lines = (
-            even_row(*self.scopes.values()),
-            even_row(self.buttons[APPROVE], self.buttons[REJECT]),
-            even_row(self.buttons[UNDECIDED], self.buttons[DELETE], self.undo_button, self.redo_button),
-            even_row(self.previous_button, on_button, self.next_button),
+            ui.even_row(*self.scopes.values()),
+            ui.even_row(self.buttons[APPROVE], self.buttons[REJECT]),
+            ui.even_row(self.buttons[UNDECIDED], self.buttons[DELETE], self.undo_button, self.redo_button),
+            ui.even_row(self.previous_button, on_button, self.next_button),
         )
-        self.setLayout(column(*lines, space=SPACE - 2))
+        self.setLayout(ui.column(*lines, space=ui.SPACE - 2))
 
     @property
     def scope(self) -> str:
-        """What a decision concerns."""
         return next(scope for scope, scope_button in self.scopes.items() if scope_button.isChecked())
 
     def set_scope(self, scope: str) -> None:
@@ -132,9 +121,9 @@ class DecidingBox(QWidget):
         """Say what a decision would concern, or why none is possible; let the arrows go where there is a change."""
         for scope, (text, tip) in SCOPES.items():
             self.scopes[scope].setText(text.format(noun=queue.noun))
-            self.scopes[scope].setToolTip(tip.format(noun=queue.noun, nouns=queue.rows.words[1]))
+            self.scopes[scope].setToolTip(tip.format(noun=queue.noun, nouns=queue.words[1]))
         # An image of its own holds nothing else to decide on.
-        self.scopes[IMAGE].setVisible(bool(queue.rows.table.in_place.any()))
+        self.scopes[IMAGE].setVisible(bool(queue.table.in_place.any()))
         self.scopes[IMAGE].setEnabled(queue.in_place)
         if self.scope == IMAGE and not queue.in_place:
             self.set_scope(ONE)
@@ -148,8 +137,8 @@ class DecidingBox(QWidget):
             decision_button.setToolTip(why_not or (f"{tip} One Undo takes all {count:,} back." if together else tip))
         self.undo_button.setEnabled(not why_not)
         self.redo_button.setEnabled(not why_not)
-        self.previous_button.setEnabled(queue.can_step(-1))
-        self.next_button.setEnabled(queue.can_step(1))
+        self.previous_button.setEnabled(queue.following(-1) is not None)
+        self.next_button.setEnabled(queue.following() is not None)
 
 
 class NoteEdit(QLineEdit):
@@ -163,6 +152,8 @@ class NoteEdit(QLineEdit):
         self.setAccessibleName("Note")
         self._shown = ""
         self._id: int | None = None
+        self.editingFinished.connect(self.keep)
+        self.returnPressed.connect(panel.setFocus)
 
     def show_note(self, id: int | None, text: str) -> None:
         """Show the note of a change; what is being typed about the same change stays."""
@@ -176,7 +167,7 @@ class NoteEdit(QLineEdit):
         text = self.text().strip()
         if text != self._shown:
             self._shown = text
-            self.panel.write_note(text)
+            self.panel.write("change note", text)
 
     def event(self, event: QEvent) -> bool:
         # Escape comes here, not to the panel's shortcut.
@@ -186,18 +177,11 @@ class NoteEdit(QLineEdit):
         return super().event(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
-            self.keep()
-            self.panel.setFocus()
-        elif event.key() == Qt.Key.Key_Escape:
+        if event.key() == Qt.Key.Key_Escape:
             self.setText(self._shown)
             self.panel.setFocus()
         else:
             super().keyPressEvent(event)
-
-    def focusOutEvent(self, event: QFocusEvent) -> None:
-        self.keep()
-        super().focusOutEvent(event)
 
 
 class DetailsBox(QWidget):
@@ -206,10 +190,10 @@ class DetailsBox(QWidget):
     def __init__(self, panel: ReviewPanel) -> None:
         super().__init__()
         self.reasons = {
-            reason: button(
+            reason: ui.button(
                 f"{reason.capitalize()} ({REASON_KEYS[reason]})",
                 f"{REASON_TIPS[reason]} A reason for what is shown; press again to take it off.",
-                lambda _checked=False, reason=reason: panel.toggle_reason(reason),
+                _call(panel.toggle_reason, reason),
                 checkable=True,
             )
             for reason in REASONS
@@ -217,20 +201,22 @@ class DetailsBox(QWidget):
         for reason_button in self.reasons.values():
             reason_button.setStyleSheet("QPushButton { padding: 4px 2px; }")
         self.note = NoteEdit(panel)
-        self.stay = check(
-            "Stay (K)", "After a rejection, stay, so that its reasons can be given afterwards.", panel.keep_stay
+        self.stay = ui.check(
+            "Stay (K)",
+            "After a rejection, stay, so that its reasons can be given afterwards.",
+            lambda stay: panel.session.save_settings({STAY: stay}),
         )
-        self.provenance = hint("")
+        self.provenance = ui.hint("")
         self.provenance.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.reviewer = line("Your name (P)", "Written down with each of your decisions; kept for the next time.")
+        self.reviewer = ui.line("Your name (P)", "Written down with each of your decisions; kept for the next time.")
         self.reviewer.setAccessibleName("Reviewer")
         self.reviewer.editingFinished.connect(lambda: panel.session.set_reviewer(self.reviewer.text().strip()))
         self.reviewer.returnPressed.connect(panel.setFocus)
         panel.session.reviewer_changed.connect(self.reviewer.setText)
-        reasons = even_row(*self.reasons.values())
-        reasons.setSpacing(SPACE // 2)
-        note = row(self.note, self.stay, stretch=0)
-        self.setLayout(column(reasons, note, self.provenance, self.reviewer, space=SPACE - 2))
+        reasons = ui.even_row(*self.reasons.values())
+        reasons.setSpacing(ui.SPACE // 2)
+        note = ui.row(self.note, self.stay, stretch=0)
+        self.setLayout(ui.column(reasons, note, self.provenance, self.reviewer, space=ui.SPACE - 2))
 
     def refresh(self, queue: ReviewQueue, note: str, why_not: str) -> None:
         """Show what was said of the change under review; ``why_not`` where nothing can be said."""
@@ -247,7 +233,6 @@ class DetailsBox(QWidget):
 
 def provenance(
     change: Change,
-    sampler: str,
     name: Callable[[int], str],
     decided: Decided | None,
     decision: str,
@@ -255,9 +240,9 @@ def provenance(
 ) -> str:
     """Where a change comes from, how well it fits, who decided on it and when.
 
-    ``sampler`` painted in it (empty where none did), ``name`` gives the name of a class number, ``short`` makes the
-    name of an image short.
+    ``name`` gives the name of a class number, ``short`` makes the name of an image short.
     """
+    sampler = change.provenance.get("sampler")
     facts = (
         *(_of_nucleus(change, name, short) if change.in_place else _of_image(change, short)),
         "" if math.isnan(change.score) else f"fit {change.score:.0f}",
@@ -339,8 +324,8 @@ class GoalBar(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
-        saving = later(self, 300, lambda: panel.keep_goal(self.goal.value()))
-        self.goal = number(
+        saving = ui.later(self, 300, lambda: panel.keep_goal(self.goal.value()))
+        self.goal = ui.number(
             0,
             1_000_000,
             0,
@@ -348,13 +333,13 @@ class GoalBar(QWidget):
             special="all reviewed",
             tip="How many approved ones you want. At 0, the bar shows how many are reviewed.",
             changed=lambda _: saving.start(),
+            name="Goal",
         )
-        self.goal.setAccessibleName("Goal")
         self.goal.setKeyboardTracking(False)
-        self.words = QLabel()
-        goal = row(label("Goal", wrap=False), self.goal, self.words)
+        self.words = ui.label(wrap=False)
+        goal = ui.row(ui.label("Goal", wrap=False), self.goal, self.words)
         goal.insertStretch(2, 1)
-        self.setLayout(column(self.bar, goal, space=SPACE - 2))
+        self.setLayout(ui.column(self.bar, goal, space=ui.SPACE - 2))
 
     def begin(self, goal: int) -> None:
         self.pace = Pace()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout
 
 from napari_histomix.compositing.composing import crop, look
 from napari_histomix.datasets import Dataset
+from napari_histomix.evaluation.nearest_patch import Neighbor, TrainingPatches
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.methods.base import Method, Placing, Work
 from napari_histomix.records import (
@@ -26,14 +28,11 @@ from napari_histomix.records import (
 )
 from napari_histomix.settings import made_from, settings_of
 from napari_histomix.study import Study
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import RunBar
-from napari_histomix.widgets.elements import ACCENT, CropView, Note, Section, add, clear, hint, row
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.session import Session
-
-if TYPE_CHECKING:
-    from napari_histomix.evaluation.nearest_patch import Neighbor, TrainingPatches
 
 MICROMETERS, HEIGHT = 28.0, 150
 """Side of donor and nearest patch, and pixels of the screen that they get."""
@@ -45,12 +44,12 @@ Result = tuple[str, Change | str]
 """Title of a method, and its change or why there is none."""
 
 
-class ChangeSection(Section):
+class ChangeSection(ui.Section):
     """A section about the change under review, filled only while it is open."""
 
     def __init__(self, title: str, tip: str, session: Session) -> None:
         super().__init__(title, tip, opened=False)
-        self.session, self.note = session, Note()
+        self.session, self.note = session, ui.Note()
         self._change: Change | None = None
         self._target: LabeledImage | None = None
         self._near: Sequence[Change] = ()
@@ -82,21 +81,21 @@ class DonorSection(ChangeSection):
         self._patches: TrainingPatches | None = None
         self._neighbor: tuple[int, Neighbor] | None = None
         self._searched: int | None = None
-        self.donor, self.nearest = CropView("Donor"), CropView("Nearest")
+        self.donor, self.nearest = ui.CropView("Donor"), ui.CropView("Nearest")
         for view in (self.donor, self.nearest):
             view.smooth = True
             view.setFixedHeight(HEIGHT)
-        pair = row(self.donor, self.nearest)
+        pair = ui.row(self.donor, self.nearest)
         pair.setSpacing(2)
         self.bar = RunBar(
             "Find nearest training patch",
             runner,
             "Describe all nuclei of the training images once; then the nearest is shown for each synthetic nucleus.",
         )
-        self.about = hint("")
+        self.about = ui.hint("")
         self.about.hide()
-        add(self.body, pair, self.about, self.bar, self.note)
-        self.bar.run.connect(self.build)
+        ui.add(self.body, pair, self.about, self.bar, self.note)
+        self.bar.run.connect(self._build)
         runner.finished.connect(self._on_built)
         self.finder.finished.connect(self._on_nearest)
         runner.failed.connect(self._fail)
@@ -107,19 +106,11 @@ class DonorSection(ChangeSection):
 
     # The nearest patches.
 
-    def build(self) -> None:
-        """Describe the training patches in the background."""
+    def _build(self) -> None:
         dataset = self.session.dataset
-        if dataset is None or self._patches is not None:
-            return
-        self.note.say("")
-
-        def job() -> Job[TrainingPatches]:
-            from napari_histomix.evaluation.nearest_patch import TrainingPatches
-
-            return (yield from TrainingPatches.build(dataset))
-
-        self.runner.start(job, "describing training patches")
+        if dataset is not None and self._patches is None:
+            self.note.say("")
+            self.runner.start(partial(TrainingPatches.build, dataset), "describing training patches")
 
     def _on_built(self, patches: TrainingPatches) -> None:
         self._patches = patches
@@ -164,7 +155,7 @@ class DonorSection(ChangeSection):
         if change.in_place:
             self._show_nearest(change)
 
-    def _show_donor(self, view: CropView, donor: SourceRef | None, donors: Sequence[SourceRef]) -> None:
+    def _show_donor(self, view: ui.CropView, donor: SourceRef | None, donors: Sequence[SourceRef]) -> None:
         if donor is None:
             view.show_pixels(None, "" if donors else "No donor")
             return
@@ -178,7 +169,8 @@ class DonorSection(ChangeSection):
         target, patches, known = self.session.reader.get(change.image), self._patches, self._neighbor
         if patches is not None and target is not None and self._searched != change.id:
             self._searched = change.id
-            self.finder.replace(nearest_job(patches, target, change, self._near), "finding the nearest training patch")
+            job = partial(find_nearest, patches, target, change, self._near)
+            self.finder.replace(job, "finding the nearest training patch")
         if known is None or known[0] != change.id:
             self.nearest.show_pixels(None, "Nearest …" if patches is not None else "Nearest")
             return
@@ -193,7 +185,7 @@ class DonorSection(ChangeSection):
         )
 
     def _show_crop(
-        self, view: CropView, caption: str, name: str, center_row: float, center_col: float, whole: bool = False
+        self, view: ui.CropView, caption: str, name: str, center_row: float, center_col: float, whole: bool = False
     ) -> None:
         image = self.session.reader.get(name)
         if image is None:
@@ -204,21 +196,17 @@ class DonorSection(ChangeSection):
         view.show_pixels(image.pixels if whole else crop(image.pixels, center_row, center_col, side), caption)
 
 
-def nearest_job(
+def find_nearest(
     patches: TrainingPatches, target: LabeledImage, change: Change, near: Sequence[Change]
-) -> Callable[[], Job[tuple[int, Neighbor]]]:
+) -> Job[tuple[int, Neighbor]]:
     """Find the training patch that resembles a change most, its own target and donor excepted."""
-
-    def job() -> Job[tuple[int, Neighbor]]:
-        yield Event("Finding the nearest training patch")
-        # A margin, for the patch is resampled from what lies around it.
-        side = round(1.5 * MICROMETERS / target.mpp)
-        pixels = look(target, *center(change), side, near).after
-        sources = (change.target, change.donor)
-        exclude = tuple(_location(source, "major") for source in sources if source is not None)
-        return change.id, patches.nearest(pixels, target.mpp, None, exclude)
-
-    return job
+    yield Event("Finding the nearest training patch")
+    # A margin, for the patch is resampled from what lies around it.
+    side = round(1.5 * MICROMETERS / target.mpp)
+    pixels = look(target, *center(change), side, near).after
+    sources = (change.target, change.donor)
+    exclude = tuple(_location(source, "major") for source in sources if source is not None)
+    return change.id, patches.nearest(pixels, target.mpp, None, exclude)
 
 
 class CompareSection(ChangeSection):
@@ -235,10 +223,10 @@ class CompareSection(ChangeSection):
         self.results: dict[int, list[Result]] = {}
         """What came of comparisons, by the id of the change that was compared."""
         self.bar = RunBar("Compare methods", self.runner, "Lay this donor on this place with every method that can.")
-        self.grid, self.views = QGridLayout(), list[CropView]()
+        self.grid, self.views = QGridLayout(), list[ui.CropView]()
         self.grid.setSpacing(2)
-        add(self.body, self.bar, self.grid, self.note)
-        self.bar.run.connect(self.compare)
+        ui.add(self.body, self.bar, self.grid, self.note)
+        self.bar.run.connect(self._compare)
         self.runner.finished.connect(self._on_compared)
         self.runner.failed.connect(self._fail)
         session.dataset_changed.connect(self._on_dataset)
@@ -247,12 +235,11 @@ class CompareSection(ChangeSection):
         self.runner.discard()
         self.results.clear()
 
-    def compare(self) -> None:
-        """Let every method lay the change under review, in the background."""
+    def _compare(self) -> None:
         session, change = self.session, self._change
         if change is not None and session.dataset is not None and session.study is not None:
             self.note.say("")
-            self.runner.start(compare_job(session.dataset, session.study, change), "comparing methods")
+            self.runner.start(partial(compare, session.dataset, session.study, change), "comparing methods")
 
     def _on_compared(self, compared: tuple[int, list[Result]]) -> None:
         id, results = compared
@@ -271,7 +258,7 @@ class CompareSection(ChangeSection):
             return
         possible = change.in_place and change.target is not None and change.donor is not None
         self.bar.allow(possible, "Only a nucleus that was put into a real image can be laid by other methods.")
-        clear(self.grid)
+        ui.clear(self.grid)
         self.views.clear()
         results = self.results.get(change.id, [])
         self.note.say("\n".join(f"{title}: {made}" for title, made in results if isinstance(made, str)))
@@ -285,12 +272,12 @@ class CompareSection(ChangeSection):
                 view = self._add(title, look(target, *center(change), SIDE, changes).after)
                 view.clicked.connect(lambda title=title, changes=changes: self._pick(title, changes))
 
-    def _add(self, caption: str, pixels: Any) -> CropView:
-        view = CropView(caption)
+    def _add(self, caption: str, pixels: Any) -> ui.CropView:
+        view = ui.CropView(caption)
         view.setMinimumSize(60, RESULT_HEIGHT)
         view.setFixedHeight(RESULT_HEIGHT)
         view.setToolTip("" if caption == "Before" else f"Click to blink between {caption} and what is under review.")
-        view.show_pixels(pixels, frame=ACCENT if caption == self._picked else "")
+        view.show_pixels(pixels, frame=ui.ACCENT if caption == self._picked else "")
         self.grid.addWidget(view, len(self.views) // COLUMNS, len(self.views) % COLUMNS)
         self.views.append(view)
         return view
@@ -298,34 +285,30 @@ class CompareSection(ChangeSection):
     def _pick(self, title: str, changes: Sequence[Change]) -> None:
         self._picked = "" if title == self._picked else title
         for view in self.views:
-            view.show_pixels(view.pixels, frame=ACCENT if view.caption == self._picked else "")
+            view.show_pixels(view.pixels, frame=ui.ACCENT if view.caption == self._picked else "")
         self.chosen.emit(self._picked, changes)
 
 
-def compare_job(dataset: Dataset, study: Study, change: Change) -> Callable[[], Job[tuple[int, list[Result]]]]:
+def compare(dataset: Dataset, study: Study, change: Change) -> Job[tuple[int, list[Result]]]:
     """Lay the donor of a change on its place with every method that can."""
-
-    def job() -> Job[tuple[int, list[Result]]]:
-        prepare_torch()
-        site = site_of(change)
-        methods = [method_of(name) for name in method_names()]
-        methods = [method for method in methods if not method.needs.problem(method.title, dataset)]
-        placing = [method for method in methods if isinstance(method, Placing)]
-        if not placing:
-            raise HistomixError("No method can lay a given donor on a given place.")
-        work, results = Work(dataset, study, change.id), list[Result]()
-        for done, method in enumerate(placing):
-            yield Event(method.title, done, len(placing))
-            made: Change | str
-            try:
-                settings = settings_for(method, change, dataset)
-                (made,) = yield from within(method.place(work, [site], settings), method.title, done, len(placing))
-            except HistomixError as error:
-                made = str(error)
-            results.append((method.title, made))
-        return change.id, results
-
-    return job
+    prepare_torch()
+    site = site_of(change)
+    methods = [method_of(name) for name in method_names()]
+    methods = [method for method in methods if not method.needs.problem(method.title, dataset)]
+    placing = [method for method in methods if isinstance(method, Placing)]
+    if not placing:
+        raise HistomixError("No method can lay a given donor on a given place.")
+    work, results = Work(dataset, study, change.id), list[Result]()
+    for done, method in enumerate(placing):
+        yield Event(method.title, done, len(placing))
+        made: Change | str
+        try:
+            settings = settings_for(method, change, dataset)
+            (made,) = yield from within(method.place(work, [site], settings), method.title, done, len(placing))
+        except HistomixError as error:
+            made = str(error)
+        results.append((method.title, made))
+    return change.id, results
 
 
 def site_of(change: Change) -> Candidate:

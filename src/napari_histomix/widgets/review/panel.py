@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from napari.layers import Points
 from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
-from qtpy.QtGui import QHideEvent, QResizeEvent, QShowEvent
-from qtpy.QtWidgets import QWidget
+from qtpy.QtGui import QHideEvent, QMouseEvent, QResizeEvent, QShowEvent
+from qtpy.QtWidgets import QFrame, QScrollArea, QWidget
 
 from napari_histomix.records import Change
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.study.decision_log import REASONS
-from napari_histomix.widgets.base import Panel
-from napari_histomix.widgets.decisions import REJECT, UNDECIDED
-from napari_histomix.widgets.elements import Note, Section
+from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.base import Panel, PanelKeys, add_shortcut
+from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED
 from napari_histomix.widgets.layer_making import RING_WIDTH, center
-from napari_histomix.widgets.layers import LayerBook
+from napari_histomix.widgets.layers import LayerBook, fit
 from napari_histomix.widgets.review.contents import ReviewContents
-from napari_histomix.widgets.review.deciding import IMAGE, ONE, SHOWN
-from napari_histomix.widgets.review.keylist import KeyList, ReviewKeys
+from napari_histomix.widgets.review.deciding import IMAGE, ONE, REASON_KEYS, SHOWN, STAY
 from napari_histomix.widgets.review.queue import ReviewQueue
+from napari_histomix.widgets.review.views import SIDE_BY_SIDE, SWIPE
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.viewer import fit
 
-GOAL, STAY = "review_goal", "review_stay"
-"""Under which the study keeps them."""
+GOAL = "review_goal"
+"""Under which the study keeps it."""
 THICK = 3 * RING_WIDTH
 
 
@@ -42,15 +42,22 @@ class ReviewPanel(Panel):
         self._held = False
         self.canvas = ReviewCanvas(self.viewer, session, self.book)
         self.area = self.scroll()
-        self.empty = Note("Make synthetic images first.")
+        self.empty = ui.Note("Make synthetic images first.")
         self.contents = ReviewContents(self)
         self.column.addWidget(self.empty)
         self.column.addWidget(self.contents)
         self.column.addStretch(1)
-        self.sheet = KeyList(self)
         # A place for the keys to go to when a note is left.
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
-        self.keys = ReviewKeys(self)
+        table = key_table(self)
+        self.sheet = KeySheet(self, table)
+        actions = {key: action for lines in table.values() for *_, keys in lines for key, action in keys.items()}
+        self.keys = PanelKeys(self, self.viewer, {**actions, "F1": self.toggle_keys})
+        # napari's keys for the canvas cannot tell signs apart that need Shift on some keyboard. Qt hears these in the
+        # whole window, as long as the panel is to be seen.
+        add_shortcut(self, "?", self.toggle_keys, Qt.ShortcutContext.WindowShortcut)
+        add_shortcut(self, "+", partial(self.contents.views.zoom, 1), Qt.ShortcutContext.WindowShortcut)
+        add_shortcut(self, "Escape", self.escape)
         session.study_changed.connect(self._on_study)
         session.changes_changed.connect(self._on_changes)
         session.changes_made.connect(self._on_changes)
@@ -106,14 +113,14 @@ class ReviewPanel(Panel):
     def decide(self, decision: str) -> None:
         """Approve, reject, delete or clear (approve, reject, delete, undecided) what the scope says, and go on."""
         queue, deciding = self.queue, self.contents.deciding
-        scope, ids = deciding.scope, queue.rows.table.ids[deciding.rows(queue)].tolist()
+        scope, ids = deciding.scope, queue.table.ids[deciding.rows(queue)].tolist()
         if self.session.read_only or not ids:
             return
         self.contents.details.note.keep()
         with self._hold():
             self.session.decide("change", ids, None if decision == UNDECIDED else decision)
         # What could not be written is not decided: it stays in view.
-        if queue.decision_of(ids[0]) == decision:
+        if self.session.decisions["change"].get(ids[0], UNDECIDED) == decision:
             self._go_on(scope, decision)
         self._arrive()
 
@@ -133,15 +140,12 @@ class ReviewPanel(Panel):
             queue.step(-1)
 
     def toggle_reason(self, reason: str) -> None:
-        """Give the change under review a reason, or take it off."""
         given = self.queue.reasons
-        self._write("change reasons", ", ".join(known for known in REASONS if (known in given) != (known == reason)))
+        self.write("change reasons", ", ".join(known for known in REASONS if (known in given) != (known == reason)))
         self.contents.show_all()
 
-    def write_note(self, text: str) -> None:
-        self._write("change note", text)
-
-    def _write(self, subject: Any, text: str) -> None:
+    def write(self, subject: Any, text: str) -> None:
+        """Write a note on the change under review, or its reasons."""
         if self.queue.id is not None and not self.session.read_only:
             self.session.decide(subject, [self.queue.id], text or None)
 
@@ -159,14 +163,13 @@ class ReviewPanel(Panel):
         with self._hold():
             items = turn("change")
         self.contents.note.say("" if items else nothing)
-        rows = self.queue.rows.table.rows(items)
+        rows = self.queue.table.rows(items)
         if len(rows) and self.queue.row not in rows:
             self.queue.go(int(rows[0]))
         self._arrive()
 
     @contextmanager
     def _hold(self) -> Iterator[None]:
-        """Do not show what is about to change again."""
         self._held = True
         try:
             yield
@@ -192,14 +195,11 @@ class ReviewPanel(Panel):
         self.session.save_settings({GOAL: goal})
         self.contents.show_all()
 
-    def keep_stay(self, stay: bool) -> None:
-        self.session.save_settings({STAY: stay})
-
     # What the session says.
 
     def _on_study(self) -> None:
         study, parts = self.session.study, self.contents
-        self.queue.forget()
+        self.queue.row = None
         kept = study.settings() if study is not None else {}
         parts.goal.begin(kept.get(GOAL, 0))
         with QSignalBlocker(parts.details.stay):
@@ -212,8 +212,8 @@ class ReviewPanel(Panel):
             self.contents.details.note.keep()
         before = self.queue.id
         self.contents.take_changes()
-        self.contents.setVisible(len(self.queue.rows) > 0)
-        self.empty.setVisible(not len(self.queue.rows))
+        self.contents.setVisible(len(self.queue.table) > 0)
+        self.empty.setVisible(not len(self.queue.table))
         if self.queue.id != before:
             self._fly()
         self.contents.show_all()
@@ -236,7 +236,7 @@ class ReviewPanel(Panel):
 
     # Sections and keys.
 
-    def unfold(self, section: Section, first: QWidget | None = None) -> None:
+    def unfold(self, section: ui.Section, first: QWidget | None = None) -> None:
         """Open a section, bring it into view and hand the keys to its first part; or close it."""
         section.toggle.toggle()
         if section.is_open:
@@ -275,6 +275,109 @@ class ReviewPanel(Panel):
         super().resizeEvent(event)
         if self.sheet.isVisible():
             self.sheet.set_open(True)
+
+
+Actions = Mapping[str, Callable[[], Any]]
+"""What keys do."""
+
+
+def key_table(panel: ReviewPanel) -> dict[str, tuple[tuple[str, str, Actions], ...]]:
+    """The keys of the review by what they are for: as people read them, what they do, and the keys themselves."""
+    parts, views, decide = panel.contents, panel.contents.views, panel.decide
+    set_scope, focus = parts.deciding.set_scope, Qt.FocusReason.ShortcutFocusReason
+    approve, reject = partial(decide, APPROVE), partial(decide, REJECT)
+    return {
+        "Decide": (
+            ("A or 1", "approve", {"A": approve, "1": approve}),
+            ("R or 2", "reject", {"R": reject, "2": reject}),
+            ("3", "clear: undecided again", {"3": partial(decide, UNDECIDED)}),
+            ("4", "delete", {"4": partial(decide, DELETE)}),
+            ("Z, U or Ctrl+Z", "undo", dict.fromkeys(("Z", "U", "Ctrl+Z"), panel.undo)),
+            ("Y or Ctrl+Shift+Z", "redo", dict.fromkeys(("Y", "Ctrl+Shift+Z"), panel.redo)),
+            (
+                "E · I · G",
+                "one · whole image · all shown",
+                {"E": partial(set_scope, ONE), "I": partial(set_scope, IMAGE), "G": partial(set_scope, SHOWN)},
+            ),
+        ),
+        "Say why": (
+            (
+                " · ".join(REASON_KEYS.values()),
+                " · ".join(REASON_KEYS),
+                {key: partial(panel.toggle_reason, reason) for reason, key in REASON_KEYS.items()},
+            ),
+            ("N", "note; Enter keeps, Escape forgets", {"N": partial(parts.details.note.setFocus, focus)}),
+            ("K", "stay after a rejection", {"K": parts.details.stay.toggle}),
+            ("P", "your name", {"P": partial(parts.details.reviewer.setFocus, focus)}),
+        ),
+        "Move": (
+            ("← · →", "previous · next", {"Left": partial(panel.move_by, -1), "Right": partial(panel.move_by, 1)}),
+            (
+                "Home · End",
+                "first · last",
+                {"Home": partial(panel.move_to, 0), "End": lambda: panel.move_to(len(panel.queue) - 1)},
+            ),
+            ("J", "next undecided", {"J": panel.move_on}),
+            (
+                "F",
+                "filter; Tab goes on, Escape returns",
+                {"F": partial(panel.unfold, parts.filters, parts.filters.decision)},
+            ),
+        ),
+        "Look": (
+            (
+                "V · B · W",
+                "side by side · blink · swipe",
+                {
+                    "V": partial(views.set_mode, SIDE_BY_SIDE),
+                    "B": views.toggle_blink,
+                    "W": partial(views.set_mode, SWIPE),
+                },
+            ),
+            (
+                "Shift+← · Shift+→",
+                "move the divider",
+                {"Shift+Left": partial(views.swipe_by, -1), "Shift+Right": partial(views.swipe_by, 1)},
+            ),
+            ("+ · −", "zoom", {"=": partial(views.zoom, 1), "-": partial(views.zoom, -1)}),
+            ("O · M", "origin · smooth", {"O": views.origin.toggle, "M": views.smooth.toggle}),
+            ("X", "real image in the window", {"X": views.real.toggle}),
+            (
+                "D · Q",
+                "donor and nearest · summary",
+                {"D": partial(panel.unfold, parts.donors), "Q": partial(panel.unfold, parts.summary)},
+            ),
+        ),
+    }
+
+
+class KeySheet(QScrollArea):
+    """The keys of the review on a sheet that covers the panel; a click closes it."""
+
+    def __init__(self, panel: ReviewPanel, table: Mapping[str, Sequence[tuple[str, str, Actions]]]) -> None:
+        super().__init__(panel)
+        self.panel = panel
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidgetResizable(True)
+        form = ui.form()
+        form.setContentsMargins(ui.SPACE, ui.SPACE, ui.SPACE, ui.SPACE)
+        for title, lines in table.items():
+            form.addRow(ui.heading(title))
+            for keys, action, _ in lines:
+                form.addRow(ui.label(keys, wrap=False, style="font-weight: 600;"), ui.label(action, wrap=False))
+        form.addRow(ui.hint("They work here and over the image. ? or Escape closes this list."))
+        self.setWidget(ui.box(form))
+        self.hide()
+
+    def set_open(self, opened: bool) -> None:
+        if opened:
+            self.setGeometry(self.panel.rect())
+            self.raise_()
+        self.setVisible(opened)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        self.panel.toggle_keys()
 
 
 class ReviewCanvas:

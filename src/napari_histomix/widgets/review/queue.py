@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED
 
 DECISIONS = (UNDECIDED, APPROVE, REJECT, DELETE)
 CODES = {decision: code for code, decision in enumerate(DECISIONS)}
-"""Decisions as numbers."""
 GONE = (CODES[REJECT], CODES[DELETE])
 """Decisions that take a nucleus out of its image."""
 ANY, NO_REASON, NOTED = "any", "none", "noted"
@@ -47,107 +45,11 @@ class Wanted:
     method: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class ChangeRows:
-    """The table of a study's changes, with the names of ``table.class_keys``."""
-
-    table: ChangeTable
-    class_names: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, table: ChangeTable, class_name: Callable[[int], str]) -> Self:
-        """Classes of nuclei are named by their numbers; those of images are named already."""
-        names = (key if isinstance(key, str) else class_name(key) if key else "" for key in table.class_keys)
-        return cls(table, tuple(names))
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @cached_property
-    def words(self) -> tuple[str, str]:
-        """What the changes are, one and several: nuclei, images, or both."""
-        return nouns(self.table)
-
-    def noun(self, row: int | None) -> str:
-        """What a row is: a nucleus in an image, or an image of its own."""
-        return self.words[0] if row is None else "nucleus" if self.table.in_place[row] else "image"
-
-    @cached_property
-    def donor_codes(self) -> NDArray[np.int64]:
-        """A number (N,) for each donor, in the order of their images' names and their own numbers."""
-        names = self.table.donor_image_names
-        order = np.argsort(np.argsort(names)) if names else np.zeros(0, np.int64)
-        return order[self.table.donor_images].astype(np.int64) << 32 | self.table.donors
-
-    def arranged(self, by: str, seed: int = 0) -> NDArray[np.intp]:
-        """All rows in an order; equal ones by id, random ones by a seed, those whose fit nobody knows last.
-
-        Changes that are added later do not shuffle those that were there: each draws its number by its place.
-        """
-        keys: Mapping[str, NDArray[Any]] = {
-            BY_IMAGE: self.table.names,
-            BEST_FIRST: -self.table.scores,
-            WORST_FIRST: self.table.scores,
-            BY_DONOR: self.donor_codes,
-            RANDOM: np.random.default_rng(seed).random(len(self)),
-        }
-        return np.argsort(keys[by], kind="stable")
-
-
-class Marks:
-    """What people said of N changes: decision, reasons and note of each row."""
-
-    def __init__(self, size: int) -> None:
-        self.decisions = np.zeros(size, np.uint8)
-        self.reasons = np.zeros(size, np.uint8)
-        """One bit for each of ``REASONS``."""
-        self.noted = np.zeros(size, bool)
-
-    def update(self, table: ChangeTable, ids: Iterable[int], decisions: DecisionTable) -> None:
-        """Take over what is known now of some changes."""
-        made, reasons, notes = (decisions.get(subject, {}) for subject in ("change", "change reasons", "change note"))
-        rows = table.rows(list(ids))
-        known = table.ids[rows].tolist()
-        self.decisions[rows] = [CODES[made.get(number, UNDECIDED)] for number in known]
-        self.reasons[rows] = [bits_of(reasons.get(number, "")) for number in known]
-        self.noted[rows] = [bool(notes.get(number)) for number in known]
-
-    def counts(self) -> tuple[int, int, int, int]:
-        """How many are undecided, approved, rejected and deleted."""
-        undecided, approved, rejected, deleted = np.bincount(self.decisions, minlength=len(CODES)).tolist()
-        return undecided, approved, rejected, deleted
-
-
-def matching(
-    rows: ChangeRows, marks: Marks, wanted: Wanted, samplers: NDArray[np.object_] | None = None
-) -> NDArray[np.bool_]:
-    """Which rows (N,) agree with all that is wanted; ``samplers`` (N,) is looked at only where one is wanted."""
-    table, keep = rows.table, np.ones(len(rows), bool)
-    if (wanted.low, wanted.high) != (0.0, 100.0):
-        keep &= (table.scores >= wanted.low) & (table.scores <= wanted.high)
-    if wanted.decision == "":
-        keep &= marks.decisions != CODES[DELETE]
-    elif wanted.decision != ANY:
-        keep &= marks.decisions == CODES[wanted.decision]
-    for name, codes, names in (
-        (wanted.kind, table.classes, rows.class_names),
-        (wanted.image, table.names, table.made_names),
-        (wanted.method, table.methods, table.method_names),
-        (wanted.donor_image, table.donor_images, table.donor_image_names),
-    ):
-        if name:
-            keep &= codes == (names.index(name) if name in names else -1)
-    if wanted.donor_image and wanted.donor:
-        keep &= table.donors == wanted.donor
-    if wanted.reason == NO_REASON:
-        keep &= marks.reasons == 0
-    elif wanted.reason == NOTED:
-        keep &= marks.noted
-    elif wanted.reason:
-        keep &= (marks.reasons & bits_of(wanted.reason)) > 0
-    if wanted.sampler and samplers is not None:
-        keep &= samplers == wanted.sampler
-    return keep
+def donor_codes(table: ChangeTable) -> NDArray[np.int64]:
+    """A number (N,) for each donor, in the order of their images' names and their own numbers."""
+    names = table.donor_image_names
+    order = np.argsort(np.argsort(names)) if names else np.zeros(0, np.int64)
+    return order[table.donor_images].astype(np.int64) << 32 | table.donors
 
 
 def bits_of(codes: str) -> int:
@@ -156,7 +58,7 @@ def bits_of(codes: str) -> int:
 
 
 class ReviewQueue:
-    """Changes in an order, those that a filter leaves, and the current one among them.
+    """Changes in an order, those that a filter leaves, what was said of each, and the current one among them.
 
     The current change stays where it is when a decision takes it out of the filter, so that it can be seen and the
     decision be taken back; the next one is then the one that follows it in the order. No step looks at all changes.
@@ -167,41 +69,72 @@ class ReviewQueue:
         self.change_of = change_of
         self.wanted = Wanted()
         self.by, self.seed = BY_IMAGE, 0
-        self.samplers: NDArray[np.object_] | None = None
         self.row: int | None = None
-        """The current row."""
-        self.set_changes(ChangeRows(ChangeTable.of_rows(())), {})
+        self.set_changes(ChangeTable.of_rows(()), str, {})
 
     # What is in it.
 
-    def set_changes(self, rows: ChangeRows, decisions: DecisionTable) -> None:
+    def set_changes(self, table: ChangeTable, class_name: Callable[[int], str], decisions: DecisionTable) -> None:
         """Review other changes; the current one stays, where it is among them, else it is the first undecided."""
         current = self.id
-        self.rows = rows
-        self.marks = Marks(len(rows))
-        self.marks.update(rows.table, {number for given in decisions.values() for number in given}, decisions)
-        self.samplers = None
-        places = rows.table.rows([] if current is None else [current])
+        self.table = table
+        self.words = nouns(table)
+        """What the changes are, one and several: nuclei, images, or both."""
+        # Classes of nuclei are named by their numbers; those of images are named already.
+        names = (key if isinstance(key, str) else class_name(key) if key else "" for key in table.class_keys)
+        self.class_names = tuple(names)
+        """Names of ``table.class_keys``."""
+        self.decisions = np.zeros(len(table), np.uint8)
+        self.reason_bits = np.zeros(len(table), np.uint8)
+        """One bit for each of ``REASONS``."""
+        self.noted = np.zeros(len(table), bool)
+        self.samplers: NDArray[np.object_] | None = None
+        places = table.rows([] if current is None else [current])
         self.row = int(places[0]) if len(places) else None
+        self._mark({number for given in decisions.values() for number in given}, decisions)
         self.arrange(self.by, self.seed)
         if self.row is None:
             self.row = self._first()
 
     def set_samplers(self, samplers: Mapping[int, str]) -> None:
         """Give the sampler that painted each change, by id, so that it can be filtered by."""
-        self.samplers = np.array([samplers.get(number, "") for number in self.rows.table.ids.tolist()], object)
+        self.samplers = np.array([samplers.get(number, "") for number in self.table.ids.tolist()], object)
         self._refilter()
 
     def update(self, ids: Iterable[int], decisions: DecisionTable) -> None:
         """Take over what was said of some changes."""
-        self.marks.update(self.rows.table, ids, decisions)
+        self._mark(ids, decisions)
         self._refilter()
 
+    def _mark(self, ids: Iterable[int], decisions: DecisionTable) -> None:
+        made, reasons, notes = (decisions.get(subject, {}) for subject in ("change", "change reasons", "change note"))
+        rows = self.table.rows(list(ids))
+        known = self.table.ids[rows].tolist()
+        self.decisions[rows] = [CODES[made.get(number, UNDECIDED)] for number in known]
+        self.reason_bits[rows] = [bits_of(reasons.get(number, "")) for number in known]
+        self.noted[rows] = [bool(notes.get(number)) for number in known]
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """How many are undecided, approved, rejected and deleted."""
+        undecided, approved, rejected, deleted = np.bincount(self.decisions, minlength=len(CODES)).tolist()
+        return undecided, approved, rejected, deleted
+
     def arrange(self, by: str, seed: int = 0) -> None:
+        """Order all changes; equal ones by id, random ones by a seed, those whose fit nobody knows last.
+
+        Changes that are added later do not shuffle those that were there: each draws its number by its place.
+        """
         self.by, self.seed = by, seed
-        self._order = self.rows.arranged(by, seed)
-        self._place = np.empty(len(self.rows), np.intp)
-        self._place[self._order] = np.arange(len(self.rows))
+        keys: Mapping[str, NDArray[Any]] = {
+            BY_IMAGE: self.table.names,
+            BEST_FIRST: -self.table.scores,
+            WORST_FIRST: self.table.scores,
+            BY_DONOR: donor_codes(self.table),
+            RANDOM: np.random.default_rng(seed).random(len(self.table)),
+        }
+        self._order = np.argsort(keys[by], kind="stable")
+        self._place = np.empty(len(self.table), np.intp)
+        self._place[self._order] = np.arange(len(self.table))
         self._refilter()
 
     def filter(self, wanted: Wanted) -> None:
@@ -212,12 +145,41 @@ class ReviewQueue:
             self.row = self._first()
 
     def _refilter(self) -> None:
-        self._matches = matching(self.rows, self.marks, self.wanted, self.samplers)
+        self._matches = self._matching(self.wanted)
         self._shown = np.flatnonzero(self._matches[self._order])
+
+    def _matching(self, wanted: Wanted) -> NDArray[np.bool_]:
+        """Which rows (N,) agree with all that is wanted."""
+        table, keep = self.table, np.ones(len(self.table), bool)
+        if (wanted.low, wanted.high) != (0.0, 100.0):
+            keep &= (table.scores >= wanted.low) & (table.scores <= wanted.high)
+        if wanted.decision == "":
+            keep &= self.decisions != CODES[DELETE]
+        elif wanted.decision != ANY:
+            keep &= self.decisions == CODES[wanted.decision]
+        for name, codes, names in (
+            (wanted.kind, table.classes, self.class_names),
+            (wanted.image, table.names, table.made_names),
+            (wanted.method, table.methods, table.method_names),
+            (wanted.donor_image, table.donor_images, table.donor_image_names),
+        ):
+            if name:
+                keep &= codes == (names.index(name) if name in names else -1)
+        if wanted.donor_image and wanted.donor:
+            keep &= table.donors == wanted.donor
+        if wanted.reason == NO_REASON:
+            keep &= self.reason_bits == 0
+        elif wanted.reason == NOTED:
+            keep &= self.noted
+        elif wanted.reason:
+            keep &= (self.reason_bits & bits_of(wanted.reason)) > 0
+        if wanted.sampler and self.samplers is not None:
+            keep &= self.samplers == wanted.sampler
+        return keep
 
     def _first(self) -> int | None:
         shown = self.shown
-        undecided = shown[self.marks.decisions[shown] == 0]
+        undecided = shown[self.decisions[shown] == 0]
         rows = undecided if len(undecided) else shown
         return int(rows[0]) if len(rows) else None
 
@@ -230,7 +192,7 @@ class ReviewQueue:
 
     @property
     def id(self) -> int | None:
-        return int(self.rows.table.ids[self.row]) if self.row is not None else None
+        return int(self.table.ids[self.row]) if self.row is not None else None
 
     @property
     def current(self) -> Change | None:
@@ -238,12 +200,13 @@ class ReviewQueue:
 
     @property
     def noun(self) -> str:
-        return self.rows.noun(self.row)
+        """What the current one is: a nucleus in an image, or an image of its own."""
+        return self.words[0] if self.row is None else "nucleus" if self.in_place else "image"
 
     @property
     def in_place(self) -> bool:
         """Whether it alters a real image together with others."""
-        return self.row is not None and bool(self.rows.table.in_place[self.row])
+        return self.row is not None and bool(self.table.in_place[self.row])
 
     @property
     def at(self) -> int | None:
@@ -256,60 +219,48 @@ class ReviewQueue:
 
     @property
     def decision(self) -> str:
-        return DECISIONS[self.marks.decisions[self.row]] if self.row is not None else UNDECIDED
-
-    def decision_of(self, id: int) -> str:
-        return DECISIONS[self.marks.decisions[self.rows.table.rows([id])[0]]]
+        return DECISIONS[self.decisions[self.row]] if self.row is not None else UNDECIDED
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        bits = int(self.marks.reasons[self.row]) if self.row is not None else 0
+        bits = int(self.reason_bits[self.row]) if self.row is not None else 0
         return tuple(reason for place, reason in enumerate(REASONS) if bits >> place & 1)
 
     def __len__(self) -> int:
-        """How many the filter leaves."""
         return len(self._shown)
 
     # Moving.
-
-    def forget(self) -> None:
-        """Begin with the first undecided one when there are other changes."""
-        self.row = None
-
-    def go(self, row: int) -> None:
-        """Make a row the current one, whether the filter leaves it or not."""
-        self.row = row
 
     def go_to(self, at: int) -> None:
         """Go to a place among those shown; the first or the last where there are not so many."""
         if len(self):
             self.row = int(self._order[self._shown[min(max(at, 0), len(self) - 1)]])
 
+    def go(self, row: int) -> None:
+        """Make a row the current one, whether the filter leaves it or not."""
+        self.row = row
+
     def step(self, by: int) -> bool:
         """Go forth or back among those shown, from wherever the current one is; False where there is nowhere to go."""
-        target = self._target(by)
-        if target is not None:
-            self.go_to(target)
-        return target is not None
+        row = self.following(by)
+        if row is not None:
+            self.row = row
+        return row is not None
 
-    def can_step(self, by: int) -> bool:
-        return self._target(by) is not None
-
-    def _target(self, by: int) -> int | None:
-        if not len(self):
-            return None
-        if self.row is None:
-            return 0
-        target = self._next_place() + by
-        if by > 0 and not self._matches[self.row]:
-            # From outside the filter, the place itself is already the next one.
-            target -= 1
-        return target if 0 <= target < len(self) else None
+    def following(self, by: int = 1) -> int | None:
+        """The row that a step would go to."""
+        target = 0
+        if self.row is not None:
+            target = self._next_place() + by
+            if by > 0 and not self._matches[self.row]:
+                # From outside the filter, the place itself is already the next one.
+                target -= 1
+        return int(self._order[self._shown[target]]) if 0 <= target < len(self) else None
 
     def step_undecided(self) -> bool:
         """Go to the next undecided one among those shown, from the start again after the end; False where none is."""
         shown = self.shown
-        places = np.flatnonzero(self.marks.decisions[shown] == 0)
+        places = np.flatnonzero(self.decisions[shown] == 0)
         if self.row is not None:
             places = places[shown[places] != self.row]
         if not len(places):
@@ -318,26 +269,22 @@ class ReviewQueue:
         self.go_to(int(places[after % len(places)]))
         return True
 
-    def following(self) -> int | None:
-        target = self._target(1)
-        return int(self._order[self._shown[target]]) if target is not None else None
-
     # What is in the same image.
 
     def undecided_here(self) -> NDArray[np.intp]:
         """Rows of the undecided ones in the current image, of those that the filter leaves."""
         rows = self._here()
-        return rows[(self.marks.decisions[rows] == 0) & self._matches[rows]]
+        return rows[(self.decisions[rows] == 0) & self._matches[rows]]
 
     def _here(self) -> NDArray[np.intp]:
-        table = self.rows.table
+        table = self.table
         return table.seen_in(table.made_names[table.names[self.row]] if self.row is not None else "")
 
     def around(self, top: int, left: int, bottom: int, right: int) -> list[Change]:
         """The current change and those in its image that touch a window and were not taken out."""
         if self.row is None:
             return []
-        rows = self.rows.table.touching(self._here(), top, left, bottom, right)
-        rows = rows[~np.isin(self.marks.decisions[rows], GONE) & (rows != self.row)]
-        ids = self.rows.table.ids[[*rows, self.row]].tolist()
+        rows = self.table.touching(self._here(), top, left, bottom, right)
+        rows = rows[~np.isin(self.decisions[rows], GONE) & (rows != self.row)]
+        ids = self.table.ids[[*rows, self.row]].tolist()
         return [change for change in map(self.change_of, ids) if change is not None]

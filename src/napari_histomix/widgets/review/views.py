@@ -10,7 +10,6 @@ from qtpy.QtCore import QLineF, QPointF, QRectF, Qt, QTimer, Signal
 from qtpy.QtGui import (
     QColor,
     QHideEvent,
-    QImage,
     QMouseEvent,
     QPainter,
     QPaintEvent,
@@ -23,7 +22,7 @@ from qtpy.QtWidgets import QButtonGroup, QWidget
 
 from napari_histomix.compositing.composing import Look
 from napari_histomix.records import DONOR, INPAINTED
-from napari_histomix.widgets.elements import SPACE, CropView, add, box, button, check, column, even_row, label, row
+from napari_histomix.widgets import elements as ui
 
 SIDE_BY_SIDE, BLINK, SWIPE = "side", "blink", "swipe"
 MODES = (
@@ -46,7 +45,7 @@ ORIGINS = {DONOR: "#2e86ff", INPAINTED: "#ffb000"}
 """Colors of the outlines of what was copied and what was painted."""
 
 
-class PatchView(CropView):
+class PatchView(ui.CropView):
     """A magnified piece with outlines over it; left of a divider, another piece can be shown instead."""
 
     def __init__(self, caption: str, comparison: Comparison) -> None:
@@ -59,27 +58,30 @@ class PatchView(CropView):
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.setFixedHeight(HEIGHT)
 
-    def show_left(self, pixels: NDArray[np.uint8] | None, divider: float | None) -> None:
-        """Show another piece of the same size left of the divider."""
-        self._left = None if pixels is None else np.ascontiguousarray(pixels)
-        self.divider = divider
-        self.setCursor(Qt.CursorShape.ArrowCursor if divider is None else Qt.CursorShape.SplitHCursor)
-        self.update()
+    def show_piece(
+        self,
+        pixels: NDArray[np.uint8] | None,
+        caption: str,
+        frame: str = "",
+        origin: NDArray[np.uint8] | None = None,
+        left: tuple[NDArray[np.uint8], float] | None = None,
+    ) -> None:
+        """Show a piece; outline the donor's pixels and the painted ones of its origin map (H, W).
 
-    def show_outlines(self, origin: NDArray[np.uint8] | None) -> None:
-        """Outline the donor's pixels and the painted ones of an origin map (H, W); None: nothing."""
+        ``left`` is another piece of the same size, which is shown left of a divider, and the divider's place.
+        """
         self._lines = {} if origin is None else {color: outline(origin == code) for code, color in ORIGINS.items()}
-        self.update()
+        self._left, self.divider = (np.ascontiguousarray(left[0]), left[1]) if left is not None else (None, None)
+        self.setCursor(Qt.CursorShape.ArrowCursor if left is None else Qt.CursorShape.SplitHCursor)
+        self.show_pixels(pixels, caption, frame)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         super().paintEvent(event)
         if self.pixels is None or self.factor is None:
             return
         painter = QPainter(self)
-        height, width = self.pixels.shape[:2]
-        corner = QPointF((self.width() - width * self.factor) / 2, (self.height() - height * self.factor) / 2)
         painter.save()
-        painter.translate(corner)
+        painter.translate(self.place(ui.image_of(self.pixels)).topLeft())
         painter.scale(self.factor, self.factor)
         for color, lines in self._lines.items():
             pen = QPen(QColor(color), 1.6)
@@ -88,25 +90,15 @@ class PatchView(CropView):
             painter.drawLines(lines)
         painter.restore()
         if self._left is not None and self.divider is not None:
-            self._paint_left(painter, self._left, self.divider * self.width(), corner)
+            divider = self.divider * self.width()
+            painter.setClipRect(QRectF(0, 0, divider, self.height()))
+            self.paint_image(painter, ui.image_of(self._left))
+            painter.setClipping(False)
+            painter.setPen(QPen(QColor("white"), 2))
+            painter.drawLine(QPointF(divider, 0), QPointF(divider, self.height()))
+            self.paint_caption(painter, "Before")
+            self.paint_caption(painter, "After", right=True)
         painter.end()
-
-    def _paint_left(self, painter: QPainter, pixels: NDArray[np.uint8], divider: float, corner: QPointF) -> None:
-        assert self.factor is not None
-        height, width = pixels.shape[:2]
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth or self.factor < 1)
-        painter.save()
-        painter.setClipRect(QRectF(0, 0, divider, self.height()))
-        image = QImage(pixels.data, width, height, 3 * width, QImage.Format.Format_RGB888)
-        painter.drawImage(QRectF(corner.x(), corner.y(), width * self.factor, height * self.factor), image)
-        painter.restore()
-        painter.setPen(QPen(QColor("white"), 2))
-        painter.drawLine(QPointF(divider, 0), QPointF(divider, self.height()))
-        for text, right in (("Before", False), ("After", True)):
-            strip = QRectF(painter.fontMetrics().boundingRect(text).adjusted(-4, -2, 4, 2))
-            strip.moveTopLeft(QPointF(self.width() - strip.width() if right else 0, 0))
-            painter.fillRect(strip, QColor(20, 22, 26, 190))
-            painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
@@ -162,37 +154,37 @@ class Comparison(QWidget):
         self._caption, self._frame, self._earlier = "After", "", "Before"
         self._blinked = False
         self.before, self.after = PatchView("Before", self), PatchView("After", self)
-        views = even_row(self.before, self.after)
+        views = ui.even_row(self.before, self.after)
         views.setSpacing(2)
         self.modes = {
-            mode: button(text, tip, lambda _checked=False, mode=mode: self.set_mode(mode), checkable=True)
+            mode: ui.button(text, tip, lambda _checked=False, mode=mode: self.set_mode(mode), checkable=True)
             for mode, text, tip in MODES
         }
         group = QButtonGroup(self)
         for mode_button in self.modes.values():
             group.addButton(mode_button)
         self.modes[self.mode].setChecked(True)
-        self.closer = button("+", "Come closer (+).", lambda: self.zoom(1))
-        self.farther = button("−", "Go back (−).", lambda: self.zoom(-1))
+        self.closer = ui.button("+", "Come closer (+).", lambda: self.zoom(1))
+        self.farther = ui.button("−", "Go back (−).", lambda: self.zoom(-1))
         for zoom_button in (self.closer, self.farther):
             zoom_button.setFixedWidth(28)
-        self.zoom_label = label(f"{self.factor:g}×", wrap=False)
-        self.origin = check(
+        self.zoom_label = ui.label(f"{self.factor:g}×", wrap=False)
+        self.origin = ui.check(
             "Origin (O)", "Outline what comes from the donor (blue) and what was painted (amber).", self._paint
         )
-        self.smooth = check(
+        self.smooth = ui.check(
             "Smooth (M)", "Smooth the magnified pixels instead of showing each as a square.", self._on_smooth
         )
-        self.real = check(
+        self.real = ui.check(
             "Real (X)",
             "Show the real image in the window, without anything synthetic.",
             lambda real: show_synthetic(not real),
         )
-        options = row(self.origin, self.smooth, self.real)
+        options = ui.row(self.origin, self.smooth, self.real)
         options.addStretch(1)
-        add(options, self.farther, self.zoom_label, self.closer)
+        ui.add(options, self.farther, self.zoom_label, self.closer)
         # In a box of their own, the views never lie over the options where the dock is low.
-        self.setLayout(column(even_row(*self.modes.values()), box(views), options, space=SPACE - 2))
+        self.setLayout(ui.column(ui.even_row(*self.modes.values()), ui.box(views), options, space=ui.SPACE - 2))
         self._blinking = QTimer(self)
         self._blinking.setInterval(INTERVAL)
         self._blinking.timeout.connect(self._on_blink)
@@ -217,23 +209,22 @@ class Comparison(QWidget):
 
     def show_nothing(self, why: str = "") -> None:
         self._look = None
-        for view, caption in ((self.before, "Before"), (self.after, "After")):
-            view.show_pixels(None, f"{caption} {why}".strip())
-            view.show_outlines(None)
-            view.show_left(None, None)
+        self.before.show_piece(None, f"Before {why}".strip())
+        self.after.show_piece(None, f"After {why}".strip())
 
     def _paint(self) -> None:
         look = self._look
         if look is None:
             return
-        swipe, blinked = self.mode == SWIPE, self.mode == BLINK and self._blinked
-        self.before.show_pixels(look.before, self._earlier)
-        if blinked:
-            self.after.show_pixels(look.before, self._earlier)
+        self.before.show_piece(look.before, self._earlier)
+        if self.mode == BLINK and self._blinked:
+            self.after.show_piece(look.before, self._earlier)
+            return
+        origin = look.origin if self.origin.isChecked() else None
+        if self.mode == SWIPE:
+            self.after.show_piece(look.after, "", self._frame, origin, (look.before, self.divider))
         else:
-            self.after.show_pixels(look.after, "" if swipe else self._caption, self._frame)
-        self.after.show_outlines(look.origin if self.origin.isChecked() and not blinked else None)
-        self.after.show_left(look.before if swipe else None, self.divider if swipe else None)
+            self.after.show_piece(look.after, self._caption, self._frame, origin)
 
     # How.
 

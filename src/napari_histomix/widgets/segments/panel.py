@@ -23,7 +23,7 @@ from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.forms import SessionForm
-from napari_histomix.widgets.jobs import prepare_torch, prepare_units
+from napari_histomix.widgets.jobs import prepare_torch
 from napari_histomix.widgets.pool.loading import JobMaker, pathless
 from napari_histomix.widgets.segments.pool_box import PoolBox
 from napari_histomix.widgets.session import Session
@@ -160,7 +160,6 @@ class SegmentsPanel(Panel):
     """An open image above, the segment pool below."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
-        prepare_units()
         super().__init__(napari_viewer, session)
         self._prompters = Prompters()
         self._source: tuple[Any, Picture] | None = None

@@ -5,13 +5,13 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Points
 
-from napari_histomix.widgets import layer_cache, layer_making
-from napari_histomix.widgets.layer_cache import Stacks
+from napari_histomix.widgets import layer_making
+from napari_histomix.widgets.layer_making import Stacks
 
 
 @pytest.fixture
 def book(monkeypatch):
-    monkeypatch.setattr(layer_cache, "KEPT", 2)
+    monkeypatch.setattr(layer_making, "KEPT", 2)
     return Stacks(ViewerModel())
 
 
