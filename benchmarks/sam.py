@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 
-from napari_histomix.segmentation.sam import SamPrompter, SamProposals, open_sam
-from napari_histomix.segmentation.sam_decoder import PointDecoder
-from napari_histomix.segmentation.sam_network import load_network
+from napari_histomix.segmentation.sam import SamPrompter, SamProposals
+from napari_histomix.segmentation.sam_network import PointDecoder
 
 POINTS, ANCHORS, GRID = 450, 30, 21
 
@@ -105,13 +104,13 @@ def main() -> None:
             torch.save(theirs.state_dict(), weights)
         else:
             theirs.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        prompter = open_sam(weights, device="cpu")
+        prompter = SamPrompter(weights, device="cpu")
         print(f"(a) {prompter.name}, one encoding, {POINTS} points, {ANCHORS} masks")
         proposals = ours(prompter, image, points)
         whole, prompts = prompter.seconds  # type: ignore[attr-defined]
         if options.bfloat16:
-            few = SamPrompter(*load_network(weights), torch.device("cpu"), dtype=torch.bfloat16)
-            print(f"(a) {few.name}, which open_sam does not choose on a processor")
+            few = SamPrompter(weights, "cpu", dtype=torch.bfloat16)
+            print(f"(a) {few.name}, which is not chosen on a processor")
             some = np.arange(0, POINTS, 15)
             answers = ours(few, image, points).masks(some)
             agree = [overlap(*pair) for pair in zip(answers, proposals.masks(some), strict=True)]

@@ -62,7 +62,7 @@ def main() -> None:
     print("| what | seconds |\n|---|---|")
     print(f"| superpixels | {timed(lambda: superpixels(pixels)):.2f} |")
     print(f"| region tree | {timed(lambda: RegionTree.grow(pixels)):.2f} |")
-    print(f"| its answers to all points | {timed(lambda: tree.choices(points)):.3f} |")
+    print(f"| its answers to all points | {timed(lambda: tree.best(points)):.3f} |")
     whole = timed(lambda: drain(find_segments(pixels, RegionTreePrompter())))
     print(f"| all of it, to anchor segments | {whole:.2f} |")
     tile = cv2.resize(pixels, (512, 512), interpolation=cv2.INTER_AREA)

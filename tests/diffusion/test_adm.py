@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from napari_histomix.diffusion.adm import SCHEDULE, convert_adm, is_adm, load_adm
+from napari_histomix.diffusion.adm import SCHEDULE, convert_adm, load_adm
 from napari_histomix.records import HistomixError
 
 HEAD = 8
@@ -217,11 +217,10 @@ def test_the_schedule_is_the_linear_one():
 
 
 def test_names_tell_the_kind(small_network):
-    assert is_adm(weights())
-    assert not is_adm(small_network().state_dict())
+    assert isinstance(convert_adm(weights(), head_channels=HEAD), UNet2DModel)
     sentence = refused(dict(small_network().state_dict()))
     assert "'input_blocks.0.0.weight'" in sentence and "and 2 more" in sentence
-    assert not is_adm({})
+    assert "These are not weights of guided-diffusion's UNetModel" in sentence and sentence in refused({})
 
 
 @pytest.mark.parametrize(

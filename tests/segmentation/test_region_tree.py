@@ -21,12 +21,9 @@ def test_a_point_in_a_structure_is_answered_with_that_structure(tissue, shape):
     for name, part in parts.items():
         inside = np.argwhere(part)
         points = inside[:: max(1, len(inside) // 7)].astype(float)
-        nodes, scores = tree.choices(points)
-        assert nodes.shape == scores.shape == (len(points), 3)
-        best = [max(overlap(tree.mask(int(node)), part) for node in some if node >= 0) for some in nodes]
-        assert np.median(best) > 0.8, name
-        held = np.nan_to_num(scores, nan=-1.0)
-        assert (np.diff(held, axis=1) <= 0).all() and ((scores > 0) | np.isnan(scores)).all()
+        nodes = tree.best(points)
+        assert nodes.shape == (len(points),) and (tree.scores[nodes[nodes >= 0]] > 0).all()
+        assert np.median([overlap(tree.mask(int(node)), part) for node in nodes if node >= 0]) > 0.8, name
 
 
 def test_proposals_speak_of_the_image_not_of_its_small_copy(tissue):

@@ -11,12 +11,11 @@ from napari_histomix.records import Event, HistomixError, drain
 torch = pytest.importorskip("torch")
 pytest.importorskip("segment_anything")
 
-from safetensors.torch import save_file  # noqa: E402
 from sam_samples import one_by_one, scene, small_sam  # noqa: E402
 from segment_anything.modeling import Sam  # noqa: E402
 
-from napari_histomix.segmentation import sam, sam_decoder, sam_network  # noqa: E402
-from napari_histomix.segmentation.sam import SamProposals, open_sam  # noqa: E402
+from napari_histomix.segmentation import sam, sam_network  # noqa: E402
+from napari_histomix.segmentation.sam import SamPrompter, SamProposals  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,7 +42,7 @@ def weights(network: Sam, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("shape", [(128, 128), (90, 200), (300, 41), (50, 64)])
 def test_answers_are_those_of_the_predictor_asked_point_by_point(network, weights, shape):
     pixels, points = scene(shape)
-    proposals = drain(open_sam(weights, "cpu", batch=7)(pixels, points))
+    proposals = drain(SamPrompter(weights, "cpu", batch=7)(pixels, points))
     masks, qualities, which = one_by_one(network, pixels, points)
     assert len(set(which)) > 1, "the points must differ in which mask is best, or its choice is not tested"
     np.testing.assert_allclose(proposals.scores, qualities, rtol=1e-4, atol=1e-4)
@@ -57,7 +56,7 @@ def test_answers_are_those_of_the_predictor_asked_point_by_point(network, weight
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 2)])
 def test_images_of_any_size_are_answered(weights, shape):
     pixels, points = scene(shape, 3)
-    proposals = drain(open_sam(weights, "cpu")(pixels, points))
+    proposals = drain(SamPrompter(weights, "cpu")(pixels, points))
     assert proposals.masks(np.arange(3)).shape == (3, *shape)
     centers = proposals.identities[:, :2]
     present = ~np.isnan(centers[:, 0])
@@ -66,7 +65,7 @@ def test_images_of_any_size_are_answered(weights, shape):
 
 def test_no_point_gives_no_mask_and_encodes_nothing(weights):
     pixels, _ = scene((20, 30))
-    job = open_sam(weights, "cpu")(pixels, np.empty((0, 2)))
+    job = SamPrompter(weights, "cpu")(pixels, np.empty((0, 2)))
     with pytest.raises(StopIteration) as end:
         next(job)
     proposals = end.value.value
@@ -122,13 +121,13 @@ def test_a_named_checkpoint_that_is_not_here_says_how_to_get_it(monkeypatch, tmp
     monkeypatch.setenv("HISTOMIX_WEIGHTS", str(tmp_path))
     monkeypatch.delenv("HISTOMIX_ONLINE", raising=False)
     with pytest.raises(HistomixError, match=r"sam_vit_b_01ec64\.pth.*HISTOMIX_ONLINE=1"):
-        open_sam("vit_b", "cpu")
+        SamPrompter("vit_b", "cpu")
 
 
 def test_without_the_package_it_says_what_to_install(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "segment_anything", None)
     with pytest.raises(HistomixError, match=r"pip install 'napari-histomix\[sam\]'"):
-        open_sam(weights, "cpu")
+        SamPrompter(weights, "cpu")
 
 
 # The job.
@@ -154,7 +153,7 @@ def counted(prompter: sam.SamPrompter) -> Counted:
 
 def test_events_name_what_is_done_and_count_the_points(weights):
     pixels, points = scene((64, 64), 10)
-    events = list(open_sam(weights, "cpu", batch=4)(pixels, points))
+    events = list(SamPrompter(weights, "cpu", batch=4)(pixels, points))
     assert events[0] == Event("Encoding the image", 0, 3)
     asking = [(one.done, one.total) for one in events if one.phase == "Asking SAM"]
     assert asking == [(0, 10), (4, 10), (8, 10), (10, 10)]
@@ -162,7 +161,7 @@ def test_events_name_what_is_done_and_count_the_points(weights):
 
 def test_an_image_is_encoded_once_however_often_it_is_asked(weights):
     pixels, points = scene((64, 64), 4)
-    prompter = open_sam(weights, "cpu")
+    prompter = SamPrompter(weights, "cpu")
     encoder = counted(prompter)
     first, again = drain(prompter(pixels, points)), drain(prompter(pixels.copy(), points))
     assert encoder.passes == 1
@@ -176,7 +175,7 @@ def test_an_image_is_encoded_once_however_often_it_is_asked(weights):
 
 def test_memory_holds_only_the_last_images(weights, monkeypatch):
     monkeypatch.setattr(sam, "REMEMBERED", 2)
-    prompter = open_sam(weights, "cpu")
+    prompter = SamPrompter(weights, "cpu")
     encoder = counted(prompter)
     images = [np.full((16, 16, 3), value, np.uint8) for value in (0, 100, 200)]
     for image in (images[0], images[1], images[0], images[2], images[0]):
@@ -187,58 +186,9 @@ def test_memory_holds_only_the_last_images(weights, monkeypatch):
     assert len(prompter._remembered) == 2
 
 
-@pytest.mark.parametrize("damage", [None, "cut", "flipped"])
-def test_embeddings_on_the_disk_serve_the_next_session_unless_damaged(weights, tmp_path, damage):
-    pixels, points = scene((64, 80), 6)
-    before = drain(open_sam(weights, "cpu", cache=tmp_path / "kept")(pixels, points))
-    (file,) = (tmp_path / "kept").iterdir()
-    content = bytearray(file.read_bytes())
-    if damage == "cut":
-        file.write_bytes(content[:-100])
-    elif damage == "flipped":
-        content[-2] ^= 0x40
-        file.write_bytes(content)
-    prompter = open_sam(weights, "cpu", cache=tmp_path / "kept")
-    encoder = counted(prompter)
-    after = drain(prompter(pixels, points))
-    assert encoder.passes == (damage is not None)
-    np.testing.assert_array_equal(before.identities, after.identities)
-    assert [one.name for one in (tmp_path / "kept").iterdir()] == [file.name]
-    encoder.passes = 0
-    last = open_sam(weights, "cpu", cache=tmp_path / "kept")
-    encoder = counted(last)
-    drain(last(pixels, points))
-    assert encoder.passes == 0
-
-
-def test_other_weights_do_not_use_an_embedding_on_the_disk(network, weights, tmp_path):
-    pixels, points = scene((40, 40), 2)
-    drain(open_sam(weights, "cpu", cache=tmp_path)(pixels, points))
-    other = tmp_path / "other.safetensors"
-    save_file(network.state_dict(), other)
-    prompter = open_sam(other, "cpu", cache=tmp_path)
-    encoder = counted(prompter)
-    drain(prompter(pixels, points))
-    assert encoder.passes == 1
-
-
-def test_a_cache_that_cannot_be_written_is_said_and_stops_nothing(weights, tmp_path):
-    pixels, points = scene((40, 40), 2)
-    (tmp_path / "file").write_text("in the way")
-    events = []
-    job = open_sam(weights, "cpu", cache=tmp_path / "file" / "kept")(pixels, points)
-    while True:
-        try:
-            events.append(next(job))
-        except StopIteration as end:
-            assert len(end.value.scores) == 2
-            break
-    assert any(one.message and "could not be kept" in one.message for one in events)
-
-
 def test_closing_the_job_stops_it_before_the_next_layer(weights):
     pixels, points = scene((64, 64), 4)
-    prompter = open_sam(weights, "cpu")
+    prompter = SamPrompter(weights, "cpu")
     encoder = counted(prompter)
     job = prompter(pixels, points)
     next(job)
@@ -251,8 +201,8 @@ def test_closing_the_job_stops_it_before_the_next_layer(weights):
 
 def test_out_of_memory_halves_the_batch_says_so_and_changes_nothing(weights, monkeypatch):
     pixels, points = scene((64, 64), 11)
-    expected = drain(open_sam(weights, "cpu")(pixels, points))
-    whole = sam_decoder.PointDecoder.__call__
+    expected = drain(SamPrompter(weights, "cpu")(pixels, points))
+    whole = sam_network.PointDecoder.__call__
     asked: list[int] = []
 
     def hungry(self, scene, some):
@@ -261,9 +211,9 @@ def test_out_of_memory_halves_the_batch_says_so_and_changes_nothing(weights, mon
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, scene, some)
 
-    monkeypatch.setattr(sam_decoder.PointDecoder, "__call__", hungry)
+    monkeypatch.setattr(sam_network.PointDecoder, "__call__", hungry)
     events = []
-    job = open_sam(weights, "cpu", batch=8)(pixels, points)
+    job = SamPrompter(weights, "cpu", batch=8)(pixels, points)
     while True:
         try:
             events.append(next(job))
@@ -283,9 +233,9 @@ def test_no_memory_for_one_point_is_said(weights, monkeypatch):
     def full(*_given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(sam_decoder.PointDecoder, "__call__", full)
+    monkeypatch.setattr(sam_network.PointDecoder, "__call__", full)
     with pytest.raises(HistomixError, match="no memory left for a single point"):
-        drain(open_sam(weights, "cpu", batch=2)(*scene((20, 20), 3)))
+        drain(SamPrompter(weights, "cpu", batch=2)(*scene((20, 20), 3)))
 
 
 @pytest.mark.parametrize(
@@ -296,15 +246,15 @@ def test_what_is_not_a_number_is_refused_and_its_step_named(network, tmp_path, k
     state = {name: value.clone() for name, value in network.state_dict().items()}
     state[key].view(-1)[0] = float("nan")
     torch.save(state, tmp_path / "nan.pth")
-    prompter = open_sam(tmp_path / "nan.pth", "cpu")
+    prompter = SamPrompter(tmp_path / "nan.pth", "cpu")
     with pytest.raises(HistomixError, match=f"The {step} of 'sam-.*not a number"):
         drain(prompter(*scene((30, 30), 2)))
 
 
 def test_few_bits_are_named_and_stay_near(weights):
     pixels, points = scene((128, 128))
-    full = open_sam(weights, "cpu")
-    few = sam.SamPrompter(*sam_network.load_network(weights), torch.device("cpu"), dtype=torch.bfloat16)
+    full = SamPrompter(weights, "cpu")
+    few = SamPrompter(weights, "cpu", dtype=torch.bfloat16)
     assert few.name == full.name + "-bfloat16"
     exact, near = drain(full(pixels, points)), drain(few(pixels, points))
     difference = np.abs(exact.scores - near.scores)
@@ -315,11 +265,11 @@ def test_a_device_that_is_not_there_is_said(weights):
     if torch.cuda.is_available():
         pytest.skip("this machine has it")
     with pytest.raises(HistomixError, match="no 'cuda' device"):
-        open_sam(weights, "cuda")
+        SamPrompter(weights, "cuda")
 
 
 def test_pixels_and_points_of_other_shapes_are_refused(weights):
-    prompter = open_sam(weights, "cpu")
+    prompter = SamPrompter(weights, "cpu")
     with pytest.raises(ValueError, match="pixels must be"):
         drain(prompter(np.zeros((5, 5), np.uint8), np.zeros((1, 2))))
     with pytest.raises(ValueError, match="points must be"):

@@ -18,7 +18,7 @@ from segment_anything import sam_model_registry  # noqa: E402
 from segment_anything.modeling import Sam  # noqa: E402
 
 from napari_histomix.segmentation import sam_network  # noqa: E402
-from napari_histomix.segmentation.sam import open_sam  # noqa: E402
+from napari_histomix.segmentation.sam import SamPrompter  # noqa: E402
 from napari_histomix.weights import read_checkpoint  # noqa: E402
 
 build_sam = sys.modules["segment_anything.build_sam"]
@@ -66,7 +66,7 @@ def test_checkpoints_come_in_several_wrappings(network, wrap, tmp_path):
 
 def test_the_name_holds_the_architecture_and_the_hash_of_the_file(network, weights, tmp_path):
     save_file(network.state_dict(), tmp_path / "same.safetensors")
-    names = [open_sam(path, "cpu").name for path in (weights, tmp_path / "same.safetensors")]
+    names = [SamPrompter(path, "cpu").name for path in (weights, tmp_path / "same.safetensors")]
     assert names[0] == f"sam-vit_32x3-{read_checkpoint(weights)[1][:12]}"
     assert names[0] != names[1]
 
@@ -76,7 +76,7 @@ def test_other_sizes_are_read_off_the_weights(kinds, tmp_path):
     other = small_sam(**kinds)
     torch.save(other.state_dict(), tmp_path / "other.pth")
     pixels, points = scene((100, 128), 6)
-    proposals = drain(open_sam(tmp_path / "other.pth", "cpu")(pixels, points))
+    proposals = drain(SamPrompter(tmp_path / "other.pth", "cpu")(pixels, points))
     masks, qualities, _ = one_by_one(other, pixels, points)
     np.testing.assert_allclose(proposals.scores, qualities, rtol=1e-4, atol=1e-4)
     assert np.mean(proposals.masks(np.arange(6)) != masks) < 1e-3
@@ -156,7 +156,7 @@ def test_what_is_no_whole_sam_is_refused_in_one_sentence(fault, network, tmp_pat
         torch.save(network.state_dict(), path)
     spoil(network.state_dict(), path)
     with pytest.raises(HistomixError, match=said) as caught:
-        open_sam(path, "cpu")
+        SamPrompter(path, "cpu")
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
@@ -168,7 +168,7 @@ def test_nothing_is_unpickled(write, tmp_path):
     else:
         path.write_bytes(pickle.dumps(Bomb(touched), protocol=2))
     with pytest.raises(HistomixError, match="more than weights"):
-        open_sam(path, "cpu")
+        SamPrompter(path, "cpu")
     assert not touched.exists()
 
 

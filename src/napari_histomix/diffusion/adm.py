@@ -55,11 +55,6 @@ PARTS = {
 }
 
 
-def is_adm(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names in a state dict are those of guided-diffusion's ``UNetModel``, class-conditional or not."""
-    return all(key in state for key in MARKERS)
-
-
 def load_adm(file: Path, head_channels: int = 64) -> UNet2DModel:
     """Load a guided-diffusion checkpoint, ``.safetensors`` or torch's own; raises HistomixError as ``convert_adm``."""
     state, _ = read_weights(file)
@@ -86,8 +81,8 @@ def convert_adm(state: Mapping[str, Tensor], *, head_channels: int = 64, image_s
         If it is another network or class-conditional, keys are missing or unexpected, shapes differ, or the channels
         cannot be split into such heads.
     """
-    if not is_adm(state):
-        lacking = [key for key in MARKERS if key not in state]
+    lacking = [key for key in MARKERS if key not in state]
+    if lacking:
         raise HistomixError(
             f"These are not weights of guided-diffusion's UNetModel: they lack {_listed(lacking)}; choose another file."
         )

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.devices import choose_device, memory_error
 from napari_histomix.diffusion import SUMMARY, state_folder, unfinished
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
 from napari_histomix.diffusion.recipes import DEFAULTS, WHAT, Inpainter, Kind, TrainingSettings, recipe_of
 from napari_histomix.diffusion.training_images import (
     Batches,
-    Holes,
     Picture,
     collection_id,
-    fingerprints,
     pictures_of,
     split_by_slide,
     split_single,
@@ -122,10 +120,8 @@ def train(
     weights = sum(parameter.numel() for parameter in network.parameters())
     check_room(out, 2 * weights + 2 * 16 * weights)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
-    shares = Holes(settings.unconditional, settings.segments, settings.rings)
-    batches = Batches(learned, settings.window, settings.batch, settings.scale, shares, settings.seed, processes.rank)
-    hidden_in_part = replace(shares, unconditional=0.0)
-    fixed = replace(batches, pictures=checked, batch=CHECKED, holes=hidden_in_part, rank=0).at(0)
+    batches = Batches(learned, settings, processes.rank)
+    fixed = Batches(checked, replace(settings, batch=CHECKED, unconditional=0.0)).at(0)
     check_images, check_holes = (tensor.to(processes.device) for tensor in fixed)
 
     step, smooth, spent, best = 0, 0.0, 0.0, math.inf
@@ -141,15 +137,21 @@ def train(
     running, optimizer = processes.prepare(network, optimizer)
     began = saved = time.monotonic()
     # Images that trained what the network starts from or is built on trained this one, too.
-    earlier = [read_card(path).get("training_pixels", []) for path in (start, autoencoder) if path]
+    trained_on = {pixels_sha256(picture.pixels()) for picture in learned}
+    trained_on.update(*(read_card(path).get("training_pixels", []) for path in (start, autoencoder) if path))
+    to_learn, to_check = (Counter(picture.folder for picture in pictures) for pictures in (learned, checked))
+    folders = sorted(to_learn | to_check)
     facts = {
         "kind": kind,
-        **_collections(learned, checked),
+        # Folder names only: paths may tell too much.
+        "training_images": {folder: to_learn[folder] for folder in folders},
+        "validation_images": {folder: to_check[folder] for folder in folders},
+        "validation_slides": sorted({picture.slide for picture in checked}),
         "started_from": start.name if start else None,
         "recipe": asdict(settings),
         "device": str(processes.device),
         "processes": processes.count,
-        "training_pixels": sorted({*fingerprints(learned), *chain.from_iterable(earlier)}),
+        "training_pixels": sorted(trained_on),
     }
 
     def minutes() -> float:
@@ -174,6 +176,7 @@ def train(
                 extra=card,
                 readme=_readme(name or out.name, kind, mpp, card),
             )
+        numbers = {"kind": kind, "step": step, "smooth": smooth, "minutes": minutes(), "best": best}
         kept = {
             "network": network.state_dict(),
             "average": average.state_dict(),
@@ -182,7 +185,6 @@ def train(
             "settings": asdict(settings) | {"scale": list(settings.scale)},
             "images": identity,
         }
-        numbers = {"kind": kind, "step": step, "smooth": smooth, "minutes": minutes(), "best": best}
         _keep(out, kept | numbers)
         return figures
 
@@ -310,17 +312,6 @@ def _keep(out: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise HistomixError(f"{folder} could not be written ({reason}); free space and resume the run.") from None
-
-
-def _collections(learned: Sequence[Picture], checked: Sequence[Picture]) -> dict[str, Any]:
-    """What the card says of the images. Folder names only: paths may tell too much."""
-    folders = sorted({picture.folder for picture in [*learned, *checked]})
-    to_learn, to_check = (Counter(picture.folder for picture in pictures) for pictures in (learned, checked))
-    return {
-        "training_images": {folder: to_learn[folder] for folder in folders},
-        "validation_images": {folder: to_check[folder] for folder in folders},
-        "validation_slides": sorted({picture.slide for picture in checked}),
-    }
 
 
 def _readme(name: str, kind: Kind, mpp: tuple[float, float], card: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,10 +21,13 @@ from torch import Tensor
 
 from napari_histomix.datasets.entries import TABLE, described_split, read_json_object, split_name
 from napari_histomix.datasets.formats.plain import TYPES_TABLE
-from napari_histomix.datasets.pixels import is_flagged, pixels_sha256
+from napari_histomix.datasets.pixels import is_flagged
 from napari_histomix.datasets.text_files import read_table
 from napari_histomix.records import HistomixError
 from napari_histomix.stains import optical_density
+
+if TYPE_CHECKING:
+    from napari_histomix.diffusion.recipes import TrainingSettings
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 IN_MEMORY = 1_500_000_000
@@ -83,16 +86,16 @@ def pictures_of(
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise HistomixError(f"'{name}' is no 8-bit RGB image, which is what networks learn from.")
         return [Picture(name, "open layers", name, given=pixels)], []
-    found, broken = find_images(source)
+    images, broken = find_images(source)
     notes = [f"Skipped: {path} cannot be read as an image." for path in broken]
-    tables = _Tables()
-    reserved = _reserved(found, source, splits or {}, tables)
-    if reserved:
-        notes.append(f"{len(reserved)} images of test and validation splits in {source.name} are not learned from.")
-    if len(reserved) == len(found):
+    facts_of = cache(_folder_facts)
+    left = [path for path in images if not _is_reserved(path, source, splits or {}, facts_of)]
+    if len(left) < len(images):
+        reserved = len(images) - len(left)
+        notes.append(f"{reserved} images of test and validation splits in {source.name} are not learned from.")
+    if not left:
         raise HistomixError(f"{source} holds images of test or validation splits only; name training images.")
-    left = [path for path in found if path not in reserved]
-    real = [path for path in left if not _is_synthetic(path, source, tables)]
+    real = [path for path in left if not _is_synthetic(path, source, facts_of)]
     if len(real) < len(left):
         notes.append(f"{len(left) - len(real)} synthetic images in {source.name} are not learned from.")
     if not real:
@@ -100,19 +103,23 @@ def pictures_of(
     return [Picture(path.name, source.name, slide_of(path), path) for path in real], notes
 
 
-def _reserved(paths: Sequence[Path], top: Path, splits: Mapping[str, str], tables: _Tables) -> set[Path]:
-    """Images that belong to a split which must not be learned from."""
-    reserved = set()
-    for path in paths:
-        parts = path.with_suffix("").parts
-        its_splits = {splits[name] for at in range(len(parts)) if (name := "/".join(parts[at:])) in splits}
-        if not its_splits:
-            folders = _folders(path, top)
-            its_splits = {split_name(folder.name) for folder in folders} & {"test", "val"}
-            its_splits |= {tables.split(folder, path.stem) for folder in folders}
-        if {split_name(split) for split in its_splits} - {"train", ""}:
-            reserved.add(path)
-    return reserved
+def _is_reserved(path: Path, top: Path, splits: Mapping[str, str], facts_of: Callable[[Path], _Facts]) -> bool:
+    """Whether an image belongs to a split that must not be learned from."""
+    parts = path.with_suffix("").parts
+    belongs = {splits[name] for at in range(len(parts)) if (name := "/".join(parts[at:])) in splits}
+    if not belongs:
+        folders = _folders(path, top)
+        belongs = {split_name(folder.name) for folder in folders} & {"test", "val"}
+        for folder in folders:
+            rows, described = facts_of(folder)
+            listed = rows.get(path.stem, {}).get("split", "")
+            belongs.add(split_name(listed) or described_split(described, path.stem, folder))
+    return bool({split_name(split) for split in belongs} - {"train", ""})
+
+
+def _is_synthetic(path: Path, top: Path, facts_of: Callable[[Path], _Facts]) -> bool:
+    rows = [facts_of(folder)[0].get(path.stem, {}) for folder in _folders(path, top)]
+    return any(row.get("synthetic", "").casefold() == "yes" for row in rows) or is_flagged(path)
 
 
 def _folders(path: Path, top: Path) -> list[Path]:
@@ -120,33 +127,14 @@ def _folders(path: Path, top: Path) -> list[Path]:
     return [folder for folder in path.parents if folder == top or top in folder.parents]
 
 
-def _is_synthetic(path: Path, top: Path, tables: _Tables) -> bool:
-    return any(tables.is_synthetic(folder, path.stem) for folder in _folders(path, top)) or is_flagged(path)
+_Facts = tuple[dict[str, Mapping[str, str]], Mapping[str, Any]]
 
 
-class _Tables:
-    """What the tables and the ``dataset.json`` of labeled datasets say of images, each folder read once."""
-
-    def __init__(self) -> None:
-        self._rows: dict[Path, dict[str, Mapping[str, str]]] = {}
-        self._described: dict[Path, Mapping[str, Any]] = {}
-
-    def _row(self, folder: Path, image: str) -> Mapping[str, str]:
-        if folder not in self._rows:
-            files = [folder / name for name in (TABLE, TYPES_TABLE)]
-            rows = [row for file in files if file.is_file() for _, row in read_table(file, "image").rows]
-            self._rows[folder] = {Path(row["image"]).stem: row for row in rows}
-            self._described[folder] = read_json_object(folder / "dataset.json")
-        return self._rows[folder].get(image, {})
-
-    def split(self, folder: Path, image: str) -> str:
-        """The split of an image by its name; empty where a folder's files do not say it."""
-        listed = split_name(self._row(folder, image).get("split", ""))
-        return listed or described_split(self._described[folder], image, folder)
-
-    def is_synthetic(self, folder: Path, image: str) -> bool:
-        """Whether the tables say that an image holds synthetic pixels."""
-        return self._row(folder, image).get("synthetic", "").casefold() == "yes"
+def _folder_facts(folder: Path) -> _Facts:
+    """What the tables in a folder say of images by their names, and its ``dataset.json``."""
+    files = [folder / name for name in (TABLE, TYPES_TABLE)]
+    rows = [row for file in files if file.is_file() for _, row in read_table(file, "image").rows]
+    return {Path(row["image"]).stem: row for row in rows}, read_json_object(folder / "dataset.json")
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -207,11 +195,10 @@ def collection_id(pictures: Sequence[Picture]) -> str:
     return hashlib.sha256(names.encode()).hexdigest()
 
 
-def random_window(
-    pixels: NDArray[np.uint8], size: int, scale: tuple[float, float], rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def random_window(pixels: NDArray[np.uint8], settings: TrainingSettings, rng: np.random.Generator) -> NDArray[np.uint8]:
     """One augmented (size, size, 3) uint8 crop: scale, flips, quarter turns, stain gain and shift."""
-    side = round(size / rng.uniform(*scale))
+    size = settings.window
+    side = round(size / rng.uniform(*settings.scale))
     side = min(side, *pixels.shape[:2])
     row = int(rng.integers(pixels.shape[0] - side + 1))
     col = int(rng.integers(pixels.shape[1] - side + 1))
@@ -229,20 +216,12 @@ def random_window(
     return np.ascontiguousarray(crop, dtype=np.uint8)
 
 
-@dataclass(frozen=True)
-class Holes:
-    """Shares: of windows hidden whole; of the others, with a tissue segment; of ellipses, thin rings and not discs."""
-
-    unconditional: float = 0.12
-    segments: float = 0.15
-    rings: float = 0.6
-
-
-def random_hole(size: int, rng: np.random.Generator, shares: Holes) -> NDArray[np.float32]:
+def random_hole(settings: TrainingSettings, rng: np.random.Generator) -> NDArray[np.float32]:
     """(size, size) float32 mask, 1 where hidden: all of it, a tissue segment, or rings and discs."""
-    if rng.random() < shares.unconditional:
+    size = settings.window
+    if rng.random() < settings.unconditional:
         return np.ones((size, size), np.float32)
-    if rng.random() < shares.segments:
+    if rng.random() < settings.segments:
         return _segment(size, rng)
     rows, cols = np.mgrid[:size, :size].astype(np.float32)
     hole = np.zeros((size, size), bool)
@@ -254,7 +233,7 @@ def random_hole(size: int, rng: np.random.Generator, shares: Holes) -> NDArray[n
         angle = np.arctan2(v, u)
         wobble = sum(rng.normal(0, 0.06) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in (2, 3, 4, 5))
         distance = (np.hypot(u / a, v / b) - 1 - wobble) * min(a, b)
-        if rng.random() < shares.rings:
+        if rng.random() < settings.rings:
             # Layers 2 and 3 are two pixels wide; wider rings appear where the engine magnifies a window.
             width = rng.choice([2.0, 2.5, 3.0, 4.0, 6.0], p=[0.4, 0.2, 0.2, 0.1, 0.1])
             hole |= (distance >= 1) & (distance < 1 + width)
@@ -281,16 +260,12 @@ def _segment(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
 class Batches:
     """Batches of random windows by step: the same step gives the same batch, so a run can be taken up anywhere.
 
-    A step has ``batch`` windows of ``size`` pixels a side, at ``scale`` times magnification. Pictures are drawn by
-    their number of pixels: a large image more often than a small tile.
+    Pictures are drawn by their number of pixels: a large image more often than a small tile. Each process of a run,
+    by its ``rank``, has its own windows.
     """
 
     pictures: Sequence[Picture]
-    size: int
-    batch: int
-    scale: tuple[float, float]
-    holes: Holes
-    seed: int
+    settings: TrainingSettings
     rank: int = 0
 
     @cached_property
@@ -311,10 +286,10 @@ class Batches:
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """(N, 3, S, S) images in [−1, 1] and (N, 1, S, S) holes of one step."""
-        rng = np.random.default_rng([self.seed, self.rank, step])
-        chosen = rng.choice(len(self.pictures), size=self.batch, p=self.shares)
-        crops = np.stack([random_window(self._pixels(int(i)), self.size, self.scale, rng) for i in chosen])
-        holes = np.stack([random_hole(self.size, rng, self.holes) for _ in chosen])
+        rng = np.random.default_rng([self.settings.seed, self.rank, step])
+        chosen = rng.choice(len(self.pictures), size=self.settings.batch, p=self.shares)
+        crops = np.stack([random_window(self._pixels(int(i)), self.settings, rng) for i in chosen])
+        holes = np.stack([random_hole(self.settings, rng) for _ in chosen])
         return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(holes)[:, None]
 
     def since(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -326,8 +301,3 @@ class Batches:
                 step += 1
                 upcoming = pool.submit(self.at, step)
                 yield batch
-
-
-def fingerprints(pictures: Sequence[Picture]) -> list[str]:
-    """SHA-256 of each picture's pixels, sorted: what a blend test must not be judged on."""
-    return sorted(pixels_sha256(picture.pixels()) for picture in pictures)

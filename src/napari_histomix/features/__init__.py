@@ -41,11 +41,8 @@ class Encoder(Protocol):
         Length of a feature vector.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dim(self) -> int: ...
+    name: str
+    dim: int
 
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode (N, 224, 224, 3) uint8 RGB patches as (N, dim) float32 vectors; N may be 0."""

@@ -146,12 +146,9 @@ def _cut(
         rows, cols = _mirrored(row, side, height), _mirrored(col, side, width)
         window = pixels[rows[:, None], cols]
     size = len(patch)
-    if side == size:
-        patch[:] = window
-    else:
-        # Area averaging keeps detail finer than a patch's pixels from aliasing; cubic keeps what a coarser image has.
-        method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-        patch[:] = cv2.resize(np.ascontiguousarray(window), (size, size), interpolation=method)
+    # Area averaging keeps detail finer than a patch's pixels from aliasing; cubic keeps what a coarser image has.
+    method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    cv2.resize(np.ascontiguousarray(window), (size, size), patch, interpolation=method)
     if erase:
         _fill_center(patch, erase)
 

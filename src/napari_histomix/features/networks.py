@@ -18,6 +18,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 from torch.nn.functional import interpolate
@@ -27,8 +28,6 @@ from napari_histomix.records import HistomixError
 from napari_histomix.weights import fit_weights, read_weights
 
 _PUBLISHED = "model.safetensors"
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class TorchEncoder:
@@ -44,8 +43,8 @@ class TorchEncoder:
         network: torch.nn.Module,
         *,
         name: str,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
         side: int = 224,
         device: str = "cpu",
         batch: int = 32,
@@ -70,12 +69,7 @@ class TorchEncoder:
     def __call__(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB patches (N, 224, 224, 3) uint8 as (N, dim) float32.
 
-        Raises
-        ------
-        ValueError
-            If the patches have another shape or dtype.
-        torch.cuda.OutOfMemoryError
-            If the device cannot hold even one patch.
+        Raises ValueError for another shape or dtype, torch's OutOfMemoryError if the device cannot hold one patch.
         """
         check_patches(patches)
         features = np.empty((len(patches), self.dim), np.float32)
@@ -107,21 +101,9 @@ class TorchEncoder:
 class TimmEncoder(TorchEncoder):
     """A timm model without its classifier; its pooled output is the feature vector.
 
-    Parameters
-    ----------
-    model : str
-        Name of a timm model, with or without the tag of its pretrained weights ("resnet18.a1_in1k").
-    weights : str or Path, optional
-        ``.safetensors`` file or torch checkpoint. Without one, the model's published weights are taken from the local
-        cache, and downloaded to it only if the environment variable ``HISTOMIX_ONLINE`` is 1.
-    device : str
-        Torch device.
-
-    Raises
-    ------
-    HistomixError
-        If timm has no such model, the weights are absent, damaged or made for another model, or the device cannot be
-        used.
+    ``model`` may carry the tag of its pretrained weights ("resnet18.a1_in1k"). Without ``weights``, a
+    ``.safetensors`` file or torch checkpoint, its published ones are used (see ``open_encoder``). Raises HistomixError
+    if timm has no such model, or the weights are absent, damaged or made for another model.
     """
 
     def __init__(self, model: str, weights: str | Path | None = None, device: str = "cpu") -> None:
@@ -219,25 +201,14 @@ def modern_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 class CTransPathEncoder(TorchEncoder):
-    """CTransPath with weights from a file; 768 features.
+    """CTransPath with weights from a file: the published ``ctranspath.pth``, or the same as ``.safetensors``.
 
-    Parameters
-    ----------
-    weights : str or Path
-        The published ``ctranspath.pth`` or the same as ``.safetensors``.
-    device : str
-        Torch device.
-    network : SwinTransformer, optional
-        A network of other sizes from :func:`build_network`; the published one by default.
-
-    Raises
-    ------
-    HistomixError
-        If the file is absent, damaged or made for another network, or the device cannot be used.
+    ``network`` may have other sizes (see ``build_network``). Raises HistomixError if the file is absent, damaged or
+    made for another network.
     """
 
     def __init__(self, weights: str | Path, device: str = "cpu", network: SwinTransformer | None = None) -> None:
         state, digest = read_weights(weights)
         network = build_network() if network is None else network
         fit_weights(network, modern_names(state), "CTransPath", ("head.",))
-        super().__init__(network, name=f"ctranspath@{digest}", mean=_IMAGENET_MEAN, std=_IMAGENET_STD, device=device)
+        super().__init__(network, name=f"ctranspath@{digest}", device=device)

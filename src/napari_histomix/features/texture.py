@@ -35,14 +35,10 @@ def _central(side: int, fraction: float) -> NDArray[np.bool_]:
     return mask
 
 
-_CENTER, _INNER, _OUTER = (
-    _central(_SIDE, 0.5),
-    _central(_SIDE, 0.75) & ~_central(_SIDE, 0.5),
-    ~_central(_SIDE, 0.75),
-)
-_ZONES = [zone.astype(np.uint8) for zone in (_CENTER, _INNER, _OUTER)]
+_CENTER, _NEAR = _central(_SIDE, 0.5), _central(_SIDE, 0.75)
+_ZONES = [zone.astype(np.uint8) for zone in (_CENTER, _NEAR & ~_CENTER, ~_NEAR)]
 # Flat positions: taking them is several times faster than indexing with a mask.
-_RINGS = [np.flatnonzero(ring) for ring in (_INNER, _OUTER)]
+_RINGS = [np.flatnonzero(ring) for ring in _ZONES[1:]]
 _SURROUNDINGS = {side: np.flatnonzero(~_central(side, 0.5)) for side in {*_SCALES, *_CELLS}}
 _WHOLE = {side: np.arange(side * side) for side in _SURROUNDINGS}
 

@@ -28,9 +28,9 @@ from napari_histomix.compositing.placing import (
     place_in_donor,
 )
 from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.diffusion.windows import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.features import context_features, open_encoder
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Stage, Store, Work
+from napari_histomix.methods.painting import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.methods.record import Record, making_facts, painter, painter_facts
 from napari_histomix.records import Candidate, Change, Event, HistomixError, Job, Location
 from napari_histomix.sampling import (

@@ -37,11 +37,8 @@ class Proposals(Protocol):
         no mask.
     """
 
-    @property
-    def scores(self) -> NDArray[np.float64]: ...
-
-    @property
-    def identities(self) -> NDArray[np.float64]: ...
+    scores: NDArray[np.float64]
+    identities: NDArray[np.float64]
 
     def overlaps(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float64]:
         """Intersections over union (n, m) of the masks of points ``first`` (n,) with those of ``second`` (m,)."""
@@ -60,8 +57,7 @@ class Prompter(Protocol):
         hexadecimal digits of the weights' sha256 where there are weights.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
 
     def __call__(self, pixels: NDArray[np.uint8], points: NDArray[np.float64]) -> Job[Proposals]:
         """Answer points (N, 2: row, column) in an image (H, W, 3) uint8 RGB; a long job (see ``records.Job``)."""
@@ -92,6 +88,6 @@ def open_prompter(kind: str = "region-tree", weights: str | Path | None = None, 
         raise HistomixError(f"'{kind}' is not a prompter; choose region-tree or sam.")
     if weights is None:
         raise HistomixError("SAM needs weights; name a checkpoint file, or choose the prompter region-tree.")
-    from napari_histomix.segmentation.sam import open_sam
+    from napari_histomix.segmentation.sam import SamPrompter
 
-    return open_sam(weights, device=device)
+    return SamPrompter(weights, device)

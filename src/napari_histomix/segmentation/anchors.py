@@ -98,10 +98,9 @@ def find_segments(
         points, owners = random_points(regions, settings.points, np.random.default_rng(settings.seed))
     else:
         points = np.asarray(points, float).reshape(-1, 2)
-        inside = ((points >= 0) & (points < (len(pixels), pixels.shape[1]))).all(axis=1)
-        if not inside.any():
+        points = points[((points >= 0) & (points < pixels.shape[:2])).all(axis=1)]
+        if not len(points):
             raise HistomixError("No point lies in this image; place some, or let it choose them.")
-        points = points[inside]
         owners = np.arange(len(points))
     proposals = yield from prompter(pixels, points)
     yield Event("Choosing anchors")
@@ -119,10 +118,9 @@ def find_segments(
         anchor, mask = anchors[part.number - 1], without_crumbs(part.mask)
         if np.count_nonzero(mask) >= least:
             # Without its crumbs it may have become smaller than its box.
-            rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            box = np.ascontiguousarray(mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1])
-            corner = part.row + int(rows[0]), part.col + int(cols[0])
-            segments.append(Segment(len(segments) + 1, *corner, box, anchor.vote_share, anchor.stability))
+            (rest,) = segments_of(mask.astype(np.uint8))
+            corner = part.row + rest.row, part.col + rest.col
+            segments.append(Segment(len(segments) + 1, *corner, rest.mask, anchor.vote_share, anchor.stability))
     return tuple(segments)
 
 
@@ -134,12 +132,10 @@ def random_points(
     order = np.argsort(flat, kind="stable")
     counts = np.bincount(flat)
     first = np.cumsum(counts) - counts
-    places, owners = [], []
-    for region in np.flatnonzero(counts[1:]) + 1:
-        places.append(order[first[region] + rng.integers(counts[region], size=count)])
-        owners.append(np.full(count, region, np.intp))
+    present = np.flatnonzero(counts[1:]) + 1
+    places = [order[first[region] + rng.integers(counts[region], size=count)] for region in present]
     rows, cols = np.unravel_index(np.concatenate(places), regions.shape)
-    return np.stack([rows, cols], axis=1).astype(float), np.concatenate(owners)
+    return np.stack([rows, cols], axis=1).astype(float), np.repeat(present, count)
 
 
 def segments_of(labels: NDArray[np.integer]) -> tuple[Segment, ...]:

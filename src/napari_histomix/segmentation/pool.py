@@ -10,8 +10,8 @@ import io
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -97,22 +97,6 @@ class Projection:
         vectors[:, : self.axes.shape[1]] = ((features - self.mean) / self.spread) @ self.axes
         return vectors
 
-    def write(self, features: NDArray[np.float32], members: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
-        """Transform rows of features into the same rows of ``vectors`` (N, width), in chunks."""
-        for start in range(0, len(members), CHUNK):
-            chunk = members[start : start + CHUNK]
-            vectors[chunk] = self.transform(features[chunk], vectors.shape[1])
-
-    def save(self, path: Path, kind: str) -> None:
-        """Write to an ``.npz`` file."""
-        np.savez(path, kind=np.array(kind), mean=self.mean, spread=self.spread, axes=self.axes)
-
-    @classmethod
-    def load(cls, path: Path) -> tuple[str, Projection]:
-        """Read the class and the projection of an ``.npz`` file."""
-        with np.load(path, allow_pickle=False) as file:
-            return str(file["kind"]), cls(file["mean"], file["spread"], file["axes"])
-
 
 class PoolWriter:
     """Writes one part of a pool: ``add`` image by image, then ``finish``. A context manager; left early, nothing stays.
@@ -134,12 +118,10 @@ class PoolWriter:
 
     def __enter__(self) -> PoolWriter:
         shutil.rmtree(self.partial, ignore_errors=True)
-        try:
+        with _writing(self.root):
             self.partial.mkdir(parents=True)
             names = ("rows", "masks", "thumbnails", "features")
             self._files: dict[str, BinaryIO] = {name: (self.partial / f"{name}.bin").open("wb") for name in names}
-        except OSError as error:
-            raise _unwritten(self.root, error) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,72 +142,72 @@ class PoolWriter:
     ) -> None:
         """Add the segments of an image: (N, dim) features, and N thumbnails (h, w, 3) uint8."""
         rows = np.zeros(len(segments), ROW)
-        try:
+        with _writing(self.root):
             for row, segment, thumbnail in zip(rows, segments, thumbnails, strict=True):
-                mask, jpeg = zlib.compress(np.packbits(segment.mask).tobytes(), 6), _jpeg(thumbnail)
-                height, width = segment.mask.shape
                 row["image"], row["number"] = len(self.images), segment.number
-                row["row"], row["col"], row["height"], row["width"] = segment.row, segment.col, height, width
+                row["row"], row["col"] = segment.row, segment.col
+                row["height"], row["width"] = segment.mask.shape
                 row["area"], row["border"] = segment.area, segment.at_border(image.shape)
                 row["vote_share"], row["stability"] = segment.vote_share, segment.stability
-                row["mask"], row["mask_bytes"] = self._files["masks"].tell(), len(mask)
-                row["thumbnail"], row["thumbnail_bytes"] = self._files["thumbnails"].tell(), len(jpeg)
-                self._files["masks"].write(mask)
-                self._files["thumbnails"].write(jpeg)
+                row["mask"], row["thumbnail"] = self._files["masks"].tell(), self._files["thumbnails"].tell()
+                packed = zlib.compress(np.packbits(segment.mask).tobytes(), 6)
+                row["mask_bytes"] = self._files["masks"].write(packed)
+                jpeg = io.BytesIO()
+                Image.fromarray(thumbnail).save(jpeg, "JPEG", quality=85)
+                row["thumbnail_bytes"] = self._files["thumbnails"].write(jpeg.getvalue())
             self._files["rows"].write(rows.tobytes())
             self._files["features"].write(np.asarray(features, np.float32).tobytes())
-        except OSError as error:
-            raise _unwritten(self.root, error) from None
         self.images.append(image)
         self.count += len(segments)
 
     def finish(self, dim: int, components: int = LIMIT) -> Job[Path]:
         """Project the features (N, dim) to vectors, and put the part in its place; a long job.
 
-        ``components`` bounds the principal components of each class. Raises HistomixError if there is no segment, or
-        the disk is full.
+        ``components`` bounds the principal components of each class. Raises HistomixError without a segment or room.
         """
         if self.count == 0:
             raise HistomixError("There is no segment to make a pool of.")
-        try:
+        with _writing(self.root):
             for file in self._files.values():
                 file.close()
-            features = np.memmap(self.partial / "features.bin", np.float32, "r", shape=(self.count, dim))
-            rows = np.fromfile(self.partial / "rows.bin", ROW)
-            kinds = np.array([image.kind for image in self.images])[rows["image"]]
-            # A class, and the map, keep their first components, so that places and distances stay comparable.
-            known = _projections(self.root)
-            vectors = open_memmap(self.partial / "vectors.npy", "w+", np.float32, (self.count, components))
-            names = sorted(set(kinds.tolist()))
-            for done, kind in enumerate(names):
-                yield Event("Principal components", done, len(names))
-                members = np.flatnonzero(kinds == kind)
-                projection = known.get(kind) or Projection.fit(features, members, components)
-                projection.write(features, members, vectors)
-                if kind not in known:
-                    projection.save(self.partial / f"projection-{done:04d}.npz", kind)
-            yield Event("Drawing the map")
-            over_all = known.get(MAP) or Projection.fit(features, np.arange(self.count), 2)
-            if MAP not in known:
-                over_all.save(self.partial / "projection-map.npz", MAP)
-            places = np.empty((self.count, 2), np.float32)
-            over_all.write(features, np.arange(self.count), places)
-            np.save(self.partial / "map.npy", places)
-            vectors.flush()
-            del vectors, features
+            yield from self._project(dim, components)
             about = {"signature": self.signature, "dim": dim, "images": [asdict(image) for image in self.images]}
             (self.partial / "part.json").write_text(json.dumps(about), encoding="utf-8")
             self.partial.rename(self.part)
-        except OSError as error:
-            raise _unwritten(self.root, error) from None
         return self.part
+
+    def _project(self, dim: int, components: int) -> Job[None]:
+        """Write the segments' vectors and places on the map, and the projections that are new."""
+        features = np.memmap(self.partial / "features.bin", np.float32, "r", shape=(self.count, dim))
+        rows = np.fromfile(self.partial / "rows.bin", ROW)
+        kinds = np.array([image.kind for image in self.images])[rows["image"]]
+        known = _projections(self.root)
+
+        def project(kind: str, members: NDArray[np.intp], projected: NDArray[np.float32], name: str) -> None:
+            # A class, and the map, keep their first components, so that places and distances stay comparable.
+            projection = known.get(kind) or Projection.fit(features, members, projected.shape[1])
+            if kind not in known:
+                np.savez(self.partial / f"projection-{name}.npz", kind=np.array(kind), **vars(projection))
+            for start in range(0, len(members), CHUNK):
+                chunk = members[start : start + CHUNK]
+                projected[chunk] = projection.transform(features[chunk], projected.shape[1])
+
+        names = sorted(set(kinds.tolist()))
+        vectors = open_memmap(self.partial / "vectors.npy", "w+", np.float32, (self.count, components))
+        for done, kind in enumerate(names):
+            yield Event("Principal components", done, len(names))
+            project(kind, np.flatnonzero(kinds == kind), vectors, f"{done:04d}")
+        vectors.flush()
+        yield Event("Drawing the map")
+        places = np.empty((self.count, 2), np.float32)
+        project(MAP, np.arange(self.count), places, "map")
+        np.save(self.partial / "map.npy", places)
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
     folder: Path
-    first: int
-    """Number of its first segment in the pool."""
+    first: int  # number of its first segment in the pool
     dim: int
     count: int
 
@@ -236,12 +218,6 @@ class _Part:
     def features(self) -> NDArray[np.float32]:
         """Features from the encoder, (N, dim), a memory map."""
         return np.memmap(self.folder / "features.bin", np.float32, "r", shape=(self.count, self.dim))
-
-    def piece(self, name: str, start: int, size: int) -> bytes:
-        """Bytes of one of the part's files."""
-        with (self.folder / f"{name}.bin").open("rb") as file:
-            file.seek(start)
-            return file.read(size)
 
 
 class SegmentPool:
@@ -265,7 +241,9 @@ class SegmentPool:
                 about = _about(part)
                 added = np.fromfile(part / "rows.bin", ROW)
                 added["image"] += len(images)
-                images += [_pool_image(facts) for facts in about["images"]]
+                for facts in about["images"]:
+                    read = {"source": Source(**facts["source"]), "shape": tuple(facts["shape"])}
+                    images.append(PoolImage(**facts | read))
                 self._parts.append(_Part(part, sum(map(len, rows)), int(about["dim"]), len(added)))
                 rows.append(added)
             self.signature: Mapping[str, Any] = about["signature"]
@@ -277,8 +255,7 @@ class SegmentPool:
         if len(self.images) and int(self.rows["image"].max(initial=0)) >= len(self.images):
             raise HistomixError(f"The segment pool in {folder} is damaged; build it again.")
         self.kinds = tuple(sorted({image.kind for image in images}))
-        index = {kind: number for number, kind in enumerate(self.kinds)}
-        self.image_kinds = np.array([index[image.kind] for image in images], np.intp)[self.rows["image"]]
+        self.image_kinds = np.array([self.kinds.index(image.kind) for image in images], np.intp)[self.rows["image"]]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -289,10 +266,10 @@ class SegmentPool:
 
     def segment(self, number: int) -> Segment:
         """A segment with its mask."""
-        part, row = self._part(number), self.rows[number]
-        packed = zlib.decompress(part.piece("masks", int(row["mask"]), int(row["mask_bytes"])))
+        row = self.rows[number]
+        packed = np.frombuffer(zlib.decompress(self._piece(number, "mask")), np.uint8)
         shape = int(row["height"]), int(row["width"])
-        mask = np.unpackbits(np.frombuffer(packed, np.uint8), count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        mask = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
         scores = float(row["vote_share"]), float(row["stability"])
         return Segment(int(row["number"]), int(row["row"]), int(row["col"]), mask, *scores)
 
@@ -302,8 +279,7 @@ class SegmentPool:
 
     def thumbnail(self, number: int) -> bytes:
         """JPEG of a segment."""
-        part, row = self._part(number), self.rows[number]
-        return part.piece("thumbnails", int(row["thumbnail"]), int(row["thumbnail_bytes"]))
+        return self._piece(number, "thumbnail")
 
     def places(self) -> NDArray[np.float32]:
         """Places (N, 2) of all segments on the map: the first two principal components over all classes."""
@@ -336,6 +312,13 @@ class SegmentPool:
 
     def _part(self, number: int) -> _Part:
         return next(part for part in reversed(self._parts) if part.first <= number)
+
+    def _piece(self, number: int, what: str) -> bytes:
+        """The bytes of a segment's mask or thumbnail."""
+        row = self.rows[number]
+        with (self._part(number).folder / f"{what}s.bin").open("rb") as file:
+            file.seek(int(row[what]))
+            return file.read(int(row[f"{what}_bytes"]))
 
 
 def decided(
@@ -390,21 +373,16 @@ def _projections(root: Path) -> dict[str, Projection]:
     projections: dict[str, Projection] = {}
     for part in _part_folders(root):
         for file in sorted(part.glob("projection-*.npz")):
-            kind, projection = Projection.load(file)
-            projections.setdefault(kind, projection)
+            with np.load(file, allow_pickle=False) as fitted:
+                projection = Projection(fitted["mean"], fitted["spread"], fitted["axes"])
+                projections.setdefault(str(fitted["kind"]), projection)
     return projections
 
 
-def _pool_image(facts: Mapping[str, Any]) -> PoolImage:
-    height, width = facts["shape"]
-    return PoolImage(Source(**facts["source"]), facts["kind"], (height, width), facts["mpp"], facts["sha256"])
-
-
-def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=85)
-    return stream.getvalue()
-
-
-def _unwritten(root: Path, error: OSError) -> HistomixError:
-    return HistomixError(f"{root} cannot be written ({error.strerror or error}); make room, or choose another folder.")
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise HistomixError(f"{root} cannot be written ({reason}); make room, or choose another folder.") from None

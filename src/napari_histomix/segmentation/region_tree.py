@@ -38,8 +38,6 @@ PINHOLE = 0.01
 """Holes in a region below this share of the image belong to it."""
 SMOOTH = 3.0
 """Gaussian's standard deviation for a mask's outline, in pixels of an image of ``WORKING_SIDE``."""
-CHOICES = 3
-"""Masks offered for a point, as SAM does."""
 NUCLEI, TEXTURE = 15, 10.0
 """Median filter's side, and Gaussian's standard deviation, in pixels of an image of ``WORKING_SIDE``: wide enough that
 a nucleus in stroma is part of the stroma."""
@@ -70,8 +68,6 @@ def superpixels(
     area = np.bincount(labels.ravel())
     held = np.bincount(labels.ravel(), is_tissue(small).ravel())
     labels[(held < tissue * np.maximum(area, 1))[labels]] = 0
-    if labels.shape == pixels.shape[:2]:
-        return labels
     return np.asarray(cv2.resize(labels, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.int32)
 
 
@@ -116,26 +112,21 @@ class RegionTree:
         scores[(share < EXTENT[0]) | (share > EXTENT[1]) | (gone - born <= ROUNDING)] = -1
         return cls(leaves, parents, scores, shape)
 
-    def choices(self, points: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """The regions around points (N, 2) that persist longest, as SAM offers three masks for a point.
+    def best(self, points: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Nodes (N,) of the regions around points (N, 2) that persist longest; −1 where there is none."""
+        rows, cols = (
+            np.clip(points[:, axis] * size / full, 0, size - 1).astype(np.intp)
+            for axis, (size, full) in enumerate(zip(self.leaves.shape, self.shape, strict=True))
+        )
+        leaves, inverse = np.unique(self.leaves[rows, cols], return_inverse=True)
+        return np.array([self._best_around(leaf) for leaf in leaves.tolist()], np.intp)[inverse]
 
-        Returns nodes (N, 3), −1 where there are fewer, and their falling scores (N, 3), NaN where there is no region.
-        """
-        rows, cols = self._places(points)
-        nodes = np.full((len(points), CHOICES), -1, np.intp)
-        scores = np.full((len(points), CHOICES), np.nan)
-        known: dict[int, list[int]] = {}
-        for index, leaf in enumerate(self.leaves[rows, cols].tolist()):
-            if leaf not in known:
-                line = [leaf]
-                while (parent := int(self.parents[line[-1]])) != line[-1]:
-                    line.append(parent)
-                possible = [node for node in line if self.scores[node] > 0]
-                known[leaf] = sorted(possible, key=lambda node: -self.scores[node])[:CHOICES]
-            best = known[leaf]
-            nodes[index, : len(best)] = best
-            scores[index, : len(best)] = self.scores[best]
-        return nodes, scores
+    def _best_around(self, leaf: int) -> int:
+        line = [leaf]
+        while (parent := int(self.parents[line[-1]])) != line[-1]:
+            line.append(parent)
+        node = max(line, key=self.scores.__getitem__)
+        return node if self.scores[node] > 0 else -1
 
     def region(self, node: int) -> NDArray[np.bool_]:
         """The mask (h, w) of a node in the working copy."""
@@ -158,12 +149,6 @@ class RegionTree:
         soft = cv2.GaussianBlur(region.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
         return np.asarray(cv2.resize(soft, self.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5)
 
-    def _places(self, points: NDArray[np.float64]) -> tuple[NDArray[np.intp], ...]:
-        return tuple(
-            np.clip(points[:, axis] * size / full, 0, size - 1).astype(np.intp)
-            for axis, (size, full) in enumerate(zip(self.leaves.shape, self.shape, strict=True))
-        )
-
 
 class RegionTreePrompter:
     """Answers points with the region around them that persists longest (``segmentation.Prompter``)."""
@@ -174,15 +159,15 @@ class RegionTreePrompter:
         """Answer points (N, 2) in an image (H, W, 3) uint8; a long job (see ``records.Job``)."""
         yield Event("Growing the region tree")
         tree = RegionTree.grow(pixels)
-        nodes, scores = tree.choices(points)
-        return TreeProposals(tree, nodes[:, 0], scores[:, 0])
+        return TreeProposals(tree, tree.best(points))
 
 
 class TreeProposals:
     """For each point its best region (``segmentation.Proposals``); the node is −1 where there is none."""
 
-    def __init__(self, tree: RegionTree, nodes: NDArray[np.intp], scores: NDArray[np.float64]) -> None:
-        self.tree, self.nodes, self.scores = tree, nodes, scores
+    def __init__(self, tree: RegionTree, nodes: NDArray[np.intp]) -> None:
+        self.tree, self.nodes = tree, nodes
+        self.scores = np.where(nodes < 0, np.nan, tree.scores[nodes])
         self.regions = {int(node): tree.region(int(node)) for node in np.unique(nodes) if node >= 0}
         self.identities = np.full((len(nodes), 3), np.nan)
         factor = np.array(tree.shape) / tree.leaves.shape
@@ -202,9 +187,8 @@ class TreeProposals:
 
     def masks(self, points: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Masks (n, H, W) at the image's size."""
-        return np.array([self.tree.mask(int(self.nodes[point])) for point in points], bool).reshape(
-            -1, *self.tree.shape
-        )
+        masks = [self.tree.mask(int(node)) for node in self.nodes[points]]
+        return np.array(masks, bool).reshape(-1, *self.tree.shape)
 
 
 def _appearance(small: NDArray[np.uint8]) -> list[NDArray[np.floating]]:

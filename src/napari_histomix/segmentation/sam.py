@@ -6,85 +6,56 @@ Kirillov et al., "Segment Anything", ICCV 2023. Answers are those of ``SamPredic
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import tempfile
 import threading
 from collections import OrderedDict
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.devices import choose_device, free_memory, memory_error, out_of_memory
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.segmentation.sam_decoder import PointDecoder
-from napari_histomix.segmentation.sam_network import load_network
+from napari_histomix.segmentation.sam_network import PointDecoder, load_network
 from napari_histomix.weights import CHECKPOINTS, checkpoint_path
-
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
 
 BATCH = 64
 REMEMBERED = 8
 """Embeddings kept in memory, 4 MB each."""
-ENCODING_VERSION = 1
-"""Part of every cache key: changes whenever an image would be encoded to other numbers."""
-
-
-def open_sam(
-    weights: str | Path, device: str = "auto", batch: int = BATCH, *, cache: str | Path | None = None
-) -> SamPrompter:
-    """Open a SAM by a name in ``weights.CHECKPOINTS``, or a checkpoint file (see ``sam_network.load_network``).
-
-    At most ``batch`` points are answered together. ``cache`` is a folder to keep image embeddings in across sessions,
-    made if it is not there. Raises HistomixError if segment-anything is not installed, weights are missing, damaged or
-    made for another network, or the device is not there.
-    """
-    place = choose_device(device)
-    named = isinstance(weights, str) and weights in CHECKPOINTS and not Path(weights).is_file()
-    network, architecture, sha256 = load_network(checkpoint_path(str(weights)) if named else weights)
-    return SamPrompter(network, architecture, sha256, place, batch, cache=None if cache is None else Path(cache))
 
 
 class SamPrompter:
-    """A SAM that answers points; see ``segmentation.Prompter`` and ``open_sam``.
+    """A SAM that answers points; see ``segmentation.Prompter``.
 
-    Matrices are multiplied in ``dtype``: by default bfloat16 on CUDA (float16 on cards that lack it), and float32
-    elsewhere, as fewer bits move the masks. ``name`` is "sam-ARCHITECTURE-" and the first 12 digits of the weights'
-    hash, with the number format where it is not float32. The batch is halved, and said so, when the device runs out of
-    memory.
+    ``weights`` are a name in ``weights.CHECKPOINTS``, or a checkpoint file (see ``sam_network.load_network``). At most
+    ``batch`` points are answered together; that is halved, and said so, when the device runs out of memory. Matrices
+    are multiplied in ``dtype``: by default bfloat16 on CUDA (float16 on cards that lack it), and float32 elsewhere, as
+    fewer bits move the masks. ``name`` is "sam-ARCHITECTURE-" and the first 12 digits of the weights' hash, with the
+    number format where it is not float32.
+
+    Raises HistomixError if segment-anything is not installed, weights are missing, damaged or made for another network,
+    or the device is not there.
     """
 
     def __init__(
-        self,
-        network: Sam,
-        architecture: str,
-        sha256: str,
-        device: torch.device,
-        batch: int = BATCH,
-        *,
-        dtype: torch.dtype | None = None,
-        cache: Path | None = None,
+        self, weights: str | Path, device: str = "auto", batch: int = BATCH, *, dtype: torch.dtype | None = None
     ) -> None:
         if batch < 1:
             raise HistomixError(f"A batch holds at least one point, not {batch}.")
-        self._dtype = _format(device) if dtype is None else dtype
-        self._device, self._batch, self._cache = device, batch, cache
+        self._device, self._batch = choose_device(device), batch
+        named = isinstance(weights, str) and weights in CHECKPOINTS and not Path(weights).is_file()
+        network, architecture, sha256 = load_network(checkpoint_path(str(weights)) if named else weights)
+        self._dtype = dtype or _format(self._device)
         with memory_error("The device has no memory left for SAM's weights; close other programs or use cpu."):
-            self._network: Any = network.to(device)
+            self._network: Any = network.to(self._device)
         self._decoder = PointDecoder(network)
         self._side: int = network.image_encoder.img_size
-        self._sha256 = sha256
         self._remembered: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
         suffix = "" if self._dtype == torch.float32 else "-" + str(self._dtype).removeprefix("torch.")
@@ -94,14 +65,8 @@ class SamPrompter:
         """Answer foreground points (N, 2: row, column) in an image (H, W, 3) uint8; a long job (see ``records.Job``).
 
         There is an event before every layer of the image encoder, unless the image's embedding is known already, and
-        for every batch of points.
-
-        Raises
-        ------
-        HistomixError
-            If the network returns something that is not a number, or the device has no memory left for one point.
-        ValueError
-            If the pixels or points have another shape or dtype.
+        for every batch of points. Raises HistomixError if the network returns something that is not a number, or the
+        device has no memory left for one point; ValueError for pixels or points of another shape or dtype.
         """
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
             raise ValueError(f"pixels must be (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
@@ -140,28 +105,22 @@ class SamPrompter:
                 continue
             # Outside the handler: while it runs, the error's traceback still holds the batch that did not fit.
             free_memory(self._device)
-            yield Event(
-                "Asking SAM", start, len(points), message=f"Out of memory: going on with batches of {batch} points."
-            )
+            message = f"Out of memory: going on with batches of {batch} points."
+            yield Event("Asking SAM", start, len(points), message=message)
         yield Event("Asking SAM", len(points), len(points))
         return SamProposals(logits, scores, shape, seen, self._side)
 
     def _in_few_bits(self, function: Any, *given: Any) -> Any:
-        full = self._dtype == torch.float32
         # Never across a yield: it is a state of the thread, which others use in between.
-        with torch.no_grad(), nullcontext() if full else torch.autocast(self._device.type, self._dtype):
+        few = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+        with torch.no_grad(), few:
             return function(*given)
 
     def _embedding(self, pixels: NDArray[np.uint8], seen: tuple[int, int]) -> Job[Tensor]:
         """The image's embedding (1, C, h, w) float32 on the CPU, remembered or made."""
-        facts = f"{ENCODING_VERSION} {self._sha256} {self._dtype} {pixels.shape}"
-        key = hashlib.sha256(facts.encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+        key = pixels_sha256(pixels)
         with self._lock:
             known = self._remembered.get(key)
-        file = None if self._cache is None else self._cache / f"{key}.safetensors"
-        if known is None and file is not None:
-            known = _kept(file)
-        fresh = known is None
         if known is None:
             known = yield from self._encode(pixels, seen)
         with self._lock:
@@ -169,14 +128,6 @@ class SamPrompter:
             self._remembered.move_to_end(key)
             while len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
-        if fresh and file is not None:
-            try:
-                _keep(known, file)
-            except (OSError, SafetensorError) as error:
-                reason = getattr(error, "strerror", None) or error
-                yield Event(
-                    "Encoding the image", message=f"The embedding could not be kept in {file.parent}: {reason}."
-                )
         return known
 
     def _encode(self, pixels: NDArray[np.uint8], seen: tuple[int, int]) -> Job[Tensor]:
@@ -217,9 +168,7 @@ class SamProposals:
         self.scores = scores
         self._logits, self._shape, self._seen, self._side = logits, shape, seen, side
         cell = side / logits.shape[-1]
-        (heights, rows), (widths, columns) = (
-            _cells(length, part, cell) for length, part in zip(shape, seen, strict=True)
-        )
+        (heights, rows), (widths, columns) = (_cells(shape[axis], seen[axis], cell) for axis in (0, 1))
         masks: NDArray[np.bool_] = (logits[:, : len(heights), : len(widths)] > 0).numpy()
         self._masks = masks.reshape(len(masks), len(heights) * len(widths))
         # A cell at the border of the image may lie in it only in part.
@@ -233,10 +182,7 @@ class SamProposals:
         self.identities: NDArray[np.float64] = np.column_stack([center, np.where(areas > 0, np.sqrt(areas), np.nan)])
 
     def overlaps(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Intersections over union (n, m) of the masks of points ``first`` (n,) with those of ``second`` (m,).
-
-        In low resolution; 0 where both are empty.
-        """
+        """Intersections over union (n, m), in low resolution; 0 where both are empty."""
         one, other = self._masks[first].astype(np.float32), self._masks[second].astype(np.float32)
         weights = (self._weights / self._weights.max()).astype(np.float32)
         common = ((one * weights) @ other.T).astype(np.float64)
@@ -271,34 +217,6 @@ def _cells(length: int, seen: int, cell: float) -> tuple[NDArray[np.float64], ND
     """
     edges = np.minimum(np.arange(math.ceil(seen / cell) + 1) * cell, seen) * (length / seen)
     return np.diff(edges), (edges[1:] + edges[:-1]) / 2 - 0.5
-
-
-def _kept(file: Path) -> Tensor | None:
-    """An embedding from the disk; None where there is none, or a damaged one, which is made again."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            embedding: Tensor = stored.get_tensor("embedding")
-            written = (stored.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError):
-        return None
-    return embedding if written == _digest(embedding) else None
-
-
-def _keep(embedding: Tensor, file: Path) -> None:
-    """Write an embedding beside its place, then rename it: two programs may share the folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    content = save({"embedding": embedding.contiguous()}, {"sha256": _digest(embedding)})
-    handle, partial = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=".partial", dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.replace(partial, file)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-
-
-def _digest(embedding: Tensor) -> str:
-    return hashlib.sha256(embedding.numpy().tobytes()).hexdigest()
 
 
 def _format(device: torch.device) -> torch.dtype:

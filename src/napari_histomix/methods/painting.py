@@ -1,4 +1,4 @@
-"""Between a plan and the inpainting engine: model-sized windows around holes, and the way back."""
+"""Plans painted by the inpainting engine: model-sized windows around holes, and the way back to changes."""
 
 from __future__ import annotations
 

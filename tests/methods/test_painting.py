@@ -7,7 +7,7 @@ from napari_histomix.compositing import IndexedImage, cut_donor, plan_placement
 from napari_histomix.compositing.planning import TOO_LARGE
 from napari_histomix.diffusion.inpainter import inpaint
 from napari_histomix.diffusion.samplers import PRESETS
-from napari_histomix.diffusion.windows import CONTEXT, finished_change, first_stage, second_stage, windowed
+from napari_histomix.methods.painting import CONTEXT, finished_change, first_stage, second_stage, windowed
 from napari_histomix.records import DONOR, INPAINTED, REAL, Candidate, LabeledImage, drain
 
 
