@@ -289,11 +289,11 @@ def test_a_sampler_can_be_written_in_one_word():
     assert Sampler.parse("repaint:20:1:grain") == Sampler("repaint", 20, 1, grain=True)
     for preset in PRESETS.values():
         for one in (preset.ring, preset.disc, preset.large):
-            assert Sampler.parse(one.written) == one
+            assert Sampler.parse(one.spec) == one
     with pytest.raises(ValueError, match="cannot be written"):
-        _ = Sampler("repaint", eta=0.5).written
+        _ = Sampler("repaint", eta=0.5).spec
     both = Sampler.parse("repaint:20:1:2:grain:unconditional")
-    assert both.written == "repaint:20:1:2:grain:unconditional"
+    assert both.spec == "repaint:20:1:2:grain:unconditional"
     assert (both.grain, both.visits, both.conditional) == (True, 2, False)
 
 

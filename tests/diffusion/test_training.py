@@ -137,26 +137,24 @@ def losses_of(job) -> list[float]:
     return [event.figures["loss"] for event in job if "loss" in event.figures]
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
-def test_a_run_that_is_taken_up_goes_on_with_the_same_losses(images, tmp_path, killed):
+def test_a_run_that_is_taken_up_goes_on_with_the_same_losses(images, tmp_path):
     settings = replace(SETTINGS, steps=5, learning_rate=1e-2, save_minutes=0.0)
     whole = losses_of(train("inpainter", [images], tmp_path / "whole", settings=settings, mpp=(0.25, 0.25)))
     job = train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25))
     for _ in range(3):
         next(job)
-    if killed:
-        # What lies on the disk at this moment is all that a killed process leaves.
-        for name in ("m", "m.training"):
-            shutil.copytree(tmp_path / name, tmp_path / "kept" / name)
+    # What lies on the disk at this moment is all that a killed process leaves.
+    for name in ("m", "m.training"):
+        shutil.copytree(tmp_path / name, tmp_path / "killed" / name)
     job.close()
-    out = tmp_path / "kept" / "m" if killed else tmp_path / "m"
-    with pytest.raises(HistomixError, match="--resume"):
-        drain(train("inpainter", [images], out, mpp=(0.25, 0.25)))
-    rest = losses_of(train("inpainter", [images], out, mpp=(0.25, 0.25), resume=True))
-    assert len(rest) == 2 and rest == whole[3:]
-    assert unfinished(out) is None and not (out.with_name("m.training")).exists()
-    first, second = (load_model(one).network.state_dict() for one in (out, tmp_path / "whole"))
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    for out in (tmp_path / "m", tmp_path / "killed" / "m"):
+        with pytest.raises(HistomixError, match="--resume"):
+            drain(train("inpainter", [images], out, mpp=(0.25, 0.25)))
+        rest = losses_of(train("inpainter", [images], out, mpp=(0.25, 0.25), resume=True))
+        assert len(rest) == 2 and rest == whole[3:]
+        assert unfinished(out) is None and not (out.with_name("m.training")).exists()
+        first, second = (load_model(folder).network.state_dict() for folder in (out, tmp_path / "whole"))
+        assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_a_run_is_not_taken_up_on_other_images(images, tmp_path):

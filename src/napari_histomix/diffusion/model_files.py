@@ -80,7 +80,7 @@ def load_model(
         if folder.suffix not in CHECKPOINTS:
             raise HistomixError(f"{folder.name} is no checkpoint; choose a .pt or .safetensors file, or a folder.")
         network, sha256 = adm.load_adm(folder, int(card.get("head_channels", 64))), file_sha256(folder)
-        _check_hash(card, sha256, folder)
+        _check_hash(card.get("sha256"), sha256, folder)
         return _finished(card, folder, network, adm.SCHEDULE, sha256)
     if (folder / INDEX_FILE).is_file():
         index = read_json(folder / INDEX_FILE, "a diffusers pipeline")
@@ -151,7 +151,7 @@ def _load_latent(folder: Path, index: Mapping[str, Any], card: Mapping[str, Any]
     autoencoder, autoencoder_hash = load_part(kinds[kind], folder / "vqvae")
     schedule = read_json(folder / "scheduler" / SCHEDULE_FILE, "a diffusers scheduler")
     sha256 = _joint_hash([network_hash, autoencoder_hash])
-    _check_hash(card, sha256, folder)
+    _check_hash(card.get("sha256"), sha256, folder)
     latent, _ = latent_space(autoencoder)
     inputs = int(network.config["in_channels"])
     if inputs not in (latent, 2 * latent + 1):
@@ -192,7 +192,7 @@ def load_part(kind: Any, folder: Path, sha256: str | None = None) -> tuple[Any, 
     if not weights.is_file():
         raise HistomixError(f"{folder} has no {WEIGHTS_FILE}; only safetensors weights are loaded.")
     actual = file_sha256(weights)
-    _check_hash({"sha256": sha256}, actual, weights)
+    _check_hash(sha256, actual, weights)
     try:
         network = kind.from_config(config)
         state = load_file(weights)
@@ -205,8 +205,8 @@ def load_part(kind: Any, folder: Path, sha256: str | None = None) -> tuple[Any, 
     return network, actual
 
 
-def _check_hash(card: Mapping[str, Any], actual: str, path: Path) -> None:
-    if card.get("sha256") not in (None, actual):
+def _check_hash(named: str | None, actual: str, path: Path) -> None:
+    if named not in (None, actual):
         raise HistomixError(
             f"{path} is damaged or was changed (its SHA-256 is not the one its card names); get it again."
         )

@@ -90,7 +90,6 @@ class PromptedModel:
     sha256: str
     card: Mapping[str, Any]
 
-    conditional = True
     grid = 8
 
 

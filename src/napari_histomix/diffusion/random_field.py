@@ -76,7 +76,10 @@ def add_grain(filled: NDArray[np.uint8], hole: NDArray[np.bool_], noise: NDArray
     ``noise`` (N, 3) is standard normal, for the N pixels of the hole. ``filled`` itself comes back where the hole is
     rough enough, or too little is known around it.
     """
-    errors = _prediction_errors(filled, *FIELD)
+    stencil = _stencil(*FIELD)
+    # How far each pixel lies from what all others together tell of it, in such a field; 8-bit units.
+    scaled = stencil / stencil[FIELD[0], FIELD[0]]
+    errors = cv2.filter2D(filled.astype(np.float32), cv2.CV_32F, scaled, borderType=cv2.BORDER_REFLECT)
     near = _grown(hole, AROUND) & ~_grown(hole, FIELD[0] + 1)
     own, around, predicted = _roughness(filled, hole), _roughness(filled, near), _roughness(filled - errors, near)
     if min(own, around, predicted) <= 0:
@@ -92,14 +95,6 @@ def add_grain(filled: NDArray[np.uint8], hole: NDArray[np.bool_], noise: NDArray
         return filled
     strength = (np.sqrt(shared**2 + added * missing) - shared) / added
     return np.clip(np.rint(filled + strength * grain), 0, 255).astype(np.uint8)
-
-
-def _prediction_errors(pixels: NDArray[np.uint8], power: int, kappa: float) -> NDArray[np.float32]:
-    """How far each pixel (H, W, 3) lies from what all others together tell of it, in such a field; 8-bit units."""
-    stencil = _stencil(power, kappa)
-    scaled = stencil / stencil[power, power]
-    errors = cv2.filter2D(pixels.astype(np.float32), cv2.CV_32F, scaled, borderType=cv2.BORDER_REFLECT)
-    return errors.astype(np.float32, copy=False)
 
 
 @cache

@@ -82,7 +82,7 @@ class Sampler:
         return self.steps if self.method in GUIDED else 0
 
     @property
-    def written(self) -> str:
+    def spec(self) -> str:
         """Its settings in the words of ``parse``, for provenance; ValueError where these words cannot say them."""
         text = f"{self.method}:{self.start}:{self.steps}:{self.visits}" + ":grain" * self.grain
         if not self.conditional and self.method not in EVEN:
@@ -94,7 +94,7 @@ class Sampler:
     @classmethod
     def parse(cls, text: str) -> Sampler:
         """A sampler from ``method[:start[:steps[:visits]]][:grain][:unconditional]``; HistomixError else."""
-        match = _WRITTEN.fullmatch(text)
+        match = _SPEC.fullmatch(text)
         if match is None:
             raise HistomixError(f"'{text}' is no sampler; write METHOD:START:STEPS:VISITS[:grain][:unconditional].")
         method = match["method"]
@@ -107,7 +107,7 @@ class Sampler:
         )
 
 
-_WRITTEN = re.compile(
+_SPEC = re.compile(
     r"(?P<method>[^:]+)(:(?P<start>\d+)(:(?P<steps>\d+)(:(?P<visits>\d+))?)?)?"
     r"(?P<grain>:grain)?(?P<unconditional>:unconditional)?"
 )

@@ -145,18 +145,18 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     HistomixError
         For a folder without any color image.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     broken: list[Path] = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
         try:
             with Image.open(path) as image:
                 if image.mode in ("RGB", "RGBA", "P"):
-                    found.append(path)
+                    images.append(path)
         except (OSError, ValueError):
             broken.append(path)
-    if not found:
+    if not images:
         raise HistomixError(f"{folder} holds no color PNG, JPEG or TIFF image; name a folder of H&E images.")
-    return found, broken
+    return images, broken
 
 
 def slide_of(path: Path) -> str:

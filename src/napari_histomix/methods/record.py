@@ -210,7 +210,7 @@ def making_facts(
     return {
         "method": title,
         "sampler": settings.sampler,
-        "sampler_settings": {stage: sampler.written for stage, sampler in stages.items()},
+        "sampler_settings": {stage: sampler.spec for stage, sampler in stages.items()},
         **model_facts(model),
         **machine_facts(model, settings.device),
         "settings": plain(settings, recorded_only=True),

@@ -178,12 +178,12 @@ class TreeProposals:
 
     def overlaps(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float64]:
         """Intersections over union (n, m)."""
-        one, other = (
+        masks, others = (
             np.array([self.regions[int(self.nodes[point])].ravel() for point in points], np.float32)
             for points in (first, second)
         )
-        shared = one @ other.T
-        return np.asarray(shared / (one.sum(axis=1)[:, None] + other.sum(axis=1)[None] - shared), np.float64)
+        shared = masks @ others.T
+        return np.asarray(shared / (masks.sum(axis=1)[:, None] + others.sum(axis=1)[None] - shared), np.float64)
 
     def masks(self, points: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Masks (n, H, W) at the image's size."""

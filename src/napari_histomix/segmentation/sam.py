@@ -183,10 +183,10 @@ class SamProposals:
 
     def overlaps(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.float64]:
         """Intersections over union (n, m), in low resolution; 0 where both are empty."""
-        one, other = self._masks[first].astype(np.float32), self._masks[second].astype(np.float32)
+        masks, others = self._masks[first].astype(np.float32), self._masks[second].astype(np.float32)
         weights = (self._weights / self._weights.max()).astype(np.float32)
-        common = ((one * weights) @ other.T).astype(np.float64)
-        union = (one @ weights)[:, None] + (other @ weights)[None, :] - common
+        common = ((masks * weights) @ others.T).astype(np.float64)
+        union = (masks @ weights)[:, None] + (others @ weights)[None, :] - common
         return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
     def masks(self, points: NDArray[np.intp]) -> NDArray[np.bool_]:

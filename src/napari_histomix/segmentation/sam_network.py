@@ -259,25 +259,25 @@ class PointDecoder:
             if layer.skip_first_layer_pe:
                 tokens = layer.self_attn(q=tokens, k=tokens, v=tokens)
             else:
-                asked = tokens + start
-                tokens = tokens + layer.self_attn(q=asked, k=asked, v=tokens)
+                queries = tokens + start
+                tokens = tokens + layer.self_attn(q=queries, k=queries, v=tokens)
             tokens = layer.norm1(tokens)
             look, tell = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-            asked = tokens + start
-            found = _look_first(look, asked, scene) if number == 0 else _look(look, asked, placed, seen)
-            tokens = layer.norm2(tokens + found)
+            queries = tokens + start
+            attended = _look_first(look, queries, scene) if number == 0 else _look(look, queries, placed, seen)
+            tokens = layer.norm2(tokens + attended)
             tokens = layer.norm3(tokens + layer.mlp(tokens))
-            told = _tell(tell, scene.queries if number == 0 else None, placed, tokens + start, tokens)
+            updated = _tell(tell, scene.queries if number == 0 else None, placed, tokens + start, tokens)
             # In place where it can be: tensors of this size cost a processor more to get than to fill.
-            told = told.add_(seen) if told.dtype == seen.dtype else told + seen
-            seen = layer.norm4(told)
-            placed = torch.add(seen, scene.positions, out=told)
+            updated = updated.add_(seen) if updated.dtype == seen.dtype else updated + seen
+            seen = layer.norm4(updated)
+            placed = torch.add(seen, scene.positions, out=updated)
 
         # The quality's token and the masks': those of the prompt have nothing more to say.
         count = len(own)
         tokens, start = tokens[:, :count], start[:, :count]
-        found = _look(transformer.final_attn_token_to_image, tokens + start, placed, seen)
-        tokens = transformer.norm_final_attn(tokens + found)
+        attended = _look(transformer.final_attn_token_to_image, tokens + start, placed, seen)
+        tokens = transformer.norm_final_attn(tokens + attended)
         # The first mask is SAM's answer to prompts that leave no doubt; a single point does.
         qualities = decoder.iou_prediction_head(tokens[:, 0])[:, 1:]
         best, which = qualities.float().max(dim=1)
@@ -311,22 +311,22 @@ def _product(convolution: Any) -> tuple[Tensor, Tensor]:
     return convolution.weight.permute(2, 3, 1, 0).flatten(0, 2), convolution.bias.repeat(4)
 
 
-def _look_first(attention: Any, asked: Tensor, scene: Scene) -> Tensor:
+def _look_first(attention: Any, queries: Tensor, scene: Scene) -> Tensor:
     """Tokens attend to an image that is still the same for all of them."""
-    query = _by_head(attention.q_proj(asked), attention.num_heads)
+    query = _by_head(attention.q_proj(queries), attention.num_heads)
     weights = (query * query.shape[-1] ** -0.5 @ scene.keys).softmax(-1)
     return attention.out_proj((weights @ scene.values).transpose(1, 2).flatten(2))
 
 
-def _look(attention: Any, asked: Tensor, placed: Tensor, seen: Tensor) -> Tensor:
+def _look(attention: Any, queries: Tensor, placed: Tensor, seen: Tensor) -> Tensor:
     """Tokens attend to the image: (B, T, C) from ``placed`` and ``seen`` (B, N, C), which are not projected."""
     heads = attention.num_heads
-    query = _by_head(attention.q_proj(asked), heads)
+    query = _by_head(attention.q_proj(queries), heads)
     # The keys' bias adds the same to all of a query's weights, which the softmax takes away again.
     turned = query * query.shape[-1] ** -0.5 @ attention.k_proj.weight.unflatten(0, (heads, -1))
     weights = (turned.flatten(1, 2) @ placed.transpose(1, 2)).softmax(-1)
-    found = (weights @ seen).unflatten(1, (heads, -1))
-    projected = found @ attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)
+    attended = (weights @ seen).unflatten(1, (heads, -1))
+    projected = attended @ attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)
     # A softmax's weights sum to 1, so the values' bias comes through whole.
     projected = projected + attention.v_proj.bias.view(heads, 1, -1)
     return attention.out_proj(projected.transpose(1, 2).flatten(2))
