@@ -5,11 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from napari_histomix.evaluation.blend_figures import window_figures
 
 from napari_histomix.compositing.donors import transition_zone
 from napari_histomix.datasets import load_sample
 from napari_histomix.diffusion.random_field import add_grain, fill_smoothly
+from napari_histomix.evaluation.figures import window_figures
 
 DISTANCE = np.hypot(*(np.mgrid[:96, :96] - 48))
 HOLE = (DISTANCE <= 20) & (DISTANCE > 17)
