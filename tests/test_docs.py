@@ -81,6 +81,24 @@ def test_links_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name} → {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page):
+    named = re.findall(r"`([\w./-]+\.(?:py|sh))`", page.read_text(encoding="utf-8"))
+    folders = (ROOT, ROOT / "src" / "napari_histomix")
+    assert [name for name in named if not any((folder / name).exists() for folder in folders)] == []
+
+
+def test_the_architecture_page_names_every_module_but_formats_and_methods():
+    words = set(
+        re.findall(r"`(?:\w+/)?(\w+)(?:\.py)?`", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    )
+    source = ROOT / "src" / "napari_histomix"
+    listed_elsewhere = {"formats": "formats.md", "methods": "methods.md"}
+    modules = [path for path in source.rglob("*.py") if path.stem != "__init__" and "sample" not in path.parts]
+    missing = [path.relative_to(source) for path in modules if path.stem not in words]
+    assert [path for path in missing if path.parent.name not in listed_elsewhere] == []
+
+
 def test_the_architecture_page_shows_the_toy_method_as_it_is():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert (ROOT / "tests" / "contract" / "stamps.py").read_text(encoding="utf-8") in page
