@@ -87,6 +87,16 @@ def without_list(folder: Path) -> dict:
     return described
 
 
+@pytest.mark.parametrize("format", ["plain", "hovernet", "coco", "qupath"])
+def test_images_csv_says_it_where_the_images_lost_their_metadata(sample, tmp_path, format):
+    folder = write(sample, tmp_path / "made", format)
+    without_list(folder)
+    for path in folder.rglob("*.png"):
+        if Image.open(path).mode == "RGB":
+            Image.fromarray(np.asarray(Image.open(path))).save(path)
+    assert [entry.synthetic for entry in open_dataset(folder).entries] == [True, False]
+
+
 @pytest.mark.parametrize("format", ["hovernet", "coco"])
 @pytest.mark.parametrize("version", ["placements", "changes"])
 def test_manifests_say_it_too(sample, tmp_path, format, version):

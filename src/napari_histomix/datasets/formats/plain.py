@@ -227,7 +227,8 @@ class _Part:
             for image, more in read_rows(beside, self.images, self.problems).items():
                 row = rows.get(image, Row())
                 patient, slide, split = row.patient or more.patient, row.slide or more.slide, row.split or more.split
-                rows[image] = Row(patient, slide, split, row.mpp or more.mpp, row.types or more.types)
+                synthetic = more.synthetic if row.synthetic is None else row.synthetic
+                rows[image] = Row(patient, slide, split, row.mpp or more.mpp, row.types or more.types, synthetic)
         return rows
 
 
