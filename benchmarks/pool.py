@@ -169,9 +169,7 @@ def measure_dock(folder: Path, count: int) -> None:
     view.gallery.go(0)
     before = view.gallery.numbers
     report(
-        "sort by similarity",
-        lambda: view.filters.order.setCurrentIndex(4),
-        lambda: view.gallery.numbers is not before,
+        "sort by similarity", lambda: view.filters.order.setCurrentIndex(4), lambda: view.gallery.numbers is not before
     )
     view.selection.select(view.gallery.numbers[:100_000])
     report(f"drop {min(count, 100_000):,}", panel.drop, lambda: not panel.acts.busy)

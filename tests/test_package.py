@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -164,3 +166,20 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     imported = {DISTRIBUTIONS.get(name, name).casefold() for name in found}
     assert imported - listed == set(), "imported and not declared"
     assert listed - imported - INDIRECT == set(), "declared and not imported"
+
+
+def documented(item: object) -> Iterator[tuple[str, object, bool]]:
+    """A public name and its own methods that take something: name, object, whether it takes something."""
+    yield getattr(item, "__name__", ""), item, bool(inspect.signature(item).parameters)
+    for name, method in inspect.getmembers(item, inspect.isfunction) if inspect.isclass(item) else ():
+        if name in ("read", "export"):
+            yield name, method, True
+
+
+@pytest.mark.parametrize("name", [name for name in napari_histomix.__all__ if name != "HistomixError"])
+def test_what_is_public_is_documented_with_an_example(name):
+    for title, item, takes in documented(getattr(napari_histomix, name)):
+        text = inspect.getdoc(item) or ""
+        assert "Examples\n--------\n>>> " in text or title == "Made", title
+        assert not takes or "Parameters\n----------\n" in text, title
+        assert inspect.isclass(item) or "Returns\n-------\n" in text, title

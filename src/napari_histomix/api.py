@@ -108,6 +108,13 @@ class Made(Sequence[Change]):
         ------
         HistomixError
             If ``out`` exists, splits share a patient, or the format cannot hold the dataset.
+
+        Examples
+        --------
+        >>> from napari_histomix import augment, load_sample
+        >>> made = augment(load_sample(), "copypaste", rare=["lymphocyte"], count=2)
+        >>> made.export("augmented", "coco").name
+        'augmented'
         """
         from napari_histomix.study.export import export_study
 
@@ -188,5 +195,13 @@ def open_study(folder: Path | str) -> Study:
     ------
     HistomixError
         If it is none, is damaged, or was made by a newer version.
+
+    Examples
+    --------
+    >>> from napari_histomix import augment, load_sample
+    >>> made = augment(load_sample(), "copypaste", study="my study", rare=["lymphocyte"], count=2)
+    >>> made.study.let_go()
+    >>> len(open_study("my study").changes())
+    2
     """
     return Study.open(Path(folder))

@@ -94,6 +94,13 @@ class LabeledImage:
     ------
     HistomixError
         If shapes, dtypes, types or scale do not fit together.
+
+    Examples
+    --------
+    >>> pixels, instances = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.int32)
+    >>> instances[2:4, 2:4] = 7
+    >>> LabeledImage(pixels, instances, {7: 1}, 0.5, Source("mine", "first")).counts()
+    Counter({1: 1})
     """
 
     pixels: NDArray[np.uint8]
@@ -254,6 +261,13 @@ class Change:
         How well it fits where it is, 0 to 100; NaN where the method does not say.
     provenance : mapping
         How it was made, enough to make it again, as plain JSON values.
+
+    Examples
+    --------
+    >>> from napari_histomix import augment, load_sample
+    >>> change = augment(load_sample(), "copypaste", rare=["lymphocyte"], count=1)[0]
+    >>> change.in_place, [source.role for source in change.sources]
+    (True, ['target', 'donor'])
     """
 
     id: int

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from napari_histomix.evaluation.figures import (
-    FEWEST,
-    LEAST,
-    auc,
-    auc_of_counts,
-    cohen_kappa,
-    fleiss_kappa,
-    share,
-)
+from napari_histomix.evaluation.figures import FEWEST, LEAST, auc, auc_of_counts, cohen_kappa, fleiss_kappa, share
 
 
 def four_steps(rng: np.random.Generator, synthetic: np.ndarray, skill: float) -> np.ndarray:

@@ -20,10 +20,7 @@ from napari_histomix.records import HistomixError, drain
 FIND = CandidateSettings(rare=("rare",), background_share=0.5)
 MAKE = NucleiMixSettings(count=3, device="cpu")
 FEW = settings(
-    max_examples=4,
-    deadline=None,
-    phases=(Phase.generate,),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=4, deadline=None, phases=(Phase.generate,), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

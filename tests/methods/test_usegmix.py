@@ -465,9 +465,7 @@ def test_nuclei_that_a_replacement_touches_are_labeled_no_longer(dataset, pool, 
     instances[:2, :2] = 3
     read = Dataset.read
     monkeypatch.setattr(
-        Dataset,
-        "read",
-        lambda self, entry: replace(read(self, entry), instances=instances, types={1: 1, 2: 1, 3: 1}),
+        Dataset, "read", lambda self, entry: replace(read(self, entry), instances=instances, types={1: 1, 2: 1, 3: 1})
     )
     made = drain(make_mix(dataset, pool, plan, MIX, small_model))
     touched = set(np.unique(instances[made.origin != 0]).tolist())

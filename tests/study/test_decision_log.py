@@ -25,11 +25,7 @@ def study(tmp_path, few_candidates) -> Study:
 def test_a_nucleus_with_its_note_and_reasons_is_one_act(study):
     study.decide("change", [3], "approve")
     study.act([("change", 3, "reject"), ("change reasons", 3, "seam, shape"), ("change note", 3, "a ghost")])
-    assert study.undo("change") == (
-        ("change", 3, "approve"),
-        ("change reasons", 3, None),
-        ("change note", 3, None),
-    )
+    assert study.undo("change") == (("change", 3, "approve"), ("change reasons", 3, None), ("change note", 3, None))
     assert study.decisions("change") == {3: "approve"}
     assert study.decisions("change note") == {} and study.decisions("change reasons") == {}
     assert items_of(Study.open(study.folder).redo("change note")) == (3,)

@@ -98,16 +98,40 @@ class Dataset:
     """A folder of labeled images; nothing is held in memory but its listing.
 
     Its images have instances (nuclei), or a class as a whole (tissue), or both.
+
+    Parameters
+    ----------
+    name : str
+        By ``dataset.json``, else the folder's name.
+    root : Path
+    classes : tuple of NucleusClass
+        By number, background not among them.
+    entries : tuple of Entry
+        In natural order of image names, which are unique.
+    problems : tuple of Problem
+        Images left out on opening, with the reason.
+    layout : Layout
+        Reads the files.
+    kinds : tuple of str
+        Classes of images as a whole, in natural order; empty where images have none.
+    marks : mapping of str to tuple of Mark
+        By image where its synthetic nuclei lie.
+
+    Examples
+    --------
+    >>> from napari_histomix import load_sample
+    >>> [known.name for known in load_sample().classes]
+    ['lymphocyte', 'tumor', 'stromal']
     """
 
-    name: str  # by ``dataset.json``, else the folder's name
+    name: str
     root: Path
-    classes: tuple[NucleusClass, ...]  # by number, background not among them
-    entries: tuple[Entry, ...]  # in natural order of image names, which are unique
-    problems: tuple[Problem, ...] = ()  # images left out on opening, with the reason
-    layout: Layout = field(default_factory=Layout, repr=False, compare=False)  # reads the files
-    kinds: tuple[str, ...] = ()  # classes of images as a whole, in natural order; empty where images have none
-    marks: Marks = field(default_factory=dict, repr=False, compare=False)  # where synthetic nuclei lie, by image
+    classes: tuple[NucleusClass, ...]
+    entries: tuple[Entry, ...]
+    problems: tuple[Problem, ...] = ()
+    layout: Layout = field(default_factory=Layout, repr=False, compare=False)
+    kinds: tuple[str, ...] = ()
+    marks: Marks = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def has_nuclei(self) -> bool:
@@ -154,13 +178,29 @@ class Dataset:
         return entries
 
     def read(self, entry: Entry | str) -> LabeledImage:
-        """Read one image with its labels, by its entry or its name.
+        """Read one image with its labels.
+
+        Parameters
+        ----------
+        entry : Entry or str
+            An entry of this dataset, or its image name.
+
+        Returns
+        -------
+        LabeledImage
 
         Raises
         ------
         HistomixError
             If a file is damaged or missing, image and labels do not fit together, an instance has no type, or
             nothing says the scale.
+
+        Examples
+        --------
+        >>> from napari_histomix import load_sample
+        >>> data = load_sample()
+        >>> data.read(data.training[0]).pixels.shape[2]
+        3
         """
         if isinstance(entry, str):
             entry = self.entry(entry)

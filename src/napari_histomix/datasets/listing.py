@@ -78,9 +78,7 @@ def subfolder(folder: Path, *names: str) -> Path | None:
     """A subfolder by its name in lower case, however the disk writes it; the first of several names that is there."""
     inside = [path for path in folder.iterdir() if path.name.casefold() in names and path.is_dir()]
     return min(
-        inside,
-        key=lambda path: (names.index(path.name.casefold()), path.name != path.name.capitalize()),
-        default=None,
+        inside, key=lambda path: (names.index(path.name.casefold()), path.name != path.name.capitalize()), default=None
     )
 
 

@@ -26,14 +26,7 @@ from napari_histomix.datasets.entries import (
     read_json_object,
     read_type_info,
 )
-from napari_histomix.datasets.formats import (
-    aperio_xml,
-    class_folders,
-    hovernet_json,
-    plain,
-    qupath,
-    recognized,
-)
+from napari_histomix.datasets.formats import aperio_xml, class_folders, hovernet_json, plain, qupath, recognized
 from napari_histomix.datasets.formats.mat_files import read_mat
 from napari_histomix.datasets.formats.polygons import FARTHEST
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
@@ -134,6 +127,11 @@ def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
     ------
     HistomixError
         If the folder holds neither, or what it holds is broken.
+
+    Examples
+    --------
+    >>> len(open_any(sample_folder()).entries)
+    5
     """
     given = Path(path).expanduser()
     if not given.is_dir():

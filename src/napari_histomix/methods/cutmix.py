@@ -16,14 +16,7 @@ from napari_histomix.compositing.planning import CROSSES_EDGE
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset, Entry
 from napari_histomix.methods.base import Ingredients, Needs, Plan, Work
-from napari_histomix.methods.deriving import (
-    Derivation,
-    Derived,
-    Deriving,
-    fitted,
-    mixed_shares,
-    partner_pixel,
-)
+from napari_histomix.methods.deriving import Derivation, Derived, Deriving, fitted, mixed_shares, partner_pixel
 from napari_histomix.methods.pasting import (
     SYNTHETIC_DONOR,
     DonorSettings,

@@ -10,14 +10,7 @@ import numpy as np
 
 from napari_histomix.datasets import Entry
 from napari_histomix.methods.base import Needs, Plan, Work
-from napari_histomix.methods.deriving import (
-    Derivation,
-    Derived,
-    Deriving,
-    fitted,
-    mixed_shares,
-    partner_pixel,
-)
+from napari_histomix.methods.deriving import Derivation, Derived, Deriving, fitted, mixed_shares, partner_pixel
 from napari_histomix.methods.pasting import DonorSettings
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, HistomixError, Job, LabeledImage

@@ -131,13 +131,7 @@ class PaintItem:
 
 
 def paint_changes(
-    items: Sequence[PaintItem],
-    model: AnyModel,
-    stages: Mapping[str, Sampler],
-    *,
-    method: str,
-    device: str,
-    batch: int,
+    items: Sequence[PaintItem], model: AnyModel, stages: Mapping[str, Sampler], *, method: str, device: str, batch: int
 ) -> Job[None]:
     """Paint plans in chunks of ``batch``; a long job whose events hand over the changes of each (``Event.made``).
 

@@ -43,10 +43,9 @@ class PoolSettings:
     compactness: Annotated[
         float, Option("How square superpixels are, against how alike in color.", low=0.01, high=1000, advanced=True)
     ] = AnchorSettings.compactness
-    sigma: Annotated[
-        float,
-        Option("Blur before superpixels are sought.", low=0, high=50, unit="px", advanced=True),
-    ] = AnchorSettings.sigma
+    sigma: Annotated[float, Option("Blur before superpixels are sought.", low=0, high=50, unit="px", advanced=True)] = (
+        AnchorSettings.sigma
+    )
     tissue: Annotated[
         float, Option("Least share of tissue in a superpixel that is prompted.", low=0, high=1, advanced=True)
     ] = AnchorSettings.tissue
@@ -64,8 +63,7 @@ class PoolSettings:
         ),
     ] = AnchorSettings.spread
     duplicate: Annotated[
-        float,
-        Option("Intersection over union from which two segments count as one.", low=0.01, high=1, advanced=True),
+        float, Option("Intersection over union from which two segments count as one.", low=0.01, high=1, advanced=True)
     ] = AnchorSettings.duplicate
     encoder: Encoder = "texture"
     components: Annotated[

@@ -46,8 +46,7 @@ class USegMixSettings(PaintingSettings):
         int, Option("Synthetic images of each class.", label="Images of each class", low=1, high=100_000)
     ] = 10
     new_area: Annotated[
-        tuple[float, float],
-        Option("Range of the share of an image that is no longer its own.", low=0, high=1),
+        tuple[float, float], Option("Range of the share of an image that is no longer its own.", low=0, high=1)
     ] = (0.3, 1.0)
     temperature: Annotated[
         float | None,
@@ -186,10 +185,7 @@ class USegMix(Method[USegMixSettings, MixPlan]):
 
 
 def plan_mixes(
-    pool: SegmentPool,
-    members: Mapping[str, NDArray[np.intp]],
-    settings: USegMixSettings,
-    taken: Iterable[str] = (),
+    pool: SegmentPool, members: Mapping[str, NDArray[np.intp]], settings: USegMixSettings, taken: Iterable[str] = ()
 ) -> Job[Plan[MixPlan]]:
     """Draw targets and donors for every class; a long job. No pixel is read, only masks.
 

@@ -108,9 +108,21 @@ class Explanation:
 def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
     """Find out what an image is and what it was made of.
 
-    ``image`` is a file; or, with a manifest, the name of an image in its export: one file may hold many images. The
-    manifest is looked for beside the image and above it by default. Raises HistomixError if there is no such image, or
-    the manifest is damaged or of an earlier version.
+    Parameters
+    ----------
+    image : path
+        A file; or, with a manifest, the name of an image in its export: one file may hold many images.
+    manifest : Path, optional
+        Looked for beside the image and above it by default.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    HistomixError
+        If there is no such image, or the manifest is damaged or of an earlier version.
     """
     path = Path(image)
     if manifest is None:

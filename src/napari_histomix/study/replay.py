@@ -259,14 +259,31 @@ def replay(
     On the processor that an image was made on, with the same versions, it must come out bit for bit the same, elsewhere
     within a tolerance (``compare``).
 
-    ``dataset`` holds the source images (``source_dataset``), whose scales are those of the records; ``models`` are
-    folders or checkpoints of the models that were used, of which the bundled one need not be named. ``out`` is a new
-    folder for the rebuilt images, in the export's format; ``check`` compares with the export's images, as is done in
-    any case without ``out``, and ``images`` is the export's folder, where the manifest no longer lies in it. ``device``
-    is auto, cpu, cuda or mps; or ``recorded``: as each image was made, on the processor where that is not here.
+    Parameters
+    ----------
+    manifest : Path or Manifest
+    dataset : Dataset
+        Holds the source images (``source_dataset``), whose scales are those of the records.
+    models : sequence of path
+        Folders or checkpoints of the models that were used, of which the bundled one need not be named.
+    out : Path, optional
+        New folder for the rebuilt images, in the export's format.
+    check : bool
+        Compare with the export's images, as is done in any case without ``out``.
+    images : Path, optional
+        The export's folder, where the manifest no longer lies in it.
+    device : str
+        auto, cpu, cuda or mps; or ``recorded``: as each image was made, on the processor where that is not here.
 
-    Raises HistomixError if the manifest is damaged or of an earlier version, a method is not installed, a model is
-    missing or another one, or ``out`` exists.
+    Returns
+    -------
+    ReplayReport
+
+    Raises
+    ------
+    HistomixError
+        If the manifest is damaged or of an earlier version, a method is not installed, a model is missing or another
+        one, or ``out`` exists.
     """
     if not isinstance(manifest, Manifest):
         manifest = read_manifest(manifest)

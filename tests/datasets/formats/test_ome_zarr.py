@@ -130,10 +130,7 @@ def codecs(name: str):
         "v3 checksum": (3, {"compressors": [codecs.Crc32cCodec()]}),
         "v3 blosc": (3, {"compressors": codecs.BloscCodec(typesize=1)}),
         "v3 big endian": (3, {"serializer": codecs.BytesCodec(endian="big")}),
-        "v3 transposed": (
-            3,
-            {"filters": lambda array: [codecs.TransposeCodec(order=tuple(range(array.ndim))[::-1])]},
-        ),
+        "v3 transposed": (3, {"filters": lambda array: [codecs.TransposeCodec(order=tuple(range(array.ndim))[::-1])]}),
         "v3 shards": (3, {"shards": lambda array: (*array.shape[:-2], 16, 12)}),
         "v3 old keys": (3, {"chunk_key_encoding": {"name": "v2", "separator": "."}}),
     }[name]

@@ -8,14 +8,7 @@ from importlib import import_module
 import pytest
 from format_samples import small, written
 
-from napari_histomix.datasets.text_files import (
-    MAX_PIXELS,
-    check_size,
-    read_bytes,
-    read_json,
-    read_xml,
-    whole_id,
-)
+from napari_histomix.datasets.text_files import MAX_PIXELS, check_size, read_bytes, read_json, read_xml, whole_id
 from napari_histomix.records import HistomixError, NucleusClass
 
 

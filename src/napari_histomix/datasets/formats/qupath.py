@@ -259,12 +259,7 @@ def _measurements(content: Any) -> dict[str, float]:
 
 
 def write_features(
-    path: Path,
-    image: LabeledImage,
-    classes: Sequence[NucleusClass],
-    *,
-    kind: str = "detection",
-    measured: bool = True,
+    path: Path, image: LabeledImage, classes: Sequence[NucleusClass], *, kind: str = "detection", measured: bool = True
 ) -> None:
     """Write the nuclei of an image as a GeoJSON file that QuPath imports.
 

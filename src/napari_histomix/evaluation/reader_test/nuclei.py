@@ -159,10 +159,7 @@ class _Pair:
 
 
 def draw_nuclei(
-    dataset: Dataset,
-    changes: Iterable[Change],
-    settings: ReaderTestSettings,
-    methods: Sequence[str] | None = None,
+    dataset: Dataset, changes: Iterable[Change], settings: ReaderTestSettings, methods: Sequence[str] | None = None
 ) -> Job[Drawn]:
     """Draw synthetic nuclei, and as many real ones of the same class; a long job (see ``records.Job``).
 
