@@ -309,7 +309,8 @@ class Section(QCollapsible):
         super().__init__(title, expandedIcon="▾", collapsedIcon="▸")
         self.toggle = self.toggleButton()
         self.toggle.setToolTip(tip)
-        self.toggle.setStyleSheet("QPushButton { font-weight: 600; text-align: left; border: none; padding: 2px; }")
+        flat = "border: none; background: transparent; padding: 2px;"
+        self.toggle.setStyleSheet(f"QPushButton {{ font-weight: 600; text-align: left; {flat} }}")
         self.state = label(wrap=False, right=True)
         self.state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         layout: Any = self.layout()
