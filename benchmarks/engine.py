@@ -44,8 +44,10 @@ def windows_of(count: int) -> list[Window]:
             rows, cols = np.nonzero(image.instances == instance)
             top, left = (round(float(axis.mean())) - SIDE // 2 for axis in (rows, cols))
             box = np.s_[top : top + SIDE, left : left + SIDE]
+            if min(top, left) < 0 or image.instances[box].shape != (SIDE, SIDE):
+                continue
             ring = transition_zone(image.instances[box] == instance)
-            if min(top, left) >= 0 and ring.shape == (SIDE, SIDE) and ring.any():
+            if ring.any():
                 found.append((image.pixels[box].copy(), ring))
     return [Window(*found[i % len(found)], seed=i) for i in range(count)]
 
