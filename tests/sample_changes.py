@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from napari_histomix.datasets import Dataset
+from napari_histomix.datasets import Dataset, load_sample, open_any
 from napari_histomix.records import KEEP, Candidate, Change, SourceRef
 from napari_histomix.study import Study
 
@@ -90,3 +91,14 @@ def study_of(folder: Path, dataset: Dataset, changes: Iterable[Change], candidat
     study.set_plan(run.id, len(changes), {})
     study.end_run(run.id)
     return study
+
+
+def tissue_of_sample(root: Path, kinds: Sequence[str], side: int = 64) -> Dataset:
+    """Corners of the sample's first images in folders of these classes, one for each image."""
+    sample = load_sample()
+    for number, (kind, entry) in enumerate(zip(kinds, sample.entries, strict=False)):
+        file = root / kind / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.read(entry).pixels[:side, :side]).save(file)
+    (root / "dataset.json").write_text('{"mpp": 0.5}')
+    return open_any(root)

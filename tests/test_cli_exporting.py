@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from placed_samples import placed_study
-from sample_changes import study_of
+from sample_changes import study_of, tissue_of_sample
 from toy_methods import BLEND, changes_of
 
-from napari_histomix.datasets import load_sample, open_any, open_dataset, sample_folder
+from napari_histomix.datasets import open_any, open_dataset, sample_folder
 from napari_histomix.study import Study
 
 
@@ -100,13 +99,7 @@ def test_nothing_approved_is_one_sentence(run, study, tmp_path):
 
 
 def test_a_study_of_tissue_is_exported_as_class_folders_alone(run, tmp_path):
-    sample = load_sample()
-    for number, entry in enumerate(sample.entries[:4]):
-        file = tmp_path / "tissue" / f"grade {2 + (number == 3)}" / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sample.read(entry).pixels[:96, :96]).save(file)
-    (tmp_path / "tissue" / "dataset.json").write_text('{"mpp": 0.5}')
-    dataset = open_any(tmp_path / "tissue")
+    dataset = tissue_of_sample(tmp_path / "tissue", ["grade 2"] * 3 + ["grade 3"], side=96)
     study = study_of(tmp_path / "study", dataset, changes_of(BLEND, dataset, 3))
     study.decide("change", study.changes().ids[:2], "approve")
     study.let_go()

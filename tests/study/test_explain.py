@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sample_changes import tissue_of_sample
 from toy_methods import BLEND, FRESH, LAY, changes_of
 
-from napari_histomix.datasets import SYNTHETIC_NOTICE, load_sample, open_any
+from napari_histomix.datasets import SYNTHETIC_NOTICE
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.study.explain import Explanation, explain
 from napari_histomix.study.export import export
@@ -171,13 +172,8 @@ def test_patches_that_overlap_are_told_apart_by_their_changed_pixels(study_datas
 @pytest.fixture(scope="module")
 def tissue(tmp_path_factory) -> Path:
     """An export of derived and of new images with a class each. Never write into it."""
-    root, sample = tmp_path_factory.mktemp("tissue"), load_sample()
-    for number, entry in enumerate(sample.entries[:4]):
-        file = root / "tissue" / f"kind {number % 2}" / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sample.read(entry).pixels[:64, :64]).save(file)
-    (root / "tissue" / "dataset.json").write_text('{"mpp": 0.5}')
-    dataset = open_any(root / "tissue")
+    root = tmp_path_factory.mktemp("tissue")
+    dataset = tissue_of_sample(root / "tissue", ["kind 0", "kind 1"] * 2)
     changes = [*changes_of(BLEND, dataset, 1), *changes_of(FRESH, dataset, 1, first=1)]
     return drain(export(dataset, changes, root / "out", {0: "approve", 1: "approve"}))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sample_changes import tissue_of_sample
 from toy_methods import BLEND, FRESH, LAY, changes_of
 
 from napari_histomix import jobs
@@ -307,13 +308,7 @@ class TestManifests:
 def tissue(tmp_path_factory) -> Path:
     """Derived and new images of two classes beside their dataset. Never write into it."""
     root = tmp_path_factory.mktemp("tissue")
-    sample = load_sample()
-    for number, entry in enumerate(sample.entries[:4]):
-        file = root / "tissue" / f"kind {number % 2}" / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sample.read(entry).pixels[:64, :64]).save(file)
-    (root / "tissue" / "dataset.json").write_text('{"mpp": 0.5}')
-    dataset = open_any(root / "tissue")
+    dataset = tissue_of_sample(root / "tissue", ["kind 0", "kind 1"] * 2)
     changes = [*changes_of(BLEND, dataset, 2), *changes_of(FRESH, dataset, 2, first=2)]
     return drain(export(dataset, changes, root / "out"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -47,6 +47,9 @@ Result = tuple[str, Change | str]
 class ChangeSection(ui.Section):
     """A section about the change under review, filled only while it is open."""
 
+    _show: Callable[[], None]
+    """Fills it; every section has its own way."""
+
     def __init__(self, title: str, tip: str, session: Session) -> None:
         super().__init__(title, tip, opened=False)
         self.session, self.note = session, ui.Note()
@@ -59,9 +62,6 @@ class ChangeSection(ui.Section):
     def show_change(self, change: Change, target: LabeledImage | None, near: Sequence[Change]) -> None:
         self._change, self._target, self._near = change, target, near
         self._show()
-
-    def _show(self) -> None:
-        raise NotImplementedError
 
     def _fail(self, sentence: str) -> None:
         self.note.say(sentence, "error")
