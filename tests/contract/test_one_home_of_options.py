@@ -112,7 +112,7 @@ class TestEverySetting:
 
 def test_no_room_but_that_of_methods_knows_a_method_by_name():
     """Citations name papers (NucleiMix), code names methods (nucleimix): only examples and a method's own page may."""
-    own = ("api.py", "__init__.py", "widgets/mix_donors.py", "widgets/mix_panel.py")
+    own = ("api.py", "__init__.py", "records.py", "widgets/mix_donors.py", "widgets/mix_panel.py")
     built_in = ("nucleimix", "usegmix", "copypaste", "gradmix", "cutmix", "cutout", "mixup")
     assert set(built_in) <= set(method_names())
     names = re.compile("|".join(built_in))
