@@ -89,6 +89,8 @@ class LabeledImage:
         Class of the image as a whole, as a patch of a graded tumor has one; empty where it has none.
     synthetic : frozenset of int
         Ids of the instances that are synthetic: never donors, and no part of any statistics of real nuclei.
+    notes : tuple of str
+        What reading it has to tell a person: objects that are lost, ids that cover several shapes.
 
     Raises
     ------
@@ -110,6 +112,7 @@ class LabeledImage:
     source: Source
     kind: str = ""
     synthetic: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         name = self.source.image

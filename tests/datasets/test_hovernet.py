@@ -145,15 +145,17 @@ def test_a_truncated_label_file_is_one_sentence(folder):
     assert "\n" not in str(caught.value)
 
 
-def test_an_instance_without_a_type_is_refused(folder):
+def test_an_instance_without_a_type_is_unclassified(folder):
     save_mat(folder / "Labels" / "train_2.mat", inst_map=np.ones((24, 30)), inst_type=[[0]])
-    with pytest.raises(HistomixError, match="have no type"):
-        open_dataset(folder).read("train_2")
+    dataset = open_dataset(folder)
+    assert dataset.read("train_2").counts() == {dataset.unclassified.number: 1}
+    assert [known.name for known in dataset.classes_in(drain(survey(dataset)))] == ["Rare", "common", "unclassified"]
 
 
-def test_a_type_outside_type_info_is_refused(folder):
-    save_mat(folder / "Labels" / "train_2.mat", inst_map=np.ones((24, 30)), inst_type=[[9]])
-    with pytest.raises(HistomixError, match=r"the type 9, which is none of the classes \(1 Rare, 4 common\)"):
+@pytest.mark.parametrize("kind", [9, 5])
+def test_a_type_outside_type_info_is_refused(folder, kind):
+    save_mat(folder / "Labels" / "train_2.mat", inst_map=np.ones((24, 30)), inst_type=[[kind]])
+    with pytest.raises(HistomixError, match=rf"the type {kind}, which is none of the classes \(1 Rare, 4 common\)"):
         open_dataset(folder).read("train_2")
 
 

@@ -95,10 +95,10 @@ def test_a_bad_row_leaves_its_image_out_and_the_others_go_on(folder, row, words)
     assert row.startswith("..") == ("a" in [entry.source.image for entry in dataset.entries])
 
 
-def test_an_instance_the_table_does_not_list_is_refused(folder):
+def test_an_instance_the_table_does_not_list_is_unclassified(folder):
     add(folder, "c")
-    with pytest.raises(HistomixError, match=r"c: 2 instance\(s\) have no type"):
-        open_dataset(folder, mpp=0.5).read("c")
+    dataset = open_dataset(folder, mpp=0.5)
+    assert dataset.read("c").counts() == {dataset.unclassified.number: 2}
 
 
 def test_image_without_labels_and_labels_without_image(folder):

@@ -76,8 +76,8 @@ def test_grayscale_is_refused(tmp_path):
 
 
 def test_other_numbers_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "x.tif", RGB.astype(np.float32), photometric="rgb")
-    with pytest.raises(HistomixError, match="holds float32 values"):
+    tifffile.imwrite(tmp_path / "x.tif", RGB.astype(np.int16), photometric="rgb")
+    with pytest.raises(HistomixError, match="holds int16 values"):
         read_pixels(tmp_path / "x.tif")
     tifffile.imwrite(tmp_path / "y.tif", RGB.astype(np.uint16), photometric="rgb")
     with pytest.raises(HistomixError, match="uses only the values of 8"):
@@ -119,13 +119,55 @@ def test_labels_of_8_16_and_32_bits(tmp_path):
     assert read_label_image(tmp_path / "d.tif").tolist() == (ids * 70_000).tolist()
 
 
+def test_label_images_of_other_kinds_hold_the_ids_that_their_files_hold(tmp_path):
+    ids = np.array([[0, 1], [2, 3]], np.uint8)
+    table = Image.fromarray(ids, "P")
+    table.putpalette([0, 0, 0, 200, 10, 10, 5, 200, 5, 7, 7, 7])
+    table.save(tmp_path / "palette.png")
+    Image.fromarray(np.repeat(ids[..., None], 3, axis=2)).save(tmp_path / "rgb.png")
+    Image.fromarray(np.dstack([ids, ids, ids, np.full_like(ids, 255)])).save(tmp_path / "rgba.png")
+    tifffile.imwrite(tmp_path / "float.tif", ids.astype(np.float64))
+    for name in ("palette.png", "rgb.png", "rgba.png", "float.tif"):
+        assert read_label_image(tmp_path / name).tolist() == ids.tolist(), name
+    Image.fromarray(ids > 0).save(tmp_path / "bits.png")
+    assert read_label_image(tmp_path / "bits.png").tolist() == (ids > 0).tolist()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path, suffix, orientation):
+    path, stored = tmp_path / f"x.{suffix}", np.zeros((16, 32, 3), np.uint8)
+    stored[:8, :8] = 250
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(path, exif=exif)
+    # Where the upper left corner of what is stored comes to lie (EXIF 2.3, tag Orientation).
+    bottom, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    pixels = read_pixels(path)
+    assert pixels.shape == ((16, 32, 3) if orientation < 5 else (32, 16, 3))
+    corner = pixels[slice(-8, None) if bottom else slice(8), slice(-8, None) if right else slice(8)]
+    assert corner.min() > 200 and (pixels > 128).sum() == corner.size
+
+
+def test_floating_point_colors_are_never_black(tmp_path):
+    for scale, values in ((1, (0.0, 0.5, 1.0)), (255, (0.0, 127.6, 255.0))):
+        image = np.tile(np.array(values, np.float32), (4, 5, 1))
+        tifffile.imwrite(tmp_path / "x.tif", image, photometric="rgb")
+        assert read_pixels(tmp_path / "x.tif")[0, 0].tolist() == [0, 128, 255], scale
+    for value in (np.nan, -0.5, 300.0):
+        tifffile.imwrite(tmp_path / "x.tif", np.full((4, 5, 3), value, np.float32), photometric="rgb")
+        with pytest.raises(HistomixError, match="no colors from 0 to 1 or to 255"):
+            read_pixels(tmp_path / "x.tif")
+
+
 def test_bad_label_images_say_what_is_wrong(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     with pytest.raises(HistomixError, match="one channel of instance ids"):
         read_label_image(tmp_path / "a.png")
-    tifffile.imwrite(tmp_path / "b.tif", np.ones((3, 3), np.float32))
-    with pytest.raises(HistomixError, match="holds float32 values"):
-        read_label_image(tmp_path / "b.tif")
+    for value in (0.5, np.nan, np.inf):
+        tifffile.imwrite(tmp_path / "b.tif", np.full((3, 3), value, np.float32))
+        with pytest.raises(HistomixError, match="whole numbers from 0"):
+            read_label_image(tmp_path / "b.tif")
     tifffile.imwrite(tmp_path / "c.tif", np.full((3, 3), -1, np.int32))
     with pytest.raises(HistomixError, match="whole numbers from 0"):
         read_label_image(tmp_path / "c.tif")

@@ -21,14 +21,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.entries import Entry, Problem
+from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, Labels, Problem, lost_objects
 from napari_histomix.datasets.formats.polygons import mask_of, masks_of
-from napari_histomix.datasets.pixels import pixels_sha256, read_pixels
-from napari_histomix.datasets.text_files import about, read_json
+from napari_histomix.datasets.parts import merged_notes, split_parts
+from napari_histomix.datasets.pixels import orientation_of, pixels_sha256, read_pixels, upright
+from napari_histomix.datasets.text_files import about, naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
-from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass
-
-Labels = tuple[NDArray[np.int32], Mapping[int, int]] | tuple[NDArray[np.int32], Mapping[int, int], frozenset[int]]
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass, instance_ids
 
 
 class Layout:
@@ -38,15 +37,12 @@ class Layout:
     """
 
     def pixels(self, entry: Entry) -> NDArray[np.uint8]:
-        """An image's pixels, (H, W, 3) RGB."""
+        """An image's pixels, (H, W, 3) RGB, turned upright where the file says how it was held."""
         return read_pixels(entry.image)
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
-        """The instance map (H, W) of an image of that shape, and the class number of every instance.
-
-        A format whose files flag synthetic instances gives their ids as well.
-        """
-        return np.zeros(shape, np.int32), {}
+        """The nuclei of an image of that shape; their map may have the shape that it had before it was turned."""
+        return Labels(np.zeros(shape, np.int32), {})
 
 
 SYNTHETIC_KEY = "synthetic"
@@ -116,6 +112,8 @@ class Dataset:
         Classes of images as a whole, in natural order; empty where images have none.
     marks : mapping of str to tuple of Mark
         By image where its synthetic nuclei lie.
+    split_parts : bool
+        Whether each connected part of an instance is read as a nucleus of its own.
 
     Examples
     --------
@@ -132,6 +130,23 @@ class Dataset:
     layout: Layout = field(default_factory=Layout, repr=False, compare=False)
     kinds: tuple[str, ...] = ()
     marks: Marks = field(default_factory=dict, repr=False, compare=False)
+    split_parts: bool = False
+
+    @property
+    def unclassified(self) -> NucleusClass:
+        """The class of nuclei that have none: the one of that name, or one behind all others."""
+        named = (known for known in self.classes if known.name.casefold() == UNCLASSIFIED)
+        number = max((known.number for known in self.classes), default=0) + 1
+        return next(named, NucleusClass(number, UNCLASSIFIED, UNCLASSIFIED_COLOR))
+
+    @property
+    def all_classes(self) -> tuple[NucleusClass, ...]:
+        """The classes, `unclassified` among them."""
+        return tuple(dict.fromkeys([*self.classes, self.unclassified]))
+
+    def classes_in(self, survey: Survey) -> tuple[NucleusClass, ...]:
+        """The classes, `unclassified` among them if a nucleus is."""
+        return self.all_classes if survey.total[self.unclassified.number] else self.classes
 
     @property
     def has_nuclei(self) -> bool:
@@ -212,27 +227,46 @@ class Dataset:
         return self._read(entry, entry.mpp)
 
     def _read(self, entry: Entry, mpp: float) -> LabeledImage:
-        pixels = self.layout.pixels(entry)
+        image, pixels = entry.source.image, self.layout.pixels(entry)
         rows, cols = pixels.shape[:2]
-        instances, types, *flagged = self.layout.labels(entry, (rows, cols))
+        labels = self.layout.labels(entry, (rows, cols))
+        instances, notes = labels.instances, list(labels.notes)
+        if entry.labels is not None and (turn := orientation_of(entry.image)) > 1:
+            if instances.shape == (cols, rows) != (rows, cols):
+                instances = np.ascontiguousarray(upright(instances, turn))
+            else:
+                notes.append("its EXIF data turn it; its labels are taken to be drawn on the upright image.")
+        types = {number: kind for number, kind in labels.types.items() if kind}
         if unknown := sorted(set(types.values()) - {known.number for known in self.classes}):
             raise HistomixError(
-                f"{entry.source.image}: the labels have the type {unknown[0]}, which is none of the classes "
+                f"{image}: the labels have the type {unknown[0]}, which is none of the classes "
                 f"({self._class_list}); add it to type_info.json."
             )
-        marks = self.marks.get(entry.source.image)
+        if entry.labels is not None:
+            present = instance_ids(instances)
+            with naming(image):
+                if lost := lost_objects(labels.lost, len(present)):
+                    notes.insert(0, lost)
+            types |= dict.fromkeys(set(present) - types.keys(), self.unclassified.number)
+        flagged = labels.synthetic
+        if self.split_parts:
+            instances, types, flagged = split_parts(instances, types, flagged)
+        elif entry.labels is not None:
+            notes += merged_notes(instances)
+        marks = self.marks.get(image)
         if marks is not None:
             synthetic = frozenset(mark.instance(instances) for mark in marks) & types.keys()
         else:
             # All instances of a synthetic image, where nothing says which they are.
-            synthetic = next(iter(flagged), frozenset()) or frozenset(types if entry.synthetic else ())
-        return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind, synthetic)
+            synthetic = flagged or frozenset(types if entry.synthetic else ())
+        said = tuple(f"{image}: {note}" for note in notes)
+        return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind, synthetic, said)
 
     def class_number(self, name_or_number: str | int) -> int:
         """Number of a class by its name (upper or lower case) or number."""
         text = str(name_or_number).strip().casefold()
-        numbers = {str(known.number): known.number for known in self.classes}
-        numbers |= {known.name.casefold(): known.number for known in reversed(self.classes)}
+        numbers = {str(known.number): known.number for known in self.all_classes}
+        numbers |= {known.name.casefold(): known.number for known in reversed(self.all_classes)}
         if text not in numbers:
             raise HistomixError(
                 f"{self.name} has no class {str(name_or_number)!r}; its classes are {self._class_list}."
@@ -246,7 +280,7 @@ class Dataset:
     def class_name(self, number: int) -> str:
         """Name of a class by its number."""
         wanted = self.class_number(number)
-        return next(known.name for known in self.classes if known.number == wanted)
+        return next(known.name for known in self.all_classes if known.number == wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +288,7 @@ class Survey:
     """How many nuclei of which class each readable image has, by class number."""
 
     counts: dict[str, Counter[int]]  # an empty counter for an image without nuclei
-    problems: tuple[Problem, ...]  # what opening the dataset found, and the images that could not be read
+    problems: tuple[Problem, ...]  # what opening and reading had to tell, and the images that could not be read
     shapes: dict[str, tuple[int, int]]
     hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 of the pixels
     stamps: dict[str, str] = field(default_factory=dict)  # by which files are known to be those that were read
@@ -300,7 +334,9 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
         except HistomixError as error:
             problems.append(Problem(image, about(image, error)))
             continue
-        if stamp is not None:
+        problems += [Problem(image, note) for note in labeled.notes]
+        # What has something to tell is read again, to tell it again.
+        if stamp is not None and not labeled.notes:
             result.stamps[image] = stamp
         if labeled.synthetic:
             result.synthetic[image] = labeled.synthetic_counts()
@@ -338,6 +374,8 @@ def _stamp(dataset: Dataset, entry: Entry) -> str | None:
     listed = getattr(layout, "listed_types", {}).get(entry.source.image, {})
     marks = [mark.facts for mark in dataset.marks.get(entry.source.image, ())]
     facts: list[object] = [type(layout).__module__, entry.index, dataset.classes, sorted(listed.items())]
+    if dataset.split_parts:
+        facts.append("parts")
     if entry.synthetic or marks:
         facts += [entry.synthetic, marks]
     for file in (entry.image, *([entry.labels] if entry.labels else ())):

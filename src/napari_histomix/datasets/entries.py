@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_histomix.datasets.text_files import read_json
 from napari_histomix.records import HistomixError, NucleusClass, Source
 
@@ -20,7 +23,16 @@ UNCLASSIFIED, UNCLASSIFIED_COLOR = "unclassified", (160, 160, 160)
 _TCGA = re.compile(r"TCGA-[A-Za-z0-9]{2}-[A-Za-z0-9]{4}(?![A-Za-z0-9])")
 _MAX_JSON = 2**24
 """Bytes of the small files that speak of a whole dataset."""
-_SPLITS = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
+_SPLITS = {
+    "train": ("train", "training", "trn", "default", "all"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst"),
+}
+_SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names}
+SPLITS = tuple(_SPLITS)
+"""Splits under their one spelling."""
+SPLIT_FOLDERS = tuple(name for name in _SPLIT_NAMES if name not in ("default", "all"))
+"""How a folder for a split may be called, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,68 @@ class Entry:
     def label_file(self) -> Path:
         assert self.labels is not None, "an image without instances has no file of labels"
         return self.labels
+
+
+Loss = tuple[str, str]
+"""Why an object of a label file is no nucleus of the map: the end of a sentence about one object, and about several."""
+
+OUTSIDE: Loss = "lies outside the image", "lie outside the image"
+EMPTY: Loss = "holds no pixel", "hold no pixel"
+COVERED: Loss = "is covered by others", "are covered by others"
+NO_OUTLINE: Loss = "has no outline", "have no outline"
+CROWD: Loss = "is a region of many objects (iscrowd)", "are regions of many objects (iscrowd)"
+
+
+def unread(shape: str) -> Loss:
+    """The loss of objects that are drawn as a shape which is not read, such as an ellipse."""
+    return f"is drawn as {shape}, which is not read", f"are drawn as {shape}, which is not read"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """The nuclei of one image as its files have them.
+
+    Parameters
+    ----------
+    instances : (H, W) int32
+        Instance map, 0 = background.
+    types : mapping of int to int
+        Class number by id; an instance that is not there, or of type 0, is unclassified.
+    synthetic : frozenset of int
+        Ids that the files themselves flag as synthetic.
+    lost : mapping of Loss to int
+        How many objects of the files are not in the map, by the reason.
+    notes : tuple of str
+        What else a person should know, in sentences without the image's name.
+    """
+
+    instances: NDArray[np.int32]
+    types: Mapping[int, int]
+    synthetic: frozenset[int] = frozenset()
+    lost: Mapping[Loss, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def lost_objects(lost: Mapping[Loss, int], drawn: int) -> str:
+    """Say how many of all objects are lost and why; empty where none is.
+
+    Raises HistomixError where all of them are lost.
+    """
+    total = drawn + sum(lost.values())
+    reasons = [f"{count:,} {words[count > 1]}" for words, count in lost.items() if count]
+    if not reasons:
+        return ""
+    if not drawn:
+        if set(lost) == {OUTSIDE}:
+            raise HistomixError(
+                f"none of the {total:,} objects lies in the image; their coordinates may be those of a whole slide: "
+                "export them for this image alone."
+            )
+        raise HistomixError(f"none of the {total:,} objects can be read: {', '.join(reasons)}; export them again.")
+    first, *others = reasons
+    number, _, words = first.partition(" ")
+    verb = "it is" if total - drawn == 1 else "they are"
+    return f"{', '.join([f'{number} of {total:,} objects {words}', *others])}; {verb} left out."
 
 
 class UnknownLayoutError(HistomixError):
@@ -81,9 +155,13 @@ def natural_order(text: str) -> tuple[tuple[str | int, ...], str]:
 
 
 def split_name(text: str) -> str:
-    """One spelling per split: ``Training`` is ``train``, ``validation`` is ``val``; empty stays empty."""
+    """One spelling per split: ``Training`` is ``train``, ``validation`` is ``val``; empty stays empty.
+
+    ``default`` is what CVAT calls a task without splits, so it is for training as well. A name that is not understood
+    stays as it is, in lower case, and is never that of the training split.
+    """
     text = text.strip().casefold()
-    return _SPLITS.get(text, text)
+    return _SPLIT_NAMES.get(text, text)
 
 
 def tcga_origin(image: str) -> tuple[str, str]:
@@ -131,6 +209,17 @@ def described_split(described: Mapping[str, Any], image: str, folder: Path) -> s
             f'dataset.json in {folder}: split must be one name for all images, or {{"test": ["image", …]}}.'
         )
     return split_name(split)
+
+
+def stated_splits(described: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """What ``splits`` in ``dataset.json`` says that other names of splits mean: ``{"batch1": "train", …}``."""
+    stated = described.get("splits", {})
+    if not isinstance(stated, dict) or not all(split_name(str(split)) in SPLITS for split in stated.values()):
+        raise HistomixError(
+            f'dataset.json in {folder}: splits must say what a name means, {{"batch1": "train", …}}; it may mean '
+            f"{', '.join(SPLITS)}."
+        )
+    return {split_name(name): split_name(split) for name, split in stated.items()}
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +12,8 @@ from typing import Any
 
 from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
+    SPLIT_FOLDERS,
+    SPLITS,
     TABLE,
     Entry,
     Problem,
@@ -22,8 +26,10 @@ from napari_histomix.datasets.entries import (
     natural_order,
     read_json_object,
     split_name,
+    stated_splits,
     tcga_origin,
 )
+from napari_histomix.datasets.names import Lookup, composed, paired
 from napari_histomix.datasets.pixels import is_flagged, read_mpp
 from napari_histomix.datasets.text_files import about, read_table, whole_number
 from napari_histomix.records import HistomixError, NucleusClass, Source
@@ -31,7 +37,6 @@ from napari_histomix.records import HistomixError, NucleusClass, Source
 IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
 LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 MAT_SUFFIXES = frozenset({".mat"})
-SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation")
 _COLUMNS = ("patient", "slide", "split", "mpp", "synthetic")
 
 
@@ -45,10 +50,10 @@ def visible_files(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
 def files_by_stem(
     folder: Path, suffixes: frozenset[str], problems: list[Problem], what: str = "image"
 ) -> dict[str, Path]:
-    """Visible files of a folder by name without suffix; two files of one name are reported and both left out."""
+    """Visible files of a folder by name without suffix, in NFC; two files of one name are reported and left out."""
     files: dict[str, list[Path]] = {}
     for path in sorted(visible_files(folder, suffixes)):
-        files.setdefault(path.stem, []).append(path)
+        files.setdefault(composed(path.stem), []).append(path)
     for stem, paths in files.items():
         if len(paths) > 1:
             names = " and ".join(path.name for path in paths)
@@ -69,9 +74,10 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def sections_of(root: Path) -> list[tuple[Path, str]]:
-    """A root, and the folders in it that are named as splits, with these splits."""
-    splits = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
-    return [(root, ""), *((path, split_name(path.name)) for path in splits)]
+    """A root, and the folders in it that are named as splits, with these splits, that for training first."""
+    folders = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
+    splits = [(path, split_name(path.name)) for path in folders]
+    return [(root, ""), *sorted(splits, key=lambda section: SPLITS.index(section[1]))]
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
@@ -102,6 +108,7 @@ class Listing:
     def __init__(self, root: Path, mpp: float | None) -> None:
         self.root, self.mpp = root, mpp
         self.described = read_json_object(root / "dataset.json")
+        self._splits = stated_splits(self.described, root)
         self.name = dataset_name(root, self.described)
         self.problems: list[Problem] = []
         self.files: dict[str, tuple[Path, Path]] = {}
@@ -121,17 +128,21 @@ class Listing:
     def pairs(self, images: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, tuple[Path, Path]]:
         """Images and labels of one name; what is left over on either side becomes a problem, unless it has one."""
         reported = {problem.image for problem in self.problems}
-        for image in sorted(images.keys() - labels.keys() - reported, key=natural_key):
+        found = paired(images, labels)
+        for image in sorted(images.keys() - found.keys() - reported, key=natural_key):
             self.report(image, "there is no label file of that name; it is left out.")
-        for image in sorted(labels.keys() - images.keys() - reported, key=natural_key):
+        for image in sorted(labels.keys() - set(found.values()) - reported, key=natural_key):
             self.report(image, "there are labels but no image of that name; add the image.")
-        return {image: (images[image], labels[image]) for image in images if image in labels}
+        return {image: (images[image], labels[found[image]]) for image in images if image in found}
 
-    def add(self, image: str, files: tuple[Path, Path], said: Row | None = None) -> None:
-        """Take in an image, whose name no other has."""
+    def add(self, image: str, files: tuple[Path, Path], said: Row | None = None, folder: str = "") -> str:
+        """Take in an image; returns its name, which begins with its ``folder`` where another one has that name."""
+        if image in self.said:
+            image = f"{composed(folder)}-{image}"
         if image in self.said:
             raise HistomixError(f"{self.root} has two images named {image!r}; rename one, and its labels with it.")
         self.files[image], self.said[image] = files, said or Row()
+        return image
 
     def report(self, image: str, sentence: str) -> None:
         """Add a problem, with the image's name in front of the sentence."""
@@ -151,6 +162,7 @@ class Listing:
         said, described = self.said.get(image, Row()), section.described
         patient, slide = tcga_origin(image.rpartition("/")[2])
         split = row.split or split_name(said.split) or described_split(described, image, section.folder)
+        split = self._splits.get(split, split)
         source = Source(
             dataset=self.name,
             image=image,
@@ -185,6 +197,14 @@ class Listing:
         if not entries:
             reason = f"; the first: {self.problems[0].sentence}" if self.problems else "."
             raise HistomixError(f"{self.root} has no image that could be used{reason}")
+        unknown = Counter(entry.source.split for entry in entries if entry.source.split not in SPLITS)
+        for split, count in sorted(unknown.items()):
+            images = "1 image is" if count == 1 else f"{count:,} images are"
+            self.report(
+                f"split {split!r}",
+                f"{images} of it, and it is none of {', '.join(SPLITS)}; nothing is learned from {split!r} until "
+                f'dataset.json says what it is, {{"splits": {{{json.dumps(split)}: "train"}}}}.',
+            )
         ordered = sorted(entries, key=lambda entry: natural_order(entry.source.image))
         problems = tuple(self.problems)
         return Dataset(self.name, self.root, classes, tuple(ordered), problems, layout or Layout(), kinds)
@@ -200,28 +220,22 @@ def read_rows(
     what it writes is only compared with the listing and never made into a path.
     """
     table = read_table(path, "image", *(("instance", "type") if with_types else ()))
-    stems = {file.name: image for image, file in images.items()} | {image: image for image in images}
+    known = Lookup({file.name: image for image, file in images.items()} | {image: image for image in images})
     drafts: dict[str, RowDraft] = {}
     failed: set[str] = set()
     for line, cells in table.rows:
         name = cells["image"]
-        if not name or name in failed:
+        image = known.get(name) if name else ""
+        if image is None:
+            problems.append(Problem(name, f"{name}: {path.name} lists it but no such image is there; add it."))
+            image = ""
+        if not image or image in failed:
             continue
-        if sentence := drafts.setdefault(name, RowDraft()).add(cells):
-            failed.add(name)
-            image = stems.get(name, name)
+        if sentence := drafts.setdefault(image, RowDraft()).add(cells):
+            failed.add(image)
             images.pop(image, None)
             problems.append(Problem(image, f"{name}: {path.name}, line {line}: {sentence}"))
-    rows: dict[str, Row] = {}
-    for name in (name for name in drafts if name not in failed):
-        if name not in stems:
-            problems.append(Problem(name, f"{name}: {path.name} lists it but no such image is there; add it."))
-        elif stems[name] in rows:
-            images.pop(stems[name], None)
-            problems.append(Problem(name, f"{name}: {path.name} writes it with and without suffix; use one."))
-        else:
-            rows[stems[name]] = drafts[name].row()
-    return rows
+    return {image: draft.row() for image, draft in drafts.items() if image not in failed}
 
 
 @dataclass
@@ -240,6 +254,8 @@ class RowDraft:
                 value = split_name(value)
             if column == "synthetic":
                 value = value.casefold()
+            if column == "mpp":
+                value = value.replace(",", ".")
             known = self.said.setdefault(column, value) if value else value
             if known != value and (column != "class" or known.casefold() != value.casefold()):
                 return f"the {column} is {known} above and {value} here; keep one."

@@ -22,6 +22,7 @@ from napari_histomix.datasets.dataset import Dataset, read_marks
 from napari_histomix.datasets.entries import (
     UnknownLayoutError,
     checked_mpp,
+    lost_objects,
     numbered_classes,
     read_json_object,
     read_type_info,
@@ -30,12 +31,12 @@ from napari_histomix.datasets.formats import aperio_xml, class_folders, hovernet
 from napari_histomix.datasets.formats.mat_files import read_mat
 from napari_histomix.datasets.formats.polygons import FARTHEST
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
-from napari_histomix.datasets.pixels import read_mpp
+from napari_histomix.datasets.pixels import orientation_of, read_mpp
 from napari_histomix.datasets.text_files import begins_with, check_size, read_json, read_xml, readable
 from napari_histomix.records import HistomixError, NucleusClass
 
 
-def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
+def open_dataset(path: Path | str, mpp: float | None = None, *, split_parts: bool = False) -> Dataset:
     """Open a folder of labeled nuclei; its format is recognized.
 
     Read are listings, JSON and CSV files, image headers where nothing else says the scale or whether an image is
@@ -52,6 +53,9 @@ def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
         The dataset's root.
     mpp : float, optional
         Micrometers per pixel of all images. Without it: the CSV, then ``dataset.json``, then the image's metadata.
+    split_parts : bool
+        Read each connected part of an instance as a nucleus of its own, as masks without ids need it. Without it:
+        ``split_parts`` in ``dataset.json``, which is true or false.
 
     Raises
     ------
@@ -69,12 +73,14 @@ def open_dataset(path: Path | str, mpp: float | None = None) -> Dataset:
         format = recognized(root)
         # A folder of no format may be half a dataset, of which the last reader says what is missing.
         dataset: Dataset = (plain if format is None else format.reader()).open(root, mpp)
-        marks = read_marks(root, read_json_object(root / "dataset.json"))
+        described = read_json_object(root / "dataset.json")
+        marks = read_marks(root, described)
+        split_parts = split_parts or described.get("split_parts") is True
         entries = tuple(
             replace(entry, synthetic=entry.synthetic or bool(marks.get(entry.source.image)))
             for entry in dataset.entries
         )
-        return replace(dataset, entries=entries, marks=marks)
+        return replace(dataset, entries=entries, marks=marks, split_parts=split_parts)
 
 
 def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
@@ -109,7 +115,7 @@ def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
         return class_folders.open(root.resolve(), mpp, given if is_table else None)
 
 
-def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
+def open_any(path: Path | str, mpp: float | None = None, *, split_parts: bool = False) -> Dataset:
     """Open labeled nuclei in any format, or images that carry one class each, whatever a folder holds.
 
     Parameters
@@ -118,6 +124,8 @@ def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
         As for ``open_dataset`` or `open_tissue`.
     mpp : float, optional
         Micrometers per pixel of all images, where nothing else says it.
+    split_parts : bool
+        As for ``open_dataset``.
 
     Returns
     -------
@@ -138,7 +146,7 @@ def open_any(path: Path | str, mpp: float | None = None) -> Dataset:
         # A CSV, or nothing that can be opened.
         return open_tissue(given, mpp)
     try:
-        return open_dataset(given, mpp)
+        return open_dataset(given, mpp, split_parts=split_parts)
     except UnknownLayoutError as no_nuclei:
         try:
             return open_tissue(given, mpp)
@@ -320,18 +328,19 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
             shutil.copyfile(info, root / info.name)
         try:
             dataset = kind.format.open(root, 1.0)
-            instances, types, *_ = dataset.layout.labels(dataset.entries[0], shape)
+            labels = dataset.layout.labels(dataset.entries[0], shape)
+            lost_objects(labels.lost, len(labels.types))
         except HistomixError as error:
             # What is wrong with the folder is of no interest.
             raise HistomixError(str(error).rpartition("; the first: ")[2]) from None
-    return LabelFile(path.stem, instances, types, dataset.classes, mpp)
+    return LabelFile(path.stem, labels.instances, labels.types, dataset.classes, mpp)
 
 
 def _shape(path: Path, kind: _Kind, image: Path | None) -> tuple[int, int]:
     """Height and width of the image; where there is none, of what the nuclei reach."""
     if image is not None:
         with suppress(Exception), Image.open(image) as opened:  # a damaged image says nothing, whatever Pillow raises
-            return opened.height, opened.width
+            return (opened.width, opened.height) if orientation_of(image) > 4 else (opened.height, opened.width)
     reach = np.array([1.0, 1.0])
     for points in kind.corners(path):
         reach = np.max([reach, *np.ceil(points)], axis=0)

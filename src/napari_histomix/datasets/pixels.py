@@ -34,6 +34,9 @@ _REDUCED, _MASK = 1, 4
 _BAND = 2**20
 """Pixels that are converted at a time, so that a large image needs little more memory than itself."""
 _TIFF = frozenset({".tif", ".tiff"})
+_ORIENTATION = 274
+_MIRRORED = {number: (number in (3, 4, 7, 8), number in (2, 3, 6, 7)) for number in range(1, 9)}
+"""By EXIF orientation whether rows and columns run backwards, after those from 5 on have changed places."""
 _MICROMETERS = dict.fromkeys(("µm", "μm", "um", "micron", "microns"), 1.0)
 _MICROMETERS |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L"})
@@ -56,9 +59,10 @@ def _sha256(array: NDArray[Any]) -> str:
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """Read an H&E image as RGB.
+    """Read an H&E image as RGB, turned upright where its metadata say how the camera was held.
 
-    16-bit color is taken as full range and divided by 257 (65535 becomes 255), rounded. An opaque alpha channel is
+    16-bit color is taken as full range and divided by 257 (65535 becomes 255), rounded. Floating point is taken as 0 to
+    1, or as 0 to 255 where it is larger. An opaque alpha channel is
     dropped; where alpha is less than opaque, the color is composited on white, the color of an empty slide.
 
     Files are PNG, JPEG or TIFF; of a pyramid, the full resolution is read, as (H, W, 3) uint8.
@@ -66,9 +70,9 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     Raises
     ------
     HistomixError
-        If the file cannot be read, is not color, is neither 8 nor 16 bits per channel, or is too large.
+        If the file cannot be read, is not color, holds no colors, or is too large.
     """
-    array = _read_array(path, "an image")
+    array = upright(_read_array(path, "an image"), orientation_of(path))
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 2)):
         raise HistomixError(f"{path.name} is a grayscale image; an H&E image needs color (RGB).")
     if array.ndim != 3 or array.shape[2] not in (3, 4):
@@ -81,6 +85,11 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
                 f"{path.name} is stored in 16 bits but uses only the values of 8; save it with 8 bits per channel."
             )
         array = _banded(array, _divided, array.shape[2])
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 255):  # NaN is in no range
+            raise HistomixError(f"{path.name} holds values that are no colors from 0 to 1 or to 255; save it again.")
+        array = _banded(array * (255.0 if high <= 1 else 1.0), _rounded, array.shape[2])
     if array.dtype != np.uint8:
         raise HistomixError(f"{path.name} holds {array.dtype} values; save it with 8 or 16 bits per channel.")
     if array.shape[2] == 4:
@@ -90,13 +99,38 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def read_label_image(path: Path) -> NDArray[np.int32]:
-    """Read a label image: one channel of 8, 16 or 32 bits, 0 = background."""
-    array = _read_array(path, "a label image")
+    """Read a label image: one channel of whole numbers of any type, 0 = background, as its file stores it.
+
+    Of an image with a color table the indices count. Three equal channels are one.
+    """
+    array = _read_array(path, "a label image", indexed=True)
+    if array.ndim == 3 and array.shape[2] in (2, 4) and (array[..., -1] == np.iinfo(array.dtype).max).all():
+        array = array[..., :-1]
+    if array.ndim == 3 and (array == array[..., :1]).all():
+        array = array[..., 0]
     if array.ndim != 2:
         raise HistomixError(f"{path.name} is no label image (shape {array.shape}); save one channel of instance ids.")
-    if array.dtype.kind not in "iu":
-        raise HistomixError(f"{path.name} holds {array.dtype} values; save ids as 16- or 32-bit whole numbers.")
     return as_ids(array, path.name)
+
+
+def orientation_of(path: Path) -> int:
+    """How an image file says that it is to be turned, from 1 (not at all) to 8, as EXIF numbers it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _opened(path) as image:
+                number = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # decoders raise anything on a broken header; read_pixels reports that file in a sentence
+        return 1
+    return number if number in range(1, 9) else 1
+
+
+def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """An image or a map (H, W, …) as it is stored, turned as its EXIF orientation (1 to 8) asks for."""
+    if orientation > 4:
+        array = array.swapaxes(0, 1)
+    rows, cols = _MIRRORED[orientation]
+    return array[:: -1 if rows else 1, :: -1 if cols else 1]
 
 
 def as_ids(array: NDArray[Any], name: str) -> NDArray[np.int32]:
@@ -133,12 +167,14 @@ def read_mpp(path: Path) -> float | None:
         return None
 
 
-def _read_array(path: Path, what: str) -> NDArray[Any]:
+def _read_array(path: Path, what: str, *, indexed: bool = False) -> NDArray[Any]:
     try:
         with warnings.catch_warnings():
             # Decoders warn about harmless tags; what matters raises, or shows in the shape.
             warnings.simplefilter("ignore")
-            return _read_tiff(path) if path.suffix.casefold() in _TIFF else _read_with_pillow(path)
+            if path.suffix.casefold() in _TIFF:
+                return _read_tiff(path, indexed)
+            return _read_with_pillow(path, indexed)
     except HistomixError:
         raise
     except FileNotFoundError:
@@ -153,12 +189,12 @@ def _read_array(path: Path, what: str) -> NDArray[Any]:
         ) from None
 
 
-def _read_tiff(path: Path) -> NDArray[Any]:
+def _read_tiff(path: Path, indexed: bool) -> NDArray[Any]:
     # Only pages are looked at, not what tifffile calls series: for those, other files that this one names would be
     # opened, and memory be taken for as many planes as its metadata claim.
     with tifffile.TiffFile(path, _multifile=False) as tiff:
         page = tiff.pages.first
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not indexed:
             raise HistomixError(f"{path.name} is a TIFF with a color table; save it as plain RGB or as plain ids.")
         if page.axes not in ("YX", "YXS", "SYX") or _is_stack(tiff):
             raise HistomixError(
@@ -173,7 +209,7 @@ def _read_tiff(path: Path) -> NDArray[Any]:
             return np.moveaxis(array, 0, -1) if page.axes == "SYX" else array
     # tifffile leaves LZW, JPEG and others to imagecodecs, which is not required; Pillow decodes them by itself, and
     # never more than the image's own size.
-    return _read_with_pillow(path)
+    return _read_with_pillow(path, indexed)
 
 
 def _is_stack(tiff: tifffile.TiffFile) -> bool:
@@ -222,7 +258,7 @@ def _check_segments(page: tifffile.TiffPage) -> None:
             raise ValueError("a strip or tile holds more than its share of the image")
 
 
-def _read_with_pillow(path: Path) -> NDArray[Any]:
+def _read_with_pillow(path: Path, indexed: bool) -> NDArray[Any]:
     with _opened(path) as image:
         check_size((image.height, image.width), path.name)
         if image.format == "PNG" and _is_16_bit_color(path):
@@ -231,12 +267,16 @@ def _read_with_pillow(path: Path) -> NDArray[Any]:
             if array is None:
                 raise ValueError("the PNG data is incomplete")
             return array[..., [2, 1, 0, 3][: array.shape[2]]]
+        turn = orientation_of(path) if image.format == "TIFF" else 1
         image.load()
-        if image.mode == "P":
-            return np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
-        if image.mode not in {"RGB", "RGBA"} | _GRAY_MODES:
+        if image.mode not in {"P", "RGB", "RGBA"} | _GRAY_MODES:
             raise HistomixError(f"{path.name} is stored as {image.mode}; save it as RGB.")
-        return np.asarray(image)
+        if image.mode == "P" and not indexed:
+            array = np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
+        else:
+            array = np.asarray(image)
+        # Pillow turns TIFF files while it loads them, and no others; here all are turned in one place.
+        return upright(array, {6: 8, 8: 6}.get(turn, turn))
 
 
 def _opened(path: Path) -> Image.Image:
@@ -264,6 +304,10 @@ def _banded(
 
 def _divided(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _rounded(pixels: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    return np.rint(pixels).astype(np.uint8)
 
 
 def _on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

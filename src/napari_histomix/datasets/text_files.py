@@ -112,6 +112,16 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return content
 
 
+def decoded(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with its byte order mark, or in what Windows used before (cp1252, else Latin-1)."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16", "replace")
+    for encoding in ("utf-8-sig", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            return content.decode(encoding)
+    return content.decode("latin-1")
+
+
 def read_json(path: Path, limit_bytes: int = MAX_JSON, *, not_a_number: bool = False) -> Any:
     """Read a JSON file in UTF-8."""
 
@@ -208,14 +218,16 @@ class Table:
 
 
 def read_table(path: Path, *columns: str) -> Table:
-    """Read a CSV file in UTF-8, with or without a byte order mark, separated by commas or semicolons."""
+    """Read a CSV file, separated by commas, semicolons or tabs, in any encoding that spreadsheets write."""
     try:
-        text = read_bytes(path, _MAX_TABLE).decode("utf-8-sig")
-    except (UnicodeDecodeError, HistomixError):
+        text = decoded(read_bytes(path, _MAX_TABLE))
+    except HistomixError:
         raise HistomixError(f"{path.name} in {path.parent} cannot be read; save it as a CSV in UTF-8.") from None
-    header = text.partition("\n")[0]
+    if "\0" in text:
+        raise HistomixError(f"{path.name} in {path.parent} is no text; save it as a CSV in UTF-8.")
+    header = text.lstrip().partition("\n")[0]
     # Not line by line: a cell in quotes may hold a line break.
-    delimiter = ";" if ";" in header and "," not in header else ","
+    delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[tuple[int, dict[str, str]]] = []
     try:
@@ -232,9 +244,9 @@ def read_table(path: Path, *columns: str) -> Table:
 
 
 def whole_number(text: str) -> int | None:
-    """The whole number a cell holds, ``3`` or a spreadsheet's ``3.0``; None if it holds something else."""
+    """The whole number a cell holds, ``3`` or a spreadsheet's ``3.0`` or ``3,0``; None if it holds something else."""
     try:
-        value = float(text)
+        value = float(text.replace(",", "."))
     except ValueError:
         return None
     return int(value) if value.is_integer() else None

@@ -11,8 +11,9 @@ import napari
 from napari.layers import Image
 
 from napari_histomix.datasets import Dataset, load_sample, open_dataset
+from napari_histomix.datasets.entries import SPLIT_FOLDERS
 from napari_histomix.datasets.formats import recognized
-from napari_histomix.datasets.listing import SPLIT_FOLDERS, subfolder
+from napari_histomix.datasets.listing import subfolder
 from napari_histomix.datasets.opening import is_label_file, read_label_file
 from napari_histomix.records import HistomixError, LabeledImage
 from napari_histomix.study import Study

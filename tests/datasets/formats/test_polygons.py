@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
+from napari_histomix.datasets.entries import COVERED, EMPTY, OUTSIDE
 from napari_histomix.datasets.formats import polygons
 from napari_histomix.datasets.formats.polygons import (
     MAX_POINTS,
@@ -167,17 +168,19 @@ def _square(x, y, size):
 
 
 def test_paint_leaves_pixels_with_the_earlier_polygon():
-    instances, types = paint((10, 10), [(_square(0, 0, 4), 5), (_square(2, 2, 4), 6)])
-    assert (instances[:4, :4] == 1).all()
-    assert (instances == 2).sum() == 12
-    assert types == {1: 5, 2: 6}
-    assert instances.dtype == np.int32
+    labels = paint((10, 10), [(_square(0, 0, 4), 5), (_square(2, 2, 4), 6)])
+    assert (labels.instances[:4, :4] == 1).all()
+    assert (labels.instances == 2).sum() == 12
+    assert labels.types == {1: 5, 2: 6} and not labels.lost
+    assert labels.instances.dtype == np.int32
 
 
 def test_paint_draws_a_nested_nucleus_over_the_other_and_leaves_copies_out():
     polygons = [(_square(0, 0, 6), 1), (_square(1, 1, 2), 2), (_square(0, 0, 6), 3), (_square(20, 20, 5), 4)]
-    instances, types = paint((10, 10), [*polygons, (_square(7, 7, 2), 5)])
-    assert types == {1: 1, 2: 2, 3: 5}
+    labels = paint((10, 10), [*polygons, (_square(7, 7, 2), 5), (_square(3.6, 3.6, 0.2), 1)])
+    instances = labels.instances
+    assert labels.types == {1: 1, 2: 2, 3: 5}
+    assert labels.lost == {COVERED: 1, OUTSIDE: 1, EMPTY: 1}
     assert (instances[1:3, 1:3] == 2).all()
     assert (instances == 1).sum() == 32
     assert (instances == 3).sum() == 4
@@ -214,3 +217,10 @@ def test_every_nucleus_of_a_map_whatever_its_id():
     np.testing.assert_array_equal(found[2_000_000_000][0][0], [[2, 1], [5, 1], [5, 3], [2, 3]])
     assert dict(shapes_of(np.zeros((3, 3), np.int32))) == {}
     assert len(dict(shapes_of(np.ones((3, 3), np.int32)))) == 1
+
+
+def test_a_ring_that_is_walked_twice_holds_what_it_holds_once():
+    [square] = _square(2, 3, 4)
+    twice = paint((10, 10), [([square + square], 1)])
+    np.testing.assert_array_equal(twice.instances, paint((10, 10), [([square], 1)]).instances)
+    assert not twice.lost

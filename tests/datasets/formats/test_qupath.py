@@ -100,9 +100,9 @@ def test_single_files(tmp_path, kind):
     assert [one.kind for one in features] == [kind] * 3
     assert [(one.name, one.color) for one in features][1] == ("immune cell", (1, 2, 3))
     assert features[1].measurements["Nucleus: Area µm^2"] == pytest.approx(50 * 0.0625)
-    instances, types = drawn(nuclei(features), image.instances.shape, class_numbers(CLASSES))
-    np.testing.assert_array_equal(instances, image.instances)
-    assert types == image.types
+    labels = drawn(nuclei(features), image.instances.shape, class_numbers(CLASSES))
+    np.testing.assert_array_equal(labels.instances, image.instances)
+    assert labels.types == image.types and not labels.lost
     with pytest.raises(HistomixError, match="no type of QuPath's objects"):
         write_features(tmp_path / "x.geojson", image, CLASSES, kind="nucleus")
     with pytest.raises(HistomixError, match="none of the classes"):

@@ -15,20 +15,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import Entry, Problem, Row, named_classes, tcga_origin
+from napari_histomix.datasets.entries import SPLIT_FOLDERS, Entry, Labels, Problem, Row, named_classes, tcga_origin
 from napari_histomix.datasets.formats.polygons import Ring, as_ring, one_ring, paint, shapes_of
-from napari_histomix.datasets.listing import (
-    IMAGE_SUFFIXES,
-    SPLIT_FOLDERS,
-    Listing,
-    files_by_stem,
-    sections_of,
-    subfolder,
-    subfolders,
-)
+from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, files_by_stem, sections_of, subfolder, subfolders
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP
 from napari_histomix.datasets.text_files import begins_with, naming, read_xml, whole_id
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, Names, safe_name, write_tiff_image
@@ -143,7 +134,7 @@ def _class_of(annotation: ElementTree.Element) -> str:
 class _Layout(Layout):
     numbers: dict[str, int]  # of the classes, by name in lower case
 
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         # Regions are drawn in their order; negative ones are holes of those they lie in. Where no two regions have one
         # ``Id``, nuclei keep it; MoNuSAC's begin anew in every class.
         name = entry.label_file.name

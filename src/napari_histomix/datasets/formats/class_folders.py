@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import (
+    SPLIT_FOLDERS,
     TABLE,
     Entry,
     Problem,
@@ -22,7 +23,6 @@ from napari_histomix.datasets.entries import (
 )
 from napari_histomix.datasets.listing import (
     IMAGE_SUFFIXES,
-    SPLIT_FOLDERS,
     Listing,
     RowDraft,
     Section,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import Entry, Row, classes_of, palette, split_name
+from napari_histomix.datasets.entries import OUTSIDE, Entry, Labels, Row, classes_of, palette, split_name
 from napari_histomix.datasets.formats.polygons import (
     Canvas,
     Ring,
@@ -27,9 +27,11 @@ from napari_histomix.datasets.formats.polygons import (
     mask_text,
     masks_of,
     outlines,
+    outside,
     rasterize,
 )
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, sections_of, subfolder, subfolders, visible_files
+from napari_histomix.datasets.pixels import orientation_of
 from napari_histomix.datasets.text_files import begins_with, naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
@@ -186,8 +188,11 @@ class _Layout(Layout):
     sizes: Mapping[str, tuple[Any, Any]]
     nuclei: Mapping[str, Sequence[Nucleus]]
 
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         image, (rows, cols) = entry.source.image, self.sizes[entry.source.image]
+        if (rows, cols) == shape[::-1] and orientation_of(entry.image) > 4:
+            # It was drawn on the image as its file stores it.
+            shape = rows, cols
         if isinstance(rows, int) and isinstance(cols, int) and (rows, cols) != shape:
             raise HistomixError(
                 f"{image}: {entry.label_file.name} says {cols}×{rows} pixels but the image is {shape[1]}×{shape[0]}; "
@@ -196,8 +201,11 @@ class _Layout(Layout):
         canvas = Canvas(shape)
         with naming(image):
             for nucleus in self.nuclei[image]:
-                canvas.add(*filled(nucleus, shape, canvas), nucleus.kind)
-        return canvas.instances, canvas.types
+                if outside(nucleus.rings, shape):
+                    canvas.lost[OUTSIDE] += 1
+                else:
+                    canvas.add(*filled(nucleus, shape, canvas), nucleus.kind)
+        return canvas.labels()
 
 
 class Writer(ImageWriter):

@@ -20,8 +20,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, numbered_classes
-from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of
+from napari_histomix.datasets.entries import (
+    NO_OUTLINE,
+    OUTSIDE,
+    UNCLASSIFIED,
+    UNCLASSIFIED_COLOR,
+    Entry,
+    Labels,
+    numbered_classes,
+)
+from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of, outside
 from napari_histomix.datasets.listing import Listing, files_by_stem, subfolder
 from napari_histomix.datasets.text_files import MAX_JSON, MAX_PIXELS, begins_with, read_bytes, read_json, whole_id
 from napari_histomix.datasets.writing import ImageWriter, write_text
@@ -78,7 +86,7 @@ def _types_in(path: Path) -> set[int]:
 class _Layout(Layout):
     untyped: int = 0  # class number of nuclei without a type; 0 if there are none
 
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         name, content = entry.label_file.name, read_json(entry.label_file)
         nuclei = content.get("nuc") if isinstance(content, dict) else None
         if not isinstance(nuclei, dict):
@@ -97,12 +105,13 @@ class _Layout(Layout):
                 _draw(canvas, as_ring(nucleus.get("contour")), kind or self.untyped, number)
             except HistomixError as error:
                 raise HistomixError(f"{name}, nucleus {number}: {error}") from None
-        return canvas.instances, canvas.types
+        return canvas.labels()
 
 
 def _draw(canvas: Canvas, contour: Ring, kind: int, number: int) -> None:
     """Draw what OpenCV fills of a contour, the pixels on it included."""
     if len(contour) == 0:
+        canvas.lost[NO_OUTLINE] += 1
         return
     points = np.rint(contour).astype(np.int64)
     low = points.min(axis=0)
@@ -115,6 +124,9 @@ def _draw(canvas: Canvas, contour: Ring, kind: int, number: int) -> None:
     col, row = low.tolist()
     height, width = canvas.instances.shape
     above, left = max(row, 0), max(col, 0)
+    if outside([points, points + 1], canvas.instances.shape):
+        canvas.lost[OUTSIDE] += 1
+        return
     inside = filled[above - row : max(height - row, 0), left - col : max(width - col, 0)] > 0
     canvas.add(above, left, inside, kind, number)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import Entry, Row, named_classes
+from napari_histomix.datasets.entries import Entry, Labels, Row, named_classes
 from napari_histomix.datasets.formats.plain import classes_of, listed_types
 from napari_histomix.datasets.formats.zarr_arrays import below, open_array, read_group, write_array, write_group
 from napari_histomix.datasets.listing import Listing
@@ -173,11 +173,11 @@ class _Layout(Layout):
             )
         return np.ascontiguousarray(np.moveaxis(array, 0, -1))
 
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         instances = as_ids(self._read(entry.label_file, "yx"), entry.source.image)
         if self.types is None:
-            return instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped)
-        return instances, self.types[entry.source.image]
+            return Labels(instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped))
+        return Labels(instances, self.types[entry.source.image])
 
     def _read(self, folder: Path, wanted: str) -> NDArray[Any]:
         """The full resolution of a group, with these axes in this order."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import Entry, Row, checked_mpp
+from napari_histomix.datasets.entries import Entry, Labels, Row, checked_mpp
 from napari_histomix.datasets.listing import Listing
 from napari_histomix.datasets.pixels import as_ids
 from napari_histomix.datasets.text_files import check_size, gone, read_table, readable, whole_number, write_table
@@ -162,7 +162,7 @@ class _Layout(Layout):
             result[piece.window] = tile
         return result
 
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         # Where the maps of two classes overlap, a pixel is that of the first class. Ids keep their order and are
         # numbered from 1; one id in the maps of two classes is two nuclei.
         pieces = self.pieces[entry.source.image]
@@ -176,7 +176,7 @@ class _Layout(Layout):
         values, places = np.unique(pairs, return_inverse=True)
         first = 0 if values[0] == 0 else 1
         types = {number: int(pair % 8) + 1 for number, pair in enumerate(values.tolist(), start=first) if pair}
-        return (places.reshape(shape) + first).astype(np.int32), types
+        return Labels((places.reshape(shape) + first).astype(np.int32), types)
 
     def _tiles(self, pieces: Sequence[Piece], which: int) -> Iterator[tuple[Piece, NDArray[Any]]]:
         """Each tile of an image or of its masks, without what is mirrored."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
     TABLE,
     Entry,
+    Labels,
     Row,
     UnknownLayoutError,
     named_classes,
@@ -59,13 +59,13 @@ class LabelFiles(Layout):
     listed_types: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False)
     untyped: int = 0
 
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], Mapping[int, int]]:
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         if entry.label_file.suffix.casefold() in MAT_SUFFIXES:
-            return read_mat(entry.label_file)
+            return Labels(*read_mat(entry.label_file))
         instances = read_label_image(entry.label_file)
         if self.untyped:
-            return instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped)
-        return instances, dict(self.listed_types.get(entry.source.image, {}))
+            return Labels(instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped))
+        return Labels(instances, self.listed_types.get(entry.source.image, {}))
 
 
 def _types_table(folder: Path) -> Path:

@@ -7,6 +7,7 @@ pycocotools and most tools for instance masks read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_histomix.datasets.entries import COVERED, EMPTY, OUTSIDE, Labels, Loss
 from napari_histomix.records import HistomixError
 
 Ring = NDArray[np.float64]
@@ -96,6 +98,7 @@ class _Edges(NamedTuple):
 
     top: NDArray[np.float64]  # (n, 2) x, y of the upper end
     bottom: NDArray[np.float64]
+    sign: NDArray[np.int64]  # 1 where the ring runs down, -1 where it runs up
     first: NDArray[np.int64]  # rows of pixels whose middle line is crossed, from first up to below last
     last: NDArray[np.int64]
     window: tuple[int, int, int, int]  # rows from, below; columns from, below
@@ -130,7 +133,7 @@ def _edges(rings: Sequence[Any], shape: tuple[int, int]) -> _Edges:
         raise HistomixError(f"a polygon has more than {MAX_POINTS} points; simplify it.")
     if not closed:
         none = np.zeros(0, np.int64)
-        return _Edges(np.zeros((0, 2)), np.zeros((0, 2)), none, none, (0, 0, 0, 0))
+        return _Edges(np.zeros((0, 2)), np.zeros((0, 2)), none, none, none, (0, 0, 0, 0))
     start = np.concatenate(closed)
     corners = np.ceil([start.min(axis=0) - 0.5, start.max(axis=0) - 0.5])
     (left, above), (right, below) = np.clip(corners, 0, (shape[1], shape[0])).astype(int).tolist()
@@ -142,11 +145,23 @@ def _edges(rings: Sequence[Any], shape: tuple[int, int]) -> _Edges:
     first = np.clip(np.ceil(top[:, 1] - 0.5), window[0], window[1]).astype(np.int64)
     last = np.clip(np.ceil(bottom[:, 1] - 0.5), window[0], window[1]).astype(np.int64)
     crosses = first < last
-    return _Edges(top[crosses], bottom[crosses], first[crosses], last[crosses], window)
+    sign = np.where(falls[:, 0], 1, -1)
+    return _Edges(top[crosses], bottom[crosses], sign[crosses], first[crosses], last[crosses], window)
 
 
 def _fill(edges: _Edges) -> NDArray[np.bool_]:
-    """The pixels of the edges' window whose centers have an odd number of crossings to their left."""
+    """The pixels of the edges' window whose centers have an odd number of crossings to their left.
+
+    Where there are none, those that the rings wind around: a ring that is walked twice holds what it holds once.
+    """
+    mask = _crossed(edges, np.bitwise_xor, 1)
+    if mask.size and not mask.any():
+        mask = _crossed(edges, np.add, edges.sign)
+    return mask
+
+
+def _crossed(edges: _Edges, count: np.ufunc, value: NDArray[np.int64] | int) -> NDArray[np.bool_]:
+    """The pixels of the edges' window for whose centers the values of all crossings to their left do not cancel."""
     if edges.crossings > _MAX_CROSSINGS:
         raise HistomixError("a polygon runs up and down too often to be drawn; simplify it.")
     above, below, left, right = edges.window
@@ -166,9 +181,9 @@ def _fill(edges: _Edges) -> NDArray[np.bool_]:
         crossed = top[:, 0] + share * (bottom[:, 0] - top[:, 0])
         cols = np.clip(np.ceil(crossed - 0.5), left, right).astype(np.int64) - left
         # One column more, for what is crossed to the right of the window.
-        changes = np.zeros((stop - row, width + 1), np.uint8)
-        np.bitwise_xor.at(changes, (rows - row, cols), 1)
-        mask[row - above : stop - above] = np.bitwise_xor.accumulate(changes[:, :width], axis=1)
+        changes = np.zeros((stop - row, width + 1), np.uint8 if isinstance(value, int) else np.int32)
+        count.at(changes, (rows - row, cols), value if isinstance(value, int) else value[each])
+        mask[row - above : stop - above] = count.accumulate(changes[:, :width], axis=1) != 0
     return mask
 
 
@@ -176,8 +191,8 @@ def rasterize(rings: Sequence[Any], shape: tuple[int, int]) -> tuple[int, int, N
     """The pixels of an image whose centers lie in a polygon, by the even-odd rule over all of its rings.
 
     So holes are holes whatever their orientation, and where a ring crosses itself, what it winds around twice is
-    outside. A center on an edge belongs to what is to the right of it or below. Rings of fewer than three points
-    hold nothing.
+    outside; unless nothing would be left of the polygon, as of a ring that is walked twice. A center on an edge belongs
+    to what is to the right of it or below. Rings of fewer than three points hold nothing.
     """
     edges = _edges(rings, shape)
     return edges.window[0], edges.window[2], _fill(edges)
@@ -188,12 +203,13 @@ class Canvas:
 
     Where two overlap, the pixels stay with the earlier one, as in the readers of MoNuSeg. A nucleus that lies wholly
     within others is drawn over them, since it would be lost otherwise; unless one of those would be lost by that, as
-    with a copy. It is then left out, as is one without a pixel.
+    with a copy. It is then left out, as is one without a pixel, and counted with the reason.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.instances = np.zeros(shape, np.int32)
         self.types: dict[int, int] = {}
+        self.lost: Counter[Loss] = Counter()
         self._areas: dict[int, int] = {}
         self._work = 0
 
@@ -203,15 +219,31 @@ class Canvas:
         if self._work > _MAX_WORK:
             raise HistomixError("the polygons cover the image too many times over; remove the large ones.")
 
-    def add(self, row: int, col: int, mask: NDArray[np.bool_], kind: int, instance: int | None = None) -> bool:
-        """Draw one nucleus; returns whether it was drawn."""
+    def labels(self, synthetic: Iterable[int] = (), notes: tuple[str, ...] = ()) -> Labels:
+        """What was drawn, and what was lost on the way."""
+        return Labels(self.instances, self.types, frozenset(synthetic), self.lost, notes)
+
+    def draw(self, rings: Sequence[Any], kind: int, instance: int | None = None) -> int:
+        """Draw a nucleus by its outlines; returns its id, 0 where it is lost."""
+        self.spend(_PER_RING * len(rings))
+        edges = _edges(rings, self.instances.shape)
+        above, below, left, right = edges.window
+        self.spend((below - above) * (right - left) + edges.crossings + _PER_POINT * sum(map(len, rings)))
+        if outside(rings, self.instances.shape):
+            self.lost[OUTSIDE] += 1
+            return 0
+        return self.add(above, left, _fill(edges), kind, instance)
+
+    def add(self, row: int, col: int, mask: NDArray[np.bool_], kind: int, instance: int | None = None) -> int:
+        """Draw a nucleus by its mask; returns its id, 0 where it is lost."""
         below = self.instances[row : row + mask.shape[0], col : col + mask.shape[1]]
         drawn = mask & (below == 0)
         if not drawn.any():
             ids, counts = np.unique(below[mask], return_counts=True)
             lost = dict(zip(ids.tolist(), counts.tolist(), strict=True))
             if not lost or any(self._areas[other] <= count for other, count in lost.items()):
-                return False
+                self.lost[COVERED if lost else EMPTY] += 1
+                return 0
             for other, count in lost.items():
                 self._areas[other] -= count
             drawn = mask
@@ -219,21 +251,26 @@ class Canvas:
         below[drawn] = number
         self.types[number] = kind
         self._areas[number] = int(np.count_nonzero(drawn))
-        return True
+        return number
+
+
+def outside(rings: Sequence[Any], shape: tuple[int, ...]) -> bool:
+    """Whether no point of the rings' boxes lies in an image of that shape."""
+    corners = [ring for ring in map(as_ring, rings) if len(ring)]
+    if not corners:
+        return False
+    low, high = np.min([ring.min(axis=0) for ring in corners], axis=0), np.max([r.max(axis=0) for r in corners], axis=0)
+    return bool((high <= 0).any() or (low >= (shape[1], shape[0])).any())
 
 
 def paint(
     shape: tuple[int, int], polygons: Iterable[tuple[Sequence[Any], int]], ids: Iterable[int] | None = None
-) -> tuple[NDArray[np.int32], dict[int, int]]:
+) -> Labels:
     """Draw polygons into an instance map, in their order; see `Canvas` for those that overlap."""
     canvas = Canvas(shape)
     for (rings, number), instance in zip(polygons, repeat(None) if ids is None else ids, strict=False):
-        canvas.spend(_PER_RING * len(rings))
-        edges = _edges(rings, shape)
-        above, below, left, right = edges.window
-        canvas.spend((below - above) * (right - left) + edges.crossings + _PER_POINT * sum(map(len, rings)))
-        canvas.add(above, left, _fill(edges), number, instance)
-    return canvas.instances, canvas.types
+        canvas.draw(rings, number, instance)
+    return canvas.labels()
 
 
 def shapes_of(instances: NDArray[np.int32]) -> Iterator[tuple[int, list[tuple[Ring, list[Ring]]]]]:

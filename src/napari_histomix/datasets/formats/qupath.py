@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, named_classes
-from napari_histomix.datasets.formats.polygons import Ring, as_ring, paint, shapes_of
+from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, Labels, named_classes
+from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, shapes_of
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, files_by_stem, subfolder
 from napari_histomix.datasets.text_files import begins_with, naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, check_classes, write_text
@@ -79,13 +78,9 @@ def class_numbers(classes: Iterable[NucleusClass]) -> dict[str, int]:
 class _Layout(Layout):
     numbers: Mapping[str, int]  # of the classes, by name in lower case
 
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int], frozenset[int]]:
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         with naming(entry.label_file.name):
-            objects = nuclei(read_features(entry.label_file))
-            instances, types = draw(objects, shape, self.numbers)
-        # Objects are drawn in their order, from 1.
-        synthetic = frozenset(number for number, feature in enumerate(objects, start=1) if feature.synthetic)
-        return instances, types, synthetic & types.keys()
+            return draw(nuclei(read_features(entry.label_file)), shape, self.numbers)
 
 
 def nuclei(features: Sequence[Feature]) -> list[Feature]:
@@ -94,17 +89,17 @@ def nuclei(features: Sequence[Feature]) -> list[Feature]:
     return [feature for feature in features if feature.kind != "annotation"] or list(features)
 
 
-def draw(
-    features: Iterable[Feature], shape: tuple[int, int], numbers: Mapping[str, int]
-) -> tuple[NDArray[np.int32], dict[int, int]]:
+def draw(features: Iterable[Feature], shape: tuple[int, int], numbers: Mapping[str, int]) -> Labels:
     """Draw objects into an instance map, in their order."""
-    polygons = []
+    canvas, synthetic = Canvas(shape), set()
     for feature in features:
         name = feature.name or UNCLASSIFIED
         if name.casefold() not in numbers:
             raise HistomixError(f"an object is of the class {name!r}, which the dataset does not list; add it there.")
-        polygons.append((feature.rings, numbers[name.casefold()]))
-    return paint(shape, polygons)
+        number = canvas.draw(feature.rings, numbers[name.casefold()])
+        if feature.synthetic and number:
+            synthetic.add(number)
+    return canvas.labels(synthetic)
 
 
 class Writer(ImageWriter):

@@ -32,7 +32,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
     for folder, split in sections_of(root):
         if _is_pairs(folder):
             for image, pair in _pairs(folder, listing).items():
-                listing.add(image, pair, Row(split=split))
+                listing.add(image, pair, Row(split=split), folder.name)
     table, classes = root / TYPES_TABLE, listing.classes
     if table.is_file():
         images = {image: pair[0] for image, pair in listing.files.items()}

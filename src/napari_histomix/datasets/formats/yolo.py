@@ -17,9 +17,9 @@ import yaml
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import Entry, Row, classes_of, palette, split_name
+from napari_histomix.datasets.entries import SPLIT_FOLDERS, Entry, Labels, Row, classes_of, palette, split_name
 from napari_histomix.datasets.formats.polygons import one_ring, paint, shapes_of
-from napari_histomix.datasets.listing import LABEL_SUFFIXES, MAT_SUFFIXES, SPLIT_FOLDERS, Listing, subfolder
+from napari_histomix.datasets.listing import LABEL_SUFFIXES, MAT_SUFFIXES, Listing, subfolder
 from napari_histomix.datasets.text_files import naming, read_bytes
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name, write_png, write_text
 from napari_histomix.records import HistomixError, LabeledImage
@@ -108,7 +108,7 @@ def _names(root: Path) -> dict[int, str]:
 class _Layout(Layout):
     numbers: Mapping[int, int]  # of the classes, by YOLO's numbers
 
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[int, int]]:
+    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         try:
             lines = read_bytes(entry.label_file, _MAX_LABELS).decode("ascii").splitlines()
         except UnicodeDecodeError:
