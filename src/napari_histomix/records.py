@@ -70,6 +70,19 @@ class Source:
     slide: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one image (its name), in one sentence a person can act on.
+
+    ``about`` says of what kind it is: lost ``objects``, ids with several ``parts``, ``orientation``, nuclei of no class
+    (``types``); empty for files that are left out, and whatever else there may be.
+    """
+
+    image: str
+    sentence: str
+    about: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LabeledImage:
     """An H&E image with its nuclei.
@@ -89,7 +102,7 @@ class LabeledImage:
         Class of the image as a whole, as a patch of a graded tumor has one; empty where it has none.
     synthetic : frozenset of int
         Ids of the instances that are synthetic: never donors, and no part of any statistics of real nuclei.
-    notes : tuple of str
+    notes : tuple of Problem
         What reading it has to tell a person: objects that are lost, ids that cover several shapes.
 
     Raises
@@ -112,7 +125,7 @@ class LabeledImage:
     source: Source
     kind: str = ""
     synthetic: frozenset[int] = frozenset()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Problem, ...] = ()
 
     def __post_init__(self) -> None:
         name = self.source.image

@@ -21,13 +21,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, Labels, Problem, lost_objects
+from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, Labels, lost_objects
 from napari_histomix.datasets.formats.polygons import mask_of, masks_of
 from napari_histomix.datasets.parts import merged_notes, split_parts
 from napari_histomix.datasets.pixels import orientation_of, pixels_sha256, read_pixels, upright
 from napari_histomix.datasets.text_files import about, naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
-from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass, instance_ids
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass, Problem, instance_ids
 
 
 class Layout:
@@ -230,12 +230,13 @@ class Dataset:
         image, pixels = entry.source.image, self.layout.pixels(entry)
         rows, cols = pixels.shape[:2]
         labels = self.layout.labels(entry, (rows, cols))
-        instances, notes = labels.instances, list(labels.notes)
+        instances, notes = labels.instances, [("", note) for note in labels.notes]
         if entry.labels is not None and (turn := orientation_of(entry.image)) > 1:
             if instances.shape == (cols, rows) != (rows, cols):
                 instances = np.ascontiguousarray(upright(instances, turn))
             else:
-                notes.append("its EXIF data turn it; its labels are taken to be drawn on the upright image.")
+                sentence = "its EXIF data turn it; its labels are taken to be drawn on the upright image."
+                notes.append(("orientation", sentence))
         types = {number: kind for number, kind in labels.types.items() if kind}
         if unknown := sorted(set(types.values()) - {known.number for known in self.classes}):
             raise HistomixError(
@@ -246,20 +247,24 @@ class Dataset:
             present = instance_ids(instances)
             with naming(image):
                 if lost := lost_objects(labels.lost, len(present)):
-                    notes.insert(0, lost)
-            types |= dict.fromkeys(set(present) - types.keys(), self.unclassified.number)
+                    notes.append(("objects", lost))
+            untyped = set(present) - types.keys()
+            types |= dict.fromkeys(untyped, self.unclassified.number)
+            if untyped:
+                verb = "nucleus has" if len(untyped) == 1 else "nuclei have"
+                notes.append(("types", f"{len(untyped):,} of {len(present):,} {verb} no class: {UNCLASSIFIED}."))
         flagged = labels.synthetic
         if self.split_parts:
             instances, types, flagged = split_parts(instances, types, flagged)
         elif entry.labels is not None:
-            notes += merged_notes(instances)
+            notes += [("parts", note) for note in merged_notes(instances)]
         marks = self.marks.get(image)
         if marks is not None:
             synthetic = frozenset(mark.instance(instances) for mark in marks) & types.keys()
         else:
             # All instances of a synthetic image, where nothing says which they are.
             synthetic = flagged or frozenset(types if entry.synthetic else ())
-        said = tuple(f"{image}: {note}" for note in notes)
+        said = tuple(Problem(image, f"{image}: {sentence}", about) for about, sentence in notes)
         return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind, synthetic, said)
 
     def class_number(self, name_or_number: str | int) -> int:
@@ -334,7 +339,7 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
         except HistomixError as error:
             problems.append(Problem(image, about(image, error)))
             continue
-        problems += [Problem(image, note) for note in labeled.notes]
+        problems += labeled.notes
         # What has something to tell is read again, to tell it again.
         if stamp is not None and not labeled.notes:
             result.stamps[image] = stamp

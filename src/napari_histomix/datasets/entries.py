@@ -123,14 +123,6 @@ class UnknownLayoutError(HistomixError):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with one image (its name), in one sentence a person can act on."""
-
-    image: str
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """What a CSV or a format says about one image; empty strings, None and an empty mapping where it says nothing."""
 

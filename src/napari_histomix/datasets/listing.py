@@ -16,7 +16,6 @@ from napari_histomix.datasets.entries import (
     SPLITS,
     TABLE,
     Entry,
-    Problem,
     Row,
     checked_mpp,
     dataset_name,
@@ -32,7 +31,7 @@ from napari_histomix.datasets.entries import (
 from napari_histomix.datasets.names import Lookup, composed, paired
 from napari_histomix.datasets.pixels import is_flagged, read_mpp
 from napari_histomix.datasets.text_files import about, read_table, whole_number
-from napari_histomix.records import HistomixError, NucleusClass, Source
+from napari_histomix.records import HistomixError, NucleusClass, Problem, Source
 
 IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
 LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})

@@ -17,13 +17,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import SPLIT_FOLDERS, Entry, Labels, Problem, Row, named_classes, tcga_origin
+from napari_histomix.datasets.entries import SPLIT_FOLDERS, Entry, Labels, Row, named_classes, tcga_origin
 from napari_histomix.datasets.formats.polygons import Ring, as_ring, one_ring, paint, shapes_of
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, files_by_stem, sections_of, subfolder, subfolders
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP
 from napari_histomix.datasets.text_files import begins_with, naming, read_xml, whole_id
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, Names, safe_name, write_tiff_image
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Problem
 
 NUCLEUS = "nucleus"
 """Class of what stands in an ``Annotation`` without a name."""

@@ -14,7 +14,6 @@ from napari_histomix.datasets.entries import (
     SPLIT_FOLDERS,
     TABLE,
     Entry,
-    Problem,
     Row,
     UnknownLayoutError,
     natural_order,
@@ -34,7 +33,7 @@ from napari_histomix.datasets.listing import (
 )
 from napari_histomix.datasets.text_files import Table, read_bytes, read_table
 from napari_histomix.datasets.writing import ImageWriter, Names, safe_name, write_dataset_json, write_png
-from napari_histomix.records import HistomixError, LabeledImage
+from napari_histomix.records import HistomixError, LabeledImage, Problem
 
 LAYOUTS = (
     "expected one folder per class with its images in it (these folders may lie in Train, Val and Test), "
