@@ -1,5 +1,6 @@
 """Tests that one function opens whatever a folder holds, as one kind of dataset."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,12 @@ def test_nuclei_and_classes_are_opened_as_what_they_are(tmp_path: Path) -> None:
     tissue = open_any(add_images(tmp_path, "tumor/a.png", "stroma/b.png"), mpp=0.5)
     assert tissue.has_kinds and not tissue.has_nuclei and tissue.kinds == ("stroma", "tumor")
     assert [entry.source.image for entry in tissue.of_kind("Tumor")] == ["tumor/a"]
+
+
+def test_a_dataset_says_what_it_was_taken_for(tmp_path: Path) -> None:
+    nuclei = open_any(sample_folder())
+    assert nuclei.format == "hovernet" and nuclei == replace(nuclei, format="")
+    assert open_any(add_images(tmp_path, "tumor/a.png", "stroma/b.png"), mpp=0.5).format == "class-folders"
 
 
 def test_an_image_with_a_class_has_no_instances(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ class Dataset:
         By image where its synthetic nuclei lie.
     split_parts : bool
         Whether each connected part of an instance is read as a nucleus of its own.
+    format : str
+        What it was taken for, a name in ``formats.FORMATS``; empty where it was put together otherwise.
 
     Examples
     --------
@@ -131,6 +133,7 @@ class Dataset:
     kinds: tuple[str, ...] = ()
     marks: Marks = field(default_factory=dict, repr=False, compare=False)
     split_parts: bool = False
+    format: str = field(default="", repr=False, compare=False)
 
     @property
     def unclassified(self) -> NucleusClass:

@@ -27,7 +27,16 @@ from napari_histomix.datasets.entries import (
     read_json_object,
     read_type_info,
 )
-from napari_histomix.datasets.formats import aperio_xml, class_folders, hovernet_json, plain, qupath, recognized
+from napari_histomix.datasets.formats import (
+    CLASS_FOLDERS,
+    FORMATS,
+    aperio_xml,
+    class_folders,
+    hovernet_json,
+    plain,
+    qupath,
+    recognized,
+)
 from napari_histomix.datasets.formats.mat_files import read_mat
 from napari_histomix.datasets.formats.polygons import FARTHEST
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
@@ -72,7 +81,8 @@ def open_dataset(path: Path | str, mpp: float | None = None, *, split_parts: boo
         root = root.resolve()
         format = recognized(root)
         # A folder of no format may be half a dataset, of which the last reader says what is missing.
-        dataset: Dataset = (plain if format is None else format.reader()).open(root, mpp)
+        format = format or FORMATS["plain"]
+        dataset: Dataset = format.reader().open(root, mpp)
         described = read_json_object(root / "dataset.json")
         marks = read_marks(root, described)
         split_parts = split_parts or described.get("split_parts") is True
@@ -80,7 +90,7 @@ def open_dataset(path: Path | str, mpp: float | None = None, *, split_parts: boo
             replace(entry, synthetic=entry.synthetic or bool(marks.get(entry.source.image)))
             for entry in dataset.entries
         )
-        return replace(dataset, entries=entries, marks=marks, split_parts=split_parts)
+        return replace(dataset, entries=entries, marks=marks, split_parts=split_parts, format=format.name)
 
 
 def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
@@ -112,7 +122,8 @@ def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
         raise HistomixError(f"{given} {what}; choose the folder that holds the class folders, or a CSV.")
     with readable(given):
         root = given.parent if is_table else given
-        return class_folders.open(root.resolve(), mpp, given if is_table else None)
+        dataset = class_folders.open(root.resolve(), mpp, given if is_table else None)
+        return replace(dataset, format=CLASS_FOLDERS)
 
 
 def open_any(path: Path | str, mpp: float | None = None, *, split_parts: bool = False) -> Dataset:
