@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from napari_histomix import __version__
-from napari_histomix.cli import data, making, networks, provenance, stages
+from napari_histomix.cli import data, doctor, making, networks, provenance, stages
 from napari_histomix.cli.common import Commands, UsageError
 from napari_histomix.methods import DEFAULT, method_names
 from napari_histomix.records import HistomixError
@@ -57,6 +57,7 @@ def build_parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"napari-histomix {__version__}")
     commands = Commands(parser, "commands")
     data.add_commands(commands)
+    doctor.add_commands(commands)
     making.add_commands(commands, _named_method(arguments))
     for room in (stages, provenance, networks):
         room.add_commands(commands)

@@ -15,6 +15,7 @@ from napari_histomix import __version__
 from napari_histomix.datasets.dataset import SYNTHETIC_KEY, Dataset, inner_pixels
 from napari_histomix.datasets.entries import TABLE, read_json_object
 from napari_histomix.datasets.formats import FORMATS, Format, format_of
+from napari_histomix.datasets.pixels import orientation_of
 from napari_histomix.datasets.text_files import write_table
 from napari_histomix.datasets.writing import (
     SYNTHETIC_NOTICE,
@@ -143,7 +144,9 @@ def convert(dataset: Dataset, out: Path, format: str) -> Job[Converted]:
             except HistomixError as error:
                 skipped[entry.source.image] = str(error)
                 continue
-            writer.add(image, synthetic=entry.synthetic, original=entry.image)
+            # A copy of the file would still be turned by its EXIF data.
+            original = entry.image if orientation_of(entry.image) == 1 else None
+            writer.add(image, synthetic=entry.synthetic, original=original)
             marked |= entry.synthetic
             nuclei += image.counts()
         if len(skipped) == total:

@@ -1,0 +1,65 @@
+"""``histomix doctor``: what is wrong with a dataset, what to do about it, and a clean copy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from napari_histomix.cli.common import DATASET, WRITABLE, Commands, check_out, follow, open_data, say
+from napari_histomix.datasets.dataset import Dataset
+
+_SHOWN = 20
+"""Sentences of one check that are printed."""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add ``doctor``."""
+    summary = "Report everything that may be wrong with a dataset, with remedies; write a clean copy."
+    doctor = commands.add("doctor", run_doctor, summary, *DATASET)
+    fix = "new folder for a copy: upright images, one spelling of names and splits, nuclei as they are read"
+    doctor.add_argument("--fix", type=Path, metavar="OUT", help=fix)
+    same = "format of the copy (the one it is read as, where that is written)"
+    doctor.add_argument("--to", choices=WRITABLE, metavar="NAME", help=same)
+
+
+def run_doctor(options: argparse.Namespace) -> dict[str, Any]:
+    """Examine a dataset, and write the copy if one is asked for."""
+    from napari_histomix.datasets.dataset_writer import convert
+    from napari_histomix.datasets.doctor import CHECKS, examine
+
+    if options.fix is not None:
+        check_out(options.fix)
+    dataset = open_data(options)
+    found = follow(examine(dataset))
+    nuclei = f", {found.survey.total.total():,} nuclei" if dataset.has_nuclei else ""
+    say(options, f"{dataset.name}: {len(dataset.entries):,} images{nuclei}")
+    for name, check in CHECKS.items():
+        sentences = found.findings[name]
+        say(options, *([] if sentences else [f"  ok    {check.title}: {check.fine}"]))
+        say(options, *(f"  look  {check.title}: {sentence}" for sentence in sentences[:_SHOWN]))
+        if sentences[_SHOWN:]:
+            say(options, f"        … and {len(sentences) - _SHOWN:,} more.")
+        say(options, *([f"        → {check.remedy}"] if sentences else []))
+    result: dict[str, Any] = {
+        "name": dataset.name,
+        "images": len(dataset.entries),
+        "checks": {name: {"findings": said, "remedy": CHECKS[name].remedy} for name, said in found.findings.items()},
+    }
+    if options.fix is not None:
+        done = follow(convert(dataset, options.fix, options.to or _format(dataset)))
+        say(options, *(f"Left out: {sentence}" for sentence in done.skipped.values()))
+        say(options, f"Written: {options.fix} ({done.images:,} images)")
+        return result | {"out": str(options.fix), "skipped": dict(done.skipped)}
+    if failed := found.failed:
+        count = len(failed)
+        titles = ", ".join(CHECKS[name].title for name in failed)
+        result["error"] = f"{count} of {len(CHECKS)} checks found something to look at: {titles}."
+    return result
+
+
+def _format(dataset: Dataset) -> str:
+    """The format of a copy that nobody has named: as it is read, else QuPath's, which loses nothing."""
+    if not dataset.has_nuclei:
+        return "class-folders"
+    return dataset.format if dataset.format in WRITABLE else "qupath"

@@ -1,0 +1,93 @@
+"""One report of everything that may be wrong with a dataset, and a clean copy."""
+
+import json
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_histomix.cli import main
+from napari_histomix.datasets import load_sample, open_any, sample_folder
+from napari_histomix.datasets.doctor import CHECKS, examine
+from napari_histomix.records import drain
+
+NFD = unicodedata.normalize("NFD", "Ångström")
+
+
+@pytest.fixture
+def troubled(tmp_path):
+    """An object outside, one without a class, a turned photograph, names of macOS, and a split that nobody knows."""
+    folder = tmp_path / "troubled"
+    folder.mkdir()
+
+    def square(x, y, side=12):
+        return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+
+    def feature(*polygons, kind="detection", name="tumor"):
+        geometry = {"type": "Polygon", "coordinates": [polygons[0]]}
+        if len(polygons) > 1:
+            geometry = {"type": "MultiPolygon", "coordinates": [[ring] for ring in polygons]}
+        classes = {"classification": {"name": name}} if name else {}
+        return {"type": "Feature", "geometry": geometry, "properties": {"objectType": kind} | classes}
+
+    features = [feature(square(5, 5)), feature(square(900, 5)), feature(square(30, 5), name="")]
+    features.append(feature(square(5, 60), square(60, 60)))
+    for name, split in ((NFD, "batch1"), ("b", "train")):
+        pixels = np.random.default_rng(len(name)).integers(0, 255, (100, 80, 3)).astype(np.uint8)
+        exif = Image.Exif()
+        exif[274] = 6 if name == "b" else 1
+        Image.fromarray(pixels).save(folder / f"{name}.png", exif=exif)
+        (folder / f"{name}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        with (folder / "images.csv").open("a") as stream:
+            stream.write(("image,split\n" if not stream.tell() else "") + f"{name},{split}\n")
+    return folder
+
+
+def test_a_sound_dataset_passes_every_check():
+    found = drain(examine(load_sample()))
+    assert found.failed == () and list(found.findings) == list(CHECKS)
+    assert found.survey.total.total() > 0
+
+
+def test_everything_is_found_with_its_remedy(troubled, capsys):
+    found = drain(examine(open_any(troubled)))
+    assert found.failed == ("objects", "parts", "orientation", "names", "splits", "scale")
+    assert all("1 of 4 objects lies outside the image" in sentence for sentence in found.findings["objects"])
+    assert len(found.findings["objects"]) == 2
+    assert "'batch1'" in found.findings["splits"][0] and "accents" in found.findings["names"][0]
+    assert main(["doctor", str(troubled), "--mpp", "0.25", "--json"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["error"].startswith("5 of 9 checks") and result["checks"]["scale"]["findings"] == []
+    assert "--split-parts" in result["checks"]["parts"]["remedy"]
+
+
+def test_the_clean_copy_has_nothing_left_to_mend(troubled, tmp_path, capsys):
+    (troubled / "dataset.json").write_text('{"splits": {"batch1": "val"}, "split_parts": true}')
+    out = tmp_path / "clean"
+    assert main(["doctor", str(troubled), "--mpp", "0.25", "--fix", str(out)]) == 0
+    before, after = open_any(troubled, 0.25), open_any(out)
+    assert drain(examine(after)).failed == ()
+    assert sorted(entry.source.split for entry in after.entries) == ["train", "val"]
+    for entry, other in zip(before.entries, after.entries, strict=True):
+        image, copy = before.read(entry), after.read(other)
+        np.testing.assert_array_equal(image.pixels, copy.pixels)
+        np.testing.assert_array_equal(image.instances > 0, copy.instances > 0)
+        assert image.counts().total() == copy.counts().total() == 4
+    assert main(["doctor", str(troubled), "--fix", str(out)]) == 1
+    assert "already exists" in capsys.readouterr().err
+
+
+def test_tissue_has_a_report_as_well(tmp_path, capsys):
+    for kind in ("high", "low"):
+        (tmp_path / "tissue" / kind).mkdir(parents=True)
+        pixels = np.random.default_rng(len(kind)).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "tissue" / kind / "a.png")
+    assert main(["doctor", str(tmp_path / "tissue"), "--mpp", "0.5"]) == 0
+    assert main(["doctor", str(tmp_path / "tissue"), "--mpp", "0.5", "--fix", str(tmp_path / "out")]) == 0
+    assert open_any(tmp_path / "out").kinds == ("high", "low")
+
+
+def test_an_unlikely_scale_is_said():
+    found = drain(examine(open_any(sample_folder(), mpp=5.0)))
+    assert found.failed == ("scale",) and "µm wide" in found.findings["scale"][0]
