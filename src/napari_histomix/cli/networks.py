@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import DATASET, Commands, add_shared, follow, open_data, positive, say, whole
+from napari_histomix.cli.common import DATASET, Commands, Options, add_shared, follow, positive, whole
 from napari_histomix.study import Study
 
 TRAINED = {
@@ -83,7 +82,7 @@ def add_commands(commands: Commands) -> None:
     report.add_argument("--truth", type=Path, metavar="FILE", help="the sealed truth, if it was kept elsewhere")
 
 
-def run_train(options: argparse.Namespace) -> dict[str, Any]:
+def run_train(options: Options) -> dict[str, Any]:
     """Train a network of one kind on folders of images."""
     from dataclasses import replace
 
@@ -105,7 +104,7 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
     )
     out = follow(job)
     best = read_json(out / CARD_FILE, "a model")["best"]
-    say(options, f"Written: {out} (best at step {int(best['step'])}, validation loss {best['validation']:.4f})")
+    options.say(f"Written: {out} (best at step {int(best['step'])}, validation loss {best['validation']:.4f})")
     return {"out": str(out), **best}
 
 
@@ -114,7 +113,7 @@ def _scale(values: list[float] | None) -> tuple[float, float] | None:
     return (min(values), max(values)) if values else None
 
 
-def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
+def run_blend_test(options: Options) -> dict[str, Any]:
     """Measure how well a model's samplers fill holes in real images."""
     from napari_histomix.diffusion.model_files import load_model
     from napari_histomix.evaluation import blending
@@ -124,13 +123,13 @@ def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
         blending.check_sheet(options.sheet)
     rest = {name: getattr(options, name) for name in ("count", "seed", "device", "batch", "spread")}
     settings = blending.BlendSettings(holes=tuple(options.hole), samplers=tuple(options.sampler), **rest)
-    dataset = open_data(options)
+    dataset = options.open_data()
     model = load_model(options.model or bundled(), mpp=_scale(options.model_mpp), prompt=options.prompt)
     report = follow(blending.blend_test(dataset, model, settings))
-    say(options, *blending.report_lines(report))
+    options.say(*blending.report_lines(report))
     if options.sheet:
         blending.write_sheet(options.sheet, report)
-        say(options, f"Written: {options.sheet}")
+        options.say(f"Written: {options.sheet}")
     return {
         "dataset": dataset.name,
         "model": model.name,
@@ -142,7 +141,7 @@ def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_reader_test(options: argparse.Namespace) -> dict[str, Any]:
+def run_reader_test(options: Options) -> dict[str, Any]:
     """Make a reader test."""
     from napari_histomix.datasets.splits import with_chosen_splits
     from napari_histomix.evaluation.reader_test.folder import make_reader_test
@@ -150,18 +149,18 @@ def run_reader_test(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = ReaderTestSettings(per_kind=options.per_kind, copy_paste=options.copy_paste, seed=options.seed)
     studies = [Study.open(folder) for folder in options.study]
-    dataset = with_chosen_splits(open_data(options), studies[0].settings())
+    dataset = with_chosen_splits(options.open_data(), studies[0].settings())
     made = follow(make_reader_test(dataset, studies, options.out, settings, undecided=options.all))
-    say(options, f"{made.each} real and {made.each} synthetic crops. Written: {options.out}")
-    say(options, "To answer it, open napari and the dock HistoMix: Reader test.")
+    options.say(f"{made.each} real and {made.each} synthetic crops. Written: {options.out}")
+    options.say("To answer it, open napari and the dock HistoMix: Reader test.")
     return {"out": str(options.out), "crops": len(made.test), "real": made.each, "synthetic": made.each}
 
 
-def run_reader_report(options: argparse.Namespace) -> dict[str, Any]:
+def run_reader_report(options: Options) -> dict[str, Any]:
     """Report on a reader test."""
     from napari_histomix.evaluation.reader_test.folder import ReaderTest
     from napari_histomix.evaluation.reader_test.report_files import report_lines, write_report
 
     report = write_report(ReaderTest.open(options.test), options.out, options.truth)
-    say(options, *report_lines(report), f"Written: {options.out}")
+    options.say(*report_lines(report), f"Written: {options.out}")
     return {"out": str(options.out), **asdict(report)}
