@@ -286,7 +286,7 @@ class Placing(ABC):
 
     @abstractmethod
     def place(self, work: Work, sites: Sequence[Candidate], settings: Any) -> Job[list[Change | str]]:
-        """Changes with these donors at these places, or the reason why there is none; a long job."""
+        """Changes with these donors at these places, each as if it were alone, or why there is none; a long job."""
 
 
 class _Nothing:

@@ -138,7 +138,6 @@ class Deriving(Method[S, Derivation], Generic[S]):
             yield Event("Deriving images", done, len(items), preview=derived.pixels, made=(change,))
 
     def recall(self, record: Record, ingredients: Ingredients) -> Derivation:
-        """The item of a record."""
         partner = next((source["image"] for source in record.sources if source["role"] == "donor"), "")
         return Derivation(record.id, record.image, record.name, record.seed, partner)
 

@@ -277,11 +277,9 @@ class Candidates(Stage):
     kept_as = "candidate_settings"
 
     def ready(self, store: Store) -> bool:
-        """Whether the study holds candidates already."""
         return bool(store.candidates())
 
     def find(self, work: Work, settings: CandidateSettings) -> Job[CandidateSet]:
-        """Find candidates and keep them in the study; a long job."""
         found = yield from find_candidates(work.dataset, settings)
         work.store.set_candidates(found.candidates, found.facts)
         return found
@@ -338,7 +336,6 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
         )
 
     def place(self, work: Work, sites: Sequence[Candidate], settings: NucleiMixSettings) -> Job[list[Change | str]]:
-        """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
         check_candidates(work.dataset, sites)
         images = SourceImages(work.dataset.read)
         laid = yield from lay_donors(sites, images, _lay_new(painter(settings, work.loaded), settings))

@@ -42,7 +42,6 @@ class WindowedPlan:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Slices of the patch in its image."""
         return self.plan.window
 
     @property
@@ -126,7 +125,6 @@ class PaintItem:
 
     @property
     def image(self) -> str:
-        """Name of the target image."""
         return self.plan.plan.candidate.target.image
 
 
