@@ -79,11 +79,12 @@ class Commands:
     def add(
         self, name: str, run: Callable[[Options], dict[str, Any]], summary: str, *shared: str
     ) -> argparse.ArgumentParser:
-        """A command with options that others have too; ``run`` carries it out and returns what ``--json`` prints."""
+        """A command with options that others share; ``run`` carries it out and returns what ``--json`` prints."""
         added = self._parsers.add_parser(name, help=summary, description=summary, formatter_class=_Formatter)
         added.add_argument("--json", action="store_true", help="print one last line of JSON for programs")
         added.set_defaults(run=run)
-        add_shared(added, *shared)
+        for flag in shared:
+            added.add_argument(flag, **_SHARED[flag])
         return added
 
     def group(self, name: str, summary: str, title: str = "actions") -> Commands:
@@ -138,12 +139,6 @@ _SHARED: dict[str, dict[str, Any]] = {
 
 DATASET = "dataset", "--mpp", "--splits"
 """A dataset, its scale and its splits."""
-
-
-def add_shared(parser: argparse.ArgumentParser, *flags: str) -> None:
-    """Add options that several commands have."""
-    for flag in flags:
-        parser.add_argument(flag, **_SHARED[flag])
 
 
 def add_settings(parser: Any, classes: Iterable[type], *, without: Iterable[str] = ()) -> None:

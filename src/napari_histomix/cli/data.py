@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, add_shared, follow
+from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, follow
 from napari_histomix.datasets import Dataset, Survey, splits, survey, synthetic_notes
 from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
@@ -27,11 +27,10 @@ def add_commands(commands: Commands) -> None:
     split.add_argument("--keep", nargs="+", default=[], metavar="SPLIT", help=kept)
     split.add_argument("--seed", type=int, default=0, help="the same seed gives the same splits")
 
-    converting = commands.add("convert", run_convert, "Write a dataset in another format, all splits of it.")
+    summary = "Write a dataset in another format, all splits of it."
+    converting = commands.add("convert", run_convert, summary, "--mpp", "--out")
     converting.add_argument("dataset", type=Path, help="folder of labeled images, in any format")
-    add_shared(converting, "--mpp")
     converting.add_argument("--to", required=True, choices=WRITABLE, help="the format to write")
-    add_shared(converting, "--out")
 
     summary = "Write the approved work of a study as a dataset."
     exporting = commands.add("export", run_export, summary, "study", "--format", "--dataset", "--out")

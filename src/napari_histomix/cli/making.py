@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix import jobs
-from napari_histomix.cli.common import DATASET, Commands, Options, add_settings, add_shared, follow, settings_from
+from napari_histomix.cli.common import DATASET, Commands, Options, add_settings, follow, settings_from
 from napari_histomix.datasets import SAMPLE_RARE, Dataset, load_sample
 from napari_histomix.methods import DEFAULT, method_names, method_of, method_problems
 from napari_histomix.methods.base import Method
@@ -29,18 +29,17 @@ def add_commands(commands: Commands, method: str) -> None:
         "Make synthetic images with a method, and write the augmented dataset. "
         f"The options below are those of '{method}'; 'histomix methods' lists all methods."
     )
-    synthesize = commands.add("synthesize", run_synthesize, summary, *DATASET)
+    synthesize = commands.add("synthesize", run_synthesize, summary, *DATASET, "--format")
     synthesize.add_argument("--method", choices=method_names(), default=method, metavar="NAME", help="what makes them")
     synthesize.add_argument("--out", type=Path, required=True, help="new folder for the augmented dataset")
     synthesize.add_argument("--study", type=Path, metavar="FOLDER", help="keep the study here, to review in napari")
     listed = "use the candidates of this CSV, without its rows to drop"
     synthesize.add_argument("--candidates", type=Path, metavar="FILE", help=listed)
-    add_shared(synthesize, "--format")
     add_settings(synthesize, _settings_classes(method_of(method)))
 
-    resume = commands.add("resume", run_resume, "Go on with a run that was killed or cancelled.", "study")
+    summary = "Go on with a run that was killed or cancelled."
+    resume = commands.add("resume", run_resume, summary, "study", "--dataset", "--format")
     resume.add_argument("--out", type=Path, help="new folder for the augmented dataset, once all is made")
-    add_shared(resume, "--dataset", "--format")
 
     summary = "Run the whole job on the bundled sample: candidates, synthesis, export, and report.png."
     demo = commands.add("demo", run_demo, summary)

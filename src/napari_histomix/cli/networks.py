@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import DATASET, Commands, Options, add_shared, follow, positive, whole
+from napari_histomix.cli.common import DATASET, Commands, Options, add_settings, follow, positive, settings_from, whole
+from napari_histomix.settings import PaintingSettings
 from napari_histomix.study import Study
 
 TRAINED = {
@@ -23,7 +24,7 @@ def add_commands(commands: Commands) -> None:
 
     kinds = commands.group("train", "Train a network on your own images; no labels are needed.", "networks")
     for kind, summary in TRAINED.items():
-        train = kinds.add(kind, run_train, summary)
+        train = kinds.add(kind, run_train, summary, "--splits", "--device", "--seed")
         train.set_defaults(kind=kind)
         train.add_argument("--images", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders of images")
         train.add_argument("--out", type=Path, required=True, help="new model folder")
@@ -42,30 +43,22 @@ def add_commands(commands: Commands) -> None:
         train.add_argument("--save-minutes", type=positive, help="between two checkpoints (2)")
         train.add_argument("--name", help="name in the model card (the folder's)")
         train.add_argument("--resume", action="store_true", help="take up the killed or stopped run of --out")
-        add_shared(train, "--splits", "--device", "--seed")
 
     summary = "Hide parts of real images, fill them in every way, compare with what was hidden."
-    test, default = commands.add("blend-test", run_blend_test, summary, *DATASET), BlendSettings()
-    presets = "fast, quality, paper, METHOD:START:STEPS:VISITS[:grain][:unconditional], or all"
-    test.add_argument("--sampler", nargs="+", default=list(default.samplers), metavar="NAME", help=presets)
+    test, default = commands.add("blend-test", run_blend_test, summary, *DATASET, "--seed"), BlendSettings()
+    named = "fast, quality, paper, METHOD:START:STEPS:VISITS[:grain][:unconditional], or all"
+    test.add_argument("--sampler", dest="samplers", nargs="+", default=[*default.samplers], metavar="NAME", help=named)
     shapes = "ring: around a nucleus; disc: on free background; large: as a tissue segment"
-    test.add_argument("--hole", nargs="+", choices=default.holes, default=list(default.holes), help=shapes)
+    test.add_argument("--hole", dest="holes", nargs="+", choices=default.holes, default=[*default.holes], help=shapes)
     test.add_argument("--count", type=whole, default=default.count, help="windows for each kind of hole")
     test.add_argument("--spread", action="store_true", help="also fill each hole five times, to see how they vary")
     sheet = "new PNG file that shows the windows and their fills"
     test.add_argument("--sheet", type=Path, metavar="FILE", help=sheet)
-    test.add_argument("--batch", type=whole, default=default.batch, help="windows denoised together")
-    model = "inpainting model: a folder or a checkpoint (the bundled one)"
-    test.add_argument("--model", metavar="PATH", help=model)
-    scale = "µm per pixel of a model that does not say it"
-    test.add_argument("--model-mpp", nargs="+", type=positive, metavar="UM", help=scale)
-    test.add_argument("--prompt", default="", help="what holes are to hold, for a model that follows a prompt")
-    add_shared(test, "--device", "--seed")
+    add_settings(test, [PaintingSettings], without=["sampler"])
 
     actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
-    make = actions.add("make", run_reader_test, "Make a reader test out of what is approved in a study.")
+    make = actions.add("make", run_reader_test, "Make a reader test out of what is approved in a study.", "--mpp")
     make.add_argument("dataset", type=Path, help="the study's images: of nuclei, or of tissue")
-    add_shared(make, "--mpp")
     studies = "studies of these images, of one method each"
     make.add_argument("--study", type=Path, nargs="+", required=True, metavar="FOLDER", help=studies)
     make.add_argument("--out", type=Path, required=True, help="new folder for the test")
@@ -115,16 +108,16 @@ def _scale(values: list[float] | None) -> tuple[float, float] | None:
 
 def run_blend_test(options: Options) -> dict[str, Any]:
     """Measure how well a model's samplers fill holes in real images."""
-    from napari_histomix.diffusion.model_files import load_model
     from napari_histomix.evaluation import blending
-    from napari_histomix.weights import bundled
+    from napari_histomix.methods.record import painter
 
     if options.sheet:
         blending.check_sheet(options.sheet)
-    rest = {name: getattr(options, name) for name in ("count", "seed", "device", "batch", "spread")}
-    settings = blending.BlendSettings(holes=tuple(options.hole), samplers=tuple(options.sampler), **rest)
+    painting = settings_from(PaintingSettings, options)
+    chosen = {name: getattr(options, name) for name in ("holes", "samplers", "count", "seed", "spread")}
+    settings = blending.BlendSettings(**chosen, device=painting.device, batch=painting.batch)
     dataset = options.open_data()
-    model = load_model(options.model or bundled(), mpp=_scale(options.model_mpp), prompt=options.prompt)
+    model = painter(painting)
     report = follow(blending.blend_test(dataset, model, settings))
     options.say(*blending.report_lines(report))
     if options.sheet:

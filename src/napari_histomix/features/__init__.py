@@ -13,19 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.features.context import PATCH_MPP, PATCH_SIZE, context_features, context_patches
 from napari_histomix.features.texture import TextureEncoder
 from napari_histomix.records import HistomixError
-
-__all__ = [
-    "PATCH_MPP",
-    "PATCH_SIZE",
-    "Encoder",
-    "TextureEncoder",
-    "context_features",
-    "context_patches",
-    "open_encoder",
-]
 
 
 @runtime_checkable

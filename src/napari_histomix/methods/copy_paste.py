@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from napari_histomix.compositing import ImageCache, IndexedImage
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.methods.base import Work
 from napari_histomix.methods.nucleimix import CANDIDATES
 from napari_histomix.methods.pasting import VISIBLE, CandidateDonorSettings, Pasting, Site, lay_donor, put_nucleus

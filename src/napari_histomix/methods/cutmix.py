@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from napari_histomix.compositing import ImageCache, IndexedImage
 from napari_histomix.compositing.composing import window_around
 from napari_histomix.compositing.donors import SAME_SCALE, resampled
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.planning import CROSSES_EDGE
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset, Entry

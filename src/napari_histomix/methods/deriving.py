@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import ImageCache
 from napari_histomix.compositing.donors import SAME_SCALE, resampled
+from napari_histomix.compositing.indexed_image import ImageCache
 from napari_histomix.compositing.placing import IMAGE_FULL
 from napari_histomix.datasets import Entry
 from napari_histomix.methods.base import Ingredients, Method, Plan, Work, whole_images

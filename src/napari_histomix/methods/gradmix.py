@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import ImageCache, IndexedImage
 from napari_histomix.compositing.composing import window_around
 from napari_histomix.compositing.donors import Mask, dilate
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.planning import CLIPPED_AT_MOST, COVERS_NEIGHBOR, TOO_CLIPPED
 from napari_histomix.methods.base import Work
 from napari_histomix.methods.nucleimix import CANDIDATES

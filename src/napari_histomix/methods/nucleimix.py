@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, IndexedImage, plan_placement
-from napari_histomix.compositing.donors import Mask, rare_and_major, survey_nuclei
+from napari_histomix.compositing.donors import DonorCrop, Mask, rare_and_major, survey_nuclei
+from napari_histomix.compositing.indexed_image import IndexedImage
 from napari_histomix.compositing.placing import (
     Lay,
     SourceImages,
@@ -27,8 +27,10 @@ from napari_histomix.compositing.placing import (
     lay_donors,
     place_in_donor,
 )
+from napari_histomix.compositing.planning import plan_placement
 from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.features import context_features, open_encoder
+from napari_histomix.features import open_encoder
+from napari_histomix.features.context import context_features
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Stage, Store, Work
 from napari_histomix.methods.painting import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.methods.record import Record, making_facts, painter, painter_facts

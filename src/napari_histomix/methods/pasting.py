@@ -14,9 +14,9 @@ from typing import Annotated, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import ImageCache, IndexedImage, cut_donor
 from napari_histomix.compositing.composing import cut, window_around
-from napari_histomix.compositing.donors import Mask, dilate
+from napari_histomix.compositing.donors import Mask, cut_donor, dilate
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP, check_candidates, place_in_donor
 from napari_histomix.compositing.planning import (
     CROSSES_EDGE,
