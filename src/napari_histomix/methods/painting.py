@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_histomix.compositing import placing
 from napari_histomix.compositing.donors import Mask
 from napari_histomix.compositing.planning import TOO_LARGE, Plan
-from napari_histomix.records import DONOR, INPAINTED, REAL, Change, Event, Job, LabeledImage
+from napari_histomix.records import DONOR, INPAINTED, REAL, Change, Event, Job, LabeledImage, relayed
 from napari_histomix.sampling import item_seed
 
 if TYPE_CHECKING:
@@ -182,12 +182,4 @@ def _painted(
 
 def _counted(job: Job[T], before: int, total: int = 0) -> Job[T]:
     """A job that is a part of a larger one: ``before`` steps of ``total`` were done when it began."""
-    try:
-        while True:
-            event = next(job)
-            yield replace(event, done=before + event.done, total=total)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    finally:
-        job.close()
+    return relayed(job, lambda event: replace(event, done=before + event.done, total=total))

@@ -14,19 +14,12 @@ from typing import Annotated, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_histomix.compositing import planning
 from napari_histomix.compositing.composing import cut, window_around
 from napari_histomix.compositing.donors import Mask, cut_donor, dilate
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP, check_candidates, place_in_donor
-from napari_histomix.compositing.planning import (
-    CROSSES_EDGE,
-    GUARD,
-    TOO_CLOSE,
-    TOO_SMALL,
-    PosedDonor,
-    pose_donor,
-    stained,
-)
+from napari_histomix.compositing.planning import GUARD
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
 from napari_histomix.methods.nucleimix import CANDIDATES, KeptOnly
@@ -148,7 +141,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             else:
                 laid = self._checked(site, target, giver, settings)
                 if isinstance(laid, Change) and taken.touches(target, laid):
-                    laid = TOO_CLOSE
+                    laid = planning.TOO_CLOSE
             if isinstance(laid, str):
                 refusals[laid] += 1
                 continue
@@ -261,7 +254,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
 
 
 @dataclass(frozen=True, eq=False)
-class LaidDonor(PosedDonor):
+class LaidDonor(planning.PosedDonor):
     """A posed donor with its pixels (h, w, 3), in the target's staining where that was asked for."""
 
     pixels: NDArray[np.uint8]
@@ -275,14 +268,14 @@ def lay_donor(
     site: Site, target: IndexedImage, giver: IndexedImage, *, symmetries: bool, stain_matching: bool = False
 ) -> LaidDonor | str:
     """Center a donor on its place, turned and stain-matched if asked for; or the reason for a refusal."""
-    posed = pose_donor(cut_donor(giver, site.donor), target.image.mpp, site.target, site.seed, symmetries)
+    posed = planning.pose_donor(cut_donor(giver, site.donor), target.image.mpp, site.target, site.seed, symmetries)
     if posed is None:
-        return TOO_SMALL
+        return planning.TOO_SMALL
     if not inside(posed.box, target.image.instances.shape):
-        return CROSSES_EDGE
+        return planning.CROSSES_EDGE
     pixels, stain = posed.crop.pixels, UNMATCHED
     if stain_matching:
-        pixels, stain = stained(posed.crop, target, site.target.row, site.target.col)
+        pixels, stain = planning.stained(posed.crop, target, site.target.row, site.target.col)
     return LaidDonor(posed.crop, posed.row, posed.col, posed.box, posed.facts | {"stain": stain}, pixels)
 
 
