@@ -1,7 +1,7 @@
 """From a crop to a vector: what surrounds a location, described by numbers.
 
 ``context.context_patches`` cuts the surroundings out of an image, an :class:`Encoder` turns them into vectors and
-``context.context_features`` does both chunk by chunk. The default encoder, ``texture.TextureEncoder``, needs no weights.
+``context.context_features`` does both chunk by chunk. The default, ``texture.TextureEncoder``, needs no weights.
 Importing this room loads neither torch nor timm; :func:`open_encoder` does, when a network is asked for.
 """
 
