@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 from sample_changes import nucleus_change, study_of
 
-from napari_histomix.compositing import IndexedImage, cut_donor, donor_flaw, plan_placement
+from napari_histomix.compositing.donors import cut_donor, donor_flaw
+from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.planning import plan_placement
 from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, Truth
 from napari_histomix.evaluation.reader_test.reading import Reading

@@ -53,7 +53,7 @@ def loaded_by(statement: str) -> set[str]:
     [
         "import napari_histomix, napari_histomix.cli",
         "import napari_histomix.records, napari_histomix.datasets, napari_histomix.features",
-        "import napari_histomix.compositing, napari_histomix.sampling, napari_histomix.study.export",
+        "import napari_histomix.compositing.placing, napari_histomix.sampling, napari_histomix.study.export",
         "import napari_histomix.methods.nucleimix, napari_histomix.methods.usegmix",
         "import napari_histomix.segmentation, napari_histomix.weights, napari_histomix.study.curation",
         "from napari_histomix.datasets import load_sample; load_sample()",

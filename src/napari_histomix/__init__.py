@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_histomix.api import Made, augment, list_methods, open_study
-    from napari_histomix.compositing import compose
+    from napari_histomix.compositing.composing import compose
     from napari_histomix.datasets import Dataset, load_sample
     from napari_histomix.datasets import open_any as open_dataset
     from napari_histomix.records import Change, HistomixError, LabeledImage
@@ -45,7 +45,7 @@ _HOMES = {
     "LabeledImage": "records",
     "Made": "api",
     "augment": "api",
-    "compose": "compositing",
+    "compose": "compositing.composing",
     "list_methods": "api",
     "load_sample": "datasets",
     "open_dataset": "datasets:open_any",

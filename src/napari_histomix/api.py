@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix import jobs
-from napari_histomix.compositing import compose, new_image
+from napari_histomix.compositing.composing import compose, new_image
 from napari_histomix.datasets import Dataset
 from napari_histomix.methods import DEFAULT, method_names, method_of
 from napari_histomix.records import Change, HistomixError, LabeledImage, drain

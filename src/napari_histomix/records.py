@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -377,9 +377,14 @@ class Segment:
 
 def within(job: Job[T], phase: str, done: int, total: int) -> Job[T]:
     """A job that is one item of another: its steps are passed on as that item's, so that Cancel is heard."""
+    return relayed(job, lambda event: replace(event, phase=phase, done=done, total=total))
+
+
+def relayed(job: Job[T], change: Callable[[Event], Event]) -> Job[T]:
+    """A job whose events are passed on as ``change`` makes them."""
     try:
         while True:
-            yield replace(next(job), phase=phase, done=done, total=total)
+            yield change(next(job))
     except StopIteration as end:
         return end.value
     finally:

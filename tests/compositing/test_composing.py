@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sample_changes import image_change, nucleus_change
 
-from napari_histomix.compositing import compose, new_image
+from napari_histomix.compositing.composing import compose, new_image
 from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Candidate, Change, HistomixError, Location, SourceRef
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_histomix.compositing import IndexedImage
 from napari_histomix.compositing.donors import CUT_BY_EDGE, TOUCHES_NEIGHBOR, before_turn, cut_donor, donor_flaw
+from napari_histomix.compositing.indexed_image import IndexedImage
 
 
 @pytest.mark.parametrize(

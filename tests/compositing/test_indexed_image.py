@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_histomix.compositing import ImageCache, IndexedImage
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.datasets import open_dataset
 from napari_histomix.datasets.pixels import image_facts
 from napari_histomix.records import Location

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_histomix.compositing import IndexedImage, cut_donor, plan_placement
-from napari_histomix.compositing.donors import CUT_BY_EDGE, dilate, transition_zone
+from napari_histomix.compositing.donors import CUT_BY_EDGE, cut_donor, dilate, transition_zone
+from napari_histomix.compositing.indexed_image import IndexedImage
 from napari_histomix.compositing.planning import (
     COVERS_NEIGHBOR,
     CROSSES_EDGE,
@@ -17,6 +17,7 @@ from napari_histomix.compositing.planning import (
     TOO_CLOSE,
     UNLIKE,
     Plan,
+    plan_placement,
 )
 from napari_histomix.records import Candidate, LabeledImage
 

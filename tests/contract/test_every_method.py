@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from napari_histomix import jobs
-from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import open_any
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.methods.base import Work

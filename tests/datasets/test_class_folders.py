@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from toy_methods import BLEND, FRESH, changes_of
 
-from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, Dataset, open_any, open_tissue, read_mpp
 from napari_histomix.datasets.dataset_writer import convert
 from napari_histomix.datasets.writing import safe_name

@@ -151,7 +151,7 @@ def test_previews_differ_only_in_the_hole(small_model, monkeypatch):
 
 def test_a_network_that_knows_the_truth_restores_it(monkeypatch):
     # bfloat16, which some machines compute in, is not exact enough for this.
-    monkeypatch.setattr(inpainter, "fast_dtype", lambda place: torch.float32)
+    monkeypatch.setattr(inpainter.models, "fast_dtype", lambda place: torch.float32)
     rows, cols = np.mgrid[:48, :48]
     truth = np.stack([5 * rows, 5 * cols, 250 - 2 * rows - 3 * cols], axis=-1).astype(np.uint8)
     clean = torch.from_numpy(truth).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -231,7 +231,7 @@ def test_no_memory_for_a_single_window_is_an_error(quick):
 def test_the_model_itself_is_left_as_it_was(small_model, small_model_folder, monkeypatch):
     """A device of another precision must not leave rounded weights behind for the next."""
     expected = drain(inpaint([window()], small_model, FAST, device="cpu"))[0]
-    monkeypatch.setattr(inpainter, "fast_dtype", lambda place: torch.bfloat16)
+    monkeypatch.setattr(inpainter.models, "fast_dtype", lambda place: torch.bfloat16)
     drain(inpaint([window()], small_model, FAST, device="cpu"))
     monkeypatch.undo()
     assert np.array_equal(drain(inpaint([window()], small_model, FAST, device="cpu"))[0], expected)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from napari_histomix.features import TextureEncoder, context_features, context_patches
+from napari_histomix.features.context import context_features, context_patches
+from napari_histomix.features.texture import TextureEncoder
 
 HOLE = slice(56, 168)
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from napari_histomix.features import Encoder, TextureEncoder, context_patches, open_encoder
+from napari_histomix.features import Encoder, open_encoder
+from napari_histomix.features.context import context_patches
+from napari_histomix.features.texture import TextureEncoder
 from napari_histomix.records import HistomixError, LabeledImage, Source
 
 OVERALL_COHERENCE = 52

@@ -15,7 +15,7 @@ from qtpy.QtGui import QShortcut
 from qtpy.QtWidgets import QLabel, QPushButton
 from review_samples import make_class_study, make_review_study
 
-from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import compose
 from napari_histomix.study import Study
 from napari_histomix.widgets.layer_making import RING_WIDTH, center
 

@@ -10,8 +10,7 @@ import pytest
 from napari.layers import Image, Labels, Points
 from qtpy.QtCore import Qt
 
-from napari_histomix.compositing import compose
-from napari_histomix.compositing.composing import crop
+from napari_histomix.compositing.composing import compose, crop
 
 pytestmark = pytest.mark.gui
 

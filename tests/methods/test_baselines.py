@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_histomix.compositing import IndexedImage, compose, donor_flaw
-from napari_histomix.compositing.donors import dilate
+from napari_histomix.compositing.composing import compose
+from napari_histomix.compositing.donors import dilate, donor_flaw
+from napari_histomix.compositing.indexed_image import IndexedImage
 from napari_histomix.compositing.placing import IMAGE_FULL, USED_UP
 from napari_histomix.compositing.planning import CROSSES_EDGE, GUARD, TOO_CLOSE
 from napari_histomix.datasets import open_any

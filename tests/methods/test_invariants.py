@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from napari_histomix.compositing import IndexedImage, compose, donor_flaw
-from napari_histomix.compositing.donors import dilate
+from napari_histomix.compositing.composing import compose
+from napari_histomix.compositing.donors import dilate, donor_flaw
+from napari_histomix.compositing.indexed_image import IndexedImage
 from napari_histomix.compositing.planning import GUARD
 from napari_histomix.datasets import open_dataset
 from napari_histomix.diffusion.model_files import load_model

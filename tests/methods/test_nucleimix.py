@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from napari_histomix import jobs
-from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import compose
 from napari_histomix.compositing.donors import CUT_BY_EDGE, PALE, SLIVER, TOUCHES_NEIGHBOR
 from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP
 from napari_histomix.compositing.planning import COVERS_NEIGHBOR, CROSSES_EDGE, TOO_CLOSE

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_histomix.compositing import IndexedImage, cut_donor, plan_placement
-from napari_histomix.compositing.planning import TOO_LARGE
+from napari_histomix.compositing.donors import cut_donor
+from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.planning import TOO_LARGE, plan_placement
 from napari_histomix.diffusion.inpainter import inpaint
 from napari_histomix.diffusion.samplers import PRESETS
 from napari_histomix.methods.painting import CONTEXT, finished_change, first_stage, second_stage, windowed

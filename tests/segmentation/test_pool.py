@@ -91,12 +91,9 @@ def test_corrections_add_a_part_in_the_same_space(tmp_path):
 
 def test_another_encoder_is_refused_with_what_differs(tmp_path):
     write(tmp_path, TWO)
-    pool = SegmentPool(tmp_path)
-    pool.check(SIGNATURE)
+    PoolWriter(tmp_path, SIGNATURE)
     for other in ({**SIGNATURE, "encoder": "other"}, {"prompter": "p", "encoder": "e"}):
-        with pytest.raises(HistomixError, match="build it again"):
-            pool.check(other)
-        with pytest.raises(HistomixError, match="made with another"):
+        with pytest.raises(HistomixError, match=r"made with another .* build it again"):
             write(tmp_path, TWO, signature=other)
     assert len(SegmentPool(tmp_path)) == 20
 

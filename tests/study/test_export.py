@@ -14,7 +14,7 @@ import scipy.io
 from PIL import Image
 from toy_methods import FRESH, LAY, changes_of
 
-from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
 from napari_histomix.datasets.formats.hovernet import Writer
 from napari_histomix.records import HistomixError, SourceRef, drain

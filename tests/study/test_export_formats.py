@@ -21,7 +21,7 @@ from PIL import Image
 from placed_samples import placed_sample
 from toy_methods import LAY, changes_of
 
-from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
 from napari_histomix.datasets.dataset_writer import WrittenDataset, convert
 from napari_histomix.datasets.formats import FORMATS

@@ -13,7 +13,7 @@ from qtpy.QtCore import QPoint, QSettings, Qt
 from review_samples import add_run, copied, make_class_study, make_review_study, nucleus_change
 from test_review_queue import Light
 
-from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import compose
 from napari_histomix.records import Candidate, Change, HistomixError, Location, drain
 from napari_histomix.study import Study
 from napari_histomix.study.database import READ_ONLY

@@ -1,8 +1,7 @@
 import numpy as np
 from widgets_samples import change
 
-from napari_histomix.compositing import compose
-from napari_histomix.compositing.composing import compose_window, crop, look
+from napari_histomix.compositing.composing import compose, compose_window, crop, look
 from napari_histomix.records import LabeledImage, Source
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from napari_histomix import __version__
 from napari_histomix.cli import data, doctor, making, networks, provenance, stages
-from napari_histomix.cli.common import Commands, UsageError
+from napari_histomix.cli.common import Commands, Options, UsageError
 from napari_histomix.methods import DEFAULT, method_names
 from napari_histomix.records import HistomixError
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 something to mend, 2 wrong usage."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = build_parser(arguments)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(arguments, Options())
     try:
         result = options.run(options)
     except UsageError as error:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _failed(sentence: str, options: argparse.Namespace, result: Mapping[str, Any] | None = None) -> int:
+def _failed(sentence: str, options: Options, result: Mapping[str, Any] | None = None) -> int:
     """Say what is wrong; ``result`` is what a command knows beside that, where it came to its end."""
     line = " ".join(sentence.split())
     print(f"histomix: {line}", file=sys.stderr)

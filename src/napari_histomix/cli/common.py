@@ -36,6 +36,39 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if quiet else super()._get_help_string(action)
 
 
+class Options(argparse.Namespace):
+    """What the command line says, and what commands do with it alike."""
+
+    def say(self, *lines: str) -> None:
+        """Print for people: to standard error with ``--json``, as standard output holds one line for programs then."""
+        for line in lines:
+            print(line, file=sys.stderr if self.json else sys.stdout, flush=True)
+
+    def check_out(self, kind: str = "folder") -> None:
+        """Raise HistomixError if there is something already where the command will write."""
+        check_out(self.out, kind)
+
+    def open_data(self) -> Dataset:
+        """Open the dataset with the splits that ``--splits`` names, and say what of it is left out."""
+        dataset = open_any(self.dataset, self.mpp)
+        self.say(*(f"Skipped: {problem.sentence}" for problem in dataset.problems))
+        path = getattr(self, "splits", None)
+        return dataset if path is None else with_splits(dataset, read_splits(path))
+
+    def named_splits(self, dataset: Dataset) -> dict[str, Any]:
+        """Splits of ``--splits`` as a study keeps them in its settings; nothing where none were named."""
+        if getattr(self, "splits", None) is None:
+            return {}
+        return {"splits": {entry.source.image: entry.source.split for entry in dataset.entries}}
+
+    def images_of(self, study: Study) -> Dataset:
+        """The dataset of a study with the splits that it keeps; ``--dataset`` says where the images are now."""
+        # A study that cannot be written to is only told for this time.
+        moved = self.dataset is not None and study.read_only and self.dataset.is_dir()
+        root = self.dataset if moved else study.locate(self.dataset)
+        return with_chosen_splits(open_any(root, study.mpp), study.settings())
+
+
 class Commands:
     """The commands of ``histomix``, or the actions of one of them."""
 
@@ -43,18 +76,25 @@ class Commands:
         self._parsers = parser.add_subparsers(title=title, required=True, metavar=title.removesuffix("s").upper())
 
     def add(
-        self, name: str, run: Callable[[argparse.Namespace], dict[str, Any]], summary: str, *shared: str
+        self, name: str, run: Callable[[Options], dict[str, Any]], summary: str, *shared: str
     ) -> argparse.ArgumentParser:
-        """A command with options that others have too; ``run`` carries it out and returns what ``--json`` prints."""
+        """A command with options that others share; ``run`` carries it out and returns what ``--json`` prints."""
         added = self._parsers.add_parser(name, help=summary, description=summary, formatter_class=_Formatter)
         added.add_argument("--json", action="store_true", help="print one last line of JSON for programs")
         added.set_defaults(run=run)
-        add_shared(added, *shared)
+        for flag in shared:
+            added.add_argument(flag, **_SHARED[flag])
         return added
 
     def group(self, name: str, summary: str, title: str = "actions") -> Commands:
         """A command that has actions."""
         return Commands(self._parsers.add_parser(name, help=summary), title)
+
+
+def check_out(out: Path, kind: str = "folder") -> None:
+    """Raise HistomixError if there is something already at a place that is to be written."""
+    if out.exists():
+        raise HistomixError(f"{out} already exists; name a new {kind}.")
 
 
 def positive(text: str) -> float:
@@ -104,12 +144,6 @@ _SHARED: dict[str, dict[str, Any]] = {
 
 DATASET = "dataset", "--mpp", "--splits"
 """A dataset, its scale and its splits."""
-
-
-def add_shared(parser: argparse.ArgumentParser, *flags: str) -> None:
-    """Add options that several commands have."""
-    for flag in flags:
-        parser.add_argument(flag, **_SHARED[flag])
 
 
 def add_settings(parser: Any, classes: Iterable[type], *, without: Iterable[str] = ()) -> None:
@@ -178,12 +212,6 @@ def settings_from(cls: type[S], options: argparse.Namespace | Mapping[str, Any])
     return made_from(cls, {setting.name: given[setting.name] for setting in settings if setting.name in given})
 
 
-def check_out(out: Path, kind: str = "folder") -> None:
-    """Raise HistomixError if there is something already where a command will write."""
-    if out.exists():
-        raise HistomixError(f"{out} already exists; name a new {kind}.")
-
-
 def follow(job: Job[T]) -> T:
     """Run a job to its end with a bar on a terminal, one line for each phase elsewhere; messages go above it."""
     bar: tqdm[Any] | None = None
@@ -212,31 +240,3 @@ def follow(job: Job[T]) -> T:
         job.close()
         if bar is not None:
             bar.close()
-
-
-def say(options: argparse.Namespace, *lines: str) -> None:
-    """Print for people; with --json standard output holds one line for programs, so this goes to standard error."""
-    for line in lines:
-        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
-
-
-def open_data(options: argparse.Namespace) -> Dataset:
-    """Open the dataset of ``options`` with the splits these name, and say what of it is left out."""
-    dataset = open_any(options.dataset, options.mpp)
-    say(options, *(f"Skipped: {problem.sentence}" for problem in dataset.problems))
-    path = getattr(options, "splits", None)
-    return dataset if path is None else with_splits(dataset, read_splits(path))
-
-
-def named_splits(options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
-    """Splits of ``--splits`` as a study keeps them in its settings; nothing where none were named."""
-    if getattr(options, "splits", None) is None:
-        return {}
-    return {"splits": {entry.source.image: entry.source.split for entry in dataset.entries}}
-
-
-def study_images(study: Study, given: Path | None = None) -> Dataset:
-    """The dataset of a study with the splits that it keeps; ``given`` says where the images are now."""
-    # A study that cannot be written to is only told for this time.
-    root = given if given is not None and study.read_only and given.is_dir() else study.locate(given)
-    return with_chosen_splits(open_any(root, study.mpp), study.settings())

@@ -8,17 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import (
-    DATASET,
-    WRITABLE,
-    Commands,
-    add_shared,
-    check_out,
-    follow,
-    open_data,
-    say,
-    study_images,
-)
+from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, follow
 from napari_histomix.datasets import Dataset, Survey, splits, survey, synthetic_notes
 from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
@@ -37,11 +27,10 @@ def add_commands(commands: Commands) -> None:
     split.add_argument("--keep", nargs="+", default=[], metavar="SPLIT", help=kept)
     split.add_argument("--seed", type=int, default=0, help="the same seed gives the same splits")
 
-    converting = commands.add("convert", run_convert, "Write a dataset in another format, all splits of it.")
+    summary = "Write a dataset in another format, all splits of it."
+    converting = commands.add("convert", run_convert, summary, "--mpp", "--out")
     converting.add_argument("dataset", type=Path, help="folder of labeled images, in any format")
-    add_shared(converting, "--mpp")
     converting.add_argument("--to", required=True, choices=WRITABLE, help="the format to write")
-    add_shared(converting, "--out")
 
     summary = "Write the approved work of a study as a dataset."
     exporting = commands.add("export", run_export, summary, "study", "--format", "--dataset", "--out")
@@ -57,11 +46,11 @@ def _share(text: str) -> float:
     return value
 
 
-def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
+def run_inspect(options: Options) -> dict[str, Any]:
     """Show what a dataset holds."""
     from napari_histomix.datasets.copies import find_copies
 
-    dataset = open_data(options)
+    dataset = options.open_data()
     surveyed = follow(survey(dataset))
     copies = follow(find_copies(dataset))
     leaks = _shared(dataset) + [copy.sentence for copy in copies]
@@ -98,7 +87,7 @@ def run_inspect(options: argparse.Namespace) -> dict[str, Any]:
     lines += [f"µm/px: {scale}", f"splits: {counted}", f"patients: {len(patients) or 'not named'}"]
     lines += [f"synthetic: {note}" for note in synthetic_notes(dataset, surveyed)]
     problems = [f"problem: {problem.sentence}" for problem in surveyed.problems] + [f"leak: {leak}" for leak in leaks]
-    say(options, *lines, *(problems or ["No problems found."]))
+    options.say(*lines, *(problems or ["No problems found."]))
     return result
 
 
@@ -121,7 +110,7 @@ def _classes(dataset: Dataset, surveyed: Survey) -> tuple[str, list[dict[str, An
     return "images_of_it", rows
 
 
-def run_split(options: argparse.Namespace) -> dict[str, Any]:
+def run_split(options: Options) -> dict[str, Any]:
     """Propose splits, and write them."""
     from napari_histomix.datasets.copies import find_copies
 
@@ -129,14 +118,14 @@ def run_split(options: argparse.Namespace) -> dict[str, Any]:
         raise HistomixError("The shares of validation and test leave nothing to train on; ask for less.")
     if options.seed < 0:
         raise HistomixError("A seed is 0 or more.")
-    check_out(options.out, "file")
-    dataset = open_data(options)
+    options.check_out("file")
+    dataset = options.open_data()
     # Nuclei or images of each class, by image, and the classes' names.
     counts: Any = {entry.source.image: {entry.kind: 1} for entry in dataset.entries}
     names: dict[Any, str] = {}
     if dataset.has_nuclei:
         surveyed = follow(survey(dataset))
-        say(options, *(f"Skipped: {problem.sentence}" for problem in surveyed.problems[len(dataset.problems) :]))
+        options.say(*(f"Skipped: {problem.sentence}" for problem in surveyed.problems[len(dataset.problems) :]))
         counts, names = surveyed.counts, {kind.number: kind.name for kind in dataset.classes}
     copies = follow(find_copies(dataset, within=True))
     together = [copy.images for copy in copies]
@@ -151,12 +140,12 @@ def run_split(options: argparse.Namespace) -> dict[str, Any]:
         total = sum((Counter(counts[image]) for image in counts if proposed.get(image) == split), Counter[Any]())
         classes[split] = {names.get(kind, str(kind)): total[kind] for kind in sorted(total, key=str)}
     many = Counter(unit.what for unit in splits.units(dataset, together))
-    say(options, f"{dataset.name}: " + ", ".join(f"{count:,} {what}s" for what, count in many.items()) + " to divide.")
+    options.say(f"{dataset.name}: " + ", ".join(f"{count:,} {what}s" for what, count in many.items()) + " to divide.")
     for split, counted in classes.items():
         by_class = ", ".join(f"{name} {count:,}" for name, count in counted.items())
-        say(options, f"  {split:<6} {images[split]:>6,} images" + (f"; {by_class}" if by_class else ""))
-    say(options, *(f"together: {copy.sentence}" for copy in copies), *(f"note: {note}" for note in notes))
-    say(options, f"Written: {options.out}")
+        options.say(f"  {split:<6} {images[split]:>6,} images" + (f"; {by_class}" if by_class else ""))
+    options.say(*(f"together: {copy.sentence}" for copy in copies), *(f"note: {note}" for note in notes))
+    options.say(f"Written: {options.out}")
     return {
         "out": str(options.out),
         "images": dict(images),
@@ -166,40 +155,40 @@ def run_split(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_convert(options: argparse.Namespace) -> dict[str, Any]:
+def run_convert(options: Options) -> dict[str, Any]:
     """Write a dataset in another format."""
     from napari_histomix.datasets.dataset_writer import convert
 
-    done = follow(convert(open_data(options), options.out, options.to))
-    say(options, *(f"Skipped: {sentence}" for sentence in done.skipped.values()))
-    say(options, f"{done.images:,} images with {sum(done.nuclei.values()):,} nuclei. Written: {options.out}")
+    done = follow(convert(options.open_data(), options.out, options.to))
+    options.say(*(f"Skipped: {sentence}" for sentence in done.skipped.values()))
+    options.say(f"{done.images:,} images with {sum(done.nuclei.values()):,} nuclei. Written: {options.out}")
     return {"out": str(options.out), "format": options.to, **asdict(done)}
 
 
-def run_export(options: argparse.Namespace) -> dict[str, Any]:
+def run_export(options: Options) -> dict[str, Any]:
     """Write what is approved in a study, or show what would be written."""
     from napari_histomix.datasets.copies import check_leaks
     from napari_histomix.study.export import export_study, format_for
     from napari_histomix.study.export_plan import bytes_text, plan_export
 
     study = Study.open(options.study)
-    dataset = study_images(study, options.dataset)
+    dataset = options.images_of(study)
     format = format_for(dataset, options.format, options.ignore_band)
     how = {"format": format, "ignore_band": options.ignore_band}
     plan = follow(plan_export(dataset, study.changes(), options.out, study.decisions("change"), **how))
     width = max(map(len, plan.before), default=0)
-    say(options, f"{plan.images:,} training images, {plan.synthetic_images:,} with synthetic pixels.")
+    options.say(f"{plan.images:,} training images, {plan.synthetic_images:,} with synthetic pixels.")
     for name, before in plan.before.items():
         after = plan.after[name]
         change = f"  ({after - before:+,})" if after != before else ""
-        say(options, f"  {name:<{width}}  {before:>8,} → {after:>8,} {plan.unit}{change}")
-    say(options, *(f"Note: {warning}" for warning in (*plan.left_out, *plan.losses)))
-    say(options, f"{plan.files:,} files, about {bytes_text(plan.size)}; {bytes_text(plan.free)} are free.")
+        options.say(f"  {name:<{width}}  {before:>8,} → {after:>8,} {plan.unit}{change}")
+    options.say(*(f"Note: {warning}" for warning in (*plan.left_out, *plan.losses)))
+    options.say(f"{plan.files:,} files, about {bytes_text(plan.size)}; {bytes_text(plan.free)} are free.")
     if plan.refusal:
         raise HistomixError(plan.refusal)
     if options.dry_run:
         follow(check_leaks(dataset))
     else:
         follow(export_study(study, dataset, options.out, **how))
-    say(options, "Nothing was written: a dry run." if options.dry_run else f"Written: {options.out}")
+    options.say("Nothing was written: a dry run." if options.dry_run else f"Written: {options.out}")
     return {"out": str(options.out), "format": format, "dry_run": options.dry_run, **asdict(plan)}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import DATASET, WRITABLE, Commands, check_out, follow, open_data, say
+from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, check_out, follow
 from napari_histomix.datasets.dataset import Dataset
 
 _SHOWN = 20
@@ -23,24 +22,24 @@ def add_commands(commands: Commands) -> None:
     doctor.add_argument("--to", choices=WRITABLE, metavar="NAME", help=same)
 
 
-def run_doctor(options: argparse.Namespace) -> dict[str, Any]:
+def run_doctor(options: Options) -> dict[str, Any]:
     """Examine a dataset, and write the copy if one is asked for."""
     from napari_histomix.datasets.dataset_writer import convert
     from napari_histomix.datasets.doctor import CHECKS, examine
 
     if options.fix is not None:
         check_out(options.fix)
-    dataset = open_data(options)
+    dataset = options.open_data()
     found = follow(examine(dataset))
     nuclei = f", {found.survey.total.total():,} nuclei" if dataset.has_nuclei else ""
-    say(options, f"{dataset.name}: {len(dataset.entries):,} images{nuclei}")
+    options.say(f"{dataset.name}: {len(dataset.entries):,} images{nuclei}")
     for name, check in CHECKS.items():
         sentences = found.findings[name]
-        say(options, *([] if sentences else [f"  ok    {check.title}: {check.fine}"]))
-        say(options, *(f"  look  {check.title}: {sentence}" for sentence in sentences[:_SHOWN]))
+        options.say(*([] if sentences else [f"  ok    {check.title}: {check.fine}"]))
+        options.say(*(f"  look  {check.title}: {sentence}" for sentence in sentences[:_SHOWN]))
         if sentences[_SHOWN:]:
-            say(options, f"        … and {len(sentences) - _SHOWN:,} more.")
-        say(options, *([f"        → {check.remedy}"] if sentences else []))
+            options.say(f"        … and {len(sentences) - _SHOWN:,} more.")
+        options.say(*([f"        → {check.remedy}"] if sentences else []))
     result: dict[str, Any] = {
         "name": dataset.name,
         "images": len(dataset.entries),
@@ -48,8 +47,8 @@ def run_doctor(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.fix is not None:
         done = follow(convert(dataset, options.fix, options.to or _format(dataset)))
-        say(options, *(f"Left out: {sentence}" for sentence in done.skipped.values()))
-        say(options, f"Written: {options.fix} ({done.images:,} images)")
+        options.say(*(f"Left out: {sentence}" for sentence in done.skipped.values()))
+        options.say(f"Written: {options.fix} ({done.images:,} images)")
         return result | {"out": str(options.fix), "skipped": dict(done.skipped)}
     if failed := found.failed:
         count = len(failed)

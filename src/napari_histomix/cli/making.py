@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections import Counter
 from contextlib import suppress
@@ -11,19 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix import jobs
-from napari_histomix.cli.common import (
-    DATASET,
-    Commands,
-    add_settings,
-    add_shared,
-    check_out,
-    follow,
-    named_splits,
-    open_data,
-    say,
-    settings_from,
-    study_images,
-)
+from napari_histomix.cli.common import DATASET, Commands, Options, add_settings, follow, settings_from
 from napari_histomix.datasets import SAMPLE_RARE, Dataset, load_sample
 from napari_histomix.methods import DEFAULT, method_names, method_of, method_problems
 from napari_histomix.methods.base import Method
@@ -42,18 +29,17 @@ def add_commands(commands: Commands, method: str) -> None:
         "Make synthetic images with a method, and write the augmented dataset. "
         f"The options below are those of '{method}'; 'histomix methods' lists all methods."
     )
-    synthesize = commands.add("synthesize", run_synthesize, summary, *DATASET)
+    synthesize = commands.add("synthesize", run_synthesize, summary, *DATASET, "--format")
     synthesize.add_argument("--method", choices=method_names(), default=method, metavar="NAME", help="what makes them")
     synthesize.add_argument("--out", type=Path, required=True, help="new folder for the augmented dataset")
     synthesize.add_argument("--study", type=Path, metavar="FOLDER", help="keep the study here, to review in napari")
     listed = "use the candidates of this CSV, without its rows to drop"
     synthesize.add_argument("--candidates", type=Path, metavar="FILE", help=listed)
-    add_shared(synthesize, "--format")
     add_settings(synthesize, _settings_classes(method_of(method)))
 
-    resume = commands.add("resume", run_resume, "Go on with a run that was killed or cancelled.", "study")
+    summary = "Go on with a run that was killed or cancelled."
+    resume = commands.add("resume", run_resume, summary, "study", "--dataset", "--format")
     resume.add_argument("--out", type=Path, help="new folder for the augmented dataset, once all is made")
-    add_shared(resume, "--dataset", "--format")
 
     summary = "Run the whole job on the bundled sample: candidates, synthesis, export, and report.png."
     demo = commands.add("demo", run_demo, summary)
@@ -66,17 +52,17 @@ def _settings_classes(method: Method[Any, Any]) -> list[type]:
     return [method.settings] if method.stage is None else [method.stage.settings, method.settings]
 
 
-def run_methods(options: argparse.Namespace) -> dict[str, Any]:
+def run_methods(options: Options) -> dict[str, Any]:
     """List the methods, or the options of one."""
     methods = [method_of(name) for name in ([options.method] if options.method else method_names())]
     for method in methods:
-        say(options, f"{method.name}: {method.title}, {method.makes}")
+        options.say(f"{method.name}: {method.title}, {method.makes}")
         if options.method:
-            say(options, *([method.citation] if method.citation else []))
+            options.say(*([method.citation] if method.citation else []))
             for setting in (setting for cls in _settings_classes(method) for setting in settings_of(cls)):
                 bounds = f" ({setting.bounds()})" if setting.bounds() else ""
-                say(options, f"  {setting.flag:<22} {shown(setting):<24} {setting.option.help}{bounds}")
-    say(options, *(f"Note: {problem}" for problem in method_problems()))
+                options.say(f"  {setting.flag:<22} {shown(setting):<24} {setting.option.help}{bounds}")
+    options.say(*(f"Note: {problem}" for problem in method_problems()))
     return {
         "methods": [
             {
@@ -91,20 +77,20 @@ def run_methods(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_synthesize(options: argparse.Namespace) -> dict[str, Any]:
+def run_synthesize(options: Options) -> dict[str, Any]:
     """Carry a method out and export what it made."""
-    check_out(options.out)
+    options.check_out()
     method = method_of(options.method)
     # What is missing on the command line is said before a large dataset is opened.
     settings_from(method.settings, options)
     if method.stage is not None and not (options.candidates or (options.study and options.study.exists())):
         settings_from(method.stage.settings, options)
-    return _synthesize(options, open_data(options), method, report=False)
+    return _synthesize(options, options.open_data(), method, report=False)
 
 
-def run_demo(options: argparse.Namespace) -> dict[str, Any]:
+def run_demo(options: Options) -> dict[str, Any]:
     """The whole job on the bundled sample."""
-    check_out(options.out)
+    options.check_out()
     options.rare, options.study, options.candidates = [SAMPLE_RARE], None, None
     options.format = options.mpp = None
     if not hasattr(options, "count"):
@@ -112,9 +98,7 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     return _synthesize(options, load_sample(), method_of(DEFAULT), report=True)
 
 
-def _synthesize(
-    options: argparse.Namespace, dataset: Dataset, method: Method[Any, Any], *, report: bool
-) -> dict[str, Any]:
+def _synthesize(options: Options, dataset: Dataset, method: Method[Any, Any], *, report: bool) -> dict[str, Any]:
     from napari_histomix.datasets.copies import check_leaks
     from napari_histomix.datasets.dataset_writer import check_format
     from napari_histomix.study.export import format_for
@@ -135,7 +119,7 @@ def _synthesize(
     if study is None:
         candidates = read_candidates(options.candidates) if options.candidates else None
         with Study.begin(folder, dataset.root, dataset.name, options.mpp) as study:
-            study.save_settings(named_splits(options, dataset))
+            study.save_settings(options.named_splits(dataset))
             if candidates is not None:
                 study.set_candidates(candidates, {"candidates_from": options.candidates.name})
         study.take()
@@ -148,7 +132,7 @@ def _synthesize(
         result = _exported(options, made, dataset, report=report)
     except KeyboardInterrupt:
         if study.changes():
-            say(options, f"What is made so far is kept; go on with: histomix resume {folder} --out {options.out}")
+            options.say(f"What is made so far is kept; go on with: histomix resume {folder} --out {options.out}")
         raise
     finally:
         # A study that nobody asked for stays only where it holds what is not exported yet.
@@ -156,11 +140,11 @@ def _synthesize(
             study.let_go()
             with suppress(OSError):
                 shutil.rmtree(folder)
-    say(options, *([f"Study: {folder}"] if options.study else []), f"Written: {options.out}")
+    options.say(*([f"Study: {folder}"] if options.study else []), f"Written: {options.out}")
     return result
 
 
-def _check_same_stage(options: argparse.Namespace, method: Method[Any, Any], study: Study, dataset: Dataset) -> None:
+def _check_same_stage(options: Options, method: Method[Any, Any], study: Study, dataset: Dataset) -> None:
     """Raise HistomixError where the study's items were found with other settings than are given now."""
     stage: Any = method.stage
     own = {setting.name for setting in settings_of(method.settings)}
@@ -178,28 +162,26 @@ def _check_same_stage(options: argparse.Namespace, method: Method[Any, Any], stu
             )
 
 
-def run_resume(options: argparse.Namespace) -> dict[str, Any]:
+def run_resume(options: Options) -> dict[str, Any]:
     """Go on with a run, and export what it made."""
     study = Study.open(options.study).take()
-    dataset = study_images(study, options.dataset)
+    dataset = options.images_of(study)
     if options.out is not None:
-        check_out(options.out)
+        options.check_out()
     made = follow(jobs.resume(study, dataset))
     result = _exported(options, made, dataset)
     if options.out is not None:
-        say(options, f"Written: {options.out}")
+        options.say(f"Written: {options.out}")
     return result
 
 
-def _exported(
-    options: argparse.Namespace, made: jobs.Outcome, dataset: Dataset, *, report: bool = False
-) -> dict[str, Any]:
+def _exported(options: Options, made: jobs.Outcome, dataset: Dataset, *, report: bool = False) -> dict[str, Any]:
     """Say what was made, export it where a folder is named, and return what ``--json`` prints."""
     from napari_histomix.study.export import export_study, format_for
 
-    say(options, f"Made {len(made.ids):,} of {made.wanted:,}.")
-    say(options, *(f"  {line}" for line in jobs.refused(made.refusals)))
-    say(options, *(f"Skipped: {problem.sentence}" for problem in made.problems))
+    options.say(f"Made {len(made.ids):,} of {made.wanted:,}.")
+    options.say(*(f"  {line}" for line in jobs.refused(made.refusals)))
+    options.say(*(f"Skipped: {problem.sentence}" for problem in made.problems))
     if options.out is not None:
         how: dict[str, Any] = {"format": format_for(dataset, options.format), "ids": made.ids, "report": report}
         follow(export_study(made.study, dataset, options.out, reviewed=False, **how))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import DATASET, Commands, add_shared, follow, open_data, positive, say, whole
+from napari_histomix.cli.common import DATASET, Commands, Options, add_settings, follow, positive, settings_from, whole
+from napari_histomix.settings import PaintingSettings
 from napari_histomix.study import Study
 
 TRAINED = {
@@ -24,7 +24,7 @@ def add_commands(commands: Commands) -> None:
 
     kinds = commands.group("train", "Train a network on your own images; no labels are needed.", "networks")
     for kind, summary in TRAINED.items():
-        train = kinds.add(kind, run_train, summary)
+        train = kinds.add(kind, run_train, summary, "--splits", "--device", "--seed")
         train.set_defaults(kind=kind)
         train.add_argument("--images", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders of images")
         train.add_argument("--out", type=Path, required=True, help="new model folder")
@@ -43,30 +43,22 @@ def add_commands(commands: Commands) -> None:
         train.add_argument("--save-minutes", type=positive, help="between two checkpoints (2)")
         train.add_argument("--name", help="name in the model card (the folder's)")
         train.add_argument("--resume", action="store_true", help="take up the killed or stopped run of --out")
-        add_shared(train, "--splits", "--device", "--seed")
 
     summary = "Hide parts of real images, fill them in every way, compare with what was hidden."
-    test, default = commands.add("blend-test", run_blend_test, summary, *DATASET), BlendSettings()
-    presets = "fast, quality, paper, METHOD:START:STEPS:VISITS[:grain][:unconditional], or all"
-    test.add_argument("--sampler", nargs="+", default=list(default.samplers), metavar="NAME", help=presets)
+    test, default = commands.add("blend-test", run_blend_test, summary, *DATASET, "--seed"), BlendSettings()
+    named = "fast, quality, paper, METHOD:START:STEPS:VISITS[:grain][:unconditional], or all"
+    test.add_argument("--sampler", dest="samplers", nargs="+", default=[*default.samplers], metavar="NAME", help=named)
     shapes = "ring: around a nucleus; disc: on free background; large: as a tissue segment"
-    test.add_argument("--hole", nargs="+", choices=default.holes, default=list(default.holes), help=shapes)
+    test.add_argument("--hole", dest="holes", nargs="+", choices=default.holes, default=[*default.holes], help=shapes)
     test.add_argument("--count", type=whole, default=default.count, help="windows for each kind of hole")
     test.add_argument("--spread", action="store_true", help="also fill each hole five times, to see how they vary")
     sheet = "new PNG file that shows the windows and their fills"
     test.add_argument("--sheet", type=Path, metavar="FILE", help=sheet)
-    test.add_argument("--batch", type=whole, default=default.batch, help="windows denoised together")
-    model = "inpainting model: a folder or a checkpoint (the bundled one)"
-    test.add_argument("--model", metavar="PATH", help=model)
-    scale = "µm per pixel of a model that does not say it"
-    test.add_argument("--model-mpp", nargs="+", type=positive, metavar="UM", help=scale)
-    test.add_argument("--prompt", default="", help="what holes are to hold, for a model that follows a prompt")
-    add_shared(test, "--device", "--seed")
+    add_settings(test, [PaintingSettings], without=["sampler"])
 
     actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
-    make = actions.add("make", run_reader_test, "Make a reader test out of what is approved in a study.")
+    make = actions.add("make", run_reader_test, "Make a reader test out of what is approved in a study.", "--mpp")
     make.add_argument("dataset", type=Path, help="the study's images: of nuclei, or of tissue")
-    add_shared(make, "--mpp")
     studies = "studies of these images, of one method each"
     make.add_argument("--study", type=Path, nargs="+", required=True, metavar="FOLDER", help=studies)
     make.add_argument("--out", type=Path, required=True, help="new folder for the test")
@@ -83,7 +75,7 @@ def add_commands(commands: Commands) -> None:
     report.add_argument("--truth", type=Path, metavar="FILE", help="the sealed truth, if it was kept elsewhere")
 
 
-def run_train(options: argparse.Namespace) -> dict[str, Any]:
+def run_train(options: Options) -> dict[str, Any]:
     """Train a network of one kind on folders of images."""
     from dataclasses import replace
 
@@ -105,7 +97,7 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
     )
     out = follow(job)
     best = read_json(out / CARD_FILE, "a model")["best"]
-    say(options, f"Written: {out} (best at step {int(best['step'])}, validation loss {best['validation']:.4f})")
+    options.say(f"Written: {out} (best at step {int(best['step'])}, validation loss {best['validation']:.4f})")
     return {"out": str(out), **best}
 
 
@@ -114,23 +106,23 @@ def _scale(values: list[float] | None) -> tuple[float, float] | None:
     return (min(values), max(values)) if values else None
 
 
-def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
+def run_blend_test(options: Options) -> dict[str, Any]:
     """Measure how well a model's samplers fill holes in real images."""
-    from napari_histomix.diffusion.model_files import load_model
     from napari_histomix.evaluation import blending
-    from napari_histomix.weights import bundled
+    from napari_histomix.methods.record import painter
 
     if options.sheet:
         blending.check_sheet(options.sheet)
-    rest = {name: getattr(options, name) for name in ("count", "seed", "device", "batch", "spread")}
-    settings = blending.BlendSettings(holes=tuple(options.hole), samplers=tuple(options.sampler), **rest)
-    dataset = open_data(options)
-    model = load_model(options.model or bundled(), mpp=_scale(options.model_mpp), prompt=options.prompt)
+    painting = settings_from(PaintingSettings, options)
+    chosen = {name: getattr(options, name) for name in ("holes", "samplers", "count", "seed", "spread")}
+    settings = blending.BlendSettings(**chosen, device=painting.device, batch=painting.batch)
+    dataset = options.open_data()
+    model = painter(painting)
     report = follow(blending.blend_test(dataset, model, settings))
-    say(options, *blending.report_lines(report))
+    options.say(*blending.report_lines(report))
     if options.sheet:
         blending.write_sheet(options.sheet, report)
-        say(options, f"Written: {options.sheet}")
+        options.say(f"Written: {options.sheet}")
     return {
         "dataset": dataset.name,
         "model": model.name,
@@ -142,7 +134,7 @@ def run_blend_test(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_reader_test(options: argparse.Namespace) -> dict[str, Any]:
+def run_reader_test(options: Options) -> dict[str, Any]:
     """Make a reader test."""
     from napari_histomix.datasets.splits import with_chosen_splits
     from napari_histomix.evaluation.reader_test.folder import make_reader_test
@@ -150,18 +142,18 @@ def run_reader_test(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = ReaderTestSettings(per_kind=options.per_kind, copy_paste=options.copy_paste, seed=options.seed)
     studies = [Study.open(folder) for folder in options.study]
-    dataset = with_chosen_splits(open_data(options), studies[0].settings())
+    dataset = with_chosen_splits(options.open_data(), studies[0].settings())
     made = follow(make_reader_test(dataset, studies, options.out, settings, undecided=options.all))
-    say(options, f"{made.each} real and {made.each} synthetic crops. Written: {options.out}")
-    say(options, "To answer it, open napari and the dock HistoMix: Reader test.")
+    options.say(f"{made.each} real and {made.each} synthetic crops. Written: {options.out}")
+    options.say("To answer it, open napari and the dock HistoMix: Reader test.")
     return {"out": str(options.out), "crops": len(made.test), "real": made.each, "synthetic": made.each}
 
 
-def run_reader_report(options: argparse.Namespace) -> dict[str, Any]:
+def run_reader_report(options: Options) -> dict[str, Any]:
     """Report on a reader test."""
     from napari_histomix.evaluation.reader_test.folder import ReaderTest
     from napari_histomix.evaluation.reader_test.report_files import report_lines, write_report
 
     report = write_report(ReaderTest.open(options.test), options.out, options.truth)
-    say(options, *report_lines(report), f"Written: {options.out}")
+    options.say(*report_lines(report), f"Written: {options.out}")
     return {"out": str(options.out), **asdict(report)}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_histomix.cli.common import Commands, follow, say
+from napari_histomix.cli.common import Commands, Options, follow
 from napari_histomix.settings import DEVICES
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def add_commands(commands: Commands) -> None:
     explaining.add_argument("--manifest", type=Path, metavar="FILE", help="manifest.json, where it is not beside it")
 
 
-def run_replay(options: argparse.Namespace) -> dict[str, Any]:
+def run_replay(options: Options) -> dict[str, Any]:
     """Make the images of an export again."""
     from napari_histomix.study.manifest import read_manifest
     from napari_histomix.study.replay import replay, source_dataset
@@ -49,11 +48,11 @@ def run_replay(options: argparse.Namespace) -> dict[str, Any]:
     dataset = source_dataset(manifest, options.dataset)
     how = {name: getattr(options, name) for name in ("out", "check", "images", "device")}
     report = follow(replay(manifest, dataset, options.model, **how))
-    say(options, *(f"Note: {note}." for note in report.conditions))
+    options.say(*(f"Note: {note}." for note in report.conditions))
     outcomes: Counter[str] = Counter(compared.outcome for compared in report.compared)
     if report.compared:
         summary = ", ".join(f"{outcomes[key]:,} {words}" for key, words in _OUTCOMES.items() if outcomes[key])
-        say(options, f"Synthetic images of {manifest.dataset}: {summary}.")
+        options.say(f"Synthetic images of {manifest.dataset}: {summary}.")
     result: dict[str, Any] = {
         "manifest": str(manifest.path),
         "dataset": report.dataset,
@@ -63,9 +62,9 @@ def run_replay(options: argparse.Namespace) -> dict[str, Any]:
         "out": None if options.out is None or report.changed_sources else str(options.out),
     }
     if result["out"]:
-        say(options, f"Written: {options.out}")
+        options.say(f"Written: {options.out}")
     if report.problems:
-        say(options, *(f"  {sentence}" for sentence in report.problems))
+        options.say(*(f"  {sentence}" for sentence in report.problems))
         result["error"] = _sentence(report)
     return result
 
@@ -86,17 +85,17 @@ def _sentence(report: ReplayReport) -> str:
     return f"{number:,} of {len(report.compared):,} images differ from their export, for the reasons above."
 
 
-def run_explain(options: argparse.Namespace) -> dict[str, Any]:
+def run_explain(options: Options) -> dict[str, Any]:
     """Say where the pixels of an image come from."""
     from napari_histomix.study.explain import explain
 
     explained = explain(options.image, options.manifest)
     result = {key: getattr(explained, key) for key in ("image", "kind", "sentence")} | dict(explained.facts)
     if options.at is None:
-        say(options, explained.sentence, *_lines(explained.facts))
+        options.say(explained.sentence, *_lines(explained.facts))
         return result
     point = explained.at(*options.at)
-    say(options, *_point_lines(f"({options.at[0]}, {options.at[1]}) of {explained.image}", point))
+    options.say(*_point_lines(f"({options.at[0]}, {options.at[1]}) of {explained.image}", point))
     return result | {"point": {"at": options.at, **point}}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import tempfile
 from collections import Counter
@@ -15,17 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.cli.common import (
-    DATASET,
-    Commands,
-    add_settings,
-    check_out,
-    follow,
-    named_splits,
-    open_data,
-    say,
-    settings_from,
-)
+from napari_histomix.cli.common import DATASET, Commands, Options, add_settings, follow, settings_from
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.methods import stage_of
 from napari_histomix.records import Event, HistomixError, Job, Segment, within
@@ -57,14 +46,14 @@ def add_commands(commands: Commands) -> None:
     actions.add("stats", run_pool_stats, "Show how many segments of which class a pool holds.", "study")
 
 
-def run_candidates(options: argparse.Namespace) -> dict[str, Any]:
+def run_candidates(options: Options) -> dict[str, Any]:
     """Find candidate locations and write them as a table."""
     from napari_histomix.methods.base import Work
     from napari_histomix.study.tables import write_candidates
 
-    check_out(options.out, "file")
+    options.check_out("file")
     stage = stage_of("candidates")
-    dataset = open_data(options)
+    dataset = options.open_data()
     settings: Any = settings_from(stage.settings, options)
     with tempfile.TemporaryDirectory() as place:
         study = Study.create(Path(place) / "study", dataset.root, dataset.name, options.mpp)
@@ -76,16 +65,16 @@ def run_candidates(options: argparse.Namespace) -> dict[str, Any]:
         f"{len(candidates):,} candidate locations; the draw is worth {facts['effective_sample_size']:,.0f} equally "
         f"likely ones (temperature {facts['temperature']:.3g})."
     )
-    say(options, sentence, *facts["warnings"], f"Written: {options.out}")
+    options.say(sentence, *facts["warnings"], f"Written: {options.out}")
     return {"out": str(options.out), "candidates": len(candidates), **facts}
 
 
-def run_segment(options: argparse.Namespace) -> dict[str, Any]:
+def run_segment(options: Options) -> dict[str, Any]:
     """Divide one image or a folder of images into anchor segments."""
     from napari_histomix.datasets.writing import complete_or_absent
     from napari_histomix.segmentation import open_prompter
 
-    check_out(options.out)
+    options.check_out()
     images = _images(options.image)
     settings: Any = settings_from(stage_of("segments").settings, _with_prompter(options))
     prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
@@ -94,12 +83,12 @@ def run_segment(options: argparse.Namespace) -> dict[str, Any]:
         counts = follow(_segment_all(images, folder, prompter, settings.anchors, problems))
         if not counts:
             raise HistomixError(f"No image could be divided: {next(iter(problems.values()))}")
-    say(options, *(f"Skipped: {sentence}" for sentence in problems.values()))
-    say(options, f"{sum(counts.values()):,} segments in {len(counts):,} images. Written: {options.out}")
+    options.say(*(f"Skipped: {sentence}" for sentence in problems.values()))
+    options.say(f"{sum(counts.values()):,} segments in {len(counts):,} images. Written: {options.out}")
     return {"out": str(options.out), "prompter": prompter.name, "segments": counts, "problems": problems}
 
 
-def _with_prompter(options: argparse.Namespace) -> dict[str, Any]:
+def _with_prompter(options: Options) -> dict[str, Any]:
     """The options, where weights alone ask for SAM."""
     given = vars(options)
     return {"prompter": "sam", **given} if given.get("weights") else given
@@ -162,7 +151,7 @@ def _write_labels(path: Path, pixels: NDArray[np.uint8], segments: Sequence[Segm
     Image.fromarray(outlined).save(path.with_name(f"{path.name}-outlines.png"))
 
 
-def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
+def run_pool_build(options: Options) -> dict[str, Any]:
     """Make the segment pool of a study, or go on with one that was killed."""
     from napari_histomix.datasets.copies import check_leaks
     from napari_histomix.methods.base import Work
@@ -172,7 +161,7 @@ def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
     begun = (options.study / FILE).is_file() and not has_pool(options.study)
     if not begun:
         Study.check_new(options.study)
-    dataset = open_data(options)
+    dataset = options.open_data()
     if begun and options.splits is None:
         dataset = with_chosen_splits(dataset, Study.open(options.study).settings())
     follow(check_leaks(dataset))
@@ -185,17 +174,17 @@ def run_pool_build(options: argparse.Namespace) -> dict[str, Any]:
         study.take()
         if not begun:
             # Before the pool, so that a killed build is taken up with them.
-            study.save_settings(named_splits(options, dataset))
+            study.save_settings(options.named_splits(dataset))
         elif study.dataset_root != dataset.root.resolve():
             raise HistomixError(f"The study {options.study} is of another dataset; choose a new folder.")
         built = follow(stage.find(Work(dataset, study), settings))
-    say(options, *(f"Skipped: {problem.sentence}" for problem in built.problems[len(dataset.problems) :]))
+    options.say(*(f"Skipped: {problem.sentence}" for problem in built.problems[len(dataset.problems) :]))
     pool = SegmentPool(study.folder)
-    say(options, f"{len(pool):,} segments of {len(pool.images):,} images. Written: {options.study}")
+    options.say(f"{len(pool):,} segments of {len(pool.images):,} images. Written: {options.study}")
     return {"study": str(options.study), "images": len(pool.images), "segments": len(pool)}
 
 
-def run_pool_stats(options: argparse.Namespace) -> dict[str, Any]:
+def run_pool_stats(options: Options) -> dict[str, Any]:
     """Show what a segment pool holds."""
     from napari_histomix.segmentation.pool import SegmentPool
     from napari_histomix.study.curation import Curation
@@ -217,11 +206,10 @@ def run_pool_stats(options: argparse.Namespace) -> dict[str, Any]:
             "area_percentiles_5_50_95": [round(value) for value in areas],
             "mean_vote_share": round(float(rows["vote_share"].mean()), 4) if len(rows) else 0,
         }
-        say(
-            options,
+        options.say(
             f"{kind}: {len(rows):,} segments of {facts['images']:,} images, {len(usable):,} usable, "
             f"{facts['at_border']:,} at the border; area {areas[1]:,.0f} px ({areas[0]:,.0f} to {areas[2]:,.0f}), "
-            f"vote share {facts['mean_vote_share']:.2f}",
+            f"vote share {facts['mean_vote_share']:.2f}"
         )
-    say(options, *(f"{key}: {value}" for key, value in pool.signature.items()))
+    options.say(*(f"{key}: {value}" for key, value in pool.signature.items()))
     return {"segments": len(pool), "signature": dict(pool.signature), "classes": classes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,18 +148,12 @@ class Look(NamedTuple):
 
 def look(target: LabeledImage, row: float, col: float, side: int, changes: Iterable[Change]) -> Look:
     """Before and after changes in place, centered on a place of their image; gray beyond the image."""
-    before = crop(target.pixels, row, col, side)
-    rows, cols = (
-        slice(max(round(at) - side // 2, 0), min(round(at) - side // 2 + side, size))
-        for at, size in zip((row, col), target.instances.shape, strict=True)
-    )
-    made, window = compose_window(target, (rows, cols), changes)
-    after, origin = before.copy(), np.zeros((side, side), np.uint8)
-    top, left = rows.start - (round(row) - side // 2), cols.start - (round(col) - side // 2)
-    piece = made.image.pixels[window]
-    part = slice(top, top + piece.shape[0]), slice(left, left + piece.shape[1])
-    after[part], origin[part] = piece, made.origin[window]
-    return Look(before, after, origin)
+    square = _square(row, col, side)
+    inner = window_around([square], 0, target.instances.shape)
+    made, window = compose_window(target, inner, changes)
+    corner = inner[0].start, inner[1].start
+    after = cut(made.image.pixels[window], square, corner, BEYOND)
+    return Look(crop(target.pixels, row, col, side), after, cut(made.origin[window], square, corner, REAL))
 
 
 def look_at_image(target: LabeledImage | None, change: Change, row: float, col: float, side: int) -> Look:
@@ -170,17 +164,27 @@ def look_at_image(target: LabeledImage | None, change: Change, row: float, col: 
     else:
         before = crop(target.pixels, row, col, side)
         pixels = np.where(change.origin[..., None] == REAL, target.pixels, pixels)
-    origin = crop(np.repeat(change.origin[..., None], 3, axis=2), row, col, side, REAL)[..., 0]
-    return Look(before, crop(pixels, row, col, side), origin)
+    return Look(before, crop(pixels, row, col, side), cut(change.origin, _square(row, col, side), beyond=REAL))
 
 
-def crop(pixels: NDArray[np.uint8], row: float, col: float, side: int, beyond: int = BEYOND) -> NDArray[np.uint8]:
+def crop(pixels: NDArray[np.uint8], row: float, col: float, side: int) -> NDArray[np.uint8]:
     """A (side, side, 3) piece of an (H, W, 3) image centered on a place; gray beyond the image."""
-    out = np.full((side, side, 3), beyond, np.uint8)
-    top, left = round(row) - side // 2, round(col) - side // 2
-    rows, cols = slice(max(top, 0), max(top + side, 0)), slice(max(left, 0), max(left + side, 0))
-    piece = pixels[rows, cols]
-    if piece.size:
-        r, c = rows.start - top, cols.start - left
-        out[r : r + piece.shape[0], c : c + piece.shape[1]] = piece
+    return cut(pixels, _square(row, col, side), beyond=BEYOND)
+
+
+def cut(array: NDArray[Any], window: Window, corner: tuple[int, int] = (0, 0), beyond: int = 0) -> NDArray[Any]:
+    """What an array (h, w, …) at a corner (row, column) of an image shows in a window, which may stick out of it."""
+    out = np.full((*(axis.stop - axis.start for axis in window), *array.shape[2:]), beyond, array.dtype)
+    here, there = [], []
+    for axis, start, size in zip(window, corner, array.shape[:2], strict=True):
+        first = max(axis.start, start)
+        stop = max(first, min(axis.stop, start + size))
+        here.append(slice(first - axis.start, stop - axis.start))
+        there.append(slice(first - start, stop - start))
+    out[tuple(here)] = array[tuple(there)]
     return out
+
+
+def _square(row: float, col: float, side: int) -> Window:
+    top, left = round(row) - side // 2, round(col) - side // 2
+    return slice(top, top + side), slice(left, left + side)

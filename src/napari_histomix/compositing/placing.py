@@ -8,14 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_histomix.compositing.donors import DonorCrop, Mask, before_turn, cut_donor, resampled_shape
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
-from napari_histomix.compositing.planning import Plan
 from napari_histomix.datasets import Dataset
-from napari_histomix.datasets.formats.polygons import mask_text
-from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location
+from napari_histomix.records import REAL, Candidate, Change, Event, HistomixError, Job, Location
 from napari_histomix.records import SourceRef as Ref
 
 USED_UP = "its donor has been used as often as allowed"
@@ -220,40 +217,6 @@ def choose_placements(
                 filled[name] += 1
                 used[candidate.donor.image, candidate.donor.instance] += 1
     return accepted, refusals
-
-
-def finished_change(
-    plan: Plan,
-    pixels: NDArray[np.uint8],
-    origin: NDArray[np.uint8],
-    instance: int,
-    *,
-    number: int,
-    method: str,
-    how: Mapping[str, Any],
-) -> Change:
-    """The change with the id ``number`` that a plan has become; ``how`` is added to the provenance of the plan."""
-    target, donor = plan.candidate.target, plan.candidate.donor
-    changed = origin != REAL
-    place = {"row": plan.row, "col": plan.col, **mask_text(changed)}
-    return Change(
-        id=number,
-        image=target.image,
-        name=target.image,
-        row=plan.row,
-        col=plan.col,
-        pixels=np.where(changed[..., None], pixels, 0).astype(np.uint8),
-        origin=origin,
-        labels=np.where(plan.nucleus, instance, KEEP).astype(np.int32),
-        added={instance: donor.type},
-        removed=(target.instance,) if target.instance else (),
-        class_shares=None,
-        method=method,
-        seed=plan.seed,
-        sources=(Ref.of("target", target), Ref.of("donor", donor)),
-        score=plan.candidate.percentile,
-        provenance={**plan.provenance, "changed": place, **how},
-    )
 
 
 def place_in_donor(provenance: Mapping[str, Any], row: int, col: int) -> tuple[float, float]:

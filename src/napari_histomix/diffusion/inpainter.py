@@ -18,15 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_histomix.devices import choose_device, free_memory, out_of_memory
-from napari_histomix.diffusion.models import (
-    AnyModel,
-    InpaintingModel,
-    PromptedModel,
-    decode,
-    encode,
-    fast_dtype,
-    network_input,
-)
+from napari_histomix.diffusion import models
+from napari_histomix.diffusion.models import AnyModel, InpaintingModel, PromptedModel
 from napari_histomix.diffusion.random_field import add_grain, fill_smoothly
 from napari_histomix.diffusion.samplers import SAMPLERS, Holes, Sampler, Steps
 from napari_histomix.records import Event, HistomixError, Job
@@ -165,7 +158,7 @@ class _Network:
     """A network of pixels or of latents, ready on its device."""
 
     def __init__(self, model: InpaintingModel, place: torch.device) -> None:
-        self.model, self.place, self.dtype = model, place, fast_dtype(place)
+        self.model, self.place, self.dtype = model, place, models.fast_dtype(place)
         # A copy: the model may be shared, and a cast to fewer bits cannot be taken back. Module.to, not diffusers'
         # own: that one warns at every cast about layers this network does not have.
         self.network: Any = torch.nn.Module.to(
@@ -181,14 +174,14 @@ class _Network:
         # The guess is what is known wherever there is no hole, and hides what lay under it, so nothing can leak.
         known = guess
         if self.autoencoder is not None:
-            known = encode(self.autoencoder, guess)
+            known = models.encode(self.autoencoder, guess)
             # A latent that sees a single pixel of the hole is unknown.
             hole = torch.nn.functional.max_pool2d(hole, self.model.reduction)
         channels, space = int(self.network.config["in_channels"]), self.model.channels
         seen_pixels, seen_hole = (known, hole) if sampler.conditional else (None, None)
 
         def denoise(noisy: Tensor, time: int) -> Tensor:
-            seen = network_input(noisy, seen_pixels, seen_hole, channels).to(self.dtype)
+            seen = models.network_input(noisy, seen_pixels, seen_hole, channels).to(self.dtype)
             return self._predicted(seen, time)[:, :space]
 
         problem = Holes(denoise, self.model.schedule, known, hole, known.clone(), generators)
@@ -227,7 +220,7 @@ class _Network:
         return _composite(self._decoded(estimate[:1]), group[:1])[0]
 
     def _decoded(self, estimate: Tensor) -> Tensor:
-        return estimate if self.autoencoder is None else decode(self.autoencoder, estimate)
+        return estimate if self.autoencoder is None else models.decode(self.autoencoder, estimate)
 
 
 class _StopPipelineError(Exception):
@@ -240,7 +233,7 @@ class _Prompted:
     def __init__(self, model: PromptedModel, place: torch.device) -> None:
         self.model, self.place = model, place
         # In few bits on graphics cards only: what a whole pipeline loses by them on a processor nobody has measured.
-        model.pipeline.to(*((place,) if place.type == "cpu" else (place, fast_dtype(place))))
+        model.pipeline.to(*((place,) if place.type == "cpu" else (place, models.fast_dtype(place))))
 
     def steps(self, guess: Tensor, hole: Tensor, generators: list[torch.Generator], sampler: Sampler) -> Steps:
         """Run the pipeline in a thread of its own; yields its latents after every step and returns pixels.

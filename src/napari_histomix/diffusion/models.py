@@ -60,11 +60,6 @@ class InpaintingModel:
         return latent_space(self.autoencoder)[0]
 
     @property
-    def conditional(self) -> bool:
-        """Whether the network sees the known pixels and the mask."""
-        return int(self.network.config["in_channels"]) == 2 * self.channels + 1
-
-    @property
     def reduction(self) -> int:
         """Pixels a side of one latent; 1 for a network that works on pixels."""
         return latent_space(self.autoencoder)[1]

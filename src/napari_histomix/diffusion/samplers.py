@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DDPMScheduler
@@ -188,13 +188,12 @@ class Holes:
         moved = arriving.sqrt() * estimate + kept * noise
         return moved + fresh.sqrt() * self.noise() if float(fresh) > 0 else moved
 
-    def gradient(self, sample: Tensor, time: int) -> tuple[Tensor, Tensor]:
-        """x̂0, and ∇ₓ‖M(y − x̂0)‖ of each item: one forward and one backward pass."""
+    def gradient(self, sample: Tensor, time: int, of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """x̂0, and ∇ₓ of a number that x̂0 and M(y − x̂0) give: one forward and one backward pass."""
         moving = sample.detach().requires_grad_(True)
         with torch.enable_grad():
             estimate = self.clean(moving, time)
-            distance = ((1 - self.hole) * (self.known - estimate)).flatten(1).norm(dim=1).sum()
-            (slope,) = torch.autograd.grad(distance, moving)
+            (slope,) = torch.autograd.grad(of(estimate, (1 - self.hole) * (self.known - estimate)), moving)
         return estimate.detach(), slope
 
 
@@ -238,28 +237,20 @@ def conditional(holes: Holes, settings: Sampler) -> Steps:
     return sample
 
 
-def mcg(holes: Holes, settings: Sampler, faithful: bool) -> Steps:
-    """Manifold-constrained gradients (arXiv 2206.00941; NucleiMix, equations 9–11).
+def guided(holes: Holes, settings: Sampler, put_back: Literal["", "arriving", "left"] = "") -> Steps:
+    """After each step, the gradient ∇ₓ‖M(y − x̂0)‖ of each item.
 
-    After each step, the gradient in the hole, and the known pixels at the level the step arrives at; ``faithful`` as
-    its authors' code does it: the known pixels keep the noise of the level that was left.
+    With nothing put back, diffusion posterior sampling (arXiv 2209.14687). Manifold-constrained gradients (arXiv
+    2206.00941; NucleiMix, equations 9–11) put back the known pixels, at the level the step arrives at; as their
+    authors' code does it, with the noise of the level that was left.
     """
     sample = holes.first(settings)
     for time, alpha, arriving in holes.levels(settings):
-        estimate, slope = holes.gradient(sample, time)
-        moved = holes.step(sample, estimate, alpha, arriving, settings.eta) - settings.guidance * slope
-        measured = holes.noised(holes.known, alpha if faithful else arriving)
-        sample = holes.hole * moved + (1 - holes.hole) * measured
-        yield estimate
-    return sample
-
-
-def dps(holes: Holes, settings: Sampler) -> Steps:
-    """Diffusion posterior sampling (arXiv 2209.14687): the gradient everywhere, nothing put back."""
-    sample = holes.first(settings)
-    for time, alpha, arriving in holes.levels(settings):
-        estimate, slope = holes.gradient(sample, time)
+        estimate, slope = holes.gradient(sample, time, lambda _, apart: apart.flatten(1).norm(dim=1).sum())
         sample = holes.step(sample, estimate, alpha, arriving, settings.eta) - settings.guidance * slope
+        if put_back:
+            measured = holes.noised(holes.known, alpha if put_back == "left" else arriving)
+            sample = holes.hole * sample + (1 - holes.hole) * measured
         yield estimate
     return sample
 
@@ -280,12 +271,7 @@ def pigdm(holes: Holes, settings: Sampler) -> Steps:
     """Pseudoinverse guidance (ΠGDM, Song et al., ICLR 2023): the DDIM step plus √ᾱ·JᵀM(y − x̂0)."""
     sample = holes.first(settings)
     for time, alpha, arriving in holes.levels(settings):
-        moving = sample.detach().requires_grad_(True)
-        with torch.enable_grad():
-            seen = holes.clean(moving, time)
-            residual = ((1 - holes.hole) * (holes.known - seen)).detach()
-            (pull,) = torch.autograd.grad((seen * residual).sum(), moving)
-        estimate = seen.detach()
+        estimate, pull = holes.gradient(sample, time, lambda seen, apart: (seen * apart.detach()).sum())
         moved = holes.step(sample, estimate, alpha, arriving, settings.eta)
         sample = moved + settings.guidance * alpha.sqrt() * pull
         yield estimate
@@ -296,9 +282,9 @@ SAMPLERS: Mapping[str, Callable[[Holes, Sampler], Steps]] = {
     "replacement": repaint,  # with a single visit: the plainest, and seams show
     "repaint": repaint,
     "conditional": conditional,
-    "mcg-fixed": partial(mcg, faithful=False),  # the papers' sampler, its noise level mended
-    "mcg-faithful": partial(mcg, faithful=True),
-    "dps": dps,
+    "mcg-fixed": partial(guided, put_back="arriving"),  # the papers' sampler, its noise level mended
+    "mcg-faithful": partial(guided, put_back="left"),
+    "dps": guided,
     "ddnm": ddnm,
     "pigdm": pigdm,
 }

@@ -26,14 +26,7 @@ from napari_histomix.devices import choose_device, memory_error
 from napari_histomix.diffusion import SUMMARY, state_folder, unfinished
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
 from napari_histomix.diffusion.recipes import DEFAULTS, WHAT, Inpainter, Kind, TrainingSettings, recipe_of
-from napari_histomix.diffusion.training_images import (
-    Batches,
-    Picture,
-    collection_id,
-    pictures_of,
-    split_by_slide,
-    split_single,
-)
+from napari_histomix.diffusion.training_images import Batches, collection_id, training_pictures
 from napari_histomix.records import Event, HistomixError, Job
 
 __all__ = ["DEFAULTS", "TrainingSettings", "train", "unfinished"]
@@ -109,7 +102,7 @@ def train(
     settings = settings or DEFAULTS[kind]
     if mpp is None:
         mpp = _scale_of(start, autoencoder)
-    learned, checked = yield from _pictures(images, settings.seed, splits)
+    learned, checked = yield from training_pictures(images, settings.seed, splits)
     processes = Processes(choose_device(device))
     torch.manual_seed(settings.seed)
     recipe = recipe_of(kind, settings, start, autoencoder)
@@ -248,30 +241,6 @@ def train(
         source.close()  # type: ignore[attr-defined]
         processes.end()
     return out
-
-
-def _pictures(
-    images: Sequence[Path | tuple[str, NDArray[np.uint8]]], seed: int, splits: Mapping[str, str] | None
-) -> Job[tuple[list[Picture], list[Picture]]]:
-    """Pictures to learn from and to check on, of each collection its own share."""
-    learned: list[Picture] = []
-    checked: list[Picture] = []
-    collections: dict[str, list[Picture]] = {}
-    for source in images:
-        pictures, notes = pictures_of(source, splits)
-        for note in notes:
-            yield Event("Reading images", message=note)
-        collections.setdefault(str(source) if isinstance(source, Path) else pictures[0].folder, []).extend(pictures)
-    for pictures in collections.values():
-        if len(pictures) == 1 and min(pictures[0].size) >= 256:
-            to_learn, to_check = split_single(pictures[0])
-        else:
-            to_learn, to_check = split_by_slide(pictures, seed)
-        learned += to_learn
-        checked += to_check
-    if not learned or not checked:
-        raise HistomixError("Training needs at least two images: one to learn from and one to check on.")
-    return learned, checked
 
 
 def _scale_of(*folders: Path | None) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from napari_histomix.datasets.entries import TABLE, described_split, read_json_o
 from napari_histomix.datasets.formats.plain import TYPES_TABLE
 from napari_histomix.datasets.pixels import is_flagged
 from napari_histomix.datasets.text_files import read_table
-from napari_histomix.records import HistomixError
+from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.stains import optical_density
 
 if TYPE_CHECKING:
@@ -187,6 +187,30 @@ def split_single(picture: Picture) -> tuple[list[Picture], list[Picture]]:
     pixels = picture.pixels()
     cut = round(0.8 * len(pixels))
     return [part("upper part", pixels[:cut])], [part("lower part", pixels[cut:])]
+
+
+def training_pictures(
+    images: Sequence[Path | tuple[str, NDArray[np.uint8]]], seed: int, splits: Mapping[str, str] | None
+) -> Job[tuple[list[Picture], list[Picture]]]:
+    """Pictures to learn from and to check on, of each collection its own share; a long job."""
+    learned: list[Picture] = []
+    checked: list[Picture] = []
+    collections: dict[str, list[Picture]] = {}
+    for source in images:
+        pictures, notes = pictures_of(source, splits)
+        for note in notes:
+            yield Event("Reading images", message=note)
+        collections.setdefault(str(source) if isinstance(source, Path) else pictures[0].folder, []).extend(pictures)
+    for pictures in collections.values():
+        if len(pictures) == 1 and min(pictures[0].size) >= 256:
+            to_learn, to_check = split_single(pictures[0])
+        else:
+            to_learn, to_check = split_by_slide(pictures, seed)
+        learned += to_learn
+        checked += to_check
+    if not learned or not checked:
+        raise HistomixError("Training needs at least two images: one to learn from and one to check on.")
+    return learned, checked
 
 
 def collection_id(pictures: Sequence[Picture]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import cv2
@@ -175,14 +176,12 @@ def segment_hole(side: int, rng: np.random.Generator) -> Mask:
 # Fills without a network, each of a window and of another one whose pixels it may use.
 
 
-def navier_stokes(window: HiddenWindow, other: HiddenWindow) -> Pixels:
-    """Isophotes continued into the hole (Bertalmio et al., CVPR 2001)."""
-    return _inside(window, cv2.inpaint(_emptied(window), window.hole.astype(np.uint8), RADIUS, cv2.INPAINT_NS))
-
-
-def telea(window: HiddenWindow, other: HiddenWindow) -> Pixels:
-    """Fast marching (Telea, J. Graphics Tools 9, 2004)."""
-    return _inside(window, cv2.inpaint(_emptied(window), window.hole.astype(np.uint8), RADIUS, cv2.INPAINT_TELEA))
+def continued(window: HiddenWindow, other: HiddenWindow, method: int) -> Pixels:
+    """What OpenCV continues into the hole from around it."""
+    # Without what the hole hides: OpenCV looks at that where a hole meets the border.
+    mean = window.pixels[~window.hole].mean(axis=0)
+    emptied = np.where(window.hole[..., None], np.rint(mean), window.pixels).astype(np.uint8)
+    return _inside(window, cv2.inpaint(emptied, window.hole.astype(np.uint8), RADIUS, method))
 
 
 def kriging(window: HiddenWindow, other: HiddenWindow) -> Pixels:
@@ -225,19 +224,13 @@ def poisson(window: HiddenWindow, other: HiddenWindow) -> Pixels:
     return filled
 
 
-def _emptied(window: HiddenWindow) -> Pixels:
-    """The window without what its hole hides: OpenCV's inpainting looks at that where a hole meets the border."""
-    mean = window.pixels[~window.hole].mean(axis=0)
-    return np.where(window.hole[..., None], np.rint(mean), window.pixels).astype(np.uint8)
-
-
 def _inside(window: HiddenWindow, pixels: NDArray[np.generic]) -> Pixels:
     return np.where(window.hole[..., None], pixels, window.pixels).astype(np.uint8)
 
 
 CLASSIC_FILLS: Mapping[str, Callable[[HiddenWindow, HiddenWindow], Pixels]] = {
-    "navier-stokes": navier_stokes,
-    "telea": telea,
+    "navier-stokes": partial(continued, method=cv2.INPAINT_NS),  # isophotes (Bertalmio et al., CVPR 2001)
+    "telea": partial(continued, method=cv2.INPAINT_TELEA),  # fast marching (Telea, J. Graphics Tools 9, 2004)
     "kriging": kriging,
     "hard-paste": hard_paste,
     "poisson": poisson,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.features import PATCH_SIZE, TextureEncoder, context_patches
+from napari_histomix.features.context import PATCH_SIZE, context_patches
+from napari_histomix.features.texture import TextureEncoder
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location, Source, SourceRef
 from napari_histomix.sampling import nucleus_locations
 
@@ -112,10 +113,9 @@ class TrainingPatches:
         exclude: Iterable[Location | SourceRef] = (),
     ) -> Neighbor:
         """The first of ``several``; raises HistomixError if every training nucleus is excluded."""
-        neighbors = self.several(pixels, mpp, at, exclude, count=1)
-        if not neighbors:
-            raise HistomixError("There is no other training nucleus to compare with; add images.")
-        return neighbors[0]
+        for neighbor in self.several(pixels, mpp, at, exclude, count=1):
+            return neighbor
+        raise HistomixError("There is no other training nucleus to compare with; add images.")
 
     def several(
         self,

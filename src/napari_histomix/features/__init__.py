@@ -1,7 +1,7 @@
 """From a crop to a vector: what surrounds a location, described by numbers.
 
-:func:`context_patches` cuts the surroundings out of an image, an :class:`Encoder` turns them into vectors and
-:func:`context_features` does both chunk by chunk. The default encoder, :class:`TextureEncoder`, needs no weights.
+``context.context_patches`` cuts the surroundings out of an image, an :class:`Encoder` turns them into vectors and
+``context.context_features`` does both chunk by chunk. The default, ``texture.TextureEncoder``, needs no weights.
 Importing this room loads neither torch nor timm; :func:`open_encoder` does, when a network is asked for.
 """
 
@@ -13,19 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.features.context import PATCH_MPP, PATCH_SIZE, context_features, context_patches
 from napari_histomix.features.texture import TextureEncoder
 from napari_histomix.records import HistomixError
-
-__all__ = [
-    "PATCH_MPP",
-    "PATCH_SIZE",
-    "Encoder",
-    "TextureEncoder",
-    "context_features",
-    "context_patches",
-    "open_encoder",
-]
 
 
 @runtime_checkable

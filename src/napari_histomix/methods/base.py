@@ -81,7 +81,7 @@ class Plan(Generic[I]):
 
 
 class Store(Protocol):
-    """What a method may ask of the study it works for."""
+    """What a method may ask of the study it works for; of itself, a store holds nothing and keeps nothing."""
 
     @property
     def folder(self) -> Path:
@@ -89,18 +89,23 @@ class Store(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """Plain JSON values by key."""
+        return {}
 
     def save_settings(self, values: Mapping[str, Any]) -> None:
         """Keep plain JSON values by key."""
+        raise HistomixError("Nothing is kept while changes are made again.")
 
     def candidates(self) -> tuple[Candidate, ...]:
         """Candidate locations that were found, by rank."""
+        return ()
 
     def set_candidates(self, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> None:
         """Keep candidate locations, and how they were found, for ``settings``."""
+        self.save_settings(facts)
 
     def changes(self) -> Sequence[Change]:
         """All that was made so far, by id; pixels are read when they are looked at."""
+        return ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,25 +291,10 @@ class Placing(ABC):
 
     @abstractmethod
     def place(self, work: Work, sites: Sequence[Candidate], settings: Any) -> Job[list[Change | str]]:
-        """Changes with these donors at these places, or the reason why there is none; a long job."""
+        """Changes with these donors at these places, each as if it were alone, or why there is none; a long job."""
 
 
-class _Nothing:
-    """A store that holds nothing: what a remade change may know of its study."""
+class _Nothing(Store):
+    """What a remade change may know of its study."""
 
     folder = Path()
-
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def save_settings(self, values: Mapping[str, Any]) -> None:
-        raise HistomixError("Nothing is kept while changes are made again.")
-
-    def candidates(self) -> tuple[Candidate, ...]:
-        return ()
-
-    def set_candidates(self, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> None:
-        self.save_settings(facts)
-
-    def changes(self) -> Sequence[Change]:
-        return ()

@@ -6,22 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
-
-from napari_histomix.compositing import ImageCache, IndexedImage
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.methods.base import Work
 from napari_histomix.methods.nucleimix import CANDIDATES
-from napari_histomix.methods.pasting import (
-    VISIBLE,
-    CandidateDonorSettings,
-    Pasting,
-    Site,
-    at_random,
-    in_place,
-    kept_candidates,
-    lay_donor,
-)
-from napari_histomix.records import DONOR, KEEP, REAL, Change, Job
+from napari_histomix.methods.pasting import VISIBLE, CandidateDonorSettings, Pasting, Site, lay_donor, put_nucleus
+from napari_histomix.records import Change, Job
 from napari_histomix.settings import Option
 
 
@@ -44,27 +33,16 @@ class CopyPaste(Pasting[CopyPasteSettings]):
     def sites(self, work: Work, settings: CopyPasteSettings, images: ImageCache) -> Job[Iterable[Site]]:
         """The donors of the candidates, by rank, each at a random place."""
         yield from ()
-        candidates = kept_candidates(work, self.name, settings.kept_only)
+        candidates = self.kept_candidates(work, settings.kept_only)
         donors = ((candidate.rank, candidate.donor) for candidate in candidates)
-        return at_random(donors, work.dataset, images, settings.seed)
+        return self.at_random(donors, work, settings, images)
 
     def lay(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: CopyPasteSettings) -> Change | str:
         """Paste the donor's mask and nothing around it."""
         laid = lay_donor(site, target, giver, symmetries=settings.symmetries, stain_matching=settings.stain_matching)
         if isinstance(laid, str):
             return laid
-        nucleus = laid.within(laid.box, laid.crop.nucleus)
-        return in_place(
-            site,
-            target,
-            (laid.box[0].start, laid.box[1].start),
-            laid.within(laid.box, laid.pixels),
-            np.where(nucleus, DONOR, REAL).astype(np.uint8),
-            np.where(nucleus, site.instance, KEEP).astype(np.int32),
-            {site.instance: site.donor.type},
-            laid.facts,
-            visible=VISIBLE,
-        )
+        return put_nucleus(site, target, laid.box, laid, laid.within(laid.box, laid.pixels), visible=VISIBLE)
 
 
 METHOD = CopyPaste()

@@ -9,25 +9,15 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from napari_histomix.compositing import ImageCache, IndexedImage
 from napari_histomix.compositing.composing import window_around
 from napari_histomix.compositing.donors import SAME_SCALE, resampled
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.planning import CROSSES_EDGE
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.datasets import Dataset, Entry
 from napari_histomix.methods.base import Ingredients, Needs, Plan, Work
 from napari_histomix.methods.deriving import Derivation, Derived, Deriving, fitted, mixed_shares, partner_pixel
-from napari_histomix.methods.pasting import (
-    SYNTHETIC_DONOR,
-    DonorSettings,
-    Pasting,
-    Site,
-    at_random,
-    in_place,
-    inside,
-    kept_candidates,
-    used_ranks,
-)
+from napari_histomix.methods.pasting import SYNTHETIC_DONOR, DonorSettings, Pasting, Site, in_place, inside
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, Change, Event, HistomixError, Job, LabeledImage, Location
 from napari_histomix.sampling import item_seed, nucleus_locations
@@ -96,12 +86,12 @@ class CutMix(Pasting[CutMixSettings]):
     def sites(self, work: Work, settings: CutMixSettings, images: ImageCache) -> Job[Iterable[Site]]:
         """Donors by rank of the study's candidates, or drawn from all rare nuclei; each at a random place."""
         numbered: Iterable[tuple[int, Location]]
-        if not settings.rare and (candidates := kept_candidates(work, self.name)):
+        if not settings.rare and (candidates := self.kept_candidates(work)):
             numbered = [(candidate.rank, candidate.donor) for candidate in candidates]
         else:
             donors = yield from _donors(work.dataset, settings.rare, images)
-            numbered = _drawn(donors, settings, 1 + max(used_ranks(work, self.name), default=-1))
-        return at_random(numbered, work.dataset, images, settings.seed)
+            numbered = _drawn(donors, settings, 1 + max(self.used_ranks(work), default=-1))
+        return self.at_random(numbered, work, settings, images)
 
     def lay(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: CutMixSettings) -> Change | str:
         """Everything in the donor's box comes along; a nucleus that the box cuts in half on either side goes."""
@@ -152,14 +142,12 @@ class CutMix(Pasting[CutMixSettings]):
         return (yield from self._classes.plan(work, settings))
 
     def make(self, work: Work, items: Sequence[Any], settings: CutMixSettings) -> Job[None]:
-        """Make either kind."""
         if isinstance(items[0], Derivation):
             yield from self._classes.make(work, items, settings)
         else:
             yield from super().make(work, items, settings)
 
     def recall(self, record: Record, ingredients: Ingredients) -> Any:
-        """The item of a record of either kind."""
         if record.in_place:
             return super().recall(record, ingredients)
         return self._classes.recall(record, ingredients)

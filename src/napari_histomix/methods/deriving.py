@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import ImageCache
 from napari_histomix.compositing.donors import SAME_SCALE, resampled
+from napari_histomix.compositing.indexed_image import ImageCache
 from napari_histomix.compositing.placing import IMAGE_FULL
 from napari_histomix.datasets import Entry
 from napari_histomix.methods.base import Ingredients, Method, Plan, Work, whole_images
@@ -138,7 +138,6 @@ class Deriving(Method[S, Derivation], Generic[S]):
             yield Event("Deriving images", done, len(items), preview=derived.pixels, made=(change,))
 
     def recall(self, record: Record, ingredients: Ingredients) -> Derivation:
-        """The item of a record."""
         partner = next((source["image"] for source in record.sources if source["role"] == "donor"), "")
         return Derivation(record.id, record.image, record.name, record.seed, partner)
 

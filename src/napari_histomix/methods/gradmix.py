@@ -10,22 +10,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import ImageCache, IndexedImage
 from napari_histomix.compositing.composing import window_around
 from napari_histomix.compositing.donors import Mask, dilate
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.planning import CLIPPED_AT_MOST, COVERS_NEIGHBOR, TOO_CLIPPED
 from napari_histomix.methods.base import Work
 from napari_histomix.methods.nucleimix import CANDIDATES
-from napari_histomix.methods.pasting import (
-    CandidateDonorSettings,
-    LaidDonor,
-    Pasting,
-    Site,
-    in_place,
-    kept_candidates,
-    lay_donor,
-)
-from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Change, Event, Job, Location
+from napari_histomix.methods.pasting import CandidateDonorSettings, LaidDonor, Pasting, Site, lay_donor, put_nucleus
+from napari_histomix.records import Change, Event, Job, Location
 from napari_histomix.sampling import item_seed
 from napari_histomix.settings import Option
 
@@ -60,7 +52,7 @@ class GradMix(Pasting[GradMixSettings]):
 
     def sites(self, work: Work, settings: GradMixSettings, images: ImageCache) -> Job[Iterable[Site]]:
         """Pairs of a common nucleus and the first donor that fits into it, in random order."""
-        candidates = kept_candidates(work, self.name, settings.kept_only)
+        candidates = self.kept_candidates(work, settings.kept_only)
         scale = {entry.source.image: float(entry.mpp or 0) for entry in work.dataset.training}
         majors = [each for each in candidates if each.target.kind == "major"]
         majors.sort(key=lambda each: (each.target.area * scale[each.target.image] ** 2, each.rank))
@@ -116,17 +108,8 @@ class GradMix(Pasting[GradMixSettings]):
         mixed = np.rint(weight * donor + (1 - weight) * clean).astype(np.uint8)
         mixed[~(nucleus | blended)] = pixels[~(nucleus | blended)]
         mixed[blended] = cv2.medianBlur(mixed, 3)[blended]
-        return in_place(
-            site,
-            target,
-            (window[0].start, window[1].start),
-            mixed,
-            np.where(nucleus, DONOR, np.where(blended, INPAINTED, REAL)).astype(np.uint8),
-            np.where(nucleus, site.instance, KEEP).astype(np.int32),
-            {site.instance: site.donor.type},
-            laid.facts,
-            removed=(replaced,) if replaced else (),
-        )
+        gone = (replaced,) if replaced else ()
+        return put_nucleus(site, target, window, laid, mixed, blended, removed=gone)
 
 
 def colored(laid: LaidDonor, target: IndexedImage, window: tuple[slice, slice], old: Mask) -> NDArray[np.float32]:

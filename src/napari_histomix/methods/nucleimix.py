@@ -17,32 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import DonorCrop, IndexedImage, plan_placement
-from napari_histomix.compositing.donors import Mask, rare_and_major, survey_nuclei
-from napari_histomix.compositing.placing import (
-    Lay,
-    SourceImages,
-    check_candidates,
-    choose_placements,
-    lay_donors,
-    place_in_donor,
-)
+from napari_histomix import sampling
+from napari_histomix.compositing import placing
+from napari_histomix.compositing.donors import DonorCrop, Mask, rare_and_major, survey_nuclei
+from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.planning import plan_placement
 from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.features import context_features, open_encoder
+from napari_histomix.features import open_encoder
+from napari_histomix.features.context import context_features
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Stage, Store, Work
 from napari_histomix.methods.painting import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.methods.record import Record, making_facts, painter, painter_facts
 from napari_histomix.records import Candidate, Change, Event, HistomixError, Job, Location
-from napari_histomix.sampling import (
-    ContextModel,
-    DonorDraw,
-    background_locations,
-    draw_order,
-    effective_sample_size,
-    fitting,
-    item_seed,
-    sharpest_temperature,
-)
 from napari_histomix.settings import Encoder, Option, PaintingSettings, Seed, plain
 
 if TYPE_CHECKING:
@@ -205,7 +191,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     for index, (name, nuclei) in enumerate(seen.nuclei.items()):
         image = dataset.read(name)
         rng = np.random.default_rng([settings.seed, index])
-        places = background_locations(image, round(density * seen.areas[name]), radius / image.mpp + 3, rng)
+        places = sampling.background_locations(image, round(density * seen.areas[name]), radius / image.mpp + 3, rng)
         here = nuclei + places
         done = len(locations)
         locations += here
@@ -218,7 +204,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     # Lines 7–8: the density of rare surroundings, and how likely each location's surroundings are under it.
     features = np.concatenate(vectors)
     kinds = np.array([location.kind for location in locations])
-    model = ContextModel.fit(features[kinds == "rare"], features, settings.components, settings.pca_on_rare)
+    model = sampling.ContextModel.fit(features[kinds == "rare"], features, settings.components, settings.pca_on_rare)
     components = model.transform(features)
     possible = np.flatnonzero(kinds != "rare")
     if len(possible) == 0:
@@ -228,7 +214,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
 
     # Lines 9–11: draw locations, and a donor for each.
     worth = min(WORTH, 0.1 * len(possible))
-    temperature = settings.temperature or sharpest_temperature(likelihoods, worth)
+    temperature = settings.temperature or sampling.sharpest_temperature(likelihoods, worth)
     logits = likelihoods / temperature
     rng = np.random.default_rng(settings.seed)
     givers = np.array(
@@ -238,14 +224,14 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     spread = rng.choice(possible, size=min(200, len(possible)), replace=False)
     distances = np.linalg.norm(components[spread][:, None] - components[givers][None], axis=2)
     spacing = settings.donor_temperature or max(float(np.median(distances)), 1e-9)
-    draw, areas = DonorDraw(components[givers], spacing), micrometers[givers]
+    draw, areas = sampling.DonorDraw(components[givers], spacing), micrometers[givers]
     everyone = np.ones(len(givers), bool)
     candidates: list[Candidate] = []
-    for number, drawn in enumerate(draw_order(logits, rng)):
+    for number, drawn in enumerate(sampling.draw_order(logits, rng)):
         target = locations[possible[drawn]]
         fits = everyone
         if target.kind == "major":
-            fits = fitting(areas, micrometers[possible[drawn]], settings.area_ratio)
+            fits = sampling.fitting(areas, micrometers[possible[drawn]], settings.area_ratio)
         donor = draw.draw(components[possible[drawn]], fits, rng)
         if donor is not None:
             scores = float(likelihoods[drawn]), float(percentiles[drawn])
@@ -259,7 +245,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
         replace(settings, rare=rare_names, major=major_names, donor_temperature=spacing),
         encoder.name,
         temperature,
-        effective_sample_size(logits),
+        sampling.effective_sample_size(logits),
         Counter(kinds.tolist()),
         unfit,
         tuple(seen.problems),
@@ -277,11 +263,9 @@ class Candidates(Stage):
     kept_as = "candidate_settings"
 
     def ready(self, store: Store) -> bool:
-        """Whether the study holds candidates already."""
         return bool(store.candidates())
 
     def find(self, work: Work, settings: CandidateSettings) -> Job[CandidateSet]:
-        """Find candidates and keep them in the study; a long job."""
         found = yield from find_candidates(work.dataset, settings)
         work.store.set_candidates(found.candidates, found.facts)
         return found
@@ -290,7 +274,7 @@ class Candidates(Stage):
         """Those, by rank, that somebody kept, or else all that nobody dropped; all images must be training images."""
         decisions, wanted = work.decisions.get("candidate", {}), {"keep"} if kept_only else {"keep", None}
         candidates = [candidate for candidate in work.store.candidates() if decisions.get(candidate.rank) in wanted]
-        check_candidates(work.dataset, candidates)
+        placing.check_candidates(work.dataset, candidates)
         return candidates
 
 
@@ -316,9 +300,9 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
         """
         model = painter(settings, work.loaded)
         candidates = CANDIDATES.usable(work, settings.kept_only)
-        images = SourceImages(work.dataset.read)
+        images = placing.SourceImages(work.dataset.read)
         lay, before = _lay_new(model, settings), work.before()
-        placements, refusals = yield from choose_placements(
+        placements, refusals = yield from placing.choose_placements(
             candidates, images, lay, before, count=settings.count, uses=settings.uses, per_image=settings.per_image
         )
         search = search_facts(work.store.settings())
@@ -338,10 +322,9 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
         )
 
     def place(self, work: Work, sites: Sequence[Candidate], settings: NucleiMixSettings) -> Job[list[Change | str]]:
-        """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
-        check_candidates(work.dataset, sites)
-        images = SourceImages(work.dataset.read)
-        laid = yield from lay_donors(sites, images, _lay_new(painter(settings, work.loaded), settings))
+        placing.check_candidates(work.dataset, sites)
+        images = placing.SourceImages(work.dataset.read)
+        laid = yield from placing.lay_donors(sites, images, _lay_new(painter(settings, work.loaded), settings))
         search = search_facts(work.store.settings())
         items: list[PaintItem] = []
         outcomes: dict[int, Change | str] = {}
@@ -387,7 +370,7 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
         nucleus = {"instance": next(iter(record.added)), "class": donor["class"]}
         if painted:
             return nucleus | painter_facts(made)
-        y, x = place_in_donor(made, row, col)
+        y, x = placing.place_in_donor(made, row, col)
         giver = {key: str(made["sources"]["donor"][key]) for key in ("image", "patient", "slide")}
         return {**nucleus, **giver, "x": x, "y": y, "donor_instance": donor["item"], "stain": made["stain"]}
 
@@ -401,12 +384,12 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
 METHOD = NucleiMix()
 
 
-def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> Lay[WindowedPlan]:
+def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> placing.Lay[WindowedPlan]:
     """Lays donors as settings say, in windows of a model; every candidate has a seed of its own."""
     appearance = {"stain_matching": settings.stain_matching, "symmetries": settings.symmetries}
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
-        seed = item_seed(settings.seed, candidate.rank)
+        seed = sampling.item_seed(settings.seed, candidate.rank)
         plan = plan_placement(target, candidate, donor, seed=seed, taken=taken, **appearance)
         return plan if isinstance(plan, str) else windowed(plan, target.image, model)
 
@@ -414,7 +397,7 @@ def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> Lay[WindowedPlan]:
 
 
 def _item(
-    candidate: Candidate, plan: WindowedPlan, instance: int, images: SourceImages, search: Mapping[str, Any]
+    candidate: Candidate, plan: WindowedPlan, instance: int, images: placing.SourceImages, search: Mapping[str, Any]
 ) -> PaintItem:
     facts = {"search": search, "sources": images.sources(candidate), "log_likelihood": candidate.log_likelihood}
     return PaintItem(candidate.rank, replace(plan, instance=instance), facts)
@@ -423,7 +406,7 @@ def _item(
 def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[dict[int, WindowedPlan | str]]:
     """Plans of recorded changes by id, or why there are none any more."""
     facts = {source["image"]: source for record in records for source in record.provenance["sources"].values()}
-    images = SourceImages(lambda name: ingredients.read(facts[name]))
+    images = placing.SourceImages(lambda name: ingredients.read(facts[name]))
     by_id = {record.id: record for record in records}
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
@@ -436,7 +419,7 @@ def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[dict[
         Candidate(record.id, record.location("target"), record.location("donor"), nan, record.score)
         for record in records
     ]
-    plans = yield from lay_donors(candidates, images, lay)
+    plans = yield from placing.lay_donors(candidates, images, lay)
     return {
         number: plan if isinstance(plan, str) else replace(plan, instance=next(iter(by_id[number].added)))
         for number, plan in plans.items()

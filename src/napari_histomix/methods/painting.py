@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import placing
 from napari_histomix.compositing.donors import Mask
 from napari_histomix.compositing.planning import TOO_LARGE, Plan
-from napari_histomix.records import DONOR, INPAINTED, REAL, Change, Event, Job, LabeledImage
+from napari_histomix.datasets.formats.polygons import mask_text
+from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Change, Event, Job, LabeledImage, SourceRef, relayed
 from napari_histomix.sampling import item_seed
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ class WindowedPlan:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Slices of the patch in its image."""
         return self.plan.window
 
     @property
@@ -90,13 +89,10 @@ def windowed(plan: Plan, image: LabeledImage, model: AnyModel) -> WindowedPlan |
     height, width = plan.donor.shape
     stop = min(height, top + len(pixels) - plan.row), min(width, left + len(pixels) - plan.col)
     inside = slice(first[0], stop[0]), slice(first[1], stop[1])
-    nucleus, donor, erased, blended = (
-        np.ascontiguousarray(mask[inside]) for mask in (plan.nucleus, plan.donor, plan.erased, plan.blended)
-    )
     row, col = plan.row + first[0], plan.col + first[1]
-    colors = plan.donor_pixels[inside]
-    cropped = Plan(plan.candidate, plan.seed, row, col, colors, nucleus, donor, erased, blended, plan.provenance)
-    return WindowedPlan(cropped, pixels.copy(), row - top, col - left, fitting[0])
+    arrays = ("donor_pixels", "nucleus", "donor", "erased", "blended")
+    parts: dict[str, Any] = {name: np.ascontiguousarray(getattr(plan, name)[inside]) for name in arrays}
+    return WindowedPlan(replace(plan, row=row, col=col, **parts), pixels.copy(), row - top, col - left, fitting[0])
 
 
 def first_stage(planned: WindowedPlan) -> Window:
@@ -126,7 +122,6 @@ class PaintItem:
 
     @property
     def image(self) -> str:
-        """Name of the target image."""
         return self.plan.plan.candidate.target.image
 
 
@@ -159,12 +154,30 @@ def paint_changes(
 def finished_change(
     planned: WindowedPlan, pixels: NDArray[np.uint8], *, number: int, method: str, how: Mapping[str, Any]
 ) -> Change:
-    """The change that a blended window (S, S, 3) gives; see ``placing.finished_change``."""
-    plan = planned.plan
+    """The change with the id ``number`` of a blended window (S, S, 3); ``how`` is added to the plan's provenance."""
+    plan, instance, changed = planned.plan, planned.instance, planned.changed
+    target, donor = plan.candidate.target, plan.candidate.donor
     height, width = plan.donor.shape
     patch = pixels[planned.row : planned.row + height, planned.col : planned.col + width]
-    origin = np.where(plan.donor, DONOR, np.where(plan.erased | plan.blended, INPAINTED, REAL)).astype(np.uint8)
-    return placing.finished_change(plan, patch, origin, planned.instance, number=number, method=method, how=how)
+    place = {"row": plan.row, "col": plan.col, **mask_text(changed)}
+    return Change(
+        id=number,
+        image=target.image,
+        name=target.image,
+        row=plan.row,
+        col=plan.col,
+        pixels=np.where(changed[..., None], patch, 0).astype(np.uint8),
+        origin=np.where(plan.donor, DONOR, np.where(changed, INPAINTED, REAL)).astype(np.uint8),
+        labels=np.where(plan.nucleus, instance, KEEP).astype(np.int32),
+        added={instance: donor.type},
+        removed=(target.instance,) if target.instance else (),
+        class_shares=None,
+        method=method,
+        seed=plan.seed,
+        sources=(SourceRef.of("target", target), SourceRef.of("donor", donor)),
+        score=plan.candidate.percentile,
+        provenance={**plan.provenance, "changed": place, **how},
+    )
 
 
 def _painted(
@@ -184,12 +197,4 @@ def _painted(
 
 def _counted(job: Job[T], before: int, total: int = 0) -> Job[T]:
     """A job that is a part of a larger one: ``before`` steps of ``total`` were done when it began."""
-    try:
-        while True:
-            event = next(job)
-            yield replace(event, done=before + event.done, total=total)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    finally:
-        job.close()
+    return relayed(job, lambda event: replace(event, done=before + event.done, total=total))

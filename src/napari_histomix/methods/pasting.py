@@ -14,25 +14,29 @@ from typing import Annotated, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import ImageCache, IndexedImage, cut_donor
-from napari_histomix.compositing.composing import window_around
-from napari_histomix.compositing.donors import Mask, dilate
+from napari_histomix.compositing import planning
+from napari_histomix.compositing.composing import cut, window_around
+from napari_histomix.compositing.donors import Mask, cut_donor, dilate
+from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP, check_candidates, place_in_donor
-from napari_histomix.compositing.planning import (
-    CROSSES_EDGE,
-    GUARD,
-    TOO_CLOSE,
-    TOO_SMALL,
-    PosedDonor,
-    pose_donor,
-    stained,
-)
+from napari_histomix.compositing.planning import GUARD
 from napari_histomix.compositing.stain import UNMATCHED
-from napari_histomix.datasets import Dataset
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
 from napari_histomix.methods.nucleimix import CANDIDATES, KeptOnly
 from napari_histomix.methods.record import Record, plain_facts
-from napari_histomix.records import KEEP, REAL, Candidate, Change, Event, HistomixError, Job, Location, SourceRef
+from napari_histomix.records import (
+    DONOR,
+    INPAINTED,
+    KEEP,
+    REAL,
+    Candidate,
+    Change,
+    Event,
+    HistomixError,
+    Job,
+    Location,
+    SourceRef,
+)
 from napari_histomix.sampling import item_seed, tissue
 from napari_histomix.settings import Option, Seed
 
@@ -95,7 +99,6 @@ class Site:
 
     @property
     def image(self) -> str:
-        """Name of the target image."""
         return self.target.image
 
 
@@ -138,7 +141,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             else:
                 laid = self._checked(site, target, giver, settings)
                 if isinstance(laid, Change) and taken.touches(target, laid):
-                    laid = TOO_CLOSE
+                    laid = planning.TOO_CLOSE
             if isinstance(laid, str):
                 refusals[laid] += 1
                 continue
@@ -158,7 +161,6 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
             yield Event("Placing nuclei", done, len(items), preview=laid.pixels, made=(laid,))
 
     def place(self, work: Work, sites: Sequence[Candidate], settings: S) -> Job[list[Change | str]]:
-        """Lay given donors on given places, each as if it were the only one, without any limit; a long job."""
         check_candidates(work.dataset, sites)
         images = ImageCache(work.dataset.read)
         taken = Taken(change for change in work.before() if change.in_place)
@@ -175,7 +177,6 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
         return placed
 
     def recall(self, record: Record, ingredients: Ingredients) -> Site:
-        """The site of a record."""
         target, donor = (record.location(role, ingredients.dataset) for role in ("target", "donor"))
         return Site(record.provenance["rank"], target, donor, record.seed, min(record.added))
 
@@ -186,6 +187,47 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
         donor, (y, x) = record.source("donor"), place_in_donor(record.provenance, row, col)
         stain = record.provenance["stain"]
         return {"image": donor["image"], "x": x, "y": y, "donor_instance": donor["item"], "stain": stain}
+
+    def kept_candidates(self, work: Work, kept_only: bool = False) -> list[Candidate]:
+        """Candidates of the study, by rank, that may be used and that this method has not placed before.
+
+        ``kept_only``: those alone that somebody kept; otherwise all that nobody dropped.
+        """
+        used = self.used_ranks(work)
+        return [candidate for candidate in CANDIDATES.usable(work, kept_only) if candidate.rank not in used]
+
+    def used_ranks(self, work: Work) -> set[int]:
+        """Ranks of what this method has placed in the study before."""
+        own = (change for change in work.before() if change.method == self.name and change.in_place)
+        return {change.provenance["rank"] for change in own}
+
+    def at_random(
+        self, donors: Iterable[tuple[int, Location]], work: Work, settings: S, images: ImageCache
+    ) -> Iterator[Site]:
+        """Numbered donors, each at a random place in the tissue of a random training image."""
+        names = [entry.source.image for entry in work.dataset.training if entry.labels is not None]
+        tissues: dict[str, Mask] = {}
+
+        def place(seed: int) -> Location:
+            # Not the generator that turns donors: places stay where they are with or without that.
+            rng = np.random.default_rng([seed, 1])
+            for name in rng.permutation(names).tolist():
+                target = images.get(name)
+                if target is None:
+                    continue
+                if name not in tissues:
+                    tissues[name] = tissue(target.image)
+                for _ in range(TRIES):
+                    row, col = (int(rng.integers(size)) for size in tissues[name].shape)
+                    if tissues[name][row, col]:
+                        return Location(name, "background", float(row), float(col))
+            raise HistomixError(
+                f"No training image of {work.dataset.name} shows tissue; check that its images are H&E."
+            )
+
+        for number, donor in donors:
+            own = item_seed(settings.seed, number)
+            yield Site(number, place(own), donor, own)
 
     def _checked(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: S) -> Change | str:
         if not (target.holds(site.target) and giver.holds(site.donor)):
@@ -211,78 +253,29 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
         )
 
 
-def kept_candidates(work: Work, method: str, kept_only: bool = False) -> list[Candidate]:
-    """Candidates of the study, by rank, that may be used and that ``method`` has not placed before.
-
-    ``kept_only``: those alone that somebody kept; otherwise all that nobody dropped.
-    """
-    used = used_ranks(work, method)
-    return [candidate for candidate in CANDIDATES.usable(work, kept_only) if candidate.rank not in used]
-
-
-def used_ranks(work: Work, method: str) -> set[int]:
-    """Ranks of what a method has placed in this study before."""
-    return {change.provenance["rank"] for change in work.before() if change.method == method and change.in_place}
-
-
-def at_random(
-    donors: Iterable[tuple[int, Location]], dataset: Dataset, images: ImageCache, seed: int
-) -> Iterator[Site]:
-    """Numbered donors, each at a random place in the tissue of a random training image."""
-    names = [entry.source.image for entry in dataset.training if entry.labels is not None]
-    tissues: dict[str, Mask] = {}
-
-    def place(seed: int) -> Location:
-        # Not the generator that turns donors: places stay where they are with or without that.
-        rng = np.random.default_rng([seed, 1])
-        for name in rng.permutation(names).tolist():
-            target = images.get(name)
-            if target is None:
-                continue
-            if name not in tissues:
-                tissues[name] = tissue(target.image)
-            for _ in range(TRIES):
-                row, col = (int(rng.integers(size)) for size in tissues[name].shape)
-                if tissues[name][row, col]:
-                    return Location(name, "background", float(row), float(col))
-        raise HistomixError(f"No training image of {dataset.name} shows tissue; check that its images are H&E.")
-
-    for number, donor in donors:
-        own = item_seed(seed, number)
-        yield Site(number, place(own), donor, own)
-
-
 @dataclass(frozen=True, eq=False)
-class LaidDonor(PosedDonor):
+class LaidDonor(planning.PosedDonor):
     """A posed donor with its pixels (h, w, 3), in the target's staining where that was asked for."""
 
     pixels: NDArray[np.uint8]
 
     def within(self, window: tuple[slice, slice], array: NDArray[Any]) -> NDArray[Any]:
         """An array of the crop in a window of the target image; zeros where the crop does not reach."""
-        shape = tuple(axis.stop - axis.start for axis in window)
-        out = np.zeros((*shape, *array.shape[2:]), array.dtype)
-        here, there = [], []
-        for axis, start, size in zip(window, (self.row, self.col), array.shape[:2], strict=True):
-            first, stop = max(axis.start, start), max(max(axis.start, start), min(axis.stop, start + size))
-            here.append(slice(first - axis.start, stop - axis.start))
-            there.append(slice(first - start, stop - start))
-        out[tuple(here)] = array[tuple(there)]
-        return out
+        return cut(array, window, (self.row, self.col))
 
 
 def lay_donor(
     site: Site, target: IndexedImage, giver: IndexedImage, *, symmetries: bool, stain_matching: bool = False
 ) -> LaidDonor | str:
     """Center a donor on its place, turned and stain-matched if asked for; or the reason for a refusal."""
-    posed = pose_donor(cut_donor(giver, site.donor), target.image.mpp, site.target, site.seed, symmetries)
+    posed = planning.pose_donor(cut_donor(giver, site.donor), target.image.mpp, site.target, site.seed, symmetries)
     if posed is None:
-        return TOO_SMALL
+        return planning.TOO_SMALL
     if not inside(posed.box, target.image.instances.shape):
-        return CROSSES_EDGE
+        return planning.CROSSES_EDGE
     pixels, stain = posed.crop.pixels, UNMATCHED
     if stain_matching:
-        pixels, stain = stained(posed.crop, target, site.target.row, site.target.col)
+        pixels, stain = planning.stained(posed.crop, target, site.target.row, site.target.col)
     return LaidDonor(posed.crop, posed.row, posed.col, posed.box, posed.facts | {"stain": stain}, pixels)
 
 
@@ -333,6 +326,23 @@ def in_place(
         site.id, name, name, row, col, all_pixels, all_origin, all_labels, dict(added),
         tuple(sorted(gone)), None, "", site.seed, (), provenance=dict(facts),
     )  # fmt: skip
+
+
+def put_nucleus(
+    site: Site,
+    target: IndexedImage,
+    window: tuple[slice, slice],
+    laid: LaidDonor,
+    pixels: NDArray[np.uint8],
+    blended: Mask | bool = False,
+    **gone: Any,
+) -> Change:
+    """The change of a donor's nucleus and what is ``blended`` around it; ``gone`` says what goes (``in_place``)."""
+    nucleus = laid.within(window, laid.crop.nucleus)
+    origin = np.where(nucleus, DONOR, np.where(blended, INPAINTED, REAL)).astype(np.uint8)
+    labels = np.where(nucleus, site.instance, KEEP).astype(np.int32)
+    corner, added = (window[0].start, window[1].start), {site.instance: site.donor.type}
+    return in_place(site, target, corner, pixels, origin, labels, added, laid.facts, **gone)
 
 
 class Taken:

@@ -102,7 +102,6 @@ class SegmentPoolStage(Stage):
         return has_pool(store.folder)
 
     def find(self, work: Work, settings: PoolSettings) -> Job[PoolBuilt]:
-        """Build the pool."""
         built = yield from build_pool(work.dataset, work.store.folder, settings)
         work.store.save_settings({"pool_settings": plain(settings)})
         return built

@@ -30,7 +30,6 @@ from napari_histomix.settings import Option, PaintingSettings, Seed
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
-    from napari_histomix.diffusion.samplers import Sampler
 
 NO_DONOR = "no segment of its class may take its place"
 OUT_OF_RANGE = "its new-area ratio cannot be brought into the range"
@@ -351,22 +350,14 @@ def make_mix(
     return _change(plan.name, {plan.kind: 1.0}, target, pixels, origin, plan.seed, sources, provenance)
 
 
-def _painted(
-    pasted: NDArray[np.uint8],
-    origin: NDArray[np.uint8],
-    mpp: float,
-    model: AnyModel,
-    sampler: Sampler,
-    seed: int,
-    **where: Any,
-) -> Job[NDArray[np.uint8]]:
-    """Pixels (H, W, 3) with what the origin map marks as inpainted filled in."""
+def _painted(pasted: NDArray[np.uint8], origin: NDArray[np.uint8], *how: Any, **where: Any) -> Job[NDArray[np.uint8]]:
+    """Pixels (H, W, 3) with what the origin map marks as inpainted filled in; the rest is as of ``fill_holes``."""
     from napari_histomix.diffusion.large_holes import fill_holes
 
     hole = origin == INPAINTED
     if not hole.any():
         return pasted
-    return (yield from fill_holes(pasted, hole, mpp, model, sampler, seed, **where))
+    return (yield from fill_holes(pasted, hole, *how, **where))
 
 
 def _donor(pool: SegmentPool, number: int) -> SourceRef:

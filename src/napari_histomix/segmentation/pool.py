@@ -260,10 +260,6 @@ class SegmentPool:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def check(self, signature: Mapping[str, Any]) -> None:
-        """Raise HistomixError if the pool was made with another encoder, prompter or settings."""
-        _check_signature(self.folder / POOL, signature)
-
     def segment(self, number: int) -> Segment:
         """A segment with its mask."""
         row = self.rows[number]
@@ -359,6 +355,7 @@ def _about(part: Path) -> Any:
 
 
 def _check_signature(root: Path, signature: Mapping[str, Any]) -> None:
+    """Raise HistomixError if the pool was made with another encoder, prompter or settings."""
     made = _about(_part_folders(root)[0])["signature"]
     wanted = json.loads(json.dumps(dict(signature)))
     for key in sorted(made.keys() | wanted.keys()):

@@ -57,12 +57,9 @@ class DecisionLog:
     _database: Database
     reviewer = ""
 
-    def decisions(self, subject: Subject, items: Iterable[int] | None = None) -> dict[int, str]:
-        """Present decision of every item that has one, or of some items."""
+    def decisions(self, subject: Subject) -> dict[int, str]:
+        """Present decision of every item that has one."""
         with self._database.reading() as db:
-            if items is not None:
-                decisions = _decisions(db, {(subject, int(item)) for item in items})
-                return {item: decision for (_, item), decision in decisions.items()}
             return dict(db.execute("SELECT item, decision FROM decisions WHERE subject = ?", (subject,)))
 
     def decided(self, subject: Subject, item: int | None = None) -> dict[int, Decided]:

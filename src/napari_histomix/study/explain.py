@@ -19,26 +19,15 @@ from napari_histomix.datasets.dataset_writer import models_of
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats.polygons import mask_of
 from napari_histomix.datasets.pixels import is_flagged, read_label_image
-from napari_histomix.datasets.text_files import read_json
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError
 from napari_histomix.study.export_images import ORIGIN
-from napari_histomix.study.manifest import (
-    FILE,
-    LARGEST,
-    Manifest,
-    SyntheticImage,
-    is_manifest,
-    read_manifest,
-    undamaged,
-)
+from napari_histomix.study.manifest import Manifest, SyntheticImage, manifest_above, read_manifest, undamaged
 from napari_histomix.study.replay import method_for
 
 ORIGIN_WORDS = {REAL: "real", DONOR: "donor", INPAINTED: "inpainted"}
 ORIGINS = "origins.zip"
 """Where earlier versions kept the origin maps of images with a class each."""
-_ABOVE = 4
-"""Folders above an image that are searched for a manifest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +117,7 @@ def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
     if manifest is None:
         if not path.exists():
             raise HistomixError(f"{path} is not there; name an image file, or an image's name and its --manifest.")
-        manifest = _manifest_above(path)
+        manifest = manifest_above(path)
     if manifest is None:
         if is_flagged(path):
             words = f"{path.name} is marked as synthetic, but no manifest beside it says more."
@@ -148,12 +137,6 @@ def explain(image: Path | str, manifest: Path | None = None) -> Explanation:
         words = f"{name} was synthetic in the source dataset already; its own manifest lies where it was made."
         return Explanation(name, "flagged", words)
     return Explanation(name, "real", f"{name} is a real image of {read.dataset}; nothing was placed in it.")
-
-
-def _manifest_above(path: Path) -> Path | None:
-    """The nearest manifest beside an image or above it; other programs have files of that name as well."""
-    files = (folder / FILE for folder in path.resolve().parents[:_ABOVE])
-    return next((file for file in files if file.is_file() and is_manifest(read_json(file, LARGEST))), None)
 
 
 def _exported(manifest: Manifest, path: Path, given: str) -> Entry:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import compose
+from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.copies import check_leaks
 from napari_histomix.datasets.dataset_writer import check_place, described, models_of, write_card
@@ -19,16 +19,8 @@ from napari_histomix.datasets.splits import check_splits, few
 from napari_histomix.datasets.writing import complete_or_absent, write_text
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Change, Event, HistomixError, Job, SourceRef
+from napari_histomix.study import manifest
 from napari_histomix.study.export_images import ORIGIN, SHARES, Augmented
-from napari_histomix.study.manifest import (
-    FILE,
-    manifest_of,
-    records_of,
-    reviews_of,
-    sentences,
-    study_facts,
-    write_table,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +75,7 @@ def export(
             written.write(piece)
         yield Event("Writing the manifest", len(written.pieces), len(written.pieces))
         written.finish()
-        records = records_of(dataset, wanted, decisions, reviews or {})
+        records = manifest.records_of(dataset, wanted, decisions, reviews or {})
         about = {
             "format": format,
             "counts": {"before": dict(written.before), "after": dict(written.after)},
@@ -91,8 +83,8 @@ def export(
             "synthetic_images": written.synthetic,
             **(facts or {}),
         }
-        write_text(folder / FILE, manifest_of(dataset, folder, about, records))
-        write_table(folder / "manifest.csv", records)
+        write_text(folder / manifest.FILE, manifest.manifest_of(dataset, folder, about, records))
+        manifest.write_table(folder / "manifest.csv", records)
         _write_readme(written, records)
         class_chart(written).savefig(folder / "class_counts.png", dpi=150)
         if report:
@@ -112,7 +104,7 @@ def export_study(
     wanted = None if ids is None else set(ids)
     changes = study.changes().where(lambda header: wanted is None or header.id in wanted)
     decisions = study.decisions("change") if reviewed else None
-    facts, reviews = study_facts(study), reviews_of(study)
+    facts, reviews = manifest.study_facts(study), manifest.reviews_of(study)
     return (yield from export(dataset, changes, out, decisions, facts=facts, reviews=reviews, **how))
 
 
@@ -208,7 +200,7 @@ def _write_readme(written: Augmented, records: Sequence[Record]) -> None:
         images=written.images,
         synthetic_images=written.synthetic_images,
         synthetic_nuclei=written.counted_synthetic.total() if written.unit == "nuclei" else None,
-        methods=sentences(records),
+        methods=manifest.sentences(records),
         models=models_of(record.provenance for record in records),
         license=source.get("license", ""),
         source=", ".join(filter(None, (written.dataset.name, source.get("derived_from", "")))),

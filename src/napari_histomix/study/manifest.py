@@ -164,6 +164,9 @@ def sentences(records: Iterable[Record]) -> list[str]:
 LARGEST = 2**29
 """Bytes of a manifest that is read: two hundred thousand changes."""
 
+ABOVE = 4
+"""Folders above an image that are searched for a manifest."""
+
 _RECORDS = ("changes", *OF_VERSION_3)
 """Keys that records lie under: today's, and those of manifests that had one form for nuclei and one for tissue."""
 
@@ -332,6 +335,12 @@ def read_manifest(path: Path) -> Manifest:
                 "it; make the images anew."
             )
     return Manifest(file, content)
+
+
+def manifest_above(path: Path) -> Path | None:
+    """The nearest manifest beside an image or above it; other programs have files of that name as well."""
+    files = (folder / FILE for folder in path.resolve().parents[:ABOVE])
+    return next((file for file in files if file.is_file() and is_manifest(read_json(file, LARGEST))), None)
 
 
 def is_manifest(content: object) -> bool:

@@ -120,7 +120,6 @@ class Ingredients:
                 self._take(models)
 
     def read(self, facts: Mapping[str, Any]) -> LabeledImage:
-        """The image that facts are of, at the scale it had."""
         entry = self._entries.get(facts["image"])
         if entry is None:
             raise HistomixError(f"{facts['image']}: {self.dataset.name} has no image of that name.")
@@ -175,7 +174,6 @@ class Ingredients:
         return load_model(path, mpp=(low, high), windows=tuple(windows), prompt=str(made.get("prompt", "")))
 
     def model(self, provenance: Mapping[str, Any]) -> AnyModel:
-        """The model of a record, told what it was told then."""
         from napari_histomix.diffusion.models import PromptedModel
         from napari_histomix.weights import bundled
 
@@ -199,7 +197,6 @@ class Ingredients:
             return "cpu"
 
     def threads(self, provenance: Mapping[str, Any]) -> AbstractContextManager[Any]:
-        """As many threads of a processor as worked on a record."""
         from napari_histomix.devices import threads
 
         return threads(provenance.get("threads"))

@@ -15,7 +15,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 from numpy.typing import NDArray
 
-from napari_histomix.compositing import Synthetic, compose, new_image
+from napari_histomix.compositing.composing import Synthetic, compose, new_image
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.writing import class_table
 from napari_histomix.records import DONOR, Change, LabeledImage, NucleusClass

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from napari_histomix import __version__
 from napari_histomix.datasets import Dataset
+from napari_histomix.datasets.dataset_writer import check_place
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei
@@ -64,7 +65,6 @@ def write_test(
     once somebody has answered, and not the seed, from which it could be drawn again. ``name`` is that of the dataset,
     ``facts`` are more plain JSON values for the sealed truth.
     """
-    out = _new(out)
     order = np.random.default_rng([settings.seed, 3]).permutation(len(drawn.specimens))
     specimens = [drawn.specimens[index] for index in order]
     stream = io.BytesIO()
@@ -94,13 +94,6 @@ def write_test(
         (partial / CROPS).write_bytes(crops)
         (partial / TRUTH).write_bytes(sealed)
         (partial / TEST).write_text(json.dumps(public, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return out
-
-
-def _new(out: Path) -> Path:
-    out = Path(out)
-    if out.exists():
-        raise HistomixError(f"{out} already exists; name a new folder.")
     return out
 
 
@@ -243,7 +236,8 @@ def make_reader_test(
     HistomixError
         If ``out`` exists, a study is of another dataset, nothing of it is approved, or not one pair can be shown.
     """
-    out, settings = _new(out), settings or ReaderTestSettings()
+    out, settings = Path(out), settings or ReaderTestSettings()
+    check_place(out)
     for study in studies:
         if study.dataset_root.is_dir() and study.dataset_root.resolve() != dataset.root.resolve():
             raise HistomixError(f"The study {study.folder} is of another dataset, that in {study.dataset_root}.")

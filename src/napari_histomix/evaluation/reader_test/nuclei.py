@@ -17,12 +17,10 @@ from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.reader_test.specimens import (
     COPY_PASTE,
     CROSSES_EDGE,
-    DONOR_SHOWN,
     GENUINE,
     NO_PARTNER,
     NOT_READ,
     SHOWN_ALREADY,
-    TOO_LARGE,
     Drawn,
     ReaderTestSettings,
     Specimen,
@@ -35,6 +33,9 @@ from napari_histomix.evaluation.reader_test.specimens import (
 from napari_histomix.records import DONOR, REAL, Change, Event, HistomixError, Job, LabeledImage, Location, SourceRef
 from napari_histomix.sampling import nucleus_locations, tissue
 from napari_histomix.stains import optical_density
+
+DONOR_SHOWN = "its donor is in the test already"
+TOO_LARGE = "it is larger than a crop"
 
 AREA_RATIO = 2.0
 """Largest ratio of the areas of a synthetic nucleus and its real partner."""

@@ -11,18 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix import __version__
-from napari_histomix.evaluation.figures import (
-    FEWEST,
-    LEAST,
-    Counts,
-    Estimate,
-    auc,
-    auc_of_counts,
-    clustered,
-    cohen_kappa,
-    fleiss_kappa,
-    share,
-)
+from napari_histomix.evaluation import figures
+from napari_histomix.evaluation.figures import Counts, Estimate
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, Truth
 from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, CALLED_SYNTHETIC, Given
 from napari_histomix.evaluation.reader_test.specimens import GENUINE
@@ -133,8 +123,8 @@ def make_report(test: ReaderTest, truths: Sequence[Truth], answers: Answers) -> 
         if len(given) < len(test)
     ]
     notes.append(
-        f"{UNKNOWN}: too little to tell from. An AUC or kappa needs {LEAST} answers of either kind or crops in common, "
-        f"its interval {FEWEST} patients or images; these crops come from {clusters}."
+        f"{UNKNOWN}: too little to tell from. An AUC or kappa needs {figures.LEAST} answers of either kind or crops in "
+        f"common, its interval {figures.FEWEST} patients or images; these crops come from {clusters}."
     )
     return Report(facts, tuple(readers), tuple(per_method), *_agreement(answers, truths), tuple(notes))
 
@@ -143,7 +133,7 @@ def _reader(reader: str, given: Sequence[Given], truths: Sequence[Truth]) -> Rea
     synthetic = np.array([truths[answer.crop].synthetic for answer in given])
     right = np.equal(synthetic, [answer.called_synthetic for answer in given])
     accuracy, sensitivity, specificity = (
-        share(int(part.sum()), len(part)) for part in (right, right[synthetic], right[~synthetic])
+        figures.share(int(part.sum()), len(part)) for part in (right, right[synthetic], right[~synthetic])
     )
     return ReaderFigures(
         reader,
@@ -163,7 +153,7 @@ def _reader(reader: str, given: Sequence[Given], truths: Sequence[Truth]) -> Rea
 
 def _method(reader: str, given: Sequence[Given], truths: Sequence[Truth], method: str) -> MethodFigures:
     own = [answer for answer in given if truths[answer.crop].method == method]
-    called = share(sum(answer.called_synthetic for answer in own), len(own))
+    called = figures.share(sum(answer.called_synthetic for answer in own), len(own))
     compared = _NONE
     if method != GENUINE:
         compared = _auc(own + [answer for answer in given if not truths[answer.crop].synthetic], truths)
@@ -172,7 +162,7 @@ def _method(reader: str, given: Sequence[Given], truths: Sequence[Truth], method
 
 def _auc(given: Sequence[Given], truths: Sequence[Truth]) -> Estimate:
     crops = [truths[answer.crop] for answer in given]
-    return auc(
+    return figures.auc(
         [answer.answer for answer in given], [crop.synthetic for crop in crops], [crop.cluster for crop in crops]
     )
 
@@ -219,20 +209,20 @@ class _Together:
                 return np.asarray((sums[..., 0] / sums[..., 1]).mean(axis=-1))
 
         values = np.stack([answered & wanted, answered], axis=-1).astype(float)
-        return clustered(values, list(self.clusters), figure, 0, least=1)
+        return figures.clustered(values, list(self.clusters), figure, 0, least=1)
 
     def area(self) -> Estimate:
         """Mean over readers of their AUC."""
         counts = np.stack([self.answers == answer for answer in ANSWER_WORDS], axis=-1)
         synthetic = self.synthetic[..., None]
         kinds = np.stack([counts & synthetic, counts & ~synthetic], axis=2).astype(float)
-        if kinds.sum(axis=(0, 3)).min() < LEAST:
+        if kinds.sum(axis=(0, 3)).min() < figures.LEAST:
             return _NONE
 
         def figure(sums: Counts) -> Counts:
-            return np.asarray(auc_of_counts(sums[..., 0, :], sums[..., 1, :]).mean(axis=-1))
+            return np.asarray(figures.auc_of_counts(sums[..., 0, :], sums[..., 1, :]).mean(axis=-1))
 
-        return clustered(kinds, list(self.clusters), figure, 0)
+        return figures.clustered(kinds, list(self.clusters), figure, 0)
 
 
 def _mean_reader(readers: Sequence[ReaderFigures], together: _Together) -> ReaderFigures:
@@ -275,9 +265,9 @@ def _agreement(answers: Answers, truths: Sequence[Truth]) -> tuple[tuple[PairFig
     for first, second in combinations(answers, 2):
         calls, clusters = _shared(answers, truths, first, second)
         agreed = float((calls[:, 0] == calls[:, 1]).mean()) if len(calls) else None
-        kappa = cohen_kappa(calls[:, 0], calls[:, 1], clusters)
+        kappa = figures.cohen_kappa(calls[:, 0], calls[:, 1], clusters)
         pairs.append(PairFigures(first, second, len(calls), agreed, kappa))
-    return tuple(pairs), fleiss_kappa(*_shared(answers, truths, *answers)) if len(answers) > 2 else _NONE
+    return tuple(pairs), figures.fleiss_kappa(*_shared(answers, truths, *answers)) if len(answers) > 2 else _NONE
 
 
 def _shared(answers: Answers, truths: Sequence[Truth], *readers: str) -> tuple[NDArray[np.bool_], list[str]]:

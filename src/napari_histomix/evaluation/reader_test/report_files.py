@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from napari_histomix.datasets.dataset_writer import check_place
 from napari_histomix.datasets.text_files import write_table
 from napari_histomix.datasets.writing import complete_or_absent
 from napari_histomix.evaluation.figures import Estimate, markdown_table
@@ -26,7 +27,6 @@ from napari_histomix.evaluation.reader_test.report import (
     make_report,
 )
 from napari_histomix.evaluation.reader_test.specimens import GENUINE
-from napari_histomix.records import HistomixError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,8 +62,7 @@ def write_report(test: ReaderTest, out: Path, truth: Path | None = None) -> Repo
         If nobody has answered, a reader has the test open, the truth is missing, ``out`` exists, or the disk refuses.
     """
     out = Path(out)
-    if out.exists():
-        raise HistomixError(f"{out} already exists; name a new folder.")
+    check_place(out)
     answers, truths = read_answers(test), test.truth(truth)
     report = make_report(test, truths, answers)
     rows: list[Sequence[Any]] = []

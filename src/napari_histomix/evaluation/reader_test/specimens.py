@@ -21,8 +21,6 @@ COPY_PASTE = "copy-paste"
 
 CROSSES_EDGE = "its crop would cross the edge of its image"
 SHOWN_ALREADY = "its crop would show what another crop shows"
-DONOR_SHOWN = "its donor is in the test already"
-TOO_LARGE = "it is larger than a crop"
 NO_PARTNER = "nothing real of its class and size is left to be shown as well"
 NOT_READ = "its image is not in the training split, or could not be read"
 TOO_LITTLE = "no crop of it shows enough that is new"
