@@ -25,14 +25,16 @@ _MAX_JSON = 2**24
 """Bytes of the small files that speak of a whole dataset."""
 _SPLITS = {
     "train": ("train", "training", "trn", "default", "all"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "tst"),
+    "val": ("val", "valid", "validation", "dev", "minival"),
+    "test": ("test", "testing", "tst", "holdout", "test-dev", "testdev"),
 }
 _SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names}
 SPLITS = tuple(_SPLITS)
 """Splits under their one spelling."""
 SPLIT_FOLDERS = tuple(name for name in _SPLIT_NAMES if name not in ("default", "all"))
 """How a folder for a split may be called, in lower case."""
+_SPLIT_ENDS = re.compile(r"[-_ ]*(20[0-9]{2}|set|split)$")
+"""What may follow the name of a split: ``train2017``, ``Test set``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ OUTSIDE: Loss = "lies outside the image", "lie outside the image"
 EMPTY: Loss = "holds no pixel", "hold no pixel"
 COVERED: Loss = "is covered by others", "are covered by others"
 NO_OUTLINE: Loss = "has no outline", "have no outline"
+ONLY_BOX: Loss = "has a box but no outline", "have a box but no outline"
 CROWD: Loss = "is a region of many objects (iscrowd)", "are regions of many objects (iscrowd)"
 
 
@@ -147,13 +150,26 @@ def natural_order(text: str) -> tuple[tuple[str | int, ...], str]:
 
 
 def split_name(text: str) -> str:
-    """One spelling per split: ``Training`` is ``train``, ``validation`` is ``val``; empty stays empty.
+    """One spelling per split: ``Training`` and ``train2017`` are ``train``, ``validation`` is ``val``; empty is empty.
 
     ``default`` is what CVAT calls a task without splits, so it is for training as well. A name that is not understood
     stays as it is, in lower case, and is never that of the training split.
     """
     text = text.strip().casefold()
-    return _SPLIT_NAMES.get(text, text)
+    begin = _SPLIT_ENDS.sub("", text)
+    return _SPLIT_NAMES.get(begin, text) if begin in SPLIT_FOLDERS else _SPLIT_NAMES.get(text, text)
+
+
+def is_split_folder(name: str) -> bool:
+    """Whether a folder of that name is one for a split, ``Train`` or ``val2017``; ``default`` may be anything."""
+    return split_name(name) in SPLITS and name.strip().casefold() not in ("default", "all")
+
+
+def named_split(text: str) -> str:
+    """The only split among the words of a file's name, ``consep_Train-v2``; empty where there is none, or several."""
+    words = re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))
+    splits = {split_name(word) for word in words if is_split_folder(word)}
+    return splits.pop() if len(splits) == 1 else ""
 
 
 def tcga_origin(image: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
-    SPLIT_FOLDERS,
     SPLITS,
     TABLE,
     Entry,
@@ -21,6 +20,7 @@ from napari_histomix.datasets.entries import (
     dataset_name,
     described_classes,
     described_split,
+    is_split_folder,
     natural_key,
     natural_order,
     read_json_object,
@@ -37,6 +37,13 @@ IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg"})
 LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 MAT_SUFFIXES = frozenset({".mat"})
 _COLUMNS = ("patient", "slide", "split", "mpp", "synthetic")
+_DEEPEST = 4
+"""How many folders deep images of formats without an order of their own are looked for."""
+_MOST_FOLDERS = 5000
+_SAY_NOTHING = frozenset(
+    {"images", "image", "imgs", "img", "labels", "label", "annotations", "annotation", "data", "default", "all"}
+)
+"""Folders whose names, in lower case, say nothing of the images in them."""
 
 
 def visible_files(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
@@ -72,9 +79,35 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def folders_below(root: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """A root and the visible folders in it, in order, with their names (in NFC) on the way from it.
+
+    Folders of arrays (``.zarr``), which hold no image files, are passed over.
+    """
+    waiting: list[tuple[Path, tuple[str, ...]]] = [(root, ())]
+    for count in range(_MOST_FOLDERS):
+        if count == len(waiting):
+            return
+        folder, names = waiting[count]
+        yield folder, names
+        if len(names) < _DEEPEST:
+            inside = (path for path in subfolders(folder) if path.suffix.casefold() != ".zarr")
+            waiting += [(path, (*names, composed(path.name))) for path in inside]
+
+
+def telling(names: Sequence[str]) -> list[str]:
+    """Those of the names of folders that say something, as ``images`` and ``default`` do not."""
+    return [name for name in names if name.casefold() not in _SAY_NOTHING]
+
+
+def folder_split(names: Sequence[str]) -> str:
+    """The split of what lies in folders of these names, one in the other; empty where none is named as a split."""
+    return next((split_name(name) for name in reversed(names) if is_split_folder(name)), "")
+
+
 def sections_of(root: Path) -> list[tuple[Path, str]]:
     """A root, and the folders in it that are named as splits, with these splits, that for training first."""
-    folders = [path for path in sorted(root.iterdir()) if path.name.casefold() in SPLIT_FOLDERS and path.is_dir()]
+    folders = [path for path in sorted(root.iterdir()) if is_split_folder(path.name) and path.is_dir()]
     splits = [(path, split_name(path.name)) for path in folders]
     return [(root, ""), *sorted(splits, key=lambda section: SPLITS.index(section[1]))]
 
@@ -135,9 +168,14 @@ class Listing:
         return {image: (images[image], labels[found[image]]) for image in images if image in found}
 
     def add(self, image: str, files: tuple[Path, Path], said: Row | None = None, folder: str = "") -> str:
-        """Take in an image; returns its name, which begins with its ``folder`` where another one has that name."""
-        if image in self.said:
-            image = f"{composed(folder)}-{image}"
+        """Take in an image; returns its name, which begins with its ``folder`` where another one has that name.
+
+        Of a folder in others, ``"Test/case 1"``, the last ones count, as many as it takes.
+        """
+        parts, name = composed(folder).split("/") if folder else [], image
+        for count in range(1, len(parts) + 1):
+            if image in self.said:
+                image = "-".join([*parts[-count:], name])
         if image in self.said:
             raise HistomixError(f"{self.root} has two images named {image!r}; rename one, and its labels with it.")
         self.files[image], self.said[image] = files, said or Row()

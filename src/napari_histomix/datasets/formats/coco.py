@@ -7,18 +7,33 @@ the images. A nucleus is a list of polygons, whose union it is, or run lengths, 
 from __future__ import annotations
 
 import json
-import re
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import OUTSIDE, Entry, Labels, Row, classes_of, palette, split_name
+from napari_histomix.datasets.entries import (
+    CROWD,
+    NO_OUTLINE,
+    ONLY_BOX,
+    OUTSIDE,
+    SPLITS,
+    Entry,
+    Labels,
+    Loss,
+    Row,
+    classes_of,
+    palette,
+)
+from napari_histomix.datasets.formats.coco_files import Record, Subset, images_of, subsets_in
 from napari_histomix.datasets.formats.polygons import (
     Canvas,
     Ring,
@@ -30,58 +45,60 @@ from napari_histomix.datasets.formats.polygons import (
     outside,
     rasterize,
 )
-from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, sections_of, subfolder, subfolders, visible_files
+from napari_histomix.datasets.listing import Listing, telling
+from napari_histomix.datasets.names import composed, stated_path
 from napari_histomix.datasets.pixels import orientation_of
-from napari_histomix.datasets.text_files import begins_with, naming, read_json
+from napari_histomix.datasets.text_files import naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, safe_name
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
-_BEGINS = re.compile(rb'^(\xef\xbb\xbf)?\s*\{\s*"(info|images|annotations|categories|licenses)"\s*:')
-_SPLIT = re.compile(r"instances_([a-z]+)")
+LARGEST_CROWD = 10.0
+"""How many times as large as the median object a mask may be that says ``iscrowd`` and is taken for a nucleus."""
+MAIN_SHARE = 0.9
+"""Share of a mask that its largest part must have; the rest are specks of a brush."""
 
 
 def recognizes(root: Path) -> bool:
     """Whether the folder has COCO's JSON files: in ``annotations``, itself, or in folders for the splits."""
-    return bool(_files(root))
-
-
-def _files(root: Path) -> list[tuple[Path, str]]:
-    """COCO's files with the splits that they are for, by their names or their folders'."""
-    coco_files: list[tuple[Path, str]] = []
-    for folder, split in ((subfolder(root, "annotations"), ""), *sections_of(root)):
-        files = sorted(folder.glob("*.json")) if folder else []
-        # COCO's own folder has captions and key points beside the instances.
-        for path in [path for path in files if path.name.startswith("instances_")] or files:
-            if not path.name.startswith(".") and path.is_file() and begins_with([path], _BEGINS, 512):
-                named = _SPLIT.match(path.name)
-                coco_files.append((path, split or split_name(named[1] if named else "")))
-    return coco_files
+    return bool(subsets_in(root, looking=True))
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
     """List the images of COCO's files; class numbers are the categories' ids, or those plus 1 where one is 0.
 
-    Regions of many objects (``iscrowd``) and boxes without an outline are no nuclei; they are reported. What is wrong
-    with one annotation leaves its image out.
+    Regions of many objects (``iscrowd``, see `_Crowds`) and boxes without an outline are no nuclei; they are counted as
+    lost. What is wrong with one annotation leaves its image out.
     """
     listing = Listing(root, mpp)
-    contents = [(path, split, _Content(path)) for path, split in _files(root)]
-    numbers, classes = _classes([content for _, _, content in contents], root)
-    pictures = _pictures(root)
-    sizes: dict[str, tuple[Any, Any]] = {}
-    nuclei: dict[str, list[Nucleus]] = {}
-    for path, split, content in contents:
-        for record in content.images:
-            file = _file_of(record["file_name"], pictures, path, split)
-            if file is None:
-                listing.report(record["file_name"][:200], f"{path.name} lists it but no such image is there; add it.")
+    contents: dict[Subset, _Content] = {}
+    for subset in subsets_in(root):
+        content = _Content(subset.path)
+        # The file of a single image that is called as that image is no subset of its own.
+        of_image = subset.split not in SPLITS and content.is_of_image(subset.path.stem)
+        contents[replace(subset, name="") if of_image else subset] = content
+        if content.strays:
+            count = "1 annotation is" if content.strays == 1 else f"{content.strays:,} annotations are"
+            listing.report(subset.path.name, f"{count} of images that it does not list; export it again.")
+    numbers, classes = _classes(list(contents.values()), root)
+    crowds = _Crowds.of([annotation for content in contents.values() for annotation in content.all_annotations])
+    read: dict[str, _Image] = {}
+    for subset, listed in images_of({subset: content.images for subset, content in contents.items()}, listing).items():
+        for picture, records in listed.items():
+            content = contents[subset]
+            name, folder = composed(picture.path.stem), "/".join(telling(picture.folders))
+            split = subset.split
+            if split in ("", "train") and picture.split:
+                split = picture.split
+            try:
+                image = listing.add(name, (picture.path, subset.path), Row(split=split), folder)
+            except HistomixError as error:
+                listing.report(name, str(error))
                 continue
-            image, annotations = file.stem, content.annotations.get(record["id"], [])
-            listing.add(image, (file, path), Row(split=split))
-            sizes[image] = record.get("height"), record.get("width")
             with listing.leaving_out(image):
-                nuclei[image] = _nuclei(image, annotations, numbers, listing)
-    return listing.dataset(classes, _Layout(sizes, nuclei))
+                annotations = [one for record in records for one in content.annotations.get(str(record["id"]), [])]
+                nuclei, lost = _nuclei(annotations, numbers, crowds)
+                read[image] = _Image((records[0].get("height"), records[0].get("width")), nuclei, lost)
+    return listing.dataset(classes, _Layout(read))
 
 
 class _Content:
@@ -101,13 +118,24 @@ class _Content:
         for image in self.images:
             if not isinstance(image.get("id"), int | str) or not isinstance(image.get("file_name"), str):
                 raise HistomixError(f"{path.name}: an image has no id or no file_name; export it again.")
-        if len({image["id"] for image in self.images}) < len(self.images):
+        # Some programs write the same id as a number in one place and as text in the other.
+        ids = {str(image["id"]) for image in self.images}
+        if len(ids) < len(self.images):
             raise HistomixError(f"{path.name}: two images have one id; export it again.")
-        self.annotations: dict[int | str, list[dict[str, Any]]] = {}
+        self.annotations: dict[str, list[Record]] = {}
         for annotation in annotations:
             if not isinstance(annotation.get("image_id"), int | str):
                 raise HistomixError(f"{path.name}: an annotation has no image_id; export it again.")
-            self.annotations.setdefault(annotation["image_id"], []).append(annotation)
+            self.annotations.setdefault(str(annotation["image_id"]), []).append(annotation)
+        self.strays = sum(len(group) for image, group in self.annotations.items() if image not in ids)
+
+    @property
+    def all_annotations(self) -> list[Record]:
+        return list(chain.from_iterable(self.annotations.values()))
+
+    def is_of_image(self, name: str) -> bool:
+        """Whether it is the file of a single image of that name."""
+        return len(self.images) == 1 and stated_path(self.images[0]["file_name"]).stem == name
 
 
 def _classes(contents: Sequence[_Content], root: Path) -> tuple[dict[int, int], tuple[NucleusClass, ...]]:
@@ -120,7 +148,7 @@ def _classes(contents: Sequence[_Content], root: Path) -> tuple[dict[int, int], 
                 raise HistomixError(f"{content.path.name}: the id of a category is no whole number; export it again.")
             if categories.setdefault(number, category).get("name") != category.get("name"):
                 raise HistomixError(f"The files in {root} give category {number} two names; export them together.")
-    annotations = chain.from_iterable(group for content in contents for group in content.annotations.values())
+    annotations = chain.from_iterable(content.all_annotations for content in contents)
     if 0 in categories and not any(annotation.get("category_id") == 0 for annotation in annotations):
         # Some programs list a category 0 that stands for all of the others.
         del categories[0]
@@ -133,79 +161,118 @@ def _classes(contents: Sequence[_Content], root: Path) -> tuple[dict[int, int], 
     return numbers, classes_of(table, f"{contents[0].path.name}, categories")
 
 
-def _pictures(root: Path) -> dict[str, list[Path]]:
-    """Image files by their names: in the root, in its folders, and in those of ``images``."""
-    images = subfolder(root, "images")
-    pictures: dict[str, list[Path]] = {}
-    for folder in (root, *subfolders(root), *(subfolders(images) if images else [])):
-        for path in sorted(visible_files(folder, IMAGE_SUFFIXES)):
-            pictures.setdefault(path.name, []).append(path)
-    return pictures
+@dataclass(frozen=True)
+class _Crowds:
+    """Which annotations that say ``iscrowd`` are nuclei nevertheless, by what the other annotations are.
+
+    CVAT says so of every mask that was drawn with its brush. Where all annotations are crowds, the word says nothing;
+    where most of them are, or most of a category, or where CVAT wrote them, a crowd is a nucleus if it is one connected
+    shape of a size that nuclei have there. Elsewhere, as in COCO's own files, it is a region of many objects.
+    """
+
+    everywhere: bool
+    categories: frozenset[int]
+    largest: float
+
+    @classmethod
+    def of(cls, annotations: Sequence[Record]) -> _Crowds:
+        counts: dict[Any, list[int]] = {}
+        areas = []
+        for annotation in annotations:
+            if not annotation.get("segmentation"):
+                continue
+            category, crowd = annotation.get("category_id"), is_crowd(annotation)
+            counts.setdefault(category if isinstance(category, int) else None, [0, 0])[crowd] += 1
+            area = annotation.get("area")
+            if not crowd and isinstance(area, int | float) and area > 0:
+                areas.append(float(area))
+        single, crowds = (sum(count[side] for count in counts.values()) for side in (0, 1))
+        most = {category for category, count in counts.items() if count[1] > count[0] or crowds > single}
+        largest = LARGEST_CROWD * float(np.median(areas)) if areas else math.inf
+        return cls(single == 0, frozenset(most), largest)
+
+    def limit(self, annotation: Record) -> float | None:
+        """The largest area of a crowd that is a nucleus if it is one shape; None where it is a nucleus anyway."""
+        if self.everywhere or not is_crowd(annotation):
+            return None
+        attributes = annotation.get("attributes")
+        of_cvat = isinstance(attributes, dict) and "occluded" in attributes
+        return self.largest if of_cvat or annotation.get("category_id") in self.categories else 0
 
 
-def _file_of(text: str, pictures: Mapping[str, list[Path]], path: Path, split: str) -> Path | None:
-    """The image that a file means; what it writes is compared with the pictures there, and never made into a path."""
-    name = PurePosixPath(text.replace("\\", "/"))
-    files = pictures.get(name.name, [])
-    if len(files) > 1:
-        beside = [file for file in files if file.parent in (path.parent, path.parent / name.parent.name)]
-        named = [file for file in files if file.parent.name == name.parent.name]
-        of_split = [file for file in files if split and file.parent.name.casefold().startswith(split)]
-        # Other pictures of the same names may lie in folders beside the images.
-        in_images = [file for file in files if file.parent.name.casefold() == "images"]
-        files = next((group for group in (named, beside, of_split, in_images) if len(group) == 1), [])
-    return files[0] if files else None
+def is_crowd(annotation: Record) -> bool:
+    """Whether an annotation says that it is a region of many objects."""
+    return annotation.get("iscrowd") in (1, True, "1")
 
 
 def _nuclei(
-    image: str, annotations: Sequence[Mapping[str, Any]], numbers: Mapping[int, int], listing: Listing
-) -> list[Nucleus]:
-    """The nuclei of an image; what is no nucleus is counted and reported."""
+    annotations: Sequence[Record], numbers: Mapping[int, int], crowds: _Crowds
+) -> tuple[list[Nucleus], Counter[Loss]]:
+    """The nuclei of an image, and how many annotations are none."""
     nuclei = []
-    crowds = boxes = 0
+    lost: Counter[Loss] = Counter()
     for annotation in annotations:
         category = annotation.get("category_id")
-        if not isinstance(category, int) or category not in numbers:
+        if category is not None and (not isinstance(category, int) or category not in numbers):
             raise HistomixError(f"an annotation is of category {category!r:.40}, which is none of the categories.")
         outline = annotation.get("segmentation")
-        if annotation.get("iscrowd"):
-            crowds += 1
-        elif not outline:
-            boxes += 1
+        if outline:
+            limit = crowds.limit(annotation)
+            if limit == 0:
+                lost[CROWD] += 1
+            else:
+                nuclei.append(Nucleus.read(outline, 0 if category is None else numbers[category], limit))
         else:
-            nuclei.append(Nucleus.read(outline, numbers[category]))
-    if crowds:
-        listing.report(image, f"{crowds} region(s) of many objects (iscrowd) are left out.")
-    if boxes:
-        listing.report(image, f"{boxes} annotation(s) have a box but no outline; they are left out.")
-    return nuclei
+            lost[ONLY_BOX if annotation.get("bbox") else NO_OUTLINE] += 1
+    return nuclei, lost
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What COCO's files say of an image: height and width, where they say these, its nuclei, and what is none."""
+
+    size: tuple[Any, Any]
+    nuclei: Sequence[Nucleus]
+    lost: Mapping[Loss, int]
 
 
 @dataclass(frozen=True)
 class _Layout(Layout):
-    """What COCO's files say of each image: height and width, where they say these, and its nuclei."""
-
-    sizes: Mapping[str, tuple[Any, Any]]
-    nuclei: Mapping[str, Sequence[Nucleus]]
+    images: Mapping[str, _Image]
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
-        image, (rows, cols) = entry.source.image, self.sizes[entry.source.image]
+        name, said = entry.source.image, self.images[entry.source.image]
+        rows, cols = said.size
+        if rows is None and cols is None:
+            rows, cols = next((nucleus.size for nucleus in said.nuclei if nucleus.counts), said.size)
         if (rows, cols) == shape[::-1] and orientation_of(entry.image) > 4:
             # It was drawn on the image as its file stores it.
             shape = rows, cols
         if isinstance(rows, int) and isinstance(cols, int) and (rows, cols) != shape:
             raise HistomixError(
-                f"{image}: {entry.label_file.name} says {cols}×{rows} pixels but the image is {shape[1]}×{shape[0]}; "
+                f"{name}: {entry.label_file.name} says {cols}×{rows} pixels but the image is {shape[1]}×{shape[0]}; "
                 "export the labels again at the image's size."
             )
         canvas = Canvas(shape)
-        with naming(image):
-            for nucleus in self.nuclei[image]:
+        canvas.lost.update(said.lost)
+        with naming(name):
+            for nucleus in said.nuclei:
                 if outside(nucleus.rings, shape):
                     canvas.lost[OUTSIDE] += 1
+                    continue
+                row, col, mask = filled(nucleus, shape, canvas)
+                if nucleus.limit is not None and not is_one_shape(mask, nucleus.limit):
+                    canvas.lost[CROWD] += 1
                 else:
-                    canvas.add(*filled(nucleus, shape, canvas), nucleus.kind)
+                    canvas.add(row, col, mask, nucleus.kind)
         return canvas.labels()
+
+
+def is_one_shape(mask: NDArray[np.bool_], largest: float) -> bool:
+    """Whether a mask is connected but for specks, and no larger than that."""
+    parts, _ = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(parts.ravel())[1:]
+    return bool(areas.size and areas.max() >= MAIN_SHARE * areas.sum() and areas.sum() <= largest)
 
 
 class Writer(ImageWriter):
@@ -271,21 +338,22 @@ class Nucleus:
     rings: tuple[Ring, ...] = ()
     counts: str | list[Any] = ""
     size: tuple[int, int] = (0, 0)
+    limit: float | None = None  # area up to which it is a nucleus if it is one shape; None where it is one anyway
 
     @classmethod
-    def read(cls, outline: Any, kind: int) -> Nucleus:
+    def read(cls, outline: Any, kind: int, limit: float | None = None) -> Nucleus:
         """What ``segmentation`` says; run lengths are decoded when they are drawn."""
         if isinstance(outline, dict):
             size, counts = outline.get("size"), outline.get("counts")
             if not isinstance(counts, str | list) or not isinstance(size, list) or len(size) != 2:
                 raise HistomixError("run lengths must read {size: [height, width], counts: …}; export them again.")
-            return cls(kind, counts=counts, size=(size[0], size[1]))
+            return cls(kind, counts=counts, size=(size[0], size[1]), limit=limit)
         if not isinstance(outline, list) or not all(isinstance(part, list) and len(part) % 2 == 0 for part in outline):
             raise HistomixError(
                 "a segmentation must be run lengths or polygons, [[x1, y1, x2, y2, …], …]; export it again."
             )
         rings = (as_ring(list(zip(part[::2], part[1::2], strict=True))) for part in outline if len(part) >= 6)
-        return cls(kind, tuple(rings))
+        return cls(kind, tuple(rings), limit=limit)
 
 
 def filled(nucleus: Nucleus, shape: tuple[int, int], canvas: Canvas) -> tuple[int, int, NDArray[np.bool_]]:
