@@ -1,4 +1,4 @@
-"""HoVer-Net's label files, in MATLAB's format of the versions 5 to 7, which ``scipy.io.savemat`` writes as well.
+"""Label files of HoVer-Net and Lizard, in MATLAB's format of the versions 5 to 7, which ``scipy.io.savemat`` writes as well.
 
 scipy's reader trusts the sizes in a file: a damaged one can end the process, and a small one fill the memory. Here
 every size is checked before it is used, and what is not asked for stays compressed. Source: "MAT-File Format", The
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_histomix.datasets.entries import Labels, named_classes
 from napari_histomix.datasets.pixels import as_ids
 from napari_histomix.datasets.text_files import MAX_PIXELS, check_size, naming, read_bytes
 from napari_histomix.records import HistomixError, instance_ids
@@ -32,13 +33,22 @@ _COMPLEX = 0x08
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 
 
-def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
+_Column = NDArray[np.int32] | None
+"""A row or column of whole numbers; None where there is none, or an empty one."""
+
+LIZARD = named_classes("Neutrophil", "Epithelial", "Lymphocyte", "Plasma", "Eosinophil", "Connective tissue")
+"""The classes of Lizard (Graham et al., 2021), whose files number them."""
+
+
+def read_mat(path: Path) -> Labels:
     """Read the labels of one image.
 
-    The i-th row of ``inst_type`` is the type of the i-th id in ascending order. Where its length does not fit the
-    number of ids, the most frequent type of ``type_map`` within each instance counts, background left aside.
+    Where the file lists ids (``inst_uid`` of HoVer-Net, ``id`` of Lizard), the i-th of them has the i-th type
+    (``inst_type``, ``class``). Without such a list the i-th row of ``inst_type`` is the type of the i-th id in ascending
+    order. An instance whose type these do not say has the most frequent one of ``type_map`` within it, background left
+    aside; without that map it is unclassified.
     """
-    content = read_arrays(path, ("inst_map", "inst_type"))
+    content = read_arrays(path, ("inst_map", "inst_type", "inst_uid"))
     if "inst_map" not in content:
         raise HistomixError(f"{path.name} has no inst_map; export the labels in the HoVer-Net layout.")
     grid = content["inst_map"]
@@ -46,43 +56,64 @@ def read_mat(path: Path) -> tuple[NDArray[np.int32], dict[int, int]]:
         raise HistomixError(f"{path.name}: inst_map has the shape {grid.shape}; it must be one plane of ids.")
     check_size(grid.shape, path.name)
     instances = as_ids(grid, path.name)
-    ids = np.array(instance_ids(instances), np.int32)
-    listed = content.get("inst_type")
-    if ids.size == 0:
-        return instances, {}
-    if listed is not None and listed.size == ids.size:
-        numbers = as_ids(listed.ravel(), f"{path.name}, inst_type")
-    else:
+    ids = instance_ids(instances)
+    if not ids:
+        return Labels(instances, {})
+    listed, numbers = _records(path, content)
+    notes: list[str] = []
+    if numbers is not None and numbers.size != (len(ids) if listed is None else listed.size):
+        fitting = f"{len(ids):,} nuclei" if listed is None else f"list of {listed.size:,} ids"
+        notes.append(f"the {numbers.size:,} types in {path.name} do not fit its {fitting}, so they are not used.")
+        numbers = None
+    types: dict[int, int] = {}
+    if numbers is not None:
+        for instance, number in zip(ids if listed is None else listed.tolist(), numbers.tolist(), strict=True):
+            if types.setdefault(instance, number) != number:
+                raise HistomixError(f"{path.name} gives two types to the instance {instance}; export the labels again.")
+    if without := sorted(set(ids) - types.keys()):
         # The map of types is as large as that of ids, and seldom needed.
         type_map = read_arrays(path, ("type_map",)).get("type_map")
-        if type_map is None or type_map.shape != instances.shape:
-            count = "no" if listed is None else listed.size
-            raise HistomixError(
-                f"{path.name}: {ids.size} instances but {count} types (inst_type), and no type_map of the same size; "
-                "export the labels again."
-            )
-        numbers = _majority(instances, as_ids(type_map, f"{path.name}, type_map"), ids)
-    return instances, {int(i): int(n) for i, n in zip(ids, numbers, strict=True) if n > 0}
+        if type_map is not None and type_map.shape == instances.shape:
+            majority = _majority(instances, as_ids(type_map, f"{path.name}, type_map"))
+            types |= {instance: majority.get(instance, 0) for instance in without}
+        elif types:
+            which = "1 nucleus has" if len(without) == 1 else f"{len(without):,} nuclei have"
+            notes.append(f"{which} no record in {path.name} and so no type.")
+    present = set(ids)
+    known = {instance: number for instance, number in types.items() if number and instance in present}
+    return Labels(instances, known, notes=tuple(notes))
 
 
-def read_mat_types(path: Path) -> set[int]:
-    """The class numbers that occur in a label file; cheaper than `read_mat` where ``inst_type`` is there."""
-    listed = read_arrays(path, ("inst_type",)).get("inst_type")
-    if listed is None:
-        return set(read_mat(path)[1].values())
-    if listed.size == 0:
-        return set()
-    return set(np.unique(as_ids(listed.ravel(), f"{path.name}, inst_type")).tolist()) - {0}
+def read_mat_types(path: Path) -> tuple[set[int], bool]:
+    """The class numbers that occur in a label file, and whether they are Lizard's.
+
+    Cheaper than `read_mat` where types are listed.
+    """
+    content = read_arrays(path, ("inst_type",))
+    _, numbers = _records(path, content)
+    if numbers is None:
+        return set(read_mat(path).types.values()), False
+    return set(np.unique(numbers).tolist()) - {0}, "class" in content
 
 
-def _majority(instances: NDArray[np.int32], type_map: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int32]:
+def _records(path: Path, content: dict[str, NDArray[Any]]) -> tuple[_Column, _Column]:
+    """The ids that the file lists and the types that it lists; what Lizard's files hold is added to the content."""
+    if "inst_type" not in content:
+        content |= read_arrays(path, ("id", "class"))
+    listed, numbers = content.get("inst_uid", content.get("id")), content.get("inst_type", content.get("class"))
+    return _column(listed, f"{path.name}, list of ids"), _column(numbers, f"{path.name}, list of types")
+
+
+def _column(array: NDArray[Any] | None, name: str) -> _Column:
+    return None if array is None or not array.size else as_ids(array.ravel(), name)
+
+
+def _majority(instances: NDArray[np.int32], type_map: NDArray[np.int32]) -> dict[int, int]:
+    """The most frequent type within each instance that has any."""
     inside = (instances > 0) & (type_map > 0)
     pairs, votes = np.unique(np.stack([instances[inside], type_map[inside]]), axis=1, return_counts=True)
-    numbers = np.zeros(ids.size, np.int32)
     # In order of rising votes, so that the last one written is the most frequent; a tie goes to the lower number.
-    for instance, number in pairs[:, np.lexsort((-pairs[1], votes))].T:
-        numbers[np.searchsorted(ids, instance)] = number
-    return numbers
+    return dict(pairs[:, np.lexsort((-pairs[1], votes))].T.tolist())
 
 
 def read_arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
