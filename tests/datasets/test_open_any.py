@@ -42,7 +42,9 @@ def test_an_image_with_a_class_has_no_instances(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_neither_is_refused_with_both_layouts_named(tmp_path: Path) -> None:
-    with pytest.raises(HistomixError, match=r"neither labeled nuclei nor .*Images and Labels.*one folder per class"):
+    with pytest.raises(
+        HistomixError, match=r"no labeled images.*HoVer-Net.*COCO.*Images and Labels.*one folder per class"
+    ):
         open_any(tmp_path)
 
 

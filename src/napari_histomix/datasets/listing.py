@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from napari_histomix.datasets.dataset import Dataset, Layout
@@ -28,7 +28,7 @@ from napari_histomix.datasets.entries import (
     stated_splits,
     tcga_origin,
 )
-from napari_histomix.datasets.names import Lookup, composed, paired
+from napari_histomix.datasets.names import Lookup, composed, paired, stated_path
 from napari_histomix.datasets.pixels import is_flagged, read_mpp
 from napari_histomix.datasets.text_files import about, read_table, whole_number
 from napari_histomix.records import HistomixError, NucleusClass, Problem, Source
@@ -257,14 +257,29 @@ def read_rows(
     what it writes is only compared with the listing and never made into a path.
     """
     table = read_table(path, "image", *(("instance", "type") if with_types else ()))
-    known = Lookup({file.name: image for image, file in images.items()} | {image: image for image in images})
+    meanings = _meanings(images, path.parent)
+    written = {composed(cells["image"]) for _, cells in table.rows}
+    for image in images.keys() & meanings.keys():
+        # A table that names all images of such a name by names of their own means this one by its own.
+        if meanings[image] - {image} <= written:
+            meanings[image] = {image}
+    known = Lookup({name: next(iter(meant)) for name, meant in meanings.items() if len(meant) == 1})
     drafts: dict[str, RowDraft] = {}
     failed: set[str] = set()
+    told: set[str] = set()
     for line, cells in table.rows:
         name = cells["image"]
         image = known.get(name) if name else ""
         if image is None:
-            problems.append(Problem(name, f"{name}: {path.name} lists it but no such image is there; add it."))
+            meant = meanings.get(stated_path(name).name, set())
+            sentence = "lists it but no such image is there; add it."
+            if len(meant) > 1:
+                sentence = (
+                    f"lists it and {len(meant)} images have that name; write their folders too, as in test/a.png."
+                )
+            if name not in told:
+                problems.append(Problem(name, f"{name}: {path.name} {sentence}"))
+            told.add(name)
             image = ""
         if not image or image in failed:
             continue
@@ -273,6 +288,17 @@ def read_rows(
             images.pop(image, None)
             problems.append(Problem(image, f"{name}: {path.name}, line {line}: {sentence}"))
     return {image: draft.row() for image, draft in drafts.items() if image not in failed}
+
+
+def _meanings(images: Mapping[str, Path], folder: Path) -> dict[str, set[str]]:
+    """The images that a name in a table may mean: theirs or their files', with or without folders and suffix."""
+    meanings: dict[str, set[str]] = {}
+    for image, file in images.items():
+        parts = file.relative_to(folder).parts if file.is_relative_to(folder) else (file.name,)
+        paths = {PurePosixPath(*parts), PurePosixPath(parts[0], parts[-1]), PurePosixPath(file.name)}
+        for name in {image, *map(str, paths), *(str(path.with_suffix("")) for path in paths)}:
+            meanings.setdefault(composed(name), set()).add(image)
+    return meanings
 
 
 @dataclass

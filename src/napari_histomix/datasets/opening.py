@@ -29,16 +29,16 @@ from napari_histomix.datasets.entries import (
 )
 from napari_histomix.datasets.formats import (
     CLASS_FOLDERS,
-    FORMATS,
+    Format,
     aperio_xml,
     class_folders,
     hovernet_json,
-    plain,
     qupath,
     recognized,
 )
 from napari_histomix.datasets.formats.mat_files import read_mat
 from napari_histomix.datasets.formats.polygons import FARTHEST
+from napari_histomix.datasets.formats.unrecognized import is_half, why_unknown
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
 from napari_histomix.datasets.pixels import orientation_of, read_mpp
 from napari_histomix.datasets.text_files import begins_with, check_size, read_json, read_xml, readable
@@ -54,7 +54,8 @@ def open_dataset(path: Path | str, mpp: float | None = None, *, split_parts: boo
     Formats are those of ``datasets.formats``. Among them are HoVer-Net/CoNSeP (``Images``, ``Labels/*.mat``,
     ``type_info.json``, optionally ``images.csv`` with the columns image, patient, slide, split, mpp, synthetic) and
     plain (``images``, ``labels`` with label images, ``types.csv`` with image, instance, type and optionally those
-    columns, or images.csv too). Either may lie in subfolders ``Train``, ``Val``, ``Test``.
+    columns, or images.csv too). Either may lie in subfolders ``Train``, ``Val``, ``Test``, under other names such as
+    ``imgs`` and ``gt``, or in one folder. ``Dataset.format`` says what the folder was taken for.
 
     Parameters
     ----------
@@ -78,19 +79,20 @@ def open_dataset(path: Path | str, mpp: float | None = None, *, split_parts: boo
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise HistomixError(f"{root} {what}; choose the folder that holds the images and the labels.")
     with readable(root):
-        root = root.resolve()
-        format = recognized(root)
-        # A folder of no format may be half a dataset, of which the last reader says what is missing.
-        format = format or FORMATS["plain"]
-        dataset: Dataset = format.reader().open(root, mpp)
-        described = read_json_object(root / "dataset.json")
-        marks = read_marks(root, described)
-        split_parts = split_parts or described.get("split_parts") is True
-        entries = tuple(
-            replace(entry, synthetic=entry.synthetic or bool(marks.get(entry.source.image)))
-            for entry in dataset.entries
-        )
-        return replace(dataset, entries=entries, marks=marks, split_parts=split_parts, format=format.name)
+        return _nuclei(root.resolve(), recognized(root.resolve()), mpp, split_parts)
+
+
+def _nuclei(root: Path, format: Format | None, mpp: float | None, split_parts: bool) -> Dataset:
+    if format is None:
+        raise why_unknown(root)
+    dataset: Dataset = format.reader().open(root, mpp)
+    described = read_json_object(root / "dataset.json")
+    marks = read_marks(root, described)
+    split_parts = split_parts or described.get("split_parts") is True
+    entries = tuple(
+        replace(entry, synthetic=entry.synthetic or bool(marks.get(entry.source.image))) for entry in dataset.entries
+    )
+    return replace(dataset, entries=entries, marks=marks, split_parts=split_parts, format=format.name)
 
 
 def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
@@ -156,16 +158,17 @@ def open_any(path: Path | str, mpp: float | None = None, *, split_parts: bool = 
     if not given.is_dir():
         # A CSV, or nothing that can be opened.
         return open_tissue(given, mpp)
-    try:
-        return open_dataset(given, mpp, split_parts=split_parts)
-    except UnknownLayoutError as no_nuclei:
+    with readable(given):
+        root = given.resolve()
+        format = recognized(root)
+        if format is not None or is_half(root):
+            if mpp is not None:
+                checked_mpp(mpp, "The scale given")
+            return _nuclei(root, format, mpp, split_parts)
         try:
             return open_tissue(given, mpp)
         except UnknownLayoutError:
-            raise HistomixError(
-                f"{given} holds neither labeled nuclei nor images with a class each; {plain.NUCLEI_LAYOUTS}; "
-                f"or {class_folders.LAYOUTS.removeprefix('expected ')}."
-            ) from no_nuclei
+            raise why_unknown(root, f"; or {class_folders.LAYOUTS.removeprefix('expected ')}") from None
 
 
 SAMPLE_RARE = "lymphocyte"
@@ -318,10 +321,12 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
     image = _image_of(path)
     mpp = _scale(path, image)
     if path.suffix.casefold() == _MAT:
-        instances, types = read_mat(path)
+        labels = read_mat(path)
         info = _nearby(path, "type_info.json")
         listed = read_type_info(info) if info is not None else ()
-        return LabelFile(path.stem, instances, types, listed or numbered_classes(set(types.values())), mpp)
+        return LabelFile(
+            path.stem, labels.instances, labels.types, listed or numbered_classes(set(labels.types.values())), mpp
+        )
     kind = _kind_of(path)
     if kind is None:
         raise HistomixError(f"{path.name} is no label file of QuPath, HoVer-Net or Aperio; open another.")

@@ -104,13 +104,33 @@ def read_label_image(path: Path) -> NDArray[np.int32]:
     Of an image with a color table the indices count. Three equal channels are one.
     """
     array = _read_array(path, "a label image", indexed=True)
-    if array.ndim == 3 and array.shape[2] in (2, 4) and (array[..., -1] == np.iinfo(array.dtype).max).all():
-        array = array[..., :-1]
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        opaque = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
+        array = array[..., :-1] if (array[..., -1] == opaque).all() else array
     if array.ndim == 3 and (array == array[..., :1]).all():
         array = array[..., 0]
+    if array.ndim == 3 and array.shape[2] in (3, 4):
+        raise HistomixError(
+            f"{path.name} marks nuclei by colors, which are no ids: two nuclei of one color could not be told apart; "
+            "save one channel of instance ids."
+        )
     if array.ndim != 2:
         raise HistomixError(f"{path.name} is no label image (shape {array.shape}); save one channel of instance ids.")
     return as_ids(array, path.name)
+
+
+def is_gray(path: Path) -> bool:
+    """Whether an image file has a single channel or a color table, as label images have, by its header."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if path.suffix.casefold() in _TIFF:
+                with tifffile.TiffFile(path, _multifile=False) as tiff:
+                    return tiff.pages.first.samplesperpixel == 1
+            with _opened(path) as image:
+                return image.mode in _GRAY_MODES | {"P"}
+    except Exception:  # decoders raise anything on a broken header; reading that file says why in a sentence
+        return False
 
 
 def orientation_of(path: Path) -> int:

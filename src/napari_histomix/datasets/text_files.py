@@ -243,6 +243,14 @@ def read_table(path: Path, *columns: str) -> Table:
     return table
 
 
+def has_columns(path: Path, *columns: str) -> bool:
+    """Whether a file is a table with these columns; one that cannot be read has none."""
+    try:
+        return not read_table(path).missing(*columns)
+    except HistomixError:
+        return False
+
+
 def whole_number(text: str) -> int | None:
     """The whole number a cell holds, ``3`` or a spreadsheet's ``3.0`` or ``3,0``; None if it holds something else."""
     try:

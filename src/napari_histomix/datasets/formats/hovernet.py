@@ -10,9 +10,10 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.formats.plain import label_folders
+from napari_histomix.datasets.formats import hovernet_json
+from napari_histomix.datasets.formats.folder_pairs import places
 from napari_histomix.datasets.formats.plain import open as open
-from napari_histomix.datasets.listing import MAT_SUFFIXES, files_by_stem
+from napari_histomix.datasets.listing import MAT_SUFFIXES
 from napari_histomix.datasets.writing import ImageWriter, check_name, write_png
 from napari_histomix.records import LabeledImage, Source
 
@@ -20,8 +21,8 @@ _MAT_HEADER = b"MATLAB 5.0 MAT-file, written by napari-histomix"
 
 
 def recognizes(root: Path) -> bool:
-    """Whether there are MATLAB files in a folder ``Labels`` that lies beside ``Images``, perhaps for each split."""
-    return any(files_by_stem(labels, MAT_SUFFIXES, []) for labels in label_folders(root))
+    """Whether images have MATLAB files, perhaps for each split, and HoVer-Net's own folder ``json`` is not there."""
+    return any(part.suffixes == MAT_SUFFIXES for part in places(root)) and not hovernet_json.recognizes(root)
 
 
 def write_hovernet(

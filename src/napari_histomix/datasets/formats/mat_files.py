@@ -1,4 +1,4 @@
-"""Label files of HoVer-Net and Lizard, in MATLAB's format of the versions 5 to 7, which ``scipy.io.savemat`` writes as well.
+"""Label files of HoVer-Net and Lizard, in MATLAB's format of the versions 5 to 7, which scipy writes as well.
 
 scipy's reader trusts the sizes in a file: a damaged one can end the process, and a small one fill the memory. Here
 every size is checked before it is used, and what is not asked for stays compressed. Source: "MAT-File Format", The
@@ -44,9 +44,9 @@ def read_mat(path: Path) -> Labels:
     """Read the labels of one image.
 
     Where the file lists ids (``inst_uid`` of HoVer-Net, ``id`` of Lizard), the i-th of them has the i-th type
-    (``inst_type``, ``class``). Without such a list the i-th row of ``inst_type`` is the type of the i-th id in ascending
-    order. An instance whose type these do not say has the most frequent one of ``type_map`` within it, background left
-    aside; without that map it is unclassified.
+    (``inst_type``, ``class``). Without such a list the i-th type is that of the i-th id in ascending order. An instance
+    whose type these do not say has the most frequent one of ``type_map`` within it, background left aside; without that
+    map it is unclassified.
     """
     content = read_arrays(path, ("inst_map", "inst_type", "inst_uid"))
     if "inst_map" not in content:
@@ -60,14 +60,12 @@ def read_mat(path: Path) -> Labels:
     if not ids:
         return Labels(instances, {})
     listed, numbers = _records(path, content)
+    listed_ids = ids if listed is None else listed.tolist()
+    fitting = numbers is not None and numbers.size == len(listed_ids)
     notes: list[str] = []
-    if numbers is not None and numbers.size != (len(ids) if listed is None else listed.size):
-        fitting = f"{len(ids):,} nuclei" if listed is None else f"list of {listed.size:,} ids"
-        notes.append(f"the {numbers.size:,} types in {path.name} do not fit its {fitting}, so they are not used.")
-        numbers = None
     types: dict[int, int] = {}
-    if numbers is not None:
-        for instance, number in zip(ids if listed is None else listed.tolist(), numbers.tolist(), strict=True):
+    if numbers is not None and fitting:
+        for instance, number in zip(listed_ids, numbers.tolist(), strict=True):
             if types.setdefault(instance, number) != number:
                 raise HistomixError(f"{path.name} gives two types to the instance {instance}; export the labels again.")
     if without := sorted(set(ids) - types.keys()):
@@ -76,9 +74,11 @@ def read_mat(path: Path) -> Labels:
         if type_map is not None and type_map.shape == instances.shape:
             majority = _majority(instances, as_ids(type_map, f"{path.name}, type_map"))
             types |= {instance: majority.get(instance, 0) for instance in without}
-        elif types:
-            which = "1 nucleus has" if len(without) == 1 else f"{len(without):,} nuclei have"
-            notes.append(f"{which} no record in {path.name} and so no type.")
+        elif numbers is not None and not fitting:
+            notes = [
+                f"{path.name} lists {numbers.size:,} types for {len(listed_ids):,} nuclei, so they are not used; "
+                "export the labels again."
+            ]
     present = set(ids)
     known = {instance: number for instance, number in types.items() if number and instance in present}
     return Labels(instances, known, notes=tuple(notes))

@@ -1,4 +1,4 @@
-"""Images in one folder and labels in another: the plain layout, and what HoVer-Net's shares with it.
+"""Images and a label file for each: the plain layout, HoVer-Net's, and all others of this kind.
 
 The plain layout is ``images/``, ``labels/`` with one label image each, and a CSV that gives every nucleus its type.
 """
@@ -6,7 +6,7 @@ The plain layout is ``images/``, ``labels/`` with one label image each, and a CS
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +18,28 @@ from napari_histomix.datasets.entries import (
     Entry,
     Labels,
     Row,
-    UnknownLayoutError,
     named_classes,
     natural_key,
     numbered_classes,
     read_json_object,
     read_type_info,
 )
-from napari_histomix.datasets.formats.mat_files import read_mat, read_mat_types
-from napari_histomix.datasets.listing import (
-    IMAGE_SUFFIXES,
-    LABEL_SUFFIXES,
-    MAT_SUFFIXES,
-    Listing,
-    Section,
-    find_table,
-    read_rows,
-    sections_of,
-    subfolder,
-)
+from napari_histomix.datasets.formats.folder_pairs import Place, places
+from napari_histomix.datasets.formats.mat_files import LIZARD, read_mat, read_mat_types
+from napari_histomix.datasets.listing import MAT_SUFFIXES, Listing, Section, find_table, read_rows, visible_files
 from napari_histomix.datasets.pixels import read_label_image
-from napari_histomix.datasets.text_files import whole_number, write_table
+from napari_histomix.datasets.text_files import has_columns, whole_number, write_table
 from napari_histomix.datasets.writing import ImageWriter, class_map, smallest_ids, write_png, write_tiff
-from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, instance_ids
+from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Problem, instance_ids
 
 TYPES_TABLE = "types.csv"
-NUCLEI_LAYOUTS = (
-    "expected the folders Images and Labels with one .mat per image (HoVer-Net, CoNSeP), "
-    "or images and labels with one label image per image and a types.csv"
-)
 
 
 @dataclass(frozen=True)
 class LabelFiles(Layout):
-    """A label file for each image: HoVer-Net's ``.mat``, or an instance map whose types are listed by image.
+    """A label file for each image: a ``.mat``, or an instance map whose types are listed by image.
 
-    Where all nuclei of instance maps are of one class, no types are listed, and ``untyped`` is its number.
+    Where nothing types any nucleus of the dataset, all are of the class with the number ``untyped``.
     """
 
     listed_types: Mapping[str, Mapping[int, int]] = field(default_factory=dict, repr=False)
@@ -61,24 +47,14 @@ class LabelFiles(Layout):
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         if entry.label_file.suffix.casefold() in MAT_SUFFIXES:
-            return Labels(*read_mat(entry.label_file))
-        instances = read_label_image(entry.label_file)
+            labels = read_mat(entry.label_file)
+        else:
+            labels = Labels(read_label_image(entry.label_file), {})
+        if not labels.types:
+            labels = replace(labels, types=self.listed_types.get(entry.source.image, {}))
         if self.untyped:
-            return Labels(instances, dict.fromkeys(np.unique(instances).tolist(), self.untyped))
-        return Labels(instances, self.listed_types.get(entry.source.image, {}))
-
-
-def _types_table(folder: Path) -> Path:
-    """The CSV with the types: ``types.csv``, or the folder's only CSV."""
-    table, count = find_table(folder, TYPES_TABLE)
-    if table:
-        return table
-    if count:
-        raise HistomixError(f"{folder} has {count} CSV files; name the one with the nucleus types {TYPES_TABLE}.")
-    raise HistomixError(
-        f"{folder} has images and label images but nothing gives the nuclei a type; "
-        f"add {TYPES_TABLE} with the columns image, instance, type."
-    )
+            return replace(labels, types=dict.fromkeys(np.unique(labels.instances).tolist(), self.untyped))
+        return labels
 
 
 def classes_of(kinds: set[str], table: Path) -> tuple[NucleusClass, ...]:
@@ -130,127 +106,147 @@ def listed_types(
 
 
 def recognizes(root: Path) -> bool:
-    """Whether images and labels lie in folders of these names, perhaps for each split."""
-    return bool(label_folders(root))
+    """Whether images and label files lie in two folders or in one, perhaps for each split."""
+    return bool(places(root))
 
 
-def label_folders(root: Path) -> list[Path]:
-    """The folders ``Labels`` that lie beside ``Images``, in a root or in its folders for splits."""
-    folders = ((subfolder(path, "images"), subfolder(path, "labels")) for path, _ in sections_of(root))
-    return [labels for images, labels in folders if images is not None and labels is not None]
+def are_pairs(parts: list[Place]) -> bool:
+    """Whether these are pairs as StarDist and Cellpose have them, which know no classes."""
+    return all(part.labels in part.images or part.labels.name.casefold() == "masks" for part in parts)
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
-    """List images and labels of one name in the folders Images and Labels, HoVer-Net's ``.mat`` or label images."""
-    sections = _sections(root)
-    listing = Listing(root, mpp)
-    parts = [_Part(*section, listing) for section in sections]
-    classes = _classes(parts, listing)
-    part_of: dict[str, _Part] = {}
+    """List images and their label files, ``.mat`` or label images, and what the tables beside them say.
+
+    Tables lie in the root, in the folder of a split, or in both; what lies nearer to the images says it better. Where
+    nothing says the type of any nucleus, all are of one class: the only one that is listed, else "nucleus".
+    """
+    listing, parts = Listing(root, mpp), places(root)
+    part_of: dict[str, Place] = {}
+    alone: dict[str, Path] = {}
     for part in parts:
-        for image in (image for image in part.images if image in part.labels):
-            if image in part_of:
-                raise HistomixError(
-                    f"{root} has two images named {image!r} in different splits; rename one, and its labels with it."
-                )
-            part_of[image] = part
-            listing.files[image] = part.images[image], part.labels[image]
-    rows = {image: part.rows.get(image, Row()) for image, part in part_of.items()}
+        names, without = _add(part, listing)
+        part_of |= dict.fromkeys(names, part)
+        alone |= without
+    tables = _Tables(part_of, alone, listing)
     files = listing.files
-    entries = [listing.entry(image, files[image], part.section, rows[image]) for image, part in part_of.items()]
-    types = listed_types(listing, {image: row.types for image, row in rows.items() if part_of[image].is_plain}, classes)
-    entries = [entry for entry in entries if entry.source.image in files]
-    return listing.dataset_of(entries, classes, LabelFiles(types))
+    mat = [image for image in files if files[image][1].suffix.casefold() in MAT_SUFFIXES]
+    classes, typed = _stated_classes(parts, listing), tables.has_types
+    if len(classes) > 1:
+        typed = typed or bool(mat)
+    else:
+        numbers, is_lizard = _mat_classes(mat, listing)
+        kinds = {kind for row in tables.rows.values() for kind in row.types.values()}
+        if not classes and is_lizard and not kinds:
+            classes = LIZARD
+        typed = typed or bool(numbers)
+        if not classes and typed:
+            classes = classes_of(kinds | {str(number) for number in numbers}, root / TYPES_TABLE)
+    classes = classes if typed else classes or named_classes("nucleus")
+    if not typed and len(classes) > 1:
+        raise HistomixError(
+            f"{root} has {len(classes)} classes but nothing says which nucleus is of which; add "
+            f"{TYPES_TABLE} with the columns image, instance, type."
+        )
+    if not typed and not mat and not are_pairs(parts):
+        sentence = f"there is no {TYPES_TABLE} with the columns image, instance, type, so all nuclei are of one class"
+        listing.problems.append(Problem(TYPES_TABLE, f"{sentence}, {classes[0].name}.", "types"))
+    types = listed_types(listing, {image: row.types for image, row in tables.rows.items()}, classes)
+    entries = [
+        listing.entry(image, files[image], tables.section(part_of[image]), tables.rows.get(image, Row()))
+        for image in files
+    ]
+    return listing.dataset_of(entries, classes, LabelFiles(types, 0 if typed else classes[0].number))
 
 
-def _sections(root: Path) -> list[tuple[Path, str, tuple[Path, Path]]]:
-    """The folders that have images and labels, with the split that their names say, and these two in each."""
-    if halves := _halves(root):
-        return [(root, "", halves)]
-    if sections := [(path, split, halves) for path, split in sections_of(root)[1:] if (halves := _halves(path))]:
-        return sections
-    if root.name.casefold() in ("images", "labels") and _halves(root.parent):
-        raise HistomixError(f"{root} is one half of a dataset; choose the folder it lies in, {root.parent}.")
-    if any(path.suffix.casefold() in IMAGE_SUFFIXES and path.is_file() for path in root.iterdir()):
-        raise UnknownLayoutError(f"{root} holds images but no labels folder; {NUCLEI_LAYOUTS}.")
-    raise UnknownLayoutError(f"{root} holds no labeled images; {NUCLEI_LAYOUTS}.")
-
-
-def _halves(folder: Path) -> tuple[Path, Path] | None:
-    """The folders of images and of labels, in the case they have on disk; None where there is neither."""
-    images, labels = subfolder(folder, "images"), subfolder(folder, "labels")
-    if images is None and labels is None:
-        return None
-    if labels is None:
-        raise HistomixError(f"{folder} has images but no folder Labels; put the label files there.")
-    if images is None:
-        raise HistomixError(f"{folder} has labels but no folder Images; put the images there.")
-    return images, labels
-
-
-class _Part:
-    """A folder with images and labels while it is being opened: its files and what the tables beside them say."""
-
-    def __init__(self, folder: Path, split: str, halves: tuple[Path, Path], listing: Listing) -> None:
-        self.problems = listing.problems
-        # What lies nearer to the images says it better.
-        nearer = {} if folder == listing.root else read_json_object(folder / "dataset.json")
-        self.section = Section(folder, listing.described | nearer, split)
-        before = len(self.problems)
-        self.images = listing.images(halves[0])
-        self.labels = listing.labels(halves[1], MAT_SUFFIXES)
-        self.is_plain = not self.labels
-        if self.is_plain:
-            self.labels = listing.labels(halves[1], LABEL_SUFFIXES)
-        # Without a problem yet that would say why, there are files.
-        if len(self.problems) == before and not self.images and not self.labels:
+def _add(part: Place, listing: Listing) -> tuple[list[str], dict[str, Path]]:
+    """List a part's images that have a label file; returns their names, and the images that have none."""
+    before = len(listing.problems)
+    images, labels = part.files(listing)
+    # Without a problem yet that would say why, there are files.
+    if len(listing.problems) == before and not (images and labels):
+        folder = part.folder if not images and not labels else part.labels if images else part.images[0]
+        if not images and not labels:
             raise HistomixError(f"{folder} has no images (PNG, TIFF or JPEG) and no labels in its folders; add them.")
-        if len(self.problems) == before and not self.images:
-            raise HistomixError(f"{halves[0]} has no images (PNG, TIFF or JPEG); put them there.")
-        if len(self.problems) == before and not self.labels:
-            raise HistomixError(f"{halves[1]} has no label files (.mat, PNG or TIFF); put them there.")
-        if self.images and self.labels and not self.images.keys() & self.labels.keys():
-            raise HistomixError(
-                f"no label file in {folder} has the name of an image (such as {min(self.images)!r}); name them alike."
-            )
-        listing.pairs(self.images, self.labels)
-        self.rows = self._rows()
-
-    def _rows(self) -> dict[str, Row]:
-        beside = self.section.folder / TABLE
-        table = _types_table(self.section.folder) if self.is_plain else beside
-        if not table.is_file():
-            return {}
-        rows = read_rows(table, self.images, self.problems, with_types=self.is_plain)
-        if self.is_plain and beside.is_file() and beside != table:
-            # Where both tables say something about one image, the first counts.
-            for image, more in read_rows(beside, self.images, self.problems).items():
-                row = rows.get(image, Row())
-                patient, slide, split = row.patient or more.patient, row.slide or more.slide, row.split or more.split
-                synthetic = more.synthetic if row.synthetic is None else row.synthetic
-                rows[image] = Row(patient, slide, split, row.mpp or more.mpp, row.types or more.types, synthetic)
-        return rows
+        missing = "label files (.mat, PNG or TIFF)" if images else "images (PNG, TIFF or JPEG)"
+        raise HistomixError(f"{folder} has no {missing}; put them there.")
+    pairs = listing.pairs(images, labels)
+    if images and labels and not pairs:
+        raise HistomixError(
+            f"no label file in {part.folder} has the name of an image (such as {min(images)!r}); name them alike."
+        )
+    names = [listing.add(image, files, folder=part.split or part.folder.name) for image, files in pairs.items()]
+    return names, {image: path for image, path in images.items() if image not in pairs}
 
 
-def _classes(parts: list[_Part], listing: Listing) -> tuple[NucleusClass, ...]:
-    folders = [listing.root, *(part.section.folder for part in parts)]
+class _Tables:
+    """What ``types.csv``, ``images.csv`` and ``dataset.json`` say about images, in the root and nearer to them."""
+
+    def __init__(self, part_of: Mapping[str, Place], alone: Mapping[str, Path], listing: Listing) -> None:
+        self.listing, self.rows, self.has_types = listing, dict[str, Row](), False
+        nearer = dict.fromkeys(part.folder for part in part_of.values() if part.folder != listing.root)
+        for folder in (*nearer, listing.root):
+            # What a table says of images without labels is not wrong, and of no use.
+            images = dict(alone) | {
+                image: pixels
+                for image, (pixels, _) in listing.files.items()
+                if folder in (part_of[image].folder, listing.root)
+            }
+            types, about_images = _types_table(folder), folder / TABLE
+            self.has_types = self.has_types or types is not None
+            for table in dict.fromkeys([types, about_images]):
+                if table is not None and table.is_file():
+                    self._read(table, images, with_types=table == types)
+
+    def _read(self, table: Path, images: dict[str, Path], *, with_types: bool) -> None:
+        before = set(images)
+        for image, more in read_rows(table, images, self.listing.problems, with_types=with_types).items():
+            row = self.rows.get(image, Row())
+            # Where two tables say something about one image, the first counts.
+            patient, slide, split = row.patient or more.patient, row.slide or more.slide, row.split or more.split
+            synthetic = more.synthetic if row.synthetic is None else row.synthetic
+            self.rows[image] = Row(patient, slide, split, row.mpp or more.mpp, row.types or more.types, synthetic)
+        for image in before - images.keys():
+            self.listing.files.pop(image, None)
+
+    def section(self, part: Place) -> Section:
+        """The folder of a part, with what ``dataset.json`` in it and in the root say."""
+        listing = self.listing
+        nearer = {} if part.folder == listing.root else read_json_object(part.folder / "dataset.json")
+        return Section(part.folder, listing.described | nearer, part.split)
+
+
+def _types_table(folder: Path) -> Path | None:
+    """The CSV with the types: ``types.csv``, or the only CSV if it has their columns."""
+    table, count = find_table(folder, TYPES_TABLE)
+    if table is not None and table.name.casefold() == TYPES_TABLE:
+        return table
+    typed = [
+        path for path in visible_files(folder, frozenset({".csv"})) if has_columns(path, "image", "instance", "type")
+    ]
+    if typed and count > 1:
+        raise HistomixError(f"{folder} has {count} CSV files; name the one with the nucleus types {TYPES_TABLE}.")
+    return typed[0] if typed else None
+
+
+def _stated_classes(parts: list[Place], listing: Listing) -> tuple[NucleusClass, ...]:
+    folders = dict.fromkeys([listing.root, *(part.folder for part in parts)])
     listed = {classes for folder in folders if (classes := read_type_info(folder / "type_info.json"))}
     if len(listed) > 1:
         raise HistomixError(f"the type_info.json files in {listing.root} differ; keep one, in that folder.")
-    if listed:
-        return listed.pop()
-    tables = [part for part in parts if part.is_plain]
-    if tables:
-        kinds = {kind for part in tables for row in part.rows.values() for kind in row.types.values()}
-        return classes_of(kinds, _types_table(tables[0].section.folder))
+    return listed.pop() if listed else listing.classes
+
+
+def _mat_classes(images: list[str], listing: Listing) -> tuple[set[int], bool]:
+    """The class numbers in ``.mat`` files, and whether all are Lizard's; images whose file is damaged are left out."""
     numbers: set[int] = set()
-    for part in parts:
-        for image in sorted(part.images.keys() & part.labels.keys(), key=natural_key):
-            with listing.leaving_out(image):
-                numbers |= read_mat_types(part.labels[image])
-                continue
-            del part.images[image]
-    return numbered_classes(numbers)
+    lizard = set()
+    for image in sorted(images, key=natural_key):
+        with listing.leaving_out(image):
+            numbers_here, is_lizard = read_mat_types(listing.files[image][1])
+            numbers |= numbers_here
+            lizard |= {is_lizard} if numbers_here else set()
+    return numbers, lizard == {True} and numbers <= {known.number for known in LIZARD}
 
 
 class TypedWriter(ImageWriter):
