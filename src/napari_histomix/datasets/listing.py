@@ -269,8 +269,8 @@ def read_rows(
     told: set[str] = set()
     for line, cells in table.rows:
         name = cells["image"]
-        image = known.get(name) if name else ""
-        if image is None:
+        meaning = known.get(name)
+        if name and meaning is None:
             meant = meanings.get(stated_path(name).name, set())
             sentence = "lists it but no such image is there; add it."
             if len(meant) > 1:
@@ -280,7 +280,7 @@ def read_rows(
             if name not in told:
                 problems.append(Problem(name, f"{name}: {path.name} {sentence}"))
             told.add(name)
-            image = ""
+        image = meaning or ""
         if not image or image in failed:
             continue
         if sentence := drafts.setdefault(image, RowDraft()).add(cells):

@@ -36,7 +36,7 @@ from napari_histomix.datasets.formats import (
     qupath,
     recognized,
 )
-from napari_histomix.datasets.formats.mat_files import read_mat
+from napari_histomix.datasets.formats.mat_files import LIZARD, read_mat, read_mat_types
 from napari_histomix.datasets.formats.polygons import FARTHEST
 from napari_histomix.datasets.formats.unrecognized import is_half, why_unknown
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
@@ -321,12 +321,13 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
     image = _image_of(path)
     mpp = _scale(path, image)
     if path.suffix.casefold() == _MAT:
-        labels = read_mat(path)
+        nuclei = read_mat(path)
         info = _nearby(path, "type_info.json")
-        listed = read_type_info(info) if info is not None else ()
-        return LabelFile(
-            path.stem, labels.instances, labels.types, listed or numbered_classes(set(labels.types.values())), mpp
-        )
+        classes = read_type_info(info) if info is not None else ()
+        if not classes:
+            numbers, is_lizard = read_mat_types(path)
+            classes = LIZARD if is_lizard else numbered_classes(numbers)
+        return LabelFile(path.stem, nuclei.instances, nuclei.types, classes, mpp)
     kind = _kind_of(path)
     if kind is None:
         raise HistomixError(f"{path.name} is no label file of QuPath, HoVer-Net or Aperio; open another.")

@@ -93,7 +93,8 @@ def read_mat_types(path: Path) -> tuple[set[int], bool]:
     _, numbers = _records(path, content)
     if numbers is None:
         return set(read_mat(path).types.values()), False
-    return set(np.unique(numbers).tolist()) - {0}, "class" in content
+    kinds = set(np.unique(numbers).tolist()) - {0}
+    return kinds, "class" in content and kinds <= {known.number for known in LIZARD}
 
 
 def _records(path: Path, content: dict[str, NDArray[Any]]) -> tuple[_Column, _Column]:

@@ -240,13 +240,13 @@ def _stated_classes(parts: list[Place], listing: Listing) -> tuple[NucleusClass,
 def _mat_classes(images: list[str], listing: Listing) -> tuple[set[int], bool]:
     """The class numbers in ``.mat`` files, and whether all are Lizard's; images whose file is damaged are left out."""
     numbers: set[int] = set()
-    lizard = set()
+    lizard: set[bool] = set()
     for image in sorted(images, key=natural_key):
         with listing.leaving_out(image):
             numbers_here, is_lizard = read_mat_types(listing.files[image][1])
             numbers |= numbers_here
             lizard |= {is_lizard} if numbers_here else set()
-    return numbers, lizard == {True} and numbers <= {known.number for known in LIZARD}
+    return numbers, lizard == {True}
 
 
 class TypedWriter(ImageWriter):
