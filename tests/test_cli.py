@@ -91,6 +91,8 @@ class TestHelpAndUsage:
     def test_wrong_usage_is_exit_code_two(self, run, arguments):
         code, out, err = run(*arguments)
         assert code == 2 and out == [] and "usage: histomix" in err[0]
+        code, out, _ = run(*arguments, "--json")
+        assert code == 2 and len(out) == 1 and json.loads(out[0])["error"] in err[-1]
 
 
 class TestInspect:
@@ -266,18 +268,19 @@ class TestSynthesize:
 
         monkeypatch.setattr("napari_histomix.study.export.write_card", interrupted)
         code, out, err = run(*synthesize, "-k", 1, "--out", tmp_path / "out")
-        assert code == 1 and err[-1] == "histomix: Cancelled." and "histomix resume" in out[-1]
+        assert code == 130 and err[-1] == "histomix: Cancelled." and "histomix resume" in out[-1]
         assert [path.name for path in tmp_path.iterdir()] == ["out.study"]
         monkeypatch.undo()
         study = Study.open(tmp_path / "out.study")
         assert len(study.changes()) == 1
 
-    def test_cancelling_before_anything_is_made_leaves_nothing(self, fails, synthesize, tmp_path, monkeypatch):
+    def test_cancelling_before_anything_is_made_leaves_nothing(self, run, synthesize, tmp_path, monkeypatch):
         def interrupted(*_, **__):
             raise KeyboardInterrupt
 
         monkeypatch.setattr("napari_histomix.study.Study.begin_run", interrupted)
-        assert fails(*synthesize, "-k", 1, "--out", tmp_path / "out") == "histomix: Cancelled."
+        code, _, err = run(*synthesize, "-k", 1, "--out", tmp_path / "out")
+        assert code == 130 and err[-1] == "histomix: Cancelled."
         assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import napari_histomix as hm
-from napari_histomix.cli import build_parser, main
+from napari_histomix.cli import main
+from napari_histomix.cli.program import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

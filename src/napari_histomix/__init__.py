@@ -12,17 +12,15 @@ Examples
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from napari_histomix.api import Made, augment, list_methods, open_study
     from napari_histomix.compositing.composing import compose
     from napari_histomix.datasets import Dataset, load_sample
     from napari_histomix.datasets import open_any as open_dataset
     from napari_histomix.records import Change, HistomixError, LabeledImage
-
-__version__ = version("napari-histomix")
 
 __all__ = [
     "Change",
@@ -55,6 +53,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("napari-histomix")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     room, _, other = _HOMES[name].partition(":")
@@ -62,4 +64,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

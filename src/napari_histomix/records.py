@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -14,7 +14,14 @@ T = TypeVar("T")
 
 
 class HistomixError(Exception):
-    """Something a person can mend. The message is one sentence that says what is wrong and what to do."""
+    """Something a person can mend. The message is one sentence that says what is wrong and what to do.
+
+    ``problems`` are all that led to it, a sentence each, where the message names the first alone.
+    """
+
+    def __init__(self, *sentence: str, problems: Iterable[str] = ()) -> None:
+        super().__init__(*sentence)
+        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def test_importing_methods_loads_neither_qt_nor_torch():
         "import sys\n"
         "from napari_histomix.methods import method_names, method_of\n"
         "[method_of(name).settings for name in method_names()]\n"
-        "from napari_histomix.cli import build_parser\n"
+        "from napari_histomix.cli.program import build_parser\n"
         "build_parser(['synthesize'])\n"
         "print(sorted({'torch', 'torchvision', 'qtpy', 'napari', 'magicgui'} & set(sys.modules)))"
     )

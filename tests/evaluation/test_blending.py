@@ -171,7 +171,7 @@ class TestSheet:
         for path, words in (
             (tmp_path / "s.png", "already exists"),
             (tmp_path / "s.jpg", "must end in .png"),
-            (tmp_path / "no" / "s.png", "is no folder"),
+            (tmp_path / "s.png" / "t.png", "is a file, not a folder"),
         ):
             with pytest.raises(HistomixError, match=words):
                 write_sheet(path, tested[0])

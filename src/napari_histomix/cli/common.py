@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import permutations
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from napari_histomix.cli import terminal
 from napari_histomix.datasets import Dataset, open_any
 from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS
 from napari_histomix.datasets.splits import read_splits, with_chosen_splits, with_splits
+from napari_histomix.datasets.writing import check_place
 from napari_histomix.records import HistomixError, Job
 from napari_histomix.settings import DEVICES, Setting, made_from, settings_of, shown
 from napari_histomix.study import Study
@@ -25,7 +30,23 @@ WRITABLE = [format.name for format in FORMATS.values() if format.writes]
 
 
 class UsageError(HistomixError):
-    """Wrong usage that only shows once the command line is read as a whole."""
+    """Wrong usage: of one command, as ``prog`` and ``usage`` say, or of the line as a whole."""
+
+    def __init__(self, sentence: str, prog: str = "", usage: str = "") -> None:
+        super().__init__(sentence)
+        self.prog, self.usage = prog, usage
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are exceptions, so that they may be told as JSON."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(message, self.prog, self.format_usage())
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """What argparse itself prints: help and version."""
+        terminal.write(file or sys.stdout, message.rstrip("\n"))
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -41,12 +62,19 @@ class Options(argparse.Namespace):
 
     def say(self, *lines: str) -> None:
         """Print for people: to standard error with ``--json``, as standard output holds one line for programs then."""
-        for line in lines:
-            print(line, file=sys.stderr if self.json else sys.stdout, flush=True)
+        terminal.write(sys.stderr if self.json else sys.stdout, *lines)
 
-    def check_out(self, kind: str = "folder") -> None:
-        """Raise HistomixError if there is something already where the command will write."""
-        check_out(self.out, kind)
+    def check_outputs(self) -> None:
+        """Raise HistomixError if something that the command is to write could not be written: before any work."""
+        wanted = [(getattr(self, name), kind) for name, kind in self.outputs]
+        named = [(Path(out), kind) for out, kind in wanted if out is not None]
+        for out, kind in named:
+            if kind in ("folder", "file") or not os.path.lexists(out):
+                check_place(out, kind if kind == "file" else "folder")
+        for (first, kind), (second, _) in permutations(named, 2):
+            # What is renamed to its place at the end must not be there by then; a study may hold an export.
+            if kind != "study" and first.absolute() in (second.absolute(), *second.absolute().parents):
+                raise HistomixError(f"{first} cannot hold {second} as well; name two places.")
 
     def open_data(self) -> Dataset:
         """Open the dataset with the splits that ``--splits`` names, and say what of it is left out."""
@@ -81,9 +109,10 @@ class Commands:
         """A command with options that others share; ``run`` carries it out and returns what ``--json`` prints."""
         added = self._parsers.add_parser(name, help=summary, description=summary, formatter_class=_Formatter)
         added.add_argument("--json", action="store_true", help="print one last line of JSON for programs")
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, outputs=())
         for flag in shared:
-            added.add_argument(flag, **_SHARED[flag])
+            add = partial(add_output, added) if flag == "--out" else added.add_argument
+            add(flag, **_SHARED[flag])
         return added
 
     def group(self, name: str, summary: str, title: str = "actions") -> Commands:
@@ -91,10 +120,14 @@ class Commands:
         return Commands(self._parsers.add_parser(name, help=summary), title)
 
 
-def check_out(out: Path, kind: str = "folder") -> None:
-    """Raise HistomixError if there is something already at a place that is to be written."""
-    if out.exists():
-        raise HistomixError(f"{out} already exists; name a new {kind}.")
+def add_output(parser: argparse.ArgumentParser, flag: str, kind: str = "folder", **how: Any) -> None:
+    """Add an option that names what a command writes: a new ``folder`` or ``file``, or a ``study`` or ``model``.
+
+    A study or a model may be one that is there already, with which the command goes on. Whether they can be written is
+    seen before any work (`Options.check_outputs`).
+    """
+    action = parser.add_argument(flag, type=Path, **how)
+    parser.set_defaults(outputs=(*parser.get_default("outputs"), (action.dest, kind)))
 
 
 def positive(text: str) -> float:
@@ -136,7 +169,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": f"one of {', '.join(WRITABLE)} (hovernet; for images with a class each {CLASS_FOLDERS})",
     },
-    "--out": {"type": Path, "required": True, "help": "new folder for the dataset"},
+    "--out": {"required": True, "help": "new folder for the dataset"},
     "--device": {"choices": list(DEVICES), "default": "auto", "help": "where to compute"},
     "--seed": {"type": _seed, "default": 0, "help": "the same seed gives the same result"},
 }
@@ -218,6 +251,7 @@ def follow(job: Job[T]) -> T:
     shown = ""
     try:
         while True:
+            terminal.signals.check()
             event = next(job)
             phase = event.phase.split(",")[0].rstrip("0123456789 of")
             if phase != shown:
@@ -227,8 +261,10 @@ def follow(job: Job[T]) -> T:
                 if sys.stderr.isatty():
                     bar = tqdm(total=event.total or None, dynamic_ncols=True, leave=False)
                 else:
-                    print(f"{phase} …", file=sys.stderr, flush=True)
-            if event.message:
+                    terminal.write(sys.stderr, f"{phase} …")
+            if event.message and bar is None:
+                terminal.write(sys.stderr, event.message)
+            elif event.message:
                 tqdm.write(event.message, file=sys.stderr)
             if bar is not None:
                 bar.set_description(event.phase, refresh=False)

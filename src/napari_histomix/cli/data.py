@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, follow
+from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, add_output, follow
 from napari_histomix.datasets import Dataset, Survey, splits, survey, synthetic_notes
+from napari_histomix.datasets.dataset import no_image
 from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
 
@@ -20,7 +21,7 @@ def add_commands(commands: Commands) -> None:
 
     summary = "Propose training, validation and test images: no patient, slide or copy in two of them."
     split = commands.add("split", run_split, summary, *DATASET)
-    split.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file, for --splits")
+    add_output(split, "--out", "file", required=True, metavar="FILE", help="new CSV file, for --splits")
     split.add_argument("--val", type=_share, default=splits.SHARES["val"], help="share of the validation images")
     split.add_argument("--test", type=_share, default=splits.SHARES["test"], help="share of the test images")
     kept = "splits of the dataset that stay as they are, such as test"
@@ -52,10 +53,10 @@ def run_inspect(options: Options) -> dict[str, Any]:
 
     dataset = options.open_data()
     surveyed = follow(survey(dataset))
+    if not surveyed.counts:
+        raise no_image(dataset, [problem.sentence for problem in surveyed.problems])
     copies = follow(find_copies(dataset))
     leaks = _shared(dataset) + [copy.sentence for copy in copies]
-    if not surveyed.counts:
-        raise HistomixError(surveyed.problems[0].sentence)
     by_split = Counter(entry.source.split or "train" for entry in dataset.entries)
     patients = {entry.source.patient for entry in dataset.entries if entry.source.patient}
     scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
@@ -74,7 +75,7 @@ def run_inspect(options: Options) -> dict[str, Any]:
         "problems": [asdict(problem) for problem in surveyed.problems],
         "leaks": leaks,
     }
-    width = max(len(row["name"]) for row in classes)
+    width = max((len(row["name"]) for row in classes), default=0)
     lines = [f"{dataset.name}: {len(dataset.entries)} images" + (f", {total:,} nuclei" if what == "nuclei" else "")]
     largest = max([1, *(row["count"] for row in classes)])
     for row in classes:
@@ -102,7 +103,7 @@ def _classes(dataset: Dataset, surveyed: Survey) -> tuple[str, list[dict[str, An
         return "nuclei", [
             {"number": kind.number, "name": kind.name, "color": list(kind.color)}
             | {"count": surveyed.total[kind.number], "synthetic": synthetic[kind.number]}
-            for kind in dataset.classes
+            for kind in dataset.classes_in(surveyed)
         ]
     counts = Counter(entry.kind for entry in dataset.entries)
     made = Counter(entry.kind for entry in dataset.entries if entry.synthetic)
@@ -118,7 +119,6 @@ def run_split(options: Options) -> dict[str, Any]:
         raise HistomixError("The shares of validation and test leave nothing to train on; ask for less.")
     if options.seed < 0:
         raise HistomixError("A seed is 0 or more.")
-    options.check_out("file")
     dataset = options.open_data()
     # Nuclei or images of each class, by image, and the classes' names.
     counts: Any = {entry.source.image: {entry.kind: 1} for entry in dataset.entries}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, check_out, follow
+from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, add_output, follow
 from napari_histomix.datasets.dataset import Dataset
 
 _SHOWN = 20
@@ -17,7 +16,7 @@ def add_commands(commands: Commands) -> None:
     summary = "Report everything that may be wrong with a dataset, with remedies; write a clean copy."
     doctor = commands.add("doctor", run_doctor, summary, *DATASET)
     fix = "new folder for a copy: upright images, one spelling of names and splits, nuclei as they are read"
-    doctor.add_argument("--fix", type=Path, metavar="OUT", help=fix)
+    add_output(doctor, "--fix", metavar="OUT", help=fix)
     same = "format of the copy (the one it is read as, where that is written)"
     doctor.add_argument("--to", choices=WRITABLE, metavar="NAME", help=same)
 
@@ -27,8 +26,6 @@ def run_doctor(options: Options) -> dict[str, Any]:
     from napari_histomix.datasets.dataset_writer import convert
     from napari_histomix.datasets.doctor import CHECKS, examine
 
-    if options.fix is not None:
-        check_out(options.fix)
     dataset = options.open_data()
     found = follow(examine(dataset))
     nuclei = f", {found.survey.total.total():,} nuclei" if dataset.has_nuclei else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix import jobs
-from napari_histomix.cli.common import DATASET, Commands, Options, add_settings, follow, settings_from
+from napari_histomix.cli.common import DATASET, Commands, Options, add_output, add_settings, follow, settings_from
 from napari_histomix.datasets import SAMPLE_RARE, Dataset, load_sample
 from napari_histomix.methods import DEFAULT, method_names, method_of, method_problems
 from napari_histomix.methods.base import Method
@@ -31,19 +31,20 @@ def add_commands(commands: Commands, method: str) -> None:
     )
     synthesize = commands.add("synthesize", run_synthesize, summary, *DATASET, "--format")
     synthesize.add_argument("--method", choices=method_names(), default=method, metavar="NAME", help="what makes them")
-    synthesize.add_argument("--out", type=Path, required=True, help="new folder for the augmented dataset")
-    synthesize.add_argument("--study", type=Path, metavar="FOLDER", help="keep the study here, to review in napari")
+    add_output(synthesize, "--out", required=True, help="new folder for the augmented dataset")
+    kept = "keep the study here, to review in napari"
+    add_output(synthesize, "--study", "study", metavar="FOLDER", help=kept)
     listed = "use the candidates of this CSV, without its rows to drop"
     synthesize.add_argument("--candidates", type=Path, metavar="FILE", help=listed)
     add_settings(synthesize, _settings_classes(method_of(method)))
 
     summary = "Go on with a run that was killed or cancelled."
     resume = commands.add("resume", run_resume, summary, "study", "--dataset", "--format")
-    resume.add_argument("--out", type=Path, help="new folder for the augmented dataset, once all is made")
+    add_output(resume, "--out", help="new folder for the augmented dataset, once all is made")
 
     summary = "Run the whole job on the bundled sample: candidates, synthesis, export, and report.png."
     demo = commands.add("demo", run_demo, summary)
-    demo.add_argument("--out", type=Path, required=True, help="new folder for the result")
+    add_output(demo, "--out", required=True, help="new folder for the result")
     add_settings(demo, _settings_classes(method_of(DEFAULT)), without=("rare", "major"))
 
 
@@ -79,7 +80,6 @@ def run_methods(options: Options) -> dict[str, Any]:
 
 def run_synthesize(options: Options) -> dict[str, Any]:
     """Carry a method out and export what it made."""
-    options.check_out()
     method = method_of(options.method)
     # What is missing on the command line is said before a large dataset is opened.
     settings_from(method.settings, options)
@@ -90,7 +90,6 @@ def run_synthesize(options: Options) -> dict[str, Any]:
 
 def run_demo(options: Options) -> dict[str, Any]:
     """The whole job on the bundled sample."""
-    options.check_out()
     options.rare, options.study, options.candidates = [SAMPLE_RARE], None, None
     options.format = options.mpp = None
     if not hasattr(options, "count"):
@@ -166,8 +165,6 @@ def run_resume(options: Options) -> dict[str, Any]:
     """Go on with a run, and export what it made."""
     study = Study.open(options.study).take()
     dataset = options.images_of(study)
-    if options.out is not None:
-        options.check_out()
     made = follow(jobs.resume(study, dataset))
     result = _exported(options, made, dataset)
     if options.out is not None:

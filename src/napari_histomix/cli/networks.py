@@ -6,7 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from napari_histomix.cli.common import DATASET, Commands, Options, add_settings, follow, positive, settings_from, whole
+from napari_histomix.cli.common import (
+    DATASET,
+    Commands,
+    Options,
+    add_output,
+    add_settings,
+    follow,
+    positive,
+    settings_from,
+    whole,
+)
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.study import Study
 
@@ -27,7 +37,7 @@ def add_commands(commands: Commands) -> None:
         train = kinds.add(kind, run_train, summary, "--splits", "--device", "--seed")
         train.set_defaults(kind=kind)
         train.add_argument("--images", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders of images")
-        train.add_argument("--out", type=Path, required=True, help="new model folder")
+        add_output(train, "--out", "model", required=True, help="new model folder")
         train.add_argument("--from", dest="start", type=Path, metavar="WEIGHTS", help="model folder to fine-tune")
         if kind == "latent":
             trained = "a trained autoencoder"
@@ -53,7 +63,7 @@ def add_commands(commands: Commands) -> None:
     test.add_argument("--count", type=whole, default=default.count, help="windows for each kind of hole")
     test.add_argument("--spread", action="store_true", help="also fill each hole five times, to see how they vary")
     sheet = "new PNG file that shows the windows and their fills"
-    test.add_argument("--sheet", type=Path, metavar="FILE", help=sheet)
+    add_output(test, "--sheet", "file", metavar="FILE", help=sheet)
     add_settings(test, [PaintingSettings], without=["sampler"])
 
     actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
@@ -61,7 +71,7 @@ def add_commands(commands: Commands) -> None:
     make.add_argument("dataset", type=Path, help="the study's images: of nuclei, or of tissue")
     studies = "studies of these images, of one method each"
     make.add_argument("--study", type=Path, nargs="+", required=True, metavar="FOLDER", help=studies)
-    make.add_argument("--out", type=Path, required=True, help="new folder for the test")
+    add_output(make, "--out", required=True, help="new folder for the test")
     crops = "real and synthetic crops, each"
     make.add_argument("--per-kind", type=int, default=ReaderTestSettings.per_kind, metavar="N", help=crops)
     pasted = "also show donors pasted without blending, as a method of its own"
@@ -71,7 +81,7 @@ def add_commands(commands: Commands) -> None:
 
     report = actions.add("report", run_reader_report, "Show how readers did, and write it as PNG, CSV and JSON.")
     report.add_argument("test", type=Path, help="folder of a reader test")
-    report.add_argument("--out", type=Path, required=True, help="new folder for the report")
+    add_output(report, "--out", required=True, help="new folder for the report")
     report.add_argument("--truth", type=Path, metavar="FILE", help="the sealed truth, if it was kept elsewhere")
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_histomix.cli.common import Commands, Options, follow
+from napari_histomix.cli.common import Commands, Options, add_output, follow
 from napari_histomix.settings import DEVICES
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add_commands(commands: Commands) -> None:
     replaying.add_argument("--model", action="append", default=[], metavar="PATH", help=model)
     images = "the export, where the manifest no longer lies in it"
     replaying.add_argument("--images", type=Path, metavar="FOLDER", help=images)
-    replaying.add_argument("--out", type=Path, help="new folder for the rebuilt images")
+    add_output(replaying, "--out", help="new folder for the rebuilt images")
     check = "compare with the export's images, also with --out (always without it)"
     replaying.add_argument("--check", action="store_true", help=check)
     device = "where to compute; recorded: as the images were made, where this machine can"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_histomix.cli.common import DATASET, Commands, Options, add_settings, follow, settings_from
+from napari_histomix.cli.common import DATASET, Commands, Options, add_output, add_settings, follow, settings_from
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.methods import stage_of
 from napari_histomix.records import Event, HistomixError, Job, Segment, within
@@ -29,19 +29,20 @@ def add_commands(commands: Commands) -> None:
     """Add ``candidates``, ``segment``, ``pool build`` and ``pool stats``."""
     summary = "Find where a rare nucleus would fit, and write it as CSV."
     candidates = commands.add("candidates", run_candidates, summary, *DATASET)
-    candidates.add_argument("--out", type=Path, required=True, metavar="FILE", help="new CSV file")
+    add_output(candidates, "--out", "file", required=True, metavar="FILE", help="new CSV file")
     add_settings(candidates, [stage_of("candidates").settings])
 
     settings = stage_of("segments").settings
     segment = commands.add("segment", run_segment, "Divide an image, or a folder of images, into tissue segments.")
     segment.add_argument("image", type=Path, help="an image, or a folder of images")
-    segment.add_argument("--out", type=Path, required=True, help="new folder for label maps, outlines and segments.csv")
+    add_output(segment, "--out", required=True, help="new folder for label maps, outlines and segments.csv")
     add_settings(segment, [settings], without=("encoder", "components"))
 
     actions = commands.group("pool", "Make a pool of tissue segments, or show what one holds.")
     summary = "Divide a dataset's training images and keep the segments."
     build = actions.add("build", run_pool_build, summary, *DATASET)
-    build.add_argument("--study", type=Path, required=True, metavar="FOLDER", help="new study that gets the pool")
+    pooled = "new study that gets the pool"
+    add_output(build, "--study", "study", required=True, metavar="FOLDER", help=pooled)
     add_settings(build, [settings])
     actions.add("stats", run_pool_stats, "Show how many segments of which class a pool holds.", "study")
 
@@ -51,7 +52,6 @@ def run_candidates(options: Options) -> dict[str, Any]:
     from napari_histomix.methods.base import Work
     from napari_histomix.study.tables import write_candidates
 
-    options.check_out("file")
     stage = stage_of("candidates")
     dataset = options.open_data()
     settings: Any = settings_from(stage.settings, options)
@@ -74,7 +74,6 @@ def run_segment(options: Options) -> dict[str, Any]:
     from napari_histomix.datasets.writing import complete_or_absent
     from napari_histomix.segmentation import open_prompter
 
-    options.check_out()
     images = _images(options.image)
     settings: Any = settings_from(stage_of("segments").settings, _with_prompter(options))
     prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)

@@ -9,7 +9,7 @@ those in the study, since some formats number nuclei anew, so nuclei are found b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -353,6 +353,11 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
         result.hashes[image] = pixels_sha256(labeled.pixels)
     yield Event("Reading labels", total, total)
     return replace(result, problems=tuple(problems))
+
+
+def no_image(dataset: Dataset, problems: Sequence[str]) -> HistomixError:
+    """The error about a dataset of which no image can be read, for these reasons."""
+    return HistomixError(f"No image of {dataset.name} can be read; the first: {problems[0]}", problems=problems)
 
 
 def synthetic_notes(dataset: Dataset, survey: Survey | None = None) -> tuple[str, ...]:

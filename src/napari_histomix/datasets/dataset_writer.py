@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from napari_histomix import __version__
-from napari_histomix.datasets.dataset import SYNTHETIC_KEY, Dataset, inner_pixels
+from napari_histomix.datasets.dataset import SYNTHETIC_KEY, Dataset, inner_pixels, no_image
 from napari_histomix.datasets.entries import TABLE, read_json_object
 from napari_histomix.datasets.formats import FORMATS, Format, format_of
 from napari_histomix.datasets.pixels import orientation_of
@@ -20,6 +20,7 @@ from napari_histomix.datasets.text_files import write_table
 from napari_histomix.datasets.writing import (
     SYNTHETIC_NOTICE,
     Names,
+    check_place,
     complete_or_absent,
     safe_name,
     write_dataset_json,
@@ -107,12 +108,6 @@ def check_format(format: str, classes: Sequence[NucleusClass], kinds: Sequence[s
         writer(Path(folder), "trial", classes, kinds)
 
 
-def check_place(out: Path) -> None:
-    """Raise HistomixError if something lies where a new folder is to be written: before long work, not after it."""
-    if out.exists():
-        raise HistomixError(f"{out} already exists; name a new folder.")
-
-
 @dataclass(frozen=True, slots=True)
 class Converted:
     """What was converted: how many images and nuclei (by class name), and why some images were left out."""
@@ -150,7 +145,7 @@ def convert(dataset: Dataset, out: Path, format: str) -> Job[Converted]:
             marked |= entry.synthetic
             nuclei += image.counts()
         if len(skipped) == total:
-            raise HistomixError(f"No image of {dataset.name} can be read; the first: {next(iter(skipped.values()))}")
+            raise no_image(dataset, [*(problem.sentence for problem in dataset.problems), *skipped.values()])
         yield Event("Writing the tables", total, total)
         writer.finish(**described(dataset.root), **({"notice": SYNTHETIC_NOTICE} if marked else {}), format=format)
         copy_notices(dataset.root, folder)

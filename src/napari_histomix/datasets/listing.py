@@ -233,7 +233,8 @@ class Listing:
         """The dataset of these entries, which must not be none."""
         if not entries:
             reason = f"; the first: {self.problems[0].sentence}" if self.problems else "."
-            raise HistomixError(f"{self.root} has no image that could be used{reason}")
+            sentences = [problem.sentence for problem in self.problems]
+            raise HistomixError(f"{self.root} has no image that could be used{reason}", problems=sentences)
         unknown = Counter(entry.source.split for entry in entries if entry.source.split not in SPLITS)
         for split, count in sorted(unknown.items()):
             images = "1 image is" if count == 1 else f"{count:,} images are"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain, count
+from contextlib import contextmanager, suppress
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import IO, Any
 from unicodedata import category, normalize
@@ -49,6 +50,31 @@ def complete_or_absent(out: Path) -> Iterator[Path]:
     finally:
         if partial is not None and partial.exists():
             shutil.rmtree(partial)
+
+
+def check_place(out: Path, kind: str = "folder") -> None:
+    """Raise HistomixError if a new folder or file cannot be written there: before long work, not after it.
+
+    What the disk thinks of it is tried out; nothing of that stays.
+    """
+    place = Path(out).absolute()
+    if os.path.lexists(place):
+        raise HistomixError(f"{out} already exists; name a new {kind}.")
+    made: list[Path] = []
+    try:
+        with writable(out):
+            missing = list(takewhile(lambda folder: not folder.exists(), place.parents))
+            there = place.parents[len(missing)]
+            if not there.is_dir():
+                raise HistomixError(f"{there} is a file, not a folder; choose another place than {out}.")
+            for folder in reversed(missing):
+                folder.mkdir()
+                made.append(folder)
+            Path(tempfile.mkdtemp(prefix=f".{place.name}-", suffix=".partial", dir=place.parent)).rmdir()
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def write_png(

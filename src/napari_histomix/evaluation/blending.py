@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.datasets.writing import check_place
 from napari_histomix.evaluation.blend_windows import (
     CLASSIC_FILLS,
     KINDS,
@@ -380,10 +381,7 @@ def check_sheet(path: Path) -> None:
     """See, before any work, that a sheet can be written. Raises HistomixError where it cannot."""
     if path.suffix.casefold() != ".png":
         raise HistomixError(f"{path} must end in .png.")
-    if path.exists():
-        raise HistomixError(f"{path} already exists; name a new file.")
-    if not path.parent.is_dir():
-        raise HistomixError(f"{path.parent} is no folder; make it, or choose another place.")
+    check_place(path, "file")
 
 
 def write_sheet(path: Path, report: BlendReport) -> None:
@@ -391,6 +389,7 @@ def write_sheet(path: Path, report: BlendReport) -> None:
     check_sheet(path)
     part = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(contact_sheet(report)).save(part, format="PNG")
         part.replace(path)
     except OSError as error:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.copies import check_leaks
-from napari_histomix.datasets.dataset_writer import check_place, described, models_of, write_card
+from napari_histomix.datasets.dataset_writer import described, models_of, write_card
 from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS, format_of
 from napari_histomix.datasets.splits import check_splits, few
-from napari_histomix.datasets.writing import complete_or_absent, write_text
+from napari_histomix.datasets.writing import check_place, complete_or_absent, write_text
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Change, Event, HistomixError, Job, SourceRef
 from napari_histomix.study import manifest

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset, Entry, Survey, open_any, survey
-from napari_histomix.datasets.dataset_writer import check_place
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats import CLASS_FOLDERS
 from napari_histomix.datasets.formats.polygons import shapes_of
-from napari_histomix.datasets.writing import safe_name
+from napari_histomix.datasets.writing import check_place, safe_name
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage
 from napari_histomix.study.export import chosen, format_for
 from napari_histomix.study.export_images import ORIGIN, SHARES, Augmented

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.composing import Synthetic, compose, new_image
 from napari_histomix.datasets import Dataset, Entry, open_any
-from napari_histomix.datasets.dataset_writer import WrittenDataset, check_place
+from napari_histomix.datasets.dataset_writer import WrittenDataset
 from napari_histomix.datasets.pixels import image_facts, pixels_sha256
-from napari_histomix.datasets.writing import complete_or_absent
+from napari_histomix.datasets.writing import check_place, complete_or_absent
 from napari_histomix.methods import method_of
 from napari_histomix.methods.base import Method
 from napari_histomix.methods.record import Record

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from napari_histomix import __version__
 from napari_histomix.datasets import Dataset
-from napari_histomix.datasets.dataset_writer import check_place
 from napari_histomix.datasets.entries import read_json_object
-from napari_histomix.datasets.writing import complete_or_absent
+from napari_histomix.datasets.writing import check_place, complete_or_absent
 from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei
 from napari_histomix.evaluation.reader_test.specimens import Drawn, ReaderTestSettings, draw_tissue, method_name
 from napari_histomix.methods import method_of

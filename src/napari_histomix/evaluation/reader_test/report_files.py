@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from napari_histomix.datasets.dataset_writer import check_place
 from napari_histomix.datasets.text_files import write_table
-from napari_histomix.datasets.writing import complete_or_absent
+from napari_histomix.datasets.writing import check_place, complete_or_absent
 from napari_histomix.evaluation.figures import Estimate, markdown_table
 from napari_histomix.evaluation.reader_test.folder import ReaderTest
 from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, read_answers
