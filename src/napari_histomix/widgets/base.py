@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from app_model.types import KeyBinding
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QObject, Qt, Signal
-from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtCore import QObject, QSize, Qt, Signal
+from qtpy.QtGui import QHideEvent, QKeySequence, QShortcut, QShowEvent
 from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
 from napari_histomix.records import Event
@@ -25,6 +25,9 @@ class Panel(QWidget):
     """Base of the panels: the viewer, its session, its layers, one runner for long jobs."""
 
     running_changed = Signal(bool)
+    preferred_size: ClassVar[tuple[int, int] | None] = None
+    keys: PanelKeys | None = None
+    """Keys that work while the panel is shown."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__()
@@ -58,6 +61,19 @@ class Panel(QWidget):
         note.say(sentence, "error")
         if not self.isVisible() and hasattr(self.viewer, "window"):
             show_warning(sentence)
+
+    def sizeHint(self) -> QSize:
+        return QSize(*self.preferred_size) if self.preferred_size else super().sizeHint()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        if self.keys is not None:
+            self.keys.bind()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        if self.keys is not None:
+            self.keys.release()
+        super().hideEvent(event)
 
 
 class PanelKeys(QObject):
@@ -96,7 +112,10 @@ class PanelKeys(QObject):
         self._unbind()
         for owner in (self._viewer, self._viewer.layers.selection.active):
             if owner is not None:
-                ours = {KeyBinding.from_str(key): _call(action) for key, action in self._actions.items()}
+                ours = {
+                    KeyBinding.from_str(key): lambda _owner, action=action: action()
+                    for key, action in self._actions.items()
+                }
                 before = {binding: owner.keymap[binding] for binding in ours if binding in owner.keymap}
                 for binding, call in ours.items():
                     owner.keymap[binding] = call
@@ -124,13 +143,6 @@ def add_shortcut(
     shortcut.setContext(context)
     shortcut.activated.connect(action)
     return shortcut
-
-
-def _call(action: Callable[[], None]) -> Callable[[Any], None]:
-    def run(_owner: Any) -> None:
-        action()
-
-    return run
 
 
 class RunBar(QWidget):
@@ -206,10 +218,7 @@ class RunBar(QWidget):
 
     def _on_paused(self, paused: bool) -> None:
         self.pause_button.setText("Resume" if paused else "Pause")
-        if paused:
-            self.status.setText(f"Paused. {self.status.text()}")
-        else:
-            self.status.setText("Going on …")
+        self.status.setText(f"Paused. {self.status.text()}" if paused else "Going on …")
 
     def _on_event(self, event: Event) -> None:
         self._made += len(event.made)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QPoint, QRectF, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtCore import QPoint, QRectF, QSignalBlocker, QSize, Qt, QTimer, QUrl, Signal
+from qtpy.QtGui import QColor, QDesktopServices, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import (
     QBoxLayout,
     QCheckBox,
@@ -30,6 +30,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 from superqt import QCollapsible
+
+from napari_histomix.compositing.composing import crop
+from napari_histomix.records import LabeledImage
 
 SPACE = 8
 """Pixels between things, and around them."""
@@ -85,6 +88,16 @@ def narrow(box: QComboBox) -> None:
     box.setMinimumContentsLength(12)
 
 
+def offer(box: QComboBox, items: Iterable[tuple[str, Any]]) -> None:
+    """Offer other items in a choice, without a signal; the chosen one stays where it is among them."""
+    chosen = box.currentData()
+    with QSignalBlocker(box):
+        box.clear()
+        for text, value in items:
+            box.addItem(text, value)
+        box.setCurrentIndex(max(box.findData(chosen), 0))
+
+
 def check(text: str = "", tip: str = "", toggled: Callable[..., Any] | None = None) -> QCheckBox:
     """A box to check."""
     made = QCheckBox(text)
@@ -135,8 +148,16 @@ def number(
     return made
 
 
-def label(text: str = "", *, wrap: bool = True, plain: bool = False, right: bool = False, style: str = "") -> QLabel:
-    """A text; ``plain`` where it may hold a file's or a person's words."""
+def label(
+    text: str = "",
+    *,
+    wrap: bool = True,
+    plain: bool = False,
+    right: bool = False,
+    style: str = "",
+    yields: bool = False,
+) -> QLabel:
+    """A text; ``plain`` where it may hold a file's or a person's words. One that ``yields`` asks for no width."""
     made = QLabel(text)
     made.setWordWrap(wrap)
     if right:
@@ -145,6 +166,8 @@ def label(text: str = "", *, wrap: bool = True, plain: bool = False, right: bool
         made.setTextFormat(Qt.TextFormat.PlainText)
     if style:
         made.setStyleSheet(f"QLabel {{ {style} }}")
+    if yields:
+        made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     return made
 
 
@@ -191,6 +214,8 @@ def scrolled(inner: QWidget) -> QScrollArea:
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    # Rows that want a little more room than there is are made narrower, rather than reach below the scroll bar.
+    inner.setMinimumWidth(1)
     area.setWidget(inner)
     return area
 
@@ -221,7 +246,9 @@ def _filled(layout: Any, parts: Iterable[QWidget | QLayout], space: int, stretch
     return layout
 
 
-def form(*lines: tuple[str, QWidget | QLayout] | tuple[str, QWidget | QLayout, str]) -> QFormLayout:
+def form(
+    *lines: tuple[str, QWidget | QLayout] | tuple[str, QWidget | QLayout, str], label_width: int = 0
+) -> QFormLayout:
     """A form of (label, field) or (label, field, tip), the tip on both."""
     layout = QFormLayout()
     layout.setContentsMargins(0, 0, 0, 0)
@@ -230,17 +257,12 @@ def form(*lines: tuple[str, QWidget | QLayout] | tuple[str, QWidget | QLayout, s
     layout.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
     for text, field, *tips in lines:
         layout.addRow(text, field)
+        if text:
+            layout.labelForField(field).setMinimumWidth(label_width)
         for tip in tips:
             field.setToolTip(tip)
             layout.labelForField(field).setToolTip(tip)
     return layout
-
-
-def show_line(layout: QFormLayout, field: QWidget, shown: bool) -> None:
-    """Show or hide a form's field with its label."""
-    field.setVisible(shown)
-    if layout.labelForField(field) is not None:
-        layout.labelForField(field).setVisible(shown)
 
 
 def later(parent: QWidget, milliseconds: int, call: Callable[..., Any]) -> QTimer:
@@ -264,6 +286,16 @@ def free_folder(parent: Path, name: str) -> Path:
     while folder.exists():
         folder, number = parent / f"{name} {number}", number + 1
     return folder
+
+
+def folder_button(folder: Callable[[], Path | None], *, shown: bool = True) -> QPushButton:
+    """A button that shows a folder, where there is one, in the program that the desktop has for that."""
+
+    def show() -> None:
+        if (path := folder()) is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(path)))
+
+    return button("Show the folder", pressed=show, shown=shown)
 
 
 def rgb(color: str) -> tuple[int, int, int]:
@@ -311,8 +343,7 @@ class Section(QCollapsible):
         self.toggle.setToolTip(tip)
         flat = "border: none; background: transparent; padding: 2px;"
         self.toggle.setStyleSheet(f"QPushButton {{ font-weight: 600; text-align: left; {flat} }}")
-        self.state = label(wrap=False, right=True)
-        self.state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.state = label(wrap=False, right=True, yields=True)
         layout: Any = self.layout()
         layout.setContentsMargins(0, 4, 0, 0)
         layout.setSpacing(SPACE - 2)
@@ -350,17 +381,20 @@ class CropView(QFrame):
     """A piece of an image, magnified by a factor and centered; one that fits the view where there is no factor."""
 
     clicked = Signal()
+    preferred_size: ClassVar = (190, 190)
 
-    def __init__(self, caption: str = "", factor: float | None = None) -> None:
+    def __init__(
+        self, caption: str = "", factor: float | None = None, *, smooth: bool = False, height: int | None = None
+    ) -> None:
         super().__init__()
-        self.caption = caption
-        self.factor = factor
-        self.smooth = False
+        self.caption, self.factor, self.smooth = caption, factor, smooth
         self.frame_color = ""
         self._image: QImage | None = None
         self._bytes: NDArray[np.uint8] | None = None
         self.setMinimumSize(120, 120)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        if height is not None:
+            self.setFixedHeight(height)
 
     @property
     def pixels(self) -> NDArray[np.uint8] | None:
@@ -378,6 +412,16 @@ class CropView(QFrame):
             self._bytes = np.ascontiguousarray(pixels)
             self._image = image_of(self._bytes)
         self.update()
+
+    def show_place(
+        self, image: LabeledImage | None, caption: str, row: float, col: float, micrometers: float, frame: str = ""
+    ) -> None:
+        """Show a square around a place in an image, which may still have to be read."""
+        if image is None:
+            self.show_pixels(None, f"{caption} …")
+        else:
+            side = max(24, round(micrometers / image.mpp))
+            self.show_pixels(crop(image.pixels, row, col, side), caption, frame)
 
     def place(self, image: QImage) -> QRectF:
         """Where an image is drawn."""
@@ -402,7 +446,7 @@ class CropView(QFrame):
         painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
 
     def sizeHint(self) -> QSize:
-        return QSize(190, 190)
+        return QSize(*self.preferred_size)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         self.clicked.emit()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSignalBlocker, QUrl
-from qtpy.QtGui import QDesktopServices, QShowEvent
+from qtpy.QtGui import QShowEvent
 
 from napari_histomix.datasets.formats import FORMATS
-from napari_histomix.study.export_plan import ExportPlan, bytes_text
+from napari_histomix.study.export import export_study
+from napari_histomix.study.export_plan import ExportPlan, bytes_text, plan_export
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Chart, Picture
@@ -45,7 +46,7 @@ class ExportPanel(Panel):
         self.progress = RunBar("Export", self.runner)
         self.progress.run.connect(self.run)
         self.note = ui.Note()
-        self.open_button = ui.button("Show the folder", pressed=self._open, shown=False)
+        self.open_button = ui.folder_button(lambda: self._done, shown=False)
         self.chart = Picture()
         ui.add(self.column, self.empty, self.contents, self.progress, self.note, self.open_button, self.chart)
         self.column.addStretch(1)
@@ -143,13 +144,8 @@ class ExportPanel(Panel):
         dataset, survey = session.dataset, session.survey
         if self.runner.running or dataset is None or survey is None or folder is None or not session.approved:
             return
-        changes, decisions = session.changes, dict(session.decisions["change"])
-
-        def job() -> Any:
-            from napari_histomix.study.export_plan import plan_export
-
-            return (yield from plan_export(dataset, changes, folder, decisions, counted=survey, **arguments))
-
+        decisions = dict(session.decisions["change"])
+        job = partial(plan_export, dataset, session.changes, folder, decisions, counted=survey, **arguments)
         self.planner.replace(job, "looking at what an export would write")
 
     def _on_plan(self, plan: ExportPlan) -> None:
@@ -172,13 +168,7 @@ class ExportPanel(Panel):
             return
         self._forget_export()
         arguments, self._exported = self._arguments(), self._approved_words()
-
-        def job() -> Any:
-            from napari_histomix.study.export import export_study
-
-            return (yield from export_study(study, dataset, folder, **arguments))
-
-        self.runner.start(job, "exporting")
+        self.runner.start(partial(export_study, study, dataset, folder, **arguments), "exporting")
 
     def _on_written(self, out: Path) -> None:
         self._done = Path(out)
@@ -190,10 +180,6 @@ class ExportPanel(Panel):
     def _approved_words(self) -> str:
         number, words = len(self.session.approved), nouns(self.session.table)
         return f"{number:,} approved {words[number != 1]}"
-
-    def _open(self) -> None:
-        if self._done is not None:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._done)))
 
     # What the session says.
 
@@ -210,15 +196,11 @@ class ExportPanel(Panel):
         self.chart.show_file(None)
 
     def _offer_formats(self) -> None:
-        dataset, chosen = self.session.dataset, self.format.currentData()
+        dataset = self.session.dataset
         nuclei, kinds = (dataset.has_nuclei, dataset.has_kinds) if dataset is not None else (False, False)
         held = {"nuclei": nuclei, "kinds": kinds}
-        formats = [(known.title, known.name) for known in FORMATS.values() if known.writes and held[known.holds]]
-        with QSignalBlocker(self.format):
-            self.format.clear()
-            for title, name in formats:
-                self.format.addItem(title, name)
-            self.format.setCurrentIndex(max(self.format.findData(chosen), 0))
+        known = FORMATS.values()
+        ui.offer(self.format, [(format.title, format.name) for format in known if format.writes and held[format.holds]])
         self.ignore_band.setVisible(nuclei)
         self.ignore_band.setChecked(self.ignore_band.isChecked() and nuclei)
 
@@ -242,12 +224,5 @@ class ExportPanel(Panel):
 
     def _draw(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
         assert self.session.dataset is not None
-        colors = {kind.name: kind.color for kind in self.session.dataset.classes}
-        most = max([*before.values(), *after.values()], default=0) or 1
-        bars = []
-        for name, was in before.items():
-            will = after[name]
-            change = f" ({will - was:+,})" if will != was else ""
-            text = f"{was:,} → <b>{will:,}</b>{change}"
-            bars.append((name, colors.get(name, ui.rgb(ui.ACCENT)), was / most, will / most, text))
-        self.counts.set_bars(bars)
+        colors, other = {kind.name: kind.color for kind in self.session.dataset.classes}, ui.rgb(ui.ACCENT)
+        self.counts.set_bars([(name, colors.get(name, other), was, after[name]) for name, was in before.items()])

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,6 +83,11 @@ class Candidates:
     """Of each candidate, what a search looks through, in lower case."""
     effective_sample_size: float | None = None
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def images(self) -> frozenset[str]:
+        """Images of the candidates and their donors."""
+        return frozenset(place.image for item in self.items for place in (item.donor, item.target))
 
     @classmethod
     def of(cls, items: Sequence[Candidate], class_name: Callable[[int], str], **draw: Any) -> Self:

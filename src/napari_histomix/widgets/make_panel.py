@@ -47,8 +47,7 @@ class MakePanel(Panel):
         choices = ui.row(self.resume_button, self.discard_button, stretch=0)
         self.left = ui.box(ui.column(self.left_text, choices, space=ui.SPACE // 2))
         """What can be done with a run that was not finished."""
-        self.preview = ui.CropView("Being made")
-        self.preview.setFixedHeight(230)
+        self.preview = ui.CropView("Being made", height=230)
         self.preview.hide()
         ui.add(self.column, self.empty, self.chooser, self._place, self.progress, self.left)
         ui.add(self.column, self.preview, self.note, self.refusals)

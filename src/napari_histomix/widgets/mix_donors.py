@@ -11,7 +11,7 @@ import numpy as np
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, QSize, Qt, Signal
+from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
@@ -224,17 +224,14 @@ class DonorCell(CropView):
     """A donor, pasted and not blended yet; a click, Space or Enter chooses it."""
 
     stepped = Signal(int)
+    preferred_size = (CELL, CELL)
 
     def __init__(self) -> None:
-        super().__init__()
-        self.smooth = True
+        super().__init__(smooth=True)
         self.donor: Donor | None = None
         self.setMinimumSize(48, CELL)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.show_donor(None)
-
-    def sizeHint(self) -> QSize:
-        return QSize(CELL, CELL)
 
     def show_donor(self, donor: Donor | None) -> None:
         self.donor = donor

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, QTimer
+from qtpy.QtCore import QTimer
 
 from napari_histomix.methods.usegmix import USegMixSettings
 from napari_histomix.records import Change, Event, HistomixError
@@ -44,6 +44,7 @@ class MixPanel(TissuePanel):
 
     model: Any = None
     """A loaded model to use in place of the one that the settings name."""
+    preferred_size = (420, 860)
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -77,12 +78,9 @@ class MixPanel(TissuePanel):
         self.show_button = ui.button("Show", "Show this image and its segments again.", self.show_image)
         self.about = ui.hint(ASK)
         self.grid = DonorGrid()
-        self.before, self.after = ui.CropView("Now"), ui.CropView("Pasted")
+        self.before, self.after = (ui.CropView(caption, smooth=True, height=190) for caption in ("Now", "Pasted"))
         self.before.setToolTip("The target segment and its surroundings.")
         self.after.setToolTip("The chosen donor in its place; while it is blended, what is being painted.")
-        for view in (self.before, self.after):
-            view.smooth = True
-            view.setFixedHeight(190)
         self.views = ui.box(ui.row(self.before, self.after))
         tip = "Make a synthetic image with this donor in the target's place; it is saved, ready for review."
         self.bar = RunBar("Replace and blend", self.blender, tip)
@@ -115,9 +113,6 @@ class MixPanel(TissuePanel):
         self.form.changed.connect(self._find_soon.start)
         self.session.study_changed.connect(self._on_study)
         self.session.image_changed.connect(self._on_image)
-
-    def sizeHint(self) -> QSize:
-        return QSize(420, 860)
 
     # Opening: the study is the session's.
 

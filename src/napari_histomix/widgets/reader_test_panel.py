@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from qtpy.QtCore import QSize, QUrl
-from qtpy.QtGui import QDesktopServices, QHideEvent, QShowEvent
-from qtpy.QtWidgets import QSizePolicy, QWidget
+from qtpy.QtGui import QHideEvent, QShowEvent
+from qtpy.QtWidgets import QWidget
 
 from napari_histomix.datasets import open_any
 from napari_histomix.datasets.splits import with_chosen_splits
@@ -217,6 +216,8 @@ class MakeSection(ui.Section):
 class ReaderTestPanel(Panel):
     """Open or make a test, answer it, report on it."""
 
+    preferred_size = (440, 860)
+
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self.test: ReaderTest | None = None
@@ -244,8 +245,7 @@ class ReaderTestPanel(Panel):
         self._update()
 
     def _build_start(self) -> QWidget:
-        self.title = ui.label(plain=True, style="font-weight: 600;")
-        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.title = ui.label(plain=True, style="font-weight: 600;", yields=True)
         self.open_button = ui.button("Open test …", "Choose the folder of a reader test.", self._ask_test)
         self.note = ui.Note()
         self._build_answering()
@@ -275,7 +275,7 @@ class ReaderTestPanel(Panel):
             "Show report", "Unseal the truth, and write PNG, CSV and JSON to a folder beside the test.", self.report
         )
         self.report_note = ui.Note()
-        self.folder_button = ui.button("Show the folder", pressed=self._show_folder, shown=False)
+        self.folder_button = ui.folder_button(lambda: self._report, shown=False)
         self.picture = Picture()
         ui.add(
             self.reporting.body,
@@ -285,9 +285,6 @@ class ReaderTestPanel(Panel):
             self.folder_button,
             self.picture,
         )
-
-    def sizeHint(self) -> QSize:
-        return QSize(440, 860)
 
     # The test.
 
@@ -396,10 +393,6 @@ class ReaderTestPanel(Panel):
         self.report_note.say(f"Written to the folder {picture.parent.name}, beside the test.", "good")
         self.folder_button.show()
         self.picture.show_file(picture)
-
-    def _show_folder(self) -> None:
-        if self._report is not None:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._report)))
 
     # What can be done now.
 

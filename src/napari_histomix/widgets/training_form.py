@@ -15,7 +15,7 @@ from napari.layers import Image
 from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
-from qtpy.QtWidgets import QFormLayout, QFrame, QLineEdit, QListWidget, QListWidgetItem, QWidget
+from qtpy.QtWidgets import QFrame, QListWidget, QListWidgetItem, QWidget
 
 from napari_histomix.diffusion import state_folder, unfinished
 from napari_histomix.records import Event, Job
@@ -82,15 +82,6 @@ class FolderChoice(QFrame):
 
 def _short(widget: QWidget, folder: Path, width: int) -> str:
     return widget.fontMetrics().elidedText(folder.name, Qt.TextElideMode.ElideMiddle, width)
-
-
-def _aligned(layout: QFormLayout) -> QFormLayout:
-    """A form whose labels are as wide as those of the other form."""
-    for line in range(layout.rowCount()):
-        item = layout.itemAt(line, QFormLayout.ItemRole.LabelRole)
-        if item is not None:
-            item.widget().setMinimumWidth(LABEL_WIDTH)
-    return layout
 
 
 # The images.
@@ -198,10 +189,10 @@ class TissueSource(QWidget):
         tip = "How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
         self.scale = ui.number(0, 10, 0, step=0.05, decimals=4, suffix=" µm/px", special="? µm/px", tip=tip)
         self.known = ui.label()
-        layout = ui.form(("Learn from", self.kind))
-        layout.addRow(ui.column(self.drop, self.layers, self.none))
-        layout.addRow("One pixel is", ui.column(self.scale, self.known))
-        self.setLayout(_aligned(layout))
+        scale = ui.column(self.scale, self.known)
+        layout = ui.form(("Learn from", self.kind), ("One pixel is", scale), label_width=LABEL_WIDTH)
+        layout.insertRow(1, ui.column(self.drop, self.layers, self.none))
+        self.setLayout(layout)
         self._runner = JobRunner(self)
         self._runner.finished.connect(self._on_facts)
         self._runner.failed.connect(self._on_failure)
@@ -317,8 +308,7 @@ class TrainingForm(QWidget):
         tip = "Where the network runs. Automatic takes a graphics card if there is one."
         self.device = ui.choice(((title, device) for device, title in DEVICES.items()), tip)
         self.seed = ui.number(0, 2**31 - 1, 0, tip="Decides what is held out and in which order is learned.")
-        self.name = QLineEdit(NAME)
-        self.name.setToolTip("The model's name; its folder is new and has this name too.")
+        self.name = ui.line(tip="The model's name; its folder is new and has this name too.")
         self.where = ui.button("In …", pressed=self._ask_home)
         self.details = ui.form(
             ("Network", self.network),
@@ -329,8 +319,9 @@ class TrainingForm(QWidget):
             ("Device", self.device),
             ("Seed", self.seed),
             ("Save as", ui.row(self.name, self.where, stretch=0)),
+            label_width=LABEL_WIDTH,
         )
-        self.setLayout(_aligned(self.details))
+        self.setLayout(self.details)
         self.start_folder.chosen.connect(lambda _folder: self._update())
         self.autoencoder.chosen.connect(lambda _folder: self._update())
         self._propose()
@@ -347,29 +338,24 @@ class TrainingForm(QWidget):
         return self.home / (self.name.text().strip() or NAME)
 
     def options(self) -> dict[str, Any]:
+        start = self.start.currentData()
         return {
             "minutes": float(self.minutes.value()),
             "seed": self.seed.value(),
-            "start": self.start_from,
+            "start": bundled() if start == BUNDLED else self.start_folder.folder if start == MODEL else None,
             "autoencoder": self.autoencoder.folder if self.kind == "latent" else None,
             "device": self.device.currentData(),
         }
 
-    @property
-    def start_from(self) -> Path | None:
-        start = self.start.currentData()
-        return bundled() if start == BUNDLED else self.start_folder.folder if start == MODEL else None
-
     def _on_network(self) -> None:
-        with QSignalBlocker(self.start):
-            self.start.clear()
-            for start in (BUNDLED, MODEL, NOTHING) if self.kind == "inpainter" else (NOTHING, MODEL):
-                self.start.addItem(STARTS[start], start)
+        starts = (BUNDLED, MODEL, NOTHING) if self.kind == "inpainter" else (NOTHING, MODEL)
+        self.start.clear()
+        ui.offer(self.start, [(STARTS[start], start) for start in starts])
         self._update()
 
     def _update(self) -> None:
-        ui.show_line(self.details, self.autoencoder, self.kind == "latent")
-        ui.show_line(self.details, self.start_folder, self.start.currentData() == MODEL)
+        self.details.setRowVisible(self.autoencoder, self.kind == "latent")
+        self.details.setRowVisible(self.start_folder, self.start.currentData() == MODEL)
         self.where.setText(f"In {_short(self, self.home, 90)}")
         self.where.setToolTip(f"The model's folder:\n{self.out}\nPress to put it elsewhere.")
         self.changed.emit()

@@ -7,11 +7,11 @@ from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QIntValidator, QPixmap
-from qtpy.QtWidgets import QComboBox, QLineEdit, QMenu, QToolButton, QWidget
+from qtpy.QtWidgets import QLineEdit, QMenu, QToolButton, QWidget
 
 from napari_histomix.segmentation.pool import UNDECIDED
 from napari_histomix.study.curation import Filters, Order
-from napari_histomix.widgets.elements import SPACE, button, choice, column, even_row, later, line, row
+from napari_histomix.widgets.elements import SPACE, button, choice, column, even_row, later, line, offer, row
 from napari_histomix.widgets.pool.gallery import class_colors
 
 ORDERS: tuple[tuple[str, Order, str], ...] = (
@@ -105,7 +105,7 @@ class PoolFilters(QWidget):
         self.order.setCurrentIndex(index)
 
     def set_kinds(self, kinds: Sequence[str]) -> None:
-        _offer(self.kind, kinds, "")
+        offer(self.kind, [("Any class", ""), *((kind, kind) for kind in kinds)])
         # The colors of the strips below the tiles and of the dots on the map: here is what they mean.
         for index, color in enumerate(class_colors(len(kinds)).tolist()):
             pixmap = QPixmap(10, 10)
@@ -115,7 +115,7 @@ class PoolFilters(QWidget):
     def set_tags(self, tags: Sequence[str]) -> None:
         """The tags to choose from. A chosen one that is no longer there stays until another is chosen."""
         chosen = self.tag.currentData() or ""
-        _offer(self.tag, sorted({*tags, chosen} - {""}), chosen)
+        offer(self.tag, [("Any tag", ""), *((tag, tag) for tag in sorted({*tags, chosen} - {""}))])
 
     def clear(self) -> None:
         with QSignalBlocker(self):
@@ -133,15 +133,6 @@ class PoolFilters(QWidget):
     def _on_turn(self, turned: bool) -> None:
         self.turn.setText("↑" if turned else "↓")
         self.ordered.emit()
-
-
-def _offer(box: QComboBox, texts: Sequence[str], chosen: str) -> None:
-    with QSignalBlocker(box):
-        while box.count() > 1:
-            box.removeItem(1)
-        for text in texts:
-            box.addItem(text, text)
-        box.setCurrentIndex(max(box.findData(chosen), 0))
 
 
 ACTIONS = {

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QSizePolicy
 
 from napari_histomix.datasets import Dataset, open_tissue
 from napari_histomix.datasets.splits import with_chosen_splits
@@ -156,8 +155,7 @@ class TissuePanel(Panel):
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self.places = SegmentPlaces(self.viewer, self)
-        self.title = ui.label()
-        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.title = ui.label(yields=True)
         self.open_button = ui.button("Open study…", "Open a study that has a segment pool.", self.choose_study)
         self.progress = RunBar("", self.runner, "Open a study.")
         self.progress.run_button.hide()

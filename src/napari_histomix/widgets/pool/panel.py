@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QSizePolicy, QSplitter, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QSplitter, QWidget
 
 from napari_histomix.segmentation.pool import has_pool
 from napari_histomix.study import Study
@@ -85,8 +84,7 @@ class PoolView(QWidget):
         splitter.setStretchFactor(1, 1)
         splitter.setSizes([400, 200])
         splitter.setCollapsible(0, False)
-        self.about = ui.label(wrap=False, plain=True)
-        self.about.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.about = ui.label(wrap=False, plain=True, yields=True)
         self.image_button = ui.button("Show image", "The image of this segment is not open.", self._want_image)
         self.similar_button = ui.button(
             "Similar", "Sort by similarity to this segment.", lambda: self.filters.choose_order("similarity")
@@ -216,6 +214,8 @@ class PoolPanel(TissuePanel):
 
     opened = Signal(object, object)
     """Study and pool that are shown now."""
+    # Four tiles wide.
+    preferred_size = (420, 860)
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -258,10 +258,6 @@ class PoolPanel(TissuePanel):
         self.opened.connect(lambda study, _pool: self.session.share_pool(study.folder, self))
         for signal in (self.session.changes_made, self.session.changes_changed):
             signal.connect(self._count_uses)
-
-    def sizeHint(self) -> QSize:
-        # Four tiles wide.
-        return QSize(420, 860)
 
     @property
     def curation(self) -> Curation | None:
@@ -405,13 +401,3 @@ class PoolPanel(TissuePanel):
             f"{counts.border:,} at the border{writing}"
         )
         self.actions_box.set_counts(selected, self._cut_off())
-
-    # Keys only while the panel is to be seen.
-
-    def showEvent(self, event: QShowEvent) -> None:
-        self.keys.bind()
-        super().showEvent(event)
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        self.keys.release()
-        super().hideEvent(event)

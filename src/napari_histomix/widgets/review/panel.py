@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Points
-from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer
 from qtpy.QtGui import QHideEvent, QMouseEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QWidget
 
@@ -34,6 +34,9 @@ THICK = 3 * RING_WIDTH
 
 class ReviewPanel(Panel):
     """Changes one after the other beside what was there; decisions, filter, and what they come to."""
+
+    # Wide enough for two views side by side.
+    preferred_size = (420, 860)
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -66,10 +69,6 @@ class ReviewPanel(Panel):
         self.book.settled.connect(self._on_settled)
         self._on_study()
         self._on_changes()
-
-    def sizeHint(self) -> QSize:
-        # Wide enough for two views side by side.
-        return QSize(420, 860)
 
     # Moving.
 
@@ -256,11 +255,8 @@ class ReviewPanel(Panel):
             self.contents.deciding.set_scope(ONE)
         self.setFocus()
 
-    # Keys only while the panel is to be seen.
-
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
-        self.keys.bind()
         self.canvas.forget()
         self._arrive()
 
@@ -268,7 +264,6 @@ class ReviewPanel(Panel):
         self.contents.details.note.keep()
         self.contents.goal.pace.rest()
         self.sheet.set_open(False)
-        self.keys.release()
         super().hideEvent(event)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
