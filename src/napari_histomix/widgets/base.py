@@ -9,7 +9,7 @@ from app_model.types import KeyBinding
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QSize, Qt, Signal
 from qtpy.QtGui import QHideEvent, QKeySequence, QShortcut, QShowEvent
-from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QWidget
 
 from napari_histomix.records import Event
 from napari_histomix.widgets import elements as ui
@@ -26,8 +26,6 @@ class Panel(QWidget):
 
     running_changed = Signal(bool)
     preferred_size: ClassVar[tuple[int, int] | None] = None
-    keys: PanelKeys | None = None
-    """Keys that work while the panel is shown."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__()
@@ -35,22 +33,17 @@ class Panel(QWidget):
         self.session = session or session_of(self.viewer)
         if self.session.parent() is None:
             self.session.setParent(self)
+        self.while_shown: list[Any] = []
+        """What is bound when the panel is shown, and released when it is hidden or closed."""
         self.book = layer_book_of(self.viewer, self.session)
-        self.runner = JobRunner(self, window_of(self.viewer))
-        self.runner.running_changed.connect(self.running_changed)
-        self.column = self._new_column()
+        self.runner = JobRunner(self, window_of(self.viewer)).on(running_changed=self.running_changed)
+        self.column = ui.column(margin=ui.SPACE)
         self.setLayout(self.column)
         self.setMinimumWidth(300)
 
-    @staticmethod
-    def _new_column() -> QVBoxLayout:
-        layout = ui.column()
-        layout.setContentsMargins(ui.SPACE, ui.SPACE, ui.SPACE, ui.SPACE)
-        return layout
-
     def scroll(self) -> QScrollArea:
         """Let the panel's column scroll where the dock is too low for it."""
-        outer, self.column = self.column, self._new_column()
+        outer, self.column = self.column, ui.column(margin=ui.SPACE)
         area = ui.scrolled(ui.box(self.column))
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
@@ -67,12 +60,12 @@ class Panel(QWidget):
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
-        if self.keys is not None:
-            self.keys.bind()
+        for part in self.while_shown:
+            part.bind()
 
     def hideEvent(self, event: QHideEvent) -> None:
-        if self.keys is not None:
-            self.keys.release()
+        for part in self.while_shown:
+            part.release()
         super().hideEvent(event)
 
 
@@ -181,10 +174,8 @@ class RunBar(QWidget):
         self.status = ui.label()
         buttons = ui.row(self.run_button, self.pause_button, self.cancel_button, stretch=0)
         self.setLayout(ui.column(buttons, self.bar, self.status, space=ui.SPACE // 2))
-        runner.running_changed.connect(self._on_running)
-        runner.paused_changed.connect(self._on_paused)
-        runner.progressed.connect(self._on_event)
-        runner.cancelled.connect(self._on_cancelled)
+        runner.on(running_changed=self._on_running, paused_changed=self._on_paused)
+        runner.on(progressed=self._on_event, cancelled=self._on_cancelled)
         self._on_running(False)
 
     def allow(self, can_run: bool, why_not: str = "") -> None:

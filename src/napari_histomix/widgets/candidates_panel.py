@@ -54,6 +54,7 @@ class CandidatesPanel(PlanPage):
             self.viewer,
             {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP), "U": self.undo, "Y": self.redo},
         )
+        self.while_shown.append(self.keys)
         self.session.candidates_changed.connect(self._on_candidates)
         self.session.candidates_decided.connect(self._on_decided)
         self.session.reader.loaded.connect(lambda _name: self._show_pair())
@@ -79,10 +80,8 @@ class CandidatesPanel(PlanPage):
             *((WORDS[state], STATES.index(state)) for state in (KEEP, DROP, UNDECIDED)),
         ]
         self.kind, self.type, self.decision = (
-            ui.choice(items, changed=self._filter) for items in (kinds, [("Any class", None)], decisions)
+            ui.choice(items, changed=self._filter, letters=7) for items in (kinds, [("Any class", None)], decisions)
         )
-        for filter in (self.kind, self.type, self.decision):
-            filter.setMinimumContentsLength(7)
         self.table = ArrayTableModel(self)
         self.view = table_view(self.table)
         self.view.setSortingEnabled(True)

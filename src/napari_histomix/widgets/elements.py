@@ -58,34 +58,41 @@ def button(
     made = QPushButton(text)
     if primary:
         made.setStyleSheet(PRIMARY)
-    made.setToolTip(tip)
     made.setCheckable(checkable)
-    if pressed is not None:
-        made.clicked.connect(pressed)
     if not shown:
         made.hide()
+    return _finished(made, tip, made.clicked, pressed)
+
+
+def _finished(made: Any, tip: str, signal: Any, slot: Callable[..., Any] | None, name: str = "") -> Any:
+    """A widget with its tip, what its signal calls, and its name for screen readers."""
+    made.setToolTip(tip)
+    made.setAccessibleName(name)
+    if slot is not None:
+        signal.connect(slot)
     return made
 
 
 def choice(
-    items: Iterable[tuple[str, Any]] = (), tip: str = "", changed: Callable[..., Any] | None = None, *, name: str = ""
+    items: Iterable[tuple[str, Any]] = (),
+    tip: str = "",
+    changed: Callable[..., Any] | None = None,
+    *,
+    name: str = "",
+    letters: int = 12,
 ) -> QComboBox:
-    """A choice among (text, value), which may be narrower than its longest text; ``name`` is for screen readers."""
+    """A choice among (text, value) as wide as some ``letters`` at least; ``name`` is for screen readers."""
     made = QComboBox()
-    narrow(made)
+    narrow(made, letters)
     for text, value in items:
         made.addItem(text, value)
-    made.setToolTip(tip)
-    made.setAccessibleName(name)
-    if changed is not None:
-        made.currentIndexChanged.connect(changed)
-    return made
+    return _finished(made, tip, made.currentIndexChanged, changed, name)
 
 
-def narrow(box: QComboBox) -> None:
+def narrow(box: QComboBox, letters: int = 12) -> None:
     """Let a choice be narrower than its longest text."""
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
+    box.setMinimumContentsLength(letters)
 
 
 def offer(box: QComboBox, items: Iterable[tuple[str, Any]]) -> None:
@@ -101,20 +108,14 @@ def offer(box: QComboBox, items: Iterable[tuple[str, Any]]) -> None:
 def check(text: str = "", tip: str = "", toggled: Callable[..., Any] | None = None) -> QCheckBox:
     """A box to check."""
     made = QCheckBox(text)
-    made.setToolTip(tip)
-    if toggled is not None:
-        made.toggled.connect(toggled)
-    return made
+    return _finished(made, tip, made.toggled, toggled)
 
 
 def line(placeholder: str = "", tip: str = "", changed: Callable[..., Any] | None = None) -> QLineEdit:
     """A line to type in."""
     made = QLineEdit()
     made.setPlaceholderText(placeholder)
-    made.setToolTip(tip)
-    if changed is not None:
-        made.textChanged.connect(changed)
-    return made
+    return _finished(made, tip, made.textChanged, changed)
 
 
 def number(
@@ -141,11 +142,7 @@ def number(
     made.setPrefix(prefix)
     made.setSuffix(suffix)
     made.setSpecialValueText(special)
-    made.setToolTip(tip)
-    made.setAccessibleName(name)
-    if changed is not None:
-        made.valueChanged.connect(changed)
-    return made
+    return _finished(made, tip, made.valueChanged, changed, name)
 
 
 def label(
@@ -194,9 +191,11 @@ def even_row(*parts: QWidget | QLayout) -> QHBoxLayout:
     return layout
 
 
-def column(*parts: QWidget | QLayout, space: int = SPACE, stretch: int | None = None) -> QVBoxLayout:
+def column(*parts: QWidget | QLayout, space: int = SPACE, stretch: int | None = None, margin: int = 0) -> QVBoxLayout:
     """Widgets or layouts below each other."""
-    return _filled(QVBoxLayout(), parts, space, stretch)
+    layout: QVBoxLayout = _filled(QVBoxLayout(), parts, space, stretch)
+    layout.setContentsMargins(margin, margin, margin, margin)
+    return layout
 
 
 def box(layout: QLayout, *, shown: bool = True) -> QWidget:
@@ -278,6 +277,19 @@ def ask_folder(parent: QWidget, title: str, start: Path | None = None) -> Path |
     """The folder that a person chooses, None where they cancel."""
     beginning = "" if start is None else str(start if start.is_dir() else Path.home())
     return Path(chosen) if (chosen := QFileDialog.getExistingDirectory(parent, title, beginning)) else None
+
+
+def asking_button(
+    text: str, tip: str, title: str, chosen: Callable[[Path], Any], start: Callable[[], Path | None] = lambda: None
+) -> QPushButton:
+    """A button that asks for a folder, from where ``start`` says, and hands it to ``chosen``."""
+
+    def ask() -> None:
+        if folder := ask_folder(made, title, start()):
+            chosen(folder)
+
+    made = button(text, tip, ask)
+    return made
 
 
 def free_folder(parent: Path, name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,8 @@ class ExportPanel(Panel):
         self._exported = ""
         self.plan: ExportPlan | None = None
         """What an export would write now; None until that is known."""
-        self.planner = JobRunner(self)
-        self._wait = ui.later(self, PAUSE, self._look)
+        self.planner = JobRunner(self).on(finished=self._on_plan)
+        self._wait = ui.later(self, PAUSE, self._find_plan)
         self.empty = ui.Note("Approve some synthetic nuclei or images first.")
         self._build_contents()
         self.progress = RunBar("Export", self.runner)
@@ -50,12 +49,12 @@ class ExportPanel(Panel):
         self.chart = Picture()
         ui.add(self.column, self.empty, self.contents, self.progress, self.note, self.open_button, self.chart)
         self.column.addStretch(1)
-        self.planner.finished.connect(self._on_plan)
-        self.planner.failed.connect(lambda sentence: self.figures.say(sentence, "error"))
-        self.runner.finished.connect(self._on_written)
-        self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
-        self.runner.cancelled.connect(lambda: self.note.say("Stopped. Nothing was written."))
-        self.runner.running_changed.connect(lambda _running: self._replan() if self.plan is None else None)
+        self.planner.on(failed=lambda sentence: self.figures.say(sentence, "error"))
+        self.runner.on(finished=self._on_written, failed=partial(self.complain, self.note))
+        self.runner.on(
+            cancelled=lambda: self.note.say("Stopped. Nothing was written."),
+            running_changed=lambda _running: self._replan() if self.plan is None else None,
+        )
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.study_changed.connect(self._propose)
         for signal in (self.session.splits_changed, self.session.changes_changed):
@@ -68,9 +67,9 @@ class ExportPanel(Panel):
         self.summary = ui.label()
         self.counts_title, self.counts = ui.heading(""), Chart()
         self.folder = ui.label(wrap=False)
-        self.folder_button = ui.button(
-            "Change …", "Choose the folder in which the export's own new folder is made.", self._ask_folder
-        )
+        tip = "Choose the folder in which the export's own new folder is made."
+        title = "The folder in which the export's folder is made"
+        self.folder_button = ui.asking_button("Change …", tip, title, self._propose)
         self.format = ui.choice(
             tip="How images and labels are laid out; docs/formats.md says who reads which.",
             changed=lambda _place: self._replan(),
@@ -104,10 +103,6 @@ class ExportPanel(Panel):
         if self.session.study_folder is not None:
             self.set_folder(ui.free_folder(parent or self.session.study_folder, "export"))
 
-    def _ask_folder(self) -> None:
-        if parent := ui.ask_folder(self, "The folder in which the export's folder is made"):
-            self._propose(parent)
-
     # What an export would write.
 
     @property
@@ -131,15 +126,12 @@ class ExportPanel(Panel):
             self._summarize()
             self._replan()
 
-    def _look(self) -> None:
-        # Counting a hundred thousand changes at each decision would hold up the next one.
-        self._summarize()
-        self._find_plan()
-
     def _arguments(self) -> dict[str, Any]:
         return {"format": self.format.currentData(), "ignore_band": self.ignore_band.isChecked()}
 
     def _find_plan(self) -> None:
+        # Only now: to count a hundred thousand changes at each decision would hold up the next one.
+        self._summarize()
         session, folder, arguments = self.session, self._folder, self._arguments()
         dataset, survey = session.dataset, session.survey
         if self.runner.running or dataset is None or survey is None or folder is None or not session.approved:
@@ -154,7 +146,11 @@ class ExportPanel(Panel):
             f"{plan.files:,} files, about {bytes_text(plan.size)}; {bytes_text(plan.free)} are free there."
         )
         self.counts_title.setText(f"{plan.unit.capitalize()} before and after")
-        self._draw(plan.before, plan.after)
+        assert self.session.dataset is not None
+        colors, other = {kind.name: kind.color for kind in self.session.dataset.classes}, ui.rgb(ui.ACCENT)
+        self.counts.set_bars(
+            [(name, colors.get(name, other), was, plan.after[name]) for name, was in plan.before.items()]
+        )
         lines = filter(None, (plan.refusal, *plan.losses))
         self.warnings.say("\n".join(lines), "error" if plan.refusal else "warning")
         self.progress.allow(not plan.refusal, plan.refusal)
@@ -221,8 +217,3 @@ class ExportPanel(Panel):
             f"<b>{self._approved_words()}</b> in {ui.many(images, 'image')}; "
             f"all {len(training):,} training images are written.{waiting}"
         )
-
-    def _draw(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        assert self.session.dataset is not None
-        colors, other = {kind.name: kind.color for kind in self.session.dataset.classes}, ui.rgb(ui.ACCENT)
-        self.counts.set_bars([(name, colors.get(name, other), was, after[name]) for name, was in before.items()])

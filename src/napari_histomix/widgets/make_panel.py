@@ -52,11 +52,8 @@ class MakePanel(Panel):
         ui.add(self.column, self.empty, self.chooser, self._place, self.progress, self.left)
         ui.add(self.column, self.preview, self.note, self.refusals)
         self.column.addStretch(1)
-        self.runner.progressed.connect(self._on_event)
-        self.runner.finished.connect(self._on_made)
-        self.runner.failed.connect(self._on_failed)
-        self.runner.cancelled.connect(self._on_cancelled)
-        self.runner.running_changed.connect(self._on_running)
+        self.runner.on(progressed=self._on_event, finished=self._on_made, failed=self._on_failed)
+        self.runner.on(cancelled=self._on_cancelled, running_changed=self._on_running)
         session = self.session
         session.dataset_changed.connect(self.runner.discard)
         session.dataset_changed.connect(lambda: self.note.say(""))

@@ -23,6 +23,7 @@ from napari_histomix.segmentation import segment_map
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.elements import ACCENT, CropView
 from napari_histomix.widgets.jobs import prepare_torch
+from napari_histomix.widgets.layer_making import space_like
 from napari_histomix.widgets.pool.loading import JobMaker, OpenedPool, current_segments, pathless
 from napari_histomix.widgets.viewer_layers import about
 
@@ -197,10 +198,8 @@ class SegmentsLayer(QObject):
     def _space(self, image: LabeledImage) -> dict[str, Any]:
         """Scale, place and units: those of the image where it is open."""
         name, shape = image.source.image, image.pixels.shape[:2]
-        for layer in self.viewer.layers:
-            if isinstance(layer, Image) and about(layer).get("image") == name and layer.data.shape[:2] == shape:
-                return {"scale": tuple(layer.scale), "translate": tuple(layer.translate), "units": layer.units}
-        return {"scale": (image.mpp, image.mpp), "units": ("um", "um")}
+        own = (layer for layer in self.viewer.layers if isinstance(layer, Image) and about(layer).get("image") == name)
+        return space_like(next((layer for layer in own if layer.data.shape[:2] == shape), None), image.mpp)
 
 
 def _colors(label: int) -> DirectLabelColormap:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +96,16 @@ class MixPanel(TissuePanel):
         self.column.addStretch(1)
 
     def _connect(self) -> None:
-        self.runner.finished.connect(self._on_opened)
-        self.loader.finished.connect(self._on_loaded)
-        self.previews.progressed.connect(lambda _event: self.grid.fill(tuple(self._donors)))
-        self.previews.finished.connect(self._on_donors)
+        self.runner.on(finished=self._on_opened)
+        self.loader.on(finished=self._on_loaded)
+        self.previews.on(progressed=lambda _event: self.grid.fill(tuple(self._donors)), finished=self._on_donors)
         self.grid.chosen.connect(self._on_chosen)
         self.bar.run.connect(self.run)
-        self.blender.progressed.connect(self._on_event)
-        self.blender.finished.connect(self._on_blended)
-        self.blender.cancelled.connect(lambda: self._end_blending("Stopped. Nothing was kept."))
-        self.blender.failed.connect(lambda _sentence: self._end_blending())
-        self.blender.running_changed.connect(self._on_running)
+        self.blender.on(progressed=self._on_event, finished=self._on_blended, running_changed=self._on_running)
+        self.blender.on(
+            cancelled=lambda: self._end_blending("Stopped. Nothing was kept."),
+            failed=lambda _sentence: self._end_blending(),
+        )
         for runner in (self.loader, self.previews, self.blender):
             runner.failed.connect(self.fail)
         self.segments.selected.connect(self.choose)
@@ -129,7 +129,8 @@ class MixPanel(TissuePanel):
             return
         self.note.say("")
         self.find_button.hide()
-        self.runner.replace(study_job(self._folder, images, self.session.lock(folder)), "opening the study")
+        job = partial(study_job, self._folder, images, self.session.lock(folder))
+        self.runner.replace(job, "opening the study")
 
     def _on_opened(self, opened: Opened | Moved) -> None:
         if isinstance(opened, Opened):

@@ -80,8 +80,7 @@ class SplitsBox(ui.Section):
         self.classes: Sequence[NucleusClass] = ()
         self.image_counts: Mapping[str, Mapping[int, int]] = {}
         self.copies: tuple[Any, ...] | None = None
-        self.proposer = JobRunner(self, window_of(viewer))
-        self.finder = JobRunner(self, window_of(viewer))
+        self.proposer, self.finder = (JobRunner(self, window_of(viewer)) for _ in range(2))
         self._build_table()
         self.movers = {
             split: ui.button(split, f"Move the selected rows to {split}.", partial(self._move_rows, split))
@@ -118,11 +117,9 @@ class SplitsBox(ui.Section):
         ui.add(self.body, ui.hint(ABOUT), self.table, mover_row, proposal_row, self.keep)
         ui.add(self.body, self.counts, self.warning, self.bar, self.copies_note)
         self.bar.run.connect(self.check)
-        self.finder.finished.connect(self._on_copies)
-        self.finder.failed.connect(lambda sentence: self.copies_note.say(sentence, "error"))
-        self.proposer.finished.connect(session.choose_splits)
-        self.proposer.failed.connect(lambda sentence: self.warning.say(sentence, "error"))
-        self.proposer.running_changed.connect(lambda _running: self._allow())
+        self.finder.on(finished=self._on_copies, failed=lambda sentence: self.copies_note.say(sentence, "error"))
+        self.proposer.on(finished=session.choose_splits, failed=lambda sentence: self.warning.say(sentence, "error"))
+        self.proposer.on(running_changed=lambda _running: self._allow())
         session.dataset_changed.connect(self._on_dataset)
         for signal in (session.splits_changed, session.study_changed, session.candidates_changed):
             signal.connect(self._on_splits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,8 @@ class TrainPanel(Panel):
         self._kind = "inpainter"
         self._messages: list[str] = []
         self._build()
-        self.runner.progressed.connect(self._on_event)
-        self.runner.finished.connect(self._on_finished)
-        self.runner.failed.connect(self._on_failed)
-        self.runner.cancelled.connect(self._on_stopped)
-        self.runner.running_changed.connect(self._on_running)
+        self.runner.on(progressed=self._on_event, finished=self._on_finished, failed=self._on_failed)
+        self.runner.on(cancelled=self._on_stopped, running_changed=self._on_running)
         self.session.model_changed.connect(self._update)
         self.session.splits_changed.connect(self.tissue.layers.follower.refresh)
         self.viewer.events.theme.connect(self._on_theme)
@@ -219,7 +217,7 @@ class TrainPanel(Panel):
             f"begins {form.start.currentText()}"
         )
         options = {**form.options(), "mpp": self.tissue.mpp(), "splits": self.session.splits, "resume": resume}
-        make = training_job(self._kind, self.tissue.gather(), self._out, **options)
+        make = partial(training_job, self._kind, self.tissue.gather(), self._out, **options)
         self.runner.start(make, "training a network")
 
     def _on_running(self, running: bool) -> None:

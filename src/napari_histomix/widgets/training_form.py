@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +47,16 @@ class FolderChoice(QFrame):
 
     def __init__(self, title: str, words: str = "none yet", tip: str = "") -> None:
         super().__init__()
-        self._title = title
         self.folder: Path | None = None
         self.setAcceptDrops(True)
         self.label = ui.label(words)
-        self.setLayout(ui.row(self.label, ui.button("Choose …", tip, self._ask), stretch=0))
+        self.setLayout(ui.row(self.label, ui.asking_button("Choose …", tip, title, self.choose), stretch=0))
 
     def choose(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.label.setText(_short(self, self.folder, 150))
         self.label.setToolTip(str(self.folder))
         self.chosen.emit(self.folder)
-
-    def _ask(self) -> None:
-        if folder := ui.ask_folder(self, self._title):
-            self.choose(folder)
 
     @staticmethod
     def _folder(event: QDropEvent) -> Path | None:
@@ -87,20 +83,16 @@ def _short(widget: QWidget, folder: Path, width: int) -> str:
 # The images.
 
 
-def folder_job(folder: Path) -> Callable[[], Job[tuple[int, float | None]]]:
+def folder_job(folder: Path) -> Job[tuple[int, float | None]]:
     """How many color images a folder holds, and µm per pixel where its files agree on it."""
+    prepare_torch()
+    yield Event("Looking")
+    from napari_histomix.datasets.pixels import read_mpp
+    from napari_histomix.diffusion.training_images import find_images
 
-    def job() -> Job[tuple[int, float | None]]:
-        prepare_torch()
-        yield Event("Looking")
-        from napari_histomix.datasets.pixels import read_mpp
-        from napari_histomix.diffusion.training_images import find_images
-
-        images, _ = find_images(folder)
-        scales = {round(mpp, 4) for path in images[:LOOKED_AT] if (mpp := read_mpp(path))} or _stated_mpp(folder)
-        return len(images), scales.pop() if len(scales) == 1 else None
-
-    return job
+    images, _ = find_images(folder)
+    scales = {round(mpp, 4) for path in images[:LOOKED_AT] if (mpp := read_mpp(path))} or _stated_mpp(folder)
+    return len(images), scales.pop() if len(scales) == 1 else None
 
 
 def _stated_mpp(folder: Path) -> set[float]:
@@ -193,9 +185,7 @@ class TissueSource(QWidget):
         layout = ui.form(("Learn from", self.kind), ("One pixel is", scale), label_width=LABEL_WIDTH)
         layout.insertRow(1, ui.column(self.drop, self.layers, self.none))
         self.setLayout(layout)
-        self._runner = JobRunner(self)
-        self._runner.finished.connect(self._on_facts)
-        self._runner.failed.connect(self._on_failure)
+        self._runner = JobRunner(self).on(finished=self._on_facts, failed=self._on_failure)
         self.kind.setCurrentIndex(1 if self.layers.checked() else 0)
         self.drop.chosen.connect(self._on_folder)
         self.kind.currentIndexChanged.connect(self._update)
@@ -214,7 +204,7 @@ class TissueSource(QWidget):
     def _on_folder(self, folder: Path) -> None:
         self._images, self._failure = None, ""
         self.kind.setCurrentIndex(self.kind.findData(FOLDER))
-        self._runner.replace(folder_job(folder), f"looking into {folder.name}")
+        self._runner.replace(partial(folder_job, folder), f"looking into {folder.name}")
         self._update()
 
     def _on_facts(self, facts: tuple[int, float | None]) -> None:
@@ -309,7 +299,8 @@ class TrainingForm(QWidget):
         self.device = ui.choice(((title, device) for device, title in DEVICES.items()), tip)
         self.seed = ui.number(0, 2**31 - 1, 0, tip="Decides what is held out and in which order is learned.")
         self.name = ui.line(tip="The model's name; its folder is new and has this name too.")
-        self.where = ui.button("In …", pressed=self._ask_home)
+        title = "The folder in which the model's folder is made"
+        self.where = ui.asking_button("In …", "", title, self._choose_home)
         self.details = ui.form(
             ("Network", self.network),
             ("Autoencoder", self.autoencoder),
@@ -362,10 +353,9 @@ class TrainingForm(QWidget):
 
     # Where to.
 
-    def _ask_home(self) -> None:
-        if folder := ui.ask_folder(self, "The folder in which the model's folder is made"):
-            self.home = folder
-            self.look()
+    def _choose_home(self, folder: Path) -> None:
+        self.home = folder
+        self.look()
 
     def _propose(self) -> None:
         """A name that no finished model has; one that an unfinished run has is proposed, so that it is offered."""
@@ -407,20 +397,16 @@ def run_words(run: dict[str, Any]) -> str:
 
 def training_job(
     kind: str, gather: Callable[[], Sequence[Source]], out: Path, minutes: float, seed: int, **options: Any
-) -> Callable[[], Job[Path]]:
+) -> Job[Path]:
     """Train as the dock asks; ``options`` are those of ``diffusion.training.train``."""
+    prepare_torch()
+    yield Event("Preparing")
+    from napari_histomix.diffusion.training import DEFAULTS, train
 
-    def job() -> Job[Path]:
-        prepare_torch()
-        yield Event("Preparing")
-        from napari_histomix.diffusion.training import DEFAULTS, train
-
-        # Whoever watches wants a first sample soon; a checkpoint costs seconds.
-        save_minutes = min(max(minutes / 10, 0.5), 2.0)
-        settings = replace(DEFAULTS[kind], minutes=minutes, seed=seed, save_minutes=save_minutes)  # type: ignore[index]
-        return (yield from train(kind, gather(), out, settings=settings, **options))  # type: ignore[arg-type]
-
-    return job
+    # Whoever watches wants a first sample soon; a checkpoint costs seconds.
+    save_minutes = min(max(minutes / 10, 0.5), 2.0)
+    settings = replace(DEFAULTS[kind], minutes=minutes, seed=seed, save_minutes=save_minutes)  # type: ignore[index]
+    return (yield from train(kind, gather(), out, settings=settings, **options))  # type: ignore[arg-type]
 
 
 def read_history(out: Path | None) -> dict[str, Any] | None:

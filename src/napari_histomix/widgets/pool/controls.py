@@ -40,14 +40,12 @@ class PoolFilters(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kind = choice([("Any class", "")], changed=self.filtered)
-        self.decision = choice(DECISIONS, changed=self.filtered)
+        self.kind = choice([("Any class", "")], changed=self.filtered, letters=6)
+        self.decision = choice(DECISIONS, changed=self.filtered, letters=6)
         tip = "Segments at the border of their image are incomplete: what lies beyond is missing."
-        self.border = choice(BORDERS, tip, self.filtered)
-        self.tag = choice([("Any tag", "")], changed=self.filtered)
+        self.border = choice(BORDERS, tip, self.filtered, letters=6)
+        self.tag = choice([("Any tag", "")], changed=self.filtered, letters=6)
         self._choices = (self.kind, self.decision, self.border, self.tag)
-        for box in self._choices:
-            box.setMinimumContentsLength(6)
         self._typed = later(self, 250, self.filtered)
         tip = "Show the segments whose image, patient, slide or tags contain all these words."
         self.search = line("Image, patient, slide, tag …", tip, lambda _text: self._typed.start())
@@ -55,12 +53,10 @@ class PoolFilters(QWidget):
         self.search.setClearButtonEnabled(True)
         self.low = self._size_line("≥", "at least")
         self.high = self._size_line("≤", "at most")
-        self.unit = choice((("px", False), ("µm²", True)), "What area is measured in.", self.filtered)
-        self.unit.setMinimumContentsLength(3)
-        self.order = choice([(text, order) for text, order, _ in ORDERS], changed=self._on_order)
+        self.unit = choice((("px", False), ("µm²", True)), "What area is measured in.", self.filtered, letters=3)
+        self.order = choice([(text, order) for text, order, _ in ORDERS], changed=self._on_order, letters=8)
         for index, (_, _, tip) in enumerate(ORDERS):
             self.order.setItemData(index, tip, Qt.ItemDataRole.ToolTipRole)
-        self.order.setMinimumContentsLength(8)
         self.turn = QToolButton()
         self.turn.setCheckable(True)
         self.turn.setText("↓")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,7 @@ from napari_histomix.widgets.base import PanelKeys
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions, PoolFilters
 from napari_histomix.widgets.pool.gallery import PoolGallery, PoolSelection
-from napari_histomix.widgets.pool.loading import (
-    CurationWriter,
-    OpenedPool,
-    TissuePanel,
-    open_dock,
-    umap_available,
-    umap_job,
-    uses_of,
-)
+from napari_histomix.widgets.pool.loading import CurationWriter, OpenedPool, TissuePanel, open_dock, umap_job, uses_of
 from napari_histomix.widgets.pool.map import PoolMap
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import SegmentPlaces
@@ -56,10 +49,8 @@ class PoolView(QWidget):
         self.curation: Curation | None = None
         self._wanted = ""
         self.selection = PoolSelection(self)
-        self.sorter = JobRunner(self)
+        self.sorter = JobRunner(self).on(finished=self._show_order, failed=self.said)
         self._build()
-        self.sorter.finished.connect(self._show_order)
-        self.sorter.failed.connect(self.said)
         self.filters.filtered.connect(self.refresh)
         self.filters.ordered.connect(self.refresh)
         self.gallery.visited.connect(self.visit)
@@ -76,7 +67,7 @@ class PoolView(QWidget):
         self.map = PoolMap(self.selection, self.viewer.theme)
         tip = "How the segments' vectors are brought onto two axes."
         self.map_kind = ui.choice((("Map: principal components", PCA), ("Map: UMAP", UMAP)), tip)
-        self.map_kind.setVisible(umap_available())
+        self.map_kind.setVisible(find_spec("umap") is not None)
         splitter = QSplitter(Qt.Orientation.Vertical)
         splitter.addWidget(self.gallery)
         splitter.addWidget(ui.box(ui.column(self.map_kind, self.map, space=ui.SPACE // 2, stretch=1)))
@@ -223,9 +214,10 @@ class PoolPanel(TissuePanel):
         self._pca: NDArray[np.float32] | None = None
         self._counts = NOTHING
         self.writer = CurationWriter(self)
-        self.counter = JobRunner(self)
+        self.counter = JobRunner(self).on(finished=self._on_uses, failed=self.fail)
         self._build()
         self.keys = PanelKeys(self, self.viewer, {key: getattr(self, name) for name, (key, _) in ACTIONS.items()})
+        self.while_shown.append(self.keys)
         self._connect()
         self._update()
 
@@ -243,10 +235,7 @@ class PoolPanel(TissuePanel):
         self.column.addStretch(1)
 
     def _connect(self) -> None:
-        self.runner.finished.connect(self._on_finished)
-        self.runner.cancelled.connect(lambda: self.view.map_kind.setCurrentIndex(0))
-        self.counter.finished.connect(self._on_uses)
-        self.counter.failed.connect(self.fail)
+        self.runner.on(finished=self._on_finished, cancelled=lambda: self.view.map_kind.setCurrentIndex(0))
         self.writer.done.connect(self._on_done)
         self.writer.failed.connect(partial(self.complain, self.note))
         self.writer.busy_changed.connect(lambda _busy: self._recount())
@@ -331,7 +320,7 @@ class PoolPanel(TissuePanel):
         if self.view.map_kind.currentData() != UMAP:
             self.runner.cancel()
             self.view.map.set_places(self._pca)
-        elif not self.runner.start(umap_job(self.curation.pool), "drawing the UMAP"):
+        elif not self.runner.start(partial(umap_job, self.curation.pool), "drawing the UMAP"):
             self.view.map_kind.setCurrentIndex(0)
 
     # Decisions.

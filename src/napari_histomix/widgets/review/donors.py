@@ -77,7 +77,8 @@ class DonorSection(ChangeSection):
         super().__init__(
             "Donor and nearest (D)", "What was copied, and which real nucleus the result resembles most.", session
         )
-        self.runner, self.finder = runner, JobRunner(self)
+        self.runner = runner.on(finished=self._on_built, failed=self._fail)
+        self.finder = JobRunner(self).on(finished=self._on_nearest, failed=self._fail)
         self._patches: TrainingPatches | None = None
         self._neighbor: tuple[int, Neighbor] | None = None
         self._searched: int | None = None
@@ -95,10 +96,6 @@ class DonorSection(ChangeSection):
         self.about.hide()
         ui.add(self.body, pair, self.about, self.bar, self.note)
         self.bar.run.connect(self._build)
-        runner.finished.connect(self._on_built)
-        self.finder.finished.connect(self._on_nearest)
-        runner.failed.connect(self._fail)
-        self.finder.failed.connect(self._fail)
         session.dataset_changed.connect(self._on_dataset)
         session.splits_changed.connect(self._on_splits)
         session.reader.loaded.connect(self._on_loaded)
@@ -217,7 +214,7 @@ class CompareSection(ChangeSection):
         super().__init__(
             "Compare", "Lay the same donor on the same place with every method, and blink between them.", session
         )
-        self.runner, self._picked = JobRunner(self), ""
+        self.runner, self._picked = JobRunner(self).on(finished=self._on_compared, failed=self._fail), ""
         self.results: dict[int, list[Result]] = {}
         """What came of comparisons, by the id of the change that was compared."""
         self.bar = RunBar("Compare methods", self.runner, "Lay this donor on this place with every method that can.")
@@ -225,8 +222,6 @@ class CompareSection(ChangeSection):
         self.grid.setSpacing(2)
         ui.add(self.body, self.bar, self.grid, self.note)
         self.bar.run.connect(self._compare)
-        self.runner.finished.connect(self._on_compared)
-        self.runner.failed.connect(self._fail)
         session.dataset_changed.connect(self._on_dataset)
 
     def _on_dataset(self) -> None:

@@ -102,11 +102,8 @@ class FilterSection(ui.Section):
     def _choice(
         self, name: str, tip: str, entries: Iterable[tuple[str, str]] = (), changed: Callable[[], None] | None = None
     ) -> QComboBox:
-        field = ui.choice(entries, tip, name=name)
-        field.setMinimumContentsLength(6)
         changed = changed or self.panel.on_filter
-        field.currentIndexChanged.connect(lambda _index: changed())
-        return field
+        return ui.choice(entries, tip, lambda _index: changed(), name=name, letters=6)
 
     def _fit(self, name: str, value: int, tip: str) -> Any:
         return ui.number(0, 100, value, tip=tip, changed=lambda _fit: self._late.start(), name=name)
