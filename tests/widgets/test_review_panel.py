@@ -488,7 +488,7 @@ def test_images_with_a_class_are_reviewed_as_wholes(open_panel, class_folder, qt
     assert shares and all(max(share, key=share.__getitem__) == "tumor" for share in shares)
     parts.summary.toggle.setChecked(True)
     parts.summary.draw()
-    assert dict(parts.summary.classes.texts)["benign"] == "2 → <b>3</b> (+1)"
+    assert dict(parts.summary.classes.texts)["benign"] == "2 → 3  (+1)"
 
 
 def test_the_list_goes_where_it_is_clicked_and_follows_the_filter(panel) -> None:

@@ -82,11 +82,14 @@ class Bar(QWidget):
 
 
 class Chart(QWidget):
-    """Names, bars and numbers below one another; names of one width where it is given."""
+    """Names, bars and numbers below one another; names of one width where it is given.
 
-    def __init__(self, name_width: int | None = None) -> None:
+    ``after`` is how a number is written that another becomes.
+    """
+
+    def __init__(self, name_width: int | None = None, after: str = "{:,}") -> None:
         super().__init__()
-        self._name_width = name_width
+        self._name_width, self._after = name_width, after
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setHorizontalSpacing(ui.SPACE)
@@ -100,8 +103,8 @@ class Chart(QWidget):
         self._lines.clear()
         most = max((max(before, after or 0) for *_, before, after in bars), default=0) or 1
         for place, (text, color, before, after) in enumerate(bars):
-            change = "" if after is None else f" → <b>{after:,}</b>"
-            change += f" ({after - before:+,})" if after not in (None, before) else ""
+            change = "" if after is None else f" → {self._after.format(after)}"
+            change += f"  ({after - before:+,})" if after not in (None, before) else ""
             name, bar = ui.label(text, wrap=False), Bar(color)
             value = ui.label(f"{before:,}{change}", wrap=False, right=True)
             if self._name_width is not None:

@@ -65,7 +65,7 @@ class ExportPanel(Panel):
 
     def _build_contents(self) -> None:
         self.summary = ui.label()
-        self.counts_title, self.counts = ui.heading(""), Chart()
+        self.counts_title, self.counts = ui.heading(""), Chart(after="<b>{:,}</b>")
         self.folder = ui.label(wrap=False)
         tip = "Choose the folder in which the export's own new folder is made."
         title = "The folder in which the export's folder is made"
