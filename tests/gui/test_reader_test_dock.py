@@ -134,13 +134,13 @@ def test_a_test_is_made_answered_by_keys_left_taken_up_again_and_reported(with_t
     page.stop_button.click()
     assert panel.start.isVisible() and "all crops are answered" in panel.note.text()
     # No score before somebody asks for it, and none without the truth.
-    assert panel.picture.pixmap().isNull()
+    assert panel.picture.pixels is None
     panel.report_button.click()
     qtbot.waitUntil(lambda: panel.report_note.text() != "", timeout=30_000)
     assert panel.report_note.kind == "error" and "put back" in panel.report_note.text()
     truth.rename(folder / TRUTH)
     panel.report_button.click()
-    qtbot.waitUntil(lambda: not panel.picture.pixmap().isNull(), timeout=30_000)
+    qtbot.waitUntil(lambda: panel.picture.pixels is not None, timeout=30_000)
     assert panel.report_note.kind == "good"
     report = folder.with_name(f"{folder.name} report")
     assert (report / "report.png").is_file() and (report / "readers.csv").is_file()

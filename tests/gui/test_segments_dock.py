@@ -92,7 +92,7 @@ def test_from_a_folder_to_a_corrected_pool(open_segments, qtbot, tmp_path) -> No
         path = tmp_path / "tissue" / f"grade {number // 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Picture.fromarray(dataset.read(entry).pixels).save(path)
-    panel.session.take_opened(drain(open_job(tmp_path / "tissue", 0.25)()))
+    panel.session.take_opened(drain(open_job(tmp_path / "tissue", 0.25)))
     qtbot.waitUntil(lambda: pool.page.isVisible() and panel.session.image != "", timeout=20_000)
     panel.form.settings.fields["encoder"].value = "ctranspath:"
     assert fits(panel) and silent(panel) == []

@@ -59,7 +59,7 @@ def open_panel(qtbot, tmp_path):
         qtbot.addWidget(panel)
         panel.resize(420, 900)
         panel.show()
-        session.take_opened(drain(study_job(folder)()))
+        session.take_opened(drain(study_job(folder)))
         settle(qtbot, panel)
         return panel
 
@@ -220,10 +220,10 @@ def test_another_study_begins_anew(panel, made, tmp_path, qtbot) -> None:
     filters.image.setCurrentIndex(2)
     assert len(panel.queue) < 12
     fewer = make_review_study(tmp_path / "fewer", 1)
-    panel.session.take_opened(drain(study_job(fewer.folder)()))
+    panel.session.take_opened(drain(study_job(fewer.folder)))
     settle(qtbot, panel)
     assert ids(panel) == [0] and panel.queue.id == 0 and filters.image.currentData() == ""
-    panel.session.take_opened(drain(study_job(shutil.copytree(made, tmp_path / "third"))()))
+    panel.session.take_opened(drain(study_job(shutil.copytree(made, tmp_path / "third"))))
     settle(qtbot, panel)
     assert len(panel.queue) == 12 and panel.queue.at == 0
 

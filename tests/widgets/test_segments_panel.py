@@ -383,7 +383,7 @@ def test_two_viewers_share_nothing(panel, make_panel, viewer, waiting, qtbot) ->
 
 def open_images(panel, qtbot, folder, mpp=0.5):
     """Open a folder in the session, as the Data step does."""
-    panel.session.take_opened(drain(open_job(folder, mpp)()))
+    panel.session.take_opened(drain(open_job(folder, mpp)))
     qtbot.waitUntil(lambda: not panel.book.busy and panel.session.image != "", timeout=20_000)
 
 

@@ -74,12 +74,12 @@ def test_decisions_are_on_disk_before_anyone_hears_of_them(session, tmp_path) ->
     again = Session(home=tmp_path)
     said: list[str] = []
     again.notice.connect(said.append)
-    again.take_opened(drain(study_job(session.study_folder)()))
+    again.take_opened(drain(study_job(session.study_folder)))
     again.decide("candidate", [0], "drop")
     assert again.read_only and again.decisions["candidate"] == {1: "keep", 2: "keep"}
     assert "open in another window" in said[0] and len(said) == 2
     session.release()
-    again.take_opened(drain(study_job(session.study_folder)()))
+    again.take_opened(drain(study_job(session.study_folder)))
     assert not again.read_only
     assert again.decisions["candidate"] == {1: "keep", 2: "keep"}
     assert (again.rare, again.major) == (session.rare, session.major)
@@ -154,7 +154,7 @@ def test_images_with_a_class_open_in_the_same_session(qapp, tmp_path, qtbot) -> 
 
     study = make_class_study(tmp_path / "study")
     session = Session(home=tmp_path)
-    session.take_opened(drain(study_job(study.folder)()))
+    session.take_opened(drain(study_job(study.folder)))
     assert session.candidates is None and not session.ready and len(session.table) == 6
     name = session.change(2).name
     assert session.target_of(name) == session.change(2).image and [c.id for c in session.changes_of(name)] == [2]
@@ -168,15 +168,15 @@ def test_a_moved_dataset_is_asked_for(session, tmp_path) -> None:
     from napari_histomix.study import Study
 
     Study.create(tmp_path / "lost", tmp_path / "nowhere", "lost")
-    moved = drain(study_job(tmp_path / "lost")())
+    moved = drain(study_job(tmp_path / "lost"))
     assert "no longer" in moved.sentence and moved.folder == tmp_path / "lost"
-    found = drain(study_job(tmp_path / "lost", sample_folder())())
+    found = drain(study_job(tmp_path / "lost", sample_folder()))
     assert found.dataset.root == sample_folder()
-    assert drain(study_job(tmp_path / "lost")()).dataset.root == sample_folder()
+    assert drain(study_job(tmp_path / "lost")).dataset.root == sample_folder()
 
 
 def test_a_folder_that_is_nothing_is_refused(tmp_path: Path) -> None:
     from napari_histomix.records import HistomixError
 
     with pytest.raises(HistomixError):
-        drain(open_job(tmp_path)())
+        drain(open_job(tmp_path))

@@ -85,7 +85,7 @@ def test_choices_wait_for_the_study_and_are_there_when_it_is_opened_again(sessio
     assert "find them again" in box.warning.text()
     assert Study.open(session.study.folder).settings()["splits"] == session.splits
     box.model.setData(box.model.index(3, SPLIT), "train")
-    again = drain(study_job(session.study.folder)())
+    again = drain(study_job(session.study.folder))
     assert [one.source.split for one in again.dataset.entries] == ["train"] * 4 + ["test"]
     second = Session(home=tmp_path)
     other = SplitsBox(ViewerModel(), second)

@@ -205,14 +205,14 @@ def test_what_each_network_needs(ready, tmp_path) -> None:
     def starts() -> list[str]:
         return [form.start.itemData(index) for index in range(form.start.count())]
 
-    assert starts() == ["bundled", "model", "nothing"] and form.start_from.name == "he-inpaint"
+    assert starts() == ["bundled", "model", "nothing"] and form.options()["start"].name == "he-inpaint"
     assert not form.autoencoder.isVisible()
     form.start.setCurrentIndex(1)
     assert "begin with" in ready.why.text()
     form.start_folder.choose(tmp_path / "mine")
-    assert form.start_from == tmp_path / "mine" and not ready.why.isVisible()
+    assert form.options()["start"] == tmp_path / "mine" and not ready.why.isVisible()
     form.start.setCurrentIndex(2)
-    assert form.start_from is None and not ready.why.isVisible()
+    assert form.options()["start"] is None and not ready.why.isVisible()
     form.network.setCurrentIndex(2)
     assert starts() == ["nothing", "model"] and form.autoencoder.isVisible() and "autoencoder" in ready.why.text()
     form.autoencoder.choose(tmp_path / "coder")

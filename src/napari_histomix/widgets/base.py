@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from app_model.types import KeyBinding
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QObject, Qt, Signal
-from qtpy.QtGui import QKeySequence, QShortcut
-from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtCore import QObject, QSize, Qt, Signal
+from qtpy.QtGui import QHideEvent, QKeySequence, QShortcut, QShowEvent
+from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QWidget
 
 from napari_histomix.records import Event
 from napari_histomix.widgets import elements as ui
@@ -25,6 +25,7 @@ class Panel(QWidget):
     """Base of the panels: the viewer, its session, its layers, one runner for long jobs."""
 
     running_changed = Signal(bool)
+    preferred_size: ClassVar[tuple[int, int] | None] = None
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__()
@@ -32,22 +33,17 @@ class Panel(QWidget):
         self.session = session or session_of(self.viewer)
         if self.session.parent() is None:
             self.session.setParent(self)
+        self.while_shown: list[Any] = []
+        """What is bound when the panel is shown, and released when it is hidden or closed."""
         self.book = layer_book_of(self.viewer, self.session)
-        self.runner = JobRunner(self, window_of(self.viewer))
-        self.runner.running_changed.connect(self.running_changed)
-        self.column = self._new_column()
+        self.runner = JobRunner(self, window_of(self.viewer)).on(running_changed=self.running_changed)
+        self.column = ui.column(margin=ui.SPACE)
         self.setLayout(self.column)
         self.setMinimumWidth(300)
 
-    @staticmethod
-    def _new_column() -> QVBoxLayout:
-        layout = ui.column()
-        layout.setContentsMargins(ui.SPACE, ui.SPACE, ui.SPACE, ui.SPACE)
-        return layout
-
     def scroll(self) -> QScrollArea:
         """Let the panel's column scroll where the dock is too low for it."""
-        outer, self.column = self.column, self._new_column()
+        outer, self.column = self.column, ui.column(margin=ui.SPACE)
         area = ui.scrolled(ui.box(self.column))
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
@@ -58,6 +54,19 @@ class Panel(QWidget):
         note.say(sentence, "error")
         if not self.isVisible() and hasattr(self.viewer, "window"):
             show_warning(sentence)
+
+    def sizeHint(self) -> QSize:
+        return QSize(*self.preferred_size) if self.preferred_size else super().sizeHint()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        for part in self.while_shown:
+            part.bind()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        for part in self.while_shown:
+            part.release()
+        super().hideEvent(event)
 
 
 class PanelKeys(QObject):
@@ -96,7 +105,10 @@ class PanelKeys(QObject):
         self._unbind()
         for owner in (self._viewer, self._viewer.layers.selection.active):
             if owner is not None:
-                ours = {KeyBinding.from_str(key): _call(action) for key, action in self._actions.items()}
+                ours = {
+                    KeyBinding.from_str(key): lambda _owner, action=action: action()
+                    for key, action in self._actions.items()
+                }
                 before = {binding: owner.keymap[binding] for binding in ours if binding in owner.keymap}
                 for binding, call in ours.items():
                     owner.keymap[binding] = call
@@ -124,13 +136,6 @@ def add_shortcut(
     shortcut.setContext(context)
     shortcut.activated.connect(action)
     return shortcut
-
-
-def _call(action: Callable[[], None]) -> Callable[[Any], None]:
-    def run(_owner: Any) -> None:
-        action()
-
-    return run
 
 
 class RunBar(QWidget):
@@ -169,10 +174,8 @@ class RunBar(QWidget):
         self.status = ui.label()
         buttons = ui.row(self.run_button, self.pause_button, self.cancel_button, stretch=0)
         self.setLayout(ui.column(buttons, self.bar, self.status, space=ui.SPACE // 2))
-        runner.running_changed.connect(self._on_running)
-        runner.paused_changed.connect(self._on_paused)
-        runner.progressed.connect(self._on_event)
-        runner.cancelled.connect(self._on_cancelled)
+        runner.on(running_changed=self._on_running, paused_changed=self._on_paused)
+        runner.on(progressed=self._on_event, cancelled=self._on_cancelled)
         self._on_running(False)
 
     def allow(self, can_run: bool, why_not: str = "") -> None:
@@ -206,10 +209,7 @@ class RunBar(QWidget):
 
     def _on_paused(self, paused: bool) -> None:
         self.pause_button.setText("Resume" if paused else "Pause")
-        if paused:
-            self.status.setText(f"Paused. {self.status.text()}")
-        else:
-            self.status.setText("Going on …")
+        self.status.setText(f"Paused. {self.status.text()}" if paused else "Going on …")
 
     def _on_event(self, event: Event) -> None:
         self._made += len(event.made)

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QItemSelection, QItemSelectionModel, QSignalBlocker, Qt
-from qtpy.QtGui import QColor, QHideEvent, QShowEvent
+from qtpy.QtCore import QItemSelection, QItemSelectionModel, Qt
+from qtpy.QtGui import QColor
 
-from napari_histomix.compositing.composing import crop
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
 from napari_histomix.widgets import elements as ui
@@ -55,6 +54,7 @@ class CandidatesPanel(PlanPage):
             self.viewer,
             {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP), "U": self.undo, "Y": self.redo},
         )
+        self.while_shown.append(self.keys)
         self.session.candidates_changed.connect(self._on_candidates)
         self.session.candidates_decided.connect(self._on_decided)
         self.session.reader.loaded.connect(lambda _name: self._show_pair())
@@ -80,10 +80,8 @@ class CandidatesPanel(PlanPage):
             *((WORDS[state], STATES.index(state)) for state in (KEEP, DROP, UNDECIDED)),
         ]
         self.kind, self.type, self.decision = (
-            ui.choice(items, changed=self._filter) for items in (kinds, [("Any class", None)], decisions)
+            ui.choice(items, changed=self._filter, letters=7) for items in (kinds, [("Any class", None)], decisions)
         )
-        for filter in (self.kind, self.type, self.decision):
-            filter.setMinimumContentsLength(7)
         self.table = ArrayTableModel(self)
         self.view = table_view(self.table)
         self.view.setSortingEnabled(True)
@@ -100,10 +98,9 @@ class CandidatesPanel(PlanPage):
         self.undo_button = ui.button("Undo (U)", "Take the last decision back.", self.undo)
         self.redo_button = ui.button("Redo (Y)", "Make the decision again that was taken back last.", self.redo)
         self.count = ui.label(wrap=False)
-        self.target_view, self.donor_view = ui.CropView("Target"), ui.CropView("Donor")
-        for view in (self.target_view, self.donor_view):
-            view.smooth = True
-            view.setFixedHeight(150)
+        self.target_view, self.donor_view = (
+            ui.CropView(caption, smooth=True, height=150) for caption in ("Target", "Donor")
+        )
         parts = (
             self.draw,
             ui.row(self.search, self.percentile, stretch=0),
@@ -132,11 +129,8 @@ class CandidatesPanel(PlanPage):
             for place, width in enumerate((42, 80, 86, 66, 36, 72, 100, 130)):
                 self.view.setColumnWidth(place, width)
             self.view.sortByColumn(0, Qt.SortOrder.AscendingOrder)
-        with QSignalBlocker(self.type):
-            self.type.clear()
-            self.type.addItem("Any class", None)
-            for name in sorted(candidates.frame["type"].unique()):
-                self.type.addItem(name, name)
+        kinds = sorted(candidates.frame["type"].unique())
+        ui.offer(self.type, [("Any class", None), *((kind, kind) for kind in kinds)])
         worth = f"{len(candidates.items):,} candidates"
         if candidates.effective_sample_size is not None:
             worth += f", drawn as if from {candidates.effective_sample_size:,.0f} equally likely places"
@@ -226,24 +220,13 @@ class CandidatesPanel(PlanPage):
         decision = self.session.decisions["candidate"].get(candidate.rank)
         frame = {KEEP: ui.GOOD, DROP: ui.BAD}.get(decision or "", "")
         what = "background" if candidate.target.kind == "background" else f"replaces {self._name(candidate.target)}"
-        self._show_crop(self.target_view, candidate.target, f"Target: {what}", frame)
-        self._show_crop(self.donor_view, candidate.donor, f"Donor: {self._name(candidate.donor)}", "")
+        donor = f"Donor: {self._name(candidate.donor)}"
+        for view, place, caption, color in (
+            (self.target_view, candidate.target, f"Target: {what}", frame),
+            (self.donor_view, candidate.donor, donor, ""),
+        ):
+            image = self.session.reader.get(place.image)
+            view.show_place(image, caption, place.row, place.col, CROP_MICROMETERS, color)
 
     def _name(self, location: Location) -> str:
         return self.session.dataset.class_name(location.type) if self.session.dataset and location.type else "nothing"
-
-    def _show_crop(self, view: ui.CropView, location: Location, caption: str, frame: str) -> None:
-        image = self.session.reader.get(location.image)
-        if image is None:
-            view.show_pixels(None, f"{caption} …")
-            return
-        side = max(24, round(CROP_MICROMETERS / image.mpp))
-        view.show_pixels(crop(image.pixels, location.row, location.col, side), caption, frame)
-
-    def showEvent(self, event: QShowEvent) -> None:
-        self.keys.bind()
-        super().showEvent(event)
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        self.keys.release()
-        super().hideEvent(event)

@@ -1,47 +1,53 @@
-"""Bars of counts, and pictures from files."""
+"""Bars of counts, and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPixmap, QResizeEvent
+from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent
 from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
 
+from napari_histomix.datasets.pixels import read_pixels
 from napari_histomix.widgets import elements as ui
 
 
-class Picture(QLabel):
-    """A picture from a file, as wide as there is room; hidden until there is one."""
+class Picture(ui.CropView):
+    """A picture as wide as there is room, and as high as its width asks for; hidden until there is one."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._whole = QPixmap()
-        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.setMinimumWidth(1)
+        super().__init__(smooth=True)
+        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
+        self.setMinimumSize(120, 40)
         self.hide()
 
+    def show_picture(self, pixels: NDArray[np.uint8] | None) -> None:
+        self.show_pixels(pixels)
+        self.setVisible(pixels is not None)
+        self.updateGeometry()
+
     def show_file(self, path: Path | None) -> None:
-        """Show the picture in a file, or none."""
-        self._whole = QPixmap(str(path)) if path is not None else QPixmap()
-        self.setVisible(not self._whole.isNull())
-        self._fit()
+        self.show_picture(None if path is None else read_pixels(path))
 
-    def _fit(self) -> None:
-        if self._whole.isNull():
-            self.clear()
-            return
-        ratio = self.devicePixelRatioF()
-        width = round(max(self.width(), 100) * ratio)
-        fitted = self._whole.scaledToWidth(width, Qt.TransformationMode.SmoothTransformation)
-        fitted.setDevicePixelRatio(ratio)
-        self.setPixmap(fitted)
+    def hasHeightForWidth(self) -> bool:
+        return True
 
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        if event.oldSize().width() != event.size().width():
-            self._fit()
+    def heightForWidth(self, width: int) -> int:
+        return round(width * self.pixels.shape[0] / self.pixels.shape[1]) if self.pixels is not None else 40
+
+    def sizeHint(self) -> QSize:
+        return QSize(320, self.heightForWidth(320))
+
+    def paint_image(self, painter: QPainter, image: QImage) -> None:
+        # Letters stay legible at a fraction of their size: the painter's own scaling leaves pixels out.
+        size = (self.size() * self.devicePixelRatioF()).boundedTo(image.size())
+        keep, smooth = Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+        super().paint_image(painter, image.scaled(size, keep, smooth))
 
 
 class Bar(QWidget):
@@ -76,11 +82,14 @@ class Bar(QWidget):
 
 
 class Chart(QWidget):
-    """Names, bars and numbers below one another; names of one width where it is given."""
+    """Names, bars and numbers below one another; names of one width where it is given.
 
-    def __init__(self, name_width: int | None = None) -> None:
+    ``after`` is how a number is written that another becomes.
+    """
+
+    def __init__(self, name_width: int | None = None, after: str = "{:,}") -> None:
         super().__init__()
-        self._name_width = name_width
+        self._name_width, self._after = name_width, after
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setHorizontalSpacing(ui.SPACE)
@@ -88,15 +97,19 @@ class Chart(QWidget):
         self._grid.setColumnStretch(1, 1)
         self._lines: list[tuple[QLabel, Bar, QLabel]] = []
 
-    def set_bars(self, bars: Sequence[tuple[str, tuple[int, int, int], float, float, str]]) -> None:
-        """Show bars: name, color, share before and after, and what is written beside it."""
+    def set_bars(self, bars: Sequence[tuple[str, tuple[int, int, int], int, int | None]]) -> None:
+        """Show bars of one scale: name, color, a count, and what it becomes, where it may become another."""
         ui.clear(self._grid)
         self._lines.clear()
-        for place, (text, color, before, after, count) in enumerate(bars):
-            name, bar, value = ui.label(text, wrap=False), Bar(color), ui.label(count, wrap=False, right=True)
+        most = max((max(before, after or 0) for *_, before, after in bars), default=0) or 1
+        for place, (text, color, before, after) in enumerate(bars):
+            change = "" if after is None else f" → {self._after.format(after)}"
+            change += f"  ({after - before:+,})" if after not in (None, before) else ""
+            name, bar = ui.label(text, wrap=False), Bar(color)
+            value = ui.label(f"{before:,}{change}", wrap=False, right=True)
             if self._name_width is not None:
                 name.setFixedWidth(self._name_width)
-            bar.set_shares(before, after)
+            bar.set_shares(before / most, (after or 0) / most)
             for position, widget in enumerate((name, bar, value)):
                 self._grid.addWidget(widget, place, position)
             self._lines.append((name, bar, value))

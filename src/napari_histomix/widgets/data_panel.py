@@ -102,9 +102,8 @@ class DataPanel(Panel):
         self._build_opening()
         self._build_contents()
         self.column.addStretch(1)
-        self.runner.finished.connect(self._on_opened)
-        self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
-        self.runner.running_changed.connect(self._on_running)
+        failed = partial(self.complain, self.note)
+        self.runner.on(finished=self._on_opened, failed=failed, running_changed=self._on_running)
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.classes_changed.connect(self._on_classes)
         self.session.splits_changed.connect(self._summarize)
@@ -117,21 +116,20 @@ class DataPanel(Panel):
         self.welcome = ui.hint(
             "Start with H&E images whose nuclei are labeled, or tissue in a folder for each class, or with the sample."
         )
-        self.folder_button = ui.button(
+        self.folder_button = ui.asking_button(
             "Open folder …",
             "Images with labels as HoVer-Net, CoNSeP, PanNuke, MoNuSAC, QuPath, COCO, YOLO, StarDist, Cellpose\n"
             "and OME-Zarr have them, or with label images and a CSV of types; or tissue in a folder for each class.\n"
             "It can be dropped on napari, too.",
-            self._ask_folder,
+            "A folder of H&E images with labels or classes",
+            self.open_folder,
         )
         self.sample_button = ui.button(
             "Open sample", "Five breast tumor images in which lymphocytes are rare.", self.open_sample
         )
-        self.study_button = ui.button(
-            "Open study …",
-            "Go on with a study: all that was found and made, and every decision, come back.",
-            self._ask_study,
-        )
+        tip = "Go on with a study: all that was found and made, and every decision, come back."
+        home = partial(getattr, self.session, "home")
+        self.study_button = ui.asking_button("Open study …", tip, "A study's folder", self.open_study, home)
         self.progress = RunBar("", self.runner)
         self.progress.run_button.hide()
         self.note = ui.Note()
@@ -159,8 +157,12 @@ class DataPanel(Panel):
         self.following = self._arrow(Qt.ArrowType.RightArrow, "Next image", 1)
         self.study = ui.label(wrap=False)
         self.study.setToolTip("Everything you do is kept in this folder as you do it.")
-        self.study_change = ui.button(
-            "Change …", "Keep the study elsewhere; only before it has begun.", self._ask_study_folder
+        self.study_change = ui.asking_button(
+            "Change …",
+            "Keep the study elsewhere; only before it has begun.",
+            "The folder in which the study's folder is made",
+            lambda home: self.session.choose_study_folder(self.session.free_folder(home)),
+            lambda: self.session.home,
         )
         details = ui.form(
             ("Image", ui.row(self.previous, self.images, self.following, stretch=1)),
@@ -183,28 +185,16 @@ class DataPanel(Panel):
         self.open_folder(sample_folder())
 
     def open_folder(self, folder: Path, mpp: float | None = None) -> None:
-        self._start(open_job(Path(folder), mpp), "opening images")
+        self._start(partial(open_job, Path(folder), mpp), "opening images")
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:
         """Open a study in the background, with everything in it; ``images``: where those went, if they did."""
-        self._start(study_job(Path(folder), images, self.session.lock(folder)), "opening a study")
+        job = partial(study_job, Path(folder), images, self.session.lock(folder))
+        self._start(job, "opening a study")
 
     def _start(self, job: Any, title: str) -> None:
         self.note.say("")
         self.runner.start(job, title)
-
-    def _ask_folder(self) -> None:
-        if folder := ui.ask_folder(self, "A folder of H&E images with labels or classes"):
-            self.open_folder(folder)
-
-    def _ask_study(self) -> None:
-        if folder := ui.ask_folder(self, "A study's folder", self.session.home):
-            self.open_study(folder)
-
-    def _ask_study_folder(self) -> None:
-        parent = ui.ask_folder(self, "The folder in which the study's folder is made", self.session.home)
-        if parent and self.session.dataset is not None:
-            self.session.choose_study_folder(self.session.free_folder(parent))
 
     def _apply_scale(self) -> None:
         if self.session.dataset is not None:

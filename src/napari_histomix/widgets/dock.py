@@ -6,7 +6,7 @@ from typing import Any
 
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QMouseEvent
-from qtpy.QtWidgets import QFrame, QSizePolicy, QToolButton, QWidget
+from qtpy.QtWidgets import QFrame, QToolButton, QWidget
 
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel
@@ -16,7 +16,7 @@ from napari_histomix.widgets.export_panel import ExportPanel
 from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.plan_panel import PlanPanel, chosen, data_problem
 from napari_histomix.widgets.review.panel import ReviewPanel
-from napari_histomix.widgets.session import Session, session_of
+from napari_histomix.widgets.session import Session
 
 COLORS = {"waiting": "#8a8f99", "open": ui.ACCENT, "done": ui.GOOD}
 """Of the circle around a step's number, by state."""
@@ -35,8 +35,7 @@ class Step(QFrame):
         self.badge.setFixedSize(22, 22)
         self.badge.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.title_label = ui.label(title, wrap=False, style="font-weight: 600; font-size: 14px;")
-        self.state_label = ui.label(wrap=False, right=True)
-        self.state_label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.state_label = ui.label(wrap=False, right=True, yields=True)
         self.arrow = QToolButton()
         self.arrow.setArrowType(Qt.ArrowType.RightArrow)
         self.arrow.setAutoRaise(True)
@@ -78,14 +77,12 @@ class HistoMixDock(QWidget):
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__()
-        self.session = session or session_of(napari_viewer)
-        if self.session.parent() is None:
-            self.session.setParent(self)
-        self.data = DataPanel(napari_viewer, self.session)
-        self.plan = PlanPanel(napari_viewer, self.session)
-        self.make = MakePanel(napari_viewer, self.session)
-        self.review = ReviewPanel(napari_viewer, self.session)
-        self.export = ExportPanel(napari_viewer, self.session)
+        self.data = DataPanel(napari_viewer, session)
+        self.session = session = self.data.session
+        self.plan = PlanPanel(napari_viewer, session)
+        self.make = MakePanel(napari_viewer, session)
+        self.review = ReviewPanel(napari_viewer, session)
+        self.export = ExportPanel(napari_viewer, session)
         titles = ("Data", "Plan", "Make", "Review", "Export")
         panels = (self.data, self.plan, self.make, self.review, self.export)
         self.steps = [
@@ -100,7 +97,6 @@ class HistoMixDock(QWidget):
         self.scroll = ui.scrolled(ui.box(self._column))
         self.setLayout(ui.column(self.scroll))
         self.setMinimumWidth(400)
-        session = self.session
         for signal in (
             session.dataset_changed,
             session.classes_changed,

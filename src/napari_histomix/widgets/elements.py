@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QPoint, QRectF, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtCore import QPoint, QRectF, QSignalBlocker, QSize, Qt, QTimer, QUrl, Signal
+from qtpy.QtGui import QColor, QDesktopServices, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import (
     QBoxLayout,
     QCheckBox,
@@ -30,6 +30,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 from superqt import QCollapsible
+
+from napari_histomix.compositing.composing import crop
+from napari_histomix.records import LabeledImage
 
 SPACE = 8
 """Pixels between things, and around them."""
@@ -55,53 +58,64 @@ def button(
     made = QPushButton(text)
     if primary:
         made.setStyleSheet(PRIMARY)
-    made.setToolTip(tip)
     made.setCheckable(checkable)
-    if pressed is not None:
-        made.clicked.connect(pressed)
     if not shown:
         made.hide()
+    return _finished(made, tip, made.clicked, pressed)
+
+
+def _finished(made: Any, tip: str, signal: Any, slot: Callable[..., Any] | None, name: str = "") -> Any:
+    """A widget with its tip, what its signal calls, and its name for screen readers."""
+    made.setToolTip(tip)
+    made.setAccessibleName(name)
+    if slot is not None:
+        signal.connect(slot)
     return made
 
 
 def choice(
-    items: Iterable[tuple[str, Any]] = (), tip: str = "", changed: Callable[..., Any] | None = None, *, name: str = ""
+    items: Iterable[tuple[str, Any]] = (),
+    tip: str = "",
+    changed: Callable[..., Any] | None = None,
+    *,
+    name: str = "",
+    letters: int = 12,
 ) -> QComboBox:
-    """A choice among (text, value), which may be narrower than its longest text; ``name`` is for screen readers."""
+    """A choice among (text, value) as wide as some ``letters`` at least; ``name`` is for screen readers."""
     made = QComboBox()
-    narrow(made)
+    narrow(made, letters)
     for text, value in items:
         made.addItem(text, value)
-    made.setToolTip(tip)
-    made.setAccessibleName(name)
-    if changed is not None:
-        made.currentIndexChanged.connect(changed)
-    return made
+    return _finished(made, tip, made.currentIndexChanged, changed, name)
 
 
-def narrow(box: QComboBox) -> None:
+def narrow(box: QComboBox, letters: int = 12) -> None:
     """Let a choice be narrower than its longest text."""
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
+    box.setMinimumContentsLength(letters)
+
+
+def offer(box: QComboBox, items: Iterable[tuple[str, Any]]) -> None:
+    """Offer other items in a choice, without a signal; the chosen one stays where it is among them."""
+    chosen = box.currentData()
+    with QSignalBlocker(box):
+        box.clear()
+        for text, value in items:
+            box.addItem(text, value)
+        box.setCurrentIndex(max(box.findData(chosen), 0))
 
 
 def check(text: str = "", tip: str = "", toggled: Callable[..., Any] | None = None) -> QCheckBox:
     """A box to check."""
     made = QCheckBox(text)
-    made.setToolTip(tip)
-    if toggled is not None:
-        made.toggled.connect(toggled)
-    return made
+    return _finished(made, tip, made.toggled, toggled)
 
 
 def line(placeholder: str = "", tip: str = "", changed: Callable[..., Any] | None = None) -> QLineEdit:
     """A line to type in."""
     made = QLineEdit()
     made.setPlaceholderText(placeholder)
-    made.setToolTip(tip)
-    if changed is not None:
-        made.textChanged.connect(changed)
-    return made
+    return _finished(made, tip, made.textChanged, changed)
 
 
 def number(
@@ -128,15 +142,19 @@ def number(
     made.setPrefix(prefix)
     made.setSuffix(suffix)
     made.setSpecialValueText(special)
-    made.setToolTip(tip)
-    made.setAccessibleName(name)
-    if changed is not None:
-        made.valueChanged.connect(changed)
-    return made
+    return _finished(made, tip, made.valueChanged, changed, name)
 
 
-def label(text: str = "", *, wrap: bool = True, plain: bool = False, right: bool = False, style: str = "") -> QLabel:
-    """A text; ``plain`` where it may hold a file's or a person's words."""
+def label(
+    text: str = "",
+    *,
+    wrap: bool = True,
+    plain: bool = False,
+    right: bool = False,
+    style: str = "",
+    yields: bool = False,
+) -> QLabel:
+    """A text; ``plain`` where it may hold a file's or a person's words. One that ``yields`` asks for no width."""
     made = QLabel(text)
     made.setWordWrap(wrap)
     if right:
@@ -145,6 +163,8 @@ def label(text: str = "", *, wrap: bool = True, plain: bool = False, right: bool
         made.setTextFormat(Qt.TextFormat.PlainText)
     if style:
         made.setStyleSheet(f"QLabel {{ {style} }}")
+    if yields:
+        made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     return made
 
 
@@ -171,9 +191,11 @@ def even_row(*parts: QWidget | QLayout) -> QHBoxLayout:
     return layout
 
 
-def column(*parts: QWidget | QLayout, space: int = SPACE, stretch: int | None = None) -> QVBoxLayout:
+def column(*parts: QWidget | QLayout, space: int = SPACE, stretch: int | None = None, margin: int = 0) -> QVBoxLayout:
     """Widgets or layouts below each other."""
-    return _filled(QVBoxLayout(), parts, space, stretch)
+    layout: QVBoxLayout = _filled(QVBoxLayout(), parts, space, stretch)
+    layout.setContentsMargins(margin, margin, margin, margin)
+    return layout
 
 
 def box(layout: QLayout, *, shown: bool = True) -> QWidget:
@@ -191,6 +213,8 @@ def scrolled(inner: QWidget) -> QScrollArea:
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    # Rows that want a little more room than there is are made narrower, rather than reach below the scroll bar.
+    inner.setMinimumWidth(1)
     area.setWidget(inner)
     return area
 
@@ -221,7 +245,9 @@ def _filled(layout: Any, parts: Iterable[QWidget | QLayout], space: int, stretch
     return layout
 
 
-def form(*lines: tuple[str, QWidget | QLayout] | tuple[str, QWidget | QLayout, str]) -> QFormLayout:
+def form(
+    *lines: tuple[str, QWidget | QLayout] | tuple[str, QWidget | QLayout, str], label_width: int = 0
+) -> QFormLayout:
     """A form of (label, field) or (label, field, tip), the tip on both."""
     layout = QFormLayout()
     layout.setContentsMargins(0, 0, 0, 0)
@@ -230,17 +256,12 @@ def form(*lines: tuple[str, QWidget | QLayout] | tuple[str, QWidget | QLayout, s
     layout.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
     for text, field, *tips in lines:
         layout.addRow(text, field)
+        if text:
+            layout.labelForField(field).setMinimumWidth(label_width)
         for tip in tips:
             field.setToolTip(tip)
             layout.labelForField(field).setToolTip(tip)
     return layout
-
-
-def show_line(layout: QFormLayout, field: QWidget, shown: bool) -> None:
-    """Show or hide a form's field with its label."""
-    field.setVisible(shown)
-    if layout.labelForField(field) is not None:
-        layout.labelForField(field).setVisible(shown)
 
 
 def later(parent: QWidget, milliseconds: int, call: Callable[..., Any]) -> QTimer:
@@ -258,12 +279,35 @@ def ask_folder(parent: QWidget, title: str, start: Path | None = None) -> Path |
     return Path(chosen) if (chosen := QFileDialog.getExistingDirectory(parent, title, beginning)) else None
 
 
+def asking_button(
+    text: str, tip: str, title: str, chosen: Callable[[Path], Any], start: Callable[[], Path | None] = lambda: None
+) -> QPushButton:
+    """A button that asks for a folder, from where ``start`` says, and hands it to ``chosen``."""
+
+    def ask() -> None:
+        if folder := ask_folder(made, title, start()):
+            chosen(folder)
+
+    made = button(text, tip, ask)
+    return made
+
+
 def free_folder(parent: Path, name: str) -> Path:
     """A folder of this name that does not exist yet, numbered where it does."""
     folder, number = parent / name, 2
     while folder.exists():
         folder, number = parent / f"{name} {number}", number + 1
     return folder
+
+
+def folder_button(folder: Callable[[], Path | None], *, shown: bool = True) -> QPushButton:
+    """A button that shows a folder, where there is one, in the program that the desktop has for that."""
+
+    def show() -> None:
+        if (path := folder()) is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(path)))
+
+    return button("Show the folder", pressed=show, shown=shown)
 
 
 def rgb(color: str) -> tuple[int, int, int]:
@@ -311,8 +355,7 @@ class Section(QCollapsible):
         self.toggle.setToolTip(tip)
         flat = "border: none; background: transparent; padding: 2px;"
         self.toggle.setStyleSheet(f"QPushButton {{ font-weight: 600; text-align: left; {flat} }}")
-        self.state = label(wrap=False, right=True)
-        self.state.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.state = label(wrap=False, right=True, yields=True)
         layout: Any = self.layout()
         layout.setContentsMargins(0, 4, 0, 0)
         layout.setSpacing(SPACE - 2)
@@ -350,17 +393,20 @@ class CropView(QFrame):
     """A piece of an image, magnified by a factor and centered; one that fits the view where there is no factor."""
 
     clicked = Signal()
+    preferred_size: ClassVar = (190, 190)
 
-    def __init__(self, caption: str = "", factor: float | None = None) -> None:
+    def __init__(
+        self, caption: str = "", factor: float | None = None, *, smooth: bool = False, height: int | None = None
+    ) -> None:
         super().__init__()
-        self.caption = caption
-        self.factor = factor
-        self.smooth = False
+        self.caption, self.factor, self.smooth = caption, factor, smooth
         self.frame_color = ""
         self._image: QImage | None = None
         self._bytes: NDArray[np.uint8] | None = None
         self.setMinimumSize(120, 120)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        if height is not None:
+            self.setFixedHeight(height)
 
     @property
     def pixels(self) -> NDArray[np.uint8] | None:
@@ -378,6 +424,16 @@ class CropView(QFrame):
             self._bytes = np.ascontiguousarray(pixels)
             self._image = image_of(self._bytes)
         self.update()
+
+    def show_place(
+        self, image: LabeledImage | None, caption: str, row: float, col: float, micrometers: float, frame: str = ""
+    ) -> None:
+        """Show a square around a place in an image, which may still have to be read."""
+        if image is None:
+            self.show_pixels(None, f"{caption} …")
+        else:
+            side = max(24, round(micrometers / image.mpp))
+            self.show_pixels(crop(image.pixels, row, col, side), caption, frame)
 
     def place(self, image: QImage) -> QRectF:
         """Where an image is drawn."""
@@ -402,7 +458,7 @@ class CropView(QFrame):
         painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
 
     def sizeHint(self) -> QSize:
-        return QSize(190, 190)
+        return QSize(*self.preferred_size)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         self.clicked.emit()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSignalBlocker, QUrl
-from qtpy.QtGui import QDesktopServices, QShowEvent
+from qtpy.QtGui import QShowEvent
 
 from napari_histomix.datasets.formats import FORMATS
-from napari_histomix.study.export_plan import ExportPlan, bytes_text
+from napari_histomix.study.export import export_study
+from napari_histomix.study.export_plan import ExportPlan, bytes_text, plan_export
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Chart, Picture
@@ -38,23 +38,23 @@ class ExportPanel(Panel):
         self._exported = ""
         self.plan: ExportPlan | None = None
         """What an export would write now; None until that is known."""
-        self.planner = JobRunner(self)
-        self._wait = ui.later(self, PAUSE, self._look)
+        self.planner = JobRunner(self).on(finished=self._on_plan)
+        self._wait = ui.later(self, PAUSE, self._find_plan)
         self.empty = ui.Note("Approve some synthetic nuclei or images first.")
         self._build_contents()
         self.progress = RunBar("Export", self.runner)
         self.progress.run.connect(self.run)
         self.note = ui.Note()
-        self.open_button = ui.button("Show the folder", pressed=self._open, shown=False)
+        self.open_button = ui.folder_button(lambda: self._done, shown=False)
         self.chart = Picture()
         ui.add(self.column, self.empty, self.contents, self.progress, self.note, self.open_button, self.chart)
         self.column.addStretch(1)
-        self.planner.finished.connect(self._on_plan)
-        self.planner.failed.connect(lambda sentence: self.figures.say(sentence, "error"))
-        self.runner.finished.connect(self._on_written)
-        self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
-        self.runner.cancelled.connect(lambda: self.note.say("Stopped. Nothing was written."))
-        self.runner.running_changed.connect(lambda _running: self._replan() if self.plan is None else None)
+        self.planner.on(failed=lambda sentence: self.figures.say(sentence, "error"))
+        self.runner.on(finished=self._on_written, failed=partial(self.complain, self.note))
+        self.runner.on(
+            cancelled=lambda: self.note.say("Stopped. Nothing was written."),
+            running_changed=lambda _running: self._replan() if self.plan is None else None,
+        )
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.study_changed.connect(self._propose)
         for signal in (self.session.splits_changed, self.session.changes_changed):
@@ -65,11 +65,11 @@ class ExportPanel(Panel):
 
     def _build_contents(self) -> None:
         self.summary = ui.label()
-        self.counts_title, self.counts = ui.heading(""), Chart()
+        self.counts_title, self.counts = ui.heading(""), Chart(after="<b>{:,}</b>")
         self.folder = ui.label(wrap=False)
-        self.folder_button = ui.button(
-            "Change …", "Choose the folder in which the export's own new folder is made.", self._ask_folder
-        )
+        tip = "Choose the folder in which the export's own new folder is made."
+        title = "The folder in which the export's folder is made"
+        self.folder_button = ui.asking_button("Change …", tip, title, self._propose)
         self.format = ui.choice(
             tip="How images and labels are laid out; docs/formats.md says who reads which.",
             changed=lambda _place: self._replan(),
@@ -103,10 +103,6 @@ class ExportPanel(Panel):
         if self.session.study_folder is not None:
             self.set_folder(ui.free_folder(parent or self.session.study_folder, "export"))
 
-    def _ask_folder(self) -> None:
-        if parent := ui.ask_folder(self, "The folder in which the export's folder is made"):
-            self._propose(parent)
-
     # What an export would write.
 
     @property
@@ -130,26 +126,18 @@ class ExportPanel(Panel):
             self._summarize()
             self._replan()
 
-    def _look(self) -> None:
-        # Counting a hundred thousand changes at each decision would hold up the next one.
-        self._summarize()
-        self._find_plan()
-
     def _arguments(self) -> dict[str, Any]:
         return {"format": self.format.currentData(), "ignore_band": self.ignore_band.isChecked()}
 
     def _find_plan(self) -> None:
+        # Only now: to count a hundred thousand changes at each decision would hold up the next one.
+        self._summarize()
         session, folder, arguments = self.session, self._folder, self._arguments()
         dataset, survey = session.dataset, session.survey
         if self.runner.running or dataset is None or survey is None or folder is None or not session.approved:
             return
-        changes, decisions = session.changes, dict(session.decisions["change"])
-
-        def job() -> Any:
-            from napari_histomix.study.export_plan import plan_export
-
-            return (yield from plan_export(dataset, changes, folder, decisions, counted=survey, **arguments))
-
+        decisions = dict(session.decisions["change"])
+        job = partial(plan_export, dataset, session.changes, folder, decisions, counted=survey, **arguments)
         self.planner.replace(job, "looking at what an export would write")
 
     def _on_plan(self, plan: ExportPlan) -> None:
@@ -158,7 +146,11 @@ class ExportPanel(Panel):
             f"{plan.files:,} files, about {bytes_text(plan.size)}; {bytes_text(plan.free)} are free there."
         )
         self.counts_title.setText(f"{plan.unit.capitalize()} before and after")
-        self._draw(plan.before, plan.after)
+        assert self.session.dataset is not None
+        colors, other = {kind.name: kind.color for kind in self.session.dataset.classes}, ui.rgb(ui.ACCENT)
+        self.counts.set_bars(
+            [(name, colors.get(name, other), was, plan.after[name]) for name, was in plan.before.items()]
+        )
         lines = filter(None, (plan.refusal, *plan.losses))
         self.warnings.say("\n".join(lines), "error" if plan.refusal else "warning")
         self.progress.allow(not plan.refusal, plan.refusal)
@@ -172,13 +164,7 @@ class ExportPanel(Panel):
             return
         self._forget_export()
         arguments, self._exported = self._arguments(), self._approved_words()
-
-        def job() -> Any:
-            from napari_histomix.study.export import export_study
-
-            return (yield from export_study(study, dataset, folder, **arguments))
-
-        self.runner.start(job, "exporting")
+        self.runner.start(partial(export_study, study, dataset, folder, **arguments), "exporting")
 
     def _on_written(self, out: Path) -> None:
         self._done = Path(out)
@@ -190,10 +176,6 @@ class ExportPanel(Panel):
     def _approved_words(self) -> str:
         number, words = len(self.session.approved), nouns(self.session.table)
         return f"{number:,} approved {words[number != 1]}"
-
-    def _open(self) -> None:
-        if self._done is not None:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._done)))
 
     # What the session says.
 
@@ -210,15 +192,11 @@ class ExportPanel(Panel):
         self.chart.show_file(None)
 
     def _offer_formats(self) -> None:
-        dataset, chosen = self.session.dataset, self.format.currentData()
+        dataset = self.session.dataset
         nuclei, kinds = (dataset.has_nuclei, dataset.has_kinds) if dataset is not None else (False, False)
         held = {"nuclei": nuclei, "kinds": kinds}
-        formats = [(known.title, known.name) for known in FORMATS.values() if known.writes and held[known.holds]]
-        with QSignalBlocker(self.format):
-            self.format.clear()
-            for title, name in formats:
-                self.format.addItem(title, name)
-            self.format.setCurrentIndex(max(self.format.findData(chosen), 0))
+        known = FORMATS.values()
+        ui.offer(self.format, [(format.title, format.name) for format in known if format.writes and held[format.holds]])
         self.ignore_band.setVisible(nuclei)
         self.ignore_band.setChecked(self.ignore_band.isChecked() and nuclei)
 
@@ -239,15 +217,3 @@ class ExportPanel(Panel):
             f"<b>{self._approved_words()}</b> in {ui.many(images, 'image')}; "
             f"all {len(training):,} training images are written.{waiting}"
         )
-
-    def _draw(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        assert self.session.dataset is not None
-        colors = {kind.name: kind.color for kind in self.session.dataset.classes}
-        most = max([*before.values(), *after.values()], default=0) or 1
-        bars = []
-        for name, was in before.items():
-            will = after[name]
-            change = f" ({will - was:+,})" if will != was else ""
-            text = f"{was:,} → <b>{will:,}</b>{change}"
-            bars.append((name, colors.get(name, ui.rgb(ui.ACCENT)), was / most, will / most, text))
-        self.counts.set_bars(bars)

@@ -265,12 +265,7 @@ class EncoderChoice(Parts):
         self.detail.value = rest
 
 
-def no_choices(kind: str) -> Sequence[str]:
-    """What is known where there is no dataset and no session."""
-    return ()
-
-
-def widget_for(setting: Setting, choices: Choices = no_choices) -> BaseValueWidget[Any]:
+def widget_for(setting: Setting, choices: Choices) -> BaseValueWidget[Any]:
     """The widget of a setting, with its default where it has one."""
     option = setting.option
     widget: Any
@@ -344,7 +339,7 @@ class SettingsForm(QWidget):
 
     changed = Signal()
 
-    def __init__(self, *classes: type, choices: Choices = no_choices, omit: Collection[str] = ()) -> None:
+    def __init__(self, *classes: type, choices: Choices = lambda _kind: (), omit: Collection[str] = ()) -> None:
         super().__init__()
         self._choices = choices
         self._settings = {setting.name: setting for cls in reversed(classes) for setting in settings_of(cls)}

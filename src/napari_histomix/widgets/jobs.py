@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread, current_thread
-from typing import Any
+from typing import Any, Self
 
 import pint
 from napari.qt.threading import create_worker
@@ -162,6 +162,12 @@ class JobRunner(QObject):
         self._next: tuple[Callable[[], Job[Any]], str] | None = None
         self._again = later(self, 0, self._start_next)
         self.destroyed.connect(partial(_stop_all, self._live))
+
+    def on(self, **slots: Callable[..., Any]) -> Self:
+        """Connect signals by their names, such as ``finished=show, failed=complain``; returns the runner itself."""
+        for signal, slot in slots.items():
+            getattr(self, signal).connect(slot)
+        return self
 
     @property
     def running(self) -> bool:

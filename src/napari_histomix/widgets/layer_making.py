@@ -174,6 +174,13 @@ def changes_layer(
     )
 
 
+def space_like(layer: Layer | None, mpp: float | None) -> dict[str, Any]:
+    """Scale, translation and units of a layer; where there is none, those of so many µm per pixel, if known."""
+    if layer is not None:
+        return {"scale": tuple(layer.scale), "translate": tuple(layer.translate), "units": layer.units}
+    return {"scale": (mpp, mpp), "units": ("um", "um")} if mpp else {}
+
+
 def take_over(old: Layer, new: Layer) -> None:
     """Give a layer that is shown the content of a newly made one of its kind."""
     old.data = new.data

@@ -58,9 +58,7 @@ class LayerBook(QObject):
         self._timer = QTimer(self)
         self._timer.setInterval(PAUSE)
         self._timer.timeout.connect(self._turn)
-        self._composer = JobRunner(self)
-        self._composer.finished.connect(self._on_composed)
-        self._composer.failed.connect(session.notice)
+        self._composer = JobRunner(self).on(finished=self._on_composed, failed=session.notice)
         self._stale: dict[str, None] = {}
         session.dataset_changed.connect(self._on_dataset)
         session.splits_changed.connect(self._on_splits)
@@ -262,11 +260,7 @@ class LayerBook(QObject):
 
     def _space(self, name: str, image: LabeledImage | None = None) -> dict[str, Any]:
         """Scale, units and translation: those the user left the image's own layer with, else the dataset's."""
-        first = self.layer(name, "image")
-        if first is not None:
-            return {"scale": tuple(first.scale), "translate": tuple(first.translate), "units": first.units}
-        mpp = image.mpp if image is not None else self._mpp(name)
-        return {"scale": (mpp, mpp), "units": ("um", "um")}
+        return making.space_like(self.layer(name, "image"), image.mpp if image is not None else self._mpp(name))
 
     def _mpp(self, name: str) -> float:
         dataset, target = self.session.dataset, self.session.target_of(name)

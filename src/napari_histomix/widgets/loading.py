@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,6 +84,11 @@ class Candidates:
     effective_sample_size: float | None = None
     warnings: tuple[str, ...] = ()
 
+    @cached_property
+    def images(self) -> frozenset[str]:
+        """Images of the candidates and their donors."""
+        return frozenset(place.image for item in self.items for place in (item.donor, item.target))
+
     @classmethod
     def of(cls, items: Sequence[Candidate], class_name: Callable[[int], str], **draw: Any) -> Self:
         """Candidates with their tables, ready to be sorted; takes a while for tens of thousands."""
@@ -143,47 +149,37 @@ class Moved:
     sentence: str
 
 
-def open_job(path: Path, mpp: float | None = None) -> Callable[[], Job[Opened]]:
+def open_job(path: Path, mpp: float | None = None) -> Job[Opened]:
     """Open a dataset's folder, of nuclei or of images with a class, and count its nuclei."""
-
-    def job() -> Job[Opened]:
-        yield Event("Opening the folder")
-        dataset = open_any(path, mpp=mpp)
-        counted = yield from survey(dataset)
-        return Opened(dataset, counted, mpp)
-
-    return job
+    yield Event("Opening the folder")
+    dataset = open_any(path, mpp=mpp)
+    counted = yield from survey(dataset)
+    return Opened(dataset, counted, mpp)
 
 
-def study_job(
-    folder: Path, images: Path | None = None, lock: WriteLock | None = None
-) -> Callable[[], Job[Opened | Moved]]:
+def study_job(folder: Path, images: Path | None = None, lock: WriteLock | None = None) -> Job[Opened | Moved]:
     """Open a study's folder with its dataset and everything done so far.
 
     ``images`` is where those went, if they did; ``lock`` the window's right to write to that folder.
     """
-
-    def job() -> Job[Opened | Moved]:
-        yield Event("Opening the study")
-        study = Study.open(folder, lock)
-        settings = study.settings()
-        try:
-            root = study.locate(images)
-        except HistomixError as error:
-            return Moved(Path(folder), str(error))
-        dataset = with_chosen_splits(open_any(root, mpp=settings["mpp"]), settings)
-        known = kept_survey(study.folder)
-        counted = yield from survey(dataset, known)
-        if known is None or known.stamps != counted.stamps:
-            keep_survey(study.folder, counted)
-        changed = study.changed_images(counted.hashes)
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        warning = f"Not the images that the study was made with, or missing: {', '.join(changed[:3])}{more}."
-        yield Event("Reading the study", message=warning if changed else None)
-        work = Work.read(study, Candidates.read(study, dataset))
-        return Opened(dataset, counted, settings["mpp"], study, work, settings)
-
-    return job
+    yield Event("Opening the study")
+    study = Study.open(folder, lock)
+    settings = study.settings()
+    try:
+        root = study.locate(images)
+    except HistomixError as error:
+        return Moved(Path(folder), str(error))
+    dataset = with_chosen_splits(open_any(root, mpp=settings["mpp"]), settings)
+    known = kept_survey(study.folder)
+    counted = yield from survey(dataset, known)
+    if known is None or known.stamps != counted.stamps:
+        keep_survey(study.folder, counted)
+    changed = study.changed_images(counted.hashes)
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    warning = f"Not the images that the study was made with, or missing: {', '.join(changed[:3])}{more}."
+    yield Event("Reading the study", message=warning if changed else None)
+    work = Work.read(study, Candidates.read(study, dataset))
+    return Opened(dataset, counted, settings["mpp"], study, work, settings)
 
 
 # Jobs that write to a study.
@@ -303,10 +299,7 @@ class ImageReader(QObject):
         self._kept: OrderedDict[str, LabeledImage] = OrderedDict()
         self._waiting: list[str] = []
         self._reading = ""
-        self._runner = JobRunner(self)
-        self._runner.finished.connect(self._on_read)
-        self._runner.failed.connect(self._on_failed)
-        self._runner.cancelled.connect(self._next)
+        self._runner = JobRunner(self).on(finished=self._on_read, failed=self._on_failed, cancelled=self._next)
 
     def set_dataset(self, dataset: Dataset | None) -> None:
         """Read from another dataset from now on; forgets everything."""

@@ -11,7 +11,7 @@ import numpy as np
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, QSize, Qt, Signal
+from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
@@ -23,6 +23,7 @@ from napari_histomix.segmentation import segment_map
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.elements import ACCENT, CropView
 from napari_histomix.widgets.jobs import prepare_torch
+from napari_histomix.widgets.layer_making import space_like
 from napari_histomix.widgets.pool.loading import JobMaker, OpenedPool, current_segments, pathless
 from napari_histomix.widgets.viewer_layers import about
 
@@ -197,10 +198,8 @@ class SegmentsLayer(QObject):
     def _space(self, image: LabeledImage) -> dict[str, Any]:
         """Scale, place and units: those of the image where it is open."""
         name, shape = image.source.image, image.pixels.shape[:2]
-        for layer in self.viewer.layers:
-            if isinstance(layer, Image) and about(layer).get("image") == name and layer.data.shape[:2] == shape:
-                return {"scale": tuple(layer.scale), "translate": tuple(layer.translate), "units": layer.units}
-        return {"scale": (image.mpp, image.mpp), "units": ("um", "um")}
+        own = (layer for layer in self.viewer.layers if isinstance(layer, Image) and about(layer).get("image") == name)
+        return space_like(next((layer for layer in own if layer.data.shape[:2] == shape), None), image.mpp)
 
 
 def _colors(label: int) -> DirectLabelColormap:
@@ -224,17 +223,14 @@ class DonorCell(CropView):
     """A donor, pasted and not blended yet; a click, Space or Enter chooses it."""
 
     stepped = Signal(int)
+    preferred_size = (CELL, CELL)
 
     def __init__(self) -> None:
-        super().__init__()
-        self.smooth = True
+        super().__init__(smooth=True)
         self.donor: Donor | None = None
         self.setMinimumSize(48, CELL)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.show_donor(None)
-
-    def sizeHint(self) -> QSize:
-        return QSize(CELL, CELL)
 
     def show_donor(self, donor: Donor | None) -> None:
         self.donor = donor

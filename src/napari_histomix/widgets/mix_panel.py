@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, QTimer
+from qtpy.QtCore import QTimer
 
 from napari_histomix.methods.usegmix import USegMixSettings
 from napari_histomix.records import Change, Event, HistomixError
@@ -44,6 +45,7 @@ class MixPanel(TissuePanel):
 
     model: Any = None
     """A loaded model to use in place of the one that the settings name."""
+    preferred_size = (420, 860)
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -77,12 +79,9 @@ class MixPanel(TissuePanel):
         self.show_button = ui.button("Show", "Show this image and its segments again.", self.show_image)
         self.about = ui.hint(ASK)
         self.grid = DonorGrid()
-        self.before, self.after = ui.CropView("Now"), ui.CropView("Pasted")
+        self.before, self.after = (ui.CropView(caption, smooth=True, height=190) for caption in ("Now", "Pasted"))
         self.before.setToolTip("The target segment and its surroundings.")
         self.after.setToolTip("The chosen donor in its place; while it is blended, what is being painted.")
-        for view in (self.before, self.after):
-            view.smooth = True
-            view.setFixedHeight(190)
         self.views = ui.box(ui.row(self.before, self.after))
         tip = "Make a synthetic image with this donor in the target's place; it is saved, ready for review."
         self.bar = RunBar("Replace and blend", self.blender, tip)
@@ -97,17 +96,16 @@ class MixPanel(TissuePanel):
         self.column.addStretch(1)
 
     def _connect(self) -> None:
-        self.runner.finished.connect(self._on_opened)
-        self.loader.finished.connect(self._on_loaded)
-        self.previews.progressed.connect(lambda _event: self.grid.fill(tuple(self._donors)))
-        self.previews.finished.connect(self._on_donors)
+        self.runner.on(finished=self._on_opened)
+        self.loader.on(finished=self._on_loaded)
+        self.previews.on(progressed=lambda _event: self.grid.fill(tuple(self._donors)), finished=self._on_donors)
         self.grid.chosen.connect(self._on_chosen)
         self.bar.run.connect(self.run)
-        self.blender.progressed.connect(self._on_event)
-        self.blender.finished.connect(self._on_blended)
-        self.blender.cancelled.connect(lambda: self._end_blending("Stopped. Nothing was kept."))
-        self.blender.failed.connect(lambda _sentence: self._end_blending())
-        self.blender.running_changed.connect(self._on_running)
+        self.blender.on(progressed=self._on_event, finished=self._on_blended, running_changed=self._on_running)
+        self.blender.on(
+            cancelled=lambda: self._end_blending("Stopped. Nothing was kept."),
+            failed=lambda _sentence: self._end_blending(),
+        )
         for runner in (self.loader, self.previews, self.blender):
             runner.failed.connect(self.fail)
         self.segments.selected.connect(self.choose)
@@ -115,9 +113,6 @@ class MixPanel(TissuePanel):
         self.form.changed.connect(self._find_soon.start)
         self.session.study_changed.connect(self._on_study)
         self.session.image_changed.connect(self._on_image)
-
-    def sizeHint(self) -> QSize:
-        return QSize(420, 860)
 
     # Opening: the study is the session's.
 
@@ -134,7 +129,8 @@ class MixPanel(TissuePanel):
             return
         self.note.say("")
         self.find_button.hide()
-        self.runner.replace(study_job(self._folder, images, self.session.lock(folder)), "opening the study")
+        job = partial(study_job, self._folder, images, self.session.lock(folder))
+        self.runner.replace(job, "opening the study")
 
     def _on_opened(self, opened: Opened | Moved) -> None:
         if isinstance(opened, Opened):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -106,10 +107,9 @@ class PlanPage(Panel):
         ui.add(self.column, self.empty, *([self.form] if self._own_form else []), self.progress, self.note)
         self.build_results()
         self.column.addStretch(1)
-        self.runner.finished.connect(self._on_found)
-        self.runner.failed.connect(lambda sentence: self.complain(self.note, sentence))
-        self.runner.cancelled.connect(lambda: self.note.say("Stopped. Nothing was changed."))
-        self.runner.running_changed.connect(self.form.setDisabled)
+        self.runner.on(finished=self._on_found, failed=partial(self.complain, self.note))
+        self.runner.on(cancelled=lambda: self.note.say("Stopped. Nothing was changed."))
+        self.runner.on(running_changed=self.form.setDisabled)
         self.session.dataset_changed.connect(self.runner.discard)
         self.session.dataset_changed.connect(lambda: self.note.say(""))
         for signal in (self.session.dataset_changed, self.session.classes_changed, self.form.changed):

@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from qtpy.QtCore import QSize, QUrl
-from qtpy.QtGui import QDesktopServices, QHideEvent, QShowEvent
-from qtpy.QtWidgets import QSizePolicy, QWidget
+from qtpy.QtGui import QHideEvent, QShowEvent
+from qtpy.QtWidgets import QWidget
 
 from napari_histomix.datasets import open_any
 from napari_histomix.datasets.splits import with_chosen_splits
@@ -66,13 +65,11 @@ class MakeSection(ui.Section):
         self.offer: Offer | None = None
         self.folder: Path | None = None
         self._chosen: Path | None = None
-        self.looker = JobRunner(self)
+        self.looker = JobRunner(self).on(finished=self._on_offer, failed=self._on_no_offer)
         self._later = ui.later(self, QUIET, self.look)
         self._build()
-        self.looker.finished.connect(self._on_offer)
-        self.looker.failed.connect(self._on_no_offer)
-        panel.runner.failed.connect(lambda sentence: panel.complain(self.note, sentence))
-        panel.runner.cancelled.connect(lambda: self.note.say("Stopped. Nothing was written."))
+        panel.runner.on(failed=partial(panel.complain, self.note))
+        panel.runner.on(cancelled=lambda: self.note.say("Stopped. Nothing was written."))
         for signal in (self.session.study_changed, self.session.changes_changed):
             signal.connect(self._later.start)
         for signal in (self.session.changes_made, self.session.changes_decided):
@@ -82,7 +79,13 @@ class MakeSection(ui.Section):
     def _build(self) -> None:
         self.empty, self.note = ui.Note(NOTHING), ui.Note()
         self.study_label, self.folder_label = ui.label(wrap=False), ui.label(wrap=False)
-        self.study_button = ui.button("Other …", "Choose the folder of another study.", self._ask_study)
+        self.study_button = ui.asking_button(
+            "Other …",
+            "Choose the folder of another study.",
+            "A study's folder",
+            self._choose_study,
+            lambda: self.session.home,
+        )
         self.what = ui.choice(
             tip="What may be shown: what was approved in the study, or all that was not rejected.",
             changed=lambda _place: self._update(),
@@ -98,8 +101,11 @@ class MakeSection(ui.Section):
             "Also donors pasted without blending",
             "As a method of its own: what blending has to be better than. Part of the same number.",
         )
-        self.folder_button = ui.button(
-            "Change …", "Choose the folder in which the test's own new folder is made.", self._ask_folder
+        self.folder_button = ui.asking_button(
+            "Change …",
+            "Choose the folder in which the test's own new folder is made.",
+            "The folder in which the test's folder is made",
+            lambda parent: self.set_folder(ui.free_folder(parent, NAME)),
         )
         self.bar = RunBar("Make test", self.panel.runner, "Cut the crops and seal the truth; all of it or nothing.")
         self.bar.run.connect(self.run)
@@ -131,10 +137,9 @@ class MakeSection(ui.Section):
         else:
             self.looker.replace(partial(_look, study), "looking at a study")
 
-    def _ask_study(self) -> None:
-        if folder := ui.ask_folder(self, "A study's folder", self.session.home):
-            self._chosen = folder
-            self.look()
+    def _choose_study(self, folder: Path) -> None:
+        self._chosen = folder
+        self.look()
 
     def _on_offer(self, offer: Offer) -> None:
         other = self.offer is None or self.offer.study.folder != offer.study.folder
@@ -161,10 +166,6 @@ class MakeSection(ui.Section):
         self.folder = folder
         self.folder_label.setText(folder.name)
         self.folder_label.setToolTip(f"In the folder {folder.parent.name}. An existing one is never written over.")
-
-    def _ask_folder(self) -> None:
-        if parent := ui.ask_folder(self, "The folder in which the test's folder is made"):
-            self.set_folder(ui.free_folder(parent, NAME))
 
     # The run.
 
@@ -217,6 +218,8 @@ class MakeSection(ui.Section):
 class ReaderTestPanel(Panel):
     """Open or make a test, answer it, report on it."""
 
+    preferred_size = (440, 860)
+
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self.test: ReaderTest | None = None
@@ -224,8 +227,7 @@ class ReaderTestPanel(Panel):
         self._report: Path | None = None
         # What a closing window has to close, though the panel is gone by then.
         self._open: list[Reading] = []
-        self.opener = JobRunner(self)
-        self.reporter = JobRunner(self)
+        self.opener, self.reporter = JobRunner(self), JobRunner(self)
         self.area = self.scroll()
         self.page = ReadingPage(self)
         self.start = self._build_start()
@@ -233,10 +235,8 @@ class ReaderTestPanel(Panel):
         ui.add(self.column, self.start, self.page)
         self.column.setStretch(1, 1)
         self.column.addStretch(0)
-        self.opener.finished.connect(self.take)
-        self.opener.failed.connect(lambda sentence: self.complain(self.note, sentence))
-        self.reporter.finished.connect(self._on_report)
-        self.reporter.failed.connect(lambda sentence: self.complain(self.report_note, sentence))
+        self.opener.on(finished=self.take, failed=partial(self.complain, self.note))
+        self.reporter.on(finished=self._on_report, failed=partial(self.complain, self.report_note))
         self.runner.finished.connect(self._on_made)
         self.page.left.connect(self.leave)
         self.viewer.layers.events.inserted.connect(self._on_layer)
@@ -244,9 +244,14 @@ class ReaderTestPanel(Panel):
         self._update()
 
     def _build_start(self) -> QWidget:
-        self.title = ui.label(plain=True, style="font-weight: 600;")
-        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.open_button = ui.button("Open test …", "Choose the folder of a reader test.", self._ask_test)
+        self.title = ui.label(plain=True, style="font-weight: 600;", yields=True)
+        self.open_button = ui.asking_button(
+            "Open test …",
+            "Choose the folder of a reader test.",
+            "The folder of a reader test",
+            self.open_test,
+            lambda: self.test.folder.parent if self.test else self.session.home,
+        )
         self.note = ui.Note()
         self._build_answering()
         self._build_report()
@@ -275,7 +280,7 @@ class ReaderTestPanel(Panel):
             "Show report", "Unseal the truth, and write PNG, CSV and JSON to a folder beside the test.", self.report
         )
         self.report_note = ui.Note()
-        self.folder_button = ui.button("Show the folder", pressed=self._show_folder, shown=False)
+        self.folder_button = ui.folder_button(lambda: self._report, shown=False)
         self.picture = Picture()
         ui.add(
             self.reporting.body,
@@ -286,15 +291,7 @@ class ReaderTestPanel(Panel):
             self.picture,
         )
 
-    def sizeHint(self) -> QSize:
-        return QSize(440, 860)
-
     # The test.
-
-    def _ask_test(self) -> None:
-        start = self.test.folder.parent if self.test else self.session.home
-        if folder := ui.ask_folder(self, "The folder of a reader test", start):
-            self.open_test(folder)
 
     def open_test(self, folder: Path) -> None:
         self.note.say("")
@@ -396,10 +393,6 @@ class ReaderTestPanel(Panel):
         self.report_note.say(f"Written to the folder {picture.parent.name}, beside the test.", "good")
         self.folder_button.show()
         self.picture.show_file(picture)
-
-    def _show_folder(self) -> None:
-        if self._report is not None:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._report)))
 
     # What can be done now.
 

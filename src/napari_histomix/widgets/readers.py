@@ -18,7 +18,7 @@ from napari_histomix.datasets.opening import is_label_file, read_label_file
 from napari_histomix.records import HistomixError, LabeledImage
 from napari_histomix.study import Study
 from napari_histomix.study.database import FILE
-from napari_histomix.widgets.layer_making import facts, nuclei_keywords
+from napari_histomix.widgets.layer_making import facts, nuclei_keywords, space_like
 
 LayerData = tuple[Any, dict[str, Any], str]
 Reader = Callable[[Any], list[LayerData]]
@@ -71,7 +71,7 @@ def read_folder(path: str) -> list[LayerData]:
     window = getattr(napari.current_viewer(), "window", None)
     if window is None:
         keywords = nuclei_keywords(image.types, dataset.classes, facts(image), OTHER)
-        keywords |= {"name": f"{image.source.image} nuclei", **_space(image.mpp if scaled else None)}
+        keywords |= {"name": f"{image.source.image} nuclei", **space_like(None, image.mpp if scaled else None)}
         return [_image(image, scaled, adopt=False), (image.instances, keywords, "labels")]
     data = _open_dock(window)
     (data.open_study if is_study else data.open_folder)(folder)
@@ -90,14 +90,10 @@ def _first(dataset: Dataset, wanted: str) -> tuple[LabeledImage, bool]:
     raise HistomixError(f"No image of {dataset.name} can be read; the first: {reasons[0]}")
 
 
-def _space(mpp: float | None) -> dict[str, Any]:
-    return {"scale": (mpp, mpp), "units": ("um", "um")} if mpp else {}
-
-
 def _image(image: LabeledImage, scaled: bool, *, adopt: bool) -> LayerData:
     about = {**facts(image), **({"adopt": True} if adopt else {})}
     keywords = {"name": image.source.image, "rgb": True, "metadata": {"histomix": about}}
-    return image.pixels, keywords | _space(image.mpp if scaled else None), "image"
+    return image.pixels, keywords | space_like(None, image.mpp if scaled else None), "image"
 
 
 def read_file(path: str) -> list[LayerData]:
@@ -107,12 +103,9 @@ def read_file(path: str) -> list[LayerData]:
     """
     shown = _shown(Path(path).stem)
     labels = read_label_file(Path(path), None if shown is None else shown.data.shape[:2])
-    space = _space(labels.mpp)
-    if shown is not None:
-        space = {"scale": tuple(shown.scale), "translate": tuple(shown.translate), "units": shown.units}
     about = {"image": labels.name, **({"mpp": labels.mpp} if labels.mpp else {})}
     keywords = nuclei_keywords(labels.types, labels.classes, about, OTHER)
-    return [(labels.instances, {"name": f"{labels.name} nuclei"} | keywords | space, "labels")]
+    return [(labels.instances, {"name": f"{labels.name} nuclei"} | keywords | space_like(shown, labels.mpp), "labels")]
 
 
 def _shown(name: str) -> Image | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtCore import QPointF, QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPolygonF
 from qtpy.QtWidgets import QProgressBar, QPushButton, QWidget
 
@@ -27,9 +27,10 @@ class MarkedCrop(ui.CropView):
     The arrowheads lie beside the crop: nothing covers any of its pixels. Or a sentence in place of a crop.
     """
 
+    preferred_size = (400, 400)
+
     def __init__(self) -> None:
-        super().__init__()
-        self.smooth = True
+        super().__init__(smooth=True)
         self.mark: tuple[int, int] | None = None
         self.cover = ""
         self.setMinimumSize(200, 200)
@@ -42,9 +43,6 @@ class MarkedCrop(ui.CropView):
     def show_cover(self, text: str) -> None:
         self.mark, self.cover = None, text
         self.show_pixels(None)
-
-    def sizeHint(self) -> QSize:
-        return QSize(400, 400)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         # All crops of one size are drawn at one zoom.

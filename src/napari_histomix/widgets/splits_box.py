@@ -11,17 +11,10 @@ from typing import Any
 
 from qtpy.QtCore import QModelIndex, Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QComboBox,
-    QHeaderView,
-    QSizePolicy,
-    QStyledItemDelegate,
-    QStyleOptionViewItem,
-    QWidget,
-)
+from qtpy.QtWidgets import QAbstractItemView, QComboBox, QHeaderView, QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
 from napari_histomix.datasets import Dataset, Survey
+from napari_histomix.datasets.copies import find_copies
 from napari_histomix.datasets.entries import palette
 from napari_histomix.datasets.splits import (
     SHARES,
@@ -34,10 +27,10 @@ from napari_histomix.datasets.splits import (
     split_order,
     units,
 )
-from napari_histomix.records import Event, Job, NucleusClass
+from napari_histomix.records import NucleusClass
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import RunBar
-from napari_histomix.widgets.jobs import JobRunner
+from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
 
@@ -80,7 +73,6 @@ class SplitsBox(ui.Section):
             "Splits", "Which images are for training, validation and test; patients stay whole.", opened=False
         )
         self.session = session
-        self._used: tuple[Any, frozenset[str]] = (None, frozenset())
         self.units: tuple[Unit, ...] = ()
         """What the rows of the table are."""
         self.splits_of: list[list[str]] = []
@@ -88,8 +80,7 @@ class SplitsBox(ui.Section):
         self.classes: Sequence[NucleusClass] = ()
         self.image_counts: Mapping[str, Mapping[int, int]] = {}
         self.copies: tuple[Any, ...] | None = None
-        self.proposer = JobRunner(self, window_of(viewer))
-        self.finder = JobRunner(self, window_of(viewer))
+        self.proposer, self.finder = (JobRunner(self, window_of(viewer)) for _ in range(2))
         self._build_table()
         self.movers = {
             split: ui.button(split, f"Move the selected rows to {split}.", partial(self._move_rows, split))
@@ -110,10 +101,9 @@ class SplitsBox(ui.Section):
             "Divide patients, else slides, else images, so that each class has its share in each split.",
             self.propose,
         )
-        self.counts = ui.label(wrap=False)
-        self.counts.setTextFormat(Qt.TextFormat.RichText)
         # A wide table must not make the dock wider than it is.
-        self.counts.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.counts = ui.label(wrap=False, yields=True)
+        self.counts.setTextFormat(Qt.TextFormat.RichText)
         self.counts.setToolTip("Images of each split, what it has of each class, and the share of all.")
         self.warning, self.copies_note = ui.Note(), ui.Note()
         self.bar = RunBar(
@@ -127,11 +117,9 @@ class SplitsBox(ui.Section):
         ui.add(self.body, ui.hint(ABOUT), self.table, mover_row, proposal_row, self.keep)
         ui.add(self.body, self.counts, self.warning, self.bar, self.copies_note)
         self.bar.run.connect(self.check)
-        self.finder.finished.connect(self._on_copies)
-        self.finder.failed.connect(lambda sentence: self.copies_note.say(sentence, "error"))
-        self.proposer.finished.connect(session.choose_splits)
-        self.proposer.failed.connect(lambda sentence: self.warning.say(sentence, "error"))
-        self.proposer.running_changed.connect(lambda _running: self._allow())
+        self.finder.on(finished=self._on_copies, failed=lambda sentence: self.copies_note.say(sentence, "error"))
+        self.proposer.on(finished=session.choose_splits, failed=lambda sentence: self.warning.say(sentence, "error"))
+        self.proposer.on(running_changed=lambda _running: self._allow())
         session.dataset_changed.connect(self._on_dataset)
         for signal in (session.splits_changed, session.study_changed, session.candidates_changed):
             signal.connect(self._on_splits)
@@ -146,16 +134,6 @@ class SplitsBox(ui.Section):
     def splits(self) -> dict[str, str]:
         entries = self.dataset.entries if self.dataset is not None else ()
         return {entry.source.image: split_of(entry.source) for entry in entries}
-
-    @property
-    def used(self) -> frozenset[str]:
-        """Images of the candidates and their donors, which must be for training."""
-        candidates = self.session.candidates
-        if candidates is not self._used[0]:
-            items = candidates.items if candidates is not None else ()
-            images = frozenset(place.image for item in items for place in (item.donor, item.target))
-            self._used = candidates, images
-        return self._used[1]
 
     @property
     def _together(self) -> list[Any]:
@@ -184,26 +162,13 @@ class SplitsBox(ui.Section):
         shares = {split: share.value() / 100 for split, share in self.shares.items()}
         shares = {"train": 1 - sum(shares.values()), **shares}
         keep = ("test",) if self.keep.isChecked() and self.keep.isVisibleTo(self) else ()
-        together = self._together
-
-        def job() -> Job[dict[str, str]]:
-            yield Event("Proposing splits")
-            return propose_splits(dataset, shares, 0, counts, together, keep)
-
-        self.proposer.start(job, "proposing splits")
+        propose = partial(propose_splits, dataset, shares, 0, counts, self._together, keep)
+        self.proposer.start(single(propose, "Proposing splits"), "proposing splits")
 
     def check(self) -> None:
-        dataset = self.dataset
-        if dataset is None:
-            return
-        self.copies_note.say("")
-
-        def job() -> Job[Any]:
-            from napari_histomix.datasets.copies import find_copies
-
-            return (yield from find_copies(dataset, within=True))
-
-        self.finder.start(job, "looking for copies")
+        if self.dataset is not None:
+            self.copies_note.say("")
+            self.finder.start(partial(find_copies, self.dataset, within=True), "looking for copies")
 
     def _on_clicked(self, index: QModelIndex) -> None:
         if index.column() == SPLIT and not self.model.locked:
@@ -256,17 +221,16 @@ class SplitsBox(ui.Section):
         columns.append(Column("split", "Split", tip, splits, color=self._color, editable=True))
         columns.append(Column("images", "Images", "How many images it has.", [len(unit.images) for unit in units]))
         for kind in self.classes:
-            counts = [sum(self._count(image, kind.number) for image in unit.images) for unit in units]
+            # An image that could not be read has no counts.
+            counts = [
+                sum(self.image_counts.get(image, {}).get(kind.number, 0) for image in unit.images) for unit in units
+            ]
             columns.append(Column(f"class {kind.number}", kind.name, f"What is of class {kind.name}.", counts))
         for column in columns:
             column.hover = self._hover
         for column in columns[IMAGES:]:
             column.shown, column.right = "{:,}".format, True
         return columns
-
-    def _count(self, image: str, number: int) -> int:
-        # An image that could not be read has no counts.
-        return self.image_counts.get(image, {}).get(number, 0)
 
     def _hover(self, unit: int) -> str:
         images = self.units[unit].images
@@ -319,7 +283,8 @@ class SplitsBox(ui.Section):
         names = {kind.number: kind.name for kind in self.classes}
         sentences = divided[:3] + ([f"And {len(divided) - 3} more."] if len(divided) > 3 else [])
         sentences += shortcomings(dataset, splits, self.image_counts, names, self._together)
-        if any(splits.get(image) != "train" for image in self.used):
+        candidates = self.session.candidates
+        if candidates is not None and any(splits.get(image) != "train" for image in candidates.images):
             sentences.insert(0, "Candidates were found with other splits; find them again.")
         self.warning.say("\n".join(sentences), "error" if divided else "warning")
 

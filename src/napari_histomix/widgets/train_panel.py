@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ from matplotlib.ticker import MaxNLocator
 from napari.utils.theme import get_theme
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, QUrl
-from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QSizePolicy
 
 from napari_histomix.records import Event
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.charts import Picture
 from napari_histomix.widgets.jobs import warm_networks
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.training_form import TissueSource, TrainingForm, read_history, run_words, training_job
@@ -144,29 +144,11 @@ def _mean(points: list[tuple[float, float]]) -> tuple[float, float]:
     return float(step), float(loss)
 
 
-class SampleView(ui.CropView):
-    """A contact sheet, as high as its width asks for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.smooth = True
-        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
-        policy.setHeightForWidth(True)
-        self.setSizePolicy(policy)
-        self.setMinimumSize(120, 40)
-
-    def hasHeightForWidth(self) -> bool:
-        return True
-
-    def heightForWidth(self, width: int) -> int:
-        return round(width * self.pixels.shape[0] / self.pixels.shape[1]) if self.pixels is not None else 40
-
-    def sizeHint(self) -> QSize:
-        return QSize(320, self.heightForWidth(320))
-
-
 class TrainPanel(Panel):
     """What to learn from, which network, the run as it goes, and what came of it."""
+
+    # Narrow enough to stand beside the HistoMix dock.
+    preferred_size = (360, 760)
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -174,11 +156,8 @@ class TrainPanel(Panel):
         self._kind = "inpainter"
         self._messages: list[str] = []
         self._build()
-        self.runner.progressed.connect(self._on_event)
-        self.runner.finished.connect(self._on_finished)
-        self.runner.failed.connect(self._on_failed)
-        self.runner.cancelled.connect(self._on_stopped)
-        self.runner.running_changed.connect(self._on_running)
+        self.runner.on(progressed=self._on_event, finished=self._on_finished, failed=self._on_failed)
+        self.runner.on(cancelled=self._on_stopped, running_changed=self._on_running)
         self.session.model_changed.connect(self._update)
         self.session.splits_changed.connect(self.tissue.layers.follower.refresh)
         self.viewer.events.theme.connect(self._on_theme)
@@ -199,21 +178,17 @@ class TrainPanel(Panel):
         self.why, self.note = ui.Note(), ui.Note()
         tip = "The Synthesize panel of this window paints with this network from now on."
         self.use_button = ui.button("Use it for synthesis", tip, lambda: self.session.use_model(self._out))
-        self.show_button = ui.button("Show the folder", pressed=self._show_folder)
+        self.show_button = ui.folder_button(lambda: self._out)
         self.result = ui.box(ui.even_row(self.use_button, self.show_button))
         self.plot = LossPlot(self.viewer.theme)
         self.plot.hide()
         self.titles = ui.label()
-        self.preview = SampleView()
+        self.preview = Picture()
         self.preview.setToolTip("Images held out from learning, as the network paints them now.")
         self.sample = ui.box(ui.column(self.titles, self.preview, space=2), shown=False)
         ui.add(self.column, self.tissue, self.form, self.summary, self.progress, self.why, self.resume_button)
         ui.add(self.column, self.note, self.result, self.plot, self.sample)
         self.column.addStretch(1)
-
-    def sizeHint(self) -> QSize:
-        # Narrow enough to stand beside the HistoMix dock.
-        return QSize(360, 760)
 
     # The run.
 
@@ -242,7 +217,7 @@ class TrainPanel(Panel):
             f"begins {form.start.currentText()}"
         )
         options = {**form.options(), "mpp": self.tissue.mpp(), "splits": self.session.splits, "resume": resume}
-        make = training_job(self._kind, self.tissue.gather(), self._out, **options)
+        make = partial(training_job, self._kind, self.tissue.gather(), self._out, **options)
         self.runner.start(make, "training a network")
 
     def _on_running(self, running: bool) -> None:
@@ -267,13 +242,12 @@ class TrainPanel(Panel):
     def _show_sample(self, sheet: NDArray[np.uint8] | None) -> None:
         self.sample.setVisible(sheet is not None)
         if sheet is None:
-            self.preview.show_pixels(None)
+            self.preview.show_picture(None)
             return
         titles = SAMPLE_COLUMNS[self._kind]
         cells = (f"<td width='{100 // len(titles)}%' align='center'>{title}</td>" for title in titles)
         self.titles.setText(f"<table width='100%' cellspacing='0'><tr>{''.join(cells)}</tr></table>")
-        self.preview.show_pixels(first_rows(sheet, len(titles)))
-        self.preview.updateGeometry()
+        self.preview.show_picture(first_rows(sheet, len(titles)))
 
     # What came of it.
 
@@ -305,10 +279,6 @@ class TrainPanel(Panel):
     def _say(self, sentence: str) -> None:
         self.note.say(" ".join([sentence, *self._messages]), "warning" if self._messages else "good")
         self._update()
-
-    def _show_folder(self) -> None:
-        if self._out is not None:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._out)))
 
     # What is shown.
 

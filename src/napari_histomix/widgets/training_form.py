@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from napari.layers import Image
 from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
-from qtpy.QtWidgets import QFormLayout, QFrame, QLineEdit, QListWidget, QListWidgetItem, QWidget
+from qtpy.QtWidgets import QFrame, QListWidget, QListWidgetItem, QWidget
 
 from napari_histomix.diffusion import state_folder, unfinished
 from napari_histomix.records import Event, Job
@@ -46,21 +47,16 @@ class FolderChoice(QFrame):
 
     def __init__(self, title: str, words: str = "none yet", tip: str = "") -> None:
         super().__init__()
-        self._title = title
         self.folder: Path | None = None
         self.setAcceptDrops(True)
         self.label = ui.label(words)
-        self.setLayout(ui.row(self.label, ui.button("Choose …", tip, self._ask), stretch=0))
+        self.setLayout(ui.row(self.label, ui.asking_button("Choose …", tip, title, self.choose), stretch=0))
 
     def choose(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.label.setText(_short(self, self.folder, 150))
         self.label.setToolTip(str(self.folder))
         self.chosen.emit(self.folder)
-
-    def _ask(self) -> None:
-        if folder := ui.ask_folder(self, self._title):
-            self.choose(folder)
 
     @staticmethod
     def _folder(event: QDropEvent) -> Path | None:
@@ -84,32 +80,19 @@ def _short(widget: QWidget, folder: Path, width: int) -> str:
     return widget.fontMetrics().elidedText(folder.name, Qt.TextElideMode.ElideMiddle, width)
 
 
-def _aligned(layout: QFormLayout) -> QFormLayout:
-    """A form whose labels are as wide as those of the other form."""
-    for line in range(layout.rowCount()):
-        item = layout.itemAt(line, QFormLayout.ItemRole.LabelRole)
-        if item is not None:
-            item.widget().setMinimumWidth(LABEL_WIDTH)
-    return layout
-
-
 # The images.
 
 
-def folder_job(folder: Path) -> Callable[[], Job[tuple[int, float | None]]]:
+def folder_job(folder: Path) -> Job[tuple[int, float | None]]:
     """How many color images a folder holds, and µm per pixel where its files agree on it."""
+    prepare_torch()
+    yield Event("Looking")
+    from napari_histomix.datasets.pixels import read_mpp
+    from napari_histomix.diffusion.training_images import find_images
 
-    def job() -> Job[tuple[int, float | None]]:
-        prepare_torch()
-        yield Event("Looking")
-        from napari_histomix.datasets.pixels import read_mpp
-        from napari_histomix.diffusion.training_images import find_images
-
-        images, _ = find_images(folder)
-        scales = {round(mpp, 4) for path in images[:LOOKED_AT] if (mpp := read_mpp(path))} or _stated_mpp(folder)
-        return len(images), scales.pop() if len(scales) == 1 else None
-
-    return job
+    images, _ = find_images(folder)
+    scales = {round(mpp, 4) for path in images[:LOOKED_AT] if (mpp := read_mpp(path))} or _stated_mpp(folder)
+    return len(images), scales.pop() if len(scales) == 1 else None
 
 
 def _stated_mpp(folder: Path) -> set[float]:
@@ -198,13 +181,11 @@ class TissueSource(QWidget):
         tip = "How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
         self.scale = ui.number(0, 10, 0, step=0.05, decimals=4, suffix=" µm/px", special="? µm/px", tip=tip)
         self.known = ui.label()
-        layout = ui.form(("Learn from", self.kind))
-        layout.addRow(ui.column(self.drop, self.layers, self.none))
-        layout.addRow("One pixel is", ui.column(self.scale, self.known))
-        self.setLayout(_aligned(layout))
-        self._runner = JobRunner(self)
-        self._runner.finished.connect(self._on_facts)
-        self._runner.failed.connect(self._on_failure)
+        scale = ui.column(self.scale, self.known)
+        layout = ui.form(("Learn from", self.kind), ("One pixel is", scale), label_width=LABEL_WIDTH)
+        layout.insertRow(1, ui.column(self.drop, self.layers, self.none))
+        self.setLayout(layout)
+        self._runner = JobRunner(self).on(finished=self._on_facts, failed=self._on_failure)
         self.kind.setCurrentIndex(1 if self.layers.checked() else 0)
         self.drop.chosen.connect(self._on_folder)
         self.kind.currentIndexChanged.connect(self._update)
@@ -223,7 +204,7 @@ class TissueSource(QWidget):
     def _on_folder(self, folder: Path) -> None:
         self._images, self._failure = None, ""
         self.kind.setCurrentIndex(self.kind.findData(FOLDER))
-        self._runner.replace(folder_job(folder), f"looking into {folder.name}")
+        self._runner.replace(partial(folder_job, folder), f"looking into {folder.name}")
         self._update()
 
     def _on_facts(self, facts: tuple[int, float | None]) -> None:
@@ -317,9 +298,9 @@ class TrainingForm(QWidget):
         tip = "Where the network runs. Automatic takes a graphics card if there is one."
         self.device = ui.choice(((title, device) for device, title in DEVICES.items()), tip)
         self.seed = ui.number(0, 2**31 - 1, 0, tip="Decides what is held out and in which order is learned.")
-        self.name = QLineEdit(NAME)
-        self.name.setToolTip("The model's name; its folder is new and has this name too.")
-        self.where = ui.button("In …", pressed=self._ask_home)
+        self.name = ui.line(tip="The model's name; its folder is new and has this name too.")
+        title = "The folder in which the model's folder is made"
+        self.where = ui.asking_button("In …", "", title, self._choose_home)
         self.details = ui.form(
             ("Network", self.network),
             ("Autoencoder", self.autoencoder),
@@ -329,8 +310,9 @@ class TrainingForm(QWidget):
             ("Device", self.device),
             ("Seed", self.seed),
             ("Save as", ui.row(self.name, self.where, stretch=0)),
+            label_width=LABEL_WIDTH,
         )
-        self.setLayout(_aligned(self.details))
+        self.setLayout(self.details)
         self.start_folder.chosen.connect(lambda _folder: self._update())
         self.autoencoder.chosen.connect(lambda _folder: self._update())
         self._propose()
@@ -347,39 +329,33 @@ class TrainingForm(QWidget):
         return self.home / (self.name.text().strip() or NAME)
 
     def options(self) -> dict[str, Any]:
+        start = self.start.currentData()
         return {
             "minutes": float(self.minutes.value()),
             "seed": self.seed.value(),
-            "start": self.start_from,
+            "start": bundled() if start == BUNDLED else self.start_folder.folder if start == MODEL else None,
             "autoencoder": self.autoencoder.folder if self.kind == "latent" else None,
             "device": self.device.currentData(),
         }
 
-    @property
-    def start_from(self) -> Path | None:
-        start = self.start.currentData()
-        return bundled() if start == BUNDLED else self.start_folder.folder if start == MODEL else None
-
     def _on_network(self) -> None:
-        with QSignalBlocker(self.start):
-            self.start.clear()
-            for start in (BUNDLED, MODEL, NOTHING) if self.kind == "inpainter" else (NOTHING, MODEL):
-                self.start.addItem(STARTS[start], start)
+        starts = (BUNDLED, MODEL, NOTHING) if self.kind == "inpainter" else (NOTHING, MODEL)
+        self.start.clear()
+        ui.offer(self.start, [(STARTS[start], start) for start in starts])
         self._update()
 
     def _update(self) -> None:
-        ui.show_line(self.details, self.autoencoder, self.kind == "latent")
-        ui.show_line(self.details, self.start_folder, self.start.currentData() == MODEL)
+        self.details.setRowVisible(self.autoencoder, self.kind == "latent")
+        self.details.setRowVisible(self.start_folder, self.start.currentData() == MODEL)
         self.where.setText(f"In {_short(self, self.home, 90)}")
         self.where.setToolTip(f"The model's folder:\n{self.out}\nPress to put it elsewhere.")
         self.changed.emit()
 
     # Where to.
 
-    def _ask_home(self) -> None:
-        if folder := ui.ask_folder(self, "The folder in which the model's folder is made"):
-            self.home = folder
-            self.look()
+    def _choose_home(self, folder: Path) -> None:
+        self.home = folder
+        self.look()
 
     def _propose(self) -> None:
         """A name that no finished model has; one that an unfinished run has is proposed, so that it is offered."""
@@ -421,20 +397,16 @@ def run_words(run: dict[str, Any]) -> str:
 
 def training_job(
     kind: str, gather: Callable[[], Sequence[Source]], out: Path, minutes: float, seed: int, **options: Any
-) -> Callable[[], Job[Path]]:
+) -> Job[Path]:
     """Train as the dock asks; ``options`` are those of ``diffusion.training.train``."""
+    prepare_torch()
+    yield Event("Preparing")
+    from napari_histomix.diffusion.training import DEFAULTS, train
 
-    def job() -> Job[Path]:
-        prepare_torch()
-        yield Event("Preparing")
-        from napari_histomix.diffusion.training import DEFAULTS, train
-
-        # Whoever watches wants a first sample soon; a checkpoint costs seconds.
-        save_minutes = min(max(minutes / 10, 0.5), 2.0)
-        settings = replace(DEFAULTS[kind], minutes=minutes, seed=seed, save_minutes=save_minutes)  # type: ignore[index]
-        return (yield from train(kind, gather(), out, settings=settings, **options))  # type: ignore[arg-type]
-
-    return job
+    # Whoever watches wants a first sample soon; a checkpoint costs seconds.
+    save_minutes = min(max(minutes / 10, 0.5), 2.0)
+    settings = replace(DEFAULTS[kind], minutes=minutes, seed=seed, save_minutes=save_minutes)  # type: ignore[index]
+    return (yield from train(kind, gather(), out, settings=settings, **options))  # type: ignore[arg-type]
 
 
 def read_history(out: Path | None) -> dict[str, Any] | None:

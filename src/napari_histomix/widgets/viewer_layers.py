@@ -352,13 +352,13 @@ class SegmentPlaces(QObject):
 
         self._on_click = on_click
 
-    def listen(self) -> None:
+    def bind(self) -> None:
         """Follow clicks; to be called when the panel is shown."""
         if self._on_click not in self.viewer.mouse_drag_callbacks:
             self.viewer.mouse_drag_callbacks.append(self._on_click)
         self.layers_changed.emit()
 
-    def rest(self) -> None:
+    def release(self) -> None:
         """No longer; to be called when the panel is hidden or closed."""
         if self._on_click in self.viewer.mouse_drag_callbacks:
             self.viewer.mouse_drag_callbacks.remove(self._on_click)
@@ -381,8 +381,7 @@ class SegmentPlaces(QObject):
         lead = (0.0,) * (layer.ndim - 2)
         low = layer.data_to_world((*lead, row, col))
         high = layer.data_to_world((*lead, row + height - 1, col + width - 1))
-        scene = getattr(self.viewer, "scene", None)
-        camera = scene.camera if scene is not None else self.viewer.camera
+        camera = getattr(self.viewer, "scene", self.viewer).camera
         extent = max(abs(high[-1] - low[-1]), abs(high[-2] - low[-2]), 1e-9)
         camera.center = (0.0, (low[-2] + high[-2]) / 2, (low[-1] + high[-1]) / 2)
         if not SEGMENT_EXTENT[0] <= extent * camera.zoom <= SEGMENT_EXTENT[1]:

@@ -7,11 +7,11 @@ from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QIntValidator, QPixmap
-from qtpy.QtWidgets import QComboBox, QLineEdit, QMenu, QToolButton, QWidget
+from qtpy.QtWidgets import QLineEdit, QMenu, QToolButton, QWidget
 
 from napari_histomix.segmentation.pool import UNDECIDED
 from napari_histomix.study.curation import Filters, Order
-from napari_histomix.widgets.elements import SPACE, button, choice, column, even_row, later, line, row
+from napari_histomix.widgets.elements import SPACE, button, choice, column, even_row, later, line, offer, row
 from napari_histomix.widgets.pool.gallery import class_colors
 
 ORDERS: tuple[tuple[str, Order, str], ...] = (
@@ -40,14 +40,12 @@ class PoolFilters(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kind = choice([("Any class", "")], changed=self.filtered)
-        self.decision = choice(DECISIONS, changed=self.filtered)
+        self.kind = choice([("Any class", "")], changed=self.filtered, letters=6)
+        self.decision = choice(DECISIONS, changed=self.filtered, letters=6)
         tip = "Segments at the border of their image are incomplete: what lies beyond is missing."
-        self.border = choice(BORDERS, tip, self.filtered)
-        self.tag = choice([("Any tag", "")], changed=self.filtered)
+        self.border = choice(BORDERS, tip, self.filtered, letters=6)
+        self.tag = choice([("Any tag", "")], changed=self.filtered, letters=6)
         self._choices = (self.kind, self.decision, self.border, self.tag)
-        for box in self._choices:
-            box.setMinimumContentsLength(6)
         self._typed = later(self, 250, self.filtered)
         tip = "Show the segments whose image, patient, slide or tags contain all these words."
         self.search = line("Image, patient, slide, tag …", tip, lambda _text: self._typed.start())
@@ -55,12 +53,10 @@ class PoolFilters(QWidget):
         self.search.setClearButtonEnabled(True)
         self.low = self._size_line("≥", "at least")
         self.high = self._size_line("≤", "at most")
-        self.unit = choice((("px", False), ("µm²", True)), "What area is measured in.", self.filtered)
-        self.unit.setMinimumContentsLength(3)
-        self.order = choice([(text, order) for text, order, _ in ORDERS], changed=self._on_order)
+        self.unit = choice((("px", False), ("µm²", True)), "What area is measured in.", self.filtered, letters=3)
+        self.order = choice([(text, order) for text, order, _ in ORDERS], changed=self._on_order, letters=8)
         for index, (_, _, tip) in enumerate(ORDERS):
             self.order.setItemData(index, tip, Qt.ItemDataRole.ToolTipRole)
-        self.order.setMinimumContentsLength(8)
         self.turn = QToolButton()
         self.turn.setCheckable(True)
         self.turn.setText("↓")
@@ -105,7 +101,7 @@ class PoolFilters(QWidget):
         self.order.setCurrentIndex(index)
 
     def set_kinds(self, kinds: Sequence[str]) -> None:
-        _offer(self.kind, kinds, "")
+        offer(self.kind, [("Any class", ""), *((kind, kind) for kind in kinds)])
         # The colors of the strips below the tiles and of the dots on the map: here is what they mean.
         for index, color in enumerate(class_colors(len(kinds)).tolist()):
             pixmap = QPixmap(10, 10)
@@ -115,7 +111,7 @@ class PoolFilters(QWidget):
     def set_tags(self, tags: Sequence[str]) -> None:
         """The tags to choose from. A chosen one that is no longer there stays until another is chosen."""
         chosen = self.tag.currentData() or ""
-        _offer(self.tag, sorted({*tags, chosen} - {""}), chosen)
+        offer(self.tag, [("Any tag", ""), *((tag, tag) for tag in sorted({*tags, chosen} - {""}))])
 
     def clear(self) -> None:
         with QSignalBlocker(self):
@@ -133,15 +129,6 @@ class PoolFilters(QWidget):
     def _on_turn(self, turned: bool) -> None:
         self.turn.setText("↑" if turned else "↓")
         self.ordered.emit()
-
-
-def _offer(box: QComboBox, texts: Sequence[str], chosen: str) -> None:
-    with QSignalBlocker(box):
-        while box.count() > 1:
-            box.removeItem(1)
-        for text in texts:
-            box.addItem(text, text)
-        box.setCurrentIndex(max(box.findData(chosen), 0))
 
 
 ACTIONS = {

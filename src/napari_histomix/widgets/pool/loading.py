@@ -8,7 +8,6 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
-from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QSizePolicy
 
 from napari_histomix.datasets import Dataset, open_tissue
 from napari_histomix.datasets.splits import with_chosen_splits
@@ -156,21 +153,19 @@ class TissuePanel(Panel):
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self.places = SegmentPlaces(self.viewer, self)
-        self.title = ui.label()
-        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.open_button = ui.button("Open study…", "Open a study that has a segment pool.", self.choose_study)
+        self.while_shown.append(self.places)
+        self.title = ui.label(yields=True)
+        tip = "Open a study that has a segment pool."
+        self.open_button = ui.asking_button(
+            "Open study…", tip, "Open a study", self.open_study, lambda: self.session.home
+        )
         self.progress = RunBar("", self.runner, "Open a study.")
         self.progress.run_button.hide()
         self.note = ui.Note()
-        self.runner.running_changed.connect(self.open_button.setDisabled)
-        self.runner.failed.connect(self.fail)
+        self.runner.on(running_changed=self.open_button.setDisabled, failed=self.fail)
         self.session.pool_changed.connect(self._on_pool)
         if self.session.pool_folder is not None:
             QTimer.singleShot(0, lambda: self._on_pool(self.session.pool_folder, None))
-
-    def choose_study(self) -> None:
-        if folder := ui.ask_folder(self, "Open a study", self.session.home):
-            self.open_study(folder)
 
     def open_study(self, folder: Path) -> None:
         self.note.say("")
@@ -183,16 +178,6 @@ class TissuePanel(Panel):
     def _on_pool(self, folder: Any, by: Any) -> None:
         if by is not self and isalive(self) and folder is not None:
             self.open_study(folder)
-
-    # Clicks only while the panel is to be seen.
-
-    def showEvent(self, event: QShowEvent) -> None:
-        self.places.listen()
-        super().showEvent(event)
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        self.places.rest()
-        super().hideEvent(event)
 
 
 def open_dock(viewer: Any, name: str) -> None:
@@ -210,42 +195,33 @@ COMPONENTS = 30
 CHUNK = 10_000
 
 
-def umap_available() -> bool:
-    """Whether umap-learn is installed."""
-    return find_spec("umap") is not None
-
-
 def umap_file(pool: SegmentPool) -> Path:
     """Where the map of exactly this pool is kept."""
     made = json.dumps(dict(pool.signature), sort_keys=True) + repr([image.sha256 for image in pool.images])
     return pool.folder / POOL / f"umap-{len(pool)}-{hashlib.sha256(made.encode()).hexdigest()[:12]}.npy"
 
 
-def umap_job(pool: SegmentPool) -> JobMaker:
+def umap_job(pool: SegmentPool) -> Job[NDArray[np.float32]]:
     """Places (N, 2) of all segments, read from disk where they were computed before."""
-
-    def job() -> Job[NDArray[np.float32]]:
-        file = umap_file(pool)
-        yield Event("Reading the map")
-        try:
-            places = np.load(file, allow_pickle=False)
-            if places.shape == (len(pool), 2):
-                return np.asarray(places, np.float32)
-        except (OSError, ValueError):
-            # Not there yet, or not whole: it is made anew.
-            pass
-        places = yield from _umap_places(pool)
-        partial = file.with_suffix(".partial")
-        try:
-            with partial.open("wb") as stream:
-                np.save(stream, places)
-            os.replace(partial, file)
-        except OSError:
-            # A map that cannot be kept is shown all the same.
-            partial.unlink(missing_ok=True)
-        return places
-
-    return job
+    file = umap_file(pool)
+    yield Event("Reading the map")
+    try:
+        places = np.load(file, allow_pickle=False)
+        if places.shape == (len(pool), 2):
+            return np.asarray(places, np.float32)
+    except (OSError, ValueError):
+        # Not there yet, or not whole: it is made anew.
+        pass
+    places = yield from _umap_places(pool)
+    partial = file.with_suffix(".partial")
+    try:
+        with partial.open("wb") as stream:
+            np.save(stream, places)
+        os.replace(partial, file)
+    except OSError:
+        # A map that cannot be kept is shown all the same.
+        partial.unlink(missing_ok=True)
+    return places
 
 
 def _umap_places(pool: SegmentPool) -> Job[NDArray[np.float32]]:
@@ -303,11 +279,8 @@ class CurationWriter(QObject):
         super().__init__(parent)
         self._waiting: deque[Callable[[], tuple[Any, str]]] = deque()
         # Without a window: a bar in napari's activity dock for every key that was pressed would be no help.
-        self._runner = JobRunner(self)
-        self._runner.running_changed.connect(self.busy_changed)
-        self._runner.finished.connect(self._on_done)
-        self._runner.failed.connect(self._on_failed)
-        self._runner.cancelled.connect(self._next)
+        self._runner = JobRunner(self).on(running_changed=self.busy_changed, cancelled=self._next)
+        self._runner.on(finished=self._on_done, failed=self._on_failed)
 
     @property
     def busy(self) -> bool:

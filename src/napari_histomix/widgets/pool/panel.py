@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QSizePolicy, QSplitter, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QSplitter, QWidget
 
 from napari_histomix.segmentation.pool import has_pool
 from napari_histomix.study import Study
@@ -23,15 +23,7 @@ from napari_histomix.widgets.base import PanelKeys
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions, PoolFilters
 from napari_histomix.widgets.pool.gallery import PoolGallery, PoolSelection
-from napari_histomix.widgets.pool.loading import (
-    CurationWriter,
-    OpenedPool,
-    TissuePanel,
-    open_dock,
-    umap_available,
-    umap_job,
-    uses_of,
-)
+from napari_histomix.widgets.pool.loading import CurationWriter, OpenedPool, TissuePanel, open_dock, umap_job, uses_of
 from napari_histomix.widgets.pool.map import PoolMap
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import SegmentPlaces
@@ -57,10 +49,8 @@ class PoolView(QWidget):
         self.curation: Curation | None = None
         self._wanted = ""
         self.selection = PoolSelection(self)
-        self.sorter = JobRunner(self)
+        self.sorter = JobRunner(self).on(finished=self._show_order, failed=self.said)
         self._build()
-        self.sorter.finished.connect(self._show_order)
-        self.sorter.failed.connect(self.said)
         self.filters.filtered.connect(self.refresh)
         self.filters.ordered.connect(self.refresh)
         self.gallery.visited.connect(self.visit)
@@ -77,7 +67,7 @@ class PoolView(QWidget):
         self.map = PoolMap(self.selection, self.viewer.theme)
         tip = "How the segments' vectors are brought onto two axes."
         self.map_kind = ui.choice((("Map: principal components", PCA), ("Map: UMAP", UMAP)), tip)
-        self.map_kind.setVisible(umap_available())
+        self.map_kind.setVisible(find_spec("umap") is not None)
         splitter = QSplitter(Qt.Orientation.Vertical)
         splitter.addWidget(self.gallery)
         splitter.addWidget(ui.box(ui.column(self.map_kind, self.map, space=ui.SPACE // 2, stretch=1)))
@@ -85,8 +75,7 @@ class PoolView(QWidget):
         splitter.setStretchFactor(1, 1)
         splitter.setSizes([400, 200])
         splitter.setCollapsible(0, False)
-        self.about = ui.label(wrap=False, plain=True)
-        self.about.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.about = ui.label(wrap=False, plain=True, yields=True)
         self.image_button = ui.button("Show image", "The image of this segment is not open.", self._want_image)
         self.similar_button = ui.button(
             "Similar", "Sort by similarity to this segment.", lambda: self.filters.choose_order("similarity")
@@ -216,6 +205,8 @@ class PoolPanel(TissuePanel):
 
     opened = Signal(object, object)
     """Study and pool that are shown now."""
+    # Four tiles wide.
+    preferred_size = (420, 860)
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -223,9 +214,10 @@ class PoolPanel(TissuePanel):
         self._pca: NDArray[np.float32] | None = None
         self._counts = NOTHING
         self.writer = CurationWriter(self)
-        self.counter = JobRunner(self)
+        self.counter = JobRunner(self).on(finished=self._on_uses, failed=self.fail)
         self._build()
         self.keys = PanelKeys(self, self.viewer, {key: getattr(self, name) for name, (key, _) in ACTIONS.items()})
+        self.while_shown.append(self.keys)
         self._connect()
         self._update()
 
@@ -243,10 +235,7 @@ class PoolPanel(TissuePanel):
         self.column.addStretch(1)
 
     def _connect(self) -> None:
-        self.runner.finished.connect(self._on_finished)
-        self.runner.cancelled.connect(lambda: self.view.map_kind.setCurrentIndex(0))
-        self.counter.finished.connect(self._on_uses)
-        self.counter.failed.connect(self.fail)
+        self.runner.on(finished=self._on_finished, cancelled=lambda: self.view.map_kind.setCurrentIndex(0))
         self.writer.done.connect(self._on_done)
         self.writer.failed.connect(partial(self.complain, self.note))
         self.writer.busy_changed.connect(lambda _busy: self._recount())
@@ -258,10 +247,6 @@ class PoolPanel(TissuePanel):
         self.opened.connect(lambda study, _pool: self.session.share_pool(study.folder, self))
         for signal in (self.session.changes_made, self.session.changes_changed):
             signal.connect(self._count_uses)
-
-    def sizeHint(self) -> QSize:
-        # Four tiles wide.
-        return QSize(420, 860)
 
     @property
     def curation(self) -> Curation | None:
@@ -335,7 +320,7 @@ class PoolPanel(TissuePanel):
         if self.view.map_kind.currentData() != UMAP:
             self.runner.cancel()
             self.view.map.set_places(self._pca)
-        elif not self.runner.start(umap_job(self.curation.pool), "drawing the UMAP"):
+        elif not self.runner.start(partial(umap_job, self.curation.pool), "drawing the UMAP"):
             self.view.map_kind.setCurrentIndex(0)
 
     # Decisions.
@@ -405,13 +390,3 @@ class PoolPanel(TissuePanel):
             f"{counts.border:,} at the border{writing}"
         )
         self.actions_box.set_counts(selected, self._cut_off())
-
-    # Keys only while the panel is to be seen.
-
-    def showEvent(self, event: QShowEvent) -> None:
-        self.keys.bind()
-        super().showEvent(event)
-
-    def hideEvent(self, event: QHideEvent) -> None:
-        self.keys.release()
-        super().hideEvent(event)

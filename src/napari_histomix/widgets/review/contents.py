@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QSizePolicy, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_histomix.compositing.composing import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
@@ -33,8 +33,7 @@ class ReviewContents(QWidget):
     def __init__(self, panel: ReviewPanel) -> None:
         super().__init__()
         self.session, self.book, self.queue = panel.session, panel.book, panel.queue
-        self.counter, self.note = ui.label(wrap=False, style="font-weight: 600;"), ui.Note()
-        self.counter.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.counter, self.note = ui.label(wrap=False, style="font-weight: 600;", yields=True), ui.Note()
         keys_button = ui.button("Keys (?)", "All keys of the review (? or F1).", lambda: panel.toggle_keys())
         self.views = Comparison(self.show_look, self.book.show_synthetic)
         self.goal, self.deciding, self.details = GoalBar(panel), DecidingBox(panel), DetailsBox(panel)

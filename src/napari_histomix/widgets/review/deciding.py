@@ -67,11 +67,6 @@ LATEST, FEWEST = 30, 3
 """Decisions that the pace is taken from, at most and at least."""
 
 
-def _call(action: Callable[[str], None], name: str) -> Callable[..., None]:
-    """What a button calls, without what Qt says of it."""
-    return lambda _checked=False: action(name)
-
-
 class DecidingBox(QWidget):
     """What is decided on, the decisions with how many they concern, and undo."""
 
@@ -83,7 +78,10 @@ class DecidingBox(QWidget):
         for scope_button in self.scopes.values():
             group.addButton(scope_button)
             scope_button.toggled.connect(lambda checked: panel.on_scope() if checked else None)
-        self.buttons = {decision: ui.button("", pressed=_call(panel.decide, decision)) for decision, *_ in BUTTONS}
+        self.buttons = {
+            decision: ui.button("", pressed=lambda _checked=False, decision=decision: panel.decide(decision))
+            for decision, *_ in BUTTONS
+        }
         self.buttons[APPROVE].setStyleSheet(FILLED.format(color="#1e8449"))
         self.buttons[REJECT].setStyleSheet(FILLED.format(color="#b03a2e"))
         self.undo_button = ui.button(
@@ -193,7 +191,7 @@ class DetailsBox(QWidget):
             reason: ui.button(
                 f"{reason.capitalize()} ({REASON_KEYS[reason]})",
                 f"{REASON_TIPS[reason]} A reason for what is shown; press again to take it off.",
-                _call(panel.toggle_reason, reason),
+                lambda _checked=False, reason=reason: panel.toggle_reason(reason),
                 checkable=True,
             )
             for reason in REASONS

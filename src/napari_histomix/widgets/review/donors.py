@@ -10,7 +10,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout
 
-from napari_histomix.compositing.composing import crop, look
+from napari_histomix.compositing.composing import look
 from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.nearest_patch import Neighbor, TrainingPatches
 from napari_histomix.methods import method_names, method_of
@@ -77,14 +77,14 @@ class DonorSection(ChangeSection):
         super().__init__(
             "Donor and nearest (D)", "What was copied, and which real nucleus the result resembles most.", session
         )
-        self.runner, self.finder = runner, JobRunner(self)
+        self.runner = runner.on(finished=self._on_built, failed=self._fail)
+        self.finder = JobRunner(self).on(finished=self._on_nearest, failed=self._fail)
         self._patches: TrainingPatches | None = None
         self._neighbor: tuple[int, Neighbor] | None = None
         self._searched: int | None = None
-        self.donor, self.nearest = ui.CropView("Donor"), ui.CropView("Nearest")
-        for view in (self.donor, self.nearest):
-            view.smooth = True
-            view.setFixedHeight(HEIGHT)
+        self.donor, self.nearest = (
+            ui.CropView(caption, smooth=True, height=HEIGHT) for caption in ("Donor", "Nearest")
+        )
         pair = ui.row(self.donor, self.nearest)
         pair.setSpacing(2)
         self.bar = RunBar(
@@ -96,10 +96,6 @@ class DonorSection(ChangeSection):
         self.about.hide()
         ui.add(self.body, pair, self.about, self.bar, self.note)
         self.bar.run.connect(self._build)
-        runner.finished.connect(self._on_built)
-        self.finder.finished.connect(self._on_nearest)
-        runner.failed.connect(self._fail)
-        self.finder.failed.connect(self._fail)
         session.dataset_changed.connect(self._on_dataset)
         session.splits_changed.connect(self._on_splits)
         session.reader.loaded.connect(self._on_loaded)
@@ -162,8 +158,11 @@ class DonorSection(ChangeSection):
         dataset = self.session.dataset
         place = f" {donors.index(donor) + 1} of {len(donors)}" if len(donors) > 1 else ""
         name = dataset.class_name(donor.type) if dataset is not None and donor.type else donor.image
-        whole = not (donor.row or donor.col)
-        self._show_crop(view, f"Donor{place}: {name}", donor.image, donor.row, donor.col, whole=whole)
+        caption, image = f"Donor{place}: {name}", self._image(donor.image)
+        if image is not None and not (donor.row or donor.col):
+            view.show_pixels(image.pixels, caption)
+        else:
+            view.show_place(image, caption, donor.row, donor.col, MICROMETERS)
 
     def _show_nearest(self, change: Change) -> None:
         target, patches, known = self.session.reader.get(change.image), self._patches, self._neighbor
@@ -176,7 +175,8 @@ class DonorSection(ChangeSection):
             return
         neighbor = known[1]
         kind = self.session.dataset.class_name(neighbor.type) if self.session.dataset is not None else ""
-        self._show_crop(self.nearest, f"Nearest: {kind}", neighbor.image, neighbor.row, neighbor.col)
+        image = self._image(neighbor.image)
+        self.nearest.show_place(image, f"Nearest: {kind}", neighbor.row, neighbor.col, MICROMETERS)
         self.about.show()
         self.about.setText(
             f"Nearest: #{neighbor.instance} of {neighbor.image}, distance {neighbor.distance:.2f}. "
@@ -184,16 +184,11 @@ class DonorSection(ChangeSection):
             f"{': the likeness is striking.' if neighbor.percentile < CLOSE else '.'}"
         )
 
-    def _show_crop(
-        self, view: ui.CropView, caption: str, name: str, center_row: float, center_col: float, whole: bool = False
-    ) -> None:
+    def _image(self, name: str) -> LabeledImage | None:
         image = self.session.reader.get(name)
         if image is None:
-            view.show_pixels(None, f"{caption} …")
             self.session.reader.request(name)
-            return
-        side = max(24, round(MICROMETERS / image.mpp))
-        view.show_pixels(image.pixels if whole else crop(image.pixels, center_row, center_col, side), caption)
+        return image
 
 
 def find_nearest(
@@ -219,7 +214,7 @@ class CompareSection(ChangeSection):
         super().__init__(
             "Compare", "Lay the same donor on the same place with every method, and blink between them.", session
         )
-        self.runner, self._picked = JobRunner(self), ""
+        self.runner, self._picked = JobRunner(self).on(finished=self._on_compared, failed=self._fail), ""
         self.results: dict[int, list[Result]] = {}
         """What came of comparisons, by the id of the change that was compared."""
         self.bar = RunBar("Compare methods", self.runner, "Lay this donor on this place with every method that can.")
@@ -227,8 +222,6 @@ class CompareSection(ChangeSection):
         self.grid.setSpacing(2)
         ui.add(self.body, self.bar, self.grid, self.note)
         self.bar.run.connect(self._compare)
-        self.runner.finished.connect(self._on_compared)
-        self.runner.failed.connect(self._fail)
         session.dataset_changed.connect(self._on_dataset)
 
     def _on_dataset(self) -> None:

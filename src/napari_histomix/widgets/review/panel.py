@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Points
-from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer
 from qtpy.QtGui import QHideEvent, QMouseEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QWidget
 
@@ -35,6 +35,9 @@ THICK = 3 * RING_WIDTH
 class ReviewPanel(Panel):
     """Changes one after the other beside what was there; decisions, filter, and what they come to."""
 
+    # Wide enough for two views side by side.
+    preferred_size = (420, 860)
+
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         session = self.session
@@ -53,6 +56,7 @@ class ReviewPanel(Panel):
         self.sheet = KeySheet(self, table)
         actions = {key: action for lines in table.values() for *_, keys in lines for key, action in keys.items()}
         self.keys = PanelKeys(self, self.viewer, {**actions, "F1": self.toggle_keys})
+        self.while_shown.append(self.keys)
         # napari's keys for the canvas cannot tell signs apart that need Shift on some keyboard. Qt hears these in the
         # whole window, as long as the panel is to be seen.
         add_shortcut(self, "?", self.toggle_keys, Qt.ShortcutContext.WindowShortcut)
@@ -66,10 +70,6 @@ class ReviewPanel(Panel):
         self.book.settled.connect(self._on_settled)
         self._on_study()
         self._on_changes()
-
-    def sizeHint(self) -> QSize:
-        # Wide enough for two views side by side.
-        return QSize(420, 860)
 
     # Moving.
 
@@ -256,11 +256,8 @@ class ReviewPanel(Panel):
             self.contents.deciding.set_scope(ONE)
         self.setFocus()
 
-    # Keys only while the panel is to be seen.
-
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
-        self.keys.bind()
         self.canvas.forget()
         self._arrive()
 
@@ -268,7 +265,6 @@ class ReviewPanel(Panel):
         self.contents.details.note.keep()
         self.contents.goal.pace.rest()
         self.sheet.set_open(False)
-        self.keys.release()
         super().hideEvent(event)
 
     def resizeEvent(self, event: QResizeEvent) -> None:

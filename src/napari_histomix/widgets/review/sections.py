@@ -102,11 +102,8 @@ class FilterSection(ui.Section):
     def _choice(
         self, name: str, tip: str, entries: Iterable[tuple[str, str]] = (), changed: Callable[[], None] | None = None
     ) -> QComboBox:
-        field = ui.choice(entries, tip, name=name)
-        field.setMinimumContentsLength(6)
         changed = changed or self.panel.on_filter
-        field.currentIndexChanged.connect(lambda _index: changed())
-        return field
+        return ui.choice(entries, tip, lambda _index: changed(), name=name, letters=6)
 
     def _fit(self, name: str, value: int, tip: str) -> Any:
         return ui.number(0, 100, value, tip=tip, changed=lambda _fit: self._late.start(), name=name)
@@ -162,24 +159,15 @@ class FilterSection(ui.Section):
         queue, table = self.panel.queue, self.panel.queue.table
         counts = np.bincount(table.names, minlength=len(table.made_names)).tolist()
         images = ((f"{name}  ({count:,})", name) for name, count in zip(table.made_names, counts, strict=True))
-        _fill(self.kind, ("Any class", ""), *((name, name) for name in sorted(set(queue.class_names)) if name))
-        _fill(self.image, ("Any image", ""), *images)
-        _fill(self.donor, ("Any donor", ALL_DONORS), *_donors(table))
-        _fill(self.method, ("Any method", ""), *((title_of(name), name) for name in table.method_names))
+        kinds = ((name, name) for name in sorted(set(queue.class_names)) if name)
+        ui.offer(self.kind, [("Any class", ""), *kinds])
+        ui.offer(self.image, [("Any image", ""), *images])
+        ui.offer(self.donor, [("Any donor", ALL_DONORS), *_donors(table)])
+        ui.offer(self.method, [("Any method", ""), *((title_of(name), name) for name in table.method_names)])
         self.method.setEnabled(len(table.method_names) > 1)
 
     def set_samplers(self, names: Iterable[str]) -> None:
-        _fill(self.sampler, ("Any sampler", ""), *((name.capitalize(), name) for name in names if name))
-
-
-def _fill(field: QComboBox, *entries: tuple[str, str]) -> None:
-    """Offer other entries; what was chosen stays where it is among them."""
-    chosen = field.currentData()
-    with QSignalBlocker(field):
-        field.clear()
-        for text, value in entries:
-            field.addItem(text, value)
-        field.setCurrentIndex(max(field.findData(chosen), 0))
+        ui.offer(self.sampler, [("Any sampler", ""), *((name.capitalize(), name) for name in names if name)])
 
 
 def _donors(table: ChangeTable) -> list[tuple[str, str]]:
@@ -330,8 +318,7 @@ class SummarySection(ui.Section):
         bits = self.queue.reason_bits
         counts = {reason: int(np.count_nonzero(bits & (1 << place))) for place, reason in enumerate(REASONS)}
         given = {reason: count for reason, count in counts.items() if count}
-        care, most = ui.rgb(ui.CARE), max(given.values(), default=1)
-        self.reasons.set_bars([(reason, care, count / most, 0.0, f"{count:,}") for reason, count in given.items()])
+        self.reasons.set_bars([(reason, ui.rgb(ui.CARE), count, None) for reason, count in given.items()])
         self._reasons_title.setVisible(bool(given))
         self.reasons.setVisible(bool(given))
 
@@ -346,20 +333,12 @@ class SummarySection(ui.Section):
             classes[name] = name, ui.rgb(ui.ACCENT), sum(entry.kind == name for entry in dataset.training)
         before = {key: count for key, (_, _, count) in classes.items()}
         after = after_review(before, self.queue.table, chosen)
-        top = max([*before.values(), *after.values()], default=0) or 1
-        bars = []
-        for key, (name, color, was) in classes.items():
-            will = after[key]
-            change = f"  ({will - was:+,})" if will != was else ""
-            bars.append((name, color, was / top, will / top, f"{was:,} → {will:,}{change}"))
-        self.classes.set_bars(bars)
+        self.classes.set_bars([(*entry, after[key]) for key, entry in classes.items()])
         words = "Nuclei and images" if dataset.has_nuclei and dataset.kinds else "Images" if dataset.kinds else "Nuclei"
         self._classes_title.setText(f"{words} before and after")
 
     def _draw_donors(self, use: DonorUse) -> None:
-        histogram = use.histogram()
-        color, top = ui.rgb(ui.ACCENT), max((count for _, count in histogram), default=0) or 1
-        self.donors.set_bars([(name, color, count / top, 0.0, f"{count:,}") for name, count in histogram])
+        self.donors.set_bars([(name, ui.rgb(ui.ACCENT), count, None) for name, count in use.histogram()])
         worth = f"{ui.many(len(use.counts), 'donor')}, worth {use.worth:,.1f} used equally often."
         if not len(use.counts):
             worth = "Nothing is approved yet."

@@ -181,6 +181,7 @@ class Comparison(QWidget):
             lambda real: show_synthetic(not real),
         )
         options = ui.row(self.origin, self.smooth, self.real)
+        options.setSpacing(2)
         options.addStretch(1)
         ui.add(options, self.farther, self.zoom_label, self.closer)
         # In a box of their own, the views never lie over the options where the dock is low.

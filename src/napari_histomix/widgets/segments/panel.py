@@ -12,7 +12,7 @@ import numpy as np
 from napari.layers import Image, Labels, Points
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QSize, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFrame, QWidget
 
 from napari_histomix.datasets.pixels import pixels_sha256
@@ -122,8 +122,8 @@ class FindForm(QWidget):
 
     def _update(self) -> None:
         mode = self.mode.currentData()
-        ui.show_line(self.lines, self.points, mode == POINTS)
-        ui.show_line(self.lines, self.labels, mode == LABELS)
+        self.lines.setRowVisible(self.points, mode == POINTS)
+        self.lines.setRowVisible(self.labels, mode == LABELS)
         self.settings.setEnabled(mode != LABELS)
         for name in OF_SUPERPIXELS:
             self.settings.fields[name].enabled = mode == RANDOM
@@ -159,6 +159,9 @@ class FindForm(QWidget):
 class SegmentsPanel(Panel):
     """An open image above, the segment pool below."""
 
+    # Narrow enough to stand beside the Pool dock.
+    preferred_size = (360, 760)
+
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self._prompters = Prompters()
@@ -178,17 +181,11 @@ class SegmentsPanel(Panel):
         self.column.addStretch(1)
         self.form.changed.connect(self._update)
         self.progress.run.connect(self.run)
-        self.runner.finished.connect(self._on_divided)
-        self.runner.failed.connect(partial(self.complain, self.note))
-        self.runner.cancelled.connect(self._on_cancelled)
-        self.runner.progressed.connect(self._on_event)
-        self.runner.running_changed.connect(self._on_running)
+        failed = partial(self.complain, self.note)
+        self.runner.on(progressed=self._on_event, finished=self._on_divided, failed=failed)
+        self.runner.on(cancelled=self._on_cancelled, running_changed=self._on_running)
         self.viewer.layers.events.removed.connect(self._on_removed)
         self._update()
-
-    def sizeHint(self) -> QSize:
-        # Narrow enough to stand beside the Pool dock.
-        return QSize(360, 760)
 
     def run(self) -> None:
         if self.runner.running or self.form.problem():

@@ -238,8 +238,8 @@ class PoolBox(TissuePanel):
         self._layer: Any = None
         self._wanted = self._fitted = ""
         self._build()
-        self.runner.finished.connect(self._on_finished)
-        self.runner.cancelled.connect(lambda: self.note.say("Stopped; nothing half-done was kept."))
+        cancelled = partial(self.note.say, "Stopped; nothing half-done was kept.")
+        self.runner.on(finished=self._on_finished, cancelled=cancelled)
         self._update_soon = ui.later(self, 0, self.update_all)
         self.places.layers_changed.connect(self._update_soon.start)
         for signal in (self.runner.running_changed, self.page.running_changed, session.pool_changed):
@@ -253,7 +253,8 @@ class PoolBox(TissuePanel):
 
     def _build(self) -> None:
         tip = "Open a folder of tissue images, with a folder for each class, to build a pool."
-        self.folder_button = ui.button("Open images…", tip, self._ask_folder)
+        title = "A folder of tissue images, with a folder for each class"
+        self.folder_button = ui.asking_button("Open images…", tip, title, self.choose_folder)
         self.page = PoolPage(self.viewer, self.session, form=self.settings)
         self.page.column.setContentsMargins(0, 0, 0, 0)
         self.page.leads.hide()
@@ -282,12 +283,8 @@ class PoolBox(TissuePanel):
         if self.runner.start(make, title):
             self.note.say("")
 
-    def _ask_folder(self) -> None:
-        if folder := ui.ask_folder(self, "A folder of tissue images, with a folder for each class"):
-            self.choose_folder(folder)
-
     def choose_folder(self, folder: Path) -> None:
-        self._start(open_job(Path(folder)), "opening images")
+        self._start(partial(open_job, Path(folder)), "opening images")
 
     def open_study(self, folder: Path) -> None:
         # Not in the midst of a correction, which would be lost.
