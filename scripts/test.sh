@@ -42,12 +42,28 @@ say "Running the tests without a window"
 # Files side by side, each process with one thread: with more, they would hold each other up.
 OMP_NUM_THREADS=1 run_pytest -m "not gui" --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-# pytest is content when every test was skipped; a run that opened no window is not.
+# Two at a time, each on a screen of its own, where keys and the focus are its own as well.
 say "Running the tests in a window"
-report=$(mktemp)
-trap 'rm -f "$report"' EXIT
-run_pytest -m gui --junitxml="$report"
+reports=$(mktemp -d)
+trap 'rm -rf "$reports"' EXIT
+halves=2
+[ ${#screen[@]} -gt 0 ] || halves=1
+for half in $(seq "$halves"); do
+    files=()
+    number=0
+    for file in tests/gui/test_*.py; do
+        number=$((number + 1))
+        [ $((number % halves + 1)) -eq "$half" ] && files+=("$file")
+    done
+    OMP_NUM_THREADS=1 run_pytest -m gui --junitxml="$reports/$half.xml" "${files[@]}" >"$reports/$half.log" 2>&1 &
+done
+failed=0
+for process in $(jobs -p); do wait "$process" || failed=1; done
+cat "$reports"/*.log
+[ "$failed" -eq 0 ] || die "a test in a window failed"
+# pytest is content when every test was skipped; a run that opened no window is not.
 ran=$("$python" -c 'import sys, xml.etree.ElementTree as tree
-print(sum(case.find("skipped") is None for case in tree.parse(sys.argv[1]).iter("testcase")))' "$report")
+cases = [case for path in sys.argv[1:] for case in tree.parse(path).iter("testcase")]
+print(sum(case.find("skipped") is None for case in cases))' "$reports"/*.xml)
 [ "$ran" -gt 0 ] || die "no test ran in a window: every one was skipped"
 say "All passed; $ran of the tests opened a window"
