@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from types import ModuleType
 from typing import Any
 
@@ -31,17 +31,23 @@ from napari_histomix.datasets.formats import (
     CLASS_FOLDERS,
     Format,
     aperio_xml,
+    asap_xml,
     class_folders,
+    halo_xml,
     hovernet_json,
     qupath,
     recognized,
 )
+from napari_histomix.datasets.formats.foreign import refusal
 from napari_histomix.datasets.formats.mat_files import LIZARD, read_mat, read_mat_types
 from napari_histomix.datasets.formats.polygons import FARTHEST
+from napari_histomix.datasets.formats.side_files import HEAD, IMAGE_FOLDERS, SideFiles
 from napari_histomix.datasets.formats.unrecognized import is_half, why_unknown
+from napari_histomix.datasets.formats.xml_shapes import vertices
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
+from napari_histomix.datasets.names import Lookup
 from napari_histomix.datasets.pixels import orientation_of, read_mpp
-from napari_histomix.datasets.text_files import begins_with, check_size, read_json, read_xml, readable
+from napari_histomix.datasets.text_files import begins_with, check_size, naming, read_json, read_xml, readable
 from napari_histomix.records import HistomixError, NucleusClass
 
 
@@ -243,22 +249,28 @@ class LabelFile:
     types: Mapping[int, int]
     classes: tuple[NucleusClass, ...]
     mpp: float | None  # None where nothing says it
+    notes: tuple[str, ...] = ()  # what a person should know, in sentences
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """The format of a kind of file, where it and its image lie in such a folder, and how far its nuclei reach."""
+    """The format of a kind of file, the folders where it and its image lie, and how far its nuclei reach."""
 
     format: ModuleType
     suffixes: tuple[str, ...]
-    labels: str
-    image: str
     corners: Callable[[Path], Iterator[NDArray[np.float64]]]
+    labels: str = "."
+    images: str = "."
 
 
-def _geojson_corners(path: Path) -> Iterator[NDArray[np.float64]]:
-    for feature in qupath.read_features(path):
-        yield from feature.rings
+def _corners_by(kind: SideFiles) -> Callable[[Path], Iterator[NDArray[np.float64]]]:
+    """How far the nuclei of such a file reach."""
+
+    def corners(path: Path) -> Iterator[NDArray[np.float64]]:
+        for shape in kind.read(path).shapes:
+            yield from shape.rings
+
+    return corners
 
 
 def _contours(path: Path) -> Iterator[NDArray[np.float64]]:
@@ -270,7 +282,9 @@ def _contours(path: Path) -> Iterator[NDArray[np.float64]]:
 
 
 def _vertices(path: Path) -> Iterator[NDArray[np.float64]]:
-    yield _points([(vertex.get("X"), vertex.get("Y")) for vertex in read_xml(path).iter("Vertex")])
+    with naming(path.name):
+        for region in read_xml(path).iter("Region"):
+            yield vertices(region.iter("Vertex"))
 
 
 def _points(content: Any) -> NDArray[np.float64]:
@@ -283,10 +297,13 @@ def _points(content: Any) -> NDArray[np.float64]:
 
 
 _KINDS = (
-    _Kind(qupath, (".geojson", ".json"), "{name}.geojson", "{name}.png", _geojson_corners),
-    _Kind(hovernet_json, (".json",), "json/{name}.json", "images/{name}.png", _contours),
-    _Kind(aperio_xml, (".xml",), "{name}.xml", "{name}.png", _vertices),
+    _Kind(qupath, (".geojson", ".json"), _corners_by(qupath.GEOJSON)),
+    _Kind(hovernet_json, (".json",), _contours, "json", "images"),
+    _Kind(aperio_xml, (".xml",), _vertices),
+    _Kind(asap_xml, (".xml",), _corners_by(asap_xml.ASAP)),
+    _Kind(halo_xml, (".xml", ".annotations"), _corners_by(halo_xml.HALO)),
 )
+_GZIP = ".gz"
 _MAT, _MAT_MARK = ".mat", re.compile(rb"^MATLAB 5\.0 MAT-file")
 
 
@@ -307,8 +324,14 @@ def is_label_file(path: Path) -> bool:
 
 
 def _kind_of(path: Path) -> _Kind | None:
-    fitting = (kind for kind in _KINDS if path.suffix.casefold() in kind.suffixes)
-    return next((kind for kind in fitting if begins_with([path], kind.format.MARK)), None)
+    suffix = PurePath(path.stem if path.suffix.casefold() == _GZIP else path.name).suffix.casefold()
+    fitting = (kind for kind in _KINDS if suffix in kind.suffixes)
+    return next((kind for kind in fitting if begins_with([path], kind.format.MARK, HEAD)), None)
+
+
+def label_name(path: Path) -> str:
+    """The name of a label file without its suffixes."""
+    return PurePath(path.stem).stem if path.suffix.casefold() == _GZIP else path.stem
 
 
 def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFile:
@@ -330,27 +353,31 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
         return LabelFile(path.stem, nuclei.instances, nuclei.types, classes, mpp)
     kind = _kind_of(path)
     if kind is None:
-        raise HistomixError(f"{path.name} is no label file of QuPath, HoVer-Net or Aperio; open another.")
-    shape = shape or _shape(path, kind, image)
+        readable_tools = "QuPath, HoVer-Net, Aperio, ASAP or HALO"
+        raise HistomixError(refusal(path) or f"{path.name} is no label file of {readable_tools}; open another.")
+    shape, name = shape or _shape(path, kind, image), label_name(path)
     check_size(shape, path.name)
     # The format's own reader reads folders, so the file gets one, with an image of a single pixel.
     with tempfile.TemporaryDirectory(prefix="histomix-") as folder:
         root = Path(folder)
-        labels, pixels = (root / place.format(name=path.stem) for place in (kind.labels, kind.image))
-        for file in (labels, pixels):
-            file.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, labels)
+        file, pixels = root / kind.labels / path.name, root / kind.images / f"{name}.png"
+        for place in (file, pixels):
+            place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, file)
         Image.new("RGB", (1, 1)).save(pixels)
         if (info := _nearby(path, "type_info.json")) is not None:
             shutil.copyfile(info, root / info.name)
         try:
             dataset = kind.format.open(root, 1.0)
             labels = dataset.layout.labels(dataset.entries[0], shape)
-            lost_objects(labels.lost, len(labels.types))
+            lost = lost_objects(labels.lost, len(labels.types))
         except HistomixError as error:
             # What is wrong with the folder is of no interest.
             raise HistomixError(str(error).rpartition("; the first: ")[2]) from None
-    return LabelFile(path.stem, labels.instances, labels.types, dataset.classes, mpp)
+    types = {number: known or dataset.unclassified.number for number, known in labels.types.items()}
+    classes = dataset.classes if all(labels.types.values()) else dataset.all_classes
+    notes = ((lost,) if lost else ()) + labels.notes
+    return LabelFile(name, labels.instances, types, classes, mpp, notes)
 
 
 def _shape(path: Path, kind: _Kind, image: Path | None) -> tuple[int, int]:
@@ -368,11 +395,13 @@ def _shape(path: Path, kind: _Kind, image: Path | None) -> tuple[int, int]:
 def _image_of(path: Path) -> Path | None:
     """The image that a label file belongs to, if it lies where it is looked for."""
     # QuPath writes a.png.geojson where a.png was open.
-    stems = {path.stem, Path(path.stem).stem if Path(path.stem).suffix.casefold() in IMAGE_SUFFIXES else path.stem}
-    for folder in (path.parent, *(subfolder(path.parent.parent, name) for name in ("images", "tissue images"))):
-        images = files_by_stem(folder, IMAGE_SUFFIXES, []) if folder else {}
-        for stem in stems & images.keys():
-            return images[stem]
+    stem = label_name(path)
+    stems = [stem, *([PurePath(stem).stem] if PurePath(stem).suffix.casefold() in IMAGE_SUFFIXES else [])]
+    for folder in (path.parent, *(subfolder(path.parent.parent, name) for name in IMAGE_FOLDERS)):
+        images = Lookup(files_by_stem(folder, IMAGE_SUFFIXES, []) if folder else {})
+        for name in stems:
+            if (image := images.get(name)) is not None:
+                return image
     return None
 
 

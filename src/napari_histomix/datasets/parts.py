@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ SMALLEST = 9
 """Pixels of a part that can be a nucleus."""
 WHOLE = 0.5
 """Share of an image that no nucleus covers."""
+MOST_PARTS = 64
+"""Outlines that a nucleus can have."""
+_MOST_PAIRS = 2**22
+"""Pairs of corners that are looked at for two outlines; where there are more, their boxes decide."""
 
 
 def split_parts(
@@ -73,3 +77,59 @@ def _apart(instances: NDArray[np.int32], number: int, boxes: list[tuple[slice, s
     grown = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=GAP // 2)
     groups, count = ndimage.label(grown, np.ones((3, 3)))
     return int(np.count_nonzero(np.bincount(groups[mask], minlength=count + 1)[1:] >= SMALLEST))
+
+
+def lie_apart(outlines: Sequence[NDArray[np.float64]]) -> bool:
+    """Whether outlines (n, 2), x and y in pixels, of one object lie so far apart that they are several nuclei.
+
+    Those too small to be a nucleus do not count, nor do those that lie within another one, such as an island in a hole.
+    """
+    shapes = [outline for outline in outlines if len(outline) > 2 and polygon_area(outline) >= SMALLEST]
+    if len(shapes) > MOST_PARTS:
+        return True
+    # Whatever is near to one of the group joins it.
+    near, rest = shapes[:1], shapes[1:]
+    while near and rest:
+        shape = near.pop()
+        joining = [other for other in rest if _near(shape, other)]
+        rest = [other for other in rest if not any(other is joined for joined in joining)]
+        near += joining
+    return bool(rest)
+
+
+def polygon_area(ring: NDArray[np.float64]) -> float:
+    """The area within a ring (n, 2) of x and y."""
+    x, y = (ring - ring[0]).T
+    return abs(float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))) / 2
+
+
+def _near(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+    """Whether two outlines are less than `GAP` apart, or one lies within the other."""
+    gaps = np.maximum(first.min(axis=0) - second.max(axis=0), second.min(axis=0) - first.max(axis=0))
+    if (gaps >= GAP).any():
+        return False
+    if len(first) * len(second) > _MOST_PAIRS or _within(first[0], second) or _within(second[0], first):
+        return True
+    return min(_distance(first, second), _distance(second, first)) < GAP
+
+
+def _within(point: NDArray[np.float64], ring: NDArray[np.float64]) -> bool:
+    """Whether a point lies in a ring, by the even-odd rule."""
+    start, end = ring, np.roll(ring, -1, axis=0)
+    crosses = (start[:, 1] > point[1]) != (end[:, 1] > point[1])
+    start, end = start[crosses], end[crosses]
+    at = start[:, 0] + (point[1] - start[:, 1]) / (end[:, 1] - start[:, 1]) * (end[:, 0] - start[:, 0])
+    return bool(np.count_nonzero(at > point[0]) % 2)
+
+
+def _distance(points: NDArray[np.float64], ring: NDArray[np.float64]) -> float:
+    """The least distance of points to the edges of a ring."""
+    along = np.roll(ring, -1, axis=0) - ring
+    length = np.maximum((along**2).sum(axis=1), 1e-12)
+    nearest = np.inf
+    step = max(1, 2**18 // len(ring))
+    for begin in range(0, len(points), step):
+        to = points[begin : begin + step, None] - ring
+        share = np.clip((to * along).sum(axis=2) / length, 0, 1)
+        nearest = min(nearest, float(((to - share[..., None] * along) ** 2).sum(axis=2).min()))
+    return float(np.sqrt(nearest))

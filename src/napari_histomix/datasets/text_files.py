@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ _MAX_TABLE = 2**28
 _LOOKED_AT = 20
 """Files that are looked into to recognize a format: one that is damaged should not hide the others."""
 
+_GZIP = b"\x1f\x8b"
+_GZIP_BITS = 16 + zlib.MAX_WBITS
+_PIECE = 64
+"""Bytes that are unpacked at a time where what comes before some damage is to be seen."""
+
 _lock = Lock()
 _readers, _collecting = 0, True
 
@@ -50,8 +56,11 @@ def begins_with(paths: Iterable[Path], mark: re.Pattern[bytes], size: int = 4096
     """Whether the beginning of any of the first files holds a mark, by which a format is recognized."""
     for path in sorted(paths)[:_LOOKED_AT]:
         with path.open("rb") as stream:
-            if mark.search(stream.read(size)):
-                return True
+            head = stream.read(size)
+        if head.startswith(_GZIP):
+            head = _inflated(head, size)
+        if mark.search(head):
+            return True
     return False
 
 
@@ -100,6 +109,17 @@ def whole_id(text: str) -> int:
     return number if number < 2**31 else 0
 
 
+def _inflated(content: bytes, size: int) -> bytes:
+    """The first bytes, ``size`` at most, of what is in gzip's format, as far as it is whole."""
+    packed, found = zlib.decompressobj(_GZIP_BITS), b""
+    with suppress(zlib.error):
+        for start in range(0, len(content), _PIECE):
+            found += packed.decompress(content[start : start + _PIECE], size)
+            if len(found) >= size:
+                break
+    return found[:size]
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a file."""
     with readable(path.name):
@@ -109,6 +129,23 @@ def read_bytes(path: Path, limit: int) -> bytes:
             content = stream.read(limit + 1)
     if len(content) > limit:
         raise HistomixError(f"{path.name} is larger than {limit >> 20} MB, too large to be read; split it.")
+    return content
+
+
+def read_unpacked(path: Path, limit: int) -> bytes:
+    """The content of a file, unpacked where gzip has packed it; ``limit`` holds for either."""
+    content = read_bytes(path, limit)
+    if not content.startswith(_GZIP):
+        return content
+    packed = zlib.decompressobj(_GZIP_BITS)
+    try:
+        content = packed.decompress(content, limit + 1)
+    except zlib.error:
+        raise HistomixError(f"{path.name} is damaged: gzip cannot unpack it; copy or export it again.") from None
+    if len(content) > limit:
+        raise HistomixError(f"{path.name} holds more than {limit >> 20} MB, too much to be read; split it.")
+    if not packed.eof:
+        raise HistomixError(f"{path.name} is cut off: gzip finds no end in it; copy or export it again.")
     return content
 
 
@@ -128,7 +165,7 @@ def read_json(path: Path, limit_bytes: int = MAX_JSON, *, not_a_number: bool = F
     def refuse(word: str) -> float:
         raise ValueError(f"{word} is no number in JSON")
 
-    content = read_bytes(path, limit_bytes)
+    content = read_unpacked(path, limit_bytes)
     try:
         text = content.decode("utf-8-sig")
         with uncollected():
@@ -146,7 +183,7 @@ def read_json(path: Path, limit_bytes: int = MAX_JSON, *, not_a_number: bool = F
 
 def read_xml(path: Path, limit_bytes: int = MAX_XML) -> ElementTree.Element:
     """Read an XML file without a document type, so without entities that grow or reach for other files."""
-    content = read_bytes(path, limit_bytes)
+    content = read_unpacked(path, limit_bytes)
     try:
         _check_prolog(content, path.name)
         with uncollected():

@@ -9,12 +9,13 @@ from typing import Any
 
 import napari
 from napari.layers import Image
+from napari.utils.notifications import show_warning
 
 from napari_histomix.datasets import Dataset, load_sample, open_dataset
 from napari_histomix.datasets.entries import SPLIT_FOLDERS
 from napari_histomix.datasets.formats import recognized
 from napari_histomix.datasets.listing import subfolder
-from napari_histomix.datasets.opening import is_label_file, read_label_file
+from napari_histomix.datasets.opening import is_label_file, label_name, read_label_file
 from napari_histomix.records import HistomixError, LabeledImage
 from napari_histomix.study import Study
 from napari_histomix.study.database import FILE
@@ -101,8 +102,10 @@ def read_file(path: str) -> list[LayerData]:
 
     Where the viewer shows the image of the file's name, the nuclei lie on it.
     """
-    shown = _shown(Path(path).stem)
+    shown = _shown(label_name(Path(path)))
     labels = read_label_file(Path(path), None if shown is None else shown.data.shape[:2])
+    for note in labels.notes:
+        show_warning(f"{Path(path).name}: {note}")
     about = {"image": labels.name, **({"mpp": labels.mpp} if labels.mpp else {})}
     keywords = nuclei_keywords(labels.types, labels.classes, about, OTHER)
     return [(labels.instances, {"name": f"{labels.name} nuclei"} | keywords | space_like(shown, labels.mpp), "labels")]

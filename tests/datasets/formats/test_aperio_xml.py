@@ -212,3 +212,104 @@ def test_names_cannot_leave_the_folder(tmp_path):
     image = small()
     written(Writer, tmp_path / "out", [replace(image, source=replace(image.source, patient="../../etc"))])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def layers(*named, head='MicronsPerPixel="0.25"'):
+    """Layers as ImageScope has them: own name, first attribute and its value, and regions (type, further, points)."""
+    text = ""
+    for own, (attribute, value), regions in named:
+        text += f'<Annotation Id="1" Name="{own}" Type="4" Visible="1"><Attributes>'
+        text += (
+            f'<Attribute Name="{attribute}" Id="0" Value="{value}" /></Attributes><Regions><RegionAttributeHeaders />'
+        )
+        for number, (kind, more, points) in enumerate(regions, start=1):
+            vertices = "".join(f'<Vertex X="{x}" Y="{y}" Z="0" />' for x, y in points)
+            text += f'<Region Id="{number}" Type="{kind}" {more}><Vertices>{vertices}</Vertices></Region>'
+        text += "</Regions></Annotation>"
+    return f"<Annotations {head}>{text}</Annotations>"
+
+
+FAR = [(30, 20), (36, 20), (36, 26), (30, 26)]
+DEFAULT = ("Description", "")
+
+
+@pytest.mark.parametrize(
+    ("named", "wanted"),
+    [
+        ([("Tumor", DEFAULT), ("Stroma", DEFAULT)], ["Tumor", "Stroma"]),
+        ([("Tumor", DEFAULT), ("tumor ", DEFAULT)], ["Tumor", "Tumor"]),
+        ([("Tumor", ("Cell", "")), ("Stroma", ("Cell", ""))], ["Tumor", "Stroma"]),
+        ([("", ("Epithelial", "")), ("", ("Lymphocyte", ""))], ["Epithelial", "Lymphocyte"]),
+        ([("x", ("Epithelial", "")), ("x", ("Lymphocyte", ""))], ["Epithelial", "Lymphocyte"]),
+        ([("", ("Description", "Tumor")), ("", ("Description", "Stroma"))], ["Tumor", "Stroma"]),
+        ([("Tumor", DEFAULT), ("", DEFAULT)], ["Tumor", "nucleus"]),
+        ([("", DEFAULT), ("", DEFAULT)], ["nucleus", "nucleus"]),
+        ([("None", DEFAULT), ("Tumor", DEFAULT)], ["unclassified", "Tumor"]),
+    ],
+)
+def test_classes_of_layers(tmp_path, named, wanted):
+    picture(tmp_path / "a")
+    parts = [(*names, [("0", "", ring)]) for names, ring in zip(named, (SQUARE, FAR), strict=True)]
+    (tmp_path / "a.xml").write_text(layers(*parts))
+    dataset = open_dataset(tmp_path)
+    image = dataset.read("a")
+    for (row, col), name in zip(((4, 4), (22, 32)), wanted, strict=True):
+        assert dataset.class_name(image.types[image.instances[row, col]]) == name
+    notes = [note.sentence for note in image.notes]
+    said = "a: 2 layers without a name were read as one class, 'nucleus'; name them if they are several."
+    assert notes == ([said] if wanted == ["nucleus", "nucleus"] else [])
+    if "nucleus" in wanted:
+        (tmp_path / "type_info.json").write_text('{"1": ["Tumor", [1, 2, 3]]}')
+        dataset = open_dataset(tmp_path)
+        kinds = [dataset.class_name(kind) for kind in dataset.read("a").types.values()]
+        assert kinds == ["unclassified" if name == "nucleus" else name for name in wanted]
+
+
+def test_types_of_regions(tmp_path):
+    picture(tmp_path / "a")
+    regions = [
+        ("1", "", SQUARE),
+        ("1", "", [(36, 26), (30, 20)]),
+        ("2", 'NegativeROA="0"', [("10,0", "2,0"), ("20,0", "8,0")]),
+        ("3", "", [(1, 1), (5, 5)]),
+        ("4", "", [(1, 1), (5, 5)]),
+        ("5", "", [(1, 1)]),
+        ("0", "", [(1, 1)]),
+        ("0", "", [(1, 1), (5, 5)]),
+        ("0", "", []),
+        ("2", 'NegativeROA="1"', []),
+    ]
+    (tmp_path / "a.xml").write_text(layers(("Tumor", DEFAULT, regions)))
+    image = open_dataset(tmp_path).read("a")
+    y, x = np.mgrid[:30, :40] + 0.5
+    wanted = np.zeros((30, 40), int)
+    wanted[3:9, 2:8], wanted[20:26, 30:36] = 1, 2
+    wanted[((x - 15) / 5) ** 2 + ((y - 5) / 3) ** 2 < 1] = 3
+    np.testing.assert_array_equal(image.instances, wanted)
+    assert [note.sentence for note in image.notes] == [
+        "a: 1 of 9 objects is drawn as an arrow, which is not read, 1 is drawn as a ruler, which is not read, 1 is "
+        "drawn as a pin, which is not read, 1 is drawn as a point, which is not read, 1 is drawn as a line, which is "
+        "not read, 1 has no outline; they are left out."
+    ]
+    (tmp_path / "a.xml").write_text(layers(("Tumor", DEFAULT, regions[3:4])))
+    with pytest.raises(HistomixError, match="none of the 1 objects can be read: 1 is drawn as an arrow"):
+        open_dataset(tmp_path).read("a")
+
+
+def test_one_patient_in_two_splits(tmp_path):
+    for place in ("Train/p1/1", "Test/p1/1"):
+        picture(tmp_path / place)
+        (tmp_path / f"{place}.xml").write_text(xml(("Epithelial", [(SQUARE, "")])))
+    found = {entry.source.image: entry.source.split for entry in open_dataset(tmp_path).entries}
+    assert found == {"p1-1": "train", "Test-p1-1": "test"}
+
+
+def test_files_of_asap_and_halo_are_not_taken_for_imagescope(tmp_path):
+    picture(tmp_path / "a")
+    for text in (
+        '<ASAP_Annotations><Annotations><Annotation Type="Polygon"/></Annotations></ASAP_Annotations>',
+        '<Annotations><Annotation Name="x"><Regions><Region Type="Polygon"/></Regions></Annotation></Annotations>',
+        '<Annotations><Annotation Name="x"><Vertices><V X="1" Y="2"/></Vertices></Annotation></Annotations>',
+    ):
+        (tmp_path / "a.xml").write_text(text)
+        assert not recognizes(tmp_path)

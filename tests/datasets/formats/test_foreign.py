@@ -8,7 +8,7 @@ from napari_histomix.datasets.formats.foreign import refusal
 @pytest.mark.parametrize(
     ("file", "content", "what"),
     [
-        ("a.xml", "<annotation><filename>a.png</filename><object><bndbox><xmin>1", "Pascal VOC's XML, which has boxes"),
+        ("a.xml", "<annotation><filename>a.png</filename><object><bndbox><xmin>1", "Pascal VOC's XML of boxes"),
         ("a.xml", "<annotation><filename>a.png</filename><object><polygon><pt>", "the XML of Pascal VOC or LabelMe"),
         ("a.xml", '<?xml version="1.0"?>\n<annotations>\n  <version>1.1</version>\n  <meta>', "CVAT's own XML"),
         ("a.ndpa", '<?xml version="1.0"?><annotations>\n<ndpviewstate id="1">', "NDP.view"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import uuid
 from dataclasses import replace
@@ -10,15 +11,11 @@ from format_samples import CLASSES, assert_same, real_consep, real_sample, small
 from PIL import Image
 
 from napari_histomix.datasets import SYNTHETIC_NOTICE, open_dataset
-from napari_histomix.datasets.formats.qupath import (
-    Writer,
-    class_numbers,
-    nuclei,
-    read_features,
-    recognizes,
-    write_features,
-)
-from napari_histomix.datasets.formats.qupath import draw as drawn
+from napari_histomix.datasets.formats.qupath import Writer, read_drawing, read_objects, recognizes, write_features
+from napari_histomix.datasets.formats.side_files import class_numbers
+from napari_histomix.datasets.formats.side_files import draw as drawn
+from napari_histomix.datasets.opening import read_label_file
+from napari_histomix.datasets.text_files import read_json
 from napari_histomix.records import HistomixError
 
 
@@ -96,11 +93,11 @@ def turn(ring):
 def test_single_files(tmp_path, kind):
     image = small()
     write_features(tmp_path / "x.geojson", image, CLASSES, kind=kind)
-    features = read_features(tmp_path / "x.geojson")
+    features, _ = read_objects(tmp_path / "x.geojson")
     assert [one.kind for one in features] == [kind] * 3
     assert [(one.name, one.color) for one in features][1] == ("immune cell", (1, 2, 3))
     assert features[1].measurements["Nucleus: Area µm^2"] == pytest.approx(50 * 0.0625)
-    labels = drawn(nuclei(features), image.instances.shape, class_numbers(CLASSES))
+    labels = drawn(read_drawing(tmp_path / "x.geojson"), image.instances.shape, class_numbers(CLASSES))
     np.testing.assert_array_equal(labels.instances, image.instances)
     assert labels.types == image.types and not labels.lost
     with pytest.raises(HistomixError, match="no type of QuPath's objects"):
@@ -218,7 +215,7 @@ def test_measurements_of_all_versions(tmp_path):
         ]
     )
     assert "NaN" in text
-    found = read_features(folder(tmp_path, text) / "a.geojson")
+    found, _ = read_objects(folder(tmp_path, text) / "a.geojson")
     assert [dict(one.measurements) for one in found] == [{"Area": 3.5}, {"Area": 3.0}, {}]
 
 
@@ -286,4 +283,192 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path, text):
 
 def test_other_json_is_not_taken_for_qupath(tmp_path):
     assert not recognizes(folder(tmp_path, "{}"))
-    assert not recognizes(folder(tmp_path / "x", collection(feature(polygon(SQUARE))), file="a.json"))
+    for number, content in enumerate(
+        (
+            {"mag": 40, "nuc": {"1": {"contour": SQUARE, "type": 1}}},
+            {"images": [], "annotations": [{"segmentation": [[1, 2]]}], "categories": [{"name": "Feature"}]},
+            {"shapes": [{"label": "x", "points": SQUARE, "shape_type": "polygon"}], "imagePath": "a.png"},
+        )
+    ):
+        assert not recognizes(folder(tmp_path / str(number), content, file="a.json"))
+    # Label images say more than what lies beside them.
+    folder(tmp_path / "x", collection(feature(polygon(SQUARE))))
+    (tmp_path / "x" / "Labels").mkdir()
+    assert not recognizes(tmp_path / "x")
+
+
+def shifted(ring, x, y):
+    return [[a + x, b + y] for a, b in ring]
+
+
+def square(x, y, side=4):
+    return shifted([[0, 0], [side, 0], [side, side], [0, side], [0, 0]], x, y)
+
+
+def several(*outlines, kind="annotation", classification="Tumor", **more):
+    parts = [outline if isinstance(outline[0][0], list) else [outline] for outline in outlines]
+    return feature({"type": "MultiPolygon", "coordinates": parts}, kind, classification, **more)
+
+
+def masks(root, **keywords):
+    """Boxes (row, col, rows, cols) of all nuclei by class, for nuclei that fill their boxes, and the notes."""
+    dataset = open_dataset(root, mpp=0.5, **keywords)
+    image = dataset.read("a")
+    found = {}
+    for number, kind in sorted(image.types.items()):
+        rows, cols = np.nonzero(image.instances == number)
+        box = (rows.min(), cols.min(), np.ptp(rows) + 1, np.ptp(cols) + 1)
+        assert rows.size == box[2] * box[3]
+        found.setdefault(dataset.class_name(kind), []).append(tuple(int(side) for side in box))
+    return found, [note.sentence.partition(": ")[2] for note in image.notes]
+
+
+PACKED = [(".geojson", "utf-8"), (".json", "utf-8"), (".geojson.gz", "utf-8"), (".JSON.GZ", "utf-8-sig")]
+
+
+@pytest.mark.parametrize(("suffix", "encoding"), PACKED)
+@pytest.mark.parametrize("place", ["", "geojson", "annotations", "Labels", "json", "my outlines", "train", "images"])
+@pytest.mark.parametrize("name", ["a", "a.png"])
+def test_one_file_by_many_names(tmp_path, suffix, encoding, place, name):
+    content = json.dumps([feature(polygon(square(3, 5)), classification="Tumor")]).encode(encoding)
+    content = gzip.compress(content) if suffix.casefold().endswith(".gz") else content
+    pictures = tmp_path / {"": "", "train": "train", "images": "images/val"}.get(place, "images")
+    files = tmp_path / ("outlines/Val" if place == "images" else place)
+    for path in (pictures, files):
+        path.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30)).save(pictures / "a.png")
+    (files / f"{name}{suffix}").write_bytes(content)
+    (files / "settings.json").write_text('{"some": "settings"}')
+    found, notes = masks(tmp_path)
+    assert found == {"Tumor": [(5, 3, 4, 4)]} and not notes
+    [entry] = open_dataset(tmp_path, mpp=0.5).entries
+    assert entry.source.split == ("val" if place == "images" else "train")
+    if place == "":
+        read = read_label_file(files / f"{name}{suffix}")
+        assert read.instances.shape == (30, 40) and (read.instances[5:9, 3:7] == 1).all()
+        assert [known.name for known in read.classes] == ["Tumor"] and read.name == name
+
+
+def test_packed_files_are_bounded(tmp_path, monkeypatch):
+    good = gzip.compress(json.dumps(feature(polygon(square(3, 5)))).encode())
+    folder(tmp_path, "", file="b.geojson")
+    (tmp_path / "b.geojson").unlink()
+    for damaged, said in (
+        (good[:-9], "is cut off: gzip finds no end in it"),
+        (good[:-8] + bytes(8), "is damaged: gzip cannot unpack it"),
+        (gzip.compress(b'{"type": "Feature", "x": "' + bytes(10**6)), "holds more than 0 MB"),
+    ):
+        (tmp_path / "a.geojson.gz").write_bytes(damaged)
+        monkeypatch.setattr(read_json, "__defaults__", (10**5,))
+        with pytest.raises(HistomixError, match=said):
+            open_dataset(tmp_path, mpp=0.5)
+
+
+def test_same_names_in_two_splits(tmp_path):
+    for split, x in (("Train", 3), ("Test", 13)):
+        folder(tmp_path / split, feature(polygon(square(x, 5)), classification="Tumor"))
+    dataset = open_dataset(tmp_path, mpp=0.5)
+    assert {entry.source.image: entry.source.split for entry in dataset.entries} == {"a": "train", "Test-a": "test"}
+    assert dataset.read("a").instances[5, 3] and dataset.read("Test-a").instances[5, 13]
+
+
+def test_one_object_for_each_class_is_many_nuclei(tmp_path):
+    tumor, stroma = several(square(0, 0), square(20, 0), square(5, 0)), several(square(0, 20), classification="Stroma")
+    found, notes = masks(folder(tmp_path, [tumor, stroma]))
+    assert found == {"Tumor": [(0, 0, 4, 4), (0, 20, 4, 4), (0, 5, 4, 4)], "Stroma": [(20, 0, 4, 4)]}
+    assert notes == ["1 object of several outlines was read as 3 nuclei."]
+    # Parts that lie near count as well where another class shows what kind of file this is.
+    near = several(square(0, 20), square(5, 20), classification="Stroma")
+    found, notes = masks(folder(tmp_path, [tumor, near]))
+    assert len(found["Stroma"]) == 2 and notes == ["2 objects of several outlines were read as 5 nuclei."]
+    collected = feature(
+        {"type": "GeometryCollection", "geometries": [polygon(square(0, 0)), polygon(square(20, 0))]}, None, "Tumor"
+    )
+    assert masks(folder(tmp_path, [collected]))[0] == {"Tumor": [(0, 0, 4, 4), (0, 20, 4, 4)]}
+    detections = [several(square(0, y), square(20, y), kind="detection", classification=f"{y}") for y in (0, 20)]
+    found, notes = masks(folder(tmp_path, detections))
+    assert found["0"] == [(0, 0, 4, 4), (0, 20, 4, 4)] and len(found["20"]) == 2
+    assert notes == ["2 objects of several outlines were read as 4 nuclei."]
+
+
+def test_one_nucleus_in_parts_stays_one(tmp_path):
+    near = several(square(0, 0), square(6, 0))
+    donut = several([square(10, 10, 16), square(12, 12, 12)[::-1]], square(16, 16))
+    speck = several(square(30, 20), square(20, 0, 2))
+    image = open_dataset(folder(tmp_path, [near, donut, speck]), mpp=0.5).read("a")
+    assert len(image.types) == 3 and image.instances[17, 17] == image.instances[10, 10] == 2
+    # Detections are whole as long as there are several of a class, and whatever somebody measured is.
+    two = [several(square(0, y), square(20, y), kind="detection") for y in (0, 20)]
+    image = open_dataset(folder(tmp_path, two), mpp=0.5).read("a")
+    assert len(image.types) == 2 and "2 ids cover 4 shapes that lie apart" in image.notes[0].sentence
+    for kind in ("annotation", "detection", "cell"):
+        one = several(square(0, 0), square(20, 0), kind=kind, measurements={"Nucleus: Area": 32})
+        assert len(open_dataset(folder(tmp_path, one), mpp=0.5).read("a").types) == 1
+
+
+@pytest.mark.parametrize("measured", [True, False])
+@pytest.mark.parametrize("kind", ["annotation", "detection"])
+def test_what_is_written_of_a_nucleus_in_parts_comes_back(tmp_path, kind, measured):
+    image = replace(small(), instances=np.where(small().instances == 3, 3, 0).astype(np.int32), types={3: 1})
+    write_features(folder(tmp_path, "") / "a.geojson", image, CLASSES, kind=kind, measured=measured)
+    again = open_dataset(tmp_path, mpp=0.5).read("a")
+    np.testing.assert_array_equal(again.instances[:20, :24] == 1, image.instances == 3)
+
+
+def test_what_has_no_area_is_counted(tmp_path):
+    shapes = [
+        feature(polygon(square(0, 0)), "annotation"),
+        feature({"type": "Point", "coordinates": [3, 3]}, "annotation"),
+        feature({"type": "MultiPoint", "coordinates": [[3, 3], [4, 4]]}, "annotation"),
+        feature({"type": "LineString", "coordinates": SQUARE}, "annotation"),
+        feature(None, "annotation"),
+        feature({"type": "Polygon", "coordinates": []}, "annotation"),
+        feature(polygon(BIG), "tile"),
+        feature(polygon(BIG), "root"),
+    ]
+    assert masks(folder(tmp_path, shapes))[1] == [
+        "3 of 7 objects are drawn as a point, which is not read, 1 is drawn as a line, which is not read, 2 have no "
+        "outline; they are left out."
+    ]
+    with pytest.raises(HistomixError, match="none of the 3 objects can be read: 3 are drawn as a point"):
+        open_dataset(folder(tmp_path, shapes[1:3]), mpp=0.5).read("a")
+
+
+def test_annotations_beside_detections(tmp_path):
+    region, cell = feature(polygon(BIG), "annotation"), feature(polygon(square(0, 0, 6)), classification="Tumor")
+    assert masks(folder(tmp_path, [region, cell])) == ({"Tumor": [(0, 0, 6, 6)]}, [])
+    drawn_too = [feature(polygon(square(20, y)), "annotation", "Tumor") for y in (0, 10)]
+    found, notes = masks(folder(tmp_path, [region, cell, *drawn_too]))
+    assert found == {"Tumor": [(0, 0, 6, 6)]}
+    assert notes == ["2 annotations were left aside beside detections; make detections of those that are nuclei."]
+
+
+@pytest.mark.parametrize("none", [None, "", "null", "None", {"name": "NULL"}, {"name": None}, {"names": []}])
+def test_untyped_objects_are_unclassified(tmp_path, none):
+    features = [feature(polygon(square(0, 0)), classification="Tumor"), feature(polygon(square(20, 0)))]
+    features[1]["properties"]["classification"] = none
+    wanted = {"Tumor": [(0, 0, 4, 4)], "unclassified": [(0, 20, 4, 4)]}
+    assert masks(folder(tmp_path, features))[0] == wanted
+    (tmp_path / "dataset.json").write_text('{"classes": {"1": ["TUMOR", [1, 2, 3]]}}')
+    assert masks(tmp_path)[0] == {"TUMOR": wanted["Tumor"], "unclassified": wanted["unclassified"]}
+    (tmp_path / "dataset.json").rename(tmp_path / "x.json")
+    (tmp_path / "type_info.json").write_text('{"1": ["tumor", [1, 2, 3]]}')
+    read = read_label_file(tmp_path / "a.geojson")
+    names = {known.number: known.name for known in read.classes}
+    assert [names[kind] for kind in read.types.values()] == ["tumor", "unclassified"]
+
+
+def test_classes_as_other_programs_write_them(tmp_path):
+    content = [
+        {"type": "Feature", "geometry": polygon(square(x, 0)), "properties": {key: "Tumor", "prob": 0.5}}
+        for x, key in ((0, "type"), (10, "class"), (20, "label"))
+    ]
+    assert masks(folder(tmp_path, content))[0] == {"Tumor": [(0, 0, 4, 4), (0, 10, 4, 4), (0, 20, 4, 4)]}
+
+
+@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_point_that_is_nowhere_is_named(tmp_path, bad):
+    text = json.dumps([feature(polygon(square(0, 0))), feature(polygon(square(20, 0)))]).replace("24", bad)
+    folder(tmp_path, feature(polygon(square(0, 0))), "b", "b.geojson")
+    [problem] = open_dataset(folder(tmp_path, text), mpp=0.5).problems
+    assert problem.sentence.startswith("a.geojson, object 2: a polygon has a point at infinity")

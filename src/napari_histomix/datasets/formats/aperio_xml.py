@@ -3,6 +3,7 @@
 MoNuSAC (Verma et al., 2021): a folder per patient with ``NAME.xml`` beside ``NAME.tif`` (or .svs, .png), one
 ``Annotation`` per class, named in ``Attributes/Attribute/@Name``. MoNuSeg and Kumar (Kumar et al., 2017, 2020):
 ``Annotations/NAME.xml`` and ``Tissue Images/NAME.tif``, or both in one folder, with one ``Annotation`` without a name.
+Whoever draws in ImageScope itself names the layers: ``Annotation/@Name``, with an attribute "Description" in each.
 """
 
 from __future__ import annotations
@@ -14,11 +15,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
-
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import SPLIT_FOLDERS, Entry, Labels, Row, named_classes, tcga_origin
-from napari_histomix.datasets.formats.polygons import Ring, as_ring, one_ring, paint, shapes_of
+from napari_histomix.datasets.entries import (
+    SPLIT_FOLDERS,
+    UNCLASSIFIED,
+    Entry,
+    Labels,
+    Loss,
+    Row,
+    named_classes,
+    tcga_origin,
+    unread,
+)
+from napari_histomix.datasets.formats import asap_xml, halo_xml
+from napari_histomix.datasets.formats.foreign import refusal
+from napari_histomix.datasets.formats.polygons import Canvas, Ring, one_ring, shapes_of
+from napari_histomix.datasets.formats.side_files import HEAD, class_name
+from napari_histomix.datasets.formats.xml_shapes import ARROW, RULER, Holes, box, ellipse, is_hole, too_few, vertices
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, files_by_stem, sections_of, subfolder, subfolders
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP
 from napari_histomix.datasets.text_files import begins_with, naming, read_xml, whole_id
@@ -31,9 +44,14 @@ NUCLEUS = "nucleus"
 MONUSAC = ("Epithelial", "Lymphocyte", "Neutrophil", "Macrophage", "Ambiguous")
 """MoNuSAC's classes, numbered in this order; other names follow in alphabetical order."""
 
-MARK = re.compile(rb"<Annotations")
+MARK = re.compile(
+    rb"\A(?!.*?(?:" + asap_xml.MARK.pattern + rb"|" + halo_xml.MARK.pattern + rb")).*?<Annotations\b", re.DOTALL
+)
+_DEFAULT = "description"
+"""The attribute that ImageScope gives each layer, in lower case."""
+_WITHOUT_AREA = {"3": ARROW, "4": RULER, "5": unread("a pin")}
+"""Types of regions that have one or two vertices, and no area."""
 _XML, _SLIDES = frozenset({".xml"}), frozenset({".svs"})
-_MOST_HOLES = 10_000
 _SHIFT = 0.25
 """Outlines are written a quarter of a pixel up and to the left of the pixels' borders: so whoever takes the centers of
 pixels to lie at halves, as here, and whoever takes them to lie at whole numbers, as MoNuSAC's own script, draws exactly
@@ -57,20 +75,20 @@ def open(root: Path, mpp: float | None) -> Dataset:
     for split, images, labels in sections:
         for stem, paths in listing.pairs(images, labels).items():
             image = stem if stems[stem] == 1 else f"{paths[1].parent.name}-{stem}"
-            if image in listing.said:
+            inside = next(iter(paths[1].parent.relative_to(root).parts), root.name)
+            if image in listing.said and f"{inside}-{image}" in listing.said:
                 listing.report(image, f"two images in {root.name} have that name; rename one.")
             else:
-                listing.add(image, paths, _said(paths[1], root, split))
+                listing.add(image, paths, _said(paths[1], root, split), inside)
     names: dict[str, str] = {}
     for image, (_, path) in list(listing.files.items()):
         with listing.leaving_out(image):
-            content = read_xml(path)
+            content = _read(path)
             listing.said[image] = replace(listing.said[image], mpp=_scale(content))
-            annotations = content.iter("Annotation")
-            for name in sorted({_class_of(part) for part in annotations if next(part.iter("Region"), None)}):
+            for name in sorted({name for name, _ in _layers(content)[0]}):
                 names.setdefault(name.casefold(), name)
     known = [names.pop(name.casefold()) for name in MONUSAC if name.casefold() in names]
-    others = [names[key] for key in sorted(names)]
+    others = [names[key] for key in sorted(names, key=lambda key: (key == UNCLASSIFIED, key))]
     classes = listing.classes or named_classes(*(known + others or [NUCLEUS]))
     numbers = {(known.name.strip() or NUCLEUS).casefold(): known.number for known in classes}
     return listing.dataset(classes, _Layout(numbers))
@@ -90,7 +108,7 @@ def _sections(root: Path, problems: list[Problem]) -> list[_Section]:
         if folder in used or images is None:
             continue
         xml = files_by_stem(labels, _XML, problems, "label")
-        if not begins_with(xml.values(), MARK):
+        if not begins_with(xml.values(), MARK, HEAD):
             continue
         used |= {labels, images}
         split = next((name for path, name in splits if path in (folder, *folder.parents)), "")
@@ -122,12 +140,31 @@ def _scale(root: ElementTree.Element) -> float | None:
     return scale if low <= scale <= high else None
 
 
-def _class_of(annotation: ElementTree.Element) -> str:
-    """Name of the class: the first attribute's, or, where somebody wrote it there, the annotation's own."""
-    for attribute in annotation.iterfind("Attributes/Attribute"):
-        if name := attribute.get("Name", "").strip():
-            return name
-    return annotation.get("Name", "").strip() or NUCLEUS
+_Layer = tuple[str, list[ElementTree.Element]]
+"""The name of a layer's class, and its regions."""
+
+
+def _layers(root: ElementTree.Element) -> tuple[list[_Layer], tuple[str, ...]]:
+    """The layers of a file that have regions, and what is to be told of them.
+
+    The class is the layer's first attribute, as MoNuSAC has it; or the layer's own name, where nobody named the
+    attribute, or all layers have the same one. What stands in ImageScope's own attribute counts most.
+    """
+    layers = [(layer, regions) for layer in root.iter("Annotation") if (regions := list(layer.iter("Region")))]
+    attributes = [next(layer.iterfind("Attributes/Attribute"), ElementTree.Element("Attribute")) for layer, _ in layers]
+    said = [attribute.get("Name", "").strip() for attribute in attributes]
+    own = [layer.get("Name", "").strip() for layer, _ in layers]
+    same = len(set(said)) == 1 and all(own)
+    named: list[_Layer] = []
+    for (_, regions), attribute, first, second in zip(layers, attributes, said, own, strict=True):
+        if first.casefold() == _DEFAULT:
+            name = attribute.get("Value", "").strip() or second
+        else:
+            name = second if same else first or second
+        named.append(((class_name(name) or UNCLASSIFIED) if name else NUCLEUS, regions))
+    unnamed = sum(name == NUCLEUS for name, _ in named)
+    note = f"{unnamed} layers without a name were read as one class, {NUCLEUS!r}; name them if they are several."
+    return named, (note,) if unnamed > 1 and not any(own) else ()
 
 
 @dataclass(frozen=True)
@@ -137,48 +174,50 @@ class _Layout(Layout):
     def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
         # Regions are drawn in their order; negative ones are holes of those they lie in. Where no two regions have one
         # ``Id``, nuclei keep it; MoNuSAC's begin anew in every class.
-        name = entry.label_file.name
-        nuclei: list[tuple[Ring, _Holes, int]] = []
+        file, canvas = entry.label_file.name, Canvas(shape)
+        nuclei: list[tuple[Ring, Holes, int]] = []
         ids: list[int] = []
-        for annotation in read_xml(entry.label_file).iter("Annotation"):
-            regions, kind = list(annotation.iter("Region")), _class_of(annotation)
-            if regions and kind.casefold() not in self.numbers:
-                raise HistomixError(f"{name} has the class {kind!r}, which the dataset does not list; add it there.")
-            with naming(f"{name}, {kind}"):
-                drawn = [(ring, region) for region in regions if len(ring := _ring(region))]
-            holes = _Holes([ring for ring, region in drawn if region.get("NegativeROA") == "1"])
+        layers, notes = _layers(_read(entry.label_file))
+        for name, regions in layers:
+            key = name.casefold()
+            if key not in self.numbers and key not in (NUCLEUS, UNCLASSIFIED):
+                raise HistomixError(f"{file} has the class {name!r}, which the dataset does not list; add it there.")
+            with naming(f"{file}, {name}"):
+                drawn = [(_outline(region), region) for region in regions]
+                holes = Holes([ring for ring, region in drawn if is_hole(region) and not isinstance(ring, tuple)])
             for ring, region in drawn:
-                if region.get("NegativeROA") != "1":
-                    nuclei.append((ring, holes, self.numbers[kind.casefold()]))
-                    ids.append(whole_id(region.get("Id", "")))
-        polygons = (([ring, *holes.within(ring)], number) for ring, holes, number in nuclei)
-        with naming(name):
-            return paint(shape, polygons, ids if len(set(ids)) == len(ids) and 0 not in ids else None)
+                if is_hole(region):
+                    continue
+                if isinstance(ring, tuple):
+                    canvas.lost[ring] += 1
+                    continue
+                nuclei.append((ring, holes, self.numbers.get(key, 0)))
+                ids.append(whole_id(region.get("Id", "")))
+        kept = len(set(ids)) == len(ids) and 0 not in ids
+        with naming(file):
+            for (ring, holes, number), instance in zip(nuclei, ids, strict=True):
+                canvas.draw([ring, *holes.within(ring)], number, instance if kept else None)
+        return canvas.labels(notes=notes)
 
 
-def _ring(region: ElementTree.Element) -> Ring:
-    """The vertices of a region; rulers and arrows have two of them, which hold no pixel."""
-    try:
-        points = [(float(vertex.get("X", "")), float(vertex.get("Y", ""))) for vertex in region.iter("Vertex")]
-    except ValueError:
-        raise HistomixError("a vertex has no numbers X and Y; export it again.") from None
-    return as_ring(np.array(points, np.float64).reshape(-1, 2))
+def _read(path: Path) -> ElementTree.Element:
+    """The root of a file, which other programs' files do not have."""
+    root = read_xml(path)
+    if root.tag != "Annotations" or next(root.iter("V"), None) is not None:
+        raise HistomixError(
+            refusal(path) or f"{path.name} is not of ImageScope as the other files are; export it again."
+        )
+    return root
 
 
-class _Holes:
-    """Negative regions, by the boxes around them."""
-
-    def __init__(self, rings: list[Ring]) -> None:
-        if len(rings) > _MOST_HOLES:
-            raise HistomixError(f"at most {_MOST_HOLES} negative regions are read; draw nuclei without them.")
-        self.rings = rings
-        self._low = np.array([ring.min(axis=0) for ring in rings]).reshape(-1, 2)
-        self._high = np.array([ring.max(axis=0) for ring in rings]).reshape(-1, 2)
-
-    def within(self, ring: Ring) -> list[Ring]:
-        """Those whose box lies in that of a ring."""
-        inside = (self._low >= ring.min(axis=0)).all(axis=1) & (self._high <= ring.max(axis=0)).all(axis=1)
-        return [self.rings[number] for number in np.flatnonzero(inside)]
+def _outline(region: ElementTree.Element) -> Ring | Loss:
+    """The outline of a region, or why it has none."""
+    kind, ring = region.get("Type", "").strip(), vertices(region.iter("Vertex"))
+    if len(ring) > 2:
+        return ring
+    if len(ring) == 2 and kind in ("1", "2"):
+        return box(ring) if kind == "1" else ellipse(ring)
+    return _WITHOUT_AREA.get(kind, too_few(ring)) if len(ring) else too_few(ring)
 
 
 class Writer(ImageWriter):

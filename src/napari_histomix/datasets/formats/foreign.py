@@ -16,7 +16,7 @@ _QUPATH = "open the slide in QuPath and export the objects as GeoJSON"
 FOREIGN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"<annotations>\s*<ndpviewstate"), "an annotation of Hamamatsu's NDP.view", _QUPATH),
     (re.compile(rb"<annotations>\s*<(version|meta|image)\b"), "CVAT's own XML", "export COCO 1.0 from CVAT"),
-    (re.compile(rb"<annotation(\s[^>]*)?>[^\0]*<bndbox>"), "Pascal VOC's XML, which has boxes", "export outlines"),
+    (re.compile(rb"<annotation(\s[^>]*)?>[^\0]*<bndbox>"), "Pascal VOC's XML of boxes", "export outlines"),
     (re.compile(rb"<annotation(\s[^>]*)?>"), "the XML of Pascal VOC or LabelMe", "convert it to COCO"),
     (re.compile(rb"<session\b[^>]*Sedeen"), "a session of Sedeen", _QUPATH),
     (re.compile(rb'"shapes"\s*:[^\0]*"points"|"imagePath"\s*:'), "LabelMe's JSON", "convert it to COCO"),

@@ -5,101 +5,93 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, Labels, named_classes
-from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, shapes_of
-from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, files_by_stem, subfolder
-from napari_histomix.datasets.text_files import begins_with, naming, read_json
+from napari_histomix.datasets.dataset import Dataset
+from napari_histomix.datasets.entries import NO_OUTLINE, Loss, unread
+from napari_histomix.datasets.formats import side_files
+from napari_histomix.datasets.formats.foreign import refusal
+from napari_histomix.datasets.formats.polygons import Ring, as_ring, shapes_of
+from napari_histomix.datasets.formats.side_files import Drawing, Shape, SideFiles, class_name
+from napari_histomix.datasets.parts import lie_apart
+from napari_histomix.datasets.text_files import naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, check_classes, write_text
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
-_GEOJSON = frozenset({".geojson"})
-MARK = re.compile(rb'"(Feature|FeatureCollection)"')
+MARK = re.compile(
+    rb'"type"\s*:\s*"(Feature|FeatureCollection|GeometryCollection|Polygon|MultiPolygon)"|"features"\s*:\s*\['
+)
 
 
 def recognizes(root: Path) -> bool:
-    """Whether there is GeoJSON with features beside images."""
-    labels = files_by_stem(subfolder(root, "geojson", "annotations") or root, _GEOJSON, [])
-    return subfolder(root, "labels") is None and begins_with(labels.values(), MARK)
+    """Whether there is GeoJSON beside images."""
+    return side_files.recognizes(root, GEOJSON)
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
-    """List images with a GeoJSON file of the same name each, ``a.geojson`` or ``a.png.geojson``.
+    """List images with a GeoJSON file of the same name each, ``a.geojson``, ``a.json`` or ``a.png.geojson.gz``.
 
-    They lie in one folder, or in ``images`` and ``geojson`` (or ``annotations``). Where ``dataset.json`` does not list
-    the classes, each file is read once for them, and they are numbered in alphabetical order.
+    They lie in one folder, or in ``images`` and ``geojson`` (or ``annotations``); see ``side_files.open_side_files``.
     """
-    listing = Listing(root, mpp)
-    images = listing.images(subfolder(root, "images") or root)
-    labels: dict[str, Path] = {}
-    for stem, path in listing.labels(subfolder(root, "geojson", "annotations") or root, _GEOJSON).items():
-        shorter, _, suffix = stem.rpartition(".")
-        image = shorter if stem not in images and f".{suffix}".casefold() in IMAGE_SUFFIXES else stem
-        if image in labels:
-            names = f"{labels[image].name} and {path.name}"
-            listing.report(image, f"{names} are two label files of one image; keep one of them.")
-            images.pop(image, None)
-        labels[image] = path
-    listing.files = listing.pairs(images, labels)
-    classes = listing.classes or _classes(listing)
-    return listing.dataset(classes, _Layout(class_numbers(classes)))
+    return side_files.open_side_files(root, mpp, GEOJSON)
 
 
-def _classes(listing: Listing) -> tuple[NucleusClass, ...]:
-    """The classes that the files name, in the colors that they give them."""
-    names: dict[str, str] = {}
-    colors: dict[str, tuple[int, int, int]] = {}
-    for image, (_, path) in list(listing.files.items()):
-        with listing.leaving_out(image):
-            for feature in nuclei(read_features(path)):
-                name = feature.name or UNCLASSIFIED
-                names.setdefault(name.casefold(), name)
-                if feature.color is not None:
-                    colors.setdefault(name.casefold(), feature.color)
-    colors.setdefault(UNCLASSIFIED, UNCLASSIFIED_COLOR)
-    ordered = sorted(names, key=lambda key: (key == UNCLASSIFIED, key))
-    named = zip(ordered, named_classes(*(names[key] for key in ordered)), strict=True)
-    return tuple(replace(known, color=colors.get(key, known.color)) for key, known in named)
+def read_drawing(path: Path) -> Drawing:
+    """Read the nuclei of a GeoJSON file.
+
+    They are its detections and cells where it has any, else its annotations. Annotations beside detections are the
+    regions in which those were searched for; those that are no larger than nuclei are told of.
+    """
+    features, lost = read_objects(path)
+    nuclei = [feature for feature in features if feature.kind != "annotation"]
+    regions = [feature for feature in features if feature.kind == "annotation"] if nuclei else []
+    losses = sum((counts for kind, counts in lost.items() if not (nuclei and kind == "annotation")), Counter[Loss]())
+    shapes, notes = split_objects(nuclei or features)
+    largest = max(map(_extent, nuclei), default=0.0)
+    if nuclei and (aside := sum(_extent(region) <= largest for region in regions) + lost["annotation"][POINT]):
+        which = "1 annotation, no larger than a nucleus, was" if aside == 1 else f"{aside:,} annotations were"
+        notes.append(f"{which} left aside beside detections; make detections of those that are nuclei.")
+    return Drawing(list(shapes), losses, tuple(notes))
 
 
-def class_numbers(classes: Iterable[NucleusClass]) -> dict[str, int]:
-    """Class numbers by name in lower case."""
-    return {(known.name.strip() or UNCLASSIFIED).casefold(): known.number for known in classes}
+def _extent(shape: Shape) -> float:
+    """The area of the box around a shape."""
+    low = np.min([ring.min(axis=0) for ring in shape.rings], axis=0)
+    high = np.max([ring.max(axis=0) for ring in shape.rings], axis=0)
+    return float(np.prod(high - low))
 
 
-@dataclass(frozen=True)
-class _Layout(Layout):
-    numbers: Mapping[str, int]  # of the classes, by name in lower case
-
-    def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:
-        with naming(entry.label_file.name):
-            return draw(nuclei(read_features(entry.label_file)), shape, self.numbers)
+GEOJSON = SideFiles(
+    {".geojson": True, ".json": False}, MARK, ("geojson", "annotations", "labels", "json"), read_drawing
+)
 
 
-def nuclei(features: Sequence[Feature]) -> list[Feature]:
-    """The objects that are nuclei: detections and cells where a file has any, else annotations."""
-    # Annotations beside detections are the regions in which those were searched for.
-    return [feature for feature in features if feature.kind != "annotation"] or list(features)
+def split_objects(features: Sequence[Feature]) -> tuple[list[Feature], list[str]]:
+    """Take apart objects that are many nuclei, and say so.
 
-
-def draw(features: Iterable[Feature], shape: tuple[int, int], numbers: Mapping[str, int]) -> Labels:
-    """Draw objects into an instance map, in their order."""
-    canvas, synthetic = Canvas(shape), set()
-    for feature in features:
-        name = feature.name or UNCLASSIFIED
-        if name.casefold() not in numbers:
-            raise HistomixError(f"an object is of the class {name!r}, which the dataset does not list; add it there.")
-        number = canvas.draw(feature.rings, numbers[name.casefold()])
-        if feature.synthetic and number:
-            synthetic.add(number)
-    return canvas.labels(synthetic)
+    Some programs, CellViT among them, write all nuclei of a class as one object. So an annotation whose outlines lie
+    far apart is as many nuclei as it has outlines, and so are the objects of a file that has one for each class.
+    """
+    apart = [not feature.is_whole and lie_apart([rings[0] for rings in feature.polygons]) for feature in features]
+    drawn = [feature.kind == "annotation" for feature in features]
+    chosen = [several and by_hand for several, by_hand in zip(apart, drawn, strict=True)]
+    by_class = len({feature.name.casefold() for feature in features}) == len(features)
+    if by_class and not any(feature.is_whole for feature in features) and (any(chosen) if all(drawn) else all(apart)):
+        chosen = [len(feature.polygons) > 1 for feature in features]
+    nuclei: list[Feature] = []
+    for feature, several in zip(features, chosen, strict=True):
+        parts = [replace(feature, polygons=(polygon,)) for polygon in feature.polygons]
+        nuclei += parts if several else [feature]
+    if not (split := sum(chosen)):
+        return nuclei, []
+    which = "1 object of several outlines was" if split == 1 else f"{split:,} objects of several outlines were"
+    return nuclei, [f"{which} read as {len(nuclei) - len(features) + split:,} nuclei."]
 
 
 class Writer(ImageWriter):
@@ -115,6 +107,9 @@ class Writer(ImageWriter):
 _SYNTHETIC = "Synthetic"
 """Measurement of an object that is synthetic, and key in its metadata."""
 
+_NUCLEUS = "Nucleus: "
+"""How measurements of an object begin that somebody took for one nucleus."""
+
 KINDS = ("annotation", "detection", "cell")
 """Types of objects that can be nuclei."""
 
@@ -129,65 +124,95 @@ _LEGACY = {
 """What QuPath 0.2 wrote as a feature's id."""
 
 
+_ASIDE = frozenset({"tile", "tmaCore", "root"})
+"""Types of objects that are never nuclei."""
+
+_CLASS_KEYS = ("class", "type", "label", "category")
+"""Where other programs write the name of the class, TIAToolbox in ``type``."""
+
+POINT, LINE = unread("a point"), unread("a line")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Feature:
-    """One object, with the name and color of its class."""
+class Feature(Shape):
+    """One object; of a cell, the polygons are those of its nucleus, where it has one.
 
-    kind: str  # one of `KINDS`
-    rings: tuple[Ring, ...]  # outlines and holes, not closed; of a cell those of its nucleus, where it has one
-    name: str = ""  # derived classes are joined as QuPath shows them, "Tumor: Positive"
-    color: tuple[int, int, int] | None = None
+    The name of a derived class is joined as QuPath shows it, "Tumor: Positive".
+    """
+
+    kind: str = "annotation"  # one of `KINDS`
     measurements: Mapping[str, float] = field(default_factory=dict)
-    synthetic: bool = False  # whether the object says so of itself
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the program that wrote it took it for one nucleus."""
+        return self.kind == "cell" or any(name.startswith(_NUCLEUS) for name in self.measurements)
 
 
-def read_features(path: Path) -> list[Feature]:
-    """Read the objects of a GeoJSON file that have an area: a collection, a bare list of features, or a single one.
+def read_objects(path: Path) -> tuple[list[Feature], dict[str, Counter[Loss]]]:
+    """Read the objects of a GeoJSON file: a collection, a bare list of features, or a single one.
 
-    Tiles, TMA cores, points and lines are left aside; of nested objects, children follow their parents.
+    Returns those that have an area, children after their parents, and how many others there are, by kind and reason.
+    Tiles and TMA cores are left aside.
     """
     # QuPath writes measurements that could not be made as NaN.
     content = read_json(path, not_a_number=True)
     if isinstance(content, dict):
         content = content.get("features") if content.get("type") == "FeatureCollection" else [content]
     if not isinstance(content, list):
-        raise HistomixError(f"{path.name} is no GeoJSON of features; export the objects from QuPath again.")
+        sentence = f"{path.name} is no GeoJSON of features; export the objects from QuPath again."
+        raise HistomixError(refusal(path) or sentence)
     features: list[Feature] = []
-    waiting = content[::-1]
+    lost: dict[str, Counter[Loss]] = {kind: Counter() for kind in KINDS}
+    waiting, number = content[::-1], 0
     while waiting:
         item = waiting.pop()
+        number += 1
         if not isinstance(item, dict) or item.get("type") != "Feature":
-            raise HistomixError(f"{path.name} holds something that is no GeoJSON feature; export it again.")
+            sentence = f"{path.name} holds something that is no GeoJSON feature; export it again."
+            raise HistomixError(refusal(path) or sentence)
         properties = item.get("properties")
         properties = properties if isinstance(properties, dict) else {}
-        with naming(f"{path.name}, object {len(features) + 1}"):
-            features += _feature(item, properties)
+        kind = _kind(item, properties)
+        if kind in KINDS:
+            with naming(f"{path.name}, object {number}"):
+                polygons, losses = _polygons(item.get("nucleusGeometry") or item.get("geometry"))
+            if polygons:
+                features.append(_feature(kind, polygons, properties))
+            else:
+                lost[kind].update(losses or {NO_OUTLINE: 1})
         children = properties.get("childObjects", properties.get("children"))
         waiting.extend(children[::-1] if isinstance(children, list) else [])
-    return features
+    return features, lost
 
 
-def _feature(item: Mapping[str, Any], properties: Mapping[str, Any]) -> list[Feature]:
-    """An object; none if it is nothing that can be a nucleus."""
-    identity = item.get("id")
-    legacy = _LEGACY.get(identity) if isinstance(identity, str) else None
-    kind = properties.get("objectType", properties.get("object_type", properties.get("type", legacy)))
-    kind = "annotation" if kind is None else _LEGACY.get(str(kind), kind)
-    rings = _rings(item.get("nucleusGeometry") or item.get("geometry")) if kind in KINDS else ()
-    if not rings:
-        return []
+def _kind(item: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
+    """The type of an object, one of `KINDS` where it can be a nucleus; of what is not QuPath's, annotation."""
+    for said in (*(properties.get(key) for key in ("objectType", "object_type", "type")), item.get("id")):
+        kind = _LEGACY.get(said, said) if isinstance(said, str) else None
+        if kind in KINDS or kind in _ASIDE:
+            return str(kind)
+    return "annotation"
+
+
+def _feature(kind: str, polygons: tuple[tuple[Ring, ...], ...], properties: Mapping[str, Any]) -> Feature:
     name, color = _classification(properties.get("classification"))
+    for key in _CLASS_KEYS if "classification" not in properties else ():
+        said = properties.get(key)
+        if isinstance(said, str) and said not in KINDS and said not in _LEGACY:
+            name = name or class_name(said)
     measurements = _measurements(properties.get("measurements"))
     # Metadata get lost in QuPath before 0.5, measurements do not.
     metadata = properties.get("metadata")
     noticed = isinstance(metadata, dict) and SYNTHETIC_NOTICE in metadata.values()
     synthetic = noticed or measurements.get(_SYNTHETIC, 0.0) > 0
-    return [Feature(str(kind), rings, name, color, measurements, synthetic)]
+    return Feature(polygons, name, color, synthetic, kind, measurements)
 
 
-def _rings(geometry: Any) -> tuple[Ring, ...]:
-    """All rings of a geometry; empty if it has no area."""
-    rings: list[Ring] = []
+def _polygons(geometry: Any) -> tuple[tuple[tuple[Ring, ...], ...], Counter[Loss]]:
+    """The polygons of a geometry, each an outline and its holes; and what it has without an area."""
+    found: list[tuple[Ring, ...]] = []
+    losses: Counter[Loss] = Counter()
     waiting = [geometry]
     while waiting:
         part = waiting.pop()
@@ -198,13 +223,18 @@ def _rings(geometry: Any) -> tuple[Ring, ...]:
         kind, coordinates = part.get("type"), part.get("coordinates")
         if kind == "GeometryCollection":
             inner = part.get("geometries")
-            waiting.extend(inner if isinstance(inner, list) else [])
+            waiting.extend(inner[::-1] if isinstance(inner, list) else [])
         elif kind in ("Polygon", "MultiPolygon"):
             polygons = [coordinates] if kind == "Polygon" else coordinates
             if not isinstance(polygons, list) or not all(isinstance(polygon, list) for polygon in polygons):
                 raise HistomixError(f"its {kind} has no list of rings; export it again.")
-            rings += [_ring(ring) for polygon in polygons for ring in polygon]
-    return tuple(ring for ring in rings if len(ring))
+            rings = [tuple(ring for ring in map(_ring, polygon) if len(ring)) for polygon in polygons]
+            found += [polygon for polygon in rings if polygon]
+        elif coordinates and kind in ("Point", "MultiPoint"):
+            losses[POINT] += len(coordinates) if kind == "MultiPoint" and isinstance(coordinates, list) else 1
+        elif coordinates and kind in ("LineString", "MultiLineString"):
+            losses[LINE] += 1
+    return tuple(found), losses
 
 
 def _ring(points: Any) -> Ring:
@@ -219,7 +249,7 @@ def _ring(points: Any) -> Ring:
 def _classification(value: Any) -> tuple[str, tuple[int, int, int] | None]:
     """Name and color of a class, in any of the ways QuPath has written it; an empty name for none."""
     if isinstance(value, str):
-        return value.strip(), None
+        return class_name(value), None
     if not isinstance(value, dict):
         return "", None
     names = value.get("names")
@@ -228,7 +258,7 @@ def _classification(value: Any) -> tuple[str, tuple[int, int, int] | None]:
     while isinstance(parent, dict) and len(words) < 10:
         words, parent = [parent.get("name"), *words], parent.get("parentClass")
     color = value.get("color", value.get("colorRGB"))
-    return ": ".join(word.strip() for word in words if isinstance(word, str) and word.strip()), _color(color)
+    return ": ".join(name for word in words if (name := class_name(word))), _color(color)
 
 
 def _color(value: Any) -> tuple[int, int, int] | None:
@@ -271,7 +301,10 @@ def write_features(
         if len(polygons) == 1:
             geometry = {"type": "Polygon", "coordinates": polygons[0]}
         area = sum(_area(ring) for exterior, holes in parts for ring in (exterior, *holes))
-        measurements = {"Nucleus: Area µm^2": round(area * image.mpp**2, 6)} if measured else {}
+        measurements: dict[str, float] = {f"{_NUCLEUS}Area µm^2": round(area * image.mpp**2, 6)} if measured else {}
+        if not measured and len(polygons) > 1:
+            # By this the parts stay one nucleus where they are read again.
+            measurements = {f"{_NUCLEUS}Outlines": len(polygons)}
         synthetic = number in image.synthetic
         feature = {
             "type": "Feature",
