@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -167,6 +167,18 @@ class Listing:
             self.report(image, "there are labels but no image of that name; add the image.")
         return {image: (images[image], labels[found[image]]) for image in images if image in found}
 
+    def pairs_in(
+        self, images: Path, labels: Path, suffixes: frozenset[str], but: Collection[str] = ()
+    ) -> dict[str, tuple[Path, Path]]:
+        """Images and labels of one name in two folders, as `pairs`; label files of some names (lower case) are none."""
+        before, self.problems = self.problems, []
+        pictures = self.images(images)
+        files = self.labels(labels, suffixes)
+        files = {name: path for name, path in files.items() if name in pictures or name.casefold() not in but}
+        result = self.pairs(pictures, files)
+        self.problems = before + self.problems
+        return result
+
     def add(self, image: str, files: tuple[Path, Path], said: Row | None = None, folder: str = "") -> str:
         """Take in an image; returns its name, which begins with its ``folder`` where another one has that name.
 
@@ -184,6 +196,14 @@ class Listing:
     def report(self, image: str, sentence: str) -> None:
         """Add a problem, with the image's name in front of the sentence."""
         self.problems.append(Problem(image, f"{image}: {sentence}"))
+
+    @contextmanager
+    def reporting(self, image: str) -> Iterator[None]:
+        """Report an image if what is done here raises HistomixError."""
+        try:
+            yield
+        except HistomixError as error:
+            self.problems.append(Problem(image, about(image, error)))
 
     @contextmanager
     def leaving_out(self, image: str) -> Iterator[None]:

@@ -123,9 +123,9 @@ def test_polygons_that_touch_are_one_nucleus_and_run_lengths_may_be_numbers(fold
     expected[0, 0] = 3
     assert np.array_equal(image.instances, expected)
     assert dict(image.types) == {1: 1, 2: 3, 3: 3}
-    assert image.notes == (
+    assert image.notes[0].sentence == (
         "a: 1 of 6 objects is a region of many objects (iscrowd), 1 has a box but no outline, "
-        "1 lies outside the image; they are left out.",
+        "1 lies outside the image; they are left out."
     )
 
 

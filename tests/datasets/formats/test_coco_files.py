@@ -223,7 +223,7 @@ def test_crowds(tmp_path, annotations, counts, crowds):
     dataset = open_dataset(tmp_path, mpp=0.25)
     image = dataset.read("a")
     assert dict(image.counts()) == counts
-    assert [note for note in image.notes if "iscrowd" in note] == (
+    assert [note.sentence for note in image.notes if "iscrowd" in note.sentence] == (
         [f"a: 1 of {sum(counts.values()) + 1} objects is a region of many objects (iscrowd); it is left out."] * crowds
     )
 
@@ -245,7 +245,9 @@ def test_what_is_no_nucleus_is_counted(tmp_path):
     dataset = open_dataset(tmp_path, mpp=0.25)
     image = dataset.read("a")
     assert np.array_equal(image.instances, ROUND) and dict(image.types) == {1: dataset.unclassified.number}
-    assert image.notes == ("a: 1 of 3 objects has a box but no outline, 1 has no outline; they are left out.",)
+    assert image.notes[0].sentence == (
+        "a: 1 of 3 objects has a box but no outline, 1 has no outline; they are left out."
+    )
     content = json.loads((tmp_path / "annotations" / "instances_default.json").read_text())
     content["annotations"] += [polygon(1, 1, 2, 2) | {"image_id": 9}, polygon(12, 1, 2, 2, 2) | {"image_id": "1"}]
     (tmp_path / "annotations" / "instances_default.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
@@ -278,7 +280,7 @@ def test_a_photograph_upside_down_says_what_its_labels_are_taken_for(tmp_path):
     picture(tmp_path / "images" / "a.jpg", turn=3)
     listed(tmp_path / "annotations" / "instances_train.json", {"a.jpg": [polygon(2, 3, 4, 5)]}, height=20, width=24)
     image = open_dataset(tmp_path, mpp=0.25).read("a")
-    assert np.array_equal(image.instances, ROUND) and "EXIF" in image.notes[0]
+    assert np.array_equal(image.instances, ROUND) and "EXIF" in image.notes[0].sentence
 
 
 def test_other_files_are_not_taken_for_coco(tmp_path):
