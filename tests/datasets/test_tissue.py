@@ -76,6 +76,25 @@ def test_splits_and_images_of_one_name(tmp_path):
     assert {entry.source.image for entry in dataset.training} == {"tumor/1", "normal/1"}
 
 
+def test_folders_for_splits_of_any_spelling(tmp_path):
+    add(tmp_path, "TRAIN set/tumor/1.png", "val2017/Tumor/1.png", "Testing/tumor/1.png", "batch 1/tumor/1.png")
+    add(tmp_path, "notes/more/1.png", "origin/tumor/1.png")
+    dataset = open_tissue(tmp_path)
+    splits = {entry.source.image: entry.source.split for entry in dataset.entries}
+    assert splits == {"tumor/1": "train", "Testing/tumor/1": "test", "Tumor/1": "val", "batch 1/tumor/1": "batch 1"}
+    assert [kind.casefold() for kind in dataset.kinds] == ["tumor"]
+    assert "it is none of train, val, test" in problems(dataset)["split 'batch 1'"]
+    (tmp_path / "dataset.json").write_text('{"splits": {"Batch 1": "train"}}')
+    dataset = open_tissue(tmp_path)
+    assert dataset.entry("batch 1/tumor/1").source.split == "train" and dataset.problems == ()
+
+
+def test_folders_of_the_same_classes_are_asked_about(tmp_path):
+    dataset = open_tissue(add(tmp_path, "fold 1/tumor/1.png", "fold 2/Tumor/1.png", "fold 2/normal/2.png"))
+    assert {entry.source.split for entry in dataset.entries} == {"fold 1", "fold 2"} and dataset.training == ()
+    assert len(dataset.problems) == 2 and len(dataset.entries) == 3
+
+
 def test_what_dataset_json_says_of_splits_counts_here_too(folders):
     (folders / "dataset.json").write_text('{"name": "graded", "split": {"Testing": ["grade 2/a2"]}}')
     dataset = open_tissue(folders)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,19 @@ def test_images_of_test_and_validation_splits_are_never_learned_from(tmp_path):
     assert notes == [f"3 images of test and validation splits in {tmp_path.name} are not learned from."]
     with pytest.raises(HistomixError, match="splits only"):
         pictures_of(tmp_path / "Test")
+
+
+def test_splits_of_a_labeled_dataset_count(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in "abc":
+        Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    for split, name in (("Train", "a"), ("Validation", "b"), ("batch1", "c")):
+        content = {"images": [{"id": 1, "file_name": f"{name}.png"}], "annotations": []}
+        content["categories"] = [{"id": 1, "name": "x"}]
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(content))
+    assert [one.name for one in pictures_of(tmp_path)[0]] == ["a.png"]
+    (tmp_path / "dataset.json").write_text('{"splits": {"batch1": "train"}}')
+    assert [one.name for one in pictures_of(tmp_path)[0]] == ["a.png", "c.png"]
 
 
 def test_a_file_that_broke_since_is_one_sentence(tmp_path):

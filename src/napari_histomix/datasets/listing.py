@@ -219,11 +219,11 @@ class Listing:
         said, described = self.said.get(image, Row()), section.described
         patient, slide = tcga_origin(image.rpartition("/")[2])
         split = row.split or split_name(said.split) or described_split(described, image, section.folder)
-        split = self._splits.get(split, split)
+        split = split or section.split
         source = Source(
             dataset=self.name,
             image=image,
-            split=split or section.split or "train",
+            split=self._splits.get(split, split) or "train",
             patient=row.patient or said.patient or patient,
             slide=row.slide or said.slide or slide,
         )

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from napari_histomix.datasets.entries import TABLE, described_split, read_json_object, split_name
+from napari_histomix.datasets.entries import TABLE, described_split, read_json_object, split_name, stated_splits
 from napari_histomix.datasets.formats.plain import TYPES_TABLE
+from napari_histomix.datasets.opening import open_dataset
 from napari_histomix.datasets.pixels import is_flagged
 from napari_histomix.datasets.text_files import read_table
 from napari_histomix.records import Event, HistomixError, Job
@@ -73,8 +75,9 @@ def pictures_of(
     """The color images of a folder, or of one open layer (its name and pixels); and what a person should know.
 
     Images of a test or validation split are left out: those in folders of that name, and those that a labeled
-    dataset's tables or ``dataset.json`` say. Where ``splits`` lists an image, by its name or its path without suffix,
-    it decides alone. Images that hold synthetic pixels, by the tables or their own descriptions, are left out too.
+    dataset's own files (such as COCO's), tables or ``dataset.json`` say. Where ``splits`` lists an image, by its name
+    or its path without suffix, it decides alone. Images that hold synthetic pixels, by the tables or their own
+    descriptions, are left out too.
 
     Raises
     ------
@@ -89,7 +92,8 @@ def pictures_of(
     images, broken = find_images(source)
     notes = [f"Skipped: {path} cannot be read as an image." for path in broken]
     facts_of = cache(_folder_facts)
-    left = [path for path in images if not _is_reserved(path, source, splits or {}, facts_of)]
+    known = _dataset_splits(source)
+    left = [path for path in images if not _is_reserved(path, source, splits or {}, known, facts_of)]
     if len(left) < len(images):
         reserved = len(images) - len(left)
         notes.append(f"{reserved} images of test and validation splits in {source.name} are not learned from.")
@@ -103,17 +107,28 @@ def pictures_of(
     return [Picture(path.name, source.name, slide_of(path), path) for path in real], notes
 
 
-def _is_reserved(path: Path, top: Path, splits: Mapping[str, str], facts_of: Callable[[Path], _Facts]) -> bool:
+def _dataset_splits(folder: Path) -> dict[Path, str]:
+    """The split of each image file of a folder that is a labeled dataset; empty for any other folder."""
+    with suppress(HistomixError):
+        # The scale does not matter here.
+        return {entry.image.resolve(): entry.source.split for entry in open_dataset(folder, 1.0).entries}
+    return {}
+
+
+def _is_reserved(
+    path: Path, top: Path, splits: Mapping[str, str], known: Mapping[Path, str], facts_of: Callable[[Path], _Facts]
+) -> bool:
     """Whether an image belongs to a split that must not be learned from."""
     parts = path.with_suffix("").parts
     belongs = {splits[name] for at in range(len(parts)) if (name := "/".join(parts[at:])) in splits}
     if not belongs:
         folders = _folders(path, top)
-        belongs = {split_name(folder.name) for folder in folders} & {"test", "val"}
+        belongs = {split_name(folder.name) for folder in folders} & {"test", "val"} | {known.get(path.resolve(), "")}
         for folder in folders:
             rows, described = facts_of(folder)
             listed = rows.get(path.stem, {}).get("split", "")
-            belongs.add(split_name(listed) or described_split(described, path.stem, folder))
+            split = split_name(listed) or described_split(described, path.stem, folder)
+            belongs.add(stated_splits(described, folder).get(split, split))
     return bool({split_name(split) for split in belongs} - {"train", ""})
 
 

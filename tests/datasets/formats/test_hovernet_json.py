@@ -185,3 +185,51 @@ def test_names_cannot_leave_the_folder(tmp_path):
     for name in ("../x", "a/b", "", ".hidden", "a\\b"):
         with pytest.raises(HistomixError, match="cannot be the name"):
             written(Writer, tmp_path, [small(name)], CLASSES)
+
+
+def test_nuclei_without_contour_or_type(tmp_path):
+    nuclei = {
+        "1": {"contour": SQUARE},
+        "2": {"contour": [[20, 20]], "type": 2.0},
+        "3": {"type": 2},
+        "4": {"contour": None},
+    }
+    dataset = open_dataset(hover(tmp_path, nuclei | {"5": {"contour": [[9, 20]], "type": None}}), mpp=0.25)
+    image = dataset.read("a")
+    unclassified = dataset.unclassified.number
+    assert dict(image.types) == {1: unclassified, 2: 2, 5: unclassified}
+    assert image.notes[0].sentence == "a: 2 of 5 objects have no outline; they are left out."
+    hover(tmp_path, {})
+    assert open_dataset(tmp_path, mpp=0.25).read("a").counts() == {}
+
+
+def test_folders_for_splits(tmp_path):
+    for number, split in enumerate(("Train", "Validation", "test"), start=1):
+        hover(tmp_path / split, {"1": {"contour": SQUARE, "type": number}})
+    dataset = open_dataset(tmp_path, mpp=0.25)
+    splits = {entry.source.image: entry.source.split for entry in dataset.entries}
+    assert splits == {"a": "train", "Validation-a": "val", "test-a": "test"} and not dataset.problems
+    assert [dataset.read(name).types[1] for name in ("a", "Validation-a", "test-a")] == [1, 2, 3]
+
+
+def test_folders_for_splits_in_json(tmp_path):
+    hover(tmp_path, {"1": {"contour": SQUARE, "type": 1}})
+    for part in ("json", "Images"):
+        (tmp_path / part / "TEST").mkdir()
+        for path in (tmp_path / part).glob("a.*"):
+            shutil.copy(path, path.parent / "TEST" / path.name)
+    dataset = open_dataset(tmp_path, mpp=0.25)
+    assert {entry.source.image: entry.source.split for entry in dataset.entries} == {"a": "train", "TEST-a": "test"}
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+def test_contours_of_a_photograph_are_on_the_upright_image(tmp_path, turn):
+    root = hover(tmp_path, {"7": {"contour": SQUARE, "type": 2}})
+    exif = Image.Exif()
+    exif[274] = turn
+    Image.open(root / "Images" / "a.png").save(root / "Images" / "a.png", exif=exif)
+    image = open_dataset(root, mpp=0.25).read("a")
+    wanted = np.zeros((40, 30) if turn == 6 else (30, 40), int)
+    wanted[3:7, 2:7] = 7
+    np.testing.assert_array_equal(image.instances, wanted)
+    assert "EXIF" in image.notes[0].sentence

@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 
 from napari_histomix.datasets.dataset import Dataset
 from napari_histomix.datasets.entries import (
-    SPLIT_FOLDERS,
     TABLE,
     Entry,
     Row,
     UnknownLayoutError,
+    is_split_folder,
     natural_order,
     read_json_object,
     split_name,
@@ -39,6 +39,8 @@ LAYOUTS = (
     "expected one folder per class with its images in it (these folders may lie in Train, Val and Test), "
     f"or {TABLE} with the columns image and class"
 )
+_NO_SPLITS = ("origin", "ignore")
+"""Folders that an export writes beside those of the splits."""
 _MAX_IMAGE = 2**31
 """Bytes of an image file that is copied."""
 
@@ -137,13 +139,13 @@ def _in_table(table: Table, listing: Listing) -> list[Entry]:
 def _in_folders(listing: Listing, table: Table | None) -> list[Entry]:
     """The images, where their folders give the classes."""
     root, inside = listing.root, _subfolders(listing.root)
-    splits = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
+    splits = [path for path in inside if is_split_folder(path.name)]
     if any(subfolder(folder, "images") and subfolder(folder, "labels") for folder in [root, *splits]):
         raise HistomixError(
             f"{root} is a dataset of labeled nuclei (Images and Labels); open it as one, or give its images a class "
             f"each in {TABLE} with the columns image and class."
         )
-    split_sections = [path for path in splits if any(map(_has_images, _subfolders(path)))]
+    split_sections = _split_sections(inside, splits)
     if split_sections:
         _report_stray(root, listing)
         for path in inside:
@@ -178,6 +180,22 @@ def _in_folders(listing: Listing, table: Table | None) -> list[Entry]:
         for image, (path, section) in sections.items()
         if path not in spoiled
     ]
+
+
+def _split_sections(inside: list[Path], splits: list[Path]) -> list[Path]:
+    """The folders of class folders for the splits, those of other names among them if they have classes of these."""
+    kinds_of = {
+        path: {kind.name.casefold() for kind in _subfolders(path) if _has_images(kind)}
+        for path in inside
+        if path.name.casefold() not in _NO_SPLITS
+    }
+    sections = [path for path in splits if kinds_of[path]]
+    kinds: set[str] = set().union(*(kinds_of[path] for path in sections))
+    if not sections and not any(map(_has_images, inside)):
+        # Two folders of the same classes, of which neither is called as a split.
+        every = [kind for group in kinds_of.values() for kind in group]
+        kinds = {kind for kind in every if every.count(kind) > 1}
+    return [path for path in inside if path in sections or kinds & kinds_of.get(path, set())]
 
 
 def _sorted_images(folder: Path, listing: Listing) -> dict[str, Path]:

@@ -27,10 +27,11 @@ from napari_histomix.datasets.entries import (
     UNCLASSIFIED_COLOR,
     Entry,
     Labels,
+    Row,
     numbered_classes,
 )
 from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of, outside
-from napari_histomix.datasets.listing import Listing, files_by_stem, subfolder
+from napari_histomix.datasets.listing import Listing, files_by_stem, sections_of, subfolder
 from napari_histomix.datasets.text_files import MAX_JSON, MAX_PIXELS, begins_with, read_bytes, read_json, whole_id
 from napari_histomix.datasets.writing import ImageWriter, write_text
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
@@ -44,10 +45,24 @@ _LONGEST = 32767
 
 def recognizes(root: Path) -> bool:
     """Whether a folder has HoVer-Net's JSON files in ``json``, and no other labels in ``Labels``."""
-    folder = subfolder(root, "json")
-    if folder is None or subfolder(root, "labels") is not None:
-        return False
-    return begins_with(files_by_stem(folder, _JSON, []).values(), MARK)
+    return any(
+        subfolder(section.parent, "labels") is None and begins_with(files_by_stem(json, _JSON, []).values(), MARK)
+        for section, json, _ in _sections(root)
+    )
+
+
+def _sections(root: Path) -> list[tuple[Path, Path, tuple[str, str]]]:
+    """Folders ``json`` of a root and of its folders for splits, and folders for splits in these.
+
+    With each comes the ``json`` it is or lies in, and the name of the folder for a split and that split.
+    """
+    sections = []
+    for place, split in sections_of(root):
+        if json_folder := subfolder(place, "json"):
+            for inner, inner_split in sections_of(json_folder):
+                named = (inner.name, inner_split) if inner_split else (place.name if split else "", split)
+                sections.append((json_folder, inner, named))
+    return sections
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
@@ -57,10 +72,20 @@ def open(root: Path, mpp: float | None) -> Dataset:
     "unclassified" behind the others.
     """
     listing = Listing(root, mpp)
-    images, folder = subfolder(root, "images"), subfolder(root, "json")
-    if images is None or folder is None:
-        raise HistomixError(f"{root} has HoVer-Net's JSON files but no folder images; put the images there.")
-    listing.files = listing.pairs(listing.images(images), files_by_stem(folder, _JSON, listing.problems))
+    for json_folder, inner, (name, split) in _sections(root):
+        images = subfolder(json_folder.parent, "images")
+        if images is None:
+            raise HistomixError(
+                f"{json_folder.parent} has HoVer-Net's JSON files but no folder images; put the images there."
+            )
+        pictures = images if inner == json_folder else subfolder(images, inner.name.casefold())
+        if pictures is None or (inner == json_folder and not files_by_stem(inner, _JSON, [])):
+            if pictures is None:
+                listing.report(inner.name, f"there is no folder of that name in {images.name}; put the images there.")
+            continue
+        for image, files in listing.pairs_in(pictures, inner, _JSON).items():
+            with listing.reporting(image):
+                listing.add(image, files, Row(split=split), name)
     dataset = listing.dataset((), _Layout())
     numbers: set[int] = set().union(*(_types_in(entry.label_file) for entry in dataset.entries))
     classes, untyped = listing.classes, 0
@@ -99,10 +124,17 @@ class _Layout(Layout):
             if not isinstance(nucleus, dict):
                 raise HistomixError(f"{name}: nucleus {number} is no JSON object; export it again.")
             kind = nucleus.get("type")
+            if isinstance(kind, float) and kind.is_integer():
+                kind = int(kind)
             if kind is not None and type(kind) is not int:
                 raise HistomixError(f"{name}: nucleus {number} has the type {kind!r}, no whole number.")
             try:
-                _draw(canvas, as_ring(nucleus.get("contour")), kind or self.untyped, number)
+                _draw(
+                    canvas,
+                    as_ring([] if nucleus.get("contour") is None else nucleus["contour"]),
+                    kind or self.untyped,
+                    number,
+                )
             except HistomixError as error:
                 raise HistomixError(f"{name}, nucleus {number}: {error}") from None
         return canvas.labels()
