@@ -17,8 +17,8 @@ WHOLE = 0.5
 """Share of an image that no nucleus covers."""
 MOST_PARTS = 64
 """Outlines that a nucleus can have."""
-_MOST_PAIRS = 2**22
-"""Pairs of corners that are looked at for two outlines; where there are more, their boxes decide."""
+_MOST_PAIRS = 2**18
+"""Pairs of corners that are looked at for one object; where there are more, the boxes of its outlines decide."""
 
 
 def split_parts(
@@ -87,11 +87,12 @@ def lie_apart(outlines: Sequence[NDArray[np.float64]]) -> bool:
     shapes = [outline for outline in outlines if len(outline) > 2 and polygon_area(outline) >= SMALLEST]
     if len(shapes) > MOST_PARTS:
         return True
+    exact = sum(map(len, shapes)) ** 2 <= _MOST_PAIRS
     # Whatever is near to one of the group joins it.
     near, rest = shapes[:1], shapes[1:]
     while near and rest:
         shape = near.pop()
-        joining = [other for other in rest if _near(shape, other)]
+        joining = [other for other in rest if _near(shape, other, exact)]
         rest = [other for other in rest if not any(other is joined for joined in joining)]
         near += joining
     return bool(rest)
@@ -103,12 +104,12 @@ def polygon_area(ring: NDArray[np.float64]) -> float:
     return abs(float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))) / 2
 
 
-def _near(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
-    """Whether two outlines are less than `GAP` apart, or one lies within the other."""
+def _near(first: NDArray[np.float64], second: NDArray[np.float64], exact: bool) -> bool:
+    """Whether two outlines, or at least their boxes, are less than `GAP` apart, or one lies within the other."""
     gaps = np.maximum(first.min(axis=0) - second.max(axis=0), second.min(axis=0) - first.max(axis=0))
     if (gaps >= GAP).any():
         return False
-    if len(first) * len(second) > _MOST_PAIRS or _within(first[0], second) or _within(second[0], first):
+    if not exact or _within(first[0], second) or _within(second[0], first):
         return True
     return min(_distance(first, second), _distance(second, first)) < GAP
 
@@ -126,10 +127,6 @@ def _distance(points: NDArray[np.float64], ring: NDArray[np.float64]) -> float:
     """The least distance of points to the edges of a ring."""
     along = np.roll(ring, -1, axis=0) - ring
     length = np.maximum((along**2).sum(axis=1), 1e-12)
-    nearest = np.inf
-    step = max(1, 2**18 // len(ring))
-    for begin in range(0, len(points), step):
-        to = points[begin : begin + step, None] - ring
-        share = np.clip((to * along).sum(axis=2) / length, 0, 1)
-        nearest = min(nearest, float(((to - share[..., None] * along) ** 2).sum(axis=2).min()))
-    return float(np.sqrt(nearest))
+    to = points[:, None] - ring
+    share = np.clip((to * along).sum(axis=2) / length, 0, 1)
+    return float(np.sqrt(((to - share[..., None] * along) ** 2).sum(axis=2).min()))

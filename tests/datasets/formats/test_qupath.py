@@ -472,3 +472,42 @@ def test_a_point_that_is_nowhere_is_named(tmp_path, bad):
     folder(tmp_path, feature(polygon(square(0, 0))), "b", "b.geojson")
     [problem] = open_dataset(folder(tmp_path, text), mpp=0.5).problems
     assert problem.sentence.startswith("a.geojson, object 2: a polygon has a point at infinity")
+
+
+def test_folders_are_told_apart(tmp_path):
+    one = feature(polygon(square(3, 5)), classification="Tumor")
+    for name in ("first", "second"):
+        folder(tmp_path / "apart" / name, one)
+    assert not recognizes(tmp_path / "apart")
+    folder(tmp_path / "pair" / "tissue", one, file="../a.geojson")
+    (tmp_path / "pair" / "drawn").mkdir()
+    (tmp_path / "pair" / "a.geojson").rename(tmp_path / "pair" / "drawn" / "a.geojson")
+    assert masks(tmp_path / "pair")[0] == {"Tumor": [(5, 3, 4, 4)]}
+    (tmp_path / "pair" / "masks").mkdir()
+    assert not recognizes(tmp_path / "pair")
+
+
+@pytest.mark.parametrize(
+    ("case", "image"),
+    [
+        ("01-cellvit-one-feature-per-class", "slide1"),
+        ("05-qupath-geojson-named-json", "slide1"),
+        ("07-self-intersecting-and-donut", "slide1"),
+        ("10-asap-xml", "slide1"),
+        ("13-imagescope-layer-names-with-description", "a"),
+    ],
+)
+def test_cases_of_people(shared, case, image):
+    folder = shared / "cases" / case
+    if not folder.is_dir():
+        pytest.skip("the cases are not here")
+    with np.load(folder / "truth" / f"{image}.npz") as truth:
+        wanted = [(kind, truth["inst"] == int(number)) for number, kind in json.loads(str(truth["types"])).items()]
+    dataset = open_dataset(folder / "in", mpp=0.25)
+    [entry] = dataset.entries
+    found = dataset.read(entry)
+    assert len(found.types) == len(wanted)
+    for kind, mask in wanted:
+        number = int(found.instances[mask][0])
+        np.testing.assert_array_equal(found.instances == number, mask)
+        assert dataset.class_name(found.types[number]) == kind

@@ -31,7 +31,17 @@ from napari_histomix.datasets.formats import asap_xml, halo_xml
 from napari_histomix.datasets.formats.foreign import refusal
 from napari_histomix.datasets.formats.polygons import Canvas, Ring, one_ring, shapes_of
 from napari_histomix.datasets.formats.side_files import HEAD, class_name
-from napari_histomix.datasets.formats.xml_shapes import ARROW, RULER, Holes, box, ellipse, is_hole, too_few, vertices
+from napari_histomix.datasets.formats.xml_shapes import (
+    ARROW,
+    RULER,
+    Holes,
+    box,
+    check_ellipses,
+    ellipse,
+    is_hole,
+    too_few,
+    vertices,
+)
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, files_by_stem, sections_of, subfolder, subfolders
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP
 from napari_histomix.datasets.text_files import begins_with, naming, read_xml, whole_id
@@ -207,6 +217,8 @@ def _read(path: Path) -> ElementTree.Element:
         raise HistomixError(
             refusal(path) or f"{path.name} is not of ImageScope as the other files are; export it again."
         )
+    with naming(path.name):
+        check_ellipses(root, "2")
     return root
 
 

@@ -22,6 +22,7 @@ from napari_histomix.datasets.formats.xml_shapes import (
     RULER,
     Holes,
     box,
+    check_ellipses,
     ellipse,
     is_hole,
     too_few,
@@ -58,6 +59,8 @@ def read_drawing(path: Path) -> Drawing:
     root = read_xml(path)
     if root.tag != "Annotations" or next(root.iter("Vertex"), None) is not None:
         raise HistomixError(refusal(path) or f"{path.name} is not of HALO as the other files are; export it again.")
+    with naming(path.name):
+        check_ellipses(root, "ellipse")
     drawing = Drawing()
     for layer in root.iter("Annotation"):
         name, color = class_name(layer.get("Name")), _color(layer.get("LineColor"))

@@ -24,9 +24,7 @@ from napari_histomix.datasets.text_files import naming, read_json
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, check_classes, write_text
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
-MARK = re.compile(
-    rb'"type"\s*:\s*"(Feature|FeatureCollection|GeometryCollection|Polygon|MultiPolygon)"|"features"\s*:\s*\['
-)
+MARK = re.compile(rb'"type"\s*:\s*"(Feature|FeatureCollection|GeometryCollection|Polygon|MultiPolygon)"')
 
 
 def recognizes(root: Path) -> bool:
@@ -188,11 +186,12 @@ def read_objects(path: Path) -> tuple[list[Feature], dict[str, Counter[Loss]]]:
 
 def _kind(item: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
     """The type of an object, one of `KINDS` where it can be a nucleus; of what is not QuPath's, annotation."""
-    for said in (*(properties.get(key) for key in ("objectType", "object_type", "type")), item.get("id")):
-        kind = _LEGACY.get(said, said) if isinstance(said, str) else None
+    for said in (properties.get(key) for key in ("objectType", "object_type", "type")):
+        kind = _LEGACY.get(said, said) if isinstance(said, str) else ""
         if kind in KINDS or kind in _ASIDE:
-            return str(kind)
-    return "annotation"
+            return kind
+    identity = item.get("id")
+    return _LEGACY.get(identity, "annotation") if isinstance(identity, str) else "annotation"
 
 
 def _feature(kind: str, polygons: tuple[tuple[Ring, ...], ...], properties: Mapping[str, Any]) -> Feature:

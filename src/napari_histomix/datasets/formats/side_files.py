@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 
 from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, Labels, Loss, Row, named_classes
+from napari_histomix.datasets.formats.folder_pairs import is_labels_name
 from napari_histomix.datasets.formats.polygons import Canvas, Ring
 from napari_histomix.datasets.listing import (
     IMAGE_SUFFIXES,
@@ -154,22 +155,28 @@ def _labels(folder: Path, kind: SideFiles) -> Path | None:
             # Label images, or other files with ids, say more than outlines do.
             return None if subfolder(folder, "labels") not in (None, candidate) else candidate
     taken = {*named, *(path for path, _ in sections_of(folder)), subfolder(folder, *IMAGE_FOLDERS)}
-    if subfolder(folder, *IMAGE_FOLDERS) is None:
-        return None
     others = [path for path in subfolders(folder) if path not in taken]
-    return next((path for path in others if kind.begins(*(file for _, file in kind.files(path)))), None)
+    fitting = [path for path in others if kind.begins(*(file for _, file in kind.files(path)))]
+    if any(is_labels_name(path.name) for path in subfolders(folder) if path not in fitting):
+        return None
+    # A folder that has the images of its files is a dataset of its own.
+    fitting = [path for path in fitting if not _shared(path, path, kind)]
+    return next((path for path in fitting if _shared(_images(folder, path, kind), path, kind)), None)
 
 
 def _images(folder: Path, labels: Path, kind: SideFiles) -> Path:
     """The folder of the images: one that is called so, else the folder itself or another one that has them."""
     if (named := subfolder(folder, *IMAGE_FOLDERS)) is not None:
         return named
+    others = (path for path in subfolders(folder) if path != labels)
+    return next((place for place in (folder, *others) if _shared(place, labels, kind)), folder)
+
+
+def _shared(images: Path, labels: Path, kind: SideFiles) -> bool:
+    """Whether a folder has an image of the name of a file."""
     stems = {stem.casefold() for stem, _ in kind.files(labels)}
     stems |= {PurePath(stem).stem for stem in stems}
-    for candidate in (folder, *subfolders(folder)):
-        if stems & {stem.casefold() for stem in files_by_stem(candidate, IMAGE_SUFFIXES, [])}:
-            return candidate
-    return folder
+    return bool(stems & {stem.casefold() for stem in files_by_stem(images, IMAGE_SUFFIXES, [])})
 
 
 def open_side_files(root: Path, mpp: float | None, kind: SideFiles) -> Dataset:

@@ -14,8 +14,11 @@ from napari_histomix.records import HistomixError
 MOST_HOLES = 10_000
 """Negative regions of a layer that are read."""
 
-_FEWEST_CORNERS, _MOST_CORNERS = 64, 4096
+_FEWEST_CORNERS, _MOST_CORNERS = 64, 1024
 """Corners of an ellipse, eight for each pixel of its longer half axis within these."""
+
+_MOST_ELLIPSES = 20_000
+"""Ellipses of a file, each of which takes far more memory than its two vertices."""
 
 POINT, LINE, ARROW, RULER = unread("a point"), unread("a line"), unread("an arrow"), unread("a ruler")
 
@@ -33,6 +36,12 @@ def box(corners: Ring) -> Ring:
     """The rectangle around points."""
     (left, above), (right, below) = corners.min(axis=0), corners.max(axis=0)
     return np.array([[left, above], [right, above], [right, below], [left, below]])
+
+
+def check_ellipses(root: ElementTree.Element, kind: str) -> None:
+    """Refuse a file with too many regions of the type that is an ellipse."""
+    if sum(region.get("Type", "").strip().casefold() == kind for region in root.iter("Region")) > _MOST_ELLIPSES:
+        raise HistomixError(f"at most {_MOST_ELLIPSES:,} ellipses are read; draw polygons.")
 
 
 def ellipse(corners: Ring) -> Ring:
