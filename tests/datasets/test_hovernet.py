@@ -272,3 +272,78 @@ def test_consep_counts(shared):
 def test_dataset_json_holds_what_was_written(folder):
     write_dataset_json(folder, name="µ", license="CC0")
     assert json.loads((folder / "dataset.json").read_text(encoding="utf-8")) == {"name": "µ", "license": "CC0"}
+
+
+SPECK = np.zeros((24, 30), np.int32)
+SPECK[2:6, 3:9], SPECK[10:20, 15:20], SPECK[22:23, 1:3] = 7, 2, 5
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        # Lizard's own: the i-th class is that of the i-th id.
+        ({"id": [[7], [5], [2]], "class": [[6], [1], [3]], "bbox": np.zeros((3, 4))}, {7: 6, 5: 1, 2: 3}),
+        # HoVer-Net's output, where a speck has no record, or one has no speck any more.
+        ({"inst_uid": [[7], [2]], "inst_type": [[4], [1]]}, {7: 4, 2: 1}),
+        ({"inst_uid": [[9], [7], [2], [5]], "inst_type": [[2], [4], [1], [0]]}, {7: 4, 2: 1}),
+        ({"inst_uid": [[7], [2]], "inst_type": [[4], [1]], "type_map": SPECK % 4}, {7: 4, 2: 1, 5: 1}),
+        ({"inst_type": [[1], [3], [4]]}, {2: 1, 5: 3, 7: 4}),
+        # Nothing can be known.
+        ({"inst_type": [[1], [3]]}, {}),
+        ({"inst_uid": [[7], [2]], "inst_type": [[1], [3], [4]]}, {}),
+        ({"inst_uid": [[7], [2], [5]]}, {}),
+    ],
+)
+def test_types_belong_to_the_ids_that_the_file_lists(tmp_path, content, expected):
+    labels = read_mat(save_mat(tmp_path / "x.mat", inst_map=SPECK, **content))
+    assert labels.types == expected and np.array_equal(labels.instances, SPECK)
+    assert bool(labels.notes) == (not expected and "inst_type" in content)
+
+
+def test_one_id_of_two_types_is_refused(tmp_path):
+    path = save_mat(tmp_path / "x.mat", inst_map=SPECK, inst_uid=[[7], [7]], inst_type=[[1], [2]])
+    with pytest.raises(HistomixError, match="two types to the instance 7"):
+        read_mat(path)
+
+
+def test_lizard_has_names_and_maps_alone_are_of_one_class(tmp_path):
+    write_hovernet(tmp_path, "x", *scene(), 0.5)
+    labels = tmp_path / "Labels" / "x.mat"
+    save_mat(labels, inst_map=SPECK, id=[[7], [5], [2]], **{"class": [[6], [1], [3]]})
+    dataset = open_dataset(tmp_path)
+    names = {instance: dataset.class_name(kind) for instance, kind in dataset.read("x").types.items()}
+    assert names == {7: "Connective tissue", 5: "Neutrophil", 2: "Lymphocyte"}
+    save_mat(labels, inst_map=SPECK, inst_centroid=np.zeros((3, 2)))
+    dataset = open_dataset(tmp_path)
+    assert [known.name for known in dataset.classes] == ["nucleus"]
+    assert dataset.read("x").counts() == {1: 3} and not dataset.problems
+    save_mat(labels, inst_map=SPECK, inst_type=[[1], [3]])
+    image = open_dataset(tmp_path).read("x")
+    assert image.notes[0].sentence == (
+        "x: x.mat lists 2 types for 3 nuclei, so they are not used; export the labels again."
+    )
+
+
+@pytest.mark.parametrize("case", ["23-lizard-mat", "24a-hovernet-output-mat-inst-uid"])
+def test_files_of_lizard_and_hovernet(shared, case):
+    root = shared / "cases" / case
+    dataset = open_dataset(root / "in", mpp=0.5)
+    [entry] = dataset.entries
+    with np.load(next((root / "truth").glob("*.npz"))) as truth:
+        instances, types = truth["inst"], json.loads(str(truth["types"]))
+    image = dataset.read(entry)
+    assert {str(i): kind for i, kind in image.types.items() if str(i) in types} == {
+        instance: dataset.class_number(kind) for instance, kind in types.items()
+    }
+    # A speck without a record is not in the truth.
+    [*specks] = image.types.keys() - {int(instance) for instance in types}
+    assert np.array_equal(np.where(np.isin(image.instances, specks), 0, image.instances), instances)
+    assert {image.types[speck] for speck in specks} <= {dataset.unclassified.number} and len(specks) < 2
+
+
+def test_the_folder_mat_of_hovernet_beside_images(tmp_path):
+    write_hovernet(tmp_path, "x", *scene(), 0.5)
+    (tmp_path / "Labels").rename(tmp_path / "mat")
+    (tmp_path / "overlay").mkdir()
+    dataset = open_dataset(tmp_path)
+    assert dataset.format == "hovernet" and dict(dataset.read("x").types) == scene()[2]

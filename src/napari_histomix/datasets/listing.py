@@ -316,7 +316,11 @@ def _meanings(images: Mapping[str, Path], folder: Path) -> dict[str, set[str]]:
     meanings: dict[str, set[str]] = {}
     for image, file in images.items():
         parts = file.relative_to(folder).parts if file.is_relative_to(folder) else (file.name,)
-        paths = {PurePosixPath(*parts), PurePosixPath(parts[0], parts[-1]), PurePosixPath(file.name)}
+        paths = {
+            PurePosixPath(*parts),
+            *(PurePosixPath(part, file.name) for part in parts[:-1]),
+            PurePosixPath(file.name),
+        }
         for name in {image, *map(str, paths), *(str(path.with_suffix("")) for path in paths)}:
             meanings.setdefault(composed(name), set()).add(image)
     return meanings

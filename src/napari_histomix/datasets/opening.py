@@ -42,7 +42,7 @@ from napari_histomix.datasets.formats.foreign import refusal
 from napari_histomix.datasets.formats.mat_files import LIZARD, read_mat, read_mat_types
 from napari_histomix.datasets.formats.polygons import FARTHEST
 from napari_histomix.datasets.formats.side_files import HEAD, IMAGE_FOLDERS, SideFiles
-from napari_histomix.datasets.formats.unrecognized import is_half, why_unknown
+from napari_histomix.datasets.formats.unrecognized import deeper, is_half, why_unknown
 from napari_histomix.datasets.formats.xml_shapes import vertices
 from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
 from napari_histomix.datasets.names import Lookup
@@ -173,7 +173,9 @@ def open_any(path: Path | str, mpp: float | None = None, *, split_parts: bool = 
             return _nuclei(root, format, mpp, split_parts)
         try:
             return open_tissue(given, mpp)
-        except UnknownLayoutError:
+        except HistomixError as error:
+            if not isinstance(error, UnknownLayoutError) and deeper(root) is None:
+                raise
             raise why_unknown(root, f"; or {class_folders.LAYOUTS.removeprefix('expected ')}") from None
 
 

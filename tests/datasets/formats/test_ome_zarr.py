@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -320,3 +321,60 @@ def test_an_array_of_many_small_chunks_is_refused(folder):
     edited(path, ("chunks",), [1, 1, 1])
     with pytest.raises(HistomixError, match="in 50,331,648 chunks is too large"):
         open_array(path.parent, folder)
+
+
+def group(folder: Path, attributes: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".zgroup").write_text('{"zarr_format": 2}')
+    (folder / ".zattrs").write_text(json.dumps(attributes))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_series_of_bioformats2raw(folder, count):
+    store = folder / "b" / "x.zarr"
+    group(store, {"bioformats2raw.layout": 3})
+    group(store / "OME", {"series": [str(number) for number in range(count)]})
+    (store / "OME" / "METADATA.ome.xml").write_text("<OME/>")
+    for number in range(count):
+        shutil.copytree(folder / "a.zarr", store / str(number))
+    for root in (store, store.parent):
+        dataset = open_dataset(root)
+        assert [entry.source.image for entry in dataset.entries] == (["x"] if count == 1 else ["x-0", "x-1"])
+        assert not dataset.problems
+        for entry in dataset.entries:
+            same(dataset.read(entry), replace(small(), types={1: 2, 2: 1, 3: 2}))
+
+
+def test_fields_of_a_plate(folder):
+    store = folder / "b" / "p.zarr"
+    group(store, {"plate": {"wells": [{"path": "A/1"}, {"path": "B/2"}, {"path": "C/3"}]}})
+    for well in ("A/1", "B/2"):
+        group(store / well, {"well": {"images": [{"path": "0"}, {"path": "1"}]}})
+        shutil.copytree(folder / "a.zarr", store / well / "0")
+        shutil.copytree(folder / "a.zarr", store / well / "1")
+    shutil.rmtree(store / "B" / "2" / "1" / "labels")
+    dataset = open_dataset(store.parent)
+    assert [entry.source.image for entry in dataset.entries] == ["p-A-1-0", "p-A-1-1", "p-B-2-0"]
+    assert sorted(problem.sentence for problem in dataset.problems) == [
+        "p-B-2-1: p.zarr/B/2/1 has no labels; add a label image to it.",
+        "p-C-3: p.zarr/C/3 is no Zarr group with OME-Zarr's metadata; export it as OME-Zarr.",
+    ]
+    same(dataset.read("p-B-2-0"), replace(small(), types={1: 2, 2: 1, 3: 2}))
+
+
+def test_stores_of_one_name_in_two_splits(folder):
+    root = folder / "b"
+    for split in ("Train", "Test"):
+        shutil.copytree(folder / "a.zarr", root / split / "a.zarr")
+    dataset = open_dataset(root)
+    assert {entry.source.image: entry.source.split for entry in dataset.entries} == {"a": "train", "test-a": "test"}
+    shutil.rmtree(root / "Test" / "a.zarr" / "labels")
+    dataset = open_dataset(root)
+    assert [entry.source.image for entry in dataset.entries] == ["a"] and len(dataset.problems) == 1
+
+
+def test_an_array_alone_is_refused_by_name(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.save_array(str(tmp_path / "x.zarr"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(HistomixError, match=r"x\.zarr is no Zarr group with OME-Zarr's metadata"):
+        open_dataset(tmp_path)

@@ -302,3 +302,58 @@ def test_reading_one_tile_takes_no_more_memory_than_a_tile(tmp_path):
     )
     grown = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert int(grown.stdout) < 60_000
+
+
+def tiles(folder, images, masks):
+    """Two tiles: ids 4 and 9 of the classes inflammatory and epithelial in the first."""
+    pixels = np.random.default_rng(1).integers(2, 256, (2, 256, 256, 3)).astype(np.uint8)
+    maps = np.zeros((2, 256, 256, 6))
+    maps[0, 10:20, 30:50, 1], maps[0, 100:110, 100:105, 4] = 4, 9
+    for path in (folder / images, folder / masks):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for path, array in ((folder / images, pixels), (folder / masks, maps)):
+        with path.open("wb") as stream:
+            np.save(stream, array)
+    return pixels, maps
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "name"),
+    [
+        ("Images/images.npy", "Masks/masks.npy", "image"),
+        ("archive/Part 2/Images/images.npy", "archive/Part 2/Masks/masks.npy", "fold2"),
+        ("part 1/Images/images.npy", "part 1/Masks/masks.npy", "fold1"),
+        ("Fold 3/images.npy", "Fold 3/masks.npy", "fold3"),
+        ("FOLD 3/IMAGES/FOLD3/IMAGES.NPY", "FOLD 3/MASKS/FOLD3/MASKS.NPY", "fold3"),
+    ],
+)
+def test_copies_of_pannuke(tmp_path, images, masks, name):
+    pixels, maps = tiles(tmp_path, images, masks)
+    dataset = open_dataset(tmp_path)
+    assert dataset.format == "pannuke" and [entry.source.image for entry in dataset.entries] == [
+        f"{name}_00000",
+        f"{name}_00001",
+    ]
+    image = dataset.read(f"{name}_00000")
+    assert np.array_equal(image.pixels, pixels[0])
+    types = np.vectorize({0: 0, **image.types}.get)(image.instances)
+    assert np.array_equal(types, np.where(maps[0, ..., 1] > 0, 2, 0) + np.where(maps[0, ..., 4] > 0, 5, 0))
+
+
+def test_colors_from_0_to_1(tmp_path):
+    pixels, _ = tiles(tmp_path, "images.npy", "masks.npy")
+    np.save(tmp_path / "images.npy", (pixels / 255).astype(np.float32))
+    assert np.array_equal(open_dataset(tmp_path).read("image_00001").pixels, pixels[1])
+    # One tile that is nearly black does not say how far colors reach.
+    pixels[1] = 1
+    np.save(tmp_path / "images.npy", pixels.astype(np.float64))
+    assert np.array_equal(open_dataset(tmp_path).read("image_00001").pixels, pixels[1])
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, 0.5])
+def test_masks_that_are_no_ids(tmp_path, value):
+    _, maps = tiles(tmp_path, "images.npy", "masks.npy")
+    maps[0, 0, 0, 0] = value
+    np.save(tmp_path / "masks.npy", maps)
+    with pytest.raises(HistomixError, match="ids must be whole numbers"):
+        open_dataset(tmp_path).read("image_00000")

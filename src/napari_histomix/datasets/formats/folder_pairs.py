@@ -260,7 +260,7 @@ def _sorted_out(
         elif len(paths) > 1:
             names = " and ".join(path.name for path in paths)
             problems.append(Problem(stem, f"{stem}: {names} are two image files of one name; keep one of them."))
-        elif _ends_as(stem, _OTHER_WORDS) in bases:
+        elif {before := _in_front(stem, _OTHER_WORDS).casefold(), _base(before)} & bases:
             continue
         elif _is_label(stem) and _base(stem) != stem:
             if paths[0].suffix.casefold() in LABEL_SUFFIXES:
@@ -272,8 +272,8 @@ def _sorted_out(
     return images, labels if _partners(images, labels) else {}
 
 
-def _ends_as(stem: str, words: frozenset[str]) -> str:
-    """What stands in front of the first of these words in a name, in lower case; empty if there is none."""
+def _in_front(stem: str, words: frozenset[str]) -> str:
+    """What stands in front of the first of these words in a name; empty if there is none."""
     parts = re.split(r"[ _.\-]+", stem)
     place = next((number for number, part in enumerate(parts) if part.casefold() in words), 0)
-    return re.split(rf"[ _.\-]+{re.escape(parts[place])}", stem)[0].casefold() if place else ""
+    return re.split(rf"[ _.\-]+{re.escape(parts[place])}", stem)[0] if place else ""

@@ -1,13 +1,15 @@
 """OME-Zarr: images with their nuclei as labels, a folder ``NAME.zarr`` each (https://ngff.openmicroscopy.org).
 
+Single images are read, and those that bioformats2raw or a plate keep in one folder; folders for splits may hold them.
 Versions 0.4 and 0.5 are read and 0.4 is written, which ome-zarr-py and napari-ome-zarr read as well as programs that
 know no newer one. ``labels/nuclei`` holds the instances; the ``properties`` of its ``image-label`` say their classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +21,18 @@ from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import Entry, Labels, Row, named_classes
 from napari_histomix.datasets.formats.plain import classes_of, listed_types
 from napari_histomix.datasets.formats.zarr_arrays import below, open_array, read_group, write_array, write_group
-from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.listing import Listing, sections_of, subfolders
+from napari_histomix.datasets.names import composed
 from napari_histomix.datasets.pixels import as_ids, square_mpp
 from napari_histomix.datasets.text_files import check_size, readable
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, smallest_ids
 from napari_histomix.records import HistomixError, LabeledImage, instance_ids
 
+_METADATA = (".zgroup", ".zarray", "zarr.json")
+_SERIES = "bioformats2raw.layout"
+"""By which bioformats2raw says that a group holds images by their numbers."""
+_MOST = 10_000
+"""Images in one folder, wells of a plate, and fields of a well."""
 _VERSION = "0.4"
 _LABELS = "nuclei"
 _CLASS_KEYS = ("class", "type", "classification", "cell_type", "category")
@@ -33,20 +41,54 @@ _CHANNELS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
 
 
 def recognizes(root: Path) -> bool:
-    """Whether the folder is a Zarr group by its name, or holds some."""
-    return bool(_groups(root))
+    """Whether the folder is a Zarr group by its name, or it or its folders for splits hold some."""
+    return bool(_stores(root))
 
 
-def _groups(root: Path) -> list[tuple[str, Path]]:
-    """Folders that may be images, with the images' names."""
-    folders = [path for path in sorted(root.iterdir()) if path.suffix.casefold() == ".zarr" and path.is_dir()]
-    if not folders and root.suffix.casefold() == ".zarr":
-        folders = [root]
-    return [
-        (path.stem.removesuffix(".ome"), path)
-        for path in folders
-        if not path.name.startswith(".") and ((path / ".zgroup").is_file() or (path / "zarr.json").is_file())
+def _stores(root: Path) -> list[tuple[Path, str, str]]:
+    """Folders that may hold images, with a name for these and their split."""
+    stores = [
+        (path, split)
+        for folder, split in sections_of(root)
+        for path in subfolders(folder)
+        if path.suffix.casefold() == ".zarr"
     ]
+    if not stores and root.suffix.casefold() == ".zarr":
+        stores = [(root, "")]
+    return [
+        (path, composed(path.stem.removesuffix(".ome")), split)
+        for path, split in stores
+        if any((path / name).is_file() for name in _METADATA)
+    ]
+
+
+def _images_in(store: Path, name: str, listing: Listing) -> Iterator[tuple[str, Path]]:
+    """The images of a store with their names: itself, the series of bioformats2raw, or the fields of a plate."""
+    root = listing.root
+    metadata = _metadata(store, root)
+    plate = metadata.get("plate")
+    if isinstance(plate, dict):
+        for path in _paths(plate, "wells", store):
+            well = f"{name}-{path.replace('/', '-')}"
+            with listing.leaving_out(well):
+                folder = below(store, path)
+                described = _metadata(folder, root).get("well")
+                for place in _paths(described if isinstance(described, dict) else {}, "images", folder):
+                    yield f"{well}-{place}", below(folder, place)
+    elif "multiscales" not in metadata and _SERIES in metadata:
+        series = sorted((path for path in subfolders(store) if path.name.isdecimal()), key=lambda path: int(path.name))
+        yield from ((name if len(series) == 1 else f"{name}-{path.name}", path) for path in series)
+    else:
+        yield name, store
+
+
+def _paths(metadata: Mapping[str, Any], key: str, folder: Path) -> list[str]:
+    """The paths that a plate or a well lists."""
+    items = metadata.get(key)
+    paths = [item.get("path") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    if not paths or len(paths) > _MOST or not all(isinstance(path, str) for path in paths):
+        raise HistomixError(f"the metadata of {folder.name} list no {key}, or too many; export it again.")
+    return [str(path) for path in paths]
 
 
 class _Group(NamedTuple):
@@ -67,15 +109,21 @@ def open(root: Path, mpp: float | None) -> Dataset:
     listing = Listing(root, mpp)
     kinds: dict[str, dict[int, str]] = {}
     colors: dict[str, tuple[int, int, int]] = {}
-    for image, folder in _groups(root):
-        if image in listing.files:
-            listing.report(image, f"{folder.name} is the second image of that name; rename one.")
-            continue
-        with listing.leaving_out(image):
-            listing.said[image] = Row(mpp=_group(folder, root).mpp)
-            labels = _labels_of(folder, root)
-            kinds[image] = _kinds(_group(labels, root).label, labels.name, colors)
-            listing.files[image] = (folder, labels)
+    taken: set[tuple[str, str]] = set()
+    for store, name, split in _stores(root):
+        images: list[tuple[str, Path]] = []
+        with listing.leaving_out(name):
+            images += islice(_images_in(store, name, listing), _MOST)
+        for image, folder in images:
+            if (split, image) in taken:
+                listing.report(image, f"{store.name} is the second image of that name; rename one.")
+                continue
+            taken.add((split, image))
+            with listing.leaving_out(f"{split}-{image}" if image in listing.said else image):
+                said = Row(split=split, mpp=_group(folder, root).mpp)
+                labels = _labels_of(folder, root)
+                kinds_here = _kinds(_group(labels, root).label, labels.name, colors)
+                kinds[listing.add(image, (folder, labels), said, split)] = kinds_here
     classes = listing.classes
     names = {kind for kinds_here in kinds.values() for kind in kinds_here.values()}
     types: dict[str, dict[int, int]] | None = None
@@ -92,9 +140,14 @@ def _metadata(folder: Path, root: Path) -> Mapping[str, Any]:
     """What OME-Zarr says in a group's attributes, which version 0.5 keeps under a key of its own."""
     attributes = read_group(folder, root)
     if attributes is None:
-        raise HistomixError(f"{folder.relative_to(root)} is no Zarr group; export it again.")
+        raise HistomixError(f"{_name(folder, root)} is no Zarr group with OME-Zarr's metadata; export it as OME-Zarr.")
     inner = attributes.get("ome", attributes)
     return inner if isinstance(inner, dict) else {}
+
+
+def _name(folder: Path, root: Path) -> str:
+    """A folder as messages name it."""
+    return root.name if folder == root else str(folder.relative_to(root))
 
 
 def _group(folder: Path, root: Path) -> _Group:
@@ -111,7 +164,7 @@ def _group(folder: Path, root: Path) -> _Group:
         path = level["path"]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         raise HistomixError(
-            f"{folder.relative_to(root)} does not describe its image as OME-Zarr 0.4 or 0.5 do (multiscales, axes, "
+            f"{_name(folder, root)} does not describe its image as OME-Zarr 0.4 or 0.5 do (multiscales, axes, "
             "datasets); export it again."
         ) from None
     return _Group(below(folder, path), names, mpp, label if isinstance(label, dict) else {})
@@ -133,9 +186,11 @@ def _labels_of(folder: Path, root: Path) -> Path:
     there = read_group(folder / "labels", root) is not None
     names = _metadata(folder / "labels", root).get("labels") if there else None
     if not isinstance(names, list) or not names:
-        raise HistomixError(f"{folder.name} has no labels; add a label image to it.")
+        raise HistomixError(f"{_name(folder, root)} has no labels; add a label image to it.")
     if len(names) > 1 and _LABELS not in names:
-        raise HistomixError(f"{folder.name} has {len(names)} label images; name the one with the nuclei {_LABELS!r}.")
+        raise HistomixError(
+            f"{_name(folder, root)} has {len(names)} label images; name the one with the nuclei {_LABELS!r}."
+        )
     return below(folder / "labels", _LABELS if _LABELS in names else names[0])
 
 
@@ -181,7 +236,7 @@ class _Layout(Layout):
 
     def _read(self, folder: Path, wanted: str) -> NDArray[Any]:
         """The full resolution of a group, with these axes in this order."""
-        name = folder.relative_to(self.root)
+        name = _name(folder, self.root)
         with readable(name):
             group = _group(folder, self.root)
             array = open_array(group.array, self.root)
@@ -193,7 +248,7 @@ class _Layout(Layout):
                     f"{name} has the axes {', '.join(f'{axis} ({size})' for axis, size in sizes.items())}; "
                     f"save it with {', '.join(wanted)} alone."
                 )
-            check_size((sizes["y"], sizes["x"]), str(name))
+            check_size((sizes["y"], sizes["x"]), name)
             content = array.read()
         order = [group.axes.index(axis) for axis in wanted]
         single = tuple(place for place in range(content.ndim) if place not in order)

@@ -3,7 +3,8 @@
 ``Fold 1/images/fold1/images.npy`` (N, 256, 256, 3), ``Fold 1/images/fold1/types.npy`` (N,) with the tissue's name, and
 ``Fold 1/masks/fold1/masks.npy`` (N, 256, 256, 6): instances of neoplastic, inflammatory, connective, dead and
 epithelial cells, and the background last; or the three files in one folder. Values are numbers of any kind, in the
-original 64-bit floating point. The scale is 0.25 µm per pixel.
+original 64-bit floating point. The scale is 0.25 µm per pixel. Kaggle's copy has ``Part 1/Images/images.npy`` and
+``Part 1/Masks/masks.npy``, perhaps in a folder ``archive``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scipy import ndimage
 
 from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import Entry, Labels, Row, checked_mpp
-from napari_histomix.datasets.listing import Listing
+from napari_histomix.datasets.listing import Listing, subfolder, subfolders, visible_files
 from napari_histomix.datasets.pixels import as_ids
 from napari_histomix.datasets.text_files import check_size, gone, read_table, readable, whole_number, write_table
 from napari_histomix.datasets.writing import ImageWriter
@@ -52,9 +53,12 @@ TILES = "tiles.csv"
 
 _COLUMNS = ("fold", "index", "image", "row", "col", "height", "width", "mpp", "synthetic")
 
+_SAMPLED = 16
+"""Tiles by which it is told whether colors in floating point reach to 1 or to 255."""
+
 _MOST = 100_000
 """Tiles of one fold; PanNuke's have less than 3,000."""
-_FOLD = re.compile(r"fold[ _-]*([0-9]{1,4})$", re.IGNORECASE)
+_FOLD = re.compile(r"(?:fold|part)[ _-]*([0-9]{1,4})$", re.IGNORECASE)
 _FOLDS = {"train": 1, "val": 2, "test": 3}
 
 
@@ -71,8 +75,14 @@ def recognizes(root: Path) -> bool:
 
 
 def _folds(root: Path) -> Iterator[_Fold]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
-    for folder in [root, *(path for path in folders if _FOLD.match(path.name))]:
+    """The folds of a root, or of the folder in it that an archive was unpacked to."""
+    folds = list(_folds_in(root))
+    inner = [] if folds else subfolders(root)
+    yield from folds or (fold for folder in inner for fold in _folds_in(folder))
+
+
+def _folds_in(root: Path) -> Iterator[_Fold]:
+    for folder in [root, *(path for path in subfolders(root) if _FOLD.match(path.name))]:
         images, masks = _array(folder, "images"), _array(folder, "masks")
         if images is not None and masks is not None:
             named = _FOLD.match(folder.name)
@@ -80,11 +90,12 @@ def _folds(root: Path) -> Iterator[_Fold]:
 
 
 def _array(folder: Path, name: str) -> Path | None:
-    """``NAME.npy`` in a folder, in its folder ``NAME``, or in the folder of a fold in there."""
-    places = [folder, folder / name]
-    if places[1].is_dir():
-        places += sorted(path for path in places[1].iterdir() if _FOLD.match(path.name) and path.is_dir())
-    return next((path for place in places if (path := place / f"{name}.npy").is_file()), None)
+    """``NAME.npy`` in a folder, in its folder ``NAME``, or in the folder of a fold in there, in any case of letters."""
+    places, inner = [folder], subfolder(folder, name)
+    if inner is not None:
+        places += [inner, *(path for path in subfolders(inner) if _FOLD.match(path.name))]
+    files = (path for place in places for path in sorted(visible_files(place, frozenset({".npy"}))))
+    return next((path for path in files if path.stem.casefold() == name), None)
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
@@ -158,7 +169,7 @@ class _Layout(Layout):
                 if not (np.isfinite(tile).all() and tile.min() >= 0 and tile.max() <= 255):
                     name = entry.image.name
                     raise HistomixError(f"{name} holds values that are no colors from 0 to 255; save it again.")
-                tile = np.rint(tile)
+                tile = np.rint(tile * (255.0 if self._is_to_one(piece, tile) else 1.0))
             result[piece.window] = tile
         return result
 
@@ -177,6 +188,13 @@ class _Layout(Layout):
         first = 0 if values[0] == 0 else 1
         types = {number: int(pair % 8) + 1 for number, pair in enumerate(values.tolist(), start=first) if pair}
         return Labels((places.reshape(shape) + first).astype(np.int32), types)
+
+    def _is_to_one(self, piece: Piece, tile: NDArray[Any]) -> bool:
+        """Whether the colors of a tile's fold reach from 0 to 1: in floating point, and nowhere beyond."""
+        if tile.dtype.kind != "f" or tile.max() > 1:
+            return False
+        tiles = _checked(self.folds[piece.fold])[0]
+        return not any(np.any(tiles[index] > 1) for index in range(0, len(tiles), -(-len(tiles) // _SAMPLED)))
 
     def _tiles(self, pieces: Sequence[Piece], which: int) -> Iterator[tuple[Piece, NDArray[Any]]]:
         """Each tile of an image or of its masks, without what is mirrored."""

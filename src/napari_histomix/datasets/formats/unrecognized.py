@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from napari_histomix.datasets.entries import UnknownLayoutError
-from napari_histomix.datasets.formats import FORMATS, recognized
+from napari_histomix.datasets.formats import FORMATS, Format, recognized
 from napari_histomix.datasets.formats.folder_pairs import is_images_name, is_labels_name, places
 from napari_histomix.datasets.formats.foreign import LABEL_SUFFIXES as FOREIGN_SUFFIXES
 from napari_histomix.datasets.formats.foreign import refusal
@@ -19,6 +19,8 @@ NUCLEI_LAYOUTS = "read are " + "; ".join(
 )
 NUCLEI_LAYOUTS += "; and the folders Images and Labels with a label image for each image, whatever they are called"
 
+_BY_NAMES = ("plain", "tiff-pairs")
+"""Formats of which a folder without any image may be by the names of its folders."""
 _ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz"})
 _SLIDES = frozenset(
     (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".czi", ".vsi", ".lif", ".qptiff", ".dcm", ".isyntax")
@@ -42,7 +44,7 @@ def why_unknown(root: Path, otherwise: str = "") -> HistomixError:
     if hint := _nearest(root, files):
         return UnknownLayoutError(f"{root} holds no labeled images: {hint}; {NUCLEI_LAYOUTS}{otherwise}.")
     images, labels = subfolder(root, "images"), subfolder(root, "labels")
-    others = [path for path in files if path.suffix.casefold() not in IMAGE_SUFFIXES]
+    others = [path for path in files if not _is_image(path)]
     if images is not None and labels is None and not others:
         return HistomixError(f"{root} has images but no folder Labels; put the label files there.")
     if labels is not None and images is None:
@@ -66,6 +68,19 @@ def _is_in_one(root: Path) -> bool:
     return any(root in (*part.images, part.labels) for part in places(root.parent))
 
 
+def deeper(root: Path) -> tuple[Path, Format] | None:
+    """The first folder in another one that is of a format, and this format."""
+    for inner in subfolders(root):
+        format = recognized(inner)
+        if format is not None and (format.name not in _BY_NAMES or any(map(_is_image, _files(inner)))):
+            return inner, format
+    return None
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.casefold() in IMAGE_SUFFIXES
+
+
 def _files(root: Path) -> Iterator[Path]:
     """Visible files and Zarr folders in a root and in its folders, those of the root first."""
     level, count = [root], 0
@@ -87,14 +102,13 @@ def _files(root: Path) -> Iterator[Path]:
 
 def _nearest(root: Path, files: list[Path]) -> str:
     """What the folder holds that is known and not read, and what to do; empty where nothing is."""
-    for inner in subfolders(root):
-        if (format := recognized(inner)) is not None:
-            return f"its folder {inner.name} holds them ({format.title}); choose that one"
     if one_each := next((folder for folder in subfolders(root) if _has_mask_per_nucleus(folder)), None):
         return (
             f"{one_each.name} has a mask file for each nucleus, which is not read; write the masks of an image into "
             "one label image"
         )
+    if (inner := deeper(root)) is not None:
+        return f"its folder {inner[0].name} holds them ({inner[1].title}); choose that one"
     by_suffix: dict[str, list[Path]] = {}
     for path in files:
         by_suffix.setdefault(path.suffix.casefold(), []).append(path)
@@ -139,7 +153,7 @@ def _names(paths: list[Path]) -> str:
 
 def _held(files: list[Path]) -> str:
     """How many files of what kind there are, in words."""
-    images = sum(path.suffix.casefold() in IMAGE_SUFFIXES for path in files)
+    images = sum(map(_is_image, files))
     others = Counter(
         path.suffix.casefold() or path.name for path in files if path.suffix.casefold() not in IMAGE_SUFFIXES
     )
