@@ -286,7 +286,7 @@ def test_a_photograph_upside_down_says_what_its_labels_are_taken_for(tmp_path):
 def test_other_files_are_not_taken_for_coco(tmp_path):
     picture(tmp_path / "images" / "a.png")
     (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "x"}], "info": {"year": 2026}}')
-    with pytest.raises(HistomixError, match="no folder Labels"):
+    with pytest.raises(HistomixError, match="no labels in a form that is read"):
         open_dataset(tmp_path)
     # A folder of folders, of which one is COCO's, is not a dataset.
     picture(tmp_path / "other" / "b.png")

@@ -57,7 +57,7 @@ FORMATS: dict[str, Format] = {
         Format("yolo", "YOLO segmentation", "yolo"),
         Format("tiff-pairs", "StarDist, Cellpose (TIFF pairs)", "tiff_pairs"),
         Format("ome-zarr", "OME-Zarr labels", "ome_zarr"),
-        Format("plain", "Images, label images and a table", "plain"),
+        Format("plain", "Images and label images", "plain"),
         Format("class-folders", "Class folders", "class_folders", holds="kinds"),
     )
 }
