@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,10 @@ def study(made, tmp_path) -> Path:
 
 def left_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_what_is_approved_is_exported(run, study, tmp_path):
@@ -158,3 +163,95 @@ def test_a_format_that_cannot_hold_the_classes_is_refused_before_the_work(run, l
     data = dataset_folder(tmp_path / "data", [labeled_image(8, name="a", patient="p")])
     code, _, error = run("synthesize", data, "--rare", "rare", "--format", "pannuke", "--out", tmp_path / "out")
     assert code == 1 and "none of PanNuke's" in error[-1] and left_in(tmp_path) == {"data"}
+
+
+class TestImagesThatAreNotThere:
+    """What is said must be right about the cause, and must not cost a person the work of a review."""
+
+    @pytest.fixture
+    def images(self, study, tmp_path) -> Path:
+        moved = Path(shutil.copytree(sample_folder(), tmp_path / "moved"))
+        Study.open(study).locate(moved)
+        return moved
+
+    @pytest.fixture
+    def used(self, study) -> str:
+        return next(iter(Study.open(study).changes())).image
+
+    def test_a_file_that_is_gone(self, run, study, images, used, tmp_path):
+        (images / "Images" / f"{used}.png").unlink()
+        code, _, error = run("export", study, "--out", tmp_path / "out")
+        assert code == 1 and f"the image {used}, but its file is gone" in error[-1]
+        assert "put it back" in error[-1] and "--dataset FOLDER" in error[-1] and "reject" not in error[-1]
+        assert run("export", study, "--out", tmp_path / "out", "--dataset", sample_folder())[0] == 0
+
+    def test_files_of_both_that_are_gone(self, run, study, images, used, tmp_path):
+        for file in (images / "Images" / f"{used}.png", images / "Labels" / f"{used}.mat"):
+            file.unlink()
+        code, _, error = run("export", study, "--out", tmp_path / "out")
+        assert code == 1 and "its file is gone" in error[-1] and "reject" not in error[-1]
+
+    def test_labels_that_are_gone_or_damaged(self, run, study, images, used, tmp_path):
+        (images / "Labels" / f"{used}.mat").write_bytes(b"damaged")
+        for command in (("export", study), ("export", study, "--dry-run")):
+            code, _, error = run(*command, "--out", tmp_path / "out")
+            assert code == 1 and "cannot be read" in error[-1] and "put its files back" in error[-1]
+            assert "reject" not in error[-1] and used in error[-1]
+        (images / "Labels" / f"{used}.mat").unlink()
+        code, _, error = run("export", study, "--out", tmp_path / "out")
+        assert code == 1 and "no label file of that name" in error[-1] and "put its files back" in error[-1]
+
+    def test_a_folder_that_moved(self, run, study, images, tmp_path):
+        images.rename(tmp_path / "elsewhere")
+        code, _, error = run("export", study, "--out", tmp_path / "out")
+        assert code == 1 and "no longer at" in error[-1] and "--dataset FOLDER" in error[-1]
+        code, _, error = run("export", study, "--out", tmp_path / "out", "--dataset", tmp_path / "nowhere")
+        assert code == 1 and f"{tmp_path / 'nowhere'} is no folder" in error[-1]
+
+
+def test_split_parts_are_kept_by_studies_and_exports(run, labeled_image, dataset_folder, tmp_path):
+    images = []
+    for seed in range(2):
+        image = labeled_image(12, seed=seed, name=f"a{seed}", patient=f"p{seed}", rare=5)
+        # As masks of one class each: every nucleus of a class has the same id.
+        instances = np.zeros_like(image.instances)
+        for instance, kind in image.types.items():
+            instances[image.instances == instance] = kind
+        images.append(replace(image, instances=instances, types={kind: kind for kind in set(image.types.values())}))
+    data, study, out = dataset_folder(tmp_path / "data", images), tmp_path / "study", tmp_path / "out"
+    assert json.loads(run("inspect", data, "--json")[1][-1])["nuclei"] == 4
+    assert json.loads(run("inspect", data, "--split-parts", "--json")[1][-1])["nuclei"] == 24
+    make = ("synthesize", data, "--method", "copypaste", "--rare", "rare", "-k", 2, "--study", study)
+    assert run(*make, "--split-parts", "--out", out)[0] == 0
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["split_parts"] is True
+    kept = Study.open(study)
+    assert kept.split_parts and kept.open_images().read("a0").types.keys() == set(range(1, 13))
+    # Each change replaced a nucleus or was put beside the others, in an export whose ids are split already.
+    counts = [len(open_any(out).read(entry).types) for entry in open_any(out).entries]
+    assert 24 <= sum(counts) <= 26 and not open_any(out).split_parts
+    code, shown, _ = run("replay", out)
+    assert code == 0 and any("bit for bit the same" in line for line in shown)
+    kept.decide("change", kept.changes().ids, "approve")
+    assert run("export", study, "--out", tmp_path / "again")[0] == 0
+    assert tree(tmp_path / "again" / "Labels") == tree(out / "Labels")
+    # The next run goes on with it unasked.
+    assert run(*make, "--out", tmp_path / "more")[0] == 0
+    assert run("convert", data, "--split-parts", "--to", "coco", "--out", tmp_path / "coco")[1][-1].startswith(
+        "2 images"
+    )
+
+
+def test_a_study_without_split_parts_is_as_it_was(run, labeled_image, dataset_folder, tmp_path):
+    data = dataset_folder(tmp_path / "data", [labeled_image(8, name="a", rare=3)])
+    make = ("synthesize", data, "--method", "copypaste", "--rare", "rare", "-k", 1, "--study", tmp_path / "study")
+    assert run(*make, "--out", tmp_path / "out")[0] == 0
+    assert "split_parts" not in Study.open(tmp_path / "study").settings()
+    assert "split_parts" not in (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
+    code, _, error = run(*make, "--split-parts", "--out", tmp_path / "more")
+    assert code == 1 and "was made without --split-parts" in error[-1]
+    next((data / "Images").iterdir()).unlink()
+    (data / "Images" / "b.png").write_bytes((tmp_path / "out" / "Images" / "a.png").read_bytes())
+    (data / "Labels" / "b.mat").write_bytes((data / "Labels" / "a.mat").read_bytes())
+    code, shown, error = run("replay", tmp_path / "out")
+    assert code == 1 and any("a: its file is gone" in line and "--dataset FOLDER" in line for line in shown)
+    assert "put them back" in error[-1]

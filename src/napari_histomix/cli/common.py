@@ -16,7 +16,7 @@ from tqdm import tqdm
 from napari_histomix.cli import terminal
 from napari_histomix.datasets import Dataset, open_any
 from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS
-from napari_histomix.datasets.splits import read_splits, with_chosen_splits, with_splits
+from napari_histomix.datasets.splits import read_splits, with_splits
 from napari_histomix.datasets.writing import check_place
 from napari_histomix.records import HistomixError, Job
 from napari_histomix.settings import DEVICES, Setting, made_from, settings_of, shown
@@ -76,12 +76,21 @@ class Options(argparse.Namespace):
             if kind != "study" and first.absolute() in (second.absolute(), *second.absolute().parents):
                 raise HistomixError(f"{first} cannot hold {second} as well; name two places.")
 
-    def open_data(self) -> Dataset:
-        """Open the dataset with the splits that ``--splits`` names, and say what of it is left out."""
-        dataset = open_any(self.dataset, self.mpp)
+    def open_data(self, study: Study | None = None) -> Dataset:
+        """Open the dataset with the splits that ``--splits`` names, and say what of it is left out.
+
+        What the command line does not say is as a ``study`` has it, with which the command goes on.
+        """
+        if study is not None and self.split_parts and not study.split_parts:
+            raise HistomixError(
+                f"The study {study.folder} was made without --split-parts; leave that out, or begin a new study."
+            )
+        mpp = self.mpp if self.mpp is not None or study is None else study.mpp
+        dataset = open_any(self.dataset, mpp, split_parts=self.split_parts or (study is not None and study.split_parts))
         self.say(*(f"Skipped: {problem.sentence}" for problem in dataset.problems))
-        path = getattr(self, "splits", None)
-        return dataset if path is None else with_splits(dataset, read_splits(path))
+        if (path := getattr(self, "splits", None)) is not None:
+            return with_splits(dataset, read_splits(path))
+        return dataset if study is None else study.with_splits(dataset)
 
     def named_splits(self, dataset: Dataset) -> dict[str, Any]:
         """Splits of ``--splits`` as a study keeps them in its settings; nothing where none were named."""
@@ -90,11 +99,10 @@ class Options(argparse.Namespace):
         return {"splits": {entry.source.image: entry.source.split for entry in dataset.entries}}
 
     def images_of(self, study: Study) -> Dataset:
-        """The dataset of a study with the splits that it keeps; ``--dataset`` says where the images are now."""
-        # A study that cannot be written to is only told for this time.
-        moved = self.dataset is not None and study.read_only and self.dataset.is_dir()
-        root = self.dataset if moved else study.locate(self.dataset)
-        return with_chosen_splits(open_any(root, study.mpp), study.settings())
+        """The dataset of a study as that knows it; ``--dataset`` says where the images are now."""
+        dataset = study.open_images(self.dataset)
+        self.say(*(f"Skipped: {problem.sentence}" for problem in dataset.problems))
+        return dataset
 
 
 class Commands:
@@ -158,6 +166,10 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "study": {"type": Path, "help": "study folder"},
     "--mpp": {"type": positive, "help": "µm per pixel, where the data does not say it"},
+    "--split-parts": {
+        "action": "store_true",
+        "help": "read each connected part of an id as a nucleus of its own, as masks without ids need it",
+    },
     "--splits": {
         "type": Path,
         "metavar": "FILE",
@@ -175,8 +187,8 @@ _SHARED: dict[str, dict[str, Any]] = {
 }
 
 
-DATASET = "dataset", "--mpp", "--splits"
-"""A dataset, its scale and its splits."""
+DATASET = "dataset", "--mpp", "--split-parts", "--splits"
+"""A dataset, its scale, how its ids are read, and its splits."""
 
 
 def add_settings(parser: Any, classes: Iterable[type], *, without: Iterable[str] = ()) -> None:

@@ -29,7 +29,7 @@ def add_commands(commands: Commands) -> None:
     split.add_argument("--seed", type=int, default=0, help="the same seed gives the same splits")
 
     summary = "Write a dataset in another format, all splits of it."
-    converting = commands.add("convert", run_convert, summary, "--mpp", "--out")
+    converting = commands.add("convert", run_convert, summary, "--mpp", "--split-parts", "--out")
     converting.add_argument("dataset", type=Path, help="folder of labeled images, in any format")
     converting.add_argument("--to", required=True, choices=WRITABLE, help="the format to write")
 

@@ -85,7 +85,14 @@ def run_synthesize(options: Options) -> dict[str, Any]:
     settings_from(method.settings, options)
     if method.stage is not None and not (options.candidates or (options.study and options.study.exists())):
         settings_from(method.stage.settings, options)
-    return _synthesize(options, options.open_data(), method, report=False)
+    folder = _study_folder(options)
+    dataset = options.open_data(Study.open(folder) if (folder / FILE).is_file() else None)
+    return _synthesize(options, dataset, method, report=False)
+
+
+def _study_folder(options: Options) -> Path:
+    """The folder of the study, which is beside the result where nobody names one."""
+    return options.study or options.out.with_name(f"{options.out.name}.study")
 
 
 def run_demo(options: Options) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def _synthesize(options: Options, dataset: Dataset, method: Method[Any, Any], *,
     settings: Any = settings_from(method.settings, options)
     check_format(format_for(dataset, options.format), dataset.classes, dataset.kinds)
     follow(check_leaks(dataset))
-    folder = options.study or options.out.with_name(f"{options.out.name}.study")
+    folder = _study_folder(options)
     study = Study.open(folder).take() if (folder / FILE).is_file() else None
     stage: Any = None
     if method.stage is not None:
@@ -117,7 +124,8 @@ def _synthesize(options: Options, dataset: Dataset, method: Method[Any, Any], *,
             _check_same_stage(options, method, study, dataset)
     if study is None:
         candidates = read_candidates(options.candidates) if options.candidates else None
-        with Study.begin(folder, dataset.root, dataset.name, options.mpp) as study:
+        parts = dataset.split_parts
+        with Study.begin(folder, dataset.root, dataset.name, options.mpp, split_parts=parts) as study:
             study.save_settings(options.named_splits(dataset))
             if candidates is not None:
                 study.set_candidates(candidates, {"candidates_from": options.candidates.name})

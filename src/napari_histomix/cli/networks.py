@@ -67,7 +67,8 @@ def add_commands(commands: Commands) -> None:
     add_settings(test, [PaintingSettings], without=["sampler"])
 
     actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
-    make = actions.add("make", run_reader_test, "Make a reader test out of what is approved in a study.", "--mpp")
+    summary = "Make a reader test out of what is approved in a study."
+    make = actions.add("make", run_reader_test, summary, "--mpp", "--split-parts")
     make.add_argument("dataset", type=Path, help="the study's images: of nuclei, or of tissue")
     studies = "studies of these images, of one method each"
     make.add_argument("--study", type=Path, nargs="+", required=True, metavar="FOLDER", help=studies)
@@ -146,13 +147,12 @@ def run_blend_test(options: Options) -> dict[str, Any]:
 
 def run_reader_test(options: Options) -> dict[str, Any]:
     """Make a reader test."""
-    from napari_histomix.datasets.splits import with_chosen_splits
     from napari_histomix.evaluation.reader_test.folder import make_reader_test
     from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 
     settings = ReaderTestSettings(per_kind=options.per_kind, copy_paste=options.copy_paste, seed=options.seed)
     studies = [Study.open(folder) for folder in options.study]
-    dataset = with_chosen_splits(options.open_data(), studies[0].settings())
+    dataset = options.open_data(studies[0])
     made = follow(make_reader_test(dataset, studies, options.out, settings, undecided=options.all))
     options.say(f"{made.each} real and {made.each} synthetic crops. Written: {options.out}")
     options.say("To answer it, open napari and the dock HistoMix: Reader test.")

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_histomix.cli.common import DATASET, Commands, Options, add_output, add_settings, follow, settings_from
-from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.methods import stage_of
 from napari_histomix.records import Event, HistomixError, Job, Segment, within
 from napari_histomix.settings import check_settings
@@ -160,15 +159,13 @@ def run_pool_build(options: Options) -> dict[str, Any]:
     begun = (options.study / FILE).is_file() and not has_pool(options.study)
     if not begun:
         Study.check_new(options.study)
-    dataset = options.open_data()
-    if begun and options.splits is None:
-        dataset = with_chosen_splits(dataset, Study.open(options.study).settings())
+    dataset = options.open_data(Study.open(options.study) if begun else None)
     follow(check_leaks(dataset))
     settings: Any = settings_from(stage.settings, _with_prompter(options))
     with (
         nullcontext(Study.open(options.study))
         if begun
-        else Study.begin(options.study, dataset.root, dataset.name, options.mpp)
+        else Study.begin(options.study, dataset.root, dataset.name, options.mpp, split_parts=dataset.split_parts)
     ) as study:
         study.take()
         if not begun:

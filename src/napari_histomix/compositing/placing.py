@@ -12,6 +12,7 @@ import numpy as np
 from napari_histomix.compositing.donors import DonorCrop, Mask, before_turn, cut_donor, resampled_shape
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.datasets import Dataset
+from napari_histomix.datasets.splits import check_training
 from napari_histomix.records import REAL, Candidate, Change, Event, HistomixError, Job, Location
 from napari_histomix.records import SourceRef as Ref
 
@@ -86,10 +87,8 @@ def _typed(holder: IndexedImage, location: Location) -> Location:
 
 def check_candidates(dataset: Dataset, candidates: Sequence[Candidate]) -> None:
     """Raise HistomixError if candidates leave the training split, or two of them have the same rank."""
-    training = {entry.source.image for entry in dataset.training}
     used = {place.image for candidate in candidates for place in (candidate.donor, candidate.target)}
-    if outside := used - training:
-        raise HistomixError(f"The image {min(outside)} is not in the training split; find candidates again.")
+    check_training(dataset, used, "give it back to that split, or find candidates again in a new study")
     if len({candidate.rank for candidate in candidates}) < len(candidates):
         raise HistomixError("Two candidates have the same rank; find candidates again.")
 

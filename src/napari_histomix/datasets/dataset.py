@@ -45,6 +45,9 @@ class Layout:
         return Labels(np.zeros(shape, np.int32), {})
 
 
+SPLIT_PARTS = "split_parts"
+"""Key in ``dataset.json``, in a study's settings and in manifests, where it is true: see `Dataset`."""
+
 SYNTHETIC_KEY = "synthetic"
 """Key in ``dataset.json``: by image, a pixel (row, column) inside each synthetic nucleus."""
 

@@ -94,6 +94,39 @@ def check_splits(dataset: Dataset) -> None:
         )
 
 
+_ABSENT = "no image of that name", "no such image"
+"""Words of problems about an image whose file is not there."""
+
+
+def absence(dataset: Dataset, image: str) -> str:
+    """What became of an image that is none of a dataset's, in words after its name, with what to do."""
+    said = next((problem.sentence for problem in dataset.problems if problem.image == image), "")
+    remedy = "put {} back, or say where the images are now (--dataset FOLDER)"
+    if not said or any(words in said for words in _ABSENT):
+        return f"its file is gone from {dataset.root}; {remedy.format('it')}"
+    reason = said.removeprefix(f"{image}: ").rstrip(".").replace("; it is left out", "")
+    return f"it can no longer be read ({reason}); {remedy.format('its files')}"
+
+
+def check_training(dataset: Dataset, images: Iterable[str], remedy: str) -> None:
+    """Raise HistomixError if an image that something was made of is not there, or of another split than training.
+
+    ``remedy`` is what to do about one of another split.
+    """
+    known = {entry.source.image: entry for entry in dataset.entries}
+    wanted = sorted(set(images), key=natural_order)
+    for image in wanted:
+        if image not in known:
+            raise HistomixError(f"Something was made of the image {image}, but {absence(dataset, image)}.")
+    training = {entry.source.image for entry in dataset.training}
+    for image in wanted:
+        if image not in training:
+            split = known[image].source.split
+            raise HistomixError(
+                f"The image {image} is not in the training split of {dataset.name} any more but in {split!r}; {remedy}."
+            )
+
+
 def units(dataset: Dataset, together: Iterable[Collection[str]] = ()) -> tuple[Unit, ...]:
     """What a split may not divide: patients, else slides, else images."""
     sources = sorted((entry.source for entry in dataset.entries), key=lambda source: natural_order(source.image))

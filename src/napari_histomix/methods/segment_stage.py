@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.datasets.pixels import pixels_sha256
+from napari_histomix.datasets.splits import check_training
 from napari_histomix.features import open_encoder
 from napari_histomix.features.context import segment_crops, segment_thumbnail
 from napari_histomix.methods.base import Stage, Store, Work, whole_images
@@ -169,9 +170,12 @@ def correct_pool(folder: Path, image: LabeledImage, segments: Sequence[Segment],
 
 def read_image(dataset: Dataset, pool: SegmentPool, name: str) -> LabeledImage:
     """A training image that the pool was made of; raises HistomixError if it is of another split by now, or changed."""
+    check_training(dataset, [name], "give it back to that split, or build the pool again in a new study")
     if all(name != entry.source.image for entry in whole_images(dataset, kinds=True)):
-        raise HistomixError(f"The image {name} is not in the training split of {dataset.name}; build the pool again.")
+        raise HistomixError(f"The image {name} is synthetic or has no class by now; mend its row in images.csv.")
     image = dataset.read(name)
     if all(known.sha256 != pixels_sha256(image.pixels) for known in pool.images if known.source.image == name):
-        raise HistomixError(f"The image {name} is not the one that the pool was made of; build the pool again.")
+        raise HistomixError(
+            f"The image {name} is not the one that the pool was made of: its pixels have changed; put it back."
+        )
     return image

@@ -15,7 +15,7 @@ from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.copies import check_leaks
 from napari_histomix.datasets.dataset_writer import described, models_of, write_card
 from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS, format_of
-from napari_histomix.datasets.splits import check_splits, few
+from napari_histomix.datasets.splits import check_splits, check_training, few
 from napari_histomix.datasets.writing import check_place, complete_or_absent, write_text
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Change, Event, HistomixError, Job, SourceRef
@@ -153,16 +153,13 @@ def chosen(dataset: Dataset, changes: Iterable[Change], decisions: Mapping[int, 
     if not wanted:
         raise HistomixError("There is no approved synthetic nucleus or image to export; approve some first.")
     training = {entry.source.image for entry in dataset.training}
-    offenders = []
-    for change in wanted:
-        sources = [("in", change.image)] if change.image else []
-        sources += [("in" if source.role == "target" else "from", source.image) for source in change.sources]
-        offenders += [f"{change.id} {how} {image}" for how, image in dict.fromkeys(sources) if image not in training]
-    if offenders:
-        raise HistomixError(
-            f"What was made of images that are not in the training split of {dataset.name} cannot be exported "
-            f"({few(offenders, 10)}); reject it."
-        )
+    used = {change.id: {change.image, *(source.image for source in change.sources)} - {""} for change in wanted}
+    outside = [str(number) for number, images in used.items() if images - training]
+    remedy = (
+        "give it the split train again, or, if it is to stay there, leave out what was made of it "
+        f"(reject {few(outside, 10)})"
+    )
+    check_training(dataset, set().union(*used.values()), remedy)
     for change in wanted:
         if unknown := sorted((change.class_shares or {}).keys() - set(dataset.kinds)):
             raise HistomixError(

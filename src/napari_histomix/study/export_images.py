@@ -200,12 +200,12 @@ def _check_unchanged(target: LabeledImage, changes: Sequence[Change]) -> str:
             labels = labels or labels_sha256(target.instances)
         if known.get("labels_sha256", labels) != labels and not _still_fits(target, change):
             raise HistomixError(
-                f"The labels of {name} have changed since {change.id} was made of it; put them back, or reject it."
+                f"The labels of {name} have changed since change {change.id} was made; put them back as they were."
             )
         taken = change.in_place and change.added.keys() & target.types.keys()
         if taken or not target.types.keys() >= set(change.removed):
             raise HistomixError(
-                f"The labels of {name} are not those that {change.id} was made of; put them back, or reject it."
+                f"The labels of {name} are not those that change {change.id} was made of; put them back as they were."
             )
     return sha256
 

@@ -112,7 +112,12 @@ def plan_export(
     entries = [entry for entry in dataset.training if entry.source.image in counted.counts]
     readable = {entry.source.image for entry in entries}
     if unreadable := sorted({change.image for change in wanted if change.image} - readable):
-        raise HistomixError(f"{unreadable[0]} cannot be read, and something synthetic was made of it; mend its files.")
+        reasons = (problem.sentence for problem in counted.problems if problem.image == unreadable[0])
+        reason = next(reasons, "it was not counted").removeprefix(f"{unreadable[0]}: ").rstrip(".")
+        raise HistomixError(
+            f"{unreadable[0]} cannot be read, and something synthetic was made of it ({reason}); put its files back as "
+            "they were."
+        )
     pieces = _Pieces(entries, counted, wanted, format)
     files, size, losses = yield from _try_format(dataset, wanted, pieces, format, ignore_band)
     records = [len(json_text(record.content).encode()) for record in records_of(dataset, wanted[:SAMPLE], {}, {})]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_histomix import __version__
 from napari_histomix.datasets import text_files
+from napari_histomix.datasets.dataset import SPLIT_PARTS
 from napari_histomix.datasets.formats.polygons import mask_text
 from napari_histomix.datasets.opening import dataset_at, way_to
 from napari_histomix.datasets.text_files import read_json
@@ -99,6 +100,7 @@ def manifest_of(dataset: Dataset, folder: Path, about: Mapping[str, Any], record
             "manifest": VERSION,
             "dataset": dataset.name,
             "dataset_root": way_to(dataset.root, folder),
+            **({SPLIT_PARTS: True} if dataset.split_parts else {}),
             **about,
             "changes": [record.content for record in records],
         }
@@ -225,6 +227,11 @@ class Manifest:
     def dataset_root(self) -> Path | None:
         """Folder of the source dataset, if the manifest tells where it is and it is still there."""
         return dataset_at(self.content.get("dataset_root"), self.path.parent)
+
+    @property
+    def split_parts(self) -> bool:
+        """Whether each connected part of an instance of the source dataset was read as a nucleus of its own."""
+        return self.content.get(SPLIT_PARTS) is True
 
     @cached_property
     def records(self) -> tuple[Record, ...]:

@@ -16,6 +16,7 @@ from napari_histomix.compositing.composing import Synthetic, compose, new_image
 from napari_histomix.datasets import Dataset, Entry, open_any
 from napari_histomix.datasets.dataset_writer import WrittenDataset
 from napari_histomix.datasets.pixels import image_facts, pixels_sha256
+from napari_histomix.datasets.splits import absence
 from napari_histomix.datasets.writing import check_place, complete_or_absent
 from napari_histomix.methods import method_of
 from napari_histomix.methods.base import Method
@@ -122,7 +123,7 @@ class Ingredients:
     def read(self, facts: Mapping[str, Any]) -> LabeledImage:
         entry = self._entries.get(facts["image"])
         if entry is None:
-            raise HistomixError(f"{facts['image']}: {self.dataset.name} has no image of that name.")
+            raise HistomixError(f"{facts['image']}: {absence(self.dataset, facts['image'])}.")
         return self.dataset.read(replace(entry, mpp=float(facts["mpp"])) if "mpp" in facts else entry)
 
     def changed_sources(self) -> Job[dict[str, str]]:
@@ -237,7 +238,7 @@ def source_dataset(manifest: Manifest, folder: Path | None = None) -> Dataset:
             f"{manifest.path} does not say where the source dataset {manifest.dataset} is, or it is no longer there; "
             "name its folder with --dataset."
         )
-    return open_any(root)
+    return open_any(root, split_parts=manifest.split_parts)
 
 
 def replay(

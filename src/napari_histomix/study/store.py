@@ -12,7 +12,9 @@ from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import Any
 
-from napari_histomix.datasets import Survey
+from napari_histomix.datasets import Dataset, Survey, open_any
+from napari_histomix.datasets.dataset import SPLIT_PARTS
+from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.datasets.text_files import uncollected
 from napari_histomix.records import Candidate, HistomixError, Location
 from napari_histomix.study.database import FILE, LOCK, WriteLock, write_meta
@@ -39,8 +41,13 @@ class Study(ChangeStore, DecisionLog):
     """
 
     @classmethod
-    def create(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Study:
-        """Make a new study folder for a dataset; HistomixError if it holds something already or cannot be written."""
+    def create(
+        cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None, *, split_parts: bool = False
+    ) -> Study:
+        """Make a new study folder for a dataset, which is opened again with the same ``mpp`` and ``split_parts``.
+
+        Raises HistomixError if the folder holds something already or cannot be written.
+        """
         folder = Path(folder)
         cls.check_new(folder)
         try:
@@ -48,18 +55,21 @@ class Study(ChangeStore, DecisionLog):
         except OSError as error:
             raise HistomixError(f"{folder} cannot be made ({error.strerror}); choose another place.") from None
         study = cls(folder)
-        study._database.create({**_root_facts(folder, dataset_root), "name": name, "mpp": mpp})
+        parts = {SPLIT_PARTS: True} if split_parts else {}
+        study._database.create({**_root_facts(folder, dataset_root), "name": name, "mpp": mpp, **parts})
         return study
 
     @classmethod
     @contextmanager
-    def begin(cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None) -> Iterator[Study]:
+    def begin(
+        cls, folder: Path, dataset_root: Path, name: str, mpp: float | None = None, *, split_parts: bool = False
+    ) -> Iterator[Study]:
         """Make a new study as ``create`` does and write what it begins with; where that fails, nothing of it stays."""
         folder = Path(folder)
         cls.check_new(folder)
         made = not folder.exists()
         try:
-            yield cls.create(folder, dataset_root, name, mpp)
+            yield cls.create(folder, dataset_root, name, mpp, split_parts=split_parts)
         except BaseException:
             with suppress(OSError):
                 for file in (*folder.glob(f"{FILE}*"), folder / LOCK):
@@ -134,6 +144,11 @@ class Study(ChangeStore, DecisionLog):
         """µm per pixel a person gave, if any."""
         return self.settings()["mpp"]
 
+    @property
+    def split_parts(self) -> bool:
+        """Whether each connected part of an instance is read as a nucleus of its own."""
+        return self.settings().get(SPLIT_PARTS) is True
+
     # The images it was made of.
 
     @property
@@ -152,11 +167,30 @@ class Study(ChangeStore, DecisionLog):
         Raises HistomixError if there is no such folder.
         """
         root = Path(given) if given is not None else self.dataset_root
+        if given is not None and not root.is_dir():
+            raise HistomixError(f"{root} is no folder; name the one that holds the images of {self.folder.name} now.")
         if not root.is_dir():
-            raise HistomixError(f"The images of the study {self.folder.name} are no longer at {root}; say where.")
+            raise HistomixError(
+                f"The images of the study {self.folder.name} are no longer at {root}; put them back, or say where they "
+                "are now (--dataset FOLDER)."
+            )
         if given is not None:
             self.save_settings(_root_facts(self.folder, root))
         return root
+
+    def open_images(self, given: Path | None = None) -> Dataset:
+        """Open the dataset as the study knows it: scale, splits, split parts; ``given`` says where the images are now.
+
+        Raises HistomixError if they are not there, or cannot be opened.
+        """
+        # A study that cannot be written to is only told for this time.
+        told = given is not None and self.read_only and given.is_dir()
+        root = given if given is not None and told else self.locate(given)
+        return self.with_splits(open_any(root, self.mpp, split_parts=self.split_parts))
+
+    def with_splits(self, dataset: Dataset) -> Dataset:
+        """The dataset with the splits that the study keeps."""
+        return with_chosen_splits(dataset, self.settings())
 
     def remember_images(self, hashes: Mapping[str, str]) -> None:
         """Keep the SHA-256 of images' pixels by name; those that are kept already stay."""

@@ -17,7 +17,6 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_histomix import jobs
 from napari_histomix.datasets import Dataset, Survey, open_any, survey
-from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.jobs import Outcome
 from napari_histomix.methods.base import Method
 from napari_histomix.methods.base import Work as MethodWork
@@ -166,10 +165,10 @@ def study_job(folder: Path, images: Path | None = None, lock: WriteLock | None =
     study = Study.open(folder, lock)
     settings = study.settings()
     try:
-        root = study.locate(images)
+        study.locate(images)
     except HistomixError as error:
         return Moved(Path(folder), str(error))
-    dataset = with_chosen_splits(open_any(root, mpp=settings["mpp"]), settings)
+    dataset = study.open_images()
     known = kept_survey(study.folder)
     counted = yield from survey(dataset, known)
     if known is None or known.stamps != counted.stamps:
@@ -218,7 +217,8 @@ class Ground:
         if self.study is not None:
             yield self.study
             return
-        with Study.begin(self.folder, self.dataset.root, self.dataset.name, self.mpp) as study:
+        parts = self.dataset.split_parts
+        with Study.begin(self.folder, self.dataset.root, self.dataset.name, self.mpp, split_parts=parts) as study:
             # From the start: to lock it while the job writes would be too late.
             study.hold(self.lock)
             try:

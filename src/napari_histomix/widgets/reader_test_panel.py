@@ -12,8 +12,6 @@ from typing import Any, Self
 from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QWidget
 
-from napari_histomix.datasets import open_any
-from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.evaluation.reader_test.folder import TAKEN_OUT, MadeTest, ReaderTest, make_reader_test
 from napari_histomix.evaluation.reader_test.reading import Reading
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
@@ -187,7 +185,7 @@ class MakeSection(ui.Section):
             yield Event("Opening the images")
             study, dataset = offer.study, own
             if dataset is None:
-                dataset = with_chosen_splits(open_any(study.locate(), study.mpp), study.settings())
+                dataset = study.open_images()
             return (yield from make_reader_test(dataset, [study], folder, settings, undecided=undecided))
 
         self.panel.runner.start(job, "making a reader test")

@@ -64,7 +64,7 @@ def read_folder(path: str) -> list[LayerData]:
     is_study = (folder / FILE).is_file()
     if is_study:
         study = Study.open(folder)
-        dataset = open_dataset(study.locate(), study.mpp)
+        dataset = study.open_images()
         wanted = str(study.settings().get("image", ""))
     else:
         dataset = open_dataset(folder)

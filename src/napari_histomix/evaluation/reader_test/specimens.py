@@ -22,7 +22,7 @@ COPY_PASTE = "copy-paste"
 CROSSES_EDGE = "its crop would cross the edge of its image"
 SHOWN_ALREADY = "its crop would show what another crop shows"
 NO_PARTNER = "nothing real of its class and size is left to be shown as well"
-NOT_READ = "its image is not in the training split, or could not be read"
+NOT_READ = "its image is gone, cannot be read, or is not in the training split any more"
 TOO_LITTLE = "no crop of it shows enough that is new"
 
 LEAST_NEW = 0.2

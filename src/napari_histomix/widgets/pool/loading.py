@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_histomix.datasets import Dataset, open_tissue
-from napari_histomix.datasets.splits import with_chosen_splits
+from napari_histomix.datasets import Dataset
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.methods.segment_stage import SegmentPoolStage
 from napari_histomix.records import Event, HistomixError, Job
@@ -108,7 +107,7 @@ def pool_job(study: Study | Path, lock: WriteLock | None = None, *, images: bool
 
 def _images_of(study: Study) -> Dataset | None:
     try:
-        return with_chosen_splits(open_tissue(study.dataset_root, mpp=study.mpp), study.settings())
+        return study.open_images()
     except (HistomixError, OSError):
         # The images may have been moved; what lies open in the viewer can be corrected all the same.
         return None

@@ -86,7 +86,9 @@ def show_job(opened: OpenedPool, name: str) -> JobMaker:
             raise HistomixError("The images of this study are no longer where they were; put them back.")
         pixels = opened.dataset.read(name).pixels
         if pixels_sha256(pixels) != image.sha256:
-            raise HistomixError(f"The image {name} is not the one that the pool was made of; build the pool again.")
+            raise HistomixError(
+                f"The image {name} is not the one that the pool was made of: its pixels have changed; put it back."
+            )
         labeled = LabeledImage.of_kind(pixels, image.kind, image.mpp, image.source)
         return replace(divided_of(curation, image), image=labeled)
 
