@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import mutating
 import pytest
@@ -35,7 +38,53 @@ def goods(tmp_path_factory):
             writer.add(image, synthetic=False)
         writer.finish()
         assert open_dataset(root / name, mpp=0.5).entries, name
+    for name in ("asap-xml", "halo-xml", "qupath-packed"):
+        add_unwritten(root, name)
+        assert open_dataset(root / name, mpp=0.5).entries, name
     return root
+
+
+def add_unwritten(root, name):
+    """A dataset of a format that is only read, made from one that is written."""
+    (root / name).mkdir()
+    if name == "qupath-packed":
+        shutil.copytree(root / "qupath" / "images", root / name / "images")
+        (root / name / "geojson").mkdir()
+        for path in (root / "qupath" / "geojson").iterdir():
+            (root / name / "geojson" / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        return
+    for path in sorted((root / "aperio-xml").rglob("*.xml")):
+        shutil.copy(path.with_suffix(".tif"), root / name)
+        layers = ElementTree.parse(path).getroot().iter("Annotation")
+        text = "".join(map(asap_layer if name == "asap-xml" else halo_layer, layers))
+        if name == "asap-xml":
+            text = f"<ASAP_Annotations><Annotations>{text}</Annotations></ASAP_Annotations>"
+        (root / name / path.name).write_text(text if name == "asap-xml" else f"<Annotations>{text}</Annotations>")
+
+
+def asap_layer(layer):
+    start = f'<Annotation Type="Polygon" PartOfGroup="{class_of(layer)}" Color="#F4FA58"><Coordinates>'
+    end = "</Coordinates></Annotation>"
+    return "".join(f"{start}{points(region, 'Coordinate')}{end}" for region in layer.iter("Region"))
+
+
+def halo_layer(layer):
+    start, end = '<Region Type="Polygon" NegativeROA="0"><Vertices>', "</Vertices></Region>"
+    regions = "".join(f"{start}{points(region, 'V')}{end}" for region in layer.iter("Region"))
+    head = f'<Annotation LineColor="9" Name="{class_of(layer)}" Visible="True">'
+    return f"{head}<Regions>{regions}</Regions></Annotation>"
+
+
+def class_of(layer):
+    return layer.find("Attributes/Attribute").get("Name")
+
+
+def points(region, tag):
+    """The vertices of a region in a format's own words."""
+    return "".join(
+        f'<{tag} X="{vertex.get("X")}" Y="{vertex.get("Y")}" Order="{number}" />'
+        for number, vertex in enumerate(region.iter("Vertex"))
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of memory are set as POSIX does it")
