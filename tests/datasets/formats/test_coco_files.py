@@ -291,5 +291,5 @@ def test_other_files_are_not_taken_for_coco(tmp_path):
     # A folder of folders, of which one is COCO's, is not a dataset.
     picture(tmp_path / "other" / "b.png")
     listed(tmp_path / "coco" / "annotations" / "instances_train.json", {"a.png": []})
-    with pytest.raises(HistomixError, match="no folder Labels"):
+    with pytest.raises(HistomixError, match="its folder coco holds them"):
         open_dataset(tmp_path)
