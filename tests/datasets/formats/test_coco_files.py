@@ -185,6 +185,22 @@ def test_folders_of_one_image_name_are_told_apart(tmp_path):
     ]
 
 
+def test_an_image_of_a_kind_that_is_not_read_is_named_as_that(tmp_path):
+    picture(tmp_path / "images" / "b.png")
+    (tmp_path / "images" / "a.bmp").write_bytes(b"BM")
+    listed(tmp_path / "coco.json", {"a.bmp": [], "b.png": []})
+    assert sentences(open_dataset(tmp_path, mpp=0.25)) == [
+        "a.bmp: coco.json lists it but it is no PNG, TIFF or JPEG; save it as one of these."
+    ]
+
+
+def test_a_polygon_without_brackets_around_it(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    flat = {"category_id": 1, "segmentation": [3, 2, 8, 2, 8, 6, 3, 6]}
+    listed(tmp_path / "coco.json", {"a.png": [flat]})
+    assert np.array_equal(open_dataset(tmp_path, mpp=0.25).read("a").instances, ROUND)
+
+
 def test_a_name_with_another_ending_that_two_images_have(tmp_path):
     for name in ("a.png", "a.tif", "b.png"):
         picture(tmp_path / "images" / name)

@@ -60,6 +60,7 @@ def root(tmp_path: Path) -> Path:
         ("valid/images", "valid/labels", "val"),
         ("Validation/Images", "Validation/Labels", "val"),
         ("images/val2017", "labels/val2017", "val"),
+        ("images/Validation", "labels/val", "val"),
         ("images/default", "labels/default", "train"),
         ("images/train/case 1", "labels/train/case 1", "train"),
         ("images/batch1", "labels/batch1", "batch1"),
@@ -164,6 +165,17 @@ def test_names_by_label_studio_and_labelimg(tmp_path, content, place):
     image = dataset.read("a")
     assert np.array_equal(image.instances, block(2, 4, 5, 10) + 2 * block(9, 4, 5, 10))
     assert dict(image.types) == {1: 2, 2: 1} and not sentences(dataset)
+
+
+def test_subsets_of_cvat_for_ultralytics(tmp_path):
+    yaml = "names:\n  0: Tumor\n  1: Stroma\npath: .\n"
+    for split in ("Train", "Test", "Validation"):
+        yaml += f"{split}: {split}.txt\n"
+        pair(tmp_path / "images" / split / "a.png", tmp_path / "labels" / split / "a.txt", line(2, 4, 5, 10, 1))
+        (tmp_path / f"{split}.txt").write_text(f"data/images/{split}/a.png\n")
+    (tmp_path / "data.yaml").write_text(yaml)
+    dataset = open_dataset(tmp_path, mpp=0.25)
+    assert splits(dataset) == {"a": "train", "Test-a": "test", "Validation-a": "val"} and not sentences(dataset)
 
 
 def test_two_lists_of_names_that_differ_are_refused(tmp_path):

@@ -348,6 +348,9 @@ class Nucleus:
             if not isinstance(counts, str | list) or not isinstance(size, list) or len(size) != 2:
                 raise HistomixError("run lengths must read {size: [height, width], counts: …}; export them again.")
             return cls(kind, counts=counts, size=(size[0], size[1]), limit=limit)
+        if isinstance(outline, list) and not any(isinstance(part, list) for part in outline):
+            # Some programs leave out the brackets around a single polygon.
+            outline = [outline]
         if not isinstance(outline, list) or not all(isinstance(part, list) and len(part) % 2 == 0 for part in outline):
             raise HistomixError(
                 "a segmentation must be run lengths or polygons, [[x1, y1, x2, y2, …], …]; export it again."

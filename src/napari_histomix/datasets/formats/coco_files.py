@@ -148,9 +148,13 @@ class Pictures:
 
     def __init__(self, root: Path, subsets: Sequence[Subset]) -> None:
         self._by_stem: dict[str, list[Picture]] = {}
+        self._unread: set[str] = set()
         for folder, names in folders_below(root):
+            self._unread |= {
+                _folded(path.stem) for path in visible_files(folder, _OTHER_SUFFIXES - IMAGE_SUFFIXES - {""})
+            }
             for path in sorted(visible_files(folder, IMAGE_SUFFIXES)):
-                self._by_stem.setdefault(composed(path.stem).casefold(), []).append(Picture(path, names))
+                self._by_stem.setdefault(_folded(path.stem), []).append(Picture(path, names))
         every = [picture for group in self._by_stem.values() for picture in group]
         self._subsets = subsets
         self._own = {subset.path for subset in subsets if any(picture.lies_in(subset) for picture in every)}
@@ -164,6 +168,12 @@ class Pictures:
                 best = max(match.score for match in matches)
                 return [match for match in matches if match.score == best]
         return []
+
+    def why_not(self, text: str) -> str:
+        """What a person can do about an image that is not there."""
+        if any(_folded(stated.stem) in self._unread for stated in _readings(text)):
+            return "lists it but it is no PNG, TIFF or JPEG; save it as one of these."
+        return "lists it but no such image is there; add it."
 
     def _named(self, stated: PurePosixPath) -> Iterable[Picture]:
         pictures = list(self._by_stem.get(stated.name.casefold(), []))
@@ -199,8 +209,12 @@ def _readings(text: str) -> list[PurePosixPath]:
     return [reading for reading in readings if reading.name]
 
 
+def _folded(name: str) -> str:
+    return composed(name).casefold()
+
+
 def _same(name: str, other: str) -> bool:
-    return composed(name).casefold() == composed(other).casefold()
+    return _folded(name) == _folded(other)
 
 
 def images_of(
@@ -251,21 +265,16 @@ def _claims(
                 f"{subset.path.name} lists it and {len(meant)} images could be meant; write their folders in there.",
             )
         else:
-            _report_missing(record, subset, listing)
+            listing.report(record["file_name"][:200], f"{subset.path.name} {pictures.why_not(record['file_name'])}")
     claims: dict[Picture, list[Record]] = {}
     for picture, group in matches.items():
         closest = max(match.same for match, _ in group)
         meaning = [record for match, record in group if match.same == closest]
         for record in (record for match, record in group if match.same < closest):
-            _report_missing(record, subset, listing)
+            listing.report(record["file_name"][:200], f"{subset.path.name} {pictures.why_not(record['file_name'])}")
         if len({record["file_name"] for record in meaning}) == 1:
             claims[picture] = meaning
         else:
             names = " and ".join(record["file_name"][:100] for record in meaning[:2])
             listing.report(picture.path.name, f"{subset.path.name} lists {names}, which both mean it; rename one.")
     return claims
-
-
-def _report_missing(record: Record, subset: Subset, listing: Listing) -> None:
-    sentence = f"{subset.path.name} lists it but no such image is there; add it."
-    listing.report(record["file_name"][:200], sentence)

@@ -91,10 +91,14 @@ def sections_in(root: Path) -> list[Section]:
 
 
 def _beside(labels: Path, below: Sequence[str]) -> Path | None:
-    """The folder of these names in that of the labels."""
+    """The folder of these names in that of the labels; one for a split may be spelled in another way."""
     folder: Path | None = labels
     for name in below:
-        folder = subfolder(folder, name.casefold()) if folder else None
+        if folder is None:
+            return None
+        alike = (path for path in subfolders(folder) if is_split_folder(path.name) and is_split_folder(name))
+        same_split = next((path for path in alike if split_name(path.name) == split_name(name)), None)
+        folder = subfolder(folder, name.casefold()) or same_split
     return folder
 
 
