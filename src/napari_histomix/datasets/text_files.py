@@ -32,6 +32,9 @@ _MAX_TABLE = 2**28
 _LOOKED_AT = 20
 """Files that are looked into to recognize a format: one that is damaged should not hide the others."""
 
+_DECLARATION = 200
+"""Bytes in which an XML file says its encoding."""
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _GZIP = b"\x1f\x8b"
 _GZIP_BITS = 16 + zlib.MAX_WBITS
 _PIECE = 64
@@ -59,6 +62,8 @@ def begins_with(paths: Iterable[Path], mark: re.Pattern[bytes], size: int = 4096
             head = stream.read(size)
         if head.startswith(_GZIP):
             head = _inflated(head, size)
+        if head.startswith(_UTF_16):
+            head = decoded(head).encode()
         if mark.search(head):
             return True
     return False
@@ -151,7 +156,7 @@ def read_unpacked(path: Path, limit: int) -> bytes:
 
 def decoded(content: bytes) -> str:
     """Text in UTF-8, or in UTF-16 with its byte order mark, or in what Windows used before (cp1252, else Latin-1)."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if content.startswith(_UTF_16):
         return content.decode("utf-16", "replace")
     for encoding in ("utf-8-sig", "cp1252"):
         with suppress(UnicodeDecodeError):
@@ -159,23 +164,29 @@ def decoded(content: bytes) -> str:
     return content.decode("latin-1")
 
 
+def _is_utf_8(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def read_json(path: Path, limit_bytes: int = MAX_JSON, *, not_a_number: bool = False) -> Any:
-    """Read a JSON file in UTF-8."""
+    """Read a JSON file, in UTF-8 or another encoding (see `decoded`)."""
 
     def refuse(word: str) -> float:
         raise ValueError(f"{word} is no number in JSON")
 
     content = read_unpacked(path, limit_bytes)
     try:
-        text = content.decode("utf-8-sig")
+        text = decoded(content)
         with uncollected():
             return json.loads(text) if not_a_number else json.loads(text, parse_constant=refuse)
-    except UnicodeDecodeError:
-        reason = ": it is not UTF-8 text"
     except RecursionError:
         reason = ": it is nested too deeply"
     except json.JSONDecodeError as error:
-        reason = f" at line {error.lineno}"
+        reason = f" at line {error.lineno}" if _is_utf_8(content) else ": it is not UTF-8 text"
     except ValueError as error:  # numbers of thousands of digits, and what is no number
         reason = f" ({str(error).partition(';')[0]})"
     raise HistomixError(f"{path.name} in {path.parent} is not valid JSON{reason}; mend it or export it again.")
@@ -184,6 +195,9 @@ def read_json(path: Path, limit_bytes: int = MAX_JSON, *, not_a_number: bool = F
 def read_xml(path: Path, limit_bytes: int = MAX_XML) -> ElementTree.Element:
     """Read an XML file without a document type, so without entities that grow or reach for other files."""
     content = read_unpacked(path, limit_bytes)
+    if not content.startswith(_UTF_16) and b"encoding" not in content[:_DECLARATION]:
+        # Without a declaration it should be UTF-8, and is not where Windows programs write accents.
+        content = decoded(content).encode()
     try:
         _check_prolog(content, path.name)
         with uncollected():

@@ -92,6 +92,13 @@ def test_asap(tmp_path):
     assert recognized(tmp_path).name == "asap-xml"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+def test_one_group_in_any_encoding(tmp_path, encoding):
+    folder(tmp_path, "")
+    (tmp_path / "a.xml").write_bytes(asap(("Polygon", "Tümör", SQUARE)).replace("\n", "\r\n").encode(encoding))
+    assert set(read(tmp_path)[0]) == {"Tümör"}
+
+
 def test_asap_sorts_by_order(tmp_path):
     text = asap(("Polygon", "Tumor", SQUARE))
     lines = text.split("\n")

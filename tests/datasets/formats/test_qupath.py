@@ -474,6 +474,24 @@ def test_a_point_that_is_nowhere_is_named(tmp_path, bad):
     assert problem.sentence.startswith("a.geojson, object 2: a polygon has a point at infinity")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_one_name_in_any_encoding(tmp_path, encoding):
+    text = json.dumps([feature(polygon(square(3, 5)), classification="Tümör")], ensure_ascii=False, indent=1)
+    folder(tmp_path, "")
+    (tmp_path / "a.geojson").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert masks(tmp_path)[0] == {"Tümör": [(5, 3, 4, 4)]}
+
+
+@pytest.mark.parametrize("content", [[], {"type": "FeatureCollection", "features": []}])
+def test_an_image_without_nuclei(tmp_path, content):
+    assert masks(folder(tmp_path, content)) == ({}, [])
+
+
+def test_geometries_without_features(tmp_path):
+    for content in (polygon(square(3, 5)), [{"type": "GeometryCollection", "geometries": [polygon(square(3, 5))]}]):
+        assert masks(folder(tmp_path, content))[0] == {"unclassified": [(5, 3, 4, 4)]}
+
+
 def test_folders_are_told_apart(tmp_path):
     one = feature(polygon(square(3, 5)), classification="Tumor")
     for name in ("first", "second"):

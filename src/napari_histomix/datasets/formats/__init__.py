@@ -49,7 +49,7 @@ FORMATS: dict[str, Format] = {
         Format("hovernet", "HoVer-Net, CoNSeP, GLySAC (.mat)", "hovernet"),
         Format("hovernet-json", "HoVer-Net output (.json)", "hovernet_json"),
         Format("pannuke", "PanNuke (.npy)", "pannuke"),
-        Format("aperio-xml", "MoNuSAC, MoNuSeg, Kumar (.xml)", "aperio_xml"),
+        Format("aperio-xml", "Aperio ImageScope, MoNuSAC, MoNuSeg, Kumar (.xml)", "aperio_xml"),
         Format("asap-xml", "ASAP (.xml)", "asap_xml", writes=False),
         Format("halo-xml", "HALO (.annotations, .xml)", "halo_xml", writes=False),
         Format("qupath", "QuPath (GeoJSON)", "qupath"),

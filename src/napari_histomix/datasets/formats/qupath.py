@@ -51,7 +51,7 @@ def read_drawing(path: Path) -> Drawing:
     regions = [feature for feature in features if feature.kind == "annotation"] if nuclei else []
     losses = sum((counts for kind, counts in lost.items() if not (nuclei and kind == "annotation")), Counter[Loss]())
     shapes, notes = split_objects(nuclei or features)
-    largest = max(map(_extent, nuclei), default=0.0)
+    largest = max(map(_extent, nuclei)) if regions else 0.0
     if nuclei and (aside := sum(_extent(region) <= largest for region in regions) + lost["annotation"][POINT]):
         which = "1 annotation, no larger than a nucleus, was" if aside == 1 else f"{aside:,} annotations were"
         notes.append(f"{which} left aside beside detections; make detections of those that are nuclei.")
@@ -76,16 +76,18 @@ def split_objects(features: Sequence[Feature]) -> tuple[list[Feature], list[str]
     Some programs, CellViT among them, write all nuclei of a class as one object. So an annotation whose outlines lie
     far apart is as many nuclei as it has outlines, and so are the objects of a file that has one for each class.
     """
-    apart = [not feature.is_whole and lie_apart([rings[0] for rings in feature.polygons]) for feature in features]
+    apart = [
+        len(feature.polygons) > 1 and not feature.is_whole and lie_apart([rings[0] for rings in feature.polygons])
+        for feature in features
+    ]
     drawn = [feature.kind == "annotation" for feature in features]
-    chosen = [several and by_hand for several, by_hand in zip(apart, drawn, strict=True)]
+    chosen = [is_apart and by_hand for is_apart, by_hand in zip(apart, drawn, strict=True)]
     by_class = len({feature.name.casefold() for feature in features}) == len(features)
     if by_class and not any(feature.is_whole for feature in features) and (any(chosen) if all(drawn) else all(apart)):
         chosen = [len(feature.polygons) > 1 for feature in features]
     nuclei: list[Feature] = []
-    for feature, several in zip(features, chosen, strict=True):
-        parts = [replace(feature, polygons=(polygon,)) for polygon in feature.polygons]
-        nuclei += parts if several else [feature]
+    for feature, is_many in zip(features, chosen, strict=True):
+        nuclei += [replace(feature, polygons=(polygon,)) for polygon in feature.polygons] if is_many else [feature]
     if not (split := sum(chosen)):
         return nuclei, []
     which = "1 object of several outlines was" if split == 1 else f"{split:,} objects of several outlines were"
@@ -125,6 +127,9 @@ _LEGACY = {
 _ASIDE = frozenset({"tile", "tmaCore", "root"})
 """Types of objects that are never nuclei."""
 
+_GEOMETRIES = ("Polygon", "MultiPolygon", "GeometryCollection")
+"""Types of geometries that may stand in a file without a feature around them."""
+
 _CLASS_KEYS = ("class", "type", "label", "category")
 """Where other programs write the name of the class, TIAToolbox in ``type``."""
 
@@ -148,7 +153,7 @@ class Feature(Shape):
 
 
 def read_objects(path: Path) -> tuple[list[Feature], dict[str, Counter[Loss]]]:
-    """Read the objects of a GeoJSON file: a collection, a bare list of features, or a single one.
+    """Read the objects of a GeoJSON file: a collection, a bare list of features or geometries, or a single one.
 
     Returns those that have an area, children after their parents, and how many others there are, by kind and reason.
     Tiles and TMA cores are left aside.
@@ -166,6 +171,8 @@ def read_objects(path: Path) -> tuple[list[Feature], dict[str, Counter[Loss]]]:
     while waiting:
         item = waiting.pop()
         number += 1
+        if isinstance(item, dict) and item.get("type") in _GEOMETRIES:
+            item = {"type": "Feature", "geometry": item}
         if not isinstance(item, dict) or item.get("type") != "Feature":
             sentence = f"{path.name} holds something that is no GeoJSON feature; export it again."
             raise HistomixError(refusal(path) or sentence)

@@ -36,6 +36,8 @@ IMAGE_FOLDERS = ("images", "tissue images", "image", "imgs", "img", "tiles", "pa
 
 _NO_CLASS = frozenset({"", "none", "null", "nan"})
 _GZIP = ".gz"
+_EMPTY = re.compile(rb"\A\s*\[\s*\]\s*\Z")
+"""A list without objects, of an image without nuclei."""
 
 Color = tuple[int, int, int]
 
@@ -87,7 +89,7 @@ class SideFiles:
 
     def begins(self, *paths: Path) -> bool:
         """Whether any of these files is of the format."""
-        return begins_with(paths, self.mark, HEAD)
+        return begins_with(paths, self.mark, HEAD) or begins_with(filter(self.sure, paths), _EMPTY, HEAD)
 
     def files(self, folder: Path) -> Iterator[tuple[str, Path]]:
         """The files of a folder that could be of the format, with their names without suffixes."""
