@@ -122,6 +122,24 @@ def test_one_name_in_two_splits_is_two_images(tmp_path):
         assert np.array_equal(image.instances, block(number, 3, 4, 5))
 
 
+def test_tasks_of_cvat_in_folders_for_splits(tmp_path):
+    for split in ("train", "Test"):
+        picture(tmp_path / split / "images" / "default" / "a.png")
+        listed(tmp_path / split / "annotations" / "instances_default.json", {"a.png": [polygon(2, 3, 4, 5)]})
+    dataset = open_dataset(tmp_path, mpp=0.25)
+    assert splits(dataset) == {"a": "train", "Test-a": "test"} and not dataset.problems
+
+
+def test_many_folders_of_one_image_name_are_listed_fast(tmp_path):
+    for number in range(300):
+        picture(tmp_path / "images" / f"case {number}" / "image.png", shape=(2, 2))
+    listed(tmp_path / "coco.json", {f"x/case {number}/image.png": [] for number in range(300)})
+    dataset = open_dataset(tmp_path, mpp=0.25)
+    assert len(dataset.entries) == 300 and not dataset.problems
+    names = {entry.image.parent.name: entry.source.image for entry in dataset.entries}
+    assert names["case 7"] == "case 7-image"
+
+
 def test_an_image_of_another_split_is_not_taken_for_one_that_is_missing(tmp_path):
     picture(tmp_path / "images" / "Train" / "b.png")
     picture(tmp_path / "images" / "Test" / "a.png")
@@ -130,6 +148,16 @@ def test_an_image_of_another_split_is_not_taken_for_one_that_is_missing(tmp_path
     dataset = open_dataset(tmp_path, mpp=0.25)
     assert splits(dataset) == {"a": "test", "b": "train"} and dataset.read("a").counts() == {1: 1}
     assert sentences(dataset) == ["a.png: instances_Train.json lists it but no such image is there; add it."]
+
+
+def test_folders_called_images_do_not_speak_for_a_split(tmp_path):
+    picture(tmp_path / "Train" / "images" / "b.png")
+    picture(tmp_path / "Test" / "images" / "a.png")
+    listed(tmp_path / "Train" / "coco.json", {"images/a.png": [], "images/b.png": []})
+    listed(tmp_path / "Test" / "coco.json", {"images/a.png": [polygon(2, 3, 4, 5)]})
+    dataset = open_dataset(tmp_path, mpp=0.25)
+    assert splits(dataset) == {"a": "test", "b": "train"} and dataset.read("a").counts() == {1: 1}
+    assert "no such image is there" in sentences(dataset)[0]
 
 
 def test_an_image_in_two_files_is_not_learned_from(tmp_path):

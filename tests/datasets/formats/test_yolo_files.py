@@ -221,7 +221,7 @@ def test_what_programs_write(root, text, ids, note):
     ("text", "words"),
     [
         (BOX + BOX, "none of the 2 objects can be read: 2 have a box but no outline"),
-        ("0 12 12 30 12 30 18\n", "line 1: its points must be shares .* it has pixels; export it again"),
+        ("0 12 12 30 12 30 18\n", "line 1: its points must be shares .* and are pixels; export it again"),
         ("0 nan 0.1 0.2 0.2 0.3 0.1\n", "from 0 to 1; export it again"),
         ("0 0_1 0.1 0.2 0.2 0.3 0.1\n", "must hold numbers"),
         ("0,0.1,0.1,0.2,0.2,0.3,0.1\n", "must hold numbers"),
@@ -250,3 +250,10 @@ def test_names_in_other_bytes_meet(root):
     pair(root / "Images" / "Ä b.PNG", root / "Labels" / f"{unicodedata.normalize('NFD', 'ä B')}.txt", line(2, 4, 5, 10))
     dataset = open_dataset(root, mpp=0.25)
     assert splits(dataset) == {"Ä b": "train"} and dataset.read("Ä b").counts() == {1: 1}
+
+
+def test_labels_of_splits_in_one_folder_are_named_as_the_cause(root):
+    for split in ("train", "val"):
+        pair(root / "images" / split / "a.png", root / "labels" / "a.txt", line(2, 4, 5, 10))
+    with pytest.raises(HistomixError, match="images/train: there is no folder of that name in labels"):
+        open_dataset(root)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from napari_histomix.datasets.entries import SPLITS, is_split_folder, named_split, split_name
+from napari_histomix.datasets.entries import is_split_folder, named_split, split_name
 from napari_histomix.datasets.listing import (
     IMAGE_SUFFIXES,
     Listing,
@@ -41,6 +41,9 @@ _PLAIN_WORDS = re.compile(
     r"|[0-9]+)?"
 )
 """Words in the name of a JSON file that say nothing of a split."""
+_MOST_ALIKE = 100
+"""Images of one name that are compared; of more, none is the one that is meant."""
+_FOLDERS_COMPARED = 3
 _OTHER_SUFFIXES = IMAGE_SUFFIXES | {"", ".bmp", ".gif", ".webp", ".jp2", ".svs", ".ndpi", ".mrxs", ".scn"}
 """What an image may have been before it was saved as what lies there."""
 
@@ -51,7 +54,7 @@ def is_coco(path: Path) -> bool:
         content = stream.read(_SMALL + 1)
     if len(content) <= _SMALL:
         try:
-            keys = json.loads(content.decode("utf-8-sig"))
+            keys = json.loads(content)
             return isinstance(keys, dict) and "images" in keys and ("annotations" in keys or "categories" in keys)
         except (ValueError, RecursionError):
             # It may be COCO's, and damaged: reading it says so.
@@ -130,8 +133,10 @@ class Picture:
 
     def lies_in(self, subset: Subset) -> bool:
         """Whether one of its folders is that of a subset."""
-        known = subset.split in SPLITS
-        return any(_same(name, subset.name) or (known and split_name(name) == subset.split) for name in self.folders)
+        return any(
+            _same(name, subset.name) or (is_split_folder(name) and split_name(name) == subset.split)
+            for name in self.folders
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,11 @@ class Match:
     picture: Picture
     same: int
     score: tuple[int, ...]
+
+    @property
+    def is_named(self) -> bool:
+        """Whether a folder that says something, as ``images`` does not, is the same."""
+        return bool(telling(self.picture.folders[len(self.picture.folders) - self.same :]))
 
 
 class Pictures:
@@ -155,6 +165,12 @@ class Pictures:
             }
             for path in sorted(visible_files(folder, IMAGE_SUFFIXES)):
                 self._by_stem.setdefault(_folded(path.stem), []).append(Picture(path, names))
+        self._by_place: dict[tuple[str, ...], list[Picture]] = {}
+        for stem, group in self._by_stem.items():
+            for picture in group:
+                for count in range(min(len(picture.folders), _FOLDERS_COMPARED) + 1):
+                    place = (*map(_folded, picture.folders[len(picture.folders) - count :]), stem)
+                    self._by_place.setdefault(place, []).append(picture)
         every = [picture for group in self._by_stem.values() for picture in group]
         self._subsets = subsets
         self._own = {subset.path for subset in subsets if any(picture.lies_in(subset) for picture in every)}
@@ -162,8 +178,11 @@ class Pictures:
     def meant(self, text: str, subset: Subset) -> list[Match]:
         """The images that a subset means by a file name: one, none, or several between which nothing decides."""
         for stated in _readings(text):
-            matches = [self._match(picture, stated, subset) for picture in self._named(stated)]
-            matches = [match for match in matches if match.same or not self._is_foreign(match.picture, subset)]
+            pictures = self._named(stated)
+            if len(pictures) > _MOST_ALIKE:
+                return [Match(picture, 0, ()) for picture in pictures]
+            matches = [self._match(picture, stated, subset) for picture in pictures]
+            matches = [match for match in matches if match.is_named or not self._is_foreign(match.picture, subset)]
             if matches:
                 best = max(match.score for match in matches)
                 return [match for match in matches if match.score == best]
@@ -175,11 +194,17 @@ class Pictures:
             return "lists it but it is no PNG, TIFF or JPEG; save it as one of these."
         return "lists it but no such image is there; add it."
 
-    def _named(self, stated: PurePosixPath) -> Iterable[Picture]:
-        pictures = list(self._by_stem.get(stated.name.casefold(), []))
-        if stated.suffix.casefold() in _OTHER_SUFFIXES and stated.suffix:
-            pictures += self._by_stem.get(stated.stem.casefold(), [])
-        return pictures
+    def _named(self, stated: PurePosixPath) -> list[Picture]:
+        stems = [_folded(stated.name)]
+        if stated.suffix and stated.suffix.casefold() in _OTHER_SUFFIXES:
+            stems.append(_folded(stated.stem))
+        # Of thousands of images of one name, those in folders of the names that are stated are all that matters.
+        folders = [_folded(name) for name in stated.parent.parts[-_FOLDERS_COMPARED:]]
+        for start in range(len(folders) + 1):
+            pictures = [picture for stem in stems for picture in self._by_place.get((*folders[start:], stem), [])]
+            if pictures:
+                return pictures
+        return []
 
     def _match(self, picture: Picture, stated: PurePosixPath, subset: Subset) -> Match:
         said = [part for part in stated.parent.parts if part not in ("..", ".", "/")]

@@ -58,7 +58,8 @@ def open(root: Path, mpp: float | None) -> Dataset:
     """
     listing, sections, described = Listing(root, mpp), sections_in(root), read_yaml(root)
     pairs: list[tuple[Section, str, tuple[Path, Path]]] = []
-    for section in sections:
+    # What is said first is why images without labels have none.
+    for section in sorted(sections, key=lambda section: section.labels is not None):
         if section.labels is None:
             if count := sum(1 for _ in visible_files(section.images, IMAGE_SUFFIXES)):
                 folder = section.images.relative_to(root).as_posix()
@@ -142,7 +143,7 @@ class _Layout(Layout):
             raise HistomixError(f"{where}: it must read class x1 y1 x2 y2 x3 y3 …; export it again.")
         points = values[1:].reshape(-1, 2)
         if not ((points >= -_FARTHEST) & (points <= 1 + _FARTHEST)).all():
-            cause = "; it has pixels" if np.isfinite(points).all() and (points > 1 + _FARTHEST).any() else ""
+            cause = ", and are pixels" if np.isfinite(points).all() and (points > 1 + _FARTHEST).any() else ""
             raise HistomixError(
                 f"{where}: its points must be shares of the image's size, from 0 to 1{cause}; export it again."
             )
