@@ -20,6 +20,7 @@ from PIL import Image
 
 from napari_histomix.datasets.dataset import Dataset, read_marks
 from napari_histomix.datasets.entries import (
+    TABLE,
     UnknownLayoutError,
     checked_mpp,
     lost_objects,
@@ -42,9 +43,9 @@ from napari_histomix.datasets.formats.foreign import refusal
 from napari_histomix.datasets.formats.mat_files import LIZARD, read_mat, read_mat_types
 from napari_histomix.datasets.formats.polygons import FARTHEST
 from napari_histomix.datasets.formats.side_files import HEAD, IMAGE_FOLDERS, SideFiles
-from napari_histomix.datasets.formats.unrecognized import deeper, is_half, why_unknown
+from napari_histomix.datasets.formats.unrecognized import are_deeper, deeper, is_half, why_unknown
 from napari_histomix.datasets.formats.xml_shapes import vertices
-from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, subfolder
+from napari_histomix.datasets.listing import IMAGE_SUFFIXES, files_by_stem, find_table, subfolder
 from napari_histomix.datasets.names import Lookup
 from napari_histomix.datasets.pixels import orientation_of, read_mpp
 from napari_histomix.datasets.text_files import begins_with, check_size, naming, read_json, read_xml, readable
@@ -171,12 +172,15 @@ def open_any(path: Path | str, mpp: float | None = None, *, split_parts: bool = 
             if mpp is not None:
                 checked_mpp(mpp, "The scale given")
             return _nuclei(root, format, mpp, split_parts)
+        unknown_to_both = f"; or {class_folders.LAYOUTS.removeprefix('expected ')}"
+        if are_deeper(root) and find_table(root, TABLE)[0] is None:
+            raise why_unknown(root, unknown_to_both)
         try:
             return open_tissue(given, mpp)
         except HistomixError as error:
-            if not isinstance(error, UnknownLayoutError) and deeper(root) is None:
+            if not isinstance(error, UnknownLayoutError) and not deeper(root):
                 raise
-            raise why_unknown(root, f"; or {class_folders.LAYOUTS.removeprefix('expected ')}") from None
+            raise why_unknown(root, unknown_to_both) from None
 
 
 SAMPLE_RARE = "lymphocyte"

@@ -25,6 +25,7 @@ from napari_histomix.datasets.entries import (
     read_type_info,
 )
 from napari_histomix.datasets.formats.folder_pairs import Place, places
+from napari_histomix.datasets.formats.foreign import refusal
 from napari_histomix.datasets.formats.mat_files import LIZARD, read_mat, read_mat_types
 from napari_histomix.datasets.listing import MAT_SUFFIXES, Listing, Section, find_table, read_rows, visible_files
 from napari_histomix.datasets.pixels import read_label_image
@@ -168,6 +169,13 @@ def _add(part: Place, listing: Listing) -> tuple[list[str], dict[str, Path]]:
         folder = part.folder if not images and not labels else part.labels if images else part.images[0]
         if not images and not labels:
             raise HistomixError(f"{folder} has no images (PNG, TIFF or JPEG) and no labels in its folders; add them.")
+        others = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        if images and others:
+            raise HistomixError(
+                refusal(others[0])
+                or f"{folder} has no label files that are read (.mat, PNG or TIFF) but "
+                f"{others[0].name}; save the labels as label images."
+            )
         missing = "label files (.mat, PNG or TIFF)" if images else "images (PNG, TIFF or JPEG)"
         raise HistomixError(f"{folder} has no {missing}; put them there.")
     pairs = listing.pairs(images, labels)

@@ -68,13 +68,20 @@ def _is_in_one(root: Path) -> bool:
     return any(root in (*part.images, part.labels) for part in places(root.parent))
 
 
-def deeper(root: Path) -> tuple[Path, Format] | None:
-    """The first folder in another one that is of a format, and this format."""
+def deeper(root: Path) -> list[tuple[Path, Format]]:
+    """The first folders in another one that are of a format, at most two, and this format."""
+    found: list[tuple[Path, Format]] = []
     for inner in subfolders(root):
-        format = recognized(inner)
+        format = recognized(inner) if len(found) < 2 else None
         if format is not None and (format.name not in _BY_NAMES or any(map(_is_image, _files(inner)))):
-            return inner, format
-    return None
+            found.append((inner, format))
+    return found
+
+
+def are_deeper(root: Path) -> bool:
+    """Whether folders of images and of labels, by their names, lie in a folder of the root."""
+    insides = ([path.name for path in subfolders(inner)] for inner in subfolders(root))
+    return any(any(map(is_images_name, names)) and any(map(is_labels_name, names)) for names in insides)
 
 
 def _is_image(path: Path) -> bool:
@@ -107,8 +114,11 @@ def _nearest(root: Path, files: list[Path]) -> str:
             f"{one_each.name} has a mask file for each nucleus, which is not read; write the masks of an image into "
             "one label image"
         )
-    if (inner := deeper(root)) is not None:
-        return f"its folder {inner[0].name} holds them ({inner[1].title}); choose that one"
+    if inner := deeper(root):
+        names = " and ".join(folder.name for folder, _ in inner[:2])
+        if len(inner) == 1:
+            return f"its folder {names} holds them ({inner[0][1].title}); choose that one"
+        return f"its folders {names} hold them; choose one of them, or name them train, val and test if they are splits"
     by_suffix: dict[str, list[Path]] = {}
     for path in files:
         by_suffix.setdefault(path.suffix.casefold(), []).append(path)
