@@ -113,7 +113,7 @@ class TestInspect:
 
     def test_no_dataset_is_one_sentence(self, fails, tmp_path):
         assert "does not exist" in fails("inspect", tmp_path / "nowhere")
-        assert "neither labeled nuclei nor" in fails("inspect", tmp_path)
+        assert "holds no labeled images, nor any files" in fails("inspect", tmp_path)
 
 
 class TestCandidates:

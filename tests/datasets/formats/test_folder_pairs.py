@@ -67,6 +67,7 @@ def test_folders_by_their_names(tmp_path, images, labels):
     [
         ("patches", "segmentations"),
         ("Tissue Images", "label masks"),
+        ("TissueImages", "GroundTruth"),
         ("img", "inst"),
         ("Lizard_Images1", "Lizard_Labels/Labels"),
         ("slides", "nuclei"),
@@ -131,6 +132,8 @@ SPLITS = [
         "test_images/a.png | test_masks/a.png",
         "val_images/b.png | val_masks/b.png",
     ],
+    ["train2017/a.png | train2017/a_masks.png", "TestSet/a.png | TestSet/a_masks.png", "val/b.png | val/b_mask.png"],
+    ["TrainImages/a.png | TrainMasks/a.png", "TestImages/a.png | TestMasks/a.png", "val-images/b.png | val-gt/b.png"],
     ["train/a.png | train/a_masks.png", "test/a.png | test/a_masks.png", "val/b.png | val/b_mask.png"],
     [
         "Train/Images/a.png | Train/Labels/a.mat",
@@ -266,6 +269,10 @@ def test_an_image_without_labels_beside_others(tmp_path):
             ["data/images/a.png", "data/masks/a.png"],
             r"its folder data holds them \(StarDist, Cellpose .*choose that one",
         ),
+        (
+            ["batch1/imgs/a.png", "batch1/gt/a.png", "batch2/imgs/a.png", "batch2/gt/a.png"],
+            "its folders batch1 and batch2",
+        ),
         (["x/images/x.png", "x/masks/1.png", "x/masks/2.png"], "x has a mask file for each nucleus"),
     ],
 )
@@ -274,9 +281,22 @@ def test_an_unknown_folder_is_told_what_it_holds(tmp_path, files, words):
         path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".png":
-            put(path, "ids" if "masks" in file else "color")
+            put(path, "ids" if "masks" in file or "gt" in file else "color")
         else:
             path.write_bytes(b"PK\3\4 {}")
     for opened in (open_dataset, open_any):
         with pytest.raises(HistomixError, match=rf"{words}.*read are HoVer-Net.*COCO"):
             opened(tmp_path)
+
+
+def test_label_folders_with_other_files_are_told_so(tmp_path):
+    put(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    np.save(tmp_path / "labels" / "a.npy", IDS)
+    with pytest.raises(
+        HistomixError, match=r"labels has no label files that are read .* but a\.npy; save the labels as"
+    ):
+        open_any(tmp_path)
+    (tmp_path / "labels" / "a.json").write_text('{"shapes": [{"points": [[1, 2]]}], "imagePath": "a.png"}')
+    with pytest.raises(HistomixError, match=r"a\.json is LabelMe's JSON, which is not read"):
+        open_any(tmp_path)

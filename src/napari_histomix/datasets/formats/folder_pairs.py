@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_histomix.datasets.entries import SPLIT_FOLDERS, SPLITS, split_name
+from napari_histomix.datasets.entries import SPLITS, is_split_folder, named_split, split_name
 from napari_histomix.datasets.listing import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
@@ -86,31 +86,31 @@ def places(root: Path) -> list[Place]:
     return sorted(found, key=lambda place: SPLITS.index(place.split) if place.split in SPLITS else -1)
 
 
-def words_of(name: str) -> tuple[frozenset[str], str]:
-    """The words of a folder's or a file's name without digits, and the split that one of them says."""
-    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[ _.\-]+", composed(name).casefold())]
-    splits = [word for word in words if word in SPLIT_FOLDERS]
-    return frozenset(word for word in words if word and word not in splits), split_name(splits[0]) if splits else ""
+def words_of(name: str) -> frozenset[str]:
+    """The words of a folder's or a file's name without digits and without those of splits, in lower case."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", composed(name))
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[ _.\-]+", apart.casefold())]
+    return frozenset(word for word in words if word and not is_split_folder(word))
 
 
 def is_images_name(name: str) -> bool:
     """Whether a folder is one of images by its name."""
-    words = words_of(name)[0]
+    words = words_of(name)
     return bool(words & set(_IMAGE_WORDS)) and not _is_label(name) and not words & _OTHER_WORDS
 
 
 def is_labels_name(name: str) -> bool:
     """Whether a folder is one of labels by its name."""
-    return _is_label(name) and not words_of(name)[0] & _OTHER_WORDS
+    return _is_label(name) and not words_of(name) & _OTHER_WORDS
 
 
 def _is_label(name: str) -> bool:
-    return bool(words_of(name)[0] & set(_LABEL_WORDS))
+    return bool(words_of(name) & set(_LABEL_WORDS))
 
 
 def _likelihood(name: str) -> tuple[bool, int, int, str]:
     """By which the likeliest folder or file of labels or images comes first."""
-    words = words_of(name)[0]
+    words = words_of(name)
     order = _LABEL_WORDS if _is_label(name) else _IMAGE_WORDS
     first = min((order.index(word) for word in words if word in order), default=len(order))
     return bool(words & _LAST_WORDS), first, len(words), name
@@ -119,9 +119,8 @@ def _likelihood(name: str) -> tuple[bool, int, int, str]:
 def _places_in(folder: Path, split: str) -> Iterator[Place]:
     groups: dict[str, list[Path]] = {}
     for inner in subfolders(folder):
-        words, said = words_of(inner.name)
-        if words:
-            groups.setdefault(said, []).append(inner)
+        if not is_split_folder(inner.name):
+            groups.setdefault(named_split(inner.name), []).append(inner)
     pairs = [(said, *pair) for said, inside in groups.items() if (pair := _halves(folder, inside)) is not None]
     for said, images, labels in pairs:
         inside = [(path, split_name(path.name)) for path in _split_folders(images[0])]
@@ -139,7 +138,7 @@ _KINDS = (MAT_SUFFIXES, LABEL_SUFFIXES)
 
 def _halves(folder: Path, inside: list[Path]) -> tuple[tuple[Path, ...], Path] | None:
     """Folders of images and of labels among those in a folder, which may hold the images itself."""
-    inside = [_unwrapped(path) for path in inside if not words_of(path.name)[0] & _OTHER_WORDS]
+    inside = [_unwrapped(path) for path in inside if not words_of(path.name) & _OTHER_WORDS]
     images = sorted((path for path in inside if is_images_name(path.name)), key=lambda path: _likelihood(path.name))
     labels = sorted((path for path in inside if is_labels_name(path.name)), key=lambda path: _likelihood(path.name))
     labels = [path for path in labels if _has_labels(path) or path.name.casefold() in ("labels", "masks")]
@@ -172,7 +171,7 @@ def _unwrapped(folder: Path) -> Path:
 
 
 def _split_folders(folder: Path) -> list[Path]:
-    return [path for path in subfolders(folder) if path.name.casefold() in SPLIT_FOLDERS]
+    return [path for path in subfolders(folder) if is_split_folder(path.name)]
 
 
 def _has(folder: Path, suffixes: frozenset[str]) -> bool:
