@@ -173,16 +173,18 @@ def _is_utf_8(content: bytes) -> bool:
 
 
 def read_json(path: Path, limit_bytes: int = MAX_JSON, *, not_a_number: bool = False) -> Any:
-    """Read a JSON file, in UTF-8 or another encoding (see `decoded`)."""
+    """Read a JSON file in UTF-8, or in what Windows used before."""
 
     def refuse(word: str) -> float:
         raise ValueError(f"{word} is no number in JSON")
 
     content = read_unpacked(path, limit_bytes)
     try:
-        text = decoded(content)
+        text = content.decode("utf-8-sig") if content.startswith(_UTF_16) else decoded(content)
         with uncollected():
             return json.loads(text) if not_a_number else json.loads(text, parse_constant=refuse)
+    except UnicodeDecodeError:
+        reason = ": it is not UTF-8 text"
     except RecursionError:
         reason = ": it is nested too deeply"
     except json.JSONDecodeError as error:

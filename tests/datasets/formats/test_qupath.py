@@ -474,12 +474,15 @@ def test_a_point_that_is_nowhere_is_named(tmp_path, bad):
     assert problem.sentence.startswith("a.geojson, object 2: a polygon has a point at infinity")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
 def test_one_name_in_any_encoding(tmp_path, encoding):
     text = json.dumps([feature(polygon(square(3, 5)), classification="Tümör")], ensure_ascii=False, indent=1)
     folder(tmp_path, "")
     (tmp_path / "a.geojson").write_bytes(text.replace("\n", "\r\n").encode(encoding))
     assert masks(tmp_path)[0] == {"Tümör": [(5, 3, 4, 4)]}
+    (tmp_path / "a.geojson").write_bytes(text.encode("utf-16"))
+    with pytest.raises(HistomixError, match=r"a\.geojson .* it is not UTF-8 text"):
+        open_dataset(tmp_path, mpp=0.5)
 
 
 @pytest.mark.parametrize("content", [[], {"type": "FeatureCollection", "features": []}])
