@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,15 @@ def test_a_table_without_classes_speaks_of_class_folders(folders):
     assert dataset.entry("grade 10/a2").source.patient == "P2" and "grade 10/a10" in names(dataset)
     assert "grade 2/a3" not in names(dataset)
     assert problems(dataset).keys() == {"grade 2/a3", "elsewhere/deep/x", "elsewhere", "gone"}
+
+
+def test_names_in_other_bytes(tmp_path):
+    add(tmp_path, "Tumör/Ä.PNG", "Tumör/b.png", "c.JPG")
+    first = unicodedata.normalize("NFD", "tumör/ä.png")
+    (tmp_path / "images.csv").write_text(f"image,class\n{first},x\nTUMÖR\\B,x\nC.jpg,y\n", encoding="utf-8")
+    dataset = open_tissue(tmp_path)
+    assert {entry.source.image: entry.kind for entry in dataset.entries} == {"Tumör/Ä": "x", "Tumör/b": "x", "c": "y"}
+    assert dataset.problems == () and all(entry.image.is_file() for entry in dataset.entries)
 
 
 def test_scale_by_precedence(listed):

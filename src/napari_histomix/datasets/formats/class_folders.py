@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -31,6 +31,7 @@ from napari_histomix.datasets.listing import (
     subfolders,
     visible_files,
 )
+from napari_histomix.datasets.names import Lookup
 from napari_histomix.datasets.text_files import Table, read_bytes, read_table
 from napari_histomix.datasets.writing import ImageWriter, Names, safe_name, write_dataset_json, write_png
 from napari_histomix.records import HistomixError, LabeledImage, Problem
@@ -121,7 +122,23 @@ def _find(written: str, root: Path, images_in: Callable[[Path], tuple[dict[str, 
             return relative.as_posix(), names[relative.name]
         if is_file:
             raise HistomixError("it is no PNG, TIFF or JPEG; save it as one of these.")
+        folder = _folder_alike(root, relative.parts[:-1])
+        names, _ = images_in(folder) if folder else ({}, set())
+        stem = Lookup({path.name: stem for stem, path in names.items()} | {stem: stem for stem in names}).get(
+            relative.name
+        )
+        if folder and stem is not None:
+            return (PurePosixPath(*folder.relative_to(root).parts) / stem).as_posix(), names[stem]
     raise HistomixError("no image is there; mend its name or add the image.")
+
+
+def _folder_alike(root: Path, parts: Sequence[str]) -> Path | None:
+    """The folder of these names, in whatever letter case and Unicode form the disk has them."""
+    folder: Path | None = root
+    for part in parts:
+        if folder is not None:
+            folder = Lookup({path.name: path for path in subfolders(folder)}).get(part)
+    return folder
 
 
 def _in_table(table: Table, listing: Listing) -> list[Entry]:
