@@ -111,6 +111,52 @@ class TestInspect:
         assert result["images"] == 4 and result["nuclei"] == 30 and result["splits"] == {"train": 3, "test": 1}
         assert {one["name"]: one["nuclei"] for one in result["classes"]} == {"rare": 16, "common": 14, "other": 0}
 
+    def test_it_says_what_it_was_taken_for(self, run, data, tissue_folder, tmp_path):
+        assert any(line.startswith("read as: HoVer-Net") for line in run("inspect", data)[1])
+        assert json.loads(run("inspect", data, "--json")[1][-1])["format"] == "hovernet"
+        for folder in (tissue_folder(tmp_path / "tissue"), tmp_path / "tissue" / "images.csv"):
+            code, out, _ = run("inspect", folder)
+            assert code == 0 and "read as: Class folders" in out
+            assert any(line.split()[:2] == ["high", "4"] for line in out)
+
+    @pytest.mark.parametrize("command", ["inspect", "split", "candidates", "copypaste", "convert", "doctor"])
+    @pytest.mark.parametrize("folder", ["empty_coco", "empty_plain"])
+    def test_no_nuclei_and_no_classes(self, run, request, tmp_path, command, folder):
+        data, out = request.getfixturevalue(folder), tmp_path / "out"
+        more: dict[str, tuple[object, ...]] = {
+            "split": ("--out", out),
+            "candidates": ("--rare", "1", "--out", out),
+            "copypaste": ("--method", "copypaste", "--rare", "1", "--out", out),
+            "convert": ("--to", "qupath", "--out", out),
+        }
+        word = "synthesize" if command == "copypaste" else command
+        code, shown, err = run(word, data, "--mpp", 0.25, *more.get(command, ()))
+        assert code == (1 if command in ("candidates", "copypaste") else 0), err
+        assert not any("fault of napari-histomix" in line for line in err)
+        if command == "inspect":
+            assert shown[-1] == "problem: None of the images has a nucleus." and "a: 1 images, 0 nuclei" in shown[0]
+
+    @pytest.fixture
+    def empty_coco(self, tmp_path) -> Path:
+        images = [{"id": 1, "file_name": "a.png", "height": 64, "width": 64}]
+        (tmp_path / "a" / "images").mkdir(parents=True)
+        (tmp_path / "a" / "annotations").mkdir()
+        Image.new("RGB", (64, 64), (200, 180, 190)).save(tmp_path / "a" / "images" / "a.png")
+        content = json.dumps({"images": images, "annotations": [], "categories": []})
+        (tmp_path / "a" / "annotations" / "instances_train.json").write_text(content, encoding="utf-8")
+        return tmp_path / "a"
+
+    @pytest.fixture
+    def empty_plain(self, tmp_path) -> Path:
+        for part, pixels in (
+            ("images", Image.new("RGB", (64, 64), (200, 180, 190))),
+            ("labels", Image.new("L", (64, 64))),
+        ):
+            (tmp_path / "a" / part).mkdir(parents=True)
+            pixels.save(tmp_path / "a" / part / "a.png")
+        (tmp_path / "a" / "types.csv").write_text("image,instance,type\n", encoding="utf-8")
+        return tmp_path / "a"
+
     def test_no_dataset_is_one_sentence(self, fails, tmp_path):
         assert "does not exist" in fails("inspect", tmp_path / "nowhere")
         assert "holds no labeled images, nor any files" in fails("inspect", tmp_path)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from placed_samples import placed_study
 from sample_changes import study_of, tissue_of_sample
 from toy_methods import BLEND, changes_of
 
 from napari_histomix.datasets import open_any, open_dataset, sample_folder
+from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.study import Study
 
 
@@ -207,6 +209,74 @@ class TestImagesThatAreNotThere:
         assert code == 1 and "no longer at" in error[-1] and "--dataset FOLDER" in error[-1]
         code, _, error = run("export", study, "--out", tmp_path / "out", "--dataset", tmp_path / "nowhere")
         assert code == 1 and f"{tmp_path / 'nowhere'} is no folder" in error[-1]
+
+
+UNCLASSIFIED_FORMATS = [name for name, known in FORMATS.items() if known.writes and known.holds == "nuclei"]
+
+
+@pytest.fixture(scope="module")
+def untyped(labeled_image, dataset_folder, tmp_path_factory) -> Path:
+    """Two images, in one of which three nuclei have no class; an object of the other lies outside."""
+    folder = tmp_path_factory.mktemp("untyped") / "data"
+    images = [labeled_image(8, seed=seed, name=f"a{seed}", patient=f"p{seed}", rare=3) for seed in range(2)]
+    dataset_folder(folder, images)
+    labels = scipy.io.loadmat(folder / "Labels" / "a0.mat")
+    labels["inst_type"][:3] = 0
+    scipy.io.savemat(folder / "Labels" / "a0.mat", {"inst_map": labels["inst_map"], "inst_type": labels["inst_type"]})
+    return folder
+
+
+@pytest.mark.parametrize("format", UNCLASSIFIED_FORMATS)
+def test_nuclei_without_a_class_stay_so_in_every_format(run, untyped, tmp_path, format):
+    before = open_any(untyped)
+    names = {"rare": "lymphocyte", "common": "tumor", "other": "dead"} if format == "pannuke" else {}
+    if names:
+        untyped = Path(shutil.copytree(untyped, tmp_path / "renamed"))
+        info = (untyped / "type_info.json").read_text(encoding="utf-8")
+        for name, other in names.items():
+            info = info.replace(f'"{name}"', f'"{other}"')
+        (untyped / "type_info.json").write_text(info, encoding="utf-8")
+    code, shown, error = run("convert", untyped, "--to", format, "--out", tmp_path / "out", "--json")
+    if format == "pannuke":
+        assert code == 1 and "has nuclei of no class, and the format pannuke has none" in error[-1]
+        assert not (tmp_path / "out").exists()
+        return
+    assert code == 0 and json.loads(shown[-1])["nuclei"]["unclassified"] == 3
+    after = open_any(tmp_path / "out")
+    assert [known.name for known in after.classes if known.name != "unclassified"] == [
+        known.name for known in before.classes if known.name in {one.name for one in after.classes}
+    ]
+    for entry in before.entries:
+        was, now = before.read(entry), after.read(entry.source.image)
+        kinds = [
+            {
+                np.flatnonzero(image.instances == number).tobytes(): data.class_name(kind)
+                for number, kind in image.types.items()
+            }
+            for data, image in ((before, was), (after, now))
+        ]
+        assert kinds[0] == kinds[1] and list(kinds[0].values()).count("unclassified") == 3 * (
+            entry.source.image == "a0"
+        )
+    notes = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "## Notes" in notes and "have no class: unclassified" in notes
+
+
+def test_an_export_keeps_nuclei_without_a_class_and_says_what_reading_lost(run, untyped, tmp_path):
+    make = ("synthesize", untyped, "--method", "copypaste", "--rare", "rare", "-k", 1, "--out", tmp_path / "out")
+    code, _, error = run(*make, "--study", tmp_path / "study", "--json")
+    assert code == 0, error
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    unclassified = open_any(untyped).unclassified.number
+    assert manifest["counts"]["before"]["unclassified"] == 3
+    # A free place, or a nucleus of a class: what has none is neither replaced nor a donor.
+    assert all(source.get("class") != unclassified for one in manifest["changes"] for source in one["sources"])
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| unclassified | 3 |" in card and "have no class: unclassified" in card.split("## Notes")[1]
+    study = Study.open(tmp_path / "study")
+    study.decide("change", study.changes().ids, "approve")
+    code, shown, _ = run("export", tmp_path / "study", "--out", tmp_path / "dry", "--dry-run", "--json")
+    assert code == 0 and json.loads(shown[-1])["before"] == manifest["counts"]["before"]
 
 
 def test_split_parts_are_kept_by_studies_and_exports(run, labeled_image, dataset_folder, tmp_path):

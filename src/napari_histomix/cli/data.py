@@ -11,7 +11,8 @@ from typing import Any
 from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, add_output, follow
 from napari_histomix.datasets import Dataset, Survey, splits, survey, synthetic_notes
 from napari_histomix.datasets.dataset import no_image
-from napari_histomix.records import HistomixError
+from napari_histomix.datasets.formats import FORMATS
+from napari_histomix.records import HistomixError, Problem
 from napari_histomix.study import Study
 
 
@@ -62,8 +63,12 @@ def run_inspect(options: Options) -> dict[str, Any]:
     scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
     what, classes = _classes(dataset, surveyed)
     total = sum(row["count"] for row in classes)
+    found = list(surveyed.problems)
+    if dataset.has_nuclei and not total:
+        found.append(Problem("", "None of the images has a nucleus."))
     result = {
         "name": dataset.name,
+        "format": dataset.format,
         "images": len(dataset.entries),
         "classes": [{**{key: row[key] for key in row if key != "count"}, what: row["count"]} for row in classes],
         what: total,
@@ -72,7 +77,7 @@ def run_inspect(options: Options) -> dict[str, Any]:
         "images_without_scale": len(dataset.missing_scale),
         "splits": dict(by_split),
         "patients": len(patients),
-        "problems": [asdict(problem) for problem in surveyed.problems],
+        "problems": [asdict(problem) for problem in found],
         "leaks": leaks,
     }
     width = max((len(row["name"]) for row in classes), default=0)
@@ -85,9 +90,11 @@ def run_inspect(options: Options) -> dict[str, Any]:
         lines.append(f"  {number}{row['name']:<{width}}  {row['count']:>8,}  {bar}{synthetic}")
     scale = ", ".join(f"{value:g}" for value in scales) or "unknown: pass --mpp"
     counted = ", ".join(f"{name} {count}" for name, count in by_split.items())
+    lines += [f"read as: {FORMATS[dataset.format].title}"] if dataset.format in FORMATS else []
     lines += [f"µm/px: {scale}", f"splits: {counted}", f"patients: {len(patients) or 'not named'}"]
     lines += [f"synthetic: {note}" for note in synthetic_notes(dataset, surveyed)]
-    problems = [f"problem: {problem.sentence}" for problem in surveyed.problems] + [f"leak: {leak}" for leak in leaks]
+    problems = [f"problem: {problem.sentence}" for problem in found]
+    problems += [f"leak: {leak}" for leak in leaks]
     options.say(*lines, *(problems or ["No problems found."]))
     return result
 
@@ -126,7 +133,7 @@ def run_split(options: Options) -> dict[str, Any]:
     if dataset.has_nuclei:
         surveyed = follow(survey(dataset))
         options.say(*(f"Skipped: {problem.sentence}" for problem in surveyed.problems[len(dataset.problems) :]))
-        counts, names = surveyed.counts, {kind.number: kind.name for kind in dataset.classes}
+        counts, names = surveyed.counts, {kind.number: kind.name for kind in dataset.all_classes}
     copies = follow(find_copies(dataset, within=True))
     together = [copy.images for copy in copies]
     shares = {"train": 1 - options.val - options.test, "val": options.val, "test": options.test}
@@ -159,9 +166,12 @@ def run_convert(options: Options) -> dict[str, Any]:
     """Write a dataset in another format."""
     from napari_histomix.datasets.dataset_writer import convert
 
-    done = follow(convert(options.open_data(), options.out, options.to))
+    dataset = options.open_data()
+    done = follow(convert(dataset, options.out, options.to))
     options.say(*(f"Skipped: {sentence}" for sentence in done.skipped.values()))
-    options.say(f"{done.images:,} images with {sum(done.nuclei.values()):,} nuclei. Written: {options.out}")
+    options.say(*(f"Note: {note}" for note in done.notes))
+    nuclei = f" with {sum(done.nuclei.values()):,} nuclei" if dataset.has_nuclei else ""
+    options.say(f"{done.images:,} images{nuclei}. Written: {options.out}")
     return {"out": str(options.out), "format": options.to, **asdict(done)}
 
 

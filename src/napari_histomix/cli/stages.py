@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from napari_histomix import jobs
 from napari_histomix.cli.common import DATASET, Commands, Options, add_output, add_settings, follow, settings_from
-from napari_histomix.methods import stage_of
+from napari_histomix.methods import DEFAULT, method_of, stage_of
 from napari_histomix.records import Event, HistomixError, Job, Segment, within
 from napari_histomix.settings import check_settings
 from napari_histomix.study import Study
@@ -53,6 +54,7 @@ def run_candidates(options: Options) -> dict[str, Any]:
 
     stage = stage_of("candidates")
     dataset = options.open_data()
+    jobs.check(method_of(DEFAULT), dataset)
     settings: Any = settings_from(stage.settings, options)
     with tempfile.TemporaryDirectory() as place:
         study = Study.create(Path(place) / "study", dataset.root, dataset.name, options.mpp)

@@ -174,14 +174,18 @@ def _window(source: IndexedImage, location: Location) -> tuple[slice, slice]:
 def rare_and_major(
     dataset: Dataset, rare_names: Iterable[str], major_names: Iterable[str]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Numbers of the rare and the major classes; all other classes are major where none is named."""
+    """Numbers of the rare and the major classes; all other classes are major where none is named.
+
+    Nuclei without a class are neither, unless they are asked for.
+    """
     rare = tuple(dict.fromkeys(dataset.class_number(name) for name in rare_names))
     if not rare:
         raise HistomixError("Choose at least one rare class.")
     major = tuple(dict.fromkeys(dataset.class_number(name) for name in major_names))
     if both := set(rare) & set(major):
         raise HistomixError(f"Class {dataset.class_name(min(both))} cannot be both rare and major.")
-    return rare, major or tuple(nucleus.number for nucleus in dataset.classes if nucleus.number not in rare)
+    left_out = {*rare, dataset.unclassified.number}
+    return rare, major or tuple(nucleus.number for nucleus in dataset.classes if nucleus.number not in left_out)
 
 
 @dataclass(eq=False)

@@ -38,13 +38,20 @@ class WrittenDataset:
     """Writes images through a format's ``Writer``, under names that every disk takes, and lists them.
 
     Which nuclei are synthetic (``LabeledImage.synthetic``) is kept in ``dataset.json``, whatever the format, so that
-    the dataset knows it when it is opened again.
+    the dataset knows it when it is opened again. The class ``unclassified`` is written where a nucleus is of it.
     """
 
     def __init__(
-        self, folder: Path, name: str, classes: Sequence[NucleusClass], format: str, kinds: Sequence[str] = ()
+        self,
+        folder: Path,
+        name: str,
+        classes: Sequence[NucleusClass],
+        format: str,
+        kinds: Sequence[str] = (),
+        unclassified: NucleusClass | None = None,
     ) -> None:
         self.folder = folder
+        self._unclassified = unclassified
         self._format = checked_format(format, classes, kinds)
         self._writer = self._format.writer()(folder, name, classes, kinds)
         self._names = Names()
@@ -58,6 +65,7 @@ class WrittenDataset:
         # Class folders make their own names, of which each is unique in its folder.
         name = self._names.unique(safe_name(source.image)) if self._format.holds == "nuclei" else source.image
         renamed = replace(image, source=replace(source, image=name, split=split))
+        self._include_unclassified(image)
         path = self._writer.add(renamed, synthetic=synthetic, original=original)
         kind = [image.kind] if "class" in self._columns else []
         facts = (source.patient, source.slide, split, image.mpp, "yes" if synthetic else "no")
@@ -65,6 +73,19 @@ class WrittenDataset:
         if self._format.holds == "nuclei" and (synthetic or image.synthetic):
             self._synthetic[path] = inner_pixels(image)
         return path
+
+    def _include_unclassified(self, image: LabeledImage) -> None:
+        known = self._unclassified
+        if known is None or known in self._writer.classes or self._format.holds != "nuclei":
+            return
+        if known.number in image.counts():
+            try:
+                self._writer.include(known)
+            except HistomixError:
+                raise HistomixError(
+                    f"{image.source.image} has nuclei of no class, and the format {self._format.name} has none for "
+                    "them; give them one, or choose another format."
+                ) from None
 
     def finish(self, **more: Any) -> None:
         """Write what comes after all images; ``more`` goes into dataset.json, plain JSON values."""
@@ -110,11 +131,15 @@ def check_format(format: str, classes: Sequence[NucleusClass], kinds: Sequence[s
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What was converted: how many images and nuclei (by class name), and why some images were left out."""
+    """What was converted: how many images and nuclei (by class name), and why some images were left out.
+
+    ``notes`` are sentences about what reading the others had to tell, such as objects that are lost.
+    """
 
     images: int
     nuclei: Mapping[str, int]
     skipped: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def convert(dataset: Dataset, out: Path, format: str) -> Job[Converted]:
@@ -128,10 +153,11 @@ def convert(dataset: Dataset, out: Path, format: str) -> Job[Converted]:
     check_place(out)
     nuclei: Counter[int] = Counter()
     skipped: dict[str, str] = {}
+    notes: list[str] = []
     marked = False
     total = len(dataset.entries)
     with complete_or_absent(out) as folder:
-        writer = WrittenDataset(folder, dataset.name, dataset.classes, format, dataset.kinds)
+        writer = WrittenDataset(folder, dataset.name, dataset.classes, format, dataset.kinds, dataset.unclassified)
         for number, entry in enumerate(dataset.entries):
             yield Event("Writing images", number, total)
             try:
@@ -144,12 +170,23 @@ def convert(dataset: Dataset, out: Path, format: str) -> Job[Converted]:
             writer.add(image, synthetic=entry.synthetic, original=original)
             marked |= entry.synthetic
             nuclei += image.counts()
+            notes += (note.sentence for note in image.notes)
         if len(skipped) == total:
             raise no_image(dataset, [*(problem.sentence for problem in dataset.problems), *skipped.values()])
         yield Event("Writing the tables", total, total)
         writer.finish(**described(dataset.root), **({"notice": SYNTHETIC_NOTICE} if marked else {}), format=format)
         copy_notices(dataset.root, folder)
-    return Converted(total - len(skipped), {known.name: nuclei[known.number] for known in dataset.classes}, skipped)
+        if notes:
+            text = [
+                f"# {_line(dataset.name)}",
+                f"Converted by napari-histomix {__version__}.",
+                "## Notes",
+                _list(few_notes(notes)),
+            ]
+            write_text(folder / "README.md", "\n\n".join(text) + "\n")
+    classes = dataset.all_classes if nuclei[dataset.unclassified.number] else dataset.classes
+    counts = {known.name: nuclei[known.number] for known in classes}
+    return Converted(total - len(skipped), counts, skipped, tuple(notes))
 
 
 _LICENSES = {"apache-2.0", "bsd-3-clause", "cc0-1.0", "mit"} | {
@@ -260,6 +297,19 @@ def _head(name: str, license: str, images: int, tissue: bool) -> str:
         "size_categories": [next((words for limit, words in _SIZES if images < limit), "n>1M")],
     }
     return str(yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1000))
+
+
+MOST_NOTES = 20
+"""Sentences about what reading had to tell that a card holds."""
+
+
+def few_notes(notes: Sequence[str]) -> list[str]:
+    """The first sentences of a card, and how many more there are."""
+    more = len(notes) - MOST_NOTES
+    return [
+        *notes[:MOST_NOTES],
+        *([f"And {more:,} more; `histomix inspect` of the source shows all."] if more > 0 else []),
+    ]
 
 
 def _line(text: str) -> str:

@@ -203,6 +203,10 @@ class ImageWriter:
         self.write(image, synthetic)
         return image.source.image
 
+    def include(self, known: NucleusClass) -> None:
+        """Take in a class that comes to light while images are written; the others keep their numbers."""
+        self.classes = (*self.classes, known)
+
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         """Write one image, whose name is a plain file name, and its labels."""
 

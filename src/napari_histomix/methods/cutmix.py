@@ -162,6 +162,7 @@ def _donors(dataset: Dataset, rare: tuple[str, ...], images: ImageCache) -> Job[
     numbers = {dataset.class_number(name) for name in rare}
     nuclei: list[Location] = []
     counts: Counter[int] = Counter()
+    classified = {each.number for each in dataset.classes} - {dataset.unclassified.number}
     entries = [entry for entry in dataset.training if entry.labels is not None]
     for done, entry in enumerate(entries):
         yield Event("Reading labels", done, len(entries))
@@ -169,7 +170,7 @@ def _donors(dataset: Dataset, rare: tuple[str, ...], images: ImageCache) -> Job[
         if source is None:
             continue
         shape = source.image.instances.shape
-        for nucleus in nucleus_locations(source.image, numbers or {each.number for each in dataset.classes}, ()):
+        for nucleus in nucleus_locations(source.image, numbers or classified, ()):
             counts[nucleus.type] += 1
             box = source.boxes[nucleus.instance]
             if all(axis.start > 0 and axis.stop < size for axis, size in zip(box, shape, strict=True)):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.copies import check_leaks
-from napari_histomix.datasets.dataset_writer import described, models_of, write_card
+from napari_histomix.datasets.dataset_writer import described, few_notes, models_of, write_card
 from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS, format_of
 from napari_histomix.datasets.splits import check_splits, check_training, few
 from napari_histomix.datasets.writing import check_place, complete_or_absent, write_text
@@ -187,6 +187,7 @@ def _write_readme(written: Augmented, records: Sequence[Record]) -> None:
         notes.append("Nobody reviewed what is synthetic.")
     if written.skipped:
         notes.append(f"Left out because they could not be read: {', '.join(sorted(written.skipped))}.")
+    notes += few_notes(written.notes)
     write_card(
         written.folder,
         name=written.name,

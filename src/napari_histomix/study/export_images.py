@@ -32,7 +32,7 @@ _ORIGIN_NOTICE = "Origin map: 0 real, 1 donor, 2 inpainted"
 def dataset_writer(folder: Path, name: str, dataset: Dataset, format: str) -> WrittenDataset:
     """What writes the images of a dataset in a format."""
     kinds = dataset.kinds if format == CLASS_FOLDERS else ()
-    return WrittenDataset(folder, name, dataset.classes, format, kinds)
+    return WrittenDataset(folder, name, dataset.classes, format, kinds, dataset.unclassified)
 
 
 class Augmented:
@@ -56,6 +56,8 @@ class Augmented:
         Image, class and share for the images that are of several classes.
     skipped : dict
         Why images were left out.
+    notes : list of str
+        What reading the others had to tell, such as objects that are lost.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Augmented:
                 self.in_place.setdefault(change.image, []).append(change)
             else:
                 self.pieces.append(change)
-        self._names = {known.number: known.name for known in dataset.classes}
+        self._names = {known.number: known.name for known in dataset.all_classes}
         self.colors = {known.name: known.color for known in dataset.classes}
         if format == CLASS_FOLDERS:
             self.colors = dict(zip(dataset.kinds, palette(len(dataset.kinds)), strict=True))
@@ -82,6 +84,7 @@ class Augmented:
         self.synthetic: dict[str, dict[str, Any]] = {}
         self.soft: list[tuple[str, str, float]] = []
         self.skipped: dict[str, str] = {}
+        self.notes: list[str] = []
         self._needed = {change.image for change in changes}
         # Several images may be derived from one.
         self._read = lru_cache(4)(dataset.read)
@@ -103,6 +106,7 @@ class Augmented:
             self.skipped[name] = str(error)
             return None
         self._count(self.before, target)
+        self.notes += (note.sentence for note in target.notes)
         if changes := self.in_place.get(name):
             sha256 = _check_unchanged(target, changes)
             return self._add(compose(target, changes), name, sha256, changes)
@@ -172,6 +176,8 @@ class Augmented:
             into[image.kind] += 1
         else:
             into.update({self._names[number]: count for number, count in image.counts().items()})
+            if (unclassified := self.dataset.unclassified).name in into:
+                self.colors.setdefault(unclassified.name, unclassified.color)
 
     def finish(self) -> None:
         """Write what comes after all images."""

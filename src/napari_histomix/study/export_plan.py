@@ -189,7 +189,7 @@ def _counts(
                 after[kinds[change.image]] -= 1
             after[max(shares, key=shares.__getitem__) if shares else kinds.get(change.image, "")] += 1
     else:
-        keys = {known.name: known.number for known in dataset.classes}
+        keys = {known.name: known.number for known in dataset.classes_in(counted)}
         before = sum((counted.counts[entry.source.image] for entry in entries), Counter[Any]())
         after = before.copy()
         for change in changes:

@@ -79,7 +79,7 @@ def records_of(
     reviews: Mapping[int, Mapping[str, str]],
 ) -> list[Record]:
     """The records of changes that are exported: all of them approved, or not reviewed where ``decisions`` is None."""
-    names = {known.number: known.name for known in dataset.classes}
+    names = {known.number: known.name for known in dataset.all_classes}
     decision = "unreviewed" if decisions is None else "approve"
     records = []
     for change in changes:

@@ -133,7 +133,8 @@ class Session(Decisions):
         assert dataset is not None and counted is not None
         if Path(dataset.root) == sample_folder():
             return (dataset.class_number(SAMPLE_RARE),), tuple(map(dataset.class_number, SAMPLE_MAJORS))
-        numbers = [kind.number for kind in dataset.classes if counted.total[kind.number]]
+        classified = (kind.number for kind in dataset.classes if kind.number != dataset.unclassified.number)
+        numbers = [number for number in classified if counted.total[number]]
         if len(numbers) < 2:
             return (), tuple(numbers)
         rare = min(numbers, key=lambda number: counted.total[number])

@@ -225,6 +225,10 @@ class Writer(ImageWriter):
         self._folds: dict[str, tuple[GrowingNpy, GrowingNpy]] = {}
         self._tiles: list[tuple[Any, ...]] = []
 
+    def include(self, known: NucleusClass) -> None:
+        self._kinds[known.number] = pannuke_class(known.name)
+        super().include(known)
+
     def write(self, image: LabeledImage, synthetic: bool) -> None:
         fold, images, masks = self._fold(image.source.split or "train")
         ids = np.unique(image.instances)

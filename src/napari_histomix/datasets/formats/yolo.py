@@ -176,7 +176,6 @@ class Writer(ImageWriter):
     """
 
     def start(self) -> None:
-        self._indices = {known.number: index for index, known in enumerate(self.classes)}
         self._splits: set[str] = set()
         self._joined = 0
 
@@ -187,11 +186,12 @@ class Writer(ImageWriter):
             (self.folder / part / split).mkdir(parents=True, exist_ok=True)
         write_png(self.folder / "images" / split / f"{name}.png", image.pixels, image.mpp, synthetic)
         rows, cols = image.instances.shape
+        indices = {known.number: index for index, known in enumerate(self.classes)}
         lines = []
         for number, parts in shapes_of(image.instances):
             self._joined += len(parts) > 1 or bool(parts[0][1])
             points = np.round(one_ring(parts) / (cols, rows), _DECIMALS).ravel().tolist()
-            lines.append(" ".join(map(str, [self._indices[image.types[number]], *points])) + "\n")
+            lines.append(" ".join(map(str, [indices[image.types[number]], *points])) + "\n")
         write_text(self.folder / "labels" / split / f"{name}.txt", "".join(lines))
 
     def finish(self) -> None:
