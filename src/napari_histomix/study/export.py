@@ -153,13 +153,18 @@ def chosen(dataset: Dataset, changes: Iterable[Change], decisions: Mapping[int, 
     if not wanted:
         raise HistomixError("There is no approved synthetic nucleus or image to export; approve some first.")
     training = {entry.source.image for entry in dataset.training}
-    used = {change.id: {change.image, *(source.image for source in change.sources)} - {""} for change in wanted}
-    outside = [str(number) for number, images in used.items() if images - training]
+    used: dict[str, list[str]] = {}
+    for change in wanted:
+        sources = [("in", change.image)] if change.image else []
+        sources += [("in" if source.role == "target" else "from", source.image) for source in change.sources]
+        for how, image in dict.fromkeys(sources):
+            used.setdefault(image, []).append(f"{change.id} {how} {image}")
+    outside = [use for image, uses in used.items() if image not in training for use in uses]
     remedy = (
         "give it the split train again, or, if it is to stay there, leave out what was made of it "
         f"(reject {few(outside, 10)})"
     )
-    check_training(dataset, set().union(*used.values()), remedy)
+    check_training(dataset, used, remedy)
     for change in wanted:
         if unknown := sorted((change.class_shares or {}).keys() - set(dataset.kinds)):
             raise HistomixError(
