@@ -21,7 +21,7 @@ NUCLEI_LAYOUTS += "; and the folders Images and Labels with a label image for ea
 
 _BY_NAMES = ("plain", "tiff-pairs")
 """Formats of which a folder without any image may be by the names of its folders."""
-_ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz"})
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".tar.bz2", ".tar.xz")
 _SLIDES = frozenset(
     (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".czi", ".vsi", ".lif", ".qptiff", ".dcm", ".isyntax")
 )
@@ -122,7 +122,7 @@ def _nearest(root: Path, files: list[Path]) -> str:
     by_suffix: dict[str, list[Path]] = {}
     for path in files:
         by_suffix.setdefault(path.suffix.casefold(), []).append(path)
-    if archives := [path for suffix in sorted(_ARCHIVES & by_suffix.keys()) for path in by_suffix[suffix]]:
+    if archives := [path for path in files if path.name.casefold().endswith(_ARCHIVES)]:
         return f"{_names(archives)} {'is an archive' if len(archives) == 1 else 'are archives'}; unpack what they hold"
     if slides := [path for suffix in sorted(_SLIDES & by_suffix.keys()) for path in by_suffix[suffix]]:
         return f"whole slides ({_names(slides)}) are not read; cut out images of at most some thousand pixels a side"
