@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from napari_histomix.datasets import sample_folder
+from napari_histomix.datasets import load_sample, sample_folder
 from napari_histomix.methods import method_of
 from napari_histomix.records import Event, HistomixError
 
@@ -87,6 +87,23 @@ def test_the_scale_is_asked_for_only_when_it_is_missing(open_dock, settle, qtbot
     settle(dock)
     assert not dock.data.scale_box.isVisible() and dock.steps[1].isEnabled()
     assert dock.data.book.layer(dock.session.image, "image").scale[0] == 0.5
+
+
+def test_masks_without_ids_are_read_shape_by_shape(open_dock, settle, tmp_path) -> None:
+    source = load_sample()
+    image = source.read(source.training[0])
+    for part, pixels in (("images", image.pixels), ("masks", (image.instances > 0).astype(np.uint8) * 255)):
+        (tmp_path / "binary" / part).mkdir(parents=True)
+        PIL.Image.fromarray(pixels).save(tmp_path / "binary" / part / "a.png")
+    dock = open_dock()
+    dock.data.open_folder(tmp_path / "binary", 0.5)
+    settle(dock)
+    assert dock.session.survey.total.total() == 1 and "that lie apart" in dock.data.problems.item(0).text()
+    dock.data.split_parts.click()
+    settle(dock)
+    assert dock.session.survey.total.total() > 20 and dock.session.dataset.split_parts
+    assert not dock.data.split_parts.isVisible() and not dock.data.problems.isVisible()
+    assert dock.session.dataset.missing_scale == ()
 
 
 def test_layers_deleted_in_mid_run_and_in_review_do_no_harm(with_candidates, tiny_model, settle, qtbot) -> None:

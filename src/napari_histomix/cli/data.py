@@ -81,7 +81,8 @@ def run_inspect(options: Options) -> dict[str, Any]:
         "leaks": leaks,
     }
     width = max((len(row["name"]) for row in classes), default=0)
-    lines = [f"{dataset.name}: {len(dataset.entries)} images" + (f", {total:,} nuclei" if what == "nuclei" else "")]
+    first, *others = headlines(dataset, surveyed)
+    lines = [first]
     largest = max([1, *(row["count"] for row in classes)])
     for row in classes:
         bar = "█" * round(40 * row["count"] / largest)
@@ -90,13 +91,20 @@ def run_inspect(options: Options) -> dict[str, Any]:
         lines.append(f"  {number}{row['name']:<{width}}  {row['count']:>8,}  {bar}{synthetic}")
     scale = ", ".join(f"{value:g}" for value in scales) or "unknown: pass --mpp"
     counted = ", ".join(f"{name} {count}" for name, count in by_split.items())
-    lines += [f"read as: {FORMATS[dataset.format].title}"] if dataset.format in FORMATS else []
-    lines += [f"µm/px: {scale}", f"splits: {counted}", f"patients: {len(patients) or 'not named'}"]
+    lines += [*others, f"µm/px: {scale}", f"splits: {counted}", f"patients: {len(patients) or 'not named'}"]
     lines += [f"synthetic: {note}" for note in synthetic_notes(dataset, surveyed)]
     problems = [f"problem: {problem.sentence}" for problem in found]
     problems += [f"leak: {leak}" for leak in leaks]
     options.say(*lines, *(problems or ["No problems found."]))
     return result
+
+
+def headlines(dataset: Dataset, surveyed: Survey) -> list[str]:
+    """Name and size of a dataset, and the format that it was read as."""
+    nuclei = f", {surveyed.total.total():,} nuclei" if dataset.has_nuclei else ""
+    images = f"{len(dataset.entries):,} image" + ("" if len(dataset.entries) == 1 else "s")
+    format = [f"read as: {FORMATS[dataset.format].title}"] if dataset.format in FORMATS else []
+    return [f"{dataset.name}: {images}{nuclei}", *format]
 
 
 def _shared(dataset: Dataset) -> list[str]:

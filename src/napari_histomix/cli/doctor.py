@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, add_output, follow
+from napari_histomix.cli.data import headlines
 from napari_histomix.datasets.dataset import Dataset
 
 _SHOWN = 20
@@ -28,8 +29,7 @@ def run_doctor(options: Options) -> dict[str, Any]:
 
     dataset = options.open_data()
     found = follow(examine(dataset))
-    nuclei = f", {found.survey.total.total():,} nuclei" if dataset.has_nuclei else ""
-    options.say(f"{dataset.name}: {len(dataset.entries):,} images{nuclei}")
+    options.say(*headlines(dataset, found.survey))
     for name, check in CHECKS.items():
         sentences = found.findings[name]
         options.say(*([] if sentences else [f"  ok    {check.title}: {check.fine}"]))
@@ -39,6 +39,7 @@ def run_doctor(options: Options) -> dict[str, Any]:
         options.say(*([f"        → {check.remedy}"] if sentences else []))
     result: dict[str, Any] = {
         "name": dataset.name,
+        "format": dataset.format,
         "images": len(dataset.entries),
         "checks": {name: {"findings": said, "remedy": CHECKS[name].remedy} for name, said in found.findings.items()},
     }

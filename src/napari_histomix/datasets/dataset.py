@@ -240,7 +240,7 @@ class Dataset:
         if entry.labels is not None and (turn := orientation_of(entry.image)) > 1:
             if instances.shape == (cols, rows) != (rows, cols):
                 instances = np.ascontiguousarray(upright(instances, turn))
-            else:
+            elif not (labels.sized and turn > 4 and rows != cols):
                 sentence = "its EXIF data turn it; its labels are taken to be drawn on the upright image."
                 notes.append(("orientation", sentence))
         types = {number: kind for number, kind in labels.types.items() if kind}
@@ -257,8 +257,8 @@ class Dataset:
             untyped = set(present) - types.keys()
             types |= dict.fromkeys(untyped, self.unclassified.number)
             if untyped:
-                verb = "nucleus has" if len(untyped) == 1 else "nuclei have"
-                notes.append(("types", f"{len(untyped):,} of {len(present):,} {verb} no class: {UNCLASSIFIED}."))
+                verb = "has" if len(untyped) == 1 else "have"
+                notes.append(("types", f"{len(untyped):,} of {len(present):,} nuclei {verb} no class: {UNCLASSIFIED}."))
         flagged = labels.synthetic
         if self.split_parts:
             instances, types, flagged = split_parts(instances, types, flagged)

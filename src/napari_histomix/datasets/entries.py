@@ -90,6 +90,8 @@ class Labels:
         How many objects of the files are not in the map, by the reason.
     notes : tuple of str
         What else a person should know, in sentences without the image's name.
+    sized : bool
+        Whether the files state the size of the image that was labeled, which tells how it was held.
     """
 
     instances: NDArray[np.int32]
@@ -97,6 +99,7 @@ class Labels:
     synthetic: frozenset[int] = frozenset()
     lost: Mapping[Loss, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sized: bool = False
 
 
 def lost_objects(lost: Mapping[Loss, int], drawn: int) -> str:

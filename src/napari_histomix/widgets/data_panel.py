@@ -12,6 +12,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QListWidget, QToolButton, QWidget
 
 from napari_histomix.datasets import sample_folder, synthetic_notes
+from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.splits import split_of, split_order
 from napari_histomix.records import NucleusClass
 from napari_histomix.widgets import elements as ui
@@ -146,11 +147,16 @@ class DataPanel(Panel):
         self.classes.chosen.connect(self.session.choose_classes)
         self.class_note, self.synthetic = ui.Note(), ui.Note()
         self.splits = SplitsBox(self.viewer, self.session)
+        self.split_parts = ui.button(
+            "Read each shape as a nucleus",
+            "Open the data again with each connected shape as a nucleus of its own, which masks without ids need.",
+            self._split_parts,
+        )
         self.problems_title = ui.heading("")
         self.problems = QListWidget()
         self.problems.setWordWrap(True)
         self.problems.setMaximumHeight(110)
-        self.problems.setToolTip("Images that were left out, and why. The others are used.")
+        self.problems.setToolTip("What is left out of the data, and why; all else is used.")
         self.images = ui.choice(tip="The image on the screen.")
         self.images.activated.connect(lambda place: self.session.show(self.images.itemText(place)))
         self.previous = self._arrow(Qt.ArrowType.LeftArrow, "Previous image", -1)
@@ -169,7 +175,8 @@ class DataPanel(Panel):
             ("Study", ui.row(self.study, self.study_change, stretch=0)),
         )
         overview = (self.summary, self.synthetic, self.scale_box, self.classes, self.class_note, self.splits)
-        self.contents = ui.box(ui.column(*overview, self.problems_title, self.problems, details))
+        problems = (self.problems_title, self.problems, self.split_parts)
+        self.contents = ui.box(ui.column(*overview, *problems, details))
         self.column.addWidget(self.contents)
 
     def _arrow(self, arrow: Qt.ArrowType, tip: str, by: int) -> QToolButton:
@@ -184,8 +191,8 @@ class DataPanel(Panel):
     def open_sample(self) -> None:
         self.open_folder(sample_folder())
 
-    def open_folder(self, folder: Path, mpp: float | None = None) -> None:
-        self._start(partial(open_job, Path(folder), mpp), "opening images")
+    def open_folder(self, folder: Path, mpp: float | None = None, *, split_parts: bool = False) -> None:
+        self._start(partial(open_job, Path(folder), mpp, split_parts), "opening images")
 
     def open_study(self, folder: Path, images: Path | None = None) -> None:
         """Open a study in the background, with everything in it; ``images``: where those went, if they did."""
@@ -198,10 +205,16 @@ class DataPanel(Panel):
 
     def _apply_scale(self) -> None:
         if self.session.dataset is not None:
-            self.open_folder(Path(self.session.dataset.root), self.scale.value())
+            dataset = self.session.dataset
+            self.open_folder(Path(dataset.root), self.scale.value(), split_parts=dataset.split_parts)
+
+    def _split_parts(self) -> None:
+        if self.session.dataset is not None:
+            self.open_folder(Path(self.session.dataset.root), self.session.mpp, split_parts=True)
 
     def _on_running(self, running: bool) -> None:
-        for opener in (self.folder_button, self.sample_button, self.study_button, self.scale_apply):
+        openers = (self.folder_button, self.sample_button, self.study_button, self.scale_apply, self.split_parts)
+        for opener in openers:
             opener.setEnabled(not running)
 
     def _on_opened(self, opened: Opened | Moved) -> None:
@@ -240,6 +253,7 @@ class DataPanel(Panel):
         self.problems_title.setText(f"{ui.many(len(survey.problems), 'problem')} found")
         for widget in (self.problems, self.problems_title):
             widget.setVisible(bool(survey.problems))
+        self.split_parts.setVisible(any(problem.about == "parts" for problem in survey.problems))
         self._on_classes()
         self._on_study()
 
@@ -254,7 +268,9 @@ class DataPanel(Panel):
         scale = ", ".join(f"{mpp:g}" for mpp in scales) + " µm/px" if scales else "scale unknown"
         self.synthetic.say(" ".join(synthetic_notes(dataset, survey)), "warning")
         images = ui.many(len(survey.counts), "image")
-        self.summary.setText(f"<b>{dataset.name}</b><br>{images} ({', '.join(parts)}) · {inside} · {scale}")
+        known = FORMATS.get(dataset.format)
+        facts = [f"{images} ({', '.join(parts)})", inside, scale, *([f"read as {known.title}"] if known else [])]
+        self.summary.setText(f"<b>{dataset.name}</b><br>{' · '.join(facts)}")
 
     def _on_classes(self) -> None:
         session = self.session

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -148,12 +148,17 @@ class Moved:
     sentence: str
 
 
-def open_job(path: Path, mpp: float | None = None) -> Job[Opened]:
+def open_job(path: Path, mpp: float | None = None, split_parts: bool = False) -> Job[Opened]:
     """Open a dataset's folder, of nuclei or of images with a class, and count its nuclei."""
     yield Event("Opening the folder")
-    dataset = open_any(path, mpp=mpp)
+    dataset = open_any(path, mpp=mpp, split_parts=split_parts)
     counted = yield from survey(dataset)
-    return Opened(dataset, counted, mpp)
+    return Opened(_with_all_classes(dataset, counted), counted, mpp)
+
+
+def _with_all_classes(dataset: Dataset, counted: Survey) -> Dataset:
+    """The dataset with 'unclassified' among its classes, where nuclei are."""
+    return replace(dataset, classes=dataset.classes_in(counted))
 
 
 def study_job(folder: Path, images: Path | None = None, lock: WriteLock | None = None) -> Job[Opened | Moved]:
@@ -177,6 +182,7 @@ def study_job(folder: Path, images: Path | None = None, lock: WriteLock | None =
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     warning = f"Not the images that the study was made with, or missing: {', '.join(changed[:3])}{more}."
     yield Event("Reading the study", message=warning if changed else None)
+    dataset = _with_all_classes(dataset, counted)
     work = Work.read(study, Candidates.read(study, dataset))
     return Opened(dataset, counted, settings["mpp"], study, work, settings)
 

@@ -265,7 +265,7 @@ class _Layout(Layout):
                     canvas.lost[CROWD] += 1
                 else:
                     canvas.add(row, col, mask, nucleus.kind)
-        return canvas.labels()
+        return replace(canvas.labels(), sized=isinstance(rows, int))
 
 
 def is_one_shape(mask: NDArray[np.bool_], largest: float) -> bool:

@@ -58,7 +58,7 @@ def read_mat(path: Path) -> Labels:
     instances = as_ids(grid, path.name)
     ids = instance_ids(instances)
     if not ids:
-        return Labels(instances, {})
+        return Labels(instances, {}, sized=True)
     listed, numbers = _records(path, content)
     listed_ids = ids if listed is None else listed.tolist()
     fitting = numbers is not None and numbers.size == len(listed_ids)
@@ -81,7 +81,7 @@ def read_mat(path: Path) -> Labels:
             ]
     present = set(ids)
     known = {instance: number for instance, number in types.items() if number and instance in present}
-    return Labels(instances, known, notes=tuple(notes))
+    return Labels(instances, known, notes=tuple(notes), sized=True)
 
 
 def read_mat_types(path: Path) -> tuple[set[int], bool]:

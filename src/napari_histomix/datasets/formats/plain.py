@@ -50,7 +50,7 @@ class LabelFiles(Layout):
         if entry.label_file.suffix.casefold() in MAT_SUFFIXES:
             labels = read_mat(entry.label_file)
         else:
-            labels = Labels(read_label_image(entry.label_file), {})
+            labels = Labels(read_label_image(entry.label_file), {}, sized=True)
         if not labels.types:
             labels = replace(labels, types=self.listed_types.get(entry.source.image, {}))
         if self.untyped:
