@@ -134,7 +134,7 @@ class TestInspect:
         assert code == (1 if command in ("candidates", "copypaste") else 0), err
         assert not any("fault of napari-histomix" in line for line in err)
         if command == "inspect":
-            assert shown[-1] == "problem: None of the images has a nucleus." and "a: 1 images, 0 nuclei" in shown[0]
+            assert shown[-1] == "problem: None of the images has a nucleus." and "a: 1 image, 0 nuclei" in shown[0]
 
     @pytest.fixture
     def empty_coco(self, tmp_path) -> Path:
