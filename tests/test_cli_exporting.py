@@ -149,7 +149,7 @@ def test_a_dataset_is_converted_and_back_again(run, tmp_path):
     code, _, error = run("convert", tmp_path / "a", "--to", "coco", "--out", tmp_path / "b")
     assert code == 1 and "already exists" in error[-1]
     code, _, error = run("convert", tmp_path, "--to", "coco", "--out", tmp_path / "c")
-    assert code == 1 and "choose that one" in error[-1] and left_in(tmp_path) == {"a", "b"}
+    assert code == 1 and "its folders a and b" in error[-1] and left_in(tmp_path) == {"a", "b"}
 
 
 def test_images_that_cannot_be_read_are_left_out_and_said(run, tmp_path):

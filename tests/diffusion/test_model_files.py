@@ -30,6 +30,7 @@ from napari_histomix.diffusion.recipes import SCHEDULE, new_autoencoder
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError
 from napari_histomix.weights import bundled
+from tests.network_samples import sees_surroundings
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_saved_model_comes_back(small_network, tmp_path):
     assert (model.name, model.mpp, model.windows) == ("n", (0.2, 0.4), (48, 64))
     assert model.schedule["prediction_type"] == "v_prediction"
     assert model.sha256 == file_sha256(tmp_path / "m" / WEIGHTS_FILE)
-    assert model.conditional
+    assert sees_surroundings(model)
     for key, value in network.state_dict().items():
         # Stored in half precision.
         assert torch.equal(model.network.state_dict()[key], value.half().float()), key
@@ -266,7 +267,7 @@ def test_a_latent_model_comes_back_and_fills_holes(small_network, tmp_path, kind
     autoencoder, channels = (new_autoencoder(64), 4) if kind == "AutoencoderKL" else (vq_model(), 3)
     folder = latent_folder(tmp_path / "m", small_network, autoencoder, channels, conditional)
     model = load_model(folder)
-    assert (model.channels, model.reduction, model.conditional) == (channels, 4, conditional)
+    assert (model.channels, model.reduction, sees_surroundings(model)) == (channels, 4, conditional)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     hole = np.zeros((64, 64), bool)
     hole[20:44, 18:40] = True
@@ -336,7 +337,7 @@ def test_what_the_network_sees():
 
 def test_the_bundled_weights_are_whole_small_and_say_where_they_come_from():
     model = load_model(bundled())
-    assert model.conditional and model.mpp[0] <= 0.25 <= 0.5 <= model.mpp[1]
+    assert sees_surroundings(model) and model.mpp[0] <= 0.25 <= 0.5 <= model.mpp[1]
     assert sum(path.stat().st_size for path in bundled().iterdir()) <= 10e6
     card = json.loads((bundled() / CARD_FILE).read_text(encoding="utf-8"))
     assert card["training_images"] and card["recipe"] and card["history"]

@@ -17,12 +17,13 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from napari_histomix.datasets.pixels import pixels_sha256
-from napari_histomix.diffusion import recipes, training
+from napari_histomix.diffusion import recipes, training, training_images
 from napari_histomix.diffusion.model_files import CARD_FILE, WEIGHTS_FILE, file_sha256, load_model
 from napari_histomix.diffusion.training import TrainingSettings, train, unfinished
 from napari_histomix.diffusion.training_images import slide_of
 from napari_histomix.evaluation.blending import trained_on
 from napari_histomix.records import HistomixError, drain
+from tests.network_samples import sees_surroundings
 
 SETTINGS = TrainingSettings(steps=6, batch=2, window=16, warmup=1)
 
@@ -64,7 +65,7 @@ def test_a_short_run_writes_a_whole_model_with_its_card(images, tmp_path):
     assert events[-1].figures["validation"] > 0 and events[-1].preview.shape[1:] == (48, 3)
     model = load_model(out)
     assert (model.name, model.mpp) == ("mine", (0.25, 0.5))
-    assert model.conditional
+    assert sees_surroundings(model)
     card = json.loads((out / CARD_FILE).read_text(encoding="utf-8"))
     assert card["training_images"]["images"] + card["validation_images"]["images"] == 12
     assert card["recipe"]["steps"] == 6 and card["started_from"] is None
@@ -82,8 +83,8 @@ def test_a_short_run_writes_a_whole_model_with_its_card(images, tmp_path):
 
 def test_slides_are_kept_apart_between_training_and_validation(images, monkeypatch, tmp_path):
     seen = []
-    split = training.split_by_slide
-    monkeypatch.setattr(training, "split_by_slide", lambda *given: seen.append(split(*given)) or seen[0])
+    split = training_images.split_by_slide
+    monkeypatch.setattr(training_images, "split_by_slide", lambda *given: seen.append(split(*given)) or seen[0])
     drain(train("inpainter", [images], tmp_path / "m", settings=SETTINGS, mpp=(0.25, 0.25)))
     learned, held = seen[0]
     assert learned and held and len(learned) + len(held) == 12
@@ -227,7 +228,7 @@ def test_an_autoencoder_and_a_latent_network_are_trained_one_on_the_other(images
     before = file_sha256(tmp_path / "ae" / WEIGHTS_FILE)
     drain(train("latent", [images], tmp_path / "l", settings=few, autoencoder=tmp_path / "ae"))
     model = load_model(tmp_path / "l")
-    assert (model.channels, model.reduction, model.conditional, model.mpp) == (4, 4, True, (0.25, 0.5))
+    assert (model.channels, model.reduction, model.mpp) == (4, 4, (0.25, 0.5)) and sees_surroundings(model)
     assert before == file_sha256(tmp_path / "l" / "vqvae" / WEIGHTS_FILE), "the autoencoder is not trained again"
     again = replace(few, steps=1)
     drain(train("latent", [images], tmp_path / "l2", settings=again, autoencoder=tmp_path / "ae", start=tmp_path / "l"))

@@ -253,7 +253,7 @@ def test_a_pool_is_never_made_of_synthetic_images(dataset, pool, tmp_path, small
     built = drain(build_pool(marked, tmp_path, POOL))
     assert built.images == 7 and plan.image not in {image.source.image for image in SegmentPool(tmp_path).images}
     # Nor is an image used of which a pool was made before it was known to be synthetic.
-    with pytest.raises(HistomixError, match=f"{plan.image} is not in the training split"):
+    with pytest.raises(HistomixError, match=f"The image {plan.image} is synthetic"):
         drain(make_mix(marked, pool, plan, MIX, small_model))
 
 
