@@ -285,7 +285,7 @@ SPECK[2:6, 3:9], SPECK[10:20, 15:20], SPECK[22:23, 1:3] = 7, 2, 5
         ({"id": [[7], [5], [2]], "class": [[6], [1], [3]], "bbox": np.zeros((3, 4))}, {7: 6, 5: 1, 2: 3}),
         # HoVer-Net's output, where a speck has no record, or one has no speck any more.
         ({"inst_uid": [[7], [2]], "inst_type": [[4], [1]]}, {7: 4, 2: 1}),
-        ({"inst_uid": [[9], [7], [2], [5]], "inst_type": [[2], [4], [1], [0]]}, {7: 4, 2: 1}),
+        ({"inst_uid": [[9], [7], [2], [5]], "inst_type": [[2], [4], [1], [0]]}, {7: 4, 2: 1, 9: 2, 5: 0}),
         ({"inst_uid": [[7], [2]], "inst_type": [[4], [1]], "type_map": SPECK % 4}, {7: 4, 2: 1, 5: 1}),
         ({"inst_type": [[1], [3], [4]]}, {2: 1, 5: 3, 7: 4}),
         # Nothing can be known.

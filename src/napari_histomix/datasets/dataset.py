@@ -243,18 +243,23 @@ class Dataset:
             elif not (labels.sized and turn > 4 and rows != cols):
                 sentence = "its EXIF data turn it; its labels are taken to be drawn on the upright image."
                 notes.append(("orientation", sentence))
-        types = {number: kind for number, kind in labels.types.items() if kind}
+        present = set(instance_ids(instances))
+        types = {number: kind for number, kind in labels.types.items() if kind and number in present}
         if unknown := sorted(set(types.values()) - {known.number for known in self.classes}):
             raise HistomixError(
                 f"{image}: the labels have the type {unknown[0]}, which is none of the classes "
                 f"({self._class_list}); add it to type_info.json."
             )
         if entry.labels is not None:
-            present = instance_ids(instances)
             with naming(image):
                 if lost := lost_objects(labels.lost, len(present)):
                     notes.append(("objects", lost))
-            untyped = set(present) - types.keys()
+            if absent := len(labels.types.keys() - present - {0}):
+                which = "1 nucleus is listed but has" if absent == 1 else f"{absent:,} nuclei are listed but have"
+                notes.append(
+                    ("objects", f"{which} no pixel in the labels; {'it is' if absent == 1 else 'they are'} left out.")
+                )
+            untyped = present - types.keys()
             types |= dict.fromkeys(untyped, self.unclassified.number)
             if untyped:
                 verb = "has" if len(untyped) == 1 else "have"

@@ -112,6 +112,22 @@ def sections_of(root: Path) -> list[tuple[Path, str]]:
     return [(root, ""), *sorted(splits, key=lambda section: SPLITS.index(section[1]))]
 
 
+def split_below(folder: Path, split: str = "") -> str:
+    """What a folder within one of a split says: a split of its own, else that one, or without any its own name."""
+    return split if split and not is_split_folder(folder.name) else split_name(composed(folder.name))
+
+
+def sections_below(images: Path, labels: Path, split: str = "") -> list[tuple[Path, Path, str]]:
+    """The folders in one of images that have a partner in one of labels, of the same name or the same split.
+
+    With each pair comes what `split_below` says of it; those for training are the first.
+    """
+    partners = {split_below(path): path for path in subfolders(labels)}
+    inside = [(path, partners.get(split_below(path)), split_below(path, split)) for path in subfolders(images)]
+    pairs = [(path, partner, said) for path, partner, said in inside if partner is not None]
+    return sorted(pairs, key=lambda pair: SPLITS.index(pair[2]) if pair[2] in SPLITS else len(SPLITS))
+
+
 def subfolder(folder: Path, *names: str) -> Path | None:
     """A subfolder by its name in lower case, however the disk writes it; the first of several names that is there."""
     inside = [path for path in folder.iterdir() if path.name.casefold() in names and path.is_dir()]

@@ -173,7 +173,7 @@ def open_any(path: Path | str, mpp: float | None = None, *, split_parts: bool = 
                 checked_mpp(mpp, "The scale given")
             return _nuclei(root, format, mpp, split_parts)
         unknown_to_both = f"; or {class_folders.LAYOUTS.removeprefix('expected ')}"
-        if are_deeper(root) and find_table(root, TABLE)[0] is None:
+        if find_table(root, TABLE)[0] is None and are_deeper(root):
             raise why_unknown(root, unknown_to_both)
         try:
             return open_tissue(given, mpp)

@@ -337,3 +337,23 @@ def test_other_files_are_not_taken_for_coco(tmp_path):
     listed(tmp_path / "coco" / "annotations" / "instances_train.json", {"a.png": []})
     with pytest.raises(HistomixError, match="its folder coco holds them"):
         open_dataset(tmp_path)
+
+
+def test_addresses_and_numbers_as_lvis_and_pandas_write_them(tmp_path):
+    (tmp_path / "train2017").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "train2017" / "09.png")
+    square = {"segmentation": [[2, 3, 9, 3, 9, 8, 2, 8]], "area": 35.0, "iscrowd": 0.0}
+    content = {
+        "images": [{"id": 9, "coco_url": "http://images.example.org/train2017/09.png", "width": 30, "height": 20}],
+        "annotations": [{"id": 1, "image_id": 9.0, "category_id": 2.0, **square}],
+        "categories": [{"id": 2, "name": "x"}],
+    }
+    (tmp_path / "lvis_v1_train.json").write_text(json.dumps(content))
+    dataset = open_dataset(tmp_path, mpp=0.25)
+    [entry] = dataset.entries
+    labeled = dataset.read(entry)
+    expected = np.zeros((20, 30), np.int32)
+    expected[3:8, 2:9] = 1
+    assert np.array_equal(labeled.instances, expected) and labeled.types == {1: 2} and entry.source.split == "train"
+    assert not dataset.problems and not labeled.notes

@@ -18,12 +18,16 @@ from xml.etree import ElementTree
 from napari_histomix.datasets.dataset import Dataset, Layout
 from napari_histomix.datasets.entries import (
     SPLIT_FOLDERS,
+    SPLITS,
     UNCLASSIFIED,
     Entry,
     Labels,
     Loss,
     Row,
+    is_split_folder,
     named_classes,
+    named_split,
+    split_name,
     tcga_origin,
     unread,
 )
@@ -42,7 +46,15 @@ from napari_histomix.datasets.formats.xml_shapes import (
     too_few,
     vertices,
 )
-from napari_histomix.datasets.listing import IMAGE_SUFFIXES, Listing, files_by_stem, sections_of, subfolder, subfolders
+from napari_histomix.datasets.listing import (
+    IMAGE_SUFFIXES,
+    Listing,
+    files_by_stem,
+    sections_below,
+    subfolder,
+    subfolders,
+)
+from napari_histomix.datasets.names import composed
 from napari_histomix.datasets.pixels import PLAUSIBLE_MPP
 from napari_histomix.datasets.text_files import begins_with, naming, read_xml, whole_id
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, ImageWriter, Names, safe_name, write_tiff_image
@@ -61,6 +73,8 @@ _DEFAULT = "description"
 """The attribute that ImageScope gives each layer, in lower case."""
 _WITHOUT_AREA = {"3": ARROW, "4": RULER, "5": unread("a pin")}
 """Types of regions that have one or two vertices, and no area."""
+_PATIENT = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})-[0-9]+", re.IGNORECASE)
+"""The folder of a patient whose name is that of a split, as `Writer` calls it."""
 _XML, _SLIDES = frozenset({".xml"}), frozenset({".svs"})
 _SHIFT = 0.25
 """Outlines are written a quarter of a pixel up and to the left of the pixels' borders: so whoever takes the centers of
@@ -109,23 +123,40 @@ _Section = tuple[str, dict[str, Path], dict[str, Path]]
 
 
 def _sections(root: Path, problems: list[Problem]) -> list[_Section]:
-    """The folders that have ImageScope's files: the root, those in it, and those in the ones named as splits."""
-    splits = sections_of(root)[1:]
-    sections, used = [], set()
-    for folder in [root, *subfolders(root), *(path for split, _ in splits for path in subfolders(split))]:
+    """The folders that have ImageScope's files: the root, those in it, and those in the ones named as splits.
+
+    Splits may be words of a name, as in ``MoNuSegTestData``.
+    """
+    folders = [(root, ""), *((path, _split_in(path)) for path in subfolders(root))]
+    folders += [(path, split) for folder, split in folders if split for path in subfolders(folder)]
+    folders.sort(key=lambda section: SPLITS.index(section[1]) if section[1] else -1)
+    sections: list[_Section] = []
+    used: set[Path] = set()
+    for folder, split in folders:
         labels = subfolder(folder, "annotations") or folder
         images = folder if labels == folder else subfolder(folder, "tissue images", "tissueimages", "images")
         if folder in used or images is None:
             continue
-        xml = files_by_stem(labels, _XML, problems, "label")
-        if not begins_with(xml.values(), MARK, HEAD):
-            continue
-        used |= {labels, images}
-        split = next((name for path, name in splits if path in (folder, *folder.parents)), "")
-        # MoNuSAC has each image twice, as .svs and as .tif.
-        pictures = files_by_stem(images, IMAGE_SUFFIXES, problems)
-        sections.append((split, files_by_stem(images, _SLIDES, problems) | pictures, xml))
+        places = [(images, labels, split)]
+        if images != labels:
+            below = sections_below(images, labels, split)
+            places += [(inner, partner, said if said in SPLITS else "") for inner, partner, said in below]
+        for pictures, outlines, said in places:
+            xml = files_by_stem(outlines, _XML, problems, "label")
+            if begins_with(xml.values(), MARK, HEAD):
+                used |= {labels, images}
+                # MoNuSAC has each image twice, as .svs and as .tif.
+                slides = files_by_stem(pictures, _SLIDES, problems)
+                sections.append((said, slides | files_by_stem(pictures, IMAGE_SUFFIXES, problems), xml))
     return sections
+
+
+def _split_in(folder: Path) -> str:
+    """The split that a folder's name is, or holds as a word; of a patient whom `Writer` calls ``train-2``, none."""
+    name = composed(folder.name)
+    if is_split_folder(name):
+        return split_name(name)
+    return "" if _PATIENT.fullmatch(name) else named_split(name)
 
 
 def _said(path: Path, root: Path, split: str) -> Row:
@@ -134,8 +165,8 @@ def _said(path: Path, root: Path, split: str) -> Row:
     if tcga_origin(path.stem)[0]:
         return Row(split=split)
     patient, slide = tcga_origin(folder)
-    says_nothing = (path.stem.casefold(), "annotations", *SPLIT_FOLDERS)
-    if not patient and path.parent != root and folder.casefold() not in says_nothing:
+    says_nothing = folder.casefold() in (path.stem.casefold(), "annotations") or _split_in(path.parent)
+    if not patient and path.parent != root and not says_nothing:
         patient = folder
     return Row(patient, slide if slide != patient else "", split)
 

@@ -54,6 +54,8 @@ from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 
 LARGEST_CROWD = 10.0
 """How many times as large as the median object a mask may be that says ``iscrowd`` and is taken for a nucleus."""
+_IDS = ("id", "image_id", "category_id")
+"""Keys whose values are whole numbers, or text."""
 MAIN_SHARE = 0.9
 """Share of a mask that its largest part must have; the rest are specks of a brush."""
 
@@ -116,8 +118,16 @@ class _Content:
         self.path = path
         self.images, self.categories, annotations = parts
         for image in self.images:
+            if "file_name" not in image and isinstance(image.get("coco_url"), str):
+                # LVIS names its images by their addresses alone.
+                image["file_name"] = stated_path(image["coco_url"]).name
             if not isinstance(image.get("id"), int | str) or not isinstance(image.get("file_name"), str):
                 raise HistomixError(f"{path.name}: an image has no id or no file_name; export it again.")
+        for record in (*self.images, *self.categories, *annotations):
+            # pandas writes whole numbers with a decimal point where a value is missing.
+            record |= {
+                key: int(value) for key in _IDS if isinstance(value := record.get(key), float) and value.is_integer()
+            }
         # Some programs write the same id as a number in one place and as text in the other.
         ids = {str(image["id"]) for image in self.images}
         if len(ids) < len(self.images):

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_histomix.datasets.entries import SPLITS, is_split_folder, named_split, split_name
+from napari_histomix.datasets.entries import SPLITS, is_split_folder, named_split
 from napari_histomix.datasets.listing import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
     MAT_SUFFIXES,
     Listing,
+    sections_below,
     sections_of,
     subfolders,
     visible_files,
@@ -37,7 +38,7 @@ _LAST_WORDS = frozenset({"binary", "cp", "semantic", "modify", "border"})
 
 _OTHER_WORDS = frozenset(
     ("class", "classes", "type", "types", "overlay", "overlays", "origin", "ignore", "distance", "weighted", "vague")
-) | {"flows", "cellprob", "output", "outlines", "heatmap", "heatmaps", "contours", "edges"}
+) | {"flows", "cellprob", "dp", "output", "outlines", "heatmap", "heatmaps", "contours", "edges"}
 """Words of folders and files beside images that are neither images nor instances."""
 
 _BESIDE = frozenset({"cp", "map", "maps", "binary"})
@@ -123,12 +124,10 @@ def _places_in(folder: Path, split: str) -> Iterator[Place]:
             groups.setdefault(named_split(inner.name), []).append(inner)
     pairs = [(said, *pair) for said, inside in groups.items() if (pair := _halves(folder, inside)) is not None]
     for said, images, labels in pairs:
-        inside = [(path, split_name(path.name)) for path in _split_folders(images[0])]
-        partners = {split_name(path.name): path for path in _split_folders(labels)}
-        if inside and not _has(images[0], IMAGE_SUFFIXES):
-            yield from (Place(folder, name, (path,), partners[name]) for path, name in inside if name in partners)
-        else:
+        below = sections_below(images[0], labels, split or said)
+        if not below or _has(images[0], IMAGE_SUFFIXES):
             yield Place(folder, split or said, images, labels)
+        yield from (Place(folder, name, (path,), partner) for path, partner, name in below)
     if not pairs and _has(folder, IMAGE_SUFFIXES) and any(_sorted_out(folder, suffixes, [])[1] for suffixes in _KINDS):
         yield Place(folder, split, (folder,), folder)
 
@@ -170,20 +169,16 @@ def _unwrapped(folder: Path) -> Path:
     return inside[0] if alone and not _has(folder, IMAGE_SUFFIXES | MAT_SUFFIXES) else folder
 
 
-def _split_folders(folder: Path) -> list[Path]:
-    return [path for path in subfolders(folder) if is_split_folder(path.name)]
-
-
 def _has(folder: Path, suffixes: frozenset[str]) -> bool:
     return next(visible_files(folder, suffixes), None) is not None
 
 
 def _has_labels(folder: Path) -> bool:
-    return any(_has(path, LABEL_SUFFIXES | MAT_SUFFIXES) for path in (folder, *_split_folders(folder)))
+    return any(_has(path, LABEL_SUFFIXES | MAT_SUFFIXES) for path in (folder, *subfolders(folder)))
 
 
 def _first(folder: Path) -> list[Path]:
-    folders = [folder, *_split_folders(folder)]
+    folders = [folder, *(path for path in subfolders(folder) if is_split_folder(path.name))]
     return [path for inner in folders for path in sorted(visible_files(inner, IMAGE_SUFFIXES))[:_LOOKED_AT]]
 
 
@@ -201,12 +196,7 @@ def _fit(images: Path, labels: Path) -> bool:
     """Whether at least half of the files in one of two folders have a partner in the other."""
     if images == labels:
         return False
-    pairs = [(images, labels)]
-    others = {split_name(path.name): path for path in _split_folders(labels)}
-    pairs += [
-        (path, others[split_name(path.name)]) for path in _split_folders(images) if split_name(path.name) in others
-    ]
-    for one, other in pairs:
+    for one, other, _ in [(images, labels, ""), *sections_below(images, labels)]:
         names = {composed(path.stem): path for path in visible_files(one, IMAGE_SUFFIXES)}
         partners = {composed(path.stem): path for path in visible_files(other, LABEL_SUFFIXES | MAT_SUFFIXES)}
         if names and partners and 2 * len(_partners(names, partners)) >= min(len(names), len(partners)):

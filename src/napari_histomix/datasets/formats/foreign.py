@@ -22,6 +22,7 @@ FOREIGN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb'"shapes"\s*:[^\0]*"points"|"imagePath"\s*:'), "LabelMe's JSON", "convert it to COCO"),
     (re.compile(rb'"_via_|"(shape|region)_attributes"\s*:'), "the JSON of the VGG Image Annotator", _COCO),
     (re.compile(rb'"from_name"\s*:|"to_name"\s*:'), "Label Studio's own JSON", _COCO),
+    (re.compile(rb'"wsi_metadata"\s*:|"cell_status"\s*:'), "CellViT's own JSON", "let it write GeoJSON (--geojson)"),
     (re.compile(rb'"classTitle"\s*:'), "Supervisely's JSON", _COCO),
     (re.compile(rb'"schema_ref"\s*:\s*"https://darwin'), "the JSON of V7 Darwin", _COCO),
     (re.compile(rb'"data_row"\s*:'), "Labelbox's JSON", _COCO),

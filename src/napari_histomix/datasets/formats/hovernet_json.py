@@ -2,8 +2,8 @@
 
 ``json/NAME.json`` holds ``{"mag": …, "nuc": {"1": {"bbox": [[top, left], [bottom, right]], "centroid": [x, y],
 "contour": [[x, y], …], "type": 1, "type_prob": 0.9}, …}}``. Contours are OpenCV's: they run through the centers of the
-outermost pixels, which are part of the nucleus. The images lie in ``images`` beside ``json``; HoVer-Net's own
-``overlay`` and ``mat`` may lie there too.
+outermost pixels, which are part of the nucleus. The images lie in ``images`` beside ``json``, or with the JSON files in
+one folder; HoVer-Net's own ``overlay`` and ``mat`` may lie there too.
 """
 
 from __future__ import annotations
@@ -28,10 +28,19 @@ from napari_histomix.datasets.entries import (
     Entry,
     Labels,
     Row,
+    is_split_folder,
     numbered_classes,
 )
 from napari_histomix.datasets.formats.polygons import Canvas, Ring, as_ring, masks_of, outside
-from napari_histomix.datasets.listing import Listing, files_by_stem, sections_of, subfolder
+from napari_histomix.datasets.listing import (
+    IMAGE_SUFFIXES,
+    Listing,
+    files_by_stem,
+    sections_of,
+    split_below,
+    subfolder,
+    subfolders,
+)
 from napari_histomix.datasets.text_files import MAX_JSON, MAX_PIXELS, begins_with, read_bytes, read_json, whole_id
 from napari_histomix.datasets.writing import ImageWriter, write_text
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
@@ -39,30 +48,62 @@ from napari_histomix.records import HistomixError, LabeledImage, NucleusClass
 _JSON = frozenset({".json"})
 _TYPE = re.compile(rb'"type"\s*:\s*(null|[0-9]{1,9})\b')
 MARK = re.compile(rb'"(mag|nuc)"\s*:')
+_BEGIN = re.compile(rb'\A(\xef\xbb\xbf)?\s*\{\s*"(mag|nuc)"\s*:')
+_SETTINGS = ("dataset", "type_info", "manifest")
+"""JSON files without suffix that lie beside images in one folder and hold no nuclei."""
 _LONGEST = 32767
 """Side of the largest contour: OpenCV counts in 16 bits where it draws."""
 
 
 def recognizes(root: Path) -> bool:
-    """Whether a folder has HoVer-Net's JSON files in ``json``, and no other labels in ``Labels``."""
+    """Whether a folder has HoVer-Net's JSON files, in ``json`` or elsewhere, and no other labels in ``Labels``."""
     return any(
-        subfolder(section.parent, "labels") is None and begins_with(files_by_stem(json, _JSON, []).values(), MARK)
-        for section, json, _ in _sections(root)
+        subfolder(section.place, "labels") in (None, section.labels)
+        and begins_with(files_by_stem(section.inner, _JSON, []).values(), MARK)
+        for section in _sections(root)
     )
 
 
-def _sections(root: Path) -> list[tuple[Path, Path, tuple[str, str]]]:
-    """Folders ``json`` of a root and of its folders for splits, and folders for splits in these.
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A folder of JSON files: the place of the dataset's folders, that of the labels, and one in it or the same."""
 
-    With each comes the ``json`` it is or lies in, and the name of the folder for a split and that split.
-    """
+    place: Path
+    labels: Path
+    inner: Path
+    name: str  # of the folder that says the split
+    split: str
+
+
+def _sections(root: Path) -> list[_Section]:
+    """The folders of JSON files in a root and in its folders for splits, and the folders in these."""
     sections = []
     for place, split in sections_of(root):
-        if json_folder := subfolder(place, "json"):
-            for inner, inner_split in sections_of(json_folder):
-                named = (inner.name, inner_split) if inner_split else (place.name if split else "", split)
-                sections.append((json_folder, inner, named))
+        if labels := _labels(place):
+            sections.append(_Section(place, labels, labels, place.name if split else "", split))
+            for inner in subfolders(labels) if labels != place else ():
+                if files_by_stem(inner, _JSON, []):
+                    sections.append(_Section(place, labels, inner, inner.name, split_below(inner, split)))
     return sections
+
+
+def _labels(place: Path) -> Path | None:
+    """The folder ``json``; without it the place itself or a folder in it whose files begin as HoVer-Net's do.
+
+    They have the names of the images in ``images`` or in the place.
+    """
+    if (named := subfolder(place, "json")) is not None:
+        return named
+    pictures: set[str] | None = None
+    for folder in [place, *(path for path in subfolders(place) if not is_split_folder(path.name))]:
+        files = files_by_stem(folder, _JSON, [])
+        if begins_with(files.values(), _BEGIN):
+            if pictures is None:
+                images = files_by_stem(subfolder(place, "images") or place, IMAGE_SUFFIXES, [])
+                pictures = {stem.casefold() for stem in images}
+            if not pictures.isdisjoint(stem.casefold() for stem in files):
+                return folder
+    return None
 
 
 def open(root: Path, mpp: float | None) -> Dataset:
@@ -72,20 +113,23 @@ def open(root: Path, mpp: float | None) -> Dataset:
     "unclassified" behind the others.
     """
     listing = Listing(root, mpp)
-    for json_folder, inner, (name, split) in _sections(root):
-        images = subfolder(json_folder.parent, "images")
+    for section in _sections(root):
+        images = subfolder(section.place, "images") or (
+            section.place if section.labels.name.casefold() != "json" else None
+        )
         if images is None:
             raise HistomixError(
-                f"{json_folder.parent} has HoVer-Net's JSON files but no folder images; put the images there."
+                f"{section.place} has HoVer-Net's JSON files but no folder images; put the images there."
             )
-        pictures = images if inner == json_folder else subfolder(images, inner.name.casefold())
-        if pictures is None or (inner == json_folder and not files_by_stem(inner, _JSON, [])):
+        inner = section.inner
+        pictures = images if inner == section.labels else subfolder(images, inner.name.casefold())
+        if pictures is None or (inner == section.labels and not files_by_stem(inner, _JSON, [])):
             if pictures is None:
                 listing.report(inner.name, f"there is no folder of that name in {images.name}; put the images there.")
             continue
-        for image, files in listing.pairs_in(pictures, inner, _JSON).items():
+        for image, files in listing.pairs_in(pictures, inner, _JSON, _SETTINGS).items():
             with listing.reporting(image):
-                listing.add(image, files, Row(split=split), name)
+                listing.add(image, files, Row(split=section.split), section.name)
     dataset = listing.dataset((), _Layout())
     numbers: set[int] = set().union(*(_types_in(entry.label_file) for entry in dataset.entries))
     classes, untyped = listing.classes, 0

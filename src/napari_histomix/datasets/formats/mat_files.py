@@ -79,9 +79,7 @@ def read_mat(path: Path) -> Labels:
                 f"{path.name} lists {numbers.size:,} types for {len(listed_ids):,} nuclei, so they are not used; "
                 "export the labels again."
             ]
-    present = set(ids)
-    known = {instance: number for instance, number in types.items() if number and instance in present}
-    return Labels(instances, known, notes=tuple(notes), sized=True)
+    return Labels(instances, types, notes=tuple(notes), sized=True)
 
 
 def read_mat_types(path: Path) -> tuple[set[int], bool]:

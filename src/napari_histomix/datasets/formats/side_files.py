@@ -19,6 +19,7 @@ from napari_histomix.datasets.listing import (
     IMAGE_SUFFIXES,
     Listing,
     files_by_stem,
+    sections_below,
     sections_of,
     subfolder,
     subfolders,
@@ -138,14 +139,12 @@ def _places(root: Path, kind: SideFiles) -> list[_Place]:
             places.append(_Place(_images(folder, labels, kind), labels, name, split))
             continue
         images = subfolder(folder, *IMAGE_FOLDERS)
-        if images is None or split:
+        if images is None:
             continue
         for other in (path for path in subfolders(folder) if path != images):
-            inside = {path.name.casefold(): path for path, _ in sections_of(other)[1:]}
-            for path, of in sections_of(images)[1:]:
-                files = inside.get(path.name.casefold())
-                if files is not None and kind.begins(*(file for _, file in kind.files(files))):
-                    places.append(_Place(path, files, path.name, of))
+            for path, files, said in sections_below(images, other, split):
+                if kind.begins(*(file for _, file in kind.files(files))):
+                    places.append(_Place(path, files, path.name, said))
     return places
 
 

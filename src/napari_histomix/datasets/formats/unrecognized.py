@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from napari_histomix.datasets.entries import UnknownLayoutError
@@ -72,16 +73,29 @@ def deeper(root: Path) -> list[tuple[Path, Format]]:
     """The first folders in another one that are of a format, at most two, and this format."""
     found: list[tuple[Path, Format]] = []
     for inner in subfolders(root):
-        format = recognized(inner) if len(found) < 2 else None
+        format = recognized(inner) if len(found) < 2 and _has_more(inner) else None
         if format is not None and (format.name not in _BY_NAMES or any(map(_is_image, _files(inner)))):
             found.append((inner, format))
     return found
 
 
+def _has_more(folder: Path) -> bool:
+    """Whether a folder holds more than images by its listing; what many thousands of images are is asked but once."""
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return any(not _is_image(path) or is_labels_name(path.stem) for path in visible)
+
+
 def are_deeper(root: Path) -> bool:
-    """Whether folders of images and of labels, by their names, lie in a folder of the root."""
+    """Whether the folders in the root are datasets of nuclei, and no classes of images.
+
+    By their names, one holds a folder of images and one of labels; or two, or all that have images, are of a format.
+    """
     insides = ([path.name for path in subfolders(inner)] for inner in subfolders(root))
-    return any(any(map(is_images_name, names)) and any(map(is_labels_name, names)) for names in insides)
+    if any(any(map(is_images_name, names)) and any(map(is_labels_name, names)) for names in insides):
+        return True
+    known = [path for path, _ in deeper(root)]
+    others = (path for path in subfolders(root) if path not in known)
+    return len(known) > 1 or (bool(known) and not any(map(_is_image, chain.from_iterable(map(_files, others)))))
 
 
 def _is_image(path: Path) -> bool:
@@ -123,7 +137,10 @@ def _nearest(root: Path, files: list[Path]) -> str:
     for path in files:
         by_suffix.setdefault(path.suffix.casefold(), []).append(path)
     if archives := [path for path in files if path.name.casefold().endswith(_ARCHIVES)]:
-        return f"{_names(archives)} {'is an archive' if len(archives) == 1 else 'are archives'}; unpack what they hold"
+        what = "is an archive; unpack what it holds" if len(archives) == 1 else "are archives; unpack them"
+        return f"{_names(archives)} {what}"
+    if packed := by_suffix.get(".gz"):
+        return f"{_names(packed)} {'is compressed; unpack it' if len(packed) == 1 else 'are compressed; unpack them'}"
     if slides := [path for suffix in sorted(_SLIDES & by_suffix.keys()) for path in by_suffix[suffix]]:
         return f"whole slides ({_names(slides)}) are not read; cut out images of at most some thousand pixels a side"
     arrays = by_suffix.get(".npy", [])
