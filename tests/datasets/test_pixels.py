@@ -79,6 +79,11 @@ def test_other_numbers_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", RGB.astype(np.int16), photometric="rgb")
     with pytest.raises(HistomixError, match="holds int16 values"):
         read_pixels(tmp_path / "x.tif")
+    for bits in (10, 12, 14):
+        wide = RGB.astype(np.uint16) << (bits - 8)
+        tifffile.imwrite(tmp_path / "w.tif", wide, photometric="rgb")
+        with pytest.raises(HistomixError, match=f"uses only the values of {bits}; save it with 8"):
+            read_pixels(tmp_path / "w.tif")
     tifffile.imwrite(tmp_path / "y.tif", RGB.astype(np.uint16), photometric="rgb")
     with pytest.raises(HistomixError, match="uses only the values of 8"):
         read_pixels(tmp_path / "y.tif")

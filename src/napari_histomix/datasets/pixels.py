@@ -33,6 +33,8 @@ _REDUCED, _MASK = 1, 4
 """Bits of a TIFF page's subfile type."""
 _BAND = 2**20
 """Pixels that are converted at a time, so that a large image needs little more memory than itself."""
+_CAMERA_BITS = (8, 10, 12, 14)
+"""Bits of cameras whose values are stored in 16: taken for the full range, the brightest slide would be dark."""
 _TIFF = frozenset({".tif", ".tiff"})
 _ORIENTATION = 274
 _MIRRORED = {number: (number in (3, 4, 7, 8), number in (2, 3, 6, 7)) for number in range(1, 9)}
@@ -80,9 +82,11 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     if array.size == 0:
         raise HistomixError(f"{path.name} has no pixels; save the image again.")
     if array.dtype == np.uint16:
-        if array[..., :3].max() in range(1, 256):
+        used = int(array[..., :3].max()).bit_length()
+        if 0 < used <= _CAMERA_BITS[-1]:
+            bits = next(bits for bits in _CAMERA_BITS if used <= bits)
             raise HistomixError(
-                f"{path.name} is stored in 16 bits but uses only the values of 8; save it with 8 bits per channel."
+                f"{path.name} is stored in 16 bits but uses only the values of {bits}; save it with 8 bits per channel."
             )
         array = _banded(array, _divided, array.shape[2])
     if array.dtype.kind == "f":

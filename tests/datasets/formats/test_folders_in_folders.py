@@ -160,3 +160,9 @@ def test_what_is_packed_or_cellvit_s_is_refused_by_name(tmp_path):
     (tmp_path / "a.json").write_text('{"wsi_metadata": {}, "type_map": {}, "cells": [{"bbox": [[1, 2], [3, 4]]}]}')
     with pytest.raises(HistomixError, match=r"a\.json is CellViT's own JSON, which is not read; let it write GeoJSON"):
         open_any(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["", "outlines/"])
+def test_outlines_are_called_as_ome_tiff_without_any_suffix(tmp_path, folder):
+    put(tmp_path, "a.ome.tif", f"{folder}a.geojson", geojson)
+    assert read(tmp_path) == {"a.ome": "train"}

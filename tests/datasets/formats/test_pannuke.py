@@ -357,3 +357,18 @@ def test_masks_that_are_no_ids(tmp_path, value):
     np.save(tmp_path / "masks.npy", maps)
     with pytest.raises(HistomixError, match="ids must be whole numbers"):
         open_dataset(tmp_path).read("image_00000")
+
+
+def test_arrays_in_folders_for_splits(tmp_path):
+    expected = {}
+    for place, name, split in (
+        ("Test", "Test", "test"),
+        ("Training", "Training", "train"),
+        ("Training/Fold 2", "Training-fold2", "train"),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        tiles(tmp_path / place, "images.npy", "masks.npy")
+        expected |= dict.fromkeys((f"{name}_00000", f"{name}_00001"), split)
+    dataset = open_dataset(tmp_path)
+    assert {entry.source.image: entry.source.split for entry in dataset.entries} == expected
+    assert not dataset.problems and dataset.read("Test_00000").instances.any()

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_histomix.datasets.dataset import Dataset, Layout
-from napari_histomix.datasets.entries import Entry, Labels, Row, checked_mpp
+from napari_histomix.datasets.entries import Entry, Labels, Row, checked_mpp, is_split_folder, split_name
 from napari_histomix.datasets.listing import Listing, subfolder, subfolders, visible_files
+from napari_histomix.datasets.names import composed
 from napari_histomix.datasets.pixels import as_ids
 from napari_histomix.datasets.text_files import check_size, gone, read_table, readable, whole_number, write_table
 from napari_histomix.datasets.writing import ImageWriter
@@ -59,6 +60,8 @@ _SAMPLED = 16
 _MOST = 100_000
 """Tiles of one fold; PanNuke's have less than 3,000."""
 _FOLD = re.compile(r"(?:fold|part)[ _-]*([0-9]{1,4})$", re.IGNORECASE)
+_NAMELESS = "image"
+"""How tiles are called that lie in no folder of a fold."""
 _FOLDS = {"train": 1, "val": 2, "test": 3}
 
 
@@ -67,6 +70,7 @@ class _Fold(NamedTuple):
     images: Path
     masks: Path
     size: int = 0  # how many tiles it has
+    split: str = ""  # of the folder that it lies in
 
 
 def recognizes(root: Path) -> bool:
@@ -76,9 +80,14 @@ def recognizes(root: Path) -> bool:
 
 def _folds(root: Path) -> Iterator[_Fold]:
     """The folds of a root, or of the folder in it that an archive was unpacked to."""
-    folds = list(_folds_in(root))
-    inner = [] if folds else subfolders(root)
-    yield from folds or (fold for folder in inner for fold in _folds_in(folder))
+    if folds := list(_folds_in(root)):
+        yield from folds
+        return
+    for folder in subfolders(root):
+        split = split_name(folder.name) if is_split_folder(folder.name) else ""
+        for fold in _folds_in(folder):
+            name = folder.name if fold.name == _NAMELESS else f"{folder.name}-{fold.name}"
+            yield fold._replace(name=composed(name), split=split) if split else fold
 
 
 def _folds_in(root: Path) -> Iterator[_Fold]:
@@ -86,7 +95,7 @@ def _folds_in(root: Path) -> Iterator[_Fold]:
         images, masks = _array(folder, "images"), _array(folder, "masks")
         if images is not None and masks is not None:
             named = _FOLD.match(folder.name)
-            yield _Fold(f"fold{int(named[1])}" if named else "image", images, masks)
+            yield _Fold(f"fold{int(named[1])}" if named else _NAMELESS, images, masks)
 
 
 def _array(folder: Path, name: str) -> Path | None:
@@ -112,7 +121,9 @@ def open(root: Path, mpp: float | None) -> Dataset:
     pieces = _pieces(listing, folds)
     for image, parts in pieces.items():
         fold = folds[parts[0].fold]
-        listing.add(image, (fold.images, fold.masks), Row(mpp=parts[0].mpp or MPP, index=parts[0].index))
+        listing.add(
+            image, (fold.images, fold.masks), Row(split=fold.split, mpp=parts[0].mpp or MPP, index=parts[0].index)
+        )
     described = {known.number: known for known in listing.classes}
     classes = tuple(described.get(known.number, known) for known in CLASSES)
     return listing.dataset(classes, _Layout(folds, pieces))

@@ -36,7 +36,7 @@ IMAGE_FOLDERS = ("images", "tissue images", "image", "imgs", "img", "tiles", "pa
 """What the folder of the images may be called, in lower case."""
 
 _NO_CLASS = frozenset({"", "none", "null", "nan"})
-_GZIP = ".gz"
+_GZIP, _OME = ".gz", ".ome"
 _EMPTY = re.compile(rb"\A\s*\[\s*\]\s*\Z")
 """A list without objects, of an image without nuclei."""
 
@@ -177,7 +177,13 @@ def _shared(images: Path, labels: Path, kind: SideFiles) -> bool:
     """Whether a folder has an image of the name of a file."""
     stems = {stem.casefold() for stem, _ in kind.files(labels)}
     stems |= {PurePath(stem).stem for stem in stems}
-    return bool(stems & {stem.casefold() for stem in files_by_stem(images, IMAGE_SUFFIXES, [])})
+    return bool(stems & _by_stem(files_by_stem(images, IMAGE_SUFFIXES, [])).keys())
+
+
+def _by_stem(images: Iterable[str]) -> dict[str, str]:
+    """Images by what a file of theirs may be called, in lower case; QuPath leaves out all of ``.ome.tif``."""
+    names = {image.casefold(): image for image in images}
+    return {name.removesuffix(_OME): image for name, image in names.items()} | names
 
 
 def open_side_files(root: Path, mpp: float | None, kind: SideFiles) -> Dataset:
@@ -199,7 +205,7 @@ def open_side_files(root: Path, mpp: float | None, kind: SideFiles) -> Dataset:
 
 def _label_files(listing: Listing, folder: Path, kind: SideFiles, images: dict[str, Path]) -> dict[str, Path]:
     """The files of a format by image; two for one image are reported, and the image is left out."""
-    folded = {image.casefold(): image for image in images}
+    folded = _by_stem(images)
     candidates: dict[str, list[Path]] = {}
     for stem, path in kind.files(folder):
         shorter = PurePath(stem).stem
