@@ -94,6 +94,13 @@ class TestHelpAndUsage:
         code, out, _ = run(*arguments, "--json")
         assert code == 2 and len(out) == 1 and json.loads(out[0])["error"] in err[-1]
 
+    @pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("doctor", "--help")])
+    def test_help_and_version_are_json_where_that_is_asked_for(self, run, arguments):
+        code, plain, _ = run(*arguments)
+        assert code == 0 and plain
+        code, out, _ = run(*arguments, "--json")
+        assert code == 0 and json.loads("".join(out)) == {"text": "\n".join(plain)} and len(out) == 1
+
 
 class TestInspect:
     def test_it_counts(self, run, data, labeled_image):
@@ -131,10 +138,12 @@ class TestInspect:
         }
         word = "synthesize" if command == "copypaste" else command
         code, shown, err = run(word, data, "--mpp", 0.25, *more.get(command, ()))
-        assert code == (1 if command in ("candidates", "copypaste") else 0), err
+        assert code == (1 if command in ("candidates", "copypaste", "doctor") else 0), err
         assert not any("fault of napari-histomix" in line for line in err)
         if command == "inspect":
             assert shown[-1] == "problem: None of the images has a nucleus." and "a: 1 image, 0 nuclei" in shown[0]
+        if command == "doctor":
+            assert any("None of the images has a nucleus." in line for line in shown)
 
     @pytest.fixture
     def empty_coco(self, tmp_path) -> Path:
@@ -158,8 +167,11 @@ class TestInspect:
         return tmp_path / "a"
 
     def test_no_dataset_is_one_sentence(self, fails, tmp_path):
-        assert "does not exist" in fails("inspect", tmp_path / "nowhere")
+        assert "does not exist; choose the folder of the dataset" in fails("inspect", tmp_path / "nowhere")
         assert "holds no labeled images, nor any files" in fails("inspect", tmp_path)
+
+    def test_a_table_of_splits_that_is_not_there(self, fails, data, tmp_path):
+        assert "nowhere.csv is not there" in fails("inspect", data, "--splits", tmp_path / "nowhere.csv")
 
 
 class TestCandidates:
@@ -331,6 +343,10 @@ class TestSynthesize:
 
 
 class TestTrain:
+    def test_images_that_are_not_there(self, fails, tmp_path):
+        sentence = fails("train", "inpainter", "--images", tmp_path / "nowhere", "--out", tmp_path / "out")
+        assert f"{tmp_path / 'nowhere'} is not there" in sentence
+
     def test_a_short_run_whose_result_synthesize_takes(self, run, synthesize, small_network, tmp_path, monkeypatch):
         monkeypatch.setattr("napari_histomix.diffusion.recipes.new_network", lambda channels, side: small_network())
         rng = np.random.default_rng(0)

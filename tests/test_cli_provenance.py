@@ -60,7 +60,7 @@ def test_a_replay_from_other_sources_names_them(run, out, small_model_folder, im
     data = Path(shutil.copytree(out.parent / "data", tmp_path / "data"))
     Image.fromarray(np.zeros((128, 128, 3), np.uint8)).save(data / "Images" / f"{image}.png")
     code, said, err = run("replay", out, "--model", small_model_folder, "--dataset", data, "--out", tmp_path / "new")
-    assert code == 1 and "source images are not those that were used" in err[-1]
+    assert code == 1 and "1 source image is not the one that was used" in err[-1]
     assert said == [f"  {image}: its pixels are not those that were used."]
     assert not (tmp_path / "new").exists()
 

@@ -60,7 +60,7 @@ class TestSignals:
         assert list(tmp_path.iterdir()) == [] and signal.getsignal(number) is before
 
     def test_one_that_a_library_took_for_its_own_still_cancels(self, run, monkeypatch):
-        def swallowed(*_):
+        def swallowed(*_, **__):
             try:
                 signal.raise_signal(signal.SIGINT)
             except KeyboardInterrupt as error:
@@ -203,7 +203,7 @@ class TestProblems:
             assert code == 1 and len(result["problems"]) == 25 and result["error"] in err[-1]
 
     def test_what_nobody_foresaw_is_one_sentence_and_a_file(self, run, monkeypatch, tmp_path):
-        def broken(*_):
+        def broken(*_, **__):
             raise ZeroDivisionError("by nothing")
 
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -82,7 +82,7 @@ class Problem:
     """What is wrong with one image (its name), in one sentence a person can act on.
 
     ``about`` says of what kind it is: lost ``objects``, ids with several ``parts``, ``orientation``, nuclei of no class
-    (``types``); empty for files that are left out, and whatever else there may be.
+    (``types``), ``splits`` that are not understood; empty for files that are left out, and whatever else there may be.
     """
 
     image: str

@@ -37,16 +37,24 @@ class UsageError(HistomixError):
         self.prog, self.usage = prog, usage
 
 
+class Page(SystemExit):
+    """Help, or the version: all that was asked for; ``text`` is what it says."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(0)
+        self.text = text
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are exceptions, so that they may be told as JSON."""
+    """A parser whose errors and pages are exceptions, so that they may be told as JSON."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
         raise UsageError(message, self.prog, self.format_usage())
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """What argparse itself prints: help and version."""
-        terminal.write(file or sys.stdout, message.rstrip("\n"))
+        """Raise Page: all that argparse itself prints are help and version."""
+        raise Page(message.rstrip("\n"))
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -76,8 +84,8 @@ class Options(argparse.Namespace):
             if kind != "study" and first.absolute() in (second.absolute(), *second.absolute().parents):
                 raise HistomixError(f"{first} cannot hold {second} as well; name two places.")
 
-    def open_data(self, study: Study | None = None) -> Dataset:
-        """Open the dataset with the splits that ``--splits`` names, and say what of it is left out.
+    def open_data(self, study: Study | None = None, *, quiet: bool = False) -> Dataset:
+        """Open the dataset with the splits that ``--splits`` names, and say, unless ``quiet``, what is left out of it.
 
         What the command line does not say is as a ``study`` has it, with which the command goes on.
         """
@@ -87,10 +95,12 @@ class Options(argparse.Namespace):
             )
         mpp = self.mpp if self.mpp is not None or study is None else study.mpp
         dataset = open_any(self.dataset, mpp, split_parts=self.split_parts or (study is not None and study.split_parts))
-        self.say(*(f"Skipped: {problem.sentence}" for problem in dataset.problems))
         if (path := getattr(self, "splits", None)) is not None:
-            return with_splits(dataset, read_splits(path))
-        return dataset if study is None else study.with_splits(dataset)
+            dataset = with_splits(dataset, read_splits(path))
+        elif study is not None:
+            dataset = study.with_splits(dataset)
+        self.say(*([] if quiet else [f"Skipped: {problem.sentence}" for problem in dataset.problems]))
+        return dataset
 
     def named_splits(self, dataset: Dataset) -> dict[str, Any]:
         """Splits of ``--splits`` as a study keeps them in its settings; nothing where none were named."""

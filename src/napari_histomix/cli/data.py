@@ -10,7 +10,7 @@ from typing import Any
 
 from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, add_output, follow
 from napari_histomix.datasets import Dataset, Survey, splits, survey, synthetic_notes
-from napari_histomix.datasets.dataset import no_image
+from napari_histomix.datasets.dataset import no_image, no_nucleus
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.records import HistomixError, Problem
 from napari_histomix.study import Study
@@ -64,8 +64,8 @@ def run_inspect(options: Options) -> dict[str, Any]:
     what, classes = _classes(dataset, surveyed)
     total = sum(row["count"] for row in classes)
     found = list(surveyed.problems)
-    if dataset.has_nuclei and not total:
-        found.append(Problem("", "None of the images has a nucleus."))
+    if empty := no_nucleus(dataset, surveyed):
+        found.append(Problem("", empty))
     result = {
         "name": dataset.name,
         "format": dataset.format,

@@ -12,7 +12,7 @@ from typing import Any
 
 from napari_histomix import __version__
 from napari_histomix.cli import data, doctor, making, networks, provenance, stages, terminal
-from napari_histomix.cli.common import Commands, Options, Parser, UsageError
+from napari_histomix.cli.common import Commands, Options, Page, Parser, UsageError
 from napari_histomix.methods import DEFAULT, method_names
 from napari_histomix.records import HistomixError
 
@@ -51,9 +51,12 @@ def _carried_out(arguments: Sequence[str], json: bool) -> int:
         options = parser.parse_args(arguments, Options())
         options.check_outputs()
         result = options.run(options)
-    except SystemExit as stop:
-        # After --help or --version.
-        return int(stop.code or 0)
+    except Page as page:
+        if json:
+            terminal.write_json({"text": page.text})
+        else:
+            terminal.write(sys.stdout, page.text)
+        return 0
     except UsageError as error:
         usage = error.usage or parser.format_usage()
         return _failed(

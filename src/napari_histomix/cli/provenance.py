@@ -80,6 +80,8 @@ _OUTCOMES = {
 def _sentence(report: ReplayReport) -> str:
     if report.changed_sources:
         number = len(report.changed_sources)
+        if number == 1:
+            return "1 source image is not the one that was used, so nothing was rebuilt; put it back."
         return f"{number:,} source images are not those that were used, so nothing was rebuilt; put them back."
     number = sum(compared.outcome == "different" for compared in report.compared)
     return f"{number:,} of {len(report.compared):,} images differ from their export, for the reasons above."

@@ -285,7 +285,7 @@ class Dataset:
         numbers |= {known.name.casefold(): known.number for known in reversed(self.all_classes)}
         if text not in numbers:
             raise HistomixError(
-                f"{self.name} has no class {str(name_or_number)!r}; its classes are {self._class_list}."
+                f"{self.name} has no class {str(name_or_number)!r}; its classes are {self._class_list or 'none'}."
             )
         return numbers[text]
 
@@ -366,6 +366,11 @@ def survey(dataset: Dataset, known: Survey | None = None) -> Job[Survey]:
 def no_image(dataset: Dataset, problems: Sequence[str]) -> HistomixError:
     """The error about a dataset of which no image can be read, for these reasons."""
     return HistomixError(f"No image of {dataset.name} can be read; the first: {problems[0]}", problems=problems)
+
+
+def no_nucleus(dataset: Dataset, survey: Survey) -> str:
+    """What to say of a dataset of nuclei that has none; empty for any other."""
+    return "None of the images has a nucleus." if dataset.has_nuclei and not survey.total.total() else ""
 
 
 def synthetic_notes(dataset: Dataset, survey: Survey | None = None) -> tuple[str, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from napari_histomix.datasets.copies import find_copies
-from napari_histomix.datasets.dataset import Dataset, Survey, survey, synthetic_notes
+from napari_histomix.datasets.dataset import Dataset, Survey, no_nucleus, survey, synthetic_notes
 from napari_histomix.datasets.names import composed
 from napari_histomix.datasets.pixels import orientation_of
 from napari_histomix.datasets.splits import few, shared, split_of
@@ -33,7 +33,11 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {
-    "files": Check("files", "every image has its labels, and all can be read.", "Do what each line says."),
+    "files": Check(
+        "files",
+        "every image has its labels, and all can be read.",
+        "Do what each line says; where it only tells how something was read, see in the window that this is right.",
+    ),
     "objects": Check(
         "lost objects",
         "every object of the label files is read.",
@@ -65,11 +69,19 @@ CHECKS: dict[str, Check] = {
     "scale": Check(
         "scale",
         "µm per pixel are known, and nuclei have a plausible size.",
-        'Pass --mpp, or put {"mpp": 0.25} in dataset.json beside the data.',
+        'Pass the right --mpp, or put {"mpp": 0.25} in dataset.json beside the data.',
     ),
     "synthetic": Check("synthetic", "nothing is marked as synthetic.", "Nothing to do: none of it is ever a donor."),
 }
 """In the order of the report."""
+
+_OF_NUCLEI = ("objects", "parts", "types")
+"""Checks of labeled nuclei, which images with a class each do not have."""
+
+
+def checks_of(dataset: Dataset) -> dict[str, Check]:
+    """The checks that a dataset can fail, in the order of the report."""
+    return {name: check for name, check in CHECKS.items() if dataset.has_nuclei or name not in _OF_NUCLEI}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,32 +118,39 @@ def examine(dataset: Dataset) -> Job[Examination]:
     """
     surveyed = yield from survey(dataset)
     copies = yield from find_copies(dataset)
-    findings: dict[str, list[str]] = {name: [] for name in CHECKS}
+    findings: dict[str, list[str]] = {name: [] for name in checks_of(dataset)}
+    said: dict[str, set[str]] = {}
     for problem in surveyed.problems:
-        about = "splits" if problem.image.startswith("split ") else problem.about or "files"
+        about = problem.about or "files"
         findings[about].append(problem.sentence)
+        said.setdefault(about, set()).add(problem.image)
+    if empty := no_nucleus(dataset, surveyed):
+        findings["files"].append(empty)
     turned = [entry.source.image for entry in dataset.entries if orientation_of(entry.image) > 1]
-    if turned and not findings["orientation"]:
-        findings["orientation"].append(f"{few(turned)} are turned by EXIF data, and read upright.")
+    if others := [image for image in turned if image not in said.get("orientation", ())]:
+        verb = "is" if len(others) == 1 else "are"
+        findings["orientation"].append(f"{few(others)} {verb} turned by EXIF data, and read upright.")
     findings["names"] += _names(dataset)
     findings["splits"] += [f"The {leak.what} {leak.sentence} is in several splits." for leak in shared(dataset)]
     findings["splits"] += [copy.sentence for copy in copies]
     findings["splits"] += _splits(dataset)
-    findings["scale"] += _scale(dataset)
+    findings["scale"] += _scale(dataset, said.get("parts", ()))
     findings["synthetic"] += synthetic_notes(dataset, surveyed)
-    return Examination(surveyed, {name: tuple(dict.fromkeys(said)) for name, said in findings.items()})
+    return Examination(surveyed, {name: tuple(dict.fromkeys(told)) for name, told in findings.items()})
 
 
 def _names(dataset: Dataset) -> Iterator[str]:
     """Names that another disk or system would write or take in another way."""
     files = [file for entry in dataset.entries for file in (entry.image, entry.labels) if file is not None]
     stems = sorted({file.stem for file in files})
-    if apart := [stem for stem in stems if stem != composed(stem)]:
+    inner = [file.relative_to(dataset.root).parts[:-1] for file in files if file.is_relative_to(dataset.root)]
+    names = sorted({*stems, *(folder for folders in inner for folder in folders)})
+    if apart := [name for name in names if name != composed(name)]:
         yield f"{few(apart)}: accents are letters of their own, as macOS writes them."
     folded = Counter(composed(stem).casefold() for stem in stems)
     if same := [stem for stem in stems if folded[composed(stem).casefold()] > 1]:
         yield f"{few(same)}: these differ in the case of letters or in accents alone, and many disks take them for one."
-    if refused := [stem for stem in stems if safe_name(composed(stem)) != composed(stem)]:
+    if refused := [name for name in names if safe_name(composed(name)) != composed(name)]:
         yield f"{few(refused)}: some disks refuse such names."
 
 
@@ -143,8 +162,8 @@ def _splits(dataset: Dataset) -> Iterator[str]:
         yield f"No image is of the training split ({named}), so nothing can be made."
 
 
-def _scale(dataset: Dataset) -> Iterator[str]:
-    """Scales that are missing, or that cannot be right."""
+def _scale(dataset: Dataset, merged: Iterable[str]) -> Iterator[str]:
+    """Scales that are missing, or that cannot be right; nuclei of ``merged`` images are of no nucleus's size."""
     if missing := dataset.missing_scale:
         yield f"{few([entry.source.image for entry in missing])}: nothing says how many µm one pixel is."
     scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
@@ -152,6 +171,7 @@ def _scale(dataset: Dataset) -> Iterator[str]:
         yield f"Images of {scales[0]:g} to {scales[-1]:g} µm per pixel are mixed; a nucleus has another size in each."
     diameters: list[float] = []
     known = [entry for entry in dataset.entries if entry.labels is not None and entry.mpp is not None]
+    known = [entry for entry in known if entry.source.image not in merged]
     for entry in known[:: max(1, len(known) // _MEASURED)][:_MEASURED]:
         try:
             image = dataset.read(entry)
@@ -161,4 +181,7 @@ def _scale(dataset: Dataset) -> Iterator[str]:
         diameters += (2 * np.sqrt(areas / np.pi) * image.mpp).tolist()
     low, high = PLAUSIBLE_DIAMETER
     if diameters and not low <= (median := float(np.median(diameters))) <= high:
-        yield f"Half of the nuclei are less than {median:.1f} µm wide; µm per pixel or labels are hardly right."
+        yield (
+            f"The median nucleus is {median:.3g} µm wide, which no nucleus of tissue is; "
+            "µm per pixel or labels are not right."
+        )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import colorsys
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.text_files import read_json
-from napari_histomix.records import HistomixError, NucleusClass, Source
+from napari_histomix.records import HistomixError, NucleusClass, Problem, Source
 
 TABLE = "images.csv"
 UNCLASSIFIED, UNCLASSIFIED_COLOR = "unclassified", (160, 160, 160)
@@ -161,6 +163,21 @@ def split_name(text: str) -> str:
     text = text.strip().casefold()
     begin = _SPLIT_ENDS.sub("", text)
     return _SPLIT_NAMES.get(begin, text) if begin in SPLIT_FOLDERS else _SPLIT_NAMES.get(text, text)
+
+
+def split_problems(entries: Iterable[Entry]) -> list[Problem]:
+    """A problem for each split that is none of those there are, and of which nothing is learned therefore."""
+    unknown = Counter(entry.source.split for entry in entries if entry.source.split not in SPLITS)
+    problems = []
+    for split, count in sorted(unknown.items()):
+        images = "1 image is" if count == 1 else f"{count:,} images are"
+        name = f"split {split!r}"
+        sentence = (
+            f"{name}: {images} of it, and it is none of {', '.join(SPLITS)}; nothing is learned from {split!r} until "
+            f'dataset.json says what it is, {{"splits": {{{json.dumps(split)}: "train"}}}}.'
+        )
+        problems.append(Problem(name, sentence, "splits"))
+    return problems
 
 
 def is_split_folder(name: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from napari_histomix.datasets.entries import (
     natural_order,
     read_json_object,
     split_name,
+    split_problems,
     stated_splits,
     tcga_origin,
 )
@@ -271,14 +270,7 @@ class Listing:
             reason = f"; the first: {self.problems[0].sentence}" if self.problems else "."
             sentences = [problem.sentence for problem in self.problems]
             raise HistomixError(f"{self.root} has no image that could be used{reason}", problems=sentences)
-        unknown = Counter(entry.source.split for entry in entries if entry.source.split not in SPLITS)
-        for split, count in sorted(unknown.items()):
-            images = "1 image is" if count == 1 else f"{count:,} images are"
-            self.report(
-                f"split {split!r}",
-                f"{images} of it, and it is none of {', '.join(SPLITS)}; nothing is learned from {split!r} until "
-                f'dataset.json says what it is, {{"splits": {{{json.dumps(split)}: "train"}}}}.',
-            )
+        self.problems += split_problems(entries)
         ordered = sorted(entries, key=lambda entry: natural_order(entry.source.image))
         problems = tuple(self.problems)
         return Dataset(self.name, self.root, classes, tuple(ordered), problems, layout or Layout(), kinds)

@@ -128,7 +128,7 @@ def open_tissue(path: Path | str, mpp: float | None = None) -> Dataset:
     is_table = given.is_file() and given.suffix.casefold() == ".csv"
     if not is_table and not given.is_dir():
         what = "is a file but no CSV" if given.exists() else "does not exist"
-        raise HistomixError(f"{given} {what}; choose the folder that holds the class folders, or a CSV.")
+        raise HistomixError(f"{given} {what}; choose the folder of the dataset, or a CSV of images and classes.")
     with readable(given):
         root = given.parent if is_table else given
         dataset = class_folders.open(root.resolve(), mpp, given if is_table else None)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.dataset import Dataset
-from napari_histomix.datasets.entries import natural_key, natural_order, split_name
+from napari_histomix.datasets.entries import natural_key, natural_order, split_name, split_problems
 from napari_histomix.datasets.text_files import read_table, write_new_table
 from napari_histomix.records import HistomixError, Source
 
@@ -165,7 +165,8 @@ def with_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:
         replace(entry, source=replace(entry.source, split=split_name(splits[entry.source.image]) or "train"))
         for entry in dataset.entries
     )
-    return replace(dataset, entries=entries)
+    others = [problem for problem in dataset.problems if problem.about != "splits"]
+    return replace(dataset, entries=entries, problems=(*others, *split_problems(entries)))
 
 
 def with_chosen_splits(dataset: Dataset, settings: Mapping[str, Any]) -> Dataset:

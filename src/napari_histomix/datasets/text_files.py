@@ -272,6 +272,8 @@ class Table:
 
 def read_table(path: Path, *columns: str) -> Table:
     """Read a CSV file, separated by commas, semicolons or tabs, in any encoding that spreadsheets write."""
+    if not path.exists():
+        raise HistomixError(f"{path} is not there; name a CSV file.")
     try:
         text = decoded(read_bytes(path, _MAX_TABLE))
     except HistomixError:

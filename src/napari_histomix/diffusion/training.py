@@ -96,6 +96,9 @@ def train(
         For missing images, an unusable starting point, an unknown scale, an ``out`` that exists, too little disk, or
         a loss that is not a number.
     """
+    for folder in images:
+        if isinstance(folder, Path) and not folder.is_dir():
+            raise HistomixError(f"{folder} is not there, or no folder; name a folder of images.")
     state = _state(out, resume)
     if state is not None:
         settings = TrainingSettings(**state["settings"] | {"scale": tuple(state["settings"]["scale"])})
