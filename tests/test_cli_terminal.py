@@ -31,6 +31,9 @@ posix = pytest.mark.skipif(os.name == "nt", reason="signals and devices of other
 
 def started(*arguments: object, **how) -> subprocess.Popen[str]:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", **how}
+    if os.name == "posix":
+        # Where tests run in the background SIGINT is ignored, by what they start as well.
+        streams["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, "-c", PROGRAM, *map(str, arguments)], **streams)
 
 

@@ -11,10 +11,15 @@ Examples
 3
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+# The typing module takes longer to load than all else here, and until then a signal is not met in good order.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     __version__: str
     from napari_histomix.api import Made, augment, list_methods, open_study
     from napari_histomix.compositing.composing import compose

@@ -8,14 +8,16 @@ from __future__ import annotations
 import codecs
 import errno
 import io
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TextIO
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals that end a command in good order."""
@@ -87,7 +89,7 @@ class _Signals:
         if not self._working or self.stopped is not None:
             # A module that is half loaded may take an exception for its own, and a second signal means now.
             if self._json:
-                _write_at_once(1, f"{json.dumps({'error': CANCELLED_WORDS})}\n")
+                _write_at_once(1, f'{{"error": "{CANCELLED_WORDS}"}}\n')
             _write_at_once(2, f"histomix: {CANCELLED_WORDS}\n")
             os._exit(128 + number)
         self.stopped = Stopped(number)
@@ -164,6 +166,8 @@ def write(stream: TextIO, *lines: str) -> None:
 
 def write_json(content: Mapping[str, Any]) -> None:
     """Write a line of JSON to standard output, whose encoding may hold plain letters alone."""
+    import json
+
     text = json.dumps(content, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
