@@ -187,7 +187,9 @@ def is_split_folder(name: str) -> bool:
 
 def named_split(text: str) -> str:
     """The only split among the words of a file's name, ``consep_Train-v2``; empty where there is none, or several."""
-    words = re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))
+    # COCO's test-dev is one for tests.
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"(?i)(test)[-_ ]?dev", r"\1", text))
+    words = re.split(r"[\W_]+", apart)
     splits = {split_name(word) for word in words if is_split_folder(word)}
     return splits.pop() if len(splits) == 1 else ""
 

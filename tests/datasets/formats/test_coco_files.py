@@ -82,6 +82,7 @@ def sentences(dataset: Dataset) -> list[str]:
         ("annotations/instances_Fold_A.json", "images/Fold_A", "fold_a"),
         ("annotations/instances_trainval.json", "images", "trainval"),
         ("annotations/instances_Train.json", "images/Test", "test"),
+        ("annotations/image_info_test-dev2017.json", "images", "test"),
     ],
 )
 def test_splits_as_tools_spell_them(tmp_path, file, folder, split):

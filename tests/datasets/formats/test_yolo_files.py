@@ -102,6 +102,14 @@ def test_what_is_left_over_in_two_splits_is_said_of_both(root):
     assert sorted(problem.image for problem in dataset.problems) == ["a", "a", "b", "b", "images/val"]
 
 
+def test_images_of_a_split_without_labels_are_counted(root):
+    pair(root / "train" / "images" / "a.png", root / "train" / "labels" / "a.txt", line(2, 4, 5, 10))
+    pair(root / "test" / "images" / "b.png", root / "test" / "b.txt", "")
+    dataset = open_dataset(root, mpp=0.25)
+    assert splits(dataset) == {"a": "train"}
+    assert sentences(dataset) == ["test/images: there is no folder of labels for it; its 1 image(s) are left out."]
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
@@ -255,5 +263,5 @@ def test_names_in_other_bytes_meet(root):
 def test_labels_of_splits_in_one_folder_are_named_as_the_cause(root):
     for split in ("train", "val"):
         pair(root / "images" / split / "a.png", root / "labels" / "a.txt", line(2, 4, 5, 10))
-    with pytest.raises(HistomixError, match="images/train: there is no folder of that name in labels"):
+    with pytest.raises(HistomixError, match="images/train: there is no folder of labels for it"):
         open_dataset(root)

@@ -63,9 +63,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
         if section.labels is None:
             if count := sum(1 for _ in visible_files(section.images, IMAGE_SUFFIXES)):
                 folder = section.images.relative_to(root).as_posix()
-                listing.report(
-                    folder, f"there is no folder of that name in labels; its {count:,} image(s) are left out."
-                )
+                listing.report(folder, f"there is no folder of labels for it; its {count:,} image(s) are left out.")
             continue
         found = listing.pairs_in(section.images, section.labels, TXT, NO_LABELS)
         pairs += [(section, image, files) for image, files in found.items()]

@@ -66,7 +66,11 @@ def sections_in(root: Path) -> list[Section]:
     for folder, names in folders_below(root):
         if len(names) > _DEEPEST:
             break
-        if folder.name.casefold() == "images" and (labels := subfolder(folder.parent, "labels")):
+        if folder.name.casefold() != "images":
+            continue
+        if (labels := subfolder(folder.parent, "labels")) is None:
+            found += [(folder, None, names)] if is_split_folder(folder.parent.name) else []
+        else:
             found += [(images, _beside(labels, below), (*names, *below)) for images, below in folders_below(folder)]
     if not any(labels and _has_texts(labels) for _, labels, _ in found):
         found = [(folder, folder, names) for folder, names in folders_below(root) if len(names) <= _DEEPEST]
