@@ -302,3 +302,13 @@ def test_entities_in_the_metadata_are_not_expanded(tmp_path):
     tifffile.tiffcomment(path, text.replace("<OME", entities + "<OME", 1).replace('"0.25"', '"&a;"').encode())
     assert read_mpp(path) is None
     assert np.array_equal(read_pixels(path), RGB)
+
+
+def test_arrays_of_any_shape_and_kind_end_in_a_sentence(tmp_path, monkeypatch):
+    for shape in ((12,), (2, 3, 4, 5), (3, 4, 4), (3, 4, 2)):
+        array = np.full(shape, 0.5, np.float32)
+        monkeypatch.setattr("napari_histomix.datasets.pixels._read_array", lambda *given, array=array, **how: array)
+        for read in (read_pixels, read_label_image):
+            if shape != (3, 4, 4) or read is read_label_image:
+                with pytest.raises(HistomixError):
+                    read(tmp_path / "x.tif")

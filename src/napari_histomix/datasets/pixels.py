@@ -74,7 +74,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     HistomixError
         If the file cannot be read, is not color, holds no colors, or is too large.
     """
-    array = upright(_read_array(path, "an image"), orientation_of(path))
+    array = _read_array(path, "an image")
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 2)):
         raise HistomixError(f"{path.name} is a grayscale image; an H&E image needs color (RGB).")
     if array.ndim != 3 or array.shape[2] not in (3, 4):
@@ -99,7 +99,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     if array.shape[2] == 4:
         opaque = (array[..., 3] == 255).all()
         array = array[..., :3] if opaque else _banded(array, _on_white, 3)
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(upright(array, orientation_of(path)))
 
 
 def read_label_image(path: Path) -> NDArray[np.int32]:
