@@ -324,4 +324,4 @@ def test_a_study_without_split_parts_is_as_it_was(run, labeled_image, dataset_fo
     (data / "Labels" / "b.mat").write_bytes((data / "Labels" / "a.mat").read_bytes())
     code, shown, error = run("replay", tmp_path / "out")
     assert code == 1 and any("a: its file is gone" in line and "--dataset FOLDER" in line for line in shown)
-    assert "put them back" in error[-1]
+    assert "put it back" in error[-1]

@@ -45,6 +45,13 @@ def ended(*arguments: object, **how) -> tuple[int, str, str]:
 
 @posix
 class TestSignals:
+    @pytest.fixture(autouse=True)
+    def heard(self):
+        """SIGINT as a terminal's processes have it, though those of a background job ignore it."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
     def test_while_modules_are_loaded(self):
         process = started("inspect", sample_folder(), "--json")
         time.sleep(1)
