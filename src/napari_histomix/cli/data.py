@@ -101,7 +101,8 @@ def run_inspect(options: Options) -> dict[str, Any]:
 
 def headlines(dataset: Dataset, surveyed: Survey) -> list[str]:
     """Name and size of a dataset, and the format that it was read as."""
-    nuclei = f", {surveyed.total.total():,} nuclei" if dataset.has_nuclei else ""
+    total = surveyed.total.total()
+    nuclei = f", {total:,} {'nucleus' if total == 1 else 'nuclei'}" if dataset.has_nuclei else ""
     images = f"{len(dataset.entries):,} image" + ("" if len(dataset.entries) == 1 else "s")
     format = [f"read as: {FORMATS[dataset.format].title}"] if dataset.format in FORMATS else []
     return [f"{dataset.name}: {images}{nuclei}", *format]

@@ -261,7 +261,9 @@ class DataPanel(Panel):
         dataset, survey = self.session.dataset, self.session.survey
         if dataset is None or survey is None:
             return
-        inside = f"{survey.total.total():,} nuclei" if dataset.has_nuclei else f"{len(dataset.kinds)} classes"
+        total = survey.total.total()
+        nuclei = f"{total:,} {'nucleus' if total == 1 else 'nuclei'}"
+        inside = nuclei if dataset.has_nuclei else f"{len(dataset.kinds)} classes"
         splits = Counter(split_of(entry.source) for entry in dataset.entries if entry.source.image in survey.counts)
         parts = [f"{splits[split]} {split}" for split in sorted(splits, key=split_order)]
         scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})

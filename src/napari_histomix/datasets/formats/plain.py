@@ -150,7 +150,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
             f"{TYPES_TABLE} with the columns image, instance, type."
         )
     if not typed and not mat and not are_pairs(parts):
-        sentence = f"there is no {TYPES_TABLE} with the columns image, instance, type, so all nuclei are of one class"
+        sentence = f"There is no {TYPES_TABLE} with the columns image, instance, type, so all nuclei are of one class"
         listing.problems.append(Problem(TYPES_TABLE, f"{sentence}, {classes[0].name}.", "types"))
     types = listed_types(listing, {image: row.types for image, row in tables.rows.items()}, classes)
     entries = [
