@@ -207,7 +207,7 @@ def small_network() -> Callable[..., object]:
 def small_model_folder(tmp_path_factory: pytest.TempPathFactory, small_network: Callable[..., object]) -> Path:
     """A whole model folder around a small untrained network; never write into it."""
     from napari_histomix.diffusion.model_files import save_model
-    from napari_histomix.diffusion.recipes import SCHEDULE
+    from napari_histomix.training.inpainting import SCHEDULE
 
     folder = tmp_path_factory.mktemp("models") / "small"
     save_model(folder, small_network(), SCHEDULE, name="small", mpp=(0.25, 0.5), windows=(48, 64, 96))

@@ -348,7 +348,7 @@ class TestTrain:
         assert f"{tmp_path / 'nowhere'} is not there" in sentence
 
     def test_a_short_run_whose_result_synthesize_takes(self, run, synthesize, small_network, tmp_path, monkeypatch):
-        monkeypatch.setattr("napari_histomix.diffusion.recipes.new_network", lambda channels, side: small_network())
+        monkeypatch.setattr("napari_histomix.training.inpainting.new_network", lambda channels, side: small_network())
         rng = np.random.default_rng(0)
         (tmp_path / "images").mkdir()
         for number in range(3):

@@ -14,9 +14,9 @@ from napari_histomix.diffusion import inpainter
 from napari_histomix.diffusion.inpainter import Window, inpaint
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.models import InpaintingModel
-from napari_histomix.diffusion.recipes import SCHEDULE
 from napari_histomix.diffusion.samplers import PRESETS, Sampler
 from napari_histomix.records import HistomixError, drain
+from napari_histomix.training.inpainting import SCHEDULE
 
 FAST = Sampler("repaint", 250, 3, 2)
 MCG = Sampler("mcg-fixed", 1000, 5, conditional=False, eta=0.0)

@@ -13,9 +13,9 @@ from napari_histomix.diffusion import inpainter, large_holes
 from napari_histomix.diffusion.inpainter import tile_places, tile_weight
 from napari_histomix.diffusion.large_holes import fill_holes, levels
 from napari_histomix.diffusion.model_files import load_model, save_model
-from napari_histomix.diffusion.recipes import SCHEDULE, new_autoencoder
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError, drain
+from napari_histomix.training.inpainting import SCHEDULE, new_autoencoder
 
 SHORT = Sampler("repaint", 800, 2, grain=True)
 

@@ -26,9 +26,9 @@ from napari_histomix.diffusion.model_files import (
     save_model,
 )
 from napari_histomix.diffusion.models import decode, encode, network_input
-from napari_histomix.diffusion.recipes import SCHEDULE, new_autoencoder
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError
+from napari_histomix.training.inpainting import SCHEDULE, new_autoencoder
 from napari_histomix.weights import bundled
 from tests.network_samples import sees_surroundings
 

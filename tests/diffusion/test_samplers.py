@@ -8,9 +8,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from napari_histomix.diffusion.recipes import SCHEDULE
 from napari_histomix.diffusion.samplers import PRESETS, SAMPLERS, Holes, Sampler, even_steps, quadratic_steps
 from napari_histomix.records import HistomixError
+from napari_histomix.training.inpainting import SCHEDULE
 
 ALPHAS = DDPMScheduler.from_config(SCHEDULE).alphas_cumprod
 STAGES = {

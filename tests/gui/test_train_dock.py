@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ def open_train(
     make_napari_viewer: Any, tmp_path: Path, qtbot: Any, labeled_image: Any, small_model_folder: Path, monkeypatch: Any
 ) -> Callable[..., Any]:
     """Open the dock through the manifest beside two open images, ready to fine-tune the small network."""
-    from napari_histomix.diffusion import training
+    from napari_histomix.training import inpainting, settings
     from napari_histomix.widgets.session import session_of
 
     def opened(steps: int | None) -> Any:
-        small = replace(training.DEFAULTS["inpainter"], steps=steps, batch=2, window=48)
-        monkeypatch.setattr(training, "DEFAULTS", {"inpainter": small})
-        monkeypatch.setattr(training, "CHECKED", 4)
+        small = partial(settings.InpainterSettings, steps=steps, batch=2, window=48)
+        monkeypatch.setattr(settings, "BY_KIND", {"inpainter": small})
+        monkeypatch.setattr(inpainting, "CHECKED", 4)
         viewer = make_napari_viewer(show=True)
         session_of(viewer).home = tmp_path
         for number in range(2):
@@ -97,7 +96,7 @@ def test_a_network_of_ones_own_paints_the_nuclei(with_study, settle, small_model
 
 
 def test_stop_keeps_the_best_and_the_run_can_be_resumed(open_train, qtbot) -> None:
-    from napari_histomix.diffusion.training import unfinished
+    from napari_histomix.training.loop import unfinished
 
     panel = open_train(60)
     panel.progress.run_button.click()
@@ -123,7 +122,7 @@ def test_stop_keeps_the_best_and_the_run_can_be_resumed(open_train, qtbot) -> No
 def test_closing_the_window_on_a_paused_run_does_not_hang(open_train, qtbot) -> None:
     from superqt.utils import WorkerBase
 
-    from napari_histomix.diffusion.training import unfinished
+    from napari_histomix.training.loop import unfinished
 
     panel = open_train(10_000)
     out = panel.form.out

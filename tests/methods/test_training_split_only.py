@@ -11,11 +11,11 @@ from PIL import Image
 from napari_histomix.datasets import open_dataset
 from napari_histomix.datasets.splits import with_splits
 from napari_histomix.diffusion.model_files import load_model
-from napari_histomix.diffusion.training_images import pictures_of
 from napari_histomix.evaluation.nearest_patch import TrainingPatches
 from napari_histomix.methods.base import Work
 from napari_histomix.methods.nucleimix import METHOD, CandidateSettings, NucleiMixSettings, find_candidates
 from napari_histomix.records import HistomixError, drain
+from napari_histomix.training.images import pictures_of
 
 FIND = CandidateSettings(rare=("rare",), background_share=0.5)
 MAKE = NucleiMixSettings(count=3, device="cpu")

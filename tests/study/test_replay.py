@@ -203,7 +203,7 @@ class TestWhatWasChangedIsNamed:
 
     def test_the_model(self, exported, again, small_network, tmp_path):
         from napari_histomix.diffusion.model_files import save_model
-        from napari_histomix.diffusion.recipes import SCHEDULE
+        from napari_histomix.training.inpainting import SCHEDULE
 
         with pytest.raises(HistomixError, match=r"made with the model small.*--model"):
             again(exported, models=())

@@ -70,7 +70,7 @@ class Trainer:
 def trainer(monkeypatch) -> Trainer:
     one = Trainer()
     monkeypatch.setattr(train_panel, "warm_networks", lambda: None)
-    monkeypatch.setattr("napari_histomix.diffusion.training.train", one)
+    monkeypatch.setattr("napari_histomix.training.loop.train", one)
     return one
 
 
@@ -288,7 +288,7 @@ def test_stop_keeps_the_best_and_offers_to_go_on(ready, trainer, qtbot) -> None:
 
 
 def test_an_unfinished_run_is_offered_to_whoever_opens_the_dock(trainer, viewer, qtbot, tmp_path) -> None:
-    from napari_histomix.diffusion.training import state_folder
+    from napari_histomix.training.loop import state_folder
 
     done, killed = tmp_path / "models" / "My tissue", tmp_path / "models" / "My tissue 2"
     card(done, 5, 0.2)

@@ -88,11 +88,10 @@ def add_commands(commands: Commands) -> None:
 
 def run_train(options: Options) -> dict[str, Any]:
     """Train a network of one kind on folders of images."""
-    from dataclasses import replace
-
     from napari_histomix.datasets.splits import read_splits
     from napari_histomix.diffusion.model_files import CARD_FILE, read_json
-    from napari_histomix.diffusion.training import DEFAULTS, train
+    from napari_histomix.training import settings_class
+    from napari_histomix.training.loop import train
 
     names = ("minutes", "steps", "batch", "window", "learning_rate", "save_minutes", "seed")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -100,7 +99,7 @@ def run_train(options: Options) -> dict[str, Any]:
         options.kind,
         options.images,
         options.out,
-        settings=replace(DEFAULTS[options.kind], **chosen),
+        settings=settings_class(options.kind)(**chosen),
         autoencoder=getattr(options, "autoencoder", None),
         mpp=_scale(options.mpp),
         **{name: getattr(options, name) for name in ("start", "device", "name", "resume")},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,9 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import QFrame, QListWidget, QListWidgetItem, QWidget
 
-from napari_histomix.diffusion import state_folder, unfinished
 from napari_histomix.records import Event, Job
 from napari_histomix.settings import DEVICES
+from napari_histomix.training import state_folder, unfinished
 from napari_histomix.weights import bundled
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch
@@ -88,7 +87,7 @@ def folder_job(folder: Path) -> Job[tuple[int, float | None]]:
     prepare_torch()
     yield Event("Looking")
     from napari_histomix.datasets.pixels import read_mpp
-    from napari_histomix.diffusion.training_images import find_images
+    from napari_histomix.training.images import find_images
 
     images, _ = find_images(folder)
     scales = {round(mpp, 4) for path in images[:LOOKED_AT] if (mpp := read_mpp(path))} or _stated_mpp(folder)
@@ -398,15 +397,16 @@ def run_words(run: dict[str, Any]) -> str:
 def training_job(
     kind: str, gather: Callable[[], Sequence[Source]], out: Path, minutes: float, seed: int, **options: Any
 ) -> Job[Path]:
-    """Train as the dock asks; ``options`` are those of ``diffusion.training.train``."""
+    """Train as the dock asks; ``options`` are those of ``training.loop.train``."""
     prepare_torch()
     yield Event("Preparing")
-    from napari_histomix.diffusion.training import DEFAULTS, train
+    from napari_histomix.training import settings_class
+    from napari_histomix.training.loop import train
 
     # Whoever watches wants a first sample soon; a checkpoint costs seconds.
     save_minutes = min(max(minutes / 10, 0.5), 2.0)
-    settings = replace(DEFAULTS[kind], minutes=minutes, seed=seed, save_minutes=save_minutes)  # type: ignore[index]
-    return (yield from train(kind, gather(), out, settings=settings, **options))  # type: ignore[arg-type]
+    settings = settings_class(kind)(minutes=minutes, seed=seed, save_minutes=save_minutes)
+    return (yield from train(kind, gather(), out, settings=settings, **options))
 
 
 def read_history(out: Path | None) -> dict[str, Any] | None:

@@ -10,18 +10,19 @@ import torch
 from PIL import Image
 
 from napari_histomix.datasets.writing import write_png
-from napari_histomix.diffusion.recipes import TrainingSettings
-from napari_histomix.diffusion.training_images import (
+from napari_histomix.records import HistomixError
+from napari_histomix.training.images import (
     Batches,
     Picture,
     find_images,
     pictures_of,
     random_hole,
     random_window,
+    since,
     slide_of,
     split_by_slide,
 )
-from napari_histomix.records import HistomixError
+from napari_histomix.training.settings import InpainterSettings
 
 
 def pictures(*paths: str) -> list[Picture]:
@@ -113,8 +114,8 @@ def collection() -> list[Picture]:
 
 
 def test_the_same_step_gives_the_same_batch_wherever_a_run_begins():
-    batches = Batches(collection(), TrainingSettings(window=16, batch=3, seed=4))
-    stream = batches.since(2)
+    batches = Batches(collection(), InpainterSettings(window=16, batch=3, seed=4), random_hole)
+    stream = since(batches.at, 2)
     for step in (2, 3, 4):
         for given, again in zip(next(stream), batches.at(step), strict=True):
             assert torch.equal(given, again)
@@ -125,7 +126,7 @@ def test_the_same_step_gives_the_same_batch_wherever_a_run_begins():
 
 
 def test_a_large_image_is_drawn_more_often_than_a_small_one():
-    assert Batches(collection(), TrainingSettings()).shares.tolist() == pytest.approx([0.1, 0.9])
+    assert Batches(collection(), InpainterSettings()).shares.tolist() == pytest.approx([0.1, 0.9])
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (16, 200), (64, 64)])
@@ -133,13 +134,13 @@ def test_training_windows_have_the_right_size_whatever_the_image(shape):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     for _ in range(20):
-        crop = random_window(pixels, TrainingSettings(window=16), rng)
+        crop = random_window(pixels, InpainterSettings(window=16), rng)
         assert crop.shape == (16, 16, 3) and crop.dtype == np.uint8
 
 
 def test_training_holes_are_mostly_thin_sometimes_large_and_sometimes_everything():
     rng = np.random.default_rng(0)
-    settings = TrainingSettings(unconditional=0.2, segments=0.15, rings=0.6)
+    settings = InpainterSettings(unconditional=0.2, segments=0.15, rings=0.6)
     shares = np.array([random_hole(settings, rng).mean() for _ in range(300)])
     assert (shares == 1).mean() == pytest.approx(0.2, abs=0.08)
     assert 0 < np.median(shares[shares < 1]) < 0.35
@@ -150,6 +151,6 @@ def test_training_holes_are_mostly_thin_sometimes_large_and_sometimes_everything
 @pytest.mark.parametrize(("shares", "least", "most"), [((1, 0), 0.1, 0.95), ((0, 1), 0, 0.3)], ids=str)
 def test_the_shares_of_holes_are_kept(shares, least, most):
     rng = np.random.default_rng(0)
-    settings = TrainingSettings(unconditional=0, segments=shares[0], rings=shares[1])
+    settings = InpainterSettings(unconditional=0, segments=shares[0], rings=shares[1])
     found = [random_hole(settings, rng).mean() for _ in range(60)]
     assert least < np.quantile(found, 0.1) and np.quantile(found, 0.9) < most

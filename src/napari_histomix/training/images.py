@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,9 +27,7 @@ from napari_histomix.datasets.pixels import is_flagged
 from napari_histomix.datasets.text_files import read_table
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.stains import optical_density
-
-if TYPE_CHECKING:
-    from napari_histomix.diffusion.recipes import TrainingSettings
+from napari_histomix.training.settings import InpainterSettings, TrainingSettings
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 IN_MEMORY = 1_500_000_000
@@ -255,7 +253,7 @@ def random_window(pixels: NDArray[np.uint8], settings: TrainingSettings, rng: np
     return np.ascontiguousarray(crop, dtype=np.uint8)
 
 
-def random_hole(settings: TrainingSettings, rng: np.random.Generator) -> NDArray[np.float32]:
+def random_hole(settings: InpainterSettings, rng: np.random.Generator) -> NDArray[np.float32]:
     """(size, size) float32 mask, 1 where hidden: all of it, a tissue segment, or rings and discs."""
     size = settings.window
     if rng.random() < settings.unconditional:
@@ -300,11 +298,12 @@ class Batches:
     """Batches of random windows by step: the same step gives the same batch, so a run can be taken up anywhere.
 
     Pictures are drawn by their number of pixels: a large image more often than a small tile. Each process of a run,
-    by its ``rank``, has its own windows.
+    by its ``rank``, has its own windows. ``hole`` draws a mask for each window; without it there are none.
     """
 
     pictures: Sequence[Picture]
-    settings: TrainingSettings
+    settings: Any
+    hole: Callable[[Any, np.random.Generator], NDArray[np.float32]] | None = None
     rank: int = 0
 
     @cached_property
@@ -323,20 +322,23 @@ class Batches:
         small = 3 * sum(math.prod(picture.size) for picture in self.pictures) < IN_MEMORY
         return cache(read) if small else read
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) images in [−1, 1] and (N, 1, S, S) holes of one step."""
+    def at(self, step: int) -> tuple[Tensor, ...]:
+        """(N, 3, S, S) images in [−1, 1] of one step, and their (N, 1, S, S) holes where there are any."""
         rng = np.random.default_rng([self.settings.seed, self.rank, step])
         chosen = rng.choice(len(self.pictures), size=self.settings.batch, p=self.shares)
         crops = np.stack([random_window(self._pixels(int(i)), self.settings, rng) for i in chosen])
-        holes = np.stack([random_hole(self.settings, rng) for _ in chosen])
-        return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(holes)[:, None]
+        images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+        if self.hole is None:
+            return (images,)
+        return images, torch.from_numpy(np.stack([self.hole(self.settings, rng) for _ in chosen]))[:, None]
 
-    def since(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless batches from ``step`` on; the next one is made while one is used."""
-        with ThreadPoolExecutor(1) as pool:
-            upcoming = pool.submit(self.at, step)
-            while True:
-                batch = upcoming.result()
-                step += 1
-                upcoming = pool.submit(self.at, step)
-                yield batch
+
+def since(batch_at: Callable[[int], tuple[Tensor, ...]], step: int) -> Iterator[tuple[Tensor, ...]]:
+    """Endless batches from ``step`` on; the next one is made while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(batch_at, step)
+        while True:
+            batch = upcoming.result()
+            step += 1
+            upcoming = pool.submit(batch_at, step)
+            yield batch

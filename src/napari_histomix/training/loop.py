@@ -1,4 +1,4 @@
-"""Train networks on images that need no labels: one loop for all, which can be stopped, killed and taken up again."""
+"""Train networks: one loop for all, which can be stopped, killed and taken up again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,22 +23,63 @@ from torch import Tensor
 
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.devices import choose_device, memory_error
-from napari_histomix.diffusion import SUMMARY, state_folder, unfinished
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
-from napari_histomix.diffusion.recipes import DEFAULTS, WHAT, Inpainter, Kind, TrainingSettings, recipe_of
-from napari_histomix.diffusion.training_images import Batches, collection_id, training_pictures
 from napari_histomix.records import Event, HistomixError, Job
-
-__all__ = ["DEFAULTS", "TrainingSettings", "train", "unfinished"]
+from napari_histomix.settings import check_settings, made_from, plain
+from napari_histomix.training import SUMMARY, recipe_class, settings_class, state_folder, unfinished
+from napari_histomix.training.images import collection_id, since
+from napari_histomix.training.settings import TrainingSettings
 
 STATE = "state.pt"
-CHECKED = 48
-"""Windows of the validation loss."""
+
+
+class Recipe(Protocol):
+    """What the loop needs of a kind of network. A batch is a tuple of tensors.
+
+    Attributes
+    ----------
+    network : Module
+        To be trained.
+    schedule : mapping
+        diffusers scheduler configuration, saved beside the weights; empty where there is none.
+    windows : tuple of int
+        Sides in pixels it may be run at.
+    what : str
+        What the network is, for its model card.
+    """
+
+    network: torch.nn.Module
+    schedule: Mapping[str, Any]
+    windows: tuple[int, ...]
+    what: str
+
+    def __init__(self, settings: Any, start: Path | None, autoencoder: Path | None) -> None: ...
+
+    def pictures(self, sources: Sequence[Any], seed: int, splits: Mapping[str, str] | None) -> Job[tuple[list, list]]:
+        """What to learn from, and what to check on: each with ``name``, ``folder``, ``slide``, ``size``, ``pixels``."""
+
+    def batches(self, pictures: Sequence[Any], rank: int) -> Any:
+        """By ``at(step)`` the batch of a step; the same step gives the same batch."""
+
+    def fixed(self, pictures: Sequence[Any]) -> tuple[Tensor, ...]:
+        """The batch that is checked and shown."""
+
+    def loss(self, network: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        """The loss of a batch; all randomness from a generator of the processor."""
+
+    def check(self, network: Any, batch: Any) -> float:
+        """The validation loss."""
+
+    def shown(self, network: Any, batch: Any) -> NDArray[np.uint8]:
+        """A picture (H, W, 3) of what the network makes of the batch."""
+
+    def parts(self, network: Any, batch: Any) -> torch.nn.Module | Mapping[str, torch.nn.Module]:
+        """What is saved."""
 
 
 def train(
-    kind: Kind,
-    images: Sequence[Path | tuple[str, NDArray[np.uint8]]],
+    kind: str,
+    images: Sequence[Any],
     out: Path,
     *,
     settings: TrainingSettings | None = None,
@@ -54,15 +95,16 @@ def train(
 
     Parameters
     ----------
-    kind : {"inpainter", "autoencoder", "latent"}
-        ``latent`` needs a trained ``autoencoder``.
-    images : sequence of Path or (name, (H, W, 3) uint8)
-        Folders, searched below, and open images. Whole slides are held out for validation.
+    kind : str
+        One of ``training.KINDS``; ``latent`` needs a trained ``autoencoder``.
+    images : sequence of Path, (name, (H, W, 3) uint8) or Dataset
+        Folders, searched below, and open images; for networks that learn from labels, labeled datasets or their
+        folders. Whole slides and patients are held out for validation.
     out : Path
         New model folder. It always holds the best whole checkpoint: the moving average of the weights with the lowest
         validation loss. What a killed run needs to go on lies beside it, in ``OUT.training``, until the run ends.
     settings : TrainingSettings, optional
-        ``DEFAULTS[kind]``. A run that is taken up again keeps its own.
+        Of ``settings_class(kind)``, whose defaults they are. A run that is taken up again keeps its own.
     start : Path, optional
         Model folder to fine-tune; without it the network is new.
     autoencoder : Path, optional
@@ -99,32 +141,32 @@ def train(
     for folder in images:
         if isinstance(folder, Path) and not folder.is_dir():
             raise HistomixError(f"{folder} is not there, or no folder; name a folder of images.")
+    recipe_of, settings_of = recipe_class(kind), settings_class(kind)
     state = _state(out, resume)
     if state is not None:
-        settings = TrainingSettings(**state["settings"] | {"scale": tuple(state["settings"]["scale"])})
-    settings = settings or DEFAULTS[kind]
+        if state["kind"] != kind:
+            raise HistomixError(f"The run at {out} learned something else or from other images; name a new folder.")
+        settings = made_from(settings_of, state["settings"])
+    settings = check_settings(settings or settings_of())
     if mpp is None:
         mpp = _scale_of(start, autoencoder)
-    learned, checked = yield from training_pictures(images, settings.seed, splits)
     processes = Processes(choose_device(device))
     torch.manual_seed(settings.seed)
-    recipe = recipe_of(kind, settings, start, autoencoder)
-    if isinstance(recipe, Inpainter) and recipe.autoencoder is not None:
-        recipe.autoencoder.to(processes.device)
+    recipe: Recipe = recipe_of(settings, start, autoencoder)
+    learned, checked = yield from recipe.pictures(images, settings.seed, splits)
     network = torch.nn.Module.to(recipe.network, processes.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = deepcopy(network).requires_grad_(False).eval()
     weights = sum(parameter.numel() for parameter in network.parameters())
     check_room(out, 2 * weights + 2 * 16 * weights)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
-    batches = Batches(learned, settings, processes.rank)
-    fixed = Batches(checked, replace(settings, batch=CHECKED, unconditional=0.0)).at(0)
-    check_images, check_holes = (tensor.to(processes.device) for tensor in fixed)
+    batches = recipe.batches(learned, processes.rank)
+    held_out = tuple(tensor.to(processes.device) for tensor in recipe.fixed(checked))
 
     step, smooth, spent, best = 0, 0.0, 0.0, math.inf
     history: list[dict[str, float]] = []
     identity = collection_id([*learned, *checked])
     if state is not None:
-        if state["kind"] != kind or state["images"] != identity:
+        if state["images"] != identity:
             raise HistomixError(f"The run at {out} learned something else or from other images; name a new folder.")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
@@ -144,7 +186,7 @@ def train(
         "validation_images": {folder: to_check[folder] for folder in folders},
         "validation_slides": sorted({picture.slide for picture in checked}),
         "started_from": start.name if start else None,
-        "recipe": asdict(settings),
+        "recipe": plain(settings),
         "device": str(processes.device),
         "processes": processes.count,
         "training_pixels": sorted(trained_on),
@@ -157,20 +199,20 @@ def train(
         """Keep the average if it is the best one yet, and the state of the run."""
         nonlocal best
         figures = {"step": step, "minutes": round(minutes(), 1)}
-        figures["validation"] = recipe.check(average, check_images, check_holes)
+        figures["validation"] = recipe.check(average, held_out)
         history.append(figures)
         if figures["validation"] <= best:
             best = figures["validation"]
             card = facts | {"history": list(history), "best": figures}
             save_model(
                 out,
-                recipe.parts(average, check_images),
+                recipe.parts(average, held_out),
                 recipe.schedule,
                 name=name or out.name,
                 mpp=mpp,
                 windows=recipe.windows,
                 extra=card,
-                readme=_readme(name or out.name, kind, mpp, card),
+                readme=_readme(name or out.name, recipe.what, mpp, card),
             )
         numbers = {"kind": kind, "step": step, "smooth": smooth, "minutes": minutes(), "best": best}
         kept = {
@@ -178,7 +220,7 @@ def train(
             "average": average.state_dict(),
             "optimizer": optimizer.state_dict(),
             "history": history,
-            "settings": asdict(settings) | {"scale": list(settings.scale)},
+            "settings": plain(settings),
             "images": identity,
         }
         _keep(out, kept | numbers)
@@ -188,7 +230,7 @@ def train(
         f"The device has no memory left for {settings.batch} windows of {settings.window} pixels a step; "
         "train with a smaller batch."
     )
-    source: Iterator[Any] = batches.since(step)
+    source: Iterator[Any] = since(batches.at, step)
     try:
         while True:
             position = step / settings.steps if settings.steps else minutes() / settings.minutes
@@ -197,11 +239,11 @@ def train(
             warm = min(1.0, (step + 1) / settings.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, position)))
-            pixels, holes = (tensor.to(processes.device) for tensor in next(source))
+            batch = tuple(tensor.to(processes.device) for tensor in next(source))
             seeds = np.random.SeedSequence([settings.seed, processes.rank, step]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(seeds[0] >> 1))
             with memory_error(too_large):
-                loss = recipe.loss(running, pixels, holes, generator)
+                loss = recipe.loss(running, batch, generator)
                 optimizer.zero_grad(set_to_none=True)
                 processes.backward(loss)
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -224,7 +266,7 @@ def train(
             )
             if processes.main and time.monotonic() - saved > 60 * settings.save_minutes:
                 figures = event.figures | save()  # type: ignore[operator]
-                shown = recipe.shown(average, check_images, check_holes)
+                shown = recipe.shown(average, held_out)
                 event = replace(event, figures=figures, preview=shown)
                 saved = time.monotonic()
             held = time.monotonic()
@@ -234,7 +276,7 @@ def train(
             saved += time.monotonic() - held
         if processes.main:
             figures = save()
-            yield Event("Training", 1, 1, figures=figures, preview=recipe.shown(average, check_images, check_holes))
+            yield Event("Training", 1, 1, figures=figures, preview=recipe.shown(average, held_out))
             shutil.rmtree(state_folder(out), ignore_errors=True)
     except GeneratorExit:
         if processes.main and step:
@@ -286,7 +328,7 @@ def _keep(out: Path, state: dict[str, Any]) -> None:
         raise HistomixError(f"{folder} could not be written ({reason}); free space and resume the run.") from None
 
 
-def _readme(name: str, kind: Kind, mpp: tuple[float, float], card: Mapping[str, Any]) -> str:
+def _readme(name: str, what: str, mpp: tuple[float, float], card: Mapping[str, Any]) -> str:
     """The model card a person reads."""
     best, last = card["best"], card["history"][-1]
     rows = "\n".join(
@@ -295,7 +337,7 @@ def _readme(name: str, kind: Kind, mpp: tuple[float, float], card: Mapping[str, 
     )
     curve = "\n".join(f"| {row['step']} | {row['minutes']} | {row['validation']:.4f} |" for row in card["history"])
     return (
-        f"# {name}\n\n{WHAT[kind]} For napari-histomix. Research use; not for diagnosis.\n\n"
+        f"# {name}\n\n{what} For napari-histomix. Research use; not for diagnosis.\n\n"
         f"Scale: {mpp[0]}–{mpp[1]} µm/px.\n\n"
         f"## Data\n\n| images | to learn from | to check on |\n|---|---|---|\n{rows}\n\n"
         "Whole slides are held out (`validation_slides` in `histomix.json`); `training_pixels` there lists the SHA-256 "

@@ -1,11 +1,11 @@
-"""What each network learns: its architecture, its loss, how it is checked and shown. The loop is in ``training``."""
+"""What networks for holes and their autoencoders learn: architecture, loss, how they are checked and shown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from napari_histomix.diffusion.model_files import CARD_FILE, SCHEDULE_FILE, load
 from napari_histomix.diffusion.models import InpaintingModel, encode, fast_dtype, latent_space, network_input
 from napari_histomix.diffusion.samplers import PRESETS
 from napari_histomix.records import HistomixError, drain
-
-Kind = Literal["inpainter", "autoencoder", "latent"]
+from napari_histomix.training.images import Batches, Picture, random_hole, training_pictures
+from napari_histomix.training.settings import InpainterSettings, TrainingSettings
 
 SCHEDULE: dict[str, Any] = {
     "_class_name": "DDPMScheduler",
@@ -28,84 +28,26 @@ SCHEDULE: dict[str, Any] = {
     "prediction_type": "v_prediction",
     "clip_sample": True,
 }
-WHAT: Mapping[Kind, str] = {
-    "inpainter": "An inpainting network for H&E windows. Input: 7 channels (noisy RGB, known RGB with the hole at 0, "
-    "mask). Output: v-prediction.",
-    "autoencoder": "An autoencoder for H&E windows: a quarter of the pixels a side, four channels.",
-    "latent": "An inpainting network on the latents of an autoencoder, with it, as a diffusers LDMPipeline folder. "
-    "Input: known latents and mask beside the noisy ones. Output: v-prediction.",
-}
-"""What each network is, for its model card."""
 CHECK_TIMES = (20, 60, 120, 250, 500, 900)
 """Timesteps of the validation loss."""
+CHECKED = 48
+"""Windows of the validation loss."""
 SHOWN = 4
 """Windows in the picture of samples."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Everything that shapes a training run; ``DEFAULTS`` is the only home of each network's values.
-
-    Parameters
-    ----------
-    minutes, steps
-        Bound of the run; steps win where both are given. Only a run bounded by steps repeats exactly.
-    batch, window : int
-        Windows a step, and their side in pixels.
-    learning_rate, warmup
-        AdamW's highest rate, and the steps until it is reached; cosine decay after it.
-    ema : float
-        Highest decay of the moving average of the weights.
-    scale : (low, high)
-        Random magnification.
-    unconditional, segments, rings : float
-        Shares of holes: of windows that are hidden whole, without which the network will not serve samplers that steer
-        it from outside (``fast`` on rings, ``paper``); of the others, that lose a tissue segment; and of the ellipses
-        in the rest, that are thin rings and not discs.
-    low_noise, low_noise_limit, low_noise_power
-        Share of timesteps drawn below the limit, ever more of them near 0 the higher the power above 1: most of what
-        truncated samplers do is done there.
-    outside_weight : float
-        Weight of the loss outside the hole.
-    weighting : {"velocity", "min-snr"}
-        Of timesteps in the loss on v: all alike; or min(SNR, 5) / (SNR + 1) (arXiv 2303.09556).
-    save_minutes : float
-        Between two checkpoints.
-    seed : int
-    """
-
-    minutes: float = 60.0
-    steps: int | None = None
-    batch: int = 16
-    window: int = 64
-    learning_rate: float = 3e-4
-    warmup: int = 100
-    ema: float = 0.998
-    scale: tuple[float, float] = (0.8, 1.3)
-    unconditional: float = 0.12
-    segments: float = 0.2
-    rings: float = 0.5
-    low_noise: float = 0.5
-    low_noise_limit: int = 300
-    low_noise_power: float = 1.0
-    outside_weight: float = 0.1
-    weighting: Literal["velocity", "min-snr"] = "velocity"
-    save_minutes: float = 2.0
-    seed: int = 0
-
-
-DEFAULTS: Mapping[Kind, TrainingSettings] = {
-    "inpainter": TrainingSettings(),
-    "autoencoder": TrainingSettings(batch=8, window=128, unconditional=0.0),
-    "latent": TrainingSettings(window=128, low_noise=0.0, weighting="min-snr", ema=0.999),
-}
 
 
 class Inpainter:
     """The conditional network on pixels, or on the latents of an autoencoder."""
 
+    settings: InpainterSettings
+    what = (
+        "An inpainting network for H&E windows. Input: 7 channels (noisy RGB, known RGB with the hole at 0, mask). "
+        "Output: v-prediction."
+    )
+    pictures = staticmethod(training_pictures)
+
     def __init__(
-        self, settings: TrainingSettings, start: Path | None, autoencoder: AutoencoderKL | VQModel | None = None
+        self, settings: InpainterSettings, start: Path | None, autoencoder: AutoencoderKL | VQModel | None = None
     ) -> None:
         self.settings, self.autoencoder = settings, autoencoder
         channels, self.reduction = latent_space(autoencoder)
@@ -116,9 +58,18 @@ class Inpainter:
         if settings.window % (4 * self.reduction):
             raise HistomixError(f"Windows of this network must be multiples of {4 * self.reduction} pixels.")
 
-    def loss(self, network: Any, images: Tensor, holes: Tensor, generator: torch.Generator) -> Tensor:
+    def batches(self, pictures: Sequence[Picture], rank: int = 0) -> Batches:
+        """Random windows with random holes."""
+        return Batches(pictures, self.settings, random_hole, rank)
+
+    def fixed(self, pictures: Sequence[Picture]) -> tuple[Tensor, ...]:
+        """Windows of the validation loss: none of them hidden whole."""
+        settings = replace(self.settings, batch=CHECKED, unconditional=0.0)
+        return Batches(pictures, settings, random_hole).at(0)
+
+    def loss(self, network: Any, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         """Weighted square error of v, inside the hole and a little outside; all randomness from a CPU generator."""
-        images, holes = self._space(images, holes)
+        images, holes = self._space(*batch)
         times = random_steps(len(images), self.settings, generator).to(images.device)
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         return self._loss(network, images, holes, times, noise, self.settings.outside_weight)
@@ -127,14 +78,14 @@ class Inpainter:
         if self.autoencoder is None:
             return images, holes
         with torch.no_grad():
-            return encode(self.autoencoder, images), nn.functional.max_pool2d(holes, self.reduction)
+            return encode(self.autoencoder.to(images.device), images), nn.functional.max_pool2d(holes, self.reduction)
 
     def _loss(
         self, network: Any, images: Tensor, hole: Tensor, steps: Tensor, noise: Tensor, outside_weight: float
     ) -> Tensor:
         noisy = self.scheduler.add_noise(images, noise, steps)
         seen = network_input(noisy, images, hole, 2 * images.shape[1] + 1)
-        with _few_bits(images.device):
+        with few_bits(images.device):
             predicted = network(seen.contiguous(memory_format=torch.channels_last), steps).sample
         wanted = self.scheduler.get_velocity(images, noise, steps)
         error = (predicted.float() - wanted).square().mean(1, keepdim=True)
@@ -148,9 +99,9 @@ class Inpainter:
         return each.mean()
 
     @torch.no_grad()
-    def check(self, network: Any, images: Tensor, holes: Tensor) -> float:
+    def check(self, network: Any, batch: tuple[Tensor, Tensor]) -> float:
         """Validation loss: mean inside the holes at six timesteps, over fixed noise."""
-        images, holes = self._space(images, holes)
+        images, holes = self._space(*batch)
         total = 0.0
         for step in CHECK_TIMES:
             noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(step)).to(images.device)
@@ -158,8 +109,9 @@ class Inpainter:
             total += float(self._loss(network, images, holes, steps, noise, 0.0))
         return total / len(CHECK_TIMES)
 
-    def shown(self, network: Any, images: Tensor, holes: Tensor) -> NDArray[np.uint8]:
+    def shown(self, network: Any, batch: tuple[Tensor, Tensor]) -> NDArray[np.uint8]:
         """Truth, hole and fill side by side (H, W, 3), one row a window."""
+        images, holes = batch
         truths, masks = as_pixels(images[:SHOWN]), holes[:SHOWN, 0].cpu().numpy() > 0
         shown = [(truth, mask) for truth, mask in zip(truths, masks, strict=True) if not mask.all() and mask.any()]
         model = InpaintingModel(network, self.schedule, (1, 1), self.windows, "sample", "", self.autoencoder)
@@ -171,9 +123,24 @@ class Inpainter:
             rows.append(np.concatenate([window.pixels, hidden, fill], axis=1))
         return np.concatenate(rows)
 
-    def parts(self, network: Any, _images: Tensor) -> nn.Module | Mapping[str, nn.Module]:
+    def parts(self, network: Any, _batch: Any) -> nn.Module | Mapping[str, nn.Module]:
         """What is saved: the network, alone or with its autoencoder as an ``LDMPipeline``."""
         return network if self.autoencoder is None else {"unet": network, "vqvae": self.autoencoder}
+
+
+class LatentInpainter(Inpainter):
+    """The conditional network on the latents of a trained autoencoder."""
+
+    what = (
+        "An inpainting network on the latents of an autoencoder, with it, as a diffusers LDMPipeline folder. "
+        "Input: known latents and mask beside the noisy ones. Output: v-prediction."
+    )
+
+    def __init__(self, settings: InpainterSettings, start: Path | None, autoencoder: Path | None = None) -> None:
+        if autoencoder is None:
+            raise HistomixError("A latent network needs an autoencoder: train one first and name its folder.")
+        coder = load_part(AutoencoderKL, autoencoder)[0].eval().requires_grad_(False)
+        super().__init__(settings, start / "unet" if start else None, coder)
 
 
 class Autoencoder:
@@ -181,57 +148,54 @@ class Autoencoder:
 
     schedule: Mapping[str, Any] = {}
     windows = (64, 96, 128, 192, 256)
+    what = "An autoencoder for H&E windows: a quarter of the pixels a side, four channels."
+    pictures = staticmethod(training_pictures)
 
-    def __init__(self, settings: TrainingSettings, start: Path | None) -> None:
+    def __init__(self, settings: TrainingSettings, start: Path | None, _autoencoder: Path | None = None) -> None:
+        self.settings = settings
         if settings.window % 4:
             raise HistomixError("Windows of an autoencoder must be multiples of 4 pixels.")
         self.network = load_part(AutoencoderKL, start)[0] if start else new_autoencoder(settings.window)
 
-    def loss(self, network: Any, images: Tensor, _holes: Tensor, generator: torch.Generator) -> Tensor:
+    def batches(self, pictures: Sequence[Picture], rank: int = 0) -> Batches:
+        """Random windows."""
+        return Batches(pictures, self.settings, None, rank)
+
+    def fixed(self, pictures: Sequence[Picture]) -> tuple[Tensor, ...]:
+        """Windows of the validation loss."""
+        return Batches(pictures, replace(self.settings, batch=CHECKED), None).at(0)
+
+    def loss(self, network: Any, batch: tuple[Tensor], generator: torch.Generator) -> Tensor:
         """Mean absolute error of colors and of their differences, and a little Kullback–Leibler divergence."""
+        (images,) = batch
         noise_seed = int(torch.randint(2**31, (1,), generator=generator))
         # One of several processes trains the network within a wrapper.
         coder = network.module if hasattr(network, "module") else network
-        with _few_bits(images.device):
+        with few_bits(images.device):
             made = network(images, sample_posterior=True, generator=torch.Generator().manual_seed(noise_seed)).sample
             divergence = coder.encode(images).latent_dist.kl().mean()
             return reconstruction_loss(made.float(), images) + 1e-6 * divergence
 
     @torch.no_grad()
-    def check(self, network: Any, images: Tensor, _holes: Tensor) -> float:
+    def check(self, network: Any, batch: tuple[Tensor]) -> float:
         """Mean reconstruction loss."""
+        (images,) = batch
         return float(reconstruction_loss(network(images).sample.float(), images))
 
     @torch.no_grad()
-    def shown(self, network: Any, images: Tensor, _holes: Tensor) -> NDArray[np.uint8]:
+    def shown(self, network: Any, batch: tuple[Tensor]) -> NDArray[np.uint8]:
         """Truth and reconstruction side by side."""
+        (images,) = batch
         truths, made = as_pixels(images[:SHOWN]), as_pixels(network(images[:SHOWN]).sample)
         return np.concatenate(np.concatenate([truths, made], axis=2))
 
     @torch.no_grad()
-    def parts(self, network: Any, images: Tensor) -> nn.Module:
+    def parts(self, network: Any, batch: tuple[Tensor]) -> nn.Module:
         """The autoencoder, with the scaling factor that gives latents of unit spread in its configuration."""
+        (images,) = batch
         spread = float(network.encode(images).latent_dist.mode().std())
         network.register_to_config(scaling_factor=1 / max(spread, 1e-6))
         return network
-
-
-Recipe = Inpainter | Autoencoder
-"""What the loop needs of a kind of network."""
-
-
-def recipe_of(kind: Kind, settings: TrainingSettings, start: Path | None, autoencoder: Path | None) -> Recipe:
-    """The recipe of a kind of network. Raises HistomixError for starting points that do not fit it."""
-    if kind == "inpainter":
-        return Inpainter(settings, start)
-    if kind == "autoencoder":
-        return Autoencoder(settings, start)
-    if kind != "latent":
-        raise HistomixError(f"There is no network '{kind}'; choose inpainter, autoencoder or latent.")
-    if autoencoder is None:
-        raise HistomixError("A latent network needs an autoencoder: train one first and name its folder.")
-    coder = load_part(AutoencoderKL, autoencoder)[0].eval().requires_grad_(False)
-    return Inpainter(settings, start / "unet" if start else None, coder)
 
 
 def new_network(channels: int, side: int) -> UNet2DModel:
@@ -281,7 +245,7 @@ def _begun(start: Path | None, channels: int, side: int) -> tuple[UNet2DModel, d
     return network, schedule
 
 
-def random_steps(count: int, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
+def random_steps(count: int, settings: InpainterSettings, generator: torch.Generator) -> Tensor:
     """Timesteps of a batch, more of them where little noise is left."""
     low = torch.rand(count, generator=generator) < settings.low_noise
     position = torch.rand(count, generator=generator)
@@ -296,7 +260,7 @@ def reconstruction_loss(made: Tensor, truth: Tensor) -> Tensor:
     return (made - truth).abs().mean() + edges
 
 
-def _few_bits(device: torch.device) -> torch.autocast:
+def few_bits(device: torch.device) -> torch.autocast:
     """Let products be computed in the number format that is fastest on a device."""
     dtype = fast_dtype(device)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

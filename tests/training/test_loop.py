@@ -17,21 +17,23 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from napari_histomix.datasets.pixels import pixels_sha256
-from napari_histomix.diffusion import recipes, training, training_images
 from napari_histomix.diffusion.model_files import CARD_FILE, WEIGHTS_FILE, file_sha256, load_model
-from napari_histomix.diffusion.training import TrainingSettings, train, unfinished
-from napari_histomix.diffusion.training_images import slide_of
 from napari_histomix.evaluation.blending import trained_on
 from napari_histomix.records import HistomixError, drain
+from napari_histomix.training import images as training_images
+from napari_histomix.training import inpainting, unfinished
+from napari_histomix.training.images import slide_of
+from napari_histomix.training.loop import train
+from napari_histomix.training.settings import AutoencoderSettings, InpainterSettings, LatentSettings
 from tests.network_samples import sees_surroundings
 
-SETTINGS = TrainingSettings(steps=6, batch=2, window=16, warmup=1)
+SETTINGS = InpainterSettings(steps=6, batch=2, window=16, warmup=1)
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, small_network):
-    monkeypatch.setattr(recipes, "new_network", lambda channels, side: small_network(2 * channels + 1, out=channels))
-    monkeypatch.setattr(training, "CHECKED", 8)
+    monkeypatch.setattr(inpainting, "new_network", lambda channels, side: small_network(2 * channels + 1, out=channels))
+    monkeypatch.setattr(inpainting, "CHECKED", 8)
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def test_a_run_whose_state_is_gone_is_one_sentence(images, tmp_path, damage):
 
 def test_the_best_checkpoint_is_kept_not_the_last(images, tmp_path, monkeypatch):
     worse = iter([0.5, 0.2, 0.9, 0.8])
-    monkeypatch.setattr(recipes.Inpainter, "check", lambda *_: next(worse))
+    monkeypatch.setattr(inpainting.Inpainter, "check", lambda *_: next(worse))
     settings = replace(SETTINGS, steps=3, save_minutes=0.0)
     drain(train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25)))
     card = load_model(tmp_path / "m").card
@@ -217,14 +219,14 @@ def test_a_single_large_image_is_cut_in_two(tmp_path):
 
 
 def test_an_autoencoder_and_a_latent_network_are_trained_one_on_the_other(images, tmp_path):
-    settings = replace(training.DEFAULTS["autoencoder"], steps=30, batch=2, window=32, warmup=1, learning_rate=2e-3)
+    settings = AutoencoderSettings(steps=30, batch=2, window=32, warmup=1, learning_rate=2e-3)
     events = list(train("autoencoder", [images], tmp_path / "ae", settings=settings, mpp=(0.25, 0.5)))
     losses = [event.figures["loss"] for event in events if "loss" in event.figures]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     assert events[-1].preview.shape == (4 * 32, 2 * 32, 3)
     with pytest.raises(HistomixError, match="needs an autoencoder"):
         drain(train("latent", [images], tmp_path / "l", mpp=(0.25, 0.5)))
-    few = replace(training.DEFAULTS["latent"], steps=3, batch=2, window=32, warmup=1)
+    few = LatentSettings(steps=3, batch=2, window=32, warmup=1)
     before = file_sha256(tmp_path / "ae" / WEIGHTS_FILE)
     drain(train("latent", [images], tmp_path / "l", settings=few, autoencoder=tmp_path / "ae"))
     model = load_model(tmp_path / "l")
@@ -236,11 +238,11 @@ def test_an_autoencoder_and_a_latent_network_are_trained_one_on_the_other(images
 
 
 def test_an_autoencoder_says_how_far_its_latents_spread(images, tmp_path):
-    settings = replace(training.DEFAULTS["autoencoder"], steps=2, batch=2, window=32)
+    settings = AutoencoderSettings(steps=2, batch=2, window=32)
     drain(train("autoencoder", [images], tmp_path / "ae", settings=settings, mpp=(0.25, 0.5)))
-    coder = recipes.load_part(recipes.AutoencoderKL, tmp_path / "ae")[0]
+    coder = inpainting.load_part(inpainting.AutoencoderKL, tmp_path / "ae")[0]
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in sorted(images.iterdir())])
-    latents = recipes.encode(coder, pixels.permute(0, 3, 1, 2)[..., :40, :40].float() / 127.5 - 1)
+    latents = inpainting.encode(coder, pixels.permute(0, 3, 1, 2)[..., :40, :40].float() / 127.5 - 1)
     assert 0.5 < float(latents.detach().std()) < 2
 
 
@@ -248,7 +250,7 @@ def test_an_autoencoder_says_how_far_its_latents_spread(images, tmp_path):
 def test_what_cannot_be_trained_is_one_sentence(images, tmp_path, kind, window):
     settings = replace(SETTINGS, window=window)
     autoencoder = tmp_path / "ae"
-    recipes.new_autoencoder(32).save_pretrained(autoencoder)
+    inpainting.new_autoencoder(32).save_pretrained(autoencoder)
     with pytest.raises(HistomixError, match=r"multiples of|no network 'other'"):
         drain(train(kind, [images], tmp_path / "m", settings=settings, mpp=(1, 1), autoencoder=autoencoder))
 
@@ -259,11 +261,12 @@ def test_several_processes_learn_together(images, small_model_folder, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
         "import sys; from pathlib import Path\n"
-        "from napari_histomix.diffusion import training\n"
-        "from napari_histomix.diffusion.training import TrainingSettings, train\n"
+        "from napari_histomix.training import inpainting\n"
+        "from napari_histomix.training.loop import train\n"
+        "from napari_histomix.training.settings import InpainterSettings\n"
         "from napari_histomix.records import drain\n"
-        "training.CHECKED = 8\n"
-        "settings = TrainingSettings(steps=3, batch=2, window=16, warmup=1)\n"
+        "inpainting.CHECKED = 8\n"
+        "settings = InpainterSettings(steps=3, batch=2, window=16, warmup=1)\n"
         "drain(train('inpainter', [Path(sys.argv[1])], Path(sys.argv[2]), settings=settings,\n"
         "            start=Path(sys.argv[3]), device='cpu'))\n",
         encoding="utf-8",
@@ -277,7 +280,7 @@ def test_several_processes_learn_together(images, small_model_folder, tmp_path):
 
 
 def test_a_run_may_be_bounded_by_time(images, tmp_path):
-    settings = TrainingSettings(minutes=0.005, batch=2, window=16)
+    settings = InpainterSettings(minutes=0.005, batch=2, window=16)
     began = time.monotonic()
     drain(train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25)))
     assert 0.3 <= time.monotonic() - began < 30
@@ -285,7 +288,7 @@ def test_a_run_may_be_bounded_by_time(images, tmp_path):
 
 
 def test_time_spent_paused_does_not_count(images, tmp_path):
-    settings = TrainingSettings(minutes=0.02, batch=2, window=16, save_minutes=5)
+    settings = InpainterSettings(minutes=0.02, batch=2, window=16, save_minutes=5)
     job = train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25))
     first = next(job)
     time.sleep(2)
@@ -298,7 +301,7 @@ def test_too_little_memory_is_one_sentence(images, tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(recipes.Inpainter, "loss", full)
+    monkeypatch.setattr(inpainting.Inpainter, "loss", full)
     with pytest.raises(HistomixError, match="2 windows of 16 pixels a step; train with a smaller batch"):
         drain(train("inpainter", [images], tmp_path / "m", settings=SETTINGS, mpp=(0.25, 0.25)))
 
@@ -308,7 +311,7 @@ def test_fine_tuning_starts_from_the_given_weights(images, small_model_folder, t
     small_model_folder = tmp_path / "small"
     earlier = json.loads((small_model_folder / CARD_FILE).read_text(encoding="utf-8")) | {"training_pixels": ["e" * 64]}
     (small_model_folder / CARD_FILE).write_text(json.dumps(earlier), encoding="utf-8")
-    settings = TrainingSettings(steps=1, batch=2, window=16, learning_rate=0.0)
+    settings = InpainterSettings(steps=1, batch=2, window=16, learning_rate=0.0)
     drain(train("inpainter", [images], tmp_path / "m", settings=settings, start=small_model_folder))
     tuned, start = load_model(tmp_path / "m"), load_model(small_model_folder)
     assert tuned.mpp == start.mpp, "the scale comes from the start's card"
@@ -360,7 +363,7 @@ def test_the_loss_falls_on_images_of_one_color(tmp_path):
         save(tmp_path / "plain" / f"{number}.png", np.full((20, 20, 3), (200, 150, 190)))
     losses = {}
     for steps in (1, 60):
-        settings = TrainingSettings(steps=steps, batch=8, window=16, warmup=1, learning_rate=3e-3)
+        settings = InpainterSettings(steps=steps, batch=8, window=16, warmup=1, learning_rate=3e-3)
         job = train("inpainter", [tmp_path / "plain"], tmp_path / str(steps), settings=settings, mpp=(0.25, 0.25))
         phases = [event.phase for event in job][:-1]
         card = json.loads((tmp_path / str(steps) / CARD_FILE).read_text(encoding="utf-8"))
@@ -370,7 +373,7 @@ def test_the_loss_falls_on_images_of_one_color(tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(images, tmp_path):
-    settings = TrainingSettings(steps=50, batch=2, window=16, warmup=1, learning_rate=float("inf"))
+    settings = InpainterSettings(steps=50, batch=2, window=16, warmup=1, learning_rate=float("inf"))
     with pytest.raises(HistomixError, match="lower learning rate"):
         drain(train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25)))
     assert not (tmp_path / "m").exists()
@@ -379,13 +382,13 @@ def test_a_loss_that_is_not_a_number_stops_the_run(images, tmp_path):
 @pytest.mark.parametrize("step", [20, 300, 900])
 def test_min_snr_weighs_timesteps_as_published(step, monkeypatch):
     """min(SNR, 5) / (SNR + 1) of the plain loss on v (arXiv 2303.09556, for v-prediction)."""
-    monkeypatch.setattr(recipes, "random_steps", lambda count, *_: torch.full((count,), step))
+    monkeypatch.setattr(inpainting, "random_steps", lambda count, *_: torch.full((count,), step))
     images, holes = torch.rand(2, 3, 16, 16) * 2 - 1, torch.ones(2, 1, 16, 16)
     losses = []
     for weighting in ("velocity", "min-snr"):
-        recipe = recipes.Inpainter(TrainingSettings(window=16, weighting=weighting), None)
+        recipe = inpainting.Inpainter(InpainterSettings(window=16, weighting=weighting), None)
         silent = lambda seen, steps: SimpleNamespace(sample=0 * seen[:, :3])  # noqa: E731
         losses.append(float(recipe.loss(silent, images, holes, torch.Generator().manual_seed(0))))
-    alpha = float(DDPMScheduler.from_config(recipes.SCHEDULE).alphas_cumprod[step])
+    alpha = float(DDPMScheduler.from_config(inpainting.SCHEDULE).alphas_cumprod[step])
     ratio = alpha / (1 - alpha)
     assert losses[1] / losses[0] == pytest.approx(min(ratio, 5) / (ratio + 1), rel=1e-3)

@@ -1,0 +1,63 @@
+"""Training: one loop for all networks, and a recipe for each kind: what it learns from, its loss, how it is checked.
+
+What is asked of training runs before torch is loaded is here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from napari_histomix.records import HistomixError
+
+SUMMARY = "run.json"
+
+_RECIPES = {
+    "inpainter": "inpainting:Inpainter",
+    "autoencoder": "inpainting:Autoencoder",
+    "latent": "inpainting:LatentInpainter",
+}
+"""The recipe of each kind of network, by module and class."""
+
+KINDS = MappingProxyType(
+    {
+        "inpainter": "The network that fills holes, on pixels.",
+        "autoencoder": "An autoencoder, which a latent network works on.",
+        "latent": "The network that fills holes, on an autoencoder's latents.",
+    }
+)
+"""Kinds of networks that can be trained, and what each is."""
+
+
+def recipe_class(kind: str) -> Any:
+    """The recipe of a kind of network. Raises HistomixError for an unknown kind."""
+    if kind not in _RECIPES:
+        raise HistomixError(f"There is no network '{kind}'; choose one of {', '.join(_RECIPES)}.")
+    module, _, name = _RECIPES[kind].partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+def settings_class(kind: str) -> type:
+    """The settings of a kind of network: a dataclass of annotated settings, importable without torch."""
+    from napari_histomix.training import settings
+
+    classes: Mapping[str, type] = settings.BY_KIND
+    return classes[kind]
+
+
+def state_folder(out: Path) -> Path:
+    """Where a run that writes ``out`` keeps what is needed to take it up again."""
+    return out.with_name(out.name + ".training")
+
+
+def unfinished(out: Path) -> dict[str, Any] | None:
+    """``step``, ``minutes`` and ``saved`` (ISO date) of a run that can be taken up again; None where there is none."""
+    try:
+        summary = json.loads((state_folder(out) / SUMMARY).read_text(encoding="utf-8"))
+        return {key: summary[key] for key in ("step", "minutes", "saved")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
