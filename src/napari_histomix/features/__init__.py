@@ -7,7 +7,6 @@ Importing this room loads neither torch nor timm; :func:`open_encoder` does, whe
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -60,7 +59,7 @@ def open_encoder(spec: str, device: str = "cpu", *, whole: bool = False) -> Enco
     Raises
     ------
     HistomixError
-        If the description is not understood, timm is not installed, weights are absent or do not fit, or the device
+        If the description is not understood, weights are absent or do not fit, or the device
         cannot be used.
     """
     kind, _, rest = spec.partition(":")
@@ -70,8 +69,6 @@ def open_encoder(spec: str, device: str = "cpu", *, whole: bool = False) -> Enco
         raise HistomixError(
             f"'{spec}' is not an encoder; choose texture, timm:NAME, timm:NAME@WEIGHTS_FILE or ctranspath:WEIGHTS_FILE."
         )
-    if find_spec("timm") is None:
-        raise HistomixError("This encoder needs timm; install it with: pip install 'napari-histomix[encoders]'.")
     from napari_histomix.features.networks import CTransPathEncoder, TimmEncoder
 
     if kind == "ctranspath":
