@@ -37,6 +37,12 @@ def mean_over_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.einsum("ij->j", values) / np.float32(len(values))
 
 
+def stain_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mean and standard deviation of the optical density of each channel, (6,) float32, of RGB pixels (H, W, 3)."""
+    density = optical_density(pixels).reshape(-1, 3)
+    return np.concatenate([density.mean(axis=0), density.std(axis=0)]).astype(np.float32)
+
+
 def is_tissue(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pixels (…, 3) are not bare glass, (…)."""
     return _above_glass(optical_density(pixels))

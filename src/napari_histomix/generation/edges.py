@@ -19,7 +19,7 @@ from skimage.morphology import skeletonize
 
 from napari_histomix.generation.layout import Layout
 from napari_histomix.records import instance_ids
-from napari_histomix.stains import stain_density, tissue_stains
+from napari_histomix.stains import stain_density
 
 SIGMA = 1.4
 PERCENTILES = (80.0, 92.0)
@@ -81,17 +81,6 @@ def label_maps(
     channels = [edge, nucleus & ~edge & ~unknown, ~nucleus & ~edge & ~unknown]
     channels += [kinds == 1 + index for index in range(len(names))]
     return np.stack([*channels, hidden]).astype(np.float32)
-
-
-def stain_vector(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean and spread (6,) float32 of the stain densities of the tissue in RGB pixels; the look that a picture follows.
-
-    Hematoxylin, eosin and the residual; zeros where there is no tissue.
-    """
-    stains = tissue_stains(pixels)
-    if not len(stains):
-        return np.zeros(6, np.float32)
-    return np.concatenate([stains.mean(axis=0), stains.std(axis=0)]).astype(np.float32)
 
 
 def replica(layout: Layout, edges: NDArray[np.bool_]) -> tuple[Layout, NDArray[np.bool_]]:

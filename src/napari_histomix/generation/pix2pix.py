@@ -11,7 +11,7 @@ of *Generative synthetic augmentation using edge feature*. Where this differs fr
   kernel overlaps itself unevenly.
 - The label image is seen again at full resolution, so that edges stay where they are.
 - Randomness is a channel of noise, drawn from a seed on the CPU, in the place of dropout: a seed is a picture.
-- The decoder follows a stain: mean and spread of the densities of a reference (``edges.stain_vector``). Labels say
+- The decoder follows a stain: mean and spread of the optical density of a reference (``stains.stain_of``). Labels say
   nothing of the color, and an L1 loss that must guess paints the mean of all laboratories.
 """
 
@@ -30,9 +30,9 @@ from napari_histomix.generation.edges import FIXED
 
 SIZES: dict[str, dict[str, int]] = {"small": {"width": 32, "depth": 5}, "paper": {"width": 64, "depth": 8}}
 """Width and depth of the networks: for two cores (3 million weights), and Isola's for 256²."""
-STAIN_CENTER = (0.20, 0.10, 0.10, 0.17, 0.05, 0.06)
-STAIN_SPREAD = (0.09, 0.05, 0.09, 0.07, 0.02, 0.02)
-"""What a stain vector is centered and scaled by: the mean and spread of those of BRCA-M2C's images."""
+STAIN_CENTER = (0.25, 0.25, 0.25, 0.12, 0.12, 0.12)
+STAIN_SPREAD = (0.15, 0.15, 0.15, 0.06, 0.06, 0.06)
+"""What a stain is centered and scaled by: about the mean and spread of those of H&E images."""
 
 
 class Generator(ModelMixin, ConfigMixin):
@@ -47,7 +47,7 @@ class Generator(ModelMixin, ConfigMixin):
     depth : int
         Number of halvings; sizes are padded by reflection to multiples of 2**depth.
     stains : sequence of six numbers each, optional
-        Stain vectors of real tissue, for pictures that follow no reference.
+        Stains of real tissue, for pictures that follow no reference.
     """
 
     @register_to_config
@@ -73,7 +73,7 @@ class Generator(ModelMixin, ConfigMixin):
         return 1 << len(self.down)
 
     def forward(self, maps: Tensor, noise: Tensor, stains: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) in −1…1 of label maps (N, C, H, W), noise (N, 1, H, W) and stain vectors (N, 6)."""
+        """Pictures (N, 3, H, W) in −1…1 of label maps (N, C, H, W), noise (N, 1, H, W) and stains (N, 6)."""
         height, width = maps.shape[2:]
         seen = _padded(torch.cat([maps, noise], 1), self.grid)
         center, spread = (stains.new_tensor(values) for values in (STAIN_CENTER, STAIN_SPREAD))
