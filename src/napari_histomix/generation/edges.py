@@ -123,15 +123,14 @@ def shaped(layout: Layout, edges: NDArray[np.bool_], rng: np.random.Generator) -
     shift = np.array([cols, rows]) * np.maximum(middle - reach, 0)
     affine = np.column_stack([matrix, middle + shift - matrix @ middle])
 
-    def warp(plane: NDArray[np.generic], how: int) -> NDArray[np.generic]:
-        return cv2.warpAffine(  # type: ignore[call-overload, no-any-return]
-            plane, affine, (width, height), flags=how | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
-        )
+    def warp(plane: NDArray[np.float32], how: int) -> NDArray[np.float32]:
+        flags = how | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpAffine(plane, affine, (width, height), flags=flags), np.float32)
 
     # Floats keep ids below 2^24 exact.
-    instances = np.asarray(warp(layout.instances.astype(np.float32), cv2.INTER_NEAREST)).astype(np.int32)
+    instances = warp(layout.instances.astype(np.float32), cv2.INTER_NEAREST).astype(np.int32)
     # Edges stay lines of one pixel: broadened so that enlarging does not break them, then thinned again.
     broad = cv2.dilate(edges.astype(np.uint8), np.ones((2, 2), np.uint8)).astype(np.float32)
-    lines = skeletonize(np.asarray(warp(broad, cv2.INTER_LINEAR)) >= 0.5)
+    lines = skeletonize(warp(broad, cv2.INTER_LINEAR) >= 0.5)
     left = {number: layout.classes[number] for number in instance_ids(instances)}
     return replace(layout, instances=instances, classes=left), lines

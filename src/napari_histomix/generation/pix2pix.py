@@ -110,7 +110,7 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, maps: Tensor, pictures: Tensor) -> Tensor:
         """Logits (N, 1, h, w); high where a patch looks real."""
-        return self.layers(torch.cat([maps, pictures], 1))  # type: ignore[no-any-return]
+        return self.layers(torch.cat([maps, pictures], 1))
 
 
 def _conv(before: int, after: int, kernel: int, stride: int = 1) -> nn.Conv2d:
