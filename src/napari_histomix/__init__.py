@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_histomix.compositing.composing import compose
     from napari_histomix.datasets import Dataset, load_sample
     from napari_histomix.datasets import open_any as open_dataset
+    from napari_histomix.evaluation.scoring import score
     from napari_histomix.records import Change, HistomixError, LabeledImage
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "load_sample",
     "open_dataset",
     "open_study",
+    "score",
 ]
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "load_sample": "datasets",
     "open_dataset": "datasets:open_any",
     "open_study": "api",
+    "score": "evaluation.scoring",
 }
 """Room that each public name lives in, and its name there where that is another."""
 

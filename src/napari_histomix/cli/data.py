@@ -1,4 +1,4 @@
-"""Commands that read and write datasets: inspect, split, convert, export."""
+"""Commands that read and write datasets: inspect, split, convert, export, score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, add_output, follow
-from napari_histomix.datasets import Dataset, Survey, splits, survey, synthetic_notes
+from napari_histomix.datasets import Dataset, Survey, open_any, splits, survey, synthetic_notes
 from napari_histomix.datasets.dataset import no_image, no_nucleus
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.records import HistomixError, Problem
@@ -17,7 +17,7 @@ from napari_histomix.study import Study
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``inspect``, ``split``, ``convert`` and ``export``."""
+    """Add ``inspect``, ``split``, ``convert``, ``export`` and ``score``."""
     commands.add("inspect", run_inspect, "Show classes, counts, µm/px, splits and problems of a dataset.", *DATASET)
 
     summary = "Propose training, validation and test images: no patient, slide or copy in two of them."
@@ -39,6 +39,15 @@ def add_commands(commands: Commands) -> None:
     exporting.add_argument("--dry-run", action="store_true", help="show counts and size, and write nothing")
     band = "also write class maps with 255 over the inpainted pixels"
     exporting.add_argument("--ignore-band", action="store_true", help=band)
+
+    summary = "Score predictions against the truth: Dice, AJI, PQ, F_c of nuclei; accuracy, F1, kappa of images."
+    scoring = commands.add("score", run_score, summary, "--mpp", "--split-parts")
+    scoring.add_argument("pred", type=Path, help="folder of predictions, in any format of labeled images")
+    scoring.add_argument(
+        "truth", type=Path, help="folder of the true labels, in any format; images have the same names"
+    )
+    grades = "classes of images from the lowest grade to the highest, for kappa"
+    scoring.add_argument("--order", nargs="+", default=[], metavar="CLASS", help=grades)
 
 
 def _share(text: str) -> float:
@@ -211,3 +220,14 @@ def run_export(options: Options) -> dict[str, Any]:
         follow(export_study(study, dataset, options.out, **how))
     options.say("Nothing was written: a dry run." if options.dry_run else f"Written: {options.out}")
     return {"out": str(options.out), "format": format, "dry_run": options.dry_run, **asdict(plan)}
+
+
+def run_score(options: Options) -> dict[str, Any]:
+    """Score predictions against the truth."""
+    from napari_histomix.evaluation.scoring import score_datasets
+
+    sides = [open_any(path, options.mpp, split_parts=options.split_parts) for path in (options.pred, options.truth)]
+    options.say(*(f"Skipped: {problem.sentence}" for dataset in sides for problem in dataset.problems))
+    scores = follow(score_datasets(*sides, order=options.order))
+    options.say(*scores.lines())
+    return scores.values()
