@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from napari_histomix.datasets import read_mpp, read_pixels
-from napari_histomix.datasets.pixels import read_label_image
+from napari_histomix.datasets.pixels import orientation_of, read_label_image
 from napari_histomix.records import HistomixError
 
 RGB = np.random.default_rng(1).integers(0, 256, (12, 10, 3), dtype=np.uint8)
@@ -312,3 +312,28 @@ def test_arrays_of_any_shape_and_kind_end_in_a_sentence(tmp_path, monkeypatch):
             if shape != (3, 4, 4) or read is read_label_image:
                 with pytest.raises(HistomixError):
                     read(tmp_path / "x.tif")
+
+
+def test_where_a_png_says_how_it_is_turned(tmp_path):
+    image, exif = Image.new("RGB", (32, 16)), Image.Exif()
+    exif[274] = 6
+    image.save(tmp_path / "bare.png")
+    image.save(tmp_path / "exif.png", exif=exif)
+    words = PngImagePlugin.PngInfo()
+    words.add_itxt(
+        "XML:com.adobe.xmp",
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>',
+    )
+    image.save(tmp_path / "xmp.png", pnginfo=words)
+    # EXIF data may come after the pixels.
+    whole = (tmp_path / "exif.png").read_bytes()
+    start = whole.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(whole[start : start + 4], "big")
+    (tmp_path / "late.png").write_bytes(whole[:start] + whole[end:-12] + whole[start:end] + whole[-12:])
+    assert {path.stem: orientation_of(path) for path in tmp_path.iterdir()} == {
+        "bare": 1,
+        "exif": 6,
+        "xmp": 6,
+        "late": 6,
+    }

@@ -12,14 +12,8 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from napari_histomix.datasets import load_sample, open_dataset
-from napari_histomix.evaluation.metrics import (
-    IMAGE_FIGURES,
-    NucleusTally,
-    Overlaps,
-    class_agreement,
-    mean,
-    pair_centers,
-)
+from napari_histomix.evaluation.class_agreement import class_agreement
+from napari_histomix.evaluation.metrics import IMAGE_FIGURES, NucleusTally, Overlaps, mean, pair_centers
 from napari_histomix.records import HistomixError
 
 CONSEP = Path(__file__).resolve().parents[3] / "shared" / "data" / "consep-train"

@@ -105,6 +105,48 @@ def test_the_radius_follows_the_truth_or_whoever_knows_the_scale(images, dataset
         assert any("another µm/px than the truth" in note for note in scores.notes) == (mpp == 0.8)
 
 
+@pytest.mark.parametrize(
+    ("format", "kept", "flat"),
+    [
+        ("hovernet", "Labels/*.mat", True),
+        ("hovernet-json", "json/*.json", True),
+        ("hovernet-json", "json/*.json", False),
+        ("qupath", "geojson/*", True),
+        ("coco", "annotations/*", False),
+        ("tiff-pairs", "masks/*", True),
+        ("plain", "labels/*", True),
+        ("aperio-xml", "made up/*.xml", True),
+    ],
+)
+def test_label_files_alone(images, truth, tmp_path, run, format, kept, flat):
+    drain(convert(hm.open_dataset(truth), tmp_path / "whole", format))
+    pred = tmp_path / "pred"
+    pred.mkdir()
+    files = list((tmp_path / "whole").glob(kept if format != "aperio-xml" else "**/*.xml"))
+    for file in [*files, *(tmp_path / "whole").glob("t*.*"), *(tmp_path / "whole").glob("images.csv")]:
+        place = pred if flat or file.parent == tmp_path / "whole" else pred / file.parent.name
+        place.mkdir(exist_ok=True)
+        shutil.copy(file, place)
+    if format == "hovernet-json":
+        (pred / "overlay").mkdir()
+        Image.fromarray(images[0].pixels).save(pred / "overlay" / "tile_0.png")
+    code, out, err = run("score", pred, truth, "--json")
+    assert code == 0, err
+    result = json.loads(out[-1])
+    assert result["images"] == 4 and result["missing_pred"] == [] and result["segmentation"]["dq"] == 1
+    assert result["accuracy"] == 1 and result["pred"] == "pred"
+
+
+def test_masks_without_ids_are_told_of(images, truth, tmp_path, run):
+    for image in images:
+        Image.fromarray(np.uint8(255 * (image.instances > 0))).save(tmp_path / f"{image.source.image}.png")
+    code, out, _ = run("score", tmp_path, truth)
+    assert code == 0 and any(
+        "In the predictions, tile_0: 1 id covers" in line and "--split-parts" in line for line in out
+    )
+    assert json.loads(run("score", tmp_path, truth, "--split-parts", "--json")[1][-1])["segmentation"]["pq"] > 0.9
+
+
 class TestWhatCannotBeScored:
     @pytest.fixture
     def fails(self, run):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_histomix.cli.common import DATASET, WRITABLE, Commands, Options, add_output, follow
-from napari_histomix.datasets import Dataset, Survey, open_any, splits, survey, synthetic_notes
+from napari_histomix.datasets import Dataset, Survey, splits, survey, synthetic_notes
 from napari_histomix.datasets.dataset import no_image, no_nucleus
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.records import HistomixError, Problem
@@ -42,7 +42,7 @@ def add_commands(commands: Commands) -> None:
 
     summary = "Score predictions against the truth: Dice, AJI, PQ, F_c of nuclei; accuracy, F1, kappa of images."
     scoring = commands.add("score", run_score, summary, "--mpp", "--split-parts")
-    scoring.add_argument("pred", type=Path, help="folder of predictions, in any format of labeled images")
+    scoring.add_argument("pred", type=Path, help="folder of predictions, in any format; label files alone will do")
     scoring.add_argument(
         "truth", type=Path, help="folder of the true labels, in any format; images have the same names"
     )
@@ -224,10 +224,11 @@ def run_export(options: Options) -> dict[str, Any]:
 
 def run_score(options: Options) -> dict[str, Any]:
     """Score predictions against the truth."""
+    from napari_histomix.evaluation.predictions import opened
     from napari_histomix.evaluation.scoring import score_datasets
 
-    sides = [open_any(path, options.mpp, split_parts=options.split_parts) for path in (options.pred, options.truth)]
-    options.say(*(f"Skipped: {problem.sentence}" for dataset in sides for problem in dataset.problems))
-    scores = follow(score_datasets(*sides, order=options.order))
+    with opened(options.pred, options.truth, options.mpp, split_parts=options.split_parts) as sides:
+        options.say(*(f"Skipped: {problem.sentence}" for dataset in sides for problem in dataset.problems))
+        scores = follow(score_datasets(*sides, order=options.order))
     options.say(*scores.lines())
     return scores.values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import warnings
 import zlib
@@ -37,6 +38,8 @@ _CAMERA_BITS = (8, 10, 12, 14)
 """Bits of cameras whose values are stored in 16: taken for the full range, the brightest slide would be dark."""
 _TIFF = frozenset({".tif", ".tiff"})
 _ORIENTATION = 274
+_PNG, _PNG_METADATA = b"\x89PNG\r\n\x1a\n", (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""How a PNG begins, and its chunks that may say how it is to be turned."""
 _MIRRORED = {number: (number in (3, 4, 7, 8), number in (2, 3, 6, 7)) for number in range(1, 9)}
 """By EXIF orientation whether rows and columns run backwards, after those from 5 on have changed places."""
 _MICROMETERS = dict.fromkeys(("µm", "μm", "um", "micron", "microns"), 1.0)
@@ -140,6 +143,8 @@ def is_gray(path: Path) -> bool:
 def orientation_of(path: Path) -> int:
     """How an image file says that it is to be turned, from 1 (not at all) to 8, as EXIF numbers it."""
     try:
+        if _is_bare_png(path):
+            return 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _opened(path) as image:
@@ -147,6 +152,18 @@ def orientation_of(path: Path) -> int:
     except Exception:  # decoders raise anything on a broken header; read_pixels reports that file in a sentence
         return 1
     return number if number in range(1, 9) else 1
+
+
+def _is_bare_png(path: Path) -> bool:
+    """Whether a file is a PNG without a word beside its pixels: Pillow decodes all of them to look for EXIF data."""
+    with path.open("rb") as stream:
+        if stream.read(8) != _PNG:
+            return False
+        while len(head := stream.read(8)) == 8:
+            if head[4:] in _PNG_METADATA:
+                return False
+            stream.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return True
 
 
 def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -1,22 +1,18 @@
-"""How well nuclei are segmented and classified, and images classified: the figures of HoVer-Net's tables.
+"""How well nuclei are segmented and classified: the figures of HoVer-Net's tables.
 
 What two instance maps share is counted once, as a sparse contingency table (`Overlaps`), and every figure of an image
 is made from it. Figures by class are made from counts that are pooled over all images (`NucleusTally`).
 
-Where neither side has a nucleus (or an image) to judge, a figure is not a number (NaN) and means leave it out; where
-only one side has, it is 0.
+Where neither side has a nucleus, a figure is not a number (NaN) and means leave it out; where one side has, it is 0.
 
-References
-----------
-Graham et al., "HoVer-Net: simultaneous segmentation and classification of nuclei in multi-tissue histology images",
-Medical Image Analysis 58 (2019), and its ``compute_stats.py``.
+The source is Graham et al., "HoVer-Net: simultaneous segmentation and classification of nuclei in multi-tissue
+histology images", Medical Image Analysis 58 (2019), with its ``compute_stats.py``.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -161,10 +157,6 @@ class Overlaps:
         HistomixError
             If they differ in size, or are no instance maps.
 
-        Examples
-        --------
-        >>> Overlaps.of(np.eye(3, dtype=int), np.eye(3, dtype=int)).pq
-        1.0
         """
         maps = [np.asarray(pred), np.asarray(truth)]
         for name, array in zip(("prediction", "truth"), maps, strict=True):
@@ -191,17 +183,8 @@ class Overlaps:
         pairs, inverse = np.unique(codes, return_inverse=True)
         shared = np.bincount(inverse, lengths[both], len(pairs)).astype(np.int64)
         in_truth, in_pred = np.divmod(pairs, max(len(predicted.ids), 1))
-        return cls(
-            predicted.ids,
-            true.ids,
-            predicted.areas,
-            true.areas,
-            predicted.centers,
-            true.centers,
-            in_pred,
-            in_truth,
-            shared,
-        )
+        sides = predicted.ids, true.ids, predicted.areas, true.areas, predicted.centers, true.centers
+        return cls(*sides, in_pred, in_truth, shared)
 
     @property
     def empty(self) -> bool:
@@ -240,12 +223,9 @@ class Overlaps:
     def aji(self) -> float:
         """Aggregated Jaccard index: Σ I / (Σ U + pixels of all instances that are in no pair).
 
-        A true instance is paired with the prediction of the highest IoU, which may be paired repeatedly.
-
-        References
-        ----------
-        Kumar et al., "A dataset and a technique for generalized nuclear segmentation for computational pathology",
-        IEEE TMI 36 (2017); as HoVer-Net's ``get_fast_aji``.
+        A true instance is paired with the prediction of the highest IoU, which may be paired repeatedly (Kumar et al.,
+        "A dataset and a technique for generalized nuclear segmentation for computational pathology", IEEE TMI 36, 2017;
+        as HoVer-Net's ``get_fast_aji``).
 
         Examples
         --------
@@ -285,18 +265,14 @@ class Overlaps:
         return panoptic(total, pairs, len(self.pred_ids) - pairs, len(self.truth_ids) - pairs)
 
     @property
-    def dq(self) -> float:
-        """Detection quality (see `panoptic`)."""
-        return self.panoptic.dq
-
-    @property
-    def sq(self) -> float:
-        """Segmentation quality (see `panoptic`)."""
-        return self.panoptic.sq
-
-    @property
     def pq(self) -> float:
-        """Panoptic quality (see `panoptic`)."""
+        """Panoptic quality (see `panoptic`).
+
+        Examples
+        --------
+        >>> Overlaps.of(np.eye(3, dtype=int), np.eye(3, dtype=int)).pq
+        1.0
+        """
         return self.panoptic.pq
 
     def figures(self) -> dict[str, float]:
@@ -518,84 +494,7 @@ class NucleusTally:
         return mean(self.panoptic(name).pq for name in self.classes)
 
 
-@dataclass(frozen=True, slots=True)
-class ClassAgreement:
-    """How well predicted classes of images agree with the true ones.
-
-    Parameters
-    ----------
-    count : int
-        Images.
-    accuracy : float
-    f1 : mapping of str to float
-        F1 of each class that occurs on either side, in their order.
-    kappa : float
-        Cohen's kappa with quadratic weights; NaN where only one class occurs.
-    """
-
-    count: int
-    accuracy: float
-    f1: Mapping[str, float]
-    kappa: float
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean of the classes' F1."""
-        return mean(self.f1.values())
-
-
-def class_agreement(pred: Sequence[str], truth: Sequence[str], order: Sequence[str]) -> ClassAgreement:
-    """Compare the classes of images.
-
-    Accuracy, F1 = 2 TP / (2 TP + FP + FN) of each class, and kappa = 1 − Σ w O / Σ w E, with the observed (O) and
-    expected (E) confusion matrices and w = (i − j)².
-
-    Parameters
-    ----------
-    pred, truth : sequence of str
-        Classes of the images, in one order of images.
-    order : sequence of str
-        All classes, from the lowest grade to the highest: kappa weighs an error by how many grades it is off.
-
-    Returns
-    -------
-    ClassAgreement
-
-    References
-    ----------
-    Cohen, "Weighted kappa", Psychological Bulletin 70 (1968); figures by scikit-learn.
-
-    Examples
-    --------
-    >>> agreement = class_agreement(["low", "high", "high"], ["low", "mid", "high"], ["low", "mid", "high"])
-    >>> round(agreement.accuracy, 2), round(agreement.kappa, 2), round(agreement.macro_f1, 2)
-    (0.67, 0.8, 0.56)
-    """
-    from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
-
-    if not truth:
-        return ClassAgreement(0, NAN, {}, NAN)
-    numbers = {name: number for number, name in enumerate(order)}
-    predicted, true = ([numbers[name] for name in names] for names in (pred, truth))
-    present = sorted({*predicted, *true})
-    values = f1_score(true, predicted, labels=present, average=None, zero_division=0.0)
-    kappa = NAN
-    if len(present) > 1:
-        with warnings.catch_warnings():
-            # Each side has one class only, and not the same.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            kappa = float(cohen_kappa_score(true, predicted, labels=list(range(len(order))), weights="quadratic"))
-    f1 = {order[number]: float(value) for number, value in zip(present, values, strict=True)}
-    return ClassAgreement(len(truth), float(accuracy_score(true, predicted)), f1, kappa)
-
-
 def mean(values: Iterable[float]) -> float:
-    """Mean of the values that are numbers; NaN where none is.
-
-    Examples
-    --------
-    >>> mean([1.0, float("nan"), 0.0])
-    0.5
-    """
+    """Mean of the values that are numbers; NaN where none is."""
     numbers = [value for value in values if not np.isnan(value)]
     return float(np.mean(numbers)) if numbers else NAN

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from napari_histomix.datasets import Dataset, Entry, open_any
+from napari_histomix.datasets import Dataset, Entry
 from napari_histomix.datasets.entries import UNCLASSIFIED
-from napari_histomix.datasets.names import paired
-from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.datasets.text_files import about
+from napari_histomix.evaluation.class_agreement import ClassAgreement, class_agreement
 from napari_histomix.evaluation.figures import markdown_table
-from napari_histomix.evaluation.metrics import (
-    IMAGE_FIGURES,
-    ClassAgreement,
-    NucleusTally,
-    Overlaps,
-    class_agreement,
-    mean,
-)
+from napari_histomix.evaluation.metrics import IMAGE_FIGURES, NucleusTally, Overlaps, mean
+from napari_histomix.evaluation.predictions import alike, image_pairs, opened
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, drain
 
 SHOWN = 5
-"""Names of images that a sentence lists."""
+"""Names of images that a sentence lists, and sentences of one kind that are told."""
 
 SCALES = 1.05
 """Largest ratio of two images' µm/px that count as the same."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Scores:
     """What `score` found.
 
@@ -158,6 +150,9 @@ class Scores:
             }
         return result
 
+    def __repr__(self) -> str:
+        return f"<Scores: {self.pred} against {self.truth}, {len(self.images):,} images>"
+
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
@@ -179,7 +174,8 @@ def score(
     Parameters
     ----------
     pred, truth : Dataset or path
-        In any format that ``open_dataset`` reads.
+        In any format that ``open_dataset`` reads. Predictions may be a folder of label files alone, named as the
+        images of the truth.
     mpp : float, optional
         Micrometers per pixel, where the data does not say it.
     split_parts : bool
@@ -205,11 +201,8 @@ def score(
     >>> scores.segmentation["aji"], scores.nuclei.f_c("lymphocyte")
     (1.0, 1.0)
     """
-    sides = [
-        given if isinstance(given, Dataset) else open_any(given, mpp, split_parts=split_parts)
-        for given in (pred, truth)
-    ]
-    return drain(score_datasets(*sides, order=order))
+    with opened(pred, truth, mpp, split_parts=split_parts) as sides:
+        return drain(score_datasets(*sides, order=order))
 
 
 def score_datasets(pred: Dataset, truth: Dataset, *, order: Sequence[str] = ()) -> Job[Scores]:
@@ -244,55 +237,12 @@ def score_datasets(pred: Dataset, truth: Dataset, *, order: Sequence[str] = ()) 
     return replace(scores, notes=tuple(notes))
 
 
-def image_pairs(pred: Dataset, truth: Dataset) -> dict[str, str]:
-    """By name of an image in the truth, the name of its prediction.
-
-    That is the same name (upper or lower case), else the same file name in another folder, where it is the only one.
-    Folders that stand for predicted classes are no part of a name, unless two images of one file name need them; then
-    pixels are compared, so that a prediction is not taken for that of another image.
-
-    Raises HistomixError where they turn out to be different images.
-    """
-    names, others = ([entry.source.image for entry in dataset.entries] for dataset in (truth, pred))
-    short, short_others = _file_names(names), _file_names(others)
-    foldered = all(entry.kind and _in_class_folder(entry) for entry in pred.entries)
-    if foldered and len(short) == len(names) and len(short_others) == len(others):
-        return {short[name]: short_others[other] for name, other in paired(short, short_others).items()}
-    partners = paired(names, others)
-    if foldered:
-        for name, other in partners.items():
-            entries = truth.entry(name), pred.entry(other)
-            first, second = (
-                pixels_sha256(dataset.layout.pixels(entry))
-                for dataset, entry in zip((truth, pred), entries, strict=True)
-            )
-            if first != second:
-                raise HistomixError(
-                    f"{other} is another image in the predictions than in the truth, where several are called "
-                    f"{PurePosixPath(name).name}; list predictions in a CSV with the columns image and class."
-                )
-        return partners
-    left = [name for name in short if short[name] not in partners]
-    left_others = [name for name in short_others if short_others[name] not in set(partners.values())]
-    return partners | {short[name]: short_others[other] for name, other in paired(left, left_others).items()}
-
-
-def _in_class_folder(entry: Entry) -> bool:
-    return entry.kind.casefold() in (part.casefold() for part in PurePosixPath(entry.source.image).parts[:-1])
-
-
-def _file_names(names: Sequence[str]) -> dict[str, str]:
-    """Names of images by their last parts, as far as these mean one of them."""
-    ends = [(PurePosixPath(name).name, name) for name in names]
-    counts = Counter(end.casefold() for end, _ in ends)
-    return {end: name for end, name in ends if counts[end.casefold()] == 1}
-
-
 def _score_nuclei(
     scores: Scores, pred: Dataset, truth: Dataset, pairs: Sequence[tuple[Entry, Entry]], notes: list[str]
 ) -> Job[Scores]:
-    same, shared = _class_names(pred, truth)
+    same = _class_names(pred, truth)
     tally, per_image, failed = NucleusTally(), dict[str, dict[str, float]](), list[str]()
+    said: tuple[list[str], list[str]] = [], []
     scales = 0
     for done, (predicted, true) in enumerate(pairs):
         yield Event("Scoring", done, len(pairs))
@@ -315,12 +265,17 @@ def _score_nuclei(
         except HistomixError as error:
             raise HistomixError(f"{image}: {str(error)[0].lower()}{str(error)[1:]}") from None
         per_image[image] = overlaps.figures()
+        for sentences, side in zip(said, sides, strict=True):
+            sentences += [note.sentence for note in side.notes if note.about != "types"]
         names = [_names_of(side, dataset) for side, dataset in zip(sides, (pred, truth), strict=True)]
         tally.add(overlaps, {number: same.get(name, name) for number, name in names[0].items()}, names[1], mpp)
     yield Event("Scoring", len(pairs), len(pairs))
     if not per_image:
         raise HistomixError(f"No pair of images can be read; the first: {failed[0]}", problems=failed)
     notes += [f"Skipped: {sentence}" for sentence in failed]
+    for what, sentences in zip(("predictions", "truth"), said, strict=True):
+        notes += [f"In the {what}, {sentence}" for sentence in sentences[:SHOWN]]
+        notes += [f"In the {what}, {len(sentences) - SHOWN:,} more such sentences."] if sentences[SHOWN:] else []
     if scales:
         notes.append(f"{scales:,} predictions have another µm/px than the truth, which counts.")
     if not tally.truth.total() and not tally.pred.total():
@@ -330,7 +285,7 @@ def _score_nuclei(
             f"{tally.truth['']:,} nuclei of the truth have no class; what is predicted there counts for no class."
         )
     classes: tuple[str, ...] = ()
-    if shared:
+    if same:
         known = list(dict.fromkeys([kind.name for kind in truth.classes if kind.name in tally.classes]))
         classes = (*known, *(name for name in tally.classes if name not in known))
         if foreign := [name for name in tally.pred if name and name not in {kind.name for kind in truth.classes}]:
@@ -345,11 +300,10 @@ def _score_nuclei(
     return replace(scores, images=tuple(per_image), per_image=per_image, nuclei=tally, classes=classes)
 
 
-def _class_names(pred: Dataset, truth: Dataset) -> tuple[dict[str, str], bool]:
-    """Name in the truth of each predicted class that means the same, and whether there is one."""
+def _class_names(pred: Dataset, truth: Dataset) -> dict[str, str]:
+    """Name in the truth of each predicted class that means the same."""
     sides = [[kind.name for kind in dataset.classes if not _unknown(kind.name)] for dataset in (pred, truth)]
-    same = paired(*(dict.fromkeys(names) for names in sides))
-    return same, bool(same)
+    return alike(*sides)
 
 
 def _names(dataset: Dataset) -> str:
@@ -372,9 +326,8 @@ def _score_kinds(
     judged = [(predicted.kind, true.kind) for predicted, true in pairs if predicted.kind and true.kind]
     if len(judged) < len(pairs):
         notes.append(f"{len(pairs) - len(judged):,} pairs of images have no class on one side, and are not scored.")
-    known = {name.casefold(): name for name in truth.kinds}
-    predicted = [known.get(kind.casefold(), kind) for kind, _ in judged]
-    true = [known[kind.casefold()] for _, kind in judged]
+    same = alike({kind for kind, _ in judged}, truth.kinds)
+    predicted, true = [same.get(kind, kind) for kind, _ in judged], [kind for _, kind in judged]
     foreign = sorted(set(predicted) - set(true) - set(truth.kinds))
     if foreign:
         notes.append(f"The truth has no class {', '.join(foreign)}; images that are predicted so are wrong.")
