@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def test_images_without_a_partner_are_named(images, truth, dataset_folder, tmp_p
     (said,) = [line for line in out if "without a prediction" in line]
     assert said.startswith(f"Note: {len(missing)} images") and all(name in said for name in missing)
     assert any("without a truth" in line and "tile_9" in line for line in out) == ("tile_9" in names)
+
+
+def test_classes_in_other_letters(images, truth, dataset_folder, tmp_path):
+    folders = [dataset_folder(tmp_path / name, images) for name in ("pred", "truth")]
+    for folder, form in zip(folders, ("NFD", "NFC"), strict=True):
+        info = json.loads((folder / "type_info.json").read_text())
+        name = unicodedata.normalize(form, "Épithélium")
+        (folder / "type_info.json").write_text(json.dumps(info | {"2": [name, [1, 2, 3]]}))
+    assert score(*folders).nuclei.mpq_plus == 1
 
 
 def test_other_classes(images, truth, dataset_folder, tmp_path):

@@ -341,7 +341,8 @@ def _score_kinds(
         order = [names.get(name.casefold(), name) for name in order]
     else:
         order = [*truth.kinds, *foreign]
-        notes.append(f"Kappa takes the classes in the order {', '.join(order)}; --order names another.")
+        if len(order) > 2:
+            notes.append(f"Kappa takes the classes in the order {', '.join(order)}; --order names another.")
     return class_agreement(predicted, true, order)
 
 
