@@ -20,6 +20,8 @@ _RECIPES = {
     "inpainter": "inpainting:Inpainter",
     "autoencoder": "inpainting:Autoencoder",
     "latent": "inpainting:LatentInpainter",
+    "structure": "structure_model:StructureRecipe",
+    "image": "image_model:ImageRecipe",
 }
 """The recipe of each kind of network, by module and class."""
 
@@ -28,6 +30,8 @@ KINDS = MappingProxyType(
         "inpainter": "The network that fills holes, on pixels.",
         "autoencoder": "An autoencoder, which a latent network works on.",
         "latent": "The network that fills holes, on an autoencoder's latents.",
+        "structure": "The network that draws nuclei structures, from which layouts are read.",
+        "image": "The network that paints layouts, whole or inside a real image.",
     }
 )
 """Kinds of networks that can be trained, and what each is."""

@@ -45,6 +45,7 @@ class Inpainter:
         "Output: v-prediction."
     )
     pictures = staticmethod(training_pictures)
+    facts: Mapping[str, Any] = {}
 
     def __init__(
         self, settings: InpainterSettings, start: Path | None, autoencoder: AutoencoderKL | VQModel | None = None
@@ -150,6 +151,7 @@ class Autoencoder:
     windows = (64, 96, 128, 192, 256)
     what = "An autoencoder for H&E windows: a quarter of the pixels a side, four channels."
     pictures = staticmethod(training_pictures)
+    facts: Mapping[str, Any] = {}
 
     def __init__(self, settings: TrainingSettings, start: Path | None, _autoencoder: Path | None = None) -> None:
         self.settings = settings

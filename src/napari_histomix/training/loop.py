@@ -46,12 +46,15 @@ class Recipe(Protocol):
         Sides in pixels it may be run at.
     what : str
         What the network is, for its model card.
+    facts : mapping
+        What the model card says beside the run, such as the classes it knows.
     """
 
     network: torch.nn.Module
     schedule: Mapping[str, Any]
     windows: tuple[int, ...]
     what: str
+    facts: Mapping[str, Any]
 
     def __init__(self, settings: Any, start: Path | None, autoencoder: Path | None) -> None: ...
 
@@ -181,6 +184,7 @@ def train(
     folders = sorted(to_learn | to_check)
     facts = {
         "kind": kind,
+        **recipe.facts,
         # Folder names only: paths may tell too much.
         "training_images": {folder: to_learn[folder] for folder in folders},
         "validation_images": {folder: to_check[folder] for folder in folders},

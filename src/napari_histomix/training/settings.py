@@ -94,6 +94,61 @@ class LatentSettings(InpainterSettings):
     ema: Average = 0.999
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabeledSettings(TrainingSettings):
+    """What networks share that learn from labeled nuclei."""
+
+    mpp: Annotated[
+        float, Option("Scale that windows are cut at; images of another are resampled.", low=0.01, unit="µm/px")
+    ] = 0.5
+    ignore: Annotated[
+        tuple[str, ...],
+        Option("Classes whose regions teach nothing, in upper or lower case.", kind="classes", advanced=True),
+    ] = ("ambiguous", "ignore", "unknown")
+    balanced: Annotated[
+        float, Option("Share of windows around a nucleus of a class drawn at random.", low=0.0, high=1.0, advanced=True)
+    ] = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(LabeledSettings):
+    """How the network that paints layouts is trained."""
+
+    minutes: Minutes = 120.0
+    ema: Average = 0.999
+    weighting: Weighting = "min-snr"
+    holes: Annotated[
+        float, Option("Share of windows of which only a few nuclei are hidden.", low=0.0, high=1.0, advanced=True)
+    ] = 0.4
+    dropout: Annotated[
+        float, Option("Share of windows without labels, which guidance needs.", low=0.0, high=1.0, advanced=True)
+    ] = 0.1
+    unclassed: Annotated[
+        float, Option("Share of windows whose nuclei have no class.", low=0.0, high=1.0, advanced=True)
+    ] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureSettings(LabeledSettings):
+    """How the network that draws nuclei structures is trained."""
+
+    window: Window = 128
+    batch: Batch = 8
+    minutes: Minutes = 120.0
+    ema: Average = 0.999
+    weighting: Weighting = "min-snr"
+    dropout: Annotated[
+        float,
+        Option("Share of windows without shares and density, which guidance needs.", low=0.0, high=1.0, advanced=True),
+    ] = 0.15
+
+
 BY_KIND: Mapping[str, type[TrainingSettings]] = MappingProxyType(
-    {"inpainter": InpainterSettings, "autoencoder": AutoencoderSettings, "latent": LatentSettings}
+    {
+        "inpainter": InpainterSettings,
+        "autoencoder": AutoencoderSettings,
+        "latent": LatentSettings,
+        "structure": StructureSettings,
+        "image": ImageSettings,
+    }
 )

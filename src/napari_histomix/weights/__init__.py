@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 def bundled() -> Path:
     """Folder of the bundled inpainter."""
-    return Path(__file__).parent / "he-inpaint"
+    return bundled_model("he-inpaint")
+
+
+def bundled_model(name: str) -> Path:
+    """Folder of a bundled model: he-inpaint, he-segmenter, he-structure, he-image or he-pix2pix."""
+    return Path(__file__).parent / name
 
 
 FOLDER_VARIABLE = "HISTOMIX_WEIGHTS"

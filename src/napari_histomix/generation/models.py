@@ -1,0 +1,164 @@
+"""Trained generators and segmenters on disk: loaded with their card, fitted to other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from napari_histomix.diffusion.model_files import CARD_FILE, SCHEDULE_FILE, load_part, read_card, read_json, scale_of
+from napari_histomix.records import HistomixError
+from napari_histomix.weights import bundled_model
+
+Kind = Literal["segmenter", "structure", "image", "pix2pix"]
+
+NETWORKS: Mapping[str, str] = {
+    "segmenter": "segmenter:SegmenterNetwork",
+    "structure": "networks:ConditionedUNet",
+    "image": "networks:ConditionedUNet",
+    "pix2pix": "pix2pix:Generator",
+}
+"""Class of each kind's network, in this room."""
+
+SYNONYMS: Mapping[str, str] = {
+    "inflammatory": "lymphocyte",
+    "lymphocytes": "lymphocyte",
+    "epithelial": "tumor",
+    "epithelium": "tumor",
+    "neoplastic": "tumor",
+    "neoplastic epithelial": "tumor",
+    "malignant epithelial": "tumor",
+    "tumour": "tumor",
+    "spindle": "stromal",
+    "spindle-shaped": "stromal",
+    "connective": "stromal",
+    "fibroblast": "stromal",
+    "stroma": "stromal",
+}
+"""Classes of public datasets, and what the bundled networks call them."""
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratorModel:
+    """A trained network with what must be known to use it.
+
+    Parameters
+    ----------
+    kind : {"segmenter", "structure", "image", "pix2pix"}
+    network : Module
+        In evaluation mode, on the processor.
+    schedule : mapping
+        diffusers scheduler configuration; empty where nothing is denoised.
+    classes : tuple of str
+        Names of the nucleus classes it knows, in the order of its channels.
+    mpp : float
+        µm per pixel it works at; images of another scale are resampled.
+    name, sha256 : str
+        Identity, for provenance.
+    card : mapping
+        All that ``histomix.json`` says.
+    """
+
+    kind: Kind
+    network: Any
+    schedule: Mapping[str, Any]
+    classes: tuple[str, ...]
+    mpp: float
+    name: str
+    sha256: str
+    card: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Which model it was, as provenance keeps it."""
+        return {"model": self.name, "model_kind": self.kind, "model_sha256": self.sha256}
+
+
+def load_generator(path: Path | str, kind: Kind) -> GeneratorModel:
+    """Load a trained network of a kind.
+
+    Parameters
+    ----------
+    path : Path or str
+        A model folder that ``histomix train`` made; empty: the bundled one.
+    kind : {"segmenter", "structure", "image", "pix2pix"}
+
+    Raises
+    ------
+    HistomixError
+        For a folder that is missing, damaged, or holds another kind of network.
+    """
+    folder = Path(path).expanduser() if str(path) else bundled_model(f"he-{kind}")
+    if not folder.is_dir():
+        raise HistomixError(f"There is no model folder '{folder}'; check the path.")
+    card = read_card(folder)
+    if not card:
+        raise HistomixError(f"{folder} has no {CARD_FILE}; choose a folder that 'histomix train {kind}' made.")
+    if card.get("kind") != kind:
+        named = card.get("kind") or "another network"
+        raise HistomixError(f"{folder.name} is of the kind '{named}', not '{kind}'; choose another model folder.")
+    module, _, name = NETWORKS[kind].partition(":")
+    network_class = getattr(import_module(f"napari_histomix.generation.{module}"), name)
+    network, sha256 = load_part(network_class, folder, card.get("sha256"))
+    schedule = read_json(folder / SCHEDULE_FILE, "a scheduler") if (folder / SCHEDULE_FILE).is_file() else {}
+    mpp = scale_of(card, folder, (64,))[0]
+    classes = tuple(str(known) for known in card.get("classes", ()))
+    network = network.float().eval().requires_grad_(False)
+    return GeneratorModel(kind, network, schedule, classes, sum(mpp) / 2, str(card["name"]), sha256, card)
+
+
+def class_of(name: str, known: Sequence[str]) -> str:
+    """The class of a model that a class of a dataset is: of the same name, or by ``SYNONYMS``; else "".
+
+    Examples
+    --------
+    >>> class_of("Inflammatory", ("lymphocyte", "tumor"))
+    'lymphocyte'
+    """
+    plain = {each.casefold(): each for each in known}
+    wanted = name.strip().casefold()
+    return plain.get(wanted) or plain.get(SYNONYMS.get(wanted, ""), "")
+
+
+def unknown_classes(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Those of a dataset's classes that a model does not know."""
+    return sorted({name for name in names if name and not class_of(name, known)})
+
+
+def adapted(network: Any, old: Sequence[str], new: Sequence[str]) -> Any:
+    """A ``ConditionedUNet`` whose class maps are those of ``new`` classes, with the weights of one for ``old``.
+
+    A class that is new begins with the weights of the old class it is a synonym of, else at zero.
+    """
+    if tuple(old) == tuple(new):
+        return network
+    config = dict(network.config)
+    other = type(network).from_config(config | {"map_channels": config["map_channels"] - len(old) + len(new)})
+    # Origin of each map channel; the semantic map stands before the classes.
+    origins: list[int | None] = []
+    for name in new:
+        known = class_of(name, old)
+        origins.append(list(old).index(known) if known else None)
+    maps_before = 1
+    order = [*range(maps_before), *(None if at is None else maps_before + at for at in origins)]
+    order += range(maps_before + len(old), config["map_channels"])
+    state, own = network.state_dict(), other.state_dict()
+    inputs = int(config["in_channels"])
+    for key, value in own.items():
+        old_value = state[key]
+        if old_value.shape == value.shape:
+            own[key] = old_value
+            continue
+        skip = inputs if key.endswith("conv_in.weight") else 0
+        fresh = torch.zeros_like(value)
+        fresh[:, :skip] = old_value[:, :skip]
+        for channel, origin in enumerate(order):
+            if origin is not None:
+                fresh[:, skip + channel] = old_value[:, skip + origin]
+        own[key] = fresh
+    other.load_state_dict(own)
+    return other

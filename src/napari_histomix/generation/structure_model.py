@@ -1,0 +1,123 @@
+"""Layouts drawn by a network: nuclei structures from noise, decoded into instance maps (NuDiff, arXiv 2310.14197)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_histomix.devices import choose_device
+from napari_histomix.generation.denoising import denoise
+from napari_histomix.generation.layout import Layout
+from napari_histomix.generation.models import GeneratorModel
+from napari_histomix.generation.structure import class_maps, instances_of, structure_of
+from napari_histomix.records import Event, HistomixError, Job, instance_ids
+
+UNSHUFFLED = 4
+"""Pixels that stand in one of the network's: it works at half the size, and loses nothing."""
+DENSITY = 2000.0
+"""Nuclei in a square millimeter that count as 1."""
+GRID = 16
+"""Sides of structures are multiples of this."""
+
+
+def structure_maps(layout: Layout, classes: Sequence[str]) -> NDArray[np.float32]:
+    """What the network draws: (3 + n, H, W) in [−1, 1]: semantic, horizontal, vertical, and each class."""
+    structure = structure_of(layout.instances)
+    kinds = class_maps(layout.instances, layout.classes, classes)
+    structure[0] = 2 * structure[0] - 1
+    return np.concatenate([structure, 2 * kinds - 1]).astype(np.float32)
+
+
+def condition_vector(
+    layout: Layout | None, classes: Sequence[str], shares: Mapping[str, float] | None = None, density: float = 0.0
+) -> NDArray[np.float32]:
+    """Class shares, density and whether they are given, (n + 2,): of a layout, or as asked for; zeros for neither."""
+    if layout is None and shares is None:
+        return np.zeros(len(classes) + 2, np.float32)
+    if layout is not None:
+        counts = layout.counts()
+        total = sum(counts.values())
+        shares = {name: counts[name] / total for name in classes} if total else {}
+        density = total / (layout.instances.size * (layout.mpp / 1000) ** 2)
+    assert shares is not None
+    return np.array([*(shares.get(name, 0.0) for name in classes), density / DENSITY, 1], np.float32)
+
+
+def sample(
+    count: int,
+    side: int,
+    model: GeneratorModel,
+    seeds: Sequence[int],
+    *,
+    shares: Mapping[str, float] | None = None,
+    density: float = 1500.0,
+    steps: int = 25,
+    guidance: float = 0.0,
+    ancestral: bool = False,
+    device: str = "auto",
+) -> Job[list[Layout]]:
+    """Draw layouts from noise; a long job.
+
+    Parameters
+    ----------
+    count, side : int
+        How many, and their side in pixels at the model's scale.
+    model : GeneratorModel
+        Of the kind "structure".
+    seeds : sequence of int
+        One for each layout.
+    shares : mapping of str to float, optional
+        Share of nuclei of each class; a rare class can be asked for. None: as the model likes.
+    density : float
+        Nuclei in a square millimeter; counts where shares are given.
+    steps, guidance, ancestral
+        See `denoising.denoise`; the paper's are 1,000 ancestral steps without guidance.
+    device : str
+
+    Raises
+    ------
+    HistomixError
+        For a class that the model does not draw, or too small a side.
+    """
+    if side < GRID:
+        raise HistomixError(f"A layout must have at least {GRID} pixels a side, not {side}.")
+    if unknown := [name for name in shares or () if name not in model.classes]:
+        raise HistomixError(f"{model.name} draws no '{unknown[0]}'; its classes are {', '.join(model.classes)}.")
+    padded = -(-side // GRID) * GRID
+    place = choose_device(device)
+    network = model.network.to(place)
+    vector = torch.from_numpy(condition_vector(None, model.classes, shares, density))[None]
+    layouts: list[Layout] = []
+    shape = (UNSHUFFLED * (3 + len(model.classes)), padded // 2, padded // 2)
+    for number in range(count):
+        drawing = denoise(
+            network,
+            model.schedule,
+            shape,
+            None,
+            vector,
+            seeds[number : number + 1],
+            steps=steps,
+            guidance=guidance,
+            ancestral=ancestral,
+            device=place,
+        )
+        for step, clean in enumerate(drawing):
+            drawn = clean
+            yield Event("Drawing layouts", number * steps + step, count * steps)
+        maps = torch.nn.functional.pixel_shuffle(drawn[0], 2).cpu().numpy()[:, :side, :side]
+        layouts.append(decoded(maps, model.classes, model.mpp))
+    return layouts
+
+
+def decoded(maps: NDArray[np.float32], classes: Sequence[str], mpp: float) -> Layout:
+    """The layout of drawn maps (3 + n, H, W) in [−1, 1]: each nucleus has the class that most of it is drawn as."""
+    instances = instances_of((maps[0] + 1) / 2, maps[1], maps[2])
+    ids = instance_ids(instances)
+    if not classes or not ids:
+        return Layout(instances, dict.fromkeys(ids, ""), mpp)
+    sums = np.stack([np.bincount(instances.ravel(), kind.ravel(), instances.max() + 1) for kind in maps[3:]])
+    return Layout(instances, {number: classes[int(sums[:, number].argmax())] for number in ids}, mpp)

@@ -1,0 +1,214 @@
+"""How the network learns that paints layouts: structure-conditioned diffusion with dropped conditions.
+
+Windows are hidden whole, or of a few nuclei with their surroundings shown: the same weights paint whole tiles, and
+inside real images. Labels are dropped now and then, so that guidance can compare (Ho & Salimans, arXiv 2207.12598); the
+classes alone, so that nuclei without one can be painted; and the stain, so that none has to be asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from napari_histomix.datasets import Dataset
+from napari_histomix.diffusion.inpainter import as_pixels
+from napari_histomix.diffusion.model_files import WEIGHTS_FILE, load_part, read_card, read_json
+from napari_histomix.generation.denoising import denoise
+from napari_histomix.generation.layout import Layout
+from napari_histomix.generation.models import adapted
+from napari_histomix.generation.networks import ConditionedUNet, adopt_weights
+from napari_histomix.generation.structure import condition_maps
+from napari_histomix.records import HistomixError, Job, instance_ids
+from napari_histomix.training.inpainting import SCHEDULE, few_bits
+from napari_histomix.training.labeled_windows import (
+    LabeledBatches,
+    LabeledPicture,
+    LabeledWindow,
+    class_names,
+    labeled_pictures,
+)
+from napari_histomix.training.settings import ImageSettings
+
+VECTOR = 7
+"""Mean and spread of three channels' optical density, and whether they are given."""
+MAPS = 6
+"""Maps beside those of the classes (``condition_maps``)."""
+CHECKED = 24
+SHOWN = 4
+CHECK_TIMES = (60, 250, 500, 800)
+"""Timesteps of the validation loss."""
+NO_STAIN = 0.15
+"""Share of windows whose stain is not given."""
+
+
+def stain_vector(stain: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """What the network sees of a stain (6,): about zero mean and unit spread over slides, then 1; zeros for None."""
+    if stain is None:
+        return np.zeros(VECTOR, np.float32)
+    scaled = np.concatenate([(stain[:3] - 0.25) / 0.15, (stain[3:] - 0.12) / 0.06])
+    return np.append(scaled, 1).astype(np.float32)
+
+
+def as_tensor(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """(N, 3, H, W) in [−1, 1] of RGB pixels (H, W, 3)."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class ImageRecipe:
+    """The network that paints layouts."""
+
+    what = (
+        "A network that paints H&E from labels, in pixels or inside a real image. Input: noisy RGB, known RGB, hole; "
+        "maps of the labels; stain. Output: v-prediction."
+    )
+    windows = (64, 96, 128, 192, 256)
+
+    def __init__(self, settings: ImageSettings, start: Path | None, _autoencoder: Path | None = None) -> None:
+        self.settings, self.start = settings, start
+        self.schedule: Mapping[str, Any] = dict(SCHEDULE)
+        self.scheduler = DDPMScheduler.from_config(dict(SCHEDULE))
+        self.classes: tuple[str, ...] = ()
+        self.network: Any = None
+        if settings.window % 4:
+            raise HistomixError("Windows of this network must be multiples of 4 pixels.")
+
+    def pictures(
+        self, sources: Sequence[Path | Dataset], seed: int, splits: Mapping[str, str] | None
+    ) -> Job[tuple[list[LabeledPicture], list[LabeledPicture]]]:
+        """Labeled pictures; their classes are those that the network will know."""
+        learned, checked = yield from labeled_pictures(sources, self.settings, splits)
+        self.classes = class_names(learned)
+        self.network = begun(self.start, self.classes)
+        return learned, checked
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the model card says beside the run."""
+        return {"classes": list(self.classes)}
+
+    def batches(self, pictures: Sequence[LabeledPicture], rank: int = 0) -> LabeledBatches:
+        """Random windows of labeled pictures."""
+        return LabeledBatches(pictures, self.settings, self.prepare, rank)
+
+    def fixed(self, pictures: Sequence[LabeledPicture]) -> tuple[Tensor, ...]:
+        """The windows of the validation loss."""
+        rng = np.random.default_rng(0)
+        batches = LabeledBatches(pictures, self.settings, self.prepare)
+        windows = [window for step in range(CHECKED) for window in batches.windows(step)][:CHECKED]
+        return self.prepare(windows, rng, dropped=False)
+
+    def prepare(
+        self, windows: Sequence[LabeledWindow], rng: np.random.Generator, dropped: bool = True
+    ) -> tuple[Tensor, ...]:
+        """Images, holes and where the loss counts (N, 1, S, S), maps (N, M, S, S) and vectors (N, V) of windows."""
+        settings = self.settings
+        holes, maps, vectors = [], [], []
+        for window in windows:
+            holes.append(random_hole(window, settings.holes if dropped else 0.0, rng))
+            layout, present = window.layout, not (dropped and rng.random() < settings.dropout)
+            if dropped and rng.random() < settings.unclassed:
+                layout = Layout(layout.instances, dict.fromkeys(layout.classes, ""), layout.mpp)
+            maps.append(condition_maps(layout, self.classes, window.ignore, present))
+            vectors.append(stain_vector(None if dropped and rng.random() < NO_STAIN else window.stain))
+        hole = torch.from_numpy(np.stack(holes))[:, None].float()
+        ignored = torch.from_numpy(np.stack([window.ignore for window in windows]))[:, None].float()
+        return (
+            as_tensor([window.pixels for window in windows]),
+            hole,
+            hole * (1 - ignored),
+            torch.from_numpy(np.stack(maps)),
+            torch.from_numpy(np.stack(vectors)),
+        )
+
+    def loss(self, network: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        """Weighted square error of v inside the hole, where labels are known."""
+        images = batch[0]
+        times = torch.randint(len(self.scheduler), (len(images),), generator=generator).to(images.device)
+        noise = torch.randn(images.shape, generator=generator).to(images.device)
+        alphas = self.scheduler.alphas_cumprod.to(images.device)[times]
+        ratio = alphas / (1 - alphas)
+        weight = ratio.clamp(max=5) / (ratio + 1) if self.settings.weighting == "min-snr" else torch.ones_like(ratio)
+        return (self._error(network, batch, times, noise) * weight).mean()
+
+    def _error(self, network: Any, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
+        images, hole, counted, maps, vectors = batch
+        noisy = self.scheduler.add_noise(images, noise, times)
+        seen = torch.cat([noisy, images * (1 - hole), hole], dim=1)
+        with few_bits(images.device):
+            predicted = network(seen.contiguous(memory_format=torch.channels_last), times, maps, vectors)
+        wanted = self.scheduler.get_velocity(images, noise, times)
+        error = (predicted.float() - wanted).square().mean(1, keepdim=True)
+        return (error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)
+
+    @torch.no_grad()
+    def check(self, network: Any, batch: Any) -> float:
+        """Mean loss at four timesteps over fixed noise, of windows hidden whole."""
+        total = 0.0
+        for step in CHECK_TIMES:
+            noise = torch.randn(batch[0].shape, generator=torch.Generator().manual_seed(step)).to(batch[0].device)
+            times = torch.full((len(noise),), step, device=noise.device)
+            total += float(self._error(network, batch, times, noise).mean())
+        return total / len(CHECK_TIMES)
+
+    @torch.no_grad()
+    def shown(self, network: Any, batch: Any) -> NDArray[np.uint8]:
+        """Labels, painted and real side by side, one row a window."""
+        images, _, _, maps, vectors = (tensor[:SHOWN] for tensor in batch)
+        size = maps.shape[-1]
+        blank = torch.zeros(len(maps), 4, size, size, device=maps.device)
+        blank[:, 3] = 1
+        *_, made = denoise(
+            network, self.schedule, (3, size, size), maps, vectors, range(len(maps)), beside=blank, steps=15
+        )
+        labels = (maps[:, :3] * 255).permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
+        columns = [labels, as_pixels(made), as_pixels(images)]
+        return np.concatenate(np.concatenate(columns, axis=2))
+
+    def parts(self, network: Any, _batch: Any) -> Any:
+        """The network."""
+        return network
+
+
+def random_hole(window: LabeledWindow, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Everything, or with the probability ``share`` one to three nuclei and a little more, or a disc."""
+    size = window.pixels.shape[0]
+    ids = instance_ids(window.layout.instances)
+    if rng.random() >= share:
+        return np.ones((size, size), np.bool_)
+    hole: Any = np.zeros((size, size), np.uint8)
+    if ids and rng.random() < 0.8:
+        chosen = rng.choice(ids, size=min(int(rng.integers(1, 4)), len(ids)), replace=False)
+        hole |= np.isin(window.layout.instances, chosen).astype(np.uint8)
+        reach = 2 * int(rng.integers(2, 6)) + 1
+        hole = cv2.dilate(hole, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    else:
+        row, col = rng.integers(size // 5, size - size // 5, 2).tolist()
+        cv2.circle(hole, (col, row), int(rng.integers(5, 14)), 1, -1)
+    return hole > 0
+
+
+def begun(start: Path | None, classes: Sequence[str]) -> ConditionedUNet:
+    """A network for these classes; with the weights of an earlier one, or of an inpainting network, to begin with."""
+    network = ConditionedUNet(7, 3, len(classes) + MAPS, VECTOR)
+    if start is None:
+        return network
+    config = read_json(start / "config.json", "a diffusers network")
+    if config.get("_class_name") == "ConditionedUNet":
+        return adapted(load_part(ConditionedUNet, start)[0], read_card(start).get("classes", []), classes)
+    weights = load_file(start / WEIGHTS_FILE)
+    inputs = weights["conv_in.weight"].shape[1]
+    # Channels beyond the seven of an inpainting network are maps, in the order of ``condition_maps``.
+    channels = [*range(7), *([None] * network.config["map_channels"] if inputs == 7 else range(7, inputs))]
+    if len(channels) != 7 + network.config["map_channels"]:
+        raise HistomixError(f"{start} was trained for other classes; start from the bundled network.")
+    adopt_weights(network, weights, channels)
+    return network

@@ -1,0 +1,146 @@
+"""How the network learns that draws nuclei structures: diffusion on the maps of real labels, no image needed.
+
+NuDiff's first network (arXiv 2310.14197) is unconditional. This one also follows class shares and density where they
+are given; dropped now and then, the same weights serve without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_histomix.datasets import Dataset
+from napari_histomix.diffusion.model_files import load_part, read_card
+from napari_histomix.generation.denoising import denoise
+from napari_histomix.generation.networks import ConditionedUNet
+from napari_histomix.generation.structure_model import UNSHUFFLED, condition_vector, structure_maps
+from napari_histomix.records import HistomixError, Job
+from napari_histomix.training.inpainting import SCHEDULE, few_bits
+from napari_histomix.training.labeled_windows import (
+    LabeledBatches,
+    LabeledPicture,
+    LabeledWindow,
+    class_names,
+    labeled_pictures,
+)
+from napari_histomix.training.settings import StructureSettings
+
+WIDTHS = (48, 64, 96, 128)
+CHECKED = 16
+SHOWN = 4
+CHECK_TIMES = (60, 250, 500, 800)
+"""Timesteps of the validation loss."""
+
+
+class StructureRecipe:
+    """The network that draws nuclei structures."""
+
+    what = (
+        "A network that draws nuclei structures: semantic, horizontal and vertical maps and a map for each class, "
+        "two by two pixels in one. Output: v-prediction."
+    )
+    windows = (64, 128, 256)
+
+    def __init__(self, settings: StructureSettings, start: Path | None, _autoencoder: Path | None = None) -> None:
+        self.settings, self.start = settings, start
+        self.schedule: Mapping[str, Any] = dict(SCHEDULE)
+        self.scheduler = DDPMScheduler.from_config(dict(SCHEDULE))
+        self.classes: tuple[str, ...] = ()
+        self.network: Any = None
+        if settings.window % 16:
+            raise HistomixError("Windows of this network must be multiples of 16 pixels.")
+
+    def pictures(
+        self, sources: Sequence[Path | Dataset], seed: int, splits: Mapping[str, str] | None
+    ) -> Job[tuple[list[LabeledPicture], list[LabeledPicture]]]:
+        """Labeled pictures; their classes are those that the network will draw."""
+        learned, checked = yield from labeled_pictures(sources, self.settings, splits)
+        self.classes = class_names(learned)
+        channels = UNSHUFFLED * (3 + len(self.classes))
+        if self.start is None:
+            self.network = ConditionedUNet(channels, channels, 0, len(self.classes) + 2, WIDTHS)
+        elif tuple(read_card(self.start).get("classes", ())) == self.classes:
+            self.network = load_part(ConditionedUNet, self.start)[0]
+        else:
+            raise HistomixError(f"{self.start.name} draws other classes; train a new network for these.")
+        return learned, checked
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the model card says beside the run."""
+        return {"classes": list(self.classes)}
+
+    def batches(self, pictures: Sequence[LabeledPicture], rank: int = 0) -> LabeledBatches:
+        """Random windows of labeled pictures."""
+        return LabeledBatches(pictures, self.settings, self.prepare, rank)
+
+    def fixed(self, pictures: Sequence[LabeledPicture]) -> tuple[Tensor, ...]:
+        """The windows of the validation loss."""
+        batches = LabeledBatches(pictures, self.settings, self.prepare)
+        windows = [window for step in range(CHECKED) for window in batches.windows(step)][:CHECKED]
+        return self.prepare(windows, np.random.default_rng(0), dropped=False)
+
+    def prepare(
+        self, windows: Sequence[LabeledWindow], rng: np.random.Generator, dropped: bool = True
+    ) -> tuple[Tensor, ...]:
+        """Structures (N, 4·(3 + classes), S/2, S/2), where the loss counts, and condition vectors."""
+        maps = [structure_maps(window.layout, self.classes) for window in windows]
+        vectors = []
+        for window in windows:
+            given = not (dropped and rng.random() < self.settings.dropout)
+            vectors.append(condition_vector(window.layout if given else None, self.classes))
+        ignored = torch.from_numpy(np.stack([window.ignore for window in windows]))[:, None].float()
+        shuffle = torch.nn.functional.pixel_unshuffle
+        counted = 1 - torch.nn.functional.max_pool2d(ignored, 2)
+        return shuffle(torch.from_numpy(np.stack(maps)), 2), counted, torch.from_numpy(np.stack(vectors))
+
+    def loss(self, network: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        """Weighted square error of v, where labels are known."""
+        structures = batch[0]
+        times = torch.randint(len(self.scheduler), (len(structures),), generator=generator).to(structures.device)
+        noise = torch.randn(structures.shape, generator=generator).to(structures.device)
+        alphas = self.scheduler.alphas_cumprod.to(structures.device)[times]
+        ratio = alphas / (1 - alphas)
+        weight = ratio.clamp(max=5) / (ratio + 1) if self.settings.weighting == "min-snr" else torch.ones_like(ratio)
+        return (self._error(network, batch, times, noise) * weight).mean()
+
+    def _error(self, network: Any, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
+        structures, counted, vectors = batch
+        noisy = self.scheduler.add_noise(structures, noise, times)
+        with few_bits(structures.device):
+            predicted = network(noisy.contiguous(memory_format=torch.channels_last), times, None, vectors)
+        wanted = self.scheduler.get_velocity(structures, noise, times)
+        error = (predicted.float() - wanted).square().mean(1, keepdim=True)
+        return (error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)
+
+    @torch.no_grad()
+    def check(self, network: Any, batch: Any) -> float:
+        """Mean loss at four timesteps over fixed noise."""
+        total = 0.0
+        for step in CHECK_TIMES:
+            noise = torch.randn(batch[0].shape, generator=torch.Generator().manual_seed(step)).to(batch[0].device)
+            times = torch.full((len(noise),), step, device=noise.device)
+            total += float(self._error(network, batch, times, noise).mean())
+        return total / len(CHECK_TIMES)
+
+    @torch.no_grad()
+    def shown(self, network: Any, batch: Any) -> NDArray[np.uint8]:
+        """A real structure, and one drawn for its shares and density, side by side."""
+        real, _, vectors = (tensor[:SHOWN] for tensor in batch)
+        *_, drawn = denoise(network, self.schedule, tuple(real.shape[1:]), None, vectors, range(len(real)), steps=20)
+        rows = []
+        for pair in zip(real, drawn, strict=True):
+            maps = [torch.nn.functional.pixel_shuffle(each, 2)[:3].cpu().numpy() for each in pair]
+            rows.append(np.concatenate([((each + 1) * 127.5).clip(0, 255).transpose(1, 2, 0) for each in maps], axis=1))
+        return np.concatenate(rows).astype(np.uint8)
+
+    def parts(self, network: Any, _batch: Any) -> Any:
+        """The network."""
+        return network
