@@ -23,6 +23,7 @@ from napari_histomix.datasets import Dataset
 from napari_histomix.diffusion.inpainter import as_pixels
 from napari_histomix.diffusion.model_files import WEIGHTS_FILE, load_part, read_card, read_json
 from napari_histomix.generation.denoising import denoise
+from napari_histomix.generation.image_model import VECTOR, stain_vector
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import adapted
 from napari_histomix.generation.networks import ConditionedUNet, adopt_weights
@@ -38,8 +39,6 @@ from napari_histomix.training.labeled_windows import (
 )
 from napari_histomix.training.settings import ImageSettings
 
-VECTOR = 7
-"""Mean and spread of three channels' optical density, and whether they are given."""
 MAPS = 6
 """Maps beside those of the classes (``condition_maps``)."""
 CHECKED = 24
@@ -48,14 +47,6 @@ CHECK_TIMES = (60, 250, 500, 800)
 """Timesteps of the validation loss."""
 NO_STAIN = 0.15
 """Share of windows whose stain is not given."""
-
-
-def stain_vector(stain: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """What the network sees of a stain (6,): about zero mean and unit spread over slides, then 1; zeros for None."""
-    if stain is None:
-        return np.zeros(VECTOR, np.float32)
-    scaled = np.concatenate([(stain[:3] - 0.25) / 0.15, (stain[3:] - 0.12) / 0.06])
-    return np.append(scaled, 1).astype(np.float32)
 
 
 def as_tensor(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:

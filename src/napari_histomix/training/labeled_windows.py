@@ -16,6 +16,7 @@ from torch import Tensor
 
 from napari_histomix.datasets import Dataset, open_any
 from napari_histomix.datasets.splits import with_splits
+from napari_histomix.generation.image_model import stain_of
 from napari_histomix.generation.layout import Layout
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.stains import optical_density
@@ -87,12 +88,6 @@ class LabeledWindow:
     layout: Layout
     ignore: NDArray[np.bool_]
     stain: NDArray[np.float32]
-
-
-def stain_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean and standard deviation of the optical density of each channel, (6,) float32, of RGB pixels (H, W, 3)."""
-    density = optical_density(pixels).reshape(-1, 3)
-    return np.concatenate([density.mean(axis=0), density.std(axis=0)]).astype(np.float32)
 
 
 def labeled_pictures(
