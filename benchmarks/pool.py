@@ -79,7 +79,7 @@ def make_pool(folder: Path, count: int) -> Study:
     np.zeros((count, 4), np.float32).tofile(part / "features.bin")
     plain = Projection(np.zeros(4, np.float32), np.ones(4, np.float32), np.zeros((4, 2), np.float32))
     for number, kind in enumerate((MAP, *KINDS)):
-        plain.save(part / f"projection-{number:04d}.npz", kind)
+        np.savez(part / f"projection-{number:04d}.npz", kind=np.array(kind), **vars(plain))
     (part / "part.json").write_text(json.dumps(about), encoding="utf-8")
     return study
 
@@ -172,8 +172,8 @@ def measure_dock(folder: Path, count: int) -> None:
         "sort by similarity", lambda: view.filters.order.setCurrentIndex(4), lambda: view.gallery.numbers is not before
     )
     view.selection.select(view.gallery.numbers[:100_000])
-    report(f"drop {min(count, 100_000):,}", panel.drop, lambda: not panel.acts.busy)
-    report("undo", panel.undo, lambda: not panel.acts.busy)
+    report(f"drop {min(count, 100_000):,}", panel.drop, lambda: not panel.writer.busy)
+    report("undo", panel.undo, lambda: not panel.writer.busy)
     timer.stop()
     viewer.close()
 
