@@ -34,6 +34,12 @@ def add_commands(commands: Commands) -> None:
     converting.add_argument("dataset", type=Path, help="folder of labeled images, in any format")
     converting.add_argument("--to", required=True, choices=WRITABLE, help="the format to write")
 
+    summary = "Find the nuclei of images, and write them as a labeled dataset."
+    finding = commands.add("segment-nuclei", run_segment, summary, "--mpp", "--device", "--out")
+    finding.add_argument("images", type=Path, help="an image, a folder of images, or a dataset in any format")
+    finding.add_argument("--format", choices=WRITABLE, default="hovernet", metavar="NAME", help=", ".join(WRITABLE))
+    finding.add_argument("--model", default="", metavar="FOLDER", help="a segmenter of 'histomix train segmenter'")
+
     summary = "Write the approved work of a study as a dataset."
     exporting = commands.add("export", run_export, summary, "study", "--format", "--dataset", "--out")
     exporting.add_argument("--dry-run", action="store_true", help="show counts and size, and write nothing")
@@ -191,6 +197,23 @@ def run_convert(options: Options) -> dict[str, Any]:
     nuclei = f" with {sum(done.nuclei.values()):,} nuclei" if dataset.has_nuclei else ""
     options.say(f"{done.images:,} images{nuclei}. Written: {options.out}")
     return {"out": str(options.out), "format": options.to, **asdict(done)}
+
+
+def run_segment(options: Options) -> dict[str, Any]:
+    """Find nuclei, and write them."""
+    from napari_histomix.datasets.unlabeled import open_images
+    from napari_histomix.generation.models import load_generator
+    from napari_histomix.generation.segmenting import segment_images
+
+    dataset = open_images(options.images, options.mpp)
+    options.say(*(f"Skipped: {problem.sentence}" for problem in dataset.problems))
+    model = load_generator(options.model, "segmenter")
+    done = follow(segment_images(dataset, options.out, model, options.format, options.device))
+    options.say(*(f"Skipped: {sentence}" for sentence in done.skipped.values()))
+    counted = ", ".join(f"{name} {count:,}" for name, count in done.nuclei.items())
+    total = sum(done.nuclei.values())
+    options.say(f"{done.images:,} images, {total:,} nuclei ({counted}). Written: {options.out}")
+    return {"out": str(options.out), "format": options.format, **model.facts, **asdict(done)}
 
 
 def run_export(options: Options) -> dict[str, Any]:
