@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from napari_histomix.generation.models import GeneratorModel
+from napari_histomix.generation.structure import structure_of
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.draw import disk
@@ -16,10 +18,8 @@ from napari_histomix.cli import main
 from napari_histomix.datasets import open_any, sample_folder
 from napari_histomix.datasets.unlabeled import open_images
 from napari_histomix.generation import segmenting
-from napari_histomix.generation.models import GeneratorModel
 from napari_histomix.generation.segmenter import SegmenterOutput
 from napari_histomix.generation.segmenting import segment, segment_images
-from napari_histomix.generation.structure import structure_of
 from napari_histomix.records import HistomixError, drain
 
 
