@@ -25,6 +25,7 @@ from napari_histomix.compositing.planning import plan_placement
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.features import open_encoder
 from napari_histomix.features.context import context_features
+from napari_histomix.generation.unlabeled import UnlabeledNuclei, can_check, load_segmenter
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Stage, Store, Work
 from napari_histomix.methods.painting import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.methods.record import Record, making_facts, painter, painter_facts
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 FEW_EFFECTIVE = 50
 WORTH = 500
+HOLDS_NUCLEUS = "a nucleus without a label lies at the free place"
+HELD = 0.1
+"""Share of the pixels that would change, from which a nucleus without a label counts as lying there."""
 RECIPE = ("model_sha256", "model_mpp", "model_windows", "prompt", "sampler_settings", "device", "threads")
 """What changes that are painted together, when they are made again, have in common."""
 
@@ -112,6 +116,13 @@ class NucleiMixSettings(PaintingSettings):
         bool, Option("Match the stain of each donor to the surroundings of its target.", advanced=True)
     ] = True
     symmetries: Annotated[bool, Option("Turn and mirror donors at random, without loss.", advanced=True)] = True
+    check_free_places: Annotated[
+        bool,
+        Option(
+            "Refuse free places where the bundled segmenter finds a nucleus that has no label, if it is installed.",
+            advanced=True,
+        ),
+    ] = True
     seed: Seed = 0
 
 
@@ -302,6 +313,8 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
         candidates = CANDIDATES.usable(work, settings.kept_only)
         images = placing.SourceImages(work.dataset.read)
         lay, before = _lay_new(model, settings), work.before()
+        if settings.check_free_places and can_check():
+            lay = _lay_where_free(lay, UnlabeledNuclei(load_segmenter(), settings.device))
         placements, refusals = yield from placing.choose_placements(
             candidates, images, lay, before, count=settings.count, uses=settings.uses, per_image=settings.per_image
         )
@@ -394,6 +407,19 @@ def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> placing.Lay[Window
         return plan if isinstance(plan, str) else windowed(plan, target.image, model)
 
     return lay
+
+
+def _lay_where_free(lay: placing.Lay[WindowedPlan], unlabeled: UnlabeledNuclei) -> placing.Lay[WindowedPlan]:
+    """Lays donors as before, but on no free place where a nucleus lies that nobody labeled."""
+
+    def lay_where_free(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
+        plan = lay(target, candidate, donor, taken)
+        if isinstance(plan, str) or candidate.target.kind != "background":
+            return plan
+        inside = unlabeled.within(target.image, plan.window)[plan.changed]
+        return HOLDS_NUCLEUS if inside.mean() > HELD else plan
+
+    return lay_where_free
 
 
 def _item(
