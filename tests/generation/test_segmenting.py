@@ -6,50 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from napari_histomix.generation.models import GeneratorModel
-from napari_histomix.generation.structure import structure_of
-from numpy.typing import NDArray
 from PIL import Image
-from skimage.draw import disk
-from torch import Tensor, nn
 
 from napari_histomix.cli import main
 from napari_histomix.datasets import open_any, sample_folder
 from napari_histomix.datasets.unlabeled import open_images
 from napari_histomix.generation import segmenting
-from napari_histomix.generation.segmenter import SegmenterOutput
 from napari_histomix.generation.segmenting import segment, segment_images
 from napari_histomix.records import HistomixError, drain
-
-
-class SeesDiscs(nn.Module):
-    """A segmenter that needs no training: dark is a nucleus, red dark is of the second class."""
-
-    grid = 16
-
-    def forward(self, images: Tensor) -> SegmenterOutput:
-        from skimage.measure import label
-
-        assert not (images.shape[2] % 16 or images.shape[3] % 16)
-        red, _, blue = images[0].numpy()
-        nuclei = label(blue < 0).astype(np.int32)
-        structure = torch.from_numpy(structure_of(nuclei))[None]
-        second = torch.from_numpy(red > 0).float()
-        return SegmenterOutput(12 * structure[:, :1] - 6, structure[:, 1:], torch.stack([1 - second, second])[None] * 9)
+from tests.network_samples import disc_segmenter, discs
 
 
 @pytest.fixture
 def model() -> GeneratorModel:
-    return GeneratorModel("segmenter", SeesDiscs(), {}, ("blue", "red"), 0.5, "discs", "0" * 64)
-
-
-def discs(shape: tuple[int, int], places: list[tuple[int, int]], radius: int = 6) -> NDArray[np.uint8]:
-    """White, with discs that are red and blue in turn."""
-    pixels = np.full((*shape, 3), 255, np.uint8)
-    for number, place in enumerate(places):
-        pixels[disk(place, radius, shape=shape)] = [(40, 40, 90), (220, 40, 90)][number % 2]
-    return pixels
+    return disc_segmenter()
 
 
 PLACES = [(20, 20), (20, 60), (60, 20), (58, 64), (70, 100)]

@@ -22,6 +22,7 @@ from napari_histomix.compositing.planning import COVERS_NEIGHBOR, CROSSES_EDGE, 
 from napari_histomix.datasets import Dataset, open_dataset
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.samplers import PRESETS, Preset, Sampler
+from napari_histomix.methods import nucleimix
 from napari_histomix.methods.base import Plan, Work
 from napari_histomix.methods.nucleimix import METHOD, CandidateSettings, NucleiMixSettings, find_candidates
 from napari_histomix.methods.record import Record
@@ -30,7 +31,7 @@ from napari_histomix.settings import check_settings, made_from
 from napari_histomix.study import Study
 
 FIND = CandidateSettings(rare=("rare",), background_share=0.5)
-MAKE = NucleiMixSettings(count=5, device="cpu")
+MAKE = NucleiMixSettings(count=5, device="cpu", check_free_places=False)
 
 
 @dataclass
@@ -319,6 +320,28 @@ class TestSynthesis:
         assert same(first.changes, again.changes) and first.refusals == again.refusals
         assert [item.id for item in first.plan.items] == [change.id for change in first.changes]
         assert not same(first.changes, other.changes)
+
+    def test_free_places_that_hold_a_nucleus_without_a_label_are_refused(self, run, monkeypatch):
+        asked = []
+
+        class Everywhere:
+            def __init__(self, *_: object) -> None: ...
+
+            def within(self, image, window):
+                asked.append(image.source.image)
+                return np.ones([part.stop - part.start for part in window], bool)
+
+        monkeypatch.setattr(nucleimix, "can_check", lambda: True)
+        monkeypatch.setattr(nucleimix, "load_segmenter", lambda: None)
+        monkeypatch.setattr(nucleimix, "UnlabeledNuclei", Everywhere)
+        before, checked = run(count=100), run(count=100, check_free_places=True)
+        kinds = Counter(candidate.target.kind for candidate in before.candidates)
+        assert kinds["background"] and kinds["major"]
+        # The others are not asked about, and stay.
+        assert {candidate.target.kind for candidate in checked.candidates} == {"major"}
+        assert checked.refusals[nucleimix.HOLDS_NUCLEUS] >= kinds["background"] and asked
+        monkeypatch.setattr(nucleimix, "can_check", lambda: False)
+        assert run(count=100, check_free_places=True).candidates == before.candidates
 
     def test_the_batch_does_not_show_in_the_bytes(self, run):
         whole = run(batch=16).changes

@@ -1,4 +1,4 @@
-"""Commands that read and write datasets: inspect, split, convert, export, score."""
+"""Commands that read and write datasets: inspect, split, convert, segment-nuclei, export, score."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from napari_histomix.study import Study
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``inspect``, ``split``, ``convert``, ``export`` and ``score``."""
-    commands.add("inspect", run_inspect, "Show classes, counts, µm/px, splits and problems of a dataset.", *DATASET)
+    """Add ``inspect``, ``split``, ``convert``, ``segment-nuclei``, ``export`` and ``score``."""
+    summary = "Show classes, counts, µm/px, splits and problems of a dataset."
+    inspecting = commands.add("inspect", run_inspect, summary, *DATASET, "--device")
+    looked = "also look for nuclei that seem to lack a label, with the bundled segmenter"
+    inspecting.add_argument("--unlabeled", action="store_true", help=looked)
 
     summary = "Propose training, validation and test images: no patient, slide or copy in two of them."
     split = commands.add("split", run_split, summary, *DATASET)
@@ -81,7 +84,7 @@ def run_inspect(options: Options) -> dict[str, Any]:
     found = list(surveyed.problems)
     if empty := no_nucleus(dataset, surveyed):
         found.append(Problem("", empty))
-    result = {
+    result: dict[str, Any] = {
         "name": dataset.name,
         "format": dataset.format,
         "images": len(dataset.entries),
@@ -108,6 +111,12 @@ def run_inspect(options: Options) -> dict[str, Any]:
     counted = ", ".join(f"{name} {count}" for name, count in by_split.items())
     lines += [*others, f"µm/px: {scale}", f"splits: {counted}", f"patients: {len(patients) or 'not named'}"]
     lines += [f"synthetic: {note}" for note in synthetic_notes(dataset, surveyed)]
+    if options.unlabeled:
+        from napari_histomix.generation.unlabeled import count_unlabeled, load_segmenter
+
+        lacking = follow(count_unlabeled(dataset, load_segmenter(), options.device))
+        result["unlabeled"] = asdict(lacking)
+        lines.append(f"unlabeled: {lacking.sentence}")
     problems = [f"problem: {problem.sentence}" for problem in found]
     problems += [f"leak: {leak}" for leak in leaks]
     options.say(*lines, *(problems or ["No problems found."]))

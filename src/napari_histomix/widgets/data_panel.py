@@ -11,15 +11,17 @@ from typing import Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QListWidget, QToolButton, QWidget
 
-from napari_histomix.datasets import sample_folder, synthetic_notes
+from napari_histomix.datasets import Dataset, sample_folder, synthetic_notes
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.splits import split_of, split_order
-from napari_histomix.records import NucleusClass
+from napari_histomix.generation.unlabeled import UnlabeledCount, can_check, count_unlabeled, load_segmenter
+from napari_histomix.records import Event, Job, NucleusClass
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Bar
+from napari_histomix.widgets.jobs import JobRunner, prepare_torch
 from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
-from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.splits_box import SplitsBox, classes_of
 
 
@@ -95,6 +97,60 @@ class ClassTable(QWidget):
         )
 
 
+def unlabeled_job(dataset: Dataset) -> Job[UnlabeledCount]:
+    """Count the nuclei without a label, in a worker's thread."""
+    prepare_torch()
+    yield Event("Opening the network")
+    return (yield from count_unlabeled(dataset, load_segmenter()))
+
+
+class UnlabeledLine(QWidget):
+    """How many nuclei of a dataset seem to lack a label; looked for when a person asks, as that takes a while."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._dataset: Dataset | None = None
+        self.runner = JobRunner(self, window_of(viewer))
+        tip = (
+            "A network looks for nuclei in all training images. NucleiMix lays no new nucleus on a free place where\n"
+            "it finds one that has no label; with many of them, label these first."
+        )
+        self.button = ui.button("Look for nuclei without a label", tip, self._press)
+        self.note = ui.Note()
+        self.setLayout(ui.column(self.button, self.note, space=ui.SPACE // 2))
+        self.runner.on(finished=self._on_counted, failed=partial(self.note.say, kind="error"))
+        self.runner.on(running_changed=self._on_running, progressed=self._on_event)
+        self.set_dataset(None)
+
+    def set_dataset(self, dataset: Dataset | None) -> None:
+        """Speak of another dataset from now on."""
+        self.runner.discard()
+        self._dataset = dataset if dataset is not None and dataset.has_nuclei and can_check() else None
+        self.note.say("")
+        self.setVisible(self._dataset is not None and not self._dataset.missing_scale)
+
+    def _press(self) -> None:
+        if self.runner.running:
+            self.runner.cancel()
+        elif self._dataset is not None:
+            self.note.say("")
+            self.runner.start(partial(unlabeled_job, self._dataset), "looking for nuclei without a label")
+
+    def _on_running(self, running: bool) -> None:
+        self.button.setText("Stop looking" if running else "Look for nuclei without a label")
+        if running:
+            self.note.say("Looking …")
+        elif self.note.text().startswith("Looking"):
+            self.note.say("")
+
+    def _on_event(self, event: Event) -> None:
+        if event.total:
+            self.note.say(f"Looking … image {event.done + 1:,} of {event.total:,}")
+
+    def _on_counted(self, count: UnlabeledCount) -> None:
+        self.note.say(count.sentence, "warning" if count.nuclei else "good")
+
+
 class DataPanel(Panel):
     """Dataset, classes, images and the study's place."""
 
@@ -146,6 +202,7 @@ class DataPanel(Panel):
         self.classes = ClassTable()
         self.classes.chosen.connect(self.session.choose_classes)
         self.class_note, self.synthetic = ui.Note(), ui.Note()
+        self.unlabeled = UnlabeledLine(self.viewer)
         self.splits = SplitsBox(self.viewer, self.session)
         self.split_parts = ui.button(
             "Read each shape as a nucleus",
@@ -174,9 +231,9 @@ class DataPanel(Panel):
             ("Image", ui.row(self.previous, self.images, self.following, stretch=1)),
             ("Study", ui.row(self.study, self.study_change, stretch=0)),
         )
-        overview = (self.summary, self.synthetic, self.scale_box, self.classes, self.class_note, self.splits)
+        overview = (self.summary, self.synthetic, self.scale_box, self.classes, self.class_note, self.unlabeled)
         problems = (self.problems_title, self.problems, self.split_parts)
-        self.contents = ui.box(ui.column(*overview, *problems, details))
+        self.contents = ui.box(ui.column(*overview, self.splits, *problems, details))
         self.column.addWidget(self.contents)
 
     def _arrow(self, arrow: Qt.ArrowType, tip: str, by: int) -> QToolButton:
@@ -231,6 +288,7 @@ class DataPanel(Panel):
         dataset, survey = self.session.dataset, self.session.survey
         self.contents.setVisible(dataset is not None)
         self.welcome.setVisible(dataset is None)
+        self.unlabeled.set_dataset(dataset)
         if dataset is None or survey is None:
             return
         classes, counts = classes_of(dataset, survey)
