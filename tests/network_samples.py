@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from napari_histomix.generation.models import GeneratorModel
-from napari_histomix.generation.structure import structure_of
 from numpy.typing import NDArray
 from skimage.draw import disk
 from skimage.measure import label
 from torch import Tensor, nn
 
 from napari_histomix.diffusion.models import InpaintingModel
+from napari_histomix.generation.models import GeneratorModel
 from napari_histomix.generation.segmenter import SegmenterOutput
+from napari_histomix.generation.structure import structure_of
 
 
 def sees_surroundings(model: InpaintingModel) -> bool:

@@ -31,6 +31,7 @@ ROOMS = (
     "compositing",
     "diffusion",
     "generation",
+    "training",
     "methods",
     "study",
     "jobs",

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from napari_histomix.generation.models import GeneratorModel
 from PIL import Image
 
 from napari_histomix.cli import main
 from napari_histomix.datasets import open_any, sample_folder
 from napari_histomix.datasets.unlabeled import open_images
 from napari_histomix.generation import segmenting
+from napari_histomix.generation.models import GeneratorModel
 from napari_histomix.generation.segmenting import segment, segment_images
 from napari_histomix.records import HistomixError, drain
 from tests.network_samples import disc_segmenter, discs

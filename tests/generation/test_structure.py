@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import paint_image
+from tests.conftest import paint_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

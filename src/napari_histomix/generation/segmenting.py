@@ -129,7 +129,8 @@ def segment(
         count += len(nuclei.kinds)
         parts.append(nuclei)
     if scaled is not pixels:
-        instances = cv2.resize(instances, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        back = cv2.resize(instances, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        instances = np.asarray(back, np.int32)
     return _finished(instances, parts, model.classes)
 
 

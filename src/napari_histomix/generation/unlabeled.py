@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,7 +134,11 @@ def count_unlabeled(dataset: Dataset, model: GeneratorModel, device: str = "auto
         except HistomixError:
             continue
 
-        step = Event(PHASE, number, len(entries))
-        count, _ = yield from relayed(unlabeled_in(image, model, device), lambda _event, step=step: step)
+        count, _ = yield from relayed(unlabeled_in(image, model, device), partial(_as_step, number, len(entries)))
         nuclei, images, seen = nuclei + count, images + (count > 0), seen + 1
     return UnlabeledCount(nuclei, images, seen)
+
+
+def _as_step(done: int, total: int, _event: Event) -> Event:
+    # What is said of an image, such as that it is resampled, would be said of each.
+    return Event(PHASE, done, total)

@@ -22,6 +22,7 @@ _RECIPES = {
     "latent": "inpainting:LatentInpainter",
     "structure": "structure_model:StructureRecipe",
     "image": "image_model:ImageRecipe",
+    "segmenter": "segmenting:SegmenterRecipe",
 }
 """The recipe of each kind of network, by module and class."""
 
@@ -32,6 +33,7 @@ KINDS = MappingProxyType(
         "latent": "The network that fills holes, on an autoencoder's latents.",
         "structure": "The network that draws nuclei structures, from which layouts are read.",
         "image": "The network that paints layouts, whole or inside a real image.",
+        "segmenter": "The network that finds nuclei and their classes.",
     }
 )
 """Kinds of networks that can be trained, and what each is."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -259,7 +260,7 @@ def train(
             smooth = value if step == 1 else 0.98 * smooth + 0.02 * value
             keep = min(settings.ema, (1 + step) / (10 + step))
             with torch.no_grad():
-                for mean, new in zip(average.parameters(), network.parameters(), strict=True):
+                for mean, new in zip(_numbers(average), _numbers(network), strict=True):
                     mean.lerp_(new, 1 - keep)
             total = settings.steps or int(60 * settings.minutes)
             event = Event(
@@ -290,6 +291,11 @@ def train(
         source.close()  # type: ignore[attr-defined]
         processes.end()
     return out
+
+
+def _numbers(network: torch.nn.Module) -> Iterator[Tensor]:
+    """Weights, and the statistics of normalization layers."""
+    return (tensor for tensor in chain(network.parameters(), network.buffers()) if tensor.is_floating_point())
 
 
 def _scale_of(*folders: Path | None) -> tuple[float, float]:

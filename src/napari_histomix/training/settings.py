@@ -143,6 +143,22 @@ class StructureSettings(LabeledSettings):
     ] = 0.15
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmenterSettings(LabeledSettings):
+    """How the nuclei segmenter is trained."""
+
+    size: Annotated[
+        str,
+        Option(
+            "Of a new network: about a million weights, or 24 million.",
+            choices={"small": "Small, for processors", "full": "Full, for graphics cards"},
+        ),
+    ] = "small"
+    window: Window = 128
+    learning_rate: Rate = 1e-3
+    scale: Scale = (0.8, 1.25)
+
+
 BY_KIND: Mapping[str, type[TrainingSettings]] = MappingProxyType(
     {
         "inpainter": InpainterSettings,
@@ -150,5 +166,6 @@ BY_KIND: Mapping[str, type[TrainingSettings]] = MappingProxyType(
         "latent": LatentSettings,
         "structure": StructureSettings,
         "image": ImageSettings,
+        "segmenter": SegmenterSettings,
     }
 )
