@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.conftest import paint_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from napari_histomix.datasets import open_dataset
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.structure import boundary_of, class_maps, condition_maps, instances_of, structure_of
 from napari_histomix.records import HistomixError
+from tests.conftest import paint_image
 
 
 def quality(truth: np.ndarray, decoded: np.ndarray, min_area: int = 1) -> tuple[float, int, int]:
