@@ -26,6 +26,8 @@ class Layout:
         Micrometers per pixel.
     source : str
         Name of the real image whose nuclei these are or were; empty where there is none.
+    donors : tuple of str
+        Names of further real images that nuclei were taken from.
 
     Raises
     ------
@@ -44,6 +46,7 @@ class Layout:
     classes: Mapping[int, str]
     mpp: float
     source: str = ""
+    donors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.instances.dtype != np.int32 or self.instances.ndim != 2:
