@@ -214,6 +214,22 @@ def small_model_folder(tmp_path_factory: pytest.TempPathFactory, small_network: 
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_pix2pix_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model folder around a small untrained pix2pix generator; never write into it."""
+    import torch
+
+    from napari_histomix.diffusion.model_files import save_model
+    from napari_histomix.generation.pix2pix import Generator
+
+    folder = tmp_path_factory.mktemp("models") / "pix2pix"
+    torch.manual_seed(0)
+    extra = {"kind": "pix2pix", "classes": ["rare", "common"]}
+    network = Generator(["rare", "common"], 4, 3)
+    save_model(folder, network, {}, name="small", mpp=(0.5, 0.5), windows=(64,), extra=extra)
+    return folder
+
+
 @pytest.fixture
 def small_model(small_model_folder: Path) -> object:
     """A small untrained ``InpaintingModel`` for windows of 48, 64 and 96 pixels at 0.25 to 0.5 µm/px."""

@@ -42,6 +42,9 @@ SMALL: dict[str, Any] = {
 }
 """Values for the settings that a method has of these."""
 
+GENERATORS = {"edge-pix2pix": "pix2pix"}
+"""The kind of generator that a method's ``model`` is, where it is no inpainting network."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -124,19 +127,24 @@ def _cases() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module", params=_cases(), ids="-".join)
-def case(request, few_steps, nuclei_data, tissue_data, small_model_folder, tmp_path_factory) -> Case:
+def case(request, few_steps, nuclei_data, tissue_data, tmp_path_factory) -> Case:
     """A method and a dataset of nuclei or of tissue that it can use."""
     from napari_histomix.diffusion.model_files import load_model
+    from napari_histomix.generation.models import load_generator
 
     name, kind = request.param
-    dataset, model = nuclei_data if kind == "nuclei" else tissue_data, str(small_model_folder)
+    dataset = nuclei_data if kind == "nuclei" else tissue_data
+    generator = GENERATORS.get(name)
+    model = str(request.getfixturevalue(f"small_{generator}_folder" if generator else "small_model_folder"))
     staged, method = None, method_of(name)
     if method.stage is not None:
         staged = tmp_path_factory.mktemp("staged") / "study"
         study = Study.create(staged, dataset.root, dataset.name)
         stage = Case(name, dataset, model, None, None).stage()
         drain(jobs.prepare(method, dataset, study, stage))
-    loaded = load_model(model) if "model" in {setting.name for setting in settings_of(method.settings)} else None
+    loaded = None
+    if "model" in {setting.name for setting in settings_of(method.settings)}:
+        loaded = load_generator(model, generator) if generator else load_model(model)
     return Case(name, dataset, model, loaded, staged)
 
 

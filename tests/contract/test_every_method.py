@@ -17,7 +17,7 @@ from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import open_any
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.methods.base import Work
-from napari_histomix.records import KEEP, REAL, Change, HistomixError, drain
+from napari_histomix.records import KEEP, REAL, Change, HistomixError, LabeledImage, Source, drain
 from napari_histomix.study import Study
 from napari_histomix.study.explain import explain
 from napari_histomix.study.export import export_study
@@ -37,6 +37,14 @@ def same(first: Change, second: Change) -> bool:
     return equal and arrays and bool(labels) and first.provenance == second.provenance
 
 
+def target_of(case, change: Change) -> LabeledImage:
+    """The real image that a change is made in or of; a blank one where it is a new image."""
+    if change.image:
+        return case.dataset.read(change.image)
+    blank = np.zeros((*change.shape, 3), np.uint8), np.zeros(change.shape, np.int32)
+    return LabeledImage(*blank, {}, float(change.provenance["mpp"]), Source("", change.name))
+
+
 def check_same(first: Study, second: Study) -> None:
     assert first.changes().ids == second.changes().ids
     for one, other in zip(first.changes(), second.changes(), strict=True):
@@ -46,7 +54,7 @@ def check_same(first: Study, second: Study) -> None:
 class TestChanges:
     def test_outside_its_origin_map_a_change_leaves_the_target_bit_for_bit(self, case, finished):
         for change in finished.changes():
-            target = case.dataset.read(change.image)
+            target = target_of(case, change)
             made = compose(target, [change])
             unchanged = made.origin == REAL
             assert np.array_equal(made.image.pixels[unchanged], target.pixels[unchanged])
@@ -54,14 +62,14 @@ class TestChanges:
 
     def test_rejecting_all_gives_the_target_back(self, case, finished):
         for change in finished.changes():
-            target = case.dataset.read(change.image)
+            target = target_of(case, change)
             again = compose(target, [])
             assert np.array_equal(again.image.pixels, target.pixels)
             assert np.array_equal(again.image.instances, target.instances) and again.image.types == target.types
 
     def test_counts_add_up_and_ids_stay_unique(self, case, finished):
         for change in finished.changes():
-            target = case.dataset.read(change.image)
+            target = target_of(case, change)
             made = compose(target, [change]).image
             before, after = target.counts(), made.counts()
             lost = Counter(target.types[number] for number in target.types.keys() - made.types.keys())
@@ -74,7 +82,7 @@ class TestChanges:
         for change in finished.changes():
             if change.labels is None:
                 continue
-            target = case.dataset.read(change.image)
+            target = target_of(case, change)
             made = compose(target, [change]).image
             differs = made.instances != target.instances
             outside = np.ones(differs.shape, bool)
@@ -108,9 +116,11 @@ class TestChanges:
     def test_nothing_comes_from_another_split(self, case, finished):
         training = {entry.source.image for entry in case.dataset.training}
         for change in finished.changes():
-            assert change.image in training
-            assert {source.image for source in change.sources} <= training
-            assert change.target is not None and change.target.image == change.image
+            assert change.sources and {source.image for source in change.sources} <= training
+            if change.image:
+                assert change.target is not None and change.target.image == change.image
+            else:
+                assert change.target is None and (change.origin != REAL).all()
 
 
 class TestRuns:
@@ -209,7 +219,7 @@ class TestExports:
                 assert entry.synthetic
                 if not change.in_place:
                     assert np.array_equal(
-                        again.read(entry).pixels, compose(case.dataset.read(change.image), [change]).image.pixels
+                        again.read(entry).pixels, compose(target_of(case, change), [change]).image.pixels
                     )
 
     def test_it_is_replayed_bit_for_bit(self, case, exported):
@@ -233,7 +243,7 @@ class TestExports:
     def test_a_change_of_another_split_is_refused(self, case, finished, tmp_path):
         from napari_histomix.datasets.splits import with_splits
 
-        used = finished.changes()[0].image
+        used = finished.changes()[0].sources[0].image
         splits = {entry.source.image: entry.source.split for entry in case.dataset.entries}
         moved = with_splits(case.dataset, {**splits, used: "test"})
         with pytest.raises(HistomixError, match=used):

@@ -15,7 +15,10 @@ from qtpy.QtGui import QShortcut
 from qtpy.QtWidgets import QLabel, QPushButton
 from review_samples import make_class_study, make_review_study
 
+from napari_histomix import jobs, load_sample
 from napari_histomix.compositing.composing import compose
+from napari_histomix.methods.edge_pix2pix import EdgePix2PixSettings
+from napari_histomix.records import drain
 from napari_histomix.study import Study
 from napari_histomix.widgets.layer_making import RING_WIDTH, center
 
@@ -277,3 +280,28 @@ def test_images_with_a_class_under_review(open_dock, settle, qtbot, tmp_path, ty
     type_keys(dock, "X")
     settle(dock)
     assert not book.layer(session.image, "synthetic").visible and book.layer(session.image, "image").visible
+
+
+def test_new_images_are_reviewed_with_their_nuclei_beside_where_the_labels_are_from(
+    open_dock: Any, settle: Any, qtbot: Any, tmp_path: Path, type_keys: Any, small_pix2pix_folder: Path
+) -> None:
+    data = load_sample()
+    study = Study.create(tmp_path / "study", data.root, data.name)
+    settings = EdgePix2PixSettings(count=2, side=96, model=str(small_pix2pix_folder), device="cpu")
+    drain(jobs.run("edge-pix2pix", data, settings, study))
+    dock = open_dock()
+    dock.data.open_study(study.folder)
+    qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
+    dock.open_step(3)
+    settle(dock)
+    session, panel, book = dock.session, dock.review, dock.data.book
+    change = panel.current
+    assert session.image == change.name and change.image == "" and panel.contents.shows
+    painted, nuclei = (book.layer(change.name, what) for what in ("synthetic", "synthetic nuclei"))
+    np.testing.assert_array_equal(painted.data, change.pixels)
+    np.testing.assert_array_equal(nuclei.data, change.labels)
+    assert painted.scale.tolist() == pytest.approx([change.provenance["mpp"]] * 2)
+    panel.contents.donors.open()
+    qtbot.waitUntil(lambda: panel.contents.donors.donor.caption == f"Labels of: {change.sources[0].image}")
+    type_keys(dock, "1", "2")
+    assert Study.open(study.folder).decisions("change") == {0: "approve", 1: "reject"}

@@ -129,7 +129,11 @@ def _point_lines(where: str, point: Mapping[str, Any]) -> list[str]:
     decided = point["decision"] + (f" by {point['decided_by']}" if point["decided_by"] else "")
     decided += f" on {point['decided']}" if point["decided"] else ""
     if point["origin"] == "inpainted":
-        how = "painted" if "model" not in point else f"inpainted by {point['model']}, sampler {point['sampler']}"
+        how = "inpainted" if "sampler" in point else "painted"
+        how += f" by {point['model']}" if "model" in point else ""
+        how += f", sampler {point['sampler']}" if "sampler" in point else ""
+        if "labels" in point:
+            how += ", from the labels at ({x:g}, {y:g}) of {image}".format(**point["labels"])
     elif point["image"] and "x" in point:
         how = f"the donor's: ({point['x']:g}, {point['y']:g}) of {_place(point)}"
         items = {"donor_instance": "instance", "segment": "segment"}

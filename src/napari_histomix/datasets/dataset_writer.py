@@ -273,13 +273,14 @@ def write_card(
 
 def models_of(provenances: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Name, SHA-256 and, where it is known, license of every network that took part, for the dataset card."""
-    ours = str(read_json_object(bundled() / "histomix.json").get("sha256", ""))
+    folders = (path.parent for path in bundled().parent.glob("*/histomix.json"))
+    ours = {read_json_object(folder / "histomix.json").get("sha256") for folder in folders}
     models: dict[tuple[str, str], dict[str, str]] = {}
     for provenance in provenances:
         name, sha256 = str(provenance.get("model", "")), str(provenance.get("model_sha256", ""))
         if name or sha256:
-            # The bundled model has the license of the package.
-            license = "BSD-3-Clause" if sha256 and sha256 == ours else ""
+            # Bundled models have the license of the package.
+            license = "BSD-3-Clause" if sha256 and sha256 in ours else ""
             models.setdefault((name, sha256), {"name": name, "sha256": sha256, "license": license})
     return [models[key] for key in sorted(models)]
 

@@ -149,7 +149,7 @@ def model_facts(model: AnyModel) -> dict[str, Any]:
     return facts | ({"prompt": model.prompt} if isinstance(model, PromptedModel) else {})
 
 
-def machine_facts(model: AnyModel, device: str) -> dict[str, Any]:
+def machine_facts(model: object, device: str) -> dict[str, Any]:
     """Where a model computes on this machine when told to use ``device`` (auto, cpu, cuda or mps), and with what.
 
     ``threads`` counts on a processor alone: sums over several of them are rounded in another order.

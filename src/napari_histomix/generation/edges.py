@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.morphology import skeletonize
 
+from napari_histomix.compositing.donors import SAME_SCALE
 from napari_histomix.generation.layout import Layout
 from napari_histomix.records import instance_ids
 from napari_histomix.stains import stain_density
+
+T = TypeVar("T", bound=np.generic)
 
 SIGMA = 1.4
 PERCENTILES = (80.0, 92.0)
@@ -83,54 +86,110 @@ def label_maps(
     return np.stack([*channels, hidden]).astype(np.float32)
 
 
-def replica(layout: Layout, edges: NDArray[np.bool_]) -> tuple[Layout, NDArray[np.bool_]]:
-    """The paper's G0: the same labels with the same edges, for the generator to paint again."""
-    return layout, edges
-
-
-def shaped(layout: Layout, edges: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Layout, NDArray[np.bool_]]:
+@dataclass(frozen=True, slots=True)
+class Shape:
     """The paper's G1: labels and their edges turned, mirrored, enlarged and cropped together, at the size they had.
 
-    Rotation is by a quarter turn and up to 15° more; the enlargement, up to 1.5 times, is at least what keeps the
-    corners filled. Nuclei that the crop cuts off are gone.
+    Edges are found in pixels that are shaped as the labels are: lines of one pixel that are enlarged, and thinned
+    again, are no longer the lines that a generator has learned. ``Shape()`` is the paper's G0, the replica.
 
     Parameters
     ----------
-    layout : Layout
-    edges : (H, W) bool
-    rng : numpy.random.Generator
+    turns : int
+        Quarter turns, counterclockwise; of what is not square, two or none.
+    flip : bool
+        Whether it is mirrored left to right, before it is turned.
+    tilt : float
+        Degrees it is turned beyond that.
+    enlarged : float
+        At least what keeps the corners filled (``draw``).
+    down, right : float
+        Where the crop lies, from −1 to 1 of the room that the enlargement leaves.
 
-    Returns
-    -------
-    layout : Layout
-    edges : (H, W) bool
+    Examples
+    --------
+    >>> pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    >>> bool((Shape(turns=1).pixels(pixels) == np.rot90(pixels)).all())
+    True
     """
-    height, width = layout.shape
-    turns = int(rng.integers(4)) if height == width else 2 * int(rng.integers(2))
-    flip = bool(rng.integers(2))
-    tilt = math.radians(float(rng.uniform(-15, 15)))
-    # A turned rectangle that covers an upright one of the same size is larger by this factor.
-    longer = max(height / width, width / height)
-    scale = float(rng.uniform(math.cos(tilt) + longer * abs(math.sin(tilt)), 1.5))
-    rows, cols = rng.uniform(-1, 1, 2)
-    # From the place in the result to the place in the source: turn and shrink about the center, then shift.
-    angle = tilt + turns * math.pi / 2
-    matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) / scale
-    if flip:
-        matrix = matrix @ np.diag([-1.0, 1.0])
-    middle = np.array([(width - 1) / 2, (height - 1) / 2])
-    reach = np.abs(matrix) @ middle
-    shift = np.array([cols, rows]) * np.maximum(middle - reach, 0)
-    affine = np.column_stack([matrix, middle + shift - matrix @ middle])
 
-    def warp(plane: NDArray[np.float32], how: int) -> NDArray[np.float32]:
+    turns: int = 0
+    flip: bool = False
+    tilt: float = 0.0
+    enlarged: float = 1.0
+    down: float = 0.0
+    right: float = 0.0
+
+    @classmethod
+    def draw(cls, size: tuple[int, int], rng: np.random.Generator) -> Shape:
+        """A random shape for maps of a size (H, W): any turn, up to 15° of tilt, up to 1.5 times as large."""
+        longer = max(size) / min(size)
+        turns = int(rng.integers(4)) if longer == 1 else 2 * int(rng.integers(2))
+        flip = bool(rng.integers(2))
+        # The longer it is, the more a tilt has to be made up for.
+        tilt = float(rng.uniform(-1, 1)) * 15 / longer
+        angle = math.radians(abs(tilt))
+        enlarged = float(rng.uniform(math.cos(angle) + longer * math.sin(angle), 1.5))
+        down, right = (float(place) for place in rng.uniform(-1, 1, 2))
+        return cls(turns, flip, tilt, enlarged, down, right)
+
+    @property
+    def exact(self) -> bool:
+        """Whether pixels only change places."""
+        return self.tilt == 0 and self.enlarged == 1
+
+    def layout(self, layout: Layout) -> Layout:
+        """A layout in this shape; nuclei that the crop cuts off are gone."""
+        if self.exact:
+            instances = self._turned(layout.instances)
+        else:
+            # OpenCV warps no whole numbers of 32 bits; floats keep those up to 2^24 exact.
+            ids, places = np.unique(layout.instances, return_inverse=True)
+            planes = places.reshape(layout.shape).astype(np.float32)
+            instances = ids[self._warped(planes, cv2.INTER_NEAREST).astype(np.int64)].astype(np.int32)
+        left = {number: layout.classes[number] for number in instance_ids(instances)}
+        return replace(layout, instances=instances, classes=left)
+
+    def pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pixels (H, W, 3) in this shape."""
+        return self._turned(pixels) if self.exact else self._warped(pixels, cv2.INTER_CUBIC)
+
+    def source(self, row: float, col: float, size: tuple[int, int]) -> tuple[float, float]:
+        """Where a place of the result was before (row, column), in maps of a size (H, W)."""
+        x, y = self._affine(size) @ (col, row, 1.0)
+        return float(y), float(x)
+
+    def _turned(self, plane: NDArray[T]) -> NDArray[T]:
+        return np.ascontiguousarray(np.rot90(plane[:, ::-1] if self.flip else plane, self.turns))
+
+    def _affine(self, size: tuple[int, int]) -> NDArray[np.float64]:
+        """From a place (x, y, 1) in the result to the place (x, y) before."""
+        angle = math.radians(90 * self.turns + self.tilt)
+        matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) / self.enlarged
+        if self.flip:
+            matrix = np.diag([-1.0, 1.0]) @ matrix
+        middle = (np.array(size[::-1]) - 1) / 2
+        room = np.maximum(middle - np.abs(matrix) @ middle, 0)
+        return np.column_stack([matrix, middle + np.array([self.right, self.down]) * room - matrix @ middle])
+
+    def _warped(self, plane: NDArray[T], how: int) -> NDArray[T]:
+        size = plane.shape[0], plane.shape[1]
         flags = how | cv2.WARP_INVERSE_MAP
-        return np.asarray(cv2.warpAffine(plane, affine, (width, height), flags=flags), np.float32)
+        # Rounding may ask for a sliver beyond the border.
+        made: Any = cv2.warpAffine(plane, self._affine(size), size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[arg-type]
+        return np.asarray(made, plane.dtype)
 
-    # Floats keep ids below 2^24 exact.
-    instances = warp(layout.instances.astype(np.float32), cv2.INTER_NEAREST).astype(np.int32)
-    # Edges stay lines of one pixel: broadened so that enlarging does not break them, then thinned again.
-    broad = cv2.dilate(edges.astype(np.uint8), np.ones((2, 2), np.uint8)).astype(np.float32)
-    lines = skeletonize(warp(broad, cv2.INTER_LINEAR) >= 0.5)
+
+def resized_layout(layout: Layout, mpp: float) -> Layout:
+    """A layout at another scale; nuclei that become too small for a pixel are gone."""
+    if abs(layout.mpp / mpp - 1) < SAME_SCALE:
+        return layout
+    height, width = (max(1, round(side * layout.mpp / mpp)) for side in layout.shape)
+    # Every pixel is that of its center; OpenCV resizes no whole numbers of 32 bits.
+    rows, cols = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        for new, old in zip((height, width), layout.shape, strict=True)
+    )
+    instances = layout.instances[rows[:, None], cols]
     left = {number: layout.classes[number] for number in instance_ids(instances)}
-    return replace(layout, instances=instances, classes=left), lines
+    return replace(layout, instances=instances, classes=left, mpp=mpp)

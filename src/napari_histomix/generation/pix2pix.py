@@ -20,13 +20,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pad, silu
 
-from napari_histomix.generation.edges import FIXED
+from napari_histomix.devices import choose_device, free_memory, memory_error
+from napari_histomix.generation.edges import FIXED, canny_edges, label_maps, resized_layout
+from napari_histomix.generation.layout import Layout
+from napari_histomix.generation.models import GeneratorModel, class_of
+from napari_histomix.records import Event, HistomixError, Job, instance_ids
+from napari_histomix.sampling import item_seed
+from napari_histomix.stains import stain_of
 
 SIZES: dict[str, dict[str, int]] = {"small": {"width": 32, "depth": 5}, "paper": {"width": 64, "depth": 8}}
 """Width and depth of the networks: for two cores (3 million weights), and Isola's for 256²."""
@@ -63,9 +72,12 @@ class Generator(ModelMixin, ConfigMixin):
         # Each level takes what comes from below beside what the encoder had at its own size.
         below = [2 * channels for channels in wide[:-1]] + [wide[-1]]
         self.up = nn.ModuleList(_conv(below[level + 1], wide[level], 3) for level in reversed(range(depth - 1)))
-        self.stain = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, 2 * (sum(wide[:-1]) + width)))
-        self.full = _conv(below[0] + inputs + 1, width, 3)
-        self.out = _conv(width, 3, 3)
+        # At full resolution channels are dear: half as many do.
+        full = width // 2
+        self.narrow = nn.Conv2d(below[0], full, 1)
+        self.full = _conv(full + inputs + 1, full, 3)
+        self.out = _conv(full, 3, 3)
+        self.stain = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, 2 * (sum(wide[:-1]) + full)))
 
     @property
     def grid(self) -> int:
@@ -88,7 +100,8 @@ class Generator(ModelMixin, ConfigMixin):
         for conv in self.up:
             x, style = _styled(conv(interpolate(x, scale_factor=2.0)), style)
             x = torch.cat([x, skips.pop()], 1)
-        x, style = _styled(self.full(torch.cat([interpolate(x, scale_factor=2.0), seen], 1)), style)
+        x = torch.cat([interpolate(self.narrow(x), scale_factor=2.0), seen], 1)
+        x, _ = _styled(self.full(x), style)
         return torch.tanh(self.out(x))[..., :height, :width]
 
 
@@ -101,16 +114,19 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, inputs: int, width: int = 64) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(inputs + 3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Sequential(nn.Conv2d(inputs + 3, width, 4, 2, 1), nn.LeakyReLU(0.2))]
         for level, stride in ((0, 2), (1, 2), (2, 1)):
             channels = width << level
-            layers += [nn.Conv2d(channels, 2 * channels, 4, stride, 1), nn.InstanceNorm2d(2 * channels, affine=True)]
-            layers += [nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, 1, 1))
+            conv, norm = nn.Conv2d(channels, 2 * channels, 4, stride, 1), nn.InstanceNorm2d(2 * channels, affine=True)
+            layers.append(nn.Sequential(conv, norm, nn.LeakyReLU(0.2)))
+        self.layers = nn.ModuleList([*layers, nn.Conv2d(8 * width, 1, 4, 1, 1)])
 
-    def forward(self, maps: Tensor, pictures: Tensor) -> Tensor:
-        """Logits (N, 1, h, w); high where a patch looks real."""
-        return self.layers(torch.cat([maps, pictures], 1))
+    def forward(self, maps: Tensor, pictures: Tensor) -> list[Tensor]:
+        """What each layer makes of them; the last are logits (N, 1, h, w), high where a patch looks real."""
+        made = [torch.cat([maps, pictures], 1)]
+        for layer in self.layers:
+            made.append(layer(made[-1]))
+        return made[1:]
 
 
 def _conv(before: int, after: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -137,6 +153,198 @@ def _padded(x: Tensor, grid: int) -> Tensor:
             sides = (0, 0, 0, step) if axis == 2 else (0, step, 0, 0)
             x = pad(x, sides, "reflect" if x.shape[axis] > 1 else "replicate")
     return x
+
+
+TILE = 768
+"""Largest side that is painted at once; of larger pictures the tiles come out the same, but for rounding."""
+
+
+def render(
+    layouts: Sequence[Layout],
+    model: GeneratorModel,
+    *,
+    references: Sequence[NDArray[np.uint8] | None] | None = None,
+    hidden: Sequence[NDArray[np.bool_] | None] | None = None,
+    stains: Sequence[NDArray[np.float32] | None] | None = None,
+    seeds: Sequence[int] | None = None,
+    device: str = "auto",
+) -> Job[list[NDArray[np.uint8]]]:
+    """Paint layouts; a long job (see ``records.Job``). A picture depends on its own layout and seed alone.
+
+    Parameters
+    ----------
+    layouts : sequence of Layout
+        Of any size and scale; those of another scale than the model's are resampled to it, and the pictures back.
+    model : GeneratorModel
+        Of the kind "pix2pix".
+    references : sequence of (H, W, 3) uint8 or None, optional
+        For each layout the real tissue that its nuclei lie in, moved as they were: its edges are followed, and its
+        stain. Without one, all edges are the generator's own.
+    hidden : sequence of (H, W) bool or None, optional
+        Where a reference's edges are not followed, because the labels were edited.
+    stains : sequence of (6,) float32 or None, optional
+        Stains to follow (``stains.stain_of``) in place of the references'; without either, one that the model knows.
+    seeds : sequence of int, optional
+        From 0, where they are not given.
+    device : str
+        auto, cpu, cuda or mps.
+
+    Yields
+    ------
+    Event
+        With each finished picture as its preview.
+
+    Returns
+    -------
+    list of (H, W, 3) uint8
+
+    Raises
+    ------
+    HistomixError
+        If a reference or a mask is not of its layout's size, or memory runs out.
+    """
+    nothing = [None] * len(layouts)
+    given = zip(
+        layouts, references or nothing, hidden or nothing, stains or nothing, seeds or range(len(layouts)), strict=True
+    )
+    place = choose_device(device)
+    network = model.network.to(place, memory_format=torch.channels_last)
+    pictures: list[NDArray[np.uint8]] = []
+    try:
+        for layout, reference, redrawn, stain, seed in given:
+            scaled = resized_layout(layout, model.mpp)
+            message = None
+            if scaled is not layout and not pictures:
+                message = f"Layouts of {layout.mpp:g} µm/px are painted at the model's {model.mpp:g}, and resampled."
+            yield Event("Painting", len(pictures), len(layouts), message=message)
+            names = {number: class_of(name, model.classes) for number, name in scaled.classes.items()}
+            scaled = Layout(scaled.instances, names, scaled.mpp, scaled.source)
+            edges = None
+            if reference is not None:
+                _check_size(reference, layout, "reference")
+                followed = _resized(reference, scaled.shape)
+                edges, stain = canny_edges(followed), stain_of(reference) if stain is None else stain
+            if redrawn is not None:
+                _check_size(redrawn, layout, "mask")
+                redrawn = _resized(redrawn.astype(np.uint8), scaled.shape) > 0
+            if stain is None:
+                stain = _known_stain(network, seed)
+            maps = label_maps(scaled, model.classes, edges, redrawn)
+            with memory_error("There is no memory left to paint; paint smaller layouts, or on another device."):
+                made = yield from _painted(network, maps, stain, seed, place)
+            pictures.append(_resized(made, layout.shape))
+            yield Event("Painting", len(pictures), len(layouts), preview=pictures[-1])
+    finally:
+        model.network.to("cpu")
+        free_memory(place)
+    return pictures
+
+
+def _check_size(plane: NDArray[Any], layout: Layout, what: str) -> None:
+    if plane.shape[:2] != layout.shape:
+        (height, width), (rows, cols) = layout.shape, plane.shape[:2]
+        raise HistomixError(f"The {what} is {cols}×{rows} pixels but its layout {width}×{height}; make them one size.")
+
+
+def _resized(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if plane.shape[:2] == size:
+        return plane
+    smooth = cv2.INTER_AREA if size[0] < plane.shape[0] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(plane, size[::-1], interpolation=smooth), np.uint8)
+
+
+def _known_stain(network: Generator, seed: int) -> NDArray[np.float32]:
+    known = network.config["stains"] or [STAIN_CENTER]
+    return np.asarray(known[item_seed(seed, 0) % len(known)], np.float32)
+
+
+def _painted(
+    network: Generator, maps: NDArray[np.float32], stain: NDArray[np.float32], seed: int, place: torch.device
+) -> Job[NDArray[np.uint8]]:
+    """A picture (H, W, 3) of maps (C, H, W), in tiles where it is large."""
+    height, width = maps.shape[1:]
+    noise = torch.randn((1, height, width), generator=torch.Generator().manual_seed(seed))
+    seen, style = torch.cat([torch.from_numpy(maps), noise]), torch.from_numpy(stain)[None].to(place)
+    # What lies further away than this does not reach a pixel.
+    margin = 4 * network.grid
+    core = max(TILE - 2 * margin, 2 * margin)
+    picture = np.empty((height, width, 3), np.uint8)
+    whole = max(height, width) <= core + 2 * margin
+    tops, lefts = (range(0, side, side if whole else core) for side in (height, width))
+    for number, (top, left) in enumerate((top, left) for top in tops for left in lefts):
+        bottom, right = (height, width) if whole else (min(top + core, height), min(left + core, width))
+        # Tiles begin on the network's grid, so that they see what the whole picture would.
+        rows, cols = slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin)
+        tile = seen[:, rows, cols][None].to(place).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            made = network(tile[:, :-1], tile[:, -1:], style)[0].permute(1, 2, 0).cpu().numpy()
+        inner = made[top - rows.start : bottom - rows.start, left - cols.start : right - cols.start]
+        picture[top:bottom, left:right] = np.clip(np.rint((inner + 1) * 127.5), 0, 255).astype(np.uint8)
+        if not whole:
+            yield Event("Painting", number + 1, len(tops) * len(lefts))
+    return picture
+
+
+def repaint(
+    pixels: NDArray[np.uint8],
+    layout: Layout,
+    edit: NDArray[np.bool_],
+    model: GeneratorModel,
+    seed: int = 0,
+    device: str = "auto",
+) -> Job[NDArray[np.uint8]]:
+    """What if these were the labels: paint an edit into a real image; a long job.
+
+    Edges inside the edit are redrawn, those outside are followed; outside the edit all pixels stay as they are. What is
+    painted is fitted to the tissue around it: the difference between painted and real pixels just outside the edit is
+    carried on into it, and taken off.
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) uint8
+        The real image.
+    layout : Layout
+        Its labels as edited.
+    edit : (H, W) bool
+        Where labels were edited, and a little more where membranes are to be new.
+    model : GeneratorModel
+    seed : int
+    device : str
+
+    Returns
+    -------
+    (H, W, 3) uint8
+    """
+    if not edit.any():
+        return pixels.copy()
+    rows, cols = (np.flatnonzero(edit.any(axis=axis)) for axis in (1, 0))
+    reach = round(128 * model.mpp / layout.mpp)
+    window = tuple(slice(max(side[0] - reach, 0), side[-1] + 1 + reach) for side in (rows, cols))
+    real, redrawn, part = pixels[window], edit[window], layout.instances[window]
+    present = {number: layout.classes[number] for number in instance_ids(part)}
+    near = Layout(np.ascontiguousarray(part), present, layout.mpp, layout.source)
+    (painted,) = yield from render(
+        [near], model, references=[real], hidden=[redrawn], seeds=[seed], stains=[stain_of(real)], device=device
+    )
+    fitted = painted + _carried_on(real.astype(np.float32) - painted, redrawn)
+    made = pixels.copy()
+    made[window][redrawn] = np.clip(np.rint(fitted), 0, 255).astype(np.uint8)[redrawn]
+    return made
+
+
+def _carried_on(difference: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """A difference (H, W, 3) that is known outside a region, smoothly carried on into it, and smoothed on the way."""
+    weight = (~inside).astype(np.float32)
+    filled = np.zeros_like(difference)
+    covered = np.zeros(inside.shape, np.float32)
+    # From near to far: where a small neighborhood holds enough that is known, it decides.
+    for sigma in (3.0, 6.0, 12.0, 24.0, 48.0):
+        known = cv2.GaussianBlur(weight, (0, 0), sigma)
+        mean = cv2.GaussianBlur(difference * weight[..., None], (0, 0), sigma) / np.maximum(known, 1e-6)[..., None]
+        share = np.clip(known / 0.2, 0, 1) * (1 - covered)
+        filled += share[..., None] * mean
+        covered += share
+    return np.asarray(filled / np.maximum(covered, 1e-6)[..., None], np.float32)
 
 
 def new_generator(classes: Sequence[str], size: str = "small", **changes: Any) -> Generator:

@@ -9,18 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from napari_histomix.datasets import Dataset, Entry, Problem
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Candidate, Change, Event, HistomixError, Job, LabeledImage
 from napari_histomix.settings import made_from
-
-if TYPE_CHECKING:
-    from napari_histomix.diffusion.models import AnyModel
 
 S = TypeVar("S")
 
@@ -122,7 +119,7 @@ class Work:
         Id of the change that the item 0 becomes. All changes with lower ids were made before.
     decisions : mapping
         What people had decided on the items of stages when the run began, by subject and item.
-    loaded : InpaintingModel or PromptedModel, optional
+    loaded : InpaintingModel, PromptedModel or GeneratorModel, optional
         A model that is loaded already, in place of the one that the settings name.
     """
 
@@ -130,7 +127,7 @@ class Work:
     store: Store
     first: int = 0
     decisions: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    loaded: AnyModel | None = None
+    loaded: Any = None
 
     def before(self) -> list[Change]:
         """Changes of earlier runs: what they changed is not changed again."""
@@ -152,7 +149,7 @@ class Ingredients(Protocol):
     def read(self, facts: Mapping[str, Any]) -> LabeledImage:
         """The image that facts of provenance (``datasets.image_facts``) are of, at the scale it had."""
 
-    def model(self, provenance: Mapping[str, Any]) -> AnyModel:
+    def model(self, provenance: Mapping[str, Any]) -> Any:
         """The model of a record, told what it was told then."""
 
     def device(self, provenance: Mapping[str, Any]) -> str:
@@ -246,6 +243,8 @@ class Method(ABC, Generic[S, I]):
     def remake(self, records: Sequence[Record], ingredients: Ingredients) -> Job[list[Change | str]]:
         """Make recorded changes again from their records; a long job.
 
+        A method whose records name a model has a ``device`` among its settings.
+
         Returns
         -------
         list of Change or str
@@ -255,11 +254,17 @@ class Method(ABC, Generic[S, I]):
         for record in records:
             item = self.recall(record, ingredients)
             settings: Any = made_from(self.settings, record.provenance["settings"])
-            work = Work(ingredients.dataset, _Nothing(), record.id - item.id)
-            made: list[Change] = []
-            for event in self.make(work, [item], settings):
-                made += event.made
-                yield Event(event.phase, len(remade), len(records))
+            loaded = None
+            with ExitStack() as machine:
+                if "model_sha256" in record.provenance:
+                    loaded = ingredients.model(record.provenance)
+                    settings = replace(settings, device=ingredients.device(record.provenance))
+                    machine.enter_context(ingredients.threads(record.provenance))
+                work = Work(ingredients.dataset, _Nothing(), record.id - item.id, loaded=loaded)
+                made: list[Change] = []
+                for event in self.make(work, [item], settings):
+                    made += event.made
+                    yield Event(event.phase, len(remade), len(records))
             remade.append(made[0] if made else "the method did not make it again")
         return remade
 

@@ -47,6 +47,7 @@ class Record:
     @classmethod
     def of(cls, change: Change, class_name: Callable[[int], str], **more: Any) -> Record:
         """The record of a change; ``more`` goes in beside it (decision, who decided, notes)."""
+        places = _places(change)
         content: dict[str, Any] = {
             "id": change.id,
             "image": change.image,
@@ -58,7 +59,7 @@ class Record:
             "window": [change.row, change.col, *change.shape],
             "sources": [_source(source, class_name) for source in change.sources],
             "added": {
-                str(number): {"class": class_name(kind), **_inside(change, number)}
+                str(number): {"class": class_name(kind), **({"at": places[number]} if number in places else {})}
                 for number, kind in change.added.items()
             },
             "removed": list(change.removed),
@@ -158,13 +159,15 @@ def _source(source: SourceRef, class_name: Callable[[int], str]) -> dict[str, An
     return about
 
 
-def _inside(change: Change, number: int) -> dict[str, list[int]]:
-    """A pixel of a new instance, in the image."""
-    rows, cols = np.nonzero(change.labels == number) if change.labels is not None else ((), ())
-    if not len(rows):
+def _places(change: Change) -> dict[int, list[int]]:
+    """A pixel, row and column in the image, of every instance of its labels: the middle one of each."""
+    if change.labels is None or not change.added:
         return {}
-    middle = len(rows) // 2
-    return {"at": [int(rows[middle]) + change.row, int(cols[middle]) + change.col]}
+    order = np.argsort(change.labels, axis=None, kind="stable")
+    ids, first, counts = np.unique(change.labels.ravel()[order], return_index=True, return_counts=True)
+    rows, cols = np.divmod(order[first + counts // 2], change.labels.shape[1])
+    places = np.column_stack([ids, rows + change.row, cols + change.col]).tolist()
+    return {number: place for number, *place in places}
 
 
 # What methods write down to make a change again.

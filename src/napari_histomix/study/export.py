@@ -145,20 +145,25 @@ def format_for(dataset: Dataset, format: str | None = None, ignore_band: bool = 
 def chosen(dataset: Dataset, changes: Iterable[Change], decisions: Mapping[int, str] | None) -> list[Change]:
     """The changes that may be exported: all of them where ``decisions`` is None, else what is approved.
 
-    Raises HistomixError if a patient is on two sides of the split, something that a change was made of is not in the
-    training split, a class of an image is none of the dataset's, or nothing is approved.
+    Raises HistomixError if a patient is on two sides of the split, something that a change was made of, or that its
+    network learned from, is not in the training split, a class of an image is none of the dataset's, or nothing is
+    approved.
     """
     check_splits(dataset)
     wanted = [change for change in changes if decisions is None or decisions.get(change.id) == "approve"]
     if not wanted:
         raise HistomixError("There is no approved synthetic nucleus or image to export; approve some first.")
     training = {entry.source.image for entry in dataset.training}
+    known = {entry.source.image for entry in dataset.entries}
     used: dict[str, list[str]] = {}
     for change in wanted:
         sources = [("in", change.image)] if change.image else []
         sources += [("in" if source.role == "target" else "from", source.image) for source in change.sources]
         for how, image in dict.fromkeys(sources):
             used.setdefault(image, []).append(f"{change.id} {how} {image}")
+        # What a network saw shows in what it paints.
+        for image in set(change.provenance.get("learned_from", ())) & known:
+            used.setdefault(image, []).append(f"{change.id} by a network that learned from {image}")
     outside = [use for image, uses in used.items() if image not in training for use in uses]
     remedy = (
         "give it the split train again, or, if it is to stay there, leave out what was made of it "

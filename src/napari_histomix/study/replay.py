@@ -25,9 +25,11 @@ from napari_histomix.records import REAL, Change, Event, HistomixError, Job, Lab
 from napari_histomix.study.export import format_for
 from napari_histomix.study.export_images import dataset_writer
 from napari_histomix.study.manifest import DAMAGES, Manifest, SyntheticImage, read_manifest, undamaged
+from napari_histomix.weights import bundled, bundled_model
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
+    from napari_histomix.generation.models import GeneratorModel
 
 
 LEVELS, SHARE = 8, 0.01
@@ -116,7 +118,7 @@ class Ingredients:
             self.dataset = replace(dataset, entries=tuple(entries))
             self._entries = {entry.source.image: entry for entry in entries}
             self._needed = manifest.models
-            self._loaded: dict[str, AnyModel] = {}
+            self._loaded: dict[str, Any] = {}
             if models or self._needed:
                 self._take(models)
 
@@ -145,7 +147,6 @@ class Ingredients:
 
     def _take(self, paths: Iterable[Path | str]) -> None:
         from napari_histomix.diffusion.model_files import read_card
-        from napari_histomix.weights import bundled
 
         for path in paths:
             if not self._needed:
@@ -158,32 +159,38 @@ class Ingredients:
                     f"{names}; name that one."
                 )
             self._loaded[model.sha256] = model
-        there = {*self._loaded, str(read_card(bundled()).get("sha256"))}
         for sha256, made in self._needed.items():
-            if sha256 not in there:
+            if sha256 not in self._loaded and sha256 != read_card(_bundled(made)).get("sha256"):
                 raise HistomixError(
                     f"Images were made with the model {made['model']}, whose weights have the SHA-256 {sha256}; say "
                     "where it is with --model."
                 )
 
-    def _load(self, path: Path | str) -> AnyModel:
-        from napari_histomix.diffusion.model_files import load_model
+    def _load(self, path: Path | str) -> AnyModel | GeneratorModel:
+        from napari_histomix.diffusion.model_files import load_model, read_card
+        from napari_histomix.generation.models import load_generator
 
+        kind = read_card(Path(path)).get("kind", "")
+        if kind in {made.get("model_kind") for made in self._needed.values()}:
+            return load_generator(path, kind)
         # A checkpoint without a card, or a pipeline, is told what it was told then.
-        made = next(iter(self._needed.values()))
+        made = next((made for made in self._needed.values() if "model_mpp" in made), None)
+        if made is None:
+            return load_model(path)
         (low, high), windows = made["model_mpp"], made["model_windows"]
         return load_model(path, mpp=(low, high), windows=tuple(windows), prompt=str(made.get("prompt", "")))
 
-    def model(self, provenance: Mapping[str, Any]) -> AnyModel:
+    def model(self, provenance: Mapping[str, Any]) -> AnyModel | GeneratorModel:
         from napari_histomix.diffusion.models import PromptedModel
-        from napari_histomix.weights import bundled
 
         sha256 = str(provenance["model_sha256"])
         if sha256 not in self._loaded:
-            self._loaded[sha256] = self._load(bundled())
+            self._loaded[sha256] = self._load(_bundled(provenance))
+        if "model_mpp" not in provenance:
+            return self._loaded[sha256]
         low, high = (float(value) for value in provenance["model_mpp"])
         windows = tuple(int(side) for side in provenance["model_windows"])
-        model = replace(self._loaded[sha256], mpp=(low, high), windows=windows)
+        model: AnyModel = replace(self._loaded[sha256], mpp=(low, high), windows=windows)
         return replace(model, prompt=str(provenance["prompt"])) if isinstance(model, PromptedModel) else model
 
     def device(self, provenance: Mapping[str, Any]) -> str:
@@ -201,6 +208,12 @@ class Ingredients:
         from napari_histomix.devices import threads
 
         return threads(provenance.get("threads"))
+
+
+def _bundled(provenance: Mapping[str, Any]) -> Path:
+    """Folder of the bundled model that does what a record's model did."""
+    kind = provenance.get("model_kind")
+    return bundled_model(f"he-{kind}") if kind else bundled()
 
 
 _MACHINE = {"device": "on", "precision": "in", "processor": "on", "threads": "with as many threads as"}

@@ -225,7 +225,9 @@ def _columns(change: Change) -> tuple[int, str, int, str, int]:
     kind = max(shares, key=lambda name: shares[name]) if shares else ""
     replaced = target.type if target is not None and target.item else 0
     giver = (donor.image, donor.item) if donor is not None else ("", 0)
-    return next(iter(change.added.values()), 0), kind, replaced, *giver
+    types = set(change.added.values())
+    # A whole image with nuclei of several classes is of none of them.
+    return types.pop() if len(types) == 1 else 0, kind, replaced, *giver
 
 
 def _about(change: Change, labels: Sequence[int] | None) -> str:

@@ -63,11 +63,15 @@ def composed_image(
     """The synthetic image in which changes are seen; of those in place, without the rejected and deleted ones."""
     first = changes[0]
     if target is None:
-        # A new image has the scale of the images that it was learned from.
-        return new_image(first, dataset.entries[0].mpp or 1.0, dataset.name)
+        return new_image(first, new_image_mpp(first, dataset), dataset.name)
     if not first.in_place:
         return compose(target, [first])
     return compose(target, [change for change in changes if decisions.get(change.id) not in (REJECT, DELETE)])
+
+
+def new_image_mpp(change: Change, dataset: Dataset) -> float:
+    """µm per pixel of a new image: what its method says, else as the images that it was learned from."""
+    return float(change.provenance.get("mpp") or dataset.entries[0].mpp or 1.0)
 
 
 def image_layer(name: str, image: LabeledImage, space: Mapping[str, Any], **about: Any) -> Image:

@@ -266,8 +266,9 @@ class LayerBook(QObject):
         dataset, target = self.session.dataset, self.session.target_of(name)
         if dataset is None:
             return 1.0
-        # A new image has the scale of the images that it was learned from.
-        return (dataset.entry(target).mpp if target else dataset.entries[0].mpp) or 1.0
+        if not target:
+            return making.new_image_mpp(self.session.changes_of(name, rejected=True)[0], dataset)
+        return dataset.entry(target).mpp or 1.0
 
     def _on_splits(self) -> None:
         for name in self.stacks:

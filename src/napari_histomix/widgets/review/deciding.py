@@ -268,9 +268,11 @@ def _of_image(change: Change, short: Callable[[str], str]) -> tuple[str, ...]:
     shares = sorted((change.class_shares or {}).items(), key=lambda pair: -pair[1])
     mixed = ", ".join(f"{kind} {share:.0%}" for kind, share in shares) if len(shares) > 1 else ""
     donors = [source for source in change.sources if source.role == "donor"]
+    labels = next((source for source in change.sources if source.role == "labels"), None)
     return (
         mixed or "".join(kind for kind, _ in shares),
         f"made of {short(change.image)}" if change.image else "a new image",
+        f"labels of {short(labels.image)}" if labels is not None else "",
         f"donor {short(donors[0].image)}" if len(donors) == 1 else f"{len(donors)} donors" if donors else "",
         f"{change.new_area:.0%} new" if change.image else "",
     )

@@ -40,6 +40,8 @@ CLOSE = 1.0
 """Percentile below which a likeness is pointed out: few real nuclei are as much alike."""
 SIDE, RESULT_HEIGHT, COLUMNS = 64, 104, 4
 """Pixels of the image that are shown of each method's result, pixels of the screen, and results in a row."""
+CAPTIONS = {"donor": "Donor", "labels": "Labels of", "reference": "Stain of"}
+"""What is shown of a change's sources, and what they are to it."""
 Result = tuple[str, Change | str]
 """Title of a method, and its change or why there is none."""
 
@@ -142,7 +144,10 @@ class DonorSection(ChangeSection):
         change = self._change
         if change is None or not self.is_open:
             return
-        donors = [source for source in change.sources if source.role == "donor"]
+        donors = [source for source in change.sources if source.role in CAPTIONS]
+        labels = {source.image for source in donors if source.role == "labels"}
+        # Most follow the stain of the image that their labels are of.
+        donors = [source for source in donors if source.role != "reference" or source.image not in labels]
         views = (self.donor,) if change.in_place else (self.donor, self.nearest)
         for view, donor in zip_longest(views, donors[: len(views)]):
             self._show_donor(view, donor, donors)
@@ -156,9 +161,10 @@ class DonorSection(ChangeSection):
             view.show_pixels(None, "" if donors else "No donor")
             return
         dataset = self.session.dataset
-        place = f" {donors.index(donor) + 1} of {len(donors)}" if len(donors) > 1 else ""
+        alike = [other for other in donors if other.role == donor.role]
+        place = f" {alike.index(donor) + 1} of {len(alike)}" if len(alike) > 1 else ""
         name = dataset.class_name(donor.type) if dataset is not None and donor.type else donor.image
-        caption, image = f"Donor{place}: {name}", self._image(donor.image)
+        caption, image = f"{CAPTIONS[donor.role]}{place}: {name}", self._image(donor.image)
         if image is not None and not (donor.row or donor.col):
             view.show_pixels(image.pixels, caption)
         else:
