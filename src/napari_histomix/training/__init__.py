@@ -23,6 +23,7 @@ _RECIPES = {
     "structure": "structure_model:StructureRecipe",
     "image": "image_model:ImageRecipe",
     "segmenter": "segmenting:SegmenterRecipe",
+    "pix2pix": "pix2pix:Pix2PixRecipe",
 }
 """The recipe of each kind of network, by module and class."""
 
@@ -34,6 +35,7 @@ KINDS = MappingProxyType(
         "structure": "The network that draws nuclei structures, from which layouts are read.",
         "image": "The network that paints layouts, whole or inside a real image.",
         "segmenter": "The network that finds nuclei and their classes.",
+        "pix2pix": "The generator that paints labels along the edges of a real image.",
     }
 )
 """Kinds of networks that can be trained, and what each is."""

@@ -49,6 +49,8 @@ class Recipe(Protocol):
         What the network is, for its model card.
     facts : mapping
         What the model card says beside the run, such as the classes it knows.
+    betas : tuple of float, optional
+        The optimizer's, where they are not (0.9, 0.999).
     """
 
     network: torch.nn.Module
@@ -162,7 +164,9 @@ def train(
     average = deepcopy(network).requires_grad_(False).eval()
     weights = sum(parameter.numel() for parameter in network.parameters())
     check_room(out, 2 * weights + 2 * 16 * weights)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=settings.learning_rate, betas=getattr(recipe, "betas", (0.9, 0.999))
+    )
     batches = recipe.batches(learned, processes.rank)
     held_out = tuple(tensor.to(processes.device) for tensor in recipe.fixed(checked))
 

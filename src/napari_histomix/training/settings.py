@@ -159,6 +159,38 @@ class SegmenterSettings(LabeledSettings):
     scale: Scale = (0.8, 1.25)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pix2PixSettings(LabeledSettings):
+    """How edge pix2pix is trained."""
+
+    window: Window = 128
+    batch: Batch = 4
+    learning_rate: Rate = 2e-4
+    size: Annotated[
+        str,
+        Option(
+            "Size of the networks.", choices={"small": "Small, for two cores", "paper": "Isola's, for a graphics card"}
+        ),
+    ] = "small"
+    l1: Annotated[float, Option("Weight of the distance to the truth; 100 as the paper.", low=0.0, advanced=True)] = (
+        20.0
+    )
+    matching: Annotated[
+        float,
+        Option(
+            "Weight of the distance between the discriminator's features of painted and true tissue; 0 as the paper.",
+            low=0.0,
+            advanced=True,
+        ),
+    ] = 10.0
+    unedged: Annotated[
+        float, Option("Share of windows without edges, as layouts have none.", low=0.0, high=1.0, advanced=True)
+    ] = 0.3
+    edited: Annotated[
+        float, Option("Share of windows without edges here and there, as edits are.", low=0.0, high=1.0, advanced=True)
+    ] = 0.4
+
+
 BY_KIND: Mapping[str, type[TrainingSettings]] = MappingProxyType(
     {
         "inpainter": InpainterSettings,
@@ -167,5 +199,6 @@ BY_KIND: Mapping[str, type[TrainingSettings]] = MappingProxyType(
         "structure": StructureSettings,
         "image": ImageSettings,
         "segmenter": SegmenterSettings,
+        "pix2pix": Pix2PixSettings,
     }
 )
