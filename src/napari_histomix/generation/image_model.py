@@ -23,7 +23,7 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import GeneratorModel, class_of, unknown_classes
 from napari_histomix.generation.structure import condition_maps
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.stains import optical_density
+from napari_histomix.stains import stain_of
 
 U8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -70,12 +70,6 @@ PRESETS: Mapping[str, PaintSettings] = MappingProxyType(
     }
 )
 """By name: few steps; the default; more; and NuDiff's 1,000 ancestral steps with w = 2."""
-
-
-def stain_of(pixels: U8) -> NDArray[np.float32]:
-    """Mean and standard deviation of the optical density of each channel, (6,) float32, of RGB pixels (H, W, 3)."""
-    density = optical_density(pixels).reshape(-1, 3)
-    return np.concatenate([density.mean(axis=0), density.std(axis=0)]).astype(np.float32)
 
 
 def stain_vector(stain: NDArray[np.float32] | None) -> NDArray[np.float32]:

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from napari_histomix.datasets import Dataset, open_any
 from napari_histomix.datasets.splits import with_splits
-from napari_histomix.generation.image_model import stain_of
 from napari_histomix.generation.layout import Layout
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.stains import optical_density
+from napari_histomix.stains import optical_density, stain_of
 from napari_histomix.training.settings import LabeledSettings
 
 MOST_PIXELS = 400_000_000
