@@ -230,6 +230,39 @@ def small_pix2pix_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model folder around a small untrained network that paints layouts; never write into it."""
+    from napari_histomix.generation.image_model import VECTOR
+
+    return _small_generator(tmp_path_factory, "image", (7, 3, 8, VECTOR))
+
+
+@pytest.fixture(scope="session")
+def small_structure_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model folder around a small untrained network that draws layouts; never write into it."""
+    return _small_generator(tmp_path_factory, "structure", (20, 20, 0, 4))
+
+
+def _small_generator(tmp_path_factory: pytest.TempPathFactory, kind: str, channels: tuple[int, int, int, int]) -> Path:
+    import torch
+
+    from napari_histomix.diffusion.model_files import save_model
+    from napari_histomix.generation.networks import ConditionedUNet
+
+    folder = tmp_path_factory.mktemp("models") / kind
+    torch.manual_seed(0)
+    network = ConditionedUNet(*channels, block_out_channels=(8, 16), layers_per_block=1, spade_channels=4)
+    with torch.no_grad():
+        for weights in network.parameters():
+            # Blocks that begin at zero would follow nothing.
+            weights.add_(torch.randn(weights.shape) * 0.05)
+    schedule = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    extra = {"kind": kind, "classes": ["rare", "common"]}
+    save_model(folder, network, schedule, name=f"small {kind}", mpp=(0.5, 0.5), windows=(64,), extra=extra)
+    return folder
+
+
 @pytest.fixture
 def small_model(small_model_folder: Path) -> object:
     """A small untrained ``InpaintingModel`` for windows of 48, 64 and 96 pixels at 0.25 to 0.5 µm/px."""

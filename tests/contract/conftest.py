@@ -38,11 +38,14 @@ SMALL: dict[str, Any] = {
     "superpixels": 10,
     "points": 5,
     "batch": 4,
+    "layouts": 4,
+    "side": 64,
+    "steps": 2,
     "device": "cpu",
 }
 """Values for the settings that a method has of these."""
 
-GENERATORS = {"edge-pix2pix": "pix2pix"}
+GENERATORS = {"edge-pix2pix": "pix2pix", "nudiff": "image"}
 """The kind of generator that a method's ``model`` is, where it is no inpainting network."""
 
 

@@ -29,6 +29,7 @@ _BUILT_IN = {
     "cutout": "cutout",
     "mixup": "mixup",
     "classic": "classic",
+    "nudiff": "nudiff",
     "edge-pix2pix": "edge_pix2pix",
 }
 """Module of each method by the method's name; a module's method is its ``METHOD``."""

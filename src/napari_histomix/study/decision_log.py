@@ -14,13 +14,16 @@ from typing import Literal
 
 from napari_histomix.study.database import Database
 
-Subject = Literal["candidate", "segment", "segment class", "segment tags", "change", "change note", "change reasons"]
+Subject = Literal[
+    "candidate", "segment", "segment class", "segment tags", "layout", "change", "change note", "change reasons"
+]
 Entry = tuple[Subject, int, str | None]
 """Subject, item and its new decision; None clears."""
 
 DECISIONS: Mapping[Subject, tuple[str, ...]] = {
     "candidate": ("keep", "drop"),
     "segment": ("keep", "drop"),
+    "layout": ("keep", "drop"),
     "change": ("approve", "reject", "delete"),
 }
 """What is decided of a subject; of the others, any text: a segment's class and tags, notes, reasons."""
