@@ -128,9 +128,9 @@ class NuDiff(Method[NuDiffSettings, LayoutImage]):
                 change = work.first + len(items)
                 fresh = fresh_name(names, f"{facts.source or 'layout'} {self.name} {change + 1}")
                 taught = tuple(dict.fromkeys([*seen, *facts.made.get("learned_from", ())]))
-                origin = {"labels": facts.source, "reference": reference, "kind": kinds.get(facts.source, "")}
-                seed = item_seed(settings.seed, change)
-                items.append(LayoutImage(len(items), fresh, seed, learned_from=taught, number=number, **origin))
+                seed, kind = item_seed(settings.seed, change), kinds.get(facts.source, "")
+                about = len(items), fresh, seed, facts.source, reference, taught
+                items.append(LayoutImage(*about, number=number, kind=kind))
         return Plan(items, settings.count, problems=tuple(images.problems.values()))
 
     def _reference(
