@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,15 @@ def numbered_classes(numbers: set[int]) -> tuple[NucleusClass, ...]:
 def named_classes(*names: str) -> tuple[NucleusClass, ...]:
     """Classes of these names, numbered from 1."""
     return tuple(NucleusClass(index + 1, name, _color(index)) for index, name in enumerate(names))
+
+
+def with_names(classes: Sequence[NucleusClass], names: Iterable[str]) -> tuple[NucleusClass, ...]:
+    """Classes, and behind them those of these names that are not among them; upper and lower case are the same."""
+    known = {kind.name.casefold() for kind in classes}
+    more = sorted({name.casefold(): name for name in sorted(names) if name.casefold() not in known}.values())
+    first = max((kind.number for kind in classes), default=0) + 1
+    colors = palette(first + len(more))[first - 1 :]
+    return (*classes, *(NucleusClass(first + at, name, colors[at]) for at, name in enumerate(more)))
 
 
 def read_type_info(path: Path) -> tuple[NucleusClass, ...]:

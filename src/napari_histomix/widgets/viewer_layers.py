@@ -271,13 +271,19 @@ class LayerFollower(QObject):
 
 
 class LayerChoice(QComboBox):
-    """The viewer's layers of a kind, from the top; those that cannot be chosen are listed with ``why_not``."""
+    """The viewer's layers of a kind, from the top; those that cannot be chosen are listed with ``why_not``.
+
+    ``absent`` is what no layer is called, where none may be chosen.
+    """
 
     changed = Signal()
 
-    def __init__(self, viewer: Any, kind: type, why_not: Callable[[Any], str] = lambda _layer: "") -> None:
+    def __init__(
+        self, viewer: Any, kind: type, why_not: Callable[[Any], str] = lambda _layer: "", *, absent: str = ""
+    ) -> None:
         super().__init__()
         self._why_not = why_not
+        self._absent = absent
         self._shown: list[Any] = []
         narrow(self)
         self.currentIndexChanged.connect(lambda _index: self.changed.emit())
@@ -296,11 +302,14 @@ class LayerChoice(QComboBox):
         self.setCurrentIndex(self._shown.index(layer))
 
     def _fill(self) -> None:
-        chosen, self._shown = self.layer, self._follower.layers
-        problems = [self._why_not(layer) for layer in self._shown]
+        chosen, self._shown = self.layer, [*([None] if self._absent else []), *self._follower.layers]
+        problems = ["" if layer is None else self._why_not(layer) for layer in self._shown]
         with QSignalBlocker(self):
             self.clear()
             for at, (layer, problem) in enumerate(zip(self._shown, problems, strict=True)):
+                if layer is None:
+                    self.addItem(self._absent)
+                    continue
                 size = micrometers(layer) if isinstance(layer, Image) else None
                 notes = problem or (f"{size:.3g} µm/px" if size else ""), "gray" if _is_gray(layer) else ""
                 self.addItem(" · ".join(filter(None, (layer.name, *notes))))
@@ -317,6 +326,51 @@ class LayerChoice(QComboBox):
 
 def _is_gray(layer: Any) -> bool:
     return isinstance(layer, Image) and not layer.rgb
+
+
+class Clicks(QObject):
+    """Tells of clicks into the viewer that nothing else answers, while it listens."""
+
+    clicked = Signal(object)
+    """napari's event, at the end of the click."""
+
+    def __init__(self, viewer: Any, parent: QObject) -> None:
+        super().__init__(parent)
+        self.viewer = viewer
+        # The viewer keeps this function: it must not keep the panel too.
+        this = weakref.ref(self)
+
+        def on_click(viewer: Any, event: Any) -> Generator[None, None, None]:
+            start = np.array(event.pos, float)
+            yield
+            moved = 0.0
+            while event.type == "mouse_move":
+                moved = max(moved, float(np.abs(np.array(event.pos) - start).max()))
+                yield
+            clicks, active = this(), viewer.layers.selection.active
+            viewing = active is None or str(active.mode) in VIEWING_MODES
+            if clicks is not None and moved <= CLICK_TOLERANCE and viewing:
+                clicks.clicked.emit(event)
+
+        self._on_click = on_click
+
+    def bind(self) -> None:
+        """Follow clicks; to be called when the panel is shown."""
+        if self._on_click not in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.append(self._on_click)
+
+    def release(self) -> None:
+        """No longer; to be called when the panel is hidden or closed."""
+        if self._on_click in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.remove(self._on_click)
+
+
+def label_at(layer: Any, event: Any) -> int:
+    """The label of a Labels layer where a mouse event happened; 0 for none."""
+    value = layer.get_value(
+        event.position, view_direction=event.view_direction, dims_displayed=event.dims_displayed, world=True
+    )
+    return int(value or 0)
 
 
 class SegmentPlaces(QObject):
@@ -336,32 +390,17 @@ class SegmentPlaces(QObject):
         events = viewer.layers.events
         for event in (events.inserted, events.removed, viewer.layers.selection.events.active):
             event.connect(self._on_layers)
-        # The viewer keeps this function: it must not keep the panel too.
-        this = weakref.ref(self)
-
-        def on_click(viewer: Any, event: Any) -> Generator[None, None, None]:
-            start = np.array(event.pos, float)
-            yield
-            moved = 0.0
-            while event.type == "mouse_move":
-                moved = max(moved, float(np.abs(np.array(event.pos) - start).max()))
-                yield
-            places = this()
-            if places is not None and moved <= CLICK_TOLERANCE:
-                places._pick(event)
-
-        self._on_click = on_click
+        self._clicks = Clicks(viewer, self)
+        self._clicks.clicked.connect(self._pick)
 
     def bind(self) -> None:
         """Follow clicks; to be called when the panel is shown."""
-        if self._on_click not in self.viewer.mouse_drag_callbacks:
-            self.viewer.mouse_drag_callbacks.append(self._on_click)
+        self._clicks.bind()
         self.layers_changed.emit()
 
     def release(self) -> None:
         """No longer; to be called when the panel is hidden or closed."""
-        if self._on_click in self.viewer.mouse_drag_callbacks:
-            self.viewer.mouse_drag_callbacks.remove(self._on_click)
+        self._clicks.release()
 
     def _on_layers(self, event: Any = None) -> None:
         if isalive(self):
@@ -399,17 +438,9 @@ class SegmentPlaces(QObject):
                 layer.visible = False
 
     def _pick(self, event: Any) -> None:
-        active = self.viewer.layers.selection.active
-        if active is not None and str(active.mode) not in VIEWING_MODES:
-            return
         for layer in reversed(self.viewer.layers):
-            if not layer.visible or not has_segments(layer):
-                continue
-            value = layer.get_value(
-                event.position, view_direction=event.view_direction, dims_displayed=event.dims_displayed, world=True
-            )
-            if value:
-                self.clicked.emit(str(about(layer)["image"]), int(value))
+            if layer.visible and has_segments(layer) and (label := label_at(layer, event)):
+                self.clicked.emit(str(about(layer)["image"]), label)
                 return
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.entries import classes_of, numbered_classes, palette
+from napari_histomix.datasets.entries import classes_of, numbered_classes, with_names
 from napari_histomix.datasets.formats import format_of
 from napari_histomix.datasets.formats.qupath import write_features
 from napari_histomix.datasets.formats.tiff_pairs import smallest_ids, write_tiff
@@ -97,7 +97,7 @@ def _ids(data: Any, meta: Mapping[str, Any]) -> NDArray[np.int32]:
 def _labeled(data: Any, meta: Mapping[str, Any]) -> tuple[LabeledImage, tuple[NucleusClass, ...], bool]:
     """The labels with their classes, on a white image; and whether their scale is known."""
     instances, mpp = _ids(data, meta), _mpp(meta)
-    kinds = _kinds(meta)
+    kinds = kinds_of(meta)
     ids = [int(number) for number in np.unique(instances) if number]
     classes = _classes(meta, {kinds.get(number, NUCLEUS) for number in ids})
     numbers = {kind.name.casefold(): kind.number for kind in classes}
@@ -124,9 +124,9 @@ def _feature(meta: Mapping[str, Any], names: tuple[str, ...]) -> dict[int, Any] 
     return None
 
 
-def _kinds(meta: Mapping[str, Any]) -> dict[int, str]:
+def kinds_of(meta: Mapping[str, Any]) -> dict[int, str]:
     """The class of each label by the layer's features, as text; empty where no feature says one."""
-    named = {kind.number: kind.name for kind in _known(meta)}
+    named = {kind.number: kind.name for kind in classes_in(meta)}
     kinds = {}
     for number, value in (_feature(meta, CLASS_FEATURES) or {}).items():
         text = "" if value is None or value != value else str(value).strip()
@@ -136,7 +136,7 @@ def _kinds(meta: Mapping[str, Any]) -> dict[int, str]:
     return kinds
 
 
-def _known(meta: Mapping[str, Any]) -> tuple[NucleusClass, ...]:
+def classes_in(meta: Mapping[str, Any]) -> tuple[NucleusClass, ...]:
     """The classes in the layer's own metadata."""
     classes = _about(meta).get("classes")
     return classes_of(classes, "the layer's metadata") if isinstance(classes, dict) else ()
@@ -144,15 +144,11 @@ def _known(meta: Mapping[str, Any]) -> tuple[NucleusClass, ...]:
 
 def _classes(meta: Mapping[str, Any], kinds: set[str]) -> tuple[NucleusClass, ...]:
     """The classes of the layer's own metadata, and behind them those of its features that are not among them."""
-    known = _known(meta)
+    known = classes_in(meta)
     numbers = {int(match[1]) for kind in kinds if (match := re.fullmatch(r"type ([0-9]+)", kind))}
     if not known and 0 < len(numbers) == len(kinds):
         return numbered_classes(numbers)
-    names = {kind.name.casefold() for kind in known}
-    more = sorted({kind.casefold(): kind for kind in sorted(kinds) if kind.casefold() not in names}.values())
-    first = max((kind.number for kind in known), default=0) + 1
-    colors = palette(first + len(more))[first - 1 :]
-    return (*known, *(NucleusClass(first + at, name, colors[at]) for at, name in enumerate(more)))
+    return with_names(known, kinds)
 
 
 def _through(format: str, pattern: str, path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
