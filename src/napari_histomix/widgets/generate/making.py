@@ -186,6 +186,20 @@ class Drawing:
         return Layout(instances, classes, self.mpp), [number for number in new if number in left]
 
 
+@dataclass(eq=False)
+class WhatIf:
+    """Nuclei that are drawn into an image layer, and what came of it."""
+
+    image: Any
+    nuclei: Any
+    drawing: Drawing
+    space: dict[str, Any]
+    layer: Any
+    """The Labels layer in which they are drawn."""
+    painted: Any = None
+    """The Image layer that shows them painted."""
+
+
 def what_if_job(networks: Networks, drawing: Drawing, drawn: Layout, options: PaintOptions) -> Job[Painted]:
     """Paint drawn nuclei into a real image, one after another; all else comes back bit for bit.
 

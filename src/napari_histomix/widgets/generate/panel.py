@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.generate import making
 from napari_histomix.widgets.generate.edit_box import EditBox
 from napari_histomix.widgets.generate.layout_layers import layout_layer, layout_of, unusable_labels, write_layout
-from napari_histomix.widgets.generate.making import Drawing, Painted, PaintOptions, Sampled
+from napari_histomix.widgets.generate.making import Drawing, Painted, PaintOptions, Sampled, WhatIf
 from napari_histomix.widgets.generate.paint_form import HIGHEST_SEED, PaintForm
 from napari_histomix.widgets.jobs import JobRunner, warm_networks
 from napari_histomix.widgets.layers import fit, show_scale_bar
@@ -34,20 +33,6 @@ TASKS = (("A new image", NEW), ("What if, in a real image", WHAT_IF))
 RECOMBINED, DRAWN = "recombined", "drawn"
 SOURCES = (("Recombined from the dataset", RECOMBINED), ("Drawn by the structure network", DRAWN))
 NO_SCALE = "Enter how many µm one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
-
-
-@dataclass(eq=False)
-class WhatIf:
-    """Nuclei that are drawn into an image layer, and what came of it."""
-
-    image: Any
-    nuclei: Any
-    drawing: Drawing
-    space: dict[str, Any]
-    layer: Any
-    """The Labels layer in which they are drawn."""
-    painted: Any = None
-    """The Image layer that shows them painted."""
 
 
 class GeneratePanel(Panel):
