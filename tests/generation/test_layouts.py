@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from napari_histomix.generation.layout import Layout
-from napari_histomix.generation.layout_board import turned_pixels
+from napari_histomix.generation.layout_board import Board, turned_pixels
 from napari_histomix.generation.layouts import (
     LayoutSettings,
     Recombiner,
@@ -71,6 +71,12 @@ def test_the_same_seed_gives_the_same_layout_and_others_another():
     assert np.array_equal(layouts[0].instances, alone.instances) and layouts[0].classes == alone.classes
     assert np.array_equal(layouts[0].instances, layouts[2].instances)
     assert not np.array_equal(layouts[0].instances, layouts[1].instances)
+
+
+def test_a_large_nucleus_is_not_laid_around_a_small_one():
+    board = Board(with_nucleus(Layout(np.zeros((32, 40), np.int32), {}, 0.5), square(15, 15, 3), "tumor"))
+    assert not board.lay(2, np.argwhere(square(8, 8, 16)), 0.1)
+    assert board.lay(2, np.argwhere(square(2, 8, 14)), 0.1)
 
 
 def test_a_layout_in_which_nothing_changes_is_a_window_of_a_real_map():

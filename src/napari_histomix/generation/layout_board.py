@@ -58,12 +58,23 @@ class Board:
         return (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
 
     def lay(self, number: int, pixels: Pixels, clipped_at_most: float) -> bool:
-        """Lay a nucleus down where it is free; not if neighbors would hide more of it than that."""
+        """Lay a nucleus down where it is free.
+
+        Not if neighbors would hide more of it than that, or if it would surround one: lie over a third of it.
+        """
         pixels = pixels[self.holds(pixels)]
-        free = self.instances[pixels[:, 0], pixels[:, 1]] == 0
+        there = self.instances[pixels[:, 0], pixels[:, 1]]
+        free = there == 0
         if np.count_nonzero(free) < max(1, (1 - clipped_at_most) * len(pixels)):
             return False
-        self.pixels[number] = pixels if free.all() else largest_part(pixels[free])
+        if not free.all():
+            neighbors, hidden = np.unique(there[~free], return_counts=True)
+            if any(
+                count > len(self.pixels[known]) / 3 for known, count in zip(neighbors.tolist(), hidden, strict=True)
+            ):
+                return False
+            pixels = largest_part(pixels[free])
+        self.pixels[number] = pixels
         self._paint(number, number)
         return True
 
