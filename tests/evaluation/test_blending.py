@@ -23,9 +23,9 @@ from napari_histomix.evaluation.blending import (
     report_values,
     samplers_named,
     trained_on,
-    write_sheet,
 )
 from napari_histomix.evaluation.figures import FIGURES
+from napari_histomix.evaluation.sheets import write_sheet
 from napari_histomix.records import HistomixError, drain
 
 SHORT = "repaint:100:2:1"
@@ -166,7 +166,7 @@ class TestSheet:
         assert green[:, : 6 + 3 * 64].sum() == 0 and green.any(), "the truth shows no hole"
 
     def test_it_is_never_written_over_another(self, tested, tmp_path):
-        write_sheet(tmp_path / "s.png", tested[0])
+        write_sheet(tmp_path / "s.png", contact_sheet(tested[0]))
         before = (tmp_path / "s.png").read_bytes()
         for path, words in (
             (tmp_path / "s.png", "already exists"),
@@ -174,7 +174,7 @@ class TestSheet:
             (tmp_path / "s.png" / "t.png", "is a file, not a folder"),
         ):
             with pytest.raises(HistomixError, match=words):
-                write_sheet(path, tested[0])
+                write_sheet(path, contact_sheet(tested[0]))
         assert (tmp_path / "s.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 

@@ -1,10 +1,11 @@
-"""Commands that train networks, and that test what they and methods make: train, blend-test, reader-test."""
+"""Commands that train networks, and that test what they and methods make: train, and the tests."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_histomix.cli.common import (
     DATASET,
@@ -20,16 +21,23 @@ from napari_histomix.cli.common import (
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.study import Study
 
+if TYPE_CHECKING:
+    from napari_histomix.generation.models import Kind
+
 TRAINED = {
     "inpainter": "Train the network that fills holes, on pixels.",
     "autoencoder": "Train an autoencoder, which a latent network works on.",
     "latent": "Train the network that fills holes, on an autoencoder's latents.",
 }
 
+GENERATORS: tuple[Kind, ...] = ("segmenter", "image", "pix2pix", "structure")
+"""Kinds of model that a generator test can have."""
+
 
 def add_commands(commands: Commands) -> None:
-    """Add ``train``, an action for each kind of network, ``blend-test`` and ``reader-test``."""
+    """Add ``train``, an action for each kind of network, ``blend-test``, ``generate-test`` and ``reader-test``."""
     from napari_histomix.evaluation.blending import BlendSettings
+    from napari_histomix.evaluation.generator_test import GeneratorTestSettings
     from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 
     kinds = commands.group("train", "Train a network on your own images; no labels are needed.", "networks")
@@ -65,6 +73,15 @@ def add_commands(commands: Commands) -> None:
     sheet = "new PNG file that shows the windows and their fills"
     add_output(test, "--sheet", "file", metavar="FILE", help=sheet)
     add_settings(test, [PaintingSettings], without=["sampler"])
+
+    summary = "Test generators on held-out images: do labels match, are pictures real-like, is anything repeated."
+    generators = commands.add("generate-test", run_generator_test, summary, *DATASET)
+    named = f"a model folder for a kind ({', '.join(GENERATORS)}), or none; kinds not named: the bundled ones"
+    generators.add_argument("--model", nargs="+", type=_model, default=[], metavar="KIND=FOLDER", help=named)
+    searched = "images that the generators learned from, where those are others: searched for what is repeated"
+    generators.add_argument("--learned", type=Path, metavar="FOLDER", help=searched)
+    add_output(generators, "--sheet", "file", metavar="FILE", help="new PNG file that shows the pairs")
+    add_settings(generators, [GeneratorTestSettings])
 
     actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
     summary = "Make a reader test out of what is approved in a study."
@@ -119,10 +136,11 @@ def _scale(values: list[float] | None) -> tuple[float, float] | None:
 def run_blend_test(options: Options) -> dict[str, Any]:
     """Measure how well a model's samplers fill holes in real images."""
     from napari_histomix.evaluation import blending
+    from napari_histomix.evaluation.sheets import check_sheet, write_sheet
     from napari_histomix.methods.record import painter
 
     if options.sheet:
-        blending.check_sheet(options.sheet)
+        check_sheet(options.sheet)
     painting = settings_from(PaintingSettings, options)
     chosen = {name: getattr(options, name) for name in ("holes", "samplers", "count", "seed", "spread")}
     settings = blending.BlendSettings(**chosen, device=painting.device, batch=painting.batch)
@@ -131,7 +149,7 @@ def run_blend_test(options: Options) -> dict[str, Any]:
     report = follow(blending.blend_test(dataset, model, settings))
     options.say(*blending.report_lines(report))
     if options.sheet:
-        blending.write_sheet(options.sheet, report)
+        write_sheet(options.sheet, blending.contact_sheet(report))
         options.say(f"Written: {options.sheet}")
     return {
         "dataset": dataset.name,
@@ -142,6 +160,41 @@ def run_blend_test(options: Options) -> dict[str, Any]:
         "sheet": str(options.sheet) if options.sheet else None,
         **blending.report_values(report),
     }
+
+
+def _model(text: str) -> tuple[str, str]:
+    """A kind of model and its folder, as the type of an option."""
+    kind, equals, folder = text.partition("=")
+    if kind not in GENERATORS or not equals or not folder:
+        raise argparse.ArgumentTypeError(f"must be KIND=FOLDER, the kind one of {', '.join(GENERATORS)}")
+    return kind, folder
+
+
+def run_generator_test(options: Options) -> dict[str, Any]:
+    """Test generators, and print what was found as Markdown."""
+    from napari_histomix.datasets import open_any
+    from napari_histomix.evaluation import generator_report
+    from napari_histomix.evaluation.generator_test import GeneratorTestSettings, generator_test
+    from napari_histomix.evaluation.sheets import check_sheet, write_sheet
+    from napari_histomix.generation.models import load_generator
+    from napari_histomix.weights import bundled_model
+
+    if options.sheet:
+        check_sheet(options.sheet)
+    settings = settings_from(GeneratorTestSettings, options)
+    dataset = options.open_data()
+    learned = open_any(options.learned) if options.learned else None
+    folders = {kind: bundled for kind in GENERATORS if (bundled := bundled_model(f"he-{kind}")).is_dir()}
+    folders |= {kind: Path(folder) for kind, folder in options.model}
+    wanted = {kind: folder for kind, folder in folders.items() if str(folder) != "none"}
+    models = {kind: load_generator(folder, kind) for kind, folder in wanted.items()}
+    report = follow(generator_test(dataset, models, settings, learned))
+    options.say(*generator_report.report_lines(report))
+    if options.sheet:
+        write_sheet(options.sheet, generator_report.contact_sheet(report, dataset.classes))
+        options.say(f"Written: {options.sheet}")
+    sheet = str(options.sheet) if options.sheet else None
+    return {"dataset": dataset.name, "sheet": sheet, **generator_report.report_values(report)}
 
 
 def run_reader_test(options: Options) -> dict[str, Any]:

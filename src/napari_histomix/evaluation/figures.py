@@ -226,20 +226,25 @@ def _ratio(part: Counts, whole: Counts) -> Counts:
 
 
 def clustered(
-    values: Counts, clusters: Sequence[str], figure: Callable[[Counts], Counts], seed: int, least: int = LEAST
+    values: Counts,
+    clusters: Sequence[str],
+    figure: Callable[[Counts], Counts],
+    seed: int,
+    least: int = LEAST,
+    fewest: int = FEWEST,
 ) -> Estimate:
     """A figure of sums over crops, with a 95 % percentile interval from resampling whole clusters.
 
     ``values`` (N, …) are what each crop adds to the sums; ``figure`` makes the figure of sums (…), or as many of a
     stack of sums (B, …), NaN where there is none. There is no value with fewer than ``least`` crops, and no interval
-    with fewer than ``FEWEST`` clusters.
+    with fewer than ``fewest`` clusters.
     """
     count = len(values)
     value = float(figure(values.sum(axis=0))) if count >= least else np.nan
     if not np.isfinite(value):
         return Estimate(None, None, None, count)
     names, belongs = np.unique(np.asarray(clusters), return_inverse=True)
-    if len(names) < FEWEST:
+    if len(names) < fewest:
         return Estimate(value, None, None, count)
     sums = np.zeros((len(names), *values.shape[1:]))
     np.add.at(sums, belongs, values)

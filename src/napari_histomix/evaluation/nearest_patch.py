@@ -132,13 +132,23 @@ class TrainingPatches:
         exclude, such as target and donor of a placement, do not count.
         """
         height, width = pixels.shape[:2]
-        place = at or ((height - 1) / 2, (width - 1) / 2)
-        bare = LabeledImage(pixels, np.zeros((height, width), np.int32), {}, mpp, Source("", "patch"))
-        distances = self._distances(self._standardized(self._encoder(_patches(bare, [place]))))[0]
+        distances = self._all_distances(pixels, mpp, [at or ((height - 1) / 2, (width - 1) / 2)])[0]
         for location in exclude:
             distances[self._overlapping(location)] = np.inf
         order = np.argsort(distances, kind="stable")[:count]
         return tuple(self._neighbor(index, float(distances[index])) for index in order if distances[index] < np.inf)
+
+    def distances(
+        self, pixels: NDArray[np.uint8], mpp: float, places: Sequence[tuple[float, float]]
+    ) -> NDArray[np.float64]:
+        """How far the training nucleus is that resembles a place (row, col) most, for each place; see ``several``."""
+        return self._all_distances(pixels, mpp, places).min(axis=1)
+
+    def _all_distances(
+        self, pixels: NDArray[np.uint8], mpp: float, places: Sequence[tuple[float, float]]
+    ) -> NDArray[np.float64]:
+        bare = LabeledImage(pixels, np.zeros(pixels.shape[:2], np.int32), {}, mpp, Source("", "patch"))
+        return self._distances(self._standardized(self._encoder(_patches(bare, places))))
 
     def _neighbor(self, index: int, distance: float) -> Neighbor:
         nucleus = self.nuclei[index]
