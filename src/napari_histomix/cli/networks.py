@@ -22,7 +22,7 @@ from napari_histomix.settings import PaintingSettings
 from napari_histomix.study import Study
 
 if TYPE_CHECKING:
-    from napari_histomix.generation.models import Kind
+    from napari_histomix.generation.models import GeneratorModel, Kind
 
 TRAINED = {
     "inpainter": "Train the network that fills holes, on pixels.",
@@ -187,7 +187,7 @@ def run_generator_test(options: Options) -> dict[str, Any]:
     folders = {kind: bundled for kind in GENERATORS if (bundled := bundled_model(f"he-{kind}")).is_dir()}
     folders |= {kind: Path(folder) for kind, folder in options.model}
     wanted = {kind: folder for kind, folder in folders.items() if str(folder) != "none"}
-    models = {kind: load_generator(folder, kind) for kind, folder in wanted.items()}
+    models: dict[str, GeneratorModel] = {kind: load_generator(folder, kind) for kind, folder in wanted.items()}
     report = follow(generator_test(dataset, models, settings, learned))
     options.say(*generator_report.report_lines(report))
     if options.sheet:

@@ -26,10 +26,10 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.structure import boundary_of
 from napari_histomix.records import NucleusClass, instance_ids
 
-ROWS = 8
+ROWS = 6
 """Pairs of each origin that a sheet shows."""
 LARGEST = 1400
-"""Width in pixels up to which a sheet shows pictures twice as large."""
+"""Width in pixels of pictures side by side up to which they are shown twice as large."""
 
 
 def verdicts(report: GeneratorReport) -> dict[str, bool]:
@@ -78,7 +78,7 @@ def report_lines(report: GeneratorReport) -> list[str]:
         "### Pictures are like real ones",
         "",
         *_likeness_tables(report),
-        "Against held-out images. Features of patches of 56 µm, in standard deviations of the held-out ones; color",
+        "Against held-out images. Features of patches of 56 µm, in standard deviations of real ones; color",
         "and contrast: differences of mean and spread of the optical density of whole pictures. Real training images",
         "beside them show what other tissue differs by.",
         "",
@@ -209,9 +209,10 @@ def contact_sheet(report: GeneratorReport, classes: Sequence[NucleusClass]) -> N
     if EDGES in report.pairs:
         edges = report.pairs[EDGES]
         columns = {"label": [drawn(layout, colors) for layout in edges.layouts[:ROWS]]}
-        sections[f"{EDGES}: replicas of training images"] = columns | {EDGES: edges.pictures[:ROWS]}
+        columns |= {EDGES: edges.pictures[:ROWS], "real": report.training.pictures[:ROWS]}
+        sections[f"{EDGES}: replicas of training images"] = columns
     widest = max(map(len, sections.values())) * report.settings.side
-    return sheet_of(sections, 2 if 2 * widest <= 2 * LARGEST else 1)
+    return sheet_of(sections, 2 if widest <= LARGEST else 1)
 
 
 def drawn(layout: Layout, colors: Mapping[str, tuple[int, int, int]]) -> NDArray[np.uint8]:

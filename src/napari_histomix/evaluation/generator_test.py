@@ -30,7 +30,7 @@ from napari_histomix.evaluation.likeness import (
     standardized,
 )
 from napari_histomix.evaluation.metrics import Overlaps
-from napari_histomix.evaluation.nearest_patch import TrainingPatches
+from napari_histomix.evaluation.nearest_patch import SPAN_UM, TrainingPatches
 from napari_histomix.features import Encoder, open_encoder
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import LayoutSettings, Recombiner, layout_statistics
@@ -141,6 +141,8 @@ class GeneratorReport:
         Names of the held-out images.
     real : Pairs
         Windows of the held-out images.
+    training : Pairs
+        Windows of training images, which ``EDGES`` repaints.
     pairs : mapping of str to Pairs
         By generator.
     origins : tuple of str
@@ -166,6 +168,7 @@ class GeneratorReport:
     models: Mapping[str, Mapping[str, Any]]
     held: tuple[str, ...]
     real: Pairs
+    training: Pairs
     pairs: Mapping[str, Pairs]
     origins: tuple[str, ...]
     matches: Mapping[str, Match]
@@ -220,15 +223,15 @@ def generator_test(
     chosen = [layouts[origin][number] for number, origin in enumerate(origins)]
     pairs = yield from test.painted(chosen, windows)
     real = Pairs(layouts[HELD], [window.pixels for window in held_windows])
+    trained = Pairs([window.layout for window in windows], [window.pixels for window in windows])
     matches, floor = yield from test.matched(real, pairs, origins)
-    pictures = {TRAINING: [window.pixels for window in windows]} | {name: made.pictures for name, made in pairs.items()}
+    pictures = {TRAINING: trained.pictures} | {name: made.pictures for name, made in pairs.items()}
     likeness = {}
     for encoder in encoders:
         likeness[encoder.name] = yield from _likeness(pictures, real.pictures, mpp, encoder)
     stains = {name: stain_distances(shown, real.pictures) for name, shown in pictures.items()}
     nearest = (yield from test.passed(_nearest(searched, real, pairs, settings.seed))) if searched else {}
-    real_layouts = {TRAINING: [window.layout for window in windows]}
-    distances = _layout_distances(layouts | real_layouts, models.get("structure"))
+    distances = _layout_distances(layouts | {TRAINING: trained.layouts}, models.get("structure"))
     if not searched:
         test.note(NOT_LEARNED)
     names = tuple(sorted({layout.source for layout in layouts[HELD]}))
@@ -236,8 +239,8 @@ def generator_test(
         test.note(f"Intervals rest on {len(names)} held-out images, and are too narrow with fewer than ten.")
     facts = {kind: model.facts for kind, model in models.items()}
     return GeneratorReport(
-        settings, mpp, facts, names, real, pairs, origins, matches, floor, likeness, stains, nearest, distances,
-        tuple(test.notes),
+        settings, mpp, facts, names, real, trained, pairs, origins, matches, floor, likeness, stains, nearest,
+        distances, tuple(test.notes),
     )  # fmt: skip
 
 
@@ -434,15 +437,17 @@ def _likeness(
     pictures: Mapping[str, Sequence[U8]], real: Sequence[U8], mpp: float, encoder: Encoder
 ) -> Job[dict[str, Likeness]]:
     phase = f"Comparing pictures: {encoder.name.partition('@')[0]}"
-    yield Event(phase, 0, len(pictures) + 1)
-    raw = picture_features(real, mpp, encoder)
-    reference = standardized(raw, raw)
+    features = {}
+    for number, (name, shown) in enumerate({REAL: real, **pictures}.items()):
+        yield Event(phase, number, len(pictures) + 1)
+        features[name] = picture_features(shown, mpp, encoder)
+    all_real = np.concatenate([features[REAL], features[TRAINING]])
+    reference = standardized(features.pop(REAL), all_real)
     likeness = {}
-    for number, (name, shown) in enumerate(pictures.items()):
-        yield Event(phase, number + 1, len(pictures) + 1)
-        features = standardized(picture_features(shown, mpp, encoder), raw)
-        distances = frechet_distance(features, reference), kernel_distance(features, reference)
-        likeness[name] = Likeness(*distances, *density_coverage(features, reference))
+    for name, raw in features.items():
+        own = standardized(raw, all_real)
+        distances = frechet_distance(own, reference), kernel_distance(own, reference)
+        likeness[name] = Likeness(*distances, *density_coverage(own, reference))
     return likeness
 
 
@@ -454,7 +459,7 @@ def _nearest(searched: Dataset, real: Pairs, pairs: Mapping[str, Pairs], seed: i
         rng, parts, images[name] = np.random.default_rng([seed, 4]), [], []
         for number, (layout, pixels) in enumerate(zip(made.layouts, made.pictures, strict=True)):
             yield Event(f"Looking for training patches: {name}", number, len(made.pictures))
-            places = nucleus_places(layout, NUCLEI, rng)
+            places = nucleus_places(layout, NUCLEI, SPAN_UM, rng)
             parts.append(patches.distances(pixels, layout.mpp, places))
             images[name] += [layout.source or f" {number}"] * len(places)
         distances[name] = np.concatenate(parts)

@@ -151,9 +151,14 @@ def _parts(layout: Layout) -> dict[str | None, NDArray[np.bool_]]:
     return {None: layout.instances == 0} | {name: np.isin(layout.instances, ids) for name, ids in by_class.items()}
 
 
-def nucleus_places(layout: Layout, most: int, rng: np.random.Generator) -> list[tuple[float, float]]:
-    """Centers (row, col) of up to ``most`` random nuclei of a layout."""
+def nucleus_places(layout: Layout, most: int, span: float, rng: np.random.Generator) -> list[tuple[float, float]]:
+    """Centers (row, col) of up to ``most`` random nuclei, if possible of those with ``span`` µm around them inside."""
     ids = instance_ids(layout.instances)
-    chosen = rng.permutation(np.array(ids, np.int64))[:most].tolist()
-    centers = (np.argwhere(layout.instances == number).mean(axis=0) for number in chosen)
-    return [(float(row), float(col)) for row, col in centers]
+    rows, cols = np.nonzero(layout.instances)
+    order = np.searchsorted(ids, layout.instances[rows, cols])
+    counts = np.maximum(np.bincount(order, minlength=len(ids)), 1)[:, None]
+    centers = np.stack([np.bincount(order, axis, len(ids)) for axis in (rows, cols)], axis=1) / counts
+    margin = span / layout.mpp / 2
+    inside = ((centers >= margin) & (centers <= np.array(layout.shape) - 1 - margin)).all(axis=1)
+    chosen = rng.permutation(centers[inside] if inside.any() else centers)[:most]
+    return [(float(row), float(col)) for row, col in chosen]
