@@ -1,14 +1,19 @@
-"""Write docs/methods.md: what each method makes and needs, and its settings, from the code.
+"""Write docs/methods.md, and the options at the end of the pages on training and tests, from the code.
 
 Usage: python scripts/options.py
 """
 
 from pathlib import Path
 
+from napari_histomix.evaluation.blending import BlendSettings
+from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.settings import options_table
+from napari_histomix.training import KINDS, settings_class
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+OPTIONS = "\n## Options\n\n"
+"""What the options of a page begin with; they are its end."""
 HEAD = """# Methods and their settings
 
 Made from the code by `scripts/options.py`: the same fields give the command line its options, the dock its form and a
@@ -38,5 +43,15 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def end_page(name: str, options: str) -> None:
+    """Put options at the end of a page, in place of those that it has."""
+    path = DOCS / name
+    path.write_text(path.read_text(encoding="utf-8").partition(OPTIONS)[0] + OPTIONS + options + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    (DOCS / "methods.md").write_text(page(), encoding="utf-8")
+    kinds = (f"### {kind}\n\n{what}\n\n{options_table(settings_class(kind))}" for kind, what in KINDS.items())
+    end_page("training.md", "\n\n".join(kinds))
+    end_page("reader-test.md", f"Of `histomix reader-test make`:\n\n{options_table(ReaderTestSettings)}")
+    end_page("samplers.md", f"Of `histomix blend-test`:\n\n{options_table(BlendSettings)}")

@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from napari_histomix.datasets import SYNTHETIC_NOTICE
+from napari_histomix.datasets import SYNTHETIC_NOTICE, load_sample, sample_folder
 from napari_histomix.study import Study
 
 COMMANDS = {
@@ -17,7 +17,7 @@ COMMANDS = {
     ("inspect",): ("classes", "µm/px", "--mpp"),
     ("candidates",): ("--rare", "--major", "--out", "CSV"),
     ("synthesize",): ("--rare", "-k", "--seed", "fast,quality,paper", "--device", "--out", "hovernet"),
-    ("blend-test",): ("--hole", "--sampler", "--spread", "--sheet", "METHOD:START:STEPS:VISITS"),
+    ("blend-test",): ("--holes", "--samplers", "--spread", "--sheet", "METHOD:START:STEPS:VISITS"),
     ("train", "inpainter"): ("--images", "--from", "--minutes", "--steps", "--mpp", "--out"),
 }
 
@@ -360,6 +360,35 @@ class TestTrain:
         card = json.loads((tmp_path / "m" / "histomix.json").read_text(encoding="utf-8"))
         assert card["mpp"] == [0.25, 0.5] and card["name"] == "m"
         assert run(*synthesize, "-k", 1, "--model", tmp_path / "m", "--out", tmp_path / "out")[0] == 0
+
+    def test_networks_that_learn_labels_take_labeled_datasets(self, run, fails, tmp_path, monkeypatch):
+        asked: dict = {}
+
+        def train(kind, images, out, **how):
+            asked.update(how, kind=kind, images=images)
+            out.mkdir()
+            (out / "histomix.json").write_text(json.dumps({"best": {"step": 1, "validation": 0.5}}))
+            yield from ()
+            return out
+
+        monkeypatch.setattr("napari_histomix.training.loop.train", train)
+        command = (
+            "train",
+            "image",
+            "--images",
+            sample_folder(),
+            "--share",
+            20,
+            "--window",
+            32,
+            "--out",
+            tmp_path / "m",
+        )
+        assert run(*command)[0] == 0
+        assert [dataset.name for dataset in asked["images"]] == [load_sample().name]
+        settings = asked["settings"]
+        assert (asked["kind"], asked["mpp"], settings.share, settings.window) == ("image", None, 20.0, 32)
+        assert "does not exist" in fails("train", "image", "--images", tmp_path / "nowhere", "--out", tmp_path / "n")
 
     def test_what_is_missing_is_one_sentence(self, fails, tmp_path):
         (tmp_path / "images").mkdir()

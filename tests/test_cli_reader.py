@@ -84,16 +84,16 @@ def test_synthetic_tissue_is_shown_beside_real_tissue_of_its_class(run, tmp_path
 
 
 def test_what_cannot_be_done_is_said_in_a_sentence(studies, run, tmp_path, labeled_image, dataset_folder) -> None:
-    def fails(*arguments: object) -> str:
+    def fails(*arguments: object, expected: int = 1) -> str:
         code, _, error = run("reader-test", *arguments)
-        assert code == 1
+        assert code == expected
         return error[-1]
 
     out = tmp_path / "out"
     make = ("make", sample_folder(), "--out", out, "--study")
     assert "approve some" in fails(*make, studies[1])
-    assert "at least one real" in fails(*make, studies[0], "--per-kind", 0)
-    assert "A seed is 0 or more" in fails(*make, studies[0], "--seed", -1)
+    assert "must be 1 to 1000" in fails(*make, studies[0], "--per-kind", 0, expected=2)
+    assert "must be 0 to" in fails(*make, studies[0], "--seed", -1, expected=2)
     assert "is not a study" in fails(*make, tmp_path)
     other = dataset_folder(tmp_path / "data", [labeled_image(5)])
     assert "of another dataset" in fails("make", other, "--out", out, "--study", studies[0])

@@ -240,6 +240,10 @@ Encoder = Annotated[
     ),
 ]
 
+WindowsAtOnce = Annotated[
+    int, Option("Windows that are denoised together.", low=1, high=4096, advanced=True, recorded=False)
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PaintingSettings:
@@ -268,6 +272,4 @@ class PaintingSettings:
     ] = ()
     prompt: Annotated[str, Option("What holes are to hold, for a network that follows a prompt.", advanced=True)] = ""
     device: Device = "auto"
-    batch: Annotated[
-        int, Option("Windows that are denoised together.", low=1, high=4096, advanced=True, recorded=False)
-    ] = 16
+    batch: WindowsAtOnce = 16

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from napari_histomix.cli.common import add_settings, settings_from
+from napari_histomix.evaluation.blending import BlendSettings
+from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.records import HistomixError
 from napari_histomix.settings import check_settings, made_from, options_table, plain, settings_of
+from napari_histomix.training import KINDS, settings_class
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,17 +26,20 @@ def classes(name: str) -> list[type]:
     return [method.settings] if method.stage is None else [method.stage.settings, method.settings]
 
 
+TRAINED = [(kind, settings_class(kind)) for kind in KINDS]
+TESTS = [("reader-test", ReaderTestSettings), ("blend-test", BlendSettings)]
 PACKAGES = ("napari_histomix", "stamps")
 """The package's own methods and the toy of its documentation; other tests register others."""
 OWN = [name for name in method_names() if type(method_of(name)).__module__.startswith(PACKAGES)]
-ALL = [(name, cls) for name in OWN for cls in classes(name)]
+ALL = [*((name, cls) for name in OWN for cls in classes(name)), *TRAINED, *TESTS]
 
 
 def example(setting):
     """A value that is not the default."""
     option = setting.option
     if option.choices:
-        return next(value for value in option.choices if value != setting.default)
+        value = next(value for value in option.choices if value != setting.default)
+        return (value,) if setting.many else value
     if setting.type is bool:
         return not setting.default
     if setting.type is str:
@@ -106,7 +112,8 @@ class TestEverySetting:
         table = options_table(cls)
         for setting in settings_of(cls):
             assert f"`{setting.flag}`" in table and setting.option.help in table
-        page = ROOT / "docs" / "methods.md"
+        pages = {"reader-test": "reader-test", "blend-test": "samplers", **dict.fromkeys(KINDS, "training")}
+        page = ROOT / "docs" / f"{pages.get(name, 'methods')}.md"
         assert name == "stamps" or table in page.read_text(encoding="utf-8"), "run scripts/options.py"
 
 

@@ -180,7 +180,7 @@ class TestSheet:
 
 class TestCommand:
     def test_table_json_and_sheet(self, folder, small_model_folder, tmp_path, capsys):
-        arguments = ["blend-test", str(folder), "--model", str(small_model_folder), "--sampler", SHORT]
+        arguments = ["blend-test", str(folder), "--model", str(small_model_folder), "--samplers", SHORT]
         arguments += ["--hole", "disc", "--count", "2", "--device", "cpu", "--sheet", str(tmp_path / "s.png")]
         assert main(arguments) == 0
         shown = capsys.readouterr()
@@ -198,5 +198,5 @@ class TestCommand:
         assert names == [*CLASSIC_FILLS, SHORT] and list(result["holes"]) == ["disc"]
 
     def test_an_unknown_hole_is_wrong_usage(self, folder, capsys):
-        assert main(["blend-test", str(folder), "--hole", "square"]) == 2
+        assert main(["blend-test", str(folder), "--holes", "square"]) == 2
         assert "usage: histomix" in capsys.readouterr().err

@@ -63,7 +63,7 @@ def with_test(open_dock: Any, qtbot: Any) -> Callable[[], Any]:
         making = panel.making
         qtbot.waitUntil(lambda: making.offer is not None, timeout=30_000)
         making.what.setCurrentIndex(1)
-        making.count.setValue(4)
+        making.form.fields["per_kind"].value = 4
         making.bar.run_button.click()
         qtbot.waitUntil(lambda: panel.test is not None, timeout=60_000)
         return panel

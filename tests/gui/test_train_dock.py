@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QScrollArea
 
 from napari_histomix.settings import PaintingSettings
+from napari_histomix.training.settings import InpainterSettings
 from napari_histomix.widgets.forms import SessionForm
 
 pytestmark = pytest.mark.gui
@@ -23,12 +23,10 @@ def open_train(
     make_napari_viewer: Any, tmp_path: Path, qtbot: Any, labeled_image: Any, small_model_folder: Path, monkeypatch: Any
 ) -> Callable[..., Any]:
     """Open the dock through the manifest beside two open images, ready to fine-tune the small network."""
-    from napari_histomix.training import inpainting, settings
+    from napari_histomix.training import inpainting
     from napari_histomix.widgets.session import session_of
 
     def opened(steps: int | None) -> Any:
-        small = partial(settings.InpainterSettings, steps=steps, batch=2, window=48)
-        monkeypatch.setattr(settings, "BY_KIND", {"inpainter": small})
         monkeypatch.setattr(inpainting, "CHECKED", 4)
         viewer = make_napari_viewer(show=True)
         session_of(viewer).home = tmp_path
@@ -38,6 +36,7 @@ def open_train(
         dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Train")
         viewer.window._qt_window.resizeDocks([dock], [360], Qt.Orientation.Horizontal)
         panel.real_viewer = viewer
+        panel.form.settings.set_value(InpainterSettings(steps=steps, batch=2, window=48))
         panel.form.start.setCurrentIndex(1)
         panel.form.start_folder.choose(small_model_folder)
         qtbot.waitUntil(panel.progress.run_button.isEnabled, timeout=20_000)

@@ -160,6 +160,21 @@ def test_a_run_that_is_taken_up_goes_on_with_the_same_losses(images, tmp_path):
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_a_run_of_an_earlier_version_is_taken_up(images, tmp_path):
+    """Its state holds the settings of all kinds of networks."""
+    settings = AutoencoderSettings(steps=3, batch=2, window=32)
+    job = train("autoencoder", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25))
+    next(job)
+    job.close()
+    file = tmp_path / "m.training" / "state.pt"
+    state = torch.load(file, weights_only=True)
+    state["settings"] |= {"unconditional": 0.0, "segments": 0.2, "low_noise": 0.5, "weighting": "velocity"}
+    torch.save(state, file)
+    drain(train("autoencoder", [images], tmp_path / "m", mpp=(0.25, 0.25), resume=True))
+    card = json.loads((tmp_path / "m" / CARD_FILE).read_text(encoding="utf-8"))
+    assert card["history"][-1]["step"] == 3 and card["recipe"]["window"] == 32
+
+
 def test_a_run_is_not_taken_up_on_other_images(images, tmp_path):
     job = train("inpainter", [images], tmp_path / "m", settings=SETTINGS, mpp=(0.25, 0.25))
     next(job)

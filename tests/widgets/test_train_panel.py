@@ -16,10 +16,12 @@ from PIL import Image as Picture
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
-from napari_histomix.records import Event, HistomixError
+from napari_histomix.datasets import sample_folder
+from napari_histomix.records import Event, HistomixError, drain
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.widgets import train_panel
 from napari_histomix.widgets.forms import SessionForm
+from napari_histomix.widgets.loading import open_job
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.train_panel import LossPlot, TrainPanel, first_rows
 from napari_histomix.widgets.viewer_layers import micrometers, pixels_of
@@ -219,12 +221,39 @@ def test_what_each_network_needs(ready, tmp_path) -> None:
     assert ready.progress.run_button.isEnabled()
 
 
+def test_networks_that_learn_labels_take_the_dataset_of_the_session_or_a_folder(panel, trainer, qtbot) -> None:
+    panel.form.network.setCurrentIndex(panel.form.network.findData("image"))
+    assert panel.form.settings.isVisible() and panel.form.settings.fields["share"].value == 100
+    assert "Data step" in panel.why.text() and not panel.progress.run_button.isEnabled()
+    panel.session.take_opened(drain(open_job(sample_folder())))
+    assert panel.progress.run_button.isEnabled(), panel.why.text()
+    offered = panel.form.settings.fields["ignore"]
+    assert {"lymphocyte", "tumor", "ignore"} <= set(offered._boxes) and "lymphocyte" not in offered.value
+    assert not panel.tissue.scale.isVisible() and panel.tissue.known.isVisible()
+    panel.form.settings.fields["share"].value = 20
+    panel.progress.run_button.click()
+    qtbot.waitUntil(lambda: trainer.steps > 5)
+    trainer.go.set()
+    qtbot.waitUntil(lambda: not panel.runner.running)
+    (dataset,) = trainer.asked["images"]
+    assert dataset.name == panel.session.dataset.name and trainer.asked["settings"].share == 20
+    assert trainer.asked["kind"] == "image" and "mpp" not in trainer.asked
+    assert panel.show_button.isVisible() and not panel.use_button.isVisible()
+    panel.tissue.drop.choose(sample_folder())
+    panel.tissue.kind.setCurrentIndex(1)
+    qtbot.waitUntil(lambda: not panel.tissue.looking)
+    assert panel.tissue.words() == dataset.name and panel.tissue.source == "folder"
+    panel.form.network.setCurrentIndex(0)
+    qtbot.waitUntil(lambda: not panel.tissue.looking)
+    assert panel.tissue.dataset is None and panel.tissue.source == "folder"
+
+
 def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path) -> None:
     chosen = SessionForm(ready.session, PaintingSettings)
     qtbot.addWidget(chosen)
     elsewhere = Session(home=tmp_path / "elsewhere")
-    ready.form.minutes.setValue(5)
-    ready.form.seed.setValue(3)
+    ready.form.settings.fields["minutes"].value = 5
+    ready.form.settings.fields["seed"].value = 3
     ready.progress.run_button.click()
     assert not ready.form.isVisible() and not ready.progress.run_button.isVisible()
     qtbot.waitUntil(lambda: trainer.steps > 10 and ready.sample.isVisible())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,24 +12,20 @@ from napari_histomix.cli.common import (
     DATASET,
     Commands,
     Options,
+    UsageError,
     add_output,
     add_settings,
     follow,
     positive,
     settings_from,
-    whole,
 )
+from napari_histomix.datasets import Dataset
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.study import Study
+from napari_histomix.training import KINDS, learns_labels, settings_class
 
 if TYPE_CHECKING:
     from napari_histomix.generation.models import GeneratorModel, Kind
-
-TRAINED = {
-    "inpainter": "Train the network that fills holes, on pixels.",
-    "autoencoder": "Train an autoencoder, which a latent network works on.",
-    "latent": "Train the network that fills holes, on an autoencoder's latents.",
-}
 
 GENERATORS: tuple[Kind, ...] = ("segmenter", "image", "pix2pix", "structure")
 """Kinds of model that a generator test can have."""
@@ -40,39 +37,32 @@ def add_commands(commands: Commands) -> None:
     from napari_histomix.evaluation.generator_test import GeneratorTestSettings
     from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 
-    kinds = commands.group("train", "Train a network on your own images; no labels are needed.", "networks")
-    for kind, summary in TRAINED.items():
-        train = kinds.add(kind, run_train, summary, "--splits", "--device", "--seed")
+    kinds = commands.group("train", "Train a network on your own images.", "networks")
+    for kind, what in KINDS.items():
+        summary = f"Train {what[0].lower()}{what[1:]}"
+        labeled = learns_labels(kind)
+        shared = ("--mpp", "--split-parts") if labeled else ()
+        train = kinds.add(kind, run_train, summary, *shared, "--splits", "--device")
         train.set_defaults(kind=kind)
-        train.add_argument("--images", nargs="+", type=Path, required=True, metavar="FOLDER", help="folders of images")
+        sources = "labeled datasets, in any format" if labeled else "folders of images; no labels are needed"
+        train.add_argument("--images", nargs="+", type=Path, required=True, metavar="FOLDER", help=sources)
         add_output(train, "--out", "model", required=True, help="new model folder")
         train.add_argument("--from", dest="start", type=Path, metavar="WEIGHTS", help="model folder to fine-tune")
         if kind == "latent":
             trained = "a trained autoencoder"
             train.add_argument("--autoencoder", type=Path, required=True, metavar="FOLDER", help=trained)
-        length = train.add_mutually_exclusive_group()
-        length.add_argument("--minutes", type=positive, help="how long to train (60)")
-        length.add_argument("--steps", type=whole, help="how many steps to train; such a run repeats exactly")
-        scales = "µm per pixel of the images: one value, or the range"
-        train.add_argument("--mpp", nargs="+", type=positive, metavar="UM", help=scales)
-        train.add_argument("--batch", type=whole, help="windows a step")
-        train.add_argument("--window", type=whole, help="side of a window in pixels")
-        train.add_argument("--learning-rate", type=positive, help="AdamW's highest rate")
-        train.add_argument("--save-minutes", type=positive, help="between two checkpoints (2)")
+        if not labeled:
+            scales = "µm per pixel of the images: one value, or the range"
+            train.add_argument("--mpp", nargs="+", type=positive, metavar="UM", help=scales)
         train.add_argument("--name", help="name in the model card (the folder's)")
         train.add_argument("--resume", action="store_true", help="take up the killed or stopped run of --out")
+        add_settings(train, [settings_class(kind)])
 
     summary = "Hide parts of real images, fill them in every way, compare with what was hidden."
-    test, default = commands.add("blend-test", run_blend_test, summary, *DATASET, "--seed"), BlendSettings()
-    named = "fast, quality, paper, METHOD:START:STEPS:VISITS[:grain][:unconditional], or all"
-    test.add_argument("--sampler", dest="samplers", nargs="+", default=[*default.samplers], metavar="NAME", help=named)
-    shapes = "ring: around a nucleus; disc: on free background; large: as a tissue segment"
-    test.add_argument("--hole", dest="holes", nargs="+", choices=default.holes, default=[*default.holes], help=shapes)
-    test.add_argument("--count", type=whole, default=default.count, help="windows for each kind of hole")
-    test.add_argument("--spread", action="store_true", help="also fill each hole five times, to see how they vary")
+    test = commands.add("blend-test", run_blend_test, summary, *DATASET)
     sheet = "new PNG file that shows the windows and their fills"
     add_output(test, "--sheet", "file", metavar="FILE", help=sheet)
-    add_settings(test, [PaintingSettings], without=["sampler"])
+    add_settings(test, [BlendSettings, PaintingSettings], without=["sampler"])
 
     summary = "Test generators on held-out images: do labels match, are pictures real-like, is anything repeated."
     generators = commands.add("generate-test", run_generator_test, summary, *DATASET)
@@ -90,12 +80,8 @@ def add_commands(commands: Commands) -> None:
     studies = "studies of these images, of one method each"
     make.add_argument("--study", type=Path, nargs="+", required=True, metavar="FOLDER", help=studies)
     add_output(make, "--out", required=True, help="new folder for the test")
-    crops = "real and synthetic crops, each"
-    make.add_argument("--per-kind", type=int, default=ReaderTestSettings.per_kind, metavar="N", help=crops)
-    pasted = "also show donors pasted without blending, as a method of its own"
-    make.add_argument("--copy-paste", action="store_true", help=pasted)
     make.add_argument("--all", action="store_true", help="also show what nobody has decided on")
-    make.add_argument("--seed", type=int, default=0, help="the same seed gives the same test")
+    add_settings(make, [ReaderTestSettings])
 
     report = actions.add("report", run_reader_report, "Show how readers did, and write it as PNG, CSV and JSON.")
     report.add_argument("test", type=Path, help="folder of a reader test")
@@ -104,21 +90,22 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_train(options: Options) -> dict[str, Any]:
-    """Train a network of one kind on folders of images."""
+    """Train a network of one kind on folders of images, or on labeled datasets."""
     from napari_histomix.datasets.splits import read_splits
     from napari_histomix.diffusion.model_files import CARD_FILE, read_json
-    from napari_histomix.training import settings_class
     from napari_histomix.training.loop import train
 
-    names = ("minutes", "steps", "batch", "window", "learning_rate", "save_minutes", "seed")
-    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if {"minutes", "steps"} <= vars(options).keys():
+        raise UsageError("--steps is in place of --minutes; give one of them.")
+    settings: Any = settings_from(settings_class(options.kind), options)
+    labeled = learns_labels(options.kind)
     job = train(
         options.kind,
-        options.images,
+        list(_datasets(options)) if labeled else options.images,
         options.out,
-        settings=settings_class(options.kind)(**chosen),
+        settings=settings,
         autoencoder=getattr(options, "autoencoder", None),
-        mpp=_scale(options.mpp),
+        mpp=None if labeled or not options.mpp else (min(options.mpp), max(options.mpp)),
         **{name: getattr(options, name) for name in ("start", "device", "name", "resume")},
         splits=read_splits(options.splits) if options.splits else None,
     )
@@ -128,9 +115,11 @@ def run_train(options: Options) -> dict[str, Any]:
     return {"out": str(out), **best}
 
 
-def _scale(values: list[float] | None) -> tuple[float, float] | None:
-    """The range of µm/px that one or more values span."""
-    return (min(values), max(values)) if values else None
+def _datasets(options: Options) -> Iterator[Dataset]:
+    """The labeled datasets that ``--images`` names."""
+    for folder in options.images:
+        options.dataset = folder
+        yield options.open_data()
 
 
 def run_blend_test(options: Options) -> dict[str, Any]:
@@ -141,11 +130,9 @@ def run_blend_test(options: Options) -> dict[str, Any]:
 
     if options.sheet:
         check_sheet(options.sheet)
-    painting = settings_from(PaintingSettings, options)
-    chosen = {name: getattr(options, name) for name in ("holes", "samplers", "count", "seed", "spread")}
-    settings = blending.BlendSettings(**chosen, device=painting.device, batch=painting.batch)
+    settings = settings_from(blending.BlendSettings, options)
     dataset = options.open_data()
-    model = painter(painting)
+    model = painter(settings_from(PaintingSettings, options))
     report = follow(blending.blend_test(dataset, model, settings))
     options.say(*blending.report_lines(report))
     if options.sheet:
@@ -202,7 +189,7 @@ def run_reader_test(options: Options) -> dict[str, Any]:
     from napari_histomix.evaluation.reader_test.folder import make_reader_test
     from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 
-    settings = ReaderTestSettings(per_kind=options.per_kind, copy_paste=options.copy_paste, seed=options.seed)
+    settings = settings_from(ReaderTestSettings, options)
     studies = [Study.open(folder) for folder in options.study]
     dataset = options.open_data(studies[0])
     made = follow(make_reader_test(dataset, studies, options.out, settings, undecided=options.all))

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from napari_histomix.evaluation.figures import (
 )
 from napari_histomix.evaluation.sheets import sheet_of
 from napari_histomix.records import Event, HistomixError, Job
+from napari_histomix.settings import Device, Option, Seed, WindowsAtOnce, check_settings
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
@@ -46,22 +47,29 @@ SAMPLES = 5
 UNLISTED = "The card does not say which images trained the model; some of these may have."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlendSettings:
-    """What a blend test measures; the only home of these defaults.
+    """What a blend test measures; the only home of these defaults."""
 
-    ``holes`` are as in ``blend_windows.draw_windows``; ``samplers`` names of presets, samplers such as
-    ``Sampler.parse`` takes, or ``all``. ``count`` windows are drawn for each kind of hole, and ``batch`` of them
-    denoised together. With ``spread``, each hole is filled ``SAMPLES`` times by each sampler.
-    """
-
-    holes: tuple[HoleKind, ...] = KINDS
-    samplers: tuple[str, ...] = ("fast", "quality")
-    count: int = 48
-    seed: int = 0
-    device: str = "auto"
-    batch: int = 16
-    spread: bool = False
+    samplers: Annotated[
+        tuple[str, ...],
+        Option(
+            "Presets (fast, quality, paper), samplers as METHOD:START:STEPS:VISITS[:grain][:unconditional], or all.",
+            kind="samplers",
+        ),
+    ] = ("fast", "quality")
+    holes: Annotated[
+        tuple[str, ...],
+        Option(
+            "Kinds of holes: ring, around a nucleus; disc, on free background; large, as a tissue segment.",
+            choices={"ring": "Rings", "disc": "Discs", "large": "Large"},
+        ),
+    ] = KINDS
+    count: Annotated[int, Option("Windows for each kind of hole.", low=1)] = 48
+    spread: Annotated[bool, Option("Also fill each hole five times, to see how the fills vary.")] = False
+    seed: Seed = 0
+    device: Device = "auto"
+    batch: WindowsAtOnce = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +148,10 @@ def blend_test(dataset: Dataset, model: AnyModel, settings: BlendSettings | None
     """
     from napari_histomix.devices import choose_device
 
-    settings = settings or BlendSettings()
+    settings = check_settings(settings or BlendSettings())
     place = choose_device(settings.device).type
     chosen = {kind: samplers_named(settings.samplers, kind) for kind in KINDS if kind in settings.holes}
-    windows, images = yield from draw_windows(dataset, settings.holes, settings.count, settings.seed)
+    windows, images = yield from draw_windows(dataset, [*chosen], settings.count, settings.seed)
     if used := [name for name, pixels in images.items() if trained_on(model.card, pixels)]:
         shown = ", ".join(used[:10]) + (", …" if len(used) > 10 else "")
         raise HistomixError(

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from napari_histomix.records import HistomixError
+from napari_histomix.weights import bundled_model
 
 SUMMARY = "run.json"
 
@@ -55,6 +56,19 @@ def settings_class(kind: str) -> type:
 
     classes: Mapping[str, type] = settings.BY_KIND
     return classes[kind]
+
+
+def learns_labels(kind: str) -> bool:
+    """Whether a kind of network learns from labeled nuclei, not from images alone."""
+    from napari_histomix.training.settings import LabeledSettings
+
+    return issubclass(settings_class(kind), LabeledSettings)
+
+
+def bundled_start(kind: str) -> Path | None:
+    """Bundled weights that a network of a kind may begin with; None where there are none."""
+    folder = bundled_model("he-inpaint" if kind == "inpainter" else f"he-{kind}")
+    return folder if folder.is_dir() else None
 
 
 def state_folder(out: Path) -> Path:

@@ -57,6 +57,7 @@ def as_tensor(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
 class ImageRecipe:
     """The network that paints layouts."""
 
+    columns = ("Labels", "Painted", "Real")
     what = (
         "A network that paints H&E from labels, in pixels or inside a real image. Input: noisy RGB, known RGB, hole; "
         "maps of the labels; stain. Output: v-prediction."

@@ -40,6 +40,7 @@ class Inpainter:
     """The conditional network on pixels, or on the latents of an autoencoder."""
 
     settings: InpainterSettings
+    columns: tuple[str, ...] = ("Real", "Hidden", "Painted")
     what = (
         "An inpainting network for H&E windows. Input: 7 channels (noisy RGB, known RGB with the hole at 0, mask). "
         "Output: v-prediction."
@@ -47,8 +48,11 @@ class Inpainter:
     pictures = staticmethod(training_pictures)
     facts: Mapping[str, Any] = {}
 
-    def __init__(
-        self, settings: InpainterSettings, start: Path | None, autoencoder: AutoencoderKL | VQModel | None = None
+    def __init__(self, settings: InpainterSettings, start: Path | None, _autoencoder: Path | None = None) -> None:
+        self._begin(settings, start, None)
+
+    def _begin(
+        self, settings: InpainterSettings, start: Path | None, autoencoder: AutoencoderKL | VQModel | None
     ) -> None:
         self.settings, self.autoencoder = settings, autoencoder
         channels, self.reduction = latent_space(autoencoder)
@@ -141,7 +145,7 @@ class LatentInpainter(Inpainter):
         if autoencoder is None:
             raise HistomixError("A latent network needs an autoencoder: train one first and name its folder.")
         coder = load_part(AutoencoderKL, autoencoder)[0].eval().requires_grad_(False)
-        super().__init__(settings, start / "unet" if start else None, coder)
+        self._begin(settings, start / "unet" if start else None, coder)
 
 
 class Autoencoder:
@@ -149,6 +153,7 @@ class Autoencoder:
 
     schedule: Mapping[str, Any] = {}
     windows = (64, 96, 128, 192, 256)
+    columns = ("Real", "Rebuilt")
     what = "An autoencoder for H&E windows: a quarter of the pixels a side, four channels."
     pictures = staticmethod(training_pictures)
     facts: Mapping[str, Any] = {}

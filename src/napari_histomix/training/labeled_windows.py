@@ -20,6 +20,7 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.stains import optical_density, stain_of
 from napari_histomix.training.settings import LabeledSettings
+from napari_histomix.training.subsets import typical_tiles
 
 MOST_PIXELS = 400_000_000
 """Pixels that are kept in memory, with their labels."""
@@ -139,7 +140,7 @@ def labeled_pictures(
         checked += held
     if not learned or not checked:
         raise HistomixError("Training needs labeled images of two patients: one to learn from, one to check on.")
-    return learned, checked
+    return (yield from typical_tiles(learned, settings)), checked
 
 
 def _plain_name(name: str, dataset: Dataset) -> str:
@@ -150,7 +151,7 @@ def _plain_name(name: str, dataset: Dataset) -> str:
 def _at_scale(
     pixels: NDArray[np.uint8], layout: Layout, settings: LabeledSettings, folder: str, slide: str
 ) -> LabeledPicture:
-    factor = layout.mpp / settings.mpp
+    factor = layout.mpp / settings.window_mpp
     shape = max(round(layout.shape[1] * factor), 1), max(round(layout.shape[0] * factor), 1)
     scaled: Any = pixels
     instances: Any = layout.instances
@@ -162,7 +163,7 @@ def _at_scale(
     ignored = np.isin(instances, ignored_ids)
     instances = np.where(ignored, 0, instances).astype(np.int32)
     classes = {i: name for i, name in layout.classes.items() if i not in ignored_ids}
-    kept = Layout(instances, classes, settings.mpp, layout.source)
+    kept = Layout(instances, classes, settings.window_mpp, layout.source)
     return LabeledPicture(layout.source, folder, slide, pixels, scaled, kept, ignored)
 
 
@@ -216,7 +217,7 @@ def random_window(picture: LabeledPicture, settings: LabeledSettings, rng: np.ra
         stain = np.concatenate([stain[:3] * gain + shift, stain[3:] * gain]).astype(np.float32)
     present = np.unique(instances).tolist()
     classes = {number: picture.layout.classes[number] for number in present if number}
-    layout = Layout(instances, classes, settings.mpp * side / size, picture.name)
+    layout = Layout(instances, classes, settings.window_mpp * side / size, picture.name)
     return LabeledWindow(pixels, layout, ignore, stain)
 
 

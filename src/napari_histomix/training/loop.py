@@ -26,10 +26,10 @@ from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.devices import choose_device, memory_error
 from napari_histomix.diffusion.model_files import check_room, read_card, save_model, scale_of
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.settings import check_settings, made_from, plain
+from napari_histomix.settings import check_settings, made_from, plain, settings_of
 from napari_histomix.training import SUMMARY, recipe_class, settings_class, state_folder, unfinished
 from napari_histomix.training.images import collection_id, since
-from napari_histomix.training.settings import TrainingSettings
+from napari_histomix.training.settings import LabeledSettings, TrainingSettings
 
 STATE = "state.pt"
 
@@ -45,6 +45,8 @@ class Recipe(Protocol):
         diffusers scheduler configuration, saved beside the weights; empty where there is none.
     windows : tuple of int
         Sides in pixels it may be run at.
+    columns : tuple of str
+        What stands side by side in ``shown``.
     what : str
         What the network is, for its model card.
     facts : mapping
@@ -56,6 +58,7 @@ class Recipe(Protocol):
     network: torch.nn.Module
     schedule: Mapping[str, Any]
     windows: tuple[int, ...]
+    columns: tuple[str, ...]
     what: str
     facts: Mapping[str, Any]
 
@@ -116,7 +119,7 @@ def train(
     autoencoder : Path, optional
         Folder of the trained autoencoder of a latent network.
     mpp : (low, high), optional
-        Range of µm/px of the images; taken from ``start``'s card where it is not given.
+        Range of µm/px of the images; without it the scale of labeled windows, or what ``start``'s card says.
     device : str
         auto, cpu, cuda or mps.
     name : str, optional
@@ -147,18 +150,22 @@ def train(
     for folder in images:
         if isinstance(folder, Path) and not folder.is_dir():
             raise HistomixError(f"{folder} is not there, or no folder; name a folder of images.")
-    recipe_of, settings_of = recipe_class(kind), settings_class(kind)
+    recipe_type, settings_type = recipe_class(kind), settings_class(kind)
     state = _state(out, resume)
     if state is not None:
         if state["kind"] != kind:
             raise HistomixError(f"The run at {out} learned something else or from other images; name a new folder.")
-        settings = made_from(settings_of, state["settings"])
-    settings = check_settings(settings or settings_of())
-    if mpp is None:
+        # Runs of earlier versions kept the settings of all kinds of networks.
+        known = {setting.name for setting in settings_of(settings_type)}
+        settings = made_from(settings_type, {name: kept for name, kept in state["settings"].items() if name in known})
+    settings = check_settings(settings or settings_type())
+    if mpp is None and isinstance(settings, LabeledSettings):
+        mpp = settings.window_mpp, settings.window_mpp
+    elif mpp is None:
         mpp = _scale_of(start, autoencoder)
     processes = Processes(choose_device(device))
     torch.manual_seed(settings.seed)
-    recipe: Recipe = recipe_of(settings, start, autoencoder)
+    recipe: Recipe = recipe_type(settings, start, autoencoder)
     learned, checked = yield from recipe.pictures(images, settings.seed, splits)
     network = torch.nn.Module.to(recipe.network, processes.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = deepcopy(network).requires_grad_(False).eval()

@@ -82,6 +82,7 @@ class Pix2PixRecipe:
     )
     schedule: Mapping[str, Any] = {}
     windows = (64, 128, 256, 512)
+    columns = ("Labels", "Painted", "No edges", "Real")
     betas = (0.5, 0.999)
 
     def __init__(self, settings: Pix2PixSettings, start: Path | None, _autoencoder: Path | None = None) -> None:

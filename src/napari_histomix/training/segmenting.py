@@ -102,6 +102,7 @@ class SegmenterRecipe:
     network: SegmenterNetwork
     schedule: Mapping[str, Any] = {}
     windows = (64, 96, 128, 192, 256, 512)
+    columns = ("Real", "Labeled", "Found")
     what = (
         "A nuclei segmenter for H&E images. Input: RGB. Output: logit of being in a nucleus, horizontal and vertical "
         "maps, logits of classes."

@@ -13,7 +13,16 @@ Steps = Annotated[
     int | None,
     Option("How many steps to train, in place of minutes; such a run repeats exactly.", low=1, automatic="by minutes"),
 ]
-Minutes = Annotated[float, Option("How long to train.", low=0.0, unit="min")]
+Minutes = Annotated[
+    float,
+    Option(
+        "How long to train. More is better; a run can be stopped early and keeps the best so far.",
+        label="Time",
+        low=0.001,
+        high=100_000,
+        unit="min",
+    ),
+]
 Batch = Annotated[int, Option("Windows a step.", low=1, high=4096, advanced=True)]
 Window = Annotated[int, Option("Side of a window.", low=8, high=4096, unit="px", advanced=True)]
 Rate = Annotated[float, Option("The optimizer's highest rate.", low=0.0, advanced=True)]
@@ -98,9 +107,28 @@ class LatentSettings(InpainterSettings):
 class LabeledSettings(TrainingSettings):
     """What networks share that learn from labeled nuclei."""
 
-    mpp: Annotated[
-        float, Option("Scale that windows are cut at; images of another are resampled.", low=0.01, unit="µm/px")
+    share: Annotated[
+        float, Option("Share of the labeled tiles to learn from, the most typical ones.", low=1.0, high=100.0, unit="%")
+    ] = 100.0
+    window_mpp: Annotated[
+        float,
+        Option(
+            "Scale that windows are cut at; images of another are resampled.",
+            label="Window's scale",
+            low=0.01,
+            high=10.0,
+            unit="µm/px",
+            advanced=True,
+        ),
     ] = 0.5
+    tile_encoder: Annotated[
+        str,
+        Option(
+            "How tiles are compared to choose typical ones: texture, timm:NAME, timm:NAME@FILE or ctranspath:FILE.",
+            kind="encoder",
+            advanced=True,
+        ),
+    ] = "texture"
     ignore: Annotated[
         tuple[str, ...],
         Option("Classes whose regions teach nothing, in upper or lower case.", kind="classes", advanced=True),

@@ -42,6 +42,7 @@ CHECK_TIMES = (60, 250, 500, 800)
 class StructureRecipe:
     """The network that draws nuclei structures."""
 
+    columns = ("Real", "Drawn")
     what = (
         "A network that draws nuclei structures: semantic, horizontal and vertical maps and a map for each class, "
         "two by two pixels in one. Output: v-prediction."

@@ -270,7 +270,7 @@ def widget_for(setting: Setting, choices: Choices) -> BaseValueWidget[Any]:
     option = setting.option
     widget: Any
     if option.kind == "classes":
-        widget = ManyEdit([(name, name) for name in choices("classes")])
+        widget = ManyEdit(_classes(setting, choices))
     elif setting.many and option.choices:
         widget = ManyEdit(_titles(setting))
     elif setting.many:
@@ -316,6 +316,12 @@ def _single(setting: Setting, choices: Choices) -> Any:
     line = create_widget(annotation=str)
     line.native.setPlaceholderText(option.automatic)
     return line
+
+
+def _classes(setting: Setting, choices: Choices) -> list[tuple[str, str]]:
+    """Classes to choose from: the dataset's, and those that are the default."""
+    usual = () if setting.required else setting.default
+    return [(name, name) for name in dict.fromkeys([*choices("classes"), *usual])]
 
 
 def _titles(setting: Setting) -> list[tuple[str, Any]]:
@@ -383,12 +389,17 @@ class SettingsForm(QWidget):
         for name, widget in self.fields.items():
             kind = self._settings[name].option.kind
             if kind == "classes":
-                names = self._choices(kind)
-                widget.offer([(class_name, class_name) for class_name in names])
-                for part in (self.labels[name], widget.native):
-                    part.setVisible(bool(names))
+                names = _classes(self._settings[name], self._choices)
+                widget.offer(names)
+                self.show_setting(name, bool(names))
             elif kind == "model":
                 widget.offer(self._choices(kind))
+
+    def show_setting(self, name: str, shown: bool) -> None:
+        """Show the field of a setting with its label, or hide it where it says nothing."""
+        for part in (self.labels.get(name), self.fields[name].native):
+            if part is not None:
+                part.setVisible(shown)
 
     def missing(self) -> str:
         """What a person still has to choose, in a sentence; empty where nothing is missing."""

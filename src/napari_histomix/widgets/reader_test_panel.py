@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from napari_histomix.study.changes import ChangeTable
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Picture
+from napari_histomix.widgets.forms import SettingsForm
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.reading_page import ReadingPage
 from napari_histomix.widgets.session import Session
@@ -88,17 +89,8 @@ class MakeSection(ui.Section):
             tip="What may be shown: what was approved in the study, or all that was not rejected.",
             changed=lambda _place: self._update(),
         )
-        self.count = ui.number(
-            1,
-            1000,
-            ReaderTestSettings.per_kind,
-            suffix=" real, as many synthetic",
-            tip="Fewer are shown where there is no room for more: no two crops show the same place or the same donor.",
-        )
-        self.paste = ui.check(
-            "Also donors pasted without blending",
-            "As a method of its own: what blending has to be better than. Part of the same number.",
-        )
+        # Nobody can draw the same crops again, to see which are real, without the sealed truth: no seed is shown.
+        self.form = SettingsForm(ReaderTestSettings, omit=("seed",))
         self.folder_button = ui.asking_button(
             "Change …",
             "Choose the folder in which the test's own new folder is made.",
@@ -110,11 +102,9 @@ class MakeSection(ui.Section):
         options = ui.form(
             ("Study", ui.row(self.study_label, self.study_button, stretch=0)),
             ("Show", self.what),
-            ("Crops", self.count),
-            ("", self.paste),
             ("Folder", ui.row(self.folder_label, self.folder_button, stretch=0)),
         )
-        self.contents_box = ui.box(ui.column(options, self.bar))
+        self.contents_box = ui.box(ui.column(options, self.form, self.bar))
         ui.add(self.body, self.empty, self.contents_box, self.note)
 
     # The study.
@@ -173,12 +163,7 @@ class MakeSection(ui.Section):
         self.note.say("")
         session, offer = self.session, self.offer
         own = session.dataset if offer.study is session.study else None
-        # Nobody can draw the same crops again, to see which are real, without the sealed truth.
-        settings = ReaderTestSettings(
-            per_kind=self.count.value(),
-            copy_paste=self.paste.isChecked() and not offer.images,
-            seed=secrets.randbelow(2**31),
-        )
+        settings = replace(self.form.value(ReaderTestSettings), seed=secrets.randbelow(2**31))
         folder, undecided = self.folder, bool(self.what.currentData())
 
         def job() -> Job[MadeTest]:
@@ -195,7 +180,7 @@ class MakeSection(ui.Section):
         if self.folder is not None:
             self.set_folder(ui.free_folder(self.folder.parent, NAME))
         self.open(False)
-        wanted = self.count.value()
+        wanted = self.form.fields["per_kind"].value
         if made.each >= wanted:
             return ""
         return f" There is no room for {wanted}: no two crops show the same place or donor."
@@ -208,7 +193,8 @@ class MakeSection(ui.Section):
             return
         self.study_label.setText(offer.study.folder.name)
         self.study_label.setToolTip(str(offer.study.folder))
-        self.paste.setVisible(not offer.images)
+        for name, of_images in (("copy_paste", False), ("side_um", False), ("tissue_um", True)):
+            self.form.show_setting(name, of_images == offer.images)
         count = offer.left if self.what.currentData() else offer.approved
         self.bar.allow(count > 0, "Approve something first, or show all that was not rejected.")
 

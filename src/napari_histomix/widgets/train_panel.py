@@ -16,20 +16,15 @@ from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtWidgets import QSizePolicy
 
-from napari_histomix.records import Event
+from napari_histomix.records import Event, HistomixError
+from napari_histomix.training import learns_labels, recipe_class, settings_class
+from napari_histomix.training.settings import InpainterSettings
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Picture
 from napari_histomix.widgets.jobs import warm_networks
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.training_form import TissueSource, TrainingForm, read_history, run_words, training_job
-
-SAMPLE_COLUMNS = {
-    "inpainter": ("Real", "Hidden", "Painted"),
-    "autoencoder": ("Real", "Rebuilt"),
-    "latent": ("Real", "Hidden", "Painted"),
-}
-"""What stands side by side in the samples of each network."""
 
 
 class TrainBar(RunBar):
@@ -166,8 +161,10 @@ class TrainPanel(Panel):
 
     def _build(self) -> None:
         self.area = self.scroll()
-        self.tissue = TissueSource(self.viewer)
+        self.tissue = TissueSource(self.viewer, self.session)
         self.form = TrainingForm(self.session.home / "models")
+        self.form.changed.connect(lambda: self.tissue.ask_for_labels(learns_labels(self.form.kind)))
+        self.tissue.changed.connect(lambda: self.form.offer_classes(self.tissue.classes()))
         for part in (self.tissue, self.form):
             part.changed.connect(self._update)
         self.summary = ui.label()
@@ -205,6 +202,11 @@ class TrainPanel(Panel):
         form = self.form
         if self.runner.running or self.problem(resume):
             return
+        try:
+            options = form.options()
+        except HistomixError as error:
+            self.complain(self.note, str(error))
+            return
         self._kind, self._out = form.kind, form.out
         self._messages.clear()
         self.note.say("")
@@ -216,8 +218,9 @@ class TrainPanel(Panel):
             f"<b>{form.out.name}</b><br>{form.network.currentText()} · learns from {self.tissue.words()} · "
             f"begins {form.start.currentText()}"
         )
-        options = {**form.options(), "mpp": self.tissue.mpp(), "splits": self.session.splits, "resume": resume}
-        make = partial(training_job, self._kind, self.tissue.gather(), self._out, **options)
+        # Labeled images know their scale and their splits.
+        known = {} if self.tissue.dataset else {"mpp": self.tissue.mpp(), "splits": self.session.splits}
+        make = partial(training_job, form.kind, self.tissue.gather(), form.out, **options, **known, resume=resume)
         self.runner.start(make, "training a network")
 
     def _on_running(self, running: bool) -> None:
@@ -244,7 +247,7 @@ class TrainPanel(Panel):
         if sheet is None:
             self.preview.show_picture(None)
             return
-        titles = SAMPLE_COLUMNS[self._kind]
+        titles = recipe_class(self._kind).columns
         cells = (f"<td width='{100 // len(titles)}%' align='center'>{title}</td>" for title in titles)
         self.titles.setText(f"<table width='100%' cellspacing='0'><tr>{''.join(cells)}</tr></table>")
         self.preview.show_picture(first_rows(sheet, len(titles)))
@@ -293,7 +296,7 @@ class TrainPanel(Panel):
             self.resume_button.setText(f"Resume the {run_words(unfinished)}")
             self.resume_button.setEnabled(not self.problem(resume=True))
         self.result.setVisible(not running and read_history(self._out) is not None)
-        self.use_button.setVisible(self._kind != "autoencoder")
+        self.use_button.setVisible(issubclass(settings_class(self._kind), InpainterSettings))
         used = self._out is not None and self.session.model_folder == self._out
         self.use_button.setEnabled(not used)
         self.use_button.setText("Used for synthesis" if used else "Use it for synthesis")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -17,26 +18,33 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import QFrame, QListWidget, QListWidgetItem, QWidget
 
+from napari_histomix.datasets import Dataset, open_any
+from napari_histomix.datasets.pixels import read_mpp
+from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import Event, Job
 from napari_histomix.settings import DEVICES
-from napari_histomix.training import state_folder, unfinished
-from napari_histomix.weights import bundled
+from napari_histomix.training import KINDS, bundled_start, settings_class, state_folder, unfinished
 from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.forms import SettingsForm
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch
+from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import LayerFollower, about, finest, micrometers, pixels_of
 
-FOLDER, LAYERS = "folder", "layers"
+FOLDER, LAYERS, DATASET = "folder", "layers", "dataset"
 LOOKED_AT = 5
 """Images of a folder whose metadata is asked for the scale."""
-NETWORKS = (("Inpainter", "inpainter"), ("Autoencoder", "autoencoder"), ("Latent diffusion", "latent"))
+SOURCES = {
+    False: (("a folder of images", FOLDER), ("the images open in napari", LAYERS)),
+    True: (("the images in the Data step", DATASET), ("a folder of labeled images", FOLDER)),
+}
+"""What can be learned from, for networks that need no labels and for those that do."""
 BUNDLED, MODEL, NOTHING = "bundled", "model", "nothing"
 STARTS = {BUNDLED: "with the bundled weights", MODEL: "with a model of mine", NOTHING: "from nothing"}
-MINUTES = 20
 NAME = "My tissue"
 LABEL_WIDTH = 92
 """Pixels for the labels of both forms."""
 
-Source = Path | tuple[str, NDArray[np.uint8]]
+Source = Path | Dataset | tuple[str, NDArray[np.uint8]]
 
 
 class FolderChoice(QFrame):
@@ -82,16 +90,27 @@ def _short(widget: QWidget, folder: Path, width: int) -> str:
 # The images.
 
 
-def folder_job(folder: Path) -> Job[tuple[int, float | None]]:
-    """How many color images a folder holds, and µm per pixel where its files agree on it."""
-    prepare_torch()
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """What a folder holds: how many images, µm per pixel where they agree, and labels where those are asked for."""
+
+    images: int
+    mpp: float | None = None
+    dataset: Dataset | None = None
+
+
+def folder_job(folder: Path, labeled: bool) -> Job[Folder]:
+    """Look into a folder of images, or of a labeled dataset."""
     yield Event("Looking")
-    from napari_histomix.datasets.pixels import read_mpp
+    if labeled:
+        dataset = open_any(folder)
+        return Folder(len(dataset.entries), None, dataset)
+    prepare_torch()
     from napari_histomix.training.images import find_images
 
     images, _ = find_images(folder)
     scales = {round(mpp, 4) for path in images[:LOOKED_AT] if (mpp := read_mpp(path))} or _stated_mpp(folder)
-    return len(images), scales.pop() if len(scales) == 1 else None
+    return Folder(len(images), scales.pop() if len(scales) == 1 else None)
 
 
 def _stated_mpp(folder: Path) -> set[float]:
@@ -163,15 +182,15 @@ class TissueSource(QWidget):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, session: Session) -> None:
         super().__init__()
-        self._images: int | None = None
-        """In the folder; None while it is being looked at."""
+        self._session = session
+        self._labeled = False
+        self._folder: Folder | None = None
+        """What was chosen; None while it is being looked at."""
         self._failure = ""
-        self.kind = ui.choice((("a folder of images", FOLDER), ("the images open in napari", LAYERS)))
-        tip = "PNG, JPEG or TIFF images, also in folders below; no labels are needed."
-        title = "A folder of H&E images; no labels are needed"
-        self.drop = FolderChoice(title, "Drop a folder of H&E images here, or", tip)
+        self.kind = ui.choice(SOURCES[False])
+        self.drop = FolderChoice("A folder of H&E images", "Drop a folder of H&E images here, or")
         self.drop.setObjectName("folderDrop")
         self.drop.setStyleSheet("QFrame#folderDrop { border: 1px dashed #8a8f99; border-radius: 4px; }")
         self.drop.layout().setContentsMargins(ui.SPACE, ui.SPACE - 2, ui.SPACE, ui.SPACE - 2)
@@ -184,12 +203,12 @@ class TissueSource(QWidget):
         layout = ui.form(("Learn from", self.kind), ("One pixel is", scale), label_width=LABEL_WIDTH)
         layout.insertRow(1, ui.column(self.drop, self.layers, self.none))
         self.setLayout(layout)
-        self._runner = JobRunner(self).on(finished=self._on_facts, failed=self._on_failure)
-        self.kind.setCurrentIndex(1 if self.layers.checked() else 0)
-        self.drop.chosen.connect(self._on_folder)
+        self._runner = JobRunner(self).on(finished=self._on_folder, failed=self._on_failure)
+        self._prefer()
+        self.drop.chosen.connect(lambda _folder: self._look(FOLDER))
         self.kind.currentIndexChanged.connect(self._update)
-        self.layers.changed.connect(self._update)
-        self.scale.valueChanged.connect(self._update)
+        for signal in (self.layers.changed, self.scale.valueChanged, session.dataset_changed, session.splits_changed):
+            signal.connect(self._update)
         self._update()
 
     @property
@@ -197,18 +216,41 @@ class TissueSource(QWidget):
         return self._runner.busy
 
     @property
-    def from_layers(self) -> bool:
-        return bool(self.kind.currentData() == LAYERS)
+    def source(self) -> str:
+        """One of ``FOLDER``, ``LAYERS`` and ``DATASET``."""
+        return str(self.kind.currentData())
 
-    def _on_folder(self, folder: Path) -> None:
-        self._images, self._failure = None, ""
-        self.kind.setCurrentIndex(self.kind.findData(FOLDER))
-        self._runner.replace(partial(folder_job, folder), f"looking into {folder.name}")
+    @property
+    def dataset(self) -> Dataset | None:
+        """The labeled dataset that is learned from; None where there is none, or no labels are needed."""
+        if self.source == DATASET:
+            return self._session.dataset
+        return self._folder.dataset if self.source == FOLDER and self._folder is not None else None
+
+    def ask_for_labels(self, labeled: bool) -> None:
+        """Offer labeled datasets, or images of any kind."""
+        if labeled != self._labeled:
+            self._labeled = labeled
+            ui.offer(self.kind, SOURCES[labeled])
+            self._prefer()
+            self._look(self.source)
+
+    def _prefer(self) -> None:
+        """Choose what is open already, unless there is a folder."""
+        if self.drop.folder is None:
+            self.kind.setCurrentIndex(int(not self._labeled and bool(self.layers.checked())))
+
+    def _look(self, source: str) -> None:
+        self._folder, self._failure = None, ""
+        self.kind.setCurrentIndex(self.kind.findData(source))
+        if self.drop.folder is not None:
+            job = partial(folder_job, self.drop.folder, self._labeled)
+            self._runner.replace(job, f"looking into {self.drop.folder.name}")
         self._update()
 
-    def _on_facts(self, facts: tuple[int, float | None]) -> None:
-        self._images, mpp = facts
-        self.scale.setValue(mpp or 0.0)
+    def _on_folder(self, folder: Folder) -> None:
+        self._folder = folder
+        self.scale.setValue(folder.mpp or 0.0)
         self._update()
 
     def _on_failure(self, sentence: str) -> None:
@@ -216,55 +258,69 @@ class TissueSource(QWidget):
         self._update()
 
     def _update(self) -> None:
-        layers, any_open = self.from_layers, self.layers.count() > 0
-        self.drop.setVisible(not layers)
+        layers, any_open = self.source == LAYERS, self.layers.count() > 0
+        self.drop.setVisible(self.source == FOLDER)
         self.layers.setVisible(layers and any_open)
         self.none.setVisible(layers and not any_open)
-        sizes = self._layer_sizes()
+        sizes = self._sizes()
         known = sorted({size for size in sizes if size is not None})
-        self.scale.setVisible(not layers or None in sizes or not sizes)
+        self.scale.setVisible(None in sizes or not sizes)
         self.known.setVisible(bool(known))
         span = "–".join(f"{size:.3g}" for size in dict.fromkeys(known[:1] + known[-1:]))
         self.known.setText(f"{'the others ' if None in sizes else ''}{span} µm/px by their scale")
         if self.drop.folder is not None:
-            count = f"{self._images:,} images" if self._images else "no images" if self._failure else "looking …"
+            images = self._folder.images if self._folder is not None else 0
+            count = f"{images:,} images" if images else "no images" if self._failure else "looking …"
             self.drop.label.setText(f"<b>{html.escape(self.drop.folder.name)}</b><br>{count}")
         self.changed.emit()
 
-    def _layer_sizes(self) -> list[float | None]:
-        return [micrometers(layer) for layer in self.layers.checked()] if self.from_layers else []
+    def _sizes(self) -> list[float | None]:
+        """µm per pixel of each image by its own scale; a folder of images says it of all at once."""
+        if self.source == LAYERS:
+            return [micrometers(layer) for layer in self.layers.checked()]
+        return [entry.mpp for entry in self.dataset.entries] if self.dataset is not None else [None]
 
     # What the run asks.
 
     def problem(self) -> str:
-        if self.from_layers:
-            if not self.layers.checked():
-                return "Check an image." if self.layers.count() else "Open an RGB image in napari and check it."
-        elif self.drop.folder is None:
-            return "Choose a folder of images."
-        elif self._failure:
-            return self._failure
-        elif self._images is None:
-            return "The folder is being looked at."
+        if self.source == LAYERS and not self.layers.checked():
+            return "Check an image." if self.layers.count() else "Open an RGB image in napari and check it."
+        if self.source == DATASET and self.dataset is None:
+            return "Open labeled images in the Data step, or choose a folder of them."
+        if self.source == FOLDER:
+            if self.drop.folder is None:
+                return f"Choose a folder of {'labeled ' if self._labeled else ''}images."
+            if self._failure or self._folder is None:
+                return self._failure or "The folder is being looked at."
+        if self.dataset is not None and not self.dataset.has_nuclei:
+            return f"{self.dataset.name} has no labeled nuclei, which this network learns from."
         if self.mpp() is None:
             return "Enter how many µm one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
         return ""
 
     def mpp(self) -> tuple[float, float] | None:
         """Lowest and highest µm per pixel of the chosen images; None where it is not known of all."""
-        entered = self.scale.value() or None
-        sizes = [size or entered for size in self._layer_sizes()] if self.from_layers else [entered]
-        known = [size for size in sizes if size is not None]
-        return (min(known), max(known)) if known and len(known) == len(sizes) else None
+        sizes = [size or self.scale.value() for size in self._sizes()]
+        return (min(sizes), max(sizes)) if sizes and all(sizes) else None
+
+    def classes(self) -> Sequence[str]:
+        """Names of the classes that are learned from."""
+        return tuple(kind.name for kind in self.dataset.classes) if self.dataset is not None else ()
 
     def words(self) -> str:
-        if self.from_layers:
+        if self.source == LAYERS:
             return ui.many(len(self.layers.checked()), "open image")
+        if self.dataset is not None:
+            return self.dataset.name
         return self.drop.folder.name if self.drop.folder is not None else ""
 
     def gather(self) -> Callable[[], Sequence[Source]]:
         """What reads the chosen images, in a worker's thread; layers may be deleted meanwhile."""
-        if not self.from_layers:
+        if self.dataset is not None:
+            scaled = (replace(entry, mpp=entry.mpp or self.scale.value()) for entry in self.dataset.entries)
+            dataset, splits = replace(self.dataset, entries=tuple(scaled)), {"splits": self._session.splits}
+            return lambda: [with_chosen_splits(dataset, splits)]
+        if self.source == FOLDER:
             folders = [self.drop.folder]
             return lambda: folders
         held = [(layer.name, finest(layer)) for layer in self.layers.checked()]
@@ -275,43 +331,41 @@ class TissueSource(QWidget):
 
 
 class TrainingForm(QWidget):
-    """The form, and whether an unfinished run has the chosen name; models' own folders are made in ``home``."""
+    """The network, its start, its name and its settings, and whether an unfinished run has the chosen name.
+
+    Models' own folders are made in ``home``.
+    """
 
     changed = Signal()
 
     def __init__(self, home: Path) -> None:
         super().__init__()
         self.home = home
+        self._classes: Sequence[str] = ()
+        self._forms: dict[str, SettingsForm] = {}
         self.unfinished: dict[str, Any] | None = None
         """The run that ``out`` was the goal of and that can be resumed: step, minutes, saved."""
-        tip = (
-            "The inpainter paints pixels and is what synthesis needs.\n"
-            "An autoencoder and a latent diffusion network in its latents do the same for larger windows."
-        )
-        self.network = ui.choice(NETWORKS, tip, self._on_network)
+        self.network = ui.choice(((kind.capitalize(), kind) for kind in KINDS), "", self._on_network)
+        self.what = ui.hint("")
         self.autoencoder = FolderChoice("The folder of a trained autoencoder")
         self.start = ui.choice(changed=self._update)
         self.start_folder = FolderChoice("The folder of the model to begin with")
-        tip = "How long to learn. More is better; you can stop early and keep the best so far."
-        self.minutes = ui.number(1, 10_000, MINUTES, suffix=" min", tip=tip)
         tip = "Where the network runs. Automatic takes a graphics card if there is one."
         self.device = ui.choice(((title, device) for device, title in DEVICES.items()), tip)
-        self.seed = ui.number(0, 2**31 - 1, 0, tip="Decides what is held out and in which order is learned.")
         self.name = ui.line(tip="The model's name; its folder is new and has this name too.")
         title = "The folder in which the model's folder is made"
         self.where = ui.asking_button("In …", "", title, self._choose_home)
         self.details = ui.form(
             ("Network", self.network),
+            ("", self.what),
             ("Autoencoder", self.autoencoder),
             ("Start", self.start),
             ("", self.start_folder),
-            ("Time", self.minutes),
             ("Device", self.device),
-            ("Seed", self.seed),
             ("Save as", ui.row(self.name, self.where, stretch=0)),
             label_width=LABEL_WIDTH,
         )
-        self.setLayout(self.details)
+        self.setLayout(ui.column(self.details, space=ui.SPACE - 2))
         self.start_folder.chosen.connect(lambda _folder: self._update())
         self.autoencoder.chosen.connect(lambda _folder: self._update())
         self._propose()
@@ -324,23 +378,50 @@ class TrainingForm(QWidget):
         return str(self.network.currentData())
 
     @property
+    def settings(self) -> SettingsForm:
+        """The form of the chosen network's settings."""
+        if self.kind not in self._forms:
+            form = SettingsForm(settings_class(self.kind), choices=lambda _kind: self._classes)
+            for label in form.labels.values():
+                label.setMinimumWidth(LABEL_WIDTH)
+            form.changed.connect(self.changed)
+            self._forms[self.kind] = form
+            self.layout().addWidget(form)
+        return self._forms[self.kind]
+
+    def offer_classes(self, names: Sequence[str]) -> None:
+        """Offer the classes that are learned from."""
+        if names != self._classes:
+            self._classes = names
+            for form in self._forms.values():
+                form.refresh()
+
+    @property
     def out(self) -> Path:
         return self.home / (self.name.text().strip() or NAME)
 
     def options(self) -> dict[str, Any]:
+        """What ``training.loop.train`` is asked; a ``HistomixError`` where a setting cannot be."""
         start = self.start.currentData()
         return {
-            "minutes": float(self.minutes.value()),
-            "seed": self.seed.value(),
-            "start": bundled() if start == BUNDLED else self.start_folder.folder if start == MODEL else None,
+            "settings": self.settings.value(settings_class(self.kind)),
+            "start": bundled_start(self.kind)
+            if start == BUNDLED
+            else self.start_folder.folder
+            if start == MODEL
+            else None,
             "autoencoder": self.autoencoder.folder if self.kind == "latent" else None,
             "device": self.device.currentData(),
         }
 
     def _on_network(self) -> None:
-        starts = (BUNDLED, MODEL, NOTHING) if self.kind == "inpainter" else (NOTHING, MODEL)
+        starts = (BUNDLED, MODEL, NOTHING) if bundled_start(self.kind) else (NOTHING, MODEL)
         self.start.clear()
         ui.offer(self.start, [(STARTS[start], start) for start in starts])
+        self.what.setText(KINDS[self.kind])
+        chosen = self.settings
+        for form in self._forms.values():
+            form.setVisible(form is chosen)
         self._update()
 
     def _update(self) -> None:
@@ -394,19 +475,13 @@ def run_words(run: dict[str, Any]) -> str:
     return f"run of {saved.day} {saved:%b %Y, %H:%M}, step {int(run['step']):,}"
 
 
-def training_job(
-    kind: str, gather: Callable[[], Sequence[Source]], out: Path, minutes: float, seed: int, **options: Any
-) -> Job[Path]:
+def training_job(kind: str, gather: Callable[[], Sequence[Source]], out: Path, **options: Any) -> Job[Path]:
     """Train as the dock asks; ``options`` are those of ``training.loop.train``."""
     prepare_torch()
     yield Event("Preparing")
-    from napari_histomix.training import settings_class
     from napari_histomix.training.loop import train
 
-    # Whoever watches wants a first sample soon; a checkpoint costs seconds.
-    save_minutes = min(max(minutes / 10, 0.5), 2.0)
-    settings = settings_class(kind)(minutes=minutes, seed=seed, save_minutes=save_minutes)
-    return (yield from train(kind, gather(), out, settings=settings, **options))
+    return (yield from train(kind, gather(), out, **options))
 
 
 def read_history(out: Path | None) -> dict[str, Any] | None:

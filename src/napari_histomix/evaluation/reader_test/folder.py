@@ -22,6 +22,7 @@ from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei
 from napari_histomix.evaluation.reader_test.specimens import Drawn, ReaderTestSettings, draw_tissue, method_name
 from napari_histomix.methods import method_of
 from napari_histomix.records import Change, HistomixError, Job
+from napari_histomix.settings import check_settings
 from napari_histomix.study.store import Study
 
 TEST, CROPS, TRUTH, ANSWERS = "test.json", "crops.npy", "truth.sealed", "answers"
@@ -235,7 +236,7 @@ def make_reader_test(
     HistomixError
         If ``out`` exists, a study is of another dataset, nothing of it is approved, or not one pair can be shown.
     """
-    out, settings = Path(out), settings or ReaderTestSettings()
+    out, settings = Path(out), check_settings(settings or ReaderTestSettings())
     check_place(out)
     for study in studies:
         if study.dataset_root.is_dir() and study.dataset_root.resolve() != dataset.root.resolve():

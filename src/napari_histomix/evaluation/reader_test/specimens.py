@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset
 from napari_histomix.records import REAL, Change, Event, HistomixError, Job, LabeledImage, Source
+from napari_histomix.settings import Option, Seed
 from napari_histomix.stains import is_tissue
 
 GENUINE = "real"
@@ -32,26 +33,35 @@ LEAST_TISSUE = 0.5
 TRIES = 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReaderTestSettings:
-    """How a reader test is made; the only home of these defaults.
+    """How a reader test is made; the only home of these defaults."""
 
-    ``per_kind`` crops are real, and as many synthetic ones of all methods together. With ``copy_paste``, donors pasted
-    without blending are shown as a method of its own: what blending has to be better than. ``side_um`` and
-    ``tissue_um`` are the sides of a crop around a nucleus, and of one out of a tissue image, in µm.
-    """
-
-    per_kind: int = 50
-    copy_paste: bool = False
-    side_um: float = 32.0
-    tissue_um: float = 100.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.per_kind < 1:
-            raise HistomixError("A reader test needs at least one real and one synthetic crop; ask for more.")
-        if self.seed < 0:
-            raise HistomixError("A seed is 0 or more; choose another one.")
+    per_kind: Annotated[
+        int,
+        Option(
+            "Real crops, and as many synthetic ones of all methods together. Fewer are shown where there is no room "
+            "for more: no two crops show the same place or the same donor.",
+            label="Crops of each kind",
+            low=1,
+            high=1000,
+        ),
+    ] = 50
+    copy_paste: Annotated[
+        bool,
+        Option(
+            "Also show donors pasted without blending, as a method of its own: what blending has to be better than. "
+            "Part of the same number.",
+            label="Also donors pasted without blending",
+        ),
+    ] = False
+    side_um: Annotated[
+        float, Option("Side of a crop around a nucleus.", label="Side", low=1.0, unit="µm", advanced=True)
+    ] = 32.0
+    tissue_um: Annotated[
+        float, Option("Side of a crop out of a tissue image.", label="Side", low=1.0, unit="µm", advanced=True)
+    ] = 100.0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, slots=True)
