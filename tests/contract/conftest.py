@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {
 }
 """Values for the settings that a method has of these."""
 
-GENERATORS = {"edge-pix2pix": "pix2pix", "nudiff": "image"}
+GENERATORS = {"edge-pix2pix": "pix2pix", "nudiff": "image", "painted-nuclei": "image"}
 """The kind of generator that a method's ``model`` is, where it is no inpainting network."""
 
 

@@ -30,6 +30,7 @@ _BUILT_IN = {
     "mixup": "mixup",
     "classic": "classic",
     "nudiff": "nudiff",
+    "painted-nuclei": "whatif",
     "edge-pix2pix": "edge_pix2pix",
 }
 """Module of each method by the method's name; a module's method is its ``METHOD``."""

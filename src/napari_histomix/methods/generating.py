@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,21 @@ from napari_histomix.records import INPAINTED, Change, Event, HistomixError, Job
 from napari_histomix.settings import Device, Option, Seed
 
 if TYPE_CHECKING:
+    from napari_histomix.generation.image_model import PaintSettings
     from napari_histomix.generation.layout import Layout
     from napari_histomix.generation.models import GeneratorModel, Kind
+
+
+Network = Annotated[
+    str, Option("The network that paints: its folder.", label="Network", kind="model", automatic="the bundled one")
+]
+
+PRESETS = {
+    "fast": "Fast (8 steps)",
+    "standard": "Standard (16 steps)",
+    "quality": "Quality (40 steps)",
+    "paper": "As in the paper (1,000 steps)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +39,52 @@ class GeneratingSettings:
     """What all methods share that paint new images."""
 
     count: Annotated[int, Option("Synthetic images wanted.", low=1, high=10**6, flags=("-k",))] = 20
-    model: Annotated[
-        str, Option("The network that paints: its folder.", label="Network", kind="model", automatic="the bundled one")
-    ] = ""
+    model: Network = ""
     device: Device = "auto"
     seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModelSettings:
+    """What all methods share that paint with an image model."""
+
+    preset: Annotated[
+        str, Option("How many steps it takes, and how strictly labels are followed.", choices=PRESETS)
+    ] = "standard"
+    guidance: Annotated[
+        float | None,
+        Option(
+            "How strictly labels and stain are followed, the paper's w.",
+            low=0.0,
+            high=20.0,
+            automatic="as the preset says",
+            advanced=True,
+        ),
+    ] = None
+    steps: Annotated[
+        int | None, Option("Denoising steps.", low=1, high=1000, automatic="as the preset says", advanced=True)
+    ] = None
+
+    def painting(self) -> PaintSettings:
+        """What the preset means, with what is said otherwise."""
+        from napari_histomix.generation import image_model
+
+        preset = image_model.PRESETS[self.preset]
+        return replace(
+            preset,
+            steps=preset.steps if self.steps is None else self.steps,
+            guidance=preset.guidance if self.guidance is None else self.guidance,
+        )
+
+
+class Generating(Protocol):
+    """Settings of whatever paints with a trained generator."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +105,7 @@ class NewImage:
     image: str = ""
 
 
-def generator_of(settings: GeneratingSettings, kind: Kind, loaded: object = None) -> GeneratorModel:
+def generator_of(settings: Generating, kind: Kind, loaded: object = None) -> GeneratorModel:
     """The generator that settings name; ``loaded`` in its place where somebody has loaded one of the kind already.
 
     Raises
@@ -136,7 +190,7 @@ def painted_image(
     )  # fmt: skip
 
 
-def painting_facts(title: str, settings: GeneratingSettings, model: GeneratorModel) -> dict[str, Any]:
+def painting_facts(title: str, settings: Generating, model: GeneratorModel) -> dict[str, Any]:
     """What is equal for all that a method of this title paints in one run."""
     from napari_histomix.diffusion.models import machine_facts
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from napari_histomix.methods.base import Ingredients, Method, Needs, Plan, Work,
 from napari_histomix.methods.deriving import fresh_name
 from napari_histomix.methods.generating import (
     GeneratingSettings,
+    ImageModelSettings,
     NewImage,
     generator_of,
     learned_from,
@@ -32,50 +33,16 @@ from napari_histomix.records import Event, HistomixError, Job, SourceRef, relaye
 from napari_histomix.sampling import item_seed
 from napari_histomix.settings import Option
 
-if TYPE_CHECKING:
-    from napari_histomix.generation.image_model import PaintSettings
-
-PRESETS = {
-    "fast": "Fast (8 steps)",
-    "standard": "Standard (16 steps)",
-    "quality": "Quality (40 steps)",
-    "paper": "As in the paper (1,000 steps)",
-}
 STAINS = {"own": "Of the layout's own image", "other": "Of another training image"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class NuDiffSettings(GeneratingSettings):
+class NuDiffSettings(GeneratingSettings, ImageModelSettings):
     """How layouts are painted."""
 
-    preset: Annotated[str, Option("How many steps a picture takes, and how strictly it follows its layout.",
-                                  choices=PRESETS)] = "standard"  # fmt: skip
-    stain: Annotated[str, Option("The stain to follow; a drawn layout follows that of any training image.",
-                                 choices=STAINS)] = "own"  # fmt: skip
-    guidance: Annotated[
-        float | None,
-        Option(
-            "How strictly labels and stain are followed, the paper's w.",
-            low=0.0,
-            high=20.0,
-            automatic="as the preset says",
-            advanced=True,
-        ),
-    ] = None
-    steps: Annotated[
-        int | None, Option("Denoising steps.", low=1, high=1000, automatic="as the preset says", advanced=True)
-    ] = None
-
-    def painting(self) -> PaintSettings:
-        """What the preset means, with what is said otherwise."""
-        from napari_histomix.generation import image_model
-
-        preset = image_model.PRESETS[self.preset]
-        return replace(
-            preset,
-            steps=preset.steps if self.steps is None else self.steps,
-            guidance=preset.guidance if self.guidance is None else self.guidance,
-        )
+    stain: Annotated[
+        str, Option("The stain to follow; a drawn layout follows that of any training image.", choices=STAINS)
+    ] = "own"
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ def find(ground: Ground, method: Method[Any, Any], settings: Any) -> Job[Found]:
     if stage is None:
         raise HistomixError(f"{method.title} has nothing to find before it makes images.")
 
-    if getattr(settings, "encoder", "texture") != "texture":
+    if getattr(settings, "encoder", "texture") != "texture" or getattr(settings, "layouts_from", "") == "drawn":
         prepare_torch()
     jobs.check(method, ground.dataset)
     with ground.begin() as study:
