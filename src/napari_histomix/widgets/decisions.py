@@ -39,7 +39,7 @@ def nouns(table: ChangeTable) -> tuple[str, str]:
     return ("change", "changes") if table.in_place.any() else ("image", "images")
 
 
-SUBJECTS: tuple[Subject, ...] = ("change", "change note", "change reasons", "candidate")
+SUBJECTS: tuple[Subject, ...] = ("change", "change note", "change reasons", "candidate", "layout")
 """What people say in a session; each is kept by item."""
 
 
@@ -48,6 +48,8 @@ class Decisions(QObject):
 
     candidates_decided = Signal(object)
     """Ranks of the candidates whose decision changed."""
+    layouts_decided = Signal(object)
+    """Numbers of the layouts whose decision changed."""
     changes_decided = Signal(object)
     """Ids of the changes whose decision, note or reasons changed."""
     reviewer_changed = Signal(str)
@@ -158,7 +160,8 @@ class Decisions(QObject):
         items = items_of(entries)
         if items:
             self._tally = None
-            (self.candidates_decided if entries[0][0] == "candidate" else self.changes_decided).emit(items)
+            told = {"candidate": self.candidates_decided, "layout": self.layouts_decided}
+            told.get(entries[0][0], self.changes_decided).emit(items)
         return items
 
 
