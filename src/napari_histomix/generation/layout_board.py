@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 
 import cv2
@@ -42,7 +43,7 @@ class Board:
         ids = self.instances.ravel()[inside]
         order = np.argsort(ids, kind="stable")
         numbers, starts = np.unique(ids[order], return_index=True)
-        places = np.column_stack(np.divmod(inside[order], layout.shape[1]))
+        places = np.array(np.divmod(inside[order], layout.shape[1])).T
         self.pixels: dict[int, Pixels] = dict(zip(numbers.tolist(), np.split(places, starts[1:]), strict=False))
         self._last = max(self.pixels, default=0)
 
@@ -68,10 +69,8 @@ class Board:
         if np.count_nonzero(free) < max(1, (1 - clipped_at_most) * len(pixels)):
             return False
         if not free.all():
-            neighbors, hidden = np.unique(there[~free], return_counts=True)
-            if any(
-                count > len(self.pixels[known]) / 3 for known, count in zip(neighbors.tolist(), hidden, strict=True)
-            ):
+            hidden = Counter(there[~free].tolist())
+            if any(count > len(self.pixels[neighbor]) / 3 for neighbor, count in hidden.items()):
                 return False
             pixels = largest_part(pixels[free])
         self.pixels[number] = pixels
@@ -163,7 +162,7 @@ def turned_pixels(pixels: Pixels, degrees: float, mirrored: bool = False) -> Pix
     matrix = cv2.getRotationMatrix2D((reach, reach), degrees, 1.0)
     cover = cv2.warpAffine(cv2.GaussianBlur(mask, (5, 5), BLUR), matrix, (side, side), flags=cv2.INTER_LINEAR)
     most = np.argpartition(-cover, len(pixels) - 1, axis=None)[: len(pixels)]
-    return np.column_stack(np.divmod(most, side)) - reach
+    return np.array(np.divmod(most, side)).T - reach
 
 
 def lying_as(donor: Pixels, model: Pixels, rng: Random) -> Pixels:
