@@ -295,7 +295,7 @@ def test_several_processes_learn_together(images, small_model_folder, tmp_path):
 
 
 def test_a_run_may_be_bounded_by_time(images, tmp_path):
-    settings = InpainterSettings(minutes=0.005, batch=2, window=16)
+    settings = InpainterSettings(minutes=0.01, batch=2, window=16)
     began = time.monotonic()
     drain(train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25)))
     assert 0.3 <= time.monotonic() - began < 30

@@ -18,7 +18,7 @@ Minutes = Annotated[
     Option(
         "How long to train. More is better; a run can be stopped early and keeps the best so far.",
         label="Time",
-        low=0.001,
+        low=0.01,
         high=100_000,
         unit="min",
     ),
