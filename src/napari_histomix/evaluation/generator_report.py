@@ -10,17 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.evaluation.figures import Estimate, markdown_table
-from napari_histomix.evaluation.generator_test import (
-    BAR,
-    EDGES,
-    HELD,
-    IMAGE,
-    NONE,
-    PIX2PIX,
-    REAL,
-    TRAINING,
-    GeneratorReport,
-)
+from napari_histomix.evaluation.generator_figures import EDGES, HELD, IMAGE, NONE, PIX2PIX, REAL, TRAINING
+from napari_histomix.evaluation.generator_test import BAR, GeneratorReport
 from napari_histomix.evaluation.sheets import sheet_of
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.structure import boundary_of

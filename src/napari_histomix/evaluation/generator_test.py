@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.blending import UNLISTED
-from napari_histomix.evaluation.figures import Counts, Estimate, auc, clustered
-from napari_histomix.evaluation.generator_windows import (
-    RealImages,
-    Window,
-    colored,
-    mean_colors,
-    nucleus_places,
-    real_images,
+from napari_histomix.evaluation.figures import Estimate
+from napari_histomix.evaluation.generator_figures import (
+    DRAWN,
+    EDGES,
+    HELD,
+    IMAGE,
+    NONE,
+    PIX2PIX,
+    REAL,
+    RECOMBINED,
+    TRAINING,
+    Likeness,
+    Match,
+    Nearest,
+    Pairs,
+    Scores,
+    layout_distances,
+    likeness_of,
+    mean_score,
+    nearest_of,
+    outside,
+    score_ratio,
 )
-from napari_histomix.evaluation.likeness import (
-    density_coverage,
-    frechet_distance,
-    kernel_distance,
-    picture_features,
-    stain_distances,
-    standardized,
-)
-from napari_histomix.evaluation.metrics import Overlaps
-from napari_histomix.evaluation.nearest_patch import SPAN_UM, TrainingPatches
-from napari_histomix.features import Encoder, open_encoder
+from napari_histomix.evaluation.generator_windows import RealImages, Window, colored, mean_colors, real_images
+from napari_histomix.evaluation.likeness import stain_distances
+from napari_histomix.features import open_encoder
 from napari_histomix.generation.layout import Layout
-from napari_histomix.generation.layouts import LayoutSettings, Recombiner, layout_statistics
+from napari_histomix.generation.layouts import LayoutSettings, Recombiner
 from napari_histomix.records import Event, HistomixError, Job, relayed
 from napari_histomix.sampling import item_seed
 from napari_histomix.settings import Device, Option, Seed, check_settings
@@ -46,14 +52,6 @@ T = TypeVar("T")
 U8 = NDArray[np.uint8]
 Models = Mapping[str, "GeneratorModel"]
 
-REAL, IMAGE, PIX2PIX, EDGES, NONE = "real images", "image model", "pix2pix", "pix2pix with edges", "none"
-HELD, RECOMBINED, DRAWN = "held-out maps", "recombined", "structure model"
-TRAINING = "real training images"
-
-FEWEST_IMAGES = 4
-"""Images below which there is no interval; below ten it is too narrow, which a note says."""
-NUCLEI = 4
-"""Nuclei of a picture whose nearest training patches are looked for."""
 NOT_LEARNED = (
     "The generators learned from none of these images; name those they did learn from to see what is repeated."
 )
@@ -79,51 +77,12 @@ class GeneratorTestSettings:
     encoders: Annotated[
         tuple[str, ...], Option("What pictures are compared by: texture, timm:NAME, timm:NAME@FILE or ctranspath:FILE.")
     ] = ("texture",)
+    ignore: Annotated[
+        tuple[str, ...],
+        Option("Classes that stand for unknown nuclei, in upper or lower case.", kind="classes", advanced=True),
+    ] = ("ambiguous", "ignore", "unknown")
     device: Device = "auto"
     seed: Seed = 0
-
-
-class Pairs(NamedTuple):
-    """Pictures (S, S, 3) of a generator with their layouts, and the seconds that it took for each."""
-
-    layouts: Sequence[Layout]
-    pictures: Sequence[U8]
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """How well labels match what a segmenter finds: mean PQ, and its ratio to that of real images.
-
-    ``by_layouts`` has the ratio by where the layouts come from.
-    """
-
-    pq: Estimate
-    ratio: Estimate
-    by_layouts: Mapping[str, Estimate] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Likeness:
-    """How far features of pictures are from those of held-out real ones; see ``likeness``."""
-
-    frechet: float
-    kid: float
-    density: float
-    coverage: float
-
-
-@dataclass(frozen=True, slots=True)
-class Nearest:
-    """Distances of nuclei to their nearest training patch: median and 5th percentile.
-
-    ``nearer`` is the share of pairs of such a nucleus and one of held-out images in which it is nearer to a training
-    patch; 0.5 where they are alike.
-    """
-
-    median: float
-    lowest: float
-    nearer: Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,14 +183,14 @@ def generator_test(
     pairs = yield from test.painted(chosen, windows)
     real = Pairs(layouts[HELD], [window.pixels for window in held_windows])
     trained = Pairs([window.layout for window in windows], [window.pixels for window in windows])
-    matches, floor = yield from test.matched(real, pairs, origins)
+    matches, floor = yield from test.matched(real, [window.ignored for window in held_windows], pairs, origins)
     pictures = {TRAINING: trained.pictures} | {name: made.pictures for name, made in pairs.items()}
     likeness = {}
     for encoder in encoders:
-        likeness[encoder.name] = yield from _likeness(pictures, real.pictures, mpp, encoder)
+        likeness[encoder.name] = yield from likeness_of(pictures, real.pictures, mpp, encoder)
     stains = {name: stain_distances(shown, real.pictures) for name, shown in pictures.items()}
-    nearest = (yield from test.passed(_nearest(searched, real, pairs, settings.seed))) if searched else {}
-    distances = _layout_distances(layouts | {TRAINING: trained.layouts}, models.get("structure"))
+    nearest = (yield from test.passed(nearest_of(searched, real, pairs, settings.seed))) if searched else {}
+    distances = layout_distances(layouts | {TRAINING: trained.layouts}, models.get("structure"))
     if not searched:
         test.note(NOT_LEARNED)
     names = tuple(sorted({layout.source for layout in layouts[HELD]}))
@@ -267,8 +226,10 @@ def _learned_from(dataset: Dataset, models: Models, learned: Dataset | None) -> 
 def _images(dataset: Dataset, mpp: float, settings: GeneratorTestSettings) -> Job[tuple[RealImages, RealImages]]:
     entries = [entry for entry in dataset.entries if entry.source.split in ("val", "test")]
     rng, most = np.random.default_rng([settings.seed, 0]), settings.count
-    held = yield from real_images(dataset, entries, mpp, most, rng, "Reading held-out images")
-    training = yield from real_images(dataset, dataset.training, mpp, most, rng, "Reading training images")
+    held = yield from real_images(dataset, entries, mpp, most, settings.ignore, rng, "Reading held-out images")
+    training = yield from real_images(
+        dataset, dataset.training, mpp, most, settings.ignore, rng, "Reading training images"
+    )
     for images, what in ((held, "held-out"), (training, "training")):
         if not images.images:
             raise HistomixError(
@@ -356,24 +317,25 @@ class _Test:
         return pairs
 
     def matched(
-        self, real: Pairs, pairs: Mapping[str, Pairs], origins: Sequence[str]
+        self, real: Pairs, ignored: Sequence[NDArray[np.bool_]], pairs: Mapping[str, Pairs], origins: Sequence[str]
     ) -> Job[tuple[dict[str, Match], Estimate]]:
         """How well labels match what the segmenter finds, by generator; and how well those of other images do."""
-        found = yield from self._segmented(REAL, real)
-        ceiling = _Scores.of(real.layouts, found)
+        everywhere = yield from self._segmented(REAL, real)
+        found = [outside(instances, unknown) for instances, unknown in zip(everywhere, ignored, strict=True)]
+        ceiling = Scores.of(real.layouts, found)
         # Windows come by turns from all images, so that the next one is of another image.
         shuffled = [*real.layouts[1:], real.layouts[0]]
         seed = self.settings.seed
-        floor = _mean(_Scores.of(shuffled, found), seed)
-        matches = {REAL: Match(_mean(ceiling, seed), Estimate(1.0, None, None, len(found)))}
+        floor = mean_score(Scores.of(shuffled, found), seed)
+        matches = {REAL: Match(mean_score(ceiling, seed), Estimate(1.0, None, None, len(found)))}
         for name, made in pairs.items():
-            scores = _Scores.of(made.layouts, (yield from self._segmented(name, made)))
+            scores = Scores.of(made.layouts, (yield from self._segmented(name, made)))
             kinds: dict[str, Estimate] = {}
             if name != EDGES:
                 for origin in dict.fromkeys(origins):
                     places = [place for place, each in enumerate(origins) if each == origin]
-                    kinds[origin] = _ratio(scores.at(places), ceiling, seed)
-            matches[name] = Match(_mean(scores, seed), _ratio(scores, ceiling, seed), kinds)
+                    kinds[origin] = score_ratio(scores.at(places), ceiling, seed)
+            matches[name] = Match(mean_score(scores, seed), score_ratio(scores, ceiling, seed), kinds)
         return matches, floor
 
     def _segmented(self, name: str, pairs: Pairs) -> Job[list[NDArray[np.int32]]]:
@@ -386,106 +348,3 @@ class _Test:
             segmentation = yield from self.passed(job, f"Finding nuclei: {name}", number, total)
             found.append(segmentation.instances)
         return found
-
-
-class _Scores(NamedTuple):
-    """PQ of pairs, NaN without any nucleus, and the names of the images that their layouts come from."""
-
-    pq: NDArray[np.float64]
-    images: list[str]
-
-    @classmethod
-    def of(cls, layouts: Sequence[Layout], found: Sequence[NDArray[np.int32]]) -> _Scores:
-        scores = [Overlaps.of(instances, layout.instances).pq for instances, layout in zip(found, layouts, strict=True)]
-        # A layout that comes from no image is independent of all others.
-        return cls(np.array(scores), [layout.source or f" {number}" for number, layout in enumerate(layouts)])
-
-    def at(self, places: Sequence[int]) -> _Scores:
-        return _Scores(self.pq[list(places)], [self.images[place] for place in places])
-
-    def known(self) -> _Scores:
-        return self.at(np.flatnonzero(np.isfinite(self.pq)).tolist())
-
-
-def _mean(scores: _Scores, seed: int) -> Estimate:
-    known = scores.known()
-    values = np.stack([known.pq, np.ones(len(known.pq))], axis=1)
-    return clustered(values, known.images, _quotient, seed, 1, FEWEST_IMAGES)
-
-
-def _ratio(scores: _Scores, ceiling: _Scores, seed: int) -> Estimate:
-    """Mean over mean, with an interval that resamples the images of both sides together."""
-    parts = [scores.known(), ceiling.known()]
-    values = np.zeros((sum(len(part.pq) for part in parts), 4))
-    values[: len(parts[0].pq), 0], values[: len(parts[0].pq), 1] = parts[0].pq, 1
-    values[len(parts[0].pq) :, 2], values[len(parts[0].pq) :, 3] = parts[1].pq, 1
-    names = [*parts[0].images, *parts[1].images]
-
-    def ratio(sums: Counts) -> Counts:
-        return _quotient(np.stack([_quotient(sums[..., :2]), _quotient(sums[..., 2:])], axis=-1))
-
-    return clustered(values, names, ratio, seed, 1, FEWEST_IMAGES)
-
-
-def _quotient(sums: Counts) -> Counts:
-    """The first of two sums by the second; NaN where that is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan))
-
-
-def _likeness(
-    pictures: Mapping[str, Sequence[U8]], real: Sequence[U8], mpp: float, encoder: Encoder
-) -> Job[dict[str, Likeness]]:
-    phase = f"Comparing pictures: {encoder.name.partition('@')[0]}"
-    features = {}
-    for number, (name, shown) in enumerate({REAL: real, **pictures}.items()):
-        yield Event(phase, number, len(pictures) + 1)
-        features[name] = picture_features(shown, mpp, encoder)
-    all_real = np.concatenate([features[REAL], features[TRAINING]])
-    reference = standardized(features.pop(REAL), all_real)
-    likeness = {}
-    for name, raw in features.items():
-        own = standardized(raw, all_real)
-        distances = frechet_distance(own, reference), kernel_distance(own, reference)
-        likeness[name] = Likeness(*distances, *density_coverage(own, reference))
-    return likeness
-
-
-def _nearest(searched: Dataset, real: Pairs, pairs: Mapping[str, Pairs], seed: int) -> Job[dict[str, Nearest]]:
-    patches = yield from TrainingPatches.build(searched)
-    distances: dict[str, NDArray[np.float64]] = {}
-    images: dict[str, list[str]] = {}
-    for name, made in {REAL: real, **pairs}.items():
-        rng, parts, images[name] = np.random.default_rng([seed, 4]), [], []
-        for number, (layout, pixels) in enumerate(zip(made.layouts, made.pictures, strict=True)):
-            yield Event(f"Looking for training patches: {name}", number, len(made.pictures))
-            places = nucleus_places(layout, NUCLEI, SPAN_UM, rng)
-            parts.append(patches.distances(pixels, layout.mpp, places))
-            images[name] += [layout.source or f" {number}"] * len(places)
-        distances[name] = np.concatenate(parts)
-    nearest = {}
-    for name, own in distances.items():
-        both = np.concatenate([own, distances[REAL]])
-        generated = np.arange(len(both)) < len(own)
-        nearer = auc(-both, generated, [*images[name], *images[REAL]])
-        nearest[name] = Nearest(float(np.median(own)), float(np.quantile(own, 0.05)), nearer)
-    return nearest
-
-
-def _layout_distances(
-    layouts: Mapping[str, Sequence[Layout]], structure: GeneratorModel | None
-) -> dict[str, dict[str, float]]:
-    """KS distances from the held-out layouts; where a structure model is there, in its classes."""
-    if structure is not None:
-        from napari_histomix.generation.models import class_of
-
-        known = structure.classes
-        layouts = {
-            origin: [
-                replace(each, classes={number: class_of(name, known) for number, name in each.classes.items()})
-                for each in own
-            ]
-            for origin, own in layouts.items()
-        }
-    statistics = {origin: layout_statistics(own) for origin, own in layouts.items()}
-    return {origin: own.ks_distances(statistics[HELD]) for origin, own in statistics.items() if origin != HELD}

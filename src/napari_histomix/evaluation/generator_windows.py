@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -27,10 +27,14 @@ BLUR_UM = 1.0
 
 
 class Window(NamedTuple):
-    """A window of a real image: pixels (S, S, 3) with the nuclei in them; ``layout.source`` names the image."""
+    """A window of a real image: pixels (S, S, 3), the nuclei in them, and where nobody knows which there are (S, S).
+
+    ``layout.source`` names the image.
+    """
 
     pixels: NDArray[np.uint8]
     layout: Layout
+    ignored: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +44,14 @@ class RealImages:
     Parameters
     ----------
     images : tuple of LabeledImage
+    ignored : tuple of (H, W) bool
+        Where nobody knows which nuclei there are; ``images`` have none there.
     classes : tuple of NucleusClass
         Those that have names; a nucleus of any other has no class.
     """
 
     images: tuple[LabeledImage, ...]
+    ignored: tuple[NDArray[np.bool_], ...]
     classes: tuple[NucleusClass, ...]
 
     def windows(self, count: int, side: int, rng: np.random.Generator) -> list[Window]:
@@ -55,7 +62,7 @@ class RealImages:
         HistomixError
             If no image is as large as a window, or none has a nucleus.
         """
-        large = [image for image in self.images if min(image.instances.shape) >= side]
+        large = [pair for pair in zip(self.images, self.ignored, strict=True) if min(pair[1].shape) >= side]
         if not large:
             most = max((min(image.instances.shape) for image in self.images), default=0)
             raise HistomixError(
@@ -66,14 +73,17 @@ class RealImages:
         windows: list[Window] = []
         while waiting and len(windows) < count:
             index = waiting.popleft()
-            if (window := self._window(large[index], side, rng)) is not None:
+            image, ignored = large[index]
+            if (window := self._window(image, ignored, side, rng)) is not None:
                 windows.append(window)
                 waiting.append(index)
         if not windows:
             raise HistomixError("The images have no labeled nuclei; test with images whose nuclei are labeled.")
         return windows
 
-    def _window(self, image: LabeledImage, side: int, rng: np.random.Generator) -> Window | None:
+    def _window(
+        self, image: LabeledImage, ignored: NDArray[np.bool_], side: int, rng: np.random.Generator
+    ) -> Window | None:
         for _ in range(TRIES):
             row, col = (int(rng.integers(extent - side + 1)) for extent in image.instances.shape)
             place = slice(row, row + side), slice(col, col + side)
@@ -82,20 +92,29 @@ class RealImages:
                 names = {known.number: known.name for known in self.classes}
                 classes = {number: names.get(image.types[number], "") for number in ids}
                 layout = Layout(instances, classes, image.mpp, image.source.image)
-                return Window(np.ascontiguousarray(image.pixels[place]), layout)
+                return Window(np.ascontiguousarray(image.pixels[place]), layout, ignored[place])
         return None
 
 
 def real_images(
-    dataset: Dataset, entries: Sequence[Entry], mpp: float, most: int, rng: np.random.Generator, phase: str
+    dataset: Dataset,
+    entries: Sequence[Entry],
+    mpp: float,
+    most: int,
+    ignore: Collection[str],
+    rng: np.random.Generator,
+    phase: str,
 ) -> Job[RealImages]:
     """Read images at a scale; a long job (see ``records.Job``).
 
     Images without labels, and those with synthetic nuclei, are left out, and so are those that cannot be read, which
-    an event says. Of more than ``most``, a random choice.
+    an event says. Of more than ``most``, a random choice. Nuclei of the classes to ``ignore`` count as unknown.
     """
+    left_out = {name.casefold() for name in ignore}
+    unknown = {known.number for known in dataset.classes if known.name.casefold() in left_out}
     real = [entry for entry in entries if entry.labels is not None and not entry.synthetic]
     images: list[LabeledImage] = []
+    ignored: list[NDArray[np.bool_]] = []
     for done, index in enumerate(rng.permutation(len(real))[:most]):
         yield Event(phase, done, min(most, len(real)))
         try:
@@ -104,9 +123,14 @@ def real_images(
             yield Event(phase, done, min(most, len(real)), message=f"Skipped: {error}")
             continue
         if not image.synthetic:
-            images.append(_at_scale(image, mpp))
-    named = tuple(known for known in dataset.classes if known.number != dataset.unclassified.number)
-    return RealImages(tuple(images), named)
+            scaled = _at_scale(image, mpp)
+            ignored.append(np.isin(scaled.instances, [i for i, kind in scaled.types.items() if kind in unknown]))
+            types = {number: kind for number, kind in scaled.types.items() if kind not in unknown}
+            images.append(replace(scaled, instances=np.where(ignored[-1], np.int32(0), scaled.instances), types=types))
+    without = unknown | {dataset.unclassified.number}
+    return RealImages(
+        tuple(images), tuple(ignored), tuple(known for known in dataset.classes if known.number not in without)
+    )
 
 
 def _at_scale(image: LabeledImage, mpp: float) -> LabeledImage:
