@@ -12,8 +12,9 @@ from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import open_any
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.generation.models import load_generator
+from napari_histomix.methods import whatif
 from napari_histomix.methods.base import Work
-from napari_histomix.methods.nucleimix import CandidateSettings
+from napari_histomix.methods.nucleimix import HOLDS_NUCLEUS, CandidateSettings
 from napari_histomix.methods.record import Record
 from napari_histomix.methods.whatif import METHOD, PaintedNucleiSettings
 from napari_histomix.records import INPAINTED, REAL, Change, HistomixError, drain
@@ -83,3 +84,19 @@ def test_it_can_be_compared_with_others_at_the_same_places(dataset, study, model
     for change in placed:
         if isinstance(change, Change):
             assert change.provenance["model"] == "small image" and change.source("labels").item
+
+
+def test_free_places_with_an_unlabeled_nucleus_are_refused_and_counted(dataset, study, model, monkeypatch):
+    class Everywhere:
+        def __init__(self, *_: object) -> None: ...
+
+        def within(self, image, window):
+            return np.ones(image.instances[window].shape, bool)
+
+    for name, stand_in in {"can_check": lambda: True, "load_segmenter": object, "UnlabeledNuclei": Everywhere}.items():
+        monkeypatch.setattr(whatif, name, stand_in)
+    work = Work(dataset, study, loaded=model)
+    plan = drain(METHOD.plan(work, PaintedNucleiSettings(device="cpu")))
+    assert plan.refusals[HOLDS_NUCLEUS] and all(site.target.instance for site in plan.items)
+    unchecked = drain(METHOD.plan(work, PaintedNucleiSettings(device="cpu", check_free_places=False)))
+    assert not unchecked.refusals[HOLDS_NUCLEUS] and not all(site.target.instance for site in unchecked.items)

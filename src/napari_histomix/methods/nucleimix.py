@@ -50,6 +50,15 @@ KeptOnly = Annotated[
 ]
 
 
+CheckFreePlaces = Annotated[
+    bool,
+    Option(
+        "Refuse free places where the bundled segmenter finds a nucleus that has no label, if it is installed.",
+        advanced=True,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class CandidateSettings:
     """Where rare nuclei would fit."""
@@ -116,13 +125,7 @@ class NucleiMixSettings(PaintingSettings):
         bool, Option("Match the stain of each donor to the surroundings of its target.", advanced=True)
     ] = True
     symmetries: Annotated[bool, Option("Turn and mirror donors at random, without loss.", advanced=True)] = True
-    check_free_places: Annotated[
-        bool,
-        Option(
-            "Refuse free places where the bundled segmenter finds a nucleus that has no label, if it is installed.",
-            advanced=True,
-        ),
-    ] = True
+    check_free_places: CheckFreePlaces = True
     seed: Seed = 0
 
 

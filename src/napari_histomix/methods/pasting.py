@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -102,6 +102,10 @@ class Site:
         return self.target.image
 
 
+Check = Callable[[Site, IndexedImage, Change], str]
+"""Says why a change should not be made though it could; empty where nothing speaks against it."""
+
+
 class Pasting(Method[S, Site], Placing, Generic[S]):
     """A method that lays one donor at a time into a real image, in place."""
 
@@ -115,8 +119,13 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
     def lay(self, site: Site, target: IndexedImage, giver: IndexedImage, settings: S) -> Change | str:
         """The change (see ``in_place``), or why the donor cannot lie there."""
 
+    def check(self, settings: S) -> Check | None:
+        """What else may speak against a change that is planned; None: nothing."""
+        return None
+
     def plan(self, work: Work, settings: S) -> Job[Plan[Site]]:
         """Take sites in their order, as long as nothing forbids them and some are wanted."""
+        check = self.check(settings)
         images = ImageCache(work.dataset.read)
         before = [change for change in work.before() if change.in_place]
         taken = Taken(before)
@@ -142,6 +151,8 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
                 laid = self._checked(site, target, giver, settings)
                 if isinstance(laid, Change) and taken.touches(target, laid):
                     laid = planning.TOO_CLOSE
+                elif isinstance(laid, Change) and check is not None:
+                    laid = check(site, target, laid) or laid
             if isinstance(laid, str):
                 refusals[laid] += 1
                 continue

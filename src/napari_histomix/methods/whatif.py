@@ -15,10 +15,11 @@ from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.placing import check_candidates
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layout_board import centered, turned_pixels
+from napari_histomix.generation.unlabeled import UnlabeledNuclei, can_check, load_segmenter
 from napari_histomix.methods.base import Ingredients, Plan, Work
 from napari_histomix.methods.generating import ImageModelSettings, Network, generator_of, learned_from, painting_facts
-from napari_histomix.methods.nucleimix import CANDIDATES
-from napari_histomix.methods.pasting import CandidateDonorSettings, Pasting, Site, in_place, inside
+from napari_histomix.methods.nucleimix import CANDIDATES, HELD, HOLDS_NUCLEUS, CheckFreePlaces
+from napari_histomix.methods.pasting import CandidateDonorSettings, Check, Pasting, Site, in_place, inside
 from napari_histomix.methods.record import Record
 from napari_histomix.records import (
     INPAINTED,
@@ -51,6 +52,7 @@ class PaintedNucleiSettings(CandidateDonorSettings, ImageModelSettings):
 
     model: Network = ""
     device: Device = "auto"
+    check_free_places: CheckFreePlaces = True
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,20 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
             Site(candidate.rank, candidate.target, candidate.donor, item_seed(settings.seed, candidate.rank))
             for candidate in self.kept_candidates(work, settings.kept_only)
         ]
+
+    def check(self, settings: PaintedNucleiSettings) -> Check | None:
+        """No free place where a nucleus lies that nobody labeled."""
+        if not (settings.check_free_places and can_check()):
+            return None
+        unlabeled = UnlabeledNuclei(load_segmenter(), settings.device)
+
+        def flaw(site: Site, target: IndexedImage, laid: Change) -> str:
+            if site.target.instance:
+                return ""
+            held = unlabeled.within(target.image, laid.window)[laid.origin != REAL].mean()
+            return HOLDS_NUCLEUS if held > HELD else ""
+
+        return flaw
 
     def plan(self, work: Work, settings: PaintedNucleiSettings) -> Job[Plan[Site]]:
         """As ``Pasting.plan``; a network that learned from test images is refused."""
