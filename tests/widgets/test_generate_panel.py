@@ -119,6 +119,17 @@ def test_a_new_nucleus_is_drawn_with_the_brush_and_has_the_chosen_class(panel, q
     assert 9 not in layer.data and layout_layers.layout_of(layer, (0, 0)).counts()["tumor"] == 2
 
 
+def test_a_layout_is_drawn_from_nothing(panel, qtbot) -> None:
+    panel.layout_form.fields["side"].value = 32
+    panel.edit_box.add_button.click()
+    layer = panel.viewer.layers["layout 1"]
+    assert panel.layout.layer is panel.edit_box.layer is layer
+    assert layer.mode == "paint" and layer.data.shape == (32, 32)
+    layer.paint((10, 10), 1)
+    paint(qtbot, panel)
+    assert panel.note.text() == "“layout 1 painted 1”: 1 nucleus: lymphocyte 1."
+
+
 def test_labels_of_others_are_layouts_too(panel, qtbot) -> None:
     small = Labels(np.eye(32, dtype=np.uint8) * 255, name="eye")
     panel.viewer.layers.append(small)
@@ -200,7 +211,7 @@ def test_what_is_cancelled_or_closed_leaves_nothing_half_done(panel, qtbot) -> N
 
 
 @pytest.mark.parametrize("given, sentence", [
-    ("nothing", "Sample a layout, or open a Labels layer."),
+    ("nothing", "Sample a layout, draw one with Add, or open a Labels layer."),
     ("empty", "The layout holds no nucleus; add some, or sample a layout."),
     ("wrong kind", "image is of the kind 'image', not 'pix2pix'; choose another model folder."),
     ("unknown class", "tiny does not know the class plasma: such nuclei are painted without a class."),

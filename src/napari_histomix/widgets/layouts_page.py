@@ -255,6 +255,8 @@ class LayoutsPage(PlanPage):
         if window_of(self.viewer) is not None:
             fit(self.viewer, self.layer)
         self.edit_box.use(self.layer)
+        # The canvas shows it.
+        self.picture.hide()
         self.edit_box.show()
 
     def _let_go(self) -> None:
@@ -262,6 +264,7 @@ class LayoutsPage(PlanPage):
         layer, self.layer, self._open, self._saved = self.layer, None, -1, None
         self.edit_box.use(None)
         self.edit_box.hide()
+        self.picture.show()
         if layer is not None and layer in self.viewer.layers:
             self.viewer.layers.remove(layer)
 

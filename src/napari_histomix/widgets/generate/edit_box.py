@@ -116,7 +116,8 @@ class EditBox(QWidget):
         kinds = self._known if layer is None else layout_layers.known_classes(layer, self._known)
         names = {kind.name.casefold() for kind in kinds}
         kinds = (*kinds, *(kind for kind in self._known if kind.name.casefold() not in names))
-        chosen = self.kind.currentData()
+        # Before there was anything to choose, nothing was chosen.
+        chosen = self.kind.currentData() if self.kind.count() > 1 else None
         with QSignalBlocker(self.kind):
             self.kind.clear()
             for kind in kinds:

@@ -65,7 +65,10 @@ def layout_layer(
     types = {number: numbers[kind.casefold()] for number, kind in layout.classes.items() if kind}
     keywords = nuclei_keywords(types, classes, {"mpp": layout.mpp, **facts}, other=0.8)
     lead = len(space.get("scale", (1, 1))) - 2
-    return Labels(layout.instances.copy()[(np.newaxis,) * lead], name=name, **keywords, **space)
+    layer = Labels(layout.instances.copy()[(np.newaxis,) * lead], name=name, **keywords, **space)
+    # Outlines: nuclei that touch are told apart.
+    layer.contour = 1
+    return layer
 
 
 def write_layout(layer: Any, point: Sequence[float], before: Layout, after: Layout) -> None:

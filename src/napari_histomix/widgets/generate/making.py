@@ -102,14 +102,14 @@ def recombine_job(layouts: Layouts, dataset: Dataset, settings: LayoutSettings, 
     return Sampled(layout, facts)
 
 
-def draw_job(networks: Networks, settings: LayoutSettings, seed: int, device: str) -> Job[Sampled]:
+def draw_job(networks: Networks, folder: str, settings: LayoutSettings, seed: int, device: str) -> Job[Sampled]:
     """A layout drawn by a structure network; of raised classes it is asked for their share."""
     prepare_torch()
     yield Event("Opening the network")
     from napari_histomix.generation.models import class_of
     from napari_histomix.generation.structure_model import sample
 
-    model = networks.open("structure", "")
+    model = networks.open("structure", folder)
     raised = [class_of(name, model.classes) for name in settings.raised]
     if "" in raised:
         name = settings.raised[raised.index("")]

@@ -17,11 +17,11 @@ from napari_histomix.records import Event, HistomixError, NucleusClass
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.forms import SessionForm
+from napari_histomix.widgets.forms import ModelChoice, SessionForm
 from napari_histomix.widgets.generate import making
 from napari_histomix.widgets.generate.edit_box import EditBox
 from napari_histomix.widgets.generate.layout_layers import layout_layer, layout_of, unusable_labels, write_layout
-from napari_histomix.widgets.generate.making import Drawing, Painted, PaintOptions, Sampled, WhatIf
+from napari_histomix.widgets.generate.making import Drawing, Painted, Sampled, WhatIf
 from napari_histomix.widgets.generate.paint_form import HIGHEST_SEED, PaintForm
 from napari_histomix.widgets.jobs import JobRunner, warm_networks
 from napari_histomix.widgets.layers import fit, show_scale_bar
@@ -32,6 +32,8 @@ NEW, WHAT_IF = "new", "what if"
 TASKS = (("A new image", NEW), ("What if, in a real image", WHAT_IF))
 RECOMBINED, DRAWN = "recombined", "drawn"
 SOURCES = (("Recombined from the dataset", RECOMBINED), ("Drawn by the structure network", DRAWN))
+USUAL_MPP = 0.5
+"""µm/px of a layout that is drawn from nothing, where no dataset is open: that of the bundled networks."""
 NO_SCALE = "Enter how many µm one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
 
 
@@ -64,6 +66,7 @@ class GeneratePanel(Panel):
 
         tip = "Layouts of real nuclei, moved, turned and exchanged; or drawn from noise by a network."
         self.source = ui.choice(SOURCES, tip, name="Where layouts come from")
+        self.structure = ModelChoice("the bundled one")
         self.layout_form = SessionForm(self.session, LayoutSettings)
         self.options = ui.Section("Options of the layout", "Size, classes, and how nuclei are recombined.", False)
         self.options.body.addWidget(self.layout_form)
@@ -71,9 +74,11 @@ class GeneratePanel(Panel):
         self.sample_bar = RunBar("Sample a layout", self.sampler, tip)
         self.sample_note = ui.Note()
         self.layout = LayerChoice(self.viewer, Labels, unusable_labels)
+        tip = "The structure network: the bundled one, or one that you trained."
+        self.source_form = ui.form(("From", self.source), ("Weights", self.structure.native, tip))
         self.layout_box = ui.box(
             ui.column(
-                ui.form(("From", self.source)),
+                self.source_form,
                 self.options,
                 self.sample_bar,
                 self.sample_note,
@@ -170,8 +175,7 @@ class GeneratePanel(Panel):
         self._on_layers()
 
     def _on_layers(self) -> None:
-        edited = self.edited
-        self.edit_box.use(edited, self._real_ids() if self.what_if else ())
+        self.edit_box.use(self.edited, self._real_ids() if self.what_if else ())
         self._update()
 
     def _choose_nuclei(self) -> None:
@@ -199,7 +203,11 @@ class GeneratePanel(Panel):
         """Why nothing can be painted; empty where something can."""
         layer = self.image.layer if self.what_if else self.layout.layer
         if layer is None:
-            return "Open an H&E image in napari." if self.what_if else "Sample a layout, or open a Labels layer."
+            return (
+                "Open an H&E image in napari."
+                if self.what_if
+                else "Sample a layout, draw one with Add, or open a Labels layer."
+            )
         if self._needs_scale and not self.scale.value():
             return NO_SCALE
         if self.what_if and self.drawing is None:
@@ -227,6 +235,7 @@ class GeneratePanel(Panel):
         elif self.sample_note.kind == "info":
             self.sample_note.say("")
         self.scale_box.setVisible(self._needs_scale)
+        self.source_form.setRowVisible(self.structure.native, self.source.currentData() == DRAWN)
         self.paint_form.ask_stain(not self.what_if)
         drawing = self.drawing if self.what_if else None
         shown = drawing is not None and drawing.painted in self.viewer.layers
@@ -251,21 +260,30 @@ class GeneratePanel(Panel):
             make = partial(making.recombine_job, self.layouts, self.session.dataset, settings, seed)
         else:
             device = self.paint_form.options().device
-            make = partial(making.draw_job, self.networks, settings, seed, device)
+            make = partial(making.draw_job, self.networks, self.structure.value, settings, seed, device)
         self.sampler.start(make, "sampling a layout")
 
     def _on_sampled(self, sampled: Sampled) -> None:
-        layout = sampled.layout
-        name = self._free_name("layout")
-        facts = {"image": name, "synthetic": True, **sampled.facts}
-        space = {"scale": (layout.mpp, layout.mpp), "units": ("um", "um")}
-        layer = layout_layer(layout, self._classes(), name, space, **facts)
+        layer = self._show_layout(sampled.layout, sampled.facts)
+        self.sample_note.say(f"“{layer.name}”: {making.counted(sampled.layout)}.", "good")
+
+    def _show_layout(self, layout: Layout, facts: dict[str, Any]) -> Labels:
+        """A layout as a new layer, which is edited and painted from now on."""
+        name, space = self._free_name("layout"), {"scale": (layout.mpp, layout.mpp), "units": ("um", "um")}
+        layer = layout_layer(layout, self._classes(), name, space, image=name, synthetic=True, **facts)
         self._add(layer)
         self.layout.choose(layer)
         self._show_alone(name)
         show_scale_bar(self.viewer)
-        self._fit(layer)
-        self.sample_note.say(f"“{layer.name}”: {making.counted(layout)}.", "good")
+        if window_of(self.viewer) is not None:
+            fit(self.viewer, layer)
+        return layer
+
+    def _begin_layout(self) -> None:
+        """An empty layout, for a person to draw all of it."""
+        side, dataset = int(self.layout_form.fields["side"].value), self.session.dataset
+        mpp = dataset.entries[0].mpp if dataset is not None else None
+        self._show_layout(Layout(np.zeros((side, side), np.int32), {}, mpp or USUAL_MPP), {})
 
     def _free_name(self, what: str) -> str:
         names, number = {layer.name for layer in self.viewer.layers}, 1
@@ -283,16 +301,15 @@ class GeneratePanel(Panel):
             if layer.visible and about(layer).get("image") not in (None, image):
                 layer.visible = False
 
-    def _fit(self, layer: Any) -> None:
-        if window_of(self.viewer) is not None:
-            fit(self.viewer, layer)
-
     # Drawing into a real image.
 
     def _begin_drawing(self) -> None:
-        """Lay the layer over the chosen image in which nuclei are drawn."""
+        """Make the layer in which nuclei are drawn: over the chosen image, or an empty layout."""
         layer = self.image.layer
-        if not self.what_if or layer is None:
+        if not self.what_if:
+            self._begin_layout()
+            return
+        if layer is None:
             self.why.say(self.problem())
             return
         if self._needs_scale and not self.scale.value():
@@ -312,11 +329,10 @@ class GeneratePanel(Panel):
             self.complain(self.note, str(error))
             return
         self.note.say("")
-        name = f"{layer.name}, what if"
+        name = f"{picture.name}, what if"
         space = viewer_layers.space_of(layer, picture)
         facts = {"image": name, "synthetic": True, "of": picture.name}
         drawn = layout_layer(real, self._classes(), f"{name} nuclei", space, **facts)
-        drawn.contour = 1
         drawing = Drawing(picture, mpp, real.instances)
         self._drawings.append(WhatIf(layer, nuclei, drawing, space, drawn))
         if nuclei is not None:
@@ -331,19 +347,18 @@ class GeneratePanel(Panel):
         if self.runner.running or self.problem():
             return
         self.note.say("")
-        options = self.paint_form.options()
         self._messages, self._lost, self._preview = [], "", None
         point = self.viewer.dims.point
         try:
             if self.what_if:
-                make = self._what_if_job(options)
+                make = self._what_if_job()
             else:
                 layer = self.layout.layer
                 layout = layout_of(layer, point, self.scale.value())
                 stain = self.paint_form.stain.layer
                 reference = None if stain is None else viewer_layers.picture_of(stain, point)
                 self._base, self._space = layer, self._plane_space(layer)
-                make = partial(making.paint_job, self.networks, layout, options, reference)
+                make = partial(making.paint_job, self.networks, layout, self.paint_form.options(), reference)
         except HistomixError as error:
             self.complain(self.note, str(error))
             return
@@ -355,12 +370,12 @@ class GeneratePanel(Panel):
         parts = {name: getattr(layer, name)[-2:] for name in ("scale", "translate", "units")}
         return {name: tuple(part) for name, part in parts.items()}
 
-    def _what_if_job(self, options: PaintOptions) -> Any:
+    def _what_if_job(self) -> Any:
         drawing = self.drawing
         assert drawing is not None
         drawn = layout_of(drawing.layer, self.viewer.dims.point, drawing.drawing.mpp)
         self._base, self._space = drawing, drawing.space
-        return partial(making.what_if_job, self.networks, drawing.drawing, drawn, options)
+        return partial(making.what_if_job, self.networks, drawing.drawing, drawn, self.paint_form.options())
 
     def _on_event(self, event: Event) -> None:
         if event.message and event.message not in self._messages:
@@ -403,7 +418,6 @@ class GeneratePanel(Panel):
         facts = {"mpp": painted.layout.mpp, **painted.facts, "image": name}
         layer.metadata = {"histomix": facts}
         labels = layout_layer(painted.layout, self._classes(), f"{name} nuclei", self._space, **facts)
-        labels.contour = 1
         self.viewer.layers.insert(self.viewer.layers.index(layer) + 1, labels)
         self.viewer.layers.selection.active = layer
         return name
@@ -411,7 +425,7 @@ class GeneratePanel(Panel):
     def _show_what_if(self, what_if: WhatIf, painted: Painted) -> str:
         """The image with the painted nuclei, above the one as it was; and the labels of both."""
         layers, drawn = self.viewer.layers, what_if.layer
-        name = f"{what_if.drawing.picture.name}, what if"
+        name = str(about(drawn)["image"])
         facts = {"mpp": what_if.drawing.mpp, **painted.facts, "image": name, "of": what_if.drawing.picture.name}
         lead = len(what_if.space["scale"]) - 2
         pixels = painted.pixels[(np.newaxis,) * lead]
@@ -424,7 +438,6 @@ class GeneratePanel(Panel):
         what_if.painted.metadata, what_if.painted.visible = {"histomix": facts}, True
         if drawn not in layers:
             drawn = layout_layer(painted.layout, self._classes(), f"{name} nuclei", what_if.space, **facts)
-            drawn.contour = 1
             layers.append(drawn)
             what_if.layer = drawn
             if what_if not in self._drawings and what_if.image in layers:
@@ -472,9 +485,8 @@ class GeneratePanel(Panel):
         preview, self._preview, self._base = self._preview, None, None
         if preview in self.viewer.layers:
             self.viewer.layers.remove(preview)
-        layer = self.edited
-        if layer is not None and preview is not None:
-            layer.visible = True
+        if preview is not None and self.edited is not None:
+            self.edited.visible = True
 
     def _on_running(self, running: bool) -> None:
         for part in (self.task, self.paint_form, self.scale_box):
