@@ -178,7 +178,7 @@ def _held_out(pictures: Sequence[LabeledPicture], seed: int) -> tuple[list[Label
 
 
 def class_names(pictures: Sequence[LabeledPicture]) -> tuple[str, ...]:
-    """Names of all classes that nuclei have, in natural order of first occurrence by name."""
+    """Names of all classes that nuclei have, in alphabetical order."""
     return tuple(sorted({name for picture in pictures for name in picture.centers if name}))
 
 
