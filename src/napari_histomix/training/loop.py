@@ -190,9 +190,11 @@ def train(
     running, optimizer = processes.prepare(network, optimizer)
     began = saved = time.monotonic()
     # Images that trained what the network starts from or is built on trained this one, too.
-    trained_on = {pixels_sha256(picture.pixels()) for picture in learned}
+    distinct = {(picture.folder, pixels_sha256(picture.pixels())) for picture in learned}
+    trained_on = {sha256 for _, sha256 in distinct}
     trained_on.update(*(read_card(path).get("training_pixels", []) for path in (start, autoencoder) if path))
-    to_learn, to_check = (Counter(picture.folder for picture in pictures) for pictures in (learned, checked))
+    # Several pictures may be tiles of one image.
+    to_learn, to_check = Counter(folder for folder, _ in distinct), Counter(picture.folder for picture in checked)
     folders = sorted(to_learn | to_check)
     facts = {
         "kind": kind,
