@@ -112,7 +112,7 @@ class UnlabeledLine(QWidget):
         self._dataset: Dataset | None = None
         self.runner = JobRunner(self, window_of(viewer))
         tip = (
-            "A network looks for nuclei in all training images. NucleiMix lays no new nucleus on a free place where\n"
+            "A network looks for nuclei in all training images. Methods lay no new nucleus on a free place where\n"
             "it finds one that has no label; with many of them, label these first."
         )
         self.button = ui.button("Look for nuclei without a label", tip, self._press)
