@@ -23,7 +23,9 @@ from napari_histomix.records import HistomixError
 
 PROGRAM = "import sys; from napari_histomix.cli import main; sys.exit(main())"
 INPUTS = {"dataset", "study", "splits", "candidates", "image", "images", "start", "autoencoder", "test", "truth"} | {
-    "manifest"
+    "manifest",
+    "pred",
+    "learned",
 }
 """Options and arguments that name a file or folder which a command reads, or a study that it writes on."""
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and devices of other systems")

@@ -66,6 +66,9 @@ class Case:
     def values(self, cls: type, **more: Any) -> Any:
         known = {setting.name: setting for setting in settings_of(cls)}
         small = {name: value for name, value in SMALL.items() if name in known}
+        if "side" in known and known["side"].type is float:
+            # A share of the image, not pixels.
+            del small["side"]
         if "model" in known:
             small["model"] = self.model
         return made_from(cls, {**small, **{name: value for name, value in more.items() if name in known}})

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import CLASSES, COMMON, RARE, paint_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -25,6 +24,7 @@ from napari_histomix.generation.layouts import (
     without,
 )
 from napari_histomix.records import HistomixError, LabeledImage, Source
+from tests.conftest import CLASSES, COMMON, RARE, paint_image
 
 IMAGES = [paint_image(20, shape=(160, 180), seed=seed, name=f"image {seed}", rare=4, gap=1) for seed in range(3)]
 SMALL = LayoutSettings(side=96)

@@ -403,7 +403,7 @@ def test_min_snr_weighs_timesteps_as_published(step, monkeypatch):
     for weighting in ("velocity", "min-snr"):
         recipe = inpainting.Inpainter(InpainterSettings(window=16, weighting=weighting), None)
         silent = lambda seen, steps: SimpleNamespace(sample=0 * seen[:, :3])  # noqa: E731
-        losses.append(float(recipe.loss(silent, images, holes, torch.Generator().manual_seed(0))))
+        losses.append(float(recipe.loss(silent, (images, holes), torch.Generator().manual_seed(0))))
     alpha = float(DDPMScheduler.from_config(inpainting.SCHEDULE).alphas_cumprod[step])
     ratio = alpha / (1 - alpha)
     assert losses[1] / losses[0] == pytest.approx(min(ratio, 5) / (ratio + 1), rel=1e-3)
