@@ -18,9 +18,13 @@ import numpy as np
 from sample_changes import nucleus_change
 
 from napari_histomix.datasets import load_sample
+from napari_histomix.methods import method_of
 from napari_histomix.records import Candidate, Change, Location, drain
 from napari_histomix.study import Study
 from napari_histomix.study.export import export
+
+# An export asks the method of its changes, whose libraries take seconds to load: once, not in each child.
+method_of("nucleimix")
 
 ITEMS = 40
 REVIEW, PLACE, EXPORT = "review", "place", "export"

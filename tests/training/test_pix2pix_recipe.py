@@ -85,7 +85,7 @@ def dataset(labeled_image, dataset_folder, tmp_path_factory):
     return open_any(dataset_folder(tmp_path_factory.mktemp("pix2pix") / "nuclei", images))
 
 
-SETTINGS = {"window": 48, "batch": 2, "mpp": 0.25, "save_minutes": 60.0}
+SETTINGS = {"window": 48, "batch": 2, "window_mpp": 0.25, "save_minutes": 60.0}
 
 
 class TestRuns:
@@ -109,7 +109,7 @@ class TestRuns:
         drain(job)
         begun, made = (load_generator(path, "pix2pix") for path in (small_pix2pix_folder, tmp_path / "model"))
         first, second = (model.network.state_dict()["up.0.weight"] for model in (begun, made))
-        assert torch.allclose(first, second, atol=1e-2) and made.mpp == 0.5
+        assert torch.allclose(first, second, atol=1e-2) and made.mpp == 0.25
 
     def test_windows_that_are_too_small_are_refused(self, dataset, tmp_path):
         settings = Pix2PixSettings(steps=1, window=32)
