@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,7 +28,8 @@ from napari_histomix.generation.models import adapted
 from napari_histomix.generation.networks import ConditionedUNet, adopt_weights
 from napari_histomix.generation.structure import condition_maps
 from napari_histomix.records import HistomixError, Job, instance_ids
-from napari_histomix.training.inpainting import SCHEDULE, few_bits
+from napari_histomix.training.inpainting import few_bits
+from napari_histomix.training.labeled_diffusion import LabeledDiffusion
 from napari_histomix.training.labeled_windows import (
     LabeledBatches,
     LabeledPicture,
@@ -43,8 +43,6 @@ MAPS = 6
 """Maps beside those of the classes (``condition_maps``)."""
 CHECKED = 24
 SHOWN = 4
-CHECK_TIMES = (60, 250, 500, 800)
-"""Timesteps of the validation loss."""
 NO_STAIN = 0.15
 """Share of windows whose stain is not given."""
 
@@ -54,7 +52,7 @@ def as_tensor(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-class ImageRecipe:
+class ImageRecipe(LabeledDiffusion):
     """The network that paints layouts."""
 
     columns = ("Labels", "Painted", "Real")
@@ -65,11 +63,7 @@ class ImageRecipe:
     windows = (64, 96, 128, 192, 256)
 
     def __init__(self, settings: ImageSettings, start: Path | None, _autoencoder: Path | None = None) -> None:
-        self.settings, self.start = settings, start
-        self.schedule: Mapping[str, Any] = dict(SCHEDULE)
-        self.scheduler = DDPMScheduler.from_config(dict(SCHEDULE))
-        self.classes: tuple[str, ...] = ()
-        self.network: Any = None
+        super().__init__(settings, start)
         if settings.window % 4:
             raise HistomixError("Windows of this network must be multiples of 4 pixels.")
 
@@ -81,15 +75,6 @@ class ImageRecipe:
         self.classes = class_names(learned)
         self.network = begun(self.start, self.classes)
         return learned, checked
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What the model card says beside the run."""
-        return {"classes": list(self.classes)}
-
-    def batches(self, pictures: Sequence[LabeledPicture], rank: int = 0) -> LabeledBatches:
-        """Random windows of labeled pictures."""
-        return LabeledBatches(pictures, self.settings, self.prepare, rank)
 
     def fixed(self, pictures: Sequence[LabeledPicture]) -> tuple[Tensor, ...]:
         """The windows of the validation loss."""
@@ -121,16 +106,6 @@ class ImageRecipe:
             torch.from_numpy(np.stack(vectors)),
         )
 
-    def loss(self, network: Any, batch: Any, generator: torch.Generator) -> Tensor:
-        """Weighted square error of v inside the hole, where labels are known."""
-        images = batch[0]
-        times = torch.randint(len(self.scheduler), (len(images),), generator=generator).to(images.device)
-        noise = torch.randn(images.shape, generator=generator).to(images.device)
-        alphas = self.scheduler.alphas_cumprod.to(images.device)[times]
-        ratio = alphas / (1 - alphas)
-        weight = ratio.clamp(max=5) / (ratio + 1) if self.settings.weighting == "min-snr" else torch.ones_like(ratio)
-        return (self._error(network, batch, times, noise) * weight).mean()
-
     def _error(self, network: Any, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
         images, hole, counted, maps, vectors = batch
         noisy = self.scheduler.add_noise(images, noise, times)
@@ -140,16 +115,6 @@ class ImageRecipe:
         wanted = self.scheduler.get_velocity(images, noise, times)
         error = (predicted.float() - wanted).square().mean(1, keepdim=True)
         return (error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)
-
-    @torch.no_grad()
-    def check(self, network: Any, batch: Any) -> float:
-        """Mean loss at four timesteps over fixed noise, of windows hidden whole."""
-        total = 0.0
-        for step in CHECK_TIMES:
-            noise = torch.randn(batch[0].shape, generator=torch.Generator().manual_seed(step)).to(batch[0].device)
-            times = torch.full((len(noise),), step, device=noise.device)
-            total += float(self._error(network, batch, times, noise).mean())
-        return total / len(CHECK_TIMES)
 
     @torch.no_grad()
     def shown(self, network: Any, batch: Any) -> NDArray[np.uint8]:
@@ -164,10 +129,6 @@ class ImageRecipe:
         labels = (maps[:, :3] * 255).permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
         columns = [labels, as_pixels(made), as_pixels(images)]
         return np.concatenate(np.concatenate(columns, axis=2))
-
-    def parts(self, network: Any, _batch: Any) -> Any:
-        """The network."""
-        return network
 
 
 def random_hole(window: LabeledWindow, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:

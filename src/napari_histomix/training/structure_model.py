@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +21,8 @@ from napari_histomix.generation.denoising import denoise
 from napari_histomix.generation.networks import ConditionedUNet
 from napari_histomix.generation.structure_model import UNSHUFFLED, condition_vector, structure_maps
 from napari_histomix.records import HistomixError, Job
-from napari_histomix.training.inpainting import SCHEDULE, few_bits
+from napari_histomix.training.inpainting import few_bits
+from napari_histomix.training.labeled_diffusion import LabeledDiffusion
 from napari_histomix.training.labeled_windows import (
     LabeledBatches,
     LabeledPicture,
@@ -35,11 +35,9 @@ from napari_histomix.training.settings import StructureSettings
 WIDTHS = (48, 64, 96, 128)
 CHECKED = 16
 SHOWN = 4
-CHECK_TIMES = (60, 250, 500, 800)
-"""Timesteps of the validation loss."""
 
 
-class StructureRecipe:
+class StructureRecipe(LabeledDiffusion):
     """The network that draws nuclei structures."""
 
     columns = ("Real", "Drawn")
@@ -50,11 +48,7 @@ class StructureRecipe:
     windows = (64, 128, 256)
 
     def __init__(self, settings: StructureSettings, start: Path | None, _autoencoder: Path | None = None) -> None:
-        self.settings, self.start = settings, start
-        self.schedule: Mapping[str, Any] = dict(SCHEDULE)
-        self.scheduler = DDPMScheduler.from_config(dict(SCHEDULE))
-        self.classes: tuple[str, ...] = ()
-        self.network: Any = None
+        super().__init__(settings, start)
         if settings.window % 16:
             raise HistomixError("Windows of this network must be multiples of 16 pixels.")
 
@@ -72,15 +66,6 @@ class StructureRecipe:
         else:
             raise HistomixError(f"{self.start.name} draws other classes; train a new network for these.")
         return learned, checked
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What the model card says beside the run."""
-        return {"classes": list(self.classes)}
-
-    def batches(self, pictures: Sequence[LabeledPicture], rank: int = 0) -> LabeledBatches:
-        """Random windows of labeled pictures."""
-        return LabeledBatches(pictures, self.settings, self.prepare, rank)
 
     def fixed(self, pictures: Sequence[LabeledPicture]) -> tuple[Tensor, ...]:
         """The windows of the validation loss."""
@@ -102,16 +87,6 @@ class StructureRecipe:
         counted = 1 - torch.nn.functional.max_pool2d(ignored, 2)
         return shuffle(torch.from_numpy(np.stack(maps)), 2), counted, torch.from_numpy(np.stack(vectors))
 
-    def loss(self, network: Any, batch: Any, generator: torch.Generator) -> Tensor:
-        """Weighted square error of v, where labels are known."""
-        structures = batch[0]
-        times = torch.randint(len(self.scheduler), (len(structures),), generator=generator).to(structures.device)
-        noise = torch.randn(structures.shape, generator=generator).to(structures.device)
-        alphas = self.scheduler.alphas_cumprod.to(structures.device)[times]
-        ratio = alphas / (1 - alphas)
-        weight = ratio.clamp(max=5) / (ratio + 1) if self.settings.weighting == "min-snr" else torch.ones_like(ratio)
-        return (self._error(network, batch, times, noise) * weight).mean()
-
     def _error(self, network: Any, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
         structures, counted, vectors = batch
         noisy = self.scheduler.add_noise(structures, noise, times)
@@ -120,16 +95,6 @@ class StructureRecipe:
         wanted = self.scheduler.get_velocity(structures, noise, times)
         error = (predicted.float() - wanted).square().mean(1, keepdim=True)
         return (error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)
-
-    @torch.no_grad()
-    def check(self, network: Any, batch: Any) -> float:
-        """Mean loss at four timesteps over fixed noise."""
-        total = 0.0
-        for step in CHECK_TIMES:
-            noise = torch.randn(batch[0].shape, generator=torch.Generator().manual_seed(step)).to(batch[0].device)
-            times = torch.full((len(noise),), step, device=noise.device)
-            total += float(self._error(network, batch, times, noise).mean())
-        return total / len(CHECK_TIMES)
 
     @torch.no_grad()
     def shown(self, network: Any, batch: Any) -> NDArray[np.uint8]:
@@ -141,7 +106,3 @@ class StructureRecipe:
             maps = [torch.nn.functional.pixel_shuffle(each, 2)[:3].cpu().numpy() for each in pair]
             rows.append(np.concatenate([((each + 1) * 127.5).clip(0, 255).transpose(1, 2, 0) for each in maps], axis=1))
         return np.concatenate(rows).astype(np.uint8)
-
-    def parts(self, network: Any, _batch: Any) -> Any:
-        """The network."""
-        return network

@@ -1,0 +1,73 @@
+"""What diffusion networks share that learn from labeled windows: the loss over timesteps, and how it is checked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from napari_histomix.training.inpainting import SCHEDULE
+from napari_histomix.training.labeled_windows import LabeledBatches, LabeledPicture, LabeledWindow
+
+CHECK_TIMES = (60, 250, 500, 800)
+"""Timesteps of the validation loss."""
+
+
+class LabeledDiffusion(ABC):
+    """A recipe (``loop.Recipe``) of a network that denoises what ``prepare`` puts first."""
+
+    def __init__(self, settings: Any, start: Path | None) -> None:
+        self.settings, self.start = settings, start
+        self.schedule: Mapping[str, Any] = dict(SCHEDULE)
+        self.scheduler = DDPMScheduler.from_config(dict(SCHEDULE))
+        self.classes: tuple[str, ...] = ()
+        self.network: Any = None
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the model card says beside the run."""
+        return {"classes": list(self.classes)}
+
+    def batches(self, pictures: Sequence[LabeledPicture], rank: int = 0) -> LabeledBatches:
+        """Random windows of labeled pictures."""
+        return LabeledBatches(pictures, self.settings, self.prepare, rank)
+
+    @abstractmethod
+    def prepare(
+        self, windows: Sequence[LabeledWindow], rng: np.random.Generator, dropped: bool = True
+    ) -> tuple[Tensor, ...]:
+        """The tensors of windows: first what is denoised; conditions are left out now and then if ``dropped``."""
+
+    @abstractmethod
+    def _error(self, network: Any, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
+        """Mean square error of v of each item (N,), where it counts."""
+
+    def loss(self, network: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        """Weighted square error of v, where it counts; all randomness from a CPU generator."""
+        clean = batch[0]
+        times = torch.randint(len(self.scheduler), (len(clean),), generator=generator).to(clean.device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        alphas = self.scheduler.alphas_cumprod.to(clean.device)[times]
+        ratio = alphas / (1 - alphas)
+        weight = ratio.clamp(max=5) / (ratio + 1) if self.settings.weighting == "min-snr" else torch.ones_like(ratio)
+        return (self._error(network, batch, times, noise) * weight).mean()
+
+    @torch.no_grad()
+    def check(self, network: Any, batch: Any) -> float:
+        """Mean loss at four timesteps over fixed noise."""
+        total = 0.0
+        for step in CHECK_TIMES:
+            noise = torch.randn(batch[0].shape, generator=torch.Generator().manual_seed(step)).to(batch[0].device)
+            times = torch.full((len(noise),), step, device=noise.device)
+            total += float(self._error(network, batch, times, noise).mean())
+        return total / len(CHECK_TIMES)
+
+    def parts(self, network: Any, _batch: Any) -> Any:
+        """The network."""
+        return network
