@@ -136,7 +136,7 @@ def adapted(network: Any, old: Sequence[str], new: Sequence[str]) -> Any:
     """
     if tuple(old) == tuple(new):
         return network
-    config = dict(network.config)
+    config = {name: value for name, value in network.config.items() if not name.startswith("_")}
     other = type(network).from_config(config | {"map_channels": config["map_channels"] - len(old) + len(new)})
     # Origin of each map channel; the semantic map stands before the classes.
     origins: list[int | None] = []
@@ -147,18 +147,17 @@ def adapted(network: Any, old: Sequence[str], new: Sequence[str]) -> Any:
     order = [*range(maps_before), *(None if at is None else maps_before + at for at in origins)]
     order += range(maps_before + len(old), config["map_channels"])
     state, own = network.state_dict(), other.state_dict()
-    inputs = int(config["in_channels"])
     for key, value in own.items():
-        old_value = state[key]
-        if old_value.shape == value.shape:
-            own[key] = old_value
+        # The input sees the maps behind the image; SPADE blocks see the maps alone.
+        skip = int(config["in_channels"]) if key.endswith("conv_in.weight") else 0
+        if not skip and not (key.startswith("shared.") and key.endswith(".weight")):
+            own[key] = state[key]
             continue
-        skip = inputs if key.endswith("conv_in.weight") else 0
         fresh = torch.zeros_like(value)
-        fresh[:, :skip] = old_value[:, :skip]
+        fresh[:, :skip] = state[key][:, :skip]
         for channel, origin in enumerate(order):
             if origin is not None:
-                fresh[:, skip + channel] = old_value[:, skip + origin]
+                fresh[:, skip + channel] = state[key][:, skip + origin]
         own[key] = fresh
     other.load_state_dict(own)
     return other

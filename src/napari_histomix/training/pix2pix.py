@@ -18,6 +18,7 @@ from napari_histomix.datasets import Dataset
 from napari_histomix.diffusion.inpainter import as_pixels
 from napari_histomix.diffusion.model_files import load_part
 from napari_histomix.generation.edges import FIXED, canny_edges, label_maps
+from napari_histomix.generation.models import class_of
 from napari_histomix.generation.pix2pix import SIZES, Generator, PatchDiscriminator
 from napari_histomix.records import HistomixError, Job, instance_ids
 from napari_histomix.training.inpainting import few_bits
@@ -237,7 +238,8 @@ def _adopt(generator: Generator, start: Generator, folder: Path) -> None:
         raise HistomixError(f"{folder} is a generator of another size; train one of that size, or start anew.")
     known = list(start.config["classes"])
     fixed = [0, 1, 2]
-    old = [*fixed, *(3 + known.index(name) if name in known else None for name in generator.config["classes"])]
+    names = [class_of(name, known) for name in generator.config["classes"]]
+    old = [*fixed, *(3 + known.index(name) if name else None for name in names)]
     old += [3 + len(known), 4 + len(known)]
     weights = start.state_dict()
     for name, before in (("down.0.weight", 0), ("full.weight", start.config["width"] // 2)):
