@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -332,7 +333,7 @@ class TestSynthesis:
                 return np.ones([part.stop - part.start for part in window], bool)
 
         monkeypatch.setattr(nucleimix, "can_check", lambda: True)
-        monkeypatch.setattr(nucleimix, "load_segmenter", lambda: None)
+        monkeypatch.setattr(nucleimix, "load_segmenter", lambda: SimpleNamespace(sha256="5e9"))
         monkeypatch.setattr(nucleimix, "UnlabeledNuclei", Everywhere)
         before, checked = run(count=100), run(count=100, check_free_places=True)
         kinds = Counter(candidate.target.kind for candidate in before.candidates)
@@ -340,6 +341,7 @@ class TestSynthesis:
         # The others are not asked about, and stay.
         assert {candidate.target.kind for candidate in checked.candidates} == {"major"}
         assert checked.refusals[nucleimix.HOLDS_NUCLEUS] >= kinds["background"] and asked
+        assert {item.how["search"]["segmenter_sha256"] for item in checked.plan.items} == {"5e9"}
         monkeypatch.setattr(nucleimix, "can_check", lambda: False)
         assert run(count=100, check_free_places=True).candidates == before.candidates
 

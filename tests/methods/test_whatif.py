@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,10 +94,13 @@ def test_free_places_with_an_unlabeled_nucleus_are_refused_and_counted(dataset, 
         def within(self, image, window):
             return np.ones(image.instances[window].shape, bool)
 
-    for name, stand_in in {"can_check": lambda: True, "load_segmenter": object, "UnlabeledNuclei": Everywhere}.items():
+    segmenter = SimpleNamespace(sha256="5e9")
+    stand_ins = {"can_check": lambda: True, "load_segmenter": lambda: segmenter, "UnlabeledNuclei": Everywhere}
+    for name, stand_in in stand_ins.items():
         monkeypatch.setattr(whatif, name, stand_in)
     work = Work(dataset, study, loaded=model)
     plan = drain(METHOD.plan(work, PaintedNucleiSettings(device="cpu")))
     assert plan.refusals[HOLDS_NUCLEUS] and all(site.target.instance for site in plan.items)
+    assert {site.segmenter_sha256 for site in plan.items} == {"5e9"}
     unchecked = drain(METHOD.plan(work, PaintedNucleiSettings(device="cpu", check_free_places=False)))
     assert not unchecked.refusals[HOLDS_NUCLEUS] and not all(site.target.instance for site in unchecked.items)

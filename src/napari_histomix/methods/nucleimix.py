@@ -316,12 +316,14 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
         candidates = CANDIDATES.usable(work, settings.kept_only)
         images = placing.SourceImages(work.dataset.read)
         lay, before = _lay_new(model, settings), work.before()
+        search = search_facts(work.store.settings())
         if settings.check_free_places and can_check():
-            lay = _lay_where_free(lay, UnlabeledNuclei(load_segmenter(), settings.device))
+            segmenter = load_segmenter()
+            lay = _lay_where_free(lay, UnlabeledNuclei(segmenter, settings.device))
+            search["segmenter_sha256"] = segmenter.sha256
         placements, refusals = yield from placing.choose_placements(
             candidates, images, lay, before, count=settings.count, uses=settings.uses, per_image=settings.per_image
         )
-        search = search_facts(work.store.settings())
         items = [_item(candidate, plan, instance, images, search) for candidate, plan, instance in placements]
         return Plan(items, settings.count, refusals, tuple(images.problems.values()))
 

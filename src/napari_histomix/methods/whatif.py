@@ -57,9 +57,14 @@ class PaintedNucleiSettings(CandidateDonorSettings, ImageModelSettings):
 
 @dataclass(frozen=True)
 class PaintedSite(Site):
-    """A shape and its place; ``learned_from`` are the images of the dataset that the network learned from."""
+    """A shape and its place.
+
+    ``learned_from`` are the images of the dataset that the network learned from, ``segmenter_sha256`` the weights that
+    found no nucleus at the place; empty where nobody looked.
+    """
 
     learned_from: tuple[str, ...] = ()
+    segmenter_sha256: str = ""
 
 
 class PaintedNuclei(Pasting[PaintedNucleiSettings]):
@@ -97,7 +102,10 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
         model = generator_of(settings, "image", work.loaded)
         seen = yield from learned_from(work.dataset, model)
         plan = yield from super().plan(work, settings)
-        return replace(plan, items=[PaintedSite(**vars(site), learned_from=seen) for site in plan.items])
+        looked = load_segmenter().sha256 if settings.check_free_places and can_check() else ""
+        return replace(
+            plan, items=[PaintedSite(**vars(site), learned_from=seen, segmenter_sha256=looked) for site in plan.items]
+        )
 
     def lay(
         self, site: Site, target: IndexedImage, giver: IndexedImage, settings: PaintedNucleiSettings
@@ -192,6 +200,7 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
             "sources": change.provenance["sources"],
             "painting": asdict(painting),
             "learned_from": list(site.learned_from) if isinstance(site, PaintedSite) else [],
+            "segmenter_sha256": site.segmenter_sha256 if isinstance(site, PaintedSite) else "",
         }
         shape = SourceRef.of("labels", site.donor)
         sources = (change.sources[0], shape)
@@ -200,8 +209,8 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
     def recall(self, record: Record, ingredients: Ingredients) -> Site:
         target, donor = (record.location(role, ingredients.dataset) for role in ("target", "labels"))
         made = record.provenance
-        seen = tuple(made["learned_from"])
-        return PaintedSite(int(made["rank"]), target, donor, record.seed, min(record.added), seen)
+        seen, looked = tuple(made["learned_from"]), made.get("segmenter_sha256", "")
+        return PaintedSite(int(made["rank"]), target, donor, record.seed, min(record.added), seen, looked)
 
     def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
         """The new nucleus, and the real one whose shape it has."""
