@@ -146,7 +146,8 @@ def test_a_generator_that_repeats_training_images_is_found_out(dataset, report, 
 
     def repeat(layouts, *_, **__):
         yield Event("Painting")
-        return [windows.pictures[number] for number in range(len(layouts))]
+        sources = [layout.source for layout in windows.layouts]
+        return [windows.pictures[sources.index(each.source) if each.source in sources else 0] for each in layouts]
 
     monkeypatch.setattr(pix2pix, "render", repeat)
     given = {kind: model for kind, model in MODELS.items() if kind != "image"}
@@ -174,6 +175,26 @@ def test_the_same_seed_gives_the_same_test_with_real_networks(dataset, monkeypat
     assert DRAWN in found[0].layouts and set(found[0].origins) == {HELD, RECOMBINED, DRAWN}
     first, second = (report_values(each) | {"seconds": None} for each in found)
     assert first == second
+
+
+def test_a_killed_test_goes_on_to_the_same_report(dataset, monkeypatch, report, tmp_path):
+    monkeypatch.setattr(image_model, "paint", pictures_of)
+    given, kept = {kind: model for kind, model in MODELS.items() if kind != "pix2pix"}, tmp_path / "kept"
+    whole = report_values(drain(generator_test(dataset, given, SETTINGS)))
+    for phase in (f"Painting: {IMAGE}", f"Finding nuclei: {REAL}"):
+        job = generator_test(dataset, given, SETTINGS, keep=kept, resume=kept.exists())
+        next(event for event in job if event.phase == phase and event.done == 2)
+        job.close()
+    assert len(list(kept.glob("painting*"))) == SETTINGS.count and len(list(kept.glob("finding*"))) == 2
+    with pytest.raises(HistomixError, match="or resume the test"):
+        drain(generator_test(dataset, given, SETTINGS, keep=kept))
+    with pytest.raises(HistomixError, match="began with other images, models or settings"):
+        drain(generator_test(dataset, given, replace(SETTINGS, seed=5), keep=kept, resume=True))
+    monkeypatch.setattr(image_model, "paint", None)
+    resumed = report_values(drain(generator_test(dataset, given, SETTINGS, keep=kept, resume=True)))
+    assert resumed | {"seconds": None} == whole | {"seconds": None} and resumed["seconds"][IMAGE] > 0
+    with pytest.raises(HistomixError, match="no test that could be resumed"):
+        drain(generator_test(dataset, given, SETTINGS, keep=tmp_path / "none", resume=True))
 
 
 def test_the_baseline_has_the_colors_of_the_classes(report):
@@ -231,19 +252,24 @@ class TestCommand:
         monkeypatch.setattr(image_model, "paint", pictures_of)
         monkeypatch.setattr(models, "load_generator", lambda folder, kind: MODELS[kind])
 
-    def test_it_prints_markdown_json_and_a_sheet(self, folder, run, stubs, tmp_path):
+    def test_it_prints_markdown_and_json_and_writes_a_report(self, folder, run, stubs, tmp_path):
         words = ["generate-test", folder, "--model", "image=a", "segmenter=b", "pix2pix=none", "structure=none"]
         words += ["--count", 4, "--side", 64, "--device", "cpu"]
         code, out, _ = run(*words)
         assert code == 0 and any(line.startswith("| image model") for line in out)
-        code, out, err = run(*words, "--json", "--sheet", tmp_path / "sheet.png")
+        code, out, err = run(*words, "--json", "--out", tmp_path / "report")
         values = json.loads(out[-1])
         assert code == 0 and values["matches"][IMAGE]["ratio"]["value"] > 0.9 and "pix2pix" not in values["models"]
-        assert read_pixels(tmp_path / "sheet.png").shape[2] == 3
+        assert json.loads((tmp_path / "report" / "report.json").read_text())["matches"] == values["matches"]
+        assert "### Bars" in (tmp_path / "report" / "report.md").read_text()
+        assert read_pixels(tmp_path / "report" / "pairs.png").shape[2] == 3
+        assert [path.name for path in tmp_path.iterdir()] == ["report"]
         assert any("### Bars" in line for line in err)
 
     def test_wrong_words_are_told(self, folder, run, stubs, tmp_path):
         code, _, err = run("generate-test", folder, "--model", "painter=a")
         assert code == 2 and "must be KIND=FOLDER" in err[-1]
-        code, _, err = run("generate-test", folder, "--sheet", tmp_path / "sheet.jpg")
-        assert code == 1 and "must end in .png" in err[-1]
+        code, _, err = run("generate-test", folder, "--out", tmp_path)
+        assert code == 1 and "already exists" in err[-1]
+        code, _, err = run("generate-test", folder, "--resume")
+        assert code == 2 and "--resume needs --out" in err[-1]

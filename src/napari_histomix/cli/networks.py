@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -70,7 +71,8 @@ def add_commands(commands: Commands) -> None:
     generators.add_argument("--model", nargs="+", type=_model, default=[], metavar="KIND=FOLDER", help=named)
     searched = "images that the generators learned from, where those are others: searched for what is repeated"
     generators.add_argument("--learned", type=Path, metavar="FOLDER", help=searched)
-    add_output(generators, "--sheet", "file", metavar="FILE", help="new PNG file that shows the pairs")
+    add_output(generators, "--out", help="new folder for report.md, report.json and pairs.png, which shows the pairs")
+    generators.add_argument("--resume", action="store_true", help="take up the killed test of --out")
     add_settings(generators, [GeneratorTestSettings])
 
     actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
@@ -158,16 +160,15 @@ def _model(text: str) -> tuple[str, str]:
 
 
 def run_generator_test(options: Options) -> dict[str, Any]:
-    """Test generators, and print what was found as Markdown."""
+    """Test generators, and print what was found as Markdown; what is made lies in ``OUT.partial`` until the end."""
     from napari_histomix.datasets import open_any
-    from napari_histomix.evaluation import generator_report
+    from napari_histomix.evaluation.generator_report import report_lines, report_values, write_report
     from napari_histomix.evaluation.generator_test import GeneratorTestSettings, generator_test
-    from napari_histomix.evaluation.sheets import check_sheet, write_sheet
     from napari_histomix.generation.models import load_generator
     from napari_histomix.weights import bundled_model
 
-    if options.sheet:
-        check_sheet(options.sheet)
+    if options.resume and not options.out:
+        raise UsageError("--resume needs --out, the folder that the killed test was to write.")
     settings = settings_from(GeneratorTestSettings, options)
     dataset = options.open_data()
     learned = open_any(options.learned) if options.learned else None
@@ -175,13 +176,15 @@ def run_generator_test(options: Options) -> dict[str, Any]:
     folders |= {kind: Path(folder) for kind, folder in options.model}
     wanted = {kind: folder for kind, folder in folders.items() if str(folder) != "none"}
     models: dict[str, GeneratorModel] = {kind: load_generator(folder, kind) for kind, folder in wanted.items()}
-    report = follow(generator_test(dataset, models, settings, learned))
-    options.say(*generator_report.report_lines(report))
-    if options.sheet:
-        write_sheet(options.sheet, generator_report.contact_sheet(report, dataset.classes))
-        options.say(f"Written: {options.sheet}")
-    sheet = str(options.sheet) if options.sheet else None
-    return {"dataset": dataset.name, "sheet": sheet, **generator_report.report_values(report)}
+    keep: Path | None = options.out.with_name(f"{options.out.name}.partial") if options.out else None
+    report = follow(generator_test(dataset, models, settings, learned, keep=keep, resume=options.resume))
+    options.say(*report_lines(report))
+    values = {"dataset": dataset.name, **report_values(report)}
+    if keep is not None:
+        write_report(report, values, options.out, dataset.classes)
+        shutil.rmtree(keep, ignore_errors=True)
+        options.say(f"Written: {options.out}")
+    return {"out": str(options.out) if options.out else None, **values}
 
 
 def run_reader_test(options: Options) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_histomix.datasets.writing import complete_or_absent, write_png, write_text
 from napari_histomix.evaluation.figures import Estimate, markdown_table
 from napari_histomix.evaluation.generator_figures import EDGES, HELD, IMAGE, NONE, PIX2PIX, REAL, TRAINING
 from napari_histomix.evaluation.generator_test import BAR, GeneratorReport
@@ -204,6 +207,16 @@ def contact_sheet(report: GeneratorReport, classes: Sequence[NucleusClass]) -> N
         sections[f"{EDGES}: replicas of training images"] = columns
     widest = max(map(len, sections.values())) * report.settings.side
     return sheet_of(sections, 2 if widest <= LARGEST else 1)
+
+
+def write_report(
+    report: GeneratorReport, values: Mapping[str, Any], out: Path, classes: Sequence[NucleusClass]
+) -> None:
+    """Write a new folder, complete or absent: report.md, report.json with ``values``, and pairs.png."""
+    with complete_or_absent(out) as folder:
+        write_text(folder / "report.md", "\n".join(report_lines(report)) + "\n")
+        write_text(folder / "report.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        write_png(folder / "pairs.png", contact_sheet(report, classes), synthetic=True)
 
 
 def drawn(layout: Layout, colors: Mapping[str, tuple[int, int, int]]) -> NDArray[np.uint8]:

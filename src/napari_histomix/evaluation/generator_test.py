@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset
+from napari_histomix.datasets.text_files import writable
+from napari_histomix.datasets.writing import write_text
 from napari_histomix.evaluation.blending import UNLISTED
 from napari_histomix.evaluation.figures import Estimate
 from napari_histomix.evaluation.generator_figures import (
@@ -40,9 +47,9 @@ from napari_histomix.evaluation.likeness import stain_distances
 from napari_histomix.features import open_encoder
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import LayoutSettings, Recombiner
-from napari_histomix.records import Event, HistomixError, Job, relayed
+from napari_histomix.records import Event, HistomixError, Job, instance_ids, relayed
 from napari_histomix.sampling import item_seed
-from napari_histomix.settings import Device, Option, Seed, check_settings
+from napari_histomix.settings import Device, Option, Seed, check_settings, plain
 from napari_histomix.stains import stain_of
 
 if TYPE_CHECKING:
@@ -55,6 +62,8 @@ Models = Mapping[str, "GeneratorModel"]
 NOT_LEARNED = (
     "The generators learned from none of these images; name those they did learn from to see what is repeated."
 )
+IDENTITY = "test.json"
+"""What a kept test began with."""
 BAR = 0.85
 """Share of the ceiling's PQ that pairs must reach."""
 
@@ -144,6 +153,9 @@ def generator_test(
     models: Models,
     settings: GeneratorTestSettings = GeneratorTestSettings(),
     learned: Dataset | None = None,
+    *,
+    keep: Path | None = None,
+    resume: bool = False,
 ) -> Job[GeneratorReport]:
     """Test generators on the held-out images of a dataset; a long job (see ``records.Job``).
 
@@ -159,22 +171,30 @@ def generator_test(
     learned : Dataset, optional
         What the generators learned from, where it is another dataset: its training images are searched for what they
         repeat.
+    keep : Path, optional
+        New folder for what is made, as it is made. It stays when the test ends.
+    resume : bool
+        Take up the killed test that kept what it made in ``keep``; the report is the one that it would have had.
 
     Raises
     ------
     HistomixError
         If a model is missing or learned from held-out images, there are no held-out or no training images with nuclei
-        that are large enough, or an encoder or a device is not there.
+        that are large enough, an encoder or a device is not there, or ``keep`` holds another test.
     """
     settings = check_settings(settings)
     _check_models(models)
     encoders = [open_encoder(spec, whole=True) for spec in settings.encoders]
+    if keep is not None and keep.exists() and not resume:
+        raise HistomixError(f"{keep} already exists; name a new folder or resume the test (--resume).")
     test = _Test(models, settings)
     searched = yield from test.passed(_learned_from(dataset, models, learned))
     mpp = (models["image"] if "image" in models else models["pix2pix"]).mpp
     held, training = yield from test.passed(_images(dataset, mpp, settings))
     held_windows = held.windows(settings.count, settings.side, np.random.default_rng([settings.seed, 1]))
     windows = training.windows(settings.count, settings.side, np.random.default_rng([settings.seed, 2]))
+    if keep is not None:
+        test.keep_in(keep, resume, _identity(models, settings, [*held_windows, *windows]))
 
     layouts = {HELD: [window.layout for window in held_windows]}
     layouts |= yield from test.made_layouts(training)
@@ -238,12 +258,71 @@ def _images(dataset: Dataset, mpp: float, settings: GeneratorTestSettings) -> Jo
     return held, training
 
 
+def _identity(models: Models, settings: GeneratorTestSettings, windows: Sequence[Window]) -> dict[str, Any]:
+    """What a test begins with, as plain JSON values: it may only be resumed with the same."""
+    images = hashlib.sha256()
+    for window in windows:
+        images.update(window.pixels.tobytes())
+        images.update(window.layout.instances.tobytes())
+    weights = {kind: model.sha256 for kind, model in models.items()}
+    return {"settings": json.loads(json.dumps(plain(settings))), "models": weights, "images": images.hexdigest()}
+
+
 class _Test:
-    """A test as it runs: models, settings, and what there is to tell."""
+    """A test as it runs: models, settings, what there is to tell, and the folder that keeps what is made, if any."""
 
     def __init__(self, models: Models, settings: GeneratorTestSettings) -> None:
         self.models, self.settings = models, settings
         self.notes: dict[str, None] = {}
+        self.folder: Path | None = None
+
+    def keep_in(self, folder: Path, resume: bool, identity: dict[str, Any]) -> None:
+        """Keep what is made in a new folder, or in that of the test that is resumed."""
+        self.folder = folder
+        if not resume:
+            with writable(folder):
+                folder.mkdir(parents=True)
+                write_text(folder / IDENTITY, json.dumps(identity))
+            return
+        try:
+            known = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise HistomixError(f"{folder} holds no test that could be resumed; start it without --resume.") from None
+        if known != identity:
+            raise HistomixError(
+                f"The test kept in {folder} began with other images, models or settings; name a new folder."
+            )
+
+    def made(self, phase: str, number: int, job: Callable[[], Job[NDArray[Any]]]) -> Job[tuple[NDArray[Any], float]]:
+        """Item ``number`` of a phase and the seconds it took: as it was kept, or made now and kept."""
+        total = self.settings.count
+        path = (
+            self.folder / f"{phase.replace(': ', '-').replace(' ', '-').lower()}-{number:04d}.npz"
+            if self.folder
+            else None
+        )
+        if path is not None and path.exists():
+            yield Event(phase, number, total)
+            with np.load(path) as kept:
+                for message in kept["messages"].tolist():
+                    self.note(message)
+                return kept["made"], float(kept["seconds"])
+        messages: list[str] = []
+
+        def told(event: Event) -> Event:
+            messages.extend([event.message] if event.message else [])
+            return event
+
+        began = time.perf_counter()
+        made = yield from self.passed(relayed(job(), told), phase, number, total)
+        seconds = time.perf_counter() - began
+        if path is not None:
+            beside = path.with_suffix(".partial")
+            with writable(path):
+                with beside.open("wb") as file:
+                    np.savez_compressed(file, made=made, seconds=seconds, messages=np.array(messages, np.str_))
+                os.replace(beside, path)
+        return made, seconds
 
     def note(self, sentence: str) -> None:
         self.notes.setdefault(sentence)
@@ -272,45 +351,66 @@ class _Test:
             made.append(recombiner.layout(LayoutSettings(side=side), seed))
         layouts = {RECOMBINED: made}
         if (model := self.models.get("structure")) is not None:
-            from napari_histomix.generation.edges import resized_layout
-            from napari_histomix.generation.models import class_of
-            from napari_histomix.generation.structure_model import sample
-
-            mpp = training.images[0].mpp
-            own = max(32, round(side * mpp / model.mpp))
-            drawn = yield from self.passed(sample(count, own, model, self.seeds(2), device=self.settings.device))
-            # In the dataset's own words.
-            names = {class_of(known.name, model.classes): known.name for known in reversed(training.classes)}
-            layouts[DRAWN] = [
-                resized_layout(
-                    replace(each, classes={number: names.get(name, name) for number, name in each.classes.items()}), mpp
-                )
-                for each in drawn
-            ]
+            layouts[DRAWN] = yield from self._drawn(model, training)
         return layouts
+
+    def _drawn(self, model: GeneratorModel, training: RealImages) -> Job[list[Layout]]:
+        """Layouts by the structure model, at the scale of the images and with the dataset's own words for classes."""
+        from napari_histomix.generation.edges import resized_layout
+        from napari_histomix.generation.models import class_of
+        from napari_histomix.generation.structure_model import sample
+
+        mpp = training.images[0].mpp
+        side = max(32, round(self.settings.side * mpp / model.mpp))
+        words = {class_of(known.name, model.classes): known.name for known in reversed(training.classes)}
+        names = [*model.classes, ""]
+
+        def planes(seed: int) -> Job[NDArray[np.int32]]:
+            (layout,) = yield from sample(1, side, model, [seed], device=self.settings.device)
+            kinds = np.zeros(layout.instances.max() + 1, np.int32)
+            for number, name in layout.classes.items():
+                kinds[number] = names.index(name)
+            return np.stack([layout.instances, kinds[layout.instances]])
+
+        drawn = []
+        for number, seed in enumerate(self.seeds(2)):
+            (instances, kinds), _ = yield from self.made("Drawing layouts", number, partial(planes, seed))
+            classes = {each: names[kinds[instances == each][0]] for each in instance_ids(instances)}
+            classes = {each: words.get(name, name) for each, name in classes.items()}
+            drawn.append(resized_layout(Layout(instances, classes, model.mpp), mpp))
+        return drawn
 
     def painted(self, layouts: Sequence[Layout], windows: Sequence[Window]) -> Job[dict[str, Pairs]]:
         """The pairs of every generator; each picture follows the stain of a training image."""
         device, seeds = self.settings.device, self.seeds(3)
         stains = [stain_of(window.pixels) for window in windows]
-        jobs: dict[str, Callable[[], Job[list[U8]]]] = {}
+        own = [window.layout for window in windows]
+        jobs: dict[str, Callable[[slice], Job[list[U8]]]] = {}
         if (model := self.models.get("image")) is not None:
             from napari_histomix.generation import image_model
 
             preset = image_model.PRESETS[self.settings.preset]
-            jobs[IMAGE] = lambda: image_model.paint(layouts, model, seeds, preset, stains=stains, device=device)
-        own = [window.layout for window in windows]
+            jobs[IMAGE] = lambda at: image_model.paint(
+                layouts[at], model, seeds[at], preset, stains=stains[at], device=device
+            )
         if (other := self.models.get("pix2pix")) is not None:
             from napari_histomix.generation.pix2pix import render
 
             references = [window.pixels for window in windows]
-            jobs[PIX2PIX] = lambda: render(layouts, other, stains=stains, seeds=seeds, device=device)
-            jobs[EDGES] = lambda: render(own, other, references=references, seeds=seeds, device=device)
+            jobs[PIX2PIX] = lambda at: render(layouts[at], other, stains=stains[at], seeds=seeds[at], device=device)
+            jobs[EDGES] = lambda at: render(own[at], other, references=references[at], seeds=seeds[at], device=device)
         pairs = {}
         for name, job in jobs.items():
-            began = time.perf_counter()
-            pictures = yield from self.passed(job(), f"Painting: {name}")
-            seconds = (time.perf_counter() - began) / len(pictures)
+
+            def picture(number: int, job: Callable[[slice], Job[list[U8]]] = job) -> Job[U8]:
+                (made,) = yield from job(slice(number, number + 1))
+                return made
+
+            pictures, seconds = [], 0.0
+            for number in range(len(layouts)):
+                made, took = yield from self.made(f"Painting: {name}", number, partial(picture, number))
+                pictures.append(made)
+                seconds += took / len(layouts)
             pairs[name] = Pairs(own if name == EDGES else layouts, pictures, seconds)
         colors = mean_colors(windows)
         pairs[NONE] = Pairs(layouts, [colored(layout, colors) for layout in layouts])
@@ -341,10 +441,12 @@ class _Test:
     def _segmented(self, name: str, pairs: Pairs) -> Job[list[NDArray[np.int32]]]:
         from napari_histomix.generation.segmenting import segment
 
-        model, total = self.models["segmenter"], len(pairs.pictures)
+        def instances(pixels: U8, mpp: float) -> Job[NDArray[np.int32]]:
+            segmentation = yield from segment(pixels, mpp, self.models["segmenter"], self.settings.device)
+            return segmentation.instances
+
         found = []
         for number, (layout, pixels) in enumerate(zip(pairs.layouts, pairs.pictures, strict=True)):
-            job = segment(pixels, layout.mpp, model, self.settings.device)
-            segmentation = yield from self.passed(job, f"Finding nuclei: {name}", number, total)
-            found.append(segmentation.instances)
+            job = partial(instances, pixels, layout.mpp)
+            found.append((yield from self.made(f"Finding nuclei: {name}", number, job))[0])
         return found

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 from scipy.spatial.distance import cdist
 
 from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.features.context import PATCH_SIZE, context_patches
-from napari_histomix.features.texture import TextureEncoder
+from napari_histomix.features.context import context_patches
+from napari_histomix.features.texture import texture_maps
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location, Source, SourceRef
 from napari_histomix.sampling import nucleus_locations
 
@@ -20,6 +21,10 @@ SPAN_UM = 28.0
 """Side of the patch around a nucleus, in µm: 112 pixels at 40×, the nucleus in the half of it that is the center."""
 BLUR_UM = 0.5
 """Standard deviation of the blur, in µm, that takes compression and noise away, by which copies differ."""
+MPP = 0.5
+"""Scale at which patches are described: the blur leaves nothing that a finer one would show."""
+WINDOW, TILE, MARGIN = 64, 1024, 48
+"""Sides in pixels of what is seen around a place, and of an image's tiles, which see a margin beyond."""
 BASELINE = 2000
 """Real nuclei, at most, whose own nearest patches a distance is measured against."""
 
@@ -46,8 +51,8 @@ class Neighbor:
 class TrainingPatches:
     """The patches of all nuclei of the training split as texture features, to be asked for the nearest ones.
 
-    Made by ``build``. Patches span 28 µm at any scale and are described by ``features.TextureEncoder`` with their
-    centers; ``reach`` is half the side of a patch in pixels, by image.
+    Made by ``build``. Patches span 28 µm at any scale and are described by ``features.texture.texture_maps``;
+    ``reach`` is half the side of a patch in pixels, by image.
     """
 
     def __init__(
@@ -58,13 +63,13 @@ class TrainingPatches:
         problems: Sequence[Problem] = (),
     ) -> None:
         self.nuclei, self.problems, self._reach = tuple(nuclei), tuple(problems), reach
-        self._images = np.array([nucleus.image for nucleus in nuclei])
+        self._numbers = {image: number for number, image in enumerate(reach)}
+        self._images = np.array([self._numbers[nucleus.image] for nucleus in nuclei])
         self._centers = np.array([(nucleus.row, nucleus.col) for nucleus in nuclei], float).reshape(-1, 2)
         self._mean = vectors.mean(axis=0, dtype=np.float64)
         # A feature that does not vary tells nothing, and would divide by zero.
         self._spread = np.maximum(vectors.std(axis=0, dtype=np.float64), 1e-6)
         self._vectors = self._standardized(vectors)
-        self._encoder = TextureEncoder(whole=True)
         self._baseline = np.empty(0)
 
     def __len__(self) -> int:
@@ -78,7 +83,6 @@ class TrainingPatches:
         training split has no such nucleus.
         """
         numbers = tuple(types) or tuple(nucleus_class.number for nucleus_class in dataset.classes)
-        encoder = TextureEncoder(whole=True)
         nuclei: list[Location] = []
         vectors: list[NDArray[np.float32]] = []
         reach: dict[str, float] = {}
@@ -92,10 +96,9 @@ class TrainingPatches:
                 continue
             own = nucleus_locations(image, numbers, ())
             reach[entry.source.image] = SPAN_UM / 2 / image.mpp
-            for start in range(0, len(own), 256):
-                chunk = own[start : start + 256]
-                vectors.append(encoder(_patches(image, [(nucleus.row, nucleus.col) for nucleus in chunk])))
-                nuclei += chunk
+            for places, described in _of_image(image, [(nucleus.row, nucleus.col) for nucleus in own]):
+                nuclei += [own[place] for place in places]
+                vectors.append(described)
                 yield Event("Describing training patches", done, len(dataset.training))
         if not nuclei:
             raise HistomixError(
@@ -147,8 +150,7 @@ class TrainingPatches:
     def _all_distances(
         self, pixels: NDArray[np.uint8], mpp: float, places: Sequence[tuple[float, float]]
     ) -> NDArray[np.float64]:
-        bare = LabeledImage(pixels, np.zeros(pixels.shape[:2], np.int32), {}, mpp, Source("", "patch"))
-        return self._distances(self._standardized(self._encoder(_patches(bare, places))))
+        return self._distances(self._standardized(_around(pixels, mpp, places)))
 
     def _neighbor(self, index: int, distance: float) -> Neighbor:
         nucleus = self.nuclei[index]
@@ -180,13 +182,36 @@ class TrainingPatches:
         """Which nuclei have patches that overlap the one around a place."""
         side = 2 * self._reach.get(place.image, 0.0)
         apart = np.abs(self._centers - (place.row, place.col)).max(axis=1)
-        return (self._images == place.image) & (apart < side)
+        return (self._images == self._numbers.get(place.image)) & (apart < side)
 
 
-def _patches(image: LabeledImage, centers: Sequence[tuple[float, float]]) -> NDArray[np.uint8]:
-    # Twice as fine as 40×, for the encoder halves what it is given: it sees a 40× image at its own scale.
-    mpp = SPAN_UM / PATCH_SIZE
-    patches = context_patches(image, np.array(centers, float).reshape(-1, 2), erase=0, mpp=mpp)
-    for patch in patches:
-        cv2.GaussianBlur(patch, (0, 0), BLUR_UM / mpp, dst=patch)
-    return patches
+def _around(pixels: NDArray[np.uint8], mpp: float, places: Sequence[tuple[float, float]]) -> NDArray[np.float32]:
+    """Describe what surrounds places (row, col) of an image or a crop, each in its own window; (N, dim)."""
+    bare = LabeledImage(pixels, np.zeros(pixels.shape[:2], np.int32), {}, mpp, Source("", "patch"))
+    windows = context_patches(bare, np.array(places, float).reshape(-1, 2), size=WINDOW, erase=0, mpp=MPP)
+    side = max(1, round(WINDOW * MPP / mpp))
+    middle = np.full((2, 1), (side // 2 + 0.5) * WINDOW / side - 0.5)
+    return np.concatenate([_described(window, middle) for window in windows])
+
+
+def _of_image(
+    image: LabeledImage, places: Sequence[tuple[float, float]]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Describe what surrounds places of an image, a tile at a time: which places, and their (n, dim)."""
+    shape = np.array(image.instances.shape)
+    rows, cols = (int(side) for side in np.maximum(np.rint(shape * image.mpp / MPP), 1))
+    smooth = cv2.INTER_AREA if image.mpp < MPP else cv2.INTER_CUBIC
+    scaled = np.asarray(cv2.resize(image.pixels, (cols, rows), interpolation=smooth), np.uint8)
+    at = (np.array(places, float).reshape(-1, 2) + 0.5) * ((rows, cols) / shape) - 0.5
+    tiles = np.maximum(at, 0).astype(int) // TILE
+    for tile in np.unique(tiles, axis=0):
+        own = np.flatnonzero((tiles == tile).all(axis=1))
+        (top, left), (bottom, right) = np.maximum(tile * TILE - MARGIN, 0), (tile + 1) * TILE + MARGIN
+        yield own, _described(scaled[top:bottom, left:right], (at[own] - (top, left)).T)
+
+
+def _described(pixels: NDArray[np.uint8], at: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Describe the patches around places (2, N) of pixels at ``MPP``; (N, dim)."""
+    smooth = np.asarray(cv2.GaussianBlur(pixels, (0, 0), BLUR_UM / MPP), np.uint8)
+    maps = texture_maps(smooth, round(SPAN_UM / MPP))
+    return np.stack([map_coordinates(plane, at, order=1, mode="mirror") for plane in maps], axis=1)

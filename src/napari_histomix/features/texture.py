@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import cv2
@@ -23,6 +23,8 @@ _STRONG = (0.1, 0.2, 0.3, 0.45)
 _SCALES = (_SIDE, _SIDE // 2, _SIDE // 4)
 _CELLS = (_SIDE // 4, _SIDE // 8)
 _Places = Mapping[int, NDArray[np.intp]]
+# Of the finer Gaussian of a band, in pixels of what ``texture_maps`` is given.
+_SIGMAS = (1.0, 2.0)
 # Contrast (optical density) below which a texture is noise: keeps shape ratios of blank patches at 0.
 _NOISE = 1e-3
 
@@ -108,7 +110,7 @@ class TextureEncoder:
 def _describe(patch: NDArray[np.uint8], where: _Places) -> NDArray[np.float32]:
     """All statistics of one patch, in the order of the table."""
     small = np.asarray(cv2.resize(patch, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.uint8)
-    stains = np.asarray(cv2.transform(cv2.LUT(small, _DENSITY), _UNMIX), np.float32)
+    stains = _stains(small)
     hematoxylin, eosin = stains[..., 0].copy(), stains[..., 1].copy()
     return np.concatenate(
         [
@@ -120,6 +122,11 @@ def _describe(patch: NDArray[np.uint8], where: _Places) -> NDArray[np.float32]:
         ],
         dtype=np.float32,
     )
+
+
+def _stains(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Hematoxylin, eosin and mean optical density of every pixel, (H, W, 3)."""
+    return np.asarray(cv2.transform(cv2.LUT(rgb, _DENSITY), _UNMIX), np.float32)
 
 
 def _saturation(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -185,3 +192,60 @@ def _direction_statistics(stain: NDArray[np.float32], where: _Places) -> list[fl
 def _coherence(tensor: NDArray[np.floating]) -> NDArray[np.floating]:
     coherence: NDArray[np.floating] = np.hypot(tensor[0], tensor[1]) / (tensor[2] + _NOISE)
     return coherence
+
+
+def texture_maps(pixels: NDArray[np.uint8], side: int) -> Iterator[NDArray[np.float32]]:
+    """Statistics of the patch around every pixel, a map (H, W) each: means over a patch are box filters.
+
+    They are about those of ``TextureEncoder`` with ``whole``, at a cost that depends on the size of the image, not on
+    how many patches are asked about. None changes when the image is turned by quarters or flipped, but for rounding.
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) uint8
+        RGB; mirrored beyond its borders.
+    side : int
+        Of a patch, in pixels, at least 8; the next odd number counts.
+
+    Examples
+    --------
+    >>> maps = list(texture_maps(np.full((16, 16, 3), 200, np.uint8), 9))
+    >>> len(maps), bool(np.ptp(maps[0]) < 1e-6)
+    (44, True)
+    """
+    stains = _stains(pixels)
+    hematoxylin, eosin, density = (np.ascontiguousarray(stains[..., number]) for number in range(3))
+    zones = [side // 4 * 2 + 1, side * 3 // 8 * 2 + 1, side // 2 * 2 + 1]
+    areas = np.diff([0, *(length**2 for length in zones)]).astype(np.float32)
+
+    def mean(plane: NDArray[np.float32], length: int = zones[-1]) -> NDArray[np.float32]:
+        return np.asarray(cv2.boxFilter(plane, -1, (length, length), borderType=cv2.BORDER_REFLECT_101))
+
+    def rings(plane: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Means over the center, the ring around it, and the rest."""
+        center, near, whole = (mean(plane, length) * np.float32(length**2) for length in zones)
+        return [part / area for part, area in zip((center, near - center, whole - near), areas, strict=True)]
+
+    def root(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(np.sqrt(np.maximum(plane, 0)))
+
+    for plane in (hematoxylin, eosin, density, _saturation(pixels)):
+        for first, second in zip(rings(plane), rings(plane * plane), strict=True):
+            yield first
+            yield root(second - first * first)
+    for sigma in _SIGMAS:
+        for plane in (hematoxylin, eosin):
+            band = cv2.GaussianBlur(plane, (0, 0), sigma) - cv2.GaussianBlur(plane, (0, 0), 2 * sigma)
+            deviation = root(mean(band * band))
+            yield deviation
+            yield mean(np.abs(band))
+            yield mean(band**3) / np.maximum(deviation, _NOISE) ** 3
+    for plane in (hematoxylin, eosin):
+        across, down = cv2.Sobel(plane, cv2.CV_32F, 1, 0), cv2.Sobel(plane, cv2.CV_32F, 0, 1)
+        tensor = np.stack([across * across - down * down, 2 * across * down, across * across + down * down])
+        overall = np.stack([mean(part) for part in tensor])
+        yield root(overall[2])
+        yield _coherence(overall).astype(np.float32)
+        coherence = _coherence(np.stack([mean(part, 5) for part in tensor])).astype(np.float32)
+        yield (local := mean(coherence))
+        yield root(mean(coherence * coherence) - local * local)
