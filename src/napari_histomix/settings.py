@@ -39,6 +39,8 @@ class Option:
         Values that are possible, with what each is called in a form; empty: any.
     kind : str
         ``classes`` of the dataset, an ``encoder``, a ``model``, a ``file``: what a form offers to choose from.
+    network : str
+        Of a ``model``: which kind of network it is, as ``histomix train`` calls them.
     automatic : str
         What None stands for, such as "chosen from the data".
     advanced : bool
@@ -56,6 +58,7 @@ class Option:
     unit: str = ""
     choices: Mapping[Any, str] = field(default_factory=dict)
     kind: Kind = ""
+    network: str = "inpainter"
     automatic: str = ""
     advanced: bool = False
     recorded: bool = True

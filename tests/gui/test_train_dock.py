@@ -78,7 +78,7 @@ def test_a_run_to_its_end_and_its_use(open_train, qtbot, heart) -> None:
 
     panel.use_button.click()
     _, steps = panel.real_viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")
-    assert steps.session.model_folder == out
+    assert steps.session.networks == {"inpainter": out}
     form = SessionForm(steps.session, PaintingSettings)
     qtbot.addWidget(form)
     assert form.fields["model"].box.native.currentText() == "My tissue" and form.fields["model"].value == str(out)

@@ -133,14 +133,14 @@ def test_fields_of_one_name_are_shown_once(qtbot) -> None:
 
 
 def test_classes_and_models_follow_what_is_open(qtbot) -> None:
-    known = {"classes": ["a"], "model": []}
+    known = {"classes": ["a"]}
     form = SettingsForm(AllKinds, choices=lambda kind: known.get(kind, []))
     qtbot.addWidget(form)
     form.fields["rare"].value = ("a",)
-    known.update(classes=["a", "b"], model=["/models/my tissue"])
+    known.update(classes=["a", "b"])
     form.refresh()
     assert form.fields["rare"].value == ("a",)
     form.fields["rare"].value = ("b",)
-    form.fields["network"].box.value = "/models/my tissue"
+    form.fields["network"].value = "/models/my tissue"
     assert form.value(AllKinds).network == "/models/my tissue" and form.value(AllKinds).rare == ("b",)
     assert "my tissue" in [form.fields["network"].box.native.itemText(at) for at in range(4)]

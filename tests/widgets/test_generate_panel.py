@@ -58,7 +58,7 @@ def add_image(panel: GeneratePanel, shape=(48, 64), **space: Any) -> Image:
 
 
 def wait(qtbot, panel: GeneratePanel) -> None:
-    qtbot.waitUntil(lambda: not panel.runner.busy and not panel.sampler.busy, timeout=60_000)
+    qtbot.waitUntil(lambda: not panel.runner.busy and not panel.layout_box.sampler.busy, timeout=60_000)
     qtbot.wait(20)
 
 
@@ -120,7 +120,7 @@ def test_a_new_nucleus_is_drawn_with_the_brush_and_has_the_chosen_class(panel, q
 
 
 def test_a_layout_is_drawn_from_nothing(panel, qtbot) -> None:
-    panel.layout_form.fields["side"].value = 32
+    panel.layout_box.form.fields["side"].value = 32
     panel.edit_box.add_button.click()
     layer = panel.viewer.layers["layout 1"]
     assert panel.layout.layer is panel.edit_box.layer is layer
@@ -347,18 +347,21 @@ def test_layers_that_are_deleted_while_a_nucleus_is_painted(what_if, qtbot) -> N
 
 
 def test_a_layout_is_sampled_from_the_open_dataset(panel, qtbot) -> None:
-    assert panel.sample_note.text() == "Open a dataset of labeled nuclei in the HistoMix dock, or let the network draw."
+    assert (
+        panel.layout_box.note.text()
+        == "Open a dataset of labeled nuclei in the HistoMix dock, or let the network draw."
+    )
     panel.session.dataset = load_sample()
     panel.session.dataset_changed.emit()
-    panel.layout_form.fields["side"].value = 96
-    panel.sample_bar.run_button.click()
+    panel.layout_box.form.fields["side"].value = 96
+    panel.layout_box.bar.run_button.click()
     wait(qtbot, panel)
     layer = panel.layout.layer
     assert layer.name == "layout 1" and layer.data.shape == (96, 96) and micrometers(layer) == 0.5
     names = {kind.name for kind in panel.session.dataset.classes}
     assert set(layout_layers.classes_of_layer(layer).values()) <= names and about(layer)["source"]
-    assert panel.edit_box.layer is layer and panel.sample_note.text().startswith("“layout 1”: ")
-    panel.sample_bar.run_button.click()
+    assert panel.edit_box.layer is layer and panel.layout_box.note.text().startswith("“layout 1”: ")
+    panel.layout_box.bar.run_button.click()
     wait(qtbot, panel)
     assert panel.layout.layer.name == "layout 2" and not layer.visible
     assert not np.array_equal(panel.layout.layer.data, layer.data)

@@ -66,7 +66,7 @@ def test_a_layout_is_edited_in_a_layer_and_saved_at_once(page, qtbot) -> None:
     page.select([1])
     page.edit_button.click()
     quiet(qtbot, page)
-    layer = page.viewer.layers["layout 2"]
+    layer = page.viewer.layers["layout 2 of the study"]
     number = int(layer.data.max())
     layer.selected_label = number
     qtbot.wait(20)

@@ -118,7 +118,8 @@ def test_without_a_scale_the_person_says_it(panel, viewer, run, finding) -> None
 
 def test_a_network_of_ones_own(panel, viewer, run, finding, tmp_path) -> None:
     viewer.add_image(pixels(), name="plain", **UM)
-    panel.model.setText(f" {tmp_path} ")
+    panel.session.use_model(tmp_path, "segmenter")
+    panel.session.use_model("elsewhere", "inpainter")
     panel.device.setCurrentIndex(panel.device.findData("cpu"))
     run()
     assert finding.given == (0.5, str(tmp_path), "cpu")

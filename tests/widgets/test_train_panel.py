@@ -238,7 +238,8 @@ def test_networks_that_learn_labels_take_the_dataset_of_the_session_or_a_folder(
     (dataset,) = trainer.asked["images"]
     assert dataset.name == panel.session.dataset.name and trainer.asked["settings"].share == 20
     assert trainer.asked["kind"] == "image" and "mpp" not in trainer.asked
-    assert panel.show_button.isVisible() and not panel.use_button.isVisible()
+    panel.use_button.click()
+    assert panel.session.networks == {"image": panel._out} and panel.use_button.text() == "In use"
     panel.tissue.drop.choose(sample_folder())
     panel.tissue.kind.setCurrentIndex(1)
     qtbot.waitUntil(lambda: not panel.tissue.looking)
@@ -286,10 +287,10 @@ def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path
     assert "Skipped" in ready.note.text()
     assert ready.form.out.name == "My tissue 2"
     ready.use_button.click()
-    assert ready.session.model_folder == out and elsewhere.model_folder is None
+    assert ready.session.networks == {"inpainter": out} and not elsewhere.networks
     assert chosen.fields["model"].box.native.currentText() == "My tissue" and not ready.use_button.isEnabled()
     chosen.fields["model"].value = ""
-    assert ready.session.model_folder is None and ready.use_button.isEnabled()
+    assert not ready.session.networks and ready.use_button.isEnabled()
 
 
 def test_stop_keeps_the_best_and_offers_to_go_on(ready, trainer, qtbot) -> None:

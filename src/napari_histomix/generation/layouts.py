@@ -42,28 +42,42 @@ DONOR_IMAGES = 2
 class LayoutSettings:
     """How layouts are recombined from real maps."""
 
-    side: Annotated[int, Option("Height and width of a layout.", low=16, high=8192, unit="px")] = 256
+    side: Annotated[int, Option("Height and width of a layout.", label="Side in px", low=16, high=8192, unit="px")] = (
+        256
+    )
     raised: Annotated[
         tuple[str, ...],
-        Option("Classes to make more frequent; none: classes are as frequent as they are.", kind="classes"),
+        Option(
+            "Classes to make more frequent; none: classes are as frequent as they are.",
+            label="Raised classes",
+            kind="classes",
+        ),
     ] = ()
     share: Annotated[
-        float, Option("Least share of a layout's nuclei that are of the raised classes.", low=0.0, high=1.0)
+        float,
+        Option(
+            "Least share of a layout's nuclei that are of the raised classes.", label="Their share", low=0.0, high=1.0
+        ),
     ] = 0.3
     added: Annotated[
         float,
         Option("Share of the raised nuclei at free places, not in the place of others.", low=0, high=1, advanced=True),
     ] = 0.25
-    moved: Annotated[float, Option("Share of the nuclei that are moved.", low=0.0, high=1.0)] = 0.5
+    moved: Annotated[float, Option("Share of the nuclei that are moved.", label="Share moved", low=0.0, high=1.0)] = 0.5
     distance: Annotated[
         float, Option("Typical distance that a nucleus is moved.", low=0.0, high=100.0, unit="µm", advanced=True)
     ] = 2.0
-    turned: Annotated[float, Option("Share of the nuclei that are turned.", low=0.0, high=1.0)] = 0.5
+    turned: Annotated[
+        float, Option("Share of the nuclei that are turned.", label="Share turned", low=0.0, high=1.0)
+    ] = 0.5
     angle: Annotated[
         float, Option("Typical angle that a nucleus is turned by.", low=0.0, high=180.0, unit="°", advanced=True)
     ] = 20.0
     swapped: Annotated[
-        float, Option("Share of the nuclei that others of their class and size replace.", low=0.0, high=1.0)
+        float,
+        Option(
+            "Share of the nuclei that others of their class and size replace.", label="Share swapped", low=0.0, high=1.0
+        ),
     ] = 0.5
 
 

@@ -18,6 +18,7 @@ from napari_histomix.methods.deriving import fresh_name
 from napari_histomix.methods.generating import (
     GeneratingSettings,
     NewImage,
+    Pix2PixNetwork,
     generator_of,
     learned_from,
     painted_image,
@@ -47,6 +48,7 @@ class EdgePix2PixSettings(GeneratingSettings):
         bool, Option("Follow the edges of the real image; otherwise all but the labels is the network's own.")
     ] = True
     stain: Annotated[str, Option("The stain to follow.", choices=STAINS)] = "own"
+    model: Pix2PixNetwork = ""
 
 
 class EdgePix2Pix(Method[EdgePix2PixSettings, NewImage]):

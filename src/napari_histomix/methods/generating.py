@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from napari_histomix.generation.models import GeneratorModel, Kind
 
 
-Network = Annotated[
-    str, Option("The network that paints: its folder.", label="Network", kind="model", automatic="the bundled one")
-]
+_network = partial(
+    Option, "The network that paints: its folder.", label="Network", kind="model", automatic="the bundled one"
+)
+ImageNetwork = Annotated[str, _network(network="image")]
+Pix2PixNetwork = Annotated[str, _network(network="pix2pix")]
 
 PRESETS = {
     "fast": "Fast (8 steps)",
@@ -39,7 +42,7 @@ class GeneratingSettings:
     """What all methods share that paint new images."""
 
     count: Annotated[int, Option("Synthetic images wanted.", low=1, high=10**6, flags=("-k",))] = 20
-    model: Network = ""
+    model: ImageNetwork = ""
     device: Device = "auto"
     seed: Seed = 0
 

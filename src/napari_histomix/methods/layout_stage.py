@@ -308,6 +308,7 @@ class LayoutStageSettings(LayoutSettings):
             "The network that draws layouts: its folder.",
             label="Structure network",
             kind="model",
+            network="structure",
             automatic="the bundled one",
             advanced=True,
         ),

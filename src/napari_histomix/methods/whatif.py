@@ -17,7 +17,13 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layout_board import centered, turned_pixels
 from napari_histomix.generation.unlabeled import UnlabeledNuclei, can_check, load_segmenter
 from napari_histomix.methods.base import Ingredients, Plan, Work
-from napari_histomix.methods.generating import ImageModelSettings, Network, generator_of, learned_from, painting_facts
+from napari_histomix.methods.generating import (
+    ImageModelSettings,
+    ImageNetwork,
+    generator_of,
+    learned_from,
+    painting_facts,
+)
 from napari_histomix.methods.nucleimix import CANDIDATES, HELD, HOLDS_NUCLEUS, CheckFreePlaces
 from napari_histomix.methods.pasting import CandidateDonorSettings, Check, Pasting, Site, in_place, inside
 from napari_histomix.methods.record import Record
@@ -50,7 +56,7 @@ CONTEXT_UM = 24.0
 class PaintedNucleiSettings(CandidateDonorSettings, ImageModelSettings):
     """How new nuclei are painted."""
 
-    model: Network = ""
+    model: ImageNetwork = ""
     device: Device = "auto"
     check_free_places: CheckFreePlaces = True
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.compat import isalive
 from qtpy.QtCore import QPoint, QRectF, QSignalBlocker, QSize, Qt, QTimer, QUrl, Signal
 from qtpy.QtGui import QColor, QDesktopServices, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import (
@@ -217,6 +218,15 @@ def scrolled(inner: QWidget) -> QScrollArea:
     inner.setMinimumWidth(1)
     area.setWidget(inner)
     return area
+
+
+def reveal(part: QWidget) -> None:
+    """Scroll to a part of a panel, as soon as it has its place there."""
+    area = part.parentWidget()
+    while area is not None and not isinstance(area, QScrollArea):
+        area = area.parentWidget()
+    if area is not None:
+        QTimer.singleShot(0, lambda: isalive(area) and area.ensureWidgetVisible(part))
 
 
 def add(layout: QBoxLayout, *parts: QWidget | QLayout) -> None:

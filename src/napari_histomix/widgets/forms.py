@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QFileDialog, QFormLayout, QLabel, QSizePolicy, QWidge
 from superqt import QFlowLayout
 
 from napari_histomix.settings import Setting, made_from, settings_of
+from napari_histomix.weights import missing_bundle
 from napari_histomix.widgets import elements as ui
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 Choices = Callable[[str], Sequence[str]]
-"""What the window knows of a kind of setting: classes of the dataset, models that were trained."""
+"""What the window knows of a kind of setting: the classes of the dataset."""
 
 WHOLE, REAL = 2**31 - 1, 1e9
 """Bounds of numbers whose settings have none."""
@@ -225,6 +226,25 @@ class ModelChoice(Parts):
             self.tell()
 
 
+class NetworkChoice(ModelChoice):
+    """The network of a ``kind`` that a window uses: chosen here, it is chosen for all docks; see ``follow``."""
+
+    def __init__(self, session: Session, kind: str) -> None:
+        super().__init__("the bundled one")
+        self.session, self.kind = session, kind
+        self.changed.connect(lambda value: session.use_model(value or None, self.kind))
+        self.follow()
+
+    def follow(self) -> None:
+        """Show what the window uses; to be called when that, or the kind, is another."""
+        self.value = str(self.session.networks.get(self.kind) or "")
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be chosen by default; empty where something is."""
+        return "" if self.value else missing_bundle(self.kind)
+
+
 class EncoderChoice(Parts):
     """How tissue is compared: an encoder, and the name or file that it needs."""
 
@@ -276,9 +296,9 @@ def widget_for(setting: Setting, choices: Choices) -> BaseValueWidget[Any]:
     elif setting.many:
         widget = ValuesEdit(setting.type, option.automatic)
     elif setting.pair:
-        widget = RangeEdit(lambda: _single(setting, choices))
+        widget = RangeEdit(lambda: _single(setting))
     else:
-        widget = _single(setting, choices)
+        widget = _single(setting)
     if setting.optional:
         widget = OptionalEdit(widget, option.automatic)
     if not setting.required:
@@ -287,7 +307,7 @@ def widget_for(setting: Setting, choices: Choices) -> BaseValueWidget[Any]:
     return widget  # type: ignore[no-any-return]
 
 
-def _single(setting: Setting, choices: Choices) -> Any:
+def _single(setting: Setting) -> Any:
     """The widget of a single value of a setting, which magicgui chooses by its type where it can."""
     option = setting.option
     if option.choices:
@@ -295,9 +315,7 @@ def _single(setting: Setting, choices: Choices) -> Any:
         ui.narrow(box.native)
         return box
     if option.kind == "model":
-        model = ModelChoice(option.automatic)
-        model.offer(choices("model"))
-        return model
+        return ModelChoice(option.automatic)
     if option.kind in ("encoder", "file"):
         return EncoderChoice() if option.kind == "encoder" else FileName()
     if setting.type in (int, float):
@@ -340,7 +358,7 @@ def tooltip(setting: Setting) -> str:
 class SettingsForm(QWidget):
     """A form for one or several settings classes; fields of one name are shown once.
 
-    ``choices("classes")`` are the names of the dataset's classes, and so on. Settings to ``omit`` keep their defaults.
+    ``choices("classes")`` are the names of the dataset's classes. Settings to ``omit`` keep their defaults.
     """
 
     changed = Signal()
@@ -387,13 +405,10 @@ class SettingsForm(QWidget):
     def refresh(self) -> None:
         """Offer what can be chosen now: another dataset may be open, another model trained."""
         for name, widget in self.fields.items():
-            kind = self._settings[name].option.kind
-            if kind == "classes":
+            if self._settings[name].option.kind == "classes":
                 names = _classes(self._settings[name], self._choices)
                 widget.offer(names)
                 self.show_setting(name, bool(names))
-            elif kind == "model":
-                widget.offer(self._choices(kind))
 
     def show_setting(self, name: str, shown: bool) -> None:
         """Show the field of a setting with its label, or hide it where it says nothing."""
@@ -421,11 +436,12 @@ class SessionForm(SettingsForm):
         self.session = session
         super().__init__(*classes, choices=self._known, omit=omit)
         self._own = [name for name in CLASSES if name in self.fields]
-        self._networks = [name for name in self.fields if self._settings[name].option.kind == "model"]
+        options = {name: self._settings[name].option for name in self.fields}
+        self._networks = {name: option.network for name, option in options.items() if option.kind == "model"}
         for name in self._own:
             self.fields[name].changed.connect(lambda _value: self._choose())
-        for name in self._networks:
-            self.fields[name].changed.connect(lambda value: session.use_model(value or None))
+        for name, kind in self._networks.items():
+            self.fields[name].changed.connect(lambda value, kind=kind: session.use_model(value or None, kind))
         session.dataset_changed.connect(self.refresh)
         session.classes_changed.connect(self._on_classes)
         session.model_changed.connect(self._on_model)
@@ -435,9 +451,7 @@ class SessionForm(SettingsForm):
 
     def _known(self, kind: str) -> Sequence[str]:
         dataset = self.session.dataset
-        if kind == "classes" and dataset is not None:
-            return [kind.name for kind in dataset.classes]
-        return [str(self.session.model_folder)] if kind == "model" and self.session.model_folder else ()
+        return [each.name for each in dataset.classes] if kind == "classes" and dataset is not None else ()
 
     def _choose(self) -> None:
         dataset = self.session.dataset
@@ -460,5 +474,5 @@ class SessionForm(SettingsForm):
                 self.changed.emit()
 
     def _on_model(self) -> None:
-        for name in self._networks:
-            self.fields[name].value = str(self.session.model_folder or "")
+        for name, kind in self._networks.items():
+            self.fields[name].value = str(self.session.networks.get(kind) or "")

@@ -73,6 +73,8 @@ class LayoutsPage(PlanPage):
         self._open = -1
         self._saved: Layout | None = None
         self._wanted = -1
+        self._covered: list[Any] = []
+        """Layers that were hidden for the layout that is open."""
         self.reading = JobRunner(self).on(finished=self._on_read, failed=partial(self.complain, self.note))
         self._save_soon = ui.later(self, SAVED_AFTER, self.save)
         self.table = ArrayTableModel(self)
@@ -82,7 +84,7 @@ class LayoutsPage(PlanPage):
         self.view.setMinimumHeight(150)
         self.view.setToolTip("K keeps, D drops, U undoes, Y redoes; Shift and Ctrl select several.")
         self.view.selectionModel().currentRowChanged.connect(lambda _now, _before: self._look())
-        self.count = ui.label(wrap=False)
+        self.count = ui.label()
         buttons = (
             ("Keep (K)", "Paint the selected layouts.", lambda: self.decide(KEEP)),
             ("Drop (D)", "Do not paint the selected layouts.", lambda: self.decide(DROP)),
@@ -157,6 +159,7 @@ class LayoutsPage(PlanPage):
         self._on_study()
         if not self.note.text():
             self.note.say(f"{ui.many(found.result.layouts, 'layout')} made.", "good")
+        ui.reveal(self.results)
 
     # Decisions.
 
@@ -208,8 +211,10 @@ class LayoutsPage(PlanPage):
         self.edit_button.setEnabled(number >= 0)
         if self.book is None or number < 0:
             self.picture.show_pixels(None, "Layout")
-            return
-        self._read(number)
+        elif self.layer is not None and number != self._open:
+            self.open_layer()
+        else:
+            self._read(number)
 
     def _read(self, number: int) -> None:
         assert self.book is not None
@@ -242,13 +247,13 @@ class LayoutsPage(PlanPage):
         self._let_go()
         dataset = self.session.dataset
         assert dataset is not None
-        name, space = f"layout {number + 1}", {"scale": (layout.mpp, layout.mpp), "units": ("um", "um")}
+        name, space = f"layout {number + 1} of the study", {"scale": (layout.mpp, layout.mpp), "units": ("um", "um")}
         facts = {"image": name, "synthetic": True, "source": layout.source}
         self.layer = layout_layer(layout, dataset.classes, name, space, **facts)
         self._open, self._saved = number, layout
-        for other in self.viewer.layers:
-            if other.visible and about(other).get("image") is not None:
-                other.visible = False
+        self._covered = [other for other in self.viewer.layers if other.visible and about(other).get("image")]
+        for other in self._covered:
+            other.visible = False
         self.viewer.layers.append(self.layer)
         self.viewer.layers.selection.active = self.layer
         show_scale_bar(self.viewer)
@@ -267,6 +272,11 @@ class LayoutsPage(PlanPage):
         self.picture.show()
         if layer is not None and layer in self.viewer.layers:
             self.viewer.layers.remove(layer)
+        for other in self._covered:
+            # Of the dataset's images, another one may be shown by now.
+            image = about(other)["image"]
+            other.visible = other.visible or image == self.session.image or image not in self.session.images
+        self._covered = []
 
     def _offer(self) -> None:
         dataset = self.session.dataset

@@ -17,6 +17,7 @@ from napari_histomix.settings import DEVICES
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.forms import NetworkChoice
 from napari_histomix.widgets.jobs import prepare_torch, warm_networks
 from napari_histomix.widgets.layer_making import nuclei_keywords
 from napari_histomix.widgets.session import Session
@@ -60,9 +61,7 @@ class NucleiPanel(Panel):
         self.image = LayerChoice(self.viewer, Image, viewer_layers.unusable)
         tip = "How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
         self.scale = ui.number(0, 10, 0, step=0.05, decimals=4, suffix=" µm/px", special="? µm/px", tip=tip)
-        tip = "The folder of a segmenter that was trained on your own labels; empty: the bundled one."
-        self.model = ui.line("the bundled one", tip)
-        asking = ui.asking_button("…", tip, "The folder of a segmenter", lambda folder: self.model.setText(str(folder)))
+        self.model = NetworkChoice(self.session, "segmenter")
         self.device = ui.choice(
             ((title, device) for device, title in DEVICES.items()),
             "Where the network runs. Automatic takes a graphics card if there is one.",
@@ -70,7 +69,7 @@ class NucleiPanel(Panel):
         self.lines = ui.form(
             ("Image", self.image, "The open image whose nuclei are looked for: the plane that is shown."),
             ("One pixel is", self.scale),
-            ("Network", ui.row(self.model, asking, stretch=0)),
+            ("Network", self.model.native, "The bundled segmenter, or one that was trained on your own labels."),
             ("Device", self.device),
         )
         self.form = ui.box(self.lines)
@@ -79,6 +78,7 @@ class NucleiPanel(Panel):
         self.why, self.note = ui.Note(), ui.Note()
         ui.add(self.column, self.form, self.progress, self.why, self.note)
         self.column.addStretch(1)
+        self.session.model_changed.connect(self._on_model)
         self.image.changed.connect(self._update)
         self.scale.valueChanged.connect(self._update)
         self.progress.run.connect(self.run)
@@ -103,6 +103,9 @@ class NucleiPanel(Panel):
         layer = self.image.layer
         return layer is not None and viewer_layers.micrometers(layer) is None
 
+    def _on_model(self) -> None:
+        self.model.follow()
+
     def run(self) -> None:
         """Look for the nuclei of the chosen image."""
         if self.runner.running or self.problem():
@@ -117,7 +120,7 @@ class NucleiPanel(Panel):
         # Where the layer has no scale, the person says that of its finest level.
         mpp = picture.mpp or self.scale.value() * float(np.sqrt(picture.factor.prod()))
         self._source, self._closed = (layer, picture), ""
-        model, device = self.model.text().strip(), str(self.device.currentData())
+        model, device = self.model.value, str(self.device.currentData())
         self.runner.start(partial(nuclei_job, picture, mpp, model, device), "finding nuclei")
 
     def _on_removed(self, event: Any) -> None:

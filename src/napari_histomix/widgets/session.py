@@ -62,7 +62,8 @@ class Session(Decisions):
         self.reader = ImageReader(self)
         self.reader.failed.connect(lambda _name, sentence: self.notice.emit(sentence))
         self.reader.loaded.connect(self._on_loaded)
-        self.model_folder: Path | None = None
+        self.networks: dict[str, Path] = {}
+        """Folders of the networks that are used in place of the bundled ones, by kind."""
         self.pool_folder: Path | None = None
         self.shows_pool_images = False
         """Whether a dock follows ``pool_image_wanted``."""
@@ -218,11 +219,13 @@ class Session(Decisions):
             self.save_settings({"method": name})
             self.method_changed.emit()
 
-    def use_model(self, folder: Path | str | None) -> None:
-        """Paint with the model in this folder from now on; None: with the bundled one."""
-        folder = Path(folder) if folder is not None else None
-        if folder != self.model_folder:
-            self.model_folder = folder
+    def use_model(self, folder: Path | str | None, kind: str = "inpainter") -> None:
+        """Use the network of a kind in this folder from now on; None: the bundled one."""
+        chosen = {**self.networks, kind: Path(folder)} if folder is not None else dict(self.networks)
+        if folder is None:
+            chosen.pop(kind, None)
+        if chosen != self.networks:
+            self.networks = chosen
             self.model_changed.emit()
 
     # Study.

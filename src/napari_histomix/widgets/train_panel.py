@@ -1,4 +1,4 @@
-"""A dock of its own: train a network on one's own tissue, look at how it learns, and use it for synthesis."""
+"""A dock of its own: train a network on one's own tissue, look at how it learns, and use it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from qtpy.compat import isalive
 from qtpy.QtWidgets import QSizePolicy
 
 from napari_histomix.records import Event, HistomixError
-from napari_histomix.training import learns_labels, recipe_class, settings_class
-from napari_histomix.training.settings import InpainterSettings
+from napari_histomix.training import learns_labels, recipe_class
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Picture
@@ -173,8 +172,8 @@ class TrainPanel(Panel):
         tip = "Go on where the run was left; choose the same images and network as then."
         self.resume_button = ui.button("", tip, self.resume)
         self.why, self.note = ui.Note(), ui.Note()
-        tip = "The Synthesize panel of this window paints with this network from now on."
-        self.use_button = ui.button("Use it for synthesis", tip, lambda: self.session.use_model(self._out))
+        tip = "All docks of this window use this network from now on, in place of the bundled one."
+        self.use_button = ui.button("Use it", tip, lambda: self.session.use_model(self._out, self._network))
         self.show_button = ui.folder_button(lambda: self._out)
         self.result = ui.box(ui.even_row(self.use_button, self.show_button))
         self.plot = LossPlot(self.viewer.theme)
@@ -197,6 +196,11 @@ class TrainPanel(Panel):
 
     def problem(self, resume: bool = False) -> str:
         return self.tissue.problem() or self.form.problem(resume)
+
+    @property
+    def _network(self) -> str:
+        """What the network of the last run is used as."""
+        return "inpainter" if self._kind == "latent" else self._kind
 
     def _begin(self, resume: bool) -> None:
         form = self.form
@@ -296,10 +300,11 @@ class TrainPanel(Panel):
             self.resume_button.setText(f"Resume the {run_words(unfinished)}")
             self.resume_button.setEnabled(not self.problem(resume=True))
         self.result.setVisible(not running and read_history(self._out) is not None)
-        self.use_button.setVisible(issubclass(settings_class(self._kind), InpainterSettings))
-        used = self._out is not None and self.session.model_folder == self._out
+        # An autoencoder is used in the training of a latent network only.
+        self.use_button.setVisible(self._kind != "autoencoder")
+        used = self._out is not None and self.session.networks.get(self._network) == self._out
         self.use_button.setEnabled(not used)
-        self.use_button.setText("Used for synthesis" if used else "Use it for synthesis")
+        self.use_button.setText("In use" if used else "Use it")
         if self._out is not None:
             self.show_button.setToolTip(str(self._out))
 

@@ -29,10 +29,11 @@ HOW = "Click a nucleus to select it, or add one."
 class EditBox(QWidget):
     """Edits the nuclei of one Labels layer; what is drawn with napari's brush gets the chosen class.
 
-    ``layer_wanted`` is emitted where a nucleus is to be added and there is no layer: who hears it may call ``use``.
+    ``editing`` is emitted before a nucleus is added or changed, also where there is no layer: who hears it may call
+    ``use``.
     """
 
-    layer_wanted = Signal()
+    editing = Signal()
     changed = Signal()
     """The layer's nuclei or their classes were changed, here or with napari's own tools."""
     failed = Signal(str)
@@ -161,8 +162,7 @@ class EditBox(QWidget):
 
     def add(self) -> None:
         """Have the person draw a nucleus of the chosen class, with a label of its own."""
-        if self.layer is None:
-            self.layer_wanted.emit()
+        self.editing.emit()
         layer = self.layer
         if layer is None:
             return
@@ -204,6 +204,7 @@ class EditBox(QWidget):
         number = self.selected
         if not number:
             return
+        self.editing.emit()
         with self._telling():
             layout_layers.edit(self.layer, self._point, lambda layout: change(layout, number))
         self._update_soon.start()

@@ -68,6 +68,8 @@ def layout_layer(
     layer = Labels(layout.instances.copy()[(np.newaxis,) * lead], name=name, **keywords, **space)
     # Outlines: nuclei that touch are told apart.
     layer.contour = 1
+    # What is drawn without a choice is a new nucleus.
+    layer.selected_label = fresh_label(layer)
     return layer
 
 

@@ -15,8 +15,9 @@ from napari_histomix.records import NucleusClass
 from napari_histomix.settings import DEVICES
 from napari_histomix.weights import bundled_model
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.forms import ModelChoice
+from napari_histomix.widgets.forms import NetworkChoice
 from napari_histomix.widgets.generate.making import PaintOptions
+from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import LayerChoice, unusable
 
 KINDS = (("Diffusion", "image"), ("Edge pix2pix", "pix2pix"))
@@ -34,10 +35,10 @@ class PaintForm(QWidget):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, session: Session) -> None:
         super().__init__()
         self.kind = ui.choice(KINDS, "Diffusion is finer, edge pix2pix faster.", self._on_kind, name="Network")
-        self.model = ModelChoice("the bundled one")
+        self.model = NetworkChoice(session, "image")
         self.preset = ui.choice(PRESETS, "More steps, finer pictures.", name="Steps")
         self.preset.setCurrentIndex(1)
         tip = "How strictly the labels are followed (classifier-free guidance); it takes more time."
@@ -62,18 +63,26 @@ class PaintForm(QWidget):
         advanced = ui.Section("Advanced", "Settings that are rarely changed.", False)
         advanced.body.addLayout(self.rare)
         self.setLayout(ui.column(self.usual, advanced, space=ui.SPACE - 2))
-        self.model.changed.connect(lambda _value: self.changed.emit())
+        session.model_changed.connect(self._on_model)
 
     def _on_kind(self) -> None:
         self.usual.setRowVisible(self.preset, self._kind == "image")
         self.rare.setRowVisible(self.guidance, self._kind == "image")
         # Weights of one kind are none of another.
-        self.model.value = ""
+        self.model.kind = self._kind
+        self._on_model()
+
+    def _on_model(self) -> None:
+        self.model.follow()
         self.changed.emit()
 
     @property
     def _kind(self) -> str:
         return str(self.kind.currentData())
+
+    def problem(self) -> str:
+        """Why nothing can be painted with what is chosen; empty where something can."""
+        return self.model.problem
 
     def ask_stain(self, asked: bool) -> None:
         """Whether there is a stain to choose: a nucleus in a real image has that of the image."""

@@ -12,26 +12,24 @@ from numpy.typing import NDArray
 from qtpy.compat import isalive
 
 from napari_histomix.generation.layout import Layout
-from napari_histomix.generation.layouts import LayoutSettings
 from napari_histomix.records import Event, HistomixError, NucleusClass
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.forms import ModelChoice, SessionForm
 from napari_histomix.widgets.generate import making
 from napari_histomix.widgets.generate.edit_box import EditBox
+from napari_histomix.widgets.generate.layout_box import LayoutBox
 from napari_histomix.widgets.generate.layout_layers import layout_layer, layout_of, unusable_labels, write_layout
-from napari_histomix.widgets.generate.making import Drawing, Painted, Sampled, WhatIf
-from napari_histomix.widgets.generate.paint_form import HIGHEST_SEED, PaintForm
-from napari_histomix.widgets.jobs import JobRunner, warm_networks
+from napari_histomix.widgets.generate.making import Drawing, Painted, WhatIf
+from napari_histomix.widgets.generate.paint_form import PaintForm
+from napari_histomix.widgets.jobs import warm_networks
 from napari_histomix.widgets.layers import fit, show_scale_bar
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.viewer_layers import LayerChoice, about
 
 NEW, WHAT_IF = "new", "what if"
 TASKS = (("A new image", NEW), ("What if, in a real image", WHAT_IF))
-RECOMBINED, DRAWN = "recombined", "drawn"
-SOURCES = (("Recombined from the dataset", RECOMBINED), ("Drawn by the structure network", DRAWN))
+MANY = "painted-nuclei"
 USUAL_MPP = 0.5
 """µm/px of a layout that is drawn from nothing, where no dataset is open: that of the bundled networks."""
 NO_SCALE = "Enter how many µm one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
@@ -44,8 +42,8 @@ class GeneratePanel(Panel):
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
-        self.networks, self.layouts = making.Networks(), making.Layouts()
-        self.sampler = JobRunner(self, window_of(self.viewer))
+        self.networks = making.Networks()
+        self._named: Sequence[NucleusClass] = ()
         self._drawings: list[WhatIf] = []
         self._preview: Any = None
         """The Image layer that is being painted."""
@@ -64,28 +62,8 @@ class GeneratePanel(Panel):
         self.scroll()
         self.task = ui.choice(TASKS, "What is to be made.", name="What is to be made")
 
-        tip = "Layouts of real nuclei, moved, turned and exchanged; or drawn from noise by a network."
-        self.source = ui.choice(SOURCES, tip, name="Where layouts come from")
-        self.structure = ModelChoice("the bundled one")
-        self.layout_form = SessionForm(self.session, LayoutSettings)
-        self.options = ui.Section("Options of the layout", "Size, classes, and how nuclei are recombined.", False)
-        self.options.body.addWidget(self.layout_form)
-        tip = "A new layout, as a Labels layer that you can edit; each time another one."
-        self.sample_bar = RunBar("Sample a layout", self.sampler, tip)
-        self.sample_note = ui.Note()
-        self.layout = LayerChoice(self.viewer, Labels, unusable_labels)
-        tip = "The structure network: the bundled one, or one that you trained."
-        self.source_form = ui.form(("From", self.source), ("Weights", self.structure.native, tip))
-        self.layout_box = ui.box(
-            ui.column(
-                self.source_form,
-                self.options,
-                self.sample_bar,
-                self.sample_note,
-                ui.form(("Layout", self.layout, "The Labels layer that is edited and painted.")),
-            )
-        )
-
+        self.layout_box = LayoutBox(self, self.networks, lambda: self.paint_form.options().device)
+        self.layout = self.layout_box.layer
         self.image = LayerChoice(self.viewer, Image, viewer_layers.unusable)
         self.nuclei = LayerChoice(self.viewer, Labels, unusable_labels, absent="none are labeled")
         self.image_box = ui.box(
@@ -102,7 +80,7 @@ class GeneratePanel(Panel):
 
         self.edit_box = EditBox(self.viewer)
 
-        self.paint_form = PaintForm(self.viewer)
+        self.paint_form = PaintForm(self.viewer, self.session)
         self.paint_bar = RunBar("Paint", self.runner, "Paint the layout; image and labels appear as new layers.")
         self.why, self.note = ui.Note(), ui.Note()
         tip = "Hide what was painted, to see the image as it was."
@@ -110,7 +88,12 @@ class GeneratePanel(Panel):
 
         ui.add(self.column, self.task, self.layout_box, self.image_box, self.scale_box)
         ui.add(self.column, ui.heading("Nuclei"), self.edit_box, ui.heading("Paint"), self.paint_form)
-        ui.add(self.column, self.paint_bar, self.why, self.note, self.before_button)
+        tip = (
+            "Paint many new nuclei of this class into the images of the dataset: with the shapes of real ones, at "
+            "candidate places that you look through first. Leads to the method Painted nuclei in the HistoMix dock."
+        )
+        self.many_button = ui.button("Many of this class …", tip, self.plan_many)
+        ui.add(self.column, self.paint_bar, self.why, self.note, self.before_button, self.many_button)
         self.column.addStretch(1)
 
     def _connect(self) -> None:
@@ -119,17 +102,14 @@ class GeneratePanel(Panel):
         self.image.changed.connect(self._choose_nuclei)
         for signal in (self.layout.changed, self.image.changed, self.nuclei.changed):
             signal.connect(self._on_layers)
-        for signal in (self.source.currentIndexChanged, self.scale.valueChanged, self.layout_form.changed):
+        for signal in (self.layout_box.changed, self.scale.valueChanged):
             signal.connect(lambda *_: self._update())
+        self.layout_box.sampled.connect(lambda sampled: self._show_layout(sampled.layout, sampled.facts))
         self.paint_form.changed.connect(self._on_session)
-        self.sample_bar.run.connect(self.sample)
-        self.sampler.on(finished=self._on_sampled, failed=partial(self.complain, self.sample_note))
-        self.sampler.on(running_changed=lambda _running: self._update())
-        self.sampler.on(cancelled=lambda: self.sample_note.say("Stopped; nothing was made."))
         self.paint_bar.run.connect(self.paint)
         self.runner.on(progressed=self._on_event, finished=self._on_painted, failed=self._on_failed)
         self.runner.on(cancelled=self._on_cancelled, running_changed=self._on_running)
-        self.edit_box.layer_wanted.connect(self._begin_drawing)
+        self.edit_box.editing.connect(self._before_edit)
         self.edit_box.changed.connect(self._update)
         self.edit_box.failed.connect(partial(self.complain, self.note))
         self.before_button.toggled.connect(self._show_before)
@@ -160,7 +140,11 @@ class GeneratePanel(Panel):
     def _classes(self) -> Sequence[NucleusClass]:
         """Classes of the dataset; where none is open, those of the network."""
         dataset = self.session.dataset
-        return dataset.classes if dataset is not None and dataset.has_nuclei else self.paint_form.classes()
+        if dataset is not None and dataset.has_nuclei:
+            return dataset.classes
+        # Of a network that is missing or damaged nothing is known: nuclei keep their classes.
+        self._named = self.paint_form.classes() or self._named
+        return self._named
 
     def _on_session(self) -> None:
         self.edit_box.offer(self._classes())
@@ -169,6 +153,7 @@ class GeneratePanel(Panel):
     def _on_task(self) -> None:
         self.layout_box.setVisible(not self.what_if)
         self.image_box.setVisible(self.what_if)
+        self.many_button.setVisible(self.what_if)
         self.paint_bar.run_button.setText("Paint it" if self.what_if else "Paint")
         if self.what_if and self.nuclei.layer is None:
             self._choose_nuclei()
@@ -212,30 +197,15 @@ class GeneratePanel(Panel):
             return NO_SCALE
         if self.what_if and self.drawing is None:
             return "Add a nucleus, and draw it where there is none."
-        return ""
-
-    def sample_problem(self) -> str:
-        """Why no layout can be sampled; empty where one can."""
-        dataset = self.session.dataset
-        if self.source.currentData() == DRAWN:
-            return ""
-        if dataset is None or not dataset.has_nuclei:
-            return "Open a dataset of labeled nuclei in the HistoMix dock, or let the network draw."
-        return "Enter how many µm one pixel is, in the step Data." if dataset.missing_scale else ""
+        return self.paint_form.problem()
 
     def _update(self) -> None:
-        painting, sampling = self.runner.running, self.sampler.running
+        painting, sampling = self.runner.running, self.layout_box.sampler.running
         problem = "" if painting else self.problem()
         self.paint_bar.allow(not problem and not sampling, problem)
         self.why.say(problem)
-        problem = self.sample_problem()
-        self.sample_bar.allow(not problem and not painting, problem)
-        if problem and not sampling:
-            self.sample_note.say(problem)
-        elif self.sample_note.kind == "info":
-            self.sample_note.say("")
+        self.layout_box.allow(not painting)
         self.scale_box.setVisible(self._needs_scale)
-        self.source_form.setRowVisible(self.structure.native, self.source.currentData() == DRAWN)
         self.paint_form.ask_stain(not self.what_if)
         drawing = self.drawing if self.what_if else None
         shown = drawing is not None and drawing.painted in self.viewer.layers
@@ -244,28 +214,6 @@ class GeneratePanel(Panel):
             self.before_button.setChecked(not drawing.painted.visible)
 
     # Layouts.
-
-    def sample(self) -> None:
-        """Make another layout, in the background."""
-        if self.sampler.running or self.sample_problem():
-            return
-        self.sample_note.say("")
-        try:
-            settings = self.layout_form.value(LayoutSettings)
-        except HistomixError as error:
-            self.complain(self.sample_note, str(error))
-            return
-        seed = int(np.random.default_rng().integers(HIGHEST_SEED))
-        if self.source.currentData() == RECOMBINED:
-            make = partial(making.recombine_job, self.layouts, self.session.dataset, settings, seed)
-        else:
-            device = self.paint_form.options().device
-            make = partial(making.draw_job, self.networks, self.structure.value, settings, seed, device)
-        self.sampler.start(make, "sampling a layout")
-
-    def _on_sampled(self, sampled: Sampled) -> None:
-        layer = self._show_layout(sampled.layout, sampled.facts)
-        self.sample_note.say(f"“{layer.name}”: {making.counted(sampled.layout)}.", "good")
 
     def _show_layout(self, layout: Layout, facts: dict[str, Any]) -> Labels:
         """A layout as a new layer, which is edited and painted from now on."""
@@ -279,9 +227,25 @@ class GeneratePanel(Panel):
             fit(self.viewer, layer)
         return layer
 
+    def _before_edit(self) -> None:
+        """Have a layer to edit, and show it; real labels stay as they are, and a copy is edited."""
+        layer, real = self.edited, self.book.stacks.layers()
+        if layer is None:
+            self._begin_drawing()
+        elif not self.what_if and any(layer is each for each in real):
+            layout, label = layout_of(layer, self.viewer.dims.point, self.scale.value()), layer.selected_label
+            copy = self._show_layout(layout, {"source": layout.source} if layout.source else {})
+            copy.selected_label = label
+            self.note.say(f"“{copy.name}” is a copy to edit; “{layer.name}” stays as it is.")
+        elif not layer.visible:
+            self.before_button.setChecked(False)
+            layer.visible = True
+            if not self.what_if:
+                self._show_alone(str(about(layer).get("image", "")))
+
     def _begin_layout(self) -> None:
         """An empty layout, for a person to draw all of it."""
-        side, dataset = int(self.layout_form.fields["side"].value), self.session.dataset
+        side, dataset = int(self.layout_box.form.fields["side"].value), self.session.dataset
         mpp = dataset.entries[0].mpp if dataset is not None else None
         self._show_layout(Layout(np.zeros((side, side), np.int32), {}, mpp or USUAL_MPP), {})
 
@@ -376,6 +340,22 @@ class GeneratePanel(Panel):
         drawn = layout_of(drawing.layer, self.viewer.dims.point, drawing.drawing.mpp)
         self._base, self._space = drawing, drawing.space
         return partial(making.what_if_job, self.networks, drawing.drawing, drawn, self.paint_form.options())
+
+    def plan_many(self) -> None:
+        """Open the HistoMix dock at the method that paints many nuclei, with the chosen class as the rare one."""
+        session, window = self.session, window_of(self.viewer)
+        dock, histomix = self.viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix", tabify=True)
+        dock.show()
+        dock.raise_()
+        assert window is not None
+        session.choose_method(MANY)
+        dataset, name = session.dataset, str(self.edit_box.kind.currentData() or "")
+        known = {kind.name: kind.number for kind in dataset.classes} if dataset is not None else {}
+        unclassified = dataset.unclassified.number if dataset is not None else 0
+        if name in known:
+            rare = known.pop(name)
+            session.choose_classes((rare,), (number for number in known.values() if number != unclassified))
+        histomix.open_step(0 if dataset is None else 1)
 
     def _on_event(self, event: Event) -> None:
         if event.message and event.message not in self._messages:
