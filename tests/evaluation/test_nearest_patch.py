@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,18 @@ def test_only_training_images_and_only_classes_asked_for(labeled_image, dataset_
         patches.nearest(images[1].pixels, 0.25, exclude=everywhere)
     with pytest.raises(HistomixError, match="such a nucleus"):
         drain(TrainingPatches.build(dataset, types=(3,)))
+
+
+def test_held_out_images_are_as_far_as_real_nuclei_are(labeled_image, dataset_folder, tmp_path):
+    images = [
+        labeled_image(9, seed=seed, name=f"i{seed}", rare=4, split="test" if seed > 2 else "train")
+        for seed in range(1, 5)
+    ]
+    dataset = open_dataset(dataset_folder(tmp_path / "data", images))
+    patches = drain(TrainingPatches.build(dataset))
+    held = drain(patches.held_out(dataset))
+    assert len(held) == 18 and held.min() > 0
+    assert not len(drain(patches.held_out(replace(dataset, entries=dataset.training))))
 
 
 def test_a_synthetic_nucleus_is_nearest_to_its_donor_unless_that_is_left_out(sample, patches):

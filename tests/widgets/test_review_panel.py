@@ -14,7 +14,7 @@ from review_samples import add_run, copied, make_class_study, make_review_study,
 from test_review_queue import Light
 
 from napari_histomix.compositing.composing import compose
-from napari_histomix.records import Candidate, Change, HistomixError, Location, drain
+from napari_histomix.records import Candidate, Change, HistomixError, Location, SourceRef, drain
 from napari_histomix.study import Study
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.layer_making import center
@@ -409,9 +409,33 @@ def test_donor_and_nearest_patch_are_shown_for_every_nucleus(panel, qtbot) -> No
     first = donors._neighbor
     panel.move_by(1)
     qtbot.waitUntil(lambda: donors._neighbor != first and donors.nearest.pixels is not None, timeout=20_000)
-    assert donors._neighbor[0] == panel.queue.id
-    near, own = donors._neighbor[1], panel.current.donor
+    assert donors._neighbor.change == panel.queue.id
+    near, own = donors._neighbor.neighbor, panel.current.donor
     assert (near.image, near.instance) != (own.image, own.item)
+
+
+def test_a_painted_image_that_repeats_a_training_image_is_shown_beside_it(panel, qtbot) -> None:
+    donors, session = panel.contents.donors, panel.session
+    panel.unfold(donors)
+    real = session.dataset.read(session.dataset.training[0])
+    learned = {"mpp": real.mpp, "learned_from": [real.source.image]}
+    change = Change(
+        99, "", "painted", 0, 0, real.pixels, np.full(real.instances.shape, 2, np.uint8), real.instances,
+        dict(real.types), (), None, "nudiff", 0, (SourceRef("labels", real.source.image),), provenance=learned,
+    )  # fmt: skip
+    donors.show_change(change, None, [change])
+    assert donors.bar.isVisible() and donors.donor.caption.startswith("Labels of")
+    donors.bar.run_button.click()
+    qtbot.waitUntil(lambda: donors.about.isVisible() or donors.note.text() != "", timeout=30_000)
+    nearest = donors._neighbor
+    assert nearest.neighbor.image == real.source.image and nearest.neighbor.percentile < 1
+    assert donors.donor.caption == "Painted, most alike" and donors.nearest.caption.startswith("Nearest")
+    words = donors.about.text()
+    assert "likeness is striking" in words and "learned from 1 of the training images" in words
+    assert ("held-out images to compare" in words) == (len(donors._held_out) == 0)
+    donors.show_change(replace(plain(change), id=100, provenance=learned | {"learned_from": []}), None, [])
+    qtbot.waitUntil(lambda: donors._neighbor.change == 100, timeout=30_000)
+    assert "not here to be searched" in donors.about.text()
 
 
 def test_of_thousands_a_key_looks_at_a_handful(panel, qtbot) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -25,6 +26,8 @@ MPP = 0.5
 """Scale at which patches are described: the blur leaves nothing that a finer one would show."""
 WINDOW, TILE, MARGIN = 64, 1024, 48
 """Sides in pixels of what is seen around a place, and of an image's tiles, which see a margin beyond."""
+HELD_OUT = 16
+"""Held-out images, and nuclei of each, whose nearest training patches new images are measured against."""
 BASELINE = 2000
 """Real nuclei, at most, whose own nearest patches a distance is measured against."""
 
@@ -146,6 +149,25 @@ class TrainingPatches:
     ) -> NDArray[np.float64]:
         """How far the training nucleus is that resembles a place (row, col) most, for each place; see ``several``."""
         return self._all_distances(pixels, mpp, places).min(axis=1)
+
+    def held_out(self, dataset: Dataset) -> Job[NDArray[np.float64]]:
+        """How far nuclei of held-out images are from their nearest training nucleus, of random ones; a long job.
+
+        Empty where there are no held-out images that can be read.
+        """
+        rng, distances = np.random.default_rng(0), [np.empty(0)]
+        held = [entry for entry in dataset.entries if entry.source.split in ("val", "test") and not entry.synthetic]
+        numbers = tuple(known.number for known in dataset.classes)
+        for done, index in enumerate(rng.permutation(len(held))[:HELD_OUT]):
+            yield Event("Comparing held-out images", done, min(len(held), HELD_OUT))
+            with suppress(HistomixError):
+                image = dataset.read(held[index])
+                own = nucleus_locations(image, numbers, ())
+                chosen = [own[place] for place in rng.permutation(len(own))[:HELD_OUT]]
+                if chosen:
+                    places = [(nucleus.row, nucleus.col) for nucleus in chosen]
+                    distances.append(self.distances(image.pixels, image.mpp, places))
+        return np.concatenate(distances)
 
     def _all_distances(
         self, pixels: NDArray[np.uint8], mpp: float, places: Sequence[tuple[float, float]]

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout
 
-from napari_histomix.compositing.composing import look
+from napari_histomix.compositing.composing import crop, look
 from napari_histomix.datasets import Dataset
+from napari_histomix.evaluation.generator_windows import nucleus_places
 from napari_histomix.evaluation.nearest_patch import Neighbor, TrainingPatches
+from napari_histomix.generation.layout import Layout
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.methods.base import Method, Placing, Work
 from napari_histomix.records import (
@@ -42,8 +46,19 @@ SIDE, RESULT_HEIGHT, COLUMNS = 64, 104, 4
 """Pixels of the image that are shown of each method's result, pixels of the screen, and results in a row."""
 CAPTIONS = {"donor": "Donor", "labels": "Labels of", "reference": "Stain of"}
 """What is shown of a change's sources, and what they are to it."""
+LOOKED_AT = 32
+"""Nuclei of a new image, at most, whose nearest training patches are looked for."""
 Result = tuple[str, Change | str]
 """Title of a method, and its change or why there is none."""
+
+
+class Nearest(NamedTuple):
+    """The training patch that a change resembles most; of a new image the nucleus that has it, and all distances."""
+
+    change: int
+    neighbor: Neighbor
+    place: tuple[float, float] = (0.0, 0.0)
+    distances: NDArray[np.float64] = np.empty(0)
 
 
 class ChangeSection(ui.Section):
@@ -72,6 +87,9 @@ class ChangeSection(ui.Section):
 class DonorSection(ChangeSection):
     """Donor and nearest training patch side by side, at the same scale; of an image, its first two donors.
 
+    A new image that was painted from labels has no donor: the nucleus that is nearest to a training patch takes its
+    place, once patches are described.
+
     ``runner`` describes the training patches, once for each dataset.
     """
 
@@ -82,7 +100,8 @@ class DonorSection(ChangeSection):
         self.runner = runner.on(finished=self._on_built, failed=self._fail)
         self.finder = JobRunner(self).on(finished=self._on_nearest, failed=self._fail)
         self._patches: TrainingPatches | None = None
-        self._neighbor: tuple[int, Neighbor] | None = None
+        self._held_out = np.empty(0)
+        self._neighbor: Nearest | None = None
         self._searched: int | None = None
         self.donor, self.nearest = (
             ui.CropView(caption, smooth=True, height=HEIGHT) for caption in ("Donor", "Nearest")
@@ -108,10 +127,10 @@ class DonorSection(ChangeSection):
         dataset = self.session.dataset
         if dataset is not None and self._patches is None:
             self.note.say("")
-            self.runner.start(partial(TrainingPatches.build, dataset), "describing training patches")
+            self.runner.start(partial(describe, dataset), "describing training patches")
 
-    def _on_built(self, patches: TrainingPatches) -> None:
-        self._patches = patches
+    def _on_built(self, described: tuple[TrainingPatches, NDArray[np.float64]]) -> None:
+        self._patches, self._held_out = described
         self.bar.hide()
         self._show()
 
@@ -128,7 +147,7 @@ class DonorSection(ChangeSection):
         self.note.say("")
         self._show()
 
-    def _on_nearest(self, nearest: tuple[int, Neighbor]) -> None:
+    def _on_nearest(self, nearest: Nearest) -> None:
         self._neighbor = nearest
         self._show()
 
@@ -136,7 +155,7 @@ class DonorSection(ChangeSection):
 
     def _on_loaded(self, name: str) -> None:
         change, known = self._change, self._neighbor
-        wanted = {known[1].image} if known is not None else set()
+        wanted = {known.neighbor.image} if known is not None else set()
         if change is not None and name in wanted | {source.image for source in change.sources}:
             self._show()
 
@@ -148,13 +167,17 @@ class DonorSection(ChangeSection):
         labels = {source.image for source in donors if source.role == "labels"}
         # Most follow the stain of the image that their labels are of.
         donors = [source for source in donors if source.role != "reference" or source.image not in labels]
-        views = (self.donor,) if change.in_place else (self.donor, self.nearest)
+        compared = change.in_place or is_painted(change)
+        found = self._nearest(change) if compared else None
+        views = (self.donor,) if change.in_place or found else (self.donor, self.nearest)
         for view, donor in zip_longest(views, donors[: len(views)]):
             self._show_donor(view, donor, donors)
-        self.bar.setVisible(change.in_place and self._patches is None)
-        self.about.setVisible(False)
-        if change.in_place:
-            self._show_nearest(change)
+        self.bar.setVisible(compared and self._patches is None)
+        self.about.setVisible(found is not None)
+        if found is not None:
+            self._show_nearest(change, found)
+        elif change.in_place:
+            self.nearest.show_pixels(None, "Nearest …" if self._patches is not None else "Nearest")
 
     def _show_donor(self, view: ui.CropView, donor: SourceRef | None, donors: Sequence[SourceRef]) -> None:
         if donor is None:
@@ -170,25 +193,33 @@ class DonorSection(ChangeSection):
         else:
             view.show_place(image, caption, donor.row, donor.col, MICROMETERS)
 
-    def _show_nearest(self, change: Change) -> None:
-        target, patches, known = self.session.reader.get(change.image), self._patches, self._neighbor
-        if patches is not None and target is not None and self._searched != change.id:
+    def _nearest(self, change: Change) -> Nearest | None:
+        """The nearest training patch of a change, which is looked for if it is not known yet."""
+        target = self.session.reader.get(change.image) if change.in_place else None
+        if self._patches is not None and self._searched != change.id and (target or not change.in_place):
             self._searched = change.id
-            job = partial(find_nearest, patches, target, change, self._near)
+            if target is not None:
+                job = partial(find_nearest, self._patches, target, change, self._near)
+            else:
+                job = partial(find_repeated, self._patches, change)
             self.finder.replace(job, "finding the nearest training patch")
-        if known is None or known[0] != change.id:
-            self.nearest.show_pixels(None, "Nearest …" if patches is not None else "Nearest")
-            return
-        neighbor = known[1]
+        return self._neighbor if self._neighbor is not None and self._neighbor.change == change.id else None
+
+    def _show_nearest(self, change: Change, found: Nearest) -> None:
+        neighbor = found.neighbor
         kind = self.session.dataset.class_name(neighbor.type) if self.session.dataset is not None else ""
         image = self._image(neighbor.image)
         self.nearest.show_place(image, f"Nearest: {kind}", neighbor.row, neighbor.col, MICROMETERS)
-        self.about.show()
-        self.about.setText(
+        words = (
             f"Nearest: #{neighbor.instance} of {neighbor.image}, distance {neighbor.distance:.2f}. "
             f"{neighbor.percentile:.0f} % of the training nuclei have another one as near"
             f"{': the likeness is striking.' if neighbor.percentile < CLOSE else '.'}"
         )
+        if not change.in_place:
+            side = round(MICROMETERS / float(change.provenance["mpp"]))
+            self.donor.show_pixels(crop(change.pixels, *found.place, side), "Painted, most alike")
+            words += f" {compared_words(found.distances, self._held_out)} {learned_words(change)}"
+        self.about.setText(words)
 
     def _image(self, name: str) -> LabeledImage | None:
         image = self.session.reader.get(name)
@@ -199,7 +230,7 @@ class DonorSection(ChangeSection):
 
 def find_nearest(
     patches: TrainingPatches, target: LabeledImage, change: Change, near: Sequence[Change]
-) -> Job[tuple[int, Neighbor]]:
+) -> Job[Nearest]:
     """Find the training patch that resembles a change most, its own target and donor excepted."""
     yield Event("Finding the nearest training patch")
     # A margin, for the patch is resampled from what lies around it.
@@ -207,7 +238,49 @@ def find_nearest(
     pixels = look(target, *center(change), side, near).after
     sources = (change.target, change.donor)
     exclude = tuple(_location(source, "major") for source in sources if source is not None)
-    return change.id, patches.nearest(pixels, target.mpp, None, exclude)
+    return Nearest(change.id, patches.nearest(pixels, target.mpp, None, exclude))
+
+
+def describe(dataset: Dataset) -> Job[tuple[TrainingPatches, NDArray[np.float64]]]:
+    """The training patches of a dataset, and how far nuclei of its held-out images are from them."""
+    patches = yield from TrainingPatches.build(dataset)
+    return patches, (yield from patches.held_out(dataset))
+
+
+def is_painted(change: Change) -> bool:
+    """Whether a change is a new image that a network painted from labels."""
+    return not change.image and bool(change.added) and "learned_from" in change.provenance
+
+
+def find_repeated(patches: TrainingPatches, change: Change) -> Job[Nearest]:
+    """Find the nucleus of a new image that resembles a training patch most, among random ones, and that patch."""
+    assert change.labels is not None
+    mpp, names = float(change.provenance["mpp"]), dict.fromkeys(change.added, "")
+    rng = np.random.default_rng(change.id)
+    places = nucleus_places(Layout(change.labels, names, mpp), LOOKED_AT, MICROMETERS, rng)
+    distances: list[float] = []
+    for done, place in enumerate(places):
+        yield Event("Finding the nearest training patch", done, len(places))
+        distances += patches.distances(change.pixels, mpp, [place]).tolist()
+    place = places[int(np.argmin(distances))]
+    return Nearest(change.id, patches.nearest(change.pixels, mpp, place), place, np.array(distances))
+
+
+def compared_words(own: NDArray[np.float64], held_out: NDArray[np.float64]) -> str:
+    """How far the nuclei of a new image are from training patches, beside those of held-out images."""
+    words = f"Its nuclei have distances of {own.min():.2f} to {own.max():.2f} (median {np.median(own):.2f})"
+    if not len(held_out):
+        return f"{words}; there are no held-out images to compare with."
+    low, middle = np.quantile(held_out, (0.05, 0.5))
+    return f"{words}, those of held-out images {low:.2f} and more in 95 % (median {middle:.2f})."
+
+
+def learned_words(change: Change) -> str:
+    """Whether what is searched is what the network learned from."""
+    count = len(change.provenance["learned_from"])
+    if count:
+        return f"The network learned from {count} of the training images here."
+    return "The network's card names none of these images: what it learned from is not here to be searched."
 
 
 class CompareSection(ChangeSection):
