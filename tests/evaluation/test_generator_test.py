@@ -27,12 +27,13 @@ from napari_histomix.evaluation.generator_figures import (
 )
 from napari_histomix.evaluation.generator_report import contact_sheet, report_lines, report_values, verdicts
 from napari_histomix.evaluation.generator_test import NOT_LEARNED, GeneratorTestSettings, generator_test
-from napari_histomix.evaluation.generator_windows import colored, mean_colors
+from napari_histomix.evaluation.generator_windows import RealImages, colored, mean_colors
 from napari_histomix.generation import image_model, models, pix2pix, structure_model
 from napari_histomix.generation.layout import Layout
+from napari_histomix.generation.layouts import Recombiner
 from napari_histomix.generation.models import GeneratorModel
 from napari_histomix.generation.networks import ConditionedUNet
-from napari_histomix.records import Event, HistomixError, LabeledImage, Source, drain
+from napari_histomix.records import Event, HistomixError, LabeledImage, NucleusClass, Source, drain
 from tests.network_samples import disc_segmenter, discs
 
 SETTINGS = GeneratorTestSettings(count=6, side=80, device="cpu", preset="fast")
@@ -195,6 +196,57 @@ def test_a_killed_test_goes_on_to_the_same_report(dataset, monkeypatch, report, 
     assert resumed | {"seconds": None} == whole | {"seconds": None} and resumed["seconds"][IMAGE] > 0
     with pytest.raises(HistomixError, match="no test that could be resumed"):
         drain(generator_test(dataset, given, SETTINGS, keep=tmp_path / "none", resume=True))
+
+
+def test_held_out_images_are_not_searched_for_what_is_repeated(dataset, report, monkeypatch):
+    monkeypatch.setattr(image_model, "paint", pictures_of)
+    given = {kind: model for kind, model in MODELS.items() if kind != "pix2pix"}
+    everything = replace(
+        dataset, entries=tuple(replace(each, source=replace(each.source, split="train")) for each in dataset.entries)
+    )
+    found = drain(generator_test(dataset, given, SETTINGS, learned=everything))
+    assert any("Not searched, for they are held out: i3" in note for note in found.notes)
+    assert found.nearest[REAL].median == pytest.approx(report.nearest[REAL].median)
+
+
+def test_windows_of_sparse_images_are_as_many_as_asked_for():
+    instances = np.zeros((480, 480), np.int32)
+    instances[-6:, 3:9] = 4
+    pixels = np.full((*instances.shape, 3), 200, np.uint8)
+    image = LabeledImage(pixels, instances, {4: 1}, 0.5, Source("d", "sparse"))
+    images = RealImages((image,), (instances < 0,), (NucleusClass(1, "rare", (0, 0, 0)),))
+    windows = images.windows(12, 32, np.random.default_rng(0))
+    assert len(windows) == 12 and all(set(each.layout.classes.values()) == {"rare"} for each in windows)
+
+
+def test_empty_layouts_and_unknown_nuclei_of_replicas(dataset, monkeypatch):
+    monkeypatch.setattr(Recombiner, "layout", lambda *_: Layout(np.zeros((80, 80), np.int32), {}, 0.5))
+    monkeypatch.setattr(image_model, "paint", pictures_of)
+
+    def replicas(layouts, *_, references=None, **__):
+        yield Event("Painting")
+        return list(references or [np.full((80, 80, 3), 235, np.uint8)])
+
+    monkeypatch.setattr(pix2pix, "render", replicas)
+    # Nuclei of the rare class are seen in replicas, but nobody says which they are.
+    settings = replace(SETTINGS, ignore=("rare",))
+    found = drain(generator_test(dataset, MODELS, settings, learned=dataset))
+    assert found.matches[EDGES].pq.value > 0.9 and found.nearest[EDGES].median < found.nearest[IMAGE].median
+    assert json.dumps(report_values(found), allow_nan=False)
+
+
+def test_images_smaller_than_a_window_are_counted(dataset_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_model, "paint", pictures_of)
+    images = [disc_image(number, split) for number, split in enumerate(["train", "train", "test", "test"])]
+    cut = images[3]
+    inside = np.ascontiguousarray(cut.instances[:60, :60])
+    types = {number: cut.types[number] for number in np.unique(inside)[1:].tolist()}
+    images[3] = replace(cut, pixels=np.ascontiguousarray(cut.pixels[:60, :60]), instances=inside, types=types)
+    given = {kind: model for kind, model in MODELS.items() if kind != "pix2pix"}
+    found = drain(generator_test(open_any(dataset_folder(tmp_path / "data", images)), given, SETTINGS))
+    assert found.held == ("i2",) and any(
+        "Left out: 1 held-out of 2, smaller than 80×80" in note for note in found.notes
+    )
 
 
 def test_the_baseline_has_the_colors_of_the_classes(report):

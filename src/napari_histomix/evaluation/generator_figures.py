@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets import Dataset
 from napari_histomix.evaluation.figures import Counts, Estimate, auc, clustered
 from napari_histomix.evaluation.generator_windows import nucleus_places
 from napari_histomix.evaluation.likeness import (
@@ -156,9 +155,8 @@ def likeness_of(
     return likeness
 
 
-def nearest_of(searched: Dataset, real: Pairs, pairs: Mapping[str, Pairs], seed: int) -> Job[dict[str, Nearest]]:
-    """How near the nuclei of held-out images and of pairs are to the training images of a dataset. A long job."""
-    patches = yield from TrainingPatches.build(searched)
+def nearest_of(patches: TrainingPatches, real: Pairs, pairs: Mapping[str, Pairs], seed: int) -> Job[dict[str, Nearest]]:
+    """How near the nuclei of held-out images and of pairs are to training patches. A long job."""
     distances: dict[str, NDArray[np.float64]] = {}
     images: dict[str, list[str]] = {}
     for name, made in {REAL: real, **pairs}.items():
@@ -172,6 +170,9 @@ def nearest_of(searched: Dataset, real: Pairs, pairs: Mapping[str, Pairs], seed:
     nearest = {}
     for name, own in distances.items():
         both = np.concatenate([own, distances[REAL]])
+        if not len(own):
+            # All layouts are empty.
+            continue
         generated = np.arange(len(both)) < len(own)
         nearer = auc(-both, generated, [*images[name], *images[REAL]])
         nearest[name] = Nearest(float(np.median(own)), float(np.quantile(own, 0.05)), nearer)

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset
+from napari_histomix.datasets.entries import Entry
+from napari_histomix.datasets.splits import few
 from napari_histomix.datasets.text_files import writable
 from napari_histomix.datasets.writing import write_text
 from napari_histomix.evaluation.blending import UNLISTED
@@ -44,6 +46,7 @@ from napari_histomix.evaluation.generator_figures import (
 )
 from napari_histomix.evaluation.generator_windows import RealImages, Window, colored, mean_colors, real_images
 from napari_histomix.evaluation.likeness import stain_distances
+from napari_histomix.evaluation.nearest_patch import TrainingPatches
 from napari_histomix.features import open_encoder
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import LayoutSettings, Recombiner
@@ -193,6 +196,7 @@ def generator_test(
     held, training = yield from test.passed(_images(dataset, mpp, settings))
     held_windows = held.windows(settings.count, settings.side, np.random.default_rng([settings.seed, 1]))
     windows = training.windows(settings.count, settings.side, np.random.default_rng([settings.seed, 2]))
+    patches = (yield from test.passed(TrainingPatches.build(searched))) if searched else None
     if keep is not None:
         test.keep_in(keep, resume, _identity(models, settings, [*held_windows, *windows]))
 
@@ -203,15 +207,16 @@ def generator_test(
     pairs = yield from test.painted(chosen, windows)
     real = Pairs(layouts[HELD], [window.pixels for window in held_windows])
     trained = Pairs([window.layout for window in windows], [window.pixels for window in windows])
-    matches, floor = yield from test.matched(real, [window.ignored for window in held_windows], pairs, origins)
+    unknown = {REAL: [window.ignored for window in held_windows], EDGES: [window.ignored for window in windows]}
+    matches, floor = yield from test.matched(real, unknown, pairs, origins)
     pictures = {TRAINING: trained.pictures} | {name: made.pictures for name, made in pairs.items()}
     likeness = {}
     for encoder in encoders:
         likeness[encoder.name] = yield from likeness_of(pictures, real.pictures, mpp, encoder)
     stains = {name: stain_distances(shown, real.pictures) for name, shown in pictures.items()}
-    nearest = (yield from test.passed(nearest_of(searched, real, pairs, settings.seed))) if searched else {}
+    nearest = (yield from nearest_of(patches, real, pairs, settings.seed)) if patches else {}
     distances = layout_distances(layouts | {TRAINING: trained.layouts}, models.get("structure"))
-    if not searched:
+    if not patches:
         test.note(NOT_LEARNED)
     names = tuple(sorted({layout.source for layout in layouts[HELD]}))
     if len(names) < 10:
@@ -232,19 +237,33 @@ def _check_models(models: Models) -> None:
 
 def _learned_from(dataset: Dataset, models: Models, learned: Dataset | None) -> Job[Dataset | None]:
     """The dataset whose training images the generators may repeat, if any; refuses models that know held-out images."""
-    from napari_histomix.methods.generating import learned_from
+    from napari_histomix.methods.generating import learned_from, pixel_hashes
 
     known = False
+    hashes = yield from pixel_hashes(dataset)
     for kind, model in models.items():
-        names = yield from learned_from(dataset, model)
+        names = yield from learned_from(dataset, model, hashes)
         known |= bool(names) and kind in ("image", "pix2pix")
         if not model.card.get("training_pixels"):
             yield Event("Reading images", message=f"{model.name}: {UNLISTED}")
-    return learned or (dataset if known else None)
+    if learned is None:
+        return dataset if known else None
+    # A held-out image among those that are searched would find itself.
+    held = {hashes.get(entry.source.image) for entry in _held_out(dataset)}
+    own = yield from pixel_hashes(learned)
+    left_out = [entry for entry in learned.training if own.get(entry.source.image, "") in held]
+    if left_out:
+        shown = few([entry.source.image for entry in left_out])
+        yield Event("Reading images", message=f"Not searched, for they are held out: {shown}.")
+    return replace(learned, entries=tuple(entry for entry in learned.entries if entry not in left_out))
+
+
+def _held_out(dataset: Dataset) -> list[Entry]:
+    return [entry for entry in dataset.entries if entry.source.split in ("val", "test")]
 
 
 def _images(dataset: Dataset, mpp: float, settings: GeneratorTestSettings) -> Job[tuple[RealImages, RealImages]]:
-    entries = [entry for entry in dataset.entries if entry.source.split in ("val", "test")]
+    entries = _held_out(dataset)
     rng, most = np.random.default_rng([settings.seed, 0]), settings.count
     held = yield from real_images(dataset, entries, mpp, most, settings.ignore, rng, "Reading held-out images")
     training = yield from real_images(
@@ -254,6 +273,11 @@ def _images(dataset: Dataset, mpp: float, settings: GeneratorTestSettings) -> Jo
         if not images.images:
             raise HistomixError(
                 f"{dataset.name} has no {what} images with labeled nuclei; name its splits, as 'histomix split' makes."
+            )
+        if small := sum(min(each.shape) < settings.side for each in images.ignored):
+            side = f"{settings.side}×{settings.side} pixels at {mpp:g} µm/px"
+            yield Event(
+                "Reading images", message=f"Left out: {small} {what} of {len(images.images)}, smaller than {side}."
             )
     return held, training
 
@@ -363,6 +387,8 @@ class _Test:
         mpp = training.images[0].mpp
         side = max(32, round(self.settings.side * mpp / model.mpp))
         words = {class_of(known.name, model.classes): known.name for known in reversed(training.classes)}
+        # What the model draws without a class has none.
+        words[""] = ""
         names = [*model.classes, ""]
 
         def planes(seed: int) -> Job[NDArray[np.int32]]:
@@ -417,19 +443,27 @@ class _Test:
         return pairs
 
     def matched(
-        self, real: Pairs, ignored: Sequence[NDArray[np.bool_]], pairs: Mapping[str, Pairs], origins: Sequence[str]
+        self,
+        real: Pairs,
+        unknown: Mapping[str, Sequence[NDArray[np.bool_]]],
+        pairs: Mapping[str, Pairs],
+        origins: Sequence[str],
     ) -> Job[tuple[dict[str, Match], Estimate]]:
-        """How well labels match what the segmenter finds, by generator; and how well those of other images do."""
-        everywhere = yield from self._segmented(REAL, real)
-        found = [outside(instances, unknown) for instances, unknown in zip(everywhere, ignored, strict=True)]
+        """How well labels match what the segmenter finds, by generator; and how well those of other images do.
+
+        ``unknown`` are the places, by generator, where nobody knows which nuclei there are.
+        """
+        found = yield from self._segmented(REAL, real, unknown)
         ceiling = Scores.of(real.layouts, found)
-        # Windows come by turns from all images, so that the next one is of another image.
-        shuffled = [*real.layouts[1:], real.layouts[0]]
+        shuffled = []
+        for number, own in enumerate(real.layouts):
+            following = [*real.layouts[number + 1 :], *real.layouts[:number]]
+            shuffled.append(next((each for each in following if each.source != own.source), following[0]))
         seed = self.settings.seed
         floor = mean_score(Scores.of(shuffled, found), seed)
         matches = {REAL: Match(mean_score(ceiling, seed), Estimate(1.0, None, None, len(found)))}
         for name, made in pairs.items():
-            scores = Scores.of(made.layouts, (yield from self._segmented(name, made)))
+            scores = Scores.of(made.layouts, (yield from self._segmented(name, made, unknown)))
             kinds: dict[str, Estimate] = {}
             if name != EDGES:
                 for origin in dict.fromkeys(origins):
@@ -438,7 +472,9 @@ class _Test:
             matches[name] = Match(mean_score(scores, seed), score_ratio(scores, ceiling, seed), kinds)
         return matches, floor
 
-    def _segmented(self, name: str, pairs: Pairs) -> Job[list[NDArray[np.int32]]]:
+    def _segmented(
+        self, name: str, pairs: Pairs, unknown: Mapping[str, Sequence[NDArray[np.bool_]]]
+    ) -> Job[list[NDArray[np.int32]]]:
         from napari_histomix.generation.segmenting import segment
 
         def instances(pixels: U8, mpp: float) -> Job[NDArray[np.int32]]:
@@ -448,5 +484,6 @@ class _Test:
         found = []
         for number, (layout, pixels) in enumerate(zip(pairs.layouts, pairs.pictures, strict=True)):
             job = partial(instances, pixels, layout.mpp)
-            found.append((yield from self.made(f"Finding nuclei: {name}", number, job))[0])
+            made, _ = yield from self.made(f"Finding nuclei: {name}", number, job)
+            found.append(outside(made, unknown[name][number]) if name in unknown else made)
         return found

@@ -84,8 +84,14 @@ class RealImages:
     def _window(
         self, image: LabeledImage, ignored: NDArray[np.bool_], side: int, rng: np.random.Generator
     ) -> Window | None:
-        for _ in range(TRIES):
-            row, col = (int(rng.integers(extent - side + 1)) for extent in image.instances.shape)
+        extents = np.array(image.instances.shape) - side
+        for number in range(TRIES + 1):
+            corner = rng.integers(extents + 1)
+            if number == TRIES and image.instances.any():
+                # Nuclei are few: around one of them.
+                nuclei = np.argwhere(image.instances)
+                corner = np.clip(nuclei[rng.integers(len(nuclei))] - side // 2, 0, extents)
+            row, col = corner.tolist()
             place = slice(row, row + side), slice(col, col + side)
             instances = np.ascontiguousarray(image.instances[place])
             if ids := instance_ids(instances):

@@ -148,7 +148,7 @@ class TrainingPatches:
         self, pixels: NDArray[np.uint8], mpp: float, places: Sequence[tuple[float, float]]
     ) -> NDArray[np.float64]:
         """How far the training nucleus is that resembles a place (row, col) most, for each place; see ``several``."""
-        return self._all_distances(pixels, mpp, places).min(axis=1)
+        return self._all_distances(pixels, mpp, places).min(axis=1) if len(places) else np.empty(0)
 
     def held_out(self, dataset: Dataset) -> Job[NDArray[np.float64]]:
         """How far nuclei of held-out images are from their nearest training nucleus, of random ones; a long job.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -125,26 +126,34 @@ def generator_of(settings: Generating, kind: Kind, loaded: object = None) -> Gen
     return load_generator(settings.model, kind)
 
 
-def learned_from(dataset: Dataset, model: GeneratorModel) -> Job[tuple[str, ...]]:
+def pixel_hashes(dataset: Dataset) -> Job[dict[str, str]]:
+    """SHA-256 of the pixels of each image of a dataset that can be read, by name; a long job."""
+    hashes: dict[str, str] = {}
+    for done, entry in enumerate(dataset.entries):
+        yield Event("Checking what the network learned from", done, len(dataset.entries))
+        # Whoever reads an image that cannot be read hears of it.
+        with suppress(HistomixError):
+            hashes[entry.source.image] = pixels_sha256(dataset.layout.pixels(entry))
+    return hashes
+
+
+def learned_from(
+    dataset: Dataset, model: GeneratorModel, hashes: Mapping[str, str] | None = None
+) -> Job[tuple[str, ...]]:
     """Names of the images of a dataset, of whatever split, that a model learned from; a long job.
+
+    ``hashes`` are the dataset's ``pixel_hashes``, where they are known already.
 
     Raises
     ------
     HistomixError
         If one of them is not in the training split: pictures that the model paints would carry it there.
     """
-    hashes = set(model.card.get("training_pixels", ()))
+    listed = set(model.card.get("training_pixels", ()))
     training = {entry.source.image for entry in dataset.training}
-    seen = []
-    for done, entry in enumerate(dataset.entries if hashes else ()):
-        yield Event("Checking what the network learned from", done, len(dataset.entries))
-        try:
-            sha256 = pixels_sha256(dataset.layout.pixels(entry))
-        except HistomixError:
-            # Whoever reads it hears of it.
-            continue
-        if sha256 in hashes:
-            seen.append(entry.source.image)
+    if hashes is None:
+        hashes = (yield from pixel_hashes(dataset)) if listed else {}
+    seen = [name for name, sha256 in hashes.items() if sha256 in listed]
     if leaking := [name for name in seen if name not in training]:
         raise HistomixError(
             f"The network {model.name} learned from {few(leaking)}, which {dataset.name} keeps for validation or test; "
