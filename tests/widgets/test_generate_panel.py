@@ -144,7 +144,7 @@ def test_labels_of_others_are_layouts_too(panel, qtbot) -> None:
     small.data[:] = 0
     small.data[4:12, 4:12] = 7
     paint(qtbot, panel)
-    assert panel.note.text() == "“eye painted 1”: 1 nucleus: no class 1."
+    assert panel.note.text() == "“eye painted 1”: 1 nucleus without a class."
     image = panel.viewer.layers["eye painted 1"]
     assert micrometers(image) is None and image.data.shape == (32, 32, 3)
 

@@ -108,7 +108,14 @@ class LabeledSettings(TrainingSettings):
     """What networks share that learn from labeled nuclei."""
 
     share: Annotated[
-        float, Option("Share of the labeled tiles to learn from, the most typical ones.", low=1.0, high=100.0, unit="%")
+        float,
+        Option(
+            "Share of the labeled tiles to learn from, the most typical ones.",
+            label="Share of tiles",
+            low=1.0,
+            high=100.0,
+            unit="%",
+        ),
     ] = 100.0
     window_mpp: Annotated[
         float,

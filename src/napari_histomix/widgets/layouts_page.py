@@ -143,7 +143,7 @@ class LayoutsPage(PlanPage):
         columns = [] if self.book is None else table_columns(self.book, self.session.decisions["layout"])
         self.table.set_columns(columns)
         if first and columns:
-            for place, width in enumerate((36, 54, 150, 84, 50, 150)):
+            for place, width in enumerate((30, 50, 134, 76, 50, 150)):
                 self.view.setColumnWidth(place, width)
             self.view.sortByColumn(0, Qt.SortOrder.AscendingOrder)
         if current >= 0:

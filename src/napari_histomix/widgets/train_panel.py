@@ -31,7 +31,8 @@ class TrainBar(RunBar):
 
     def __init__(self, runner: Any) -> None:
         stop_tip = "End the run now. The best network so far is kept, and the run can be resumed."
-        super().__init__("Run", runner, stop_tip=stop_tip, pausable=True)
+        tip = "Train the network, in the background; the best one so far is always on the disk."
+        super().__init__("Run", runner, tip, stop_tip, pausable=True)
         self.cancel_button.setText("Stop")
         for part in (self.pause_button, self.cancel_button):
             part.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)

@@ -189,12 +189,13 @@ class TissueSource(QWidget):
         self._folder: Folder | None = None
         """What was chosen; None while it is being looked at."""
         self._failure = ""
-        self.kind = ui.choice(SOURCES[False])
+        self.kind = ui.choice(SOURCES[False], "The images that the network learns from.")
         self.drop = FolderChoice("A folder of H&E images", "Drop a folder of H&E images here, or")
         self.drop.setObjectName("folderDrop")
         self.drop.setStyleSheet("QFrame#folderDrop { border: 1px dashed #8a8f99; border-radius: 4px; }")
         self.drop.layout().setContentsMargins(ui.SPACE, ui.SPACE - 2, ui.SPACE, ui.SPACE - 2)
         self.layers = RgbLayers(viewer)
+        self.layers.setToolTip("The open images; those that are checked are learned from.")
         self.none = ui.hint("No RGB image is open. Synthetic images and those of a test split are not listed.")
         tip = "How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
         self.scale = ui.number(0, 10, 0, step=0.05, decimals=4, suffix=" µm/px", special="? µm/px", tip=tip)
@@ -345,10 +346,12 @@ class TrainingForm(QWidget):
         self._forms: dict[str, SettingsForm] = {}
         self.unfinished: dict[str, Any] | None = None
         """The run that ``out`` was the goal of and that can be resumed: step, minutes, saved."""
-        self.network = ui.choice(((kind.capitalize(), kind) for kind in KINDS), "", self._on_network)
+        tip = "Which network is trained; below it says what it is for."
+        self.network = ui.choice(((kind.capitalize(), kind) for kind in KINDS), tip, self._on_network)
         self.what = ui.hint("")
         self.autoencoder = FolderChoice("The folder of a trained autoencoder")
-        self.start = ui.choice(changed=self._update)
+        tip = "What the network can do before it learns: from nothing, it needs more images and hours."
+        self.start = ui.choice(tip=tip, changed=self._update)
         self.start_folder = FolderChoice("The folder of the model to begin with")
         tip = "Where the network runs. Automatic takes a graphics card if there is one."
         self.device = ui.choice(((title, device) for device, title in DEVICES.items()), tip)

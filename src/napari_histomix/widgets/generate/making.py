@@ -266,4 +266,7 @@ def counted(layout: Layout) -> str:
     counts: Mapping[str, int] = layout.counts()
     parts = [f"{name or 'no class'} {count:,}" for name, count in sorted(counts.items())]
     total = sum(counts.values())
-    return f"{total:,} {'nucleus' if total == 1 else 'nuclei'}" + (f": {', '.join(parts)}" if parts else "")
+    words = f"{total:,} {'nucleus' if total == 1 else 'nuclei'}"
+    if counts.keys() == {""}:
+        return f"{words} without a class"
+    return f"{words}: {', '.join(parts)}" if parts else words

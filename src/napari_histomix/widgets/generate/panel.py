@@ -155,9 +155,11 @@ class GeneratePanel(Panel):
         self.image_box.setVisible(self.what_if)
         self.many_button.setVisible(self.what_if)
         self.paint_bar.run_button.setText("Paint it" if self.what_if else "Paint")
+        self.note.say("")
         if self.what_if and self.nuclei.layer is None:
             self._choose_nuclei()
         self._on_layers()
+        self._show_real()
 
     def _on_layers(self) -> None:
         self.edit_box.use(self.edited, self._real_ids() if self.what_if else ())
@@ -230,6 +232,7 @@ class GeneratePanel(Panel):
     def _before_edit(self) -> None:
         """Have a layer to edit, and show it; real labels stay as they are, and a copy is edited."""
         layer, real = self.edited, self.book.stacks.layers()
+        self._show_real()
         if layer is None:
             self._begin_drawing()
         elif not self.what_if and any(layer is each for each in real):
@@ -266,6 +269,18 @@ class GeneratePanel(Panel):
                 layer.visible = False
 
     # Drawing into a real image.
+
+    def _show_real(self) -> None:
+        """Show the image that nuclei are painted into, where a layout has hidden it."""
+        image, drawing = self.image.layer, self.drawing
+        if not self.what_if or image is None or image.visible:
+            return
+        self._show_alone(str(about(image).get("image", "")))
+        for layer in (image, self.nuclei.layer) if drawing is None else (image, drawing.layer, drawing.painted):
+            if layer in self.viewer.layers:
+                layer.visible = True
+        if window_of(self.viewer) is not None:
+            fit(self.viewer, image)
 
     def _begin_drawing(self) -> None:
         """Make the layer in which nuclei are drawn: over the chosen image, or an empty layout."""
