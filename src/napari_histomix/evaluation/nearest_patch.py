@@ -20,7 +20,7 @@ from napari_histomix.sampling import nucleus_locations
 
 SPAN_UM = 28.0
 """Side of the patch around a nucleus, in µm: 112 pixels at 40×, the nucleus in the half of it that is the center."""
-BLUR_UM = 0.5
+BLUR_UM = 1.0
 """Standard deviation of the blur, in µm, that takes compression and noise away, by which copies differ."""
 MPP = 0.5
 """Scale at which patches are described: the blur leaves nothing that a finer one would show."""
