@@ -15,8 +15,8 @@ from napari_histomix.generation.models import GeneratorModel
 from napari_histomix.generation.structure import class_maps, instances_of, structure_of
 from napari_histomix.records import Event, HistomixError, Job, instance_ids
 
-UNSHUFFLED = 4
-"""Pixels that stand in one of the network's: it works at half the size, and loses nothing."""
+CELL = 4
+"""Side in pixels of what is one pixel of the network's: it works at a quarter of the size, and loses nothing."""
 DENSITY = 2000.0
 """Nuclei in a square millimeter that count as 1."""
 GRID = 16
@@ -91,7 +91,7 @@ def sample(
     network = model.network.to(place)
     vector = torch.from_numpy(condition_vector(None, model.classes, shares, density))[None]
     layouts: list[Layout] = []
-    shape = (UNSHUFFLED * (3 + len(model.classes)), padded // 2, padded // 2)
+    shape = (CELL**2 * (3 + len(model.classes)), padded // CELL, padded // CELL)
     for number in range(count):
         drawing = denoise(
             network,
@@ -108,7 +108,7 @@ def sample(
         for step, clean in enumerate(drawing):
             drawn = clean
             yield Event("Drawing layouts", number * steps + step, count * steps)
-        maps = torch.nn.functional.pixel_shuffle(drawn[0], 2).cpu().numpy()[:, :side, :side]
+        maps = torch.nn.functional.pixel_shuffle(drawn[0], CELL).cpu().numpy()[:, :side, :side]
         layouts.append(decoded(maps, model.classes, model.mpp))
     return layouts
 

@@ -19,7 +19,7 @@ from napari_histomix.datasets import Dataset
 from napari_histomix.diffusion.model_files import load_part, read_card
 from napari_histomix.generation.denoising import denoise
 from napari_histomix.generation.networks import ConditionedUNet
-from napari_histomix.generation.structure_model import UNSHUFFLED, condition_vector, structure_maps
+from napari_histomix.generation.structure_model import CELL, condition_vector, structure_maps
 from napari_histomix.records import HistomixError, Job
 from napari_histomix.training.inpainting import few_bits
 from napari_histomix.training.labeled_diffusion import LabeledDiffusion
@@ -32,7 +32,7 @@ from napari_histomix.training.labeled_windows import (
 )
 from napari_histomix.training.settings import StructureSettings
 
-WIDTHS = (48, 64, 96, 128)
+WIDTHS = (64, 96, 128)
 CHECKED = 16
 SHOWN = 4
 
@@ -43,7 +43,7 @@ class StructureRecipe(LabeledDiffusion):
     columns = ("Real", "Drawn")
     what = (
         "A network that draws nuclei structures: semantic, horizontal and vertical maps and a map for each class, "
-        "two by two pixels in one. Output: v-prediction."
+        "four by four pixels in one. Output: v-prediction."
     )
     windows = (64, 128, 256)
 
@@ -58,7 +58,7 @@ class StructureRecipe(LabeledDiffusion):
         """Labeled pictures; their classes are those that the network will draw."""
         learned, checked = yield from labeled_pictures(sources, self.settings, splits)
         self.classes = class_names(learned)
-        channels = UNSHUFFLED * (3 + len(self.classes))
+        channels = CELL**2 * (3 + len(self.classes))
         if self.start is None:
             self.network = ConditionedUNet(channels, channels, 0, len(self.classes) + 2, WIDTHS)
         elif tuple(read_card(self.start).get("classes", ())) == self.classes:
@@ -76,7 +76,7 @@ class StructureRecipe(LabeledDiffusion):
     def prepare(
         self, windows: Sequence[LabeledWindow], rng: np.random.Generator, dropped: bool = True
     ) -> tuple[Tensor, ...]:
-        """Structures (N, 4·(3 + classes), S/2, S/2), where the loss counts, and condition vectors."""
+        """Structures (N, 16·(3 + classes), S/4, S/4), where the loss counts, and condition vectors."""
         maps = [structure_maps(window.layout, self.classes) for window in windows]
         vectors = []
         for window in windows:
@@ -84,8 +84,8 @@ class StructureRecipe(LabeledDiffusion):
             vectors.append(condition_vector(window.layout if given else None, self.classes))
         ignored = torch.from_numpy(np.stack([window.ignore for window in windows]))[:, None].float()
         shuffle = torch.nn.functional.pixel_unshuffle
-        counted = 1 - torch.nn.functional.max_pool2d(ignored, 2)
-        return shuffle(torch.from_numpy(np.stack(maps)), 2), counted, torch.from_numpy(np.stack(vectors))
+        counted = 1 - torch.nn.functional.max_pool2d(ignored, CELL)
+        return shuffle(torch.from_numpy(np.stack(maps)), CELL), counted, torch.from_numpy(np.stack(vectors))
 
     def _error(self, network: Any, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
         structures, counted, vectors = batch
@@ -103,6 +103,6 @@ class StructureRecipe(LabeledDiffusion):
         *_, drawn = denoise(network, self.schedule, tuple(real.shape[1:]), None, vectors, range(len(real)), steps=20)
         rows = []
         for pair in zip(real, drawn, strict=True):
-            maps = [torch.nn.functional.pixel_shuffle(each, 2)[:3].cpu().numpy() for each in pair]
+            maps = [torch.nn.functional.pixel_shuffle(each, CELL)[:3].cpu().numpy() for each in pair]
             rows.append(np.concatenate([((each + 1) * 127.5).clip(0, 255).transpose(1, 2, 0) for each in maps], axis=1))
         return np.concatenate(rows).astype(np.uint8)
