@@ -39,9 +39,9 @@ def denoise(
     Parameters
     ----------
     network : ConditionedUNet
-        Of v-prediction.
     schedule : mapping
-        Of the noise it was trained with, as diffusers writes it.
+        Of the noise it was trained with, as diffusers writes it; the network predicts v, or, by ``prediction_type``
+        "sample", the clean item.
     shape : (C, H, W)
         Of one item.
     maps, vectors : Tensor, optional
@@ -76,6 +76,7 @@ def denoise(
     maps, vectors = (None if part is None else part.to(device) for part in (maps, vectors))
     dtype = fast_dtype(device)
     length = float(schedule["num_train_timesteps"])
+    is_clean = schedule["prediction_type"] == "sample"
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         bare_maps = None if maps is None else torch.zeros_like(maps)
         bare_vectors = None if vectors is None else vectors if maps is not None else torch.zeros_like(vectors)
@@ -89,12 +90,12 @@ def denoise(
                 without = network(seen, timestep, bare_maps, bare_vectors, bare).float()
                 predicted = predicted + guidance * (predicted - without)
             alpha = scheduler.alphas_cumprod[int(timestep)]
-            clean = (alpha.sqrt() * noisy - (1 - alpha).sqrt() * predicted).clamp(-1, 1)
+            clean = predicted if is_clean else alpha.sqrt() * noisy - (1 - alpha).sqrt() * predicted
             if ancestral:
                 noisy = _ancestral_step(scheduler, predicted, timestep, noisy, generators)
             else:
                 noisy = scheduler.step(predicted, timestep, noisy).prev_sample
-            yield clean
+            yield clean.clamp(-1, 1)
     return noisy.clamp(-1, 1)
 
 
