@@ -241,7 +241,7 @@ def small_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_structure_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model folder around a small untrained network that draws layouts; never write into it."""
-    return _small_generator(tmp_path_factory, "structure", (20, 20, 0, 4))
+    return _small_generator(tmp_path_factory, "structure", (80, 80, 0, 4))
 
 
 def _small_generator(tmp_path_factory: pytest.TempPathFactory, kind: str, channels: tuple[int, int, int, int]) -> Path:

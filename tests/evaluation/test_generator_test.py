@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_test_with_real_networks(dataset, monkeypat
     schedule = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
     widths = {"block_out_channels": (8, 16), "layers_per_block": 1}
     image = ConditionedUNet(7, 3, len(CLASSES) + 6, image_model.VECTOR, **widths).eval()
-    drawing = ConditionedUNet(20, 20, 0, len(CLASSES) + 2, **widths).eval()
+    drawing = ConditionedUNet(80, 80, 0, len(CLASSES) + 2, **widths).eval()
     painter = pix2pix.Generator(list(CLASSES), 4, 3).eval()
     given = {
         "segmenter": disc_segmenter(),

@@ -23,7 +23,7 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import GeneratorModel, class_of, unknown_classes
 from napari_histomix.generation.structure import condition_maps
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.stains import stain_of
+from napari_histomix.stains import stain_of, with_stain
 
 U8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -101,7 +101,8 @@ def paint(
         One for each layout: a picture depends on its layout, stain, seed and the settings alone.
     settings : PaintSettings
     stains : sequence, optional
-        For each layout the stain of a reference image (`stain_of`), or None: as the model likes.
+        For each layout the stain of a reference image (`stain_of`), or None: as the model likes. The network is told
+        of it, and what it misses of mean and spread is put right in the finished picture (`with_stain`).
     device : str
 
     Returns
@@ -116,7 +117,8 @@ def paint(
         for message in _warnings(layout, model):
             yield Event("Painting", number, len(layouts), message=message)
         scaled = _at_scale(layout, model.mpp)
-        stain = stain_vector(stains[number] if stains is not None else None)
+        wanted = stains[number] if stains is not None else None
+        stain = stain_vector(wanted)
         canvas = np.zeros((*scaled.shape, 3), np.uint8)
         known = np.zeros(scaled.shape, np.bool_)
         tiles = list(_tiles(scaled.shape))
@@ -135,7 +137,7 @@ def paint(
         if canvas.shape[:2] != layout.shape:
             height, width = layout.shape
             canvas = np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
-        painted.append(canvas)
+        painted.append(canvas if wanted is None else with_stain(canvas, wanted))
     return painted
 
 

@@ -35,7 +35,7 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import GeneratorModel, class_of
 from napari_histomix.records import Event, HistomixError, Job, instance_ids
 from napari_histomix.sampling import item_seed
-from napari_histomix.stains import stain_of
+from napari_histomix.stains import stain_of, with_stain
 
 SIZES: dict[str, dict[str, int]] = {"small": {"width": 32, "depth": 5}, "paper": {"width": 64, "depth": 8}}
 """Width and depth of the networks: for two cores (3 million weights), and Isola's for 256²."""
@@ -184,6 +184,7 @@ def render(
         Where a reference's edges are not followed, because the labels were edited.
     stains : sequence of (6,) float32 or None, optional
         Stains to follow (``stains.stain_of``) in place of the references'; without either, one that the model knows.
+        The generator is told of it, and what it misses is put right in the finished picture (``stains.with_stain``).
     seeds : sequence of int, optional
         From 0, where they are not given.
     device : str
@@ -232,7 +233,7 @@ def render(
             maps = label_maps(scaled, model.classes, edges, redrawn)
             with memory_error("There is no memory left to paint; paint smaller layouts, or on another device."):
                 made = yield from _painted(network, maps, stain, seed, place)
-            pictures.append(_resized(made, layout.shape))
+            pictures.append(with_stain(_resized(made, layout.shape), stain))
             yield Event("Painting", len(pictures), len(layouts), preview=pictures[-1])
     finally:
         model.network.to("cpu")
