@@ -1,10 +1,12 @@
 """Make the labeled datasets that the bundled generators and the bundled segmenter learn from.
 
-Two folders in HoVer-Net's layout at 0.5 µm/px:
+Three folders in HoVer-Net's layout at 0.5 µm/px:
 
 - ``brca-m2c``: BRCA-M2C's typed points (TopoXLab, 2022, BSD-3-Clause), grown into masks as ``make_sample.py`` grows
   them. Around points without a mask, 9 pixels are "ignore": networks must not learn that tissue is free of
-  nuclei there. How many points got a mask is printed, and written into ``dataset.json``.
+  nuclei there. How many points got a mask is printed, and written into ``dataset.json``. Generators learn from it.
+- ``brca-m2c-discs``: the same images. A point without a mask is a disc of the median size of its class: mostly pale
+  nuclei, which a segmenter that never saw them would not find. The segmenter learns from it.
 - ``dsb2018-he``: the stained images of the 2018 Data Science Bowl (CC0), whose masks people drew, without classes. They
   were taken at several magnifications: each image is scaled so that half of its nuclei are wider than 7 µm.
 
@@ -16,6 +18,7 @@ Run from the repository::
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -33,44 +36,63 @@ WIDTH = 7.0
 """Median diameter of nuclei that an image of unknown scale is taken to have, in µm."""
 
 
-def with_unknown(masks: NDArray[np.int32], points: NDArray[np.int64]) -> tuple[NDArray[np.int32], dict[int, int], int]:
-    """Masks with a disc to be ignored around every point without one; the types; how many points have a mask."""
+def with_discs(
+    masks: NDArray[np.int32], points: NDArray[np.int64], radii: Mapping[int, float]
+) -> tuple[NDArray[np.int32], dict[int, int], int]:
+    """Masks with a disc around every point (row, column, class) without one; the types; how many points have a mask.
+
+    A disc is a nucleus with the radius of its class in ``radii``; without it, ``UNKNOWN_RADIUS`` pixels to be ignored.
+    """
+    masked = set(np.unique(masks).tolist())
     instances, types = masks.copy(), {}
+    nearest = np.full(masks.shape, np.inf)
+    rows, cols = np.indices(masks.shape)
     for number, (row, col, kind) in enumerate(points.tolist(), start=1):
-        if (masks == number).any():
-            types[number] = kind
-            continue
-        disc = cv2.circle(np.zeros(masks.shape, np.uint8), (col, row), UNKNOWN_RADIUS, 1, -1) > 0
-        disc &= instances == 0
-        if disc.any():
-            instances[disc] = number
-            types[number] = IGNORE.number
-    return instances, types, sum(kind != IGNORE.number for kind in types.values())
+        types[number] = kind if number in masked or kind in radii else IGNORE.number
+        if number not in masked:
+            away = np.hypot(rows - row, cols - col)
+            disc = (away <= radii.get(kind, UNKNOWN_RADIUS)) & (away < nearest) & (masks == 0)
+            nearest[disc], instances[disc] = away[disc], number
+    left = set(np.unique(instances).tolist())
+    return instances, {number: kind for number, kind in types.items() if number in left}, len(masked - {0})
 
 
-def make_brca(source: Path, folder: Path) -> None:
-    """Grow all points of BRCA-M2C."""
+def make_brca(source: Path, out: Path) -> None:
+    """Grow all points of BRCA-M2C, into both folders."""
     images = sorted((source / "images").glob("*.png"))
-    total = grown = 0
+    grown = []
+    areas: dict[int, list[int]] = {}
     for count, path in enumerate(images, start=1):
         pixels = read_pixels(path)
         points = np.loadtxt(source / "labels" / f"{path.stem}_gt_class_coords.txt", dtype=np.int64, ndmin=2)
-        inside = np.all((points[:, :2] >= 0) & (points[:, :2] < pixels.shape[:2]), axis=1)
-        points = points[inside]
-        instances, types, masks = with_unknown(grow_masks(pixels, points), points)
-        total, grown = total + len(points), grown + masks
-        write_hovernet(folder, path.stem, pixels, instances, types, MPP)
-        print(f"{count} of {len(images)}: {path.stem}: {masks} of {len(points)} points have a mask", flush=True)
-    write_type_info(folder, [*CLASSES, IGNORE])
-    write_dataset_json(
-        folder,
-        name="brca-m2c",
-        mpp=MPP,
-        license="BSD-3-Clause",
-        derived_from="BRCA-M2C (TopoXLab, 2022), TCGA open-access pixels",
-        points=total,
-        masks=grown,
-    )
+        points = points[np.all((points[:, :2] >= 0) & (points[:, :2] < pixels.shape[:2]), axis=1)]
+        masks = grow_masks(pixels, points)
+        for number, area in zip(
+            *(part.tolist() for part in np.unique(masks[masks > 0], return_counts=True)), strict=True
+        ):
+            areas.setdefault(int(points[number - 1, 2]), []).append(area)
+        grown.append((path.stem, pixels, points, masks))
+        print(
+            f"{count} of {len(images)}: {path.stem}: {len(np.unique(masks)) - 1} of {len(points)} points have a mask",
+            flush=True,
+        )
+    radii = {kind: float(np.sqrt(np.median(sizes) / np.pi)) for kind, sizes in areas.items()}
+    for name, discs, classes in (("brca-m2c", {}, [*CLASSES, IGNORE]), ("brca-m2c-discs", radii, CLASSES)):
+        total = masked = 0
+        for stem, pixels, points, masks in grown:
+            instances, types, found = with_discs(masks, points, discs)
+            total, masked = total + len(points), masked + found
+            write_hovernet(out / name, stem, pixels, instances, types, MPP)
+        write_type_info(out / name, classes)
+        write_dataset_json(
+            out / name,
+            name=name,
+            mpp=MPP,
+            license="BSD-3-Clause",
+            derived_from="BRCA-M2C (TopoXLab, 2022), TCGA open-access pixels",
+            points=total,
+            masks=masked,
+        )
 
 
 def make_dsb(source: Path, folder: Path) -> None:
@@ -98,7 +120,7 @@ def main() -> None:
     parser.add_argument("--dsb", type=Path, default=Path("../shared/data/dsb2018-he"), help="Bowl images (%(default)s)")
     arguments = parser.parse_args()
     make_dsb(arguments.dsb, arguments.out / "dsb2018-he")
-    make_brca(arguments.brca, arguments.out / "brca-m2c")
+    make_brca(arguments.brca, arguments.out)
 
 
 if __name__ == "__main__":
