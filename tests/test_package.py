@@ -184,3 +184,18 @@ def test_what_is_public_is_documented_with_an_example(name):
         assert "Examples\n--------\n>>> " in text or title == "Made", title
         assert not takes or "Parameters\n----------\n" in text, title
         assert inspect.isclass(item) or "Returns\n-------\n" in text, title
+
+
+def test_all_networks_come_with_the_package_and_fit_in_the_wheel():
+    from napari_histomix.generation.models import load_generator
+    from napari_histomix.weights import bundled
+
+    folders = sorted(bundled().parent.glob("he-*"))
+    assert [folder.name for folder in folders] == ["he-image", "he-inpaint", "he-pix2pix", "he-segmenter", "he-structure"]
+    for kind in ("image", "pix2pix", "segmenter", "structure"):
+        model = load_generator("", kind)
+        assert model.classes == ("lymphocyte", "stromal", "tumor") and model.mpp == 0.5
+        # The leak guard knows what they learned from.
+        assert len(model.card["training_pixels"]) > 100
+    assert all("BSD-3-Clause" in (folder / "README.md").read_text(encoding="utf-8") for folder in folders)
+    assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) < 40e6
