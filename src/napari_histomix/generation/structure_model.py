@@ -55,7 +55,7 @@ def sample(
     shares: Mapping[str, float] | None = None,
     density: float = 1500.0,
     steps: int = 25,
-    guidance: float = 0.0,
+    guidance: float = 2.0,
     ancestral: bool = False,
     device: str = "auto",
 ) -> Job[list[Layout]]:
@@ -74,7 +74,8 @@ def sample(
     density : float
         Nuclei in a square millimeter; counts where shares are given.
     steps, guidance, ancestral
-        See `denoising.denoise`; the paper's are 1,000 ancestral steps without guidance.
+        See `denoising.denoise`; the paper's are 1,000 ancestral steps without guidance. Guidance counts where shares
+        are given, and makes the layout follow them and the density.
     device : str
 
     Raises
@@ -101,7 +102,7 @@ def sample(
             vector,
             seeds[number : number + 1],
             steps=steps,
-            guidance=guidance,
+            guidance=guidance if shares is not None else 0.0,
             ancestral=ancestral,
             device=place,
         )
