@@ -191,7 +191,13 @@ def test_all_networks_come_with_the_package_and_fit_in_the_wheel():
     from napari_histomix.weights import bundled
 
     folders = sorted(bundled().parent.glob("he-*"))
-    assert [folder.name for folder in folders] == ["he-image", "he-inpaint", "he-pix2pix", "he-segmenter", "he-structure"]
+    assert [folder.name for folder in folders] == [
+        "he-image",
+        "he-inpaint",
+        "he-pix2pix",
+        "he-segmenter",
+        "he-structure",
+    ]
     for kind in ("image", "pix2pix", "segmenter", "structure"):
         model = load_generator("", kind)
         assert model.classes == ("lymphocyte", "stromal", "tumor") and model.mpp == 0.5
