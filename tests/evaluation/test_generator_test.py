@@ -194,6 +194,9 @@ def test_a_killed_test_goes_on_to_the_same_report(dataset, monkeypatch, report, 
     monkeypatch.setattr(image_model, "paint", None)
     resumed = report_values(drain(generator_test(dataset, given, SETTINGS, keep=kept, resume=True)))
     assert resumed | {"seconds": None} == whole | {"seconds": None} and resumed["seconds"][IMAGE] > 0
+    next(kept.glob("*.npz")).write_bytes(b"cut off")
+    with pytest.raises(HistomixError, match="is damaged; delete it"):
+        drain(generator_test(dataset, given, SETTINGS, keep=kept, resume=True))
     with pytest.raises(HistomixError, match="no test that could be resumed"):
         drain(generator_test(dataset, given, SETTINGS, keep=tmp_path / "none", resume=True))
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -320,18 +322,19 @@ class _Test:
     def made(self, phase: str, number: int, job: Callable[[], Job[NDArray[Any]]]) -> Job[tuple[NDArray[Any], float]]:
         """Item ``number`` of a phase and the seconds it took: as it was kept, or made now and kept."""
         total = self.settings.count
-        path = (
-            self.folder / f"{phase.replace(': ', '-').replace(' ', '-').lower()}-{number:04d}.npz"
-            if self.folder
-            else None
-        )
+        name = f"{phase.replace(': ', '-').replace(' ', '-').lower()}-{number:04d}.npz"
+        path = self.folder / name if self.folder else None
+        messages: list[str] = []
         if path is not None and path.exists():
             yield Event(phase, number, total)
-            with np.load(path) as kept:
-                for message in kept["messages"].tolist():
-                    self.note(message)
-                return kept["made"], float(kept["seconds"])
-        messages: list[str] = []
+            try:
+                with np.load(path) as kept:
+                    made, seconds, messages = kept["made"], float(kept["seconds"]), kept["messages"].tolist()
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+                raise HistomixError(f"{path} is damaged; delete it, and resume the test: it is made again.") from None
+            for message in messages:
+                self.note(message)
+            return made, seconds
 
         def told(event: Event) -> Event:
             messages.extend([event.message] if event.message else [])

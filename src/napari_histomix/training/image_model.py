@@ -29,7 +29,7 @@ from napari_histomix.generation.networks import ConditionedUNet, adopt_weights
 from napari_histomix.generation.structure import condition_maps
 from napari_histomix.records import HistomixError, Job, instance_ids
 from napari_histomix.training.inpainting import few_bits
-from napari_histomix.training.labeled_diffusion import LabeledDiffusion
+from napari_histomix.training.labeled_diffusion import LabeledDiffusion, mean_error
 from napari_histomix.training.labeled_windows import (
     LabeledBatches,
     LabeledPicture,
@@ -112,9 +112,7 @@ class ImageRecipe(LabeledDiffusion):
         seen = torch.cat([noisy, images * (1 - hole), hole], dim=1)
         with few_bits(images.device):
             predicted = network(seen.contiguous(memory_format=torch.channels_last), times, maps, vectors)
-        wanted = self.scheduler.get_velocity(images, noise, times)
-        error = (predicted.float() - wanted).square().mean(1, keepdim=True)
-        return (error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)
+        return mean_error(predicted, self.scheduler.get_velocity(images, noise, times), counted)
 
     @torch.no_grad()
     def shown(self, network: Any, batch: Any) -> NDArray[np.uint8]:

@@ -71,3 +71,9 @@ class LabeledDiffusion(ABC):
     def parts(self, network: Any, _batch: Any) -> Any:
         """The network."""
         return network
+
+
+def mean_error(predicted: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
+    """Mean square error of each item (N,) where it counts, (N, 1, H, W)."""
+    error = (predicted.float() - wanted).square().mean(1, keepdim=True)
+    return (error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)

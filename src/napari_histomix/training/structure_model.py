@@ -22,7 +22,7 @@ from napari_histomix.generation.networks import ConditionedUNet
 from napari_histomix.generation.structure_model import CELL, condition_vector, structure_maps
 from napari_histomix.records import HistomixError, Job
 from napari_histomix.training.inpainting import few_bits
-from napari_histomix.training.labeled_diffusion import LabeledDiffusion
+from napari_histomix.training.labeled_diffusion import LabeledDiffusion, mean_error
 from napari_histomix.training.labeled_windows import (
     LabeledBatches,
     LabeledPicture,
@@ -94,10 +94,9 @@ class StructureRecipe(LabeledDiffusion):
         noisy = self.scheduler.add_noise(structures, noise, times)
         with few_bits(structures.device):
             predicted = network(noisy.contiguous(memory_format=torch.channels_last), times, None, vectors)
-        error = (predicted.float() - structures).square().mean(1, keepdim=True)
-        mean = (error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)
+        error = mean_error(predicted, structures, counted)
         # v and what is denoised are linear in each other: v's error is this one times 1 / (1 − ᾱ).
-        return mean / (1 - self.scheduler.alphas_cumprod.to(mean.device)[times])
+        return error / (1 - self.scheduler.alphas_cumprod.to(error.device)[times])
 
     @torch.no_grad()
     def shown(self, network: Any, batch: Any) -> NDArray[np.uint8]:
