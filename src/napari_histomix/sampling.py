@@ -10,15 +10,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
-from sklearn.covariance import ledoit_wolf
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
 
 from napari_histomix.records import HistomixError, Kind, LabeledImage, Location
 from napari_histomix.stains import optical_density
 
 if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
     from napari_histomix.segmentation.pool import SegmentPool
 
 TISSUE_DENSITY = 0.12
@@ -117,6 +116,11 @@ class ContextModel:
 
         With ``pca_on_rare`` the components are fitted to the rare surroundings only, as the published code does.
         """
+        # Here, since windows and command lines import this room before anything is fitted, and these take a second.
+        from sklearn.covariance import ledoit_wolf
+        from sklearn.decomposition import PCA
+        from sklearn.preprocessing import StandardScaler
+
         if len(rare) == 0:
             raise HistomixError("There is no rare nucleus to learn from; choose a class that occurs in the images.")
         basis = rare if pca_on_rare and len(rare) > 1 else pooled
@@ -133,8 +137,7 @@ class ContextModel:
             everything = pca.transform(scaler.transform(pooled)).var(axis=0)
             covariance = np.diag((len(own) * own.var(axis=0) + count * everything) / (len(own) + count))
         covariance = covariance + 1e-9 * np.trace(covariance) * np.eye(count) + 1e-12 * np.eye(count)
-        scores = np.atleast_1d(multivariate_normal(mean, covariance).logpdf(own))
-        return cls(scaler, pca, mean, covariance, np.sort(scores))
+        return cls(scaler, pca, mean, covariance, np.sort(_log_density(own, mean, covariance)))
 
     def transform(self, features: Features) -> NDArray[np.float64]:
         """(N, d) features as (N, p) principal components."""
@@ -146,12 +149,20 @@ class ContextModel:
         """Log-likelihood (N,) of principal components (N, p) under the rare surroundings."""
         if len(components) == 0:
             return np.empty(0)
-        return np.atleast_1d(multivariate_normal(self.mean, self.covariance).logpdf(components))
+        return _log_density(components, self.mean, self.covariance)
 
     def percentile(self, log_likelihoods: NDArray[np.float64]) -> NDArray[np.float64]:
         """Share (0–100) of the rare nuclei's own surroundings that score below each value (N,)."""
         below = np.searchsorted(self.rare_log_likelihoods, log_likelihoods, side="right")
         return 100.0 * below / len(self.rare_log_likelihoods)
+
+
+def _log_density(
+    components: NDArray[np.float64], mean: NDArray[np.float64], covariance: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    from scipy.stats import multivariate_normal
+
+    return np.atleast_1d(multivariate_normal(mean, covariance).logpdf(components))
 
 
 PAIRS = 2000

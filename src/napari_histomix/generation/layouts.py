@@ -9,7 +9,6 @@ from typing import Annotated
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp
 
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layout_board import (
@@ -394,6 +393,8 @@ class LayoutStatistics:
 
         ``area``, ``neighbor distance``, ``density`` and ``share of`` each class; NaN where either side has no value.
         """
+        from scipy.stats import ks_2samp
+
         pairs = {
             "area": (self.areas, others.areas),
             "neighbor distance": (self.neighbor_distances, others.neighbor_distances),

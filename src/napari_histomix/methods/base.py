@@ -92,6 +92,10 @@ class Store(Protocol):
         """Keep plain JSON values by key."""
         raise HistomixError("Nothing is kept while changes are made again.")
 
+    def has_candidates(self) -> bool:
+        """Whether a search has found any."""
+        return False
+
     def candidates(self) -> tuple[Candidate, ...]:
         """Candidate locations that were found, by rank."""
         return ()

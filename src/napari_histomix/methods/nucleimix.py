@@ -277,7 +277,7 @@ class Candidates(Stage):
     kept_as = "candidate_settings"
 
     def ready(self, store: Store) -> bool:
-        return bool(store.candidates())
+        return store.has_candidates()
 
     def find(self, work: Work, settings: CandidateSettings) -> Job[CandidateSet]:
         found = yield from find_candidates(work.dataset, settings)

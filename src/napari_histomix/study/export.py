@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.composing import compose
@@ -24,6 +23,7 @@ from napari_histomix.study.export_images import ORIGIN, SHARES, Augmented
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
     from napari_histomix.study import Study
 
@@ -218,6 +218,8 @@ def _write_readme(written: Augmented, records: Sequence[Record]) -> None:
 
 def class_chart(written: Augmented) -> Figure:
     """Bar chart of nuclei or images per class, before (pale) and after (full), with their numbers."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 1.2 + 0.7 * len(written.colors)), layout="constrained")
     _draw_classes(figure.subplots(), written)
     return figure
@@ -243,6 +245,8 @@ def change_sheet(written: Augmented, changes: Sequence[Change]) -> Figure:
     shown = changes[:12]
     rows = -(-len(shown) // 2)
     top = 1.2 + 0.6 * len(written.colors)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, top + 1.6 * rows), layout="constrained")
     upper, lower = cast("Sequence[SubFigure]", figure.subfigures(2, 1, height_ratios=[top, 1.6 * rows]))
     _draw_classes(upper.subplots(), written)

@@ -224,6 +224,11 @@ class Study(ChangeStore, DecisionLog):
             db.executemany(f"INSERT INTO candidates VALUES ({', '.join('?' * 17)})", rows)
             write_meta(db, facts)
 
+    def has_candidates(self) -> bool:
+        """Whether a search has found any."""
+        with self._database.reading() as db:
+            return db.execute("SELECT 1 FROM candidates LIMIT 1").fetchone() is not None
+
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates by rank."""
         with self._database.reading() as db, uncollected():

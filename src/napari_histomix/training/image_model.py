@@ -24,10 +24,11 @@ from napari_histomix.diffusion.model_files import WEIGHTS_FILE, load_part, read_
 from napari_histomix.generation.denoising import denoise
 from napari_histomix.generation.image_model import VECTOR, stain_vector
 from napari_histomix.generation.layout import Layout
-from napari_histomix.generation.models import adapted
+from napari_histomix.generation.models import adapted, load_generator
 from napari_histomix.generation.networks import ConditionedUNet, adopt_weights
 from napari_histomix.generation.structure import condition_maps
 from napari_histomix.records import HistomixError, Job, instance_ids
+from napari_histomix.training.consistency import Consistency
 from napari_histomix.training.inpainting import few_bits
 from napari_histomix.training.labeled_diffusion import LabeledDiffusion, mean_error
 from napari_histomix.training.labeled_windows import (
@@ -66,6 +67,7 @@ class ImageRecipe(LabeledDiffusion):
         super().__init__(settings, start)
         if settings.window % 4:
             raise HistomixError("Windows of this network must be multiples of 4 pixels.")
+        self.consistency: Consistency | None = None
 
     def pictures(
         self, sources: Sequence[Path | Dataset], seed: int, splits: Mapping[str, str] | None
@@ -74,7 +76,19 @@ class ImageRecipe(LabeledDiffusion):
         learned, checked = yield from labeled_pictures(sources, self.settings, splits)
         self.classes = class_names(learned)
         self.network = begun(self.start, self.classes)
+        if (settings := self.settings).consistency:
+            segmenter = load_generator(settings.segmenter, "segmenter")
+            self.consistency = Consistency(segmenter, self.classes, settings.window_mpp, settings.window)
         return learned, checked
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the model card says beside the run; images that the segmenter learned from shaped this network, too."""
+        if self.consistency is None:
+            return super().facts
+        segmenter = self.consistency.model
+        learned = {"training_pixels": segmenter.card.get("training_pixels", [])}
+        return {**super().facts, "segmenter": segmenter.name, "segmenter_sha256": segmenter.sha256, **learned}
 
     def fixed(self, pictures: Sequence[LabeledPicture]) -> tuple[Tensor, ...]:
         """The windows of the validation loss."""
@@ -106,13 +120,26 @@ class ImageRecipe(LabeledDiffusion):
             torch.from_numpy(np.stack(vectors)),
         )
 
-    def _error(self, network: Any, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
-        images, hole, counted, maps, vectors = batch
-        noisy = self.scheduler.add_noise(images, noise, times)
+    def _predicted(self, network: Any, batch: Any, noisy: Tensor, times: Tensor) -> Tensor:
+        images, hole, _, maps, vectors = batch
         seen = torch.cat([noisy, images * (1 - hole), hole], dim=1)
         with few_bits(images.device):
-            predicted = network(seen.contiguous(memory_format=torch.channels_last), times, maps, vectors)
-        return mean_error(predicted, self.scheduler.get_velocity(images, noise, times), counted)
+            predicted: Tensor = network(seen.contiguous(memory_format=torch.channels_last), times, maps, vectors)
+        return predicted
+
+    def _error(self, predicted: Tensor, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
+        return mean_error(predicted, self.scheduler.get_velocity(batch[0], noise, times), batch[2])
+
+    def _besides(self, predicted: Tensor, batch: Any, noisy: Tensor, times: Tensor) -> Tensor | float:
+        """What a segmenter misses in the estimate; the less noise there was, the more it counts."""
+        if self.consistency is None:
+            return 0.0
+        images, hole, counted, maps, _ = batch
+        alphas = self.scheduler.alphas_cumprod.to(images.device)[times].view(-1, 1, 1, 1)
+        clean = alphas.sqrt() * noisy - (1 - alphas).sqrt() * predicted.float()
+        painted = images * (1 - hole) + clean * hole
+        loss = self.consistency.loss(painted, maps, counted * maps[:, -1:] * alphas)
+        return self.settings.consistency * loss
 
     @torch.no_grad()
     def shown(self, network: Any, batch: Any) -> NDArray[np.uint8]:

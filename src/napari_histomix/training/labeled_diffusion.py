@@ -45,8 +45,16 @@ class LabeledDiffusion(ABC):
         """The tensors of windows: first what is denoised; conditions are left out now and then if ``dropped``."""
 
     @abstractmethod
-    def _error(self, network: Any, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
+    def _predicted(self, network: Any, batch: Any, noisy: Tensor, times: Tensor) -> Tensor:
+        """What the network says of noisy items."""
+
+    @abstractmethod
+    def _error(self, predicted: Tensor, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
         """Mean square error of v of each item (N,), where it counts."""
+
+    def _besides(self, _predicted: Tensor, _batch: Any, _noisy: Tensor, _times: Tensor) -> Tensor | float:
+        """What else the loss holds; by default nothing."""
+        return 0.0
 
     def loss(self, network: Any, batch: Any, generator: torch.Generator) -> Tensor:
         """Weighted square error of v, where it counts; all randomness from a CPU generator."""
@@ -56,7 +64,10 @@ class LabeledDiffusion(ABC):
         alphas = self.scheduler.alphas_cumprod.to(clean.device)[times]
         ratio = alphas / (1 - alphas)
         weight = ratio.clamp(max=5) / (ratio + 1) if self.settings.weighting == "min-snr" else torch.ones_like(ratio)
-        return (self._error(network, batch, times, noise) * weight).mean()
+        noisy = self.scheduler.add_noise(clean, noise, times)
+        predicted = self._predicted(network, batch, noisy, times)
+        error = (self._error(predicted, batch, times, noise) * weight).mean()
+        return error + self._besides(predicted, batch, noisy, times)
 
     @torch.no_grad()
     def check(self, network: Any, batch: Any) -> float:
@@ -65,7 +76,8 @@ class LabeledDiffusion(ABC):
         for step in CHECK_TIMES:
             noise = torch.randn(batch[0].shape, generator=torch.Generator().manual_seed(step)).to(batch[0].device)
             times = torch.full((len(noise),), step, device=noise.device)
-            total += float(self._error(network, batch, times, noise).mean())
+            predicted = self._predicted(network, batch, self.scheduler.add_noise(batch[0], noise, times), times)
+            total += float(self._error(predicted, batch, times, noise).mean())
         return total / len(CHECK_TIMES)
 
     def parts(self, network: Any, _batch: Any) -> Any:

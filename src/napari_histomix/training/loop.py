@@ -193,6 +193,7 @@ def train(
     distinct = {(picture.folder, pixels_sha256(picture.pixels())) for picture in learned}
     trained_on = {sha256 for _, sha256 in distinct}
     trained_on.update(*(read_card(path).get("training_pixels", []) for path in (start, autoencoder) if path))
+    trained_on.update(recipe.facts.get("training_pixels", []))
     # Several pictures may be tiles of one image.
     to_learn, to_check = Counter(folder for folder, _ in distinct), Counter(picture.folder for picture in checked)
     folders = sorted(to_learn | to_check)

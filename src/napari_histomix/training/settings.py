@@ -161,6 +161,25 @@ class ImageSettings(LabeledSettings):
     unclassed: Annotated[
         float, Option("Share of windows whose nuclei have no class.", low=0.0, high=1.0, advanced=True)
     ] = 0.1
+    consistency: Annotated[
+        float,
+        Option(
+            "Weight of the loss that a segmenter gives which does not find the labels in what is painted "
+            "(arXiv 2404.07987); 0: none.",
+            low=0.0,
+            advanced=True,
+        ),
+    ] = 0.1
+    segmenter: Annotated[
+        str,
+        Option(
+            "The segmenter of that loss: its folder.",
+            kind="model",
+            network="segmenter",
+            automatic="the bundled one",
+            advanced=True,
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,11 +89,13 @@ class StructureRecipe(LabeledDiffusion):
         counted = 1 - torch.nn.functional.max_pool2d(ignored, CELL)
         return shuffle(torch.from_numpy(np.stack(maps)), CELL), counted, torch.from_numpy(np.stack(vectors))
 
-    def _error(self, network: Any, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
-        structures, counted, vectors = batch
-        noisy = self.scheduler.add_noise(structures, noise, times)
-        with few_bits(structures.device):
-            predicted = network(noisy.contiguous(memory_format=torch.channels_last), times, None, vectors)
+    def _predicted(self, network: Any, batch: Any, noisy: Tensor, times: Tensor) -> Tensor:
+        with few_bits(noisy.device):
+            predicted: Tensor = network(noisy.contiguous(memory_format=torch.channels_last), times, None, batch[2])
+        return predicted
+
+    def _error(self, predicted: Tensor, batch: Any, times: Tensor, noise: Tensor) -> Tensor:
+        structures, counted, _ = batch
         error = mean_error(predicted, structures, counted)
         # v and what is denoised are linear in each other: v's error is this one times 1 / (1 − ᾱ).
         return error / (1 - self.scheduler.alphas_cumprod.to(error.device)[times])

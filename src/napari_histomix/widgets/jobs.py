@@ -24,6 +24,7 @@ from napari.utils import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
+from napari_histomix.datasets.text_files import uncollected
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.widgets.elements import later
 
@@ -376,7 +377,9 @@ def warm_networks() -> None:
 def _load_engine() -> None:
     prepare_torch()
     try:
-        import_module(ENGINE)
+        # A collection in the midst of it would hold the window for a second, and what modules make is no garbage.
+        with uncollected():
+            import_module(ENGINE)
     except ImportError:
         # The synthesis that needs it imports it again, and there the person is told what is missing.
         return

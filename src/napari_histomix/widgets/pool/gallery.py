@@ -7,7 +7,6 @@ from collections import OrderedDict
 from contextlib import suppress
 
 import numpy as np
-from matplotlib.colors import hsv_to_rgb
 from napari.utils.theme import get_theme
 from numpy.typing import ArrayLike, NDArray
 from qtpy.QtCore import QByteArray, QEvent, QObject, QPoint, QRect, QRectF, QSize, Qt, Signal
@@ -48,8 +47,9 @@ DECISION_FRAMES = ("", GOOD, BAD)
 def class_colors(count: int) -> NDArray[np.uint8]:
     """A color for each of so many classes, (count, 3) RGB."""
     # Golden-angle steps of hue: no two neighbors look alike, however many there are.
-    more = [255 * hsv_to_rgb((index * 0.618 % 1, 0.55, 0.85)) for index in range(len(CLASS_COLORS), count)]
-    return np.rint([*map(rgb, CLASS_COLORS[:count]), *more]).astype(np.uint8).reshape(count, 3)
+    hues = (QColor.fromHsvF(index * 0.618 % 1, 0.55, 0.85) for index in range(len(CLASS_COLORS), count))
+    more = [(hue.red(), hue.green(), hue.blue()) for hue in hues]
+    return np.array([*map(rgb, CLASS_COLORS[:count]), *more], np.uint8).reshape(count, 3)
 
 
 def theme_colors(theme: str, *names: str) -> list[QColor]:
