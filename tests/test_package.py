@@ -76,6 +76,11 @@ def test_the_core_loads_neither_a_window_nor_torch(statement):
     assert not loaded_by(statement) & heavy
 
 
+def test_the_window_opens_before_what_only_jobs_need_is_loaded():
+    late = {"torch", "diffusers", "timm", "sklearn", "matplotlib", "zarr"}
+    assert not late & loaded_by("import napari_histomix.widgets.dock")
+
+
 def test_help_needs_no_torch():
     program = (
         "import sys\nfrom napari_histomix.cli import main\n"

@@ -80,7 +80,6 @@ def test_inspect_says_it_when_asked(dataset_folder, tmp_path, monkeypatch, run):
 
 
 def test_the_data_panel_says_it_when_asked(dataset_folder, tmp_path, monkeypatch, qtbot):
-    monkeypatch.setattr(data_panel, "can_check", lambda: True)
     monkeypatch.setattr(data_panel, "load_segmenter", disc_segmenter)
     line = UnlabeledLine(None)
     qtbot.addWidget(line)

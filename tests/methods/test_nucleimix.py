@@ -332,7 +332,6 @@ class TestSynthesis:
                 asked.append(image.source.image)
                 return np.ones([part.stop - part.start for part in window], bool)
 
-        monkeypatch.setattr(nucleimix, "can_check", lambda: True)
         monkeypatch.setattr(nucleimix, "load_segmenter", lambda: SimpleNamespace(sha256="5e9"))
         monkeypatch.setattr(nucleimix, "UnlabeledNuclei", Everywhere)
         before, checked = run(count=100), run(count=100, check_free_places=True)
@@ -342,8 +341,6 @@ class TestSynthesis:
         assert {candidate.target.kind for candidate in checked.candidates} == {"major"}
         assert checked.refusals[nucleimix.HOLDS_NUCLEUS] >= kinds["background"] and asked
         assert {item.how["search"]["segmenter_sha256"] for item in checked.plan.items} == {"5e9"}
-        monkeypatch.setattr(nucleimix, "can_check", lambda: False)
-        assert run(count=100, check_free_places=True).candidates == before.candidates
 
     def test_the_batch_does_not_show_in_the_bytes(self, run):
         whole = run(batch=16).changes

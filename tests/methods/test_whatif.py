@@ -95,7 +95,7 @@ def test_free_places_with_an_unlabeled_nucleus_are_refused_and_counted(dataset, 
             return np.ones(image.instances[window].shape, bool)
 
     segmenter = SimpleNamespace(sha256="5e9")
-    stand_ins = {"can_check": lambda: True, "load_segmenter": lambda: segmenter, "UnlabeledNuclei": Everywhere}
+    stand_ins = {"load_segmenter": lambda: segmenter, "UnlabeledNuclei": Everywhere}
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(whatif, name, stand_in)
     work = Work(dataset, study, loaded=model)

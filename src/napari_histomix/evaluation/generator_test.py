@@ -8,6 +8,7 @@ import os
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -378,14 +379,17 @@ class _Test:
             made.append(recombiner.layout(LayoutSettings(side=side), seed))
         layouts = {RECOMBINED: made}
         if (model := self.models.get("structure")) is not None:
-            layouts[DRAWN] = yield from self._drawn(model, training)
+            layouts[DRAWN] = yield from self._drawn(model, training, recombiner)
         return layouts
 
-    def _drawn(self, model: GeneratorModel, training: RealImages) -> Job[list[Layout]]:
-        """Layouts by the structure model, at the scale of the images and with the dataset's own words for classes."""
+    def _drawn(self, model: GeneratorModel, training: RealImages, recombiner: Recombiner) -> Job[list[Layout]]:
+        """Layouts by the structure model, at the scale of the images and with the dataset's own words for classes.
+
+        Each is asked for the class shares and the density of a window of training images.
+        """
         from napari_histomix.generation.edges import resized_layout
         from napari_histomix.generation.models import class_of
-        from napari_histomix.generation.structure_model import sample
+        from napari_histomix.generation.structure_model import density_of, sample
 
         mpp = training.images[0].mpp
         side = max(32, round(self.settings.side * mpp / model.mpp))
@@ -395,7 +399,11 @@ class _Test:
         names = [*model.classes, ""]
 
         def planes(seed: int) -> Job[NDArray[np.int32]]:
-            (layout,) = yield from sample(1, side, model, [seed], device=self.settings.device)
+            window = recombiner.window(self.settings.side, seed)
+            counts = Counter(known for name in window.classes.values() if (known := class_of(name, model.classes)))
+            shares = {name: number / counts.total() for name, number in counts.items()} or None
+            job = sample(1, side, model, [seed], shares=shares, density=density_of(window), device=self.settings.device)
+            (layout,) = yield from job
             kinds = np.zeros(layout.instances.max() + 1, np.int32)
             for number, name in layout.classes.items():
                 kinds[number] = names.index(name)

@@ -180,6 +180,10 @@ class Recombiner:
         names = {self.images[index].source.image for index in givers} - {window.source}
         return replace(window, instances=board.instances, classes=board.classes, donors=tuple(sorted(names)))
 
+    def window(self, side: int, seed: int) -> Layout:
+        """A random window of the images as it is, but for flips and quarter turns."""
+        return self._window(side, np.random.default_rng(seed))[1]
+
     def _check_classes(self, raised: Sequence[str]) -> None:
         present = sorted({name for grouped in self._by_class for name in grouped if name})
         for name in raised:

@@ -12,7 +12,7 @@ import torch
 
 from napari_histomix.diffusion.model_files import CARD_FILE, SCHEDULE_FILE, load_part, read_card, read_json, scale_of
 from napari_histomix.records import HistomixError
-from napari_histomix.weights import bundled_model, missing_bundle
+from napari_histomix.weights import bundled_model
 
 Kind = Literal["segmenter", "structure", "image", "pix2pix"]
 
@@ -93,8 +93,6 @@ def load_generator(path: Path | str, kind: Kind) -> GeneratorModel:
         For a folder that is missing, damaged, or holds another kind of network.
     """
     folder = Path(path).expanduser() if str(path) else bundled_model(f"he-{kind}")
-    if not str(path) and (problem := missing_bundle(kind)):
-        raise HistomixError(problem)
     if not folder.is_dir():
         raise HistomixError(f"There is no model folder '{folder}'; check the path.")
     card = read_card(folder)

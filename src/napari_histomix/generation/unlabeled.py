@@ -12,7 +12,6 @@ from scipy.sparse import csr_array
 
 from napari_histomix.datasets import Dataset
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, drain, relayed
-from napari_histomix.weights import bundled_model
 
 if TYPE_CHECKING:
     from napari_histomix.generation.models import GeneratorModel
@@ -29,11 +28,6 @@ WHOLE_UM2 = 500_000.0
 """An image that is larger, two megapixels at 0.5 µm/px, is looked at place by place."""
 AROUND_UM = 24.0
 """What is seen around a place."""
-
-
-def can_check() -> bool:
-    """Whether the segmenter that this needs is there."""
-    return bundled_model("he-segmenter").is_dir()
 
 
 def load_segmenter() -> GeneratorModel:

@@ -24,7 +24,7 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import LayoutSettings, Recombiner
 from napari_histomix.methods.base import Stage, Store, Work, whole_images
 from napari_histomix.methods.generating import learned_from
-from napari_histomix.records import Event, HistomixError, Job, LabeledImage, instance_ids
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, instance_ids, relayed
 from napari_histomix.sampling import item_seed
 from napari_histomix.settings import Device, Option, Seed, plain
 
@@ -298,7 +298,7 @@ class LayoutStageSettings(LayoutSettings):
             low=0.0,
             high=50_000.0,
             unit="/mm²",
-            automatic="as in the training images",
+            automatic="as in windows of the training images",
             advanced=True,
         ),
     ] = None
@@ -402,11 +402,14 @@ def _recombined(
 def _drawn(
     dataset: Dataset, images: Sequence[LabeledImage], settings: LayoutStageSettings, seeds: Sequence[int]
 ) -> Job[tuple[list[Layout], dict[str, Any]]]:
-    """Layouts that a structure network draws, in the scale and with the classes of the dataset, and its facts."""
+    """Layouts that a structure network draws, in the scale and with the classes of the dataset, and its facts.
+
+    Each takes its class shares and density from a random window of the images, where nothing else is asked for.
+    """
     from napari_histomix.devices import choose_device
     from napari_histomix.generation.edges import resized_layout
     from napari_histomix.generation.models import class_of, load_generator
-    from napari_histomix.generation.structure_model import sample
+    from napari_histomix.generation.structure_model import density_of, sample
 
     choose_device(settings.device)
     model = load_generator(settings.structure_model, "structure")
@@ -414,21 +417,27 @@ def _drawn(
     ((mpp, _),) = Counter(image.mpp for image in images).most_common(1)
     if abs(mpp / model.mpp - 1) < SAME_SCALE:
         mpp = model.mpp
-    counts: Counter[str] = Counter()
-    for image in images:
-        counts.update(class_of(name, model.classes) for name in Layout.of(image, dataset.all_classes).classes.values())
-    del counts[""]
-    area = sum(image.instances.size * (image.mpp / 1000) ** 2 for image in images)
-    density = sum(len(image.types) for image in images) / area if settings.density is None else settings.density
-    drawn = yield from sample(
-        len(seeds),
-        round(settings.side * mpp / model.mpp),
-        model,
-        seeds,
-        shares=_shares(counts, settings, model.classes, model.name),
-        density=density,
-        device=settings.device,
-    )
+    drawn: list[Layout] = []
+    recombiner = Recombiner(images, dataset.all_classes)
+    side = min(settings.side, max(min(image.instances.shape) for image in images))
+
+    def of_all(event: Event) -> Event:
+        return replace(event, done=len(drawn) * event.total + event.done, total=len(seeds) * event.total)
+
+    for seed in seeds:
+        window = recombiner.window(side, seed)
+        counts = Counter(class_of(name, model.classes) for name in window.classes.values())
+        del counts[""]
+        job = sample(
+            1,
+            round(settings.side * mpp / model.mpp),
+            model,
+            [seed],
+            shares=_shares(counts, settings, model.classes, model.name),
+            density=density_of(window) if settings.density is None else settings.density,
+            device=settings.device,
+        )
+        drawn += yield from relayed(job, of_all)
     # Of several classes that the network takes for one, the class of its own name is meant, or else the first.
     named: dict[str, str] = {}
     for name in (known.name for known in dataset.classes):
@@ -445,7 +454,7 @@ def _drawn(
 def _shares(
     counts: Counter[str], settings: LayoutStageSettings, classes: Sequence[str], network: str
 ) -> dict[str, float] | None:
-    """Shares of the network's classes: those of the training images, the raised ones at least as asked for."""
+    """Shares of the network's classes: those of the counted nuclei, the raised ones at least as asked for."""
     from napari_histomix.generation.models import class_of
 
     raised = {name: class_of(name, classes) for name in settings.raised}

@@ -25,7 +25,7 @@ from napari_histomix.compositing.planning import plan_placement
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.features import open_encoder
 from napari_histomix.features.context import context_features
-from napari_histomix.generation.unlabeled import UnlabeledNuclei, can_check, load_segmenter
+from napari_histomix.generation.unlabeled import UnlabeledNuclei, load_segmenter
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Stage, Store, Work
 from napari_histomix.methods.painting import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.methods.record import Record, making_facts, painter, painter_facts
@@ -317,7 +317,7 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
         images = placing.SourceImages(work.dataset.read)
         lay, before = _lay_new(model, settings), work.before()
         search = search_facts(work.store.settings())
-        if settings.check_free_places and can_check():
+        if settings.check_free_places:
             segmenter = load_segmenter()
             lay = _lay_where_free(lay, UnlabeledNuclei(segmenter, settings.device))
             search["segmenter_sha256"] = segmenter.sha256

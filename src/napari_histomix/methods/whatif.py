@@ -15,7 +15,7 @@ from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.placing import check_candidates
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layout_board import centered, turned_pixels
-from napari_histomix.generation.unlabeled import UnlabeledNuclei, can_check, load_segmenter
+from napari_histomix.generation.unlabeled import UnlabeledNuclei, load_segmenter
 from napari_histomix.methods.base import Ingredients, Plan, Work
 from napari_histomix.methods.generating import (
     ImageModelSettings,
@@ -91,7 +91,7 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
 
     def check(self, settings: PaintedNucleiSettings) -> Check | None:
         """No free place where a nucleus lies that nobody labeled."""
-        if not (settings.check_free_places and can_check()):
+        if not settings.check_free_places:
             return None
         unlabeled = UnlabeledNuclei(load_segmenter(), settings.device)
 
@@ -108,7 +108,7 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
         model = generator_of(settings, "image", work.loaded)
         seen = yield from learned_from(work.dataset, model)
         plan = yield from super().plan(work, settings)
-        looked = load_segmenter().sha256 if settings.check_free_places and can_check() else ""
+        looked = load_segmenter().sha256 if settings.check_free_places else ""
         return replace(
             plan, items=[PaintedSite(**vars(site), learned_from=seen, segmenter_sha256=looked) for site in plan.items]
         )

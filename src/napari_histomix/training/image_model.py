@@ -131,14 +131,18 @@ class ImageRecipe(LabeledDiffusion):
         return mean_error(predicted, self.scheduler.get_velocity(batch[0], noise, times), batch[2])
 
     def _besides(self, predicted: Tensor, batch: Any, noisy: Tensor, times: Tensor) -> Tensor | float:
-        """What a segmenter misses in the estimate; the less noise there was, the more it counts."""
+        """What a segmenter misses in the estimate, most of all where signal and noise are alike.
+
+        With more noise the estimate is a blur; with less, borders are settled and what is left is chromatin, which a
+        segmenter would do without.
+        """
         if self.consistency is None:
             return 0.0
         images, hole, counted, maps, _ = batch
         alphas = self.scheduler.alphas_cumprod.to(images.device)[times].view(-1, 1, 1, 1)
         clean = alphas.sqrt() * noisy - (1 - alphas).sqrt() * predicted.float()
         painted = images * (1 - hole) + clean * hole
-        loss = self.consistency.loss(painted, maps, counted * maps[:, -1:] * alphas)
+        loss = self.consistency.loss(painted, maps, counted * maps[:, -1:] * 4 * alphas * (1 - alphas))
         return self.settings.consistency * loss
 
     @torch.no_grad()

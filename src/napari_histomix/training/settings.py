@@ -169,7 +169,7 @@ class ImageSettings(LabeledSettings):
             low=0.0,
             advanced=True,
         ),
-    ] = 0.1
+    ] = 0.03
     segmenter: Annotated[
         str,
         Option(

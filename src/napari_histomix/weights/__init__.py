@@ -32,16 +32,6 @@ def bundled_model(name: str) -> Path:
     return Path(__file__).parent / name
 
 
-def missing_bundle(kind: str) -> str:
-    """Why there is no bundled generator or segmenter of a kind, in a sentence; empty where there is."""
-    if bundled_model(f"he-{kind}").is_dir():
-        return ""
-    return (
-        f"No {kind} network comes with this version; train one with 'histomix train {kind}' or in the Train dock, "
-        "and choose its folder."
-    )
-
-
 FOLDER_VARIABLE = "HISTOMIX_WEIGHTS"
 _BLOCK = 1 << 20
 _TIMEOUT = 60

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QCheckBox, QGridLayout, QListWidget, QToolButton, QWi
 from napari_histomix.datasets import Dataset, sample_folder, synthetic_notes
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.splits import split_of, split_order
-from napari_histomix.generation.unlabeled import UnlabeledCount, can_check, count_unlabeled, load_segmenter
+from napari_histomix.generation.unlabeled import UnlabeledCount, count_unlabeled, load_segmenter
 from napari_histomix.records import Event, Job, NucleusClass
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
@@ -125,7 +125,7 @@ class UnlabeledLine(QWidget):
     def set_dataset(self, dataset: Dataset | None) -> None:
         """Speak of another dataset from now on."""
         self.runner.discard()
-        self._dataset = dataset if dataset is not None and dataset.has_nuclei and can_check() else None
+        self._dataset = dataset if dataset is not None and dataset.has_nuclei else None
         self.note.say("")
         self.setVisible(self._dataset is not None and not self._dataset.missing_scale)
 

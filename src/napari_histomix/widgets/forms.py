@@ -12,7 +12,6 @@ from qtpy.QtWidgets import QFileDialog, QFormLayout, QLabel, QSizePolicy, QWidge
 from superqt import QFlowLayout
 
 from napari_histomix.settings import Setting, made_from, settings_of
-from napari_histomix.weights import missing_bundle
 from napari_histomix.widgets import elements as ui
 
 if TYPE_CHECKING:
@@ -238,11 +237,6 @@ class NetworkChoice(ModelChoice):
     def follow(self) -> None:
         """Show what the window uses; to be called when that, or the kind, is another."""
         self.value = str(self.session.networks.get(self.kind) or "")
-
-    @property
-    def problem(self) -> str:
-        """Why nothing can be chosen by default; empty where something is."""
-        return "" if self.value else missing_bundle(self.kind)
 
 
 class EncoderChoice(Parts):

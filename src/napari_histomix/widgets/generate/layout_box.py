@@ -70,7 +70,7 @@ class LayoutBox(QWidget):
         """Why no layout can be sampled; empty where one can."""
         dataset = self.session.dataset
         if self.source.currentData() == DRAWN:
-            return self.structure.problem
+            return ""
         if dataset is None or not dataset.has_nuclei:
             return "Open a dataset of labeled nuclei in the HistoMix dock, or let the network draw."
         return "Enter how many µm one pixel is, in the step Data." if dataset.missing_scale else ""

@@ -80,10 +80,6 @@ class PaintForm(QWidget):
     def _kind(self) -> str:
         return str(self.kind.currentData())
 
-    def problem(self) -> str:
-        """Why nothing can be painted with what is chosen; empty where something can."""
-        return self.model.problem
-
     def ask_stain(self, asked: bool) -> None:
         """Whether there is a stain to choose: a nucleus in a real image has that of the image."""
         self.usual.setRowVisible(self.stain, asked)

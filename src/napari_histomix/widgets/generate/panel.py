@@ -199,7 +199,7 @@ class GeneratePanel(Panel):
             return NO_SCALE
         if self.what_if and self.drawing is None:
             return "Add a nucleus, and draw it where there is none."
-        return self.paint_form.problem()
+        return ""
 
     def _update(self) -> None:
         painting, sampling = self.runner.running, self.layout_box.sampler.running
