@@ -78,7 +78,8 @@ def test_the_core_loads_neither_a_window_nor_torch(statement):
 
 def test_the_window_opens_before_what_only_jobs_need_is_loaded():
     late = {"torch", "diffusers", "timm", "sklearn", "matplotlib", "zarr"}
-    assert not late & loaded_by("import napari_histomix.widgets.dock")
+    docks = "napari_histomix.widgets.dock, napari_histomix.widgets.pool.panel, napari_histomix.widgets.generate.panel"
+    assert not late & loaded_by(f"import {docks}")
 
 
 def test_help_needs_no_torch():

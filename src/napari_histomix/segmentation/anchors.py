@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.ndimage import find_objects
 
 from napari_histomix.records import Event, HistomixError, Job, Segment
@@ -160,6 +159,8 @@ def _anchors(
     proposals: Proposals, owners: NDArray[np.intp], shape: tuple[int, ...], settings: AnchorSettings
 ) -> list[_Anchor]:
     """The most frequent mask of the largest cluster of every superpixel, without duplicates."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+
     pixels, diagonal = shape[0] * shape[1], float(np.hypot(shape[0], shape[1]))
     share = proposals.identities[:, 2] ** 2 / pixels
     usable = (share >= settings.extent[0]) & (share <= settings.extent[1])

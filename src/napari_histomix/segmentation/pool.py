@@ -20,7 +20,6 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.decomposition import PCA
 
 from napari_histomix.records import Event, HistomixError, Job, Segment, Source
 
@@ -88,6 +87,8 @@ class Projection:
         count = min(components, len(seen) - 1, seen.shape[1])
         axes = np.zeros((seen.shape[1], 0))
         if count > 0:
+            from sklearn.decomposition import PCA
+
             axes = PCA(count, random_state=0).fit((seen - mean) / spread).components_.T
         return cls(mean.astype(np.float32), spread.astype(np.float32), axes.astype(np.float32))
 

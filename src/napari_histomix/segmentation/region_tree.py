@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 from scipy.sparse import coo_matrix
 from skimage.segmentation import slic
-from sklearn.cluster import ward_tree
 
 from napari_histomix.records import Event, Job
 from napari_histomix.stains import is_tissue, stain_density
@@ -88,6 +87,8 @@ class RegionTree:
     @classmethod
     def grow(cls, pixels: NDArray[np.uint8]) -> RegionTree:
         """The tree of an image (H, W, 3) uint8."""
+        from sklearn.cluster import ward_tree
+
         small = working_copy(pixels)
         smooth = np.asarray(cv2.medianBlur(small, 9), np.uint8)
         leaves = slic(smooth, LEAVES, compactness=15, sigma=1, start_label=0, max_num_iter=5, min_size_factor=0.3)
