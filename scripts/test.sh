@@ -40,7 +40,7 @@ say "Checking the plugin's manifest"
 
 say "Running the tests without a window"
 # Files side by side, each process with one thread: with more, they would hold each other up.
-OMP_NUM_THREADS=1 run_pytest -m "not gui" --numprocesses=auto --maxprocesses=4 --dist=loadfile
+OMP_NUM_THREADS=1 run_pytest -m "not gui" --durations=25 --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 # Two at a time, each on a screen of its own, where keys and the focus are its own as well.
 say "Running the tests in a window"
