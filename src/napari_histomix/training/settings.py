@@ -169,7 +169,7 @@ class ImageSettings(LabeledSettings):
             low=0.0,
             advanced=True,
         ),
-    ] = 0.03
+    ] = 0.01
     segmenter: Annotated[
         str,
         Option(
