@@ -20,11 +20,12 @@ import torch
 
 from napari_histomix.datasets import load_sample
 from napari_histomix.generation import structure_model
-from napari_histomix.generation.image_model import PRESETS, PaintSettings, paint, paint_inside
+from napari_histomix.generation.image_model import paint, paint_inside
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import LayoutSettings, Recombiner
 from napari_histomix.generation.models import load_generator
 from napari_histomix.generation.pix2pix import render
+from napari_histomix.generation.presets import PRESETS, PaintSettings
 from napari_histomix.generation.segmenting import segment
 from napari_histomix.records import LabeledImage, drain, instance_ids
 

@@ -33,6 +33,7 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import Recombiner
 from napari_histomix.generation.models import GeneratorModel
 from napari_histomix.generation.networks import ConditionedUNet
+from napari_histomix.generation.presets import PaintSettings
 from napari_histomix.records import Event, HistomixError, LabeledImage, NucleusClass, Source, drain
 from tests.network_samples import disc_segmenter, discs
 
@@ -170,7 +171,7 @@ def test_the_same_seed_gives_the_same_test_with_real_networks(dataset, monkeypat
         "pix2pix": replace(stub("pix2pix"), network=painter),
     }
     settings = replace(SETTINGS, side=32)
-    monkeypatch.setattr(image_model, "PRESETS", {"fast": image_model.PaintSettings(2, 0.0)})
+    monkeypatch.setattr("napari_histomix.evaluation.generator_test.PRESETS", {"fast": PaintSettings(2)})
     monkeypatch.setitem(structure_model.sample.__kwdefaults__, "steps", 2)
     found = [drain(generator_test(dataset, given, settings)) for _ in range(2)]
     assert DRAWN in found[0].layouts and set(found[0].origins) == {HELD, RECOMBINED, DRAWN}

@@ -53,6 +53,7 @@ from napari_histomix.evaluation.nearest_patch import TrainingPatches
 from napari_histomix.features import open_encoder
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import LayoutSettings, Recombiner
+from napari_histomix.generation.presets import DEFAULT, PRESETS, TITLES
 from napari_histomix.records import Event, HistomixError, Job, instance_ids, relayed
 from napari_histomix.sampling import item_seed
 from napari_histomix.settings import Device, Option, Seed, check_settings, plain
@@ -83,12 +84,8 @@ class GeneratorTestSettings:
     ] = 256
     side: Annotated[int, Option("Height and width of a pair.", low=32, high=2048, unit="px")] = 256
     preset: Annotated[
-        str,
-        Option(
-            "How the image model paints.",
-            choices={"fast": "Fast", "standard": "Standard", "quality": "Quality", "paper": "As in the paper"},
-        ),
-    ] = "standard"
+        str, Option("How many steps the image model takes, and how strictly it follows labels.", choices=TITLES)
+    ] = DEFAULT
     encoders: Annotated[
         tuple[str, ...], Option("What pictures are compared by: texture, timm:NAME, timm:NAME@FILE or ctranspath:FILE.")
     ] = ("texture",)
@@ -426,7 +423,7 @@ class _Test:
         if (model := self.models.get("image")) is not None:
             from napari_histomix.generation import image_model
 
-            preset = image_model.PRESETS[self.settings.preset]
+            preset = PRESETS[self.settings.preset]
             jobs[IMAGE] = lambda at: image_model.paint(
                 layouts[at], model, seeds[at], preset, stains=stains[at], device=device
             )

@@ -6,9 +6,7 @@ tile sees what is painted already beside it, as if it were a real image with a h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -21,6 +19,7 @@ from napari_histomix.diffusion.inpainter import as_pixels
 from napari_histomix.generation.denoising import denoise
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import GeneratorModel, class_of, unknown_classes
+from napari_histomix.generation.presets import DEFAULT, PRESETS, PaintSettings
 from napari_histomix.generation.structure import condition_maps
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.stains import stain_of, with_stain
@@ -42,36 +41,6 @@ SAME_SCALE = 0.03
 """Relative difference of µm/px that counts as none."""
 
 
-@dataclass(frozen=True)
-class PaintSettings:
-    """How a layout is painted.
-
-    Parameters
-    ----------
-    steps : int
-        Passes of the sampler.
-    guidance : float
-        w of classifier-free guidance: how strictly labels are followed; it costs more passes.
-    ancestral : bool
-        DDPM's sampler, as in the paper.
-    """
-
-    steps: int = 20
-    guidance: float = 0.5
-    ancestral: bool = False
-
-
-PRESETS: Mapping[str, PaintSettings] = MappingProxyType(
-    {
-        "fast": PaintSettings(8, 0.0),
-        "standard": PaintSettings(16, 0.5),
-        "quality": PaintSettings(40, 1.0),
-        "paper": PaintSettings(1000, 2.0, ancestral=True),
-    }
-)
-"""By name: few steps; the default; more; and NuDiff's 1,000 ancestral steps with w = 2."""
-
-
 def stain_vector(stain: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """What the network sees of a stain (6,): about zero mean and unit spread over slides, then 1; zeros for None."""
     if stain is None:
@@ -84,7 +53,7 @@ def paint(
     layouts: Sequence[Layout],
     model: GeneratorModel,
     seeds: Sequence[int],
-    settings: PaintSettings = PRESETS["standard"],
+    settings: PaintSettings = PRESETS[DEFAULT],
     *,
     stains: Sequence[NDArray[np.float32] | None] | None = None,
     device: str = "auto",
@@ -147,7 +116,7 @@ def paint_inside(
     hole: Mask,
     model: GeneratorModel,
     seed: int,
-    settings: PaintSettings = PRESETS["standard"],
+    settings: PaintSettings = PRESETS[DEFAULT],
     *,
     device: str = "auto",
 ) -> Job[U8]:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.datasets.splits import few
+from napari_histomix.generation.presets import DEFAULT, PRESETS, TITLES, PaintSettings
 from napari_histomix.methods.record import plain_facts
 from napari_histomix.records import INPAINTED, Change, Event, HistomixError, Job, SourceRef
 from napari_histomix.settings import Device, Option, Seed
 
 if TYPE_CHECKING:
-    from napari_histomix.generation.image_model import PaintSettings
     from napari_histomix.generation.layout import Layout
     from napari_histomix.generation.models import GeneratorModel, Kind
 
@@ -29,13 +29,6 @@ _network = partial(
 )
 ImageNetwork = Annotated[str, _network(network="image")]
 Pix2PixNetwork = Annotated[str, _network(network="pix2pix")]
-
-PRESETS = {
-    "fast": "Fast (8 steps)",
-    "standard": "Standard (16 steps)",
-    "quality": "Quality (40 steps)",
-    "paper": "As in the paper (1,000 steps)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +45,9 @@ class GeneratingSettings:
 class ImageModelSettings:
     """What all methods share that paint with an image model."""
 
-    preset: Annotated[
-        str, Option("How many steps it takes, and how strictly labels are followed.", choices=PRESETS)
-    ] = "standard"
+    preset: Annotated[str, Option("How many steps it takes, and how strictly labels are followed.", choices=TITLES)] = (
+        DEFAULT
+    )
     guidance: Annotated[
         float | None,
         Option(
@@ -71,9 +64,7 @@ class ImageModelSettings:
 
     def painting(self) -> PaintSettings:
         """What the preset means, with what is said otherwise."""
-        from napari_histomix.generation import image_model
-
-        preset = image_model.PRESETS[self.preset]
+        preset = PRESETS[self.preset]
         return replace(
             preset,
             steps=preset.steps if self.steps is None else self.steps,

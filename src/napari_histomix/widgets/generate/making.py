@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from napari_histomix.datasets import Dataset
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import LayoutSettings, Recombiner
+from napari_histomix.generation.presets import DEFAULT, PRESETS, PaintSettings
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, within
 from napari_histomix.settings import plain
 from napari_histomix.widgets.jobs import prepare_torch
@@ -33,7 +34,7 @@ class PaintOptions:
 
     kind: str = "image"
     model: str = ""
-    preset: str = "standard"
+    preset: str = DEFAULT
     guidance: float | None = None
     seed: int = 0
     device: str = "auto"
@@ -135,9 +136,7 @@ def _facts(options: PaintOptions, model: Any) -> dict[str, Any]:
     return {"synthetic": True, "seed": options.seed, "settings": settings, **model.facts}
 
 
-def _image_settings(options: PaintOptions) -> Any:
-    from napari_histomix.generation.image_model import PRESETS
-
+def _image_settings(options: PaintOptions) -> PaintSettings:
     settings = PRESETS[options.preset]
     return settings if options.guidance is None else replace(settings, guidance=options.guidance)
 

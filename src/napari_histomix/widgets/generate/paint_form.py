@@ -11,6 +11,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
 from napari_histomix.datasets.entries import named_classes
+from napari_histomix.generation.presets import DEFAULT, TITLES
 from napari_histomix.records import NucleusClass
 from napari_histomix.settings import DEVICES
 from napari_histomix.weights import bundled_model
@@ -21,12 +22,6 @@ from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import LayerChoice, unusable
 
 KINDS = (("Diffusion", "image"), ("Edge pix2pix", "pix2pix"))
-PRESETS = (
-    ("Fast · 8 steps", "fast"),
-    ("Standard · 16 steps", "standard"),
-    ("Quality · 40 steps", "quality"),
-    ("As in the paper · 1,000 steps", "paper"),
-)
 HIGHEST_SEED = 2**31 - 1
 
 
@@ -39,8 +34,9 @@ class PaintForm(QWidget):
         super().__init__()
         self.kind = ui.choice(KINDS, "Diffusion is finer, edge pix2pix faster.", self._on_kind, name="Network")
         self.model = NetworkChoice(session, "image")
-        self.preset = ui.choice(PRESETS, "More steps, finer pictures.", name="Steps")
-        self.preset.setCurrentIndex(1)
+        titles = ((title, name) for name, title in TITLES.items())
+        self.preset = ui.choice(titles, "More steps, finer pictures.", name="Steps")
+        self.preset.setCurrentIndex(self.preset.findData(DEFAULT))
         tip = "How strictly the labels are followed (classifier-free guidance); it takes more time."
         self.guidance = ui.number(-0.5, 20, -0.5, step=0.5, decimals=1, special="as the preset", tip=tip)
         self.stain = LayerChoice(viewer, Image, unusable, absent="as the network likes")
