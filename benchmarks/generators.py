@@ -89,7 +89,7 @@ def main() -> None:
     paper = replace(PRESETS["paper"], steps=options.paper)
     works = {
         "layout, recombined": lambda: recombiner.layout(LayoutSettings(side=side), 1),
-        "layout, drawn": drawn(25, 2.0),
+        "layout, drawn": drawn(8, 1.0),
         **{f"image model, {name}": painted(PRESETS[name]) for name in PRESETS if name != "paper"},
         "pix2pix": lambda: drain(render([layout], renderer, device=device)),
         "a nucleus in real tissue, fast": lambda: drain(

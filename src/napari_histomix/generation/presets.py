@@ -29,7 +29,7 @@ class PaintSettings:
 PRESETS: Mapping[str, PaintSettings] = MappingProxyType(
     {
         "fast": PaintSettings(3),
-        "standard": PaintSettings(7),
+        "standard": PaintSettings(6),
         "quality": PaintSettings(16, 0.5),
         "paper": PaintSettings(1000, 2.0, ancestral=True),
     }

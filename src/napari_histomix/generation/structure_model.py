@@ -58,8 +58,8 @@ def sample(
     *,
     shares: Mapping[str, float] | None = None,
     density: float = 4500.0,
-    steps: int = 25,
-    guidance: float = 2.0,
+    steps: int = 8,
+    guidance: float = 1.0,
     ancestral: bool = False,
     device: str = "auto",
 ) -> Job[list[Layout]]:
