@@ -64,6 +64,34 @@ def with_stain(pixels: NDArray[np.uint8], stain: NDArray[np.float32]) -> NDArray
     return np.clip(np.rint(256 * 10.0**-density - 1), 0, 255).astype(np.uint8)
 
 
+def hue_of(pixels: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """Share of each channel in the optical density (3,) of the pixels (H, W, 3) under a mask; None for glass alone."""
+    density = optical_density(pixels, where).sum(axis=0, dtype=np.float64)
+    return (density / density.sum()).astype(np.float32) if density.sum() > GLASS else None
+
+
+def with_hue(pixels: NDArray[np.uint8], where: NDArray[np.bool_], hue: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) that have another hue under a mask (H, W), and are as dark as before.
+
+    No channel's density changes by more than a factor of ``CONTRAST``.
+
+    Examples
+    --------
+    >>> pixels = np.full((8, 8, 3), (90, 80, 200), np.uint8)
+    >>> changed = with_hue(pixels, np.ones((8, 8), bool), np.array([0.35, 0.45, 0.2], np.float32))
+    >>> hue_of(changed, np.ones((8, 8), bool)).round(2).tolist()
+    [0.35, 0.45, 0.2]
+    """
+    own = hue_of(pixels, where)
+    if own is None:
+        return pixels
+    gain = np.clip(hue / np.maximum(own, 1e-6), 1 / CONTRAST, CONTRAST)
+    changed = pixels.copy()
+    density = optical_density(pixels, where) * gain
+    changed[where] = np.clip(np.rint(256 * 10.0**-density - 1), 0, 255).astype(np.uint8)
+    return changed
+
+
 def is_tissue(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which pixels (…, 3) are not bare glass, (…)."""
     return _above_glass(optical_density(pixels))

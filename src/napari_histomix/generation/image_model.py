@@ -22,7 +22,7 @@ from napari_histomix.generation.models import GeneratorModel, class_of, unknown_
 from napari_histomix.generation.presets import DEFAULT, PRESETS, PaintSettings
 from napari_histomix.generation.structure import condition_maps
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.stains import stain_of, with_stain
+from napari_histomix.stains import hue_of, stain_of, with_hue, with_stain
 
 U8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -122,6 +122,8 @@ def paint_inside(
 ) -> Job[U8]:
     """Paint the hole of a real image as its layout says; everything else comes back bit for bit. A long job.
 
+    New nuclei get the hue of the real ones, be they as dark as the network made them.
+
     Parameters
     ----------
     pixels : (H, W, 3) uint8
@@ -148,6 +150,7 @@ def paint_inside(
     network = model.network.to(place)
     stain = stain_vector(stain_of(pixels))
     filled = pixels.copy()
+    hue = hue_of(pixels, (layout.instances > 0) & ~hole)
     count, parts = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), np.ones((9, 9), np.uint8)))
     for part in range(1, count):
         mine = hole & (parts == part)
@@ -167,6 +170,10 @@ def paint_inside(
             yield Event("Painting", (part - 1) * settings.steps + step, (count - 1) * settings.steps)
         if scaled is not cut:
             made = _resized(made, cut.shape)
+        if hue is not None:
+            # With their rims, into which resampling carries them.
+            nuclei = cv2.dilate((cut.instances > 0).astype(np.uint8), np.ones((5, 5), np.uint8))
+            made = with_hue(made, mine[window] & (nuclei > 0), hue)
         region = filled[window]
         region[mine[window]] = made[mine[window]]
     return filled
