@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import napari
+import numpy as np
+from PIL import Image
 from qtpy.QtCore import QEventLoop, Qt, QTimer
+from scipy.ndimage import binary_erosion, uniform_filter
 
 from napari_histomix.datasets import load_sample
 from napari_histomix.datasets.writing import write_png
+from napari_histomix.stains import is_tissue
 from napari_histomix.widgets.session import session_of
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "screenshots"
@@ -96,6 +100,46 @@ def make_tissue(root: Path) -> Path:
     return root
 
 
+def shoot_generate(viewer: Any) -> None:
+    """Sample a layout of the open dataset and paint it; then paint a lymphocyte into the image that is shown."""
+    dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Generate", tabify=True)
+    dock.show()
+    dock.raise_()
+    viewer.window._qt_window.resizeDocks([dock], [440], Qt.Orientation.Horizontal)
+    sampling, real = panel.layout_box, panel.image.layer
+    sampling.form.fields["side"].value = 128
+    sampling.bar.run_button.click()
+    wait_until(lambda: not sampling.sampler.busy)
+    panel.paint_bar.run_button.click()
+    wait_until(lambda: not panel.runner.busy)
+    painted = viewer.layers.selection.active
+    viewer.camera.center = np.mean(painted.extent.world, axis=0)
+    viewer.camera.zoom = 780 / float(np.ptp(painted.extent.world[:, 0]))
+    pause(1)
+    shoot(viewer, "generate-dock")
+
+    panel.task.setCurrentIndex(panel.task.findData("what if"))
+    wait_until(lambda: panel.image.layer is real)
+    panel.edit_box.kind.setCurrentIndex(panel.edit_box.kind.findData("lymphocyte"))
+    panel.edit_box.add_button.click()
+    drawn, pixels = viewer.layers[f"{real.name}, what if nuclei"], real.data
+    free = binary_erosion(drawn.data == 0, iterations=9)
+    free[:30], free[-30:], free[:, :30], free[:, -30:] = False, False, False, False
+    pale = uniform_filter(np.where(is_tissue(pixels), 0.0, 1.0), 13)
+    row, col = np.unravel_index(np.where(free, pale, np.inf).argmin(), free.shape)
+    rows, cols = np.ogrid[: free.shape[0], : free.shape[1]]
+    drawn.data = np.where((rows - row) ** 2 + (cols - col) ** 2 <= 5**2, drawn.selected_label, drawn.data)
+    panel.paint_bar.run_button.click()
+    wait_until(lambda: not panel.runner.busy)
+    made = viewer.layers[f"{real.name}, what if"].data
+    window = np.s_[row - 30 : row + 30, col - 30 : col + 30]
+    pair = [np.kron(part[window], np.ones((8, 8, 1), np.uint8)) for part in (pixels, made)]
+    Image.fromarray(np.concatenate([pair[0], np.full_like(pair[0][:, :8], 255), pair[1]], axis=1)).save(
+        OUT / "what-if.png"
+    )
+    viewer.window.remove_dock_widget(dock)
+
+
 def main() -> None:
     """Do the main job and save a picture of every step."""
     OUT.mkdir(parents=True, exist_ok=True)
@@ -110,6 +154,7 @@ def main() -> None:
         wait_until(lambda: session.image != "")
         settle(dock)
         shoot(viewer, "1-data")
+        shoot_generate(viewer)
 
         dock.open_step(1)
         dock.plan.page.run()
