@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pad, silu
 
-from napari_histomix.devices import choose_device, free_memory, memory_error
+from napari_histomix.devices import choose_device, memory_error
 from napari_histomix.generation.edges import FIXED, canny_edges, label_maps, resized_layout
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import GeneratorModel, class_of
@@ -211,33 +211,29 @@ def render(
     place = choose_device(device)
     network = model.network.to(place, memory_format=torch.channels_last)
     pictures: list[NDArray[np.uint8]] = []
-    try:
-        for layout, reference, redrawn, stain, seed in given:
-            scaled = resized_layout(layout, model.mpp)
-            message = None
-            if scaled is not layout and not pictures:
-                message = f"Layouts of {layout.mpp:g} µm/px are painted at the model's {model.mpp:g}, and resampled."
-            yield Event("Painting", len(pictures), len(layouts), message=message)
-            names = {number: class_of(name, model.classes) for number, name in scaled.classes.items()}
-            scaled = Layout(scaled.instances, names, scaled.mpp, scaled.source)
-            edges = None
-            if reference is not None:
-                _check_size(reference, layout, "reference")
-                followed = _resized(reference, scaled.shape)
-                edges, stain = canny_edges(followed), stain_of(reference) if stain is None else stain
-            if redrawn is not None:
-                _check_size(redrawn, layout, "mask")
-                redrawn = _resized(redrawn.astype(np.uint8), scaled.shape) > 0
-            if stain is None:
-                stain = _known_stain(network, seed)
-            maps = label_maps(scaled, model.classes, edges, redrawn)
-            with memory_error("There is no memory left to paint; paint smaller layouts, or on another device."):
-                made = yield from _painted(network, maps, stain, seed, place)
-            pictures.append(with_stain(_resized(made, layout.shape), stain))
-            yield Event("Painting", len(pictures), len(layouts), preview=pictures[-1])
-    finally:
-        model.network.to("cpu")
-        free_memory(place)
+    for layout, reference, redrawn, stain, seed in given:
+        scaled = resized_layout(layout, model.mpp)
+        message = None
+        if scaled is not layout and not pictures:
+            message = f"Layouts of {layout.mpp:g} µm/px are painted at the model's {model.mpp:g}, and resampled."
+        yield Event("Painting", len(pictures), len(layouts), message=message)
+        names = {number: class_of(name, model.classes) for number, name in scaled.classes.items()}
+        scaled = Layout(scaled.instances, names, scaled.mpp, scaled.source)
+        edges = None
+        if reference is not None:
+            _check_size(reference, layout, "reference")
+            followed = _resized(reference, scaled.shape)
+            edges, stain = canny_edges(followed), stain_of(reference) if stain is None else stain
+        if redrawn is not None:
+            _check_size(redrawn, layout, "mask")
+            redrawn = _resized(redrawn.astype(np.uint8), scaled.shape) > 0
+        if stain is None:
+            stain = _known_stain(network, seed)
+        maps = label_maps(scaled, model.classes, edges, redrawn)
+        with memory_error("There is no memory left to paint; paint smaller layouts, or on another device."):
+            made = yield from _painted(network, maps, stain, seed, place)
+        pictures.append(with_stain(_resized(made, layout.shape), stain))
+        yield Event("Painting", len(pictures), len(layouts), preview=pictures[-1])
     return pictures
 
 
