@@ -67,7 +67,7 @@ def with_stain(pixels: NDArray[np.uint8], stain: NDArray[np.float32]) -> NDArray
 def hue_of(pixels: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.float32] | None:
     """Share of each channel in the optical density (3,) of the pixels (H, W, 3) under a mask; None for glass alone."""
     density = optical_density(pixels, where).sum(axis=0, dtype=np.float64)
-    return (density / density.sum()).astype(np.float32) if density.sum() > GLASS else None
+    return (density / density.sum()).astype(np.float32) if density.sum() > GLASS * where.sum() else None
 
 
 def with_hue(pixels: NDArray[np.uint8], where: NDArray[np.bool_], hue: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -57,6 +57,11 @@ def test_a_new_nucleus_is_dark_and_has_the_hue_of_the_real_ones(tissue, gain):
     assert optical_density(made, new).mean() > 1.2 * optical_density(pixels, layout.instances == 0).mean()
 
 
+def test_glass_has_no_hue_however_much_of_it_there_is():
+    glass = np.full((200, 200, 3), (250, 249, 251), np.uint8)
+    assert hue_of(glass, np.ones((200, 200), bool)) is None
+
+
 def test_where_there_is_no_other_nucleus_it_is_as_the_network_likes(tissue):
     pixels, layout = tissue
     made = drawn_in(pixels, Layout(np.zeros_like(layout.instances), {}, layout.mpp))

@@ -398,8 +398,10 @@ class _Test:
         def planes(seed: int) -> Job[NDArray[np.int32]]:
             window = recombiner.window(self.settings.side, seed)
             counts = Counter(known for name in window.classes.values() if (known := class_of(name, model.classes)))
-            shares = {name: number / counts.total() for name, number in counts.items()} or None
-            job = sample(1, side, model, [seed], shares=shares, density=density_of(window), device=self.settings.device)
+            shares = {name: number / counts.total() for name, number in counts.items()}
+            # Nuclei of unknown classes alone are as the network likes; where there are none, none are drawn.
+            asked = shares if shares or not window.classes else None
+            job = sample(1, side, model, [seed], shares=asked, density=density_of(window), device=self.settings.device)
             (layout,) = yield from job
             kinds = np.zeros(layout.instances.max() + 1, np.int32)
             for number, name in layout.classes.items():

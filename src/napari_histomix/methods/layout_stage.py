@@ -421,19 +421,23 @@ def _drawn(
     recombiner = Recombiner(images, dataset.all_classes)
     side = min(settings.side, max(min(image.instances.shape) for image in images))
 
+    def counted(layout: Layout) -> Counter[str]:
+        return Counter(name for each in layout.classes.values() if (name := class_of(each, model.classes)))
+
+    # Of a window without nuclei there are no shares.
+    all_counts = sum((counted(Layout.of(image, dataset.all_classes)) for image in images), Counter[str]())
+
     def of_all(event: Event) -> Event:
         return replace(event, done=len(drawn) * event.total + event.done, total=len(seeds) * event.total)
 
     for seed in seeds:
         window = recombiner.window(side, seed)
-        counts = Counter(class_of(name, model.classes) for name in window.classes.values())
-        del counts[""]
         job = sample(
             1,
             round(settings.side * mpp / model.mpp),
             model,
             [seed],
-            shares=_shares(counts, settings, model.classes, model.name),
+            shares=_shares(counted(window) or all_counts, settings, model.classes, model.name),
             density=density_of(window) if settings.density is None else settings.density,
             device=settings.device,
         )
