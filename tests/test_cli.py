@@ -355,13 +355,16 @@ class TestTrain:
             pixels = rng.integers(120, 256, (70, 70, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
         train = ("train", "inpainter", "--images", tmp_path / "images", "--batch", 2, "--device", "cpu")
+        train += ("--from", "nothing")
         code, out, _ = run(*train, "--steps", 2, "--mpp", 0.5, 0.25, "--out", tmp_path / "m", "--json")
         assert code == 0 and json.loads(out[-1])["step"] == 2
         card = json.loads((tmp_path / "m" / "histomix.json").read_text(encoding="utf-8"))
         assert card["mpp"] == [0.25, 0.5] and card["name"] == "m"
         assert run(*synthesize, "-k", 1, "--model", tmp_path / "m", "--out", tmp_path / "out")[0] == 0
 
-    def test_networks_that_learn_labels_take_labeled_datasets(self, run, fails, tmp_path, monkeypatch):
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """What training is asked for, in place of doing it."""
         asked: dict = {}
 
         def train(kind, images, out, **how):
@@ -372,27 +375,34 @@ class TestTrain:
             return out
 
         monkeypatch.setattr("napari_histomix.training.loop.train", train)
-        command = (
-            "train",
-            "image",
-            "--images",
-            sample_folder(),
-            "--share",
-            20,
-            "--window",
-            32,
-            "--out",
-            tmp_path / "m",
-        )
-        assert run(*command)[0] == 0
+        return asked
+
+    def test_networks_that_learn_labels_take_labeled_datasets(self, run, fails, asked, tmp_path):
+        train = ("train", "image", "--images", sample_folder(), "--share", 20, "--window", 32, "--out", tmp_path / "m")
+        assert run(*train)[0] == 0
         assert [dataset.name for dataset in asked["images"]] == [load_sample().name]
         settings = asked["settings"]
         assert (asked["kind"], asked["mpp"], settings.share, settings.window) == ("image", None, 20.0, 32)
         assert "does not exist" in fails("train", "image", "--images", tmp_path / "nowhere", "--out", tmp_path / "n")
 
+    @pytest.mark.parametrize(
+        ("words", "start"),
+        [
+            (("inpainter",), "he-inpaint"),
+            (("segmenter",), "he-segmenter"),
+            (("segmenter", "--size", "full"), None),
+            (("image", "--from", "nothing"), None),
+            (("image", "--from", "mine"), "mine"),
+            (("autoencoder",), None),
+        ],
+    )
+    def test_it_begins_with_the_bundled_weights_unless_told_otherwise(self, words, start, run, asked, tmp_path):
+        assert run("train", *words, "--images", sample_folder(), "--out", tmp_path / "m")[0] == 0
+        assert (asked["start"] and asked["start"].name) == start
+
     def test_what_is_missing_is_one_sentence(self, fails, tmp_path):
         (tmp_path / "images").mkdir()
-        train = ("train", "inpainter", "--images", tmp_path / "images", "--out")
+        train = ("train", "inpainter", "--from", "nothing", "--images", tmp_path / "images", "--out")
         assert "--mpp" in fails(*train, tmp_path / "m")
         assert "PNG, JPEG or TIFF image" in fails(*train, tmp_path / "m", "--mpp", 0.25)
         assert "already exists" in fails(*train, tmp_path / "images", "--mpp", 0.25)

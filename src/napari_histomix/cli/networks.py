@@ -23,13 +23,15 @@ from napari_histomix.cli.common import (
 from napari_histomix.datasets import Dataset
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.study import Study
-from napari_histomix.training import KINDS, learns_labels, settings_class
+from napari_histomix.training import BUNDLED_SIZE, KINDS, bundled_start, learns_labels, settings_class
 
 if TYPE_CHECKING:
     from napari_histomix.generation.models import GeneratorModel, Kind
 
 GENERATORS: tuple[Kind, ...] = ("segmenter", "image", "pix2pix", "structure")
 """Kinds of model that a generator test can have."""
+NOTHING = "nothing"
+"""What ``train --from`` calls a new network."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -48,7 +50,9 @@ def add_commands(commands: Commands) -> None:
         sources = "labeled datasets, in any format" if labeled else "folders of images; no labels are needed"
         train.add_argument("--images", nargs="+", type=Path, required=True, metavar="FOLDER", help=sources)
         add_output(train, "--out", "model", required=True, help="new model folder")
-        train.add_argument("--from", dest="start", type=Path, metavar="WEIGHTS", help="model folder to fine-tune")
+        begun = "the bundled one, but for another --size" if bundled_start(kind) else NOTHING
+        start = f"model folder to begin with, or '{NOTHING}' (default: {begun})"
+        train.add_argument("--from", dest="start", type=Path, metavar="WEIGHTS", help=start)
         if kind == "latent":
             trained = "a trained autoencoder"
             train.add_argument("--autoencoder", type=Path, required=True, metavar="FOLDER", help=trained)
@@ -108,13 +112,22 @@ def run_train(options: Options) -> dict[str, Any]:
         settings=settings,
         autoencoder=getattr(options, "autoencoder", None),
         mpp=None if labeled or not options.mpp else (min(options.mpp), max(options.mpp)),
-        **{name: getattr(options, name) for name in ("start", "device", "name", "resume")},
+        start=_start(options.kind, settings, options.start),
+        **{name: getattr(options, name) for name in ("device", "name", "resume")},
         splits=read_splits(options.splits) if options.splits else None,
     )
     out = follow(job)
     best = read_json(out / CARD_FILE, "a model")["best"]
     options.say(f"Written: {out} (best at step {int(best['step'])}, validation loss {best['validation']:.4f})")
     return {"out": str(out), **best}
+
+
+def _start(kind: str, settings: Any, named: Path | None) -> Path | None:
+    """The model folder that a run begins with: as named, or the bundled one where the new one is of its size."""
+    if named is not None:
+        return None if str(named) == NOTHING else named
+    other_size = getattr(settings, "size", BUNDLED_SIZE) != BUNDLED_SIZE
+    return None if other_size else bundled_start(kind)
 
 
 def _datasets(options: Options) -> Iterator[Dataset]:

@@ -40,6 +40,8 @@ KINDS = MappingProxyType(
     }
 )
 """Kinds of networks that can be trained, and what each is."""
+BUNDLED_SIZE = "small"
+"""Size of the bundled networks, where a kind has several."""
 
 
 def recipe_class(kind: str) -> Any:
