@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from napari_histomix.devices import choose_device
 from napari_histomix.generation.denoising import denoise
 from napari_histomix.generation.layout import Layout
+from napari_histomix.generation.layout_board import Board
 from napari_histomix.generation.models import GeneratorModel
 from napari_histomix.generation.structure import class_maps, instances_of, structure_of
 from napari_histomix.records import Event, HistomixError, Job, instance_ids
@@ -116,7 +117,7 @@ def sample(
             yield Event("Drawing layouts", number * steps + step, count * steps)
         maps = torch.nn.functional.pixel_shuffle(drawn[0], CELL).cpu().numpy()[:, :side, :side]
         layout = decoded(maps, model.classes, model.mpp)
-        layouts.append(layout if shares is None else thinned(layout, maps[0], shares, density, seeds[number]))
+        layouts.append(layout if shares is None else thinned(layout, shares, density, seeds[number]))
     return layouts
 
 
@@ -130,22 +131,23 @@ def decoded(maps: NDArray[np.float32], classes: Sequence[str], mpp: float) -> La
     return Layout(instances, {number: classes[int(sums[:, number].argmax())] for number in ids}, mpp)
 
 
-def thinned(
-    layout: Layout, semantic: NDArray[np.float32], shares: Mapping[str, float], density: float, seed: int
-) -> Layout:
-    """The nuclei that a layout may have by class shares and density; of each class those that are drawn most surely.
+def thinned(layout: Layout, shares: Mapping[str, float], density: float, seed: int) -> Layout:
+    """The nuclei that a layout may have by class shares and density; of each class those whose neighbors are nearest.
 
-    ``semantic`` (H, W) says how surely each pixel is one of a nucleus. A part of a nucleus that is due is one with that
-    probability, so that many small layouts together have the shares of rare classes, too.
+    So nuclei stay as crowded as they were drawn, and what is left out leaves room elsewhere, as real tissue has it. A
+    part of a nucleus that is due is one with that probability, so that many small layouts together have the shares of
+    rare classes, too.
     """
     rng = np.random.default_rng(seed)
-    flat = layout.instances.ravel()
-    sums, areas = np.bincount(flat, semantic.ravel()), np.bincount(flat)
-    due = density * flat.size * (layout.mpp / 1000) ** 2
+    board = Board(layout)
+    _, distances = board.neighbors()
+    alone = dict(zip(board.pixels, distances.tolist(), strict=False))
+    due = density * layout.instances.size * (layout.mpp / 1000) ** 2
     kept: set[int] = set()
     for name in sorted(set(layout.classes.values())):
-        ids = [number for number, known in layout.classes.items() if known == name]
+        # Shuffled, so that among equals the place does not count.
+        ids = rng.permutation([number for number, known in layout.classes.items() if known == name]).tolist()
         most = int(due * shares.get(name, 0.0) + rng.random())
-        kept.update(sorted(ids, key=lambda number: -sums[number] / areas[number])[:most])
+        kept.update(sorted(ids, key=lambda number: alone.get(number, 0.0))[:most])
     instances = np.where(np.isin(layout.instances, list(kept)), layout.instances, 0)
     return replace(layout, instances=instances, classes={number: layout.classes[number] for number in sorted(kept)})

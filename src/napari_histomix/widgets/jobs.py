@@ -18,7 +18,6 @@ from threading import Event as Flag
 from threading import Lock, Thread, current_thread
 from typing import Any, Self
 
-import pint
 from napari.qt.threading import create_worker
 from napari.utils import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -193,8 +192,6 @@ class JobRunner(QObject):
         # A worker that computes in Python gives the interpreter up only when asked; every event of the window asks
         # several times. At Python's own 5 ms that adds up to a visible stutter, at 1 ms it does not.
         sys.setswitchinterval(min(sys.getswitchinterval(), 0.001))
-        # To build pint's registry of units, as the first layer does, is not safe in two threads at once.
-        pint.get_application_registry().Unit("um")
         handle = _Handle(make)
         call = _Named(_work)
         call.title = f"HistoMix: {title}"
