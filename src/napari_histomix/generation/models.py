@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from napari_histomix.diffusion.model_files import CARD_FILE, SCHEDULE_FILE, load_part, read_card, read_json, scale_of
 from napari_histomix.records import HistomixError
@@ -129,6 +130,26 @@ def unknown_classes(names: Iterable[str], known: Sequence[str]) -> list[str]:
     return sorted({name for name in names if name and not class_of(name, known)})
 
 
+def class_origins(old: Sequence[str], new: Sequence[str]) -> list[int | None]:
+    """For each new class the index of the old one that it is a synonym of; None: it is new.
+
+    Examples
+    --------
+    >>> class_origins(("lymphocyte", "tumor"), ("mitosis", "inflammatory"))
+    [None, 0]
+    """
+    known = [class_of(name, old) for name in new]
+    return [list(old).index(name) if name else None for name in known]
+
+
+def picked(weights: Tensor, axis: int, order: Sequence[int | None]) -> Tensor:
+    """Weights with other channels along an axis: these of the old ones, zeros for None."""
+    index = torch.tensor([0 if at is None else at for at in order], device=weights.device)
+    chosen = weights.index_select(axis, index)
+    chosen.movedim(axis, 0)[[at is None for at in order]] = 0
+    return chosen
+
+
 def adapted(network: Any, old: Sequence[str], new: Sequence[str]) -> Any:
     """A ``ConditionedUNet`` whose class maps are those of ``new`` classes, with the weights of one for ``old``.
 
@@ -139,25 +160,13 @@ def adapted(network: Any, old: Sequence[str], new: Sequence[str]) -> Any:
     config = {name: value for name, value in network.config.items() if not name.startswith("_")}
     other = type(network).from_config(config | {"map_channels": config["map_channels"] - len(old) + len(new)})
     # Origin of each map channel; the semantic map stands before the classes.
-    origins: list[int | None] = []
-    for name in new:
-        known = class_of(name, old)
-        origins.append(list(old).index(known) if known else None)
-    maps_before = 1
-    order = [*range(maps_before), *(None if at is None else maps_before + at for at in origins)]
-    order += range(maps_before + len(old), config["map_channels"])
-    state, own = network.state_dict(), other.state_dict()
-    for key, value in own.items():
+    order = [0, *(None if at is None else 1 + at for at in class_origins(old, new))]
+    order += range(1 + len(old), config["map_channels"])
+    state = network.state_dict()
+    for key, value in state.items():
         # The input sees the maps behind the image; SPADE blocks see the maps alone.
         skip = int(config["in_channels"]) if key.endswith("conv_in.weight") else 0
-        if not skip and not (key.startswith("shared.") and key.endswith(".weight")):
-            own[key] = state[key]
-            continue
-        fresh = torch.zeros_like(value)
-        fresh[:, :skip] = state[key][:, :skip]
-        for channel, origin in enumerate(order):
-            if origin is not None:
-                fresh[:, skip + channel] = state[key][:, skip + origin]
-        own[key] = fresh
-    other.load_state_dict(own)
+        if skip or (key.startswith("shared.") and key.endswith(".weight")):
+            state[key] = picked(value, 1, [*range(skip), *(None if at is None else skip + at for at in order)])
+    other.load_state_dict(state)
     return other

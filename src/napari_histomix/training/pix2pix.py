@@ -18,7 +18,7 @@ from napari_histomix.datasets import Dataset
 from napari_histomix.diffusion.inpainter import as_pixels
 from napari_histomix.diffusion.model_files import load_part
 from napari_histomix.generation.edges import FIXED, canny_edges, label_maps
-from napari_histomix.generation.models import class_of
+from napari_histomix.generation.models import class_origins, picked
 from napari_histomix.generation.pix2pix import SIZES, Generator, PatchDiscriminator
 from napari_histomix.records import HistomixError, Job, instance_ids
 from napari_histomix.training.inpainting import few_bits
@@ -237,14 +237,11 @@ def _adopt(generator: Generator, start: Generator, folder: Path) -> None:
     if [start.config[key] for key in shape] != [generator.config[key] for key in shape]:
         raise HistomixError(f"{folder} is a generator of another size; train one of that size, or start anew.")
     known = list(start.config["classes"])
-    fixed = [0, 1, 2]
-    names = [class_of(name, known) for name in generator.config["classes"]]
-    old = [*fixed, *(3 + known.index(name) if name else None for name in names)]
-    old += [3 + len(known), 4 + len(known)]
+    # Edge, nucleus and background stand before the classes, hidden edges and noise behind them.
+    order = [0, 1, 2, *(None if at is None else 3 + at for at in class_origins(known, generator.config["classes"]))]
+    order += [3 + len(known), 4 + len(known)]
     weights = start.state_dict()
     for name, before in (("down.0.weight", 0), ("full.weight", start.config["width"] // 2)):
-        theirs = weights[name]
-        columns = [theirs[:, :before]]
-        columns += [theirs[:, before + i, None] if i is not None else 0 * theirs[:, :1] for i in old]
-        weights[name] = torch.cat(columns, 1)
+        shifted = [None if at is None else before + at for at in order]
+        weights[name] = picked(weights[name], 1, [*range(before), *shifted])
     generator.load_state_dict(weights)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_histomix.datasets import Dataset
-from napari_histomix.diffusion.model_files import load_part, read_card
 from napari_histomix.generation.denoising import denoise
+from napari_histomix.generation.models import class_origins, load_generator, picked
 from napari_histomix.generation.networks import ConditionedUNet
 from napari_histomix.generation.structure_model import CELL, condition_vector, structure_maps
 from napari_histomix.records import HistomixError, Job
@@ -60,13 +60,12 @@ class StructureRecipe(LabeledDiffusion):
         """Labeled pictures; their classes are those that the network will draw."""
         learned, checked = yield from labeled_pictures(sources, self.settings, splits)
         self.classes = class_names(learned)
+        start = load_generator(self.start, "structure") if self.start is not None else None
         channels = CELL**2 * (3 + len(self.classes))
-        if self.start is None:
-            self.network = ConditionedUNet(channels, channels, 0, len(self.classes) + 2, WIDTHS)
-        elif tuple(read_card(self.start).get("classes", ())) == self.classes:
-            self.network = load_part(ConditionedUNet, self.start)[0]
-        else:
-            raise HistomixError(f"{self.start.name} draws other classes; train a new network for these.")
+        widths = WIDTHS if start is None else start.network.config["block_out_channels"]
+        self.network = ConditionedUNet(channels, channels, 0, len(self.classes) + 2, widths)
+        if start is not None:
+            self.network.load_state_dict(for_classes(start.network.state_dict(), start.classes, self.classes))
         return learned, checked
 
     def fixed(self, pictures: Sequence[LabeledPicture]) -> tuple[Tensor, ...]:
@@ -110,3 +109,22 @@ class StructureRecipe(LabeledDiffusion):
             maps = [torch.nn.functional.pixel_shuffle(each, CELL)[:3].cpu().numpy() for each in pair]
             rows.append(np.concatenate([((each + 1) * 127.5).clip(0, 255).transpose(1, 2, 0) for each in maps], axis=1))
         return np.concatenate(rows).astype(np.uint8)
+
+
+def for_classes(weights: dict[str, Tensor], old: Sequence[str], new: Sequence[str]) -> dict[str, Tensor]:
+    """Weights of a network that draws ``old`` classes for one that draws ``new`` ones.
+
+    A class that is new begins as the old one that it is a synonym of, else as one that no nucleus has.
+    """
+    fixed = 3 * CELL**2
+    origins = class_origins(old, new)
+    cells = [None if at is None else fixed + CELL**2 * at + cell for at in origins for cell in range(CELL**2)]
+    drawn = [*range(fixed), *cells]
+    told = [*origins, len(old), len(old) + 1]
+    weights["unet.conv_in.weight"] = picked(weights["unet.conv_in.weight"], 1, drawn)
+    weights["unet.conv_out.weight"] = picked(weights["unet.conv_out.weight"], 0, drawn)
+    bias = picked(weights["unet.conv_out.bias"], 0, drawn)
+    bias[[at is None for at in drawn]] = -1
+    weights["unet.conv_out.bias"] = bias
+    weights["embed.0.weight"] = picked(weights["embed.0.weight"], 1, told)
+    return weights
