@@ -128,7 +128,7 @@ def find_copies(dataset: Dataset, *, within: bool = False) -> Job[tuple[Copies, 
     for done, (first, second, mirrored) in enumerate(pairs):
         yield Event("Comparing similar images", done, len(pairs))
         if wanted(first, second):
-            images = tuple(_gray(dataset.layout.pixels(entries[index])) for index in (first, second))
+            images = tuple(_gray(dataset.files.pixels(entries[index])) for index in (first, second))
             if shares := _overlap(images, (prints[first], prints[second]), mirrored):
                 add(first, second, shares)
     yield Event("Comparing similar images", len(pairs), len(pairs))
@@ -148,7 +148,7 @@ class _Print:
 def _fingerprint(dataset: Dataset, entry: Entry, points: int) -> _Print | None:
     """None for an image that cannot be read or shows nothing."""
     try:
-        pixels = dataset.layout.pixels(entry)
+        pixels = dataset.files.pixels(entry)
     except HistomixError:
         return None
     gray = _gray(pixels)

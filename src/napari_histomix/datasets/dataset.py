@@ -30,7 +30,7 @@ from napari_histomix.datasets.writing import SYNTHETIC_NOTICE
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass, Problem, instance_ids
 
 
-class Layout:
+class ImageFiles:
     """How the images of one dataset are read from its files: by default each from one, and without instances.
 
     Both methods raise HistomixError, and nothing else.
@@ -109,7 +109,7 @@ class Dataset:
         In natural order of image names, which are unique.
     problems : tuple of Problem
         Images left out on opening, with the reason.
-    layout : Layout
+    files : ImageFiles
         Reads the files.
     kinds : tuple of str
         Classes of images as a whole, in natural order; empty where images have none.
@@ -132,7 +132,7 @@ class Dataset:
     classes: tuple[NucleusClass, ...]
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...] = ()
-    layout: Layout = field(default_factory=Layout, repr=False, compare=False)
+    files: ImageFiles = field(default_factory=ImageFiles, repr=False, compare=False)
     kinds: tuple[str, ...] = ()
     marks: Marks = field(default_factory=dict, repr=False, compare=False)
     split_parts: bool = False
@@ -233,9 +233,9 @@ class Dataset:
         return self._read(entry, entry.mpp)
 
     def _read(self, entry: Entry, mpp: float) -> LabeledImage:
-        image, pixels = entry.source.image, self.layout.pixels(entry)
+        image, pixels = entry.source.image, self.files.pixels(entry)
         rows, cols = pixels.shape[:2]
-        labels = self.layout.labels(entry, (rows, cols))
+        labels = self.files.labels(entry, (rows, cols))
         instances, notes = labels.instances, [("", note) for note in labels.notes]
         if entry.labels is not None and (turn := orientation_of(entry.image)) > 1:
             if instances.shape == (cols, rows) != (rows, cols):
@@ -396,10 +396,10 @@ def _never_donors(count: int, all_items: str) -> str:
 
 def _stamp(dataset: Dataset, entry: Entry) -> str | None:
     """What an image's labels are read from, without reading it; None where that is more than two files."""
-    layout = dataset.layout
-    listed = getattr(layout, "listed_types", {}).get(entry.source.image, {})
+    files = dataset.files
+    listed = getattr(files, "listed_types", {}).get(entry.source.image, {})
     marks = [mark.facts for mark in dataset.marks.get(entry.source.image, ())]
-    facts: list[object] = [type(layout).__module__, entry.index, dataset.classes, sorted(listed.items())]
+    facts: list[object] = [type(files).__module__, entry.index, dataset.classes, sorted(listed.items())]
     if dataset.split_parts:
         facts.append("parts")
     if entry.synthetic or marks:

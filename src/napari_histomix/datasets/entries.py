@@ -1,4 +1,4 @@
-"""What layout readers hand over and share: entries, problems, files by name, and small metadata files beside them."""
+"""What readers hand over and share: entries, problems, files by name, and small metadata files beside them."""
 
 from __future__ import annotations
 

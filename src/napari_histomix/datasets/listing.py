@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from napari_histomix.datasets.dataset import Dataset, Layout
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     SPLITS,
     TABLE,
@@ -250,19 +250,19 @@ class Listing:
         synthetic = is_flagged(files[0]) if row.synthetic is None else row.synthetic
         return Entry(source, *files, mpp, said.index, kind, synthetic)
 
-    def dataset(self, classes: tuple[NucleusClass, ...], layout: Layout) -> Dataset:
+    def dataset(self, classes: tuple[NucleusClass, ...], files: ImageFiles) -> Dataset:
         """The dataset of all files that ``images.csv`` is not wrong about."""
         images = {image: pixels for image, (pixels, _) in self.files.items()}
         table, section = self.root / TABLE, Section(self.root, self.described)
         rows = read_rows(table, images, self.problems) if table.is_file() else {}
         entries = [self.entry(image, self.files[image], section, rows.get(image, Row())) for image in images]
-        return self.dataset_of(entries, classes, layout)
+        return self.dataset_of(entries, classes, files)
 
     def dataset_of(
         self,
         entries: list[Entry],
         classes: tuple[NucleusClass, ...] = (),
-        layout: Layout | None = None,
+        files: ImageFiles | None = None,
         kinds: tuple[str, ...] = (),
     ) -> Dataset:
         """The dataset of these entries, which must not be none."""
@@ -273,7 +273,7 @@ class Listing:
         self.problems += split_problems(entries)
         ordered = sorted(entries, key=lambda entry: natural_order(entry.source.image))
         problems = tuple(self.problems)
-        return Dataset(self.name, self.root, classes, tuple(ordered), problems, layout or Layout(), kinds)
+        return Dataset(self.name, self.root, classes, tuple(ordered), problems, files or ImageFiles(), kinds)
 
 
 def read_rows(

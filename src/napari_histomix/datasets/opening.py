@@ -375,7 +375,7 @@ def read_label_file(path: Path, shape: tuple[int, int] | None = None) -> LabelFi
             shutil.copyfile(info, root / info.name)
         try:
             dataset = kind.format.open(root, 1.0)
-            labels = dataset.layout.labels(dataset.entries[0], shape)
+            labels = dataset.files.labels(dataset.entries[0], shape)
             lost = lost_objects(labels.lost, len(labels.types))
         except HistomixError as error:
             # What is wrong with the folder is of no interest.

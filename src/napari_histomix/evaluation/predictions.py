@@ -108,7 +108,7 @@ def image_pairs(pred: Dataset, truth: Dataset) -> dict[str, str]:
         for name, other in partners.items():
             entries = truth.entry(name), pred.entry(other)
             first, second = (
-                pixels_sha256(dataset.layout.pixels(entry))
+                pixels_sha256(dataset.files.pixels(entry))
                 for dataset, entry in zip((truth, pred), entries, strict=True)
             )
             if first != second:

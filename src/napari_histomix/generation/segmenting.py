@@ -193,7 +193,7 @@ def segment_images(
         for number, entry in enumerate(dataset.entries):
             yield Event(PHASE, number, total)
             try:
-                pixels = dataset.layout.pixels(entry)
+                pixels = dataset.files.pixels(entry)
             except HistomixError as error:
                 skipped[entry.source.image] = str(error)
                 continue

@@ -124,7 +124,7 @@ def pixel_hashes(dataset: Dataset) -> Job[dict[str, str]]:
         yield Event("Checking what the network learned from", done, len(dataset.entries))
         # Whoever reads an image that cannot be read hears of it.
         with suppress(HistomixError):
-            hashes[entry.source.image] = pixels_sha256(dataset.layout.pixels(entry))
+            hashes[entry.source.image] = pixels_sha256(dataset.files.pixels(entry))
     return hashes
 
 

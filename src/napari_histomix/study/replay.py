@@ -59,7 +59,7 @@ def _compare_with_export(
     try:
         if entry is None:
             raise HistomixError(f"{exported.root} has no image {image.file!r}")
-        pixels = exported.layout.pixels(entry)
+        pixels = exported.files.pixels(entry)
     except HistomixError as error:
         return Compared(image.name, "different", f"the exported image cannot be compared ({error})")
     if pixels_sha256(pixels) != image.sha256:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, unfold
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, binary_cross_entropy_with_logits, unfold
 
 from napari_histomix.datasets import Dataset
 from napari_histomix.diffusion.inpainter import as_pixels
@@ -34,8 +34,8 @@ from napari_histomix.training.settings import Pix2PixSettings
 CHECKED = 24
 SHOWN = 4
 HIDDEN_SHARE = 0.2
-"""Weight of the L1 loss where edges are hidden: nobody can know that texture, and the mean of all that it may be is a
-blur. What is left holds color and shade."""
+"""Weight of the L1 loss and of the distance of features where edges are hidden: nobody can know that texture, and the
+mean of all that it may be is a blur. What is left holds color and shade."""
 
 
 class Pix2Pix(nn.Module):
@@ -64,8 +64,10 @@ class Pix2Pix(nn.Module):
         if not self.matching:
             return loss
         # Beyond Isola: the same features of texture as the truth has (Wang et al., pix2pixHD, arXiv 1711.11585).
-        pairs = zip(judged[:-1], real[:-1], strict=True)
-        apart = [(ours - theirs.detach()).abs().mean() for ours, theirs in pairs]
+        apart = [
+            ((ours - theirs.detach()).abs() * adaptive_avg_pool2d(weight, ours.shape[2:])).mean()
+            for ours, theirs in zip(judged[:-1], real[:-1], strict=True)
+        ]
         return loss + self.matching * torch.stack(apart).mean()
 
 

@@ -3,7 +3,7 @@
 A format's module has any of these:
 
 - ``recognizes(root: Path) -> bool``: whether a folder is of this format, by its listing and the first bytes of a file;
-- ``open(root: Path, mpp: float | None) -> Dataset``: only a listing, with a ``Layout`` that reads image by image;
+- ``open(root: Path, mpp: float | None) -> Dataset``: only a listing, with ``ImageFiles`` that read image by image;
 - ``Writer``, an heir of ``datasets.writing.ImageWriter``; ``datasets.dataset_writer.WrittenDataset`` adds what all
   formats share.
 

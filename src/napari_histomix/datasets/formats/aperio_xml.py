@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-from napari_histomix.datasets.dataset import Dataset, Layout
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     SPLIT_FOLDERS,
     SPLITS,
@@ -115,7 +115,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
     others = [names[key] for key in sorted(names, key=lambda key: (key == UNCLASSIFIED, key))]
     classes = listing.classes or named_classes(*(known + others or [NUCLEUS]))
     numbers = {(known.name.strip() or NUCLEUS).casefold(): known.number for known in classes}
-    return listing.dataset(classes, _Layout(numbers))
+    return listing.dataset(classes, _Files(numbers))
 
 
 _Section = tuple[str, dict[str, Path], dict[str, Path]]
@@ -209,7 +209,7 @@ def _layers(root: ElementTree.Element) -> tuple[list[_Layer], tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class _Layout(Layout):
+class _Files(ImageFiles):
     numbers: dict[str, int]  # of the classes, by name in lower case
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:

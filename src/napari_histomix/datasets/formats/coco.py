@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_histomix.datasets.dataset import Dataset, Layout
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     CROWD,
     NO_OUTLINE,
@@ -100,7 +100,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
                 annotations = [one for record in records for one in content.annotations.get(str(record["id"]), [])]
                 nuclei, lost = _nuclei(annotations, numbers, crowds)
                 read[image] = _Image((records[0].get("height"), records[0].get("width")), nuclei, lost)
-    return listing.dataset(classes, _Layout(read))
+    return listing.dataset(classes, _Files(read))
 
 
 class _Content:
@@ -247,7 +247,7 @@ class _Image:
 
 
 @dataclass(frozen=True)
-class _Layout(Layout):
+class _Files(ImageFiles):
     images: Mapping[str, _Image]
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:

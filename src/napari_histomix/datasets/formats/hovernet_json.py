@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_histomix.datasets.dataset import Dataset, Layout
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     NO_OUTLINE,
     OUTSIDE,
@@ -130,7 +130,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
         for image, files in listing.pairs_in(pictures, inner, _JSON, _SETTINGS).items():
             with listing.reporting(image):
                 listing.add(image, files, Row(split=section.split), section.name)
-    dataset = listing.dataset((), _Layout())
+    dataset = listing.dataset((), _Files())
     numbers: set[int] = set().union(*(_types_in(entry.label_file) for entry in dataset.entries))
     classes, untyped = listing.classes, 0
     if not classes and numbers <= {0}:
@@ -142,7 +142,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
             if not untyped:
                 untyped = max(known.number for known in classes) + 1
                 classes = (*classes, NucleusClass(untyped, UNCLASSIFIED, UNCLASSIFIED_COLOR))
-    return replace(dataset, classes=classes, layout=_Layout(untyped))
+    return replace(dataset, classes=classes, files=_Files(untyped))
 
 
 def _types_in(path: Path) -> set[int]:
@@ -152,7 +152,7 @@ def _types_in(path: Path) -> set[int]:
 
 
 @dataclass(frozen=True)
-class _Layout(Layout):
+class _Files(ImageFiles):
     untyped: int = 0  # class number of nuclei without a type; 0 if there are none
 
     def labels(self, entry: Entry, shape: tuple[int, int]) -> Labels:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.dataset import Dataset, Layout
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import Entry, Labels, Row, named_classes
 from napari_histomix.datasets.formats.plain import classes_of, listed_types
 from napari_histomix.datasets.formats.zarr_arrays import below, open_array, read_group, write_array, write_group
@@ -133,7 +133,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
         )
         types = listed_types(listing, kinds, classes)
     classes = classes or named_classes("nucleus")
-    return listing.dataset(classes, _Layout(root, types, classes[0].number))
+    return listing.dataset(classes, _Files(root, types, classes[0].number))
 
 
 def _metadata(folder: Path, root: Path) -> Mapping[str, Any]:
@@ -212,7 +212,7 @@ def _kinds(label: Mapping[str, Any], name: str, colors: dict[str, tuple[int, int
 
 
 @dataclass(frozen=True)
-class _Layout(Layout):
+class _Files(ImageFiles):
     """Arrays within a root; ``types`` per image, or None where all nuclei are of one class."""
 
     root: Path

@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_histomix.datasets.dataset import Dataset, Layout
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import Entry, Labels, Row, checked_mpp, is_split_folder, split_name
 from napari_histomix.datasets.listing import Listing, subfolder, subfolders, visible_files
 from napari_histomix.datasets.names import composed
@@ -126,7 +126,7 @@ def open(root: Path, mpp: float | None) -> Dataset:
         )
     described = {known.number: known for known in listing.classes}
     classes = tuple(described.get(known.number, known) for known in CLASSES)
-    return listing.dataset(classes, _Layout(folds, pieces))
+    return listing.dataset(classes, _Files(folds, pieces))
 
 
 def _pieces(listing: Listing, folds: Mapping[str, _Fold]) -> dict[str, Sequence[Piece]]:
@@ -164,7 +164,7 @@ def _checked(fold: _Fold) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 @dataclass(frozen=True)
-class _Layout(Layout):
+class _Files(ImageFiles):
     """Arrays of tiles, by fold, and the tiles of each image."""
 
     folds: Mapping[str, _Fold] = field(repr=False)

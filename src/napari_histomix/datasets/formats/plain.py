@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from napari_histomix.datasets.dataset import Dataset, Layout
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import (
     TABLE,
     Entry,
@@ -37,7 +37,7 @@ TYPES_TABLE = "types.csv"
 
 
 @dataclass(frozen=True)
-class LabelFiles(Layout):
+class LabelFiles(ImageFiles):
     """A label file for each image: a ``.mat``, or an instance map whose types are listed by image.
 
     Where nothing types any nucleus of the dataset, all are of the class with the number ``untyped``.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
-from napari_histomix.datasets.dataset import Dataset, Layout
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, Labels, Loss, Row, named_classes
 from napari_histomix.datasets.formats.folder_pairs import is_labels_name
 from napari_histomix.datasets.formats.polygons import Canvas, Ring
@@ -200,7 +200,7 @@ def open_side_files(root: Path, mpp: float | None, kind: SideFiles) -> Dataset:
         for image, files in listing.pairs(images, labels).items():
             listing.add(image, files, Row(split=place.split), place.folder)
     classes = listing.classes or _classes(listing, kind)
-    return listing.dataset(classes, _Layout(class_numbers(classes), kind))
+    return listing.dataset(classes, _Files(class_numbers(classes), kind))
 
 
 def _label_files(listing: Listing, folder: Path, kind: SideFiles, images: dict[str, Path]) -> dict[str, Path]:
@@ -252,7 +252,7 @@ def class_numbers(classes: Iterable[NucleusClass]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class _Layout(Layout):
+class _Files(ImageFiles):
     numbers: Mapping[str, int]  # of the classes, by name in lower case
     kind: SideFiles
 

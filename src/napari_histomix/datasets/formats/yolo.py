@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from napari_histomix.datasets.dataset import Dataset, Layout
+from napari_histomix.datasets.dataset import Dataset, ImageFiles
 from napari_histomix.datasets.entries import ONLY_BOX, Entry, Labels, Row, classes_of, palette
 from napari_histomix.datasets.formats.polygons import Canvas, one_ring, shapes_of
 from napari_histomix.datasets.formats.yolo_files import (
@@ -86,8 +86,8 @@ def open(root: Path, mpp: float | None) -> Dataset:
         colors = map(list, palette(len(names)))
         table = {str(key + 1): [name, color] for (key, name), color in zip(names.items(), colors, strict=True)}
         classes = classes_of(table, f"the names in {where} in {root}")
-        return listing.dataset(classes, _Layout({key: key + 1 for key in names}, where))
-    return listing.dataset(classes, _Layout({key: by_name[name.casefold()] for key, name in names.items()}, where))
+        return listing.dataset(classes, _Files({key: key + 1 for key in names}, where))
+    return listing.dataset(classes, _Files({key: by_name[name.casefold()] for key, name in names.items()}, where))
 
 
 def _numbers_in(listing: Listing) -> dict[int, str]:
@@ -111,7 +111,7 @@ def _lines(path: Path) -> list[list[str]]:
 
 
 @dataclass(frozen=True)
-class _Layout(Layout):
+class _Files(ImageFiles):
     numbers: Mapping[int, int]  # of the classes, by YOLO's numbers
     names: str  # of the file that names them
 
