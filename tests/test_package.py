@@ -22,6 +22,7 @@ ROOMS = (
     "records",
     "settings",
     "stains",
+    "scales",
     "devices",
     "weights",
     "datasets",

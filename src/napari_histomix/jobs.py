@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from napari_histomix.datasets import Dataset, Problem
@@ -118,10 +118,8 @@ def make_items(
     study.set_plan(begun.id, len(items), {})
     study.end_run(begun.id)
     try:
-        for event in method.make(Work(dataset, study, begun.first, begun.decisions, loaded), items, settings):
-            if event.made:
-                study.add_changes(begun.id, event.made)
-            yield event
+        work = Work(dataset, study, begun.first, begun.decisions, loaded)
+        yield from _kept(method.make(work, items, settings), study, begun.id)
     except BaseException:
         study.discard_run(begun.id)
         raise
@@ -155,18 +153,26 @@ def _carry_out(
     study.set_plan(begun.id, plan.wanted, plan.refusals)
     done = set(study.ids_of_run(begun.id))
     left = [item for item in plan.items if begun.first + item.id not in done]
-    made = len(done)
     if left:
-        with closing(method.make(work, left, settings)) as making:
-            for event in making:
-                if event.made:
-                    study.add_changes(begun.id, event.made)
-                    made += len(event.made)
-                yield event
-    yield Event("Done", made, made)
-    study.end_run(begun.id)
+        yield from _kept(method.make(work, left, settings), study, begun.id)
     ids = tuple(study.ids_of_run(begun.id))
+    yield Event("Done", len(ids), len(ids))
+    study.end_run(begun.id)
     return Outcome(study, begun.id, ids, plan.wanted, Counter(plan.refusals), plan.problems)
+
+
+def _kept(making: Job[None], study: Study, run: int) -> Job[None]:
+    """Keep each change of a run as soon as it is made; what is said of every item is passed on once."""
+    said: set[str] = set()
+    with closing(making):
+        for event in making:
+            if event.made:
+                study.add_changes(run, event.made)
+            if event.message in said:
+                event = replace(event, message=None)
+            elif event.message is not None:
+                said.add(event.message)
+            yield event
 
 
 def refused(refusals: Mapping[str, int]) -> list[str]:

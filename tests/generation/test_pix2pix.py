@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from napari_histomix.generation import pix2pix
-from napari_histomix.generation.edges import Shape, canny_edges, label_maps, resized_layout
+from napari_histomix.generation.edges import Shape, canny_edges, label_maps
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import GeneratorModel, load_generator
 from napari_histomix.generation.pix2pix import Generator, render, repaint
@@ -95,7 +95,7 @@ class TestShapes:
         assert set(Shape(enlarged=1.5).layout(Layout(mask, {1: "", 2: ""}, 0.5)).classes) == {2}
 
     def test_layouts_are_resampled_with_their_ids(self, layout):
-        twice = resized_layout(layout, 0.25)
+        twice = layout.at_scale(0.25)
         assert twice.shape == (144, 144) and twice.mpp == 0.25 and twice.classes == layout.classes
         assert np.array_equal(twice.instances[::2, ::2], layout.instances)
 
@@ -123,9 +123,19 @@ class TestGenerator:
 
     def test_another_scale_comes_back_at_its_size_and_is_said(self, model, layout):
         fine = Layout(layout.instances, layout.classes, 0.25)
-        job = render([fine], model)
-        message = next(job).message
-        assert message is not None and "0.25 µm/px" in message and drain(job)[0].shape == (72, 72, 3)
+        job, said = render([fine, fine], model), []
+        with pytest.raises(StopIteration) as end:
+            while True:
+                said.append(next(job).message)
+        assert [message for message in said if message] == [
+            "Painted at 0.5 µm/px, the scale of small, and resampled to 0.25."
+        ]
+        assert [picture.shape for picture in end.value.value] == [(72, 72, 3)] * 2
+
+    def test_classes_that_it_does_not_know_are_said(self, model, layout):
+        odd = Layout(layout.instances, dict.fromkeys(layout.classes, "Mars cell"), 0.5)
+        said = [event.message for event in render([odd], model) if event.message]
+        assert said == ["small does not know the class Mars cell: such nuclei are painted without a class."]
 
     def test_what_does_not_fit_is_one_sentence(self, model, layout, pixels):
         with pytest.raises(HistomixError, match="70×72 pixels but its layout 72×72"):

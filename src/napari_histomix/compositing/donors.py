@@ -15,6 +15,7 @@ from napari_histomix.compositing.stain import Staining
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location
 from napari_histomix.sampling import nucleus_locations
+from napari_histomix.scales import resampled, resampled_shape, same_scale
 from napari_histomix.stains import optical_density
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
@@ -46,9 +47,6 @@ CONTRAST_UM = 2.5
 MARGIN_UM = 7.5
 """Surroundings kept on each side of a donor, in µm (NucleiMix: 30 px at 0.25 µm/px)."""
 
-SAME_SCALE = 0.02
-"""Relative difference of two scales up to which they count as the same."""
-
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 """OpenCV's codes of one, two and three quarter turns counterclockwise."""
 
@@ -77,7 +75,7 @@ class DonorCrop:
     def at_scale(self, mpp: float) -> DonorCrop:
         """The donor resampled to ``mpp``; itself where that is its own scale already (within 2 %)."""
         factor = self.mpp / mpp
-        if abs(factor - 1) < SAME_SCALE:
+        if same_scale(self.mpp, mpp):
             return self
         size = resampled_shape(self.nucleus.shape, factor)[::-1]
         nucleus, surroundings = (
@@ -96,17 +94,6 @@ class DonorCrop:
 
         nucleus, surroundings = (turn(mask.view(np.uint8)).view(bool) for mask in (self.nucleus, self.surroundings))
         return replace(self, pixels=turn(self.pixels), nucleus=nucleus, surroundings=surroundings)
-
-
-def resampled_shape(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
-    """Shape of a crop (h, w) that is made ``factor`` times as large."""
-    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
-
-
-def resampled(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    """An image (h, w, 3) made ``factor`` times as large."""
-    smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, resampled_shape(pixels.shape, factor)[::-1], interpolation=smooth), np.uint8)
 
 
 def before_turn(row: int, col: int, shape: tuple[int, int], quarter_turns: int, mirrored: bool) -> tuple[int, int]:

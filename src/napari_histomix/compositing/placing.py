@@ -9,12 +9,13 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from napari_histomix.compositing.donors import DonorCrop, Mask, before_turn, cut_donor, resampled_shape
+from napari_histomix.compositing.donors import DonorCrop, Mask, before_turn, cut_donor
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.splits import check_training
 from napari_histomix.records import REAL, Candidate, Change, Event, HistomixError, Job, Location
 from napari_histomix.records import SourceRef as Ref
+from napari_histomix.scales import resampled_shape
 
 USED_UP = "its donor has been used as often as allowed"
 IMAGE_FULL = "its image has as many new nuclei as allowed"

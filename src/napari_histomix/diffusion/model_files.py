@@ -198,7 +198,7 @@ def load_part(kind: Any, folder: Path, sha256: str | None = None) -> tuple[Any, 
         state = load_file(weights)
     except SafetensorError as error:
         raise HistomixError(f"{weights} is not a whole safetensors file ({error}); get it again.") from None
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise HistomixError(f"{folder / 'config.json'} describes no {kind.__name__} ({reason}).") from None
     fit_weights(network, state, str(folder))

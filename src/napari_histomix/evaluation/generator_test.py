@@ -384,7 +384,6 @@ class _Test:
 
         Each is asked for the class shares and the density of a window of training images.
         """
-        from napari_histomix.generation.edges import resized_layout
         from napari_histomix.generation.models import class_of
         from napari_histomix.generation.structure_model import density_of, sample
 
@@ -413,7 +412,7 @@ class _Test:
             (instances, kinds), _ = yield from self.made("Drawing layouts", number, partial(planes, seed))
             classes = {each: names[kinds[instances == each][0]] for each in instance_ids(instances)}
             classes = {each: words.get(name, name) for each, name in classes.items()}
-            drawn.append(resized_layout(Layout(instances, classes, model.mpp), mpp))
+            drawn.append(Layout(instances, classes, model.mpp).at_scale(mpp))
         return drawn
 
     def painted(self, layouts: Sequence[Layout], windows: Sequence[Window]) -> Job[dict[str, Pairs]]:

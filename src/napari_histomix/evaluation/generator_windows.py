@@ -15,9 +15,7 @@ from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.entries import Entry
 from napari_histomix.generation.layout import Layout
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, NucleusClass, instance_ids
-
-SAME_SCALE = 0.02
-"""Relative difference of two scales up to which they count as the same."""
+from napari_histomix.scales import resized, resized_labels, same_scale, shape_at_scale
 
 TRIES = 20
 """Places in an image at which a window with a nucleus is looked for."""
@@ -140,15 +138,12 @@ def real_images(
 
 
 def _at_scale(image: LabeledImage, mpp: float) -> LabeledImage:
-    factor = image.mpp / mpp
-    if abs(factor - 1) <= SAME_SCALE:
+    if same_scale(image.mpp, mpp):
         return image
-    height, width = (max(1, round(extent * factor)) for extent in image.instances.shape)
-    smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    pixels = np.asarray(cv2.resize(image.pixels, (width, height), interpolation=smooth), np.uint8)
-    instances = np.asarray(cv2.resize(image.instances, (width, height), interpolation=cv2.INTER_NEAREST), np.int32)
+    shape = shape_at_scale(image.instances.shape, image.mpp, mpp)
+    instances = resized_labels(image.instances, shape)
     types = {number: image.types[number] for number in instance_ids(instances)}
-    return LabeledImage(pixels, instances, types, mpp, image.source)
+    return LabeledImage(resized(image.pixels, shape), instances, types, mpp, image.source)
 
 
 def mean_colors(windows: Sequence[Window]) -> dict[str | None, NDArray[np.float64]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from napari_histomix.diffusion.models import fast_dtype
 from napari_histomix.generation.networks import ConditionedUNet
+from napari_histomix.records import HistomixError
 
 GUIDED = (0.15, 0.85)
 """Between which shares of the noise guidance acts: at the ends it changes little (arXiv 2404.07724)."""
@@ -57,6 +58,8 @@ def denoise(
     beside : Tensor, optional
         What stands between the noisy item and the maps at the input, (N, B, H, W).
     """
+    if steps < 1:
+        raise HistomixError(f"A sampler needs at least one step, not {steps}.")
     device = torch.device(device)
     scheduler: Any
     if ancestral:

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.donors import SAME_SCALE
 from napari_histomix.generation.layout import Layout
 from napari_histomix.records import instance_ids
 from napari_histomix.stains import stain_density
@@ -178,18 +177,3 @@ class Shape:
         # Rounding may ask for a sliver beyond the border.
         made: Any = cv2.warpAffine(plane, self._affine(size), size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[arg-type]
         return np.asarray(made, plane.dtype)
-
-
-def resized_layout(layout: Layout, mpp: float) -> Layout:
-    """A layout at another scale; nuclei that become too small for a pixel are gone."""
-    if abs(layout.mpp / mpp - 1) < SAME_SCALE:
-        return layout
-    height, width = (max(1, round(side * layout.mpp / mpp)) for side in layout.shape)
-    # Every pixel is that of its center; OpenCV resizes no whole numbers of 32 bits.
-    rows, cols = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-        for new, old in zip((height, width), layout.shape, strict=True)
-    )
-    instances = layout.instances[rows[:, None], cols]
-    left = {number: layout.classes[number] for number in instance_ids(instances)}
-    return replace(layout, instances=instances, classes=left, mpp=mpp)

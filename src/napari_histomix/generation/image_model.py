@@ -17,11 +17,20 @@ from numpy.typing import NDArray
 from napari_histomix.devices import choose_device
 from napari_histomix.diffusion.inpainter import as_pixels
 from napari_histomix.generation.denoising import denoise
+from napari_histomix.generation.inputs import (
+    check_each,
+    check_kind,
+    check_pixels,
+    check_seed,
+    checked_mask,
+    checked_stain,
+)
 from napari_histomix.generation.layout import Layout
-from napari_histomix.generation.models import GeneratorModel, class_of, unknown_classes
+from napari_histomix.generation.models import GeneratorModel, class_of, remarks
 from napari_histomix.generation.presets import DEFAULT, PRESETS, PaintSettings
 from napari_histomix.generation.structure import condition_maps
 from napari_histomix.records import Event, HistomixError, Job
+from napari_histomix.scales import resized, resized_labels
 from napari_histomix.stains import hue_of, stain_of, with_hue, with_stain
 
 U8 = NDArray[np.uint8]
@@ -37,8 +46,6 @@ OVERLAP = 64
 """How much of what is painted already a tile sees on each side, in pixels."""
 MARGIN = 32
 """Surroundings of a hole that the network sees, in pixels at its scale."""
-SAME_SCALE = 0.03
-"""Relative difference of µm/px that counts as none."""
 
 
 def stain_vector(stain: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -79,34 +86,26 @@ def paint(
     list of (H, W, 3) uint8
         In the layouts' own sizes.
     """
+    check_kind(model, "image")
+    check_each(len(layouts), seeds=seeds, stains=stains)
+    for seed in seeds:
+        check_seed(seed)
+    wanted = [None if stain is None else checked_stain(stain) for stain in stains or [None] * len(layouts)]
     place = choose_device(device)
-    network = model.network.to(place)
     painted: list[U8] = []
-    for number, layout in enumerate(layouts):
-        for message in _warnings(layout, model):
-            yield Event("Painting", number, len(layouts), message=message)
-        scaled = _at_scale(layout, model.mpp)
-        wanted = stains[number] if stains is not None else None
-        stain = stain_vector(wanted)
-        canvas = np.zeros((*scaled.shape, 3), np.uint8)
-        known = np.zeros(scaled.shape, np.bool_)
-        tiles = list(_tiles(scaled.shape))
-        for index, tile in enumerate(tiles):
-            seed = np.random.SeedSequence([seeds[number], index]).generate_state(1)[0]
-            part = _cut(scaled, tile)
-            steps = _denoised(network, model, part, canvas[tile], ~known[tile], stain, int(seed), settings, place)
-            filled = canvas[tile]
-            for step, filled in enumerate(steps):
-                shown = canvas.copy()
-                shown[tile] = filled
-                done = (number * len(tiles) + index) * settings.steps + step
-                yield Event("Painting", done, len(layouts) * len(tiles) * settings.steps, preview=shown)
-            canvas[tile] = np.where(known[tile][..., None], canvas[tile], filled)
-            known[tile] = True
-        if canvas.shape[:2] != layout.shape:
-            height, width = layout.shape
-            canvas = np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
-        painted.append(canvas if wanted is None else with_stain(canvas, wanted))
+    said: set[str] = set()
+    for number, (layout, stain) in enumerate(zip(layouts, wanted, strict=True)):
+        for message in remarks(layout, model):
+            if message not in said:
+                said.add(message)
+                yield Event("Painting", number, len(layouts), message=message)
+        scaled = layout.at_scale(model.mpp)
+        canvas, hole = np.zeros((*scaled.shape, 3), np.uint8), np.ones(scaled.shape, np.bool_)
+        filling = _filled(model, scaled, canvas, hole, stain_vector(stain), (seeds[number],), settings, place)
+        for done, total, shown in filling:
+            yield Event("Painting", number * total + done, len(layouts) * total, preview=shown)
+        canvas = resized(canvas, layout.shape)
+        painted.append(canvas if stain is None else with_stain(canvas, stain))
     return painted
 
 
@@ -140,14 +139,17 @@ def paint_inside(
     HistomixError
         For an empty hole, or one of another size than the image.
     """
-    if hole.shape != pixels.shape[:2] or layout.shape != hole.shape:
+    check_kind(model, "image")
+    check_pixels(pixels, "image")
+    check_seed(seed)
+    if layout.shape != pixels.shape[:2]:
         raise HistomixError("The hole and the labels must have the image's size.")
+    hole = checked_mask(hole, layout.shape, "hole")
     if not hole.any():
         raise HistomixError("Nothing is to be painted: draw a nucleus inside the image.")
-    for message in _warnings(layout, model):
+    for message in remarks(layout, model):
         yield Event("Painting", message=message)
     place = choose_device(device)
-    network = model.network.to(place)
     stain = stain_vector(stain_of(pixels))
     filled = pixels.copy()
     hue = hue_of(pixels, (layout.instances > 0) & ~hole)
@@ -156,20 +158,16 @@ def paint_inside(
         mine = hole & (parts == part)
         window = _around(mine, round(MARGIN * model.mpp / layout.mpp))
         cut = _cut(layout, window)
-        scaled = _at_scale(cut, model.mpp)
-        height, width = scaled.shape
-        small = filled[window] if scaled is cut else _resized(filled[window], (height, width))
-        inside = mine[window].astype(np.uint8)
-        if scaled is not cut:
-            inside = np.asarray(cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
-        part_seed = int(np.random.SeedSequence([seed, part]).generate_state(1)[0])
-        steps = _denoised(network, model, scaled, small, inside > 0, stain, part_seed, settings, place)
-        made = small
-        for step, estimate in enumerate(steps):
-            made = estimate
-            yield Event("Painting", (part - 1) * settings.steps + step, (count - 1) * settings.steps)
-        if scaled is not cut:
-            made = _resized(made, cut.shape)
+        scaled = cut.at_scale(model.mpp)
+        made = resized(filled[window].copy(), scaled.shape)
+        inside = resized_labels(mine[window], scaled.shape)
+        if not inside.any():
+            # So small that no center of a coarser pixel lies in it.
+            inside = resized(255 * mine[window].astype(np.uint8), scaled.shape) > 0
+        filling = _filled(model, scaled, made, inside, stain, (seed, part), settings, place)
+        for done, total, _ in filling:
+            yield Event("Painting", (part - 1) * total + done, (count - 1) * total)
+        made = resized(made, cut.shape)
         if hue is not None:
             # With their rims, into which resampling carries them.
             nuclei = cv2.dilate((cut.instances > 0).astype(np.uint8), np.ones((5, 5), np.uint8))
@@ -177,6 +175,32 @@ def paint_inside(
         region = filled[window]
         region[mine[window]] = made[mine[window]]
     return filled
+
+
+def _filled(
+    model: GeneratorModel,
+    layout: Layout,
+    canvas: U8,
+    hole: Mask,
+    stain: NDArray[np.float32],
+    seeds: tuple[int, ...],
+    settings: PaintSettings,
+    place: torch.device,
+) -> Iterator[tuple[int, int, U8]]:
+    """Fill a hole of a canvas tile by tile, in place; after each step how many of how many are done, and a preview."""
+    network, hole = model.network.to(place), hole.copy()
+    tiles = [tile for tile in _tiles(layout.shape) if hole[tile].any()]
+    total = len(tiles) * settings.steps
+    for index, tile in enumerate(tiles):
+        seed = int(np.random.SeedSequence([*seeds, index]).generate_state(1)[0])
+        steps = _denoised(network, model, _cut(layout, tile), canvas[tile], hole[tile], stain, seed, settings, place)
+        for step, filled in enumerate(steps):
+            shown = canvas.copy()
+            shown[tile][hole[tile]] = filled[hole[tile]]
+            yield index * settings.steps + step, total, shown
+        canvas[tile] = shown[tile]
+        # What is painted is known to the tiles beside it.
+        hole[tile] = False
 
 
 def _denoised(
@@ -216,28 +240,6 @@ def _denoised(
     )
     for clean in steps:
         yield as_pixels(clean.cpu())[0][:height, :width]
-
-
-def _warnings(layout: Layout, model: GeneratorModel) -> Iterator[str]:
-    if unknown := unknown_classes(layout.classes.values(), model.classes):
-        yield f"{model.name} does not know the class {', '.join(unknown)}: such nuclei are painted without a class."
-    if abs(layout.mpp / model.mpp - 1) > SAME_SCALE:
-        yield f"Painted at {model.mpp:g} µm/px, the scale of {model.name}, and resampled to {layout.mpp:g}."
-
-
-def _at_scale(layout: Layout, mpp: float) -> Layout:
-    """A layout at another scale; itself where it has that scale already."""
-    factor = layout.mpp / mpp
-    if abs(factor - 1) <= SAME_SCALE:
-        return layout
-    size = max(round(layout.shape[1] * factor), 1), max(round(layout.shape[0] * factor), 1)
-    instances = np.asarray(cv2.resize(layout.instances, size, interpolation=cv2.INTER_NEAREST), np.int32)
-    return Layout(instances, layout.classes, mpp, layout.source)
-
-
-def _resized(pixels: U8, shape: tuple[int, int]) -> U8:
-    smooth = cv2.INTER_AREA if shape[0] < pixels.shape[0] else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, shape[::-1], interpolation=smooth), np.uint8)
 
 
 def _cut(layout: Layout, window: tuple[slice, slice]) -> Layout:

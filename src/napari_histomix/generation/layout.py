@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, instance_ids
+from napari_histomix.scales import resized_labels, same_scale, shape_at_scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +50,12 @@ class Layout:
     donors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.instances.dtype != np.int32 or self.instances.ndim != 2:
+        if self.instances.dtype != np.int32 or self.instances.ndim != 2 or not self.instances.size:
             raise HistomixError(
                 f"A layout's instance map must be (H, W) int32, not {self.instances.shape} {self.instances.dtype}."
             )
+        if self.instances.min() < 0:
+            raise HistomixError("A layout's instance map holds negative ids; number its nuclei from 1.")
         if not (np.isfinite(self.mpp) and self.mpp > 0):
             raise HistomixError(f"A layout's µm/px must be a positive number, not {self.mpp}.")
         if missing := [number for number in instance_ids(self.instances) if number not in self.classes]:
@@ -74,6 +77,20 @@ class Layout:
         """Height and width in pixels."""
         height, width = self.instances.shape
         return height, width
+
+    def at_scale(self, mpp: float) -> Layout:
+        """The layout at another scale, itself where that is its own; nuclei that become too small for a pixel are gone.
+
+        Raises
+        ------
+        HistomixError
+            Where it would be larger than any image is.
+        """
+        if same_scale(self.mpp, mpp):
+            return self
+        instances = resized_labels(self.instances, shape_at_scale(self.shape, self.mpp, mpp))
+        left = {number: self.classes[number] for number in instance_ids(instances)}
+        return replace(self, instances=instances, classes=left, mpp=mpp)
 
     def counts(self) -> Counter[str]:
         """Number of nuclei by class name."""

@@ -23,6 +23,7 @@ from napari_histomix.generation.layout_board import (
 )
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, instance_ids
 from napari_histomix.sampling import nucleus_boxes
+from napari_histomix.scales import same_scale, shape_at_scale
 from napari_histomix.settings import Option, check_settings
 
 Mask = NDArray[np.bool_]
@@ -30,20 +31,20 @@ Mask = NDArray[np.bool_]
 LIKE = 1.5
 """Largest ratio of the areas of two nuclei that are swapped."""
 
-SAME_SCALE = 0.02
-"""Relative difference of two scales up to which they count as the same."""
-
 DONOR_IMAGES = 2
 """Further images that give nuclei to a layout: a few, so that it is told from which."""
+
+SMALLEST_SIDE = 16
+"""Of a layout, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutSettings:
     """How layouts are recombined from real maps."""
 
-    side: Annotated[int, Option("Height and width of a layout.", label="Side in px", low=16, high=8192, unit="px")] = (
-        256
-    )
+    side: Annotated[
+        int, Option("Height and width of a layout.", label="Side in px", low=SMALLEST_SIDE, high=8192, unit="px")
+    ] = 256
     raised: Annotated[
         tuple[str, ...],
         Option(
@@ -235,8 +236,8 @@ class Recombiner:
         if box is None or any(part.start == 0 or part.stop == extent for part, extent in extents):
             return None
         mask = image.instances[box] == number
-        if abs(image.mpp / mpp - 1) > SAME_SCALE:
-            size = [max(1, round(extent * image.mpp / mpp)) for extent in mask.shape[::-1]]
+        if not same_scale(image.mpp, mpp):
+            size = shape_at_scale(mask.shape, image.mpp, mpp)[::-1]
             mask = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
         return centered(np.argwhere(mask))[1] if mask.any() else None
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from napari_histomix.diffusion.model_files import CARD_FILE, SCHEDULE_FILE, load_part, read_card, read_json, scale_of
+from napari_histomix.generation.layout import Layout
+from napari_histomix.generation.structure import CONDITION_MAPS
 from napari_histomix.records import HistomixError
+from napari_histomix.scales import same_scale
 from napari_histomix.weights import bundled_model
 
 Kind = Literal["segmenter", "structure", "image", "pix2pix"]
@@ -105,11 +109,38 @@ def load_generator(path: Path | str, kind: Kind) -> GeneratorModel:
     module, _, name = NETWORKS[kind].partition(":")
     network_class = getattr(import_module(f"napari_histomix.generation.{module}"), name)
     network, sha256 = load_part(network_class, folder, card.get("sha256"))
-    schedule = read_json(folder / SCHEDULE_FILE, "a scheduler") if (folder / SCHEDULE_FILE).is_file() else {}
+    if "mpp" not in card:
+        raise HistomixError(f"{folder.name}/{CARD_FILE} does not say how many µm a pixel is; add mpp: [low, high].")
     mpp = scale_of(card, folder, (64,))[0]
-    classes = tuple(str(known) for known in card.get("classes", ()))
+    schedule = _schedule(folder) if kind in ("image", "structure") else {}
+    classes = card.get("classes")
+    count = CLASS_COUNTS[kind](network.config)
+    if not isinstance(classes, list) or len(set(classes)) != count:
+        raise HistomixError(f"{folder.name}/{CARD_FILE} must name the {count} classes that its network knows.")
     network = network.float().eval().requires_grad_(False)
-    return GeneratorModel(kind, network, schedule, classes, sum(mpp) / 2, str(card["name"]), sha256, card)
+    name = str(card.get("name", folder.name))
+    return GeneratorModel(kind, network, schedule, tuple(map(str, classes)), sum(mpp) / 2, name, sha256, card)
+
+
+CLASS_COUNTS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
+    "segmenter": lambda config: len(config["classes"]),
+    "structure": lambda config: int(config["vector_channels"]) - 2,
+    "image": lambda config: int(config["map_channels"]) - CONDITION_MAPS,
+    "pix2pix": lambda config: len(config["classes"]),
+}
+"""How many classes a network of a kind knows, by its configuration."""
+
+
+def _schedule(folder: Path) -> Mapping[str, Any]:
+    """The noise schedule of a network that denoises. Raises HistomixError where there is none, or nonsense."""
+    schedule = read_json(folder / SCHEDULE_FILE, "a diffusers scheduler configuration")
+    try:
+        DDPMScheduler.from_config(dict(schedule))
+        if int(schedule["num_train_timesteps"]) < 1 or schedule["prediction_type"] not in ("v_prediction", "sample"):
+            raise ValueError("the prediction must be v_prediction or sample")
+    except (ArithmeticError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise HistomixError(f"{folder / SCHEDULE_FILE} describes no noise schedule ({error}).") from None
+    return schedule
 
 
 def class_of(name: str, known: Sequence[str]) -> str:
@@ -128,6 +159,14 @@ def class_of(name: str, known: Sequence[str]) -> str:
 def unknown_classes(names: Iterable[str], known: Sequence[str]) -> list[str]:
     """Those of a dataset's classes that a model does not know."""
     return sorted({name for name in names if name and not class_of(name, known)})
+
+
+def remarks(layout: Layout, model: GeneratorModel) -> Iterator[str]:
+    """What a person is told before a model paints a layout: classes that it does not know, another scale."""
+    if unknown := unknown_classes(layout.classes.values(), model.classes):
+        yield f"{model.name} does not know the class {', '.join(unknown)}: such nuclei are painted without a class."
+    if not same_scale(layout.mpp, model.mpp):
+        yield f"Painted at {model.mpp:g} µm/px, the scale of {model.name}, and resampled to {layout.mpp:g}."
 
 
 def class_origins(old: Sequence[str], new: Sequence[str]) -> list[int | None]:

@@ -18,6 +18,7 @@ of *Generative synthetic augmentation using edge feature*. Where this differs fr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -30,11 +31,20 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pad, silu
 
 from napari_histomix.devices import choose_device, memory_error
-from napari_histomix.generation.edges import FIXED, canny_edges, label_maps, resized_layout
+from napari_histomix.generation.edges import FIXED, canny_edges, label_maps
+from napari_histomix.generation.inputs import (
+    check_each,
+    check_kind,
+    check_pixels,
+    check_seed,
+    checked_mask,
+    checked_stain,
+)
 from napari_histomix.generation.layout import Layout
-from napari_histomix.generation.models import GeneratorModel, class_of
+from napari_histomix.generation.models import GeneratorModel, class_of, remarks
 from napari_histomix.records import Event, HistomixError, Job, instance_ids
 from napari_histomix.sampling import item_seed
+from napari_histomix.scales import resized
 from napari_histomix.stains import stain_of, with_stain
 
 SIZES: dict[str, dict[str, int]] = {"small": {"width": 32, "depth": 5}, "paper": {"width": 64, "depth": 8}}
@@ -204,50 +214,53 @@ def render(
     HistomixError
         If a reference or a mask is not of its layout's size, or memory runs out.
     """
+    check_kind(model, "pix2pix")
+    check_each(len(layouts), references=references, masks=hidden, stains=stains, seeds=seeds)
     nothing = [None] * len(layouts)
-    given = zip(
-        layouts, references or nothing, hidden or nothing, stains or nothing, seeds or range(len(layouts)), strict=True
+    given = list(
+        zip(
+            layouts,
+            references or nothing,
+            hidden or nothing,
+            stains or nothing,
+            range(len(layouts)) if seeds is None else seeds,
+            strict=True,
+        )
     )
+    for layout, reference, _, stain, seed in given:
+        check_seed(seed)
+        if stain is not None:
+            checked_stain(stain)
+        if reference is not None:
+            check_pixels(reference, "reference")
+            checked_mask(reference[..., 0], layout.shape, "reference")
     place = choose_device(device)
     network = model.network.to(place, memory_format=torch.channels_last)
     pictures: list[NDArray[np.uint8]] = []
+    said: set[str] = set()
     for layout, reference, redrawn, stain, seed in given:
-        scaled = resized_layout(layout, model.mpp)
-        message = None
-        if scaled is not layout and not pictures:
-            message = f"Layouts of {layout.mpp:g} µm/px are painted at the model's {model.mpp:g}, and resampled."
-        yield Event("Painting", len(pictures), len(layouts), message=message)
+        yield Event("Painting", len(pictures), len(layouts))
+        for message in remarks(layout, model):
+            if message not in said:
+                said.add(message)
+                yield Event("Painting", len(pictures), len(layouts), message=message)
+        scaled = layout.at_scale(model.mpp)
         names = {number: class_of(name, model.classes) for number, name in scaled.classes.items()}
-        scaled = Layout(scaled.instances, names, scaled.mpp, scaled.source)
+        scaled = replace(scaled, classes=names)
         edges = None
         if reference is not None:
-            _check_size(reference, layout, "reference")
-            followed = _resized(reference, scaled.shape)
-            edges, stain = canny_edges(followed), stain_of(reference) if stain is None else stain
+            edges = canny_edges(resized(reference, scaled.shape))
+            stain = stain_of(reference) if stain is None else stain
         if redrawn is not None:
-            _check_size(redrawn, layout, "mask")
-            redrawn = _resized(redrawn.astype(np.uint8), scaled.shape) > 0
-        if stain is None:
-            stain = _known_stain(network, seed)
+            redrawn = checked_mask(redrawn, layout.shape, "mask")
+            redrawn = resized(redrawn.astype(np.uint8), scaled.shape) > 0
+        stain = _known_stain(network, seed) if stain is None else checked_stain(stain)
         maps = label_maps(scaled, model.classes, edges, redrawn)
         with memory_error("There is no memory left to paint; paint smaller layouts, or on another device."):
             made = yield from _painted(network, maps, stain, seed, place)
-        pictures.append(with_stain(_resized(made, layout.shape), stain))
+        pictures.append(with_stain(resized(made, layout.shape), stain))
         yield Event("Painting", len(pictures), len(layouts), preview=pictures[-1])
     return pictures
-
-
-def _check_size(plane: NDArray[Any], layout: Layout, what: str) -> None:
-    if plane.shape[:2] != layout.shape:
-        (height, width), (rows, cols) = layout.shape, plane.shape[:2]
-        raise HistomixError(f"The {what} is {cols}×{rows} pixels but its layout {width}×{height}; make them one size.")
-
-
-def _resized(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    if plane.shape[:2] == size:
-        return plane
-    smooth = cv2.INTER_AREA if size[0] < plane.shape[0] else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(plane, size[::-1], interpolation=smooth), np.uint8)
 
 
 def _known_stain(network: Generator, seed: int) -> NDArray[np.float32]:
@@ -311,7 +324,16 @@ def repaint(
     Returns
     -------
     (H, W, 3) uint8
+
+    Raises
+    ------
+    HistomixError
+        If pixels are no RGB image, or labels or edit not of their size.
     """
+    check_pixels(pixels, "image")
+    if layout.shape != pixels.shape[:2]:
+        raise HistomixError("The edit and the labels must have the image's size.")
+    edit = checked_mask(edit, layout.shape, "edit")
     if not edit.any():
         return pixels.copy()
     rows, cols = (np.flatnonzero(edit.any(axis=axis)) for axis in (1, 0))

@@ -25,8 +25,10 @@ from napari_histomix.datasets.pixels import orientation_of
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, check_place, complete_or_absent, write_text
 from napari_histomix.devices import choose_device, memory_error
 from napari_histomix.diffusion.models import fast_dtype
+from napari_histomix.generation.inputs import check_kind, check_pixels
 from napari_histomix.generation.structure import instances_of
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, relayed
+from napari_histomix.scales import resized, resized_labels, same_scale, shape_at_scale
 
 if TYPE_CHECKING:
     from napari_histomix.generation.models import GeneratorModel
@@ -35,8 +37,6 @@ TILE = 1024
 """Side in pixels of what a tile adds to the result."""
 MARGIN = 64
 """What a tile sees beyond that on each side: a large nucleus, and its surroundings."""
-SAME_SCALE = 0.02
-"""By how much an image's scale may differ from the model's without being resampled."""
 PHASE = "Finding nuclei"
 
 
@@ -100,16 +100,16 @@ def segment(
     HistomixError
         For pixels that are no RGB image, a scale that is none, or a device that is missing or too small.
     """
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise HistomixError(f"Nuclei are found in 8-bit RGB images, not in {pixels.shape} {pixels.dtype}.")
+    check_kind(model, "segmenter")
+    check_pixels(pixels, "image")
+    if tile < 1:
+        raise HistomixError(f"Tiles must have at least one pixel a side, not {tile}.")
     if not (np.isfinite(mpp) and mpp > 0):
         raise HistomixError(f"The image's µm/px must be a positive number, not {mpp}.")
     place = choose_device(device)
-    factor = mpp / model.mpp
     scaled = pixels
-    if abs(factor - 1) > SAME_SCALE:
-        size = tuple(max(1, round(side * factor)) for side in (pixels.shape[1], pixels.shape[0]))
-        scaled = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)  # type: ignore[assignment]
+    if not same_scale(mpp, model.mpp):
+        scaled = resized(pixels, shape_at_scale(pixels.shape, mpp, model.mpp))
         said = f"The image has {mpp:.3g} µm/px: nuclei are found at {model.mpp:.3g} µm/px, as the segmenter learned."
         yield Event(PHASE, message=said)
     network: Any = torch.nn.Module.to(deepcopy(model.network), place, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -129,8 +129,7 @@ def segment(
         count += len(nuclei.kinds)
         parts.append(nuclei)
     if scaled is not pixels:
-        back = cv2.resize(instances, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        instances = np.asarray(back, np.int32)
+        instances = resized_labels(instances, pixels.shape[:2])
     return _finished(instances, parts, model.classes)
 
 

@@ -113,6 +113,10 @@ def boundary_of(instances: I32) -> F32:
     return (boundary & (instances != 0)).astype(np.float32)
 
 
+CONDITION_MAPS = 6
+"""Of ``condition_maps`` beside those of the classes."""
+
+
 def condition_maps(layout: Layout, names: Sequence[str], ignore: Mask | None = None, present: bool = True) -> F32:
     """What an image network is told of a layout, pixel by pixel.
 
@@ -131,7 +135,7 @@ def condition_maps(layout: Layout, names: Sequence[str], ignore: Mask | None = N
     (n + 6, H, W) float32
         Semantic, n classes, horizontal, vertical, boundary, ignore, present; all zeros where not ``present``.
     """
-    maps = np.zeros((len(names) + 6, *layout.shape), np.float32)
+    maps = np.zeros((len(names) + CONDITION_MAPS, *layout.shape), np.float32)
     if not present:
         return maps
     semantic, horizontal, vertical = structure_of(layout.instances)

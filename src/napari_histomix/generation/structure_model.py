@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.devices import choose_device
 from napari_histomix.generation.denoising import denoise
+from napari_histomix.generation.inputs import check_kind, check_seed
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layout_board import Board
 from napari_histomix.generation.models import GeneratorModel
@@ -87,10 +88,17 @@ def sample(
     Raises
     ------
     HistomixError
-        For a class that the model does not draw, or too small a side.
+        For a class that the model does not draw, too small a side, or shares, a density or seeds that are none.
     """
+    check_kind(model, "structure")
     if side < GRID:
         raise HistomixError(f"A layout must have at least {GRID} pixels a side, not {side}.")
+    if len(seeds) != count:
+        raise HistomixError(f"There are {count} layouts to draw but {len(seeds)} seeds; give one for each.")
+    for seed in seeds:
+        check_seed(seed)
+    if not all(np.isfinite(value) and value >= 0 for value in (density, *(shares or {}).values())):
+        raise HistomixError("Class shares and density must be numbers from 0 up.")
     if unknown := [name for name in shares or () if name not in model.classes]:
         raise HistomixError(f"{model.name} draws no '{unknown[0]}'; its classes are {', '.join(model.classes)}.")
     padded = -(-side // GRID) * GRID

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 
 from napari_histomix.compositing.composing import window_around
-from napari_histomix.compositing.donors import SAME_SCALE, resampled
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.planning import CROSSES_EDGE
 from napari_histomix.compositing.stain import UNMATCHED
@@ -21,6 +20,7 @@ from napari_histomix.methods.pasting import SYNTHETIC_DONOR, DonorSettings, Past
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, Change, Event, HistomixError, Job, LabeledImage, Location
 from napari_histomix.sampling import item_seed, nucleus_locations
+from napari_histomix.scales import resampled, same_scale
 from napari_histomix.settings import Option
 
 CUT = 0.5
@@ -98,8 +98,8 @@ class CutMix(Pasting[CutMixSettings]):
         margin = round(settings.margin / giver.image.mpp)
         box = window_around([giver.boxes[site.donor.instance]], margin, giver.image.instances.shape)
         pixels, instances = giver.image.pixels[box], giver.image.instances[box]
-        factor = giver.image.mpp / target.image.mpp
-        factor = 1.0 if abs(factor - 1) < SAME_SCALE else factor
+        scales = giver.image.mpp, target.image.mpp
+        factor = 1.0 if same_scale(*scales) else scales[0] / scales[1]
         own = instances.shape
         if factor != 1:
             pixels = resampled(pixels, factor)

@@ -11,7 +11,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.donors import SAME_SCALE, resampled
 from napari_histomix.compositing.indexed_image import ImageCache
 from napari_histomix.compositing.placing import IMAGE_FULL
 from napari_histomix.datasets import Entry
@@ -20,6 +19,7 @@ from napari_histomix.methods.pasting import CountSettings, DonorSettings
 from napari_histomix.methods.record import Record, plain_facts
 from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage, SourceRef
 from napari_histomix.sampling import item_seed
+from napari_histomix.scales import resampled, same_scale
 
 NO_PARTNER = "no image is left that it may be mixed with"
 
@@ -165,7 +165,7 @@ def fitted(
     A larger partner is cropped at a random place; a smaller one is continued by its mirror image.
     """
     pixels, factor, shape = partner.pixels, partner.mpp / target.mpp, target.pixels.shape[:2]
-    if abs(factor - 1) >= SAME_SCALE:
+    if not same_scale(partner.mpp, target.mpp):
         pixels = resampled(pixels, factor)
     corner = [int(rng.integers(max(0, have - want) + 1)) for have, want in zip(pixels.shape[:2], shape, strict=True)]
     facts = {"size": list(partner.pixels.shape[:2]), "scaled": list(pixels.shape[:2]), "corner": corner}

@@ -65,6 +65,8 @@ class EdgePix2Pix(Method[EdgePix2PixSettings, NewImage]):
         seen = yield from learned_from(work.dataset, model)
         images = ImageCache(work.dataset.read)
         pool = [entry.source.image for entry in whole_images(work.dataset) if entry.labels is not None]
+        if not pool:
+            raise HistomixError(f"{work.dataset.name} has no real training image with labels; only these are painted.")
         if settings.stain == "other" and len(pool) < 2:
             raise HistomixError(
                 "There is no other training image whose stain could be followed; follow the labels' own."

@@ -21,11 +21,12 @@ from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.datasets.text_files import read_json, writable
 from napari_histomix.datasets.writing import write_text
 from napari_histomix.generation.layout import Layout
-from napari_histomix.generation.layouts import LayoutSettings, Recombiner
+from napari_histomix.generation.layouts import SMALLEST_SIDE, LayoutSettings, Recombiner
 from napari_histomix.methods.base import Stage, Store, Work, whole_images
 from napari_histomix.methods.generating import learned_from
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, instance_ids, relayed
 from napari_histomix.sampling import item_seed
+from napari_histomix.scales import same_scale
 from napari_histomix.settings import Device, Option, Seed, plain
 
 FOLDER, INDEX = "layouts", "layouts.json"
@@ -36,9 +37,6 @@ LARGEST = 2**26
 
 MAPS_BYTES = 2**28
 """Memory that label maps of training images may fill, while layouts are made of them: 64 maps of 1000²."""
-
-SAME_SCALE = 0.03
-"""Relative difference of µm/px that counts as none."""
 
 SOURCES = {
     "recombined": "Real labels, with nuclei moved, turned and swapped",
@@ -345,6 +343,10 @@ class LayoutStage(Stage):
         wanted = replace(settings, raised=names)
         images, problems = yield from _maps(dataset, settings.seed)
         largest = max(min(image.instances.shape) for image in images)
+        if largest < SMALLEST_SIDE:
+            raise HistomixError(
+                f"No training image has {SMALLEST_SIDE} pixels a side; layouts are made of larger ones only."
+            )
         if settings.side > largest and settings.layouts_from != "drawn":
             wanted = replace(wanted, side=largest)
             words = f"No training image holds {settings.side}×{settings.side} pixels; layouts are {largest}×{largest}."
@@ -407,7 +409,6 @@ def _drawn(
     Each takes its class shares and density from a random window of the images, where nothing else is asked for.
     """
     from napari_histomix.devices import choose_device
-    from napari_histomix.generation.edges import resized_layout
     from napari_histomix.generation.models import class_of, load_generator
     from napari_histomix.generation.structure_model import density_of, sample
 
@@ -415,7 +416,7 @@ def _drawn(
     model = load_generator(settings.structure_model, "structure")
     seen = yield from learned_from(dataset, model)
     ((mpp, _),) = Counter(image.mpp for image in images).most_common(1)
-    if abs(mpp / model.mpp - 1) < SAME_SCALE:
+    if same_scale(mpp, model.mpp):
         mpp = model.mpp
     drawn: list[Layout] = []
     recombiner = Recombiner(images, dataset.all_classes)
@@ -451,7 +452,7 @@ def _drawn(
     layouts = []
     for layout in drawn:
         classes = {number: named.get(name, dataset.unclassified.name) for number, name in layout.classes.items()}
-        layouts.append(resized_layout(replace(layout, classes=classes), mpp))
+        layouts.append(replace(layout, classes=classes).at_scale(mpp))
     return layouts, {**model.facts, "learned_from": list(seen)}
 
 

@@ -123,21 +123,14 @@ class NuDiff(Method[NuDiffSettings, LayoutImage]):
         facts = {**painting_facts(self.title, settings, model), "painting": asdict(painting)}
         images, book = ImageCache(work.dataset.read), LayoutBook(work.store.folder)
         numbers: dict[str, int] = {}
-        said: set[str | None] = set()
-
-        def at(event: Event, done: int) -> Event:
-            """A step of the painter's, whose messages are said once."""
-            message = None if event.message in said else event.message
-            said.add(event.message)
-            return replace(event, phase="Painting layouts", done=done, total=len(items), message=message)
-
         for done, item in enumerate(sorted(items, key=lambda item: item.id)):
             layout, about = _layout(item, book)
             for name in set(layout.classes.values()) - numbers.keys():
                 numbers[name] = work.dataset.class_number(name or work.dataset.unclassified.name)
             stain = stain_of(images.require(item.reference).image.pixels)
             job = paint([layout], model, [item.seed], painting, stains=[stain], device=settings.device)
-            (painted,) = yield from relayed(job, lambda event, done=done: at(event, done))  # type: ignore[misc]
+            progress = {"phase": "Painting layouts", "done": done, "total": len(items)}
+            (painted,) = yield from relayed(job, lambda event, at=progress: replace(event, **at))  # type: ignore[misc]
             change = painted_image(
                 item,
                 work.first + item.id,

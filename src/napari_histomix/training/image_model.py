@@ -26,7 +26,7 @@ from napari_histomix.generation.image_model import VECTOR, stain_vector
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import adapted, load_generator
 from napari_histomix.generation.networks import ConditionedUNet, adopt_weights
-from napari_histomix.generation.structure import condition_maps
+from napari_histomix.generation.structure import CONDITION_MAPS, condition_maps
 from napari_histomix.records import HistomixError, Job, instance_ids
 from napari_histomix.training.consistency import Consistency
 from napari_histomix.training.inpainting import few_bits
@@ -40,8 +40,6 @@ from napari_histomix.training.labeled_windows import (
 )
 from napari_histomix.training.settings import ImageSettings
 
-MAPS = 6
-"""Maps beside those of the classes (``condition_maps``)."""
 CHECKED = 24
 SHOWN = 4
 NO_STAIN = 0.15
@@ -180,7 +178,7 @@ def random_hole(window: LabeledWindow, share: float, rng: np.random.Generator) -
 
 def begun(start: Path | None, classes: Sequence[str]) -> ConditionedUNet:
     """A network for these classes; with the weights of an earlier one, or of an inpainting network, to begin with."""
-    network = ConditionedUNet(7, 3, len(classes) + MAPS, VECTOR)
+    network = ConditionedUNet(7, 3, len(classes) + CONDITION_MAPS, VECTOR)
     if start is None:
         return network
     config = read_json(start / "config.json", "a diffusers network")

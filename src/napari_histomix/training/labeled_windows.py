@@ -18,6 +18,7 @@ from napari_histomix.datasets import Dataset, open_any
 from napari_histomix.datasets.splits import with_splits
 from napari_histomix.generation.layout import Layout
 from napari_histomix.records import Event, HistomixError, Job
+from napari_histomix.scales import resized, resized_labels, same_scale, shape_at_scale
 from napari_histomix.stains import optical_density, stain_of
 from napari_histomix.training.settings import LabeledSettings
 from napari_histomix.training.subsets import typical_tiles
@@ -151,13 +152,10 @@ def _plain_name(name: str, dataset: Dataset) -> str:
 def _at_scale(
     pixels: NDArray[np.uint8], layout: Layout, settings: LabeledSettings, folder: str, slide: str
 ) -> LabeledPicture:
-    factor = layout.mpp / settings.window_mpp
-    shape = max(round(layout.shape[1] * factor), 1), max(round(layout.shape[0] * factor), 1)
-    scaled: Any = pixels
-    instances: Any = layout.instances
-    if abs(factor - 1) > 0.02:
-        scaled = cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-        instances = cv2.resize(instances, shape, interpolation=cv2.INTER_NEAREST)
+    scaled, instances = pixels, layout.instances
+    if not same_scale(layout.mpp, settings.window_mpp):
+        shape = shape_at_scale(layout.shape, layout.mpp, settings.window_mpp)
+        scaled, instances = resized(pixels, shape), resized_labels(instances, shape)
     left_out = {name.casefold() for name in settings.ignore}
     ignored_ids = [i for i, name in layout.classes.items() if name.casefold() in left_out]
     ignored = np.isin(instances, ignored_ids)

@@ -32,6 +32,7 @@ from napari_histomix.evaluation.reader_test.specimens import (
 )
 from napari_histomix.records import DONOR, REAL, Change, Event, HistomixError, Job, LabeledImage, Location, SourceRef
 from napari_histomix.sampling import nucleus_locations, tissue
+from napari_histomix.scales import same_scale
 from napari_histomix.stains import optical_density
 
 DONOR_SHOWN = "its donor is in the test already"
@@ -41,9 +42,6 @@ AREA_RATIO = 2.0
 """Largest ratio of the areas of a synthetic nucleus and its real partner."""
 TISSUE = 0.2
 """Largest difference of the shares of their crops that are tissue and not bare glass."""
-SAME_SCALE = 0.02
-"""Largest relative difference of µm per pixel between partners."""
-
 Key = tuple[str, int]
 """A nucleus by image and instance id."""
 Place = tuple[str, int, int]
@@ -284,7 +282,7 @@ class _Choice:
             nucleus
             for nucleus in self._candidates.get(donor.type, ())
             if max(nucleus.area / area, area / nucleus.area) <= AREA_RATIO
-            and abs(scales[nucleus.image] / mpp - 1) <= SAME_SCALE
+            and same_scale(scales[nucleus.image], mpp)
             and abs(shares[_place_of(nucleus)] - share) <= TISSUE
         ]
 
