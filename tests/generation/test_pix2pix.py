@@ -122,7 +122,7 @@ class TestGenerator:
         assert np.array_equal(both[1], drain(render([layout], model, seeds=[2]))[0])
 
     def test_another_scale_comes_back_at_its_size_and_is_said(self, model, layout):
-        fine = Layout(layout.instances, layout.classes, 0.25)
+        fine = Layout(layout.instances, dict.fromkeys(layout.classes, "rare"), 0.25)
         job, said = render([fine, fine], model), []
         with pytest.raises(StopIteration) as end:
             while True:
