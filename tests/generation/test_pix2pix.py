@@ -12,6 +12,7 @@ from napari_histomix.generation.edges import Shape, canny_edges, label_maps
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import GeneratorModel, load_generator
 from napari_histomix.generation.pix2pix import Generator, render, repaint
+from napari_histomix.generation.structure import boundary_of
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.stains import stain_pixels
 
@@ -59,10 +60,13 @@ class TestEdges:
         maps = label_maps(layout, NAMES, edges, hidden, ignore)
         assert maps.shape == (6, 72, 72)
         edge, nucleus, background, rare, common, redrawn = maps > 0
-        assert np.array_equal(edge, edges & ~hidden) and np.array_equal(redrawn, hidden)
+        outlines = (boundary_of(layout.instances) > 0) & hidden & ~ignore
+        assert np.array_equal(edge, (edges & ~hidden) | outlines) and np.array_equal(redrawn, hidden & ~outlines)
         assert np.array_equal(edge.astype(int) + nucleus + background, np.where(ignore & ~edge, 0, 1))
         assert np.array_equal(rare, layout.instances == 5) and not common.any()
-        assert label_maps(layout, NAMES)[-1].all() and not label_maps(layout, NAMES)[0].any()
+        without = label_maps(layout, NAMES)
+        assert np.array_equal(without[0] > 0, boundary_of(layout.instances) > 0)
+        assert np.array_equal(without[-1], 1 - without[0])
 
 
 class TestShapes:

@@ -3,7 +3,8 @@
 The generator's input has, a channel each: edge, nucleus and background (one-hot, where an edge wins over a nucleus; all
 zero where the label is unknown), every class, and *hidden*, 1 where nobody says which edges there are. Hidden is not
 the same as empty: where edges are known and there are none, the tissue is smooth; where they are hidden, the generator
-invents them. A layout without any real image behind it, and the inside of an edit, are hidden.
+invents them. A layout without any real image behind it, and the inside of an edit, are hidden, but for the outlines of
+nuclei: they are edges there, or nuclei that touch would become one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.generation.layout import Layout
+from napari_histomix.generation.structure import boundary_of
 from napari_histomix.records import instance_ids
 from napari_histomix.stains import stain_density
 
@@ -62,9 +64,9 @@ def label_maps(
     names : sequence of str
         The generator's classes; nuclei of other classes are nuclei of no known class.
     edges : (H, W) bool, optional
-        None: there are none to know, everything is hidden.
+        None: there are none to know, everything but the outlines of nuclei is hidden.
     hidden : (H, W) bool, optional
-        Where edges are to be redrawn.
+        Where edges are to be redrawn. The outlines of nuclei are edges there.
     ignore : (H, W) bool, optional
         Where the label is unknown.
     """
@@ -73,8 +75,10 @@ def label_maps(
         edges, hidden = np.zeros(layout.shape, bool), np.ones(layout.shape, bool)
     if hidden is None:
         hidden = np.zeros(layout.shape, bool)
-    edge = edges & ~hidden
     unknown = np.zeros(layout.shape, bool) if ignore is None else ignore
+    # Whoever redraws edges knows those that the labels themselves say.
+    outlines = hidden & (boundary_of(layout.instances) > 0) & ~unknown
+    edge, hidden = (edges & ~hidden) | outlines, hidden & ~outlines
     order = {name: 1 + index for index, name in enumerate(names)}
     lookup = np.zeros(int(layout.instances.max(initial=0)) + 1, np.int32)
     for number in instance_ids(layout.instances):
