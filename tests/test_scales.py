@@ -27,6 +27,9 @@ def test_pixels_and_labels_stay_on_each_other(mpp):
 def test_a_scale_that_is_wrong_is_a_sentence_and_a_large_image_is_none():
     with pytest.raises(HistomixError, match=r"256×256 pixels would have 51,200×51,200 at 0.5"):
         shape_at_scale((256, 256, 3), 100, 0.5)
+    for shape, mpp in (((64, 64), 8.5), ((20_000, 20_000), 0.6)):
+        with pytest.raises(HistomixError, match="check the scale"):
+            shape_at_scale(shape, mpp, 0.5)
     assert shape_at_scale((60_000, 80_000, 3), 0.25, 0.5) == (30_000, 40_000)
     assert not same_scale(0.5, 0.49) and same_scale(0.5, 0.4912)
 

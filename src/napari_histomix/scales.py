@@ -14,6 +14,8 @@ SAME_SCALE = 0.02
 """Relative difference of two scales up to which they count as the same."""
 MOST_PIXELS = 2**28
 """Of an image that is enlarged to another scale: 16,384²; more is asked for by a scale that is wrong."""
+MOST_ENLARGED = 16
+"""By how much an image is enlarged: at 8 µm/px, 16 times 0.5, a nucleus is a pixel."""
 
 
 def same_scale(mpp: float, other: float) -> bool:
@@ -38,7 +40,7 @@ def shape_at_scale(shape: tuple[int, ...], mpp: float, other: float) -> tuple[in
     Raises
     ------
     HistomixError
-        Where enlarging would make it larger than any image is: then a scale is wrong.
+        Where it would be enlarged beyond reason: then a scale is wrong.
 
     Examples
     --------
@@ -46,7 +48,7 @@ def shape_at_scale(shape: tuple[int, ...], mpp: float, other: float) -> tuple[in
     (500, 500)
     """
     height, width = resampled_shape(shape, mpp / other)
-    if mpp > other and height * width > MOST_PIXELS:
+    if mpp > MOST_ENLARGED * other or (mpp > other and height * width > MOST_PIXELS):
         raise HistomixError(
             f"At {mpp:g} µm/px, an image of {shape[1]}×{shape[0]} pixels would have {width:,}×{height:,} at {other:g} "
             "µm/px, where the network works; check the scale."

@@ -84,7 +84,7 @@ class Layout:
         Raises
         ------
         HistomixError
-            Where it would be larger than any image is.
+            Where it would be enlarged beyond reason.
         """
         if same_scale(self.mpp, mpp):
             return self
