@@ -94,6 +94,11 @@ class TestHelpAndUsage:
         code, out, _ = run(*arguments, "--json")
         assert code == 2 and len(out) == 1 and json.loads(out[0])["error"] in err[-1]
 
+    def test_what_a_command_lacks_is_said_with_its_own_usage(self, run, data, tmp_path):
+        code, _, err = run("synthesize", data, "--method", "painted-nuclei", "--out", tmp_path / "out")
+        assert code == 2 and err[0].startswith("usage: histomix synthesize")
+        assert err[-1].startswith("histomix synthesize: error: --rare is needed")
+
     @pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("doctor", "--help")])
     def test_help_and_version_are_json_where_that_is_asked_for(self, run, arguments):
         code, plain, _ = run(*arguments)

@@ -127,7 +127,7 @@ class Commands:
         """A command with options that others share; ``run`` carries it out and returns what ``--json`` prints."""
         added = self._parsers.add_parser(name, help=summary, description=summary, formatter_class=_Formatter)
         added.add_argument("--json", action="store_true", help="print one last line of JSON for programs")
-        added.set_defaults(run=run, outputs=())
+        added.set_defaults(run=run, outputs=(), parser=added)
         for flag in shared:
             add = partial(add_output, added) if flag == "--out" else added.add_argument
             add(flag, **_SHARED[flag])

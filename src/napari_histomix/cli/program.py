@@ -46,9 +46,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _carried_out(arguments: Sequence[str], json: bool) -> int:
+    options = Options()
     try:
         parser = build_parser(arguments)
-        options = parser.parse_args(arguments, Options())
+        parser.parse_args(arguments, options)
         options.check_outputs()
         result = options.run(options)
     except Page as page:
@@ -58,10 +59,10 @@ def _carried_out(arguments: Sequence[str], json: bool) -> int:
             terminal.write(sys.stdout, page.text)
         return 0
     except UsageError as error:
-        usage = error.usage or parser.format_usage()
-        return _failed(
-            str(error), json, before=[usage.rstrip("\n")], prefix=f"{error.prog or parser.prog}: error", code=2
-        )
+        # What a command finds only when it is carried out is said as its parser would have said it.
+        command = getattr(options, "parser", parser)
+        usage, prog = error.usage or command.format_usage(), error.prog or command.prog
+        return _failed(str(error), json, before=[usage.rstrip("\n")], prefix=f"{prog}: error", code=2)
     except HistomixError as error:
         return _failed(str(error), json, problems=error.problems)
     if "error" in result:
