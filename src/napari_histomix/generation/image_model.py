@@ -93,12 +93,9 @@ def paint(
     wanted = [None if stain is None else checked_stain(stain) for stain in stains or [None] * len(layouts)]
     place = choose_device(device)
     painted: list[U8] = []
-    said: set[str] = set()
+    for message in remarks(layouts, model):
+        yield Event("Painting", 0, len(layouts), message=message)
     for number, (layout, stain) in enumerate(zip(layouts, wanted, strict=True)):
-        for message in remarks(layout, model):
-            if message not in said:
-                said.add(message)
-                yield Event("Painting", number, len(layouts), message=message)
         scaled = layout.at_scale(model.mpp)
         canvas, hole = np.zeros((*scaled.shape, 3), np.uint8), np.ones(scaled.shape, np.bool_)
         filling = _filled(model, scaled, canvas, hole, stain_vector(stain), (seeds[number],), settings, place)
@@ -147,7 +144,7 @@ def paint_inside(
     hole = checked_mask(hole, layout.shape, "hole")
     if not hole.any():
         raise HistomixError("Nothing is to be painted: draw a nucleus inside the image.")
-    for message in remarks(layout, model):
+    for message in remarks([layout], model):
         yield Event("Painting", message=message)
     place = choose_device(device)
     stain = stain_vector(stain_of(pixels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -161,12 +161,16 @@ def unknown_classes(names: Iterable[str], known: Sequence[str]) -> list[str]:
     return sorted({name for name in names if name and not class_of(name, known)})
 
 
-def remarks(layout: Layout, model: GeneratorModel) -> Iterator[str]:
-    """What a person is told before a model paints a layout: classes that it does not know, another scale."""
-    if unknown := unknown_classes(layout.classes.values(), model.classes):
-        yield f"{model.name} does not know the class {', '.join(unknown)}: such nuclei are painted without a class."
-    if not same_scale(layout.mpp, model.mpp):
-        yield f"Painted at {model.mpp:g} µm/px, the scale of {model.name}, and resampled to {layout.mpp:g}."
+def remarks(layouts: Sequence[Layout], model: GeneratorModel) -> list[str]:
+    """What a person is told before a model paints layouts: classes that it does not know, other scales."""
+    names = {name for layout in layouts for name in layout.classes.values()}
+    said = [
+        f"{model.name} does not know the class {name}: such nuclei are painted without a class."
+        for name in unknown_classes(names, model.classes)
+    ]
+    scales = sorted({layout.mpp for layout in layouts if not same_scale(layout.mpp, model.mpp)})
+    said += [f"Painted at {model.mpp:g} µm/px, the scale of {model.name}, and resampled to {mpp:g}." for mpp in scales]
+    return said
 
 
 def class_origins(old: Sequence[str], new: Sequence[str]) -> list[int | None]:

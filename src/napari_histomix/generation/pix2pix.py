@@ -237,13 +237,10 @@ def render(
     place = choose_device(device)
     network = model.network.to(place, memory_format=torch.channels_last)
     pictures: list[NDArray[np.uint8]] = []
-    said: set[str] = set()
+    for message in remarks(layouts, model):
+        yield Event("Painting", 0, len(layouts), message=message)
     for layout, reference, redrawn, stain, seed in given:
         yield Event("Painting", len(pictures), len(layouts))
-        for message in remarks(layout, model):
-            if message not in said:
-                said.add(message)
-                yield Event("Painting", len(pictures), len(layouts), message=message)
         scaled = layout.at_scale(model.mpp)
         names = {number: class_of(name, model.classes) for number, name in scaled.classes.items()}
         scaled = replace(scaled, classes=names)
