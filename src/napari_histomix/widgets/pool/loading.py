@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.datasets import Dataset
-from napari_histomix.methods import method_names, method_of
+from napari_histomix.methods import method_of
 from napari_histomix.methods.segment_stage import SegmentPoolStage
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.segmentation.pool import POOL, Projection, SegmentPool
@@ -115,10 +116,18 @@ def _images_of(study: Study) -> Dataset | None:
 
 def uses_of(study: Study, pool: SegmentPool) -> NDArray[np.int32]:
     """How often each segment of a pool (N,) is a donor of the study's changes."""
-    stages = {name: method_of(name).stage for name in method_names()}
-    exchanging = {name for name, stage in stages.items() if stage is not None and stage.name == SegmentPoolStage.name}
+
+    @cache
+    def exchanges(method: str) -> bool:
+        # Only methods that made something are asked: importing all of them takes longer than opening a pool.
+        try:
+            stage = method_of(method).stage
+        except HistomixError:
+            return False
+        return stage is not None and stage.name == SegmentPoolStage.name
+
     uses = np.zeros(len(pool), np.int32)
-    for change in study.changes().where(lambda header: header.method in exchanging):
+    for change in study.changes().where(lambda header: exchanges(header.method)):
         for source in change.sources:
             # A pool may have been built anew since: then a number stands for another segment.
             known = source.role == "donor" and source.item < len(pool)
