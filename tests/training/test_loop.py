@@ -160,6 +160,19 @@ def test_a_run_that_is_taken_up_goes_on_with_the_same_losses(images, tmp_path):
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["from a model", "from nothing"])
+def test_a_run_that_is_taken_up_keeps_what_it_began_with(begun, images, tmp_path):
+    settings = replace(SETTINGS, steps=2, save_minutes=0.0)
+    model = drain(train("inpainter", [images], tmp_path / "model", settings=settings, mpp=(0.25, 0.25)))
+    start, other = (model, None) if begun else (None, model)
+    job = train("inpainter", [images], tmp_path / "m", settings=settings, start=start, mpp=(0.25, 0.25))
+    next(job)
+    job.close()
+    drain(train("inpainter", [images], tmp_path / "m", start=other, mpp=(0.25, 0.25), resume=True))
+    card = json.loads((tmp_path / "m" / CARD_FILE).read_text(encoding="utf-8"))
+    assert card["started_from"] == ("model" if begun else None) and card["history"][-1]["step"] == 2
+
+
 def test_a_run_of_an_earlier_version_is_taken_up(images, tmp_path):
     """Its state holds the settings of all kinds of networks."""
     settings = AutoencoderSettings(steps=3, batch=2, window=32)

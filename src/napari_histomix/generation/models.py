@@ -115,7 +115,7 @@ def load_generator(path: Path | str, kind: Kind) -> GeneratorModel:
     schedule = _schedule(folder) if kind in ("image", "structure") else {}
     classes = card.get("classes")
     count = CLASS_COUNTS[kind](network.config)
-    if not isinstance(classes, list) or len(set(classes)) != count:
+    if not isinstance(classes, list) or len(set(map(str, classes))) != count:
         raise HistomixError(f"{folder.name}/{CARD_FILE} must name the {count} classes that its network knows.")
     network = network.float().eval().requires_grad_(False)
     name = str(card.get("name", folder.name))

@@ -125,7 +125,8 @@ def train(
     name : str, optional
         Written into the model card; ``out``'s by default.
     resume : bool
-        Take up the run that ``out`` was the goal of. Bounded by steps, it goes on with the losses it would have had.
+        Take up the run that ``out`` was the goal of, with its own settings and start. Bounded by steps, it goes on with
+        the losses it would have had.
     splits : mapping of str to str, optional
         Split by image, where a person chose other ones than the folders say: test and validation images of any kind are
         not learned from.
@@ -158,6 +159,8 @@ def train(
         # Runs of earlier versions kept the settings of all kinds of networks.
         known = {setting.name for setting in settings_of(settings_type)}
         settings = made_from(settings_type, {name: kept for name, kept in state["settings"].items() if name in known})
+        if "start" in state:
+            start = Path(state["start"]) if state["start"] else None
     settings = check_settings(settings or settings_type())
     if mpp is None and isinstance(settings, LabeledSettings):
         mpp = settings.window_mpp, settings.window_mpp
@@ -241,6 +244,7 @@ def train(
             "history": history,
             "settings": plain(settings),
             "images": identity,
+            "start": str(start.resolve()) if start else "",
         }
         _keep(out, kept | numbers)
         return figures
