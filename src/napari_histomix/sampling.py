@@ -237,7 +237,7 @@ class DonorDraw:
         heights = np.cumsum(self.chances(target, allowed), dtype=np.float64)
         if len(heights) == 0 or heights[-1] <= 0:
             return None
-        chosen = int(np.searchsorted(heights, rng.random() * heights[-1], side="right"))
+        chosen = int(np.count_nonzero(heights <= rng.random() * heights[-1]))
         chance = float((heights[chosen] - (heights[chosen - 1] if chosen else 0)) / heights[-1])
         self.use(chosen)
         return chosen, chance

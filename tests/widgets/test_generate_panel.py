@@ -30,7 +30,7 @@ def folders(tmp_path_factory) -> dict[str, Any]:
 
 @pytest.fixture
 def panel(qtbot, tmp_path, folders, monkeypatch) -> GeneratePanel:
-    monkeypatch.setattr("napari_histomix.widgets.generate.panel.warm_networks", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.generate.panel.load_ahead", lambda: None)
     monkeypatch.setattr("napari_histomix.widgets.generate.making.prepare_torch", lambda: None)
     one = GeneratePanel(ViewerModel(), Session(home=tmp_path))
     qtbot.addWidget(one)

@@ -1,10 +1,16 @@
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QWidget
 
 from napari_histomix.records import Event, HistomixError
+from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import jobs
+from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.jobs import JobRunner, single
 
 
@@ -45,6 +51,61 @@ def test_events_are_thinned_out_but_messages_are_not(runner, qtbot) -> None:
     qtbot.waitUntil(lambda: not runner.running, timeout=20_000)
     assert len(ends.events) <= 4 + 21 * (time.monotonic() - begun)
     assert [one.done for one in ends.events if one.message] == [777, 778]
+
+
+def test_events_do_not_pile_up_where_the_window_is_slow(runner, qtbot) -> None:
+    def job():
+        for number in range(100):
+            yield Event("Counting", number, 100)
+            time.sleep(0.01)
+
+    seen = []
+    runner.progressed.connect(lambda event: (seen.append(event.done), time.sleep(0.3)))
+    runner.start(job, "counting")
+    qtbot.waitUntil(lambda: not runner.running, timeout=20_000)
+    # A second of work, of which the window saw a part every 0.3 s; nothing waits for it when the work is done.
+    assert 2 <= len(seen) <= 6
+
+
+def test_no_library_is_loaded_while_nuclei_are_made() -> None:
+    """Loading one holds the window, for a third of a second where it is sklearn or timm."""
+    code = """
+import sys
+from importlib import import_module
+from napari_histomix.widgets.jobs import AHEAD
+for name in AHEAD:
+    import_module(name)
+import napari_histomix as hm
+import napari_histomix.study
+before = set(sys.modules)
+hm.augment(hm.load_sample(), "nucleimix", rare=["lymphocyte"], count=1)
+loaded = [name for name in set(sys.modules) - before if str(getattr(sys.modules[name], "__file__", "")).endswith(".so")]
+print("loaded:", *sorted(loaded))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.strip() == "loaded:"
+
+
+def test_a_status_line_moves_nothing_while_its_text_fits(runner, qtbot) -> None:
+    bar, around = RunBar("Make", runner), QWidget()
+    around.setLayout(ui.column(bar))
+    qtbot.addWidget(around)
+    around.resize(400, 300)
+    with qtbot.waitExposed(around):
+        around.show()
+    bar._on_running(True)
+    bar._on_event(Event("Making", 1, 100))
+    asked = []
+    bar.event = lambda event: asked.append(event.type()) or QWidget.event(bar, event)
+    qtbot.wait(50)
+    asked.clear()
+    for number in range(2, 9):
+        bar._on_event(Event("Making", number, 100))
+        qtbot.wait(10)
+    assert QEvent.Type.LayoutRequest not in asked and bar.status.text() == "Making: 8 of 100 …"
+    one_line = bar.status.height()
+    bar._on_event(Event("Making what takes a sentence that goes on and on until no line holds it" * 2, 9, 100))
+    assert bar.status.height() > one_line
 
 
 def test_cancel_closes_the_job_within_one_event(runner, qtbot) -> None:
@@ -241,7 +302,6 @@ def test_of_several_jobs_that_replace_each_other_only_the_last_one_counts(runner
 
 
 def test_what_was_made_is_told_and_a_person_is_asked_whether_it_stays(qtbot) -> None:
-    from napari_histomix.widgets.base import RunBar
 
     asked, told, kept = [], [], []
     runner = JobRunner()

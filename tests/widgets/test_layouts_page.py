@@ -17,7 +17,7 @@ from napari_histomix.widgets.session import Session
 
 @pytest.fixture
 def panel(qtbot, tmp_path, monkeypatch) -> PlanPanel:
-    monkeypatch.setattr("napari_histomix.widgets.session.warm_networks", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.session.load_ahead", lambda: None)
     session = Session(home=tmp_path)
     one = PlanPanel(ViewerModel(), session)
     qtbot.addWidget(one)

@@ -45,7 +45,7 @@ def no_network(monkeypatch) -> None:
     monkeypatch.setattr(usegmix, "make_mix", fake_mix)
     monkeypatch.setattr(usegmix, "painter", lambda settings, loaded: None)
     monkeypatch.setattr(mix_donors, "prepare_torch", lambda: None)
-    monkeypatch.setattr("napari_histomix.widgets.session.warm_networks", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.session.load_ahead", lambda: None)
 
 
 @pytest.fixture

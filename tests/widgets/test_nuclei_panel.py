@@ -64,7 +64,7 @@ def viewer() -> ViewerModel:
 
 @pytest.fixture
 def panel(qtbot, tmp_path, viewer, finding, monkeypatch) -> NucleiPanel:
-    monkeypatch.setattr(nuclei_panel, "warm_networks", lambda: None)
+    monkeypatch.setattr(nuclei_panel, "load_ahead", lambda: None)
     made = NucleiPanel(viewer, Session(home=tmp_path / "home"))
     qtbot.addWidget(made)
     made.show()

@@ -26,7 +26,7 @@ from napari_histomix.widgets.session import Session
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("napari_histomix.widgets.session.warm_networks", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.session.load_ahead", lambda: None)
     monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
     kept = str(tmp_path / "settings.ini")
     monkeypatch.setattr(

@@ -5,7 +5,7 @@ import pytest
 
 from napari_histomix import methods
 from napari_histomix.datasets import load_sample, sample_folder, survey
-from napari_histomix.methods.nucleimix import CandidateSettings
+from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
 from napari_histomix.records import drain
 from napari_histomix.widgets.loading import Opened, open_job, study_job
 from napari_histomix.widgets.session import Session
@@ -86,6 +86,16 @@ def test_decisions_are_on_disk_before_anyone_hears_of_them(session, tmp_path) ->
     assert again.candidates.effective_sample_size == session.candidates.effective_sample_size
     assert again.undo("candidate") == (1, 2) and again.redo("candidate") == (1, 2)
     assert again.undo("candidate") == (1, 2) and again.decisions["candidate"] == {}
+
+    # A run on candidates that are here does not tell of them again: every page would draw them anew.
+    told = []
+    again.candidates_changed.connect(lambda: told.append(True))
+    run = again.make_job(NucleiMixSettings(count=1))()
+    while not next(run).phase.startswith("Planning"):
+        pass
+    again.take_made(())
+    run.close()
+    assert again.candidates is not None and not told
 
     # What was decided belongs to its candidates: a new search begins a new study.
     again.decide("candidate", [0], "drop")

@@ -71,7 +71,7 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
     one = Trainer()
-    monkeypatch.setattr(train_panel, "warm_networks", lambda: None)
+    monkeypatch.setattr(train_panel, "load_ahead", lambda: None)
     monkeypatch.setattr("napari_histomix.training.loop.train", one)
     return one
 

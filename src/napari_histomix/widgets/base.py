@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from app_model.types import KeyBinding
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QSize, Qt, Signal
-from qtpy.QtGui import QHideEvent, QKeySequence, QShortcut, QShowEvent
+from qtpy.QtGui import QHideEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
 from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QWidget
 
 from napari_histomix.records import Event
@@ -138,6 +138,37 @@ def add_shortcut(
     return shortcut
 
 
+class StatusLine(QWidget):
+    """A text that changes many times a second without moving what stands around it.
+
+    A label in a layout has the whole dock laid out again at every change. That takes ten times as long while a job asks
+    for the interpreter, too; so this one keeps its height until the text needs another number of lines.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._label = ui.label()
+        self._label.setParent(self)
+
+    def text(self) -> str:
+        return str(self._label.text())
+
+    def say(self, text: str) -> None:
+        """Show a text."""
+        self._label.setText(text)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        height = self._label.heightForWidth(self.width())
+        if height != self.height():
+            self.setFixedHeight(height)
+        self._label.setGeometry(0, 0, self.width(), height)
+
+
 class RunBar(QWidget):
     """Run, Cancel, a progress bar and what is being done; follows a runner.
 
@@ -171,7 +202,7 @@ class RunBar(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
-        self.status = ui.label()
+        self.status = StatusLine()
         buttons = ui.row(self.run_button, self.pause_button, self.cancel_button, stretch=0)
         self.setLayout(ui.column(buttons, self.bar, self.status, space=ui.SPACE // 2))
         runner.on(running_changed=self._on_running, paused_changed=self._on_paused)
@@ -187,7 +218,7 @@ class RunBar(QWidget):
     def _cancel(self) -> None:
         self.cancel_button.setEnabled(False)
         self.pause_button.setEnabled(False)
-        self.status.setText("Stopping …")
+        self.status.say("Stopping …")
         self._runner.cancel()
 
     def _on_cancelled(self) -> None:
@@ -205,20 +236,23 @@ class RunBar(QWidget):
         self.status.setVisible(running)
         self._made = 0 if running else self._made
         self.bar.setRange(0, 0)
-        self.status.setText("Starting …")
+        self.status.say("Starting …")
 
     def _on_paused(self, paused: bool) -> None:
         self.pause_button.setText("Resume" if paused else "Pause")
-        self.status.setText(f"Paused. {self.status.text()}" if paused else "Going on …")
+        self.status.say(f"Paused. {self.status.text()}" if paused else "Going on …")
 
     def _on_event(self, event: Event) -> None:
         self._made += len(event.made)
         if not self.cancel_button.isEnabled():
             return
+        # A progress bar paints at once whatever it is told, and with it the whole window, canvas included.
+        self.bar.setUpdatesEnabled(False)
         self.bar.setRange(0, event.total)
         self.bar.setValue(event.done)
+        self.bar.setUpdatesEnabled(True)
         # The step that was under way when Pause was pressed still comes to its end.
-        self.status.setText(f"Paused. {self.words(event)}" if self._runner.paused else self.words(event))
+        self.status.say(f"Paused. {self.words(event)}" if self._runner.paused else self.words(event))
 
     def words(self, event: Event) -> str:
         """What the line below the progress bar says."""

@@ -342,13 +342,15 @@ class Note(QLabel):
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
-        self.kind = kind
+        self.kind = ""
         self.say(text, kind)
 
     def say(self, text: str, kind: str = "info") -> None:
         """Show a text; an empty one hides the note."""
-        self.kind = kind
-        self.setStyleSheet(f"QLabel {{ border-left: 3px solid {self.COLORS[kind]}; padding: 3px 0 3px 8px; }}")
+        if kind != self.kind:
+            # Not every time: a style sheet takes milliseconds to be set.
+            self.kind = kind
+            self.setStyleSheet(f"QLabel {{ border-left: 3px solid {self.COLORS[kind]}; padding: 3px 0 3px 8px; }}")
         self.setText(text)
         self.setVisible(bool(text))
 

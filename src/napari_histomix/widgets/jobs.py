@@ -34,7 +34,15 @@ PAUSED = 0.05
 
 RARELY = 50_000
 """New objects before young ones are collected, in place of Python's 700: a job may make a million that all stay."""
-ENGINE = "napari_histomix.diffusion.inpainter"
+AHEAD = (
+    "napari_histomix.diffusion.inpainter",
+    "napari_histomix.diffusion.model_files",
+    "napari_histomix.generation.segmenter",
+    "napari_histomix.generation.segmenting",
+    "sklearn.covariance",
+    "sklearn.decomposition",
+)
+"""What runs import: loaded beforehand."""
 
 log = logging.getLogger(__name__)
 _lock = Lock()
@@ -50,6 +58,8 @@ class _Handle:
         self.make: Callable[[], Job[Any]] | None = make
         self.stop = Flag()
         self.hold = Flag()
+        self.unseen = False
+        """Whether an event is on its way to the main thread."""
         self.gc_pause = GcPause()
         self.aborted: Callable[[], bool] = lambda: False
         self.outcome = "cancelled"
@@ -80,11 +90,11 @@ def sentence_of(error: BaseException) -> str:
 
 
 def _work(handle: _Handle) -> Generator[Event, None, None]:
-    """Run a job; catch what it raises, pass on at most one event every ``INTERVAL``.
+    """Run a job; catch what it raises, pass on at most one event every ``INTERVAL``, and none before the last was seen.
 
-    Changes that were made, messages and validation losses are always passed on. A paused job waits here and not in
-    napari's own ``GeneratorWorker.pause``: that is blind to our Cancel, and a resume that comes before its pause took
-    hold is lost.
+    Otherwise events would pile up wherever the window needs longer for one than ``INTERVAL``. Changes that were made,
+    messages and validation losses are always passed on. A paused job waits here and not in napari's own
+    ``GeneratorWorker.pause``: that is blind to our Cancel, and a resume that comes before its pause took hold is lost.
     """
     job: Job[Any] | None = None
     handle.gc_pause.begin()
@@ -100,8 +110,10 @@ def _work(handle: _Handle) -> Generator[Event, None, None]:
                 continue
             event = next(job)
             now = time.monotonic()
-            if event.made or event.message or "validation" in event.figures or now - last >= INTERVAL:
+            due = now - last >= INTERVAL and not handle.unseen
+            if due or event.made or event.message or "validation" in event.figures:
                 last = now
+                handle.unseen = True
                 yield event
     except StopIteration as end:
         handle.result, handle.outcome = end.value, "finished"
@@ -140,7 +152,7 @@ class JobRunner(QObject):
     """
 
     progressed = Signal(object)
-    """An ``Event``, at most 20 a second, and every one that carries changes, a message or a validation loss."""
+    """An ``Event`` that carries changes, a message or a validation loss; of others, what the window keeps up with."""
     finished = Signal(object)
     failed = Signal(str)
     """One sentence for a person."""
@@ -161,6 +173,8 @@ class JobRunner(QObject):
         self._live: list[_Handle] = []
         self._next: tuple[Callable[[], Job[Any]], str] | None = None
         self._again = later(self, 0, self._start_next)
+        # In a turn of its own: the last event may just have shown what was made.
+        self._end = later(self, 0, self._on_end)
         self.destroyed.connect(partial(_stop_all, self._live))
 
     def on(self, **slots: Callable[..., Any]) -> Self:
@@ -198,7 +212,7 @@ class JobRunner(QObject):
         worker = create_worker(call, handle, _start_thread=False)
         handle.aborted = lambda: worker.abort_requested
         worker.yielded.connect(self._on_event)
-        worker.finished.connect(self._on_end)
+        worker.finished.connect(self._end.start)
         self._handle, self._worker = handle, worker
         self._live[:] = [handle]
         self.running_changed.emit(True)
@@ -238,11 +252,13 @@ class JobRunner(QObject):
 
     def _on_event(self, event: Event) -> None:
         handle = self._handle
-        # What was made before the job heard that it is to stop is made.
-        if handle is None or handle.unwanted or (handle.stop.is_set() and not event.made):
+        if handle is None:
             return
-        self.progressed.emit(event)
-        self._feed_bar(event)
+        # What was made before the job heard that it is to stop is made.
+        if not handle.unwanted and (event.made or not handle.stop.is_set()):
+            self.progressed.emit(event)
+            self._feed_bar(event)
+        handle.unseen = False
 
     def _on_end(self) -> None:
         handle, self._handle, self._worker = self._handle, None, None
@@ -359,24 +375,25 @@ def prepare_torch() -> None:
         return
 
 
-def warm_networks() -> None:
-    """Load the diffusion room in a thread of its own, while the person is still choosing.
+def load_ahead() -> None:
+    """Load what runs import in a thread of its own, while the person is still choosing.
 
-    Loading torch's libraries holds every thread for up to half a second at a time; done here it does not fall into a
+    Loading a library holds every thread, torch's for up to half a second at a time; done here it does not fall into a
     run. The thread is no daemon: a process that ends in the midst of loading a library may crash.
     """
     global _preload
-    if _preload is None and ENGINE not in sys.modules:
-        _preload = Thread(target=_load_engine, name="histomix-preload")
+    if _preload is None and not all(name in sys.modules for name in AHEAD):
+        _preload = Thread(target=_load_all, name="histomix-preload")
         _preload.start()
 
 
-def _load_engine() -> None:
+def _load_all() -> None:
     prepare_torch()
     try:
         # A collection in the midst of it would hold the window for a second, and what modules make is no garbage.
         with uncollected():
-            import_module(ENGINE)
+            for name in AHEAD:
+                import_module(name)
     except ImportError:
-        # The synthesis that needs it imports it again, and there the person is told what is missing.
+        # The run that needs it imports it again, and there the person is told what is missing.
         return

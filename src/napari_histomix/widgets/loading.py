@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,13 +79,10 @@ class Candidates:
     columns: tuple[Column, ...]
     text: NDArray[Any]
     """Of each candidate, what a search looks through, in lower case."""
+    images: frozenset[str]
+    """Images of the candidates and their donors."""
     effective_sample_size: float | None = None
     warnings: tuple[str, ...] = ()
-
-    @cached_property
-    def images(self) -> frozenset[str]:
-        """Images of the candidates and their donors."""
-        return frozenset(place.image for item in self.items for place in (item.donor, item.target))
 
     @classmethod
     def of(cls, items: Sequence[Candidate], class_name: Callable[[int], str], **draw: Any) -> Self:
@@ -100,7 +96,8 @@ class Candidates:
             column.ranks()
             columns.append(column)
         text = (frame["image"] + " " + frame["kind"] + " " + frame["type"] + " " + frame["donor"]).str.casefold()
-        return cls(tuple(items), frame, tuple(columns), text.to_numpy(dtype=object), **draw)
+        images = frozenset(place.image for item in items for place in (item.donor, item.target))
+        return cls(tuple(items), frame, tuple(columns), text.to_numpy(dtype=object), images, **draw)
 
     @classmethod
     def read(cls, study: Study, dataset: Dataset) -> Self | None:
@@ -258,6 +255,7 @@ def make(ground: Ground, method: Method[Any, Any], settings: Any, stage: Any, lo
     prepare_torch()
     yield Event("Preparing")
     with ground.begin() as study:
+        found_before = method.stage is None or method.stage.ready(study)
         run = jobs.run(method, ground.dataset, settings, study, stage=stage, loaded=loaded)
         try:
             event = next(run)
@@ -270,7 +268,7 @@ def make(ground: Ground, method: Method[Any, Any], settings: Any, stage: Any, lo
         except BaseException:
             run.close()
             raise
-        if method.stage is not None and "candidate" in method.stage.subjects:
+        if method.stage is not None and not found_before and "candidate" in method.stage.subjects:
             ground.candidates = Candidates.read(study, ground.dataset)
     with closing(run):
         yield event

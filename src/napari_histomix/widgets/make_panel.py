@@ -138,7 +138,6 @@ class MakePanel(Panel):
         if self._messages or problems:
             self.note.say(" ".join([self.note.text(), *self._messages, *problems]), "warning")
         self.refusals.say("\n".join(jobs.refused(outcome.refusals)))
-        self._update()
 
     def _on_failed(self, sentence: str) -> None:
         self._take_finished()

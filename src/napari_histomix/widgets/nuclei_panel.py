@@ -18,7 +18,7 @@ from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.forms import NetworkChoice
-from napari_histomix.widgets.jobs import prepare_torch, warm_networks
+from napari_histomix.widgets.jobs import load_ahead, prepare_torch
 from napari_histomix.widgets.layer_making import nuclei_keywords
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import LayerChoice, Picture
@@ -87,7 +87,7 @@ class NucleiPanel(Panel):
         self.runner.on(cancelled=self._on_cancelled, running_changed=self._on_running)
         self.viewer.layers.events.removed.connect(self._on_removed)
         self._update()
-        warm_networks()
+        load_ahead()
 
     def problem(self) -> str:
         """Why nothing can be looked for; empty where it can."""

@@ -21,7 +21,7 @@ from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import loading
 from napari_histomix.widgets.decisions import DELETE, REJECT, Decisions
 from napari_histomix.widgets.elements import free_folder
-from napari_histomix.widgets.jobs import warm_networks
+from napari_histomix.widgets.jobs import load_ahead
 from napari_histomix.widgets.loading import Candidates, Found, Ground, ImageReader, Opened, Work
 
 NAME = "napari-histomix-session"
@@ -103,7 +103,7 @@ class Session(Decisions):
 
     def take_opened(self, opened: Opened) -> None:
         """Begin with what was opened; everything before is let go (it is on disk)."""
-        warm_networks()
+        load_ahead()
         dataset = opened.dataset
         self._clear()
         self.dataset, self.survey, self.mpp = dataset, opened.survey, opened.mpp

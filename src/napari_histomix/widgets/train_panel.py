@@ -21,7 +21,7 @@ from napari_histomix.training import learns_labels, recipe_class
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Picture
-from napari_histomix.widgets.jobs import warm_networks
+from napari_histomix.widgets.jobs import load_ahead
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.training_form import TissueSource, TrainingForm, read_history, run_words, training_job
 
@@ -157,7 +157,7 @@ class TrainPanel(Panel):
         self.session.splits_changed.connect(self.tissue.layers.follower.refresh)
         self.viewer.events.theme.connect(self._on_theme)
         self._on_running(False)
-        warm_networks()
+        load_ahead()
 
     def _build(self) -> None:
         self.area = self.scroll()

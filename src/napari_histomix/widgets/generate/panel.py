@@ -22,7 +22,7 @@ from napari_histomix.widgets.generate.layout_box import LayoutBox
 from napari_histomix.widgets.generate.layout_layers import layout_layer, layout_of, unusable_labels, write_layout
 from napari_histomix.widgets.generate.making import Drawing, Painted, WhatIf
 from napari_histomix.widgets.generate.paint_form import PaintForm
-from napari_histomix.widgets.jobs import warm_networks
+from napari_histomix.widgets.jobs import load_ahead
 from napari_histomix.widgets.layers import fit, show_scale_bar
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.viewer_layers import LayerChoice, about
@@ -56,7 +56,7 @@ class GeneratePanel(Panel):
         self._connect()
         self._on_session()
         self._on_task()
-        warm_networks()
+        load_ahead()
 
     def _build(self) -> None:
         self.scroll()
