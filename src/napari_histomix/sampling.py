@@ -237,6 +237,7 @@ class DonorDraw:
         heights = np.cumsum(self.chances(target, allowed), dtype=np.float64)
         if len(heights) == 0 or heights[-1] <= 0:
             return None
+        # Not np.searchsorted: it gives the interpreter up, but too briefly for a window that waits for it.
         chosen = int(np.count_nonzero(heights <= rng.random() * heights[-1]))
         chance = float((heights[chosen] - (heights[chosen - 1] if chosen else 0)) / heights[-1])
         self.use(chosen)

@@ -31,6 +31,7 @@ class Step(QFrame):
         super().__init__()
         self.number, self.title, self.panel = number, title, panel
         self.open = False
+        self.state = ""
         self.badge = ui.label(wrap=False)
         self.badge.setFixedSize(22, 22)
         self.badge.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -57,10 +58,12 @@ class Step(QFrame):
 
     def set_state(self, state: str, text: str) -> None:
         """Show how far the step is (waiting, open, done), and what has been done in a few words."""
-        self.badge.setText("✓" if state == "done" else str(self.number))
-        self.badge.setStyleSheet(
-            f"QLabel {{ background-color: {COLORS[state]}; color: white; font-weight: 700; border-radius: 11px; }}"
-        )
+        if state != self.state:
+            self.state = state
+            self.badge.setText("✓" if state == "done" else str(self.number))
+            self.badge.setStyleSheet(
+                f"QLabel {{ background-color: {COLORS[state]}; color: white; font-weight: 700; border-radius: 11px; }}"
+            )
         self.state_label.setText(text)
         self.setEnabled(state != "waiting")
 
