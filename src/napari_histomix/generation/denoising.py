@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
+from torch.nn import functional
 
 from napari_histomix.diffusion.models import fast_dtype
 from napari_histomix.generation.networks import ConditionedUNet
@@ -32,6 +33,7 @@ def denoise(
     steps: int = 20,
     guidance: float = 0.0,
     ancestral: bool = False,
+    coarse_start: bool = False,
     beside: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Generator[Tensor, None, Tensor]:
@@ -55,6 +57,9 @@ def denoise(
         w of ε' = (1 + w)·ε(x, condition) − w·ε(x, nothing); 0: none, which takes half the time.
     ancestral : bool
         DDPM's own sampler, as in the papers, at ``steps`` of 1,000 timesteps.
+    coarse_start : bool
+        The first pass sees the items at half their resolution, which costs a quarter: in pure noise there is no more to
+        be said than where which color is.
     beside : Tensor, optional
         What stands between the noisy item and the maps at the input, (N, B, H, W).
     """
@@ -75,8 +80,9 @@ def denoise(
     scheduler.set_timesteps(steps)
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
     noisy = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
-    beside = None if beside is None else beside.to(device)
-    maps, vectors = (None if part is None else part.to(device) for part in (maps, vectors))
+    beside, vectors = (None if part is None else part.to(device) for part in (beside, vectors))
+    # One part in another order of memory, and the whole network works in it: a sixth slower.
+    maps = None if maps is None else maps.to(device).contiguous(memory_format=torch.channels_last)
     dtype = fast_dtype(device)
     length = float(schedule["num_train_timesteps"])
     is_clean = schedule["prediction_type"] == "sample"
@@ -85,14 +91,17 @@ def denoise(
         bare_vectors = None if vectors is None else vectors if maps is not None else torch.zeros_like(vectors)
         modulations = None if maps is None else network.modulate(maps)
         bare = None if bare_maps is None or guidance == 0 else network.modulate(bare_maps)
-        for timestep in scheduler.timesteps:
-            seen = noisy if beside is None else torch.cat([noisy, beside], dim=1)
-            seen = seen.contiguous(memory_format=torch.channels_last)
-            predicted = network(seen, timestep, maps, vectors, modulations).float()
-            if guidance and GUIDED[0] <= float(timestep) / length <= GUIDED[1]:
-                without = network(seen, timestep, bare_maps, bare_vectors, bare).float()
-                predicted = predicted + guidance * (predicted - without)
+        for number, timestep in enumerate(scheduler.timesteps):
             alpha = scheduler.alphas_cumprod[int(timestep)]
+            if coarse_start and number == 0:
+                predicted = _seen_coarsely(network, timestep, noisy, beside, maps, vectors, alpha, is_clean)
+            else:
+                seen = noisy if beside is None else torch.cat([noisy, beside], dim=1)
+                seen = seen.contiguous(memory_format=torch.channels_last)
+                predicted = network(seen, timestep, maps, vectors, modulations).float()
+                if guidance and GUIDED[0] <= float(timestep) / length <= GUIDED[1]:
+                    without = network(seen, timestep, bare_maps, bare_vectors, bare).float()
+                    predicted = predicted + guidance * (predicted - without)
             clean = predicted if is_clean else alpha.sqrt() * noisy - (1 - alpha).sqrt() * predicted
             if ancestral:
                 noisy = _ancestral_step(scheduler, predicted, timestep, noisy, generators)
@@ -100,6 +109,31 @@ def denoise(
                 noisy = scheduler.step(predicted, timestep, noisy).prev_sample
             yield clean.clamp(-1, 1)
     return noisy.clamp(-1, 1)
+
+
+def _seen_coarsely(
+    network: ConditionedUNet,
+    timestep: Tensor,
+    noisy: Tensor,
+    beside: Tensor | None,
+    maps: Tensor | None,
+    vectors: Tensor | None,
+    alpha: Tensor,
+    is_clean: bool,
+) -> Tensor:
+    """What a network says of pure noise at half the resolution, as if it were said at the full one."""
+    size = noisy.shape[-2:]
+    half = [4 * max(1, round(side / 8)) for side in size]
+    # Every second value of noise is noise as strong as all of it.
+    small = functional.interpolate(noisy, half)
+    beside, maps = (
+        None if part is None else functional.interpolate(part, half, mode="area") for part in (beside, maps)
+    )
+    seen = small if beside is None else torch.cat([small, beside], dim=1)
+    predicted = network(seen.contiguous(memory_format=torch.channels_last), timestep, maps, vectors).float()
+    clean = predicted if is_clean else alpha.sqrt() * small - (1 - alpha).sqrt() * predicted
+    clean = functional.interpolate(clean, size, mode="bilinear")
+    return clean if is_clean else (alpha.sqrt() * noisy - clean) / (1 - alpha).sqrt()
 
 
 def _ancestral_step(

@@ -232,6 +232,7 @@ def _denoised(
         steps=settings.steps,
         guidance=settings.guidance,
         ancestral=settings.ancestral,
+        coarse_start=settings.coarse_start,
         beside=beside,
         device=place,
     )

@@ -19,16 +19,19 @@ class PaintSettings:
         w of classifier-free guidance: how strictly labels are followed; it costs more passes.
     ancestral : bool
         DDPM's sampler, as in the paper.
+    coarse_start : bool
+        The first pass, at half the resolution, finds where which color is.
     """
 
     steps: int = 20
     guidance: float = 0.0
     ancestral: bool = False
+    coarse_start: bool = False
 
 
 PRESETS: Mapping[str, PaintSettings] = MappingProxyType(
     {
-        "fast": PaintSettings(3),
+        "fast": PaintSettings(3, coarse_start=True),
         "standard": PaintSettings(6),
         "quality": PaintSettings(16, 0.5),
         "paper": PaintSettings(1000, 2.0, ancestral=True),
