@@ -85,6 +85,15 @@ def test_a_hole_below_a_pixel_of_the_networks_scale_is_painted(image, pixels, la
     assert np.array_equal(made[~hole], pixels[~hole]) and not np.array_equal(made[hole], pixels[hole])
 
 
+def test_only_what_is_painted_is_remarked_on(image, pixels, layout):
+    hole = np.zeros((SIDE, SIDE), bool)
+    hole[22:38, 18:42] = True
+    for elsewhere, inside, said in (("plasma", "common", []), ("rare", "plasma", ["plasma"])):
+        named = Layout(layout.instances, {1: elsewhere, 2: inside}, layout.mpp)
+        events = list(paint_inside(pixels, named, hole, image, 1, STEP, device="cpu"))
+        assert [event.message.split(" class ")[1].split(":")[0] for event in events if event.message] == said
+
+
 class TestWrongInputs:
     @pytest.mark.parametrize(
         ("wrong", "words"),

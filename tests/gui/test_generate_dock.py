@@ -145,7 +145,7 @@ def test_from_layouts_to_an_export(
     page.form.fields["side"].value, page.form.fields["layouts"].value = 64, 3
     page.progress.run_button.click()
     settle(dock)
-    assert len(page.book) == 3 and page.words() == "3 of 3 kept", page.note.text()
+    assert len(page.book) == 3 and page.words() == "3 of 3 to paint", page.note.text()
     shown = [each for each in viewer.layers if each.visible]
     page.select([0])
     page.edit_button.click()
@@ -161,7 +161,7 @@ def test_from_layouts_to_an_export(
     page.decide("drop")
     qtbot.waitUntil(lambda: page.layer.name == "layout 3 of the study", timeout=20_000)
     page.decide("drop")
-    assert page.words() == "1 of 3 kept"
+    assert page.words() == "1 of 3 to paint"
     viewer.layers.remove(page.layer)
     assert [each for each in viewer.layers if each.visible] == shown
 

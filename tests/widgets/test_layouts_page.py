@@ -48,12 +48,12 @@ def quiet(qtbot, page) -> None:
 
 def test_layouts_are_made_looked_at_and_decided_on(panel, page, qtbot) -> None:
     assert panel.ready and page.table.rowCount() == 3 and page.current == 0
-    assert page.picture.pixels.shape == (64, 64, 3) and page.words() == "3 of 3 kept"
+    assert page.picture.pixels.shape == (64, 64, 3) and page.words() == "3 of 3 to paint"
     page.decide("drop")
     assert page.current == 1
     page.decide("keep")
     assert Study.open(page.session.study.folder).decisions("layout") == {0: "drop", 1: "keep"}
-    assert page.words() == "2 of 3 kept" and "1 kept · 1 dropped" in page.count.text()
+    assert page.words() == "2 of 3 to paint" and "1 kept · 1 dropped" in page.count.text()
     page.undo()
     assert page.session.decisions["layout"] == {0: "drop"} and page.current == 1
     # Further ones come beside them, and what was decided stays.

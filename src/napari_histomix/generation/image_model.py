@@ -29,7 +29,7 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.models import GeneratorModel, class_of, remarks
 from napari_histomix.generation.presets import DEFAULT, PRESETS, PaintSettings
 from napari_histomix.generation.structure import condition_maps
-from napari_histomix.records import Event, HistomixError, Job
+from napari_histomix.records import Event, HistomixError, Job, instance_ids
 from napari_histomix.scales import resized, resized_labels
 from napari_histomix.stains import hue_of, stain_of, with_hue, with_stain
 
@@ -144,7 +144,9 @@ def paint_inside(
     hole = checked_mask(hole, layout.shape, "hole")
     if not hole.any():
         raise HistomixError("Nothing is to be painted: draw a nucleus inside the image.")
-    for message in remarks([layout], model):
+    new = np.where(hole, layout.instances, 0)
+    drawn = Layout(new, {number: layout.classes[number] for number in instance_ids(new)}, layout.mpp)
+    for message in remarks([drawn], model):
         yield Event("Painting", message=message)
     place = choose_device(device)
     stain = stain_vector(stain_of(pixels))

@@ -112,7 +112,7 @@ class LayoutsPage(PlanPage):
     def words(self) -> str:
         if self.book is None:
             return ""
-        return f"{len(self.book) - self._count(DROP):,} of {len(self.book):,} kept"
+        return f"{len(self.book) - self._count(DROP):,} of {len(self.book):,} to paint"
 
     def _count(self, decision: str) -> int:
         return list(self.session.decisions["layout"].values()).count(decision)
