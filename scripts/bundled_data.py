@@ -6,7 +6,8 @@ Three folders in HoVer-Net's layout at 0.5 µm/px:
   them. Around points without a mask, 9 pixels are "ignore": networks must not learn that tissue is free of
   nuclei there. How many points got a mask is printed, and written into ``dataset.json``. Generators learn from it.
 - ``brca-m2c-discs``: the same images. A point without a mask is a disc of the median size of its class: mostly pale
-  nuclei, which a segmenter that never saw them would not find. The segmenter learns from it.
+  nuclei, which a segmenter that never saw them would not find. The segmenter learns from it. Its images are hard links
+  to those of the first.
 - ``dsb2018-he``: the stained images of the 2018 Data Science Bowl (CC0), whose masks people drew, without classes. They
   were taken at several magnifications: each image is scaled so that half of its nuclei are wider than 7 µm.
 
@@ -83,6 +84,10 @@ def make_brca(source: Path, out: Path) -> None:
             instances, types, found = with_discs(masks, points, discs)
             total, masked = total + len(points), masked + found
             write_hovernet(out / name, stem, pixels, instances, types, MPP)
+            if name != "brca-m2c":
+                image = out / name / "Images" / f"{stem}.png"
+                image.unlink()
+                image.hardlink_to(out / "brca-m2c" / "Images" / image.name)
         write_type_info(out / name, classes)
         write_dataset_json(
             out / name,

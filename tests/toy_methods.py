@@ -43,15 +43,18 @@ def center(image: LabeledImage, number: int) -> tuple[int, int]:
     return round(float(rows.mean())), round(float(cols.mean()))
 
 
-def inner(image: LabeledImage, numbers: Sequence[int]) -> list[int]:
-    """Nuclei that what is copied covers as a whole, and around which there is room for it."""
+def inner(image: LabeledImage, numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Nuclei that what is copied covers as a whole, and around which there is room for it, with their centers."""
     height, width = image.instances.shape
-    inside = []
+    boxes = ndimage.find_objects(image.instances)
+    inside = {}
     for number in numbers:
-        (row, col), (rows, cols) = center(image, number), np.nonzero(image.instances == number)
+        box = boxes[number - 1]
+        rows, cols = (at + side.start for at, side in zip(np.nonzero(image.instances[box] == number), box, strict=True))
+        row, col = round(float(rows.mean())), round(float(cols.mean()))
         small = max(abs(rows - row).max(), abs(cols - col).max()) <= REACH
         if small and REACH < row < height - REACH - 1 and REACH < col < width - REACH - 1:
-            inside.append(number)
+            inside[number] = row, col
     return inside
 
 
@@ -87,12 +90,12 @@ class Lay(_Toy):
         pairs, near = [], 2 * REACH + 2
         for image in images:
             taken: list[tuple[int, int]] = []
-            for number in inner(image, [each for each, kind in image.types.items() if kind != rare]):
-                place = center(image, number)
+            others = inner(image, [each for each, kind in image.types.items() if kind != rare])
+            for number, place in others.items():
                 if all(max(abs(place[0] - row), abs(place[1] - col)) > near for row, col in taken):
                     taken.append(place)
                     pairs.append((image.source.image, number))
-        spread = sorted(pairs, key=lambda pair: (pairs.index(pair) * 7) % max(len(pairs), 1))[: settings.count]
+        spread = [pairs[at] for at in sorted(range(len(pairs)), key=lambda at: at * 7 % len(pairs))][: settings.count]
         return Plan(
             [Pair(number, image, giver, at, donor) for number, (image, at) in enumerate(spread)], settings.count
         )

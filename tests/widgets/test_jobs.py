@@ -78,7 +78,7 @@ for name in AHEAD:
 import napari_histomix as hm
 import napari_histomix.study
 before = set(sys.modules)
-hm.augment(hm.load_sample(), "nucleimix", rare=["lymphocyte"], count=1)
+hm.augment(hm.load_sample(), "nucleimix", rare=["lymphocyte"], count=1, background_share=0.1)
 loaded = [name for name in set(sys.modules) - before if str(getattr(sys.modules[name], "__file__", "")).endswith(".so")]
 print("loaded:", *sorted(loaded))
 """
