@@ -230,18 +230,25 @@ class DonorDraw:
         logits /= logits.sum(dtype=np.float64)
         return logits
 
-    def draw(
+    def pick(
         self, target: NDArray[Any], allowed: NDArray[np.bool_], rng: np.random.Generator
     ) -> tuple[int, float] | None:
-        """Index of a donor, whose weight grows by its use, and its probability; None where nothing is allowed."""
+        """Index of a donor, which is not used yet, and its probability; None where nothing is allowed."""
         heights = np.cumsum(self.chances(target, allowed), dtype=np.float64)
         if len(heights) == 0 or heights[-1] <= 0:
             return None
         # Not np.searchsorted: it gives the interpreter up, but too briefly for a window that waits for it.
         chosen = int(np.count_nonzero(heights <= rng.random() * heights[-1]))
-        chance = float((heights[chosen] - (heights[chosen - 1] if chosen else 0)) / heights[-1])
-        self.use(chosen)
-        return chosen, chance
+        return chosen, float((heights[chosen] - (heights[chosen - 1] if chosen else 0)) / heights[-1])
+
+    def draw(
+        self, target: NDArray[Any], allowed: NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[int, float] | None:
+        """As ``pick``, and the donor's weight grows by its use."""
+        picked = self.pick(target, allowed, rng)
+        if picked is not None:
+            self.use(picked[0])
+        return picked
 
     def use(self, index: int) -> None:
         """Count one use of a donor."""
@@ -260,7 +267,7 @@ class DonorChoice:
     ``members`` (n,) are the segments of the class that may be drawn, in the order of the pool, and ``images`` (n,) the
     index of each one's image in the pool; of an image that was divided again, its first. ``area_ratio`` bounds donor
     area / target area, in µm²; ``own_patient`` lets a donor come from the target's own patient, or own image where
-    patients are not known.
+    patients are not known. Without a ``temperature``, that of the draw is ``sharper`` times the median distance.
     """
 
     def __init__(
@@ -271,10 +278,13 @@ class DonorChoice:
         temperature: float | None = None,
         area_ratio: tuple[float, float] = (0.0, float("inf")),
         own_patient: bool = False,
+        sharper: float = 1.0,
     ) -> None:
         self.pool, self.members, self.kind = pool, members, kind
         self.area_ratio, self.own_patient = area_ratio, own_patient
         self.pool_draw = DonorDraw(pool.vectors(members, kind), temperature)
+        if temperature is None:
+            self.pool_draw.temperature *= sharper
         names = [image.source.image for image in pool.images]
         first = {name: index for index, name in reversed(list(enumerate(names)))}
         self.images = np.array([first[name] for name in names], np.intp)[pool.rows["image"][members]]
@@ -284,12 +294,16 @@ class DonorChoice:
         origins = [f"patient {source.patient}" if source.patient else source.image for source in sources]
         self._origins = np.unique(origins, return_inverse=True)[1]
 
-    def allowed(self, target: int) -> NDArray[np.bool_]:
-        """Which members (n,) may replace a segment: not itself, of a fitting size, of another patient."""
+    def allowed(self, target: int, own_patient: bool | None = None) -> NDArray[np.bool_]:
+        """Which members (n,) may replace a segment: not itself, of a fitting size, of another patient.
+
+        ``own_patient`` is in place of what the choice was made with.
+        """
+        own_patient = self.own_patient if own_patient is None else own_patient
         image = int(self.pool.rows["image"][target])
         area = float(self.pool.rows["area"][target]) * self.pool.images[image].mpp ** 2
         allowed = fitting(self.areas, area, self.area_ratio) & (self.members != target)
-        if not self.own_patient:
+        if not own_patient:
             allowed &= self._origins[self.images] != self._origins[image]
         return np.asarray(allowed)
 
@@ -303,6 +317,22 @@ class DonorChoice:
         """A donor for a segment and its probability; None where there is none."""
         drawn = self.pool_draw.draw(self._vector(target), self.allowed(target), rng)
         return None if drawn is None else (int(self.members[drawn[0]]), drawn[1])
+
+    def draw_several(
+        self, target: int, count: int, rng: np.random.Generator, own_patient: bool | None = None
+    ) -> dict[int, float]:
+        """Up to ``count`` different donors with the probability of each when it was drawn; none is used yet."""
+        allowed, vector = self.allowed(target, own_patient), self._vector(target)
+        drawn: dict[int, float] = {}
+        while len(drawn) < count and (picked := self.pool_draw.pick(vector, allowed, rng)):
+            place, chance = picked
+            drawn[int(self.members[place])] = chance
+            allowed[place] = False
+        return drawn
+
+    def use(self, donor: int) -> None:
+        """Count one use of a donor."""
+        self.pool_draw.use(int(np.flatnonzero(self.members == donor)[0]))
 
     def _vector(self, target: int) -> NDArray[np.float32]:
         return np.asarray(self.pool.vectors(np.array([target], np.intp), self.kind)[0])

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_histomix.compositing.stain import GAIN, SHIFT, UNMATCHED, match_stain, stain_spread, staining
+from napari_histomix.compositing.stain import (
+    GAIN,
+    KIND_SHIFT,
+    SHIFT,
+    UNMATCHED,
+    match_stain,
+    match_tissue,
+    stain_spread,
+    staining,
+    with_kind_shifts,
+)
 from napari_histomix.stains import mean_over_rows, optical_density, stain_density, stain_pixels
 
 EVERYWHERE = np.ones((40, 40), bool)
@@ -106,3 +116,33 @@ def test_synthetic_nuclei_are_no_part_of_an_images_staining(labeled_image):
     alone = labeled_image([(30, 30, 6, 6, 1)])
     hue = staining(replace(image, synthetic=frozenset({2}))).nuclei_hue
     assert hue == staining(alone).nuclei_hue != staining(image).nuclei_hue
+
+
+def test_nuclei_and_the_rest_of_tissue_are_matched_apart_and_lumen_stays():
+    rng = np.random.default_rng(0)
+    stains = np.zeros((80, 80, 3), np.float32)
+    stains[..., 0], stains[..., 1] = 0.12, 0.25
+    rows, cols = np.mgrid[:80, :80]
+    nuclei = (rows % 20 < 8) & (cols % 20 < 8)
+    stains[nuclei] = (0.45, 0.15, 0.02)
+    lumen = rows > 70
+    stains[lumen] = 0
+    own = stain_pixels(stains + rng.normal(0, 0.004, stains.shape).astype(np.float32))
+    other = stains.copy()
+    other[nuclei] += (0.1, 0.0, 0.0)
+    other[~nuclei & ~lumen] += (0.0, -0.08, 0.0)
+    there = stain_pixels(other)
+    everywhere = np.ones((80, 80), bool)
+    matched, settings = match_tissue(own, (own, everywhere), (there, everywhere))
+    assert settings["nuclei"] == pytest.approx([0.1, 0, 0], abs=0.015)
+    assert settings["rest"] == pytest.approx([0, -0.08, 0], abs=0.015)
+    assert np.abs(matched.astype(int) - there)[~lumen].mean() < 3
+    assert np.abs(matched.astype(int) - own)[lumen].max() <= 2
+    assert np.array_equal(with_kind_shifts(own, settings), matched)
+    # Far apart: moved by the bound, and no farther; too little tissue: left alone.
+    _, bounded = match_tissue(own, (own, everywhere), (stain_pixels(stains + np.float32(0.4)), everywhere))
+    assert max(map(abs, bounded["nuclei"] + bounded["rest"])) == KIND_SHIFT
+    few = np.zeros((80, 80), bool)
+    few[:3, :3] = True
+    left, nothing = match_tissue(own, (own, few), (there, everywhere))
+    assert left is own and nothing == {}

@@ -27,6 +27,8 @@ def open_mix(make_napari_viewer: Any, tmp_path: Path, qtbot: Any, tiny_model: An
         dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Mix tissue")
         viewer.window._qt_window.resizeDocks([dock], [420], Qt.Orientation.Horizontal)
         panel.model = tiny_model
+        # The paper's form, in which every donor fits.
+        panel.form.fields["outline"].value = "segment"
         panel.real_viewer = viewer
         folder = next(folders)
         folder.mkdir()

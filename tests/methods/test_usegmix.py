@@ -21,25 +21,21 @@ from PIL import Image
 from napari_histomix import jobs
 from napari_histomix.datasets import Dataset, open_tissue
 from napari_histomix.methods.base import Work
+from napari_histomix.methods.mixing import MixPlan, USegMixSettings, donor_choice, plan_mixes, plan_one
 from napari_histomix.methods.record import Record
 from napari_histomix.methods.segment_stage import PoolSettings, build_pool, correct_pool, pool_signature
-from napari_histomix.methods.usegmix import (
-    METHOD,
-    USegMixSettings,
-    compose,
-    donor_choice,
-    make_mix,
-    plan_mixes,
-    plan_one,
-)
+from napari_histomix.methods.usegmix import METHOD, compose, make_mix
 from napari_histomix.records import Change, HistomixError, Segment, drain
 from napari_histomix.segmentation import AnchorSettings
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.settings import plain
 from napari_histomix.study import Study
 
-POOL = PoolSettings(superpixels=12, points=5)
-MIX = USegMixSettings(per_class=3, new_area=(0.1, 0.9), area_ratio=(0.1, 10.0), device="cpu")
+POOL = PoolSettings(superpixels=12, points=5, border=True)
+MIX = USegMixSettings(
+    per_class=3, new_area=(0.1, 0.9), area_ratio=(0.1, 10.0), own_patient=False, outline="segment", device="cpu"
+)
+"""The paper's form; what lies along seams has tests of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +70,11 @@ def begun(dataset, pool, tmp_path_factory) -> Study:
 def copy_of(study: Study, folder: Path) -> Study:
     shutil.copytree(study.folder, folder)
     return Study.open(folder)
+
+
+def told(plan: MixPlan) -> list[tuple]:
+    """A plan's replacements as values that can be compared."""
+    return [(one.target, one.donor, one.probability, one.swap.pose) for one in plan.exchanges]
 
 
 def everyone(pool: SegmentPool) -> dict[str, np.ndarray]:
@@ -115,12 +116,14 @@ def test_donors_are_of_the_same_class_of_another_patient_and_of_a_fitting_size(p
         assert not own.allowed(int(members[0]))[0], "never the target itself"
 
 
-def test_plans_keep_to_the_class_the_range_and_the_seed(pool):
-    planned, again, other = (drain(plan_mixes(pool, everyone(pool), replace(MIX, seed=seed))) for seed in (5, 5, 6))
+def test_plans_keep_to_the_class_the_range_and_the_seed(dataset, pool):
+    planned, again, other = (
+        drain(plan_mixes(dataset, pool, everyone(pool), replace(MIX, seed=seed))) for seed in (5, 5, 6)
+    )
     assert planned.items and planned.wanted == 6 and not planned.refusals
     assert Counter(plan.kind for plan in planned.items) == {"low": 3, "high": 3}
     assert len({plan.name for plan in planned.items}) == 6 and len({plan.image for plan in planned.items}) == 6
-    shown = [[(item.id, item.name, item.exchanges) for item in plan.items] for plan in (planned, again, other)]
+    shown = [[(item.id, item.name, told(item)) for item in plan.items] for plan in (planned, again, other)]
     assert shown[0] == shown[1] and shown[0] != shown[2]
     for plan in planned.items:
         for one in plan.exchanges:
@@ -128,19 +131,19 @@ def test_plans_keep_to_the_class_the_range_and_the_seed(pool):
             assert pool.image(one.donor).kind == plan.kind and 0 < one.probability <= 1
         assert len({one.target for one in plan.exchanges}) == len(plan.exchanges)
     names = [plan.name for plan in planned.items]
-    more = drain(plan_mixes(pool, everyone(pool), replace(MIX, seed=5), taken=names))
+    more = drain(plan_mixes(dataset, pool, everyone(pool), replace(MIX, seed=5), taken=names))
     assert not {plan.name for plan in more.items} & set(names)
 
 
-def test_a_segment_of_another_class_is_a_donor_but_its_image_no_target(pool):
+def test_a_segment_of_another_class_is_a_donor_but_its_image_no_target(dataset, pool):
     members = everyone(pool)
     foreign = members["high"][:6]
     moved = {"low": np.sort(np.concatenate([members["low"], foreign]))}
-    planned = drain(plan_mixes(pool, moved, replace(MIX, per_class=8)))
+    planned = drain(plan_mixes(dataset, pool, moved, replace(MIX, per_class=8)))
     assert {pool.image(one.target).kind for plan in planned.items for one in plan.exchanges} == {"low"}
     donors = {one.donor for plan in planned.items for one in plan.exchanges}
     assert donors & set(foreign.tolist()), "they are drawn"
-    planned = drain(plan_mixes(pool, {"low": members["high"]}, MIX))
+    planned = drain(plan_mixes(dataset, pool, {"low": members["high"]}, MIX))
     assert planned.items == () and set(planned.refusals) == {"low: no image of this class has a segment"}
 
 
@@ -153,24 +156,24 @@ def test_a_used_donor_becomes_less_likely(pool):
     assert dict(choice.likeliest(target, len(members)))[first] < chance
 
 
-def test_a_class_without_a_second_patient_or_a_range_out_of_reach_is_explained(pool):
+def test_a_class_without_a_second_patient_or_a_range_out_of_reach_is_explained(dataset, pool):
     one = {kind: some[:1] for kind, some in everyone(pool).items()}
-    planned = drain(plan_mixes(pool, one, MIX))
+    planned = drain(plan_mixes(dataset, pool, one, MIX))
     assert not planned.items and all("two segments" in reason for reason in planned.refusals)
     patients = np.array([pool.images[image].source.patient for image in pool.rows["image"]])
     alone = {kind: some[patients[some] == f"{kind}-0"] for kind, some in everyone(pool).items()}
-    planned = drain(plan_mixes(pool, alone, MIX))
+    planned = drain(plan_mixes(dataset, pool, alone, MIX))
     assert not planned.items and set(planned.refusals) == {
         f"{kind}: no segment of its class may take its place" for kind in ("low", "high")
     }
-    planned = drain(plan_mixes(pool, everyone(pool), replace(MIX, new_area=(0.0001, 0.0002))))
+    planned = drain(plan_mixes(dataset, pool, everyone(pool), replace(MIX, new_area=(0.0001, 0.0002))))
     assert not planned.items and all("new-area ratio" in reason for reason in planned.refusals)
     with pytest.raises(HistomixError, match="between 0 and 1"):
-        drain(plan_mixes(pool, everyone(pool), replace(MIX, new_area=(0.9, 0.3))))
+        drain(plan_mixes(dataset, pool, everyone(pool), replace(MIX, new_area=(0.9, 0.3))))
 
 
 def test_a_synthetic_image_is_its_target_but_for_donors_and_paint(pool, dataset, small_model):
-    plan = drain(plan_mixes(pool, everyone(pool), MIX)).items[0]
+    plan = drain(plan_mixes(dataset, pool, everyone(pool), MIX)).items[0]
     made, again = (drain(make_mix(dataset, pool, plan, MIX, small_model)) for _ in range(2))
     target = dataset.read(plan.image)
     assert np.array_equal(made.pixels, again.pixels) and np.array_equal(made.origin, again.origin)
@@ -197,7 +200,7 @@ def test_a_synthetic_image_is_its_target_but_for_donors_and_paint(pool, dataset,
 
 
 def test_without_stain_matching_donor_pixels_are_the_donors_own(pool, dataset):
-    plan = drain(plan_mixes(pool, everyone(pool), MIX)).items[0]
+    plan = drain(plan_mixes(dataset, pool, everyone(pool), MIX)).items[0]
     target = dataset.read(plan.image)
     donors = {pool.image(exchange.donor).source.image for exchange in plan.exchanges}
     images = {name: dataset.read(name) for name in donors}
@@ -207,10 +210,10 @@ def test_without_stain_matching_donor_pixels_are_the_donors_own(pool, dataset):
     assert np.array_equal(pasted[origin != 1], target.pixels[origin != 1])
 
 
-def test_an_image_that_changed_since_is_refused(pool, folder, tissue_pixels, tmp_path, small_model):
+def test_an_image_that_changed_since_is_refused(dataset, pool, folder, tissue_pixels, tmp_path, small_model):
     copy = tmp_path / "tissue"
     shutil.copytree(folder, copy)
-    plan = drain(plan_mixes(pool, everyone(pool), MIX)).items[0]
+    plan = drain(plan_mixes(dataset, pool, everyone(pool), MIX)).items[0]
     Image.fromarray(tissue_pixels(1234, 120, 120)).save(copy / f"{plan.image}.png")
     with pytest.raises(HistomixError, match="not the one that the pool was made of"):
         drain(make_mix(open_tissue(copy), pool, plan, MIX, small_model))
@@ -247,7 +250,7 @@ def test_corrections_join_the_pool_in_the_same_space(dataset, tmp_path):
 
 
 def test_a_pool_is_never_made_of_synthetic_images(dataset, pool, tmp_path, small_model):
-    plan = drain(plan_mixes(pool, everyone(pool), MIX)).items[0]
+    plan = drain(plan_mixes(dataset, pool, everyone(pool), MIX)).items[0]
     flagged = tuple(replace(entry, synthetic=entry.source.image == plan.image) for entry in dataset.entries)
     marked = replace(dataset, entries=flagged)
     built = drain(build_pool(marked, tmp_path, POOL))
@@ -278,8 +281,8 @@ def test_pools_and_plans_do_not_depend_on_held_out_images(folder, tissue_pixels,
     assert len(first) > 12 and np.array_equal(first.rows, second.rows)
     assert np.array_equal(first.vectors(everything), second.vectors(everything))
     assert len(plans[0]) == 6
-    assert [(item.name, item.seed, item.exchanges) for item in plans[0]] == [
-        (item.name, item.seed, item.exchanges) for item in plans[1]
+    assert [(item.name, item.seed, told(item)) for item in plans[0]] == [
+        (item.name, item.seed, told(item)) for item in plans[1]
     ]
 
 
@@ -288,7 +291,7 @@ def test_the_stage_s_settings_are_those_of_the_anchors_and_are_kept(dataset, poo
     assert replace(POOL, seed=4, extent=(0.1, 0.2)).anchors == AnchorSettings(
         superpixels=12, points=5, seed=4, extent=(0.1, 0.2)
     )
-    assert pool.signature == json.loads(json.dumps(pool_signature("region-tree-1", "texture-whole-1", POOL)))
+    assert pool.signature == json.loads(json.dumps(pool_signature("region-tree-2", "texture-whole-1", POOL)))
     study = Study.create(tmp_path / "study", dataset.root, dataset.name)
     assert not METHOD.stage.ready(study)
     finding = METHOD.stage.find(Work(dataset, study), POOL)
@@ -311,11 +314,10 @@ def test_a_plan_leaves_dropped_segments_out_and_follows_given_classes(dataset, p
     assert items and not used & dropped.keys()
     low = [each.donor for item in items if item.kind == "low" for each in item.exchanges]
     assert set(low) & moved.keys()
-    assert not {each.donor for item in items if item.kind == "high" for each in item.exchanges} & moved.keys()
+    assert not {each.donor for item in items if item.kind == "high" for each in item.exchanges} & moved.keys() - {0}
     # It looks at the snapshot alone, not at what has been decided since.
-    assert [item.exchanges for item in drain(METHOD.plan(Work(dataset, begun, decisions=decisions), MIX)).items] == [
-        item.exchanges for item in items
-    ]
+    again = drain(METHOD.plan(Work(dataset, begun, decisions=decisions), MIX)).items
+    assert [told(item) for item in again] == [told(item) for item in items]
 
 
 def test_names_are_those_that_no_image_has(dataset, begun, small_model, tmp_path):
@@ -346,10 +348,13 @@ import sys
 from pathlib import Path
 from napari_histomix import jobs
 from napari_histomix.datasets import open_tissue
-from napari_histomix.methods.usegmix import USegMixSettings
+from napari_histomix.methods.mixing import USegMixSettings
 from napari_histomix.study import Study
 
-settings = USegMixSettings(per_class=3, new_area=(0.1, 0.9), area_ratio=(0.1, 10.0), device="cpu", model=sys.argv[3])
+settings = USegMixSettings(
+    per_class=3, new_area=(0.1, 0.9), area_ratio=(0.1, 10.0), own_patient=False, outline="segment", device="cpu",
+    model=sys.argv[3],
+)
 for event in jobs.run("usegmix", open_tissue(sys.argv[1]), settings, Study.open(Path(sys.argv[2])).take()):
     for change in event.made:
         print(change.id, flush=True)
@@ -459,7 +464,7 @@ def test_a_pixel_of_a_donor_that_only_moved_is_traced_to_itself(dataset, pool, s
 
 
 def test_nuclei_that_a_replacement_touches_are_labeled_no_longer(dataset, pool, small_model, monkeypatch):
-    plan = drain(plan_mixes(pool, everyone(pool), MIX)).items[0]
+    plan = drain(plan_mixes(dataset, pool, everyone(pool), MIX)).items[0]
     instances = np.zeros((120, 120), np.int32)
     instances[:60], instances[60:] = 1, 2
     instances[:2, :2] = 3
@@ -475,8 +480,8 @@ def test_nuclei_that_a_replacement_touches_are_labeled_no_longer(dataset, pool, 
 def test_what_it_says_of_itself(finished):
     sentence = METHOD.sentence([record_of(change) for change in finished])
     assert sentence == (
-        "USegMix: tissue segments of real images exchanged for segments of other images of their class, their "
-        "surroundings painted by a diffusion model."
+        "USegMix: tissue segments of real images exchanged for similar ones of their class, what lies between painted "
+        "by a diffusion model."
     )
     nuclei = SimpleNamespace(has_kinds=False, has_nuclei=True)
     assert METHOD.needs.problem(METHOD.title, nuclei) == ("USegMix needs a class for each image; these have instances.")

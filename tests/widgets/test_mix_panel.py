@@ -58,6 +58,8 @@ def make_panel(qtbot, tmp_path):
     def make() -> MixPanel:
         one = MixPanel(ViewerModel(), Session(home=tmp_path))
         qtbot.addWidget(one)
+        # The paper's form, in which every donor fits.
+        one.form.fields["outline"].value, one.form.fields["own_patient"].value = "segment", False
         one.resize(420, 1000)
         one.show()
         return one
@@ -342,3 +344,16 @@ def test_tiny_segments_and_images(make_panel, qtbot, tmp_path) -> None:
     crop = panel.grid.cells[0].donor.crop
     assert donors(panel) and crop.shape == (26, 26, 3)
     assert Path(study.folder).name in panel.title.text()
+
+
+def test_along_seams_donors_that_do_not_fit_are_counted_by_reason(panel, qtbot) -> None:
+    panel.form.fields["outline"].value = "seam"
+    panel.form.fields["mismatch"].value = 0.0
+    settle(qtbot, panel)
+    choose(qtbot, panel)
+    assert donors(panel) == [] and "around the donor is different" in panel.note.text()
+    panel.form.fields["mismatch"].value, panel.form.fields["seam"].value = 5.0, 5.0
+    settle(qtbot, panel)
+    cells = [cell for cell in panel.grid.cells if cell.donor is not None]
+    assert cells and "to paint" in panel.after.caption and not panel.note.text()
+    assert "of the target" in cells[0].toolTip() and 0 < cells[0].donor.painted < 0.2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.donors import Mask
-from napari_histomix.compositing.stain import match_stain, stain_spread
+from napari_histomix.compositing.stain import STAINED, match_stain, stain_spread, with_kind_shifts
 from napari_histomix.datasets.formats.polygons import mask_of
 from napari_histomix.records import DONOR, INPAINTED, REAL, LabeledImage, Segment
 from napari_histomix.segmentation.anchors import without_crumbs
@@ -22,8 +22,8 @@ SCALES = (0.75, 1.33)
 BAND = 4.0
 """Pixels on each side of a donor's outline that are painted anew, in an image of ``BAND_SIDE``."""
 BAND_SIDE = 512
-STAINED = 0.5
-"""Summed optical density (base 10) from which a pixel is stained in full."""
+SEAM = 3.0, 2.0
+"""Pixels on each side of a seam that are painted anew, at 0.25 µm/px, and at least."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +107,46 @@ def lay(target: Segment, donor: Segment, pose: Pose, free: Mask) -> Replacement:
     return Replacement(laid & ~hole, hole)
 
 
+def lay_cut(cut: Segment, mpp: float, free: Mask) -> Replacement:
+    """What was cut out along a seam, and the hole along that seam, within the pixels (H, W) that may change."""
+    mask = np.zeros(free.shape, bool)
+    mask[cut.window] = cut.mask
+    mask &= free
+    hole = _band(mask, max(SEAM[1], SEAM[0] * 0.25 / mpp)) & free
+    return Replacement(mask & ~hole, hole)
+
+
+def moved_image(
+    pixels: NDArray[np.uint8], donor: Segment, pose: Pose, window: tuple[slice, slice]
+) -> NDArray[np.uint8]:
+    """What lies in a window of the target's image when a donor's whole image (h, w, 3) is moved there, (H, W, 3).
+
+    Beyond its border the donor's image is mirrored.
+    """
+    matrix = np.array(pose.matrix)
+    # The pose is of pixels of the donor's box.
+    matrix[:, 2] -= matrix[:, :2] @ (donor.col, donor.row) + (window[1].start, window[0].start)
+    shape = window[0].stop - window[0].start, window[1].stop - window[1].start
+    return _moved_pixels(pixels, matrix, pose.scale, shape)
+
+
+def _moved_pixels(
+    pixels: NDArray[np.uint8], matrix: NDArray[np.float64], scale: float, shape: tuple[int, int]
+) -> NDArray[np.uint8]:
+    if scale < 1:
+        # OpenCV's affine transforms do not average: without this, fine texture would come out as moiré.
+        sigma = 0.5 * np.sqrt(scale**-2 - 1) + 1e-3
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), sigma), np.uint8)
+    edge = cv2.BORDER_REFLECT_101
+    moved = cv2.warpAffine(pixels, matrix, shape[::-1], flags=cv2.INTER_CUBIC, borderMode=edge)
+    return np.asarray(moved, np.uint8)
+
+
 def paste(
     pixels: NDArray[np.uint8], donor_pixels: NDArray[np.uint8], pose: Pose, replacement: Replacement
 ) -> NDArray[np.uint8]:
     """The image (H, W, 3) with the donor's pixels (h, w, 3: its bounding box) laid in; the hole is left as it was."""
-    size = pixels.shape[1::-1]
-    if pose.scale < 1:
-        # OpenCV's affine transforms do not average: without this, fine texture would come out as moiré.
-        sigma = 0.5 * np.sqrt(pose.scale**-2 - 1) + 1e-3
-        donor_pixels = np.asarray(cv2.GaussianBlur(donor_pixels, (0, 0), sigma), np.uint8)
-    edge = cv2.BORDER_REFLECT_101
-    moved = cv2.warpAffine(donor_pixels, np.array(pose.matrix), size, flags=cv2.INTER_CUBIC, borderMode=edge)
+    moved = _moved_pixels(donor_pixels, np.array(pose.matrix), pose.scale, replacement.donor.shape)
     return np.where(replacement.donor[..., None], moved, pixels).astype(np.uint8)
 
 
@@ -141,23 +170,39 @@ def _band(mask: Mask, width: float) -> Mask:
 
 @dataclass(frozen=True, eq=False)
 class Swap:
-    """A replacement: the segment that goes, the one that comes, and how it lies there."""
+    """A replacement: the segment that goes, the one that comes, and how it lies there.
+
+    With a ``cut``, that part of the target's image (a segment of it) becomes what lies there in the donor's, of its
+    segment or of its surroundings. Without one the donor's segment alone is laid in, and what it leaves open is a hole.
+    ``stain`` is what ``stain.match_tissue`` recorded of a cut; empty: as it is.
+    """
 
     target: Segment
     donor: Segment
     pose: Pose
+    cut: Segment | None = None
+    stain: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Swap:
-        """The replacement that facts of provenance are of (``replaced_mask``, ``segment_mask``, ``pose``)."""
-        target, donor = (
-            Segment(0, int(mask["row"]), int(mask["col"]), mask_of(mask))
-            for mask in (facts["replaced_mask"], facts["segment_mask"])
-        )
-        return cls(target, donor, Pose.of(facts["pose"]))
+        """The replacement that facts of provenance are of (``replaced_mask``, ``segment_mask``, ``pose``, ``cut``)."""
+        target, donor = (_segment_of(facts[mask]) for mask in ("replaced_mask", "segment_mask"))
+        pose = Pose.of(facts["pose"])
+        if "cut" not in facts:
+            return cls(target, donor, pose)
+        return cls(target, donor, pose, _segment_of(facts["cut"]), facts["stain"])
 
 
-def lay_all(swaps: Iterable[Swap], shape: tuple[int, int]) -> tuple[list[Replacement], NDArray[np.uint8]]:
+def lay_swap(swap: Swap, mpp: float, free: Mask) -> Replacement:
+    """A replacement within the pixels (H, W) that may change, of an image of ``mpp`` µm/px."""
+    return lay_cut(swap.cut, mpp, free) if swap.cut else lay(swap.target, swap.donor, swap.pose, free)
+
+
+def _segment_of(mask: Mapping[str, Any]) -> Segment:
+    return Segment(0, int(mask["row"]), int(mask["col"]), mask_of(mask))
+
+
+def lay_all(swaps: Iterable[Swap], shape: tuple[int, int], mpp: float) -> tuple[list[Replacement], NDArray[np.uint8]]:
     """Where each donor lies in an image (H, W) and what is painted around it, and the origin map (H, W) uint8.
 
     Pixels that an earlier replacement changed stay as they are.
@@ -165,7 +210,7 @@ def lay_all(swaps: Iterable[Swap], shape: tuple[int, int]) -> tuple[list[Replace
     origin = np.zeros(shape, np.uint8)
     replacements = []
     for swap in swaps:
-        laid = lay(swap.target, swap.donor, swap.pose, origin == REAL)
+        laid = lay_swap(swap, mpp, origin == REAL)
         origin[laid.donor], origin[laid.hole] = DONOR, INPAINTED
         replacements.append(laid)
     return replacements, origin
@@ -173,16 +218,23 @@ def lay_all(swaps: Iterable[Swap], shape: tuple[int, int]) -> tuple[list[Replace
 
 def paste_all(
     target: LabeledImage, swaps: Sequence[Swap], donors: Sequence[LabeledImage], stain_matching: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict[str, list[float]]]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Mapping[str, Sequence[float]]]]:
     """The target (H, W, 3) with the donors of these images pasted in, not yet blended; and its origin map (H, W).
 
-    For each swap the gains and shifts of its stains (``stain.match_stain``) are returned as well; empty without stain
-    matching.
+    For each swap the settings of its stain matching are returned as well: those of a cut, else gains and shifts of its
+    stains (``stain.match_stain``); empty without stain matching.
     """
-    pixels = target.pixels
-    laid, origin = lay_all(swaps, (pixels.shape[0], pixels.shape[1]))
-    stains = []
+    pixels, shape = target.pixels, (target.pixels.shape[0], target.pixels.shape[1])
+    laid, origin = lay_all(swaps, shape, target.mpp)
+    stains: list[Mapping[str, Sequence[float]]] = []
     for swap, image, replacement in zip(swaps, donors, laid, strict=True):
+        if swap.cut:
+            window = swap.cut.window
+            moved = with_kind_shifts(moved_image(image.pixels, swap.donor, swap.pose, window), swap.stain)
+            pixels = pixels.copy()
+            pixels[window] = np.where(replacement.donor[window][..., None], moved, pixels[window])
+            stains.append(swap.stain)
+            continue
         box, stain = image.pixels[swap.donor.window], dict[str, list[float]]()
         if stain_matching:
             box, stain = _matched(box, image.pixels, target.pixels)

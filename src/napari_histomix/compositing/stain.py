@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,11 @@ from napari_histomix.stains import GLASS, mean_over_rows, optical_density, stain
 GAIN = (0.7, 1.4)
 SHIFT = 0.08
 """Largest change of a stain's mean, in optical density."""
+
+KIND_SHIFT = 0.15
+"""Largest change of the mean of a stain in nuclei or in the rest of tissue, in optical density (``match_tissue``)."""
+STAINED = 0.5
+"""Summed optical density (base 10) from which a pixel is stained in full; lumen is not."""
 
 MINIMUM = 60
 """Pixels of tissue below which statistics are not trusted and the donor is left as it is."""
@@ -99,3 +105,69 @@ def match_stain(
         name: np.round(values.astype(np.float64), 4).tolist() for name, values in (("gain", gain), ("shift", shift))
     }
     return stain_pixels(stains), settings
+
+
+# Nuclei and the rest of tissue apart.
+
+
+def match_tissue(
+    pixels: NDArray[np.uint8],
+    own: tuple[NDArray[np.uint8], NDArray[np.bool_]],
+    other: tuple[NDArray[np.uint8], NDArray[np.bool_]],
+) -> tuple[NDArray[np.uint8], dict[str, list[float]]]:
+    """Carry tissue from the staining of its own surroundings to that of other ones, nuclei and all else apart.
+
+    Nuclei are what Otsu's threshold on hematoxylin sets apart from the rest of tissue. The mean densities of both are
+    moved onto those of the other surroundings, by ``KIND_SHIFT`` at most; a pixel between the two moves in proportion,
+    and lumen stays as it is.
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) uint8
+    own, other : ((h, w, 3) uint8, (h, w) bool)
+        Surroundings of the same kinds of tissue, and where to look in them.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+    dict
+        Shifts of hematoxylin, eosin and residual: ``nuclei`` and ``rest``, as they were used, and ``from`` and ``to``,
+        the hematoxylin densities between which pixels change from the rest to nuclei. Empty, with the pixels as they
+        are, where too little tissue is there to compare.
+    """
+    kinds = [_kinds(*surroundings) for surroundings in (own, other)]
+    if kinds[0] is None or kinds[1] is None:
+        return pixels, {}
+    shifts = [np.clip(there - here, -KIND_SHIFT, KIND_SHIFT) for here, there in zip(*kinds, strict=True)]
+    nuclei, rest = (np.round(shift.astype(np.float64), 4).tolist() for shift in shifts)
+    low, high = (round(float(kinds[0][kind][0]), 4) for kind in (1, 0))
+    settings = {"nuclei": nuclei, "rest": rest, "from": [low], "to": [high]}
+    return with_kind_shifts(pixels, settings), settings
+
+
+def with_kind_shifts(pixels: NDArray[np.uint8], settings: Mapping[str, Sequence[float]]) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) moved as ``match_tissue`` recorded it; as they are where it recorded nothing."""
+    if not settings:
+        return pixels
+    stains = stain_density(pixels)
+    low, high = settings["from"][0], settings["to"][0]
+    nuclear = np.clip((stains[..., :1] - low) / max(high - low, 1e-3), 0, 1)
+    nuclei, rest = (np.array(settings[kind], np.float32) for kind in ("nuclei", "rest"))
+    moved = stain_pixels(stains + nuclear * nuclei + (1 - nuclear) * rest)
+    stained = np.clip(optical_density(pixels).sum(axis=-1, keepdims=True) / STAINED, 0, 1)
+    return np.rint(pixels + stained * (moved.astype(np.float32) - pixels)).astype(np.uint8)
+
+
+def _kinds(
+    pixels: NDArray[np.uint8], where: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Mean stain densities (3,) of nuclei and of the rest of tissue; None where there is too little of either."""
+    from skimage.filters import threshold_otsu
+
+    stains = tissue_stains(pixels, where)
+    if len(stains) < MINIMUM:
+        return None
+    nuclear = stains[:, 0] > threshold_otsu(stains[:, 0])
+    if min(nuclear.sum(), (~nuclear).sum()) < MINIMUM:
+        return None
+    return mean_over_rows(stains[nuclear]), mean_over_rows(stains[~nuclear])

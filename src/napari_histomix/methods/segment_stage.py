@@ -70,6 +70,9 @@ class PoolSettings:
     components: Annotated[
         int, Option("Principal components that segments of a class are compared by, at most.", low=1, advanced=True)
     ] = LIMIT
+    border: Annotated[
+        bool, Option("Keep segments that the border of their image cuts off.", label="Segments at the border")
+    ] = False
     device: Device = "auto"
     seed: Seed = AnchorSettings.seed
 
@@ -126,7 +129,12 @@ def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = N
             try:
                 image = dataset.read(entry)
                 finding = find_segments(image.pixels, prompter, settings.anchors)
-                segments = yield from within(finding, "Finding segments", done, len(entries))
+                found = yield from within(finding, "Finding segments", done, len(entries))
+                segments = [one for one in found if settings.border or not one.at_border(image.pixels.shape)]
+                if not segments:
+                    raise HistomixError(
+                        f"All {len(found)} segments reach the border of the image; allow segments at the border."
+                    )
             except HistomixError as error:
                 problems.append(Problem(entry.source.image, str(error)))
                 yield Event("Finding segments", done, len(entries), message=f"{entry.source.image}: {error}")

@@ -17,7 +17,7 @@ from scipy.sparse import coo_matrix
 from skimage.segmentation import slic
 
 from napari_histomix.records import Event, Job
-from napari_histomix.stains import is_tissue, stain_density
+from napari_histomix.stains import is_tissue, optical_density, stain_density
 
 WORKING_SIDE = 512
 """Pixels: the longer side of an image that regions are looked for in. Tissue regions are large."""
@@ -25,9 +25,9 @@ LEAST_SHARE = 0.15
 """Of a superpixel's expected area, what is left alone: scikit-image's own half merges most of H&E's superpixels."""
 LEAVES = 1000
 """Superpixels a tree begins with, about."""
-EXTENT = (0.004, 0.6)
+EXTENT = (0.01, 0.25)
 """Least and largest share of the image that a region may have."""
-LARGER = 0.25
+LARGER = 0.5
 """How much larger regions are preferred: the power of their share of the image in the score."""
 ROUNDING = 1e-6
 """Regions of an even image differ by what single precision rounds."""
@@ -37,6 +37,18 @@ PINHOLE = 0.01
 """Holes in a region below this share of the image belong to it."""
 SMOOTH = 3.0
 """Gaussian's standard deviation for a mask's outline, in pixels of an image of ``WORKING_SIDE``."""
+COMPACT = 0.75
+"""How much regions of a piece are preferred: the power of their compactness in the score."""
+AT_BORDER = 0.02
+"""What the score of a region at the image's border counts beside that of a whole one."""
+SPARSE = 4
+"""Every so many pixels of the working copy are enough to see a region's shape."""
+CLEAR = 0.3
+"""Summed optical density (base 10) below which what a region encloses is its lumen."""
+ENCLOSED = 0.6
+"""Holes in a region below this share of it belong to it, as lumen to a gland."""
+TONGUE = 9.0
+"""Half the width, in pixels of an image of ``WORKING_SIDE``, below which a part of a region is a tongue."""
 NUCLEI, TEXTURE = 15, 10.0
 """Median filter's side, and Gaussian's standard deviation, in pixels of an image of ``WORKING_SIDE``: wide enough that
 a nucleus in stroma is part of the stroma."""
@@ -74,12 +86,14 @@ def superpixels(
 class RegionTree:
     """The regions of one image of ``shape`` (H, W).
 
-    ``leaves`` (h, w) holds the node of every pixel of the working copy, from 0 on, ``parents`` (N,) the parent of every
-    node; the root's is itself. ``scores`` (N,) say how long a region persists, 0–1; they are negative where it is too
+    ``leaves`` (h, w) holds the leaf of every pixel of the working copy, and ``spans`` (N, 2) the first leaf of every
+    node and the first beyond it. ``parents`` (N,) are the parents of the nodes, leaves first; the root's is itself.
+    ``scores`` (N,) say how long a region persists and how much of a piece it is, 0–1; they are negative where it is too
     small or too large to be one.
     """
 
     leaves: NDArray[np.int32]
+    spans: NDArray[np.intp]
     parents: NDArray[np.intp]
     scores: NDArray[np.float64]
     shape: tuple[int, int]
@@ -96,7 +110,7 @@ class RegionTree:
         count = int(leaves.max()) + 1
         shape = (pixels.shape[0], pixels.shape[1])
         if count == 1:
-            return cls(leaves, np.zeros(1, np.intp), np.full(1, -1.0), shape)
+            return cls(leaves, np.array([[0, 1]]), np.zeros(1, np.intp), np.full(1, -1.0), shape)
         area = np.bincount(leaves.ravel(), minlength=count)
         features = np.stack(
             [np.bincount(leaves.ravel(), values.ravel(), count) / area for values in _appearance(small)], axis=1
@@ -111,7 +125,20 @@ class RegionTree:
         gone = born[parents]
         scores = (gone - born) / (gone + NOISE) * share**LARGER
         scores[(share < EXTENT[0]) | (share > EXTENT[1]) | (gone - born <= ROUNDING)] = -1
-        return cls(leaves, parents, scores, shape)
+        spans = _spans(children, count)
+        # Leaves are numbered anew, in the order in which those of a node stand side by side.
+        leaves = spans[leaves, 0].astype(np.int32)
+        order = np.concatenate([np.argsort(spans[:count, 0]), np.arange(count, len(spans))])
+        spans, parents, scores = spans[order], parents[order], scores[order]
+        clear = (optical_density(smooth).sum(axis=-1) < CLEAR)[::SPARSE, ::SPARSE]
+        sparse = leaves[::SPARSE, ::SPARSE]
+        scores = np.array(
+            [
+                s * _of_a_piece(_between(sparse, span), clear) if s > 0 else s
+                for s, span in zip(scores, spans, strict=True)
+            ]
+        )
+        return cls(leaves, spans, parents, scores, shape)
 
     def best(self, points: NDArray[np.float64]) -> NDArray[np.intp]:
         """Nodes (N,) of the regions around points (N, 2) that persist longest; −1 where there is none."""
@@ -131,30 +158,68 @@ class RegionTree:
 
     def region(self, node: int) -> NDArray[np.bool_]:
         """The mask (h, w) of a node in the working copy."""
-        inside = np.zeros(len(self.parents), bool)
-        inside[node] = True
-        # Children come before their parents, so going down visits a parent before its children.
-        for below in range(node - 1, -1, -1):
-            inside[below] = inside[self.parents[below]]
-        return inside[self.leaves]
+        return _between(self.leaves, self.spans[node])
 
     def mask(self, node: int) -> NDArray[np.bool_]:
-        """The mask (H, W) of a node in the image, its outline smoothed and pinholes closed."""
+        """The mask (H, W) of a node in the image: its outline smoothed, tongues cut off, what it encloses closed."""
         region = self.region(node)
-        filled = binary_fill_holes(region)
-        holes = (filled & ~region).astype(np.uint8)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(holes, connectivity=4)
-        small = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] < PINHOLE * region.size)
+        size = max(region.shape) / WORKING_SIDE
+        holes = binary_fill_holes(region) & ~region
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(holes.astype(np.uint8), connectivity=4)
+        most = max(PINHOLE * region.size, ENCLOSED * np.count_nonzero(region))
+        small = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] < most)
         region = region | np.isin(labels, small[small > 0]) if count > 1 else region
-        sigma = SMOOTH * max(region.shape) / WORKING_SIDE
-        soft = cv2.GaussianBlur(region.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-        return np.asarray(cv2.resize(soft, self.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5)
+        soft = cv2.GaussianBlur(region.astype(np.float32), (0, 0), SMOOTH * size, borderType=cv2.BORDER_REFLECT)
+        smooth = _without_tongues(soft > 0.5, max(1, round(TONGUE * size)))
+        return np.asarray(cv2.resize(smooth.astype(np.float32), self.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5)
+
+
+def _spans(children: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    """Leaves in an order in which those of every node stand side by side: first and first beyond, (N, 2)."""
+    size = np.ones(count + len(children), np.intp)
+    for node, pair in enumerate(children, start=count):
+        size[node] = size[pair].sum()
+    first = np.zeros_like(size)
+    for node in range(len(size) - 1, count - 1, -1):
+        one, other = children[node - count]
+        first[one], first[other] = first[node], first[node] + size[one]
+    return np.column_stack([first, first + size])
+
+
+def _between(leaves: NDArray[np.int32], span: NDArray[np.intp]) -> NDArray[np.bool_]:
+    return np.asarray((leaves >= span[0]) & (leaves < span[1]))
+
+
+def _of_a_piece(region: NDArray[np.bool_], clear: NDArray[np.bool_]) -> float:
+    """How much of a piece a region (h, w) is, 0–1: a disc is, with the lumen that it encloses; less at the border."""
+    closed = region | (binary_fill_holes(region) & clear)
+    piece = _without_tongues(closed, max(1, round(TONGUE * max(region.shape) / WORKING_SIDE)))
+    inner = np.pad(piece, 1)
+    edges = np.count_nonzero(inner[1:] != inner[:-1]) + np.count_nonzero(inner[:, 1:] != inner[:, :-1])
+    if not edges:
+        return 0.0
+    # Edges of pixels are longer than the outline, on the whole by 4 / π.
+    compactness = min(1.0, 4 * np.pi * np.count_nonzero(piece) / (np.pi / 4 * edges) ** 2)
+    border = any(line.any() for line in (piece[0], piece[-1], piece[:, 0], piece[:, -1]))
+    kept = np.count_nonzero(piece & region) / np.count_nonzero(region)
+    return float(compactness**COMPACT * kept**2 * (AT_BORDER if border else 1.0))
+
+
+def _without_tongues(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """The largest piece of a mask without parts narrower than twice a radius."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    # Beyond the image's border a region goes on.
+    wide = np.pad(mask.astype(np.uint8), 2 * radius, mode="edge")
+    opened = cv2.morphologyEx(wide, cv2.MORPH_OPEN, kernel)[2 * radius : -2 * radius, 2 * radius : -2 * radius]
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    return np.asarray(labels == 1 + areas.argmax()) if areas.size else np.zeros_like(mask)
 
 
 class RegionTreePrompter:
     """Answers points with the region around them that persists longest (``segmentation.Prompter``)."""
 
-    name = "region-tree-1"
+    name = "region-tree-2"
 
     def __call__(self, pixels: NDArray[np.uint8], points: NDArray[np.float64]) -> Job[TreeProposals]:
         """Answer points (N, 2) in an image (H, W, 3) uint8; a long job (see ``records.Job``)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -16,9 +17,10 @@ from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QP
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
 from napari_histomix.jobs import make_items
+from napari_histomix.methods.mixing import MixPlan, USegMixSettings, donor_choice, plan_one, segment_fits
 from napari_histomix.methods.segment_stage import read_image
-from napari_histomix.methods.usegmix import METHOD, MixPlan, USegMixSettings, compose, donor_choice, plan_one
-from napari_histomix.records import Change, Event, HistomixError, Job, LabeledImage, Segment
+from napari_histomix.methods.usegmix import METHOD, compose
+from napari_histomix.records import INPAINTED, Change, Event, HistomixError, Job, LabeledImage, Segment
 from napari_histomix.segmentation import segment_map
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.elements import ACCENT, CropView
@@ -27,8 +29,8 @@ from napari_histomix.widgets.layer_making import space_like
 from napari_histomix.widgets.pool.loading import JobMaker, OpenedPool, current_segments, pathless
 from napari_histomix.widgets.viewer_layers import about
 
-SHOWN = 10
-"""Donors to choose from."""
+SHOWN, TRIED = 10, 40
+"""Donors to choose from, and those that are tried at most."""
 MARGIN = 0.25
 """What is shown around a segment, as a share of its longer side."""
 COLUMNS = 5
@@ -49,7 +51,10 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Donor:
-    """A segment that may replace the target: how likely, from where, and how it looks there before blending."""
+    """A segment that may replace the target: how likely, from where, and how it looks there before blending.
+
+    ``painted`` is the share of the image that would be painted; ``fit`` says how well it fits, where that was asked.
+    """
 
     number: int
     probability: float
@@ -57,6 +62,16 @@ class Donor:
     patient: str
     crop: NDArray[np.uint8]
     plan: MixPlan
+    painted: float
+    fit: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Donors:
+    """The likeliest donors of a segment, and how many others were refused for what reason."""
+
+    donors: Sequence[Donor]
+    refusals: Counter[str]
 
 
 def target_job(tissue: OpenedPool, name: str) -> JobMaker:
@@ -77,29 +92,40 @@ def target_job(tissue: OpenedPool, name: str) -> JobMaker:
 def donors_job(
     tissue: OpenedPool, target: Target, number: int, settings: USegMixSettings, donors: list[Donor]
 ) -> JobMaker:
-    """The likeliest donors of a segment, each pasted but not blended; ``donors`` fills while they are made."""
+    """The likeliest donors of a segment that fit, pasted but not blended; ``donors`` fills while they are made."""
     pool = tissue.pool
 
-    def job() -> Job[list[Donor]]:
+    def job() -> Job[Donors]:
         yield Event("Looking for donors")
         # Read anew: a segment may have been dropped in the Pool dock since.
         curation = Curation(tissue.study, pool)
         kind = curation.kind_of(number)
         yield Event("Comparing segments")
-        best = donor_choice(pool, curation.members(kind), kind, settings).likeliest(number, SHOWN)
+        choice = donor_choice(pool, curation.members(kind), kind, settings)
+        seams = settings.outline == "seam"
+        fits = segment_fits(tissue.dataset, pool, settings) if seams else None
+        # Along seams many are refused; as many again are tried.
+        best = choice.likeliest(number, TRIED if seams else SHOWN)
         own, images = target.image.source.image, {}
-        box = around(pool.segment(number), target.image.pixels.shape)
+        box, refusals = around(pool.segment(number), target.image.pixels.shape), Counter[str]()
         for done, (donor, probability) in enumerate(best):
             yield Event("Preparing donors", done, len(best))
+            plan = plan_one(pool, number, donor, probability, settings.seed, fits=fits)
+            if isinstance(plan, str):
+                refusals[plan] += 1
+                continue
             source = pool.image(donor).source
             if source.image not in images:
                 # One at a time: ten large images would not fit into memory.
                 image = target.image if source.image == own else read_image(tissue.dataset, pool, source.image)
                 images = {source.image: image}
-            plan = plan_one(pool, number, donor, probability, settings.seed)
-            pixels, _, _ = compose(target.image, pool, plan.exchanges, images, settings.stain_matching)
-            donors.append(Donor(donor, probability, source.image, source.patient, pixels[box].copy(), plan))
-        return donors
+            pixels, origin, _ = compose(target.image, pool, plan.exchanges, images, settings.stain_matching)
+            painted, fit = float((origin == INPAINTED).mean()), plan.exchanges[0].fit
+            crop = pixels[box].copy()
+            donors.append(Donor(donor, probability, source.image, source.patient, crop, plan, painted, fit))
+            if len(donors) == SHOWN:
+                break
+        return Donors(donors, refusals)
 
     return _of_files(tissue, job)
 
@@ -244,7 +270,15 @@ class DonorCell(CropView):
         chance = percent(donor.probability)
         self.show_pixels(donor.crop, chance)
         patient = f" · patient {donor.patient}" if donor.patient else ""
-        self.setToolTip(f"{donor.image}{patient}\nDrawn with a probability of {chance}. Pasted, not blended yet.")
+        lines = [
+            f"{donor.image}{patient}",
+            f"Drawn with a probability of {chance}; {percent(donor.painted)} of the image would be painted.",
+            "Pasted, not blended yet.",
+        ]
+        if fit := donor.fit:
+            differs = f"its surroundings differ by {fit['mismatch']:.2f}, along the seam by {fit['seam']:.2f}."
+            lines.insert(2, f"It covers {fit['cover']:.0%} of the target; {differs}")
+        self.setToolTip("\n".join(lines))
         self.setAccessibleName(f"Donor of {donor.image}, {chance}")
 
     def mousePressEvent(self, event: QMouseEvent) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 
-from napari_histomix.methods.usegmix import USegMixSettings
+from napari_histomix.methods.mixing import USegMixSettings
 from napari_histomix.records import Change, Event, HistomixError
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import RunBar
@@ -21,11 +21,13 @@ from napari_histomix.widgets.loading import Moved, Opened, study_job
 from napari_histomix.widgets.mix_donors import (
     Donor,
     DonorGrid,
+    Donors,
     SegmentsLayer,
     Target,
     around,
     blend_job,
     donors_job,
+    percent,
     target_job,
 )
 from napari_histomix.widgets.pool.loading import OpenedPool, TissuePanel, pool_job, without_paths
@@ -35,6 +37,9 @@ ASK = "Click a segment in the image, or take a random one."
 NO_DONOR = (
     "No segment of its class may take its place: there is none of a fitting size from another patient. "
     "Widen the area ratio or allow the same patient under Settings, or choose another target."
+)
+NONE_FITS = (
+    "No donor fits here: {reasons}. Allow more mismatch or a costlier seam under Settings, or choose another target."
 )
 WAIT = 300
 """Milliseconds after the last change of a setting before donors are looked for again."""
@@ -290,12 +295,14 @@ class MixPanel(TissuePanel):
         self.previews.replace(make, "preparing donors")
         self._update()
 
-    def _on_donors(self, donors: list[Donor]) -> None:
+    def _on_donors(self, found: Donors) -> None:
+        donors = found.donors
         self.grid.fill(donors)
         words = self.about.text().rpartition(" · ")[0]
         likeliest = "the likeliest donor" if len(donors) == 1 else f"the {len(donors)} likeliest donors"
         self.about.setText(f"{words} · {likeliest if donors else 'no donor'}")
-        self.note.say("" if donors else NO_DONOR, "warning")
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in found.refusals.most_common())
+        self.note.say("" if donors else NONE_FITS.format(reasons=reasons) if reasons else NO_DONOR, "warning")
         self._update()
 
     def _clear(self) -> None:
@@ -306,7 +313,7 @@ class MixPanel(TissuePanel):
 
     def _on_chosen(self, donor: Donor) -> None:
         if self._blending != self.number:
-            self.after.show_pixels(donor.crop, f"Pasted · {donor.image}")
+            self.after.show_pixels(donor.crop, f"Pasted · {percent(donor.painted)} to paint")
         self._update()
 
     # The run.
