@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.evaluation.crops import method_name
-from napari_histomix.evaluation.detector_windows import HIDDEN, NOTHING, NUCLEI, Crop, Crops, nuclei_crops, tissue_crops
+from napari_histomix.evaluation.detector_windows import (
+    HIDDEN,
+    NOTHING,
+    NUCLEI,
+    TISSUE,
+    Crop,
+    Crops,
+    nuclei_crops,
+    tissue_crops,
+)
 from napari_histomix.evaluation.figures import LEAST, Estimate, paired_auc
 from napari_histomix.evaluation.kept_results import KeptResults
 from napari_histomix.methods import method_of
@@ -99,8 +108,7 @@ class MethodTest:
 
     Parameters
     ----------
-    study : str
-        Name of the study's folder.
+    study : Path
     method : str
         With its sampler, if it has one.
     crops : Crops
@@ -109,15 +117,20 @@ class MethodTest:
     results : tuple of Result
     percentiles : mapping of int to float
         By change, the share of real crops of its fold and class with a lower score than its highest crop's, in %: 50
-        is as a real one, 100 is what gives itself away most.
+        is as a real one, 100 is what gives itself away most. From the result ``own``.
     """
 
-    study: str
+    study: Path
     method: str
     crops: Crops
     folds: NDArray[np.intp]
     results: tuple[Result, ...]
     percentiles: Mapping[int, float]
+
+    @property
+    def own(self) -> Result:
+        """The method's result with nothing hidden; with what was hidden first, where nothing was tested unhidden."""
+        return own_of(self.results)
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -127,6 +140,11 @@ class MethodTest:
         return len(self.crops.crops) - synthetic, synthetic, len(groups)
 
 
+def own_of(results: Sequence[Result]) -> Result:
+    """The result with nothing hidden, or the first; of the method itself, which comes before its hard paste."""
+    return next((result for result in results if result.hide == NOTHING), results[0])
+
+
 @dataclass(frozen=True, eq=False)
 class DetectorReport:
     """What a detector test found, and what a person should know (``notes``)."""
@@ -134,7 +152,6 @@ class DetectorReport:
     settings: DetectorSettings
     tests: tuple[MethodTest, ...]
     notes: tuple[str, ...]
-    studies: tuple[str, ...] = ()
 
 
 def detector_test(
@@ -179,25 +196,34 @@ def detector_test(
     settings = check_settings(settings)
     KeptResults.check(keep, resume)
     results = KeptResults()
-    shown: list[tuple[str, str, Crops]] = []
+    shown: list[tuple[Path, str, Crops]] = []
     for study in studies:
         dataset = study.open_images(images)
         for method, changes in _by_method(study).items():
             for subject, chosen in changes.items():
                 make = nuclei_crops if subject == NUCLEI else tissue_crops
                 crops = yield from results.passed(make(dataset, chosen, settings))
-                shown.append((study.folder.name, method, crops))
+                shown.append((study.folder, method, crops))
                 for reason, count in crops.refusals.items():
                     if count:
                         results.note(f"{method}: {count} of {len(chosen)} not shown: {reason}.")
     if keep is not None:
         results.keep_in(keep, resume, _identity(settings, [crops for _, _, crops in shown]))
     tests = []
-    for number, (study_name, method, crops) in enumerate(shown):
-        tests.append((yield from _tested(results, number, study_name, method, crops, settings)))
+    for number, (folder, method, crops) in enumerate(shown):
+        tests.append((yield from _tested(results, number, folder, method, crops, settings)))
     if any(test.counts[2] < 10 for test in tests):
         results.note("No interval is given where there are fewer than ten patients or images.")
-    return DetectorReport(settings, tuple(tests), tuple(results.notes), tuple(str(study.folder) for study in studies))
+    return DetectorReport(settings, tuple(tests), tuple(results.notes))
+
+
+def keep_scores(report: DetectorReport, study: Study) -> None:
+    """Keep each change's percentile in its study, for Review; HistomixError where the study cannot be written to."""
+    found: dict[int, float] = {}
+    for test in report.tests:
+        if test.study == study.folder:
+            found |= test.percentiles
+    study.set_detectability(found)
 
 
 def _by_method(study: Study) -> dict[str, dict[str, list[Change]]]:
@@ -207,7 +233,7 @@ def _by_method(study: Study) -> dict[str, dict[str, list[Change]]]:
     for change in study.changes():
         if change.image and decisions.get(change.id) not in TAKEN_OUT:
             name = method_name(method_of(change.method).title, samplers.get(change.id, ""))
-            subject = NUCLEI if change.in_place else "tissue"
+            subject = NUCLEI if change.in_place else TISSUE
             found.setdefault(name, {}).setdefault(subject, []).append(change)
     if not found:
         raise HistomixError(
@@ -328,7 +354,7 @@ def _weights(kinds: NDArray[np.intp], synthetic: NDArray[np.bool_]) -> NDArray[n
 
 
 def _tested(
-    results: KeptResults, number: int, study: str, method: str, crops: Crops, settings: DetectorSettings
+    results: KeptResults, number: int, study: Path, method: str, crops: Crops, settings: DetectorSettings
 ) -> Job[MethodTest]:
     """The test of one method; ``number`` tells it from others of its name."""
     table = _table(crops, method, settings)
@@ -346,9 +372,8 @@ def _tested(
             phase = f"{crops.subject} {number + 1}: {HARD_PASTE if variant == HARD_PASTE else 'method'}, {hide} hidden"
             scores = yield from _scored(results, phase, method, crops.subject, table, seen, settings)
             found.append(_result(variant, hide, table, scores, settings.seed))
-    own = next((result for result in found if result.hide == NOTHING), found[0])
-    counted = Crops(crops.subject, table.crops, crops.refusals)
-    return MethodTest(study, method, counted, table.folds, tuple(found), _percentiles(table, own.scores))
+    counted, percentiles = Crops(crops.subject, table.crops, crops.refusals), _percentiles(table, own_of(found).scores)
+    return MethodTest(study, method, counted, table.folds, tuple(found), percentiles)
 
 
 def _seen(crops: Sequence[Crop], hide: str, *, pasted: bool) -> NDArray[np.uint8]:
