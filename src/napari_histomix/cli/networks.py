@@ -36,7 +36,7 @@ NOTHING = "nothing"
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``train`` with an action for each kind of network, and the tests: of fills, generators, changes and readers."""
+    """Add ``train`` with an action for each kind of network, and the tests of fills, generators, changes, readers."""
     from napari_histomix.evaluation.blending import BlendSettings
     from napari_histomix.evaluation.detector import DetectorSettings
     from napari_histomix.evaluation.generator_test import GeneratorTestSettings

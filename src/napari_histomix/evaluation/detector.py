@@ -55,7 +55,7 @@ class DetectorSettings:
     folds: Annotated[
         int, Option("Parts that patients or images are divided into; each is scored by a network of its own.", low=2)
     ] = 5
-    epochs: Annotated[int, Option("How often a network sees every crop that it learns from.", low=1)] = 16
+    epochs: Annotated[int, Option("How often a network sees every crop that it learns from.", low=1)] = 24
     networks: Annotated[int, Option("Networks of each part, whose scores are averaged.", low=1, high=20)] = 1
     side: Annotated[int, Option("Side of a crop of a nucleus, at the image's own scale.", low=16, unit="px")] = 48
     tissue_side: Annotated[int, Option("Side of a crop of tissue, at the image's own scale.", low=32, unit="px")] = 256

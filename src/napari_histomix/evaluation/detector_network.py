@@ -16,7 +16,7 @@ WIDTHS = 16, 32, 64, 112
 GROUPS = 8
 LARGE = 96
 """Side in pixels from which on the first convolution takes every other pixel."""
-BATCH = 32
+BATCH = 16
 RATE, DECAY = 3e-3, 1e-2
 """Highest learning rate, and weight decay."""
 GRAY, SPREAD = 128.0, 64.0
