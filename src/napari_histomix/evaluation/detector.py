@@ -62,7 +62,7 @@ class DetectorSettings:
     per_image: Annotated[int, Option("Crops of an image of tissue at most.", low=1)] = 4
     most: Annotated[
         int, Option("Synthetic crops, and real ones, at most; drawn at random where there are more.", low=10)
-    ] = 2000
+    ] = 1000
     shared_donors: Annotated[
         bool,
         Option(

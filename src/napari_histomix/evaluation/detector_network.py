@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_histomix.devices import choose_device
-from napari_histomix.records import Event, Job
+from napari_histomix.records import Event, HistomixError, Job
 
 WIDTHS = 16, 32, 64, 112
 """Channels of its four blocks: 88,000 weights in all."""
@@ -21,7 +21,7 @@ RATE, DECAY = 3e-3, 1e-2
 """Highest learning rate, and weight decay."""
 GRAY, SPREAD = 128.0, 64.0
 """Of 8-bit pixels, as the network sees them: what is hidden (``GRAY``) is 0."""
-SCORED = 256
+SCORED = 64
 """Crops that are scored together."""
 
 
@@ -82,6 +82,11 @@ def learn_and_score(
     -------
     (M,) float32
         Logits, averaged over the eight symmetries of each crop.
+
+    Raises
+    ------
+    HistomixError
+        If the scores are not numbers.
     """
     where = choose_device(device)
     with torch.random.fork_rng(devices=[]):
@@ -89,7 +94,7 @@ def learn_and_score(
         network = Detector(learned.shape[1]).to(where)
     network = network.to(memory_format=torch.channels_last)
     rng = np.random.default_rng(seed)
-    crops = _tensor(learned).to(where)
+    crops = torch.from_numpy(learned).to(where)
     truth, counts = (torch.from_numpy(values.astype(np.float32)).to(where) for values in (synthetic, weights))
     steps = epochs * -(-len(crops) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
@@ -99,19 +104,21 @@ def learn_and_score(
         order = torch.from_numpy(rng.permutation(len(crops))).to(where)
         for rows in order.split(BATCH):
             # A batch is turned as one: over the epochs every crop is seen from all sides.
-            logits = network(_turned(crops[rows], int(rng.integers(8))))
+            logits = network(_turned(_seen(crops[rows]), int(rng.integers(8))))
             loss = functional.binary_cross_entropy_with_logits(logits, truth[rows], counts[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-    return _scores(network.eval(), _tensor(tested).to(where))
+    scores = _scores(network.eval(), torch.from_numpy(tested).to(where))
+    if not np.isfinite(scores).all():
+        raise HistomixError("The detector lost its way: its scores are no numbers; choose another seed (--seed).")
+    return scores
 
 
-def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """Crops as the network takes them, (N, 3, S, S)."""
-    crops = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - GRAY) / SPREAD
-    return crops.contiguous(memory_format=torch.channels_last)
+def _seen(pixels: Tensor) -> Tensor:
+    """Crops (N, S, S, 3) uint8 as the network takes them, (N, 3, S, S)."""
+    return (pixels.permute(0, 3, 1, 2).float() - GRAY) / SPREAD
 
 
 def _turned(crops: Tensor, symmetry: int) -> Tensor:
@@ -124,7 +131,8 @@ def _turned(crops: Tensor, symmetry: int) -> Tensor:
 @torch.no_grad()
 def _scores(network: nn.Module, crops: Tensor) -> NDArray[np.float32]:
     parts = [
-        torch.stack([network(_turned(part, symmetry)) for symmetry in range(8)]).mean(0) for part in crops.split(SCORED)
+        torch.stack([network(_turned(_seen(part), symmetry)) for symmetry in range(8)]).mean(0)
+        for part in crops.split(SCORED)
     ]
     scores: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return scores
