@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from sample_changes import image_change, study_of
 
 from napari_histomix.datasets import load_sample, open_any
 from napari_histomix.evaluation import detector
-from napari_histomix.evaluation.crops import tissue_square
+from napari_histomix.evaluation.crops import group_of, tissue_square
 from napari_histomix.evaluation.detector import (
     HARD_PASTE,
     DetectorSettings,
@@ -24,16 +25,7 @@ from napari_histomix.evaluation.detector import (
     learned_from,
 )
 from napari_histomix.evaluation.detector_report import contact_sheet, report_lines, report_values
-from napari_histomix.evaluation.detector_windows import (
-    HIDDEN,
-    NUCLEI,
-    TISSUE,
-    Crop,
-    Crops,
-    group_of,
-    nuclei_crops,
-    tissue_crops,
-)
+from napari_histomix.evaluation.detector_windows import HIDDEN, NUCLEI, TISSUE, Crop, Crops, nuclei_crops, tissue_crops
 from napari_histomix.evaluation.figures import paired_auc
 from napari_histomix.evaluation.kept_results import KeptResults
 from napari_histomix.records import HistomixError, drain
@@ -253,6 +245,18 @@ def test_what_cannot_be_tested_is_said_in_a_sentence(tmp_path):
     with pytest.raises(HistomixError, match="--shared-donors"):
         found(reused, FAST)
     assert found(reused, DetectorSettings(epochs=1, folds=2, shared_donors=True)).results
+
+
+def test_a_method_with_too_few_changes_is_a_note_where_another_can_be_tested(tmp_path):
+    sample = load_sample()
+    changes = make_changes(sample, "tumor", 12)
+    others = [
+        replace(change, method="copypaste") for change in make_changes(sample, "tumor", 1, first=len(changes))[:1]
+    ]
+    study = study_of(tmp_path / "study", sample, changes)
+    study.add_changes(study.begin_run("copypaste", {}).id, others)
+    report = drain(detector_test([study], DetectorSettings(epochs=1, folds=2, most=40, hard_paste=False)))
+    assert len(report.tests) == 1 and any("too few to tell" in note for note in report.notes)
 
 
 def test_the_command_writes_a_report_and_keeps_scores(study, run, tmp_path):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.composing import nucleus_of
 from napari_histomix.datasets import Dataset
-from napari_histomix.records import DONOR, REAL, Change
+from napari_histomix.records import DONOR, REAL, Change, Source
 from napari_histomix.stains import is_tissue
 
 GENUINE = "real"
@@ -66,6 +66,11 @@ def crop_side(dataset: Dataset, micrometers: float) -> int:
     """Side of a crop in pixels at the median scale of the training images, an even number; 0 where none is known."""
     scales = [entry.mpp for entry in dataset.training if entry.mpp is not None]
     return max(2 * round(micrometers / float(np.median(scales)) / 2), 16) if scales else 0
+
+
+def group_of(source: Source) -> str:
+    """Patient, slide or image, the first that is known: crops of one are not independent."""
+    return source.patient or source.slide or source.image
 
 
 def method_name(title: str, sampler: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +35,10 @@ from napari_histomix.study.store import Study
 HARD_PASTE = "hard paste"
 """In place of a method's name: the very same changes without blending, as a yardstick."""
 TAKEN_OUT = ("reject", "delete")
+
+
+class UntestableError(HistomixError):
+    """There are too few crops of one method to learn or to tell anything from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +143,11 @@ class MethodTest:
         groups = {crop.group for crop in self.crops.crops}
         return len(self.crops.crops) - synthetic, synthetic, len(groups)
 
+    @property
+    def donors(self) -> int:
+        """How many donors the synthetic crops have, each counted once."""
+        return len({part for crop in self.crops.crops if crop.synthetic for part in crop.parts})
+
 
 def own_of(results: Sequence[Result]) -> Result:
     """The result with nothing hidden, or the first; of the method itself, which comes before its hard paste."""
@@ -190,8 +199,8 @@ def detector_test(
     Raises
     ------
     HistomixError
-        If a study holds nothing to test, there are too few crops of either kind or all are of one patient or image,
-        or ``keep`` holds another test.
+        If a study holds nothing to test, or ``keep`` holds another test. `UntestableError` if there are too few crops
+        of either kind, or all are of one patient or image; where other methods can be tested, that is a note.
     """
     settings = check_settings(settings)
     KeptResults.check(keep, resume)
@@ -205,13 +214,20 @@ def detector_test(
                 crops = yield from results.passed(make(dataset, chosen, settings))
                 shown.append((study.folder, method, crops))
                 for reason, count in crops.refusals.items():
-                    if count:
-                        results.note(f"{method}: {count} of {len(chosen)} not shown: {reason}.")
+                    results.note(f"{method}: {count} of {len(chosen)} not shown: {reason}.")
     if keep is not None:
         results.keep_in(keep, resume, _identity(settings, [crops for _, _, crops in shown]))
     tests = []
+    untested: list[HistomixError] = []
     for number, (folder, method, crops) in enumerate(shown):
-        tests.append((yield from _tested(results, number, folder, method, crops, settings)))
+        try:
+            tests.append((yield from _tested(results, number, folder, method, crops, settings)))
+        except UntestableError as error:
+            # What else there is can be tested.
+            results.note(str(error))
+            untested.append(error)
+    if not tests:
+        raise untested[0]
     if any(test.counts[2] < 10 for test in tests):
         results.note("No interval is given where there are fewer than ten patients or images.")
     return DetectorReport(settings, tuple(tests), tuple(results.notes))
@@ -247,6 +263,7 @@ def _identity(settings: DetectorSettings, shown: Sequence[Crops]) -> dict[str, A
     digest = hashlib.sha256()
     for crops in shown:
         for crop in crops.crops:
+            digest.update(repr((crop.image, crop.group, crop.kind, sorted(crop.parts), crop.change)).encode())
             for array in (crop.pixels, crop.nucleus, *([] if crop.pasted is None else [crop.pasted])):
                 digest.update(array.tobytes())
     return {"settings": json.loads(json.dumps(plain(settings, recorded_only=True))), "crops": digest.hexdigest()}
@@ -264,7 +281,7 @@ class _Table:
     kinds: NDArray[np.intp]
     groups: NDArray[np.intp]
     images: NDArray[np.intp]
-    folds: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
+    folds: NDArray[np.intp]
 
     @property
     def pair_up(self) -> NDArray[np.intp]:
@@ -302,13 +319,13 @@ def _table(crops: Crops, method: str, settings: DetectorSettings) -> _Table:
     synthetic = np.array([crop.synthetic for crop in shown], bool)
     made = int(synthetic.sum())
     if min(made, len(shown) - made) < LEAST:
-        raise HistomixError(
+        raise UntestableError(
             f"{method}: {made} synthetic and {len(shown) - made} real crops of their classes are too few to tell "
             f"anything ({LEAST} of each at least); make more, or add images."
         )
     groups = _numbered([crop.group for crop in shown])
     if groups.max() == 0:
-        raise HistomixError(
+        raise UntestableError(
             f"{method}: all crops are of one patient or image ({shown[0].group}); a detector that is scored on what it "
             "has not learned from needs two at least."
         )
@@ -404,7 +421,7 @@ def _scored(
         learned = learned_from(table.crops, table.folds, fold, settings.shared_donors, subject == NUCLEI)
         weights = _weights(table.kinds[learned], table.synthetic[learned])
         if not weights.any():
-            raise HistomixError(
+            raise UntestableError(
                 f"{method}: with the donors of a tested part kept apart, too few crops are left to learn from; make "
                 "more of more donors, or let networks learn from shared donors (--shared-donors)."
             )

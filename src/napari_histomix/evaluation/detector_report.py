@@ -44,8 +44,8 @@ def title_of(test: MethodTest) -> str:
     real, synthetic, groups = test.counts
     side = test.crops.crops[0].pixels.shape[0]
     return (
-        f"{test.method}, {test.crops.subject} ({test.study.name}): {synthetic} synthetic and {real} real crops of "
-        f"{side}², {groups} patients or images"
+        f"{test.method}, {test.crops.subject} ({test.study.name}): {synthetic} synthetic crops ({test.donors} donors) "
+        f"and {real} real ones of {side}², {groups} patients or images"
     )
 
 
@@ -85,7 +85,7 @@ def _values(test: MethodTest) -> dict[str, Any]:
         "synthetic": synthetic,
         "groups": groups,
         "refusals": dict(test.crops.refusals),
-        "donors": len({part for crop in test.crops.crops if crop.synthetic for part in crop.parts}),
+        "donors": test.donors,
         "crops": [
             {"image": crop.image, "group": crop.group, "class": crop.kind, "change": crop.change, "fold": int(fold)}
             for crop, fold in zip(test.crops.crops, test.folds, strict=True)

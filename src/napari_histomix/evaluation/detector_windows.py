@@ -22,11 +22,12 @@ from napari_histomix.evaluation.crops import (
     TRIES,
     Square,
     center_of,
+    group_of,
     tissue_square,
     unblended,
 )
 from napari_histomix.evaluation.real_nuclei import Key, find_real_nuclei
-from napari_histomix.records import DONOR, REAL, Change, Event, HistomixError, Job, LabeledImage, Source
+from napari_histomix.records import DONOR, REAL, Change, Event, HistomixError, Job, LabeledImage
 from napari_histomix.scales import same_scale
 from napari_histomix.stains import is_tissue
 
@@ -49,7 +50,7 @@ HIDDEN = MappingProxyType(
 """What of a crop a detector does not see, with what it is called."""
 RIM_WIDTH = 3
 """Width in pixels of a nucleus's rim: layer 1, which comes along, and layers 2 and 3, which are painted."""
-NO_DONOR = "it has no donor, and adds no nucleus"
+NO_NUCLEUS = "it adds no nucleus"
 TOO_LITTLE = "no crop of it shows tissue and enough that is new"
 TOO_SMALL = "its image is smaller than a crop"
 
@@ -114,11 +115,6 @@ class Crops:
     refusals: Counter[str] = field(default_factory=Counter)
 
 
-def group_of(source: Source) -> str:
-    """Patient, slide or image, the first that is known: crops of one are not independent."""
-    return source.patient or source.slide or source.image
-
-
 class _Groups:
     """Groups of a dataset's images by name."""
 
@@ -152,7 +148,8 @@ def nuclei_crops(dataset: Dataset, changes: Sequence[Change], settings: Detector
     rng = np.random.default_rng([settings.seed, 1])
     refusals: Counter[str] = Counter()
     placed = [change for change in changes if change.added]
-    refusals[NO_DONOR] += len(changes) - len(placed)
+    if unplaced := len(changes) - len(placed):
+        refusals[NO_NUCLEUS] = unplaced
     placed = _chosen(placed, settings.most, rng)
     kinds = {kind for change in placed for kind in change.added.values()}
     real = yield from find_real_nuclei(dataset, kinds, (), side)
@@ -253,7 +250,8 @@ def tissue_crops(dataset: Dataset, changes: Sequence[Change], settings: Detector
         kind = max(shares, key=shares.__getitem__)
         made = compose(image, [change]).image.pixels
         squares = _changed_squares(change, made, side, settings.per_image, rng)
-        refusals[TOO_LITTLE] += not squares
+        if not squares:
+            refusals[TOO_LITTLE] += 1
         crops += [_synthetic(image, change, square, kind, groups) for square in squares]
         kinds.add(kind)
         scales.add(image.mpp)

@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset
-from napari_histomix.evaluation.crops import CROSSES_EDGE, GENUINE, NOT_READ, Square, crop_side, made_by, tissue_square
+from napari_histomix.evaluation.crops import (
+    CROSSES_EDGE,
+    GENUINE,
+    NOT_READ,
+    Square,
+    crop_side,
+    group_of,
+    made_by,
+    tissue_square,
+)
 from napari_histomix.records import REAL, Change, Event, HistomixError, Job, LabeledImage, Source
 from napari_histomix.settings import Option, Seed
 
@@ -87,7 +96,7 @@ class Specimen:
         """Cut a square out of an image; ``center`` is the pixel of the image that is asked about, if it is one."""
         row, col = center or (square.row, square.col)
         mark = (row - square.row, col - square.col) if center else None
-        cluster = source.patient or source.slide or source.image
+        cluster = group_of(source)
         where = {"image": square.image, "row": row, "col": col, **facts}
         return cls(pixels[square.window].copy(), mark, kind, method, cluster, where)
 
