@@ -14,6 +14,7 @@ from reader_samples import make_changes
 from sample_changes import image_change, study_of
 
 from napari_histomix.datasets import load_sample, open_any
+from napari_histomix.datasets.pixels import read_pixels
 from napari_histomix.evaluation import detector
 from napari_histomix.evaluation.crops import group_of, tissue_square
 from napari_histomix.evaluation.detector import (
@@ -37,12 +38,12 @@ DISC = np.hypot(*(np.mgrid[:48, :48] - 23.5)) < 9
 
 @pytest.fixture(scope="module")
 def tissue(shared: Path) -> list[Crop]:
-    """Twelve crops of each of 24 real images."""
+    """Twenty crops of each of twelve real images."""
     dataset, rng = open_any(shared / "data" / "consep-train"), np.random.default_rng(0)
     crops: list[Crop] = []
-    for entry in dataset.training[:24]:
-        pixels, name = dataset.read(entry).pixels, entry.source.image
-        squares = [tissue_square(name, pixels, 48, rng) for _ in range(12)]
+    for entry in dataset.training[:12]:
+        pixels, name = read_pixels(entry.image), entry.source.image
+        squares = [tissue_square(name, pixels, 48, rng) for _ in range(20)]
         shown = [pixels[square.window].copy() for square in squares if square is not None]
         crops += [Crop(each, DISC, name, "colon", name, frozenset({name})) for each in shown]
     return crops
@@ -63,7 +64,7 @@ def found(crops: Sequence[Crop], settings: DetectorSettings) -> MethodTest:
 def test_real_tissue_cannot_be_told_from_real_tissue(tissue):
     rng = np.random.default_rng(1)
     crops = [made_of(crop, number, crop.pixels) if rng.random() < 0.5 else crop for number, crop in enumerate(tissue)]
-    (result,) = found(crops, DetectorSettings(epochs=4, folds=2)).results
+    (result,) = found(crops, DetectorSettings(epochs=3, folds=2)).results
     assert result.auc.low < 0.5 < result.auc.high
     assert result.same_image.low < 0.5 < result.same_image.high
 
@@ -170,7 +171,7 @@ def test_crops_show_one_change_and_real_nuclei_that_could_be_donors(study):
 
 def test_a_report_has_every_method_with_its_hard_paste_and_review_gets_the_scores(study, tmp_path):
     study.decide("change", [0, 1], "reject")
-    settings = DetectorSettings(epochs=1, folds=2, most=50, hide=tuple(HIDDEN))
+    settings = DetectorSettings(epochs=1, folds=2, most=30, side=24, hide=tuple(HIDDEN))
     report = drain(detector_test([study], settings))
     (test,) = report.tests
     assert [result.hide for result in test.results] == [hide for hide in HIDDEN for _ in range(2)]
@@ -187,7 +188,7 @@ def test_a_report_has_every_method_with_its_hard_paste_and_review_gets_the_score
 
 
 def test_a_killed_test_goes_on_to_the_same_report(study, tmp_path):
-    settings = DetectorSettings(epochs=1, folds=2, most=50, hide=("nothing", "rim"))
+    settings = DetectorSettings(epochs=1, folds=2, most=30, side=24, hide=("nothing", "rim"))
     whole = report_values(drain(detector_test([study], settings, keep=tmp_path / "whole")))
     job = detector_test([study], settings, keep=tmp_path / "killed")
     while len(list((tmp_path / "killed").glob("*.npz"))) < 3:
@@ -250,18 +251,16 @@ def test_what_cannot_be_tested_is_said_in_a_sentence(tmp_path):
 def test_a_method_with_too_few_changes_is_a_note_where_another_can_be_tested(tmp_path):
     sample = load_sample()
     changes = make_changes(sample, "tumor", 12)
-    others = [
-        replace(change, method="copypaste") for change in make_changes(sample, "tumor", 1, first=len(changes))[:1]
-    ]
+    other = replace(make_changes(sample, "tumor", 1, first=len(changes))[0], method="copypaste")
     study = study_of(tmp_path / "study", sample, changes)
-    study.add_changes(study.begin_run("copypaste", {}).id, others)
-    report = drain(detector_test([study], DetectorSettings(epochs=1, folds=2, most=40, hard_paste=False)))
+    study.add_changes(study.begin_run("copypaste", {}).id, [other])
+    report = drain(detector_test([study], DetectorSettings(epochs=1, folds=2, most=40, side=24, hard_paste=False)))
     assert len(report.tests) == 1 and any("too few to tell" in note for note in report.notes)
 
 
 def test_the_command_writes_a_report_and_keeps_scores(study, run, tmp_path):
     out = tmp_path / "report"
-    common = ("detect-test", study.folder, "--epochs", 1, "--folds", 2, "--most", 50, "--out", out)
+    common = ("detect-test", study.folder, "--epochs", 1, "--folds", 2, "--most", 30, "--side", 24, "--out", out)
     code, text, _ = run(*common, "--hide", "nothing", "rim", "--json")
     assert code == 0 and json.loads(text[-1])["tests"][0]["subject"] == "nuclei"
     assert sorted(path.name for path in out.iterdir()) == ["crops.png", "report.json", "report.md"]
