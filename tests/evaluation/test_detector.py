@@ -18,6 +18,7 @@ from napari_histomix.datasets.pixels import read_pixels
 from napari_histomix.evaluation import detector
 from napari_histomix.evaluation.crops import group_of, tissue_square
 from napari_histomix.evaluation.detector import (
+    AREA,
     HARD_PASTE,
     DetectorSettings,
     MethodTest,
@@ -64,7 +65,7 @@ def found(crops: Sequence[Crop], settings: DetectorSettings) -> MethodTest:
 def test_real_tissue_cannot_be_told_from_real_tissue(tissue):
     rng = np.random.default_rng(1)
     crops = [made_of(crop, number, crop.pixels) if rng.random() < 0.5 else crop for number, crop in enumerate(tissue)]
-    (result,) = found(crops, DetectorSettings(epochs=3, folds=2)).results
+    result, _ = found(crops, DetectorSettings(epochs=3, folds=2)).results
     assert result.auc.low < 0.5 < result.auc.high
     assert result.same_image.low < 0.5 < result.same_image.high
 
@@ -77,9 +78,11 @@ def test_a_hard_paste_is_found_and_what_is_hidden_is_not(tissue):
         other = tissue[(number + half) % len(tissue)]
         pasted = np.where(DISC[..., None], other.pixels, crop.pixels)
         crops.append(made_of(crop, number, pasted) if number % 2 else crop)
-    (seen,) = found(crops, DetectorSettings(epochs=10, folds=2, hard_paste=False)).results
+    seen, area = found(crops, DetectorSettings(epochs=10, folds=2, hard_paste=False)).results
     assert seen.auc.value > 0.9
-    (hidden,) = found(crops, DetectorSettings(epochs=2, folds=2, hard_paste=False, hide=("nucleus",))).results
+    # All discs are of one size.
+    assert area.variant == AREA and area.auc.value == 0.5
+    hidden, _ = found(crops, DetectorSettings(epochs=2, folds=2, hard_paste=False, hide=("nucleus",))).results
     assert hidden.auc.low < 0.5
 
 
@@ -174,8 +177,8 @@ def test_a_report_has_every_method_with_its_hard_paste_and_review_gets_the_score
     settings = DetectorSettings(epochs=1, folds=2, most=30, side=24, hide=tuple(HIDDEN))
     report = drain(detector_test([study], settings))
     (test,) = report.tests
-    assert [result.hide for result in test.results] == [hide for hide in HIDDEN for _ in range(2)]
-    assert {result.variant for result in test.results} == {test.method, HARD_PASTE}
+    assert [result.hide for result in test.results] == [*(hide for hide in HIDDEN for _ in range(2)), ""]
+    assert {result.variant for result in test.results} == {test.method, HARD_PASTE, AREA}
     text = "\n".join(report_lines(report))
     assert test.method in text and "fewer than ten" in text
     assert json.loads(json.dumps(report_values(report)))["tests"][0]["synthetic"] == test.counts[1]

@@ -34,6 +34,8 @@ from napari_histomix.study.store import Study
 
 HARD_PASTE = "hard paste"
 """In place of a method's name: the very same changes without blending, as a yardstick."""
+AREA = "area alone"
+"""In place of a method's name: no network, but how large a nucleus is; its mask tells that, whatever is hidden."""
 TAKEN_OUT = ("reject", "delete")
 
 
@@ -86,9 +88,10 @@ class Result:
     Parameters
     ----------
     variant, hide : str
-        The method's name or ``HARD_PASTE``, and a key of ``HIDDEN``.
+        The method's name, ``HARD_PASTE`` or ``AREA``, and a key of ``HIDDEN``; of ``AREA`` empty.
     scores : (N,) float
-        Out-of-fold logits of the crops, in their order.
+        Out-of-fold logits of the crops, in their order; of ``AREA`` the areas of nuclei, or their negatives, whichever
+        is higher for synthetic ones.
     auc : Estimate
         How often a synthetic crop has a higher score than a real one of its fold and class; the interval is from
         resampling groups.
@@ -389,6 +392,11 @@ def _tested(
             phase = f"{crops.subject} {number + 1}: {HARD_PASTE if variant == HARD_PASTE else 'method'}, {hide} hidden"
             scores = yield from _scored(results, phase, method, crops.subject, table, seen, settings)
             found.append(_result(variant, hide, table, scores, settings.seed))
+    if crops.subject == NUCLEI:
+        areas = np.array([np.count_nonzero(crop.nucleus) for crop in table.crops], float)
+        larger = _result(AREA, "", table, areas, settings.seed)
+        smaller = (larger.auc.value or 0) < 0.5
+        found.append(_result(AREA, "", table, -areas, settings.seed) if smaller else larger)
     counted, percentiles = Crops(crops.subject, table.crops, crops.refusals), _percentiles(table, own_of(found).scores)
     return MethodTest(study, method, counted, table.folds, tuple(found), percentiles)
 

@@ -121,7 +121,9 @@ def contact_sheet(report: DetectorReport) -> NDArray[np.uint8]:
         columns = {"synthetic": [crop.pixels for crop in made]}
         if pasted := [crop.pasted for crop in made if crop.pasted is not None]:
             columns["without blending"] = pasted
-        sections[f"{title_of(test)}. {HIDDEN[test.own.hide]}"] = columns | {"real, most like synthetic": real}
+        sections[f"{test.method}: {HIDDEN[test.own.hide].lower()} ({test.study.name})"] = columns | {
+            "real, most like synthetic": real
+        }
     nuclei = all(test.crops.subject == NUCLEI for test in report.tests)
     return sheet_of(sections, ZOOM if nuclei else 1)
 
