@@ -6,6 +6,7 @@ Usage: python scripts/options.py
 from pathlib import Path
 
 from napari_histomix.evaluation.blending import BlendSettings
+from napari_histomix.evaluation.detector import DetectorSettings
 from napari_histomix.evaluation.generator_test import GeneratorTestSettings
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.methods import method_names, method_of
@@ -56,4 +57,5 @@ if __name__ == "__main__":
     end_page("training.md", "\n\n".join(kinds))
     end_page("reader-test.md", f"Of `histomix reader-test make`:\n\n{options_table(ReaderTestSettings)}")
     end_page("samplers.md", f"Of `histomix blend-test`:\n\n{options_table(BlendSettings)}")
+    end_page("detector.md", f"Of `histomix detect-test`:\n\n{options_table(DetectorSettings)}")
     end_page("generators.md", f"Of `histomix generate-test`:\n\n{options_table(GeneratorTestSettings)}")

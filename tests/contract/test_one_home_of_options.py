@@ -12,6 +12,7 @@ import pytest
 
 from napari_histomix.cli.common import add_settings, settings_from
 from napari_histomix.evaluation.blending import BlendSettings
+from napari_histomix.evaluation.detector import DetectorSettings
 from napari_histomix.evaluation.generator_test import GeneratorTestSettings
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.methods import method_names, method_of
@@ -28,7 +29,12 @@ def classes(name: str) -> list[type]:
 
 
 TRAINED = [(kind, settings_class(kind)) for kind in KINDS]
-TESTS = [("reader-test", ReaderTestSettings), ("blend-test", BlendSettings), ("generate-test", GeneratorTestSettings)]
+TESTS = [
+    ("reader-test", ReaderTestSettings),
+    ("blend-test", BlendSettings),
+    ("generate-test", GeneratorTestSettings),
+    ("detect-test", DetectorSettings),
+]
 PACKAGES = ("napari_histomix", "stamps")
 """The package's own methods and the toy of its documentation; other tests register others."""
 OWN = [name for name in method_names() if type(method_of(name)).__module__.startswith(PACKAGES)]
@@ -114,7 +120,7 @@ class TestEverySetting:
         for setting in settings_of(cls):
             assert f"`{setting.flag}`" in table and setting.option.help in table
         pages = {"blend-test": "samplers", "generate-test": "generators", **dict.fromkeys(KINDS, "training")}
-        pages["reader-test"] = "reader-test"
+        pages |= {"reader-test": "reader-test", "detect-test": "detector"}
         page = ROOT / "docs" / f"{pages.get(name, 'methods')}.md"
         assert name == "stamps" or table in page.read_text(encoding="utf-8"), "run scripts/options.py"
 

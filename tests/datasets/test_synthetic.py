@@ -16,7 +16,7 @@ from napari_histomix.datasets.dataset import Mark, inner_pixels
 from napari_histomix.datasets.dataset_writer import WrittenDataset, convert
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.formats.polygons import mask_text
-from napari_histomix.evaluation.reader_test.nuclei import find_real_nuclei
+from napari_histomix.evaluation.real_nuclei import find_real_nuclei
 from napari_histomix.records import LabeledImage, Source, drain
 from napari_histomix.sampling import nucleus_locations
 

@@ -10,9 +10,10 @@ import pytest
 from reader_samples import make_changes
 
 from napari_histomix.datasets import load_sample
+from napari_histomix.evaluation.crops import COPY_PASTE, GENUINE
 from napari_histomix.evaluation.reader_test.folder import CROPS, TEST, TRUTH, ReaderTest, write_test
 from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei
-from napari_histomix.evaluation.reader_test.specimens import COPY_PASTE, GENUINE, Drawn, ReaderTestSettings
+from napari_histomix.evaluation.reader_test.specimens import Drawn, ReaderTestSettings
 from napari_histomix.records import HistomixError, drain
 
 SETTINGS = ReaderTestSettings(per_kind=20, copy_paste=True, seed=77)

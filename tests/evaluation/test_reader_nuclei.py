@@ -11,17 +11,9 @@ from scipy.stats import ks_2samp
 
 from napari_histomix.compositing.composing import nucleus_of
 from napari_histomix.datasets import load_sample, open_dataset
-from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei, unblended
-from napari_histomix.evaluation.reader_test.specimens import (
-    COPY_PASTE,
-    GENUINE,
-    NOT_READ,
-    Drawn,
-    ReaderTestSettings,
-    Specimen,
-    Square,
-    square_around,
-)
+from napari_histomix.evaluation.crops import COPY_PASTE, GENUINE, NOT_READ, Square, square_around, unblended
+from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei
+from napari_histomix.evaluation.reader_test.specimens import Drawn, ReaderTestSettings, Specimen
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.sampling import nucleus_locations
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_histomix.evaluation.crops import GENUINE
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, write_test
 from napari_histomix.evaluation.reader_test.reading import Reading, read_answers
-from napari_histomix.evaluation.reader_test.specimens import GENUINE, Drawn, ReaderTestSettings, Specimen
+from napari_histomix.evaluation.reader_test.specimens import Drawn, ReaderTestSettings, Specimen
 from napari_histomix.records import HistomixError
 
 COUNT = 40

@@ -13,12 +13,13 @@ from PIL import Image
 from reader_samples import guessing, knowing, make_changes, read_all
 
 from napari_histomix.datasets import load_sample
+from napari_histomix.evaluation.crops import COPY_PASTE, GENUINE
 from napari_histomix.evaluation.reader_test.folder import TRUTH, ReaderTest, write_test
 from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei
 from napari_histomix.evaluation.reader_test.reading import Given, Reading, read_answers
 from napari_histomix.evaluation.reader_test.report import ALL, make_report
 from napari_histomix.evaluation.reader_test.report_files import report_lines, write_report
-from napari_histomix.evaluation.reader_test.specimens import COPY_PASTE, GENUINE, ReaderTestSettings
+from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.records import HistomixError, drain
 
 

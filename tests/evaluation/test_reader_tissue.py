@@ -7,8 +7,9 @@ import pytest
 from mix_samples import make_tissue
 from sample_changes import image_change
 
+from napari_histomix.evaluation.crops import GENUINE, LEAST_NEW
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, write_test
-from napari_histomix.evaluation.reader_test.specimens import GENUINE, LEAST_NEW, ReaderTestSettings, draw_tissue
+from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings, draw_tissue
 from napari_histomix.records import Change, HistomixError, drain
 
 SETTINGS = ReaderTestSettings(per_kind=5, tissue_um=24.0)

@@ -133,8 +133,11 @@ def test_a_run_taken_back_takes_its_changes_and_what_was_said_of_them(study):
     study.add_changes(kept, [first])
     study.add_changes(gone, [second, third])
     study.decide("change", [0, 1, 2], "approve")
+    study.set_detectability({0: 40.0, 2: 90.0})
     study.discard_run(gone)
     again = reopened(study)
+    # The ids of what is gone are given to others.
+    assert again.detectability() == {0: 40.0}
     assert again.changes().ids == [0] and [run.method for run in again.runs()] == ["x"]
     assert again.decisions("change") == {0: "approve"} and again.undo("change") == (("change", 0, None),)
 

@@ -182,6 +182,24 @@ def test_all_that_the_filter_leaves_is_decided_on_in_one_act(panel, folder) -> N
     assert texts(panel).startswith("0 shown · this one is not") and panel.current is not None
 
 
+def test_what_a_detector_found_easiest_comes_first_and_can_be_picked_out(open_panel, folder) -> None:
+    panel = open_panel(folder)
+    panel.contents.filters.toggle.setChecked(True)
+    # Nothing is offered that nobody has measured.
+    assert not panel.contents.filters.detectable.isEnabled()
+    panel.session.study.set_detectability({3: 99.0, 8: 60.0, 1: 75.0})
+    panel = open_panel(folder)
+    filters = panel.contents.filters
+    filters.toggle.setChecked(True)
+    filters.order.setCurrentIndex(filters.order.findData("detectable"))
+    assert ids(panel)[:3] == [3, 1, 8] and len(ids(panel)) == 12
+    filters.detectable.setValue(70)
+    panel.on_filter()
+    assert ids(panel) == [3, 1]
+    filters.clear()
+    assert len(ids(panel)) == 12
+
+
 def test_a_whole_image_takes_its_undecided_nuclei_and_goes_on_to_the_next_image(panel, folder, qtbot) -> None:
     image = panel.current.image
     here = [change.id for change in panel.session.changes_of(image)]

@@ -13,6 +13,7 @@ from napari_histomix.widgets.review.queue import (
     BEST_FIRST,
     BY_DONOR,
     BY_IMAGE,
+    DETECTABLE_FIRST,
     NO_REASON,
     NOTED,
     RANDOM,
@@ -72,6 +73,10 @@ def test_the_orders_and_what_a_seed_means() -> None:
     queue.arrange(BY_DONOR)
     # By the name of the donor's image, then by its number.
     assert ids(queue) == [2, 5, 8, 11, 1, 4, 7, 10, 0, 3, 6, 9]
+    queue.arrange(DETECTABLE_FIRST)
+    queue.set_detectability({4: 60.0, 9: 80.0})
+    # What no detector has scored comes last.
+    assert ids(queue) == [9, 4, 0, 1, 2, 3, 5, 6, 7, 8, 10, 11]
     queue.arrange(RANDOM, 1)
     first = ids(queue)
     queue.arrange(RANDOM, 2)
@@ -104,12 +109,14 @@ def test_the_orders_and_what_a_seed_means() -> None:
         (Wanted(method="stamps", image="a"), {0, 2, 4, 6, 8, 10}),
         (Wanted(method="cutmix"), set()),
         (Wanted(sampler="paper", image="b"), {7, 9, 11}),
+        (Wanted(detectable=90.0), {2, 7}),
     ],
 )
 def test_the_filter_leaves_what_agrees_with_all_that_is_wanted(wanted, expected) -> None:
     decisions = {0: "approve", 2: "reject", 5: "delete"}
     queue = queue_of(some(), decisions=decisions, reasons={2: "seam", 3: "seam, label"}, notes={7: "look again"})
     queue.set_samplers({rank: "fast" if rank < 6 else "paper" for rank in range(12)})
+    queue.set_detectability({2: 100.0, 3: 50.0, 7: 90.0})
     queue.filter(wanted)
     assert set(ids(queue)) == expected and len(queue) == len(expected)
     assert (queue.row is None) == (not expected) and (queue.id in expected or not expected)

@@ -21,6 +21,7 @@ from napari_histomix.cli.common import (
     settings_from,
 )
 from napari_histomix.datasets import Dataset
+from napari_histomix.records import HistomixError
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.study import Study
 from napari_histomix.training import BUNDLED_SIZE, KINDS, bundled_start, learns_labels, settings_class
@@ -35,8 +36,9 @@ NOTHING = "nothing"
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``train``, an action for each kind of network, ``blend-test``, ``generate-test`` and ``reader-test``."""
+    """Add ``train`` with an action for each kind of network, and the tests of fills, generators, changes, readers."""
     from napari_histomix.evaluation.blending import BlendSettings
+    from napari_histomix.evaluation.detector import DetectorSettings
     from napari_histomix.evaluation.generator_test import GeneratorTestSettings
     from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 
@@ -78,6 +80,15 @@ def add_commands(commands: Commands) -> None:
     add_output(generators, "--out", help="new folder for report.md, report.json and pairs.png, which shows the pairs")
     generators.add_argument("--resume", action="store_true", help="take up the killed test of --out")
     add_settings(generators, [GeneratorTestSettings])
+
+    summary = "Test whether a small network can tell what methods made in studies from what is real."
+    detector = commands.add("detect-test", run_detector_test, summary, "--dataset")
+    made = "studies with changes of real images: nuclei, tissue or both"
+    detector.add_argument("studies", nargs="+", type=Path, metavar="STUDY", help=made)
+    shows = "new folder for report.md, report.json and crops.png, which shows what gives itself away most"
+    add_output(detector, "--out", help=shows)
+    detector.add_argument("--resume", action="store_true", help="take up the killed test of --out")
+    add_settings(detector, [DetectorSettings])
 
     actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
     summary = "Make a reader test out of what is approved in a study."
@@ -180,8 +191,7 @@ def run_generator_test(options: Options) -> dict[str, Any]:
     from napari_histomix.generation.models import load_generator
     from napari_histomix.weights import bundled_model
 
-    if options.resume and not options.out:
-        raise UsageError("--resume needs --out, the folder that the killed test was to write.")
+    keep = _kept(options)
     settings = settings_from(GeneratorTestSettings, options)
     dataset = options.open_data()
     learned = open_any(options.learned) if options.learned else None
@@ -189,7 +199,6 @@ def run_generator_test(options: Options) -> dict[str, Any]:
     folders |= {kind: Path(folder) for kind, folder in options.model}
     wanted = {kind: folder for kind, folder in folders.items() if str(folder) != "none"}
     models: dict[str, GeneratorModel] = {kind: load_generator(folder, kind) for kind, folder in wanted.items()}
-    keep: Path | None = options.out.with_name(f"{options.out.name}.partial") if options.out else None
     report = follow(generator_test(dataset, models, settings, learned, keep=keep, resume=options.resume))
     options.say(*report_lines(report))
     values = {"dataset": dataset.name, **report_values(report)}
@@ -197,6 +206,37 @@ def run_generator_test(options: Options) -> dict[str, Any]:
         write_report(report, values, options.out, dataset.classes)
         shutil.rmtree(keep, ignore_errors=True)
         options.say(f"Written: {options.out}")
+    return {"out": str(options.out) if options.out else None, **values}
+
+
+def _kept(options: Options) -> Path | None:
+    """Where what a test with ``--out`` and ``--resume`` makes lies until it ends."""
+    if options.resume and not options.out:
+        raise UsageError("--resume needs --out, the folder that the killed test was to write.")
+    return options.out.with_name(f"{options.out.name}.partial") if options.out else None
+
+
+def run_detector_test(options: Options) -> dict[str, Any]:
+    """Test what methods made, print what was found as Markdown, and keep each change's score in its study."""
+    from napari_histomix.evaluation.detector import DetectorSettings, detector_test, keep_scores
+    from napari_histomix.evaluation.detector_report import report_lines, report_values, write_report
+
+    keep = _kept(options)
+    settings = settings_from(DetectorSettings, options)
+    studies = [Study.open(folder) for folder in options.studies]
+    report = follow(detector_test(studies, settings, images=options.dataset, keep=keep, resume=options.resume))
+    options.say(*report_lines(report))
+    values = report_values(report)
+    if keep is not None:
+        write_report(report, values, options.out)
+        shutil.rmtree(keep, ignore_errors=True)
+        options.say(f"Written: {options.out}")
+    for study in studies:
+        try:
+            keep_scores(report, study)
+        except HistomixError as error:
+            # The report stands without them.
+            options.say(f"The scores are not kept for Review: {error}")
     return {"out": str(options.out) if options.out else None, **values}
 
 

@@ -176,6 +176,45 @@ def auc(answers: ArrayLike, synthetic: ArrayLike, clusters: Sequence[str]) -> Es
     return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), len(scores))
 
 
+def paired_auc(
+    scores: ArrayLike, synthetic: ArrayLike, clusters: ArrayLike, strata: ArrayLike, seed: int = 0
+) -> Estimate:
+    """Share of pairs of a synthetic and a real crop of one stratum in which the synthetic one has the higher score.
+
+    Scores of different strata need not be comparable, as those of networks of different folds are not. Ties count half.
+    The 95 % percentile interval is from resampling whole clusters, each pair counting as often as both of its clusters
+    were drawn. ``scores``, ``synthetic``, ``clusters`` and ``strata`` are (N,).
+
+    There is no value with fewer than ``LEAST`` crops of either kind or without a pair; no interval with fewer than
+    ``FEWEST`` clusters, or where all draws agree.
+    """
+    values, truth, rows = np.asarray(scores, float), np.asarray(synthetic, bool), np.asarray(strata)
+    names, belongs = np.unique(np.asarray(clusters), return_inverse=True)
+    if min(np.count_nonzero(truth), np.count_nonzero(~truth)) < LEAST:
+        return Estimate(None, None, None, len(values))
+    won, pairs = np.zeros((2, len(names), len(names)))
+    for stratum in np.unique(rows):
+        here = rows == stratum
+        made, real = np.flatnonzero(here & truth), np.flatnonzero(here & ~truth)
+        difference = values[made][:, None] - values[real]
+        place = belongs[made][:, None], belongs[real][None]
+        np.add.at(won, place, (difference > 0) + (difference == 0) / 2)
+        np.add.at(pairs, place, np.ones_like(difference))
+    if not pairs.any():
+        return Estimate(None, None, None, len(values))
+    value = float(won.sum() / pairs.sum())
+    if len(names) < FEWEST:
+        return Estimate(value, None, None, len(values))
+    shares = np.full(len(names), 1 / len(names))
+    drawn = np.random.default_rng(seed).multinomial(len(names), shares, size=DRAWS).astype(float)
+    figures = _ratio(((drawn @ won) * drawn).sum(axis=1), ((drawn @ pairs) * drawn).sum(axis=1))
+    figures = figures[np.isfinite(figures)]
+    if len(figures) < (1 - UNDEFINED) * DRAWS or np.ptp(figures) == 0:
+        return Estimate(value, None, None, len(values))
+    low, high = np.quantile(figures, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), len(values))
+
+
 def auc_of_counts(synthetic: Counts, real: Counts) -> Counts:
     """AUC of counts of each answer (…, A), in ascending order; NaN where a kind has none."""
     lower = np.cumsum(real, axis=-1) - real

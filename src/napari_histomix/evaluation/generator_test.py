@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import time
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +17,6 @@ from numpy.typing import NDArray
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.entries import Entry
 from napari_histomix.datasets.splits import few
-from napari_histomix.datasets.text_files import writable
-from napari_histomix.datasets.writing import write_text
 from napari_histomix.evaluation.blending import UNLISTED
 from napari_histomix.evaluation.figures import Estimate
 from napari_histomix.evaluation.generator_figures import (
@@ -48,13 +42,14 @@ from napari_histomix.evaluation.generator_figures import (
     score_ratio,
 )
 from napari_histomix.evaluation.generator_windows import RealImages, Window, colored, mean_colors, real_images
+from napari_histomix.evaluation.kept_results import KeptResults
 from napari_histomix.evaluation.likeness import stain_distances
 from napari_histomix.evaluation.nearest_patch import TrainingPatches
 from napari_histomix.features import open_encoder
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import LayoutSettings, Recombiner
 from napari_histomix.generation.presets import DEFAULT, PRESETS, TITLES
-from napari_histomix.records import Event, HistomixError, Job, instance_ids, relayed
+from napari_histomix.records import Event, HistomixError, Job, instance_ids
 from napari_histomix.sampling import item_seed
 from napari_histomix.settings import Device, Option, Seed, check_settings, plain
 from napari_histomix.stains import stain_of
@@ -62,15 +57,12 @@ from napari_histomix.stains import stain_of
 if TYPE_CHECKING:
     from napari_histomix.generation.models import GeneratorModel
 
-T = TypeVar("T")
 U8 = NDArray[np.uint8]
 Models = Mapping[str, "GeneratorModel"]
 
 NOT_LEARNED = (
     "The generators learned from none of these images; name those they did learn from to see what is repeated."
 )
-IDENTITY = "test.json"
-"""What a kept test began with."""
 BAR = 0.85
 """Share of the ceiling's PQ that pairs must reach."""
 
@@ -188,8 +180,7 @@ def generator_test(
     settings = check_settings(settings)
     _check_models(models)
     encoders = [open_encoder(spec, whole=True) for spec in settings.encoders]
-    if keep is not None and keep.exists() and not resume:
-        raise HistomixError(f"{keep} already exists; name a new folder or resume the test (--resume).")
+    KeptResults.check(keep, resume)
     test = _Test(models, settings)
     searched = yield from test.passed(_learned_from(dataset, models, learned))
     mpp = (models["image"] if "image" in models else models["pix2pix"]).mpp
@@ -292,77 +283,12 @@ def _identity(models: Models, settings: GeneratorTestSettings, windows: Sequence
     return {"settings": json.loads(json.dumps(plain(settings))), "models": weights, "images": images.hexdigest()}
 
 
-class _Test:
-    """A test as it runs: models, settings, what there is to tell, and the folder that keeps what is made, if any."""
+class _Test(KeptResults):
+    """A test as it runs: models, settings, and what is made."""
 
     def __init__(self, models: Models, settings: GeneratorTestSettings) -> None:
+        super().__init__()
         self.models, self.settings = models, settings
-        self.notes: dict[str, None] = {}
-        self.folder: Path | None = None
-
-    def keep_in(self, folder: Path, resume: bool, identity: dict[str, Any]) -> None:
-        """Keep what is made in a new folder, or in that of the test that is resumed."""
-        self.folder = folder
-        if not resume:
-            with writable(folder):
-                folder.mkdir(parents=True)
-                write_text(folder / IDENTITY, json.dumps(identity))
-            return
-        try:
-            known = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise HistomixError(f"{folder} holds no test that could be resumed; start it without --resume.") from None
-        if known != identity:
-            raise HistomixError(
-                f"The test kept in {folder} began with other images, models or settings; name a new folder."
-            )
-
-    def made(self, phase: str, number: int, job: Callable[[], Job[NDArray[Any]]]) -> Job[tuple[NDArray[Any], float]]:
-        """Item ``number`` of a phase and the seconds it took: as it was kept, or made now and kept."""
-        total = self.settings.count
-        name = f"{phase.replace(': ', '-').replace(' ', '-').lower()}-{number:04d}.npz"
-        path = self.folder / name if self.folder else None
-        messages: list[str] = []
-        if path is not None and path.exists():
-            yield Event(phase, number, total)
-            try:
-                with np.load(path) as kept:
-                    made, seconds, messages = kept["made"], float(kept["seconds"]), kept["messages"].tolist()
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-                raise HistomixError(f"{path} is damaged; delete it, and resume the test: it is made again.") from None
-            for message in messages:
-                self.note(message)
-            return made, seconds
-
-        def told(event: Event) -> Event:
-            messages.extend([event.message] if event.message else [])
-            return event
-
-        began = time.perf_counter()
-        made = yield from self.passed(relayed(job(), told), phase, number, total)
-        seconds = time.perf_counter() - began
-        if path is not None:
-            beside = path.with_suffix(".partial")
-            with writable(path):
-                with beside.open("wb") as file:
-                    np.savez_compressed(file, made=made, seconds=seconds, messages=np.array(messages, np.str_))
-                os.replace(beside, path)
-        return made, seconds
-
-    def note(self, sentence: str) -> None:
-        self.notes.setdefault(sentence)
-
-    def passed(self, job: Job[T], phase: str = "", done: int = 0, total: int = 0) -> Job[T]:
-        """A job whose messages are kept and passed on once, under a phase of this test if one is given."""
-
-        def change(event: Event) -> Event:
-            message = event.message if event.message and event.message not in self.notes else None
-            if message:
-                self.note(message)
-            event = replace(event, message=message, phase=phase or event.phase)
-            return replace(event, done=done, total=total) if total else event
-
-        return relayed(job, change)
 
     def seeds(self, stream: int) -> list[int]:
         return [item_seed(self.settings.seed, stream * self.settings.count + n) for n in range(self.settings.count)]
@@ -409,7 +335,9 @@ class _Test:
 
         drawn = []
         for number, seed in enumerate(self.seeds(2)):
-            (instances, kinds), _ = yield from self.made("Drawing layouts", number, partial(planes, seed))
+            (instances, kinds), _ = yield from self.made(
+                "Drawing layouts", number, self.settings.count, partial(planes, seed)
+            )
             classes = {each: names[kinds[instances == each][0]] for each in instance_ids(instances)}
             classes = {each: words.get(name, name) for each, name in classes.items()}
             drawn.append(Layout(instances, classes, model.mpp).at_scale(mpp))
@@ -443,7 +371,9 @@ class _Test:
 
             pictures, seconds = [], 0.0
             for number in range(len(layouts)):
-                made, took = yield from self.made(f"Painting: {name}", number, partial(picture, number))
+                made, took = yield from self.made(
+                    f"Painting: {name}", number, self.settings.count, partial(picture, number)
+                )
                 pictures.append(made)
                 seconds += took / len(layouts)
             pairs[name] = Pairs(own if name == EDGES else layouts, pictures, seconds)
@@ -493,6 +423,6 @@ class _Test:
         found = []
         for number, (layout, pixels) in enumerate(zip(pairs.layouts, pairs.pictures, strict=True)):
             job = partial(instances, pixels, layout.mpp)
-            made, _ = yield from self.made(f"Finding nuclei: {name}", number, job)
+            made, _ = yield from self.made(f"Finding nuclei: {name}", number, self.settings.count, job)
             found.append(outside(made, unknown[name][number]) if name in unknown else made)
         return found

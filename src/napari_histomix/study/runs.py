@@ -22,6 +22,10 @@ PATCHES = 2048
 COLUMNS = "method, settings, first, wanted, state, refusals, decisions"
 """Of a run, after its id."""
 HEADER = ", ".join(field.name for field in fields(Header))
+DETECTABILITY = (
+    "CREATE TABLE IF NOT EXISTS detectability (change INTEGER PRIMARY KEY REFERENCES changes, percentile REAL NOT NULL)"
+)
+"""Made when a detector has scored changes for the first time: studies of before that have no such table."""
 OPEN, DONE = "open", "done"
 """States of a run: one that was begun, and killed or cancelled, can be taken up again."""
 
@@ -80,6 +84,9 @@ class ChangeStore:
             ids = "SELECT id FROM changes WHERE run = ?"
             db.execute(f"DELETE FROM decisions WHERE subject LIKE 'change%' AND item IN ({ids})", (run,))
             db.execute(f"DELETE FROM act_items WHERE subject LIKE 'change%' AND item IN ({ids})", (run,))
+            # Their ids may be given to others.
+            if _has_detectability(db):
+                db.execute(f"DELETE FROM detectability WHERE change IN ({ids})", (run,))
             db.execute("DELETE FROM changes WHERE run = ?", (run,))
             db.execute("DELETE FROM runs WHERE id = ?", (run,))
         self.patch.cache_clear()
@@ -201,12 +208,28 @@ class ChangeStore:
             names = {making: str(self._parsed(facts).get("sampler", "")) for making, facts in makings.items()}
             return {number: names[making] for number, making in db.execute("SELECT id, making FROM changes")}
 
+    def set_detectability(self, percentiles: Mapping[int, float]) -> None:
+        """Save how easily a detector tells changes from what is real, by id: 0 to 100, as `detectability` gives it."""
+        with self._database.writing() as db:
+            db.execute(DETECTABILITY)
+            db.executemany("INSERT OR REPLACE INTO detectability VALUES (?, ?)", percentiles.items())
+
+    def detectability(self) -> dict[int, float]:
+        """By id of the change, the share of real crops that a detector found less synthetic, in %; of those tested."""
+        with self._database.reading() as db:
+            return dict(db.execute("SELECT * FROM detectability")) if _has_detectability(db) else {}
+
     def _parsed(self, text: str) -> dict[str, Any]:
         try:
             values: dict[str, Any] = json.loads(text)
         except ValueError:
             raise damaged(self.folder / FILE) from None
         return values
+
+
+def _has_detectability(db: sqlite3.Connection) -> bool:
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'detectability'"
+    return db.execute(query).fetchone() is not None
 
 
 def _check_new(db: sqlite3.Connection, changes: Sequence[Change]) -> None:

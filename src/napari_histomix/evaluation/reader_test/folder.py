@@ -18,8 +18,9 @@ from napari_histomix import __version__
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.writing import check_place, complete_or_absent
+from napari_histomix.evaluation.crops import method_name
 from napari_histomix.evaluation.reader_test.nuclei import draw_nuclei
-from napari_histomix.evaluation.reader_test.specimens import Drawn, ReaderTestSettings, draw_tissue, method_name
+from napari_histomix.evaluation.reader_test.specimens import Drawn, ReaderTestSettings, draw_tissue
 from napari_histomix.methods import method_of
 from napari_histomix.records import Change, HistomixError, Job
 from napari_histomix.settings import check_settings

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_histomix.compositing.composing import compose, nucleus_of
-from napari_histomix.compositing.donors import CONTRAST_UM, Mask, density_around, dilate, layer_one, transition_zone
-from napari_histomix.compositing.planning import CLIPPED_AT_MOST
 from napari_histomix.datasets import Dataset
-from napari_histomix.evaluation.reader_test.specimens import (
+from napari_histomix.evaluation.crops import (
     COPY_PASTE,
     CROSSES_EDGE,
     GENUINE,
-    NO_PARTNER,
     NOT_READ,
+    Square,
+    center_of,
+    crop_side,
+    made_by,
+    square_around,
+    unblended,
+)
+from napari_histomix.evaluation.reader_test.specimens import (
+    NO_PARTNER,
     SHOWN_ALREADY,
     Drawn,
     ReaderTestSettings,
     Specimen,
-    Square,
-    crop_side,
-    made_by,
     shortage,
-    square_around,
 )
-from napari_histomix.records import DONOR, REAL, Change, Event, HistomixError, Job, LabeledImage, Location, SourceRef
-from napari_histomix.sampling import nucleus_locations, tissue
+from napari_histomix.evaluation.real_nuclei import Key, RealNuclei, find_real_nuclei, place_of
+from napari_histomix.records import REAL, Change, Event, Job, LabeledImage, Location, SourceRef
 from napari_histomix.scales import same_scale
-from napari_histomix.stains import optical_density
 
 DONOR_SHOWN = "its donor is in the test already"
 TOO_LARGE = "it is larger than a crop"
@@ -42,106 +41,6 @@ AREA_RATIO = 2.0
 """Largest ratio of the areas of a synthetic nucleus and its real partner."""
 TISSUE = 0.2
 """Largest difference of the shares of their crops that are tissue and not bare glass."""
-Key = tuple[str, int]
-"""A nucleus by image and instance id."""
-Place = tuple[str, int, int]
-"""Image, row and column."""
-
-
-# Real nuclei that a synthetic one could be taken for.
-
-
-@dataclass(frozen=True, eq=False)
-class RealNuclei:
-    """What the training images hold.
-
-    ``shapes`` (H, W) and ``scales`` (µm per pixel) by image; ``nuclei`` by class, those that a change could have made;
-    ``contrasts`` of these; ``tissue``, the share of tissue in a crop around each of these and each place asked about.
-    """
-
-    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    scales: dict[str, float] = field(default_factory=dict)
-    nuclei: dict[int, list[Location]] = field(default_factory=dict)
-    contrasts: dict[Key, float] = field(default_factory=dict)
-    tissue: dict[Place, float] = field(default_factory=dict)
-
-
-def _place_of(location: Location | SourceRef) -> Place:
-    return location.image, round(location.row), round(location.col)
-
-
-def find_real_nuclei(
-    dataset: Dataset, kinds: Collection[int], places: Iterable[SourceRef], side: int
-) -> Job[RealNuclei]:
-    """Nuclei of some classes in the training images, and the share of tissue around them and around other places.
-
-    ``side`` is that of a crop, in pixels. A long job (see ``records.Job``).
-    """
-    real = RealNuclei()
-    other: dict[str, list[SourceRef]] = {}
-    for place in places:
-        other.setdefault(place.image, []).append(place)
-    for number, entry in enumerate(dataset.training):
-        yield Event("Looking at real nuclei", number, len(dataset.training))
-        try:
-            image = dataset.read(entry)
-        except HistomixError as error:
-            yield Event("Looking at real nuclei", number, len(dataset.training), message=f"Skipped: {error}")
-            continue
-        name, (height, width) = entry.source.image, image.instances.shape
-        real.shapes[name], real.scales[name] = (height, width), image.mpp
-        on_tissue = tissue(image)
-        here: list[Location | SourceRef] = [*other.get(name, ())]
-        for nucleus in nucleus_locations(image, kinds, ()):
-            if _shows_synthetic(image, nucleus, side):
-                continue
-            contrast = _contrast(image, on_tissue, nucleus)
-            if contrast is not None:
-                here.append(nucleus)
-                real.nuclei.setdefault(nucleus.type, []).append(nucleus)
-                real.contrasts[name, nucleus.instance] = contrast
-        sums = np.asarray(cv2.integral(on_tissue.astype(np.uint8)), np.int64)
-        real.tissue.update((_place_of(place), _share(sums, place, side)) for place in here)
-    return real
-
-
-def _shows_synthetic(image: LabeledImage, nucleus: Location, side: int) -> bool:
-    """Whether a crop around a real nucleus, wherever that lies in it, could show a synthetic one."""
-    if not image.synthetic:
-        return False
-    window = tuple(slice(max(0, round(at) - side), round(at) + side + 1) for at in (nucleus.row, nucleus.col))
-    return bool(np.isin(image.instances[window], list(image.synthetic)).any())
-
-
-def _contrast(image: LabeledImage, on_tissue: Mask, location: Location) -> float | None:
-    """Contrast of a nucleus that has the room and the tissue a placement would need; None where it has not."""
-    # Wide enough for the surroundings that the contrast is measured in; a nucleus that does not fit is cut off, or is a
-    # thread six times as long as it is wide.
-    reach = round(2.5 * np.sqrt(location.area / np.pi)) + max(4, round(CONTRAST_UM / image.mpp) + 2)
-    window = tuple(slice(max(0, round(at) - reach), round(at) + reach + 1) for at in (location.row, location.col))
-    instances = image.instances[window]
-    nucleus = instances == location.instance
-    if nucleus.sum() < location.area or nucleus[[0, -1]].any() or nucleus[:, [0, -1]].any():
-        return None
-    others = (instances != 0) & ~nucleus
-    ring = transition_zone(nucleus)
-    if np.any(others & layer_one(nucleus)) or np.sum(ring & others) > CLIPPED_AT_MOST * ring.sum():
-        return None
-    if not on_tissue[window][dilate(nucleus, 3)].all():
-        return None
-    pixels = image.pixels[window]
-    around = density_around(pixels, nucleus, instances == 0, image.mpp)
-    return None if around is None else float(optical_density(pixels[nucleus])[:, 1].mean()) - around
-
-
-def _share(sums: NDArray[np.int64], place: Location | SourceRef, side: int) -> float:
-    """Share of tissue in a crop around a place, as far as its image goes; from sums over rectangles (H + 1, W + 1)."""
-    height, width = sums.shape[0] - 1, sums.shape[1] - 1
-    top, left = (max(round(at) - side // 2, 0) for at in (place.row, place.col))
-    bottom, right = min(top + side, height), min(left + side, width)
-    total = int(sums[bottom, right]) - int(sums[top, right]) - int(sums[bottom, left]) + int(sums[top, left])
-    return total / max((bottom - top) * (right - left), 1)
-
 
 # Pairs of a synthetic and a real nucleus.
 
@@ -222,19 +121,7 @@ class _Choice:
         self._donors: dict[Key, SourceRef] = {}
         self._reals: set[Key] = set()
         self._givers = {(donor.image, donor.item) for donor in donors}
-        palest: dict[int, float] = {}
-        for donor in donors:
-            contrast = real.contrasts.get((donor.image, donor.item))
-            if contrast is not None:
-                palest[donor.type] = min(contrast, palest.get(donor.type, contrast))
-        self._candidates = {
-            kind: [
-                nucleus
-                for nucleus in nuclei
-                if real.contrasts[nucleus.image, nucleus.instance] >= palest.get(kind, -np.inf)
-            ]
-            for kind, nuclei in real.nuclei.items()
-        }
+        self._candidates = real.like(donors)
 
     def take(self, change: Change, method: str) -> None:
         """Add a placement with a partner, or count why it cannot be shown."""
@@ -255,7 +142,7 @@ class _Choice:
             return NOT_READ
         if (donor.image, donor.item) in self._donors or (donor.image, donor.item) in self._reals:
             return DONOR_SHOWN
-        square = square_around(name, *_center(change), self._side, self._rng)
+        square = square_around(name, *center_of(change), self._side, self._rng)
         if not square.within(self.real.shapes[name]):
             return CROSSES_EDGE
         changed = np.argwhere(change.origin != REAL) + np.array([change.row, change.col])
@@ -277,13 +164,13 @@ class _Choice:
 
     def _partner(self, change: Change, square: Square, area: int) -> tuple[Location, Square] | None:
         donor, scales, shares = change.source("donor"), self.real.scales, self.real.tissue
-        mpp, share = scales[square.image], shares[_place_of(change.source("target"))]
+        mpp, share = scales[square.image], shares[place_of(change.source("target"))]
         alike = [
             nucleus
             for nucleus in self._candidates.get(donor.type, ())
             if max(nucleus.area / area, area / nucleus.area) <= AREA_RATIO
             and same_scale(scales[nucleus.image], mpp)
-            and abs(shares[_place_of(nucleus)] - share) <= TISSUE
+            and abs(shares[place_of(nucleus)] - share) <= TISSUE
         ]
 
         def rank(nucleus: Location) -> tuple[bool, bool, float]:
@@ -304,12 +191,6 @@ class _Choice:
             ):
                 return nucleus, other
         return None
-
-
-def _center(change: Change) -> tuple[int, int]:
-    """Centroid of the new nucleus in its image, to the pixel as that of a real one."""
-    row, col = np.argwhere(nucleus_of(change)).mean(axis=0)
-    return round(float(row) + change.row), round(float(col) + change.col)
 
 
 def _rendered(dataset: Dataset, pairs: Sequence[_Pair]) -> Job[list[Specimen]]:
@@ -344,11 +225,4 @@ def _synthetic(image: LabeledImage, pair: _Pair, kind: str) -> Specimen:
         "donor_instance": donor.item,
     }
     pixels = compose(image, [change]).image.pixels
-    return Specimen.cut(pixels, pair.square, _center(change), kind, pair.method, image.source, **facts)
-
-
-def unblended(change: Change) -> Change:
-    """A change as it was before anything was painted: the donor on the target's own pixels."""
-    origin = np.where(change.origin == DONOR, DONOR, REAL).astype(np.uint8)
-    values = {field.name: getattr(change, field.name) for field in fields(Change)}
-    return Change(**{**values, "origin": origin})
+    return Specimen.cut(pixels, pair.square, center_of(change), kind, pair.method, image.source, **facts)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from napari_histomix import __version__
 from napari_histomix.evaluation import figures
+from napari_histomix.evaluation.crops import GENUINE
 from napari_histomix.evaluation.figures import Counts, Estimate
 from napari_histomix.evaluation.reader_test.folder import ReaderTest, Truth
 from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, CALLED_SYNTHETIC, Given
-from napari_histomix.evaluation.reader_test.specimens import GENUINE
 from napari_histomix.records import HistomixError
 
 ALL = "all readers"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from napari_histomix.datasets.text_files import write_table
 from napari_histomix.datasets.writing import check_place, complete_or_absent
+from napari_histomix.evaluation.crops import GENUINE
 from napari_histomix.evaluation.figures import Estimate, markdown_table
 from napari_histomix.evaluation.reader_test.folder import ReaderTest
 from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, read_answers
@@ -25,7 +26,6 @@ from napari_histomix.evaluation.reader_test.report import (
     Report,
     make_report,
 )
-from napari_histomix.evaluation.reader_test.specimens import GENUINE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,26 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset
+from napari_histomix.evaluation.crops import (
+    CROSSES_EDGE,
+    GENUINE,
+    NOT_READ,
+    Square,
+    crop_side,
+    group_of,
+    made_by,
+    tissue_square,
+)
 from napari_histomix.records import REAL, Change, Event, HistomixError, Job, LabeledImage, Source
 from napari_histomix.settings import Option, Seed
-from napari_histomix.stains import is_tissue
 
-GENUINE = "real"
-"""In place of a method's name: nothing was changed."""
-COPY_PASTE = "copy-paste"
-"""Donors as they are pasted, before anything is blended."""
-
-CROSSES_EDGE = "its crop would cross the edge of its image"
 SHOWN_ALREADY = "its crop would show what another crop shows"
 NO_PARTNER = "nothing real of its class and size is left to be shown as well"
-NOT_READ = "its image is gone, cannot be read, or is not in the training split any more"
 TOO_LITTLE = "no crop of it shows enough that is new"
-
-LEAST_NEW = 0.2
-"""Share of a synthetic crop of tissue that must not be its target's own pixels."""
-LEAST_TISSUE = 0.5
-"""Share of tissue in any crop of tissue."""
-TRIES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,55 +60,14 @@ class ReaderTestSettings:
     seed: Seed = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Square:
-    """A square crop of an image by its upper left corner."""
-
-    image: str
-    row: int
-    col: int
-    side: int
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Slices of the crop in its image."""
-        return slice(self.row, self.row + self.side), slice(self.col, self.col + self.side)
-
-    def within(self, shape: tuple[int, int]) -> bool:
-        """Whether an image (H, W) holds all of it."""
-        return min(self.row, self.col) >= 0 and self.row + self.side <= shape[0] and self.col + self.side <= shape[1]
-
-    def holds(self, image: str, row: float, col: float) -> bool:
-        """Whether a place is to be seen in it."""
-        return self.image == image and 0 <= row - self.row < self.side and 0 <= col - self.col < self.side
-
-    def overlaps(self, other: Square) -> bool:
-        """Whether it shows some of what another one shows."""
-        apart = max(abs(self.row - other.row), abs(self.col - other.col))
-        return self.image == other.image and apart < max(self.side, other.side)
-
-
-def square_around(image: str, row: int, col: int, side: int, rng: np.random.Generator) -> Square:
-    """A crop with a place near its middle: off it by a random step, the same rule for real and synthetic ones."""
-    reach = side // 16
-    down, along = (int(step) for step in rng.integers(-reach, reach + 1, size=2))
-    return Square(image, row - side // 2 - down, col - side // 2 - along, side)
-
-
-def crop_side(dataset: Dataset, micrometers: float) -> int:
-    """Side of a crop in pixels at the median scale of the training images, an even number; 0 where none is known."""
-    scales = [entry.mpp for entry in dataset.training if entry.mpp is not None]
-    return max(2 * round(micrometers / float(np.median(scales)) / 2), 16) if scales else 0
-
-
 @dataclass(frozen=True, eq=False)
 class Specimen:
     """A crop (S, S, 3) with its truth.
 
     ``mark`` (row, col) is the pixel of the crop that lies in the nucleus asked about, None where the whole crop is.
-    ``kind`` is the name of its class, which the reader is told; ``method`` is ``GENUINE``, ``COPY_PASTE``, or what made
-    it; ``cluster`` the patient, slide or image it comes from, the first that is known: specimens of one are not
-    independent. ``facts`` say where it comes from, as plain JSON values.
+    ``kind`` is the name of its class, which the reader is told; ``method`` is ``GENUINE``, ``COPY_PASTE`` (of
+    ``crops``), or what made it; ``cluster`` the patient, slide or image it comes from, the first that is known:
+    specimens of one are not independent. ``facts`` say where it comes from, as plain JSON values.
     """
 
     pixels: NDArray[np.uint8]
@@ -141,7 +96,7 @@ class Specimen:
         """Cut a square out of an image; ``center`` is the pixel of the image that is asked about, if it is one."""
         row, col = center or (square.row, square.col)
         mark = (row - square.row, col - square.col) if center else None
-        cluster = source.patient or source.slide or source.image
+        cluster = group_of(source)
         where = {"image": square.image, "row": row, "col": col, **facts}
         return cls(pixels[square.window].copy(), mark, kind, method, cluster, where)
 
@@ -168,16 +123,6 @@ def shortage(made: int, wanted: int, refusals: Counter[str]) -> Event:
         why = "; ".join(f"{count} left out: {reason}" for reason, count in refusals.most_common())
         message = f"{made} real and {made} synthetic crops instead of {wanted} each{f' ({why})' if why else ''}."
     return Event("Choosing crops", made, wanted, message=message)
-
-
-def method_name(title: str, sampler: str) -> str:
-    """What a method is called in a report."""
-    return f"{title}, {sampler}" if sampler else title
-
-
-def made_by(change: Change) -> str:
-    """What made a change, as a report calls it."""
-    return method_name(str(change.provenance.get("method", change.method)), str(change.provenance.get("sampler", "")))
 
 
 # Tissue.
@@ -207,7 +152,7 @@ def draw_tissue(dataset: Dataset, changes: Sequence[Change], settings: ReaderTes
             return SHOWN_ALREADY
         if min(change.origin.shape) < side:
             return CROSSES_EDGE
-        square = _square(change.image, change.pixels, side, rng, change.origin != REAL)
+        square = tissue_square(change.image, change.pixels, side, rng, change.origin != REAL)
         if square is None:
             return TOO_LITTLE
         shares = change.class_shares or {"": 1.0}
@@ -244,20 +189,6 @@ def draw_tissue(dataset: Dataset, changes: Sequence[Change], settings: ReaderTes
     return Drawn(specimens, refusals)
 
 
-def _square(
-    name: str, pixels: NDArray[np.uint8], side: int, rng: np.random.Generator, new: NDArray[np.bool_] | None = None
-) -> Square | None:
-    """A crop on tissue, with enough that is new where ``new`` (H, W) says what is; None where none is found."""
-    height, width = pixels.shape[:2]
-    for _ in range(TRIES):
-        square = Square(name, int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side)
-        if is_tissue(pixels[square.window]).mean() >= LEAST_TISSUE and (
-            new is None or new[square.window].mean() >= LEAST_NEW
-        ):
-            return square
-    return None
-
-
 def _partner(
     dataset: Dataset, target: str, kind: str, shown: set[str], givers: Counter[str], side: int, rng: np.random.Generator
 ) -> tuple[LabeledImage, Square] | None:
@@ -279,7 +210,7 @@ def _partner(
             # One image that cannot be read is one real crop less to choose from.
             continue
         if min(image.pixels.shape[:2]) >= side:
-            square = _square(entry.source.image, image.pixels, side, rng)
+            square = tissue_square(entry.source.image, image.pixels, side, rng)
             if square is not None:
                 return image, square
     return None

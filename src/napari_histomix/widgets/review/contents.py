@@ -17,6 +17,7 @@ from napari_histomix.widgets.jobs import sentence_of
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.review.deciding import COLORS, DecidingBox, DetailsBox, GoalBar, provenance, title_of
 from napari_histomix.widgets.review.donors import CompareSection, DonorSection
+from napari_histomix.widgets.review.queue import DETECTABLE_FIRST
 from napari_histomix.widgets.review.sections import FilterSection, ListSection, SummarySection
 from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison
 
@@ -52,7 +53,7 @@ class ReviewContents(QWidget):
         self._factor = self.views.factor
         self._unreadable: set[str] = set()
         self.views.moved.connect(self._on_moved)
-        self.filters.toggled.connect(self.read_samplers)
+        self.filters.toggled.connect(self.read_more)
         self.compare.chosen.connect(self._on_compared)
         self.session.reader.failed.connect(self._on_unreadable)
         self.session.dataset_changed.connect(self._unreadable.clear)
@@ -69,18 +70,24 @@ class ReviewContents(QWidget):
         queue.set_changes(self.session.table, self._class_name, self.session.decisions)
         self.filters.set_rows()
         self.list.set_rows()
-        self.read_samplers()
+        self.read_more()
         if self.filters.wanted != queue.wanted:
             # What had been chosen does not occur any more.
             queue.filter(self.filters.wanted)
 
-    def read_samplers(self) -> None:
-        """Read which sampler painted what, where a filter may want to know."""
+    def read_more(self) -> None:
+        """Read which sampler painted what and what a detector made of it, where a filter or an order may want to know.
+
+        What was chosen in the section stays chosen when changes are added.
+        """
         study, queue = self.session.study, self.queue
-        if queue.samplers is None and study is not None and (self.filters.is_open or queue.wanted.sampler):
-            samplers = study.samplers()
+        chosen = queue.wanted.sampler or queue.wanted.detectable or queue.by == DETECTABLE_FIRST
+        if queue.samplers is None and study is not None and (self.filters.is_open or chosen):
+            samplers, percentiles = study.samplers(), study.detectability()
             queue.set_samplers(samplers)
+            queue.set_detectability(percentiles)
             self.filters.set_samplers(sorted(set(samplers.values())))
+            self.filters.set_detectability(bool(percentiles))
 
     # What is shown.
 

@@ -20,6 +20,7 @@ GONE = (CODES[REJECT], CODES[DELETE])
 """Decisions that take a nucleus out of its image."""
 ANY, NO_REASON, NOTED = "any", "none", "noted"
 BY_IMAGE, BEST_FIRST, WORST_FIRST, BY_DONOR, RANDOM = "image", "best", "worst", "donor", "random"
+DETECTABLE_FIRST = "detectable"
 DecisionTable = Mapping[Subject, Mapping[int, str]]
 """What people decided on changes, gave as reasons and noted: by subject and id."""
 
@@ -43,6 +44,8 @@ class Wanted:
     high: float = 100.0
     """Bounds of the fit, both included; a change whose fit nobody knows is left out by any but 0 and 100."""
     method: str = ""
+    detectable: float = 0.0
+    """Least percentile of its detector's score; a change that no detector has scored is left out by any but 0."""
 
 
 def donor_codes(table: ChangeTable) -> NDArray[np.int64]:
@@ -89,6 +92,8 @@ class ReviewQueue:
         """One bit for each of ``REASONS``."""
         self.noted = np.zeros(len(table), bool)
         self.samplers: NDArray[np.object_] | None = None
+        self.detectability = np.full(len(table), np.nan)
+        """Percentiles of detectors' scores, NaN of changes that none has scored."""
         places = table.rows([] if current is None else [current])
         self.row = int(places[0]) if len(places) else None
         self._mark({number for given in decisions.values() for number in given}, decisions)
@@ -100,6 +105,11 @@ class ReviewQueue:
         """Give the sampler that painted each change, by id, so that it can be filtered by."""
         self.samplers = np.array([samplers.get(number, "") for number in self.table.ids.tolist()], object)
         self._refilter()
+
+    def set_detectability(self, percentiles: Mapping[int, float]) -> None:
+        """Give how easily a detector tells each change from what is real, by id, to be ordered and filtered by."""
+        self.detectability = np.array([percentiles.get(number, np.nan) for number in self.table.ids.tolist()], float)
+        self.arrange(self.by, self.seed)
 
     def update(self, ids: Iterable[int], decisions: DecisionTable) -> None:
         """Take over what was said of some changes."""
@@ -120,7 +130,7 @@ class ReviewQueue:
         return undecided, approved, rejected, deleted
 
     def arrange(self, by: str, seed: int = 0) -> None:
-        """Order all changes; equal ones by id, random ones by a seed, those whose fit nobody knows last.
+        """Order all changes; equal ones by id, random ones by a seed, those whose fit or score nobody knows last.
 
         Changes that are added later do not shuffle those that were there: each draws its number by its place.
         """
@@ -130,6 +140,7 @@ class ReviewQueue:
             BEST_FIRST: -self.table.scores,
             WORST_FIRST: self.table.scores,
             BY_DONOR: donor_codes(self.table),
+            DETECTABLE_FIRST: -self.detectability,
             RANDOM: np.random.default_rng(seed).random(len(self.table)),
         }
         self._order = np.argsort(keys[by], kind="stable")
@@ -153,6 +164,8 @@ class ReviewQueue:
         table, keep = self.table, np.ones(len(self.table), bool)
         if (wanted.low, wanted.high) != (0.0, 100.0):
             keep &= (table.scores >= wanted.low) & (table.scores <= wanted.high)
+        if wanted.detectable:
+            keep &= self.detectability >= wanted.detectable
         if wanted.decision == "":
             keep &= self.decisions != CODES[DELETE]
         elif wanted.decision != ANY:

@@ -27,6 +27,7 @@ from napari_histomix.widgets.review.queue import (
     BY_IMAGE,
     CODES,
     DECISIONS,
+    DETECTABLE_FIRST,
     NO_REASON,
     NOTED,
     RANDOM,
@@ -55,9 +56,12 @@ ORDERS = (
     ("Order: by image", BY_IMAGE),
     ("Order: best fit first", BEST_FIRST),
     ("Order: worst fit first", WORST_FIRST),
+    ("Order: most detectable first", DETECTABLE_FIRST),
     ("Order: by donor", BY_DONOR),
     ("Order: at random", RANDOM),
 )
+DETECTABLE = "How easily the detector test tells them from what is real, at least: 50 is as a real one, 100 at once."
+NOT_TESTED = "histomix detect-test STUDY says how easily a network tells each of them from what is real."
 PAUSE, SUMMARY_PAUSE = 200, 150
 """Milliseconds after the last change of a number before it counts, and after a decision before it is summed up."""
 ALL_DONORS = "0 "
@@ -70,7 +74,7 @@ LIST_COLORS = {decision: QColor(color) for decision, color in COLORS.items()}
 
 
 class FilterSection(ui.Section):
-    """Decision, class, image, donor, reason, method, sampler, fit; order and its seed."""
+    """Decision, class, image, donor, reason, method, sampler, fit, detectability; order and its seed."""
 
     def __init__(self, panel: ReviewPanel) -> None:
         super().__init__("Filter and order (F)", "Review only some of them, or in another order.", opened=False)
@@ -87,6 +91,7 @@ class FilterSection(ui.Section):
         self.order = self._choice("Order", "What comes next.", ORDERS, self._on_order)
         self.low = self._fit("Lowest fit", 0, "How well they fit where they are, at least (0 to 100).")
         self.high = self._fit("Highest fit", 100, "How well they fit where they are, at most (0 to 100).")
+        self.detectable = self._fit("Lowest detectability", 0, DETECTABLE)
         tip = "The same seed gives the same random order."
         self.seed = ui.number(
             0, 999_999, 0, prefix="Seed ", tip=tip, changed=lambda _seed: panel.on_order(), name="Seed"
@@ -97,7 +102,9 @@ class FilterSection(ui.Section):
         pairs = (ui.even_row(*pair) for pair in zip(fields[::2], fields[1::2], strict=True))
         fits = ui.row(ui.label("Fit from", wrap=False), self.low, ui.label("to", wrap=False), self.high)
         fits.addStretch(1)
-        ui.add(self.body, *pairs, fits, ui.row(self.seed, self.clear_button, stretch=1))
+        found = ui.row(ui.label("Detectable from", wrap=False), self.detectable)
+        found.addStretch(1)
+        ui.add(self.body, *pairs, fits, found, ui.row(self.seed, self.clear_button, stretch=1))
 
     def _choice(
         self, name: str, tip: str, entries: Iterable[tuple[str, str]] = (), changed: Callable[[], None] | None = None
@@ -128,6 +135,7 @@ class FilterSection(ui.Section):
             low=self.low.value(),
             high=self.high.value(),
             method=self.method.currentData() or "",
+            detectable=self.detectable.value(),
         )
 
     @property
@@ -135,11 +143,12 @@ class FilterSection(ui.Section):
         return self.order.currentData(), int(self.seed.value())
 
     def clear(self) -> None:
-        blockers = [QSignalBlocker(field) for field in (*self._choices, self.low, self.high)]
+        blockers = [QSignalBlocker(field) for field in (*self._choices, self.low, self.high, self.detectable)]
         for field in self._choices:
             field.setCurrentIndex(0)
         self.low.setValue(0)
         self.high.setValue(100)
+        self.detectable.setValue(0)
         del blockers
         self.panel.on_filter()
 
@@ -168,6 +177,11 @@ class FilterSection(ui.Section):
 
     def set_samplers(self, names: Iterable[str]) -> None:
         ui.offer(self.sampler, [("Any sampler", ""), *((name.capitalize(), name) for name in names if name)])
+
+    def set_detectability(self, known: bool) -> None:
+        """Offer to order and filter by detectors' scores where there are some."""
+        self.detectable.setEnabled(known)
+        self.detectable.setToolTip(DETECTABLE if known else NOT_TESTED)
 
 
 def _donors(table: ChangeTable) -> list[tuple[str, str]]:
