@@ -25,7 +25,8 @@ from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.samplers import PRESETS, Preset, Sampler
 from napari_histomix.methods import nucleimix
 from napari_histomix.methods.base import Plan, Work
-from napari_histomix.methods.nucleimix import METHOD, CandidateSettings, NucleiMixSettings, find_candidates
+from napari_histomix.methods.candidate_stage import CandidateSettings, find_candidates
+from napari_histomix.methods.nucleimix import METHOD, NucleiMixSettings
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Candidate, Change, HistomixError, Location, drain
 from napari_histomix.settings import check_settings, made_from
