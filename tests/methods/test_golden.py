@@ -40,7 +40,7 @@ def test_twelve_nuclei_of_the_sample(tmp_path):
                 dataset,
                 NucleiMixSettings(count=12, seed=0, device=told["facts"]["device"], check_free_places=False),
                 study,
-                stage=CandidateSettings(rare=(SAMPLE_RARE,)),
+                stage=CandidateSettings(rare=(SAMPLE_RARE,), density="gaussian", neighborhood=False),
             )
         )
     assert list(outcome.ids) == told["ranks"]

@@ -25,7 +25,7 @@ from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.samplers import PRESETS, Preset, Sampler
 from napari_histomix.methods import nucleimix
 from napari_histomix.methods.base import Plan, Work
-from napari_histomix.methods.candidate_stage import CandidateSettings, find_candidates
+from napari_histomix.methods.candidate_stage import CandidateSettings, find_candidates, told_apart_sentence
 from napari_histomix.methods.nucleimix import METHOD, NucleiMixSettings
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Candidate, Change, HistomixError, Location, drain
@@ -198,12 +198,39 @@ class TestCandidates:
         assert other.candidates != found.candidates
 
     def test_the_draw_is_worth_something_and_says_how_much(self, dataset, found):
-        assert found.temperature >= 1
-        assert 0.1 * len(found.candidates) * 0.9 <= found.effective_sample_size <= found.considered.total()
+        assert found.temperature == 1 and 1 < found.effective_sample_size <= len(found.candidates)
+        paper = drain(find_candidates(dataset, replace(FIND, density="gaussian", neighborhood=False)))
+        assert paper.temperature >= 1
+        assert 0.1 * len(paper.candidates) * 0.9 <= paper.effective_sample_size <= paper.considered.total()
         hot = drain(find_candidates(dataset, replace(FIND, temperature=1e9)))
         assert hot.effective_sample_size == pytest.approx(hot.considered.total() - 12, rel=1e-6)
         peaked = replace(found, effective_sample_size=3.0, candidates=found.candidates * 4)
         assert "worth only 3" in peaked.warnings[0]
+
+    def test_it_says_how_well_places_are_told_apart(self, dataset, found):
+        sentence = told_apart_sentence(found.facts)
+        assert sentence == (
+            f"Places of this class can be told apart here: {found.told_apart.pooled:.2f} "
+            f"(within an image {found.told_apart.within:.2f})."
+        )
+        assert 0 <= found.told_apart.pooled <= 1 and found.settings.density == "ratio"
+        paper = drain(find_candidates(dataset, replace(FIND, density="gaussian")))
+        assert paper.told_apart is None and told_apart_sentence(paper.facts) == ""
+        assert told_apart_sentence({"candidate_settings": {}}) == "", "a study of before"
+
+    def test_too_few_rare_nuclei_for_a_ratio_are_said(self, labeled_image, dataset_folder, tmp_path):
+        image = labeled_image([(30, 30, 6, 6, 1), (30, 90, 6, 6, 2)])
+        data = open_dataset(dataset_folder(tmp_path / "d", [image]))
+        found = drain(find_candidates(data, FIND))
+        assert "fewer than 10 rare nuclei (here 1)" in found.warnings[0] and found.settings.density == "gaussian"
+        paper = drain(find_candidates(data, replace(FIND, density="gaussian")))
+        assert paper.candidates == found.candidates and paper.warnings == ()
+
+    def test_rare_nuclei_of_one_image_give_a_ratio_and_no_claim(self, labeled_image, dataset_folder, tmp_path):
+        image = labeled_image(30, shape=(160, 160), rare=12)
+        found = drain(find_candidates(open_dataset(dataset_folder(tmp_path / "d", [image])), FIND))
+        assert found.settings.density == "ratio" and found.told_apart is None and len(found.candidates) > 10
+        assert "too few to say whether places can be told apart" in told_apart_sentence(found.facts)
 
     def test_donors_are_shared_out(self, found):
         donors = [(one.donor.image, one.donor.instance) for one in found.candidates]
@@ -371,7 +398,8 @@ class TestSynthesis:
         made = run().changes
         for image in images:
             here = [change for change in made if change.image == image.source.image]
-            assert [next(iter(change.added)) for change in here] == [13 + number for number in range(len(here))]
+            first = int(image.instances.max()) + 1
+            assert [next(iter(change.added)) for change in here] == [first + number for number in range(len(here))]
 
     def test_fewer_places_than_wanted_is_no_error(self, run, found):
         made = run(count=1000)
