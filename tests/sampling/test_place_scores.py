@@ -80,8 +80,8 @@ def test_no_place_is_scored_by_a_model_that_learned_from_it_or_its_group():
 
 def test_calibration_bounds_what_rises_where_nothing_was_seen():
     rng = np.random.default_rng(0)
-    rare = np.arange(5050) < 50
-    scores = np.where(rare, rng.normal(2, 1, 5050), rng.normal(0, 1, 5050))
+    rare = np.arange(20500) < 500
+    scores = np.where(rare, rng.normal(2, 1, 20500), rng.normal(0, 1, 20500))
     scores[-200:] = 40.0
     true = 2 * scores - 2
     ratios = calibrated(scores, rare)

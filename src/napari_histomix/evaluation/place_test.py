@@ -19,16 +19,13 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.donors import rare_and_major, survey_nuclei
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.datasets.writing import complete_or_absent, write_text
-from napari_histomix.evaluation.figures import DRAWS, UNDEFINED, Estimate, markdown_table
+from napari_histomix.evaluation.figures import DRAWS, FEWEST, UNDEFINED, Estimate, markdown_table
 from napari_histomix.features import open_encoder
 from napari_histomix.methods.candidate_stage import DENSITIES, CandidateSettings, describe_places
 from napari_histomix.place_scores import FEWEST_RARE, Fit, Pairs, cross_fit, fit_ratio, fold_numbers
 from napari_histomix.records import HistomixError, Job
 from napari_histomix.sampling import ContextModel
 from napari_histomix.settings import plain
-
-FEWEST_GROUPS = 4
-"""Patients or images with rare nuclei below which there is no interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +122,17 @@ def place_test(dataset: Dataset, settings: CandidateSettings) -> Job[PlaceReport
 def _estimates(
     pairs: Pairs, images: NDArray[Any], groups: NDArray[Any], rare: NDArray[np.bool_], seed: int
 ) -> tuple[Estimate, Estimate]:
-    """Pooled AUC and AUC within images, with 95 % percentile intervals from resampling whole groups of images."""
+    """Pooled AUC and AUC within images, with 95 % percentile intervals from resampling whole groups of images.
+
+    There is no interval with fewer than ``FEWEST`` groups that have rare nuclei. Models of several folds share most of
+    what they learned from, which resampling does not know: with shuffled labels of ten or twelve small images, 70 to
+    85 % of the intervals included 0.5.
+    """
     _, first = np.unique(images, return_index=True)
     names, belongs = np.unique(groups[first], return_inverse=True)
     rng, once = np.random.default_rng(seed), np.ones(len(first))
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)[:, belongs].astype(float)
-    enough = len(np.unique(groups[rare])) >= FEWEST_GROUPS
+    enough = len(np.unique(groups[rare])) >= FEWEST
     estimates = []
     for figure in (pairs.pooled, pairs.within):
         value, figures = float(figure(once)), figure(drawn)
@@ -154,7 +156,7 @@ def report_lines(report: PlaceReport) -> list[str]:
         "",
         "AUC of rare against other places on images, of patients where they are known, that the score did not learn",
         "from; 0.5 is chance. Of all pairs, and of pairs within an image, a mean weighted by rare nuclei. 95 %",
-        "intervals from resampling images, or patients.",
+        "intervals from resampling images, or patients; they do not know that other images would teach another score.",
         *(f"Skipped: {problem.sentence}" for problem in report.problems),
     ]
 

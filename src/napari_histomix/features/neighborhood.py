@@ -31,6 +31,9 @@ def neighborhood_features(
 ) -> NDArray[np.float32]:
     """Describe places by the labeled nuclei around them; a nucleus at a place does not count as around it.
 
+    In images hardly larger than the discs that all have the same number of nuclei of a class, the number around a place
+    tells whether one of them is at the place itself; real images differ in their numbers.
+
     Parameters
     ----------
     places : sequence of Location
