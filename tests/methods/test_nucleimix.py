@@ -129,6 +129,11 @@ def found(dataset):
     return drain(find_candidates(dataset, PAPER))
 
 
+@pytest.fixture(scope="module")
+def found_by_ratio(dataset):
+    return drain(find_candidates(dataset, FIND))
+
+
 @pytest.fixture
 def run(dataset, found, small_model):
     """Plan and make, after ``before`` was made in the same study; changes by rank."""
@@ -166,9 +171,9 @@ def images_of(candidates: Iterable[Candidate]) -> Counter[str]:
 
 
 class TestCandidates:
-    @pytest.fixture(scope="class")
-    def found(self, dataset):
-        return drain(find_candidates(dataset, FIND))
+    @pytest.fixture
+    def found(self, found_by_ratio):
+        return found_by_ratio
 
     def test_every_place_comes_once_by_rank_with_a_donor_of_the_rare_class(self, found, images):
         places = [one.target for one in found.candidates]
