@@ -21,7 +21,8 @@ from napari_histomix.datasets import Dataset, open_dataset
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.models import InpaintingModel
 from napari_histomix.jobs import run
-from napari_histomix.methods.nucleimix import CandidateSet, CandidateSettings, NucleiMixSettings, find_candidates
+from napari_histomix.methods.candidate_stage import CandidateSet, CandidateSettings, find_candidates
+from napari_histomix.methods.nucleimix import NucleiMixSettings
 from napari_histomix.records import drain
 from napari_histomix.study import Study
 from napari_histomix.weights import bundled

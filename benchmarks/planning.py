@@ -19,7 +19,7 @@ from napari_histomix.compositing import ImageCache, cut_donor, plan_placement
 from napari_histomix.datasets import SAMPLE_RARE, Dataset, load_sample, open_dataset
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.models import InpaintingModel
-from napari_histomix.methods.nucleimix import CandidateSettings, find_candidates
+from napari_histomix.methods.candidate_stage import CandidateSettings, find_candidates
 from napari_histomix.methods.painting import windowed
 from napari_histomix.records import Candidate, drain
 from napari_histomix.weights import bundled

@@ -15,7 +15,8 @@ from napari_histomix.study import Study
 COMMANDS = {
     ("demo",): ("--out", "sample", "report.png"),
     ("inspect",): ("classes", "µm/px", "--mpp"),
-    ("candidates",): ("--rare", "--major", "--out", "CSV"),
+    ("candidates",): ("--rare", "--major", "--density", "--out", "CSV"),
+    ("place-test",): ("--rare", "--major", "--encoder", "--out", "report.md"),
     ("synthesize",): ("--rare", "-k", "--seed", "fast,quality,paper", "--device", "--out", "hovernet"),
     ("blend-test",): ("--holes", "--samplers", "--spread", "--sheet", "METHOD:START:STEPS:VISITS"),
     ("train", "inpainter"): ("--images", "--from", "--minutes", "--steps", "--mpp", "--out"),

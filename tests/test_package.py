@@ -29,6 +29,7 @@ ROOMS = (
     "segmentation",
     "features",
     "sampling",
+    "place_scores",
     "compositing",
     "diffusion",
     "generation",

@@ -209,7 +209,7 @@ class Candidate:
     rank: int  # place in the draw, from 0
     target: Location
     donor: Location
-    log_likelihood: float  # of its surroundings under the mixture of rare surroundings
+    log_likelihood: float  # of its surroundings: the log-ratio of rare to other places, or under the Gaussian
     percentile: float  # where that lies among the values of the rare nuclei's own surroundings
 
 

@@ -105,7 +105,8 @@ def studies(tmp_path_factory: Any, tiny_model: Any) -> Path:
     from napari_histomix import jobs
     from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, load_sample
     from napari_histomix.methods import method_of
-    from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
+    from napari_histomix.methods.candidate_stage import CandidateSettings
+    from napari_histomix.methods.nucleimix import NucleiMixSettings
     from napari_histomix.records import drain
     from napari_histomix.study import Study
 

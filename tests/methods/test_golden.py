@@ -11,7 +11,8 @@ import pytest
 from napari_histomix.datasets import SAMPLE_RARE, load_sample
 from napari_histomix.devices import threads
 from napari_histomix.jobs import run
-from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
+from napari_histomix.methods.candidate_stage import CandidateSettings
+from napari_histomix.methods.nucleimix import NucleiMixSettings
 from napari_histomix.records import KEEP, REAL, drain
 from napari_histomix.study import Study
 from napari_histomix.study.replay import LEVELS, SHARE
@@ -39,7 +40,7 @@ def test_twelve_nuclei_of_the_sample(tmp_path):
                 dataset,
                 NucleiMixSettings(count=12, seed=0, device=told["facts"]["device"], check_free_places=False),
                 study,
-                stage=CandidateSettings(rare=(SAMPLE_RARE,)),
+                stage=CandidateSettings(rare=(SAMPLE_RARE,), density="gaussian", neighborhood=False),
             )
         )
     assert list(outcome.ids) == told["ranks"]

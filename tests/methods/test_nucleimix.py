@@ -25,13 +25,15 @@ from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.samplers import PRESETS, Preset, Sampler
 from napari_histomix.methods import nucleimix
 from napari_histomix.methods.base import Plan, Work
-from napari_histomix.methods.nucleimix import METHOD, CandidateSettings, NucleiMixSettings, find_candidates
+from napari_histomix.methods.candidate_stage import CandidateSettings, find_candidates, told_apart_sentence
+from napari_histomix.methods.nucleimix import METHOD, NucleiMixSettings
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Candidate, Change, HistomixError, Location, drain
 from napari_histomix.settings import check_settings, made_from
 from napari_histomix.study import Study
 
 FIND = CandidateSettings(rare=("rare",), background_share=0.5)
+PAPER = replace(FIND, density="gaussian", neighborhood=False)
 MAKE = NucleiMixSettings(count=5, device="cpu", check_free_places=False)
 
 
@@ -123,6 +125,12 @@ def dataset(folder):
 
 @pytest.fixture(scope="module")
 def found(dataset):
+    """What is placed: candidates as the paper finds them."""
+    return drain(find_candidates(dataset, PAPER))
+
+
+@pytest.fixture(scope="module")
+def found_by_ratio(dataset):
     return drain(find_candidates(dataset, FIND))
 
 
@@ -163,6 +171,10 @@ def images_of(candidates: Iterable[Candidate]) -> Counter[str]:
 
 
 class TestCandidates:
+    @pytest.fixture
+    def found(self, found_by_ratio):
+        return found_by_ratio
+
     def test_every_place_comes_once_by_rank_with_a_donor_of_the_rare_class(self, found, images):
         places = [one.target for one in found.candidates]
         assert [one.rank for one in found.candidates] == list(range(len(found.candidates)))
@@ -197,12 +209,39 @@ class TestCandidates:
         assert other.candidates != found.candidates
 
     def test_the_draw_is_worth_something_and_says_how_much(self, dataset, found):
-        assert found.temperature >= 1
-        assert 0.1 * len(found.candidates) * 0.9 <= found.effective_sample_size <= found.considered.total()
+        assert found.temperature == 1 and 1 < found.effective_sample_size <= len(found.candidates)
+        paper = drain(find_candidates(dataset, PAPER))
+        assert paper.temperature >= 1
+        assert 0.1 * len(paper.candidates) * 0.9 <= paper.effective_sample_size <= paper.considered.total()
         hot = drain(find_candidates(dataset, replace(FIND, temperature=1e9)))
         assert hot.effective_sample_size == pytest.approx(hot.considered.total() - 12, rel=1e-6)
         peaked = replace(found, effective_sample_size=3.0, candidates=found.candidates * 4)
         assert "worth only 3" in peaked.warnings[0]
+
+    def test_it_says_how_well_places_are_told_apart(self, dataset, found):
+        sentence = told_apart_sentence(found.facts)
+        assert sentence == (
+            f"Places of this class can be told apart here: {found.told_apart.pooled:.2f} "
+            f"(within an image {found.told_apart.within:.2f})."
+        )
+        assert 0 <= found.told_apart.pooled <= 1 and found.settings.density == "ratio"
+        paper = drain(find_candidates(dataset, replace(FIND, density="gaussian")))
+        assert paper.told_apart is None and told_apart_sentence(paper.facts) == ""
+        assert told_apart_sentence({"candidate_settings": {}}) == "", "a study of before"
+
+    def test_too_few_rare_nuclei_for_a_ratio_are_said(self, labeled_image, dataset_folder, tmp_path):
+        image = labeled_image([(30, 30, 6, 6, 1), (30, 90, 6, 6, 2)])
+        data = open_dataset(dataset_folder(tmp_path / "d", [image]))
+        found = drain(find_candidates(data, FIND))
+        assert "fewer than 10 rare nuclei (here 1)" in found.warnings[0] and found.settings.density == "gaussian"
+        paper = drain(find_candidates(data, replace(FIND, density="gaussian")))
+        assert paper.candidates == found.candidates and paper.warnings == ()
+
+    def test_rare_nuclei_of_one_image_give_a_ratio_and_no_claim(self, labeled_image, dataset_folder, tmp_path):
+        image = labeled_image(30, shape=(160, 160), rare=12)
+        found = drain(find_candidates(open_dataset(dataset_folder(tmp_path / "d", [image])), FIND))
+        assert found.settings.density == "ratio" and found.told_apart is None and len(found.candidates) > 10
+        assert "too few to say whether places can be told apart" in told_apart_sentence(found.facts)
 
     def test_donors_are_shared_out(self, found):
         donors = [(one.donor.image, one.donor.instance) for one in found.candidates]

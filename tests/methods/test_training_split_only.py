@@ -13,7 +13,8 @@ from napari_histomix.datasets.splits import with_splits
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.evaluation.nearest_patch import TrainingPatches
 from napari_histomix.methods.base import Work
-from napari_histomix.methods.nucleimix import METHOD, CandidateSettings, NucleiMixSettings, find_candidates
+from napari_histomix.methods.candidate_stage import CandidateSettings, find_candidates
+from napari_histomix.methods.nucleimix import METHOD, NucleiMixSettings
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.training.images import pictures_of
 

@@ -15,7 +15,8 @@ from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.generation.models import load_generator
 from napari_histomix.methods import whatif
 from napari_histomix.methods.base import Work
-from napari_histomix.methods.nucleimix import HOLDS_NUCLEUS, CandidateSettings
+from napari_histomix.methods.candidate_stage import CandidateSettings
+from napari_histomix.methods.nucleimix import HOLDS_NUCLEUS
 from napari_histomix.methods.record import Record
 from napari_histomix.methods.whatif import METHOD, PaintedNucleiSettings
 from napari_histomix.records import INPAINTED, REAL, Change, HistomixError, drain

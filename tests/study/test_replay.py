@@ -17,7 +17,8 @@ from napari_histomix import jobs
 from napari_histomix.datasets import load_sample, open_any, open_dataset
 from napari_histomix.datasets.pixels import pixels_sha256
 from napari_histomix.diffusion import models
-from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
+from napari_histomix.methods.candidate_stage import CandidateSettings
+from napari_histomix.methods.nucleimix import NucleiMixSettings
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.study import Study
 from napari_histomix.study.export import export, export_study

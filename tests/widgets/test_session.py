@@ -5,7 +5,8 @@ import pytest
 
 from napari_histomix import methods
 from napari_histomix.datasets import load_sample, sample_folder, survey
-from napari_histomix.methods.nucleimix import CandidateSettings, NucleiMixSettings
+from napari_histomix.methods.candidate_stage import CandidateSettings
+from napari_histomix.methods.nucleimix import NucleiMixSettings
 from napari_histomix.records import drain
 from napari_histomix.widgets.loading import Opened, open_job, study_job
 from napari_histomix.widgets.session import Session

@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 
 from napari_histomix.datasets import load_sample, survey
 from napari_histomix.datasets.splits import with_splits
-from napari_histomix.methods.nucleimix import CandidateSettings
+from napari_histomix.methods.candidate_stage import CandidateSettings
 from napari_histomix.records import drain
 from napari_histomix.study import Study
 from napari_histomix.widgets.loading import Opened, study_job

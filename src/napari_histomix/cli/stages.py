@@ -22,15 +22,22 @@ from napari_histomix.settings import check_settings
 from napari_histomix.study import Study
 from napari_histomix.study.database import FILE
 
+NOT_TESTED = ("density", "neighborhood", "temperature", "donor_temperature", "area_ratio")
+"""Settings of candidates that a place test has no use for, or takes in all ways."""
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``candidates``, ``segment``, ``pool build`` and ``pool stats``."""
+    """Add ``candidates``, ``place-test``, ``segment``, ``pool build`` and ``pool stats``."""
     summary = "Find where a rare nucleus would fit, and write it as CSV."
     candidates = commands.add("candidates", run_candidates, summary, *DATASET)
     add_output(candidates, "--out", "file", required=True, metavar="FILE", help="new CSV file")
     add_settings(candidates, [stage_of("candidates").settings])
+
+    summary = "Test how well places of rare nuclei are told from others, on images that nothing was learned from."
+    test = commands.add("place-test", run_place_test, summary, *DATASET)
+    add_output(test, "--out", help="new folder for report.md and report.json")
+    add_settings(test, [stage_of("candidates").settings], without=NOT_TESTED)
 
     settings = stage_of("segments").settings
     segment = commands.add("segment", run_segment, "Divide an image, or a folder of images, into tissue segments.")
@@ -50,6 +57,7 @@ def add_commands(commands: Commands) -> None:
 def run_candidates(options: Options) -> dict[str, Any]:
     """Find candidate locations and write them as a table."""
     from napari_histomix.methods.base import Work
+    from napari_histomix.methods.candidate_stage import told_apart_sentence
     from napari_histomix.study.tables import write_candidates
 
     stage = stage_of("candidates")
@@ -61,13 +69,28 @@ def run_candidates(options: Options) -> dict[str, Any]:
         follow(stage.find(Work(dataset, study), check_settings(settings)))
         candidates, facts = study.candidates(), study.settings()
         write_candidates(options.out, candidates)
-    facts = {key: facts[key] for key in ("temperature", "effective_sample_size", "warnings")}
+    told = told_apart_sentence(facts)
+    facts = {key: facts[key] for key in ("temperature", "effective_sample_size", "told_apart", "warnings")}
     sentence = (
         f"{len(candidates):,} candidate locations; the draw is worth {facts['effective_sample_size']:,.0f} equally "
         f"likely ones (temperature {facts['temperature']:.3g})."
     )
-    options.say(sentence, *facts["warnings"], f"Written: {options.out}")
+    options.say(sentence, *filter(None, [told]), *facts["warnings"], f"Written: {options.out}")
     return {"out": str(options.out), "candidates": len(candidates), **facts}
+
+
+def run_place_test(options: Options) -> dict[str, Any]:
+    """Test the scores of places, and print what was found as a Markdown table."""
+    from napari_histomix.evaluation import place_test
+
+    settings: Any = check_settings(settings_from(stage_of("candidates").settings, options))
+    report = follow(place_test.place_test(options.open_data(), settings))
+    options.say(*place_test.report_lines(report))
+    values = place_test.report_values(report)
+    if options.out:
+        place_test.write_report(report, options.out)
+        options.say(f"Written: {options.out}")
+    return {"out": str(options.out) if options.out else None, **values}
 
 
 def run_segment(options: Options) -> dict[str, Any]:

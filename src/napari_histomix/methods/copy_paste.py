@@ -8,7 +8,7 @@ from typing import Annotated
 
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.methods.base import Work
-from napari_histomix.methods.nucleimix import CANDIDATES
+from napari_histomix.methods.candidate_stage import CANDIDATES
 from napari_histomix.methods.pasting import VISIBLE, CandidateDonorSettings, Pasting, Site, lay_donor, put_nucleus
 from napari_histomix.records import Change, Job
 from napari_histomix.settings import Option

@@ -15,7 +15,7 @@ from napari_histomix.compositing.donors import Mask, dilate
 from napari_histomix.compositing.indexed_image import ImageCache, IndexedImage
 from napari_histomix.compositing.planning import CLIPPED_AT_MOST, COVERS_NEIGHBOR, TOO_CLIPPED
 from napari_histomix.methods.base import Work
-from napari_histomix.methods.nucleimix import CANDIDATES
+from napari_histomix.methods.candidate_stage import CANDIDATES
 from napari_histomix.methods.pasting import CandidateDonorSettings, LaidDonor, Pasting, Site, lay_donor, put_nucleus
 from napari_histomix.records import Change, Event, Job, Location
 from napari_histomix.sampling import item_seed

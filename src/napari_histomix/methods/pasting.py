@@ -22,7 +22,8 @@ from napari_histomix.compositing.placing import CHANGED, IMAGE_FULL, USED_UP, ch
 from napari_histomix.compositing.planning import GUARD
 from napari_histomix.compositing.stain import UNMATCHED
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
-from napari_histomix.methods.nucleimix import CANDIDATES, KeptOnly
+from napari_histomix.methods.candidate_stage import CANDIDATES
+from napari_histomix.methods.nucleimix import KeptOnly
 from napari_histomix.methods.record import Record, plain_facts
 from napari_histomix.records import (
     DONOR,

@@ -17,6 +17,7 @@ from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layout_board import centered, turned_pixels
 from napari_histomix.generation.unlabeled import UnlabeledNuclei, load_segmenter
 from napari_histomix.methods.base import Ingredients, Plan, Work
+from napari_histomix.methods.candidate_stage import CANDIDATES
 from napari_histomix.methods.generating import (
     ImageModelSettings,
     ImageNetwork,
@@ -24,7 +25,7 @@ from napari_histomix.methods.generating import (
     learned_from,
     painting_facts,
 )
-from napari_histomix.methods.nucleimix import CANDIDATES, HELD, HOLDS_NUCLEUS, CheckFreePlaces
+from napari_histomix.methods.nucleimix import HELD, HOLDS_NUCLEUS, CheckFreePlaces
 from napari_histomix.methods.pasting import CandidateDonorSettings, Check, Pasting, Site, in_place, inside
 from napari_histomix.methods.record import Record
 from napari_histomix.records import (

@@ -33,7 +33,7 @@ FILE = "manifest.json"
 VERSION = 2
 """Of the manifest's form; the first one had one form for nuclei and another one for tissue."""
 
-FACTS = ("candidate_settings", "encoder", "temperature", "effective_sample_size", "pool_settings")
+FACTS = ("candidate_settings", "encoder", "temperature", "effective_sample_size", "told_apart", "pool_settings")
 """What a manifest takes over from the settings of a study: how the items of a stage were found."""
 
 

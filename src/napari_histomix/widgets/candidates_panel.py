@@ -134,8 +134,8 @@ class CandidatesPanel(PlanPage):
         worth = f"{len(candidates.items):,} candidates"
         if candidates.effective_sample_size is not None:
             worth += f", drawn as if from {candidates.effective_sample_size:,.0f} equally likely places"
-        sentences = [worth, *(warning.rstrip(".") for warning in candidates.warnings)]
-        self.draw.say(". ".join(sentences) + ".", "warning" if candidates.warnings else "info")
+        sentences = filter(None, [f"{worth}.", candidates.told_apart, *candidates.warnings])
+        self.draw.say(" ".join(sentences), "warning" if candidates.warnings else "info")
         self._filter()
 
     def _filter(self, *_: object) -> None:

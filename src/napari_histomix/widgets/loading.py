@@ -19,6 +19,7 @@ from napari_histomix.datasets import Dataset, Survey, open_any, survey
 from napari_histomix.jobs import Outcome
 from napari_histomix.methods.base import Method
 from napari_histomix.methods.base import Work as MethodWork
+from napari_histomix.methods.candidate_stage import told_apart_sentence
 from napari_histomix.records import Candidate, Event, HistomixError, Job, LabeledImage
 from napari_histomix.settings import check_settings
 from napari_histomix.study import Study
@@ -36,7 +37,11 @@ CANDIDATE_COLUMNS = (
     ("kind", "Kind", "major: a nucleus would be replaced. background: a free place."),
     ("type", "Replaces", "Class of the nucleus that would be replaced."),
     ("percentile", "Fit", "How rare-like the surroundings are: percentile among those of real rare nuclei."),
-    ("log_likelihood", "Log-likelihood", "Of the surroundings, under the model of rare surroundings."),
+    (
+        "log_likelihood",
+        "Score",
+        "Log-ratio of rare to other places with such surroundings; log-likelihood under the Gaussian.",
+    ),
     ("donor", "Donor", "The rare nucleus that would be placed here: its image and number."),
 )
 """Column of the frame, header, and what it means."""
@@ -82,6 +87,8 @@ class Candidates:
     images: frozenset[str]
     """Images of the candidates and their donors."""
     effective_sample_size: float | None = None
+    told_apart: str = ""
+    """How well places of the rare class can be told apart."""
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -106,7 +113,8 @@ class Candidates:
         if not items:
             return None
         size, warnings = settings.get("effective_sample_size"), tuple(settings.get("warnings", ()))
-        return cls.of(items, dataset.class_name, effective_sample_size=size, warnings=warnings)
+        draw = {"effective_sample_size": size, "told_apart": told_apart_sentence(settings), "warnings": warnings}
+        return cls.of(items, dataset.class_name, **draw)
 
 
 @dataclass(frozen=True, eq=False)
