@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +99,11 @@ class Case:
 @pytest.fixture(scope="module")
 def few_steps() -> Iterator[None]:
     """The fast preset with fewer steps, noised again once each: what must hold does not depend on their number."""
-    from napari_histomix.diffusion.samplers import PRESETS, Preset, Sampler
+    from napari_histomix.diffusion.samplers import PRESETS, Sampler
 
     quick = Sampler("repaint", 400, 2, 2, grain=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "fast", Preset(ring=PRESETS["fast"].ring, disc=quick, large=quick))
+        patch.setitem(PRESETS, "fast", replace(PRESETS["fast"], disc=quick, large=quick))
         yield
 
 

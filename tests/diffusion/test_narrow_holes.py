@@ -11,7 +11,7 @@ from napari_histomix.diffusion.narrow_holes import CONTEXT, SIDE, _stretches, fi
 from napari_histomix.diffusion.samplers import PRESETS
 from napari_histomix.records import HistomixError, drain
 
-RING = PRESETS["fast"].ring
+SEAM = PRESETS["fast"].seam
 
 
 def ring(side: int, radius: float) -> np.ndarray:
@@ -49,15 +49,15 @@ def test_a_long_hole_takes_about_as_many_windows_as_it_is_long():
 def test_what_is_not_the_hole_stays_and_a_batch_does_not_matter(small_model, tissue_pixels, mpp, side):
     pixels, hole = tissue_pixels(3, side, side), ring(side, side / 3)
     filled, again = (
-        drain(fill_narrow(pixels, hole, mpp, small_model, RING, 7, device="cpu", batch=batch)) for batch in (16, 3)
+        drain(fill_narrow(pixels, hole, mpp, small_model, SEAM, 7, device="cpu", batch=batch)) for batch in (16, 3)
     )
     assert np.array_equal(filled, again) and np.array_equal(filled[~hole], pixels[~hole])
     hidden = np.where(hole[..., None], np.uint8(0), pixels)
-    assert np.array_equal(drain(fill_narrow(hidden, hole, mpp, small_model, RING, 7, device="cpu")), filled)
+    assert np.array_equal(drain(fill_narrow(hidden, hole, mpp, small_model, SEAM, 7, device="cpu")), filled)
 
 
 def test_no_hole_or_nothing_else_is_refused(small_model):
     pixels = np.zeros((80, 80, 3), np.uint8)
     for hole in (np.zeros((80, 80), bool), np.ones((80, 80), bool)):
         with pytest.raises(HistomixError, match="some, but not all"):
-            drain(fill_narrow(pixels, hole, 0.5, small_model, RING, 0, device="cpu"))
+            drain(fill_narrow(pixels, hole, 0.5, small_model, SEAM, 0, device="cpu"))

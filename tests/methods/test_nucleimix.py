@@ -493,7 +493,7 @@ class TestRecords:
 
     def test_the_papers_sampler(self, run, monkeypatch):
         few = Sampler("mcg-fixed", 1000, 10, conditional=False, eta=0.0)
-        monkeypatch.setitem(PRESETS, "paper", Preset(ring=few, disc=few, large=few))
+        monkeypatch.setitem(PRESETS, "paper", Preset(ring=few, disc=few, large=few, seam=few))
         assert run(count=1, sampler="paper").changes[0].provenance["sampler"] == "paper"
 
     def test_records_are_enough_to_make_them_again(self, run, dataset, small_model):

@@ -156,7 +156,7 @@ def make_mix(
     """
     from napari_histomix.diffusion.samplers import PRESETS
 
-    stage = "ring" if any(exchange.swap.cut for exchange in plan.exchanges) else "large"
+    stage = "seam" if any(exchange.swap.cut for exchange in plan.exchanges) else "large"
     sampler = getattr(PRESETS[settings.sampler], stage)
     how = making_facts(USegMix.title, settings, {stage: sampler}, model)
     needed = {plan.image, *(pool.image(exchange.donor).source.image for exchange in plan.exchanges)}
@@ -182,14 +182,14 @@ def make_mix(
 def _painted(
     stage: str, pasted: NDArray[np.uint8], origin: NDArray[np.uint8], *how: Any, **where: Any
 ) -> Job[NDArray[np.uint8]]:
-    """Pixels (H, W, 3) with what the origin map marks as inpainted filled in, as a ring or as a large hole."""
+    """Pixels (H, W, 3) with what the origin map marks as inpainted filled in, as a seam or as a large hole."""
     from napari_histomix.diffusion.large_holes import fill_holes
     from napari_histomix.diffusion.narrow_holes import fill_narrow
 
     hole = origin == INPAINTED
     if not hole.any():
         return pasted
-    return (yield from (fill_narrow if stage == "ring" else fill_holes)(pasted, hole, *how, **where))
+    return (yield from (fill_narrow if stage == "seam" else fill_holes)(pasted, hole, *how, **where))
 
 
 def _donor(pool: SegmentPool, number: int) -> SourceRef:
