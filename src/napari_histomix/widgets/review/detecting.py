@@ -34,7 +34,7 @@ NOTHING_LEFT = (
     "There is nothing to test: it takes nuclei in real images, or images derived from real ones, that are not rejected."
 )
 GIVEN_UP = "The study was changed, or another was opened: the test was given up, and nothing of it is kept."
-TESTED = "Each of them has its score now: order and filter by it, or go through the most detectable ones."
+TESTED = "The scores are kept: order and filter by them, or go through the most detectable ones."
 NAME = "detector test"
 """Of the folder of a report."""
 ROWS = 4
@@ -249,6 +249,7 @@ def result_table(test: MethodTest) -> QWidget:
     pasted = by_variant.get(HARD_PASTE, {})
     grid = QGridLayout()
     grid.setContentsMargins(0, 0, 0, 0)
+    grid.setHorizontalSpacing(2 * ui.SPACE)
     grid.setColumnStretch(2, 1)
     for column, heading in enumerate(("Hidden", "AUC", "Hard paste" if pasted else "")):
         grid.addWidget(ui.heading(heading), 0, column)
