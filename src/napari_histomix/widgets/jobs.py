@@ -42,6 +42,7 @@ AHEAD = (
     "napari_histomix.generation.segmenting",
     "sklearn.covariance",
     "sklearn.decomposition",
+    "sklearn.isotonic",
 )
 """What runs import: loaded beforehand."""
 
