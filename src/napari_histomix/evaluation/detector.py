@@ -59,15 +59,29 @@ class DetectorSettings:
         bool, Option("Also test the very same changes without blending: what blending has to be better than.")
     ] = True
     folds: Annotated[
-        int, Option("Parts that patients or images are divided into; each is scored by a network of its own.", low=2)
+        int,
+        Option(
+            "Parts that patients or images are divided into; each is scored by a network of its own.",
+            low=2,
+            advanced=True,
+        ),
     ] = 5
-    epochs: Annotated[int, Option("How often a network sees every crop that it learns from.", low=1)] = 24
-    networks: Annotated[int, Option("Networks of each part, whose scores are averaged.", low=1, high=20)] = 1
-    side: Annotated[int, Option("Side of a crop of a nucleus, at the image's own scale.", low=16, unit="px")] = 48
-    tissue_side: Annotated[int, Option("Side of a crop of tissue, at the image's own scale.", low=32, unit="px")] = 256
-    per_image: Annotated[int, Option("Crops of an image of tissue at most.", low=1)] = 4
+    epochs: Annotated[int, Option("How often a network sees every crop that it learns from.", low=1, advanced=True)] = (
+        24
+    )
+    networks: Annotated[
+        int, Option("Networks of each part, whose scores are averaged.", low=1, high=20, advanced=True)
+    ] = 1
+    side: Annotated[
+        int, Option("Side of a crop of a nucleus, at the image's own scale.", low=16, unit="px", advanced=True)
+    ] = 48
+    tissue_side: Annotated[
+        int, Option("Side of a crop of tissue, at the image's own scale.", low=32, unit="px", advanced=True)
+    ] = 256
+    per_image: Annotated[int, Option("Crops of an image of tissue at most.", low=1, advanced=True)] = 4
     most: Annotated[
-        int, Option("Synthetic crops, and real ones, at most; drawn at random where there are more.", low=10)
+        int,
+        Option("Synthetic crops, and real ones, at most; drawn at random where there are more.", low=10, advanced=True),
     ] = 1000
     shared_donors: Annotated[
         bool,
@@ -202,10 +216,13 @@ def detector_test(
     Raises
     ------
     HistomixError
-        If a study holds nothing to test, or ``keep`` holds another test. `UntestableError` if there are too few crops
-        of either kind, or all are of one patient or image; where other methods can be tested, that is a note.
+        If a study holds nothing to test, nothing is said of what to hide, or ``keep`` holds another test.
+        `UntestableError` if there are too few crops of either kind, or all are of one patient or image; where other
+        methods can be tested, that is a note.
     """
     settings = check_settings(settings)
+    if not settings.hide:
+        raise HistomixError("Say what is hidden from the detector; one choice is that nothing is.")
     KeptResults.check(keep, resume)
     results = KeptResults()
     shown: list[tuple[Path, str, Crops]] = []

@@ -53,12 +53,13 @@ def _rows(test: MethodTest) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for result in test.results:
         targets = [result.by_target.get(name) for name in _HEADINGS[4:]]
-        figures = (_figure(estimate) for estimate in (result.auc, result.same_image, *targets))
+        figures = (figure_text(estimate) for estimate in (result.auc, result.same_image, *targets))
         rows.append((result.variant, result.hide, *figures))
     return rows
 
 
-def _figure(estimate: Estimate | None) -> str:
+def figure_text(estimate: Estimate | None) -> str:
+    """A figure and its interval, such as "0.74 [0.69, 0.79]"; empty where it is not known."""
     if estimate is None or estimate.value is None:
         return ""
     if estimate.low is None or estimate.high is None:
@@ -106,8 +107,8 @@ def _result_values(result: Result) -> dict[str, Any]:
     }
 
 
-def contact_sheet(report: DetectorReport) -> NDArray[np.uint8]:
-    """Draw, for each method, what gives itself away most; (H, W, 3) uint8.
+def contact_sheet(report: DetectorReport, rows: int = ROWS) -> NDArray[np.uint8]:
+    """Draw, for each method, what gives itself away most, in so many ``rows`` at most; (H, W, 3) uint8.
 
     The synthetic crops with the highest out-of-fold scores, the same changes without blending, and the real crops with
     the highest scores.
@@ -116,8 +117,8 @@ def contact_sheet(report: DetectorReport) -> NDArray[np.uint8]:
     for test in report.tests:
         crops, scores = test.crops.crops, test.own.scores
         order = np.argsort(-scores, kind="stable").tolist()
-        made = [crops[at] for at in order if crops[at].synthetic][:ROWS]
-        real = [crops[at].pixels for at in order if not crops[at].synthetic][:ROWS]
+        made = [crops[at] for at in order if crops[at].synthetic][:rows]
+        real = [crops[at].pixels for at in order if not crops[at].synthetic][:rows]
         columns = {"synthetic": [crop.pixels for crop in made]}
         if pasted := [crop.pasted for crop in made if crop.pasted is not None]:
             columns["without blending"] = pasted

@@ -37,10 +37,12 @@ RARELY = 50_000
 AHEAD = (
     "napari_histomix.diffusion.inpainter",
     "napari_histomix.diffusion.model_files",
+    "napari_histomix.evaluation.detector",
     "napari_histomix.generation.segmenter",
     "napari_histomix.generation.segmenting",
     "sklearn.covariance",
     "sklearn.decomposition",
+    "sklearn.isotonic",
 )
 """What runs import: loaded beforehand."""
 

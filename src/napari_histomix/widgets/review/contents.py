@@ -10,12 +10,14 @@ from qtpy.QtWidgets import QWidget
 
 from napari_histomix.compositing.composing import Look, look, look_at_image
 from napari_histomix.records import Change, HistomixError, LabeledImage
+from napari_histomix.study import Study
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.decisions import UNDECIDED, WORDS
 from napari_histomix.widgets.jobs import sentence_of
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.review.deciding import COLORS, DecidingBox, DetailsBox, GoalBar, provenance, title_of
+from napari_histomix.widgets.review.detecting import DetectorSection
 from napari_histomix.widgets.review.donors import CompareSection, DonorSection
 from napari_histomix.widgets.review.queue import DETECTABLE_FIRST
 from napari_histomix.widgets.review.sections import FilterSection, ListSection, SummarySection
@@ -40,9 +42,9 @@ class ReviewContents(QWidget):
         self.goal, self.deciding, self.details = GoalBar(panel), DecidingBox(panel), DetailsBox(panel)
         self.filters, self.list = FilterSection(panel), ListSection(panel)
         self.donors, self.compare = DonorSection(panel.session, panel.runner), CompareSection(panel.session)
-        self.summary = SummarySection(panel, self.filters.choose_donor)
+        self.detector, self.summary = DetectorSection(panel), SummarySection(panel, self.filters.choose_donor)
         parts = (self.goal, self.note, self.views, self.deciding, self.details)
-        sections = (self.filters, self.list, self.donors, self.compare, self.summary)
+        sections = (self.filters, self.list, self.donors, self.compare, self.detector, self.summary)
         top = ui.row(self.counter, keys_button, stretch=0)
         self.setLayout(ui.column(top, *parts, *sections, space=ui.SPACE - 2))
         self.shows = False
@@ -76,18 +78,23 @@ class ReviewContents(QWidget):
             queue.filter(self.filters.wanted)
 
     def read_more(self) -> None:
-        """Read which sampler painted what and what a detector made of it, where a filter or an order may want to know.
+        """Read which sampler painted what and how detectable it is, where a filter or an order may want to know.
 
         What was chosen in the section stays chosen when changes are added.
         """
         study, queue = self.session.study, self.queue
         chosen = queue.wanted.sampler or queue.wanted.detectable or queue.by == DETECTABLE_FIRST
         if queue.samplers is None and study is not None and (self.filters.is_open or chosen):
-            samplers, percentiles = study.samplers(), study.detectability()
+            samplers = study.samplers()
             queue.set_samplers(samplers)
-            queue.set_detectability(percentiles)
             self.filters.set_samplers(sorted(set(samplers.values())))
-            self.filters.set_detectability(bool(percentiles))
+            self.read_detectability(study)
+
+    def read_detectability(self, study: Study) -> None:
+        """Read how easily a detector told changes from what is real, to order and filter by it."""
+        percentiles = study.detectability()
+        self.queue.set_detectability(percentiles)
+        self.filters.set_detectability(bool(percentiles))
 
     # What is shown.
 
@@ -103,6 +110,7 @@ class ReviewContents(QWidget):
         self.goal.show_counts(undecided, approved, rejected)
         self.filters.show_count(queue)
         self.list.refresh()
+        self.detector.refresh()
         self.summary.redraw.start()
         self.show_look()
         why_not = READ_ONLY if session.read_only else ""

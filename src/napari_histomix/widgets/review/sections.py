@@ -61,7 +61,7 @@ ORDERS = (
     ("Order: at random", RANDOM),
 )
 DETECTABLE = "How easily the detector test tells them from what is real, at least: 50 is as a real one, 100 at once."
-NOT_TESTED = "histomix detect-test STUDY says how easily a network tells each of them from what is real."
+NOT_TESTED = "A test says how easily a network tells each of them from what is real; see “What a network can tell”."
 PAUSE, SUMMARY_PAUSE = 200, 150
 """Milliseconds after the last change of a number before it counts, and after a decision before it is summed up."""
 ALL_DONORS = "0 "
@@ -102,7 +102,9 @@ class FilterSection(ui.Section):
         pairs = (ui.even_row(*pair) for pair in zip(fields[::2], fields[1::2], strict=True))
         fits = ui.row(ui.label("Fit from", wrap=False), self.low, ui.label("to", wrap=False), self.high)
         fits.addStretch(1)
-        found = ui.row(ui.label("Detectable from", wrap=False), self.detectable)
+        tip = "Go to the section below that tests how easily a network tells them from what is real."
+        self.test_button = ui.button("Test …", tip, lambda: panel.contents.detector.bring_up())
+        found = ui.row(ui.label("Detectable from", wrap=False), self.detectable, self.test_button)
         found.addStretch(1)
         ui.add(self.body, *pairs, fits, found, ui.row(self.seed, self.clear_button, stretch=1))
 
