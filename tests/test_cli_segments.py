@@ -16,6 +16,7 @@ from napari_histomix.datasets import SYNTHETIC_NOTICE, open_tissue
 from napari_histomix.study import Study
 
 FEW = ("--superpixels", "8", "--points", "4")
+POOL = (*FEW, "--border")
 
 
 def paint(seed: int) -> np.ndarray:
@@ -44,7 +45,8 @@ def data(tmp_path_factory) -> Path:
 def synthesize(run, small_model_folder):
     def call(data: Path, out: Path, *more: object) -> tuple[int, list[str], str]:
         model = ("--model", small_model_folder, "--device", "cpu", "--new-area", 0.05, 0.95)
-        return run("synthesize", data, "--method", "usegmix", "--out", out, *model, *FEW, *more)
+        form = ("--outline", "segment", "--no-own-patient")
+        return run("synthesize", data, "--method", "usegmix", "--out", out, *model, *form, *POOL, *more)
 
     return call
 
@@ -83,7 +85,7 @@ def test_a_single_image_and_images_without_tissue(run, data, tmp_path):
 
 def test_a_pool_is_built_and_counted(run, data, tmp_path):
     study = tmp_path / "study"
-    assert run("pool", "build", data, "--study", study, *FEW)[0] == 0
+    assert run("pool", "build", data, "--study", study, *POOL)[0] == 0
     code, shown, _ = run("pool", "stats", study, "--json")
     said = json.loads(shown[-1])
     assert code == 0 and set(said["classes"]) == {"high", "low"}
@@ -120,7 +122,7 @@ def test_synthetic_images_in_class_folders_with_a_manifest(synthesize, data, tmp
 
 def test_a_curated_pool_is_used_as_it_is(run, synthesize, data, tmp_path):
     study = tmp_path / "study"
-    run("pool", "build", data, "--study", study, *FEW)
+    run("pool", "build", data, "--study", study, *POOL)
     from napari_histomix.segmentation.pool import SegmentPool
 
     pool = SegmentPool(study)
@@ -140,7 +142,7 @@ def test_a_killed_build_is_taken_up_again(run, synthesize, data, tmp_path):
         left.mkdir(parents=True)
         (left / "rows.bin").write_bytes(b"half")
     assert "no segment pool" in run("pool", "stats", tmp_path / "a")[2][-1]
-    code, _, said = run("pool", "build", data, "--study", tmp_path / "a", *FEW)
+    code, _, said = run("pool", "build", data, "--study", tmp_path / "a", *POOL)
     assert code == 0 and run("pool", "stats", tmp_path / "a")[0] == 0, said
     assert synthesize(data, tmp_path / "out", "--per-class", 1, "--study", tmp_path / "b")[0] == 0
     Study.create(tmp_path / "c", tmp_path, "another")
