@@ -1,6 +1,7 @@
 """Train the bundled generators and the bundled segmenter, on whatever machine there is; needs no network.
 
-Run ``bundled_data.py`` first: its folders are all that is needed, 61 MB for generators, 66 MB for the segmenter. Then::
+Run ``bundled_data.py`` first: its folders are all that is needed. With ``--pack`` they are BYTES, and this script
+unpacks them. Then::
 
     python scripts/train_bundled.py DATA OUT [--minutes 12] [--kinds segmenter image pix2pix structure]
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+
+from PIL import Image
 
 from napari_histomix.devices import choose_device
 from napari_histomix.records import HistomixError
@@ -44,6 +47,15 @@ def train_one(kind: str, data: list[Path], out: Path, minutes: float, device: st
             print(f"{kind}, {seconds:.0f} s: {event.phase} {figures}", flush=True)
 
 
+def unpack(data: Path) -> None:
+    """Write the images of ``bundled_data.py --pack`` as PNG files beside themselves, where that was not done yet."""
+    for path in sorted(data.glob("*/Images/*.webp")):
+        image, part = path.with_suffix(".png"), path.with_suffix(".part")
+        if not image.exists():
+            Image.open(path).save(part, format="PNG")
+            part.replace(image)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Train the bundled generators and the bundled segmenter.")
@@ -54,6 +66,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     arguments = parser.parse_args()
     device = choose_device(arguments.device).type
+    unpack(arguments.data)
     brca, discs, bowl = (arguments.data / name for name in ("brca-m2c", "brca-m2c-discs", "dsb2018-he"))
     whole = sum(SHARES[kind] for kind in arguments.kinds)
     for kind in arguments.kinds:

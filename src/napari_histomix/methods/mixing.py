@@ -22,9 +22,9 @@ from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.settings import Option, PaintingSettings, Seed
 
 NO_DONOR = "no segment of its class may take its place"
-PAINTED = "too much would be painted along the seam"
+PAINTED = "too much would be painted along the seam (setting: painted)"
 OUT_OF_RANGE = "its new-area ratio cannot be brought into the range"
-TOO_LARGE = "the segment alone is more than the new area may be"
+TOO_LARGE = "the segment alone is more than the new area may be (setting: new area)"
 SHARPER = 0.1
 """By how much less freely donors are drawn along seams, where they are tried on and refused, than by the median."""
 TOUCHED = 0.25

@@ -19,11 +19,11 @@ from napari_histomix.segmentation.anchors import segments_of
 from napari_histomix.segmentation.pool import SegmentPool
 
 SHORT = "no turn brings enough of the donor there"
-DIFFERENT = "the tissue around the donor is different"
+DIFFERENT = "the tissue around the donor is different (setting: mismatch)"
 UNLIKE = "the donor is unlike the target"
 UNSHARP = "the donor's image is sharper or less sharp"
-STAINED = "the donor's stain is too far from the target's"
-SEEN = "a seam would be seen"
+STAINED = "the donor's stain is too far from the target's (setting: stain matching)"
+SEEN = "a seam would be seen (setting: seam)"
 SHARPNESS = 2.5
 """Most that the sharpness of one image may be of the other's."""
 GLASS = "hardly any tissue is in it"
