@@ -129,7 +129,7 @@ def pack(out: Path) -> None:
         if number in packed:
             small.hardlink_to(packed[number])
         else:
-            Image.open(path).convert("RGB").save(small, lossless=True, quality=100, method=6)
+            Image.open(path).convert("RGB").save(small, lossless=True, quality=60, method=4)
             packed[number] = small
     for path in out.glob("*/Images/*.png"):
         path.unlink()

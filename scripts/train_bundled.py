@@ -1,6 +1,6 @@
 """Train the bundled generators and the bundled segmenter, on whatever machine there is; needs no network.
 
-Run ``bundled_data.py`` first: its folders are all that is needed. With ``--pack`` they are BYTES, and this script
+Run ``bundled_data.py`` first: its folders are all that is needed. With ``--pack`` they are 63 MB, and this script
 unpacks them. Then::
 
     python scripts/train_bundled.py DATA OUT [--minutes 12] [--kinds segmenter image pix2pix structure]
