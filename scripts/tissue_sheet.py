@@ -40,7 +40,7 @@ def write(pictures: list[NDArray[np.uint8]], columns: int, path: Path) -> None:
     small = [cv2.resize(one, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for one in pictures]
     small += [np.full_like(small[0], 255)] * (-len(small) % columns)
     rows = [np.hstack(small[start : start + columns]) for start in range(0, len(small), columns)]
-    Image.fromarray(np.vstack(rows)).save(path, quality=85)
+    Image.fromarray(np.vstack(rows)).save(path, quality=76)
 
 
 def main() -> None:
