@@ -26,6 +26,7 @@ INPUTS = {"dataset", "study", "splits", "candidates", "image", "images", "start"
     "manifest",
     "pred",
     "learned",
+    "studies",
 }
 """Options and arguments that name a file or folder which a command reads, or a study that it writes on."""
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and devices of other systems")

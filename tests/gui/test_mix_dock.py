@@ -28,7 +28,7 @@ def open_mix(make_napari_viewer: Any, tmp_path: Path, qtbot: Any, tiny_model: An
         viewer.window._qt_window.resizeDocks([dock], [420], Qt.Orientation.Horizontal)
         panel.model = tiny_model
         # The paper's form, in which every donor fits.
-        panel.form.fields["outline"].value = "segment"
+        panel.form.fields["outline"].value, panel.form.fields["own_patient"].value = "segment", False
         panel.real_viewer = viewer
         folder = next(folders)
         folder.mkdir()
