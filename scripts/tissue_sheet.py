@@ -67,9 +67,7 @@ def main() -> None:
         for number, image in enumerate(pool.images[:8]):
             pixels = dataset.read(image.source.image).pixels
             for member in np.flatnonzero(pool.rows["image"] == number):
-                segment, mask = pool.segment(int(member)), np.zeros(pixels.shape[:2], bool)
-                mask[segment.window] = segment.mask
-                pixels = outlined(pixels, mask, GREEN)
+                pixels = outlined(pixels, pool.segment(int(member)).in_image(pixels.shape), GREEN)
             drawn.append(pixels)
         write(drawn, 4, options.segments)
 

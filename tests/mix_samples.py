@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,22 @@ def make_mix_study(folder: Path) -> Study:
             writer.add(about, some, features, [np.full((8, 8, 3), 90, np.uint8)] * len(some))
         drain(writer.finish(6, 4))
     return study
+
+
+class Sources:
+    """What changes are made again from, as replay has it."""
+
+    def __init__(self, dataset: Dataset, model: object) -> None:
+        self.dataset, self._model = dataset, model
+
+    def read(self, facts):
+        return self.dataset.read(facts["image"])
+
+    def model(self, provenance):
+        return self._model
+
+    def device(self, provenance):
+        return "cpu"
+
+    def threads(self, provenance):
+        return nullcontext()

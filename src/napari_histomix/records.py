@@ -376,6 +376,12 @@ class Segment:
         height, width = self.mask.shape
         return slice(self.row, self.row + height), slice(self.col, self.col + width)
 
+    def in_image(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Its mask in its image (H, W, …), (H, W)."""
+        whole = np.zeros(shape[:2], bool)
+        whole[self.window] = self.mask
+        return whole
+
     def at_border(self, shape: tuple[int, ...]) -> bool:
         """Whether it touches the border of its image (H, W, …): what lies beyond is missing."""
         rows, cols = self.window

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from napari_histomix.compositing.fitting import TissueMap, fit_donor, whole_mask
+from napari_histomix.compositing.fitting import TissueMap, fit_donor
 from napari_histomix.compositing.replacement import moved_image
 from napari_histomix.records import Segment
 from napari_histomix.segmentation.anchors import segments_of
@@ -37,7 +37,7 @@ def test_an_image_that_was_turned_is_turned_back_to_the_last_pixel(quarter, mirr
     pixels = glands()
     turned = np.rot90(pixels[:, ::-1] if mirrored else pixels, quarter).copy()
     target = disc(190, 210)
-    mask = whole_mask(target, (SIDE, SIDE))
+    mask = target.in_image((SIDE, SIDE))
     (donor,) = segments_of(np.rot90(mask[:, ::-1] if mirrored else mask, quarter).astype(np.uint8))
     fit = fit_donor(target, TissueMap.of(pixels, MPP), donor, TissueMap.of(turned, MPP))
     assert fit.mismatch < 0.1 and fit.cover > 0.95 and fit.unlike < 0.1 and fit.pose.scale == 1
@@ -81,7 +81,7 @@ def test_an_image_of_another_scale_is_brought_to_the_targets():
     pixels = glands()
     large = np.asarray(cv2.resize(pixels, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
     target = disc(190, 210)
-    (donor,) = segments_of(cv2.resize(whole_mask(target, (SIDE, SIDE)).astype(np.uint8), None, fx=2, fy=2))
+    (donor,) = segments_of(cv2.resize(target.in_image((SIDE, SIDE)).astype(np.uint8), None, fx=2, fy=2))
     fit = fit_donor(target, TissueMap.of(pixels, MPP), donor, TissueMap.of(large, MPP / 2))
     assert fit.pose.scale == 0.5 and fit.mismatch < 0.15
     moved = moved_image(large, donor, fit.pose, target.window)

@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mix_samples import Sources
 from PIL import Image
 
 from napari_histomix import jobs
@@ -377,25 +377,6 @@ def test_killed_and_taken_up_again_it_makes_the_same_bytes(dataset, folder, begu
     outcome = drain(jobs.resume(study, dataset))
     drain(jobs.run(METHOD, dataset, replace(settings, batch=1), whole))
     assert outcome.ids == tuple(range(6)) and same(study, whole) and jobs.unfinished(study) is None
-
-
-class Sources:
-    """What changes are made again from, as replay has it."""
-
-    def __init__(self, dataset: Dataset, model: object) -> None:
-        self.dataset, self._model = dataset, model
-
-    def read(self, facts):
-        return self.dataset.read(facts["image"])
-
-    def model(self, provenance):
-        return self._model
-
-    def device(self, provenance):
-        return "cpu"
-
-    def threads(self, provenance):
-        return nullcontext()
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from mix_samples import Sources
 from PIL import Image
 
 from napari_histomix.compositing.fitting import LEAST_COVER
@@ -115,25 +115,6 @@ def test_a_pixel_of_the_surroundings_is_told_from_one_of_the_segment(made):
         for place in np.linspace(0, len(rows) - 1, 60).astype(int):
             parts.add(METHOD.trace(record_of(change), int(rows[place]), int(cols[place]), painted=False)["part"])
     assert parts == {"segment", "surroundings"}
-
-
-class Sources:
-    """What changes are made again from, as replay has it."""
-
-    def __init__(self, dataset: Dataset, model: object) -> None:
-        self.dataset, self._model = dataset, model
-
-    def read(self, facts):
-        return self.dataset.read(facts["image"])
-
-    def model(self, provenance):
-        return self._model
-
-    def device(self, provenance):
-        return "cpu"
-
-    def threads(self, provenance):
-        return nullcontext()
 
 
 def test_it_is_made_again_from_its_record_without_looking_for_the_seam(dataset, made, small_model, monkeypatch):

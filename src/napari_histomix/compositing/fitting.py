@@ -116,7 +116,7 @@ class TissueMap:
 
     def tissue(self, segment: Segment) -> float:
         """Share of a segment that is neither lumen nor glass."""
-        inside = self.cells(whole_mask(segment, self.shape))
+        inside = self.cells(segment.in_image(self.shape))
         return float(1 - self.channels[inside, CLEAR].mean() / WEIGHTS[CLEAR]) if inside.any() else 1.0
 
 
@@ -140,13 +140,6 @@ class Fit:
         return self.mismatch + COVERED * (1 - self.cover)
 
 
-def whole_mask(segment: Segment, shape: tuple[int, int]) -> Mask:
-    """A segment in its image (H, W)."""
-    mask = np.zeros(shape, bool)
-    mask[segment.window] = segment.mask
-    return mask
-
-
 def fit_donor(
     target: Segment, ground: TissueMap, donor: Segment, source: TissueMap, most: float = np.inf
 ) -> Fit | None:
@@ -157,7 +150,7 @@ def fit_donor(
     turned and mirrored by multiples of 90° and brought to the target's scale, not made larger or smaller than it was.
     Where a quick look shows that the mismatch will be above ``most``, the pose is the best of that look.
     """
-    inner, covering = ground.cells(whole_mask(target, ground.shape)), source.cells(whole_mask(donor, source.shape))
+    inner, covering = ground.cells(target.in_image(ground.shape)), source.cells(donor.in_image(source.shape))
     if not inner.any() or not covering.any():
         return None
     width = round(MARGIN / CELL)

@@ -100,18 +100,14 @@ def _moved(mask: Mask, matrix: NDArray[np.float64], shape: tuple[int, ...]) -> M
 def lay(target: Segment, donor: Segment, pose: Pose, free: Mask) -> Replacement:
     """The donor's mask in the target's image, and the hole around it, within the pixels (H, W) that may change."""
     laid = without_crumbs(_moved(donor.mask, np.array(pose.matrix), free.shape) & free)
-    replaced = np.zeros(free.shape, bool)
-    replaced[target.window] = target.mask
     band = _band(laid, max(2.0, BAND * max(free.shape) / BAND_SIDE))
-    hole = ((replaced & ~laid) | band) & free
+    hole = ((target.in_image(free.shape) & ~laid) | band) & free
     return Replacement(laid & ~hole, hole)
 
 
 def lay_cut(cut: Segment, mpp: float, free: Mask) -> Replacement:
     """What was cut out along a seam, and the hole along that seam, within the pixels (H, W) that may change."""
-    mask = np.zeros(free.shape, bool)
-    mask[cut.window] = cut.mask
-    mask &= free
+    mask = cut.in_image(free.shape) & free
     hole = _band(mask, max(SEAM[1], SEAM[0] * 0.25 / mpp)) & free
     return Replacement(mask & ~hole, hole)
 

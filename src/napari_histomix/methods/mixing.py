@@ -14,7 +14,7 @@ from napari_histomix.compositing.replacement import Swap, lay_swap, pose_of
 from napari_histomix.datasets import Dataset
 from napari_histomix.methods.base import Plan
 from napari_histomix.methods.deriving import fresh_name
-from napari_histomix.methods.segment_fits import SegmentFits, seam_room, whole_mask
+from napari_histomix.methods.segment_fits import SegmentFits, seam_room
 from napari_histomix.methods.segment_stage import read_image
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.sampling import DonorChoice
@@ -269,7 +269,7 @@ def _by_seam(
     about = pool.image
 
     def propose(target: int, free: NDArray[np.bool_], refusals: Counter[str]) -> Exchange | None:
-        mask = whole_mask(pool.segment(target), about(target).shape)
+        mask = pool.segment(target).in_image(about(target).shape)
         if (np.logical_or(*seam_room(mask, about(target).mpp)) & ~free).any():
             return None
         if 1 - (free & ~mask).mean() > most:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from napari_histomix.compositing.donors import Mask
-from napari_histomix.compositing.fitting import MARGIN, Fit, TissueMap, fit_donor, whole_mask
+from napari_histomix.compositing.fitting import MARGIN, Fit, TissueMap, fit_donor
 from napari_histomix.compositing.replacement import Swap, moved_image
 from napari_histomix.compositing.seams import find_seam
 from napari_histomix.compositing.stain import KIND_SHIFT, match_tissue
@@ -22,11 +22,11 @@ SHORT = "no turn brings enough of the donor there"
 DIFFERENT = "the tissue around the donor is different (setting: mismatch)"
 UNLIKE = "the donor is unlike the target"
 UNSHARP = "the donor's image is sharper or less sharp"
-STAINED = "the donor's stain is too far from the target's (setting: stain matching)"
+OFF_STAIN = "the donor's stain is too far from the target's (setting: stain matching)"
 SEEN = "a seam would be seen (setting: seam)"
 SHARPNESS = 2.5
 """Most that the sharpness of one image may be of the other's."""
-GLASS = "hardly any tissue is in it"
+NO_TISSUE = "hardly any tissue is in it"
 LEAST_TISSUE = 0.4
 """Share of a target that is neither lumen nor glass, below which there is nothing to replace."""
 MOST_UNLIKE = 0.5
@@ -82,7 +82,7 @@ class SegmentFits:
         """
         refusals: Counter[str] = Counter()
         if self._map(target).tissue(self.pool.segment(target)) < LEAST_TISSUE:
-            return None, Counter([GLASS])
+            return None, Counter([NO_TISSUE])
         fits: list[tuple[Fit, int]] = []
         for donor in donors:
             fit = self.fit(target, donor)
@@ -119,7 +119,7 @@ class SegmentFits:
         """A donor's image cut out along a seam around a target, or why that will not do."""
         ground, source = self._image(target), self._image(donor)
         segment, given = self.pool.segment(target), self.pool.segment(donor)
-        core, band = (part & free for part in seam_room(whole_mask(segment, free.shape), ground.mpp))
+        core, band = (part & free for part in seam_room(segment.in_image(free.shape), ground.mpp))
         (room,) = segments_of((core | band).astype(np.uint8))
         window = room.window
         core, band, own = core[window], band[window], ground.pixels[window]
@@ -128,7 +128,7 @@ class SegmentFits:
         if self.stain_matching:
             moved, stain = match_tissue(moved, (moved, band), (own, band))
             if any(abs(shift) >= KIND_SHIFT for kind in ("nuclei", "rest") for shift in stain.get(kind, ())):
-                return STAINED
+                return OFF_STAIN
         found = find_seam(own, moved, core, band, ground.mpp)
         if found.cost > self.seam:
             return SEEN
