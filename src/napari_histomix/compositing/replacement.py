@@ -107,8 +107,12 @@ def lay(target: Segment, donor: Segment, pose: Pose, free: Mask) -> Replacement:
 
 def lay_cut(cut: Segment, mpp: float, free: Mask) -> Replacement:
     """What was cut out along a seam, and the hole along that seam, within the pixels (H, W) that may change."""
+    width = max(SEAM[1], SEAM[0] * 0.25 / mpp)
     mask = cut.in_image(free.shape) & free
-    hole = _band(mask, max(SEAM[1], SEAM[0] * 0.25 / mpp)) & free
+    hole = np.zeros(free.shape, bool)
+    # Farther away there is no hole.
+    around = tuple(slice(max(0, part.start - int(width) - 2), part.stop + int(width) + 2) for part in cut.window)
+    hole[around] = _band(mask[around], width) & free[around]
     return Replacement(mask & ~hole, hole)
 
 

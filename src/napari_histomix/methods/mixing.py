@@ -17,7 +17,7 @@ from napari_histomix.methods.deriving import fresh_name
 from napari_histomix.methods.segment_fits import SegmentFits, seam_room
 from napari_histomix.methods.segment_stage import read_image
 from napari_histomix.records import Event, HistomixError, Job
-from napari_histomix.sampling import DonorChoice
+from napari_histomix.sampling import DonorChoice, draw_order
 from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.settings import Option, PaintingSettings, Seed
 
@@ -56,17 +56,29 @@ class USegMixSettings(PaintingSettings):
     ] = 0.05
     tries: Annotated[
         int,
-        Option("Donors that are drawn for a segment, of which the one that fits best is taken.", low=1, advanced=True),
-    ] = 8
+        Option(
+            "Donors that are drawn and looked at for a segment; of those that fit best at a look, one is taken.",
+            low=1,
+            advanced=True,
+        ),
+    ] = 32
     mismatch: Annotated[
         float,
         Option(
-            "How much the tissue around a donor may differ from that around its target: 0 not at all, 1 by a tenth of "
-            "optical density on the whole.",
+            "How much the tissue around a donor may differ from that around its target: 0 not at all, 1 by a third of "
+            "it being lumen, or by two thirds of a tenth of optical density, on the whole.",
             low=0,
             advanced=True,
         ),
     ] = 0.45
+    unlike: Annotated[
+        float,
+        Option(
+            "How much a donor may differ from its target in what the eye sees first, on the same scale.",
+            low=0,
+            advanced=True,
+        ),
+    ] = 0.33
     seam: Annotated[
         float, Option("How much both images may differ along a seam; 1 is white beside black.", low=0, advanced=True)
     ] = 0.16
@@ -204,6 +216,7 @@ def segment_fits(dataset: Dataset, pool: SegmentPool, settings: USegMixSettings)
         lambda name: read_image(dataset, pool, name),
         tries=settings.tries,
         mismatch=settings.mismatch,
+        unlike=settings.unlike,
         seam=settings.seam,
         stain_matching=settings.stain_matching,
     )
@@ -269,10 +282,11 @@ def _by_seam(
     about = pool.image
 
     def propose(target: int, free: NDArray[np.bool_], refusals: Counter[str]) -> Exchange | None:
-        mask = pool.segment(target).in_image(about(target).shape)
-        if (np.logical_or(*seam_room(mask, about(target).mpp)) & ~free).any():
+        segment = pool.segment(target)
+        core, band, window = seam_room(segment, free.shape, about(target).mpp)
+        if ((core | band) & ~free[window]).any():
             return None
-        if 1 - (free & ~mask).mean() > most:
+        if 1 - free.mean() + segment.area / free.size > most:
             refusals[TOO_LARGE] += 1
             return None
         any_drawn = False
@@ -301,9 +315,12 @@ def _exchanges(
     low, high = settings.new_area
     # Where in the range an image ends is drawn too, or all would end just above its lower end.
     wanted = rng.uniform(low, high)
+    along_seams = settings.outline == "seam"
     exchanges: list[Exchange] = []
     refusals: Counter[str] = Counter()
-    for target in map(int, rng.permutation(targets)):
+    # Larger ones more often first: fewer replacements make as much new, with less of a seam.
+    order = draw_order(np.log(pool.rows["area"][targets]), rng) if along_seams else rng.permutation(len(targets))
+    for target in map(int, targets[order]):
         if 1 - free.mean() >= wanted:
             break
         exchange = propose(target, free, refusals)
