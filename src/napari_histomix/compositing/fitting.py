@@ -32,6 +32,8 @@ MATRICES = np.stack(
     [np.linalg.matrix_power([[0, 1], [-1, 0]], quarter) @ np.diag([1 - 2 * mirrored, 1]) for quarter, mirrored in TURNS]
 )
 """(8, 2, 2): of each turn, rows and columns of the donor's to those of the target's."""
+FIBERS = 4, 5
+"""Of the channels of a map, those of fibers."""
 LEAST_COVER = 0.3
 """Share of a target that its donor's segment has to cover."""
 OWN = 0.1
@@ -81,11 +83,12 @@ class Look:
 
 
 class Donor:
-    """A donor and the map of its image (``source``): its ``cells`` (h, w) there, and their ``center``."""
+    """A donor and the map of its image (``source``): its ``cells`` (h, w) in that, and their ``center``."""
 
     def __init__(self, segment: Segment, source: TissueMap) -> None:
         self.segment, self.source, self.cells = segment, source, source.cells(segment)
         self.center = np.argwhere(self.cells).mean(axis=0) if self.cells.any() else np.zeros(2)
+        self.typical = _typical(source.channels[self.cells])
 
 
 class Surroundings:
@@ -96,9 +99,10 @@ class Surroundings:
         grown, shrunk = _spread(self.inner, OUTSIDE), ~_spread(~self.inner, INSIDE)
         around = grown & ~shrunk
         self.around, self.own = _some(around), _some(self.inner)
+        self.typical = _typical(ground.channels[self.inner])
         places = np.argwhere(grown) if grown.any() else np.zeros((1, 2), np.intp)
         self.middle = np.argwhere(self.inner).mean(axis=0) if grown.any() else np.zeros(2)
-        self.diameter = 2 * float(np.sqrt(max(1, np.count_nonzero(self.inner)) / np.pi))
+        self.diameter = 2 * float(np.sqrt(max(1.0, float(self.inner.sum())) / np.pi))
         self.needed = np.array([places.min(axis=0), places.max(axis=0)])
         # What is needed of a donor's map, and its first and last large cell for each turn, as seen from the middle.
         boxes = (self.needed - self.middle) @ MATRICES / QUICK
@@ -106,6 +110,13 @@ class Surroundings:
         self.quick_around = in_large_cells(around.astype(np.float32)) >= 0.5
         self._templates: dict[tuple[int, int], NDArray[np.complex64]] = {}
         self._mismatches: dict[TissueMap, NDArray[np.float32]] = {}
+
+    def unlike(self, donor: Donor) -> float:
+        """How much a donor, wherever it may lie, seems to differ from the target: about as ``Fit.unlike`` will."""
+        differences = np.abs(donor.typical - self.typical)
+        differences[0, :2] = np.maximum(0, differences[0, :2] - STAIN)
+        # Fibers may be turned yet.
+        return float(np.delete(differences, FIBERS, axis=1).max())
 
     def look(self, donor: Donor) -> Look | None:
         """The best turn, and the best place near a donor's own, at a quick look; None where its image does not reach.
@@ -199,7 +210,7 @@ class Surroundings:
             return None
         found = _turned(source.channels[laid[best][:, 0], laid[best][:, 1]], look.turn)
         found[:, :2] -= stain[best]
-        unlike = max(float(np.abs(of(found, axis=0) - of(usual, axis=0)).max()) for of in (np.mean, np.std))
+        unlike = float(np.abs(_typical(found) - _typical(usual)).max())
         onto, of_donor = (self.middle, self.ground), (self.middle @ turn + first + shifts[best], source)
         pose = _pose(look.turn, onto, of_donor, donor.segment)
         return Fit(pose, float(cover[best]), float(mismatch[best]), unlike)
@@ -217,6 +228,13 @@ def fit_donor(target: Segment, ground: TissueMap, donor: Segment, source: Tissue
 
 NEAR = np.array(list(product(range(-QUICK, QUICK + 1), repeat=2)))
 """Shifts (k, 2) in cells that are tried around the place of a quick look."""
+
+
+def _typical(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means and standard deviations (2, 8) of the channels of cells (n, 8)."""
+    return (
+        np.stack([cells.mean(axis=0), cells.std(axis=0)]) if len(cells) else np.zeros((2, cells.shape[1]), np.float32)
+    )
 
 
 def _large(cell: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -120,13 +120,13 @@ class TissueMap:
 
     def cells(self, segment: Segment) -> Mask:
         """Cells (h, w) of the image whose centers lie in a segment."""
-        inside = np.zeros(self.channels.shape[:2], bool)
+        cells = self.channels.shape[:2]
         places: list[NDArray[np.intp]] = []
         for axis, first in enumerate((segment.row, segment.col)):
-            count, length = inside.shape[axis], segment.mask.shape[axis]
-            centers = ((np.arange(count) + 0.5) * self.shape[axis] / count).astype(np.intp) - first
-            seen = np.flatnonzero((centers >= 0) & (centers < length))
+            centers = ((np.arange(cells[axis]) + 0.5) * self.shape[axis] / cells[axis]).astype(np.intp) - first
+            seen = np.flatnonzero((centers >= 0) & (centers < segment.mask.shape[axis]))
             places += [seen, centers[seen]]
+        inside = np.zeros(cells, bool)
         inside[np.ix_(*places[::2])] = segment.mask[np.ix_(*places[1::2])]
         return inside
 

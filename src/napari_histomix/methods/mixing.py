@@ -27,6 +27,8 @@ OUT_OF_RANGE = "its new-area ratio cannot be brought into the range"
 TOO_LARGE = "the segment alone is more than the new area may be (setting: new area)"
 SHARPER = 0.1
 """By how much less freely donors are drawn along seams, where they are tried on and refused, than by the median."""
+GIVEN_UP = 6
+"""Segments of an image without a donor along seams, from the first on, after which it is left."""
 TOUCHED = 0.25
 """Share of a segment that earlier replacements may have covered before it is no longer one to replace."""
 
@@ -61,7 +63,7 @@ class USegMixSettings(PaintingSettings):
             low=1,
             advanced=True,
         ),
-    ] = 32
+    ] = 64
     mismatch: Annotated[
         float,
         Option(
@@ -320,8 +322,8 @@ def _exchanges(
     refusals: Counter[str] = Counter()
     # Larger ones more often first: fewer replacements make as much new, with less of a seam.
     order = draw_order(np.log(pool.rows["area"][targets]), rng) if along_seams else rng.permutation(len(targets))
-    for target in map(int, targets[order]):
-        if 1 - free.mean() >= wanted:
+    for tried, target in enumerate(map(int, targets[order])):
+        if 1 - free.mean() >= wanted or (along_seams and not exchanges and tried == GIVEN_UP):
             break
         exchange = propose(target, free, refusals)
         if exchange is None:

@@ -33,6 +33,8 @@ LEAST_TISSUE = 0.4
 """Share of a target that is neither lumen nor glass, below which there is nothing to replace."""
 CLOSE = 6
 """Donors that are tried on closely, of those that a quick look finds best."""
+DOUBT = 1.5
+"""How many times as unlike as asked for a donor may seem before it is looked at."""
 HELD, MAPPED = 32, 1024
 """Images, and maps of images, that are held in memory at once."""
 
@@ -121,7 +123,10 @@ class SegmentFits:
         ground, source = self._map(target), self._map(donor)
         if not 1 / SHARPNESS <= source.sharpness / ground.sharpness <= SHARPNESS:
             return UNSHARP
-        return self._surroundings(target).look(self._donor(donor)) or SHORT
+        around = self._surroundings(target)
+        if around.unlike(self._donor(donor)) > DOUBT * self.unlike:
+            return UNLIKE
+        return around.look(self._donor(donor)) or SHORT
 
     def _fit(self, target: int, donor: int, look: Look) -> Fit | str:
         """The pose of a donor that agrees best with a target's surroundings, or why none will do."""
