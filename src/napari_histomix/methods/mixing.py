@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from napari_histomix.methods.segment_stage import read_image
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.sampling import DonorChoice
 from napari_histomix.segmentation.pool import SegmentPool
-from napari_histomix.settings import Option, PaintingSettings, Seed
+from napari_histomix.settings import Option, PaintingSettings, Presets, Seed
 
 NO_DONOR = "no segment of its class may take its place"
 PAINTED = "too much would be painted along the seam (setting: painted)"
@@ -35,6 +35,17 @@ TOUCHED = 0.25
 class USegMixSettings(PaintingSettings):
     """How synthetic tissue images are made."""
 
+    presets: ClassVar[Presets] = {
+        "paper": {
+            "new_area": (0.3, 1.0),
+            "outline": "segment",
+            "temperature": 1.0,
+            "area_ratio": (0.0, 1_000_000.0),
+            "own_patient": False,
+            "stain_matching": False,
+            "sampler": "paper",
+        }
+    }
     per_class: Annotated[
         int, Option("Synthetic images of each class.", label="Images of each class", low=1, high=100_000)
     ] = 10

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.datasets.pixels import pixels_sha256
@@ -19,7 +19,7 @@ from napari_histomix.methods.base import Stage, Store, Work, whole_images
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Segment, within
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
 from napari_histomix.segmentation.pool import LIMIT, THUMBNAIL, PoolImage, PoolWriter, SegmentPool, has_pool
-from napari_histomix.settings import Device, Encoder, Option, Seed, plain
+from napari_histomix.settings import Device, Encoder, Option, Presets, Seed, plain
 
 PROMPTERS = {"region-tree": "Region tree (no weights)", "sam": "SAM"}
 
@@ -28,6 +28,7 @@ PROMPTERS = {"region-tree": "Region tree (no weights)", "sam": "SAM"}
 class PoolSettings:
     """How a segment pool is made; the paper's values where it names them."""
 
+    presets: ClassVar[Presets] = {"paper": {"border": True}}
     prompter: Annotated[str, Option("What answers a point in an image with a segment.", choices=PROMPTERS)] = (
         "region-tree"
     )
