@@ -178,8 +178,7 @@ def augment(
         stage = made_from(chosen.stage.settings, {name: options[name] for name in before & options.keys()})
     outcome = drain(jobs.run(chosen, dataset, settings, study, stage=stage))
     if not outcome.ids:
-        reasons = "; ".join(jobs.refused(outcome.refusals)[:3])
-        raise HistomixError(f"{chosen.title} could make nothing{f': {reasons}' if reasons else ''}.")
+        raise jobs.nothing_made(chosen.title, outcome.wanted, outcome.refusals)
     return Made(dataset, study, outcome.ids, outcome.refusals, folder)
 
 

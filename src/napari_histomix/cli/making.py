@@ -137,8 +137,7 @@ def _synthesize(options: Options, dataset: Dataset, method: Method[Any, Any], *,
     try:
         made = follow(jobs.run(method, dataset, settings, study, stage=stage))
         if not made.ids:
-            reason = made.refusals.most_common(1)
-            raise HistomixError(f"Nothing could be made{f'; {reason[0][0]}' if reason else ''}.")
+            raise jobs.nothing_made(method.title, made.wanted, made.refusals)
         result = _exported(options, made, dataset, report=report)
     except KeyboardInterrupt:
         if study.changes():
@@ -166,10 +165,10 @@ def _check_same_stage(options: Options, method: Method[Any, Any], study: Study, 
         if setting.option.kind == "classes":
             given, before = ([dataset.class_number(name) for name in names or ()] for names in (given, before))
         if before != (list(given) if isinstance(given, tuple | list) else given):
-            beside = " or say it beside --preset," if hasattr(options, "preset") else ""
+            preset = " and --preset" if hasattr(options, "preset") else ""
             raise HistomixError(
                 f"The study {study.folder} holds its {stage.title.lower()} already, found with another {setting.flag}; "
-                f"leave that out,{beside} or name a new study."
+                f"leave that out{preset}, or name a new study."
             )
 
 

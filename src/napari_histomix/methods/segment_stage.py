@@ -5,6 +5,7 @@ USegMix, phase 1: superpixels and prompts → anchor segments → vectors (Wang 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = N
         raise HistomixError(f"{dataset.name} has no real training image; a pool is made of these only.")
     prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
     encoder = open_encoder(settings.encoder, whole=True)
-    problems = list(dataset.problems)
+    problems, counts = list(dataset.problems), Counter[str]()
     with PoolWriter(folder, pool_signature(prompter.name, encoder.name, settings)) as writer:
         for done, entry in enumerate(entries):
             yield Event("Finding segments", done, len(entries))
@@ -141,8 +142,15 @@ def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = N
                 yield Event("Finding segments", done, len(entries), message=f"{entry.source.image}: {error}")
                 continue
             add_segments(writer, image, segments, encoder)
+            counts[image.kind] += len(segments)
+        for kind in dict.fromkeys(entry.kind for entry in entries):
+            if counts[kind] < 2 <= writer.count:
+                few = f"{kind}: too few segments to be mixed ({counts[kind]}); add images of this class."
+                yield Event("Finding segments", len(entries), len(entries), message=few)
         if writer.count == 0:
-            raise HistomixError(f"No training image of {dataset.name} has a segment: {problems[-1].sentence}")
+            raise HistomixError(
+                f"No training image of {dataset.name} has a segment (tried: {len(entries)}): {problems[-1].sentence}"
+            )
         yield from writer.finish(encoder.dim, settings.components)
     return PoolBuilt(len(writer.images), writer.count, tuple(problems))
 
