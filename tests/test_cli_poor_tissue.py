@@ -103,3 +103,9 @@ def test_what_cannot_be_mixed_is_said_with_counts_and_leaves_nothing(run, tmp_pa
     assert code == 1 and not shown
     assert re.search(f"^histomix: .*{sentence}", said[-1]), said[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tissue"]
+
+
+def test_a_pool_says_which_class_it_has_too_little_of(run, tmp_path):
+    data = folder(tmp_path / "tissue", [(tissue(0), "a", 0.5), (blank(), "b", 0.5)])
+    code, shown, _ = run("pool", "build", data, "--study", tmp_path / "study", *FEW)
+    assert code == 0 and "b has too few segments to be mixed (0); add images of it." in shown

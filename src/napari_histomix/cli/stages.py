@@ -199,7 +199,9 @@ def run_pool_build(options: Options) -> dict[str, Any]:
         elif study.dataset_root != dataset.root.resolve():
             raise HistomixError(f"The study {options.study} is of another dataset; choose a new folder.")
         built = follow(stage.find(Work(dataset, study), settings))
-    options.say(*(f"Skipped: {problem.sentence}" for problem in built.problems[len(dataset.problems) :]))
+    options.say(
+        *(f"Skipped: {problem.sentence}" for problem in built.problems[len(dataset.problems) :]), *built.warnings
+    )
     pool = SegmentPool(study.folder)
     options.say(f"{len(pool):,} segments of {len(pool.images):,} images. Written: {options.study}")
     return {"study": str(options.study), "images": len(pool.images), "segments": len(pool)}

@@ -86,11 +86,12 @@ class PoolSettings:
 
 @dataclass(frozen=True, eq=False)
 class PoolBuilt:
-    """What a pool was made of: numbers of images and segments, and the images left out."""
+    """What a pool was made of: numbers of images and segments, the images left out, and what a person should know."""
 
     images: int
     segments: int
     problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
 
 
 class SegmentPoolStage(Stage):
@@ -143,16 +144,14 @@ def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = N
                 continue
             add_segments(writer, image, segments, encoder)
             counts[image.kind] += len(segments)
-        for kind in dict.fromkeys(entry.kind for entry in entries):
-            if counts[kind] < 2 <= writer.count:
-                few = f"{kind}: too few segments to be mixed ({counts[kind]}); add images of this class."
-                yield Event("Finding segments", len(entries), len(entries), message=few)
         if writer.count == 0:
             raise HistomixError(
                 f"No training image of {dataset.name} has a segment (tried: {len(entries)}): {problems[-1].sentence}"
             )
         yield from writer.finish(encoder.dim, settings.components)
-    return PoolBuilt(len(writer.images), writer.count, tuple(problems))
+    few = (kind for kind in dict.fromkeys(entry.kind for entry in entries) if counts[kind] < 2)
+    warnings = tuple(f"{kind} has too few segments to be mixed ({counts[kind]}); add images of it." for kind in few)
+    return PoolBuilt(len(writer.images), writer.count, tuple(problems), warnings)
 
 
 def pool_signature(prompter: str, encoder: str, settings: PoolSettings) -> dict[str, Any]:
