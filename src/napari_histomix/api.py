@@ -164,8 +164,10 @@ def augment(
     own = {setting.name for setting in settings_of(chosen.settings)}
     before = {setting.name for setting in settings_of(chosen.stage.settings)} if chosen.stage is not None else set()
     presets = presets_of(*([chosen.stage.settings] if chosen.stage is not None else []), chosen.settings)
-    if options.get("preset") in presets:
-        options = {**presets[options.pop("preset")], **options}
+    if presets and (name := options.pop("preset", None)) is not None:
+        if name not in presets:
+            raise HistomixError(f"{chosen.title} has no preset '{name}'; it has {', '.join(presets)}.")
+        options = {**presets[name], **options}
     if unknown := sorted(options.keys() - own - before):
         raise HistomixError(f"{chosen.title} has no setting '{unknown[0]}'; it has {', '.join(sorted(own | before))}.")
     settings: Any = made_from(chosen.settings, {name: options[name] for name in own & options.keys()})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from napari_histomix import augment, load_sample
 from napari_histomix.cli.common import Options, add_settings, settings_from
 from napari_histomix.evaluation.blending import BlendSettings
 from napari_histomix.evaluation.detector import DetectorSettings
@@ -150,6 +151,15 @@ def test_methods_of_the_papers_have_the_paper_s_form():
     assert PRESETS == [("nucleimix", "paper"), ("usegmix", "paper")]
     paper = presets_of(*classes("usegmix"))["paper"]
     assert (paper["new_area"], paper["outline"], paper["sampler"]) == ((0.3, 1.0), "segment", "paper")
+
+
+def test_a_preset_is_in_force_in_python_and_in_the_record():
+    made = augment(load_sample(), "nucleimix", rare=["lymphocyte"], count=1, preset="paper", sampler="fast")
+    how = made[0].provenance
+    assert (how["search"]["density"], how["search"]["neighborhood"]) == ("gaussian", False)
+    assert (how["settings"]["symmetries"], how["settings"]["sampler"]) == (False, "fast")
+    with pytest.raises(HistomixError, match="no preset 'papr'; it has paper"):
+        augment(load_sample(), "nucleimix", rare=["lymphocyte"], preset="papr")
 
 
 def test_no_room_but_that_of_methods_knows_a_method_by_name():
