@@ -15,8 +15,8 @@ Run from the repository::
 
     python scripts/bundled_data.py OUT [--brca FOLDER] [--dsb FOLDER] [--pack]
 
-``--pack`` keeps the images as lossless WebP, a seventh smaller, to be carried to another machine;
-``train_bundled.py`` unpacks them there.
+``--pack`` keeps images and labels as lossless WebP, 59 MB in all, to be carried to another machine;
+``train_bundled.py`` makes the same files of them there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import scipy.io
 from make_sample import CLASSES, MPP, grow_masks
 from numpy.typing import NDArray
 from PIL import Image
@@ -122,17 +123,27 @@ def make_dsb(source: Path, folder: Path) -> None:
 
 
 def pack(out: Path) -> None:
-    """Put lossless WebP files in place of all images, those that are linked once."""
-    packed: dict[int, Path] = {}
+    """Put lossless WebP files in place of images and labels; an image that two folders share is kept in one of them.
+
+    Of labels, red and green are the lower and the higher byte of an id, and blue is its class.
+    """
+    images: dict[int, Path] = {}
     for path in sorted(out.glob("*/Images/*.png")):
-        small, number = path.with_suffix(".webp"), path.stat().st_ino
-        if number in packed:
-            small.hardlink_to(packed[number])
-        else:
-            Image.open(path).convert("RGB").save(small, lossless=True, quality=60, method=4)
-            packed[number] = small
-    for path in out.glob("*/Images/*.png"):
+        if path.stat().st_ino not in images:
+            images[path.stat().st_ino] = path
+            _save_webp(read_pixels(path), path)
+    for path in sorted(out.glob("*/Labels/*.mat")):
+        found = scipy.io.loadmat(path)
+        ids, kinds = found["inst_map"], found["type_map"]
+        if ids.max() >= 1 << 16 or kinds.max() >= 1 << 8:
+            raise SystemExit(f"{path} has too many nuclei or classes to be packed.")
+        _save_webp(np.stack([ids % 256, ids // 256, kinds], axis=-1).astype(np.uint8), path)
+    for path in [*out.glob("*/Images/*.png"), *out.glob("*/Labels/*.mat")]:
         path.unlink()
+
+
+def _save_webp(pixels: NDArray[np.uint8], beside: Path) -> None:
+    Image.fromarray(pixels).save(beside.with_suffix(".webp"), lossless=True, quality=60, method=4)
 
 
 def main() -> None:
@@ -141,7 +152,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--brca", type=Path, default=Path("../shared/data/brca-m2c"), help="BRCA-M2C (%(default)s)")
     parser.add_argument("--dsb", type=Path, default=Path("../shared/data/dsb2018-he"), help="Bowl images (%(default)s)")
-    parser.add_argument("--pack", action="store_true", help="keep the images as lossless WebP")
+    parser.add_argument("--pack", action="store_true", help="keep images and labels as lossless WebP")
     arguments = parser.parse_args()
     make_dsb(arguments.dsb, arguments.out / "dsb2018-he")
     make_brca(arguments.brca, arguments.out)

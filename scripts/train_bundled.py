@@ -1,6 +1,6 @@
 """Train the bundled generators and the bundled segmenter, on whatever machine there is; needs no network.
 
-Run ``bundled_data.py`` first: its folders are all that is needed. With ``--pack`` they are 63 MB, and this script
+Run ``bundled_data.py`` first: its folders are all that is needed. With ``--pack`` they are 59 MB, and this script
 unpacks them. Then::
 
     python scripts/train_bundled.py DATA OUT [--minutes 12] [--kinds segmenter image pix2pix structure]
@@ -14,11 +14,14 @@ folder in OUT with its card, ``he-KIND``: look at the figures there, and copy wh
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
+from napari_histomix.datasets import write_hovernet
 from napari_histomix.devices import choose_device
 from napari_histomix.records import HistomixError
 from napari_histomix.training import bundled_start, settings_class, unfinished
@@ -48,12 +51,22 @@ def train_one(kind: str, data: list[Path], out: Path, minutes: float, device: st
 
 
 def unpack(data: Path) -> None:
-    """Write the images of ``bundled_data.py --pack`` as PNG files beside themselves, where that was not done yet."""
-    for path in sorted(data.glob("*/Images/*.webp")):
-        image, part = path.with_suffix(".png"), path.with_suffix(".part")
-        if not image.exists():
-            Image.open(path).save(part, format="PNG")
-            part.replace(image)
+    """Write what ``bundled_data.py --pack`` packed as the files that it was, where that was not done yet."""
+    images = {path.stem: path for path in data.glob("*/Images/*.webp")}
+    for path in sorted(data.glob("*/Labels/*.webp")):
+        folder, name = path.parents[1], path.stem
+        if path.with_suffix(".mat").exists():
+            continue
+        low, high, kinds = np.moveaxis(np.asarray(Image.open(path).convert("RGB"), np.int32), -1, 0)
+        ids = low + 256 * high
+        numbers, places = np.unique(ids, return_index=True)
+        types = dict(zip(numbers.tolist(), kinds.ravel()[places].tolist(), strict=True))
+        pixels = np.asarray(Image.open(images[name]).convert("RGB"))
+        write_hovernet(folder / "part", name, pixels, ids, types, MPP)
+        for written in (f"Images/{name}.png", f"Labels/{name}.mat"):
+            (folder / written).parent.mkdir(exist_ok=True)
+            (folder / "part" / written).replace(folder / written)
+        shutil.rmtree(folder / "part")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from napari_histomix.compositing.composing import compose, new_image
 from napari_histomix.datasets import Dataset
 from napari_histomix.methods import DEFAULT, method_names, method_of
 from napari_histomix.records import Change, HistomixError, LabeledImage, drain
-from napari_histomix.settings import made_from, settings_of
+from napari_histomix.settings import made_from, presets_of, settings_of
 from napari_histomix.study import Study
 
 
@@ -139,7 +139,8 @@ def augment(
         A new folder where all that is made, and every decision on it, is kept; or a study of the dataset that is open
         already. Without it the study is gone with the result.
     **options
-        Settings of the method and of what it looks for before, by name: ``histomix methods NAME`` lists them.
+        Settings of the method and of what it looks for before, by name: ``histomix methods NAME`` lists them. A
+        ``preset`` that it lists gives those that are not given.
 
     Returns
     -------
@@ -162,6 +163,11 @@ def augment(
     jobs.check(chosen, dataset)
     own = {setting.name for setting in settings_of(chosen.settings)}
     before = {setting.name for setting in settings_of(chosen.stage.settings)} if chosen.stage is not None else set()
+    presets = presets_of(*([chosen.stage.settings] if chosen.stage is not None else []), chosen.settings)
+    if presets and (name := options.pop("preset", None)) is not None:
+        if name not in presets:
+            raise HistomixError(f"{chosen.title} has no preset '{name}'; it has {', '.join(presets)}.")
+        options = {**presets[name], **options}
     if unknown := sorted(options.keys() - own - before):
         raise HistomixError(f"{chosen.title} has no setting '{unknown[0]}'; it has {', '.join(sorted(own | before))}.")
     settings: Any = made_from(chosen.settings, {name: options[name] for name in own & options.keys()})
@@ -174,8 +180,7 @@ def augment(
         stage = made_from(chosen.stage.settings, {name: options[name] for name in before & options.keys()})
     outcome = drain(jobs.run(chosen, dataset, settings, study, stage=stage))
     if not outcome.ids:
-        reasons = "; ".join(jobs.refused(outcome.refusals)[:3])
-        raise HistomixError(f"{chosen.title} could make nothing{f': {reasons}' if reasons else ''}.")
+        raise jobs.nothing_made(chosen.title, outcome.wanted, outcome.refusals)
     return Made(dataset, study, outcome.ids, outcome.refusals, folder)
 
 

@@ -175,6 +175,15 @@ def _kept(making: Job[None], study: Study, run: int) -> Job[None]:
             yield event
 
 
+def nothing_made(title: str, wanted: int, refusals: Mapping[str, int]) -> HistomixError:
+    """The error that says why a method of this title made nothing, with the most frequent refusals and their counts."""
+    reasons = "; ".join(refused(refusals)[:6])
+    settings = "loosen a setting that is named here" if "(setting: " in reasons else "choose other settings"
+    return HistomixError(
+        f"{title} could make none of {wanted:,}{f': {reasons}' if reasons else ''}; {settings}, or add images."
+    )
+
+
 def refused(refusals: Mapping[str, int]) -> list[str]:
     """Refusals as lines for people, the most frequent first."""
     ordered = sorted(refusals.items(), key=lambda pair: -pair[1])

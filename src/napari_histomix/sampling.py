@@ -307,6 +307,14 @@ class DonorChoice:
             allowed &= self._origins[self.images] != self._origins[image]
         return np.asarray(allowed)
 
+    def forbidding(self, target: int) -> list[str]:
+        """The settings that leave a segment without a donor: those that would leave it some, loosened alone."""
+        others = self.members != target
+        if not self.own_patient:
+            others &= self._origins[self.images] != self._origins[int(self.pool.rows["image"][target])]
+        loosened = {"own patient": self.allowed(target, own_patient=True), "area ratio": others}
+        return [name for name, allowed in loosened.items() if allowed.any()]
+
     def likeliest(self, target: int, count: int = 10) -> list[tuple[int, float]]:
         """The likeliest donors for a segment with their probabilities, the likeliest first."""
         chances = self.pool_draw.chances(self._vector(target), self.allowed(target))

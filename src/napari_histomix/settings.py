@@ -2,12 +2,12 @@
 
 A settings class is a frozen dataclass whose fields are ``Annotated[type, Option(...)]``. The options of the command
 line, the form of the dock, the record of a run and the tables of the documentation are made from it, and agree by
-construction.
+construction. A class may also name ``presets``: values of some of its settings that belong together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import get_annotations
 from types import MappingProxyType, NoneType, UnionType
@@ -19,6 +19,9 @@ S = TypeVar("S")
 
 Kind = Literal["", "classes", "encoder", "model", "file", "samplers"]
 """What a text or a tuple of texts stands for, where a form can offer more than a line to type in."""
+
+Presets = Mapping[str, Mapping[str, Any]]
+"""Values of settings by the name of the preset that sets them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,12 @@ class Setting:
     def flag(self) -> str:
         """Its name on the command line; a switch that is on by default has a ``--no-`` form beside it."""
         return "--" + self.name.replace("_", "-")
+
+    def said(self, value: Any) -> str:
+        """A value of it as an option of the command line."""
+        if self.type is bool:
+            return self.flag if value else self.flag.replace("--", "--no-", 1)
+        return f"{self.flag} {in_words(value)}"
 
     def bounds(self) -> str:
         """What it may be, in words; empty where it may be anything."""
@@ -201,11 +210,32 @@ def plain(settings: Any, *, recorded_only: bool = False) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+def presets_of(*classes: type) -> Presets:
+    """The presets of the last of some settings classes, with what all of them say under their names.
+
+    A class has its presets, values by name, in a class attribute ``presets``.
+    """
+    named = [getattr(cls, "presets", {}) for cls in classes]
+    return {name: {key: value for each in named for key, value in each.get(name, {}).items()} for name in named[-1]}
+
+
+def preset_help(presets: Presets, classes: Iterable[type]) -> str:
+    """What presets of settings classes stand for, in the words of the command line."""
+    settings = {setting.name: setting for cls in classes for setting in settings_of(cls)}
+    said = (
+        f"{name} is {' '.join(settings[key].said(value) for key, value in values.items())}"
+        for name, values in presets.items()
+    )
+    return f"Values of several settings, where they are not given: {'; '.join(said)}."
+
+
 def options_table(cls: type) -> str:
     """The settings of a class as a Markdown table, for the documentation."""
     lines = ["| option | default | may be | what it does |", "|---|---|---|---|"]
     for setting in settings_of(cls):
         lines.append(f"| `{setting.flag}` | {shown(setting)} | {setting.bounds()} | {setting.option.help} |")
+    if presets := presets_of(cls):
+        lines.append(f"| `--preset` | none | {', '.join(presets)} | {preset_help(presets, [cls])} |")
     return "\n".join(lines)
 
 
@@ -216,17 +246,20 @@ def shown(setting: Setting) -> str:
         return "required"
     if isinstance(default, bool):
         return "yes" if default else "no"
-    if isinstance(default, tuple):
-        default = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
-    text = "" if default is None else str(default)
-    return text or setting.option.automatic or "none"
+    return ("" if default is None else in_words(default)) or setting.option.automatic or "none"
+
+
+def in_words(value: Any) -> str:
+    """A value, or several, as a person would type it."""
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(f"{each:.7g}" if isinstance(each, float) else str(each) for each in values)
 
 
 DEVICES: Mapping[Any, str] = MappingProxyType(
     {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "NVIDIA graphics (CUDA)", "mps": "Apple graphics (MPS)"}
 )
 SAMPLERS: Mapping[Any, str] = MappingProxyType(
-    {"fast": "Fast", "quality": "Quality (more steps)", "paper": "As in the paper (250 steps)"}
+    {"fast": "Fast", "quality": "Quality (more steps)", "paper": "As in the papers (250 or 500 steps)"}
 )
 
 Seed = Annotated[
@@ -252,7 +285,9 @@ WindowsAtOnce = Annotated[
 class PaintingSettings:
     """What all methods share that let a diffusion model paint."""
 
-    sampler: Annotated[str, Option("Few steps, three times as many, or the papers' 250.", choices=SAMPLERS)] = "fast"
+    sampler: Annotated[
+        str, Option("Few steps, three times as many, or the papers': 250 for nuclei, 500 for tissue.", choices=SAMPLERS)
+    ] = "fast"
     model: Annotated[
         str,
         Option(

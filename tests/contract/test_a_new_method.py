@@ -45,7 +45,7 @@ def test_it_is_listed(run):
 def test_its_options_and_their_help_are_on_the_command_line(run):
     code, out, _ = run("synthesize", "--method", "stamps", "--help")
     text = " ".join(" ".join(out).split())
-    assert code == 0 and "--radius X" in text and "Radius of a disc; 1 to 50 px (default: 4.0)" in text
+    assert code == 0 and "--radius X" in text and "Radius of a disc; 1 to 50 px (default: 4)" in text
     assert "{green,blue}" in text and "--rare" not in text
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from napari_histomix.cli.common import add_settings, settings_from
+from napari_histomix import augment, load_sample
+from napari_histomix.cli.common import Options, add_settings, settings_from
 from napari_histomix.evaluation.blending import BlendSettings
 from napari_histomix.evaluation.detector import DetectorSettings
 from napari_histomix.evaluation.generator_test import GeneratorTestSettings
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.records import HistomixError
-from napari_histomix.settings import check_settings, made_from, options_table, plain, settings_of
+from napari_histomix.settings import check_settings, made_from, options_table, plain, presets_of, settings_of
 from napari_histomix.training import KINDS, settings_class
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +124,42 @@ class TestEverySetting:
         pages |= {"reader-test": "reader-test", "detect-test": "detector"}
         page = ROOT / "docs" / f"{pages.get(name, 'methods')}.md"
         assert name == "stamps" or table in page.read_text(encoding="utf-8"), "run scripts/options.py"
+
+
+PRESETS = [(name, preset) for name in OWN for preset in presets_of(*classes(name))]
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_a_preset_gives_what_the_command_line_does_not_say(name, preset):
+    def parsed(*words):
+        parser = argparse.ArgumentParser()
+        add_settings(parser, classes(name))
+        options = parser.parse_args([*needed, "--preset", preset, *words], Options())
+        options.take_preset()
+        return {key: value for cls in classes(name) for key, value in vars(settings_from(cls, options)).items()}
+
+    known = {setting.name: setting for cls in classes(name) for setting in settings_of(cls)}
+    needed = [part for other in known.values() if other.required for part in said(other, example(other))]
+    values = presets_of(*classes(name))[preset]
+    assert all(known[key].check(value) != known[key].default for key, value in values.items())
+    assert parsed().items() >= values.items()
+    for key, default in ((key, known[key].default) for key in values if known[key].default is not None):
+        assert parsed(*said(known[key], default)).items() >= {**values, key: default}.items()
+
+
+def test_methods_of_the_papers_have_the_paper_s_form():
+    assert PRESETS == [("nucleimix", "paper"), ("usegmix", "paper")]
+    paper = presets_of(*classes("usegmix"))["paper"]
+    assert (paper["new_area"], paper["outline"], paper["sampler"]) == ((0.3, 1.0), "segment", "paper")
+
+
+def test_a_preset_is_in_force_in_python_and_in_the_record():
+    made = augment(load_sample(), "nucleimix", rare=["lymphocyte"], count=1, preset="paper", sampler="fast")
+    how = made[0].provenance
+    assert (how["search"]["density"], how["search"]["neighborhood"]) == ("gaussian", False)
+    assert (how["settings"]["symmetries"], how["settings"]["sampler"]) == (False, "fast")
+    with pytest.raises(HistomixError, match="no preset 'papr'; it has paper"):
+        augment(load_sample(), "nucleimix", rare=["lymphocyte"], preset="papr")
 
 
 def test_no_room_but_that_of_methods_knows_a_method_by_name():

@@ -164,7 +164,7 @@ def test_a_class_without_a_second_patient_or_a_range_out_of_reach_is_explained(d
     alone = {kind: some[patients[some] == f"{kind}-0"] for kind, some in everyone(pool).items()}
     planned = drain(plan_mixes(dataset, pool, alone, MIX))
     assert not planned.items and set(planned.refusals) == {
-        f"{kind}: no segment of its class may take its place" for kind in ("low", "high")
+        f"{kind}: no segment of its class may take its place (setting: own patient)" for kind in ("low", "high")
     }
     planned = drain(plan_mixes(dataset, pool, everyone(pool), replace(MIX, new_area=(0.0001, 0.0002))))
     assert not planned.items and all("new-area ratio" in reason for reason in planned.refusals)

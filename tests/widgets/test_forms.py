@@ -9,7 +9,7 @@ import pytest
 
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.records import HistomixError
-from napari_histomix.settings import Option, PaintingSettings, Seed, Setting, made_from, settings_of
+from napari_histomix.settings import Option, PaintingSettings, Seed, Setting, made_from, presets_of, settings_of
 from napari_histomix.widgets.forms import SettingsForm
 
 CLASSES = ("tumor", "stroma", "lymphocyte")
@@ -144,3 +144,22 @@ def test_classes_and_models_follow_what_is_open(qtbot) -> None:
     form.fields["network"].value = "/models/my tissue"
     assert form.value(AllKinds).network == "/models/my tissue" and form.value(AllKinds).rare == ("b",)
     assert "my tissue" in [form.fields["network"].box.native.itemText(at) for at in range(4)]
+
+
+def test_a_preset_fills_the_form_and_is_named_while_the_form_holds_it(qtbot) -> None:
+    method = method_of("usegmix")
+    form = SettingsForm(method.settings)
+    qtbot.addWidget(form)
+    assert form.preset.currentText() == "Standard"
+    form.preset.setCurrentText("Paper")
+    form.preset.activated.emit(1)
+    filled = form.value(method.settings)
+    assert filled == made_from(method.settings, presets_of(method.settings)["paper"])
+    assert form.preset.currentText() == "Paper"
+    form.fields["per_class"].value = 3
+    assert form.preset.currentText() == "Paper"
+    form.fields["own_patient"].value = True
+    assert form.preset.currentText() == ""
+    form.preset.setCurrentText("Standard")
+    form.preset.activated.emit(0)
+    assert form.value(method.settings) == method.settings(per_class=3)

@@ -237,7 +237,7 @@ def test_without_a_donor_it_is_said_why(panel, qtbot) -> None:
     panel.on_clicked("grade 3/four", 1)
     settle(qtbot, panel)
     assert panel.number == 9 and panel.grid.count == 0
-    assert "No segment of its class may take its place" in panel.note.text()
+    assert "needs two segments, and this one has 1" in panel.note.text()
     assert not panel.bar.run_button.isEnabled()
     assert panel.views.isVisible()
     panel.choose(5)

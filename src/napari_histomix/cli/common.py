@@ -19,7 +19,7 @@ from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS
 from napari_histomix.datasets.splits import read_splits, with_splits
 from napari_histomix.datasets.writing import check_place
 from napari_histomix.records import HistomixError, Job
-from napari_histomix.settings import DEVICES, Setting, made_from, settings_of, shown
+from napari_histomix.settings import DEVICES, Setting, made_from, preset_help, presets_of, settings_of, shown
 from napari_histomix.study import Study
 
 S = TypeVar("S")
@@ -71,6 +71,11 @@ class Options(argparse.Namespace):
     def say(self, *lines: str) -> None:
         """Print for people: to standard error with ``--json``, as standard output holds one line for programs then."""
         terminal.write(sys.stderr if self.json else sys.stdout, *lines)
+
+    def take_preset(self) -> None:
+        """Take the values of the preset that the command line names, where it does not say another."""
+        for name, value in getattr(self, "presets", {}).get(getattr(self, "preset", None), {}).items():
+            vars(self).setdefault(name, value)
 
     def check_outputs(self) -> None:
         """Raise HistomixError if something that the command is to write could not be written: before any work."""
@@ -202,9 +207,16 @@ DATASET = "dataset", "--mpp", "--split-parts", "--splits"
 
 
 def add_settings(parser: Any, classes: Iterable[type], *, without: Iterable[str] = ()) -> None:
-    """Add an option for each setting of these classes but those ``without``; settings of one name are one option."""
-    added = set(without)
+    """Add an option for each setting of these classes but those ``without``; settings of one name are one option.
+
+    Presets of the last class are an option, too (`Options.take_preset`).
+    """
+    classes, added = list(classes), set(without)
     common, advanced = parser.add_argument_group("settings"), parser.add_argument_group("advanced settings")
+    if "preset" not in added and (presets := presets_of(*classes)):
+        told = preset_help(presets, classes).rstrip(".").replace("%", "%%")
+        common.add_argument("--preset", choices=list(presets), default=argparse.SUPPRESS, help=told)
+        parser.set_defaults(presets=presets)
     for cls in classes:
         for setting in settings_of(cls):
             if setting.name not in added:

@@ -15,7 +15,7 @@ from napari_histomix.datasets import SAMPLE_RARE, Dataset, load_sample
 from napari_histomix.methods import DEFAULT, method_names, method_of, method_problems
 from napari_histomix.methods.base import Method
 from napari_histomix.records import HistomixError
-from napari_histomix.settings import settings_of, shown
+from napari_histomix.settings import preset_help, presets_of, settings_of, shown
 from napari_histomix.study import Study
 from napari_histomix.study.database import FILE
 
@@ -63,6 +63,8 @@ def run_methods(options: Options) -> dict[str, Any]:
             for setting in (setting for cls in _settings_classes(method) for setting in settings_of(cls)):
                 bounds = f" ({setting.bounds()})" if setting.bounds() else ""
                 options.say(f"  {setting.flag:<22} {shown(setting):<24} {setting.option.help}{bounds}")
+            if presets := presets_of(*_settings_classes(method)):
+                options.say(f"  {'--preset':<22} {'none':<24} {preset_help(presets, _settings_classes(method))}")
     options.say(*(f"Note: {problem}" for problem in method_problems()))
     return {
         "methods": [
@@ -71,6 +73,7 @@ def run_methods(options: Options) -> dict[str, Any]:
                 "needs": asdict(method.needs),
                 "stage": method.stage.name if method.stage is not None else None,
                 "settings": [setting.name for setting in settings_of(method.settings)],
+                "presets": presets_of(*_settings_classes(method)),
             }
             for method in methods
         ],
@@ -134,8 +137,7 @@ def _synthesize(options: Options, dataset: Dataset, method: Method[Any, Any], *,
     try:
         made = follow(jobs.run(method, dataset, settings, study, stage=stage))
         if not made.ids:
-            reason = made.refusals.most_common(1)
-            raise HistomixError(f"Nothing could be made{f'; {reason[0][0]}' if reason else ''}.")
+            raise jobs.nothing_made(method.title, made.wanted, made.refusals)
         result = _exported(options, made, dataset, report=report)
     except KeyboardInterrupt:
         if study.changes():
@@ -163,9 +165,10 @@ def _check_same_stage(options: Options, method: Method[Any, Any], study: Study, 
         if setting.option.kind == "classes":
             given, before = ([dataset.class_number(name) for name in names or ()] for names in (given, before))
         if before != (list(given) if isinstance(given, tuple | list) else given):
+            preset = " and --preset" if hasattr(options, "preset") else ""
             raise HistomixError(
                 f"The study {study.folder} holds its {stage.title.lower()} already, found with another {setting.flag}; "
-                "leave that out, or name a new study."
+                f"leave that out{preset}, or name a new study."
             )
 
 

@@ -50,6 +50,7 @@ def _carried_out(arguments: Sequence[str], json: bool) -> int:
     try:
         parser = build_parser(arguments)
         parser.parse_args(arguments, options)
+        options.take_preset()
         options.check_outputs()
         result = options.run(options)
     except Page as page:

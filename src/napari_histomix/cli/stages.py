@@ -22,7 +22,7 @@ from napari_histomix.settings import check_settings
 from napari_histomix.study import Study
 from napari_histomix.study.database import FILE
 
-NOT_TESTED = ("density", "neighborhood", "temperature", "donor_temperature", "area_ratio")
+NOT_TESTED = ("preset", "density", "neighborhood", "temperature", "donor_temperature", "area_ratio")
 """Settings of candidates that a place test has no use for, or takes in all ways."""
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -43,7 +43,7 @@ def add_commands(commands: Commands) -> None:
     segment = commands.add("segment", run_segment, "Divide an image, or a folder of images, into tissue segments.")
     segment.add_argument("image", type=Path, help="an image, or a folder of images")
     add_output(segment, "--out", required=True, help="new folder for label maps, outlines and segments.csv")
-    add_settings(segment, [settings], without=("encoder", "components", "border"))
+    add_settings(segment, [settings], without=("preset", "encoder", "components", "border"))
 
     actions = commands.group("pool", "Make a pool of tissue segments, or show what one holds.")
     summary = "Divide a dataset's training images and keep the segments."
@@ -199,7 +199,9 @@ def run_pool_build(options: Options) -> dict[str, Any]:
         elif study.dataset_root != dataset.root.resolve():
             raise HistomixError(f"The study {options.study} is of another dataset; choose a new folder.")
         built = follow(stage.find(Work(dataset, study), settings))
-    options.say(*(f"Skipped: {problem.sentence}" for problem in built.problems[len(dataset.problems) :]))
+    options.say(
+        *(f"Skipped: {problem.sentence}" for problem in built.problems[len(dataset.problems) :]), *built.warnings
+    )
     pool = SegmentPool(study.folder)
     options.say(f"{len(pool):,} segments of {len(pool.images):,} images. Written: {options.study}")
     return {"study": str(options.study), "images": len(pool.images), "segments": len(pool)}

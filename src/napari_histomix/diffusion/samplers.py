@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -319,5 +319,6 @@ PRESETS: Mapping[str, Preset] = {
         large=Sampler("repaint", 1000, 32, 2, grain=True),
         seam=Sampler("pigdm", 20, 2, conditional=False, eta=0.0, grain=True),
     ),
-    "paper": Preset(ring=_PAPER, disc=_PAPER, large=_PAPER, seam=_PAPER),
+    # NucleiMix takes 250 steps, USegMix 500.
+    "paper": Preset(ring=_PAPER, disc=_PAPER, large=replace(_PAPER, steps=500), seam=replace(_PAPER, steps=500)),
 }

@@ -157,6 +157,7 @@ def report_lines(report: PlaceReport) -> list[str]:
         "AUC of rare against other places on images, of patients where they are known, that the score did not learn",
         "from; 0.5 is chance. Of all pairs, and of pairs within an image, a mean weighted by rare nuclei. 95 %",
         "intervals from resampling images, or patients; they do not know that other images would teach another score.",
+        f"With fewer than {FEWEST} of these that have rare nuclei there is none.",
         *(f"Skipped: {problem.sentence}" for problem in report.problems),
     ]
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from napari_histomix.features.context import context_features
 from napari_histomix.features.neighborhood import neighborhood_features
 from napari_histomix.methods.base import Stage, Store, Work
 from napari_histomix.records import Candidate, Event, HistomixError, Job, Location
-from napari_histomix.settings import Encoder, Option, Seed, plain
+from napari_histomix.settings import Encoder, Option, Presets, Seed, plain
 
 FEW_EFFECTIVE = 50
 WORTH = 500
@@ -37,6 +37,15 @@ DENSITIES = {"ratio": "Density ratio", "gaussian": "Gaussian (the paper)"}
 class CandidateSettings:
     """Where rare nuclei would fit."""
 
+    presets: ClassVar[Presets] = {
+        "paper": {
+            "density": "gaussian",
+            "neighborhood": False,
+            "temperature": 1.0,
+            "donor_temperature": 1.0,
+            "pca_on_rare": True,
+        }
+    }
     rare: Annotated[tuple[str, ...], Option("Classes to grow.", label="Rare classes", kind="classes")]
     major: Annotated[
         tuple[str, ...],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,12 @@ from napari_histomix.methods.segment_stage import read_image
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.sampling import DonorChoice, draw_order
 from napari_histomix.segmentation.pool import SegmentPool
-from napari_histomix.settings import Option, PaintingSettings, Seed
+from napari_histomix.settings import Option, PaintingSettings, Presets, Seed
 
-NO_DONOR = "no segment of its class may take its place"
+NO_DONOR = "no segment of its class may take its place (setting: {})"
+ALONE = "a class needs two segments, and this one has {} (setting: border)"
 PAINTED = "too much would be painted along the seam (setting: painted)"
-OUT_OF_RANGE = "its new-area ratio cannot be brought into the range"
+OUT_OF_RANGE = "its new-area ratio cannot be brought into the range (setting: new area)"
 TOO_LARGE = "the segment alone is more than the new area may be (setting: new area)"
 SHARPER = 0.1
 """By how much less freely donors are drawn along seams, where they are tried on and refused, than by the median."""
@@ -37,6 +38,17 @@ TOUCHED = 0.25
 class USegMixSettings(PaintingSettings):
     """How synthetic tissue images are made."""
 
+    presets: ClassVar[Presets] = {
+        "paper": {
+            "new_area": (0.3, 1.0),
+            "outline": "segment",
+            "temperature": 1.0,
+            "area_ratio": (0.0, 1_000_000.0),
+            "own_patient": False,
+            "stain_matching": False,
+            "sampler": "paper",
+        }
+    }
     per_class: Annotated[
         int, Option("Synthetic images of each class.", label="Images of each class", low=1, high=100_000)
     ] = 10
@@ -164,7 +176,7 @@ def plan_mixes(
     present = [kind for kind in sorted(members) if len(members[kind])]
     for kind, numbers in sorted(members.items()):
         if len(numbers) < 2:
-            refusals[f"{kind}: a class needs two segments at least, of two patients or images"] += settings.per_class
+            refusals[f"{kind}: {ALONE.format(len(numbers))}"] += settings.per_class
             continue
         # A segment that a person gave another class is a donor there; its image stays an image of its own class.
         own = np.array(pool.kinds)[pool.image_kinds[numbers]] == kind
@@ -209,6 +221,13 @@ def donor_choice(pool: SegmentPool, members: NDArray[np.intp], kind: str, settin
     """Which of ``members`` may replace which in a class, by the settings."""
     sharper = 1.0 if settings.outline == "segment" else SHARPER
     return DonorChoice(pool, members, kind, settings.temperature, settings.area_ratio, settings.own_patient, sharper)
+
+
+def no_donor(choice: DonorChoice, target: int) -> str:
+    """Why no segment may replace a target, with the settings that forbid it."""
+    if len(choice.members) < 2:
+        return ALONE.format(len(choice.members))
+    return NO_DONOR.format(" or ".join(choice.forbidding(target)) or "own patient and area ratio")
 
 
 def segment_fits(dataset: Dataset, pool: SegmentPool, settings: USegMixSettings) -> SegmentFits:
@@ -270,7 +289,7 @@ def _by_outline(pool: SegmentPool, choice: DonorChoice, rng: np.random.Generator
             return None
         drawn = choice.draw(target, rng)
         if drawn is None:
-            refusals[NO_DONOR] += 1
+            refusals[no_donor(choice, target)] += 1
             return None
         return _laid(pool, target, *drawn, rng)
 
@@ -302,7 +321,7 @@ def _by_seam(
                 choice.use(found.donor)
                 return Exchange(target, found.donor, drawn[found.donor], found.swap, found.facts)
         if not any_drawn:
-            refusals[NO_DONOR] += 1
+            refusals[no_donor(choice, target)] += 1
         return None
 
     return propose

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from napari_histomix import sampling
 from napari_histomix.compositing import placing
@@ -24,7 +24,7 @@ from napari_histomix.methods.candidate_stage import CANDIDATES, search_facts
 from napari_histomix.methods.painting import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.methods.record import Record, making_facts, painter, painter_facts
 from napari_histomix.records import Candidate, Change, Job
-from napari_histomix.settings import Option, PaintingSettings, Seed
+from napari_histomix.settings import Option, PaintingSettings, Presets, Seed
 
 if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
@@ -55,6 +55,9 @@ CheckFreePlaces = Annotated[
 class NucleiMixSettings(PaintingSettings):
     """How synthetic nuclei are made."""
 
+    presets: ClassVar[Presets] = {
+        "paper": {"stain_matching": False, "symmetries": False, "check_free_places": False, "sampler": "paper"}
+    }
     count: Annotated[
         int, Option("How many new nuclei to make.", label="New nuclei", low=1, high=1_000_000, flags=("-k",))
     ] = 20

@@ -5,10 +5,11 @@ USegMix, phase 1: superpixels and prompts → anchor segments → vectors (Wang 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.datasets.pixels import pixels_sha256
@@ -19,7 +20,7 @@ from napari_histomix.methods.base import Stage, Store, Work, whole_images
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Segment, within
 from napari_histomix.segmentation import AnchorSettings, find_segments, open_prompter
 from napari_histomix.segmentation.pool import LIMIT, THUMBNAIL, PoolImage, PoolWriter, SegmentPool, has_pool
-from napari_histomix.settings import Device, Encoder, Option, Seed, plain
+from napari_histomix.settings import Device, Encoder, Option, Presets, Seed, plain
 
 PROMPTERS = {"region-tree": "Region tree (no weights)", "sam": "SAM"}
 
@@ -28,6 +29,7 @@ PROMPTERS = {"region-tree": "Region tree (no weights)", "sam": "SAM"}
 class PoolSettings:
     """How a segment pool is made; the paper's values where it names them."""
 
+    presets: ClassVar[Presets] = {"paper": {"border": True}}
     prompter: Annotated[str, Option("What answers a point in an image with a segment.", choices=PROMPTERS)] = (
         "region-tree"
     )
@@ -84,11 +86,12 @@ class PoolSettings:
 
 @dataclass(frozen=True, eq=False)
 class PoolBuilt:
-    """What a pool was made of: numbers of images and segments, and the images left out."""
+    """What a pool was made of: numbers of images and segments, the images left out, and what a person should know."""
 
     images: int
     segments: int
     problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
 
 
 class SegmentPoolStage(Stage):
@@ -122,7 +125,7 @@ def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = N
         raise HistomixError(f"{dataset.name} has no real training image; a pool is made of these only.")
     prompter = open_prompter(settings.prompter, settings.weights or None, settings.device)
     encoder = open_encoder(settings.encoder, whole=True)
-    problems = list(dataset.problems)
+    problems, counts = list(dataset.problems), Counter[str]()
     with PoolWriter(folder, pool_signature(prompter.name, encoder.name, settings)) as writer:
         for done, entry in enumerate(entries):
             yield Event("Finding segments", done, len(entries))
@@ -140,10 +143,15 @@ def build_pool(dataset: Dataset, folder: Path, settings: PoolSettings | None = N
                 yield Event("Finding segments", done, len(entries), message=f"{entry.source.image}: {error}")
                 continue
             add_segments(writer, image, segments, encoder)
+            counts[image.kind] += len(segments)
         if writer.count == 0:
-            raise HistomixError(f"No training image of {dataset.name} has a segment: {problems[-1].sentence}")
+            raise HistomixError(
+                f"No training image of {dataset.name} has a segment (tried: {len(entries)}): {problems[-1].sentence}"
+            )
         yield from writer.finish(encoder.dim, settings.components)
-    return PoolBuilt(len(writer.images), writer.count, tuple(problems))
+    few = (kind for kind in dict.fromkeys(entry.kind for entry in entries) if counts[kind] < 2)
+    warnings = tuple(f"{kind} has too few segments to be mixed ({counts[kind]}); add images of it." for kind in few)
+    return PoolBuilt(len(writer.images), writer.count, tuple(problems), warnings)
 
 
 def pool_signature(prompter: str, encoder: str, settings: PoolSettings) -> dict[str, Any]:

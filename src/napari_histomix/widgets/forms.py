@@ -11,7 +11,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QLabel, QSizePolicy, QWidget
 from superqt import QFlowLayout
 
-from napari_histomix.settings import Setting, made_from, settings_of
+from napari_histomix.settings import Setting, made_from, preset_help, presets_of, settings_of
 from napari_histomix.widgets import elements as ui
 
 if TYPE_CHECKING:
@@ -373,6 +373,28 @@ class SettingsForm(QWidget):
         self.advanced.body.addLayout(rare)
         self.advanced.setVisible(rare.rowCount() > 0)
         self.setLayout(ui.column(usual, self.advanced, space=ui.SPACE - 2))
+        if presets := presets_of(*classes):
+            defaults = {key: self._settings[key].default for values in presets.values() for key in values}
+            self._presets = {"standard": defaults, **presets}
+            names = [(name.capitalize(), name) for name in self._presets]
+            self.preset = ui.choice(names, preset_help(presets, classes), name="Preset")
+            self.preset.setPlaceholderText("Changed")
+            self.preset.activated.connect(self._on_preset)
+            self.changed.connect(self._show_preset)
+            usual.insertRow(0, "Preset", self.preset)
+
+    def _on_preset(self) -> None:
+        values = self._presets[self.preset.currentData()]
+        for name in values.keys() & self.fields.keys():
+            self.fields[name].value = values[name]
+
+    def _show_preset(self) -> None:
+        """Name the preset that the fields hold, if they hold one."""
+        held = (
+            all(self.fields[key].value == value for key, value in values.items() if key in self.fields)
+            for values in self._presets.values()
+        )
+        self.preset.setCurrentIndex(next((place for place, holds in enumerate(held) if holds), -1))
 
     def _add(self, setting: Setting, layout: QFormLayout) -> None:
         widget = widget_for(setting, self._choices)

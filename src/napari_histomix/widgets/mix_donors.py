@@ -17,7 +17,7 @@ from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QP
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
 from napari_histomix.jobs import make_items
-from napari_histomix.methods.mixing import MixPlan, USegMixSettings, donor_choice, plan_one, segment_fits
+from napari_histomix.methods.mixing import MixPlan, USegMixSettings, donor_choice, no_donor, plan_one, segment_fits
 from napari_histomix.methods.segment_stage import read_image
 from napari_histomix.methods.usegmix import METHOD, compose
 from napari_histomix.records import INPAINTED, Change, Event, HistomixError, Job, LabeledImage, Segment
@@ -107,7 +107,8 @@ def donors_job(
         # Along seams many are refused; as many again are tried.
         best = choice.likeliest(number, TRIED if seams else SHOWN)
         own, images = target.image.source.image, {}
-        box, refusals = around(pool.segment(number), target.image.pixels.shape), Counter[str]()
+        box = around(pool.segment(number), target.image.pixels.shape)
+        refusals = Counter([] if best else [no_donor(choice, number)])
         for done, (donor, probability) in enumerate(best):
             yield Event("Preparing donors", done, len(best))
             plan = plan_one(pool, number, donor, probability, settings.seed, fits=fits)

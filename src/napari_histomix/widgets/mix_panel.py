@@ -34,13 +34,7 @@ from napari_histomix.widgets.pool.loading import OpenedPool, TissuePanel, pool_j
 from napari_histomix.widgets.session import Session, window_of
 
 ASK = "Click a segment in the image, or take a random one."
-NO_DONOR = (
-    "No segment of its class may take its place: there is none of a fitting size from another patient. "
-    "Widen the area ratio or allow the same patient under Settings, or choose another target."
-)
-NONE_FITS = (
-    "No donor fits here: {reasons}. Allow more mismatch or a costlier seam under Settings, or choose another target."
-)
+NONE_FITS = "No donor fits here: {reasons}. Loosen a setting that is named under Settings, or choose another target."
 WAIT = 300
 """Milliseconds after the last change of a setting before donors are looked for again."""
 
@@ -302,7 +296,7 @@ class MixPanel(TissuePanel):
         likeliest = "the likeliest donor" if len(donors) == 1 else f"the {len(donors)} likeliest donors"
         self.about.setText(f"{words} · {likeliest if donors else 'no donor'}")
         reasons = ", ".join(f"{reason} ({count})" for reason, count in found.refusals.most_common())
-        self.note.say("" if donors else NONE_FITS.format(reasons=reasons) if reasons else NO_DONOR, "warning")
+        self.note.say("" if donors else NONE_FITS.format(reasons=reasons), "warning")
         self._update()
 
     def _clear(self) -> None:

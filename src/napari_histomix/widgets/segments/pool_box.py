@@ -222,9 +222,9 @@ class PoolPage(PlanPage):
 
     def on_found(self, found: Found) -> None:
         built = found.result
-        left = f" {self.note.text()}" if self.note.text() else ""
-        words = f"{ui.many(built.segments, 'segment')} of {ui.many(built.images, 'image')}.{left}"
-        self.note.say(words, "warning" if left else "good")
+        left = [*filter(None, [self.note.text()]), *built.warnings]
+        words = f"{ui.many(built.segments, 'segment')} of {ui.many(built.images, 'image')}."
+        self.note.say(" ".join([words, *left]), "warning" if left else "good")
         self.session.share_pool(found.study.folder, self, changed=True)
 
 
