@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from mix_samples import make_tissue
+from mix_samples import SIDE, make_tissue
 from reader_samples import make_changes
 from sample_changes import image_change, study_of
 
-from napari_histomix.datasets import load_sample, open_any
+from napari_histomix.datasets import Dataset, load_sample, open_any
 from napari_histomix.datasets.pixels import read_pixels
 from napari_histomix.evaluation import detector
 from napari_histomix.evaluation.crops import group_of, tissue_square
 from napari_histomix.evaluation.detector import (
     AREA,
     HARD_PASTE,
+    DetectorReport,
     DetectorSettings,
     MethodTest,
     detector_test,
     keep_scores,
-    learned_from,
 )
+from napari_histomix.evaluation.detector_folds import divided, learned_from
 from napari_histomix.evaluation.detector_report import contact_sheet, report_lines, report_values
-from napari_histomix.evaluation.detector_windows import HIDDEN, NUCLEI, TISSUE, Crop, Crops, nuclei_crops, tissue_crops
+from napari_histomix.evaluation.detector_tissue import NO_EDGE, TOO_SMALL, signs, tissue_crops
+from napari_histomix.evaluation.detector_windows import HIDDEN, NUCLEI, TISSUE, Crop, Crops, nuclei_crops
 from napari_histomix.evaluation.figures import paired_auc
 from napari_histomix.evaluation.kept_results import KeptResults
-from napari_histomix.records import HistomixError, drain
+from napari_histomix.records import Change, HistomixError, drain
 from napari_histomix.study import Study
 
 FAST = DetectorSettings(epochs=1, folds=2)
@@ -55,8 +57,8 @@ def made_of(crop: Crop, number: int, pixels: np.ndarray) -> Crop:
     return Crop(pixels, crop.nucleus, crop.image, crop.kind, crop.group, crop.groups, change=number, pasted=crop.pixels)
 
 
-def found(crops: Sequence[Crop], settings: DetectorSettings) -> MethodTest:
-    return drain(detector._tested(KeptResults(), 0, Path("study"), "planted", Crops(NUCLEI, crops), settings))
+def found(crops: Sequence[Crop], settings: DetectorSettings, subject: str = NUCLEI) -> MethodTest:
+    return drain(detector._tested(KeptResults(), 0, Path("study"), "planted", Crops(subject, crops), settings))
 
 
 # The truth is planted.
@@ -84,6 +86,38 @@ def test_a_hard_paste_is_found_and_what_is_hidden_is_not(tissue):
     assert area.variant == AREA and area.auc.value == 0.5
     hidden, _ = found(crops, DetectorSettings(epochs=2, folds=2, hard_paste=False, hide=("nucleus",))).results
     assert hidden.auc.low < 0.5
+
+
+def paired(crop: Crop, number: int, pixels: np.ndarray, origin: np.ndarray) -> list[Crop]:
+    """A crop of tissue that passes for a synthetic one, and a real one of its place."""
+    real = replace(crop, nucleus=np.zeros_like(DISC), pair=number)
+    return [replace(real, pixels=pixels, origin=origin, change=number), real]
+
+
+def test_real_tissue_in_pairs_cannot_be_told_apart(tissue):
+    """Of two crops of an image one passes for synthetic, with an edge where there is none."""
+    origin = DISC.astype(np.uint8)
+    crops = [
+        each
+        for number, (crop, other) in enumerate(zip(tissue[::2], tissue[1::2], strict=True))
+        for each in paired(crop, number, other.pixels, origin)
+    ]
+    settings = DetectorSettings(tissue_steps=30, folds=2, hard_paste=False)
+    (result,) = found(crops, settings, TISSUE).results
+    assert result.auc.low < 0.5 < result.auc.high
+    assert result.same_image.low < 0.5 < result.same_image.high
+
+
+def test_few_hard_pastes_of_tissue_are_found(tissue):
+    """Forty discs out of other images, of which half are learned from."""
+    origin = DISC.astype(np.uint8)
+    crops = []
+    for number, crop in enumerate(tissue[::6]):
+        other = tissue[(6 * number + len(tissue) // 2) % len(tissue)]
+        crops += paired(crop, number, np.where(DISC[..., None], other.pixels, crop.pixels), origin)
+    settings = DetectorSettings(tissue_steps=120, folds=2, hard_paste=False)
+    (result,) = found(crops, settings, TISSUE).results
+    assert result.auc.value > 0.9
 
 
 # What is learned from, and how pairs are counted.
@@ -115,7 +149,7 @@ def test_a_network_never_learns_from_a_donor_that_it_scores():
 def test_folds_hold_whole_groups_and_some_of_both_kinds():
     rng = np.random.default_rng(0)
     groups, synthetic = rng.integers(20, size=300), rng.random(300) < 0.3
-    folds = detector.divided(groups, synthetic, 5, 0)
+    folds = divided(groups, synthetic, 5, 0)
     assert all(len(set(folds[groups == group])) == 1 for group in range(20))
     shares = [np.bincount(folds[kind], minlength=5) / kind.sum() for kind in (synthetic, ~synthetic)]
     assert np.min(shares) > 0.1 and np.max(shares) < 0.3
@@ -208,27 +242,95 @@ def test_a_killed_test_goes_on_to_the_same_report(study, tmp_path):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
-def test_tissue_is_tested_by_crops_of_what_is_new(tmp_path):
-    dataset = make_tissue(tmp_path / "tissue")
+# Tissue.
+
+MIXED = (("grade 2/one", "grade 2/two"), ("grade 2/two", "grade 2/three"), ("grade 2/three", "grade 2/one"))
+"""Targets, each with its donor."""
+
+
+def mixes(dataset: Dataset, pairs: Iterable[tuple[str, str]] = MIXED) -> list[Change]:
+    """The lower half of a donor in its target, and eight painted rows between them."""
     changes = []
-    for number, target in enumerate(("grade 2/one", "grade 2/two", "grade 2/three")):
-        donor = ("grade 2/two", "grade 2/three", "grade 2/one")[number]
-        image = dataset.read(target)
+    for number, (target, donor) in enumerate(pairs):
+        image, other = dataset.read(target), dataset.read(donor)
         origin = np.zeros(image.pixels.shape[:2], np.uint8)
-        origin[48:], origin[40:48] = 1, 2
-        pixels = np.where(origin[..., None] == 0, image.pixels, image.pixels[::-1])
-        changes.append(image_change(number, target, image.kind, pixels, origin, (donor,)))
-    study = study_of(tmp_path / "study", dataset, changes)
-    settings = DetectorSettings(epochs=1, folds=2, tissue_side=32, per_image=6)
+        origin[48:], origin[44:52] = 1, 2
+        pixels = np.where(origin[..., None] == 1, other.pixels, image.pixels)
+        pixels[origin == 2] = 128
+        facts = {"partner": {"size": [SIDE, SIDE], "scaled": [SIDE, SIDE], "corner": [0, 0]}}
+        change = image_change(number, target, image.kind, pixels, origin, (donor,), facts, method="cutmix")
+        changes.append(change)
+    return changes
+
+
+def test_tissue_is_shown_along_its_edges_beside_the_very_same_places(tmp_path):
+    dataset = make_tissue(tmp_path / "tissue")
+    study = study_of(tmp_path / "study", dataset, mixes(dataset))
+    settings = DetectorSettings(folds=2, tissue_side=32, tissue_steps=2)
     crops = drain(tissue_crops(study.open_images(), study.changes(), settings)).crops
-    made = [crop for crop in crops if crop.synthetic]
-    assert len(made) >= 9 and {crop.kind for crop in crops} == {"grade 2"}
-    # What is painted is the target's own in a hard paste.
-    assert any((crop.pixels != crop.pasted).any() for crop in made)
+    made = {crop.pair: crop for crop in crops if crop.synthetic}
+    assert len(made) >= 9 and len(crops) == 3 * len(made)
+    for crop in crops:
+        own = made[crop.pair]
+        # They are learned from, or scored, together.
+        assert (crop.group, crop.parts, crop.kind) == (own.group, own.parts, "grade 2")
+        if crop is own:
+            edges, pasted_edges = (signs(crop.origin, pasted=pasted).any(axis=1) for pasted in (False, True))
+            assert edges[16] and pasted_edges.sum() == 2 and (crop.origin[pasted_edges].max(axis=1) > 0).any()
+            # What is painted is the target's own in a hard paste.
+            differs = (crop.pixels != crop.pasted).any(axis=2)
+            assert differs.any() and (crop.origin[differs] == 2).all()
+        elif crop.image == own.image:
+            assert np.array_equal(crop.pixels[own.origin == 0], own.pixels[own.origin == 0])
+            assert (crop.pixels[own.origin == 1] != own.pixels[own.origin == 1]).any()
+        else:
+            ((donor, _),) = own.parts
+            assert crop.image == donor
+            # Centered on the donor's pixel that is nearest to the edge, a few rows farther down.
+            down = np.argwhere(own.origin == 1)[:, 0].min() - 16
+            assert np.array_equal(
+                crop.pixels[:-down][own.origin[down:] == 1], own.pixels[down:][own.origin[down:] == 1]
+            )
     report = drain(detector_test([study], settings))
     (test,) = report.tests
     assert test.crops.subject == TISSUE and [result.hide for result in test.results] == ["nothing"] * 2
-    assert test.percentiles.keys() <= {0, 1, 2}
+    assert test.percentiles.keys() == {0, 1, 2} and test.counts[2] == 3
+    with pytest.raises(HistomixError, match="other images, models or settings"):
+        kept = tmp_path / "kept"
+        drain(detector_test([study], settings, keep=kept))
+        drain(detector_test([study], replace(settings, tissue_steps=3), keep=kept, resume=True))
+
+
+def test_tissue_that_cannot_be_tested_is_said_in_a_sentence(tmp_path):
+    dataset = make_tissue(tmp_path / "tissue")
+    settings = DetectorSettings(folds=2, tissue_side=32, tissue_steps=2, hard_paste=False)
+
+    def test_of(name: str, changes: list[Change], settings: DetectorSettings = settings) -> DetectorReport:
+        return drain(detector_test([study_of(tmp_path / name, dataset, changes)], settings))
+
+    donors = "grade 2/two", "grade 2/three", "grade 3/four"
+    with pytest.raises(HistomixError, match=r"one patient or image \(Ann\)"):
+        test_of("one", mixes(dataset, [("grade 2/one", donor) for donor in donors]))
+    with pytest.raises(HistomixError, match="2 synthetic and 4 real crops"):
+        test_of("few", mixes(dataset, MIXED[:2]), replace(settings, per_image=1))
+    # Where two targets share a donor, nothing is left to learn from.
+    shared = mixes(dataset, [(target, "grade 3/four") for target, _ in MIXED])
+    with pytest.raises(HistomixError, match="--shared-donors"):
+        test_of("shared", shared)
+    assert test_of("lifted", shared, replace(settings, shared_donors=True)).tests
+    with pytest.raises(HistomixError, match=f"0 synthetic .*; {TOO_SMALL}: 3"):
+        test_of("large", mixes(dataset), replace(settings, tissue_side=SIDE + 1))
+    unchanged = [replace(change, origin=np.zeros_like(change.origin)) for change in mixes(dataset)]
+    refusals = drain(tissue_crops(dataset, unchanged, settings)).refusals
+    assert refusals == {NO_EDGE: 3}
+
+
+def test_a_class_without_mixes_does_not_matter(tmp_path):
+    dataset = make_tissue(tmp_path / "tissue")
+    study = study_of(tmp_path / "study", dataset, mixes(dataset))
+    (test,) = drain(detector_test([study], DetectorSettings(folds=2, tissue_side=32, tissue_steps=2))).tests
+    assert {entry.kind for entry in dataset.training} == {"grade 2", "grade 3"}
+    assert {crop.kind for crop in test.crops.crops} == {"grade 2"}
 
 
 # Bad input.

@@ -203,7 +203,8 @@ def test_settings_are_those_of_what_the_study_holds(panel, open_panel, tmp_path)
 
     nuclei = shown(panel.contents.detector)
     images = shown(open_panel(make_class_study(tmp_path / "class study").folder).contents.detector)
-    assert nuclei - images == {"hide", "side"} and images - nuclei == {"tissue_side", "per_image"}
+    assert nuclei - images == {"hide", "side", "epochs"}
+    assert images - nuclei == {"tissue_side", "tissue_steps", "per_image"}
 
 
 def test_nothing_is_built_before_the_section_is_opened(panel) -> None:

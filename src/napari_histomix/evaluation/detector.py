@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.evaluation.crops import method_name
-from napari_histomix.evaluation.detector_windows import (
-    HIDDEN,
-    NOTHING,
-    NUCLEI,
-    TISSUE,
-    Crop,
-    Crops,
-    nuclei_crops,
-    tissue_crops,
+from napari_histomix.evaluation.detector_folds import (
+    CropTable,
+    UntestableError,
+    balanced_weights,
+    learned_from,
+    table_of,
 )
-from napari_histomix.evaluation.figures import LEAST, Estimate, paired_auc
+from napari_histomix.evaluation.detector_tissue import PAIRS, signs, tissue_crops
+from napari_histomix.evaluation.detector_windows import HIDDEN, NOTHING, NUCLEI, TISSUE, Crop, Crops, nuclei_crops
+from napari_histomix.evaluation.figures import Estimate, paired_auc
 from napari_histomix.evaluation.kept_results import KeptResults
 from napari_histomix.methods import method_of
 from napari_histomix.records import Change, HistomixError, Job
@@ -37,10 +36,6 @@ HARD_PASTE = "hard paste"
 AREA = "area alone"
 """In place of a method's name: no network, but how large a nucleus is; its mask tells that, whatever is hidden."""
 TAKEN_OUT = ("reject", "delete")
-
-
-class UntestableError(HistomixError):
-    """There are too few crops of one method to learn or to tell anything from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +61,9 @@ class DetectorSettings:
             advanced=True,
         ),
     ] = 5
-    epochs: Annotated[int, Option("How often a network sees every crop that it learns from.", low=1, advanced=True)] = (
-        24
-    )
+    epochs: Annotated[
+        int, Option("How often a network of nuclei sees every crop that it learns from.", low=1, advanced=True)
+    ] = 24
     networks: Annotated[
         int, Option("Networks of each part, whose scores are averaged.", low=1, high=20, advanced=True)
     ] = 1
@@ -77,8 +72,16 @@ class DetectorSettings:
     ] = 48
     tissue_side: Annotated[
         int, Option("Side of a crop of tissue, at the image's own scale.", low=32, unit="px", advanced=True)
-    ] = 256
-    per_image: Annotated[int, Option("Crops of an image of tissue at most.", low=1, advanced=True)] = 4
+    ] = 96
+    tissue_steps: Annotated[
+        int,
+        Option(
+            f"Steps in which a network of tissue learns, each of {PAIRS} pairs of a synthetic and a real crop.",
+            low=1,
+            advanced=True,
+        ),
+    ] = 400
+    per_image: Annotated[int, Option("Crops of an image of tissue at most.", low=1, advanced=True)] = 8
     most: Annotated[
         int,
         Option("Synthetic crops, and real ones, at most; drawn at random where there are more.", low=10, advanced=True),
@@ -199,8 +202,9 @@ def detector_test(
     - synthetic nuclei whose donor is of a group in the fold that it scores, and
     - crops, real or synthetic, that share a donor with a crop that it scores,
 
-    unless ``settings.shared_donors`` asks for it. Mixes of tissue have donors of many images, so they are left out by
-    the segments that they share alone, and a real crop may show a segment of which a copy is scored.
+    unless ``settings.shared_donors`` asks for it. Of tissue a network may learn from other places of a tested donor's
+    image: it is shown everything as often in a real crop as in a synthetic one (``tissue_crops``), so that knowing it
+    tells nothing.
 
     Parameters
     ----------
@@ -292,109 +296,11 @@ def _identity(settings: DetectorSettings, shown: Sequence[Crops]) -> dict[str, A
 # One method.
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """Crops as arrays: kind, group, image and fold (N,) as numbers, and which are synthetic."""
-
-    crops: Sequence[Crop]
-    synthetic: NDArray[np.bool_]
-    kinds: NDArray[np.intp]
-    groups: NDArray[np.intp]
-    images: NDArray[np.intp]
-    folds: NDArray[np.intp]
-
-    @property
-    def pair_up(self) -> NDArray[np.intp]:
-        """Crops are compared with those of their fold and class: other folds have other networks."""
-        return self.folds * (int(self.kinds.max()) + 1) + self.kinds
-
-
-def _numbered(names: Sequence[str]) -> NDArray[np.intp]:
-    return np.unique(np.asarray(names), return_inverse=True)[1].astype(np.intp)
-
-
-def divided(groups: NDArray[np.intp], synthetic: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
-    """Fold of each crop (N,): groups go, the largest first, where there is the most room for their crops.
-
-    Real and synthetic crops are counted apart, each as a share of its kind, so that folds have some of both.
-    """
-    count = int(groups.max()) + 1
-    kinds = synthetic, ~synthetic
-    shares = np.stack([np.bincount(groups[kind], minlength=count) / max(int(kind.sum()), 1) for kind in kinds])
-    order = np.random.default_rng([seed, 3]).permutation(count)
-    order = order[np.argsort(-shares.sum(axis=0)[order], kind="stable")]
-    filled, place = np.zeros((2, folds)), np.zeros(count, np.intp)
-    for group in order:
-        place[group] = int(((filled + shares[:, [group]]) ** 2 - filled**2).sum(axis=0).argmin())
-        filled[:, place[group]] += shares[:, group]
-    return place[groups]
-
-
-def _table(crops: Crops, method: str, settings: DetectorSettings) -> _Table:
-    """Crops of classes that have both kinds, divided into folds; HistomixError where there is nothing to learn from."""
-    both = {crop.kind for crop in crops.crops if crop.synthetic} & {
-        crop.kind for crop in crops.crops if not crop.synthetic
-    }
-    shown = [crop for crop in crops.crops if crop.kind in both]
-    synthetic = np.array([crop.synthetic for crop in shown], bool)
-    made = int(synthetic.sum())
-    if min(made, len(shown) - made) < LEAST:
-        raise UntestableError(
-            f"{method}: {made} synthetic and {len(shown) - made} real crops of their classes are too few to tell "
-            f"anything ({LEAST} of each at least); make more, or add images."
-        )
-    groups = _numbered([crop.group for crop in shown])
-    if groups.max() == 0:
-        raise UntestableError(
-            f"{method}: all crops are of one patient or image ({shown[0].group}); a detector that is scored on what it "
-            "has not learned from needs two at least."
-        )
-    folds = divided(groups, synthetic, min(settings.folds, int(groups.max()) + 1), settings.seed)
-    kinds, images = (_numbered([getattr(crop, name) for crop in shown]) for name in ("kind", "image"))
-    return _Table(shown, synthetic, kinds, groups, images, folds)
-
-
-def learned_from(
-    crops: Sequence[Crop], folds: NDArray[np.intp], fold: int, shared_donors: bool, donors_apart: bool
-) -> NDArray[np.bool_]:
-    """Which crops (N,) the network of a fold learns from; see `detector_test`.
-
-    ``donors_apart`` says that synthetic crops with a donor of a group in the fold are left out, too.
-    """
-    tested = [crop for crop, own in zip(crops, folds, strict=True) if own == fold]
-    if shared_donors:
-        return folds != fold
-    groups = {crop.group for crop in tested} if donors_apart else set()
-    parts = {part for crop in tested for part in crop.parts}
-    return np.array(
-        [
-            own != fold and not (crop.groups & groups) and not (crop.parts & parts)
-            for crop, own in zip(crops, folds, strict=True)
-        ],
-        bool,
-    )
-
-
-def _weights(kinds: NDArray[np.intp], synthetic: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights (N,) by which real and synthetic crops of a class count alike, and classes by their size; mean 1.
-
-    A class of which one kind is missing counts nothing: it would tell by what it is.
-    """
-    weights = np.zeros(len(kinds))
-    for kind in np.unique(kinds):
-        rows = [np.flatnonzero((kinds == kind) & (synthetic == made)) for made in (False, True)]
-        if all(map(len, rows)):
-            total = sum(map(len, rows))
-            for part in rows:
-                weights[part] = total / (2 * len(part))
-    return weights
-
-
 def _tested(
     results: KeptResults, number: int, study: Path, method: str, crops: Crops, settings: DetectorSettings
 ) -> Job[MethodTest]:
     """The test of one method; ``number`` tells it from others of its name."""
-    table = _table(crops, method, settings)
+    table = table_of(crops, method, settings)
     made = [crop for crop in table.crops if crop.synthetic]
     variants = [method]
     # Where nothing was blended, hard paste is the method itself.
@@ -405,9 +311,8 @@ def _tested(
     found: list[Result] = []
     for hide in hides:
         for variant in variants:
-            seen = _seen(table.crops, hide, pasted=variant == HARD_PASTE)
             phase = f"{crops.subject} {number + 1}: {HARD_PASTE if variant == HARD_PASTE else 'method'}, {hide} hidden"
-            scores = yield from _scored(results, phase, method, crops.subject, table, seen, settings)
+            scores = yield from _scored(results, phase, method, crops.subject, table, variant, hide, settings)
             found.append(_result(variant, hide, table, scores, settings.seed))
     if crops.subject == NUCLEI:
         areas = np.array([np.count_nonzero(crop.nucleus) for crop in table.crops], float)
@@ -433,45 +338,57 @@ def _scored(
     phase: str,
     method: str,
     subject: str,
-    table: _Table,
-    seen: NDArray[np.uint8],
+    table: CropTable,
+    variant: str,
+    hide: str,
     settings: DetectorSettings,
 ) -> Job[NDArray[np.float64]]:
     """Out-of-fold scores (N,)."""
     from napari_histomix.evaluation.detector_network import learn_and_score
+    from napari_histomix.evaluation.detector_seams import learn_seams_and_score
 
+    pasted = variant == HARD_PASTE
+    seen = _seen(table.crops, hide, pasted=pasted)
     scores = np.zeros(len(seen))
     folds = int(table.folds.max()) + 1
     for fold in range(folds):
         learned = learned_from(table.crops, table.folds, fold, settings.shared_donors, subject == NUCLEI)
-        weights = _weights(table.kinds[learned], table.synthetic[learned])
+        weights = balanced_weights(table.kinds[learned], table.synthetic[learned])
         if not weights.any():
             raise UntestableError(
                 f"{method}: with the donors of a tested part kept apart, too few crops are left to learn from; make "
                 "more of more donors, or let networks learn from shared donors (--shared-donors)."
             )
         tested = table.folds == fold
+        learn: Callable[..., Job[NDArray[np.float32]]]
+        if subject == NUCLEI:
+            learn = partial(learn_and_score, seen[learned], table.synthetic[learned], weights, epochs=settings.epochs)
+        else:
+            crops = [crop for crop, chosen in zip(table.crops, learned, strict=True) if chosen]
+            marks = np.stack([_marks(crop, pasted) for crop in crops])
+            pairs = np.array([crop.pair for crop in crops])
+            shown = seen[learned], table.synthetic[learned], pairs, marks
+            learn = partial(learn_seams_and_score, *shown, steps=settings.tissue_steps)
         for network in range(settings.networks):
-            job = partial(
-                learn_and_score,
-                *(seen[learned], table.synthetic[learned], weights, seen[tested]),
-                epochs=settings.epochs,
-                seed=item_seed(settings.seed, fold * settings.networks + network),
-                device=settings.device,
-            )
+            seed = item_seed(settings.seed, fold * settings.networks + network)
+            job = partial(learn, tested=seen[tested], seed=seed, device=settings.device)
             at, total = fold * settings.networks + network, folds * settings.networks
             logits, _ = yield from results.made(phase, at, total, job)
             scores[tested] += logits / settings.networks
     return scores
 
 
-def _result(variant: str, hide: str, table: _Table, scores: NDArray[np.float64], seed: int) -> Result:
+def _marks(crop: Crop, pasted: bool) -> NDArray[np.bool_]:
+    """What gives a crop of tissue away (S, S); nothing in a real one."""
+    return np.zeros_like(crop.nucleus) if crop.origin is None else signs(crop.origin, pasted=pasted)
+
+
+def _result(variant: str, hide: str, table: CropTable, scores: NDArray[np.float64], seed: int) -> Result:
     def auc(pair_up: NDArray[np.intp], rows: NDArray[np.bool_]) -> Estimate:
         return paired_auc(scores[rows], table.synthetic[rows], table.groups[rows], pair_up[rows], seed)
 
     everything = np.ones(len(scores), bool)
-    # A fold holds whole images.
-    same_image = table.images * (int(table.kinds.max()) + 1) + table.kinds
+    same_image = table.images * (int(table.pair_up.max()) + 1) + table.pair_up
     replaced = np.array([crop.replaced for crop in table.crops], bool)
     free = table.synthetic & ~replaced
     by_target = {}
@@ -481,7 +398,7 @@ def _result(variant: str, hide: str, table: _Table, scores: NDArray[np.float64],
     return Result(variant, hide, scores, auc(table.pair_up, everything), auc(same_image, everything), by_target)
 
 
-def _percentiles(table: _Table, scores: NDArray[np.float64]) -> dict[int, float]:
+def _percentiles(table: CropTable, scores: NDArray[np.float64]) -> dict[int, float]:
     """By change, the share of real crops with a lower score, in %; of its highest crop, where it has several."""
     found: dict[int, float] = {}
     places = table.pair_up

@@ -25,8 +25,20 @@ SCORED = 64
 """Crops that are scored together."""
 
 
+def blocks(stride: int) -> nn.Sequential:
+    """Four blocks of a convolution, group norm and ReLU, with a maximum pooling between them."""
+    layers: list[nn.Module] = []
+    width = 3
+    for number, wider in enumerate(WIDTHS):
+        step = 1 if number else stride
+        layers += [nn.MaxPool2d(2)] if number else []
+        layers += [nn.Conv2d(width, wider, 3, step, 1, bias=False), nn.GroupNorm(GROUPS, wider), nn.ReLU()]
+        width = wider
+    return nn.Sequential(*layers)
+
+
 class Detector(nn.Module):
-    """Four blocks of a convolution, group norm and ReLU, with a maximum pooling between them; mean and maximum; a line.
+    """Four blocks, the mean and the maximum of their maps, and a line.
 
     Crops (N, 3, S, S) of any side become logits (N,): the higher, the surer that a crop is synthetic. Groups are
     normalized, not batches, so a crop's score does not depend on those beside it.
@@ -34,15 +46,8 @@ class Detector(nn.Module):
 
     def __init__(self, side: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        width = 3
-        for number, wider in enumerate(WIDTHS):
-            stride = 2 if number == 0 and side >= LARGE else 1
-            layers += [nn.MaxPool2d(2)] if number else []
-            layers += [nn.Conv2d(width, wider, 3, stride, 1, bias=False), nn.GroupNorm(GROUPS, wider), nn.ReLU()]
-            width = wider
-        self.blocks = nn.Sequential(*layers)
-        self.line = nn.Linear(2 * width, 1)
+        self.blocks = blocks(2 if side >= LARGE else 1)
+        self.line = nn.Linear(2 * WIDTHS[-1], 1)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Logits (N,) of crops (N, 3, S, S)."""
@@ -104,35 +109,39 @@ def learn_and_score(
         order = torch.from_numpy(rng.permutation(len(crops))).to(where)
         for rows in order.split(BATCH):
             # A batch is turned as one: over the epochs every crop is seen from all sides.
-            logits = network(_turned(_seen(crops[rows]), int(rng.integers(8))))
+            logits = network(turned(as_seen(crops[rows]), int(rng.integers(8))))
             loss = functional.binary_cross_entropy_with_logits(logits, truth[rows], counts[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-    scores = _scores(network.eval(), torch.from_numpy(tested).to(where))
-    if not np.isfinite(scores).all():
-        raise HistomixError("The detector lost its way: its scores are no numbers; choose another seed (--seed).")
-    return scores
+    return all_round_scores(network, torch.from_numpy(tested).to(where))
 
 
-def _seen(pixels: Tensor) -> Tensor:
+def as_seen(pixels: Tensor) -> Tensor:
     """Crops (N, S, S, 3) uint8 as the network takes them, (N, 3, S, S)."""
     return (pixels.permute(0, 3, 1, 2).float() - GRAY) / SPREAD
 
 
-def _turned(crops: Tensor, symmetry: int) -> Tensor:
+def turned(crops: Tensor, symmetry: int) -> Tensor:
     """Crops after one of the eight symmetries of a square."""
-    turned = torch.rot90(crops, symmetry % 4, (2, 3))
-    turned = turned.flip(3) if symmetry >= 4 else turned
-    return turned.contiguous(memory_format=torch.channels_last)
+    sides = torch.rot90(crops, symmetry % 4, (2, 3))
+    sides = sides.flip(3) if symmetry >= 4 else sides
+    return sides.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def _scores(network: nn.Module, crops: Tensor) -> NDArray[np.float32]:
+def all_round_scores(network: nn.Module, crops: Tensor) -> NDArray[np.float32]:
+    """Logits (N,) of crops (N, S, S, 3) uint8, averaged over their eight symmetries.
+
+    HistomixError is raised if they are not numbers.
+    """
+    network.eval()
     parts = [
-        torch.stack([network(_turned(_seen(part), symmetry)) for symmetry in range(8)]).mean(0)
+        torch.stack([network(turned(as_seen(part), symmetry)) for symmetry in range(8)]).mean(0)
         for part in crops.split(SCORED)
     ]
     scores: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+    if not np.isfinite(scores).all():
+        raise HistomixError("The detector lost its way: its scores are no numbers; choose another seed (--seed).")
     return scores

@@ -1,4 +1,4 @@
-"""What a detector is shown: crops of synthetic and real nuclei, or of synthetic and real tissue, out of a study."""
+"""What a detector is shown: crops, and those of synthetic and real nuclei out of a study."""
 
 from __future__ import annotations
 
@@ -14,22 +14,10 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.composing import compose
 from napari_histomix.compositing.donors import Mask, dilate
 from napari_histomix.datasets import Dataset
-from napari_histomix.evaluation.crops import (
-    CROSSES_EDGE,
-    LEAST_NEW,
-    LEAST_TISSUE,
-    NOT_READ,
-    TRIES,
-    Square,
-    center_of,
-    group_of,
-    tissue_square,
-    unblended,
-)
+from napari_histomix.evaluation.crops import CROSSES_EDGE, NOT_READ, Square, center_of, group_of, unblended
 from napari_histomix.evaluation.real_nuclei import Key, find_real_nuclei
-from napari_histomix.records import DONOR, REAL, Change, Event, HistomixError, Job, LabeledImage
+from napari_histomix.records import DONOR, Change, Event, Job, LabeledImage
 from napari_histomix.scales import same_scale
-from napari_histomix.stains import is_tissue
 
 if TYPE_CHECKING:
     from napari_histomix.evaluation.detector import DetectorSettings
@@ -51,8 +39,6 @@ HIDDEN = MappingProxyType(
 RIM_WIDTH = 3
 """Width in pixels of a nucleus's rim: layer 1, which comes along, and layers 2 and 3, which are painted."""
 NO_NUCLEUS = "it adds no nucleus"
-TOO_LITTLE = "no crop of it shows tissue and enough that is new"
-TOO_SMALL = "its image is smaller than a crop"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,17 +55,22 @@ class Crop:
     kind : str
         Name of its class.
     group : str
-        Patient, slide or image that it comes from, the first that is known.
+        Patient, slide or image that it comes from, the first that is known; of tissue, that of the target.
     groups : frozenset of str
         That, and those of its donors.
     parts : frozenset of (image, number)
-        The nucleus that a real crop shows; the donors, nuclei or segments, that a synthetic one is made of.
+        The nucleus that a real crop shows; the donors, nuclei or segments, that a synthetic one is made of. Real
+        tissue has those of the synthetic crop that it belongs to.
     change : int, optional
         Id of the change; None where it is real.
     pasted : (S, S, 3) uint8, optional
         The same change without blending: its donors' pixels, and the target's own for the rest.
     replaced : bool
         Whether a nucleus was replaced.
+    origin : (S, S) uint8, optional
+        Of synthetic tissue, its part of the origin map.
+    pair : int, optional
+        Of tissue: a number that a synthetic crop shares with the real ones that show the same places.
     """
 
     pixels: U8
@@ -92,6 +83,8 @@ class Crop:
     change: int | None = None
     pasted: U8 | None = None
     replaced: bool = False
+    origin: U8 | None = None
+    pair: int | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -115,7 +108,7 @@ class Crops:
     refusals: Counter[str] = field(default_factory=Counter)
 
 
-class _Groups:
+class CropGroups:
     """Groups of a dataset's images by name."""
 
     def __init__(self, dataset: Dataset) -> None:
@@ -127,7 +120,7 @@ class _Groups:
         return frozenset(self._groups.get(name, name) for name in names)
 
 
-def _chosen(changes: Sequence[Any], most: int, rng: np.random.Generator) -> list[Any]:
+def drawn_at_most(changes: Sequence[Any], most: int, rng: np.random.Generator) -> list[Any]:
     """At most so many, drawn at random and in their order."""
     rows = sorted(rng.permutation(len(changes))[:most].tolist())
     return [changes[row] for row in rows]
@@ -150,7 +143,7 @@ def nuclei_crops(dataset: Dataset, changes: Sequence[Change], settings: Detector
     placed = [change for change in changes if change.added]
     if unplaced := len(changes) - len(placed):
         refusals[NO_NUCLEUS] = unplaced
-    placed = _chosen(placed, settings.most, rng)
+    placed = drawn_at_most(placed, settings.most, rng)
     kinds = {kind for change in placed for kind in change.added.values()}
     real = yield from find_real_nuclei(dataset, kinds, (), side)
     donors = [donor for change in placed if (donor := change.donor) is not None]
@@ -165,11 +158,11 @@ def nuclei_crops(dataset: Dataset, changes: Sequence[Change], settings: Detector
         and any(same_scale(real.scales[nucleus.image], scale) for scale in scales)
     ]
     by_image: dict[str, tuple[list[Any], list[Change]]] = defaultdict(lambda: ([], []))
-    for pair in _chosen(alike, settings.most, rng):
+    for pair in drawn_at_most(alike, settings.most, rng):
         by_image[pair[0].image][0].append(pair)
     for change in placed:
         by_image[change.image][1].append(change)
-    groups = _Groups(dataset)
+    groups = CropGroups(dataset)
     crops: list[Crop] = []
     for number, (name, (nuclei, here)) in enumerate(sorted(by_image.items())):
         yield Event("Cutting crops", number, len(by_image))
@@ -189,7 +182,7 @@ def nuclei_crops(dataset: Dataset, changes: Sequence[Change], settings: Detector
                 refusals[CROSSES_EDGE] += 1
                 continue
             kind = dataset.class_name(next(iter(change.added.values())))
-            crops.append(_synthetic(image, change, square, kind, groups))
+            crops.append(synthetic_crop(image, change, square, kind, groups))
     return Crops(NUCLEI, crops, refusals)
 
 
@@ -197,7 +190,7 @@ def _around(image: str, row: int, col: int, side: int) -> Square:
     return Square(image, row - side // 2, col - side // 2, side)
 
 
-def _synthetic(image: LabeledImage, change: Change, square: Square, kind: str, groups: _Groups) -> Crop:
+def synthetic_crop(image: LabeledImage, change: Change, square: Square, kind: str, groups: CropGroups) -> Crop:
     """A crop of an image with one change, and of the same without blending."""
     window, made = square.window, compose(image, [change]).image
     pasted = None
@@ -216,84 +209,3 @@ def _synthetic(image: LabeledImage, change: Change, square: Square, kind: str, g
         pasted,
         target is not None and target.item != 0,
     )
-
-
-# Tissue.
-
-
-def tissue_crops(dataset: Dataset, changes: Sequence[Change], settings: DetectorSettings) -> Job[Crops]:
-    """Crops of derived images, and of real images of the same classes; a long job.
-
-    A crop of a synthetic image is centered on a changed pixel, as far as its image reaches, and at least ``LEAST_NEW``
-    of it is new; a real one lies anywhere. Both show tissue, as many crops of every image as fit, ``per_image`` at
-    most, and no two share more than half their side. Real images are at the scale of an image with changes.
-    """
-    side = settings.tissue_side
-    rng = np.random.default_rng([settings.seed, 2])
-    refusals: Counter[str] = Counter()
-    groups = _Groups(dataset)
-    crops: list[Crop] = []
-    kinds: set[str] = set()
-    scales: set[float] = set()
-    known = {entry.source.image for entry in dataset.training}
-    drawn = _chosen(changes, -(-settings.most // settings.per_image), rng)
-    for number, change in enumerate(drawn):
-        yield Event("Cutting crops", number, len(drawn))
-        if change.image not in known:
-            refusals[NOT_READ] += 1
-            continue
-        if min(change.shape) < side:
-            refusals[TOO_SMALL] += 1
-            continue
-        image = dataset.read(change.image)
-        shares = change.class_shares or {image.kind: 1.0}
-        kind = max(shares, key=shares.__getitem__)
-        made = compose(image, [change]).image.pixels
-        squares = _changed_squares(change, made, side, settings.per_image, rng)
-        if not squares:
-            refusals[TOO_LITTLE] += 1
-        crops += [_synthetic(image, change, square, kind, groups) for square in squares]
-        kinds.add(kind)
-        scales.add(image.mpp)
-    entries = [entry for entry in dataset.training if not entry.synthetic and entry.kind in kinds]
-    entries = _chosen(entries, -(-settings.most // settings.per_image), rng)
-    for number, entry in enumerate(entries):
-        yield Event("Cutting crops", number, len(entries))
-        try:
-            image = dataset.read(entry)
-        except HistomixError as error:
-            yield Event("Cutting crops", number, len(entries), message=f"Skipped: {error}")
-            continue
-        if image.synthetic or min(image.instances.shape) < side or not any(same_scale(image.mpp, s) for s in scales):
-            continue
-        name, group = entry.source.image, group_of(entry.source)
-        squares = []
-        for _ in range(settings.per_image):
-            square = tissue_square(name, image.pixels, side, rng)
-            if square is not None and _apart(square, squares):
-                squares.append(square)
-        nothing = np.zeros((side, side), bool)
-        crops += [
-            Crop(image.pixels[square.window].copy(), nothing, name, entry.kind, group, frozenset({group}))
-            for square in squares
-        ]
-    return Crops(TISSUE, crops, refusals)
-
-
-def _changed_squares(change: Change, pixels: U8, side: int, most: int, rng: np.random.Generator) -> list[Square]:
-    """Crops of a derived image that are centered on changed pixels, as far as it reaches."""
-    new = change.origin != REAL
-    places = np.argwhere(new)
-    squares: list[Square] = []
-    for place in rng.integers(len(places), size=TRIES) if len(places) else ():
-        corner = np.clip(places[place] - side // 2, 0, np.array(new.shape) - side)
-        square = Square(change.name, int(corner[0]), int(corner[1]), side)
-        enough = new[square.window].mean() >= LEAST_NEW and is_tissue(pixels[square.window]).mean() >= LEAST_TISSUE
-        if enough and _apart(square, squares) and len(squares) < most:
-            squares.append(square)
-    return squares
-
-
-def _apart(square: Square, others: Sequence[Square]) -> bool:
-    """Whether a crop shares no more than half its side with any other."""
-    return all(max(abs(square.row - each.row), abs(square.col - each.col)) * 2 >= square.side for each in others)

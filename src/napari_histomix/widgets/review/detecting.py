@@ -117,7 +117,9 @@ class DetectorSection(ui.Section):
         for name, shown in (
             ("hide", table.in_place.any()),
             ("side", table.in_place.any()),
+            ("epochs", table.in_place.any()),
             ("tissue_side", not table.in_place.all()),
+            ("tissue_steps", not table.in_place.all()),
             ("per_image", not table.in_place.all()),
         ):
             form.show_setting(name, bool(shown))
