@@ -157,8 +157,8 @@ def inpaint(
 class _Network:
     """A network of pixels or of latents, ready on its device."""
 
-    def __init__(self, model: InpaintingModel, place: torch.device) -> None:
-        self.model, self.place, self.dtype = model, place, models.fast_dtype(place)
+    def __init__(self, model: InpaintingModel, place: torch.device, together: int = 1) -> None:
+        self.model, self.place, self.dtype, self.together = model, place, models.fast_dtype(place), together
         # A copy: the model may be shared, and a cast to fewer bits cannot be taken back. Module.to, not diffusers'
         # own: that one warns at every cast about layers this network does not have.
         self.network: Any = torch.nn.Module.to(
@@ -206,10 +206,13 @@ class _Network:
 
     def _in_passes(self, seen: Tensor, time: int) -> Tensor:
         """The network's answer to a batch of windows."""
-        # Processors round otherwise in passes of another size. One window at a time costs a little, and no result
-        # depends on the batch to the last bit.
-        passes = seen.split(1 if self.place.type == "cpu" else TILES)
-        return torch.cat([self._answer(part, time) for part in passes])
+        if self.place.type != "cpu":
+            return torch.cat([self._answer(part, time) for part in seen.split(TILES)])
+        # Processors round otherwise in passes of another size. With as many windows in each, no result depends on the
+        # batch to the last bit.
+        missing = -len(seen) % self.together
+        whole = torch.cat([seen, seen[-1:].expand(missing, -1, -1, -1)]) if missing else seen
+        return torch.cat([self._answer(part, time) for part in whole.split(self.together)])[: len(seen)]
 
     def _answer(self, seen: Tensor, time: int) -> Tensor:
         seen = seen.contiguous(memory_format=torch.channels_last)
@@ -291,10 +294,14 @@ Engine = _Network | _Prompted
 """A model on its device, in the number format it runs fastest in."""
 
 
-def opened(model: AnyModel, device: str) -> Engine:
-    """A model ready for several calls of ``inpaint`` on a device (auto, cpu, cuda or mps)."""
+def opened(model: AnyModel, device: str, together: int = 1) -> Engine:
+    """A model ready for several calls of ``inpaint`` on a device (auto, cpu, cuda or mps).
+
+    On a processor, ``together`` windows share a pass of the network: four are a fifth faster than one at a time, where
+    there are many.
+    """
     place = choose_device(device)
-    return _Prompted(model, place) if isinstance(model, PromptedModel) else _Network(model, place)
+    return _Prompted(model, place) if isinstance(model, PromptedModel) else _Network(model, place, together)
 
 
 def tile_places(length: int, side: int) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.diffusion.inpainter import BATCH, Window, inpaint
+from napari_histomix.diffusion.inpainter import BATCH, Window, inpaint, opened
 from napari_histomix.diffusion.models import AnyModel
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError, Job
@@ -14,6 +14,9 @@ SIDE = 64
 """Pixels of the model: the side of a window, or the smallest that the model has above it."""
 CONTEXT = 8
 """Pixels of the model that are known, or painted and thrown away, around a window's own stretch."""
+
+TOGETHER = 4
+"""Windows in a pass of a processor."""
 
 
 def fill_narrow(
@@ -48,7 +51,8 @@ def fill_narrow(
         part = np.s_[row : row + size, col : col + size]
         own = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
         windows.append(Window(wide[part], hidden[part], own, side))
-    filled = yield from inpaint(windows, model, sampler, device=device, batch=batch, phase=phase)
+    engine = opened(model, device, TOGETHER)
+    filled = yield from inpaint(windows, engine, sampler, batch=batch, phase=phase)
     result = wide.copy()
     for (row, col), stretch, painted in zip(corners, stretches, filled, strict=True):
         rows, cols = stretch
