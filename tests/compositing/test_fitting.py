@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from napari_histomix.compositing.fitting import fit_donor
+from napari_histomix.compositing.fitting import MATRICES, STAIN, TURNS, Donor, Surroundings, fit_donor
 from napari_histomix.compositing.replacement import moved_image
-from napari_histomix.compositing.tissue_map import TissueMap
+from napari_histomix.compositing.tissue_map import QUICK, TissueMap
 from napari_histomix.records import Segment
 from napari_histomix.segmentation.anchors import segments_of
 
@@ -97,3 +97,30 @@ def test_a_target_is_not_replaced_by_itself():
     if fit is not None:
         moved = moved_image(pixels, beside, fit.pose, target.window)
         assert (moved == pixels[target.window]).all(axis=-1)[target.mask].mean() < 0.2
+
+
+def test_a_quick_look_at_all_places_is_what_comparing_cell_by_cell_gives():
+    ground, source = TissueMap.of(glands(1), MPP), TissueMap.of(glands(2), MPP)
+    around = Surroundings(disc(190, 210), ground)
+    looked = around._mismatch(source)
+    places = np.argwhere(around.quick_around)
+    middle = np.argwhere(around.inner).mean(axis=0) / QUICK + 0.5 / QUICK - 0.5
+    expected = ground.quick[around.quick_around]
+    for turn, center in ((0, (25, 24)), (3, (23, 27)), (6, (26, 26))):
+        rows, cols = (np.rint((places - middle) @ MATRICES[turn]).astype(int) + center).T
+        quarter, mirrored = TURNS[turn]
+        seen = source.quick[rows, cols].copy()
+        cosine = 1 if quarter % 2 == 0 else -1
+        seen[:, 4] *= cosine
+        seen[:, 5] *= -cosine if mirrored else cosine
+        differences = seen - expected
+        differences[:, :2] -= np.clip(differences[:, :2].mean(axis=0), -STAIN, STAIN)
+        assert looked[turn, *center] == pytest.approx(np.sqrt((differences**2).mean()), abs=1e-3)
+
+
+def test_other_tissue_seems_unlike_before_it_is_looked_at():
+    ground = TissueMap.of(glands(), MPP)
+    around = Surroundings(disc(190, 210), ground)
+    plain = TissueMap.of(np.full((SIDE, SIDE, 3), (225, 165, 205), np.uint8), MPP)
+    assert around.unlike(Donor(disc(190, 210), ground)) == 0
+    assert around.unlike(Donor(disc(200, 200), plain)) > 0.5
