@@ -1,6 +1,6 @@
 """What large holes in real images are filled with, beside what was there.
 
-    python benchmarks/holes.py DATASET [--count 12] [--ways exemplars diffusion] [--sheet OUT.jpg] [--rows 6]
+    python benchmarks/holes.py FOLDER --mpp 0.5 [--count 12] [--ways exemplars diffusion] [--sheet OUT.jpg] [--rows 6]
 
 Cuts a hole of about 70 µm into each of ``count`` images, fills it, and prints how many nuclei a segmenter finds inside,
 the Fréchet distance of textures (patches of 28 µm, eight principal components of the real ones), sharpness, and seconds
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_histomix.compositing.exemplars import quilt
-from napari_histomix.datasets import open_any
+from napari_histomix.datasets import read_pixels
 from napari_histomix.diffusion.large_holes import fill_from_exemplars, fill_holes
 from napari_histomix.diffusion.model_files import load_model
 from napari_histomix.diffusion.samplers import PRESETS
@@ -85,14 +85,15 @@ def patches(pixels: U8, hole: Mask, mpp: float, rng: np.random.Generator) -> lis
 def main() -> None:
     """Read the command line, fill, measure."""
     parser = argparse.ArgumentParser(description="What large holes in real images are filled with.")
-    parser.add_argument("dataset", type=Path)
+    parser.add_argument("folder", type=Path, help="PNG images")
+    parser.add_argument("--mpp", type=float, default=0.5)
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--ways", nargs="+", default=["exemplars", "diffusion"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--rows", type=int, default=6)
     options = parser.parse_args()
-    dataset, rng = open_any(options.dataset), np.random.default_rng(options.seed)
+    files, rng = sorted(options.folder.glob("*.png")), np.random.default_rng(options.seed)
     painter, preset = load_model(bundled()), PRESETS["fast"]
     finder, drawer = load_generator("", "segmenter"), load_generator("", "image")
 
@@ -109,9 +110,8 @@ def main() -> None:
 
     counts, crops, sharp = defaultdict(list), defaultdict(list), defaultdict(list)
     seconds, area, sheet = defaultdict(float), 0.0, []
-    for number in rng.permutation(len(dataset.entries))[: options.count].tolist():
-        image = dataset.read(dataset.entries[number])
-        pixels, mpp = image.pixels, image.mpp
+    for number in rng.permutation(len(files))[: options.count].tolist():
+        pixels, mpp = read_pixels(files[number]), options.mpp
         hole = hole_in(pixels, mpp, rng)
         area += hole.sum() / 1e6
         window, results = around(hole, mpp), {"truth": pixels}

@@ -57,8 +57,9 @@ CHANCE = 0.25
 """By how much, as a share, chance makes a turn worse at most: another seed is to take other pieces."""
 TONE = 0.04
 """Most that a piece's optical density is moved to that of its surroundings."""
-SEEN = 0.05
-"""Difference of colors (of 0 to 1) across a joint from which it is seen."""
+SEEN, SEEN_BETWEEN = 0.05, 0.12
+"""Differences of colors (of 0 to 1) from which a joint is seen: at the hole's edge, and between pieces, where both are
+blended over a pixel or two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +269,8 @@ class _Work:
         blended = np.rint(share * piece + (1 - share) * there).astype(np.uint8)
         # Where the piece shows nothing of what it meets, nobody can tell how they agree.
         apart = np.where(seen, np.abs(piece.astype(np.float32) - there).mean(axis=-1) / 255, 1).astype(np.float32)
-        differs = (cv2.blur(apart * known, (3, 3)) > SEEN * cv2.blur(known.astype(np.float32), (3, 3))) & known & ~mask
+        near = cv2.blur(apart * known, (3, 3)) / np.maximum(cv2.blur(known.astype(np.float32), (3, 3)), 0.1)
+        differs = (near > np.where(self.hole[spot.square], SEEN_BETWEEN, SEEN)) & known & ~mask
         joints = self.joints[spot.square]
         joints &= ~mask
         joints |= mask & (cv2.dilate(differs.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
