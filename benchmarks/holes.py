@@ -104,8 +104,9 @@ def main() -> None:
             return drain(fill_from_exemplars(pixels, hole, mpp, painter, preset.seam, seed, device="cpu"))
         pieces = drain(quilt(pixels, hole, mpp, seed=seed)).pixels
         found = drain(segment(pieces, mpp, finder, "cpu"))
+        # The stain that it is told of is that of an image without a hole.
         return drain(
-            paint_inside(pixels, Layout(found.instances, found.classes, mpp), hole, drawer, seed, device="cpu")
+            paint_inside(pieces, Layout(found.instances, found.classes, mpp), hole, drawer, seed, device="cpu")
         )
 
     counts, crops, sharp = defaultdict(list), defaultdict(list), defaultdict(list)

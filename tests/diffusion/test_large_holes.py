@@ -16,9 +16,12 @@ from napari_histomix.diffusion.inpainter import tile_places, tile_weight
 from napari_histomix.diffusion.large_holes import fill_from_exemplars, fill_holes, levels
 from napari_histomix.diffusion.model_files import load_model, save_model
 from napari_histomix.diffusion.narrow_holes import fill_narrow
-from napari_histomix.diffusion.samplers import Sampler
+from napari_histomix.diffusion.samplers import PRESETS, Sampler
+from napari_histomix.generation.models import load_generator
+from napari_histomix.generation.segmenting import segment
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.training.inpainting import SCHEDULE, new_autoencoder
+from napari_histomix.weights import bundled
 
 SHORT = Sampler("repaint", 800, 2, grain=True)
 
@@ -97,6 +100,27 @@ def test_a_hole_that_is_all_joints_is_painted_as_a_seam(small_model, width):
         for fill in (fill_from_exemplars, fill_narrow)
     )
     assert np.array_equal(exemplars, seam)
+
+
+def test_a_hole_holds_as_many_nuclei_as_there_were_where_paint_holds_few():
+    sample, model, finder = load_sample(), load_model(bundled()), load_generator("", "segmenter")
+    image = sample.read(sample.entries[2])
+    hole = oval(image.instances.shape, 0.2)
+    how = (hole, image.mpp, model)
+    looks = {
+        "truth": image.pixels,
+        "tissue": drain(fill_from_exemplars(image.pixels, *how, PRESETS["fast"].seam, 0, device="cpu")),
+        "paint": drain(fill_holes(image.pixels, *how, Sampler("repaint", 800, 4, grain=True), 0, device="cpu")),
+    }
+    found = {}
+    for name, pixels in looks.items():
+        nuclei = drain(segment(pixels, image.mpp, finder, "cpu")).instances
+        inside, areas = (
+            np.bincount(nuclei[where], minlength=nuclei.max() + 1)[1:] for where in (hole, np.ones_like(hole))
+        )
+        found[name] = int((inside > areas / 2)[1:].sum())
+    assert found["truth"] > 10
+    assert abs(found["tissue"] - found["truth"]) < abs(found["paint"] - found["truth"]), found
 
 
 def test_too_little_tissue_to_take_is_said(small_model):
