@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+from napari_histomix.compositing.exemplars import quilt
+from napari_histomix.datasets import load_sample
 from napari_histomix.diffusion import inpainter, large_holes
 from napari_histomix.diffusion.inpainter import tile_places, tile_weight
-from napari_histomix.diffusion.large_holes import fill_holes, levels
+from napari_histomix.diffusion.large_holes import fill_from_exemplars, fill_holes, levels
 from napari_histomix.diffusion.model_files import load_model, save_model
-from napari_histomix.diffusion.samplers import Sampler
+from napari_histomix.diffusion.narrow_holes import fill_narrow
+from napari_histomix.diffusion.samplers import PRESETS, Sampler
+from napari_histomix.generation.models import load_generator
+from napari_histomix.generation.segmenting import segment
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.training.inpainting import SCHEDULE, new_autoencoder
+from napari_histomix.weights import bundled
 
 SHORT = Sampler("repaint", 800, 2, grain=True)
 
@@ -61,6 +67,66 @@ def test_nothing_to_fill_and_nothing_to_go_by_are_refused(small_model):
     for hole, words in ((np.zeros((50, 50), bool), "without a pixel"), (np.ones((50, 50), bool), "nothing to go by")):
         with pytest.raises(HistomixError, match=words):
             drain(fill_holes(picture((50, 50)), hole, 0.25, small_model, SHORT, 0))
+
+
+def test_real_tissue_fills_a_hole_and_the_model_paints_along_its_joints_alone(small_model):
+    sample = load_sample()
+    image = sample.read(sample.entries[0])
+    hole = oval(image.instances.shape, 0.2)
+    narrow = Sampler("repaint", 20, 1, grain=True)
+
+    def filled(pixels, seed):
+        return drain(fill_from_exemplars(pixels, hole, image.mpp, small_model, narrow, seed, device="cpu"))
+
+    hidden = image.pixels.copy()
+    hidden[hole] = 0
+    one, again, other = filled(image.pixels, 3), filled(hidden, 3), filled(image.pixels, 4)
+    assert np.array_equal(one[~hole], image.pixels[~hole]) and np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    # This network paints noise: what it painted is seen, and it is little.
+    pieces = drain(quilt(image.pixels, hole, image.mpp, seed=3))
+    painted = (one != pieces.pixels).any(axis=-1)
+    assert painted.any() and painted.sum() < 0.4 * hole.sum() and (painted & pieces.joints).sum() > 0
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_hole_that_is_all_joints_is_painted_as_a_seam(small_model, width):
+    pixels = picture((90, 100))
+    hole = np.zeros((90, 100), bool)
+    hole[40 : 40 + width, 10:90] = True
+    narrow = Sampler("repaint", 20, 1)
+    exemplars, seam = (
+        drain(fill(pixels, hole, 0.5, small_model, narrow, 0, device="cpu"))
+        for fill in (fill_from_exemplars, fill_narrow)
+    )
+    assert np.array_equal(exemplars, seam)
+
+
+def test_a_hole_holds_as_many_nuclei_as_there_were_where_paint_holds_few():
+    sample, model, finder = load_sample(), load_model(bundled()), load_generator("", "segmenter")
+    image = sample.read(sample.entries[2])
+    hole = oval(image.instances.shape, 0.2)
+    how = (hole, image.mpp, model)
+    looks = {
+        "truth": image.pixels,
+        "tissue": drain(fill_from_exemplars(image.pixels, *how, PRESETS["fast"].seam, 0, device="cpu")),
+        "paint": drain(fill_holes(image.pixels, *how, Sampler("repaint", 800, 4, grain=True), 0, device="cpu")),
+    }
+    found = {}
+    for name, pixels in looks.items():
+        nuclei = drain(segment(pixels, image.mpp, finder, "cpu")).instances
+        inside, areas = (
+            np.bincount(nuclei[where], minlength=nuclei.max() + 1)[1:] for where in (hole, np.ones_like(hole))
+        )
+        found[name] = int((inside > areas / 2)[1:].sum())
+    assert found["truth"] > 10
+    assert abs(found["tissue"] - found["truth"]) < abs(found["paint"] - found["truth"]), found
+
+
+def test_too_little_tissue_to_take_is_said(small_model):
+    for fill in (np.zeros((50, 50), bool), np.ones((50, 50), bool)):
+        with pytest.raises(HistomixError, match="some, but not all"):
+            drain(fill_from_exemplars(picture((50, 50)), fill, 0.25, small_model, SHORT, 0))
 
 
 def test_the_coarsest_level_is_what_the_model_sees_at_once(small_model):

@@ -41,7 +41,7 @@ def corners(root: Path) -> Dataset:
     return open_tissue(root)
 
 
-SETTINGS = USegMixSettings(per_class=2, new_area=(0.1, 0.9), outline="segment", own_patient=False)
+SETTINGS = USegMixSettings(per_class=2, new_area=(0.1, 0.9), outline="segment", fill="diffusion", own_patient=False)
 """The paper's form."""
 PAINTED = 3
 """The image that is painted again: one is enough, for each takes a while."""

@@ -427,6 +427,28 @@ def test_every_changed_pixel_is_traced(dataset, finished):
         METHOD.trace(record, row, col, painted=False)
 
 
+def test_how_a_hole_was_filled_is_recorded_and_told(dataset, pool, small_model):
+    plan = drain(plan_mixes(dataset, pool, everyone(pool), MIX)).items[0]
+    made = {
+        fill: drain(make_mix(dataset, pool, plan, replace(MIX, fill=fill), small_model))
+        for fill in ("exemplars", "diffusion")
+    }
+    real, paint = made.values()
+    assert np.array_equal(real.origin, paint.origin)
+    assert np.array_equal((real.pixels != paint.pixels).any(axis=-1) & (real.origin != 2), np.zeros((120, 120), bool))
+    assert (real.pixels != paint.pixels).any(axis=-1)[real.origin == 2].mean() > 0.5
+    row, col = (int(places[0]) for places in np.nonzero(real.origin == 2))
+    told = {fill: METHOD.trace(record_of(change), row, col, painted=True)["fill"] for fill, change in made.items()}
+    assert told == {"exemplars": "exemplars", "diffusion": "large"}
+    assert {fill: change.provenance["settings"]["fill"] for fill, change in made.items()} == {
+        "exemplars": "exemplars",
+        "diffusion": "diffusion",
+    }
+    # Each is made again as it was.
+    again = drain(METHOD.remake([record_of(change) for change in made.values()], Sources(dataset, small_model)))
+    assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(made.values(), again, strict=True))
+
+
 def test_a_pixel_of_a_donor_that_only_moved_is_traced_to_itself(dataset, pool, small_model):
     members = everyone(pool)["low"]
     target, donor = int(members[0]), int(members[-1])

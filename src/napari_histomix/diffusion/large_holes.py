@@ -1,12 +1,15 @@
-"""Holes of whole images, larger than what a model sees at once: from coarse to fine, in overlapping tiles.
+"""Holes of whole images, larger than what a model sees at once.
 
-What a hole holds as a whole is painted where it is small enough for one window of the model, on a reduced copy. Twice
-that size, and again twice, the model then paints over the enlarged result from a truncated start: what is there steers,
-what is missing is added. Within a level all tiles are denoised together, so there is no seam between them.
+``fill_from_exemplars`` fills them with real tissue, and lets a model paint along its joints alone. ``fill_holes`` lets
+a model paint everything, from coarse to fine, in overlapping tiles. What a hole holds as a whole is painted where it is
+small enough for one window of the model, on a reduced copy. Twice that size, and again twice, the model then paints
+over the enlarged result from a truncated start: what is there steers, what is missing is added. Within a level all
+tiles are denoised together, so there is no seam between them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
@@ -14,8 +17,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_histomix.compositing.exemplars import quilt
+from napari_histomix.compositing.replacement import SEAM
 from napari_histomix.diffusion.inpainter import BATCH, Window, inpaint
 from napari_histomix.diffusion.models import AnyModel, PromptedModel
+from napari_histomix.diffusion.narrow_holes import fill_narrow
 from napari_histomix.diffusion.random_field import fill_smoothly
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError, Job
@@ -74,6 +80,66 @@ def fill_holes(
     rows, cols = hole[box].shape
     filled[box][hole[box]] = guess[:rows, :cols][hole[box]]
     return filled
+
+
+def fill_from_exemplars(
+    pixels: NDArray[np.uint8],
+    hole: NDArray[np.bool_],
+    mpp: float,
+    model: AnyModel,
+    sampler: Sampler,
+    seed: int,
+    *,
+    others: Sequence[tuple[NDArray[np.uint8], float]] = (),
+    device: str = "auto",
+    batch: int = BATCH,
+    phase: str = "Blending",
+) -> Job[NDArray[np.uint8]]:
+    """Fill holes of any size with real tissue of the same image, and of others; a long job (see ``records.Job``).
+
+    The arguments are those of ``fill_holes``; ``sampler`` is one for seams. ``others`` are further exemplars, each with
+    its µm per pixel (``exemplars.quilt``). A hole so narrow that it is all joints is painted as a seam. Outside the
+    hole, ``pixels`` stay bit for bit.
+
+    Raises
+    ------
+    HistomixError
+        If there is no hole, nothing else, or too little else to take tissue from; or as ``inpaint``.
+
+    Examples
+    --------
+    >>> from napari_histomix import load_sample
+    >>> from napari_histomix.diffusion.model_files import load_model
+    >>> from napari_histomix.diffusion.samplers import PRESETS
+    >>> from napari_histomix.records import drain
+    >>> from napari_histomix.weights import bundled
+    >>> data = load_sample()
+    >>> image = data.read(data.entries[0])
+    >>> hole = np.zeros(image.instances.shape, bool)
+    >>> hole[80:140, 90:160] = True
+    >>> filling = fill_from_exemplars(image.pixels, hole, image.mpp, load_model(bundled()), PRESETS["fast"].seam, 0)
+    >>> filled = drain(filling)
+    >>> bool((filled[~hole] == image.pixels[~hole]).all())
+    True
+    """
+    width = max(SEAM[1], SEAM[0] * 0.25 / mpp)
+    seams = hole
+    if hole.any() and not hole.all() and _depth(hole) > width:
+        quilted = yield from quilt(pixels, hole, mpp, others, seed, phase=phase)
+        pixels, seams = quilted.pixels, hole & (_distance(~quilted.joints) < width)
+        if not seams.any():
+            return pixels
+    return (yield from fill_narrow(pixels, seams, mpp, model, sampler, seed, device=device, batch=batch, phase=phase))
+
+
+def _depth(hole: NDArray[np.bool_]) -> float:
+    """Pixels from the innermost pixel of a hole to the nearest that is known."""
+    return float(_distance(hole).max())
+
+
+def _distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Distance in pixels of each pixel of a mask (H, W) from what is outside of it."""
+    return np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
 
 
 def levels(side: int, model: AnyModel) -> list[int]:

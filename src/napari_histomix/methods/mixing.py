@@ -42,6 +42,7 @@ class USegMixSettings(PaintingSettings):
         "paper": {
             "new_area": (0.3, 1.0),
             "outline": "segment",
+            "fill": "diffusion",
             "temperature": 1.0,
             "area_ratio": (0.0, 1_000_000.0),
             "own_patient": False,
@@ -64,6 +65,15 @@ class USegMixSettings(PaintingSettings):
             choices={"seam": "A seam in what both images share", "segment": "Its segment's outline (paper)"},
         ),
     ] = "seam"
+    fill: Annotated[
+        str,
+        Option(
+            "What fills what a donor leaves open at its segment's outline: real tissue of the target's and the donors' "
+            "images, joined by the network, or the network alone, as in the paper.",
+            label="What is left open is filled with",
+            choices={"exemplars": "Real tissue of the same images", "diffusion": "What the network paints (paper)"},
+        ),
+    ] = "exemplars"
     painted: Annotated[
         float,
         Option("Largest share of an image that is painted along seams; more is refused.", low=0, high=1, advanced=True),

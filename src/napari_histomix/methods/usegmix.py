@@ -28,6 +28,11 @@ from napari_histomix.segmentation.pool import SegmentPool, decided, drawable
 if TYPE_CHECKING:
     from napari_histomix.diffusion.models import AnyModel
 
+STAGES = {"exemplars": "exemplars", "diffusion": "large"}
+"""What ``fill`` is in the record of a sampler."""
+EXEMPLARS = 3
+"""Images beside the target's in which tissue for holes is looked for, at most."""
+
 
 class USegMix(Method[USegMixSettings, MixPlan]):
     """The method."""
@@ -78,8 +83,8 @@ class USegMix(Method[USegMixSettings, MixPlan]):
             model, device = ingredients.model(made), ingredients.device(made)
             ((stage, spec),) = made["sampler_settings"].items()
             with ingredients.threads(made):
-                how = (target.mpp, model, Sampler.parse(spec), record.seed)
-                painting = _painted(stage, pasted, origin, *how, device=device)
+                how = (model, Sampler.parse(spec), record.seed)
+                painting = _painted(stage, pasted, origin, target, donors, *how, device=device)
                 pixels = yield from within(painting, f"Blending {record.name}", len(remade), len(records))
             sources = tuple(SourceRef(*(source.get(key, 0) for key in places)) for source in record.sources)
             shares = record.class_shares or {target.kind: 1.0}
@@ -99,7 +104,8 @@ class USegMix(Method[USegMixSettings, MixPlan]):
                 f"No record of {record.name} covers ({col}, {row}), which its origin map marks; copy both again."
             )
         if painted:
-            return {"replacement": number, **painter_facts(made)}
+            (stage,) = made["sampler_settings"]
+            return {"replacement": number, "fill": stage, **painter_facts(made)}
         donor, segment = made["donors"][number], swaps[number].donor
         back = cv2.invertAffineTransform(np.array(swaps[number].pose.matrix))
         x, y = (round(float(value), 2) for value in back @ (col, row, 1))
@@ -156,15 +162,19 @@ def make_mix(
     """
     from napari_histomix.diffusion.samplers import PRESETS
 
-    stage = "seam" if any(exchange.swap.cut for exchange in plan.exchanges) else "large"
-    sampler = getattr(PRESETS[settings.sampler], stage)
+    stage = STAGES[settings.fill]
+    if any(exchange.swap.cut for exchange in plan.exchanges):
+        stage = "seam"
+    preset = PRESETS[settings.sampler]
+    sampler = preset.large if stage == "large" else preset.seam
     how = making_facts(USegMix.title, settings, {stage: sampler}, model)
     needed = {plan.image, *(pool.image(exchange.donor).source.image for exchange in plan.exchanges)}
     images = {name: read_image(dataset, pool, name) for name in sorted(needed)}
     target = images[plan.image]
     pasted, origin, facts = compose(target, pool, plan.exchanges, images, settings.stain_matching)
     where = {"device": settings.device, "batch": settings.batch}
-    pixels = yield from _painted(stage, pasted, origin, target.mpp, model, sampler, plan.seed, **where)
+    donors = [images[fact["image"]] for fact in facts]
+    pixels = yield from _painted(stage, pasted, origin, target, donors, model, sampler, plan.seed, **where)
     provenance = {
         **how,
         "sources": {"target": image_facts(target)},
@@ -180,16 +190,29 @@ def make_mix(
 
 
 def _painted(
-    stage: str, pasted: NDArray[np.uint8], origin: NDArray[np.uint8], *how: Any, **where: Any
+    stage: str,
+    pasted: NDArray[np.uint8],
+    origin: NDArray[np.uint8],
+    target: LabeledImage,
+    donors: Sequence[LabeledImage],
+    *how: Any,
+    **where: Any,
 ) -> Job[NDArray[np.uint8]]:
-    """Pixels (H, W, 3) with what the origin map marks as inpainted filled in, as a seam or as a large hole."""
-    from napari_histomix.diffusion.large_holes import fill_holes
+    """Pixels (H, W, 3) with what the origin map marks as inpainted filled in: a seam, or large holes.
+
+    Large ones are painted, or filled with tissue of the target's and the donors' images.
+    """
+    from napari_histomix.diffusion.large_holes import fill_from_exemplars, fill_holes
     from napari_histomix.diffusion.narrow_holes import fill_narrow
 
     hole = origin == INPAINTED
     if not hole.any():
         return pasted
-    return (yield from (fill_narrow if stage == "seam" else fill_holes)(pasted, hole, *how, **where))
+    if stage == "exemplars":
+        others = {one.source.image: (one.pixels, one.mpp) for one in donors if one.source.image != target.source.image}
+        where["others"] = tuple(others.values())[:EXEMPLARS]
+        return (yield from fill_from_exemplars(pasted, hole, target.mpp, *how, **where))
+    return (yield from (fill_narrow if stage == "seam" else fill_holes)(pasted, hole, target.mpp, *how, **where))
 
 
 def _donor(pool: SegmentPool, number: int) -> SourceRef:
