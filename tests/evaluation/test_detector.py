@@ -295,6 +295,8 @@ def test_tissue_is_shown_along_its_edges_beside_the_very_same_places(tmp_path):
     (test,) = report.tests
     assert test.crops.subject == TISSUE and [result.hide for result in test.results] == ["nothing"] * 2
     assert test.percentiles.keys() == {0, 1, 2} and test.counts[2] == 3
+    # Four columns of pictures twice as large: synthetic, not blended, before, and real ones.
+    assert contact_sheet(report).shape[1] >= 4 * 64
     with pytest.raises(HistomixError, match="other images, models or settings"):
         kept = tmp_path / "kept"
         drain(detector_test([study], settings, keep=kept))
