@@ -20,6 +20,7 @@ from napari_histomix.evaluation.crops import group_of, tissue_square
 from napari_histomix.evaluation.detector import (
     AREA,
     HARD_PASTE,
+    UNFITTED,
     DetectorReport,
     DetectorSettings,
     MethodTest,
@@ -286,19 +287,29 @@ def test_tissue_is_shown_along_its_edges_beside_the_very_same_places(tmp_path):
         else:
             ((donor, _),) = own.parts
             assert crop.image == donor
-            # Centered on the donor's pixel that is nearest to the edge, a few rows farther down.
-            down = np.argwhere(own.origin == 1)[:, 0].min() - 16
-            assert np.array_equal(
-                crop.pixels[:-down][own.origin[down:] == 1], own.pixels[down:][own.origin[down:] == 1]
-            )
+            assert np.array_equal(crop.pixels[own.origin == 1], own.pixels[own.origin == 1])
     report = drain(detector_test([study], settings))
     (test,) = report.tests
     assert test.crops.subject == TISSUE and [result.hide for result in test.results] == ["nothing"] * 2
     assert test.percentiles.keys() == {0, 1, 2} and test.counts[2] == 3
+    # Four columns of pictures twice as large: synthetic, not blended, before, and real ones.
+    assert contact_sheet(report).shape[1] >= 4 * 64
     with pytest.raises(HistomixError, match="other images, models or settings"):
         kept = tmp_path / "kept"
         drain(detector_test([study], settings, keep=kept))
         drain(detector_test([study], replace(settings, tissue_steps=3), keep=kept, resume=True))
+
+
+def test_tissue_that_was_turned_is_also_tested_as_it_was(tmp_path):
+    dataset = make_tissue(tmp_path / "tissue")
+    changes = mixes(dataset)
+    turned = [replace(change, pixels=change.pixels[:, ::-1].copy()) for change in changes]
+    settings = DetectorSettings(folds=2, tissue_side=32, tissue_steps=2)
+    (test,) = drain(detector_test([study_of(tmp_path / "study", dataset, turned)], settings)).tests
+    assert [result.variant for result in test.results] == [test.method, HARD_PASTE, UNFITTED]
+    for crop in test.crops.crops:
+        assert (crop.unfitted is None) != crop.synthetic
+    assert "| unfitted paste |" in "\n".join(report_lines(DetectorReport(settings, (test,), ())))
 
 
 def test_tissue_that_cannot_be_tested_is_said_in_a_sentence(tmp_path):

@@ -33,6 +33,8 @@ from napari_histomix.study.store import Study
 
 HARD_PASTE = "hard paste"
 """In place of a method's name: the very same changes without blending, as a yardstick."""
+UNFITTED = "unfitted paste"
+"""In place of a method's name: of tissue, what lies in the donors' images, as it is, in place of what was changed."""
 AREA = "area alone"
 """In place of a method's name: no network, but how large a nucleus is; its mask tells that, whatever is hidden."""
 TAKEN_OUT = ("reject", "delete")
@@ -51,7 +53,11 @@ class DetectorSettings:
         ),
     ] = (NOTHING,)
     hard_paste: Annotated[
-        bool, Option("Also test the very same changes without blending: what blending has to be better than.")
+        bool,
+        Option(
+            "Also test the very same changes without blending: what blending has to be better than. Of tissue also "
+            "with donors as they lie in their images, neither turned nor restained: what the test can find there."
+        ),
     ] = True
     folds: Annotated[
         int,
@@ -105,7 +111,7 @@ class Result:
     Parameters
     ----------
     variant, hide : str
-        The method's name, ``HARD_PASTE`` or ``AREA``, and a key of ``HIDDEN``; of ``AREA`` empty.
+        The method's name, ``HARD_PASTE``, ``UNFITTED`` or ``AREA``, and a key of ``HIDDEN``; of ``AREA`` empty.
     scores : (N,) float
         Out-of-fold logits of the crops, in their order; of ``AREA`` the areas of nuclei, or their negatives, whichever
         is higher for synthetic ones.
@@ -288,8 +294,8 @@ def _identity(settings: DetectorSettings, shown: Sequence[Crops]) -> dict[str, A
     for crops in shown:
         for crop in crops.crops:
             digest.update(repr((crop.image, crop.group, crop.kind, sorted(crop.parts), crop.change)).encode())
-            for array in (crop.pixels, crop.nucleus, *([] if crop.pasted is None else [crop.pasted])):
-                digest.update(array.tobytes())
+            for array in (crop.pixels, crop.nucleus, crop.pasted, crop.unfitted):
+                digest.update(b"" if array is None else array.tobytes())
     return {"settings": json.loads(json.dumps(plain(settings, recorded_only=True))), "crops": digest.hexdigest()}
 
 
@@ -307,11 +313,15 @@ def _tested(
     pasted = [(crop.pixels, crop.pasted) for crop in made if crop.pasted is not None]
     if settings.hard_paste and len(pasted) == len(made) and not all(np.array_equal(*pair) for pair in pasted):
         variants.append(HARD_PASTE)
+    # Where nothing was turned or restained, it is the hard paste.
+    unfitted = [(crop.pasted, crop.unfitted) for crop in made if crop.pasted is not None and crop.unfitted is not None]
+    if settings.hard_paste and len(unfitted) == len(made) and not all(np.array_equal(*pair) for pair in unfitted):
+        variants.append(UNFITTED)
     hides = dict.fromkeys(settings.hide) if crops.subject == NUCLEI else (NOTHING,)
     found: list[Result] = []
     for hide in hides:
         for variant in variants:
-            phase = f"{crops.subject} {number + 1}: {HARD_PASTE if variant == HARD_PASTE else 'method'}, {hide} hidden"
+            phase = f"{crops.subject} {number + 1}: {'method' if variant == method else variant}, {hide} hidden"
             scores = yield from _scored(results, phase, method, crops.subject, table, variant, hide, settings)
             found.append(_result(variant, hide, table, scores, settings.seed))
     if crops.subject == NUCLEI:
@@ -323,11 +333,12 @@ def _tested(
     return MethodTest(study, method, counted, table.folds, tuple(found), percentiles)
 
 
-def _seen(crops: Sequence[Crop], hide: str, *, pasted: bool) -> NDArray[np.uint8]:
+def _seen(crops: Sequence[Crop], hide: str, variant: str) -> NDArray[np.uint8]:
     """What the detector sees (N, S, S, 3)."""
     from napari_histomix.evaluation.detector_network import GRAY
 
-    pixels = np.stack([crop.pasted if pasted and crop.pasted is not None else crop.pixels for crop in crops])
+    others = [{HARD_PASTE: crop.pasted, UNFITTED: crop.unfitted}.get(variant) for crop in crops]
+    pixels = np.stack([crop.pixels if other is None else other for crop, other in zip(crops, others, strict=True)])
     if hide != NOTHING:
         pixels[np.stack([crop.hidden(hide) for crop in crops])] = int(GRAY)
     return pixels
@@ -347,8 +358,8 @@ def _scored(
     from napari_histomix.evaluation.detector_network import learn_and_score
     from napari_histomix.evaluation.detector_seams import learn_seams_and_score
 
-    pasted = variant == HARD_PASTE
-    seen = _seen(table.crops, hide, pasted=pasted)
+    pasted = variant in (HARD_PASTE, UNFITTED)
+    seen = _seen(table.crops, hide, variant)
     scores = np.zeros(len(seen))
     folds = int(table.folds.max()) + 1
     for fold in range(folds):

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from napari_histomix.datasets.writing import complete_or_absent, write_png, write_text
 from napari_histomix.evaluation.detector import DetectorReport, MethodTest, Result
-from napari_histomix.evaluation.detector_windows import HIDDEN, NUCLEI
+from napari_histomix.evaluation.detector_windows import HIDDEN, NUCLEI, TISSUE
 from napari_histomix.evaluation.figures import Estimate, markdown_table
 from napari_histomix.evaluation.sheets import sheet_of
 from napari_histomix.settings import plain
 
 ROWS = 8
 """Crops of each kind that a sheet shows."""
-ZOOM = 4
-"""How many times larger nuclei are shown."""
+ZOOM, TISSUE_ZOOM = 4, 2
+"""How many times larger nuclei are shown, and tissue."""
 
 
 def report_lines(report: DetectorReport) -> list[str]:
@@ -110,8 +110,8 @@ def _result_values(result: Result) -> dict[str, Any]:
 def contact_sheet(report: DetectorReport, rows: int = ROWS) -> NDArray[np.uint8]:
     """Draw, for each method, what gives itself away most, in so many ``rows`` at most; (H, W, 3) uint8.
 
-    The synthetic crops with the highest out-of-fold scores, the same changes without blending, and the real crops with
-    the highest scores.
+    The synthetic crops with the highest out-of-fold scores, the same changes without blending, of tissue also what was
+    there before, and the real crops with the highest scores.
     """
     sections: dict[str, Mapping[str, Sequence[NDArray[np.uint8]]]] = {}
     for test in report.tests:
@@ -122,11 +122,15 @@ def contact_sheet(report: DetectorReport, rows: int = ROWS) -> NDArray[np.uint8]
         columns = {"synthetic": [crop.pixels for crop in made]}
         if pasted := [crop.pasted for crop in made if crop.pasted is not None]:
             columns["without blending"] = pasted
+        if test.crops.subject == TISSUE:
+            # The target's own comes before the donor's, which may be of the same image.
+            before = {(crop.pair, crop.image): crop.pixels for crop in reversed(crops) if not crop.synthetic}
+            columns["the target before"] = [before[crop.pair, crop.image] for crop in made]
         sections[f"{test.method}: {HIDDEN[test.own.hide].lower()} ({test.study.name})"] = columns | {
             "real, most like synthetic": real
         }
     nuclei = all(test.crops.subject == NUCLEI for test in report.tests)
-    return sheet_of(sections, ZOOM if nuclei else 1)
+    return sheet_of(sections, ZOOM if nuclei else TISSUE_ZOOM)
 
 
 def write_report(report: DetectorReport, values: Mapping[str, Any], out: Path) -> None:

@@ -72,14 +72,17 @@ def tissue_crops(dataset: Dataset, changes: Sequence[Change], settings: Detector
             refusals[NO_EDGE] += 1
         for square in squares:
             made = synthetic_crop(image, change, square, kind, groups)
-            made = replace(made, origin=change.origin[square.window].copy(), pair=len(crops))
-            alike = [(change.image, image.pixels[square.window].copy())]
+            origin, own = change.origin[square.window].copy(), image.pixels[square.window].copy()
+            alike, unfitted = [(change.image, own)], None
             donor = _donor_square(dataset, change, square, image.mpp, known, read)
             if donor is not None:
-                alike.append((donor.image, read(donor.image).pixels[donor.window].copy()))
+                given = read(donor.image).pixels[donor.window].copy()
+                alike.append((donor.image, given))
+                unfitted = np.where(origin[..., None] == DONOR, given, own) if (origin == REAL).any() else None
+            made = replace(made, origin=origin, unfitted=unfitted, pair=len(crops))
             crops.append(made)
             crops += [
-                replace(made, pixels=pixels, image=name, change=None, pasted=None, origin=None)
+                replace(made, pixels=pixels, image=name, change=None, pasted=None, unfitted=None, origin=None)
                 for name, pixels in alike
             ]
     return Crops(TISSUE, crops, refusals)
@@ -115,14 +118,17 @@ def _squares(change: Change, pixels: U8, side: int, most: int, rng: np.random.Ge
 def _donor_square(
     dataset: Dataset, change: Change, square: Square, mpp: float, known: set[str], read: Read
 ) -> Square | None:
-    """The donor's image around what is its own nearest to the middle of a synthetic crop; None where there is none."""
+    """A crop of a donor's image with the donor's pixel nearest to a synthetic crop's middle at the same place in it.
+
+    None where there is no such pixel, or no such crop at the target's scale.
+    """
     side = square.side
     donors = np.argwhere(change.origin[square.window] == DONOR)
     if not len(donors):
         return None
-    nearest = donors[np.abs(donors - side // 2).sum(axis=1).argmin()] + (square.row, square.col)
-    record = Record.of(change, dataset.class_name)
-    traced = method_of(change.method).trace(record, int(nearest[0]), int(nearest[1]), painted=False)
+    nearest = donors[np.abs(donors - side // 2).sum(axis=1).argmin()]
+    row, col = (nearest + np.array([square.row, square.col])).tolist()
+    traced = method_of(change.method).trace(Record.of(change, dataset.class_name), row, col, painted=False)
     name = str(traced.get("image", ""))
     if name not in known:
         return None
@@ -130,5 +136,5 @@ def _donor_square(
     room = np.array(donor.pixels.shape[:2]) - side
     if (room < 0).any() or not same_scale(donor.mpp, mpp):
         return None
-    row, col = np.clip(np.round([float(traced["y"]), float(traced["x"])]) - side // 2, 0, room).astype(int).tolist()
+    row, col = np.clip(np.round([float(traced["y"]), float(traced["x"])]) - nearest, 0, room).astype(int).tolist()
     return Square(name, row, col, side)

@@ -69,6 +69,8 @@ class Crop:
         Whether a nucleus was replaced.
     origin : (S, S) uint8, optional
         Of synthetic tissue, its part of the origin map.
+    unfitted : (S, S, 3) uint8, optional
+        Of synthetic tissue, the target with the donor's pixels as they lie in its image, neither turned nor restained.
     pair : int, optional
         Of tissue: a number that a synthetic crop shares with the real ones that show the same places.
     """
@@ -84,6 +86,7 @@ class Crop:
     pasted: U8 | None = None
     replaced: bool = False
     origin: U8 | None = None
+    unfitted: U8 | None = None
     pair: int | None = None
 
     @property

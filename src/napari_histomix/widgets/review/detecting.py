@@ -242,7 +242,7 @@ def result_table(test: MethodTest) -> QWidget:
 
     What each comes to within an image, and by what was at the place before, stands in its tooltip.
     """
-    from napari_histomix.evaluation.detector import AREA, HARD_PASTE
+    from napari_histomix.evaluation.detector import AREA, HARD_PASTE, UNFITTED
     from napari_histomix.evaluation.detector_windows import HIDDEN
 
     by_variant: dict[str, dict[str, Result]] = {}
@@ -256,8 +256,11 @@ def result_table(test: MethodTest) -> QWidget:
     for column, heading in enumerate(("Hidden", "AUC", "Hard paste" if pasted else "")):
         grid.addWidget(ui.heading(heading), 0, column)
     lines = [(hide, HIDDEN[hide], result, pasted.get(hide)) for hide, result in by_variant[test.method].items()]
-    area = "No network: how large the nucleus is, taken for a score."
-    lines += [("area alone", area, result, None) for result in by_variant.get(AREA, {}).values()]
+    for variant, tip in (
+        (UNFITTED, "The donors' tissue as it lies in their images, neither turned nor restained."),
+        (AREA, "No network: how large the nucleus is, taken for a score."),
+    ):
+        lines += [(variant, tip, result, None) for result in by_variant.get(variant, {}).values()]
     for row, (name, tip, *results) in enumerate(lines, start=1):
         title = ui.label(name, wrap=False)
         title.setToolTip(tip)
