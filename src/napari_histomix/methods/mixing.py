@@ -102,7 +102,7 @@ class USegMixSettings(PaintingSettings):
             low=0,
             advanced=True,
         ),
-    ] = 0.33
+    ] = 0.3
     seam: Annotated[
         float, Option("How much both images may differ along a seam; 1 is white beside black.", low=0, advanced=True)
     ] = 0.16
