@@ -8,7 +8,7 @@ import pytest
 
 from napari_histomix.compositing.donors import transition_zone
 from napari_histomix.datasets import load_sample
-from napari_histomix.diffusion.random_field import add_grain, fill_smoothly
+from napari_histomix.diffusion.random_field import WIDE, add_grain, fill_smoothly
 from napari_histomix.evaluation.figures import window_figures
 
 DISTANCE = np.hypot(*(np.mgrid[:96, :96] - 48))
@@ -139,3 +139,20 @@ def test_where_nothing_is_known_of_grain_none_is_added(known):
     if known == "one pixel":
         hole[0, 0] = False
     assert np.array_equal(add_grain(filled, hole, draw(hole)), filled)
+
+
+def test_a_wide_field_keeps_colors_within_those_around_where_two_images_meet():
+    rng = np.random.default_rng(0)
+    violet = np.clip(np.array((150, 110, 200)) + rng.normal(0, 12, (64, 64, 3)), 0, 255)
+    cols = np.mgrid[:64, :64][1]
+    # Two pictures of unlike slopes that meet in the middle, each channel in its own way.
+    left = violet + np.stack([2 * (32 - cols), -1.5 * (32 - cols), 0 * cols], axis=-1)
+    right = violet + np.stack([1.5 * (cols - 32), 2 * (cols - 32), -2 * (cols - 32)], axis=-1)
+    pixels = np.clip(np.where((cols < 32)[..., None], left, right), 0, 255).astype(np.uint8)
+    hole = np.abs(cols - 31.5) < 3
+
+    def spread(filled: np.ndarray) -> float:
+        """How far blue less red reaches."""
+        return float(np.ptp(filled[hole].astype(int) @ (-1, 0, 1)))
+
+    assert spread(fill_smoothly(pixels, hole, WIDE)) < 0.9 * spread(fill_smoothly(pixels, hole))

@@ -27,7 +27,9 @@ LUMA = np.array([0.299, 0.587, 0.114])
 """Of the channels, ITU-R BT.601."""
 
 
-def fill_smoothly(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def fill_smoothly(
+    pixels: NDArray[np.uint8], hole: NDArray[np.bool_], field: tuple[int, float] | None = None
+) -> NDArray[np.uint8]:
     """The most probable pixels (H, W, 3) in a hole (H, W), had a Gaussian Markov random field made the image.
 
     Kriging with a Matérn covariance, in its sparse form: the field's precision is (κ² − Δ)^power (Lindgren, Rue and
@@ -35,7 +37,7 @@ def fill_smoothly(pixels: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray
     all pixels; what lies inside it is never looked at.
     """
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max()
-    reach, kappa = THIN if depth <= DEEP else WIDE
+    reach, kappa = field or (THIN if depth <= DEEP else WIDE)
     stencil = _stencil(reach, kappa)
     places = np.argwhere(hole)[:, None] + np.argwhere(stencil) - reach
     # Mirrored at the image's edges, as if every slope ended there.
