@@ -23,7 +23,8 @@ from napari_histomix.methods.usegmix import METHOD, make_mix
 from napari_histomix.records import Change, HistomixError, drain
 from napari_histomix.segmentation.pool import SegmentPool
 
-MIX = USegMixSettings(per_class=3, new_area=(0.02, 0.4), device="cpu")
+# The few images of the sample are not much alike.
+MIX = USegMixSettings(per_class=3, new_area=(0.02, 0.4), mismatch=0.8, unlike=0.8, device="cpu")
 
 
 @pytest.fixture(scope="module")

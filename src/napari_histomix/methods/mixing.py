@@ -28,7 +28,7 @@ OUT_OF_RANGE = "its new-area ratio cannot be brought into the range (setting: ne
 TOO_LARGE = "the segment alone is more than the new area may be (setting: new area)"
 SHARPER = 0.1
 """By how much less freely donors are drawn along seams, where they are tried on and refused, than by the median."""
-GIVEN_UP = 6
+GIVEN_UP = 8
 """Segments of an image without a donor along seams, from the first on, after which it is left."""
 TOUCHED = 0.25
 """Share of a segment that earlier replacements may have covered before it is no longer one to replace."""
