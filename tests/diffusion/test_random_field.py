@@ -155,4 +155,7 @@ def test_a_wide_field_keeps_colors_within_those_around_where_two_images_meet():
         """How far blue less red reaches."""
         return float(np.ptp(filled[hole].astype(int) @ (-1, 0, 1)))
 
+    darkest, lightest = pixels[~hole].min(axis=0), pixels[~hole].max(axis=0)
+    filled = fill_smoothly(pixels, hole, WIDE)[hole]
+    assert (filled >= darkest).all() and (filled <= lightest).all()
     assert spread(fill_smoothly(pixels, hole, WIDE)) < 0.9 * spread(fill_smoothly(pixels, hole))

@@ -58,7 +58,7 @@ def fill_smoothly(
     colors = solved + mean
     if depth <= DEEP:
         # A slope that leaves a pasted nucleus must not run on into a rim lighter than anything around it.
-        square = np.ones((2 * reach + 1,) * 2, np.uint8)
+        square = np.ones((2 * max(reach, int(np.ceil(depth))) + 1,) * 2, np.uint8)
         darkest = cv2.erode(np.where(hole[..., None], np.uint8(255), pixels), square)
         lightest = cv2.dilate(np.where(hole[..., None], np.uint8(0), pixels), square)
         colors = np.clip(colors, darkest[hole], lightest[hole])
