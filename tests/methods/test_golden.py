@@ -38,7 +38,9 @@ def test_twelve_nuclei_of_the_sample(tmp_path):
             run(
                 "nucleimix",
                 dataset,
-                NucleiMixSettings(count=12, seed=0, device=told["facts"]["device"], check_free_places=False),
+                NucleiMixSettings(
+                    count=12, seed=0, device=told["facts"]["device"], check_free_places=False, collar=0.0
+                ),
                 study,
                 stage=CandidateSettings(rare=(SAMPLE_RARE,), density="gaussian", neighborhood=False),
             )

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.composing import Window, window_around
+from napari_histomix.compositing.collars import APART, BORDER, collar_room, cut_collar
+from napari_histomix.compositing.composing import Window, cut, window_around
 from napari_histomix.compositing.donors import (
     CONTRAST_UM,
     CUT_BY_EDGE,
@@ -155,6 +156,7 @@ def plan_placement(
     taken: Mask,
     stain_matching: bool,
     symmetries: bool,
+    collar: float = 0.0,
 ) -> Plan | str:
     """Lay the donor on the candidate location, or give the reason for a refusal.
 
@@ -164,7 +166,9 @@ def plan_placement(
     ``CLIPPED_AT_MOST`` of the transition zone is clipped.
 
     ``taken`` (H, W) are pixels that earlier placements in this image change. The donor's stain may be matched to the
-    target's surroundings, and the donor turned and mirrored at random, by the seed of the placement.
+    target's surroundings, and the donor turned and mirrored at random, by the seed of the placement. With a ``collar``
+    (its largest width in µm), more of the donor's surroundings than layer 1 may come along (``cut_collar``): the
+    transition zone lies around all that does, and a replaced nucleus that it covers needs no erasing.
     """
     image, place = target.image, candidate.target
     posed = pose_donor(donor, image.mpp, place, seed, symmetries)
@@ -178,15 +182,13 @@ def plan_placement(
     if any(axis.start < 3 or axis.stop > size - 3 for axis, size in zip(posed.box, shape, strict=True)):
         return CROSSES_EDGE
 
-    # Everything is laid out on the smallest box that holds donor, target, three layers and the guard around them.
+    # Everything is laid out on the smallest box that holds donor, target, collar, three layers and the guard around.
+    reach = round(collar / image.mpp)
     boxes = [posed.box, *([target.boxes[place.instance]] if place.instance else ())]
-    window = window_around(boxes, 3 + GUARD, shape)
+    window = window_around(boxes, max(3, reach + 2, BORDER + APART + 2 if reach else 0) + GUARD, shape)
     row, col = (axis.start for axis in window)
-    down, along = posed.row - row, posed.col - col
     instances = image.instances[window]
-    nucleus = np.zeros(instances.shape, bool)
-    rows, cols = np.nonzero(own)
-    nucleus[rows + down, cols + along] = True
+    nucleus = cut(own, window, (posed.row, posed.col))
     carried = dilate(nucleus, 1)
     replaced = (instances == place.instance) & (place.instance != 0)
     others = (instances != 0) & ~replaced
@@ -203,58 +205,98 @@ def plan_placement(
     colors, stain = posed.crop.pixels, UNMATCHED
     if stain_matching:
         colors, stain = stained(posed.crop, target, place.row, place.col)
-    if flaw := _look_flaw(posed.crop, colors, target, window, nucleus | replaced):
+    pixels = cut(colors, window, (posed.row, posed.col))
+    inner = nucleus
+    if reach:
+        room = collar_room(posed.crop, (posed.row, posed.col), window, others | dilate(taken[window], GUARD))
+        carried = cut_collar(image.pixels[window], pixels, nucleus, replaced, room, reach)
+        inner = ~dilate(~carried, 1) | nucleus
+        blended = dilate(carried, 2) & ~carried & ~others
+        left = dilate(replaced, 2) & ~(carried | blended | others)
+        erased = (dilate(replaced, 2) | dilate(carried, 2)) & ~others if left.any() else np.zeros_like(nucleus)
+    if flaw := _look_flaw(posed, colors, target, window, _Masks(nucleus, inner, carried, replaced)):
         return flaw
-    pixels = np.zeros((*instances.shape, 3), np.uint8)
-    # The crop's margin always holds layer 1, so the donor's pixels can be read around its mask as well.
-    rows, cols = np.nonzero(carried)
-    pixels[carried] = colors[rows - down, cols - along]
-    how = {"stain": stain, "stain_matching": stain_matching, "symmetries": symmetries}
-    return Plan(candidate, seed, row, col, pixels, nucleus, carried, erased, blended, posed.facts | how)
+    how = {"stain": stain, "stain_matching": stain_matching, "symmetries": symmetries, "collar": collar}
+    laid = np.where(carried[..., None], pixels, 0).astype(np.uint8)
+    return Plan(candidate, seed, row, col, laid, nucleus, carried, erased, blended, posed.facts | how)
 
 
 # Whether a donor looks at home where it is to lie.
 
 
-def _look_flaw(
-    donor: DonorCrop, colors: NDArray[np.uint8], target: IndexedImage, window: Window, nuclei: Mask
-) -> str | None:
-    """Why a donor would look out of place with ``colors``, or None.
+@dataclass(frozen=True, eq=False)
+class _Masks:
+    """Masks (h, w) in a window of the target.
 
-    ``nuclei`` (h, w) marks its nucleus, and the nucleus that it replaces, in a window of the target.
+    The donor's nucleus; ``carried``, all that comes along; ``inner``, that without its outermost pixels; and the
+    nucleus that is replaced.
     """
-    image = target.image
+
+    nucleus: Mask
+    inner: Mask
+    carried: Mask
+    replaced: Mask
+
+
+def _look_flaw(
+    posed: PosedDonor, colors: NDArray[np.uint8], target: IndexedImage, window: Window, masks: _Masks
+) -> str | None:
+    """Why a donor would look out of place with ``colors`` (those of its crop as it would lie there), or None."""
+    image, donor, corner = target.image, posed.crop, (posed.row, posed.col)
     # A frame around the window, so that it does not cut off what surrounds the nuclei.
     frame = window_around([window], 2 + max(2, round(CONTRAST_UM / image.mpp)), image.instances.shape)
-    top, left = (inner.start - outer.start for inner, outer in zip(window, frame, strict=True))
+    top, left = (axis.start for axis in window)
+
+    def framed(mask: Mask) -> Mask:
+        return cut(mask, frame, (top, left))
+
     free = image.instances[frame] == 0
-    hidden = np.zeros(free.shape, bool)
-    hidden[top : top + nuclei.shape[0], left : left + nuclei.shape[1]] = nuclei
-    there = image.pixels[frame]
-    if any(difference > LIKE for difference in _differences(donor, colors, there, hidden, free, image.mpp)):
+    there = image.pixels[frame].copy()
+    carried = framed(masks.carried)
+    there[carried] = cut(colors, frame, corner)[carried]
+    inner = cut(masks.inner, _window_of(posed), (top, left))
+    hidden = framed(masks.inner | masks.replaced)
+    if any(difference > LIKE for difference in _differences(donor, colors, inner, there, hidden, free, image.mpp)):
         return UNLIKE
     if _off_color(donor, colors, target):
         return OFF_COLOR
     # It may stand out by less, but not by less than the largest stain gain could explain.
     own = density_around(donor.pixels, donor.nucleus, donor.surroundings, donor.mpp)
-    other = density_around(there, hidden, free, image.mpp)
+    nuclei = framed(masks.nucleus | masks.replaced & ~masks.carried)
+    other = density_around(there, nuclei, free | carried, image.mpp)
     if own is None or other is None:
         return None
     before, after = (float(optical_density(pixels, donor.nucleus)[:, 1].mean()) for pixels in (donor.pixels, colors))
     return FADED if after - other < GAIN[0] * (before - own) else None
 
 
+def _window_of(posed: PosedDonor) -> Window:
+    """The slices of a donor's whole crop in the target, which may stick out of it."""
+    height, width = posed.crop.nucleus.shape
+    return slice(posed.row, posed.row + height), slice(posed.col, posed.col + width)
+
+
 def _differences(
-    donor: DonorCrop, colors: NDArray[np.uint8], there: NDArray[np.uint8], hidden: Mask, free: Mask, mpp: float
+    donor: DonorCrop,
+    colors: NDArray[np.uint8],
+    inner: Mask,
+    there: NDArray[np.uint8],
+    hidden: Mask,
+    free: Mask,
+    mpp: float,
 ) -> Iterator[float]:
-    """Differences of immediate surroundings, of the donor as it will look and of the place it goes to, cheapest first.
+    """Differences of what surrounds all that comes along, at home and in the place it goes to, cheapest first.
+
+    ``inner`` is what comes along without its outermost pixels, in the donor's crop; the nucleus where there is no
+    collar. ``hidden`` is that in the target, and what is replaced there.
 
     The root mean square over R, G and B of the difference of mean optical densities; two thirds of the difference of
     the lightest and darkest tenths in green; how much lighter than the median of the new surroundings the lightest
-    tenth of layer 1 is; two fifths of how much bluer its bluest tenth is (red minus blue), as lenses leave it.
+    tenth of the outermost pixels is; two fifths of how much bluer its bluest tenth is (red minus blue), as lenses
+    leave it.
     """
     width = max(2, round(SURROUNDINGS_UM / mpp))
-    own = optical_density(colors, dilate(donor.nucleus, width + 1) & ~donor.nucleus & donor.surroundings)
+    own = optical_density(colors, dilate(inner, width + 1) & ~inner & donor.surroundings)
     # Around a replaced nucleus, its own rim is not tissue that will be seen.
     other = optical_density(there, dilate(hidden, width + 2) & ~dilate(hidden, 2) & free)
     if len(own) == 0 or len(other) == 0:
@@ -263,8 +305,8 @@ def _differences(
     # A halo on one side of the donor hides in the mean; the lightest and darkest tenths may differ half as much again.
     tenths = [_quantiles(density[:, 1], TENTHS) for density in (own, other)]
     yield float(np.abs(tenths[0] - tenths[1]).max()) / 1.5
-    # Layer 1 stays as it is: its lightest tenth would be seen against what will surround it.
-    rim = optical_density(colors, layer_one(donor.nucleus))
+    # The outermost pixels stay as they are: their lightest tenth would be seen against what will surround it.
+    rim = optical_density(colors, layer_one(inner))
     yield float(np.median(other[:, 1]) - _quantiles(rim[:, 1], TENTHS)[0])
     yield 0.4 * float(_quantiles(rim[:, 0] - rim[:, 2], TENTHS)[1] - np.median(other[:, 0] - other[:, 2]))
 

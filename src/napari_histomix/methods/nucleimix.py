@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import nan
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,6 +68,17 @@ class NucleiMixSettings(PaintingSettings):
         bool, Option("Match the stain of each donor to the surroundings of its target.", advanced=True)
     ] = True
     symmetries: Annotated[bool, Option("Turn and mirror donors at random, without loss.", advanced=True)] = True
+    collar: Annotated[
+        float,
+        Option(
+            "Largest width of the tissue around a donor that comes along; it ends where both images are most alike. 0: "
+            "one pixel, as in the paper.",
+            low=0.0,
+            high=5.0,
+            unit="µm",
+            advanced=True,
+        ),
+    ] = 2.0
     check_free_places: CheckFreePlaces = True
     seed: Seed = 0
 
@@ -178,13 +189,28 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
 METHOD = NucleiMix()
 
 
+@dataclass(frozen=True)
+class _Appearance:
+    """How a donor is made to look at home in its place, as ``plan_placement`` takes it."""
+
+    stain_matching: bool
+    symmetries: bool
+    collar: float
+
+    @classmethod
+    def recorded(cls, provenance: Mapping[str, Any]) -> _Appearance:
+        """As a record says; those of older versions have no collar."""
+        collar = float(provenance.get("collar", 0.0))
+        return cls(bool(provenance["stain_matching"]), bool(provenance["symmetries"]), collar)
+
+
 def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> placing.Lay[WindowedPlan]:
     """Lays donors as settings say, in windows of a model; every candidate has a seed of its own."""
-    appearance = {"stain_matching": settings.stain_matching, "symmetries": settings.symmetries}
+    appearance = _Appearance(settings.stain_matching, settings.symmetries, settings.collar)
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         seed = sampling.item_seed(settings.seed, candidate.rank)
-        plan = plan_placement(target, candidate, donor, seed=seed, taken=taken, **appearance)
+        plan = plan_placement(target, candidate, donor, seed=seed, taken=taken, **asdict(appearance))
         return plan if isinstance(plan, str) else windowed(plan, target.image, model)
 
     return lay
@@ -218,8 +244,8 @@ def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[dict[
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         record = by_id[candidate.rank]
-        appearance = {key: bool(record.provenance[key]) for key in ("stain_matching", "symmetries")}
-        plan = plan_placement(target, candidate, donor, seed=record.seed, taken=taken, **appearance)
+        appearance = _Appearance.recorded(record.provenance)
+        plan = plan_placement(target, candidate, donor, seed=record.seed, taken=taken, **asdict(appearance))
         return plan if isinstance(plan, str) else windowed(plan, target.image, ingredients.model(record.provenance))
 
     candidates = [
