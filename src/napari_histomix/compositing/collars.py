@@ -1,8 +1,8 @@
 """Collars: the tissue around a donor that comes along with it, cut out where it is most like the target's own.
 
-Layer 1 alone is a pixel wide. Beyond it, real nuclei have what no paint gives back: a blurred border, parts that a label
-leaves out, a halo of retracted tissue, cytoplasm. A collar brings them along, and the transition zone lies where the two
-images differ least (``seams``), instead of where the nucleus is.
+Layer 1 alone is a pixel wide. Beyond it, real nuclei have what no paint gives back: a blurred border, parts that a
+label leaves out, a halo of retracted tissue, cytoplasm. A collar brings them along, and the transition zone lies where
+the two images differ least (``seams``), instead of where the nucleus is.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ APART = 2
 def collar_room(donor: DonorCrop, corner: tuple[int, int], window: Window, occupied: Mask) -> Mask:
     """Where in a window of the target (h, w) the surroundings of a donor at a corner (row, column) may lie.
 
-    Nowhere near another nucleus of the donor's image, which would come along, and nowhere near what is ``occupied``.
+    Not beyond its crop, nowhere near another nucleus of its image, which would come along, and nowhere near what is
+    ``occupied``.
     """
-    foreign = ~(donor.surroundings | donor.nucleus)
-    return cut(~dilate(foreign, APART), window, corner) & ~dilate(occupied, APART)
+    own = cut(donor.surroundings | donor.nucleus, window, corner)
+    return ~dilate(~own | occupied, APART)
 
 
 def cut_collar(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -206,15 +207,13 @@ def plan_placement(
     if stain_matching:
         colors, stain = stained(posed.crop, target, place.row, place.col)
     pixels = cut(colors, window, (posed.row, posed.col))
-    inner = nucleus
     if reach:
         room = collar_room(posed.crop, (posed.row, posed.col), window, others | dilate(taken[window], GUARD))
         carried = cut_collar(image.pixels[window], pixels, nucleus, replaced, room, reach)
-        inner = ~dilate(~carried, 1) | nucleus
         blended = dilate(carried, 2) & ~carried & ~others
         left = dilate(replaced, 2) & ~(carried | blended | others)
         erased = (dilate(replaced, 2) | dilate(carried, 2)) & ~others if left.any() else np.zeros_like(nucleus)
-    if flaw := _look_flaw(posed, colors, target, window, _Masks(nucleus, inner, carried, replaced)):
+    if flaw := _look_flaw(posed, colors, target, window, _Masks(nucleus, carried, replaced, reach > 0)):
         return flaw
     how = {"stain": stain, "stain_matching": stain_matching, "symmetries": symmetries, "collar": collar}
     laid = np.where(carried[..., None], pixels, 0).astype(np.uint8)
@@ -228,14 +227,13 @@ def plan_placement(
 class _Masks:
     """Masks (h, w) in a window of the target.
 
-    The donor's nucleus; ``carried``, all that comes along; ``inner``, that without its outermost pixels; and the
-    nucleus that is replaced.
+    The donor's nucleus; ``carried``, all that comes along, with a ``collar`` or without; the nucleus that is replaced.
     """
 
     nucleus: Mask
-    inner: Mask
     carried: Mask
     replaced: Mask
+    collar: bool
 
 
 def _look_flaw(
@@ -254,15 +252,19 @@ def _look_flaw(
     there = image.pixels[frame].copy()
     carried = framed(masks.carried)
     there[carried] = cut(colors, frame, corner)[carried]
-    inner = cut(masks.inner, _window_of(posed), (top, left))
-    hidden = framed(masks.inner | masks.replaced)
-    if any(difference > LIKE for difference in _differences(donor, colors, inner, there, hidden, free, image.mpp)):
+    # What of a replaced nucleus a collar covers is tissue that will be seen.
+    nuclei = framed(masks.nucleus | (masks.replaced & ~masks.carried if masks.collar else masks.replaced))
+    differences = (
+        _seam_differences(cut(colors, window, corner), image.pixels[window], masks)
+        if masks.collar
+        else _differences(donor, colors, there, nuclei, free, image.mpp)
+    )
+    if any(difference > LIKE for difference in differences):
         return UNLIKE
     if _off_color(donor, colors, target):
         return OFF_COLOR
     # It may stand out by less, but not by less than the largest stain gain could explain.
     own = density_around(donor.pixels, donor.nucleus, donor.surroundings, donor.mpp)
-    nuclei = framed(masks.nucleus | masks.replaced & ~masks.carried)
     other = density_around(there, nuclei, free | carried, image.mpp)
     if own is None or other is None:
         return None
@@ -270,33 +272,33 @@ def _look_flaw(
     return FADED if after - other < GAIN[0] * (before - own) else None
 
 
-def _window_of(posed: PosedDonor) -> Window:
-    """The slices of a donor's whole crop in the target, which may stick out of it."""
-    height, width = posed.crop.nucleus.shape
-    return slice(posed.row, posed.row + height), slice(posed.col, posed.col + width)
+def _seam_differences(donor: NDArray[np.uint8], there: NDArray[np.uint8], masks: _Masks) -> Iterator[float]:
+    """Differences of two images (h, w, 3), of the donor as it would lie there and of the target, along a collar's seam.
+
+    The root mean square over R, G and B of the difference of mean optical densities; that of the densities of each
+    pixel, on the mean; two thirds of what a tenth of the pixels exceeds. Grain and the replaced nucleus do not count.
+    """
+    seam = dilate(masks.carried, 1) & dilate(~masks.carried, 1) & ~dilate(masks.replaced, 2)
+    if not seam.any():
+        return
+    own, other = (optical_density(cv2.GaussianBlur(pixels, (0, 0), 1.0), seam) for pixels in (donor, there))
+    yield float(np.sqrt(np.mean((own.mean(axis=0) - other.mean(axis=0)) ** 2)))
+    apart = np.sqrt(np.mean((own - other) ** 2, axis=1))
+    yield float(apart.mean())
+    yield float(_quantiles(apart, TENTHS)[1]) / 1.5
 
 
 def _differences(
-    donor: DonorCrop,
-    colors: NDArray[np.uint8],
-    inner: Mask,
-    there: NDArray[np.uint8],
-    hidden: Mask,
-    free: Mask,
-    mpp: float,
+    donor: DonorCrop, colors: NDArray[np.uint8], there: NDArray[np.uint8], hidden: Mask, free: Mask, mpp: float
 ) -> Iterator[float]:
-    """Differences of what surrounds all that comes along, at home and in the place it goes to, cheapest first.
-
-    ``inner`` is what comes along without its outermost pixels, in the donor's crop; the nucleus where there is no
-    collar. ``hidden`` is that in the target, and what is replaced there.
+    """Differences of immediate surroundings, of the donor as it will look and of the place it goes to, cheapest first.
 
     The root mean square over R, G and B of the difference of mean optical densities; two thirds of the difference of
     the lightest and darkest tenths in green; how much lighter than the median of the new surroundings the lightest
-    tenth of the outermost pixels is; two fifths of how much bluer its bluest tenth is (red minus blue), as lenses
-    leave it.
+    tenth of layer 1 is; two fifths of how much bluer its bluest tenth is (red minus blue), as lenses leave it.
     """
     width = max(2, round(SURROUNDINGS_UM / mpp))
-    own = optical_density(colors, dilate(inner, width + 1) & ~inner & donor.surroundings)
+    own = optical_density(colors, dilate(donor.nucleus, width + 1) & ~donor.nucleus & donor.surroundings)
     # Around a replaced nucleus, its own rim is not tissue that will be seen.
     other = optical_density(there, dilate(hidden, width + 2) & ~dilate(hidden, 2) & free)
     if len(own) == 0 or len(other) == 0:
@@ -305,8 +307,8 @@ def _differences(
     # A halo on one side of the donor hides in the mean; the lightest and darkest tenths may differ half as much again.
     tenths = [_quantiles(density[:, 1], TENTHS) for density in (own, other)]
     yield float(np.abs(tenths[0] - tenths[1]).max()) / 1.5
-    # The outermost pixels stay as they are: their lightest tenth would be seen against what will surround it.
-    rim = optical_density(colors, layer_one(inner))
+    # Layer 1 stays as it is: its lightest tenth would be seen against what will surround it.
+    rim = optical_density(colors, layer_one(donor.nucleus))
     yield float(np.median(other[:, 1]) - _quantiles(rim[:, 1], TENTHS)[0])
     yield 0.4 * float(_quantiles(rim[:, 0] - rim[:, 2], TENTHS)[1] - np.median(other[:, 0] - other[:, 2]))
 
