@@ -99,7 +99,7 @@ class CandidateSettings:
             high=1000,
             advanced=True,
         ),
-    ] = 20
+    ] = 60
     balance: Annotated[
         bool,
         Option(
@@ -272,7 +272,8 @@ def describe_places(
             chance = len(places) / max(np.count_nonzero(clear > radius / image.mpp + ROOM), 1)
             near = sampling.numbers_within(places + beside, rare, reach) * (wanted < own[:, None]).mean(axis=1)
             dense = chance * (own > radius / image.mpp + ROOM) + near * settings.beside_rare / (np.pi * reach**2)
-            crowding[-1][len(nuclei) :] = np.where(dense > 0, dense, 1) / max(chance, 1e-6)
+            # Places too tight for most nuclei are rare; the draw must not rest on a few of them.
+            crowding[-1][len(nuclei) :] = np.maximum(dense / max(chance, 1e-6), 1)
             rooms[-1][len(nuclei) :] = np.pi * ((own - ROOM) * image.mpp) ** 2
         # Nuclei of classes that are neither rare nor major lie around places, too.
         neighbors = sampling.nucleus_locations(image, (), every)
