@@ -264,17 +264,18 @@ def describe_places(
         locations += here
         groups += [f"patient {image.source.patient}" if image.source.patient else name] * len(here)
         is_beside.append(np.arange(len(here)) >= len(here) - len(beside))
-        rooms.append(np.full(len(here), np.inf))
-        crowding.append(np.ones(len(here)))
+        room, crowd = np.full(len(here), np.inf), np.ones(len(here))
         if settings.beside_rare:
-            own = sampling.at_places(clear, places + beside)
             # Of an area, so many pixels are drawn by chance, and so many more for each rare nucleus nearby.
-            chance = len(places) / max(np.count_nonzero(clear > radius / image.mpp + ROOM), 1)
+            own, eligible = sampling.at_places(clear, places + beside), radius / image.mpp + ROOM
+            chance = len(places) / max(np.count_nonzero(clear > eligible), 1)
             near = sampling.numbers_within(places + beside, rare, reach) * (wanted < own[:, None]).mean(axis=1)
-            dense = chance * (own > radius / image.mpp + ROOM) + near * settings.beside_rare / (np.pi * reach**2)
-            # Places too tight for most nuclei are rare; the draw must not rest on a few of them.
-            crowding[-1][len(nuclei) :] = np.maximum(dense / max(chance, 1e-6), 1)
-            rooms[-1][len(nuclei) :] = np.pi * ((own - ROOM) * image.mpp) ** 2
+            dense = chance * (own > eligible) + near * settings.beside_rare / (np.pi * reach**2)
+            # Places too tight for most nuclei are few; the draw must not rest on them.
+            crowd[len(nuclei) :] = np.maximum(dense / max(chance, 1e-6), 1)
+            room[len(nuclei) :] = np.pi * ((own - ROOM) * image.mpp) ** 2
+        rooms.append(room)
+        crowding.append(crowd)
         # Nuclei of classes that are neither rare nor major lie around places, too.
         neighbors = sampling.nucleus_locations(image, (), every)
         around.append(neighborhood_features(here, neighbors, classes, image.instances.shape, image.mpp))
@@ -350,6 +351,9 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     # Lines 7–8: the density of rare surroundings, and how rare-like each location's surroundings are.
     few = len(seen.rare) if settings.density == "ratio" and len(seen.rare) < place_scores.FEWEST_RARE else None
     used = replace(settings, density="gaussian") if few is not None else settings
+    if len(seen.rare) < place_scores.FEWEST_RARE:
+        # The mean of so few says little of where others lie.
+        used = replace(used, balance=False)
     everywhere = features[~places.beside]
     model = sampling.ContextModel.fit(features[kinds == "rare"], everywhere, settings.components, settings.pca_on_rare)
     components = model.transform(features)
@@ -364,7 +368,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     # Lines 9–11: draw locations, and a donor for each.
     temperature = settings.temperature or scores.temperature
     logits = scores.values / temperature - np.log(places.crowding[possible])
-    if settings.balance:
+    if used.balance:
         logits = place_scores.balanced(logits, features[possible], features[kinds == "rare"])
     rng = np.random.default_rng(settings.seed)
     givers = np.array(
