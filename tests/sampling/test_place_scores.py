@@ -161,7 +161,7 @@ def test_a_balanced_draw_has_the_surroundings_of_rare_places_on_the_mean():
     rare = rng.normal([1.0, 0.0, -0.5], [0.7, 1.0, 1.0], size=(300, 3))
     flat = np.zeros(len(features))
     chances = softmax(balanced(flat, features, rare))
-    assert chances @ features == pytest.approx(rare.mean(axis=0), abs=0.05)
+    assert chances @ features == pytest.approx(rare.mean(axis=0), abs=0.12)
     # No more is changed than that takes: what tells nothing of rare places stays as it was.
     alike = balanced(flat, features, features[:300])
     assert effective_sample_size(alike) > 0.95 * len(features)

@@ -23,6 +23,7 @@ from napari_histomix.compositing.donors import (
     transition_zone,
 )
 from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.jpeg_grid import Grid, onto_grid
 from napari_histomix.compositing.stain import GAIN, UNMATCHED, hue, match_stain
 from napari_histomix.records import Candidate, Location
 from napari_histomix.stains import optical_density
@@ -114,8 +115,13 @@ class PosedDonor:
     facts: dict[str, Any]
 
 
-def pose_donor(donor: DonorCrop, mpp: float, place: Location, seed: int, symmetries: bool) -> PosedDonor | None:
-    """Center a donor on a place, turned and mirrored at random with ``symmetries``; None if nothing is left of it."""
+def pose_donor(
+    donor: DonorCrop, mpp: float, place: Location, seed: int, symmetries: bool, grid: Grid | None = None
+) -> PosedDonor | None:
+    """Center a donor on a place, turned and mirrored at random with ``symmetries``; None if nothing is left of it.
+
+    With the ``grid`` of the target it is moved by half a block of JPEG at most, onto that, if it has a grid itself.
+    """
     rng = np.random.default_rng(seed)
     turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
     crop = donor.at_scale(mpp).turned(turns, mirrored)
@@ -123,6 +129,8 @@ def pose_donor(donor: DonorCrop, mpp: float, place: Location, seed: int, symmetr
     if not len(rows):
         return None
     row, col = round(place.row - rows.mean()), round(place.col - cols.mean())
+    if grid and crop.grid:
+        row, col = onto_grid(row, crop.grid.row, grid.row), onto_grid(col, crop.grid.col, grid.col)
     box = (
         slice(int(rows.min()) + row, int(rows.max()) + row + 1),
         slice(int(cols.min()) + col, int(cols.max()) + col + 1),
@@ -158,6 +166,7 @@ def plan_placement(
     stain_matching: bool,
     symmetries: bool,
     collar: float = 0.0,
+    jpeg_grid: bool = False,
 ) -> Plan | str:
     """Lay the donor on the candidate location, or give the reason for a refusal.
 
@@ -169,10 +178,11 @@ def plan_placement(
     ``taken`` (H, W) are pixels that earlier placements in this image change. The donor's stain may be matched to the
     target's surroundings, and the donor turned and mirrored at random, by the seed of the placement. With a ``collar``
     (its largest width in µm), more of the donor's surroundings than layer 1 may come along (``cut_collar``): the
-    transition zone lies around all that does, and a replaced nucleus that it covers needs no erasing.
+    transition zone lies around all that does, and a replaced nucleus that it covers needs no erasing. With
+    ``jpeg_grid``, it is moved onto the target's grid of JPEG where both images have one.
     """
     image, place = target.image, candidate.target
-    posed = pose_donor(donor, image.mpp, place, seed, symmetries)
+    posed = pose_donor(donor, image.mpp, place, seed, symmetries, target.grid if jpeg_grid else None)
     if posed is None:
         return TOO_SMALL
     # Resampling can use up the few pixels between a nucleus and the edge of its image, and layer 1 with them.
@@ -215,7 +225,8 @@ def plan_placement(
         erased = (dilate(replaced, 2) | dilate(carried, 2)) & ~others if left.any() else np.zeros_like(nucleus)
     if flaw := _look_flaw(posed, colors, target, window, _Masks(nucleus, carried, replaced, reach > 0)):
         return flaw
-    how = {"stain": stain, "stain_matching": stain_matching, "symmetries": symmetries, "collar": collar}
+    how = {"stain": stain, "stain_matching": stain_matching, "symmetries": symmetries}
+    how |= {"collar": collar, "jpeg_grid": jpeg_grid}
     laid = np.where(carried[..., None], pixels, 0).astype(np.uint8)
     return Plan(candidate, seed, row, col, laid, nucleus, carried, erased, blended, posed.facts | how)
 

@@ -79,6 +79,14 @@ class NucleiMixSettings(PaintingSettings):
             advanced=True,
         ),
     ] = 2.0
+    jpeg_grid: Annotated[
+        bool,
+        Option(
+            "Move donors by up to four pixels, so that what JPEG left in them lies on the grid of JPEG in the target.",
+            label="Keep the grid of JPEG",
+            advanced=True,
+        ),
+    ] = True
     check_free_places: CheckFreePlaces = True
     seed: Seed = 0
 
@@ -196,17 +204,18 @@ class _Appearance:
     stain_matching: bool
     symmetries: bool
     collar: float
+    jpeg_grid: bool
 
     @classmethod
     def recorded(cls, provenance: Mapping[str, Any]) -> _Appearance:
-        """As a record says; those of older versions have no collar."""
-        collar = float(provenance.get("collar", 0.0))
-        return cls(bool(provenance["stain_matching"]), bool(provenance["symmetries"]), collar)
+        """As a record says; those of older versions have no collar and no grid."""
+        collar, jpeg_grid = float(provenance.get("collar", 0.0)), bool(provenance.get("jpeg_grid", False))
+        return cls(bool(provenance["stain_matching"]), bool(provenance["symmetries"]), collar, jpeg_grid)
 
 
 def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> placing.Lay[WindowedPlan]:
     """Lays donors as settings say, in windows of a model; every candidate has a seed of its own."""
-    appearance = _Appearance(settings.stain_matching, settings.symmetries, settings.collar)
+    appearance = _Appearance(settings.stain_matching, settings.symmetries, settings.collar, settings.jpeg_grid)
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         seed = sampling.item_seed(settings.seed, candidate.rank)
