@@ -83,15 +83,17 @@ def test_a_replaced_nucleus_gives_way_to_real_tissue_where_that_reaches(lay, lab
     assert (whole(planned, image, planned.donor) >= gone).all()
 
 
-def test_a_collar_never_enters_what_other_placements_change(lay, labeled_image):
+def test_a_collar_does_not_depend_on_other_placements_but_is_refused_beside_them(lay, labeled_image):
     image = flat(labeled_image([], shape=(80, 80)))
+    alone = lay(image, row=40, col=40)
+    assert isinstance(alone, Plan)
+    changed = whole(alone, image, alone.changed)
     taken = np.zeros((80, 80), bool)
-    taken[:, 52:] = True
-    planned = lay(image, row=40, col=40, taken=taken)
-    assert isinstance(planned, Plan)
-    assert not (dilate(whole(planned, image, planned.changed), 4) & taken).any()
-    taken[:, 47:] = True
-    assert lay(image, row=40, col=40, taken=taken) == TOO_CLOSE
+    taken[:, np.flatnonzero(changed.any(axis=0)).max() + 5 :] = True
+    beside = lay(image, row=40, col=40, taken=taken)
+    assert isinstance(beside, Plan)
+    assert np.array_equal(beside.changed, alone.changed)
+    assert lay(image, row=40, col=40, taken=np.roll(taken, -1, axis=1)) == TOO_CLOSE
 
 
 @pytest.mark.parametrize("collar", [0.0, REACH_UM])

@@ -218,11 +218,14 @@ def plan_placement(
         colors, stain = stained(posed.crop, target, place.row, place.col)
     pixels = cut(colors, window, (posed.row, posed.col))
     if reach:
-        room = collar_room(posed.crop, (posed.row, posed.col), window, others | dilate(taken[window], GUARD))
+        # Not cut short by other placements: a change is laid again as if it were the only one.
+        room = collar_room(posed.crop, (posed.row, posed.col), window, others)
         carried = cut_collar(image.pixels[window], pixels, nucleus, replaced, room, reach)
         blended = dilate(carried, 2) & ~carried & ~others
         left = dilate(replaced, 2) & ~(carried | blended | others)
         erased = (dilate(replaced, 2) | dilate(carried, 2)) & ~others if left.any() else np.zeros_like(nucleus)
+        if np.any(dilate(carried | erased | blended, GUARD) & taken[window]):
+            return TOO_CLOSE
     if flaw := _look_flaw(posed, colors, target, window, _Masks(nucleus, carried, replaced, reach > 0)):
         return flaw
     how = {"stain": stain, "stain_matching": stain_matching, "symmetries": symmetries}
