@@ -101,3 +101,20 @@ def test_the_collar_is_written_down(lay, labeled_image, collar):
     planned = lay(flat(labeled_image([], shape=(80, 80))), row=40, col=40, halo=0, collar=collar)
     assert isinstance(planned, Plan)
     assert planned.provenance["collar"] == collar
+
+
+def test_the_turn_that_fits_lets_a_border_go_on(lay, labeled_image, location):
+    def beside_lumen(name: str, side: str) -> LabeledImage:
+        nuclei = [(40, 40, 6, 4, 1)] if name == "giver" else []
+        image = flat(labeled_image(nuclei, shape=(80, 80), name=name))
+        light = np.zeros((80, 80), bool)
+        light[{"right": np.s_[:, 48:], "below": np.s_[48:]}[side]] = True
+        image.pixels[light] = HALO
+        return image
+
+    target = beside_lumen("target", "below")
+    planned = lay(target, row=40, col=40, giver=beside_lumen("giver", "right"), symmetries=True, fit_turn=True)
+    assert isinstance(planned, Plan)
+    assert planned.provenance["quarter_turns"] % 2 == 1
+    laid = planned.donor & ~planned.nucleus
+    assert np.array_equal(planned.donor_pixels[laid], target.pixels[planned.window][laid])

@@ -41,7 +41,7 @@ def random_candidates(images: list[LabeledImage], rng: np.random.Generator) -> l
 
 
 def check_pixels(target: LabeledImage, changes: list[Change], donors: dict[str, LabeledImage], stain: bool):
-    """Invariant 1: outside the changed pixels the target bit for bit, inside layer 1 and the collar the turned donor."""
+    """Invariant 1: outside the changed pixels the target bit for bit, inside the collar the turned donor."""
     result = compose(target, changes)
     changed = np.zeros(target.instances.shape, bool)
     for change in changes:

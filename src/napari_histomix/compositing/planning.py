@@ -115,16 +115,28 @@ class PosedDonor:
     facts: dict[str, Any]
 
 
-def pose_donor(
-    donor: DonorCrop, mpp: float, place: Location, seed: int, symmetries: bool, grid: Grid | None = None
-) -> PosedDonor | None:
-    """Center a donor on a place, turned and mirrored at random with ``symmetries``; None if nothing is left of it.
+Turn = tuple[int, bool]
+"""Quarter turns counterclockwise, after mirroring left to right or not."""
 
-    With the ``grid`` of the target it is moved by half a block of JPEG at most, onto that, if it has a grid itself.
+
+def pose_donor(
+    donor: DonorCrop,
+    mpp: float,
+    place: Location,
+    seed: int,
+    symmetries: bool,
+    grid: Grid | None = None,
+    turn: Turn | None = None,
+) -> PosedDonor | None:
+    """Center a donor on a place, turned and mirrored; None if nothing is left of it.
+
+    With ``symmetries`` at random, but for a ``turn`` that is given. With the ``grid`` of the target it is moved by half
+    a block of JPEG at most, onto that, if it has a grid itself.
     """
-    rng = np.random.default_rng(seed)
-    turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
-    crop = donor.at_scale(mpp).turned(turns, mirrored)
+    if turn is None:
+        rng = np.random.default_rng(seed)
+        turn = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
+    crop = donor.at_scale(mpp).turned(*turn)
     rows, cols = np.nonzero(crop.nucleus)
     if not len(rows):
         return None
@@ -138,11 +150,37 @@ def pose_donor(
     facts = {
         "crop": [*donor.corner, *donor.nucleus.shape],
         "scale": donor.mpp / crop.mpp,
-        "quarter_turns": turns,
-        "mirrored": mirrored,
+        "quarter_turns": turn[0],
+        "mirrored": turn[1],
         "shift": [row, col],
     }
     return PosedDonor(crop, row, col, box, facts)
+
+
+def fitting_turn(donor: DonorCrop, target: IndexedImage, place: Location, reach: int) -> Turn | None:
+    """The turn with which a donor's surroundings agree best with its place's; None where nothing can be compared.
+
+    What is compared is the green optical density, blurred by a pixel, in a ring from the nucleus's blurred border to
+    three pixels beyond ``reach``; its mean does not count, which stain matching takes care of. So fibers go on in their
+    direction, and a nucleus at the border of a lumen comes to lie at one.
+    """
+    image, crop = target.image, donor.at_scale(target.image.mpp)
+    fits: dict[Turn, float] = {}
+    for turn in ((quarter, mirrored) for quarter in range(4) for mirrored in (False, True)):
+        posed = pose_donor(crop, image.mpp, place, 0, True, target.grid, turn)
+        if posed is None:
+            return None
+        window = window_around([posed.box], reach + BORDER, image.instances.shape)
+        nucleus, known = (
+            cut(mask, window, (posed.row, posed.col)) for mask in (posed.crop.nucleus, posed.crop.surroundings)
+        )
+        ring = dilate(nucleus, reach + BORDER) & ~dilate(nucleus, BORDER) & known & (image.instances[window] == 0)
+        if not ring.any():
+            continue
+        green = (cut(posed.crop.pixels[..., 1], window, (posed.row, posed.col)), image.pixels[window][..., 1])
+        own, other = (optical_density(cv2.GaussianBlur(pixels, (0, 0), 1.0)[ring]) for pixels in green)
+        fits[turn] = float((own - other).std())
+    return min(fits, key=fits.__getitem__) if fits else None
 
 
 def stained(
@@ -167,6 +205,7 @@ def plan_placement(
     symmetries: bool,
     collar: float = 0.0,
     jpeg_grid: bool = False,
+    fit_turn: bool = False,
 ) -> Plan | str:
     """Lay the donor on the candidate location, or give the reason for a refusal.
 
@@ -179,10 +218,13 @@ def plan_placement(
     target's surroundings, and the donor turned and mirrored at random, by the seed of the placement. With a ``collar``
     (its largest width in µm), more of the donor's surroundings than layer 1 may come along (``cut_collar``): the
     transition zone lies around all that does, and a replaced nucleus that it covers needs no erasing. With
-    ``jpeg_grid``, it is moved onto the target's grid of JPEG where both images have one.
+    ``jpeg_grid``, it is moved onto the target's grid of JPEG where both images have one; with ``fit_turn``, its turn is
+    the one that fits its new surroundings best.
     """
     image, place = target.image, candidate.target
-    posed = pose_donor(donor, image.mpp, place, seed, symmetries, target.grid if jpeg_grid else None)
+    reach = round(collar / image.mpp)
+    turn = fitting_turn(donor, target, place, reach) if symmetries and fit_turn else None
+    posed = pose_donor(donor, image.mpp, place, seed, symmetries, target.grid if jpeg_grid else None, turn)
     if posed is None:
         return TOO_SMALL
     # Resampling can use up the few pixels between a nucleus and the edge of its image, and layer 1 with them.
@@ -194,7 +236,6 @@ def plan_placement(
         return CROSSES_EDGE
 
     # Everything is laid out on the smallest box that holds donor, target, collar, three layers and the guard around.
-    reach = round(collar / image.mpp)
     boxes = [posed.box, *([target.boxes[place.instance]] if place.instance else ())]
     window = window_around(boxes, max(3, reach + 2, BORDER + APART + 2 if reach else 0) + GUARD, shape)
     row, col = (axis.start for axis in window)
@@ -229,7 +270,7 @@ def plan_placement(
     if flaw := _look_flaw(posed, colors, target, window, _Masks(nucleus, carried, replaced, reach > 0)):
         return flaw
     how = {"stain": stain, "stain_matching": stain_matching, "symmetries": symmetries}
-    how |= {"collar": collar, "jpeg_grid": jpeg_grid}
+    how |= {"collar": collar, "jpeg_grid": jpeg_grid, "fit_turn": fit_turn}
     laid = np.where(carried[..., None], pixels, 0).astype(np.uint8)
     return Plan(candidate, seed, row, col, laid, nucleus, carried, erased, blended, posed.facts | how)
 

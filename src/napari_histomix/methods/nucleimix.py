@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import nan
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from napari_histomix import sampling
@@ -79,6 +80,14 @@ class NucleiMixSettings(PaintingSettings):
             advanced=True,
         ),
     ] = 2.0
+    fit_turn: Annotated[
+        bool,
+        Option(
+            "Of the turns of a donor, take the one that fits the surroundings of its target best, not one at random.",
+            label="Turn that fits",
+            advanced=True,
+        ),
+    ] = True
     jpeg_grid: Annotated[
         bool,
         Option(
@@ -197,29 +206,19 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
 METHOD = NucleiMix()
 
 
-@dataclass(frozen=True)
-class _Appearance:
-    """How a donor is made to look at home in its place, as ``plan_placement`` takes it."""
-
-    stain_matching: bool
-    symmetries: bool
-    collar: float
-    jpeg_grid: bool
-
-    @classmethod
-    def recorded(cls, provenance: Mapping[str, Any]) -> _Appearance:
-        """As a record says; those of older versions have no collar and no grid."""
-        collar, jpeg_grid = float(provenance.get("collar", 0.0)), bool(provenance.get("jpeg_grid", False))
-        return cls(bool(provenance["stain_matching"]), bool(provenance["symmetries"]), collar, jpeg_grid)
+APPEARANCE: Mapping[str, bool | float] = MappingProxyType(
+    {"stain_matching": True, "symmetries": True, "collar": 0.0, "jpeg_grid": False, "fit_turn": False}
+)
+"""How a donor is made to look at home, as ``plan_placement`` takes it; records of older versions lack some of these."""
 
 
 def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> placing.Lay[WindowedPlan]:
     """Lays donors as settings say, in windows of a model; every candidate has a seed of its own."""
-    appearance = _Appearance(settings.stain_matching, settings.symmetries, settings.collar, settings.jpeg_grid)
+    appearance: dict[str, Any] = {key: getattr(settings, key) for key in APPEARANCE}
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         seed = sampling.item_seed(settings.seed, candidate.rank)
-        plan = plan_placement(target, candidate, donor, seed=seed, taken=taken, **asdict(appearance))
+        plan = plan_placement(target, candidate, donor, seed=seed, taken=taken, **appearance)
         return plan if isinstance(plan, str) else windowed(plan, target.image, model)
 
     return lay
@@ -253,8 +252,8 @@ def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[dict[
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         record = by_id[candidate.rank]
-        appearance = _Appearance.recorded(record.provenance)
-        plan = plan_placement(target, candidate, donor, seed=record.seed, taken=taken, **asdict(appearance))
+        appearance: dict[str, Any] = {key: record.provenance.get(key, old) for key, old in APPEARANCE.items()}
+        plan = plan_placement(target, candidate, donor, seed=record.seed, taken=taken, **appearance)
         return plan if isinstance(plan, str) else windowed(plan, target.image, ingredients.model(record.provenance))
 
     candidates = [
