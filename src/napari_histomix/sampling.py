@@ -78,9 +78,11 @@ def tissue(image: LabeledImage) -> NDArray[np.bool_]:
     return cv2.GaussianBlur(density, (0, 0), 2.0 / image.mpp) > TISSUE_DENSITY
 
 
-def clearance(image: LabeledImage) -> NDArray[np.float32]:
-    """(H, W): how far the nearest nucleus, glass or edge of the image is, in pixels; 0 off free tissue."""
-    free = ((image.instances == 0) & tissue(image)).astype(np.uint8)
+def clearance(image: LabeledImage, on_tissue: bool = True) -> NDArray[np.float32]:
+    """(H, W): how far the nearest nucleus or edge of the image is, and glass if ``on_tissue``, in pixels; 0 in them."""
+    free = (image.instances == 0).astype(np.uint8)
+    if on_tissue:
+        free &= tissue(image)
     # A frame of zeros makes the image's edge count as occupied.
     return np.asarray(cv2.distanceTransform(np.pad(free, 1), cv2.DIST_L2, 5)[1:-1, 1:-1])
 

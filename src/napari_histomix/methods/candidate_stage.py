@@ -258,23 +258,26 @@ def describe_places(
         rng = np.random.default_rng([settings.seed, index, 1])
         rare = [nucleus for nucleus in nuclei if nucleus.kind == "rare"]
         wanted, reach = radii / image.mpp + ROOM, BESIDE_UM / image.mpp
-        beside = sampling.locations_beside(image, rare, reach, settings.beside_rare, wanted, rng, clear)
+        # Rare nuclei lie at and in lumina, too.
+        room = sampling.clearance(image, on_tissue=False)
+        beside = sampling.locations_beside(image, rare, reach, settings.beside_rare, wanted, rng, room)
         here = nuclei + places + beside
         done = len(locations)
         locations += here
         groups += [f"patient {image.source.patient}" if image.source.patient else name] * len(here)
         is_beside.append(np.arange(len(here)) >= len(here) - len(beside))
-        room, crowd = np.full(len(here), np.inf), np.ones(len(here))
+        largest, crowd = np.full(len(here), np.inf), np.ones(len(here))
         if settings.beside_rare:
             # Of an area, so many pixels are drawn by chance, and so many more for each rare nucleus nearby.
-            own, eligible = sampling.at_places(clear, places + beside), radius / image.mpp + ROOM
-            chance = len(places) / max(np.count_nonzero(clear > eligible), 1)
+            eligible = radius / image.mpp + ROOM
+            chance = len(places) / max(int(np.count_nonzero(clear > eligible)), 1)
+            own, free = (sampling.at_places(distance, places + beside) for distance in (room, clear))
             near = sampling.numbers_within(places + beside, rare, reach) * (wanted < own[:, None]).mean(axis=1)
-            dense = chance * (own > eligible) + near * settings.beside_rare / (np.pi * reach**2)
+            dense = chance * (free > eligible) + near * settings.beside_rare / (np.pi * reach**2)
             # Places too tight for most nuclei are few; the draw must not rest on them.
             crowd[len(nuclei) :] = np.maximum(dense / max(chance, 1e-6), 1)
-            room[len(nuclei) :] = np.pi * ((own - ROOM) * image.mpp) ** 2
-        rooms.append(room)
+            largest[len(nuclei) :] = np.pi * ((own - ROOM) * image.mpp) ** 2
+        rooms.append(largest)
         crowding.append(crowd)
         # Nuclei of classes that are neither rare nor major lie around places, too.
         neighbors = sampling.nucleus_locations(image, (), every)
@@ -284,8 +287,15 @@ def describe_places(
             vectors.append(chunk)
             done += len(chunk)
             yield Event("Comparing surroundings", min(done, expected), expected)
-    columns = (np.concatenate(each) for each in (vectors, around))
-    return Places(locations, *columns, groups, *(np.concatenate(each) for each in (is_beside, rooms, crowding)))
+    return Places(
+        locations,
+        np.concatenate(vectors),
+        np.concatenate(around),
+        groups,
+        np.concatenate(is_beside),
+        np.concatenate(rooms),
+        np.concatenate(crowding),
+    )
 
 
 @dataclass(frozen=True, eq=False)
