@@ -178,7 +178,7 @@ def fitting_turn(donor: DonorCrop, target: IndexedImage, place: Location, reach:
         if not ring.any():
             continue
         green = (cut(posed.crop.pixels[..., 1], window, (posed.row, posed.col)), image.pixels[window][..., 1])
-        own, other = (optical_density(cv2.GaussianBlur(pixels, (0, 0), 1.0)[ring]) for pixels in green)
+        own, other = (optical_density(_blurred(pixels)[ring]) for pixels in green)
         fits[turn] = float((own - other).std())
     return min(fits, key=fits.__getitem__) if fits else None
 
@@ -336,7 +336,7 @@ def _seam_differences(donor: NDArray[np.uint8], there: NDArray[np.uint8], masks:
     seam = dilate(masks.carried, 1) & dilate(~masks.carried, 1) & ~dilate(masks.replaced, 2)
     if not seam.any():
         return
-    own, other = (optical_density(cv2.GaussianBlur(pixels, (0, 0), 1.0), seam) for pixels in (donor, there))
+    own, other = (optical_density(_blurred(pixels), seam) for pixels in (donor, there))
     yield float(np.sqrt(np.mean((own.mean(axis=0) - other.mean(axis=0)) ** 2)))
     apart = np.sqrt(np.mean((own - other) ** 2, axis=1))
     yield float(apart.mean())
@@ -378,6 +378,11 @@ def _off_color(donor: DonorCrop, colors: NDArray[np.uint8], target: IndexedImage
     # What is odd at home may stay odd, but no tenth of it may be as red as an erythrocyte.
     reddest = float(_quantiles(hue(after), TENTHS)[0]) - there
     return bool(abs(changed) > HUE or reddest < -2 * HUE)
+
+
+def _blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels without their grain."""
+    return np.asarray(cv2.GaussianBlur(pixels, (0, 0), 1.0), np.uint8)
 
 
 def _quantiles(values: NDArray[np.float32], shares: NDArray[np.float64]) -> NDArray[np.float64]:
