@@ -258,8 +258,8 @@ def describe_places(
         rng = np.random.default_rng([settings.seed, index, 1])
         rare = [nucleus for nucleus in nuclei if nucleus.kind == "rare"]
         wanted, reach = radii / image.mpp + ROOM, BESIDE_UM / image.mpp
-        # Rare nuclei lie at and in lumina, too.
-        room = sampling.clearance(image, on_tissue=False)
+        # Rare nuclei lie at the borders of lumina, too, but a place in the middle of one would be a nucleus that floats.
+        room = np.where(sampling.tissue(image), sampling.clearance(image, on_tissue=False), 0)
         beside = sampling.locations_beside(image, rare, reach, settings.beside_rare, wanted, rng, room)
         here = nuclei + places + beside
         done = len(locations)
