@@ -258,7 +258,7 @@ def describe_places(
         rng = np.random.default_rng([settings.seed, index, 1])
         rare = [nucleus for nucleus in nuclei if nucleus.kind == "rare"]
         wanted, reach = radii / image.mpp + ROOM, BESIDE_UM / image.mpp
-        # Rare nuclei lie at the borders of lumina, too, but a place in the middle of one would be a nucleus that floats.
+        # Rare nuclei lie at the borders of lumina, too; in the middle of one a nucleus would float.
         room = np.where(sampling.tissue(image), sampling.clearance(image, on_tissue=False), 0)
         beside = sampling.locations_beside(image, rare, reach, settings.beside_rare, wanted, rng, room)
         here = nuclei + places + beside
