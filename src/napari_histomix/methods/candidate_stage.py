@@ -261,6 +261,8 @@ def describe_places(
         # Rare nuclei lie at the borders of lumina, too; in the middle of one a nucleus would float.
         room = np.where(sampling.tissue(image), sampling.clearance(image, on_tissue=False), 0)
         beside = sampling.locations_beside(image, rare, reach, settings.beside_rare, wanted, rng, room)
+        known = set(places)
+        beside = [place for place in beside if place not in known]
         here = nuclei + places + beside
         done = len(locations)
         locations += here
