@@ -335,6 +335,17 @@ def _ratio_scores(features: NDArray[np.float32], places: Places, possible: Chose
     return _Scores(place_scores.calibrated(scores, rare, learned)[possible], percentiles, 1.0, told)
 
 
+def _balanced_draw(
+    logits: NDArray[np.float64], features: NDArray[np.float32], rare: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """A draw balanced to rare nuclei, as far as it stays worth twice what it is warned of, or as much as before."""
+    least = min(2 * FEW_EFFECTIVE, sampling.effective_sample_size(logits))
+    change = place_scores.balanced(logits, features, rare) - logits
+    shares = (1.0, 0.75, 0.5, 0.25)
+    fitting = (logits + share * change for share in shares)
+    return next((draw for draw in fitting if sampling.effective_sample_size(draw) >= least), logits)
+
+
 def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[CandidateSet]:
     """Draw candidate locations and a donor for each; a long job (see ``records.Job``).
 
@@ -381,7 +392,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     temperature = settings.temperature or scores.temperature
     logits = scores.values / temperature - np.log(places.crowding[possible])
     if used.balance:
-        logits = place_scores.balanced(logits, features[possible], features[kinds == "rare"])
+        logits = _balanced_draw(logits, features[possible], features[kinds == "rare"])
     rng = np.random.default_rng(settings.seed)
     givers = np.array(
         [i for i, location in enumerate(locations) if location.kind == "rare" and location not in flaws], dtype=int
