@@ -18,6 +18,12 @@ FEWEST_RARE = 10
 SPREAD = 0.5
 """Variance of the coefficients that is expected beforehand: the L2 penalty. AUCs on CoNSeP hardly depend on it."""
 
+FARTHEST = 3.0
+"""Standard deviations of rare nuclei from their mean beyond which a place's surroundings count as no farther."""
+
+TYPICAL = 0.95
+"""Share of rare nuclei whose weight in a balanced draw is the largest that any place has."""
+
 Features = NDArray[np.floating]
 Scores = NDArray[np.float64]
 Fit = Callable[[Features, Features], Callable[[Features], Scores]]
@@ -92,31 +98,75 @@ def fold_numbers(rare: NDArray[np.bool_], groups: Sequence[str]) -> NDArray[np.i
     return folds[belongs]
 
 
-def cross_fit(features: Features, rare: NDArray[np.bool_], folds: NDArray[np.intp], fit: Fit) -> Job[Scores]:
-    """Scores (N,) of places by models that learned from the other folds only; a long job (see ``records.Job``)."""
+def cross_fit(
+    features: Features,
+    rare: NDArray[np.bool_],
+    folds: NDArray[np.intp],
+    fit: Fit,
+    learned: NDArray[np.bool_] | None = None,
+) -> Job[Scores]:
+    """Scores (N,) of places by models that learned from the other folds only; a long job (see ``records.Job``).
+
+    ``learned`` (N,) are the places that models may learn from; all if not given.
+    """
     scores = np.empty(len(features))
     numbers = np.unique(folds)
+    learned = np.ones(len(features), bool) if learned is None else learned
     for done, fold in enumerate(numbers):
         yield Event("Comparing places", done, len(numbers))
         held = folds == fold
-        scores[held] = fit(features[rare & ~held], features[~rare & ~held])(features[held])
+        known = ~held & learned
+        scores[held] = fit(features[rare & known], features[~rare & known])(features[held])
     yield Event("Comparing places", len(numbers), len(numbers))
     return scores
 
 
-def calibrated(scores: Scores, rare: NDArray[np.bool_]) -> Scores:
+def calibrated(scores: Scores, rare: NDArray[np.bool_], learned: NDArray[np.bool_] | None = None) -> Scores:
     """Scores (N,) of left-out places as the log-ratios that these places show: isotonic regression.
 
     Zadrozny & Elkan, KDD 2002. A linear model goes on rising where it has seen nothing: without this, an odd corner of
-    one image would attract most of the draw. Ratios are no further from 1 than so many rare nuclei can tell.
+    one image would attract most of the draw. Ratios are no further from 1 than so many rare nuclei can tell. Of places
+    that are not ``learned`` from (N,), nothing is.
     """
     from sklearn.isotonic import IsotonicRegression
 
-    count, others = int(rare.sum()), int((~rare).sum())
-    weights = np.where(rare, 1.0, count / max(others, 1))
-    share = IsotonicRegression().fit(scores, rare.astype(float), weights).predict(scores)
-    share = np.clip(share, 0.5 / count, 1 - 0.5 / count)
+    learned = np.ones(len(scores), bool) if learned is None else learned
+    count, others = int((rare & learned).sum()), int((~rare & learned).sum())
+    weights = np.where(rare, 1.0, count / max(others, 1))[learned]
+    regression = IsotonicRegression(out_of_bounds="clip").fit(scores[learned], rare[learned].astype(float), weights)
+    share = np.clip(regression.predict(scores), 0.5 / count, 1 - 0.5 / count)
     return np.asarray(np.log(share) - np.log1p(-share))
+
+
+def balanced(logits: Scores, features: Features, rare: Features) -> Scores:
+    """Logits (N,) of a draw of places, changed as little as makes its mean surroundings those of rare nuclei.
+
+    Entropy balancing (Hainmueller, Political Analysis 20, 2012): of all draws whose mean ``features`` (N, d) are those
+    of ``rare`` places (n, d), the one that is nearest to the draw ∝ exp(logits) in relative entropy, which is that
+    ∝ exp(logits + features · θ). A ridge on θ lets means differ by about what chance makes of so many rare nuclei.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import logsumexp
+
+    mean, scale = rare.mean(axis=0), rare.std(axis=0)
+    varied = scale > 1e-6 * np.maximum(np.abs(mean), 1)
+
+    def standard(values: Features) -> NDArray[np.float64]:
+        apart = (values[:, varied] - mean[varied]) / scale[varied]
+        return np.asarray(np.clip(apart, -FARTHEST, FARTHEST), np.float64)
+
+    apart = standard(features)
+    ridge = 1 / len(rare)
+
+    def cost(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        tilted = logits + apart @ weights
+        total = logsumexp(tilted)
+        return float(total + ridge * weights @ weights / 2), np.exp(tilted - total) @ apart + ridge * weights
+
+    found = minimize(cost, np.zeros(apart.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    # A place unlike every rare nucleus must not count more than what they themselves are like.
+    most = np.quantile(standard(rare) @ found.x, TYPICAL)
+    return np.asarray(logits + np.minimum(apart @ found.x, most))
 
 
 class Separability(NamedTuple):

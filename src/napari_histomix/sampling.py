@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 
 from napari_histomix.records import HistomixError, Kind, LabeledImage, Location
@@ -77,19 +78,72 @@ def tissue(image: LabeledImage) -> NDArray[np.bool_]:
     return cv2.GaussianBlur(density, (0, 0), 2.0 / image.mpp) > TISSUE_DENSITY
 
 
-def background_locations(image: LabeledImage, count: int, radius: float, rng: np.random.Generator) -> list[Location]:
+def clearance(image: LabeledImage, on_tissue: bool = True) -> NDArray[np.float32]:
+    """(H, W): how far the nearest nucleus or edge of the image is, and glass if ``on_tissue``, in pixels; 0 in them."""
+    free = (image.instances == 0).astype(np.uint8)
+    if on_tissue:
+        free &= tissue(image)
+    # A frame of zeros makes the image's edge count as occupied.
+    return np.asarray(cv2.distanceTransform(np.pad(free, 1), cv2.DIST_L2, 5)[1:-1, 1:-1])
+
+
+def background_locations(
+    image: LabeledImage,
+    count: int,
+    radius: float,
+    rng: np.random.Generator,
+    distance: NDArray[np.float32] | None = None,
+) -> list[Location]:
     """Uniformly drawn places with nothing but tissue without a nucleus within ``radius`` pixels of their center.
 
-    All there are where there are fewer than ``count``.
+    All there are where there are fewer than ``count``. ``distance`` is the image's ``clearance``, if it is known.
     """
-    free = ((image.instances == 0) & tissue(image)).astype(np.uint8)
-    # A frame of zeros makes the image's edge count as occupied.
-    distance = cv2.distanceTransform(np.pad(free, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    distance = clearance(image) if distance is None else distance
     places = np.flatnonzero(distance > radius)
     chosen = rng.choice(places, size=min(count, len(places)), replace=False)
-    rows, cols = np.unravel_index(chosen, free.shape)
+    rows, cols = np.unravel_index(chosen, distance.shape)
     name = image.source.image
     return [Location(name, "background", float(row), float(col)) for row, col in zip(rows, cols, strict=True)]
+
+
+def locations_beside(
+    image: LabeledImage,
+    nuclei: Sequence[Location],
+    reach: float,
+    count: int,
+    radii: NDArray[np.float64],
+    rng: np.random.Generator,
+    distance: NDArray[np.float32],
+) -> list[Location]:
+    """Free places beside nuclei: for each, ``count`` drawn uniformly from the disc of ``reach`` pixels around it.
+
+    Of these, such stay as have no less ``clearance`` (``distance``) than one of ``radii`` pixels, drawn at random:
+    places are as tight as what they are meant for.
+    """
+    if not nuclei:
+        return []
+    centers = np.repeat([(nucleus.row, nucleus.col) for nucleus in nuclei], count, axis=0)
+    away, angle = reach * np.sqrt(rng.random(len(centers))), 2 * np.pi * rng.random(len(centers))
+    places = np.rint(centers + away[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)).astype(int)
+    wanted = rng.choice(radii, size=len(places))
+    inside = np.all((places >= 0) & (places < distance.shape), axis=1)
+    places, wanted = places[inside], wanted[inside]
+    places = np.unique(places[distance[tuple(places.T)] > wanted], axis=0)
+    return [Location(image.source.image, "background", float(row), float(col)) for row, col in places]
+
+
+def at_places(values: NDArray[np.float32], places: Sequence[Location]) -> NDArray[np.float32]:
+    """Values (N,) that a map (H, W) has at background locations."""
+    rows, cols = (np.array([getattr(place, axis) for place in places], int) for axis in ("row", "col"))
+    return values[rows, cols]
+
+
+def numbers_within(places: Sequence[Location], nuclei: Sequence[Location], reach: float) -> NDArray[np.intp]:
+    """How many nuclei of an image lie within ``reach`` pixels of each place (N,)."""
+    if not places or not nuclei:
+        return np.zeros(len(places), np.intp)
+    centers, others = (cKDTree([(each.row, each.col) for each in group]) for group in (places, nuclei))
+    return np.array([len(near) for near in centers.query_ball_tree(others, reach)], np.intp)
 
 
 Features = NDArray[np.floating]

@@ -38,9 +38,18 @@ def test_twelve_nuclei_of_the_sample(tmp_path):
             run(
                 "nucleimix",
                 dataset,
-                NucleiMixSettings(count=12, seed=0, device=told["facts"]["device"], check_free_places=False),
+                NucleiMixSettings(
+                    count=12, seed=0, device=told["facts"]["device"], check_free_places=False, collar=0.0
+                ),
                 study,
-                stage=CandidateSettings(rare=(SAMPLE_RARE,), density="gaussian", neighborhood=False),
+                stage=CandidateSettings(
+                    rare=(SAMPLE_RARE,),
+                    density="gaussian",
+                    neighborhood=False,
+                    beside_rare=0,
+                    balance=False,
+                    area_ratio=(0.4, 1.1),
+                ),
             )
         )
     assert list(outcome.ids) == told["ranks"]

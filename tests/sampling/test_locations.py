@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_histomix.sampling import background_locations, nucleus_boxes, nucleus_locations
+from napari_histomix.sampling import (
+    at_places,
+    background_locations,
+    clearance,
+    locations_beside,
+    nucleus_boxes,
+    nucleus_locations,
+    numbers_within,
+)
 
 
 def test_nuclei_with_their_centers_areas_and_kinds(labeled_image):
@@ -71,3 +79,18 @@ def test_boxes_are_those_of_every_instance(seed, height, width):
     for instance, box in boxes.items():
         rows, cols = np.nonzero(instances == instance)
         assert box == (slice(rows.min(), rows.max() + 1), slice(cols.min(), cols.max() + 1))
+
+
+def test_places_beside_nuclei_are_near_them_and_as_tight_as_asked(labeled_image):
+    image = labeled_image([(40, 40, 5, 5, 1), (40, 56, 5, 5, 2)], shape=(90, 110))
+    rare = nucleus_locations(image, [1], [])
+    clear = clearance(image)
+    radii = np.array([3.0, 9.0])
+    places = locations_beside(image, rare, 20.0, 400, radii, np.random.default_rng(0), clear)
+    assert len({(one.row, one.col) for one in places}) == len(places) > 20
+    own = at_places(clear, places)
+    assert (own > 3).all()
+    assert (own < 9).any()
+    assert all(np.hypot(one.row - 40, one.col - 40) <= 21 for one in places)
+    assert numbers_within(places, rare, 21.0).tolist() == [1] * len(places)
+    assert locations_beside(image, [], 20.0, 400, radii, np.random.default_rng(0), clear) == []

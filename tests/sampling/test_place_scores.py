@@ -4,10 +4,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from scipy.stats import multivariate_normal
 
-from napari_histomix.place_scores import FOLDS, DensityRatio, Pairs, calibrated, cross_fit, fit_ratio, fold_numbers
+from napari_histomix.place_scores import (
+    FOLDS,
+    DensityRatio,
+    Pairs,
+    balanced,
+    calibrated,
+    cross_fit,
+    fit_ratio,
+    fold_numbers,
+)
 from napari_histomix.records import HistomixError, drain
+from napari_histomix.sampling import effective_sample_size
 
 
 def test_the_ratio_of_two_gaussians_is_found():
@@ -142,3 +153,24 @@ def test_a_planted_difference_is_found_and_shuffled_labels_are_not():
 
     assert min(found(rare)) > 0.95
     assert abs(found(rng.permutation(rare)).pooled - 0.5) < 0.12
+
+
+def test_a_balanced_draw_has_the_surroundings_of_rare_places_on_the_mean():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(5000, 3))
+    rare = rng.normal([1.0, 0.0, -0.5], [0.7, 1.0, 1.0], size=(300, 3))
+    flat = np.zeros(len(features))
+    chances = softmax(balanced(flat, features, rare))
+    assert chances @ features == pytest.approx(rare.mean(axis=0), abs=0.12)
+    # No more is changed than that takes: what tells nothing of rare places stays as it was.
+    alike = balanced(flat, features, features[:300])
+    assert effective_sample_size(alike) > 0.95 * len(features)
+
+
+def test_one_odd_place_does_not_take_a_balanced_draw():
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(2000, 2))
+    features[0] = 1e6
+    rare = rng.normal(1.0, 0.7, size=(50, 2))
+    chances = softmax(balanced(np.zeros(2000), features, rare))
+    assert chances[0] <= chances[1:].max()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.composing import window_around
 from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.jpeg_grid import Grid
 from napari_histomix.compositing.stain import Staining
 from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Location
@@ -61,7 +62,7 @@ class DonorCrop:
     """A donor with its surroundings: its own mask, and the pixels of no nucleus, (h, w) each.
 
     ``mpp`` is in µm per pixel, ``staining`` that of the donor's whole image, and ``corner`` (row, column) the
-    upper left corner of the crop in that image, in its own pixels.
+    upper left corner of the crop in that image, in its own pixels; ``grid`` is the crop's grid of JPEG, if it has one.
     """
 
     location: Location
@@ -71,6 +72,7 @@ class DonorCrop:
     mpp: float
     staining: Staining
     corner: tuple[int, int] = (0, 0)
+    grid: Grid | None = None
 
     def at_scale(self, mpp: float) -> DonorCrop:
         """The donor resampled to ``mpp``; itself where that is its own scale already (within 2 %)."""
@@ -83,7 +85,7 @@ class DonorCrop:
             for mask in (self.nucleus, self.surroundings)
         )
         pixels = resampled(self.pixels, factor)
-        return replace(self, pixels=pixels, nucleus=nucleus, surroundings=surroundings, mpp=mpp)
+        return replace(self, pixels=pixels, nucleus=nucleus, surroundings=surroundings, mpp=mpp, grid=None)
 
     def turned(self, quarter_turns: int, mirrored: bool) -> DonorCrop:
         """The donor mirrored left to right, then turned counterclockwise: lossless."""
@@ -93,7 +95,8 @@ class DonorCrop:
             return np.asarray(cv2.rotate(array, TURNS[quarter_turns % 4]), np.uint8) if quarter_turns % 4 else array
 
         nucleus, surroundings = (turn(mask.view(np.uint8)).view(bool) for mask in (self.nucleus, self.surroundings))
-        return replace(self, pixels=turn(self.pixels), nucleus=nucleus, surroundings=surroundings)
+        grid = self.grid and self.grid.turned(self.nucleus.shape, quarter_turns, mirrored)
+        return replace(self, pixels=turn(self.pixels), nucleus=nucleus, surroundings=surroundings, grid=grid)
 
 
 def before_turn(row: int, col: int, shape: tuple[int, int], quarter_turns: int, mirrored: bool) -> tuple[int, int]:
@@ -149,7 +152,8 @@ def cut_donor(source: IndexedImage, location: Location) -> DonorCrop:
     region = image.instances[window]
     pixels, nucleus = image.pixels[window].copy(), region == location.instance
     corner = window[0].start, window[1].start
-    return DonorCrop(location, pixels, nucleus, region == 0, image.mpp, source.staining, corner)
+    grid = source.grid and source.grid.moved(*corner)
+    return DonorCrop(location, pixels, nucleus, region == 0, image.mpp, source.staining, corner, grid)
 
 
 def _window(source: IndexedImage, location: Location) -> tuple[slice, slice]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from napari_histomix.compositing.jpeg_grid import Grid, find_grid
 from napari_histomix.compositing.stain import Staining, staining
 from napari_histomix.datasets import Problem
 from napari_histomix.datasets.pixels import image_facts
@@ -19,7 +20,7 @@ CACHE_BYTES = 2**28
 
 @dataclass(frozen=True, eq=False)
 class IndexedImage:
-    """A labeled image with its nuclei's bounding boxes and its staining, each worked out when first asked for.
+    """A labeled image with its nuclei's boxes, its staining and its JPEG grid, each worked out when first asked for.
 
     The image must not change from then on.
     """
@@ -35,6 +36,11 @@ class IndexedImage:
     def staining(self) -> Staining:
         """How the whole image is stained."""
         return staining(self.image)
+
+    @cached_property
+    def grid(self) -> Grid | None:
+        """Where blocks of JPEG begin in it; None where it has none."""
+        return find_grid(self.image.pixels)
 
     def holds(self, location: Location) -> bool:
         """Whether a location, perhaps read from a file, is one of this image; type 0 is whatever type it has there."""

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_histomix.compositing.composing import Window, window_around
+from napari_histomix.compositing.collars import APART, BORDER, collar_room, cut_collar
+from napari_histomix.compositing.composing import Window, cut, window_around
 from napari_histomix.compositing.donors import (
     CONTRAST_UM,
     CUT_BY_EDGE,
@@ -21,6 +23,7 @@ from napari_histomix.compositing.donors import (
     transition_zone,
 )
 from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.jpeg_grid import Grid, onto_grid
 from napari_histomix.compositing.stain import GAIN, UNMATCHED, hue, match_stain
 from napari_histomix.records import Candidate, Location
 from napari_histomix.stains import optical_density
@@ -112,15 +115,34 @@ class PosedDonor:
     facts: dict[str, Any]
 
 
-def pose_donor(donor: DonorCrop, mpp: float, place: Location, seed: int, symmetries: bool) -> PosedDonor | None:
-    """Center a donor on a place, turned and mirrored at random with ``symmetries``; None if nothing is left of it."""
-    rng = np.random.default_rng(seed)
-    turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
-    crop = donor.at_scale(mpp).turned(turns, mirrored)
+Turn = tuple[int, bool]
+"""Quarter turns counterclockwise, after mirroring left to right or not."""
+
+
+def pose_donor(
+    donor: DonorCrop,
+    mpp: float,
+    place: Location,
+    seed: int,
+    symmetries: bool,
+    grid: Grid | None = None,
+    turn: Turn | None = None,
+) -> PosedDonor | None:
+    """Center a donor on a place, turned and mirrored; None if nothing is left of it.
+
+    With ``symmetries`` at random, but for a ``turn`` that is given. With the ``grid`` of the target it is moved by half
+    a block of JPEG at most, onto that, if it has a grid itself.
+    """
+    if turn is None:
+        rng = np.random.default_rng(seed)
+        turn = (int(rng.integers(4)), bool(rng.integers(2))) if symmetries else (0, False)
+    crop = donor.at_scale(mpp).turned(*turn)
     rows, cols = np.nonzero(crop.nucleus)
     if not len(rows):
         return None
     row, col = round(place.row - rows.mean()), round(place.col - cols.mean())
+    if grid and crop.grid:
+        row, col = onto_grid(row, crop.grid.row, grid.row), onto_grid(col, crop.grid.col, grid.col)
     box = (
         slice(int(rows.min()) + row, int(rows.max()) + row + 1),
         slice(int(cols.min()) + col, int(cols.max()) + col + 1),
@@ -128,11 +150,37 @@ def pose_donor(donor: DonorCrop, mpp: float, place: Location, seed: int, symmetr
     facts = {
         "crop": [*donor.corner, *donor.nucleus.shape],
         "scale": donor.mpp / crop.mpp,
-        "quarter_turns": turns,
-        "mirrored": mirrored,
+        "quarter_turns": turn[0],
+        "mirrored": turn[1],
         "shift": [row, col],
     }
     return PosedDonor(crop, row, col, box, facts)
+
+
+def fitting_turn(donor: DonorCrop, target: IndexedImage, place: Location, reach: int) -> Turn | None:
+    """The turn with which a donor's surroundings agree best with its place's; None where nothing can be compared.
+
+    What is compared is the green optical density, blurred by a pixel, in a ring from the nucleus's blurred border to
+    three pixels beyond ``reach``; its mean does not count, which stain matching takes care of. So fibers go on in their
+    direction, and a nucleus at the border of a lumen comes to lie at one.
+    """
+    image, crop = target.image, donor.at_scale(target.image.mpp)
+    fits: dict[Turn, float] = {}
+    for turn in ((quarter, mirrored) for quarter in range(4) for mirrored in (False, True)):
+        posed = pose_donor(crop, image.mpp, place, 0, True, target.grid, turn)
+        if posed is None:
+            return None
+        window = window_around([posed.box], reach + BORDER, image.instances.shape)
+        nucleus, known = (
+            cut(mask, window, (posed.row, posed.col)) for mask in (posed.crop.nucleus, posed.crop.surroundings)
+        )
+        ring = dilate(nucleus, reach + BORDER) & ~dilate(nucleus, BORDER) & known & (image.instances[window] == 0)
+        if not ring.any():
+            continue
+        green = (cut(posed.crop.pixels[..., 1], window, (posed.row, posed.col)), image.pixels[window][..., 1])
+        own, other = (optical_density(_blurred(pixels)[ring]) for pixels in green)
+        fits[turn] = float((own - other).std())
+    return min(fits, key=fits.__getitem__) if fits else None
 
 
 def stained(
@@ -155,6 +203,9 @@ def plan_placement(
     taken: Mask,
     stain_matching: bool,
     symmetries: bool,
+    collar: float = 0.0,
+    jpeg_grid: bool = False,
+    fit_turn: bool = False,
 ) -> Plan | str:
     """Lay the donor on the candidate location, or give the reason for a refusal.
 
@@ -164,10 +215,16 @@ def plan_placement(
     ``CLIPPED_AT_MOST`` of the transition zone is clipped.
 
     ``taken`` (H, W) are pixels that earlier placements in this image change. The donor's stain may be matched to the
-    target's surroundings, and the donor turned and mirrored at random, by the seed of the placement.
+    target's surroundings, and the donor turned and mirrored at random, by the seed of the placement. With a ``collar``
+    (its largest width in µm), more of the donor's surroundings than layer 1 may come along (``cut_collar``): the
+    transition zone lies around all that does, and a replaced nucleus that it covers needs no erasing. With
+    ``jpeg_grid``, it is moved onto the target's grid of JPEG where both images have one; with ``fit_turn``, its turn is
+    the one that fits its new surroundings best.
     """
     image, place = target.image, candidate.target
-    posed = pose_donor(donor, image.mpp, place, seed, symmetries)
+    reach = round(collar / image.mpp)
+    turn = fitting_turn(donor, target, place, reach) if symmetries and fit_turn else None
+    posed = pose_donor(donor, image.mpp, place, seed, symmetries, target.grid if jpeg_grid else None, turn)
     if posed is None:
         return TOO_SMALL
     # Resampling can use up the few pixels between a nucleus and the edge of its image, and layer 1 with them.
@@ -178,15 +235,12 @@ def plan_placement(
     if any(axis.start < 3 or axis.stop > size - 3 for axis, size in zip(posed.box, shape, strict=True)):
         return CROSSES_EDGE
 
-    # Everything is laid out on the smallest box that holds donor, target, three layers and the guard around them.
+    # Everything is laid out on the smallest box that holds donor, target, collar, three layers and the guard around.
     boxes = [posed.box, *([target.boxes[place.instance]] if place.instance else ())]
-    window = window_around(boxes, 3 + GUARD, shape)
+    window = window_around(boxes, max(3, reach + 2, BORDER + APART + 2 if reach else 0) + GUARD, shape)
     row, col = (axis.start for axis in window)
-    down, along = posed.row - row, posed.col - col
     instances = image.instances[window]
-    nucleus = np.zeros(instances.shape, bool)
-    rows, cols = np.nonzero(own)
-    nucleus[rows + down, cols + along] = True
+    nucleus = cut(own, window, (posed.row, posed.col))
     carried = dilate(nucleus, 1)
     replaced = (instances == place.instance) & (place.instance != 0)
     others = (instances != 0) & ~replaced
@@ -203,45 +257,90 @@ def plan_placement(
     colors, stain = posed.crop.pixels, UNMATCHED
     if stain_matching:
         colors, stain = stained(posed.crop, target, place.row, place.col)
-    if flaw := _look_flaw(posed.crop, colors, target, window, nucleus | replaced):
+    pixels = cut(colors, window, (posed.row, posed.col))
+    if reach:
+        # Not cut short by other placements: a change is laid again as if it were the only one.
+        room = collar_room(posed.crop, (posed.row, posed.col), window, others)
+        carried = cut_collar(image.pixels[window], pixels, nucleus, replaced, room, reach)
+        blended = dilate(carried, 2) & ~carried & ~others
+        left = dilate(replaced, 2) & ~(carried | blended | others)
+        erased = (dilate(replaced, 2) | dilate(carried, 2)) & ~others if left.any() else np.zeros_like(nucleus)
+        if np.any(dilate(carried | erased | blended, GUARD) & taken[window]):
+            return TOO_CLOSE
+    if flaw := _look_flaw(posed, colors, target, window, _Masks(nucleus, carried, replaced, reach > 0)):
         return flaw
-    pixels = np.zeros((*instances.shape, 3), np.uint8)
-    # The crop's margin always holds layer 1, so the donor's pixels can be read around its mask as well.
-    rows, cols = np.nonzero(carried)
-    pixels[carried] = colors[rows - down, cols - along]
     how = {"stain": stain, "stain_matching": stain_matching, "symmetries": symmetries}
-    return Plan(candidate, seed, row, col, pixels, nucleus, carried, erased, blended, posed.facts | how)
+    how |= {"collar": collar, "jpeg_grid": jpeg_grid, "fit_turn": fit_turn}
+    laid = np.where(carried[..., None], pixels, 0).astype(np.uint8)
+    return Plan(candidate, seed, row, col, laid, nucleus, carried, erased, blended, posed.facts | how)
 
 
 # Whether a donor looks at home where it is to lie.
 
 
-def _look_flaw(
-    donor: DonorCrop, colors: NDArray[np.uint8], target: IndexedImage, window: Window, nuclei: Mask
-) -> str | None:
-    """Why a donor would look out of place with ``colors``, or None.
+@dataclass(frozen=True, eq=False)
+class _Masks:
+    """Masks (h, w) in a window of the target.
 
-    ``nuclei`` (h, w) marks its nucleus, and the nucleus that it replaces, in a window of the target.
+    The donor's nucleus; ``carried``, all that comes along, with a ``collar`` or without; the nucleus that is replaced.
     """
-    image = target.image
+
+    nucleus: Mask
+    carried: Mask
+    replaced: Mask
+    collar: bool
+
+
+def _look_flaw(
+    posed: PosedDonor, colors: NDArray[np.uint8], target: IndexedImage, window: Window, masks: _Masks
+) -> str | None:
+    """Why a donor would look out of place with ``colors`` (those of its crop as it would lie there), or None."""
+    image, donor, corner = target.image, posed.crop, (posed.row, posed.col)
     # A frame around the window, so that it does not cut off what surrounds the nuclei.
     frame = window_around([window], 2 + max(2, round(CONTRAST_UM / image.mpp)), image.instances.shape)
-    top, left = (inner.start - outer.start for inner, outer in zip(window, frame, strict=True))
+    top, left = (axis.start for axis in window)
+
+    def framed(mask: Mask) -> Mask:
+        return cut(mask, frame, (top, left))
+
     free = image.instances[frame] == 0
-    hidden = np.zeros(free.shape, bool)
-    hidden[top : top + nuclei.shape[0], left : left + nuclei.shape[1]] = nuclei
-    there = image.pixels[frame]
-    if any(difference > LIKE for difference in _differences(donor, colors, there, hidden, free, image.mpp)):
+    there = image.pixels[frame].copy()
+    carried = framed(masks.carried)
+    there[carried] = cut(colors, frame, corner)[carried]
+    # What of a replaced nucleus a collar covers is tissue that will be seen.
+    nuclei = framed(masks.nucleus | (masks.replaced & ~masks.carried if masks.collar else masks.replaced))
+    differences = (
+        _seam_differences(cut(colors, window, corner), image.pixels[window], masks)
+        if masks.collar
+        else _differences(donor, colors, there, nuclei, free, image.mpp)
+    )
+    if any(difference > LIKE for difference in differences):
         return UNLIKE
     if _off_color(donor, colors, target):
         return OFF_COLOR
     # It may stand out by less, but not by less than the largest stain gain could explain.
     own = density_around(donor.pixels, donor.nucleus, donor.surroundings, donor.mpp)
-    other = density_around(there, hidden, free, image.mpp)
+    other = density_around(there, nuclei, free | carried, image.mpp)
     if own is None or other is None:
         return None
     before, after = (float(optical_density(pixels, donor.nucleus)[:, 1].mean()) for pixels in (donor.pixels, colors))
     return FADED if after - other < GAIN[0] * (before - own) else None
+
+
+def _seam_differences(donor: NDArray[np.uint8], there: NDArray[np.uint8], masks: _Masks) -> Iterator[float]:
+    """Differences of two images (h, w, 3), of the donor as it would lie there and of the target, along a collar's seam.
+
+    The root mean square over R, G and B of the difference of mean optical densities; that of the densities of each
+    pixel, on the mean; two thirds of what a tenth of the pixels exceeds. Grain and the replaced nucleus do not count.
+    """
+    seam = dilate(masks.carried, 1) & dilate(~masks.carried, 1) & ~dilate(masks.replaced, 2)
+    if not seam.any():
+        return
+    own, other = (optical_density(_blurred(pixels), seam) for pixels in (donor, there))
+    yield float(np.sqrt(np.mean((own.mean(axis=0) - other.mean(axis=0)) ** 2)))
+    apart = np.sqrt(np.mean((own - other) ** 2, axis=1))
+    yield float(apart.mean())
+    yield float(_quantiles(apart, TENTHS)[1]) / 1.5
 
 
 def _differences(
@@ -279,6 +378,11 @@ def _off_color(donor: DonorCrop, colors: NDArray[np.uint8], target: IndexedImage
     # What is odd at home may stay odd, but no tenth of it may be as red as an erythrocyte.
     reddest = float(_quantiles(hue(after), TENTHS)[0]) - there
     return bool(abs(changed) > HUE or reddest < -2 * HUE)
+
+
+def _blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels without their grain."""
+    return np.asarray(cv2.GaussianBlur(pixels, (0, 0), 1.0), np.uint8)
 
 
 def _quantiles(values: NDArray[np.float32], shares: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -50,7 +50,9 @@ def seam_costs(target: NDArray[np.uint8], donor: NDArray[np.uint8]) -> NDArray[n
     return np.asarray(color + edges + NUCLEI * crossed, np.float32)
 
 
-def find_seam(target: NDArray[np.uint8], donor: NDArray[np.uint8], core: Mask, band: Mask, mpp: float) -> Seam:
+def find_seam(
+    target: NDArray[np.uint8], donor: NDArray[np.uint8], core: Mask, band: Mask, mpp: float | None = None
+) -> Seam:
     """Cut a donor's image out along what it has in common with a target's.
 
     Parameters
@@ -61,8 +63,8 @@ def find_seam(target: NDArray[np.uint8], donor: NDArray[np.uint8], core: Mask, b
         What is the donor's in any case.
     band : (H, W) bool
         What may become either's; all else stays the target's.
-    mpp : float
-        µm/px of both.
+    mpp : float, optional
+        µm/px of both: the seam is sought at ``WORKING_MPP`` where they are finer. None: at their own scale.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def find_seam(target: NDArray[np.uint8], donor: NDArray[np.uint8], core: Mask, b
     """
     rows, cols = (slice(int(places.min()), int(places.max()) + 1) for places in np.nonzero(core | band))
     box = tuple(slice(max(0, part.start - 2), part.stop + 2) for part in (rows, cols))
-    factor = min(1.0, mpp / WORKING_MPP)
+    factor = 1.0 if mpp is None else min(1.0, mpp / WORKING_MPP)
     full = core[box].shape
     size = max(1, round(full[1] * factor)), max(1, round(full[0] * factor))
 

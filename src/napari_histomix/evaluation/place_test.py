@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ def place_test(dataset: Dataset, settings: CandidateSettings) -> Job[PlaceReport
             f"A place test takes {FEWEST_RARE} nuclei of class {' or '.join(names)}, and the training images have "
             f"{len(seen.rare)}; add images."
         )
-    places = yield from describe_places(dataset, seen, settings, encoder)
+    # Places beside rare nuclei are no fair sample of other places.
+    places = yield from describe_places(dataset, seen, replace(settings, beside_rare=0), encoder)
     is_rare = places.kinds == "rare"
     groups, images = np.array(places.groups), np.array(places.images)
     if is_rare.all():

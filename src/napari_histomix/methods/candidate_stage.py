@@ -43,6 +43,9 @@ class CandidateSettings:
             "neighborhood": False,
             "temperature": 1.0,
             "donor_temperature": 1.0,
+            "beside_rare": 0,
+            "balance": False,
+            "area_ratio": (0.4, 1.1),
             "pca_on_rare": True,
         }
     }
@@ -98,10 +101,29 @@ class CandidateSettings:
     background_share: Annotated[
         float, Option("Background locations considered for every nucleus.", low=0.0, high=100.0, advanced=True)
     ] = 1.0
+    beside_rare: Annotated[
+        int,
+        Option(
+            "Free places considered close to every rare nucleus besides, as tight as nuclei of the class are large; "
+            "they get donors that fit there. 0: none, as in the paper.",
+            label="Places beside rare nuclei",
+            low=0,
+            high=1000,
+            advanced=True,
+        ),
+    ] = 60
+    balance: Annotated[
+        bool,
+        Option(
+            "Weight the draw of places so that its mean surroundings are those of rare nuclei.",
+            label="Balanced draw",
+            advanced=True,
+        ),
+    ] = True
     area_ratio: Annotated[
         tuple[float, float],
         Option("Area of a donor over that of the nucleus it replaces.", low=0.0, high=100.0, advanced=True),
-    ] = (0.4, 1.1)
+    ] = (0.1, 1.1)
     pca_on_rare: Annotated[
         bool,
         Option(
@@ -188,13 +210,18 @@ class Places:
     """Rare nuclei, major nuclei and background locations of all training images, with their surroundings as numbers.
 
     ``patches`` (N, d) are the encoder's features, ``nuclei`` (N, k) those of the labeled nuclei around. ``groups`` are
-    the patients, or the images of patients that are not known, that the places belong to.
+    the patients, or the images of patients that are not known, that the places belong to. ``beside`` (N,) are the free
+    places beside rare nuclei, which no score learns from; ``rooms`` (N,) is the largest area in µm² that has room
+    there, infinite for other places; ``crowding`` (N,) is how many more there are than if all were drawn uniformly.
     """
 
     locations: list[Location]
     patches: NDArray[np.float32]
     nuclei: NDArray[np.float32]
     groups: list[str]
+    beside: NDArray[np.bool_]
+    rooms: NDArray[np.float64]
+    crowding: NDArray[np.float64]
 
     @property
     def kinds(self) -> NDArray[np.str_]:
@@ -209,12 +236,19 @@ class Places:
         return np.concatenate([self.patches, self.nuclei], axis=1) if neighborhood else self.patches
 
 
+BESIDE_UM = 12.0
+"""How far from a rare nucleus a place is beside it: twice the half width of what a detector of nuclei sees."""
+ROOM = 3
+"""Pixels that a free place has around a nucleus: layer 1 and the transition zone."""
+
+
 def describe_places(
     dataset: Dataset, seen: NucleusSurvey, settings: CandidateSettings, encoder: PatchEncoder
 ) -> Job[Places]:
     """All nuclei that were seen, and background locations, with their surroundings (lines 1–6). A long job."""
     total = sum(map(len, seen.nuclei.values()))
-    radius = float(np.median([sqrt(nucleus.area / np.pi) * seen.mpp[nucleus.image] for nucleus in seen.rare]))
+    radii = np.array([sqrt(nucleus.area / np.pi) * seen.mpp[nucleus.image] for nucleus in seen.rare])
+    radius = float(np.median(radii))
     density = settings.background_share * total / max(1.0, sum(seen.areas.values()))
     expected = total + round(settings.background_share * total)
     classes = [nucleus.number for nucleus in dataset.classes]
@@ -223,14 +257,42 @@ def describe_places(
     groups: list[str] = []
     vectors: list[NDArray[np.float32]] = [np.empty((0, encoder.dim), np.float32)]
     around: list[NDArray[np.float32]] = []
+    rooms: list[NDArray[np.float64]] = []
+    crowding: list[NDArray[np.float64]] = []
+    is_beside: list[NDArray[np.bool_]] = []
     for index, (name, nuclei) in enumerate(seen.nuclei.items()):
         image = dataset.read(name)
+        clear = sampling.clearance(image)
         rng = np.random.default_rng([settings.seed, index])
-        places = sampling.background_locations(image, round(density * seen.areas[name]), radius / image.mpp + 3, rng)
-        here = nuclei + places
+        places = sampling.background_locations(
+            image, round(density * seen.areas[name]), radius / image.mpp + ROOM, rng, clear
+        )
+        rng = np.random.default_rng([settings.seed, index, 1])
+        rare = [nucleus for nucleus in nuclei if nucleus.kind == "rare"]
+        wanted, reach = radii / image.mpp + ROOM, BESIDE_UM / image.mpp
+        # Rare nuclei lie at the borders of lumina, too; in the middle of one a nucleus would float.
+        room = np.where(sampling.tissue(image), sampling.clearance(image, on_tissue=False), 0)
+        beside = sampling.locations_beside(image, rare, reach, settings.beside_rare, wanted, rng, room)
+        known = set(places)
+        beside = [place for place in beside if place not in known]
+        here = nuclei + places + beside
         done = len(locations)
         locations += here
         groups += [f"patient {image.source.patient}" if image.source.patient else name] * len(here)
+        is_beside.append(np.arange(len(here)) >= len(here) - len(beside))
+        largest, crowd = np.full(len(here), np.inf), np.ones(len(here))
+        if settings.beside_rare:
+            # Of an area, so many pixels are drawn by chance, and so many more for each rare nucleus nearby.
+            eligible = radius / image.mpp + ROOM
+            chance = len(places) / max(int(np.count_nonzero(clear > eligible)), 1)
+            own, free = (sampling.at_places(distance, places + beside) for distance in (room, clear))
+            near = sampling.numbers_within(places + beside, rare, reach) * (wanted < own[:, None]).mean(axis=1)
+            dense = chance * (free > eligible) + near * settings.beside_rare / (np.pi * reach**2)
+            # Places too tight for most nuclei are few; the draw must not rest on them.
+            crowd[len(nuclei) :] = np.maximum(dense / max(chance, 1e-6), 1)
+            largest[len(nuclei) :] = np.pi * ((own - ROOM) * image.mpp) ** 2
+        rooms.append(largest)
+        crowding.append(crowd)
         # Nuclei of classes that are neither rare nor major lie around places, too.
         neighbors = sampling.nucleus_locations(image, (), every)
         around.append(neighborhood_features(here, neighbors, classes, image.instances.shape, image.mpp))
@@ -239,7 +301,15 @@ def describe_places(
             vectors.append(chunk)
             done += len(chunk)
             yield Event("Comparing surroundings", min(done, expected), expected)
-    return Places(locations, np.concatenate(vectors), np.concatenate(around), groups)
+    return Places(
+        locations,
+        np.concatenate(vectors),
+        np.concatenate(around),
+        groups,
+        np.concatenate(is_beside),
+        np.concatenate(rooms),
+        np.concatenate(crowding),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,13 +336,26 @@ def _ratio_scores(features: NDArray[np.float32], places: Places, possible: Chose
     """
     rare = places.kinds == "rare"
     folds = place_scores.fold_numbers(rare, places.groups)
-    scores = yield from place_scores.cross_fit(features, rare, folds, place_scores.fit_ratio)
+    learned = ~places.beside
+    scores = yield from place_scores.cross_fit(features, rare, folds, place_scores.fit_ratio, learned)
     told = None
     if len({group for group, one in zip(places.groups, rare, strict=True) if one}) > 1:
-        told = place_scores.Pairs.of(scores, rare, places.images).separability()
+        images = [name for name, one in zip(places.images, learned, strict=True) if one]
+        told = place_scores.Pairs.of(scores[learned], rare[learned], images).separability()
     own = np.sort(scores[rare])
     percentiles = 100.0 * np.searchsorted(own, scores[possible], side="right") / len(own)
-    return _Scores(place_scores.calibrated(scores, rare)[possible], percentiles, 1.0, told)
+    return _Scores(place_scores.calibrated(scores, rare, learned)[possible], percentiles, 1.0, told)
+
+
+def _balanced_draw(
+    logits: NDArray[np.float64], features: NDArray[np.float32], rare: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """A draw balanced to rare nuclei, as far as it stays worth twice what it is warned of, or as much as before."""
+    least = min(2 * FEW_EFFECTIVE, sampling.effective_sample_size(logits))
+    change = place_scores.balanced(logits, features, rare) - logits
+    shares = (1.0, 0.75, 0.5, 0.25)
+    fitting = (logits + share * change for share in shares)
+    return next((draw for draw in fitting if sampling.effective_sample_size(draw) >= least), logits)
 
 
 def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[CandidateSet]:
@@ -303,7 +386,11 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     # Lines 7–8: the density of rare surroundings, and how rare-like each location's surroundings are.
     few = len(seen.rare) if settings.density == "ratio" and len(seen.rare) < place_scores.FEWEST_RARE else None
     used = replace(settings, density="gaussian") if few is not None else settings
-    model = sampling.ContextModel.fit(features[kinds == "rare"], features, settings.components, settings.pca_on_rare)
+    if len(seen.rare) < place_scores.FEWEST_RARE:
+        # The mean of so few says little of where others lie.
+        used = replace(used, balance=False)
+    everywhere = features[~places.beside]
+    model = sampling.ContextModel.fit(features[kinds == "rare"], everywhere, settings.components, settings.pca_on_rare)
     components = model.transform(features)
     possible = np.flatnonzero(kinds != "rare")
     if len(possible) == 0:
@@ -315,7 +402,9 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
 
     # Lines 9–11: draw locations, and a donor for each.
     temperature = settings.temperature or scores.temperature
-    logits = scores.values / temperature
+    logits = scores.values / temperature - np.log(places.crowding[possible])
+    if used.balance:
+        logits = _balanced_draw(logits, features[possible], features[kinds == "rare"])
     rng = np.random.default_rng(settings.seed)
     givers = np.array(
         [i for i, location in enumerate(locations) if location.kind == "rare" and location not in flaws], dtype=int
@@ -325,11 +414,10 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     distances = np.linalg.norm(components[spread][:, None] - components[givers][None], axis=2)
     spacing = settings.donor_temperature or max(float(np.median(distances)), 1e-9)
     draw, areas = sampling.DonorDraw(components[givers], spacing), micrometers[givers]
-    everyone = np.ones(len(givers), bool)
     candidates: list[Candidate] = []
     for number, drawn in enumerate(sampling.draw_order(logits, rng)):
         target = locations[possible[drawn]]
-        fits = everyone
+        fits = areas <= places.rooms[possible[drawn]]
         if target.kind == "major":
             fits = sampling.fitting(areas, micrometers[possible[drawn]], settings.area_ratio)
         donor = draw.draw(components[possible[drawn]], fits, rng)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from napari_histomix import sampling
@@ -56,7 +57,15 @@ class NucleiMixSettings(PaintingSettings):
     """How synthetic nuclei are made."""
 
     presets: ClassVar[Presets] = {
-        "paper": {"stain_matching": False, "symmetries": False, "check_free_places": False, "sampler": "paper"}
+        "paper": {
+            "stain_matching": False,
+            "symmetries": False,
+            "collar": 0.0,
+            "fit_turn": False,
+            "jpeg_grid": False,
+            "check_free_places": False,
+            "sampler": "paper",
+        }
     }
     count: Annotated[
         int, Option("How many new nuclei to make.", label="New nuclei", low=1, high=1_000_000, flags=("-k",))
@@ -71,6 +80,33 @@ class NucleiMixSettings(PaintingSettings):
         bool, Option("Match the stain of each donor to the surroundings of its target.", advanced=True)
     ] = True
     symmetries: Annotated[bool, Option("Turn and mirror donors at random, without loss.", advanced=True)] = True
+    collar: Annotated[
+        float,
+        Option(
+            "Largest width of the tissue around a donor that comes along; it ends where both images are most alike. 0: "
+            "one pixel, as in the paper.",
+            low=0.0,
+            high=5.0,
+            unit="µm",
+            advanced=True,
+        ),
+    ] = 2.0
+    fit_turn: Annotated[
+        bool,
+        Option(
+            "Of the turns of a donor, take the one that fits the surroundings of its target best, not one at random.",
+            label="Turn that fits",
+            advanced=True,
+        ),
+    ] = True
+    jpeg_grid: Annotated[
+        bool,
+        Option(
+            "Move donors by up to four pixels, so that what JPEG left in them lies on the grid of JPEG in the target.",
+            label="Keep the grid of JPEG",
+            advanced=True,
+        ),
+    ] = True
     check_free_places: CheckFreePlaces = True
     seed: Seed = 0
 
@@ -181,9 +217,15 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
 METHOD = NucleiMix()
 
 
+APPEARANCE: Mapping[str, bool | float] = MappingProxyType(
+    {"stain_matching": True, "symmetries": True, "collar": 0.0, "jpeg_grid": False, "fit_turn": False}
+)
+"""How a donor is made to look at home, as ``plan_placement`` takes it; records of older versions lack some of these."""
+
+
 def _lay_new(model: AnyModel, settings: NucleiMixSettings) -> placing.Lay[WindowedPlan]:
     """Lays donors as settings say, in windows of a model; every candidate has a seed of its own."""
-    appearance = {"stain_matching": settings.stain_matching, "symmetries": settings.symmetries}
+    appearance: dict[str, Any] = {key: getattr(settings, key) for key in APPEARANCE}
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         seed = sampling.item_seed(settings.seed, candidate.rank)
@@ -221,7 +263,7 @@ def _lay_again(records: Sequence[Record], ingredients: Ingredients) -> Job[dict[
 
     def lay(target: IndexedImage, candidate: Candidate, donor: DonorCrop, taken: Mask) -> WindowedPlan | str:
         record = by_id[candidate.rank]
-        appearance = {key: bool(record.provenance[key]) for key in ("stain_matching", "symmetries")}
+        appearance: dict[str, Any] = {key: record.provenance.get(key, old) for key, old in APPEARANCE.items()}
         plan = plan_placement(target, candidate, donor, seed=record.seed, taken=taken, **appearance)
         return plan if isinstance(plan, str) else windowed(plan, target.image, ingredients.model(record.provenance))
 
