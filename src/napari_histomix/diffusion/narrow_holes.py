@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.diffusion.inpainter import BATCH, Window, inpaint, opened
 from napari_histomix.diffusion.models import AnyModel
-from napari_histomix.diffusion.random_field import WIDE, fill_smoothly
+from napari_histomix.diffusion.random_field import fill_between
 from napari_histomix.diffusion.samplers import Sampler
 from napari_histomix.records import HistomixError, Job
 
@@ -51,9 +51,7 @@ def fill_narrow(
     for number, (row, col) in enumerate(corners):
         part = np.s_[row : row + size, col : col + size]
         own = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
-        # The two sides of a seam are of different images: what goes on in one, in each color, does not in the other.
-        guess = fill_smoothly(wide[part], hidden[part], WIDE)
-        windows.append(Window(wide[part], hidden[part], own, side, guess))
+        windows.append(Window(wide[part], hidden[part], own, side, fill_between(wide[part], hidden[part])))
     engine = opened(model, device, TOGETHER)
     filled = yield from inpaint(windows, engine, sampler, batch=batch, phase=phase)
     result = wide.copy()
