@@ -378,7 +378,8 @@ class TestSynthesis:
         assert kinds["background"] and kinds["major"]
         # The others are not asked about, and stay.
         assert {candidate.target.kind for candidate in checked.candidates} == {"major"}
-        assert checked.refusals[nucleimix.HOLDS_NUCLEUS] >= kinds["background"] and asked
+        # One or another is refused before that: what was placed first is not the same.
+        assert checked.refusals[nucleimix.HOLDS_NUCLEUS] > kinds["background"] // 2 and asked
         assert {item.how["search"]["segmenter_sha256"] for item in checked.plan.items} == {"5e9"}
 
     def test_the_batch_does_not_show_in_the_bytes(self, run):

@@ -348,7 +348,7 @@ def test_tiny_segments_and_images(make_panel, qtbot, tmp_path) -> None:
 
 def test_along_seams_donors_that_do_not_fit_are_counted_by_reason(panel, qtbot) -> None:
     panel.form.fields["outline"].value = "seam"
-    panel.form.fields["mismatch"].value = 0.0
+    panel.form.fields["mismatch"].value, panel.form.fields["unlike"].value = 0.0, 5.0
     settle(qtbot, panel)
     choose(qtbot, panel)
     assert donors(panel) == [] and "around the donor is different" in panel.note.text()

@@ -482,7 +482,8 @@ def test_a_class_with_one_segment_is_a_pool_all_the_same(panel, folder, qtbot) -
     for name in ("superpixels", "points"):
         panel.form.settings.fields[name].value = 1
     panel.form.settings.fields["border"].value = True
-    assert build(panel, qtbot) == "3 segments of 3 images."
+    told = "3 segments of 3 images. grade 3 has too few segments to be mixed (1); add images of it."
+    assert build(panel, qtbot) == told
     assert SegmentPool(panel.session.study.folder).kinds == ("grade 2", "grade 3")
 
 

@@ -198,7 +198,8 @@ class ChangeStore:
                 if making not in makings:
                     (shared,) = db.execute("SELECT facts FROM makings WHERE id = ?", (making,)).fetchone()
                     makings[making] = self._parsed(shared)
-                provenances[number] = {**makings[making], **self._parsed(own)}
+                # Which facts many have in common depends on the batch; their order must not.
+                provenances[number] = dict(sorted({**makings[making], **self._parsed(own)}.items()))
         return provenances
 
     def samplers(self) -> dict[int, str]:
