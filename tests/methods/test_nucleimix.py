@@ -378,8 +378,7 @@ class TestSynthesis:
         assert kinds["background"] and kinds["major"]
         # The others are not asked about, and stay.
         assert {candidate.target.kind for candidate in checked.candidates} == {"major"}
-        # One or another is refused before that: what was placed first is not the same.
-        assert checked.refusals[nucleimix.HOLDS_NUCLEUS] > kinds["background"] // 2 and asked
+        assert checked.refusals[nucleimix.HOLDS_NUCLEUS] == len(asked) > 0
         assert {item.how["search"]["segmenter_sha256"] for item in checked.plan.items} == {"5e9"}
 
     def test_the_batch_does_not_show_in_the_bytes(self, run):
