@@ -81,7 +81,7 @@ def test_what_is_not_free_stays_and_donor_and_hole_never_overlap(target_at, dono
     laid = lay(target, donor, pose_of(target, donor, np.random.default_rng(seed)), free)
     assert not (laid.donor & laid.hole).any() and not ((laid.donor | laid.hole) & ~free).any()
     assert (whole(target) & free & ~laid.donor & ~laid.hole).sum() == 0, "nothing of the target is left"
-    (alone,), origin = lay_all([Swap(target, donor, pose_of(target, donor, np.random.default_rng(seed)))], SHAPE, 0.5)
+    (alone,), origin = lay_all([Swap(target, donor, pose_of(target, donor, np.random.default_rng(seed)))], SHAPE)
     assert np.array_equal(origin == 1, alone.donor) and np.array_equal(origin == 2, alone.hole)
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 255, (*SHAPE, 3), np.uint8)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mix_samples import Sources
 from PIL import Image
+from scipy import ndimage
 
 from napari_histomix.compositing.fitting import LEAST_COVER
 from napari_histomix.compositing.replacement import moved_image
@@ -77,7 +78,7 @@ def test_little_is_painted_and_all_else_is_real(dataset, pool, plan, made):
         assert np.array_equal(change.pixels[change.origin == 0], target.pixels[change.origin == 0])
         assert MIX.new_area[0] <= change.new_area <= MIX.new_area[1]
         painted = float((change.origin == 2).mean())
-        assert 0 < painted <= MIX.painted and change.provenance["painted"] == pytest.approx(painted, abs=1e-4)
+        assert painted <= MIX.painted and change.provenance["painted"] == pytest.approx(painted, abs=1e-4)
         for exchange, donor in zip(item.exchanges, change.provenance["donors"], strict=True):
             assert donor["fit"] == exchange.fit and exchange.fit["mismatch"] <= MIX.mismatch
             assert exchange.fit["seam"] <= MIX.seam and exchange.fit["cover"] >= LEAST_COVER
@@ -140,8 +141,26 @@ def test_what_does_not_fit_is_refused_and_counted(dataset, pool, small_model):
     assert not plan.items and plan.refusals[f"breast: {DIFFERENT}"] > 10
     seen = drain(plan_mixes(dataset, pool, {"breast": np.arange(len(pool))}, replace(MIX, seam=0.001)))
     assert not seen.items and seen.refusals[f"breast: {SEEN}"] > 0
-    paint = drain(plan_mixes(dataset, pool, {"breast": np.arange(len(pool))}, replace(MIX, painted=0.0)))
+    paint = drain(plan_mixes(dataset, pool, {"breast": np.arange(len(pool))}, replace(MIX, painted=0.0, visible=0.0)))
     assert not paint.items and any("painted" in reason for reason in paint.refusals)
+
+
+def test_only_where_a_seam_is_seen_it_is_painted(dataset, pool, plan):
+    exchange = plan.items[0].exchanges[0]
+    target = dataset.read(pool.image(exchange.target).source.image)
+
+    def painted(visible: float) -> np.ndarray:
+        fits = segment_fits(dataset, pool, replace(MIX, visible=visible))
+        one = plan_one(pool, exchange.target, exchange.donor, 0.5, 3, fits=fits)
+        swap = one.exchanges[0].swap
+        return swap.painted.in_image(target.pixels.shape) if swap.painted else np.zeros(target.pixels.shape[:2], bool)
+
+    everywhere, some, nowhere = painted(0.0), painted(0.12), painted(9.0)
+    assert not nowhere.any() and not (some & ~everywhere).any() and 0 < some.sum() < 0.8 * everywhere.sum()
+    # All of the seam lies in the middle of what is painted everywhere.
+    cut = exchange.swap.cut.in_image(target.pixels.shape)
+    edge = cut ^ ndimage.binary_erosion(cut, border_value=1)
+    assert not (edge & ~everywhere).any()
 
 
 def test_a_donor_that_a_person_chose_is_cut_out_or_refused_with_the_reason(dataset, pool, plan):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.donors import Mask
 from napari_histomix.compositing.stain import STAINED, match_stain, stain_spread, with_kind_shifts
 from napari_histomix.datasets.formats.polygons import mask_of
-from napari_histomix.records import DONOR, INPAINTED, REAL, LabeledImage, Segment
+from napari_histomix.records import DONOR, INPAINTED, REAL, HistomixError, LabeledImage, Segment
 from napari_histomix.segmentation.anchors import without_crumbs
 from napari_histomix.stains import optical_density
 
@@ -22,8 +22,6 @@ SCALES = (0.75, 1.33)
 BAND = 4.0
 """Pixels on each side of a donor's outline that are painted anew, in an image of ``BAND_SIDE``."""
 BAND_SIDE = 512
-SEAM = 3.0, 2.0
-"""Pixels on each side of a seam that are painted anew, at 0.25 µm/px, and at least."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +103,6 @@ def lay(target: Segment, donor: Segment, pose: Pose, free: Mask) -> Replacement:
     return Replacement(laid & ~hole, hole)
 
 
-def lay_cut(cut: Segment, mpp: float, free: Mask) -> Replacement:
-    """What was cut out along a seam, and the hole along that seam, within the pixels (H, W) that may change."""
-    width = max(SEAM[1], SEAM[0] * 0.25 / mpp)
-    mask = cut.in_image(free.shape) & free
-    hole = np.zeros(free.shape, bool)
-    # Farther away there is no hole.
-    around = tuple(slice(max(0, part.start - int(width) - 2), part.stop + int(width) + 2) for part in cut.window)
-    hole[around] = _band(mask[around], width) & free[around]
-    return Replacement(mask & ~hole, hole)
-
-
 def moved_image(
     pixels: NDArray[np.uint8], donor: Segment, pose: Pose, window: tuple[slice, slice]
 ) -> NDArray[np.uint8]:
@@ -173,8 +160,9 @@ class Swap:
     """A replacement: the segment that goes, the one that comes, and how it lies there.
 
     With a ``cut``, that part of the target's image (a segment of it) becomes what lies there in the donor's, of its
-    segment or of its surroundings. Without one the donor's segment alone is laid in, and what it leaves open is a hole.
-    ``stain`` is what ``stain.match_tissue`` recorded of a cut; empty: as it is.
+    segment or of its surroundings, and ``painted`` is the hole along its seam, none where nobody would see one. Without
+    a cut the donor's segment alone is laid in, and what it leaves open is a hole. ``stain`` is what
+    ``stain.match_tissue`` recorded of a cut; empty: as it is.
     """
 
     target: Segment
@@ -182,27 +170,37 @@ class Swap:
     pose: Pose
     cut: Segment | None = None
     stain: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    painted: Segment | None = None
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Swap:
-        """The replacement that facts of provenance are of (``replaced_mask``, ``segment_mask``, ``pose``, ``cut``)."""
+        """The replacement that facts of provenance are of: masks, ``pose`` and, along a seam, ``cut``.
+
+        HistomixError is raised where an earlier version did not record what is painted along a cut.
+        """
         target, donor = (_segment_of(facts[mask]) for mask in ("replaced_mask", "segment_mask"))
         pose = Pose.of(facts["pose"])
         if "cut" not in facts:
             return cls(target, donor, pose)
-        return cls(target, donor, pose, _segment_of(facts["cut"]), facts["stain"])
+        if "painted_mask" not in facts:
+            raise HistomixError("An earlier version made this mix and recorded too little to say what it painted.")
+        painted = _segment_of(facts["painted_mask"]) if facts["painted_mask"] else None
+        return cls(target, donor, pose, _segment_of(facts["cut"]), facts["stain"], painted)
 
 
-def lay_swap(swap: Swap, mpp: float, free: Mask) -> Replacement:
-    """A replacement within the pixels (H, W) that may change, of an image of ``mpp`` µm/px."""
-    return lay_cut(swap.cut, mpp, free) if swap.cut else lay(swap.target, swap.donor, swap.pose, free)
+def lay_swap(swap: Swap, free: Mask) -> Replacement:
+    """A replacement within the pixels (H, W) of an image that may change."""
+    if swap.cut is None:
+        return lay(swap.target, swap.donor, swap.pose, free)
+    hole = swap.painted.in_image(free.shape) & free if swap.painted else np.zeros(free.shape, bool)
+    return Replacement(swap.cut.in_image(free.shape) & free & ~hole, hole)
 
 
 def _segment_of(mask: Mapping[str, Any]) -> Segment:
     return Segment(0, int(mask["row"]), int(mask["col"]), mask_of(mask))
 
 
-def lay_all(swaps: Iterable[Swap], shape: tuple[int, int], mpp: float) -> tuple[list[Replacement], NDArray[np.uint8]]:
+def lay_all(swaps: Iterable[Swap], shape: tuple[int, int]) -> tuple[list[Replacement], NDArray[np.uint8]]:
     """Where each donor lies in an image (H, W) and what is painted around it, and the origin map (H, W) uint8.
 
     Pixels that an earlier replacement changed stay as they are.
@@ -210,7 +208,7 @@ def lay_all(swaps: Iterable[Swap], shape: tuple[int, int], mpp: float) -> tuple[
     origin = np.zeros(shape, np.uint8)
     replacements = []
     for swap in swaps:
-        laid = lay_swap(swap, mpp, origin == REAL)
+        laid = lay_swap(swap, origin == REAL)
         origin[laid.donor], origin[laid.hole] = DONOR, INPAINTED
         replacements.append(laid)
     return replacements, origin
@@ -225,7 +223,7 @@ def paste_all(
     stains (``stain.match_stain``); empty without stain matching.
     """
     pixels, shape = target.pixels, (target.pixels.shape[0], target.pixels.shape[1])
-    laid, origin = lay_all(swaps, shape, target.mpp)
+    laid, origin = lay_all(swaps, shape)
     stains: list[Mapping[str, Sequence[float]]] = []
     for swap, image, replacement in zip(swaps, donors, laid, strict=True):
         if swap.cut:

@@ -21,6 +21,10 @@ WORKING_MPP = 0.5
 """µm/px at which a seam is sought; it is as fine as a nucleus' membrane."""
 NUCLEI = 0.6
 """What crossing a dark nucleus costs, beside a difference in color of one (all of an 8-bit range)."""
+WIDTH = 3.0, 2.0
+"""Pixels on each side of a seam that are painted anew where it is seen, at 0.25 µm/px, and at least."""
+ALONG = 1.0
+"""µm along a seam over which it is looked at: the standard deviation of a Gaussian."""
 SCALE = 2000.0
 """Brings costs well above the smallest that OpenCV's seam finder gives to any edge."""
 
@@ -35,19 +39,41 @@ class Seam:
 
 def seam_costs(target: NDArray[np.uint8], donor: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What it costs to change from one image (H, W, 3) to the other at each pixel, (H, W)."""
-    first, second = (cv2.GaussianBlur(pixels, (0, 0), 1.0).astype(np.float32) / 255 for pixels in (target, donor))
+    differs = _difference(target, donor, 1.0)
+    crossed = np.zeros(differs.shape, np.float32)
+    for pixels in (target, donor):
+        hematoxylin = cv2.GaussianBlur(np.ascontiguousarray(stain_density(pixels)[..., 0]), (0, 0), 1.0)
+        level, spread = float(np.median(hematoxylin)), float(hematoxylin.std()) + 1e-6
+        crossed += np.clip((hematoxylin - level) / spread - 1.0, 0, 1)
+    return np.asarray(differs + NUCLEI * crossed, np.float32)
+
+
+def _difference(target: NDArray[np.uint8], donor: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
+    """What two images (H, W, 3) differ by in color and gradient, (H, W), each smoothed by ``sigma`` pixels."""
+    first, second = (cv2.GaussianBlur(pixels, (0, 0), sigma).astype(np.float32) / 255 for pixels in (target, donor))
     color = np.abs(first - second).mean(axis=-1)
     gradients = []
     for image in (first, second):
         gray = image.mean(axis=-1)
         gradients.append([cv2.Sobel(gray, cv2.CV_32F, *order, scale=0.25) for order in ((1, 0), (0, 1))])
     edges = sum(np.abs(one - other) for one, other in zip(*gradients, strict=True))
-    crossed = np.zeros(color.shape, np.float32)
-    for pixels in (target, donor):
-        hematoxylin = cv2.GaussianBlur(np.ascontiguousarray(stain_density(pixels)[..., 0]), (0, 0), 1.0)
-        level, spread = float(np.median(hematoxylin)), float(hematoxylin.std()) + 1e-6
-        crossed += np.clip((hematoxylin - level) / spread - 1.0, 0, 1)
-    return np.asarray(color + edges + NUCLEI * crossed, np.float32)
+    return np.asarray(color + edges, np.float32)
+
+
+def seen_along(target: NDArray[np.uint8], donor: NDArray[np.uint8], mask: Mask, mpp: float, visible: float) -> Mask:
+    """Where the seam around what became a donor's (H, W) is seen, ``WIDTH`` pixels on each side of it.
+
+    That is where both images (H, W, 3) differ by more than ``visible``, on the scale of a seam's cost; 0: all along it.
+    """
+    kernel = np.ones((3, 3), np.uint8)
+    outline = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, kernel).astype(np.float32)
+    # One pixel is as much as the seam was looked at with.
+    differs = _difference(target, donor, max(1.0, WORKING_MPP / mpp)) * outline
+    around, weight = (cv2.GaussianBlur(values, (0, 0), ALONG / mpp) for values in (differs, outline))
+    seen = (outline > 0) & (around >= visible * weight)
+    away = cv2.distanceTransform((~seen).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # The outline is a pixel on each side.
+    return np.asarray(away <= max(WIDTH[1], WIDTH[0] * 0.25 / mpp) - 1) & seen.any()
 
 
 def find_seam(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.exemplars import quilt
-from napari_histomix.compositing.replacement import SEAM
+from napari_histomix.compositing.seams import WIDTH
 from napari_histomix.diffusion.inpainter import BATCH, Window, inpaint
 from napari_histomix.diffusion.models import AnyModel, PromptedModel
 from napari_histomix.diffusion.narrow_holes import fill_narrow
@@ -122,7 +122,7 @@ def fill_from_exemplars(
     >>> bool((filled[~hole] == image.pixels[~hole]).all())
     True
     """
-    width = max(SEAM[1], SEAM[0] * 0.25 / mpp)
+    width = max(WIDTH[1], WIDTH[0] * 0.25 / mpp)
     seams = hole
     if hole.any() and not hole.all() and _depth(hole) > width:
         quilted = yield from quilt(pixels, hole, mpp, others, seed, phase=phase)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -106,6 +107,14 @@ class USegMixSettings(PaintingSettings):
     seam: Annotated[
         float, Option("How much both images may differ along a seam; 1 is white beside black.", low=0, advanced=True)
     ] = 0.16
+    visible: Annotated[
+        float,
+        Option(
+            "How much both images differ where a seam is seen, on the same scale: it is painted there; 0: all of it.",
+            low=0,
+            advanced=True,
+        ),
+    ] = 0.15
     temperature: Annotated[
         float | None,
         Option(
@@ -198,8 +207,9 @@ def plan_mixes(
         images = rng.permutation(np.unique(choice.images[own]))
         made = 0
         hopeless: set[int] = set()
-        # Every image of the class has its turn before one has a second; three rounds without a plan are enough.
-        for turn in range(3 * max(settings.per_class, len(images))):
+        # Every image of the class has its turn before one has a second. Along seams an image without a plan has none
+        # later; else three rounds are enough.
+        for turn in count() if fits else range(3 * max(settings.per_class, len(images))):
             if made == settings.per_class or len(hopeless) == len(images):
                 break
             image = int(images[turn % len(images)])
@@ -249,6 +259,7 @@ def segment_fits(dataset: Dataset, pool: SegmentPool, settings: USegMixSettings)
         mismatch=settings.mismatch,
         unlike=settings.unlike,
         seam=settings.seam,
+        visible=settings.visible,
         stain_matching=settings.stain_matching,
     )
 
@@ -357,7 +368,7 @@ def _exchanges(
         exchange = propose(target, free, refusals)
         if exchange is None:
             continue
-        laid = lay_swap(exchange.swap, about.mpp, free)
+        laid = lay_swap(exchange.swap, free)
         left, more = free & ~laid.donor & ~laid.hole, int(np.count_nonzero(laid.hole))
         if exchange.swap.cut and painted + more > settings.painted * free.size:
             refusals[PAINTED] += 1

@@ -13,7 +13,7 @@ import numpy as np
 from napari_histomix.compositing.donors import Mask
 from napari_histomix.compositing.fitting import INSIDE, OUTSIDE, Donor, Fit, Look, Surroundings
 from napari_histomix.compositing.replacement import Swap, moved_image
-from napari_histomix.compositing.seams import find_seam
+from napari_histomix.compositing.seams import find_seam, seen_along
 from napari_histomix.compositing.stain import KIND_SHIFT, match_tissue
 from napari_histomix.compositing.tissue_map import TissueMap
 from napari_histomix.records import LabeledImage, Segment
@@ -62,8 +62,8 @@ class FittedSwap:
 class SegmentFits:
     """Donors of a pool tried on targets, whose images ``read`` gives by name.
 
-    ``mismatch``, ``unlike`` and ``seam`` bound what may differ around a target, in it and along the seam; ``tries`` is
-    how many donors a plan looks at for a target.
+    ``mismatch``, ``unlike`` and ``seam`` bound what may differ around a target, in it and along the seam, which is
+    painted where it differs by ``visible``; ``tries`` is how many donors a plan looks at for a target.
     """
 
     def __init__(
@@ -75,11 +75,12 @@ class SegmentFits:
         mismatch: float,
         unlike: float,
         seam: float,
+        visible: float,
         stain_matching: bool,
     ) -> None:
         self.pool, self.read = pool, read
         self.tries, self.stain_matching = tries, stain_matching
-        self.mismatch, self.unlike, self.seam = mismatch, unlike, seam
+        self.mismatch, self.unlike, self.seam, self.visible = mismatch, unlike, seam, visible
         self._images: OrderedDict[str, LabeledImage] = OrderedDict()
         self._maps: OrderedDict[str, TissueMap] = OrderedDict()
         self._donors: OrderedDict[int, Donor] = OrderedDict()
@@ -158,9 +159,9 @@ class SegmentFits:
         found = find_seam(own, moved, core, band, ground.mpp)
         if found.cost > self.seam:
             return SEEN
-        (cut,) = segments_of(found.mask.astype(np.uint8))
-        cut = replace(cut, row=cut.row + window[0].start, col=cut.col + window[1].start)
-        return FittedSwap(donor, Swap(segment, given, fit.pose, cut, stain), fit, found.cost)
+        seen = seen_along(own, moved, found.mask, ground.mpp, self.visible)
+        cut, painted = (_segment_at(mask, window) for mask in (found.mask, seen))
+        return FittedSwap(donor, Swap(segment, given, fit.pose, cut, stain, painted), fit, found.cost)
 
     def _image(self, number: int) -> LabeledImage:
         """The image that a segment comes from."""
@@ -178,6 +179,13 @@ class SegmentFits:
 
     def _donor(self, number: int) -> Donor:
         return _held(self._donors, number, lambda: Donor(self.pool.segment(number), self._map(number)), 4 * MAPPED)
+
+
+def _segment_at(mask: Mask, window: tuple[slice, slice]) -> Segment | None:
+    """A mask (h, w) in a window of an image as a segment of it, if there is anything in it."""
+    for found in segments_of(mask.astype(np.uint8)):
+        return replace(found, row=found.row + window[0].start, col=found.col + window[1].start)
+    return None
 
 
 def _held(known: OrderedDict[Key, Value], key: Key, made: Callable[[], Value], most: int) -> Value:

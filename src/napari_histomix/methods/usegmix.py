@@ -97,7 +97,7 @@ class USegMix(Method[USegMixSettings, MixPlan]):
         made = record.provenance
         swaps = [Swap.of(facts) for facts in made["donors"]]
         _, _, height, width = record.window
-        laid, _ = lay_all(swaps, (height, width), float(made["sources"]["target"]["mpp"]))
+        laid, _ = lay_all(swaps, (height, width))
         number = next((index for index, part in enumerate(laid) if part.donor[row, col] or part.hole[row, col]), None)
         if number is None:
             raise HistomixError(
@@ -146,11 +146,17 @@ def compose(
             "stain": dict(stain),
             "segment_mask": mask_facts(swap.donor),
             "replaced_mask": mask_facts(swap.target),
-            **({"cut": mask_facts(swap.cut), "fit": dict(exchange.fit)} if swap.cut else {}),
+            **_seam_facts(swap, exchange.fit),
         }
         for exchange, swap, image, stain in zip(exchanges, swaps, given, stains, strict=True)
     ]
     return pixels, origin, facts
+
+
+def _seam_facts(swap: Swap, fit: Mapping[str, float]) -> dict[str, Any]:
+    """What a replacement along a seam adds to the provenance of one."""
+    painted = mask_facts(swap.painted) if swap.painted else None
+    return {"cut": mask_facts(swap.cut), "painted_mask": painted, "fit": dict(fit)} if swap.cut else {}
 
 
 def make_mix(
