@@ -1,7 +1,7 @@
 """What hatch asks when the package is built: the README with links that lead on from PyPI and the napari hub.
 
-On GitHub the README's links are relative. Here each becomes absolute, under the repository that ``[project.urls]`` names:
-at the tag of the version where that is a release, else on the main branch.
+On GitHub the README's links are relative. Here each becomes absolute, under the repository that ``[project.urls]``
+names: at the tag of the version where that is a release, else on the main branch.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ import sys
 import types
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot
 import pytest
 
 import napari_histomix as hm
@@ -21,8 +23,11 @@ from napari_histomix.cli import main
 from napari_histomix.cli.program import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *NOTEBOOKS]
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+CELL = re.compile(r"^```{code-cell} ipython3\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^!histomix (.*)$", re.MULTILINE)
 LONG = {"training.md"}
 """Pages whose Python trains a network for an hour: it is compiled only."""
 
@@ -64,6 +69,19 @@ def test_python_runs(page, body, place, monkeypatch):
     module = types.ModuleType("docs")
     monkeypatch.setitem(sys.modules, "docs", module)  # dataclasses look their module up
     exec(code, module.__dict__)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_tutorials_run(notebook, tmp_path, monkeypatch):
+    cells = CELL.findall(notebook.read_text(encoding="utf-8"))
+    assert len(cells) > 3
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("agg")
+    names: dict[str, object] = {"run_command": lambda words: pytest.fail(words) if main(shlex.split(words)) else None}
+    for cell in cells:
+        exec(compile(COMMAND.sub(r"run_command(r'\1')", cell), notebook.name, "exec"), names)
+    matplotlib.pyplot.close("all")
 
 
 @pytest.mark.parametrize(("page", "line"), commands(), ids=[f"{page}:{line[:40]}" for page, line in commands()])
