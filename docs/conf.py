@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -20,22 +21,24 @@ author = copyright = "The napari-histomix developers"
 version = release = napari_histomix.__version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_copybutton", "myst_nb"]
-exclude_patterns = ["screenshots"]
+exclude_patterns = ["_templates", "screenshots"]
+templates_path = ["_templates"]
 
 # Pages: Markdown as GitHub shows it. Its headings are anchors up to the fourth level.
 myst_heading_anchors = 4
 
-# Notebooks run when they have changed; what they showed is kept in build/docs/.jupyter_cache. Without them:
+# Notebooks run when they have changed; what they showed is kept in build/.jupyter_cache. Not at all with
 # sphinx-build -D nb_execution_mode=off.
 nb_execution_mode = "cache"
 nb_execution_in_temp = True
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # bars of progress, which no page shows
 
 # The API reference: docstrings in numpydoc's style.
 autosummary_generate = True
-autodoc_default_options = {"members": True, "undoc-members": False}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = False
