@@ -34,7 +34,7 @@ nb_execution_in_temp = True
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # bars of progress, which no page shows
+os.environ |= {"PYTHONWARNINGS": "ignore:IProgress not found", "TQDM_DISABLE": "1"}  # a page shows no bars of progress
 
 # The API reference: docstrings in numpydoc's style.
 autosummary_generate = True
