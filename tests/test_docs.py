@@ -11,18 +11,26 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 import types
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot
 import pytest
+import yaml
 
 import napari_histomix as hm
 from napari_histomix.cli import main
 from napari_histomix.cli.program import build_parser
+from napari_histomix.methods import method_names, method_of
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")), *NOTEBOOKS]
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+CELL = re.compile(r"^```{code-cell} ipython3\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^!histomix (.*)$", re.MULTILINE)
 LONG = {"training.md"}
 """Pages whose Python trains a network for an hour: it is compiled only."""
 
@@ -64,6 +72,51 @@ def test_python_runs(page, body, place, monkeypatch):
     module = types.ModuleType("docs")
     monkeypatch.setitem(sys.modules, "docs", module)  # dataclasses look their module up
     exec(code, module.__dict__)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_tutorials_run(notebook, tmp_path, monkeypatch):
+    cells = CELL.findall(notebook.read_text(encoding="utf-8"))
+    assert len(cells) > 3
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("agg")
+    names: dict[str, object] = {"run_command": lambda words: pytest.fail(words) if main(shlex.split(words)) else None}
+    for cell in cells:
+        exec(compile(COMMAND.sub(r"run_command(r'\1')", cell), notebook.name, "exec"), names)
+    matplotlib.pyplot.close("all")
+
+
+def test_the_gallery_shows_every_method():
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    for name in method_names():
+        method = method_of(name)
+        if not type(method).__module__.startswith("napari_histomix"):
+            continue
+        assert method.makes[1:] in page, "run scripts/gallery.py"
+        picture = ROOT / "docs" / "screenshots" / "methods" / f"{name}.jpg"
+        assert f"](screenshots/methods/{picture.name})" in page
+        assert picture.stat().st_size < 150_000
+
+
+def test_every_page_is_on_the_site():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = "\n".join(re.findall(r"^```{toctree}\n(.*?)^```", index, re.MULTILINE | re.DOTALL)).splitlines()
+    files = [*(ROOT / "docs").glob("*.*"), *NOTEBOOKS]
+    pages = {
+        path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in files if path.suffix in (".md", ".rst")
+    }
+    assert {line for line in listed if line and not line.startswith(":")} == pages - {"index"}
+
+
+def test_what_to_cite_names_the_papers_of_all_methods():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert cited["repository-code"] == urls["Repository"]
+    papers = " ".join(reference.get("url", "") for reference in cited["references"])
+    for name in method_names():
+        for number in re.findall(r"arXiv (\S+)", method_of(name).citation):
+            assert number in papers, name
 
 
 @pytest.mark.parametrize(("page", "line"), commands(), ids=[f"{page}:{line[:40]}" for page, line in commands()])

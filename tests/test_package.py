@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import json
 import re
@@ -140,9 +141,27 @@ def test_nothing_unpickles_unchecked():
 
 
 def test_the_manifest_lies_in_the_package_and_names_it():
-    text = (resources.files("napari_histomix") / "napari.yaml").read_text(encoding="utf-8")
+    package = resources.files("napari_histomix")
+    text = (package / "napari.yaml").read_text(encoding="utf-8")
     assert "name: napari-histomix" in text
-    assert napari_histomix.__version__.count(".") == 2
+    assert re.match(r"\d+\.\d+\.\d+", napari_histomix.__version__)
+    assert (package / "py.typed").is_file()
+
+
+def test_links_of_the_readme_lead_on_from_the_page_of_a_package_index():
+    pytest.importorskip("hatchling")
+    root = SOURCE.parents[1]
+    spec = importlib.util.spec_from_file_location("hatch_build", root / "hatch_build.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    urls = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    for version, place in (("1.2.3", "v1.2.3"), ("1.2.3.dev4+g5678abc", "main"), ("0.1.0.dev0", "main")):
+        metadata = {"urls": urls, "version": version}
+        hook.ReadmeHook(str(root), {}).update(metadata)
+        targets = re.findall(r"\]\(([^)\s]+)\)", metadata["readme"]["text"])
+        assert f"{urls['Repository']}/raw/{place}/docs/screenshots/4-review.png" in targets
+        assert f"{urls['Repository']}/blob/{place}/docs/quickstart.md" in targets
+        assert [target for target in targets if not target.startswith("https://")] == []
 
 
 DISTRIBUTIONS = {
@@ -168,7 +187,7 @@ def declared(requirements: list[str]) -> set[str]:
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name != "test"}
+    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name not in ("docs", "test")}
     listed = declared([*project["dependencies"], *(text for texts in extras.values() for text in texts)])
     known = {"napari_histomix", "__future__", *sys.stdlib_module_names}
     found = {name.split(".")[0] for path in SOURCE.rglob("*.py") for name in imports_of(path)} - known

@@ -140,7 +140,7 @@ class Dataset:
 
     @property
     def unclassified(self) -> NucleusClass:
-        """The class of nuclei that have none: the one of that name, or one behind all others."""
+        """The class of nuclei that have none; the one of that name, or else one behind all others."""
         named = (known for known in self.classes if known.name.casefold() == UNCLASSIFIED)
         number = max((known.number for known in self.classes), default=0) + 1
         return next(named, NucleusClass(number, UNCLASSIFIED, UNCLASSIFIED_COLOR))

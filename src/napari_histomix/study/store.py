@@ -153,7 +153,7 @@ class Study(ChangeStore, DecisionLog):
 
     @property
     def dataset_root(self) -> Path:
-        """Where the dataset is, or was when it was last seen: the way from the study first, which a copy keeps."""
+        """Where the dataset is, or was when it was last seen; the way from the study first, which a copy keeps."""
         facts = self.settings()
         if way := facts.get("dataset_from_study", ""):
             beside = Path(os.path.normpath(self.folder.resolve() / PurePosixPath(way)))
