@@ -21,6 +21,8 @@ SOURCE = Path(napari_histomix.__file__).parent
 ROOMS = (
     "records",
     "settings",
+    "preferences",
+    "logs",
     "stains",
     "scales",
     "devices",
@@ -38,6 +40,7 @@ ROOMS = (
     "study",
     "jobs",
     "evaluation",
+    "problem_report",
     "api",
     "cli",
     "widgets",

@@ -144,7 +144,7 @@ def test_discarding_takes_no_result(runner, qtbot) -> None:
         (HistomixError("Choose\n another folder."), "Choose another folder."),
         (MemoryError(), "There is not enough memory for this; close other programs and try again."),
         (OSError(28, "No space left on device", "out.png"), "No space left on device: out.png."),
-        (KeyError("k"), "Something unexpected went wrong (KeyError: 'k'); the log has the details."),
+        (KeyError("k"), "Something unexpected went wrong (KeyError: 'k'); the details are in LOG."),
     ],
 )
 def test_an_error_becomes_one_sentence(runner, qtbot, error, sentence, caplog) -> None:

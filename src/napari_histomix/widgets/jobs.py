@@ -24,6 +24,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_histomix.datasets.text_files import uncollected
+from napari_histomix.logs import details
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.widgets.elements import later
 
@@ -88,7 +89,7 @@ def sentence_of(error: BaseException) -> str:
         return "There is not enough memory for this; close other programs and try again."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or 'the disk'}."
-    return f"Something unexpected went wrong ({type(error).__name__}: {text or 'no details'}); the log has the details."
+    return f"Something unexpected went wrong ({type(error).__name__}: {text or 'nothing more is said'}); {details()}."
 
 
 def _work(handle: _Handle) -> Generator[Event, None, None]:
