@@ -27,8 +27,10 @@ from napari_histomix.records import HistomixError
 LARGEST, OLDER = 500_000, 2
 """Bytes of a log file before a new one is begun, and how many older ones stay."""
 
+_MARK = r"<[0-9a-f]{8}(?:\.\w+)?>"
 _NAMES = re.compile(
-    r"""(?P<mark><[0-9a-f]{8}(?:\.\w+)?>)
+    rf"(?P<mark>{_MARK})"
+    r"""
     |(?<!\w)(?P<open>['"‘“])(?P<quoted>.+?)['"’”](?!\w)
     |(?<![\w.<>/\\])(?P<absolute>(?:file:/+|[A-Za-z]:[\\/]|~[\\/]|\\\\|/(?=\w)).*)
     |(?P<file>[^\s'"(),;:=<>]*[^\s'"(),;:=<>.]\.[A-Za-z][A-Za-z0-9]{1,9}\b|[^\s'"(),;:=<>]+[\\/][^\s'"(),;:=<>]+)""",
@@ -132,7 +134,7 @@ def redacted(text: str, known: Collection[str] = ()) -> str:
     def replaced(found: re.Match[str]) -> str:
         whole, quoted = found[0], found["quoted"]
         if quoted:
-            keeps = quoted in known or hasattr(builtins, quoted)
+            keeps = quoted in known or hasattr(builtins, quoted) or re.fullmatch(_MARK, quoted)
             return whole if keeps else f"{whole[0]}{mark(quoted)}{whole[-1]}"
         module = found["file"] is not None and whole.split(".")[0] in sys.modules
         return whole if found["mark"] or module else mark(whole)
@@ -166,5 +168,6 @@ def _words(trace: TracebackType | None) -> set[str]:
         code: CodeType = frame.f_code
         # A person's own script may name their files.
         if frame.f_globals.get("__name__") != "__main__":
-            words.update(code.co_names, code.co_varnames, (text for text in code.co_consts if isinstance(text, str)))
+            texts = (text for text in code.co_consts if isinstance(text, str) and re.fullmatch(r"[\w-]+", text))
+            words.update(code.co_names, code.co_varnames, texts)
     return words

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -151,6 +152,22 @@ def merge_page(shown: Mapping[str, Any]) -> Preferences:
     return merged
 
 
+def configuration() -> dict[str, Any]:
+    """The page of napari's own Preferences window (napari 0.9), as the manifest declares it."""
+    types = {bool: "boolean", str: "string"}
+    properties = {
+        setting.name: {
+            "title": setting.label,
+            "description": setting.option.help,
+            "type": types[setting.type],
+            "default": setting.default,
+            **({"enum": list(setting.option.choices)} if setting.option.choices else {}),
+        }
+        for setting in settings_of(Preferences)
+    }
+    return {"preferences": {"title": "HistoMix", "properties": properties}}
+
+
 def _content() -> tuple[dict[str, Any], str]:
     """What lies in the file, and a sentence where that is no table of preferences."""
     try:
@@ -177,7 +194,8 @@ def _write(content: Mapping[str, Any]) -> None:
             os.replace(file, file.with_name(f"{file.name}.damaged"))
         os.replace(partial, file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise HistomixError(
             f"The preferences could not be kept in {file} ({error.strerror}); free space or mend its permissions."
         ) from None

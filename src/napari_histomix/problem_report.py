@@ -13,6 +13,7 @@ import platform
 import sys
 import zipfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def write(out: Path, files: Mapping[str, str]) -> Path:
                 archive.writestr(name, text)
         partial.replace(out)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise HistomixError(f"{out} cannot be written ({error.strerror}); choose another place.") from None
     return out
 

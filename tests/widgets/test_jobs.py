@@ -7,6 +7,7 @@ import pytest
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QWidget
 
+from napari_histomix.logs import begin, log_file
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import jobs
@@ -148,6 +149,8 @@ def test_discarding_takes_no_result(runner, qtbot) -> None:
     ],
 )
 def test_an_error_becomes_one_sentence(runner, qtbot, error, sentence, caplog) -> None:
+    begin("tests")
+
     def job():
         yield Event("Working")
         raise error
@@ -155,8 +158,11 @@ def test_an_error_becomes_one_sentence(runner, qtbot, error, sentence, caplog) -
     ends = Ends(runner)
     runner.start(job, "working")
     qtbot.waitUntil(lambda: not runner.running)
-    assert ends.said == [("failed", sentence)]
-    assert bool(caplog.records) != isinstance(error, HistomixError)
+    assert ends.said == [("failed", sentence.replace("LOG", str(log_file())))]
+    logged = any(record.levelname == "ERROR" for record in caplog.records)
+    assert logged != isinstance(error, HistomixError)
+    # What the sentence promises: a file that is there, and says where in the code it happened.
+    assert (f"{type(error).__name__}" in log_file().read_text(encoding="utf-8")) == logged
     assert runner.start(single(int, "Again"), "again")
     qtbot.waitUntil(lambda: not runner.running)
 

@@ -180,6 +180,15 @@ class FileName(FileEdit):
         self.line_edit.value = str(value or "")
 
 
+class FolderName(FileName):
+    """A folder's name as text; empty where there is none."""
+
+    def __init__(self, automatic: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.mode, self.choose_btn.text = "d", "…"
+        self.line_edit.native.setPlaceholderText(automatic)
+
+
 class ModelChoice(Parts):
     """The bundled network, one that was trained in this session, or one from the disk; as text, empty for the first."""
 
@@ -310,6 +319,8 @@ def _single(setting: Setting) -> Any:
         return box
     if option.kind == "model":
         return ModelChoice(option.automatic)
+    if option.kind == "folder":
+        return FolderName(option.automatic)
     if option.kind in ("encoder", "file"):
         return EncoderChoice() if option.kind == "encoder" else FileName()
     if setting.type in (int, float):
