@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 
 import napari_histomix.weights.fetching as fetching
 import napari_histomix.weights.known as known
-from napari_histomix.cli import main
+from napari_histomix.cli import main, terminal
 from napari_histomix.preferences import change
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.weights import CHECKPOINTS, Checkpoint, bundled, checkpoint_path, fetch, weights_folder
@@ -313,3 +314,21 @@ def test_the_command_line_lists_fetches_and_refuses(published, folder, monkeypat
     assert main(["models"]) == 0
     shown = capsys.readouterr().out
     assert "small" in shown and "unknown" in shown and str(folder) in shown
+
+
+def test_ctrl_c_keeps_the_part_and_the_second_call_goes_on(published, folder, monkeypatch, capsys):
+    online(monkeypatch)
+    seen = []
+
+    def check() -> None:
+        seen.append(1)
+        if len(seen) == 20:
+            raise terminal.Stopped(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(terminal.signals, "check", check)
+        assert main(["models", "fetch", "small"]) == 130
+    kept = (folder / "small.pth.part").stat().st_size
+    assert 0 < kept < len(CONTENT) and not (folder / "small.pth").exists()
+    assert main(["models", "fetch", "small"]) == 0
+    assert published.asked == ["", f"bytes={kept}-"] and (folder / "small.pth").read_bytes() == CONTENT

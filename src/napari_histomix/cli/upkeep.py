@@ -65,7 +65,7 @@ def run_models(options: Options) -> dict[str, Any]:
         raise UsageError("a name is given to 'fetch' only")
     found, folder, online = follow(survey()), weights_folder(), preferences.preferences().online
     for each in found:
-        options.say(*_lines(each))
+        options.say(*_lines(each, online))
     counts = Counter(each.state for each in found)
     options.say(", ".join(f"{counts[state]} {words}" for state, words in STATES.items() if counts[state]) + ".")
     how = "fetch one with 'histomix models fetch NAME'" if online else "nothing is fetched: downloads are not allowed"
@@ -73,8 +73,8 @@ def run_models(options: Options) -> dict[str, Any]:
     return {"folder": str(folder), "online": online, "networks": [_plain(each) for each in found]}
 
 
-def _lines(each: Found) -> list[str]:
-    """What people read of a network."""
+def _lines(each: Found, online: bool) -> list[str]:
+    """What people read of a network: what it is, its hash, and where it lies or how it gets there."""
     network = each.network
     size, there = network.size or each.there, each.there
     bytes_ = f"{size / 1e6:,.0f} MB" if size else "size unknown"
@@ -82,7 +82,8 @@ def _lines(each: Found) -> list[str]:
     lines = [f"{network.name:22} {state}: {network.family}, {network.purpose}; {bytes_}; license {network.license}"]
     lines.append(f"{'':22} sha256 {network.sha256 or 'unknown'}")
     if each.state in ("missing", "partial") and network.family not in (BUNDLED, OWN):
-        return [*lines, f"{'':22} {by_hand(network)}"]
+        fetched = f"'histomix models fetch {network.name}' fetches it to {each.path}"
+        return [*lines, f"{'':22} {fetched if online and network.fetchable else by_hand(network)}"]
     return [*lines, f"{'':22} {each.path}"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,8 +108,10 @@ def _alone(part: Path, checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     finally:
+        # While it is still held, so that nobody else's is taken away; Windows does not let go of an open file.
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _download(checkpoint: Checkpoint, part: Path) -> Job[None]:
