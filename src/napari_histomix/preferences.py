@@ -158,7 +158,8 @@ def configuration() -> dict[str, Any]:
     properties = {
         setting.name: {
             "title": setting.label,
-            "description": setting.option.help,
+            "description": setting.option.help
+            + (f" Empty: {automatic}." if (automatic := setting.option.automatic) else ""),
             "type": types[setting.type],
             "default": setting.default,
             **({"enum": list(setting.option.choices)} if setting.option.choices else {}),

@@ -22,7 +22,7 @@ from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import loading
 from napari_histomix.widgets.decisions import DELETE, REJECT, Decisions
 from napari_histomix.widgets.elements import free_folder
-from napari_histomix.widgets.jobs import load_ahead
+from napari_histomix.widgets.jobs import load_ahead, log_errors
 from napari_histomix.widgets.loading import Candidates, Found, Ground, ImageReader, Opened, Work
 from napari_histomix.widgets.preferences_page import PreferencesPage
 
@@ -390,6 +390,7 @@ def session_of(viewer: Any) -> Session:
 def _begun(window: QObject) -> Session:
     """The session of a window, with which the log begins and napari's own Preferences window is followed."""
     begin_log("window")
+    log_errors()
     session = Session(window)
     PreferencesPage(session)
     return session
