@@ -5,12 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import napari.settings
+import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Labels
 from npe2 import PluginManifest
 
 from napari_histomix import preferences
-from napari_histomix.preferences import Preferences, change, kept
+from napari_histomix.preferences import OUTLINES, Preferences, change, kept
+from napari_histomix.widgets.layer_making import CONTOURS, outlined
 from napari_histomix.widgets.preferences_page import PreferencesPage, napari_page
 from napari_histomix.widgets.preferences_panel import PreferencesPanel
 from napari_histomix.widgets.session import Session
@@ -85,6 +88,13 @@ def test_who_decides_is_the_preference_in_every_study(qtbot, tmp_path):
     assert study.reviewer == "Ann"
     session.set_reviewer("Bea")
     assert study.reviewer == "Bea" and kept()[0].reviewer == "Bea"
+
+
+def test_nuclei_are_drawn_as_preferred():
+    assert CONTOURS.keys() == OUTLINES.keys()
+    for wanted, width in CONTOURS.items():
+        change(outlines=wanted)
+        assert outlined(Labels(np.ones((4, 4), np.int32))).contour == width
 
 
 class TestNapariPage:
