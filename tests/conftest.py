@@ -6,6 +6,7 @@ Factories are session-wide so that hypothesis tests may use them; each makes new
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,18 @@ from PIL import Image
 from scipy import ndimage
 
 from napari_histomix.records import LabeledImage, Location, NucleusClass, Source
+
+
+@pytest.fixture(autouse=True)
+def own_preferences(monkeypatch, tmp_path_factory, request) -> Path:
+    """Preferences and logs of a test's own, in folders that do not exist yet; no environment variable goes before."""
+    home = tmp_path_factory.getbasetemp() / "preferences" / hashlib.md5(request.node.nodeid.encode()).hexdigest()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    for variable in ("HISTOMIX_ONLINE", "HISTOMIX_WEIGHTS"):
+        monkeypatch.delenv(variable, raising=False)
+    return home
+
 
 RARE, COMMON, OTHER = 1, 2, 3
 CLASSES = (

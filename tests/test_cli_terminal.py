@@ -19,6 +19,7 @@ from napari_histomix.cli import main, terminal
 from napari_histomix.cli.program import build_parser
 from napari_histomix.datasets import sample_folder
 from napari_histomix.datasets.dataset_writer import WrittenDataset
+from napari_histomix.logs import log_file
 from napari_histomix.records import HistomixError
 
 PROGRAM = "import sys; from napari_histomix.cli import main; sys.exit(main())"
@@ -215,16 +216,16 @@ class TestProblems:
             result = json.loads(out[-1])
             assert code == 1 and len(result["problems"]) == 25 and result["error"] in err[-1]
 
-    def test_what_nobody_foresaw_is_one_sentence_and_a_file(self, run, monkeypatch, tmp_path):
+    def test_what_nobody_foresaw_is_one_sentence_and_a_log(self, run, monkeypatch):
         def broken(*_, **__):
             raise ZeroDivisionError("by nothing")
 
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         monkeypatch.setattr("napari_histomix.cli.common.open_any", broken)
         code, out, err = run("inspect", sample_folder(), "--json")
-        (file,) = tmp_path.iterdir()
-        assert code == 1 and len(err) == 1 and str(file) in err[0] and "ZeroDivisionError: by nothing" in err[0]
-        assert json.loads(out[0])["error"] in err[0] and "Traceback" in file.read_text(encoding="utf-8")
+        assert code == 1 and len(err) == 1 and str(log_file()) in err[0] and "ZeroDivisionError: by nothing" in err[0]
+        logged = log_file().read_text(encoding="utf-8")
+        assert json.loads(out[0])["error"] in err[0] and "napari_histomix.cli.data:" in logged
+        assert "ZeroDivisionError: by nothing" in logged and sample_folder().name not in logged
 
 
 def test_an_error_may_name_all_that_led_to_it():

@@ -22,6 +22,8 @@ SOURCE = Path(napari_histomix.__file__).parent
 ROOMS = (
     "records",
     "settings",
+    "preferences",
+    "logs",
     "stains",
     "scales",
     "devices",
@@ -39,6 +41,7 @@ ROOMS = (
     "study",
     "jobs",
     "evaluation",
+    "problem_report",
     "api",
     "cli",
     "widgets",

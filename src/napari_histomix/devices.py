@@ -8,17 +8,23 @@ from contextlib import contextmanager
 
 import torch
 
+from napari_histomix.preferences import preferences
 from napari_histomix.records import HistomixError
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device for a name (auto, cpu, cuda, mps). Raises HistomixError where it is not there."""
+    """The device for a name (auto, cpu, cuda, mps). Raises HistomixError where it is not there.
+
+    auto is the device that a person prefers; where they prefer none, a graphics card if there is one.
+    """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, here in present.items() if here)
-    if not present.get(name, False):
-        raise HistomixError(f"This machine has no '{name}' device that torch can use; choose auto or cpu.")
-    return torch.device(name)
+    wanted = preferences().device if name == "auto" else name
+    if wanted == "auto":
+        wanted = next(kind for kind, here in present.items() if here)
+    if not present.get(wanted, False):
+        remedy = "choose another default device in the preferences" if name == "auto" else "choose auto or cpu"
+        raise HistomixError(f"This machine has no '{wanted}' device that torch can use; {remedy}.")
+    return torch.device(wanted)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

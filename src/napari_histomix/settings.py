@@ -17,7 +17,7 @@ from napari_histomix.records import HistomixError
 
 S = TypeVar("S")
 
-Kind = Literal["", "classes", "encoder", "model", "file", "samplers"]
+Kind = Literal["", "classes", "encoder", "model", "file", "folder", "samplers"]
 """What a text or a tuple of texts stands for, where a form can offer more than a line to type in."""
 
 Presets = Mapping[str, Mapping[str, Any]]
@@ -41,7 +41,8 @@ class Option:
     choices : mapping
         Values that are possible, with what each is called in a form; empty: any.
     kind : str
-        ``classes`` of the dataset, an ``encoder``, a ``model``, a ``file``: what a form offers to choose from.
+        ``classes`` of the dataset, an ``encoder``, a ``model``, a ``file``, a ``folder``: what a form offers
+        to choose from.
     network : str
         Of a ``model``: which kind of network it is, as ``histomix train`` calls them.
     automatic : str
@@ -267,7 +268,11 @@ Seed = Annotated[
 ]
 Device = Annotated[
     str,
-    Option("Where the network runs; automatic takes a graphics card if there is one.", choices=DEVICES, recorded=False),
+    Option(
+        "Where the network runs; automatic: as the preferences say, else on a graphics card if there is one.",
+        choices=DEVICES,
+        recorded=False,
+    ),
 ]
 Encoder = Annotated[
     str,

@@ -17,6 +17,7 @@ from napari_histomix.evaluation.detector import DetectorSettings
 from napari_histomix.evaluation.generator_test import GeneratorTestSettings
 from napari_histomix.evaluation.reader_test.specimens import ReaderTestSettings
 from napari_histomix.methods import method_names, method_of
+from napari_histomix.preferences import Preferences
 from napari_histomix.records import HistomixError
 from napari_histomix.settings import check_settings, made_from, options_table, plain, presets_of, settings_of
 from napari_histomix.training import KINDS, settings_class
@@ -35,6 +36,7 @@ TESTS = [
     ("blend-test", BlendSettings),
     ("generate-test", GeneratorTestSettings),
     ("detect-test", DetectorSettings),
+    ("preferences", Preferences),
 ]
 PACKAGES = ("napari_histomix", "stamps")
 """The package's own methods and the toy of its documentation; other tests register others."""
@@ -121,7 +123,7 @@ class TestEverySetting:
         for setting in settings_of(cls):
             assert f"`{setting.flag}`" in table and setting.option.help in table
         pages = {"blend-test": "samplers", "generate-test": "generators", **dict.fromkeys(KINDS, "training")}
-        pages |= {"reader-test": "reader-test", "detect-test": "detector"}
+        pages |= {"reader-test": "reader-test", "detect-test": "detector", "preferences": "preferences"}
         page = ROOT / "docs" / f"{pages.get(name, 'methods')}.md"
         assert name == "stamps" or table in page.read_text(encoding="utf-8"), "run scripts/options.py"
 

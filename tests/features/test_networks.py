@@ -97,17 +97,20 @@ def test_other_weights_give_another_name(weights, tmp_path):
 
 
 def test_offline_and_absent_says_what_to_do(no_network):
-    with pytest.raises(HistomixError, match=r"not on this machine; set HISTOMIX_ONLINE=1 .* or give a file as timm:"):
+    with pytest.raises(HistomixError, match=r"is not in .* set HISTOMIX_ONLINE=1 .* or give a file as timm:"):
         open_encoder(f"timm:{SMALL}")
 
 
 def test_a_download_that_fails_says_what_to_do(no_network, monkeypatch):
-    def fail(repository: str, file: str) -> str:
+    def fail(url: str) -> str:
         raise OSError("no route")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", fail)
     monkeypatch.setenv("HISTOMIX_ONLINE", "1")
-    with pytest.raises(HistomixError, match=r"cannot be downloaded; check the connection, or give a file as timm:"):
+    with pytest.raises(
+        HistomixError,
+        match=r"cannot be downloaded from .* \(no route\); check the connection .*, or give a file as timm:",
+    ):
         open_encoder(f"timm:{SMALL}")
 
 
@@ -122,6 +125,21 @@ def test_weights_in_the_cache_are_used_offline(no_network, weights, patches, tmp
     encoder, direct = open_encoder(f"timm:{SMALL}"), open_encoder(f"timm:{SMALL}@{weights}")
     assert encoder.name == direct.name
     np.testing.assert_array_equal(encoder(patches), direct(patches))
+
+
+def test_weights_placed_by_hand_in_the_model_folder_are_used_offline(no_network, weights, monkeypatch, tmp_path):
+    repository = timm.create_model(SMALL, pretrained=False).pretrained_cfg["hf_hub_id"]
+    monkeypatch.setenv("HISTOMIX_WEIGHTS", str(tmp_path / "models"))
+    with pytest.raises(HistomixError) as told:
+        open_encoder(f"timm:{SMALL}")
+    name = f"{repository.rpartition('/')[2]}.safetensors"
+    assert f"'{name}' is not in {tmp_path / 'models'}; copy model.safetensors from https://huggingface.co/" in str(
+        told.value
+    )
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / name).write_bytes(weights.read_bytes())
+    placed, named = open_encoder(f"timm:{SMALL}"), open_encoder(f"timm:{SMALL}@{name}")
+    assert placed.name == named.name == open_encoder(f"timm:{SMALL}@{weights}").name
 
 
 @pytest.mark.parametrize("model", ["resnet1800", "hf-hub:timm/test_resnet.r160_in1k", "local-dir:x"])

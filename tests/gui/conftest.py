@@ -28,6 +28,18 @@ def tiny_model(small_model_folder: Path) -> Any:
     return load_model(small_model_folder)
 
 
+@pytest.fixture(autouse=True)
+def own_page(own_preferences: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """napari's Preferences page of a test's own: what is changed on it is kept in a file, too."""
+    from napari import settings
+
+    clear = getattr(settings, "_clear_plugin_settings_cache", lambda: None)
+    clear()
+    monkeypatch.setattr(settings, "_CFG_PATH", str(own_preferences / "napari" / "settings.yaml"), raising=False)
+    yield
+    clear()
+
+
 class Heart:
     """Ticks on the main thread; the longest pause between two ticks is how long something held it."""
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from napari.components import ViewerModel
-from qtpy.QtCore import QSettings
 from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLabel
 from review_samples import make_class_study, make_review_study
 
@@ -42,13 +41,10 @@ class Network:
 
 
 @pytest.fixture(autouse=True)
-def network(monkeypatch, tmp_path) -> Network:
-    one, kept = Network(), str(tmp_path / "settings.ini")
+def network(monkeypatch) -> Network:
+    one = Network()
     monkeypatch.setattr("napari_histomix.evaluation.detector_network.learn_and_score", one)
     monkeypatch.setattr("napari_histomix.widgets.session.load_ahead", lambda: None)
-    monkeypatch.setattr(
-        "napari_histomix.widgets.decisions.QSettings", lambda *_names: QSettings(kept, QSettings.Format.IniFormat)
-    )
     return one
 
 

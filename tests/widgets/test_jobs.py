@@ -4,14 +4,16 @@ import threading
 import time
 
 import pytest
+from napari.utils.notifications import ErrorNotification, notification_manager
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QWidget
 
-from napari_histomix.records import Event, HistomixError
+from napari_histomix.logs import begin, log_file
+from napari_histomix.records import Event, HistomixError, drain
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import jobs
 from napari_histomix.widgets.base import RunBar
-from napari_histomix.widgets.jobs import JobRunner, single
+from napari_histomix.widgets.jobs import JobRunner, log_errors, single
 
 
 class Ends:
@@ -144,10 +146,12 @@ def test_discarding_takes_no_result(runner, qtbot) -> None:
         (HistomixError("Choose\n another folder."), "Choose another folder."),
         (MemoryError(), "There is not enough memory for this; close other programs and try again."),
         (OSError(28, "No space left on device", "out.png"), "No space left on device: out.png."),
-        (KeyError("k"), "Something unexpected went wrong (KeyError: 'k'); the log has the details."),
+        (KeyError("k"), "Something unexpected went wrong (KeyError: 'k'); the details are in LOG."),
     ],
 )
 def test_an_error_becomes_one_sentence(runner, qtbot, error, sentence, caplog) -> None:
+    begin("tests")
+
     def job():
         yield Event("Working")
         raise error
@@ -155,8 +159,11 @@ def test_an_error_becomes_one_sentence(runner, qtbot, error, sentence, caplog) -
     ends = Ends(runner)
     runner.start(job, "working")
     qtbot.waitUntil(lambda: not runner.running)
-    assert ends.said == [("failed", sentence)]
-    assert bool(caplog.records) != isinstance(error, HistomixError)
+    assert ends.said == [("failed", sentence.replace("LOG", str(log_file())))]
+    logged = any(record.levelname == "ERROR" for record in caplog.records)
+    assert logged != isinstance(error, HistomixError)
+    # What the sentence promises: a file that is there, and says where in the code it happened.
+    assert (f"{type(error).__name__}" in log_file().read_text(encoding="utf-8")) == logged
     assert runner.start(single(int, "Again"), "again")
     qtbot.waitUntil(lambda: not runner.running)
 
@@ -337,3 +344,25 @@ def test_a_job_waits_for_networks_that_are_being_loaded(monkeypatch) -> None:
     jobs._preload.start()
     jobs.prepare_torch()
     assert loaded.is_set()
+
+
+def test_errors_of_the_window_are_logged_where_our_code_had_a_part_in_them() -> None:
+    def shown(call) -> str:
+        try:
+            call()
+        except Exception as error:
+            notification_manager.dispatch(ErrorNotification(error))
+        return log_file().read_text(encoding="utf-8")
+
+    begin("tests")
+    log_errors()
+    log_errors()
+    assert "ZeroDivisionError" not in shown(lambda: 1 / 0)
+    assert "HistomixError" not in shown(lambda: drain(_raising(HistomixError("Choose another."))))
+    text = shown(lambda: drain(_raising(KeyError("k"))))
+    assert text.count("KeyError") == 1 and "napari_histomix.records:" in text
+
+
+def _raising(error):
+    yield Event("Working")
+    raise error

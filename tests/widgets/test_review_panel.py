@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from qtpy.QtCore import QPoint, QSettings, Qt
+from qtpy.QtCore import QPoint, Qt
 from review_samples import add_run, copied, make_class_study, make_review_study, nucleus_change
 from test_review_queue import Light
 
@@ -25,13 +25,9 @@ from napari_histomix.widgets.session import Session
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch, tmp_path) -> None:
+def no_network(monkeypatch) -> None:
     monkeypatch.setattr("napari_histomix.widgets.session.load_ahead", lambda: None)
     monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
-    kept = str(tmp_path / "settings.ini")
-    monkeypatch.setattr(
-        "napari_histomix.widgets.decisions.QSettings", lambda *_names: QSettings(kept, QSettings.Format.IniFormat)
-    )
 
 
 @pytest.fixture(scope="module")

@@ -246,7 +246,7 @@ def _add(group: Any, setting: Setting) -> None:
 
 _METAVARS: dict[Any, str] = {
     **{int: "N", float: "X", str: "TEXT"},
-    **{"classes": "NAME", "encoder": "NAME", "model": "PATH", "file": "FILE", "samplers": "NAME"},
+    **{"classes": "NAME", "encoder": "NAME", "model": "PATH", "file": "FILE", "folder": "FOLDER", "samplers": "NAME"},
 }
 """What stands for a value in the help, by the setting's kind or type."""
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
-import tempfile
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from napari_histomix import __version__
-from napari_histomix.cli import data, doctor, making, networks, provenance, stages, terminal
+from napari_histomix import __version__, logs, preferences
+from napari_histomix.cli import data, doctor, making, networks, provenance, stages, terminal, upkeep
 from napari_histomix.cli.common import Commands, Options, Page, Parser, UsageError
 from napari_histomix.methods import DEFAULT, method_names
 from napari_histomix.records import HistomixError
@@ -50,6 +48,9 @@ def _carried_out(arguments: Sequence[str], json: bool) -> int:
     try:
         parser = build_parser(arguments)
         parser.parse_args(arguments, options)
+        logs.begin(getattr(options, "parser", parser).prog)
+        if problem := preferences.kept()[1]:
+            terminal.write(sys.stderr, problem)
         options.take_preset()
         options.check_outputs()
         result = options.run(options)
@@ -99,20 +100,17 @@ def _failed(
 
 
 def _unforeseen(error: Exception) -> str:
-    """A sentence about what nobody foresaw; what its makers need to know is kept in a file."""
+    """A sentence about what nobody foresaw; what its makers need to know is in the log."""
     if isinstance(error, MemoryError):
         return "There is not enough memory for this; close other programs, or take smaller images."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be read or written ({error.strerror}); check the disk and its permissions."
-    what = f"{type(error).__name__}: {error}"
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="histomix-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
-        ) as file:
-            file.write("".join(traceback.format_exception(error)))
-    except OSError:
-        return f"A fault of napari-histomix ({what}) ended this; report it to its makers."
-    return f"A fault of napari-histomix ({what}) ended this; report it to its makers with {os.path.abspath(file.name)}."
+    logs.begin("histomix")
+    logging.getLogger(__name__).error("A command failed", exc_info=error)
+    return (
+        f"A fault of napari-histomix ({type(error).__name__}: {error}) ended this; {logs.details()}: "
+        "'histomix report-problem' makes a file of it for the makers."
+    )
 
 
 def build_parser(arguments: Sequence[str] = ()) -> Parser:
@@ -131,7 +129,7 @@ def build_parser(arguments: Sequence[str] = ()) -> Parser:
     data.add_commands(commands)
     doctor.add_commands(commands)
     making.add_commands(commands, _named_method(arguments))
-    for room in (stages, provenance, networks):
+    for room in (stages, provenance, networks, upkeep):
         room.add_commands(commands)
     return parser
 

@@ -33,6 +33,7 @@ from safetensors.torch import load_file, save_file
 
 from napari_histomix.diffusion import adm
 from napari_histomix.diffusion.models import AnyModel, InpaintingModel, PromptedModel, latent_space
+from napari_histomix.preferences import preferences
 from napari_histomix.records import HistomixError
 from napari_histomix.weights import fit_weights
 
@@ -55,7 +56,7 @@ def load_model(
     Parameters
     ----------
     path : Path or str
-        Folder or checkpoint; or a hub's ``owner/name``, which is fetched only where ``HISTOMIX_ONLINE`` is 1.
+        Folder or checkpoint; or a hub's ``owner/name``, which is fetched only where downloads are allowed.
     mpp : (low, high), optional
         Range of µm/px it was trained on; wins over the card's.
     windows : tuple of int, optional
@@ -221,10 +222,10 @@ def _fetched(name: str) -> Path:
     """A hub's model on this disk. Nothing goes online unless the user asked."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise HistomixError(f"There is no model at '{name}'; check the path.")
-    if os.environ.get("HISTOMIX_ONLINE") != "1":
+    if not preferences().online:
         raise HistomixError(
-            f"There is no folder '{name}', and nothing is fetched from a hub unless HISTOMIX_ONLINE=1 is set; "
-            "copy the model's folder to this machine and give its path."
+            f"There is no folder '{name}', and nothing is fetched from a hub unless HISTOMIX_ONLINE=1 is set or the "
+            "preferences allow downloads; copy the model's folder to this machine and give its path."
         )
     from huggingface_hub import snapshot_download
 

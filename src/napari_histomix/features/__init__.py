@@ -43,8 +43,8 @@ def open_encoder(spec: str, device: str = "cpu", *, whole: bool = False) -> Enco
     ----------
     spec : str
         ``"texture"``: stain and texture statistics, no weights.
-        ``"timm:NAME"``: a timm model with its pretrained weights, which must lie in the local cache unless the
-        environment variable ``HISTOMIX_ONLINE`` is 1.
+        ``"timm:NAME"``: a timm model with its pretrained weights, which must lie in the model folder or the hub's
+        cache unless downloads are allowed.
         ``"timm:NAME@FILE"``: a timm model with the weights of FILE (.safetensors, or a torch checkpoint).
         ``"ctranspath:FILE"``: CTransPath with the weights of FILE.
     device : str

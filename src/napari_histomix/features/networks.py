@@ -7,7 +7,6 @@ CTransPath is a Swin transformer with a convolutional stem, trained on histology
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,9 +24,8 @@ from torch.nn.functional import interpolate
 
 from napari_histomix.features.context import check_patches
 from napari_histomix.records import HistomixError
-from napari_histomix.weights import fit_weights, read_weights
-
-_PUBLISHED = "model.safetensors"
+from napari_histomix.weights import checkpoint_path, fit_weights, read_weights
+from napari_histomix.weights.known import timm_network
 
 
 class TorchEncoder:
@@ -132,24 +130,13 @@ class TimmEncoder(TorchEncoder):
 
 
 def _published_weights(model: str, repository: str | None) -> Path:
-    """The model's published weights in the local cache; fetched to it only when going online is allowed."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    """The model's published weights on this disk; fetched to it only where that is allowed."""
     if not repository:
         raise HistomixError(f"timm publishes no weights for '{model}'; give a file as timm:{model}@WEIGHTS_FILE.")
-    # Offline only the disk is looked at: hf_hub_download opens a connection of its own even with local_files_only.
-    cached = try_to_load_from_cache(repository, _PUBLISHED)
-    if isinstance(cached, str):
-        return Path(cached)
-    absent = f"The weights of timm model '{model}' are not on this machine"
-    advice = f"or give a file as timm:{model}@WEIGHTS_FILE."
-    if os.environ.get("HISTOMIX_ONLINE") != "1":
-        raise HistomixError(f"{absent}; set HISTOMIX_ONLINE=1 to allow a download, {advice}")
     try:
-        return Path(hf_hub_download(repository, _PUBLISHED))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise HistomixError(f"{absent} and cannot be downloaded; check the connection, {advice}") from error
+        return checkpoint_path(timm_network(repository))
+    except HistomixError as error:
+        raise HistomixError(f"{str(error).rstrip('.')}, or give a file as timm:{model}@WEIGHTS_FILE.") from error
 
 
 class ConvStem(nn.Module):

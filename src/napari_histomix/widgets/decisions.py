@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from qtpy.QtCore import QObject, QSettings, Signal
+from qtpy.QtCore import QObject, Signal
 
+from napari_histomix.preferences import Preferences, change, preferences
 from napari_histomix.records import HistomixError
 from napari_histomix.study import Study
 from napari_histomix.study.changes import ChangeTable
@@ -53,6 +54,7 @@ class Decisions(QObject):
     changes_decided = Signal(object)
     """Ids of the changes whose decision, note or reasons changed."""
     reviewer_changed = Signal(str)
+    preferences_changed = Signal()
     notice = Signal(str)
     """A sentence about something that could not be done."""
 
@@ -98,13 +100,23 @@ class Decisions(QObject):
     @property
     def reviewer(self) -> str:
         """Who decides in this window; written down with every decision. Kept from one session to the next."""
-        return str(QSettings("napari-histomix", "napari-histomix").value("reviewer", ""))
+        return preferences().reviewer
 
     def set_reviewer(self, name: str) -> None:
-        QSettings("napari-histomix", "napari-histomix").setValue("reviewer", name)
+        """Keep who decides as a preference; ``notice`` says where that fails."""
+        self.prefer(reviewer=name)
+
+    def prefer(self, **values: Any) -> None:
+        """Keep other preferences, which all docks follow from now on; ``notice`` says where that fails."""
+        with self._telling():
+            self.take_preferences(change(**values))
+
+    def take_preferences(self, wanted: Preferences) -> None:
+        """Follow preferences that are kept already."""
         for study in self._studies:
-            study.reviewer = name
-        self.reviewer_changed.emit(name)
+            study.reviewer = wanted.reviewer
+        self.reviewer_changed.emit(wanted.reviewer)
+        self.preferences_changed.emit()
 
     def introduce(self, study: Study) -> None:
         """Have a study write down who decides in this window, now and from now on."""

@@ -167,11 +167,12 @@ class ManyEdit(Parts):
 
 
 class FileName(FileEdit):
-    """A file's name as text; empty where there is none."""
+    """The name of a file, or of a ``folder``, as text; ``automatic`` is said where it is empty."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(filter=WEIGHTS, **options)
+    def __init__(self, automatic: str = "", *, folder: bool = False, **options: Any) -> None:
+        super().__init__("d" if folder else "r", WEIGHTS, **options)
         self.choose_btn.text = "…"
+        self.line_edit.native.setPlaceholderText(automatic)
 
     def get_value(self) -> str:  # type: ignore[override]
         return str(self.line_edit.value).strip()
@@ -310,8 +311,10 @@ def _single(setting: Setting) -> Any:
         return box
     if option.kind == "model":
         return ModelChoice(option.automatic)
-    if option.kind in ("encoder", "file"):
-        return EncoderChoice() if option.kind == "encoder" else FileName()
+    if option.kind == "encoder":
+        return EncoderChoice()
+    if option.kind in ("file", "folder"):
+        return FileName(option.automatic, folder=option.kind == "folder")
     if setting.type in (int, float):
         end = WHOLE if setting.type is int else REAL
         low = -end if option.low is None else option.low

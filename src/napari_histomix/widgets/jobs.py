@@ -16,14 +16,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread, current_thread
+from traceback import walk_tb
 from typing import Any, Self
 
 from napari.qt.threading import create_worker
 from napari.utils import cancelable_progress
+from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_histomix.datasets.text_files import uncollected
+from napari_histomix.logs import details
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.widgets.elements import later
 
@@ -88,7 +91,7 @@ def sentence_of(error: BaseException) -> str:
         return "There is not enough memory for this; close other programs and try again."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or 'the disk'}."
-    return f"Something unexpected went wrong ({type(error).__name__}: {text or 'no details'}); the log has the details."
+    return f"Something unexpected went wrong ({type(error).__name__}: {text or 'nothing more is said'}); {details()}."
 
 
 def _work(handle: _Handle) -> Generator[Event, None, None]:
@@ -138,6 +141,20 @@ def _fail(handle: _Handle, error: BaseException) -> None:
     if not isinstance(error, HistomixError):
         log.error("A job failed", exc_info=error)
     handle.sentence, handle.outcome = sentence_of(error), "failed"
+
+
+def log_errors() -> None:
+    """Have the log tell what napari shows of errors outside of jobs, where our code had a part in them."""
+    notification_manager.notification_ready.connect(_log_error)
+
+
+def _log_error(notification: Any) -> None:
+    error = getattr(notification, "exception", None)
+    if error is None or isinstance(error, HistomixError):
+        return
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__))
+    if any(name.startswith("napari_histomix") for name in modules):
+        log.error("The window failed", exc_info=error)
 
 
 def _stop_all(handles: list[_Handle], *_: object) -> None:

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.composing import Synthetic, compose, new_image
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.writing import class_table
+from napari_histomix.preferences import preferences
 from napari_histomix.records import DONOR, Change, LabeledImage, NucleusClass
 from napari_histomix.widgets.decisions import APPROVE, DELETE, DROP, KEEP, REJECT, UNDECIDED, WORDS
 
+CONTOURS = {"thin": 1, "thick": 3, "filled": 0}
+"""Width of outlines in pixels of the image, by preference; 0 fills nuclei."""
 DECISION_COLORS = {
     WORDS[KEEP]: "#2ecc71",
     WORDS[APPROVE]: "#2ecc71",
@@ -96,7 +99,12 @@ def nuclei_layer(
     if image.synthetic:
         keywords["features"]["synthetic"] = keywords["features"]["index"].isin(image.synthetic)
     layer = Labels(image.instances.copy(), name=name, visible=False, **keywords, **space)
-    layer.contour = 1
+    return outlined(layer)
+
+
+def outlined(layer: Labels) -> Labels:
+    """A layer of nuclei, drawn as a person prefers."""
+    layer.contour = CONTOURS[preferences().outlines]
     return layer
 
 

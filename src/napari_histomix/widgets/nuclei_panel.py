@@ -19,7 +19,7 @@ from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.forms import NetworkChoice
 from napari_histomix.widgets.jobs import load_ahead, prepare_torch
-from napari_histomix.widgets.layer_making import nuclei_keywords
+from napari_histomix.widgets.layer_making import nuclei_keywords, outlined
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import LayerChoice, Picture
 
@@ -175,5 +175,4 @@ def nuclei_layer(nuclei: Nuclei, name: str, space: dict[str, Any]) -> Labels:
     keywords["features"]["probability"] = np.round(list(nuclei.probability.values()), 3)
     lead = len(space["scale"]) - 2
     layer = Labels(nuclei.instances[(np.newaxis,) * lead], name=name, **keywords, **space)
-    layer.contour = 1
-    return layer
+    return outlined(layer)

@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.datasets.splits import with_splits
 from napari_histomix.jobs import Outcome
+from napari_histomix.logs import begin as begin_log
 from napari_histomix.methods import DEFAULT, method_names, method_of
 from napari_histomix.records import Change, HistomixError, Job
 from napari_histomix.study import Study
@@ -21,8 +22,9 @@ from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import loading
 from napari_histomix.widgets.decisions import DELETE, REJECT, Decisions
 from napari_histomix.widgets.elements import free_folder
-from napari_histomix.widgets.jobs import load_ahead
+from napari_histomix.widgets.jobs import load_ahead, log_errors
 from napari_histomix.widgets.loading import Candidates, Found, Ground, ImageReader, Opened, Work
+from napari_histomix.widgets.preferences_page import PreferencesPage
 
 NAME = "napari-histomix-session"
 OBJECTS = 4096
@@ -382,4 +384,13 @@ def session_of(viewer: Any) -> Session:
     window = window_of(viewer)
     if window is None:
         return Session()
-    return window.findChild(Session, NAME) or Session(window)
+    return window.findChild(Session, NAME) or _begun(window)
+
+
+def _begun(window: QObject) -> Session:
+    """The session of a window, with which the log begins and napari's own Preferences window is followed."""
+    begin_log("window")
+    log_errors()
+    session = Session(window)
+    PreferencesPage(session)
+    return session

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_histomix.datasets.entries import with_names
 from napari_histomix.generation.layout import Layout
 from napari_histomix.records import HistomixError, NucleusClass, instance_ids
-from napari_histomix.widgets.layer_making import nuclei_keywords
+from napari_histomix.widgets.layer_making import nuclei_keywords, outlined
 from napari_histomix.widgets.viewer_layers import about, micrometers, plane_of
 from napari_histomix.widgets.writers import classes_in, kinds_of
 
@@ -66,8 +66,8 @@ def layout_layer(
     keywords = nuclei_keywords(types, classes, {"mpp": layout.mpp, **facts}, other=0.8)
     lead = len(space.get("scale", (1, 1))) - 2
     layer = Labels(layout.instances.copy()[(np.newaxis,) * lead], name=name, **keywords, **space)
-    # Outlines: nuclei that touch are told apart.
-    layer.contour = 1
+    # Outlines: nuclei that touch are told apart, unless a person prefers them filled.
+    outlined(layer)
     # What is drawn without a choice is a new nucleus.
     layer.selected_label = fresh_label(layer)
     return layer
