@@ -47,6 +47,9 @@ def main() -> None:
         plan = drain(plan_mixes(dataset, pool, members, settings))
         planning = time.perf_counter() - start
         pasting = painting = new = painted = 0.0
+        # Libraries are loaded at the first use of a network.
+        for item in plan.items[:1]:
+            drain(make_mix(dataset, pool, item, settings, model))
         for item in plan.items:
             start = time.perf_counter()
             names = {item.image, *(pool.image(exchange.donor).source.image for exchange in item.exchanges)}
