@@ -39,7 +39,7 @@ def test_twelve_nuclei_of_the_sample(tmp_path):
                 "nucleimix",
                 dataset,
                 NucleiMixSettings(
-                    count=12, seed=0, device=told["facts"]["device"], check_free_places=False, collar=0.0
+                    count=12, seed=0, device=told["facts"]["device"], check_free_places=False, collar=0.0, spare=1.0
                 ),
                 study,
                 stage=CandidateSettings(

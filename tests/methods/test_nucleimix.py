@@ -29,12 +29,13 @@ from napari_histomix.methods.candidate_stage import CandidateSettings, find_cand
 from napari_histomix.methods.nucleimix import METHOD, NucleiMixSettings
 from napari_histomix.methods.record import Record
 from napari_histomix.records import DONOR, INPAINTED, KEEP, REAL, Candidate, Change, HistomixError, Location, drain
+from napari_histomix.sampling import nucleus_locations
 from napari_histomix.settings import check_settings, made_from
 from napari_histomix.study import Study
 
 FIND = CandidateSettings(rare=("rare",), background_share=0.5)
 PAPER = replace(FIND, density="gaussian", neighborhood=False, beside_rare=0, balance=False)
-MAKE = NucleiMixSettings(count=5, device="cpu", check_free_places=False)
+MAKE = NucleiMixSettings(count=5, device="cpu", check_free_places=False, spare=1.0)
 
 
 @dataclass
@@ -475,6 +476,50 @@ class TestLimits:
         first = run(count=3).changes
         more = run(count=2, before=first).changes
         assert same(once, (*first, *more), without=("settings",))
+
+
+class TestChoice:
+    """Of the placements that are laid out, those are made that look around them as real nuclei do."""
+
+    @pytest.fixture
+    def halves(self, labeled_image, dataset_folder, tmp_path):
+        """Rare nuclei lie in darker tissue on the left; places on the right come first by rank."""
+        spots = [(row, col, 6, 6, 1) for row in (24, 56, 88) for col in (24, 56)]
+        images = []
+        for seed in range(2):
+            image = labeled_image(spots, shape=(112, 240), seed=seed, name=f"train_{seed}", patient=f"p{seed}")
+            darker = np.linspace(6, 22, 112)[:, None, None] * (image.instances[:, :120, None] == 0)
+            image.pixels[:, :120] -= darker.astype(np.uint8)
+            images.append(image)
+        data = open_dataset(dataset_folder(tmp_path / "d", images))
+        donors = [donor for entry in data.training for donor in nucleus_locations(data.read(entry), (1,), ())]
+        places = [
+            Location(image.source.image, "background", row, col)
+            for col in (160.0, 205.0, 92.0)
+            for image in images
+            for row in (24.0, 56.0, 88.0)
+        ]
+        return data, [Candidate(rank, place, donors[rank % 12], 0.0, 50.0) for rank, place in enumerate(places)]
+
+    def on_the_left(self, made: Made) -> int:
+        return sum(candidate.target.col < 120 for candidate in made.candidates)
+
+    def test_places_like_those_of_real_nuclei_are_taken(self, run, halves):
+        data, candidates = halves
+        first, chosen, again = (run(candidates, data=data, count=3, spare=spare) for spare in (1.0, 6.0, 6.0))
+        assert [one.rank for one in first.candidates] == [0, 1, 2] and self.on_the_left(first) == 0
+        assert len(chosen.candidates) == 3 and self.on_the_left(chosen) >= 2
+        assert again.candidates == chosen.candidates
+
+    def test_without_a_choice_it_is_all(self, run, halves):
+        data, candidates = halves
+        first, every = (run(candidates, data=data, count=len(candidates), spare=spare) for spare in (1.0, 3.0))
+        assert every.candidates == first.candidates and every.refusals == first.refusals
+
+    def test_too_few_real_nuclei_say_nothing(self, run, halves):
+        data, candidates = halves
+        few = [replace(one, donor=candidates[one.rank % 9].donor) for one in candidates]
+        assert [one.rank for one in run(few, data=data, count=3, spare=6.0).candidates] == [0, 1, 2]
 
 
 class TestRecords:

@@ -8,23 +8,27 @@ docs/nucleimix.md says what is done instead.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import nan
+from math import ceil, nan
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from napari_histomix import sampling
+import numpy as np
+
+from napari_histomix import place_scores, sampling
 from napari_histomix.compositing import placing
 from napari_histomix.compositing.donors import DonorCrop, Mask
 from napari_histomix.compositing.indexed_image import IndexedImage
+from napari_histomix.compositing.looks import look_of_nucleus, look_of_plan
 from napari_histomix.compositing.planning import plan_placement
 from napari_histomix.generation.unlabeled import UnlabeledNuclei, load_segmenter
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
 from napari_histomix.methods.candidate_stage import CANDIDATES, search_facts
 from napari_histomix.methods.painting import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.methods.record import Record, making_facts, painter, painter_facts
-from napari_histomix.records import Candidate, Change, Job
+from napari_histomix.records import Candidate, Change, Event, Job, Location
 from napari_histomix.settings import Option, PaintingSettings, Presets, Seed
 
 if TYPE_CHECKING:
@@ -63,6 +67,7 @@ class NucleiMixSettings(PaintingSettings):
             "collar": 0.0,
             "fit_turn": False,
             "jpeg_grid": False,
+            "spare": 1.0,
             "check_free_places": False,
             "sampler": "paper",
         }
@@ -107,6 +112,17 @@ class NucleiMixSettings(PaintingSettings):
             advanced=True,
         ),
     ] = True
+    spare: Annotated[
+        float,
+        Option(
+            "Placements laid out for every new nucleus; those are made that together look around them as real ones of "
+            "the class do. 1: the first by rank, as in the paper.",
+            label="Placements to choose from",
+            low=1.0,
+            high=20.0,
+            advanced=True,
+        ),
+    ] = 3.0
     check_free_places: CheckFreePlaces = True
     seed: Seed = 0
 
@@ -137,8 +153,16 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
             lay = _lay_where_free(lay, UnlabeledNuclei(segmenter, settings.device))
             search["segmenter_sha256"] = segmenter.sha256
         placements, refusals = yield from placing.choose_placements(
-            candidates, images, lay, before, count=settings.count, uses=settings.uses, per_image=settings.per_image
+            candidates,
+            images,
+            lay,
+            before,
+            count=ceil(settings.spare * settings.count),
+            uses=settings.uses,
+            per_image=settings.per_image,
         )
+        donors = {(each.donor.image, each.donor.instance): each.donor for each in candidates}
+        placements = yield from _most_alike(placements, list(donors.values()), images, settings.count, settings.seed)
         items = [_item(candidate, plan, instance, images, search) for candidate, plan, instance in placements]
         return Plan(items, settings.count, refusals, tuple(images.problems.values()))
 
@@ -246,6 +270,42 @@ def _lay_where_free(lay: placing.Lay[WindowedPlan], unlabeled: UnlabeledNuclei) 
         return HOLDS_NUCLEUS if inside.mean() > HELD else plan
 
     return lay_where_free
+
+
+Placement = tuple[Candidate, WindowedPlan, int]
+
+
+def _most_alike(
+    laid: list[Placement], donors: Sequence[Location], images: placing.SourceImages, count: int, seed: int
+) -> Job[list[Placement]]:
+    """So many of the placements that were laid, by rank, that look around them together as real donors do at home.
+
+    What is laid is not what was drawn: even tissue takes a donor where varied tissue refuses it. So the draw is
+    balanced once more (``place_scores.balanced``), by what surrounds each nucleus within some micrometers (``looks``).
+    Of every class as many stay as are among the first by rank: those themselves where there is nothing to choose from,
+    or real nuclei are too few to say how they look.
+    """
+    wanted = Counter(candidate.donor.type for candidate, _, _ in laid[:count])
+    rng = np.random.default_rng([seed, 2])
+    chosen: list[Placement] = []
+    for kind, number in sorted(wanted.items()):
+        own = [placement for placement in laid if placement[0].donor.type == kind]
+        real = [donor for donor in donors if donor.type == kind]
+        if len(own) == number or len(real) < place_scores.FEWEST_RARE:
+            chosen += own[:number]
+            continue
+        looks = []
+        for done, (candidate, plan, _) in enumerate(own):
+            yield Event("Comparing looks", done, len(own) + len(real))
+            looks.append(look_of_plan(images.require(candidate.target.image), plan.plan))
+        at_home = []
+        for done, donor in enumerate(sorted(real, key=lambda each: (each.image, each.instance))):
+            yield Event("Comparing looks", len(own) + done, len(own) + len(real))
+            if (home := images.get(donor.image)) is not None and home.holds(donor):
+                at_home.append(look_of_nucleus(home, donor))
+        logits = place_scores.balanced(np.zeros(len(own)), np.array(looks), np.array(at_home))
+        chosen += [own[index] for index in sampling.draw_order(logits, rng)[:number]]
+    return sorted(chosen, key=lambda placement: placement[0].rank)
 
 
 def _item(
