@@ -15,7 +15,7 @@ from typing import Any
 import napari
 import numpy as np
 from PIL import Image
-from qtpy.QtCore import QEventLoop, Qt, QTimer
+from qtpy.QtCore import QEventLoop, QTimer
 from scipy.ndimage import binary_erosion, uniform_filter
 
 from napari_histomix.datasets import load_sample
@@ -47,7 +47,7 @@ def pause(seconds: float) -> None:
 
 def settle(dock: Any) -> None:
     """Wait until nothing runs and everything is shown."""
-    panels = [step.panel for step in dock.steps]
+    panels = dock.panels
     idle = (lambda: not dock.data.book.busy, lambda: not dock.export.busy)
     wait_until(lambda: all(one() for one in idle) and not any(one.runner.running for one in panels))
     pause(0.7)
@@ -58,10 +58,9 @@ def shoot(viewer: Any, name: str) -> None:
     viewer.screenshot(str(OUT / f"{name}.png"), canvas_only=False, flash=False)
 
 
-def shoot_reader_test(viewer: Any) -> None:
+def shoot_reader_test(viewer: Any, dock: Any) -> None:
     """Make a reader test of the open study, and save a picture of its first crop."""
-    dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Reader test")
-    viewer.window._qt_window.resizeDocks([dock], [440], Qt.Orientation.Horizontal)
+    panel = dock.open("results/test")
     wait_until(lambda: panel.making.offer is not None)
     panel.making.what.setCurrentIndex(1)
     panel.making.run()
@@ -76,13 +75,13 @@ def shoot_reader_test(viewer: Any) -> None:
 def shoot_method(viewer: Any, dock: Any, name: str, count: int) -> None:
     """Make some changes with another method in the open study, and save a picture of their review."""
     dock.session.choose_method(name)
-    dock.open_step(2)
+    dock.open("make/making")
     settle(dock)
     fields = dock.make.form.fields
     fields["count" if "count" in fields else "per_class"].value = count
     dock.make.run()
     settle(dock)
-    dock.open_step(3)
+    dock.open("review")
     settle(dock)
     dock.review.move_to(len(dock.session.table) - 1)
     settle(dock)
@@ -100,12 +99,9 @@ def make_tissue(root: Path) -> Path:
     return root
 
 
-def shoot_generate(viewer: Any) -> None:
+def shoot_generate(viewer: Any, dock: Any) -> None:
     """Sample a layout of the open dataset and paint it; then paint a lymphocyte into the image that is shown."""
-    dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Generate", tabify=True)
-    dock.show()
-    dock.raise_()
-    viewer.window._qt_window.resizeDocks([dock], [440], Qt.Orientation.Horizontal)
+    panel = dock.open("make/generate")
     sampling, real = panel.layout_box, panel.image.layer
     sampling.form.fields["side"].value = 128
     sampling.bar.run_button.click()
@@ -137,7 +133,6 @@ def shoot_generate(viewer: Any) -> None:
     Image.fromarray(np.concatenate([pair[0], np.full_like(pair[0][:, :8], 255), pair[1]], axis=1)).save(
         OUT / "what-if.png"
     )
-    viewer.window.remove_dock_widget(dock)
 
 
 def main() -> None:
@@ -154,9 +149,9 @@ def main() -> None:
         wait_until(lambda: session.image != "")
         settle(dock)
         shoot(viewer, "1-data")
-        shoot_generate(viewer)
+        shoot_generate(viewer, dock)
 
-        dock.open_step(1)
+        dock.open("make/plan")
         dock.plan.page.run()
         settle(dock)
         dock.plan.page.select(range(4))
@@ -175,7 +170,7 @@ def main() -> None:
         settle(dock)
         shoot(viewer, "2-candidates")
 
-        dock.open_step(2)
+        dock.open("make/making")
         dock.make.form.fields["count"].value = COUNT
         blending: list[bool] = []
         dock.make.runner.progressed.connect(
@@ -186,7 +181,7 @@ def main() -> None:
         shoot(viewer, "3-make")
         settle(dock)
 
-        dock.open_step(3)
+        dock.open("review")
         settle(dock)
         for decision in ("approve", "approve", "reject", "approve", "approve"):
             dock.review.decide(decision)
@@ -208,15 +203,14 @@ def main() -> None:
             if dock.review.current.id not in session.decisions["change"]:
                 dock.review.decide("approve")
                 settle(dock)
-        dock.open_step(4)
+        dock.open("results/export")
         settle(dock)
         dock.export.run()
         settle(dock)
         shoot(viewer, "5-export")
 
         shoot_method(viewer, dock, "gradmix", 6)
-        viewer.window.remove_dock_widget(dock)
-        shoot_reader_test(viewer)
+        shoot_reader_test(viewer, dock)
         viewer.close()
 
         viewer = napari.Viewer(title="napari")
@@ -227,7 +221,7 @@ def main() -> None:
         wait_until(lambda: dock.session.image != "")
         settle(dock)
         dock.session.choose_method("usegmix")
-        dock.open_step(1)
+        dock.open("make/plan")
         dock.plan.page.run()
         settle(dock)
         shoot_method(viewer, dock, "usegmix", 1)

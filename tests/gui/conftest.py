@@ -67,7 +67,7 @@ def settle(qtbot: Any) -> Callable[[Any], None]:
 
     def wait(dock: Any, timeout: int = 120_000) -> None:
         def quiet() -> bool:
-            running = any(step.panel.runner.running for step in dock.steps)
+            running = any(panel.runner.running for panel in dock.panels)
             return not dock.data.book.busy and not dock.export.busy and not running
 
         qtbot.waitUntil(quiet, timeout=timeout)
@@ -156,7 +156,7 @@ def with_candidates(with_study: Any) -> Callable[..., Any]:
     def opened(model: Any = None) -> Any:
         dock = with_study("searched", model)
         assert len(dock.session.candidates.items) > 100
-        dock.open_step(1)
+        dock.open("make/plan")
         return dock
 
     return opened
@@ -169,7 +169,7 @@ def with_changes(with_study: Any, settle: Any) -> Callable[[], Any]:
     def opened() -> Any:
         dock = with_study("made")
         assert len(dock.session.table) == 4
-        dock.open_step(3)
+        dock.open("review")
         settle(dock)
         return dock
 

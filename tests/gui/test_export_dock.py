@@ -24,7 +24,7 @@ def exporting(with_study, settle):
         ids = dock.session.table.ids.tolist()
         dock.session.decide("change", ids[:2], "approve")
         dock.session.decide("change", ids[2:3], "reject")
-        dock.open_step(4)
+        dock.open("results/export")
         return dock
 
     return opened
@@ -129,12 +129,12 @@ def test_too_little_room_and_a_failing_dry_run_are_a_sentence_each(exporting, se
 
 def test_a_closed_step_does_not_work(exporting, settle) -> None:
     dock = exporting()
-    dock.open_step(3)
+    dock.open("review")
     settle(dock)
     ids = dock.session.table.ids.tolist()
     dock.session.decide("change", ids[3:], "approve")
     assert not dock.export.busy and dock.export.plan is None
-    dock.open_step(4)
+    dock.open("results/export")
     assert "3 approved" in dock.export.summary.text()
     settle(dock)
     assert dock.export.plan.synthetic == 3
@@ -145,7 +145,7 @@ def test_images_with_a_class_are_written_as_class_folders(open_dock, settle, qtb
     dock.data.open_study(make_class_study(tmp_path / "study").folder)
     qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
     dock.session.decide("change", [0, 1, 2], "approve")
-    dock.open_step(4)
+    dock.open("results/export")
     settle(dock)
     panel = dock.export
     assert [panel.format.itemData(at) for at in range(panel.format.count())] == ["class-folders"]
@@ -177,7 +177,7 @@ def test_a_folder_dropped_on_napari_opens_the_dock(make_napari_viewer, settle, q
     qtbot.waitUntil(lambda: session.image != "", timeout=60_000)
     other = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")[1]
     settle(other)
-    assert session.dataset.root == folder.resolve() and other.steps[0].open
+    assert session.dataset.root == folder.resolve() and other.current == "project"
     assert [one.name for one in layers] == [session.image]
     # The layer that the reader gave is the one the dock goes on with.
     assert other.data.book.layer(session.image, "image") is layers[0]

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from dock_pages import open_page
 from generate_samples import image_model_folder
 from qtpy.QtCore import QPoint, Qt
 from scipy.io import loadmat
@@ -22,8 +23,7 @@ pytestmark = pytest.mark.gui
 def open_generate(viewer: Any) -> Any:
     """The Generate dock beside a canvas that is large enough to draw in."""
     viewer.window._qt_window.resize(1400, 1000)
-    dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Generate")
-    viewer.window._qt_window.resizeDocks([dock], [360], Qt.Orientation.Horizontal)
+    panel = open_page(viewer, "make/generate")
     return panel
 
 
@@ -140,7 +140,7 @@ def test_from_layouts_to_an_export(
 
     # The same as a method, whose layouts are vetted.
     session.choose_method("nudiff")
-    dock.open_step(1)
+    dock.open("make/plan")
     page = dock.plan.page
     page.form.fields["side"].value, page.form.fields["layouts"].value = 64, 3
     page.progress.run_button.click()
@@ -165,14 +165,14 @@ def test_from_layouts_to_an_export(
     viewer.layers.remove(page.layer)
     assert [each for each in viewer.layers if each.visible] == shown
 
-    dock.open_step(2)
+    dock.open("make/making")
     fields = dock.make.form.fields
     fields["count"].value, fields["preset"].value = 2, "fast"
     assert fields["model"].value == str(tmp_path / "image")
     dock.make.progress.run_button.click()
     settle(dock)
     assert len(session.table) == 2, dock.make.note.text()
-    dock.open_step(3)
+    dock.open("review")
     settle(dock)
     dock.review.decide("reject")
     dock.review.undo()
@@ -180,7 +180,7 @@ def test_from_layouts_to_an_export(
     settle(dock)
     dock.review.decide("reject")
     (approved,) = (number for number, decision in session.decisions["change"].items() if decision == "approve")
-    dock.open_step(4)
+    dock.open("results/export")
     settle(dock)
     folder, name = dock.export._folder, session.change(approved).name
     dock.export.progress.run_button.click()
@@ -245,5 +245,5 @@ def test_many_nuclei_of_a_class_lead_to_the_method(with_sample: Any, qtbot: Any)
     panel.edit_box.kind.setCurrentIndex(panel.edit_box.kind.findData("stromal"))
     panel.many_button.click()
     assert session.method == "painted-nuclei" and session.rare == (session.dataset.class_number("stromal"),)
-    assert dock.isVisible() and dock.steps[1].open
+    assert dock.isVisible() and dock.current == "make"
     assert dock.plan.page.form.fields["rare"].value == ("stromal",)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dock_pages import open_page
 from mix_samples import make_mix_study
 from qtpy.QtCore import QPoint, Qt
 
@@ -24,8 +25,7 @@ def open_mix(make_napari_viewer: Any, tmp_path: Path, qtbot: Any, tiny_model: An
     def opened() -> Any:
         viewer = make_napari_viewer(show=True)
         viewer.window._qt_window.resize(1500, 1000)
-        dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Mix tissue")
-        viewer.window._qt_window.resizeDocks([dock], [420], Qt.Orientation.Horizontal)
+        panel = open_page(viewer, "make/mix")
         panel.model = tiny_model
         # The paper's form, in which every donor fits.
         panel.form.fields["outline"].value, panel.form.fields["own_patient"].value = "segment", False

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dock_pages import open_page
 from pool_samples import make_study, plain_images, segment
 from qtpy.QtCore import QPoint, Qt
 
@@ -27,8 +28,7 @@ def open_pool(make_napari_viewer: Any, tmp_path: Path, qtbot: Any) -> Callable[.
     def opened(images: Any = None) -> Any:
         viewer = make_napari_viewer(show=True)
         viewer.window._qt_window.resize(1500, 1000)
-        dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Pool")
-        viewer.window._qt_window.resizeDocks([dock], [420], Qt.Orientation.Horizontal)
+        panel = open_page(viewer, "make/pool")
         study = make_study(tmp_path / "study", images)
         with qtbot.waitSignal(panel.opened, timeout=20_000):
             panel.open_study(study.folder)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dock_pages import open_page
 from qtpy.QtCore import QPoint, Qt
 from reader_samples import make_changes, make_reader_study
 
@@ -42,13 +43,13 @@ def open_dock(make_napari_viewer: Any, study_folder: Path, tmp_path: Path, qtbot
         session_of(viewer).home = tmp_path / f"home {made}"
         if study:
             folder = shutil.copytree(study_folder, session_of(viewer).home / "study")
-            _, steps = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Data")
+            steps = open_page(viewer, "project/data")
             steps.open_study(folder)
             qtbot.waitUntil(lambda: steps.session.image != "", timeout=60_000)
             qtbot.waitUntil(lambda: not steps.book.busy, timeout=60_000)
-        dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Reader test")
-        viewer.window._qt_window.resizeDocks([dock], [440], Qt.Orientation.Horizontal)
-        panel.dock, panel.real_viewer = dock, viewer
+        panel = open_page(viewer, "results/test")
+        panel.dock = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix")[0]
+        panel.real_viewer = viewer
         return panel
 
     return opened

@@ -41,7 +41,7 @@ def review(twelve: Path, open_dock: Any, settle: Any, qtbot: Any) -> Any:
     shutil.copytree(twelve, folder)
     dock.data.open_study(folder)
     qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
-    dock.open_step(3)
+    dock.open("review")
     settle(dock)
     window.activateWindow()
     qtbot.waitUntil(window.isActiveWindow, timeout=5000)
@@ -179,7 +179,7 @@ def test_the_keys_are_given_back(review, type_keys, qtbot) -> None:
     before = labels.data.copy()
     type_keys(review, "1", "2", ("Z", CONTROL))
     assert len(review.session.decisions["change"]) == 1 and str(labels.mode) == "pan_zoom"
-    review.open_step(0)
+    review.open("project/data")
     type_keys(review, "1", "A", "R")
     assert len(review.session.decisions["change"]) == 1 and str(labels.mode) == "erase"
     # napari's own undo works on its layer again.
@@ -245,7 +245,7 @@ def test_nothing_is_cut_off_at_the_usual_width(review, settle, qtbot) -> None:
     panel.decide("approve")
     parts.deciding.set_scope("shown")
     qtbot.wait(300)
-    assert panel.width() <= 420
+    assert panel.width() <= 440
     assert panel.area.widget().minimumSizeHint().width() <= panel.area.viewport().width()
     for button in panel.findChildren(QPushButton):
         if button.isVisible():
@@ -266,7 +266,7 @@ def test_images_with_a_class_under_review(open_dock, settle, qtbot, tmp_path, ty
     folder = make_class_study(tmp_path / "study").folder
     dock.data.open_study(folder)
     qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
-    dock.open_step(3)
+    dock.open("review")
     settle(dock)
     session, panel, book = dock.session, dock.review, dock.data.book
     assert session.image == panel.current.name
@@ -292,7 +292,7 @@ def test_new_images_are_reviewed_with_their_nuclei_beside_where_the_labels_are_f
     dock = open_dock()
     dock.data.open_study(study.folder)
     qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
-    dock.open_step(3)
+    dock.open("review")
     settle(dock)
     session, panel, book = dock.session, dock.review, dock.data.book
     change = panel.current
@@ -305,3 +305,29 @@ def test_new_images_are_reviewed_with_their_nuclei_beside_where_the_labels_are_f
     qtbot.waitUntil(lambda: panel.contents.donors.donor.caption == f"Labels of: {change.sources[0].image}")
     type_keys(dock, "1", "2")
     assert Study.open(study.folder).decisions("change") == {0: "approve", 1: "reject"}
+
+
+def test_while_a_layer_is_painted_keys_are_naparis(review, type_keys) -> None:
+    viewer, session = review.real_viewer, review.session
+    labels = review.data.book.layer(session.image, "synthetic nuclei")
+    type_keys(review, "1")
+    viewer.layers.selection.active = labels
+    labels.mode = "paint"
+    labels.data_setitem((np.array([0]), np.array([0])), 77)
+    type_keys(review, ("Z", CONTROL), "A", "R")
+    assert labels.data[0, 0] != 77, "the stroke is taken back"
+    assert len(session.decisions["change"]) == 1, "and no decision is made or taken back"
+    labels.mode = "pan_zoom"
+    type_keys(review, ("Z", CONTROL))
+    assert not session.decisions["change"]
+
+
+def test_nothing_is_decided_that_there_is_no_room_to_see(review, type_keys, qtbot) -> None:
+    review.setMaximumHeight(190)
+    qtbot.waitUntil(lambda: review.review.height() < 240)
+    type_keys(review, "A")
+    assert not review.session.decisions["change"] and "higher" in review.review.contents.note.text()
+    review.setMaximumHeight(2000)
+    qtbot.waitUntil(lambda: review.review.height() > 240)
+    type_keys(review, "A")
+    assert len(review.session.decisions["change"]) == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dock_pages import open_page
 from napari.layers import Labels
 from PIL import Image as Picture
 from qtpy.QtCore import Qt
@@ -29,8 +30,7 @@ def open_segments(make_napari_viewer: Any, tmp_path: Path) -> Any:
     def opened() -> Any:
         viewer = make_napari_viewer(show=True)
         session_of(viewer).home = tmp_path / "home"
-        dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Segments")
-        viewer.window._qt_window.resizeDocks([dock], [360], Qt.Orientation.Horizontal)
+        panel = open_page(viewer, "make/segments")
         panel.real_viewer = viewer
         return panel
 
@@ -100,7 +100,7 @@ def test_from_a_folder_to_a_corrected_pool(open_segments, qtbot, tmp_path) -> No
     pool.page.progress.run_button.click()
     qtbot.waitUntil(lambda: pool.opened is not None, timeout=60_000)
     folder = panel.session.study.folder
-    _, other = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Pool")
+    other = open_page(viewer, "make/pool")
     # What one dock has open, the others of the viewer open too.
     qtbot.waitUntil(lambda: other.curation is not None and not other.runner.running, timeout=20_000)
     assert Path(other.study.folder) == folder

@@ -14,13 +14,13 @@ pytestmark = pytest.mark.gui
 def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbot, settle):
     dock = with_study("searched")
     box, session = dock.data.splits, dock.session
-    dock.open_step(0)
+    dock.open("project/data")
     box.toggle.click()
     qtbot.waitUntil(box.table.isVisible)
     assert box.model.rowCount() == 5
     assert all(box.splits_of[row] == ["train"] for row in range(5))
 
-    with qtbot.waitSignal(session.splits_changed, timeout=20_000):
+    with qtbot.waitSignal(session.splits_changed, timeout=60_000):
         qtbot.mouseClick(box.propose_button, Qt.MouseButton.LeftButton)
     assert {split for row in range(5) for split in box.splits_of[row]} == {"train", "val", "test"}
     assert "find them again" in box.warning.text()

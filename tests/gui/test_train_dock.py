@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from dock_pages import open_page
 from qtpy.QtWidgets import QScrollArea
 
 from napari_histomix.settings import PaintingSettings
@@ -33,8 +33,7 @@ def open_train(
         for number in range(2):
             pixels = labeled_image(seed=number).pixels
             viewer.add_image(pixels, rgb=True, name=f"tissue {number}", scale=(0.25, 0.25), units=("um", "um"))
-        dock, panel = viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix: Train")
-        viewer.window._qt_window.resizeDocks([dock], [360], Qt.Orientation.Horizontal)
+        panel = open_page(viewer, "make/train")
         panel.real_viewer = viewer
         panel.form.settings.set_value(InpainterSettings(steps=steps, batch=2, window=48))
         panel.form.start.setCurrentIndex(1)
@@ -87,7 +86,7 @@ def test_a_run_to_its_end_and_its_use(open_train, qtbot, heart) -> None:
 def test_a_network_of_ones_own_paints_the_nuclei(with_study, settle, small_model_folder) -> None:
     dock = with_study("searched")
     dock.session.use_model(small_model_folder)
-    dock.open_step(2)
+    dock.open("make/making")
     dock.make.form.fields["count"].value = 1
     dock.make.progress.run_button.click()
     settle(dock)

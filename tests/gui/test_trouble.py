@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gui
 def test_cancel_acts_and_leaves_nothing(with_candidates, tiny_model, qtbot, settle) -> None:
     dock = with_candidates(tiny_model)
     layers = list(dock.real_viewer.layers)
-    dock.open_step(2)
+    dock.open("make/making")
     dock.make.form.fields["count"].value = 200
     seen: list[Event] = []
     dock.make.runner.progressed.connect(seen.append)
@@ -52,7 +52,7 @@ def test_a_failure_is_one_sentence_and_run_comes_back(with_sample, settle, monke
         raise error
 
     monkeypatch.setattr(type(method_of("nucleimix").stage), "find", failing)
-    dock.open_step(1)
+    dock.open("make/plan")
     dock.plan.page.progress.run_button.click()
     settle(dock)
     note = dock.plan.page.note
@@ -68,7 +68,7 @@ def test_a_folder_that_is_no_dataset_is_one_sentence(open_dock, settle, tmp_path
     settle(dock)
     assert dock.data.note.kind == "error" and dock.data.note.text().endswith(".")
     assert dock.data.sample_button.isEnabled()
-    assert not dock.steps[1].isEnabled()
+    assert dock.buttons["make"].state == "waiting"
 
 
 def test_the_scale_is_asked_for_only_when_it_is_missing(open_dock, settle, qtbot, tmp_path) -> None:
@@ -80,12 +80,12 @@ def test_the_scale_is_asked_for_only_when_it_is_missing(open_dock, settle, qtbot
     dock = open_dock()
     dock.data.open_folder(folder)
     settle(dock)
-    assert dock.data.scale_box.isVisible() and not dock.steps[1].isEnabled()
+    assert dock.data.scale_box.isVisible() and dock.buttons["make"].state == "waiting"
     dock.data.scale.setValue(0.5)
     dock.data.scale_apply.click()
     qtbot.waitUntil(lambda: dock.session.image != "", timeout=60_000)
     settle(dock)
-    assert not dock.data.scale_box.isVisible() and dock.steps[1].isEnabled()
+    assert not dock.data.scale_box.isVisible() and dock.buttons["make"].state != "waiting"
     assert dock.data.book.layer(dock.session.image, "image").scale[0] == 0.5
 
 
@@ -109,13 +109,13 @@ def test_masks_without_ids_are_read_shape_by_shape(open_dock, settle, tmp_path) 
 def test_layers_deleted_in_mid_run_and_in_review_do_no_harm(with_candidates, tiny_model, settle, qtbot) -> None:
     dock = with_candidates(tiny_model)
     viewer, session, book = dock.real_viewer, dock.session, dock.data.book
-    dock.open_step(2)
+    dock.open("make/making")
     dock.make.form.fields["count"].value = 3
     dock.make.progress.run_button.click()
     viewer.layers.clear()
     settle(dock)
     assert len(session.table) == 3
-    dock.open_step(3)
+    dock.open("review")
     settle(dock)
     image = session.image
     viewer.layers.remove(book.layer(image, "synthetic nuclei"))
@@ -137,7 +137,7 @@ def test_two_viewers_share_nothing(with_candidates, with_sample) -> None:
     one.plan.page.select([0])
     one.plan.page.keep_button.click()
     assert one.session.decisions["candidate"] and not other.session.decisions["candidate"]
-    assert other.session.candidates is None and not other.steps[2].isEnabled()
+    assert other.session.candidates is None and other.buttons["review"].state == "waiting"
     assert one.session.study_folder != other.session.study_folder
     assert not {id(layer) for layer in one.real_viewer.layers} & {id(layer) for layer in other.real_viewer.layers}
 
@@ -162,7 +162,7 @@ def test_closing_the_window_stops_the_job(with_candidates, tiny_model, qtbot) ->
     from superqt.utils import WorkerBase
 
     dock = with_candidates(tiny_model)
-    dock.open_step(2)
+    dock.open("make/making")
     dock.make.form.fields["count"].value = 500
     dock.make.progress.run_button.click()
     qtbot.waitUntil(lambda: dock.make.runner.running, timeout=10_000)
@@ -189,3 +189,22 @@ def test_torch_loads_after_a_window_was_opened(tmp_path: Path) -> None:
         [sys.executable, "-c", TORCH_AFTER_A_WINDOW], capture_output=True, text=True, timeout=200, check=False
     )
     assert "alive" in done.stdout, done.stderr[-2000:]
+
+
+def test_opening_something_else_asks_before_it_ends_a_run(with_candidates, tiny_model, qtbot, settle) -> None:
+    dock = with_candidates(tiny_model)
+    session, asked = dock.session, []
+    dock.open("make/making")
+    dock.make.form.fields["count"].value = 50
+    dock.make.progress.run_button.click()
+    qtbot.waitUntil(lambda: len(session.table) > 0, timeout=60_000)
+    dock.data.ask = lambda titles: bool(asked.append(titles))
+    study = session.study
+    dock.data.open_sample()
+    assert asked == [["making images"]] and dock.make.runner.running and session.study is study
+    dock.data.ask = lambda titles: True
+    dock.data.open_sample()
+    qtbot.waitUntil(lambda: session.study is None and not dock.make.runner.running, timeout=60_000)
+    settle(dock)
+    # What was made is kept, in the study that it belongs to.
+    assert len(study.change_table()) > 0

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dock_pages import open_page
 from napari.layers import Image, Labels, Points
 from qtpy.QtCore import Qt
 
 from napari_histomix.compositing.composing import compose, crop
+from napari_histomix.widgets.dock import HistoMixDock
 
 pytestmark = pytest.mark.gui
 
@@ -36,13 +38,13 @@ def images_of(session: Any) -> list[str]:
 def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, heart) -> None:
     dock = with_sample(tiny_model)
     session, book, viewer = dock.session, dock.data.book, dock.real_viewer
-    assert [step.isEnabled() for step in dock.steps] == [True, True, False, False, False]
+    assert [one.state for one in dock.buttons.values()] == ["done", "open", "waiting", "waiting"]
     assert isinstance(book.layer(session.image, "image"), Image)
     assert isinstance(book.layer(session.image, "nuclei"), Labels)
     assert book.layer(session.image, "image").scale[0] == session.dataset.entry(session.image).mpp
     assert dock.data.classes.rare_boxes[session.rare[0]].isChecked()
 
-    dock.open_step(1)
+    dock.open("make/plan")
     before = heart.ticks
     dock.plan.page.progress.run_button.click()
     assert not dock.plan.page.progress.run_button.isEnabled()
@@ -69,6 +71,19 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     shown = [layer for layer in viewer.layers if layer.visible and layer.metadata["histomix"]["image"] != place.image]
     assert shown == []
 
+    # The best are shown, and a click on one over the tissue finds its row.
+    points = book.layer(place.image, "candidates")
+    dock.plan.page.extent.setCurrentIndex(1)
+    settle(dock)
+    assert (points.size > 0).all() and dock.plan.page.table.rowCount() == len(session.candidates.items)
+    dock.plan.page.extent.setCurrentIndex(0)
+    settle(dock)
+    assert 0 < (points.size > 0).sum() <= 50 and dock.plan.page.table.rowCount() == 50
+    some = int(np.flatnonzero(points.size)[0])
+    assert book.candidate_at(points.data_to_world(points.data[some])) == points.features["rank"].iloc[some]
+    dock.plan.page.extent.setCurrentIndex(1)
+    dock.plan.page.select([elsewhere])
+
     # Keep and drop by key and by button, several at once; undo and redo.
     press(dock, "K")
     assert session.decisions["candidate"] == {elsewhere: "keep"}
@@ -86,7 +101,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     press(dock, "D")
     assert session.decisions["candidate"] == {0: "drop"}
 
-    dock.open_step(2)
+    dock.open("make/making")
     dock.make.form.fields["count"].value = 4
     previews: list[tuple[int, ...]] = []
     dock.make.runner.progressed.connect(
@@ -117,7 +132,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
         assert names == sorted(names)
 
     # Review without the mouse.
-    dock.open_step(3)
+    dock.open("review")
     settle(dock)
     first, second = dock.review.queue.table.ids[dock.review.queue.shown[:2]].tolist()
     assert dock.review.contents.counter.text() == "1 of 4 · 0 approved · 0 rejected"
@@ -143,7 +158,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     press(dock, "R")
     assert session.decisions["change"] == {first: "approve", second: "reject"}
 
-    dock.open_step(4)
+    dock.open("results/export")
     assert "1 approved" in dock.export.summary.text()
     assert not dock.export.progress.run_button.isEnabled()
     settle(dock)
@@ -188,7 +203,7 @@ def test_keys_win_over_the_selected_layer_and_are_given_back(with_changes) -> No
     press(dock, "A")
     assert session.decided("approve") == 1
     assert layer.selected_data == before
-    dock.open_step(0)
+    dock.open("project/data")
     press(dock, "A")
     assert session.decided("approve") == 1
     assert len(layer.selected_data) == len(layer.data)
@@ -214,7 +229,7 @@ def test_a_study_brings_everything_back(with_changes, open_dock, settle, qtbot) 
     assert len(session.candidates.items) == len(dock.session.candidates.items)
     for image in images_of(session):
         check_synthetic(again, image)
-    again.open_step(3)
+    again.open("review")
     press(again, "U")
     assert session.decided("reject") == 0
     assert image
@@ -285,10 +300,12 @@ def test_open_sample_from_the_file_menu(make_napari_viewer, qtbot, settle, tmp_p
     assert viewer.layers.selection.active is viewer.layers[0]
 
 
-@pytest.mark.parametrize("name", ["Data", "Candidates", "Make", "Review", "Export"])
-def test_every_panel_opens_alone(make_napari_viewer, qtbot, name) -> None:
+@pytest.mark.parametrize("page", ["make/making", "review", "results/export"])
+def test_every_page_says_what_comes_first_and_leads_there(make_napari_viewer, qtbot, page) -> None:
     viewer = make_napari_viewer(show=True)
-    _, panel = viewer.window.add_plugin_dock_widget("napari-histomix", f"HistoMix: {name}")
+    panel = open_page(viewer, page)
+    dock = panel.window().findChild(HistoMixDock)
     qtbot.waitUntil(panel.isVisible, timeout=5000)
-    if name != "Data":
-        assert panel.empty.isVisible() and "first" in panel.empty.text()
+    assert panel.empty.isVisible() and "first" in panel.empty.text()
+    panel.empty.lead.click()
+    assert dock.current != page.split("/")[0]

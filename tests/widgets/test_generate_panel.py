@@ -348,8 +348,7 @@ def test_layers_that_are_deleted_while_a_nucleus_is_painted(what_if, qtbot) -> N
 
 def test_a_layout_is_sampled_from_the_open_dataset(panel, qtbot) -> None:
     assert (
-        panel.layout_box.note.text()
-        == "Open a dataset of labeled nuclei in the HistoMix dock, or let the network draw."
+        panel.layout_box.note.text() == "Open a dataset of labeled nuclei on the page Project, or let the network draw."
     )
     panel.session.dataset = load_sample()
     panel.session.dataset_changed.emit()

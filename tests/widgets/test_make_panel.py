@@ -15,6 +15,7 @@ from napari_histomix.records import Event, drain
 from napari_histomix.widgets.layers import layer_book_of
 from napari_histomix.widgets.loading import Opened
 from napari_histomix.widgets.make_panel import MakePanel
+from napari_histomix.widgets.plan_panel import MethodChooser
 from napari_histomix.widgets.session import Session
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
@@ -38,6 +39,13 @@ def session(qtbot, tmp_path, stamps, dataset_folder, labeled_image):
     session.choose_method("stamps")
     yield session
     session.release()
+
+
+@pytest.fixture
+def chooser(session, qtbot):
+    chooser = MethodChooser(session)
+    qtbot.addWidget(chooser)
+    return chooser
 
 
 @pytest.fixture
@@ -69,20 +77,20 @@ def run(panel, qtbot):
         panel.run()
 
 
-def test_a_method_that_was_added_is_listed_explained_and_has_its_form(panel, session, stamps) -> None:
-    at = panel.chooser.box.findData("stamps")
-    assert panel.chooser.box.itemText(at) == "Stamps" and panel.chooser.box.currentIndex() == at
-    assert "olored discs on free places" in panel.chooser.about.text()
+def test_a_method_that_was_added_is_listed_explained_and_has_its_form(panel, chooser, stamps) -> None:
+    at = chooser.box.findData("stamps")
+    assert chooser.box.itemText(at) == "Stamps" and chooser.box.currentIndex() == at
+    assert "olored discs on free places" in chooser.about.text()
     assert list(panel.form.fields) == ["count", "radius", "color", "seed"]
     assert panel.settings() == stamps.StampSettings()
     assert panel.progress.run_button.isEnabled()
 
 
-def test_a_method_that_cannot_use_the_images_says_why(panel, session, stamps, monkeypatch, tissue) -> None:
+def test_a_method_that_cannot_use_the_images_says_why(panel, chooser, session, tissue) -> None:
     session.take_opened(tissue)
-    at = panel.chooser.box.findData("stamps")
-    assert not panel.chooser.box.model().item(at).isEnabled()
-    assert "Stamps needs labeled nuclei" in panel.chooser.box.itemData(at, 3)
+    at = chooser.box.findData("stamps")
+    assert not chooser.box.model().item(at).isEnabled()
+    assert "Stamps needs labeled nuclei" in chooser.box.itemData(at, 3)
     session.choose_method("stamps")
     assert not panel.progress.run_button.isEnabled()
     assert "Stamps needs labeled nuclei" in panel.progress.run_button.toolTip()

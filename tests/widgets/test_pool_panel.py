@@ -468,9 +468,9 @@ def test_uses_are_counted_when_a_pool_is_opened_and_when_more_is_made(empty, qtb
     qtbot.waitUntil(lambda: empty.view.gallery.numbers.tolist()[:3] == [7, 5, 0], timeout=10_000)
 
 
-def test_a_pool_that_is_mended_is_shown(empty, qtbot, tmp_path, monkeypatch) -> None:
-    docks = []
-    monkeypatch.setattr(pool_panel, "open_dock", lambda _viewer, name: docks.append(name))
+def test_a_pool_that_is_mended_is_shown(empty, qtbot, tmp_path) -> None:
+    pages: list[str] = []
+    empty.session.page_requested.connect(pages.append)
     study = make_study(tmp_path / "study")
     part = study.folder / "pool" / "part-0000" / "part.json"
     whole = part.read_text()
@@ -479,7 +479,7 @@ def test_a_pool_that_is_mended_is_shown(empty, qtbot, tmp_path, monkeypatch) -> 
     qtbot.waitUntil(empty.rebuild_button.isVisible, timeout=10_000)
     assert empty.note.kind == "error" and not empty.results.isVisible() and empty.curation is None
     empty.rebuild_button.click()
-    assert docks == ["Segments"]
+    assert pages == ["make/segments"]
     part.write_text(whole)
     with qtbot.waitSignal(empty.opened, timeout=10_000):
         empty.open_study(study.folder)

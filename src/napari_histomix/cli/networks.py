@@ -250,7 +250,7 @@ def run_reader_test(options: Options) -> dict[str, Any]:
     dataset = options.open_data(studies[0])
     made = follow(make_reader_test(dataset, studies, options.out, settings, undecided=options.all))
     options.say(f"{made.each} real and {made.each} synthetic crops. Written: {options.out}")
-    options.say("To answer it, open napari and the dock HistoMix: Reader test.")
+    options.say("To answer it, open napari, Plugins > HistoMix, and go to Results > Reader test.")
     return {"out": str(options.out), "crops": len(made.test), "real": made.each, "synthetic": made.each}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from app_model.types import KeyBinding
@@ -16,9 +17,14 @@ from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layers import layer_book_of
 from napari_histomix.widgets.session import Session, session_of, window_of
+from napari_histomix.widgets.viewer_layers import VIEWING_MODES
 
 STOP_AND_KEEP = "Stop at the next step; you are asked whether what is made so far stays."
+SURE_AFTER = 4.0
+"""Seconds of a phase before it is said how long the rest of it takes."""
 MOVES = ("Left", "Right", "Up", "Down")
+QUIET_MODES = (*VIEWING_MODES, "transform", "select")
+"""Modes of a layer in which nothing is drawn."""
 
 
 class Panel(QWidget):
@@ -26,6 +32,8 @@ class Panel(QWidget):
 
     running_changed = Signal(bool)
     preferred_size: ClassVar[tuple[int, int] | None] = None
+    runs: ClassVar[bool] = True
+    """Whether its job is a person's work, which nothing else ends without asking."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__()
@@ -37,6 +45,8 @@ class Panel(QWidget):
         """What is bound when the panel is shown, and released when it is hidden or closed."""
         self.book = layer_book_of(self.viewer, self.session)
         self.runner = JobRunner(self, window_of(self.viewer)).on(running_changed=self.running_changed)
+        if self.runs:
+            self.session.runners.add(self.runner)
         self.column = ui.column(margin=ui.SPACE)
         self.setLayout(self.column)
         self.setMinimumWidth(300)
@@ -48,6 +58,14 @@ class Panel(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
         return area
+
+    def lead(self, text: str, page: str, tip: str, *, beside: ui.Note | None = None, primary: bool = False) -> Any:
+        """A button that leads to another page of the dock; there as long as the note ``beside`` it, if any."""
+        made = ui.button(text, tip, lambda: self.session.page_requested.emit(page), primary=primary)
+        if beside is not None:
+            beside.lead = made
+            made.setVisible(bool(beside.text()))
+        return made
 
     def complain(self, note: ui.Note, sentence: str) -> None:
         """Show one sentence about a failure: in the panel, or as a notice where the panel is not to be seen."""
@@ -74,7 +92,8 @@ class PanelKeys(QObject):
 
     napari gives a layer's own bindings precedence (A selects all points, R is a rectangle), and a selected layer can
     be any. So the keys are bound on the viewer, and on the layer that is active, and taken back from a layer as soon
-    as it is not. What was bound there before is put back. ``actions`` says what each key ("A", "Left") does.
+    as it is not. What was bound there before is put back. While a person draws in a layer, keys over the canvas are
+    napari's: Ctrl+Z takes the stroke back. ``actions`` says what each key ("A", "Left") does.
     """
 
     def __init__(self, panel: QWidget, viewer: Any, actions: Mapping[str, Callable[[], None]]) -> None:
@@ -82,6 +101,7 @@ class PanelKeys(QObject):
         self._viewer = viewer
         self._actions = dict(actions)
         self._bound: list[tuple[Any, dict[KeyBinding, Any], dict[KeyBinding, Any]]] = []
+        self._active: Any = None
         self._shown = False
         for key, action in actions.items():
             # As over the canvas: a key that is held down moves on, but decides once.
@@ -99,11 +119,27 @@ class PanelKeys(QObject):
         if self._shown:
             self._shown = False
             self._viewer.layers.selection.events.active.disconnect(self._on_active)
+            self._follow(None)
             self._unbind()
 
-    def _on_active(self, event: Any = None) -> None:
+    def _follow(self, active: Any) -> None:
+        """Hear of the modes of the layer that is active now."""
+        before, self._active = self._active, active
+        for layer, hear in ((before, "disconnect"), (active, "connect")):
+            if layer is not None and hasattr(layer.events, "mode"):
+                getattr(layer.events.mode, hear)(self._on_mode)
+
+    def _on_mode(self, event: Any = None) -> None:
         self._unbind()
-        for owner in (self._viewer, self._viewer.layers.selection.active):
+        if self._active is None or str(self._active.mode) in QUIET_MODES:
+            self._bind()
+
+    def _on_active(self, event: Any = None) -> None:
+        self._follow(self._viewer.layers.selection.active)
+        self._on_mode()
+
+    def _bind(self) -> None:
+        for owner in (self._viewer, self._active):
             if owner is not None:
                 ours = {
                     KeyBinding.from_str(key): lambda _owner, action=action: action()
@@ -169,6 +205,30 @@ class StatusLine(QWidget):
         self._label.setGeometry(0, 0, self.width(), height)
 
 
+class TimeLeft:
+    """How long a phase of a run will take yet, by how far it came since it began; by a clock in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._of: tuple[str, int] | None = None
+        self._first, self._began = 0, 0.0
+
+    def after(self, event: Event) -> float | None:
+        """Seconds; None where that cannot be said yet."""
+        of = event.phase, event.total
+        if of != self._of:
+            self._of, self._first, self._began = of, event.done, self._clock()
+        passed, done = self._clock() - self._began, event.done - self._first
+        if not event.total or done <= 0 or passed < SURE_AFTER:
+            return None
+        return (event.total - event.done) * passed / done
+
+
+def time_words(seconds: float) -> str:
+    """A stretch of time in words, such as ``3 min``."""
+    return f"{round(seconds / 60):,} min" if seconds >= 90 else f"{round(seconds):,} s"
+
+
 class RunBar(QWidget):
     """Run, Cancel, a progress bar and what is being done; follows a runner.
 
@@ -193,6 +253,7 @@ class RunBar(QWidget):
         self._runner = runner
         self._tip, self._keep_question, self._made = tip, keep_question, 0
         self._can_run = True
+        self._left = TimeLeft()
         self.run_button = ui.button(text, tip, self.run, primary=True)
         stop_tip = stop_tip if keep_question is None else STOP_AND_KEEP
         self.cancel_button = ui.button("Cancel", stop_tip, self._cancel)
@@ -257,9 +318,27 @@ class RunBar(QWidget):
     def words(self, event: Event) -> str:
         """What the line below the progress bar says."""
         # Inpainting says its own counts, of nuclei and of steps.
+        left = self._left.after(event)
+        rest = f"about {time_words(left)} left" if left is not None and left >= 1 else "…"
         if not event.total or " of " in event.phase:
-            return f"{event.phase} …"
-        return f"{event.phase}: {event.done:,} of {event.total:,} …"
+            return f"{event.phase} {rest}" if rest == "…" else f"{event.phase} · {rest}"
+        return f"{event.phase}: {event.done:,} of {event.total:,} {'' if rest == '…' else '· '}{rest}"
+
+
+def ask_to_stop(parent: QWidget, titles: Sequence[str]) -> bool:
+    """Ask whether what is under way may be ended; what it has made is kept."""
+    if not titles:
+        return True
+    question = QMessageBox(parent)
+    question.setWindowTitle("HistoMix is at work")
+    question.setText(f"Under way: {', '.join(titles)}.")
+    question.setInformativeText("Stop it? What is finished is kept, and can be gone on with from its study.")
+    stop = question.addButton("Stop it", QMessageBox.ButtonRole.DestructiveRole)
+    wait = question.addButton("Let it go on", QMessageBox.ButtonRole.RejectRole)
+    question.setDefaultButton(wait)
+    question.setEscapeButton(wait)
+    question.exec()
+    return bool(question.clickedButton() is stop)
 
 
 def ask_to_keep(parent: QWidget, count: int) -> bool:

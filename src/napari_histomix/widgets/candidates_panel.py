@@ -1,4 +1,4 @@
-"""Step 2: find the places where a rare nucleus would fit, look at them, keep or drop them."""
+"""Find the places where a rare nucleus would fit, look at them, keep or drop them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QItemSelection, QItemSelectionModel, Qt
 from qtpy.QtGui import QColor
 
@@ -18,12 +19,15 @@ from napari_histomix.widgets.loading import Candidates
 from napari_histomix.widgets.plan_panel import PlanPage
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
+from napari_histomix.widgets.viewer_layers import Clicks
 
 CROP_MICROMETERS = 32.0
 TYPING = 200
 """Milliseconds after a key before the table is filtered."""
 STATES = (DROP, KEEP, UNDECIDED)
 """Decisions by their code in the table, in the order of their words."""
+BEST = 50
+"""Candidates that are shown at first: the most likely ones, and those that were decided on."""
 DECISION = 5
 """Place of the column of decisions."""
 
@@ -54,7 +58,9 @@ class CandidatesPanel(PlanPage):
             self.viewer,
             {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP), "U": self.undo, "Y": self.redo},
         )
-        self.while_shown.append(self.keys)
+        self.clicks = Clicks(self.viewer, self)
+        self.clicks.clicked.connect(self._on_clicked)
+        self.while_shown += [self.keys, self.clicks]
         self.session.candidates_changed.connect(self._on_candidates)
         self.session.candidates_decided.connect(self._on_decided)
         self.session.reader.loaded.connect(lambda _name: self._show_pair())
@@ -82,6 +88,14 @@ class CandidatesPanel(PlanPage):
         self.kind, self.type, self.decision = (
             ui.choice(items, changed=self._filter, letters=7) for items in (kinds, [("Any class", None)], decisions)
         )
+        tip = f"The {BEST} most likely places and those you decided on, or all of them; also as points over the tissue."
+        self.extent = ui.choice([(f"Best {BEST}", True), ("All", False)], tip, changed=self._filter, letters=7)
+        self.filters = ui.Section("Filter", "Show only some of them, in the table and over the tissue.", False)
+        ui.add(
+            self.filters.body,
+            ui.row(self.search, self.percentile, stretch=0),
+            ui.even_row(self.kind, self.type, self.decision),
+        )
         self.table = ArrayTableModel(self)
         self.view = table_view(self.table)
         self.view.setSortingEnabled(True)
@@ -103,12 +117,11 @@ class CandidatesPanel(PlanPage):
         )
         parts = (
             self.draw,
-            ui.row(self.search, self.percentile, stretch=0),
-            ui.even_row(self.kind, self.type, self.decision),
+            ui.row(self.count, self.extent, stretch=0),
             self.view,
             ui.even_row(self.keep_button, self.drop_button, self.undo_button, self.redo_button),
-            self.count,
             ui.row(self.target_view, self.donor_view),
+            self.filters,
         )
         self.results = ui.box(ui.column(*parts, stretch=parts.index(self.view)))
         self.column.addWidget(self.results, 10)
@@ -142,8 +155,21 @@ class CandidatesPanel(PlanPage):
         filters = {"kind": self.kind, "type": self.type, "decision": self.decision}
         equal = {name: filter.currentData() for name, filter in filters.items() if filter.currentData() is not None}
         least = {"percentile": self.percentile.value()} if self.percentile.value() else {}
-        self.table.set_filter(self.search.text(), equal=equal, least=least)
+        self.table.set_filter(self.search.text(), self._best(), equal=equal, least=least)
+        self.book.show_candidates(self.table.items())
         self._recount()
+
+    def _best(self) -> NDArray[np.intp] | None:
+        """Those that are shown at first; None where all are wanted."""
+        if not self.extent.currentData():
+            return None
+        decided = [rank for rank in self.session.decisions["candidate"] if rank < len(self.table)]
+        return np.union1d(np.arange(min(BEST, len(self.table))), decided).astype(np.intp)
+
+    def _on_clicked(self, event: Any) -> None:
+        rank = self.book.candidate_at(event.position)
+        if rank is not None:
+            self.select([rank])
 
     def selected(self) -> list[int]:
         """Ranks of the selected candidates."""
@@ -174,7 +200,10 @@ class CandidatesPanel(PlanPage):
 
     def select(self, ranks: Iterable[int]) -> None:
         """Select candidates by rank, those that the filter shows."""
-        rows = [row for row in map(self.table.row_of, list(ranks)[:1000]) if row is not None]
+        ranks = list(ranks)
+        if self.extent.currentData() and ranks and all(self.table.row_of(rank) is None for rank in ranks):
+            self.extent.setCurrentIndex(1)
+        rows = [row for row in map(self.table.row_of, ranks[:1000]) if row is not None]
         if not rows:
             return
         first = self.table.index(rows[0], 0)

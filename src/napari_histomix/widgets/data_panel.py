@@ -17,7 +17,7 @@ from napari_histomix.datasets.splits import split_of, split_order
 from napari_histomix.generation.unlabeled import UnlabeledCount, count_unlabeled, load_segmenter
 from napari_histomix.records import Event, Job, NucleusClass
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.base import Panel, RunBar, ask_to_stop
 from napari_histomix.widgets.charts import Bar
 from napari_histomix.widgets.jobs import JobRunner, prepare_torch
 from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
@@ -154,8 +154,12 @@ class UnlabeledLine(QWidget):
 class DataPanel(Panel):
     """Dataset, classes, images and the study's place."""
 
+    runs = False
+
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
+        self.ask = partial(ask_to_stop, self)
+        """Asks whether what is under way may be ended, given what it is."""
         self._build_opening()
         self._build_contents()
         self.column.addStretch(1)
@@ -233,7 +237,9 @@ class DataPanel(Panel):
         )
         overview = (self.summary, self.synthetic, self.scale_box, self.classes, self.class_note, self.unlabeled)
         problems = (self.problems_title, self.problems, self.split_parts)
-        self.contents = ui.box(ui.column(*overview, self.splits, *problems, details))
+        tip = "Go on to the methods, and to what they find before they make anything."
+        self.next_button = self.lead("Make synthetic images →", "make/making", tip, primary=True)
+        self.contents = ui.box(ui.column(*overview, self.splits, *problems, details, self.next_button))
         self.column.addWidget(self.contents)
 
     def _arrow(self, arrow: Qt.ArrowType, tip: str, by: int) -> QToolButton:
@@ -257,8 +263,9 @@ class DataPanel(Panel):
         self._start(job, "opening a study")
 
     def _start(self, job: Any, title: str) -> None:
-        self.note.say("")
-        self.runner.start(job, title)
+        if self.ask(self.session.under_way):
+            self.note.say("")
+            self.runner.start(job, title)
 
     def _apply_scale(self) -> None:
         if self.session.dataset is not None:

@@ -335,6 +335,8 @@ class Note(QLabel):
     """A sentence for the person: plain, a warning or an error. Hidden while there is nothing to say."""
 
     COLORS: ClassVar = {"info": ACCENT, "good": GOOD, "warning": CARE, "error": BAD}
+    lead: QPushButton | None = None
+    """A button that does what the sentence asks for; there as long as the sentence is."""
 
     def __init__(self, text: str = "", kind: str = "info") -> None:
         super().__init__()
@@ -353,6 +355,8 @@ class Note(QLabel):
             self.setStyleSheet(f"QLabel {{ border-left: 3px solid {self.COLORS[kind]}; padding: 3px 0 3px 8px; }}")
         self.setText(text)
         self.setVisible(bool(text))
+        if self.lead is not None:
+            self.lead.setVisible(bool(text))
 
 
 class Section(QCollapsible):

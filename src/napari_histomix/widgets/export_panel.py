@@ -23,6 +23,7 @@ WRITTEN = (
     "Beside the images and labels: a manifest of every change, where each pixel comes from, a chart of the classes "
     "and a dataset card."
 )
+NOTHING = "Approve some synthetic nuclei or images first."
 CHART = "class_counts.png"
 PAUSE = 300
 """Milliseconds without a change before the dry run begins: decisions come as fast as keys are pressed."""
@@ -40,14 +41,15 @@ class ExportPanel(Panel):
         """What an export would write now; None until that is known."""
         self.planner = JobRunner(self).on(finished=self._on_plan)
         self._wait = ui.later(self, PAUSE, self._find_plan)
-        self.empty = ui.Note("Approve some synthetic nuclei or images first.")
+        self.empty = ui.Note(NOTHING)
         self._build_contents()
         self.progress = RunBar("Export", self.runner)
         self.progress.run.connect(self.run)
         self.note = ui.Note()
         self.open_button = ui.folder_button(lambda: self._done, shown=False)
         self.chart = Picture()
-        ui.add(self.column, self.empty, self.contents, self.progress, self.note, self.open_button, self.chart)
+        lead = self.lead("Review what was made →", "review", "Approve what is to be exported.", beside=self.empty)
+        ui.add(self.column, self.empty, lead, self.contents, self.progress, self.note, self.open_button, self.chart)
         self.column.addStretch(1)
         self.planner.on(failed=lambda sentence: self.figures.say(sentence, "error"))
         self.runner.on(finished=self._on_written, failed=partial(self.complain, self.note))
@@ -203,7 +205,7 @@ class ExportPanel(Panel):
     def _summarize(self) -> None:
         session = self.session
         approved = session.approved
-        self.empty.setVisible(not approved)
+        self.empty.say("" if approved else NOTHING)
         self.contents.setVisible(bool(approved))
         self.progress.setVisible(bool(approved))
         if session.dataset is None or session.survey is None or not approved:

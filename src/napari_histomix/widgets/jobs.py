@@ -189,6 +189,8 @@ class JobRunner(QObject):
         self._bar_time = 0.0
         self.discarded = False
         """Whether the job that came to its end last was discarded: nobody is to be asked about it."""
+        self.title = ""
+        """What the job that was started last is called."""
         self._live: list[_Handle] = []
         self._next: tuple[Callable[[], Job[Any]], str] | None = None
         self._again = later(self, 0, self._start_next)
@@ -226,6 +228,7 @@ class JobRunner(QObject):
         # several times. At Python's own 5 ms that adds up to a visible stutter, at 1 ms it does not.
         sys.setswitchinterval(min(sys.getswitchinterval(), 0.001))
         handle = _Handle(make)
+        self.title = title
         call = _Named(_work)
         call.title = f"HistoMix: {title}"
         worker = create_worker(call, handle, _start_thread=False)

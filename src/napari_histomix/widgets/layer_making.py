@@ -25,13 +25,16 @@ from napari_histomix.widgets.decisions import APPROVE, DELETE, DROP, KEEP, REJEC
 CONTOURS = {"thin": 1, "thick": 3, "filled": 0}
 """Width of outlines in pixels of the image, by preference; 0 fills nuclei."""
 DECISION_COLORS = {
-    WORDS[KEEP]: "#2ecc71",
-    WORDS[APPROVE]: "#2ecc71",
-    WORDS[DROP]: "#e74c3c",
-    WORDS[REJECT]: "#e74c3c",
+    WORDS[KEEP]: "#00a651",
+    WORDS[APPROVE]: "#00a651",
+    WORDS[DROP]: "#ffb000",
+    WORDS[REJECT]: "#ffb000",
     WORDS[DELETE]: "transparent",
-    UNDECIDED: "#f5f5f5",
+    UNDECIDED: "#00e5ff",
 }
+"""None of them occurs in H&E, pale or dark; a dark green and a light amber differ also to those who see no red."""
+DECISION_SYMBOLS = {WORDS[DROP]: "x", WORDS[REJECT]: "x"}
+"""Beside the colors; all others are discs."""
 CANDIDATE_MICROMETERS = 3.0
 RING_WIDTH = 0.06
 """Of the rings around synthetic nuclei, as a share of their size."""
@@ -137,6 +140,7 @@ def candidates_layer(image: str, rows: pd.DataFrame, mpp: float, space: Mapping[
         face_colormap="viridis",
         face_contrast_limits=(0, 100),
         border_color=decision_colors(features["decision"]) if len(features) else DECISION_COLORS[UNDECIDED],
+        symbol=decision_symbols(features["decision"]) if len(features) else "disc",
         border_width=0.18,
         size=CANDIDATE_MICROMETERS / mpp,
         opacity=0.9,
@@ -177,6 +181,7 @@ def changes_layer(
         features=features,
         face_color="transparent",
         border_color=decision_colors(words),
+        symbol=decision_symbols(words),
         border_width=RING_WIDTH,
         size=[3.1 * radius for radius in radii],
         visible=False,
@@ -207,6 +212,7 @@ def take_over(old: Layer, new: Layer) -> None:
         if len(new.data):
             old.size = new.size
             old.border_color = new.border_color
+            old.symbol = new.symbol
 
 
 def center(change: Change) -> tuple[float, float]:
@@ -253,6 +259,11 @@ def decision_colors(words: Iterable[str]) -> NDArray[np.float64]:
     # As numbers: napari takes long to read the names of many colors.
     colors = {word: transform_color(color)[0] for word, color in DECISION_COLORS.items()}
     return np.array([colors[word] for word in words], np.float64).reshape(-1, 4)
+
+
+def decision_symbols(words: Iterable[str]) -> list[str]:
+    """What a point of each decision looks like."""
+    return [DECISION_SYMBOLS.get(word, "disc") for word in words]
 
 
 @dataclass(eq=False)

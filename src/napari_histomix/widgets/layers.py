@@ -51,6 +51,7 @@ class LayerBook(QObject):
         self._queue: deque[Callable[[], None]] = deque()
         self._place: tuple[str, float, float] | None = None
         self._synthetic = True
+        self._candidates: NDArray[np.intp] | None = None
         self._selected: Layer | None = None
         self._inserted: Layer | None = None
         self._gc_pause = GcPause()
@@ -327,12 +328,40 @@ class LayerBook(QObject):
         if name in self.stacks:
             layer = making.candidates_layer(name, self._rows(name), self._mpp(name), self._space(name))
             self._add(name, "candidates", layer)
+            self._show_some(name)
+
+    def show_candidates(self, ranks: Sequence[int] | None) -> None:
+        """Show the points of these candidates and no others; None: all of them."""
+        wanted = None if ranks is None else np.asarray(ranks, np.intp)
+        if wanted is None or self._candidates is None or not np.array_equal(wanted, self._candidates):
+            self._candidates = wanted
+            self._later(*(partial(self._show_some, name) for name in self.stacks))
+
+    def _show_some(self, name: str) -> None:
+        layer = self.layer(name, "candidates")
+        if isinstance(layer, Points) and len(layer.data):
+            some = np.ones(len(layer.data), bool)
+            if self._candidates is not None:
+                some = np.isin(layer.features["rank"], self._candidates)
+            # napari draws points of two dimensions whether they are ``shown`` or not.
+            layer.size = np.where(some, making.CANDIDATE_MICROMETERS / self._mpp(name), 0)
+
+    def candidate_at(self, point: Sequence[float]) -> int | None:
+        """Rank of the candidate whose point, of those that are shown, lies at a place (world coordinates)."""
+        layer = self.layer(self.session.image, "candidates")
+        if not isinstance(layer, Points) or not layer.visible or not len(layer.data):
+            return None
+        sizes = np.asarray(layer.size, float)
+        away = np.abs(layer.data - layer.world_to_data(point)[-2:]).max(axis=1)
+        nearest = int(np.where(sizes > 0, away, np.inf).argmin())
+        return int(layer.features["rank"].iloc[nearest]) if away[nearest] <= 0.6 * sizes[nearest] else None
 
     def _recolor_candidates(self, name: str) -> None:
         layer, rows = self.layer(name, "candidates"), self._rows(name)
         if isinstance(layer, Points) and len(rows) == len(layer.data):
             layer.features = making.candidate_features(rows)
             layer.border_color = making.decision_colors(layer.features["decision"])
+            layer.symbol = making.decision_symbols(layer.features["decision"])
 
     def _add_synthetic(self, composed: Composed) -> None:
         name, image = composed.name, composed.synthetic.image
@@ -366,6 +395,7 @@ class LayerBook(QObject):
             words = [WORDS[decisions.get(number, UNDECIDED)] for number in layer.features["number"]]
             layer.features["decision"] = words
             layer.border_color = making.decision_colors(words)
+            layer.symbol = making.decision_symbols(words)
 
     # A rejected change leaves, an approved one returns: only its window is written.
 

@@ -1,7 +1,8 @@
-"""The third step: carry the chosen method out, with a live look at what is being made."""
+"""Carry the chosen method out, with a live look at what is being made."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,12 +13,12 @@ from napari_histomix.study.runs import Run
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar, ask_to_keep
 from napari_histomix.widgets.forms import SessionForm
-from napari_histomix.widgets.plan_panel import MethodChooser, chosen, data_problem, ready
+from napari_histomix.widgets.plan_panel import chosen, data_problem, ready
 from napari_histomix.widgets.session import Session
 
 
 class MakePanel(Panel):
-    """The method, the form of its settings, the run with its preview, and what was refused and why."""
+    """The form of the method's settings, the run with its preview, and what was refused and why."""
 
     model: Any = None
     """A loaded model to use in place of the one that the settings name."""
@@ -27,9 +28,11 @@ class MakePanel(Panel):
         self._messages: list[str] = []
         self._ready = False
         self._forms: dict[str, SessionForm] = {}
-        self.empty, self.note, self.refusals, self.left_text = ui.Note(), ui.Note(), ui.Note(), ui.Note()
+        self.empty, self.first, self.note = ui.Note(), ui.Note(), ui.Note()
+        self.refusals, self.left_text = ui.Note(), ui.Note()
         self.refusals.setToolTip("What was refused, most often first.")
-        self.chooser = MethodChooser(self.session)
+        self.stage_settings: Callable[[], Any] = lambda: None
+        """Settings by which a run finds what comes first, where nobody has looked for it before."""
         self._place = ui.column()
         self.ask = partial(ask_to_keep, self)
         self.progress = RunBar(
@@ -49,8 +52,11 @@ class MakePanel(Panel):
         """What can be done with a run that was not finished."""
         self.preview = ui.CropView("Being made", height=230)
         self.preview.hide()
-        ui.add(self.column, self.empty, self.chooser, self._place, self.progress, self.left)
-        ui.add(self.column, self.preview, self.note, self.refusals)
+        lead = self.lead("Open a dataset →", "project/data", "Choose images, or the sample.", beside=self.empty)
+        self.review_button = self.lead("Review them →", "review", "Look at each, approve or reject it.")
+        self.review_button.hide()
+        ui.add(self.column, self.empty, lead, self.first, self._place, self.progress, self.left)
+        ui.add(self.column, self.preview, self.note, self.review_button, self.refusals)
         self.column.addStretch(1)
         self.runner.on(progressed=self._on_event, finished=self._on_made, failed=self._on_failed)
         self.runner.on(cancelled=self._on_cancelled, running_changed=self._on_running)
@@ -87,13 +93,15 @@ class MakePanel(Panel):
         problem = data_problem(self.session, method)
         if problem or method is None or form is None:
             return problem
-        if not self._ready and method.stage is not None:
-            return f"{method.stage.title} come first: find them in the step before."
         return form.missing()
 
     def run(self) -> None:
         if not self.runner.running and not self.problem():
-            self._start(lambda: self.session.make_job(self.settings(), loaded=self.model))
+            self._start(self._make_job)
+
+    def _make_job(self) -> Any:
+        stage = None if self._ready else self.stage_settings()
+        return self.session.make_job(self.settings(), stage, self.model)
 
     def resume(self) -> None:
         if not self.runner.running:
@@ -133,7 +141,7 @@ class MakePanel(Panel):
         if number < wanted:
             self.note.say(f"{number:,} of {wanted:,} made.", "warning")
         else:
-            self.note.say(f"{number:,} made. Review them in the next step.", "good")
+            self.note.say(f"{number:,} made.", "good")
         problems = [problem.sentence for problem in outcome.problems[:3]]
         if self._messages or problems:
             self.note.say(" ".join([self.note.text(), *self._messages, *problems]), "warning")
@@ -183,8 +191,8 @@ class MakePanel(Panel):
         for form in self._forms.values():
             form.setVisible(form is shown)
             form.setEnabled(not self.runner.running)
-        self.chooser.setEnabled(not self.runner.running)
         run = None if self.runner.running else self._unfinished()
+        self.review_button.setVisible(len(self.session.table) > 0 and not self.runner.running)
         self.left.setVisible(run is not None)
         if run is not None and self.session.study is not None:
             made = len(self.session.study.ids_of_run(run.id))
@@ -195,6 +203,11 @@ class MakePanel(Panel):
 
     def _allow(self) -> None:
         problem = self.problem()
+        method = chosen(self.session)
         self.empty.say(problem if self.session.dataset is None else "")
+        waits = method is not None and method.stage is not None and not self._ready and not problem
+        self.first.say(
+            f"{method.stage.title} are found first; look at them in their own tab before, if you like." if waits else ""
+        )
         self.progress.setVisible(self.session.dataset is not None)
         self.progress.allow(not problem, problem)

@@ -1,4 +1,4 @@
-"""Targets and donors of the Mix dock: jobs that look for them and blend one in, layer and grid that show them."""
+"""Targets and donors of the tab *One segment*: jobs that look for them and blend one in, and what shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dock of its own: replace one segment of tissue by a donor that a person chooses (USegMix)."""
+"""The tab *One segment* of Make: replace one segment of tissue by a donor that a person chooses (USegMix)."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class MixPanel(TissuePanel):
         self.segments = SegmentsLayer(self.viewer, self)
         self.loader, self.previews = JobRunner(self), JobRunner(self)
         self.blender = JobRunner(self, window_of(self.viewer))
+        self.session.runners.add(self.blender)
         self._find_soon = ui.later(self, WAIT, self._find_donors)
         self._build()
         self._connect()
@@ -215,7 +216,7 @@ class MixPanel(TissuePanel):
         self.segments.mark(0)
         label, self._wanted = self._wanted, 0
         if not target.numbers:
-            self.about.setText("All segments of this image were dropped; keep some of them in HistoMix: Pool.")
+            self.about.setText("All segments of this image were dropped; keep some of them in the tab Pool.")
         elif label:
             self.choose(label)
         else:
@@ -345,7 +346,7 @@ class MixPanel(TissuePanel):
             self.after.show_pixels(change.pixels[around(segment, change.pixels.shape)], "Blended")
         self._blending = -1
         self.session.take_made([change.id])
-        self.note.say(f"{change.name} is made. It waits for your review in HistoMix: Review.", "good")
+        self.note.say(f"{change.name} is made. It waits for your review on the page Review.", "good")
 
     def _end_blending(self, sentence: str = "") -> None:
         if sentence and self._blending >= 0:

@@ -1,4 +1,4 @@
-"""A dock of its own: find the nuclei of an open image, and their classes."""
+"""The tab *Find nuclei* of Project: find the nuclei of an open image, and their classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second step: which method makes the images, and the page on which a person vets what its stage finds."""
+"""Which method makes the images, and the page on which a person vets what its stage finds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.session import Session
 
 NO_DATA = "Choose a dataset first."
-NO_SCALE = "Enter how many µm one pixel is, in the step Data."
+NO_SCALE = "Enter how many µm one pixel is, on the page Project."
 
 
 class MethodChooser(QWidget):
@@ -104,7 +104,8 @@ class PlanPage(Panel):
         self._own_form = form is None
         self.progress = RunBar(self.run_text, self.runner, self.run_tip)
         self.progress.run.connect(self.run)
-        ui.add(self.column, self.empty, *([self.form] if self._own_form else []), self.progress, self.note)
+        lead = self.lead("Open a dataset →", "project/data", "Choose images, or the sample.", beside=self.empty)
+        ui.add(self.column, self.empty, lead, *([self.form] if self._own_form else []), self.progress, self.note)
         self.build_results()
         self.column.addStretch(1)
         self.runner.on(finished=self._on_found, failed=partial(self.complain, self.note))
@@ -165,15 +166,11 @@ class PlanPage(Panel):
 
 
 class PlanPanel(Panel):
-    """The chosen method, and the page of its stage, where it has one."""
+    """The page of the chosen method's stage, where it has one."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self._idle = self.runner
-        self.chooser = MethodChooser(self.session)
-        self.column.addWidget(self.chooser)
-        self.nothing = ui.hint("There is nothing to find before this method makes images: go on with the next step.")
-        self.column.addWidget(self.nothing)
         self.column.addStretch(1)
         self.pages: dict[str, Any] = {}
         self.page: Any = None
@@ -202,13 +199,10 @@ class PlanPanel(Panel):
         self.page = self.pages[stage.page] if stage is not None else None
         for page in self.pages.values():
             page.setVisible(page is self.page)
-        self.nothing.setVisible(method is not None and stage is None)
         self.runner = self._idle if self.page is None else self.page.runner
         self._on_study()
         self.running_changed.emit(self.runner.running)
 
-    def words(self) -> str:
-        """How things stand, in a few words."""
-        method = chosen(self.session)
-        words = self.page.words() if self.page is not None else ""
-        return " · ".join(filter(None, (method.title if method is not None else "", words)))
+    def settings(self) -> Any:
+        """What the page's form says, as settings of the stage; None where the method has none."""
+        return None if self.page is None else self.page.form.value(self.page.stage.settings)

@@ -1,4 +1,4 @@
-"""A dock of its own: make a blinded real-or-synthetic test, answer it, and see the report."""
+"""The tab *Reader test* of Results: make a blinded real-or-synthetic test, answer it, and see the report."""
 
 from __future__ import annotations
 

@@ -138,5 +138,4 @@ def open_sample() -> list[LayerData]:
 def _open_dock(window: Any) -> Any:
     """The page for data of the HistoMix dock."""
     _, dock = window.add_plugin_dock_widget("napari-histomix", "HistoMix")
-    dock.open_step(0)
-    return dock.data
+    return dock.open("project/data")

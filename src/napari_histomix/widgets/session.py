@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -22,7 +23,7 @@ from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import loading
 from napari_histomix.widgets.decisions import DELETE, REJECT, Decisions
 from napari_histomix.widgets.elements import free_folder
-from napari_histomix.widgets.jobs import load_ahead, log_errors
+from napari_histomix.widgets.jobs import JobRunner, load_ahead, log_errors
 from napari_histomix.widgets.loading import Candidates, Found, Ground, ImageReader, Opened, Work
 from napari_histomix.widgets.preferences_page import PreferencesPage
 
@@ -51,6 +52,8 @@ class Session(Decisions):
     image_changed = Signal(str)
     place_requested = Signal(str, float, float)
     """Image, row, column a person wants to see."""
+    page_requested = Signal(str)
+    """A page of the dock a person is led to: project, make, review, results, or a tab of one, as in ``make/pool``."""
     model_changed = Signal()
     pool_changed = Signal(object, object)
     """Folder of the study with a segment pool that one dock opened, or whose pool it changed; and that dock."""
@@ -64,6 +67,8 @@ class Session(Decisions):
         self.reader = ImageReader(self)
         self.reader.failed.connect(lambda _name, sentence: self.notice.emit(sentence))
         self.reader.loaded.connect(self._on_loaded)
+        self.runners: WeakSet[JobRunner] = WeakSet()
+        """Of the panels, those whose jobs are a person's work."""
         self.networks: dict[str, Path] = {}
         """Folders of the networks that are used in place of the bundled ones, by kind."""
         self.pool_folder: Path | None = None
@@ -100,6 +105,11 @@ class Session(Decisions):
         """All changes by id, made into objects one at a time."""
         self.change_at: Callable[[int], Change] = lru_cache(OBJECTS)(changes.__getitem__)
         """The change in a row of the table."""
+
+    @property
+    def under_way(self) -> list[str]:
+        """What a person has set going, and nothing else may end without asking."""
+        return sorted(runner.title for runner in self.runners if runner.running)
 
     # Opening.
 

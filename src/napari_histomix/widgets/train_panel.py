@@ -1,4 +1,4 @@
-"""A dock of its own: train a network on one's own tissue, look at how it learns, and use it."""
+"""The tab *Train* of Make: train a network on one's own tissue, look at how it learns, and use it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SOURCES = (("Recombined from the dataset", RECOMBINED), ("Drawn by the structure
 
 
 class LayoutBox(QWidget):
-    """Part of the Generate dock, its ``panel``: samples layouts, on the device that ``device`` names."""
+    """Part of the tab *By hand*, its ``panel``: samples layouts, on the device that ``device`` names."""
 
     changed = Signal()
     """Another source or other options were chosen, or sampling began or ended."""
@@ -72,7 +72,7 @@ class LayoutBox(QWidget):
         if self.source.currentData() == DRAWN:
             return ""
         if dataset is None or not dataset.has_nuclei:
-            return "Open a dataset of labeled nuclei in the HistoMix dock, or let the network draw."
+            return "Open a dataset of labeled nuclei on the page Project, or let the network draw."
         return "Enter how many µm one pixel is, in the step Data." if dataset.missing_scale else ""
 
     def allow(self, allowed: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the Generate dock runs in the background: layouts sampled, layouts painted, nuclei painted into real images."""
+"""What the tab *By hand* runs in the background: layouts sampled, layouts painted, nuclei painted into real images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dock of its own: sample or draw a layout of nuclei and paint it, or paint new nuclei into a real image."""
+"""The tab *By hand* of Make: sample or draw a layout of nuclei and paint it, or paint new nuclei into a real image."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class GeneratePanel(Panel):
         ui.add(self.column, ui.heading("Nuclei"), self.edit_box, ui.heading("Paint"), self.paint_form)
         tip = (
             "Paint many new nuclei of this class into the images of the dataset: with the shapes of real ones, at "
-            "candidate places that you look through first. Leads to the method Painted nuclei in the HistoMix dock."
+            "candidate places that you look through first. Leads to the method Painted nuclei."
         )
         self.many_button = ui.button("Many of this class …", tip, self.plan_many)
         ui.add(self.column, self.paint_bar, self.why, self.note, self.before_button, self.many_button)
@@ -357,12 +357,8 @@ class GeneratePanel(Panel):
         return partial(making.what_if_job, self.networks, drawing.drawing, drawn, self.paint_form.options())
 
     def plan_many(self) -> None:
-        """Open the HistoMix dock at the method that paints many nuclei, with the chosen class as the rare one."""
-        session, window = self.session, window_of(self.viewer)
-        dock, histomix = self.viewer.window.add_plugin_dock_widget("napari-histomix", "HistoMix", tabify=True)
-        dock.show()
-        dock.raise_()
-        assert window is not None
+        """Go to the method that paints many nuclei, with the chosen class as the rare one."""
+        session = self.session
         session.choose_method(MANY)
         dataset, name = session.dataset, str(self.edit_box.kind.currentData() or "")
         known = {kind.name: kind.number for kind in dataset.classes} if dataset is not None else {}
@@ -370,7 +366,7 @@ class GeneratePanel(Panel):
         if name in known:
             rare = known.pop(name)
             session.choose_classes((rare,), (number for number in known.values() if number != unclassified))
-        histomix.open_step(0 if dataset is None else 1)
+        session.page_requested.emit("project" if dataset is None else "make/plan")
 
     def _on_event(self, event: Event) -> None:
         if event.message and event.message not in self._messages:

@@ -1,1 +1,1 @@
-"""The Pool dock: browse and curate a segment pool."""
+"""The segment pool: browse and curate a segment pool."""

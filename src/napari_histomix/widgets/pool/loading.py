@@ -1,4 +1,4 @@
-"""What the docks for segments are built on: how they open a pool, its UMAP, and decisions written in order."""
+"""What the tabs for segments are built on: how they open a pool, its UMAP, and decisions written in order."""
 
 from __future__ import annotations
 
@@ -153,10 +153,12 @@ def current_segments(curation: Curation, name: str) -> dict[int, int]:
 
 
 class TissuePanel(Panel):
-    """Base of the docks for segments: what one of a viewer's docks opens, the others open too."""
+    """Base of the tabs for segments: what one of them opens, the others open too."""
 
     with_images = False
     """Whether the images of the pool are opened with it."""
+    # It opens what others have open.
+    runs = False
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -186,13 +188,6 @@ class TissuePanel(Panel):
     def _on_pool(self, folder: Any, by: Any) -> None:
         if by is not self and isalive(self) and folder is not None:
             self.open_study(folder)
-
-
-def open_dock(viewer: Any, name: str) -> None:
-    """Open another dock of this plugin, or bring it to the front."""
-    window = getattr(viewer, "window", None)
-    if window is not None:
-        window.add_plugin_dock_widget("napari-histomix", f"HistoMix: {name}", tabify=True)
 
 
 # The UMAP.

@@ -1,4 +1,4 @@
-"""A dock of its own: look through the segments of a pool, keep and drop them, give them classes and tags."""
+"""The tab *Pool* of Make: look through the segments of a pool, keep and drop them, give them classes and tags."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from napari_histomix.widgets.base import PanelKeys
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions, PoolFilters
 from napari_histomix.widgets.pool.gallery import PoolGallery, PoolSelection
-from napari_histomix.widgets.pool.loading import CurationWriter, OpenedPool, TissuePanel, open_dock, umap_job, uses_of
+from napari_histomix.widgets.pool.loading import CurationWriter, OpenedPool, TissuePanel, umap_job, uses_of
 from napari_histomix.widgets.pool.map import PoolMap
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import SegmentPlaces
@@ -258,7 +258,7 @@ class PoolPanel(TissuePanel):
 
     def _open_segments(self) -> None:
         if not self.session.shows_pool_images:
-            open_dock(self.viewer, "Segments")
+            self.session.page_requested.emit("make/segments")
 
     # Opening.
 

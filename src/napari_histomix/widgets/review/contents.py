@@ -43,7 +43,9 @@ class ReviewContents(QWidget):
         self.filters, self.list = FilterSection(panel), ListSection(panel)
         self.donors, self.compare = DonorSection(panel.session, panel.runner), CompareSection(panel.session)
         self.detector, self.summary = DetectorSection(panel), SummarySection(panel, self.filters.choose_donor)
-        parts = (self.goal, self.note, self.views, self.deciding, self.details)
+        tip = "Everything is decided: go on to write the approved work as a dataset."
+        self.export = panel.lead("Export what is approved →", "results/export", tip, primary=True)
+        parts = (self.goal, self.note, self.views, self.deciding, self.export, self.details)
         sections = (self.filters, self.list, self.donors, self.compare, self.detector, self.summary)
         top = ui.row(self.counter, keys_button, stretch=0)
         self.setLayout(ui.column(top, *parts, *sections, space=ui.SPACE - 2))
@@ -108,6 +110,7 @@ class ReviewContents(QWidget):
         gone = f" · {deleted:,} deleted" if deleted else ""
         self.counter.setText(f"{place}{shown}{out} · {approved:,} approved · {rejected:,} rejected{gone}")
         self.goal.show_counts(undecided, approved, rejected)
+        self.export.setVisible(bool(approved) and not undecided)
         self.filters.show_count(queue)
         self.list.refresh()
         self.detector.refresh()

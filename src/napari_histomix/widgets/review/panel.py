@@ -27,6 +27,10 @@ from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.views import SIDE_BY_SIDE, SWIPE
 from napari_histomix.widgets.session import Session
 
+NOTHING = "Make synthetic images first."
+LEAST_SEEN = 240
+"""Pixels of the panel, from above to below, in which something can be seen and decided."""
+TOO_LOW = "Nothing was decided: there is too little room to see it. Make the dock higher."
 GOAL = "review_goal"
 """Under which the study keeps it."""
 THICK = 3 * RING_WIDTH
@@ -45,23 +49,22 @@ class ReviewPanel(Panel):
         self._held = False
         self.canvas = ReviewCanvas(self.viewer, session, self.book)
         self.area = self.scroll()
-        self.empty = ui.Note("Make synthetic images first.")
+        self.empty = ui.Note(NOTHING)
         self.contents = ReviewContents(self)
-        self.column.addWidget(self.empty)
-        self.column.addWidget(self.contents)
+        lead = self.lead("Make some →", "make/making", "Go to the methods that make them.", beside=self.empty)
+        ui.add(self.column, self.empty, lead, self.contents)
         self.column.addStretch(1)
         # A place for the keys to go to when a note is left.
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         table = key_table(self)
         self.sheet = KeySheet(self, table)
         actions = {key: action for lines in table.values() for *_, keys in lines for key, action in keys.items()}
-        self.keys = PanelKeys(self, self.viewer, {**actions, "F1": self.toggle_keys})
+        self.keys = PanelKeys(self, self.viewer, {**actions, "F1": self.toggle_keys, "Escape": self.escape})
         self.while_shown.append(self.keys)
         # napari's keys for the canvas cannot tell signs apart that need Shift on some keyboard. Qt hears these in the
         # whole window, as long as the panel is to be seen.
         add_shortcut(self, "?", self.toggle_keys, Qt.ShortcutContext.WindowShortcut)
         add_shortcut(self, "+", partial(self.contents.views.zoom, 1), Qt.ShortcutContext.WindowShortcut)
-        add_shortcut(self, "Escape", self.escape)
         session.study_changed.connect(self._on_study)
         session.changes_changed.connect(self._on_changes)
         session.changes_made.connect(self._on_changes)
@@ -115,6 +118,9 @@ class ReviewPanel(Panel):
         queue, deciding = self.queue, self.contents.deciding
         scope, ids = deciding.scope, queue.table.ids[deciding.rows(queue)].tolist()
         if self.session.read_only or not ids:
+            return
+        if self.isVisible() and self.height() < LEAST_SEEN:
+            self.contents.note.say(TOO_LOW, "warning")
             return
         self.contents.details.note.keep()
         with self._hold():
@@ -213,7 +219,7 @@ class ReviewPanel(Panel):
         before = self.queue.id
         self.contents.take_changes()
         self.contents.setVisible(len(self.queue.table) > 0)
-        self.empty.setVisible(not len(self.queue.table))
+        self.empty.say("" if len(self.queue.table) else NOTHING)
         if self.queue.id != before:
             self._fly()
         self.contents.show_all()

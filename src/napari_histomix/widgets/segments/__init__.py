@@ -1,1 +1,1 @@
-"""The Segments dock: divide images into segments, build a pool, take corrections into it."""
+"""Tissue segments: divide images into segments, build a pool, take corrections into it."""

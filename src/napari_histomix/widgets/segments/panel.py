@@ -1,4 +1,4 @@
-"""A dock of its own: divide open images into segments, build a pool of a folder's, and take corrections into it."""
+"""The tab *Correct* of Make: divide open images into segments, build a pool, and take corrections into it."""
 
 from __future__ import annotations
 

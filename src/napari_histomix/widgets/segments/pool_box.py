@@ -1,4 +1,4 @@
-"""A segment pool: the page that builds it, and the lower half of the Segments dock, which shows and corrects it."""
+"""A segment pool: the page that builds it, and the lower half of the tab *Correct*, which shows and corrects it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ from napari_histomix.widgets.pool.loading import (
     TissuePanel,
     current_segments,
     numbers_of,
-    open_dock,
     pathless,
 )
 from napari_histomix.widgets.session import Session
@@ -197,15 +196,15 @@ def _read(opened: OpenedPool, image: PoolImage, pictures: Sequence[Picture]) -> 
 
 
 class PoolPage(PlanPage):
-    """Builds the pool of the session's study; it is looked through and corrected in docks of its own."""
+    """Builds the pool of the session's study; it is looked through and corrected in tabs of its own."""
 
     run_text, run_tip = "Build the pool", "Divide every training image, and keep the segments in the study."
 
     def build_results(self) -> None:
-        tip = "Keep and drop segments, and give them classes, in the dock HistoMix: Pool."
-        browse = ui.button("Look through them", tip, lambda: open_dock(self.viewer, "Pool"))
-        tip = "Show segments in their images and correct them, in HistoMix: Segments."
-        correct = ui.button("Correct them", tip, lambda: open_dock(self.viewer, "Segments"))
+        tip = "Keep and drop segments, and give them classes, in the tab Pool."
+        browse = ui.button("Look through them", tip, lambda: self.session.page_requested.emit("make/pool"))
+        tip = "Show segments in their images and correct them, in the tab Correct."
+        correct = ui.button("Correct them", tip, lambda: self.session.page_requested.emit("make/segments"))
         self.leads = ui.box(ui.row(browse, correct))
         self.column.addWidget(self.leads)
         self.session.study_changed.connect(self._on_study)
@@ -266,7 +265,7 @@ class PoolBox(TissuePanel):
         tip = "Segments that you changed or painted anew are added to the pool; those they replace are dropped."
         self.correct_button = ui.button("Take corrections into the pool", tip, self.correct)
         self.where = ui.Note()
-        browse = ui.button("Browse the pool", "Look through its segments in the dock HistoMix: Pool.", self._browse)
+        browse = ui.button("Browse the pool", "Look through its segments in the tab Pool.", self._browse)
         images = ui.row(self.images, self.show_button, stretch=0)
         self.tools = ui.box(ui.column(images, self.correct_button, self.where, browse, space=ui.SPACE - 2))
         buttons = ui.even_row(self.folder_button, self.open_button)
@@ -277,7 +276,7 @@ class PoolBox(TissuePanel):
     def _browse(self) -> None:
         if self.opened is not None:
             self.session.share_pool(self.opened.study.folder, self, changed=True)
-            open_dock(self.viewer, "Pool")
+            self.session.page_requested.emit("make/pool")
 
     # Jobs.
 

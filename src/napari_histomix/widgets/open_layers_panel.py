@@ -1,0 +1,154 @@
+"""The tab *Open layers* of Project: an image and its nuclei that are open in napari become a dataset on disk."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
+from qtpy.QtCore import Signal
+
+from napari_histomix.datasets.dataset_writer import WrittenDataset
+from napari_histomix.datasets.entries import with_names
+from napari_histomix.datasets.writing import complete_or_absent, safe_name
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, Source, instance_ids
+from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets import viewer_layers
+from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.generate.layout_layers import unusable_labels
+from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.viewer_layers import LayerChoice, Picture, about, micrometers, plane_of
+
+FORMAT = "plain"
+ONE = "nucleus"
+"""Class of all nuclei where no column says one."""
+
+
+def class_columns(layer: Any) -> list[str]:
+    """Columns of a Labels layer's features that may say a nucleus's class: text, or few whole numbers."""
+    features = layer.features
+    return [
+        str(name)
+        for name in features.columns
+        if name != "index" and (features[name].dtype.kind not in "fc" or features[name].nunique() <= 20)
+    ]
+
+
+def classes_by(layer: Any, column: str) -> dict[int, str]:
+    """Class of each label by a column of the layer's features; without one all are of the same."""
+    features = layer.features
+    if not column:
+        return {}
+    ids = features["index"] if "index" in features else np.arange(1, len(features) + 1)
+    return {int(number): str(kind) for number, kind in zip(ids, features[column], strict=True)}
+
+
+def layers_job(
+    folder: Path, name: str, picture: Picture, instances: NDArray[np.int32], kinds: dict[int, str], mpp: float
+) -> Job[Path]:
+    """Write one image with its nuclei as a dataset, complete or absent; in a worker's thread."""
+    yield Event("Reading the layers")
+    pixels, ids = picture.pixels(), instance_ids(instances)
+    if pixels.shape[:2] != instances.shape:
+        raise HistomixError(f"The image is {_size(pixels)} pixels, its nuclei are {_size(instances)}; choose a pair.")
+    if not len(ids):
+        raise HistomixError("No nucleus is labeled there; choose another layer, or find nuclei first.")
+    words = {number: kinds.get(number) or ONE for number in ids}
+    classes = with_names((), set(words.values()))
+    numbers = {kind.name: kind.number for kind in classes}
+    types = {number: numbers[kind] for number, kind in words.items()}
+    image = LabeledImage(pixels, instances, types, mpp, Source(folder.name, name))
+    yield Event("Writing the dataset")
+    with complete_or_absent(folder) as partial_folder:
+        writer = WrittenDataset(partial_folder, folder.name, classes, FORMAT)
+        writer.add(image, synthetic=False)
+        writer.finish()
+    return folder
+
+
+def _size(array: NDArray[Any]) -> str:
+    return f"{array.shape[1]:,}×{array.shape[0]:,}"
+
+
+class OpenLayersPanel(Panel):
+    """Which image, which nuclei, and what says their classes."""
+
+    written = Signal(object)
+    """Folder of a dataset that is to be opened."""
+
+    def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
+        super().__init__(napari_viewer, session)
+        self.image = LayerChoice(self.viewer, Image, viewer_layers.unusable)
+        self.labels = LayerChoice(self.viewer, Labels, unusable_labels)
+        self.column_choice = ui.choice([(f"none: all are {ONE}", "")], "A column of the layer's features.")
+        tip = "How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
+        self.scale = ui.number(0, 10, 0, step=0.05, decimals=4, suffix=" µm/px", special="? µm/px", tip=tip)
+        self.lines = ui.form(
+            ("Image", self.image, "The H&E image: the plane that is shown."),
+            ("Its nuclei", self.labels, "Labels of the same size; 0 is background."),
+            ("Classes", self.column_choice),
+            ("One pixel is", self.scale),
+        )
+        tip = "Write both as a dataset in a folder of its own, and open that; the layers stay as they are."
+        self.progress = RunBar("Use these layers", self.runner, tip)
+        self.why, self.note = ui.Note(), ui.Note()
+        hint = ui.hint("For images and labels that are open already, from any plugin or file.")
+        ui.add(self.column, hint, ui.box(self.lines), self.progress, self.why, self.note)
+        self.column.addStretch(1)
+        for part in (self.image, self.labels):
+            part.changed.connect(self._update)
+        self.scale.valueChanged.connect(self._update)
+        self.progress.run.connect(self.run)
+        self.runner.on(finished=self._on_written, failed=partial(self.complain, self.note))
+        self._update()
+
+    @property
+    def mpp(self) -> float:
+        """µm per pixel, by the layer or by the person; 0 where neither says it."""
+        return (micrometers(self.image.layer) if self.image.layer is not None else None) or self.scale.value()
+
+    def problem(self) -> str:
+        """Why these layers cannot be used yet; empty where they can."""
+        image, labels = self.image.layer, self.labels.layer
+        if image is None or labels is None:
+            return "Open an H&E image and a Labels layer of its nuclei first."
+        if about(image).get("synthetic") or about(labels).get("synthetic"):
+            return "These layers are synthetic, and would become donors; choose real ones."
+        return "" if self.mpp else "Enter how many µm one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
+
+    def _update(self, *_: object) -> None:
+        image, labels = self.image.layer, self.labels.layer
+        known = class_columns(labels) if labels is not None else []
+        ui.offer(self.column_choice, [(f"none: all are {ONE}", ""), *((name, name) for name in known)])
+        if "class" in known and not self.column_choice.currentData():
+            self.column_choice.setCurrentIndex(1 + known.index("class"))
+        self.lines.setRowVisible(self.scale, image is not None and micrometers(image) is None)
+        problem = self.problem()
+        self.why.say(problem)
+        self.progress.allow(not problem, problem)
+
+    def run(self) -> None:
+        """Write the dataset, then have it opened."""
+        if self.problem() or self.runner.running:
+            return
+        image, labels = self.image.layer, self.labels.layer
+        self.note.say("")
+        point = self.viewer.dims.point
+        try:
+            picture = viewer_layers.picture_of(image, point)
+        except HistomixError as error:
+            self.complain(self.note, str(error))
+            return
+        # A copy: what is drawn meanwhile is for the next time.
+        instances = np.maximum(np.asarray(labels.data[plane_of(labels, point)]), 0).astype(np.int32)
+        name = safe_name(image.name)
+        folder = ui.free_folder(self.session.home, f"{name} layers")
+        kinds = classes_by(labels, str(self.column_choice.currentData() or ""))
+        self.runner.start(partial(layers_job, folder, name, picture, instances, kinds, self.mpp), "writing the layers")
+
+    def _on_written(self, folder: Path) -> None:
+        self.note.say(f"Written: {folder}", "good")
+        self.written.emit(folder)
