@@ -20,6 +20,7 @@ from napari_histomix.compositing.composing import compose
 from napari_histomix.methods.edge_pix2pix import EdgePix2PixSettings
 from napari_histomix.records import drain
 from napari_histomix.study import Study
+from napari_histomix.widgets.elements import Note
 from napari_histomix.widgets.layer_making import RING_WIDTH, center
 
 pytestmark = pytest.mark.gui
@@ -317,8 +318,11 @@ def test_while_a_layer_is_painted_keys_are_naparis(review, type_keys) -> None:
     type_keys(review, ("Z", CONTROL), "A", "R")
     assert labels.data[0, 0] != 77, "the stroke is taken back"
     assert len(session.decisions["change"]) == 1, "and no decision is made or taken back"
+    told = [one.text() for one in review.review.findChildren(Note) if one.isVisible()]
+    assert any(labels.name in text and "napari's" in text for text in told)
     labels.mode = "pan_zoom"
     type_keys(review, ("Z", CONTROL))
+    assert not any("napari's" in one.text() for one in review.review.findChildren(Note) if one.isVisible())
     assert not session.decisions["change"]
 
 

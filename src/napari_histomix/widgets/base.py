@@ -96,6 +96,9 @@ class PanelKeys(QObject):
     napari's: Ctrl+Z takes the stroke back. ``actions`` says what each key ("A", "Left") does.
     """
 
+    lent = Signal(str)
+    """Name of the layer that is drawn in, while keys over the canvas are napari's; empty as soon as they are not."""
+
     def __init__(self, panel: QWidget, viewer: Any, actions: Mapping[str, Callable[[], None]]) -> None:
         super().__init__(panel)
         self._viewer = viewer
@@ -131,8 +134,17 @@ class PanelKeys(QObject):
 
     def _on_mode(self, event: Any = None) -> None:
         self._unbind()
-        if self._active is None or str(self._active.mode) in QUIET_MODES:
+        drawing = self._active is not None and str(self._active.mode) not in QUIET_MODES
+        if not drawing:
             self._bind()
+        self.lent.emit(self._active.name if drawing else "")
+
+    def note(self) -> ui.Note:
+        """A note that is there while a person draws in a layer, and says that keys over the canvas are napari's."""
+        made = ui.Note()
+        said = "You are drawing in {}: over the image, keys are napari's. Here they do what they say."
+        self.lent.connect(lambda name: made.say(said.format(name) if name else "", "warning"))
+        return made
 
     def _on_active(self, event: Any = None) -> None:
         self._follow(self._viewer.layers.selection.active)

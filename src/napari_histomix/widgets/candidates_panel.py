@@ -61,6 +61,7 @@ class CandidatesPanel(PlanPage):
         self.clicks = Clicks(self.viewer, self)
         self.clicks.clicked.connect(self._on_clicked)
         self.while_shown += [self.keys, self.clicks]
+        self.column.insertWidget(0, self.keys.note())
         self.session.candidates_changed.connect(self._on_candidates)
         self.session.candidates_decided.connect(self._on_decided)
         self.session.reader.loaded.connect(lambda _name: self._show_pair())
@@ -117,9 +118,10 @@ class CandidatesPanel(PlanPage):
         )
         parts = (
             self.draw,
-            ui.row(self.count, self.extent, stretch=0),
+            self.extent,
             self.view,
             ui.even_row(self.keep_button, self.drop_button, self.undo_button, self.redo_button),
+            self.count,
             ui.row(self.target_view, self.donor_view),
             self.filters,
         )

@@ -143,6 +143,8 @@ def candidates_layer(image: str, rows: pd.DataFrame, mpp: float, space: Mapping[
         symbol=decision_symbols(features["decision"]) if len(features) else "disc",
         border_width=0.18,
         size=CANDIDATE_MICROMETERS / mpp,
+        # Those of size 0 are not to be seen; napari draws none below two pixels of the screen by itself.
+        canvas_size_limits=(0, 10_000),
         opacity=0.9,
         visible=False,
         name=f"{image} candidates",

@@ -61,6 +61,7 @@ class ReviewPanel(Panel):
         actions = {key: action for lines in table.values() for *_, keys in lines for key, action in keys.items()}
         self.keys = PanelKeys(self, self.viewer, {**actions, "F1": self.toggle_keys, "Escape": self.escape})
         self.while_shown.append(self.keys)
+        self.column.insertWidget(0, self.keys.note())
         # napari's keys for the canvas cannot tell signs apart that need Shift on some keyboard. Qt hears these in the
         # whole window, as long as the panel is to be seen.
         add_shortcut(self, "?", self.toggle_keys, Qt.ShortcutContext.WindowShortcut)
