@@ -125,6 +125,7 @@ def shoot_generate(viewer: Any, dock: Any) -> None:
     row, col = np.unravel_index(np.where(free, pale, np.inf).argmin(), free.shape)
     rows, cols = np.ogrid[: free.shape[0], : free.shape[1]]
     drawn.data = np.where((rows - row) ** 2 + (cols - col) ** 2 <= 5**2, drawn.selected_label, drawn.data)
+    drawn.mode = "pan_zoom"
     panel.paint_bar.run_button.click()
     wait_until(lambda: not panel.runner.busy)
     made = viewer.layers[f"{real.name}, what if"].data
