@@ -16,7 +16,7 @@ def test_splits_are_proposed_changed_and_found_again(with_study, open_dock, qtbo
     box, session = dock.data.splits, dock.session
     dock.open("project/data")
     box.toggle.click()
-    qtbot.waitUntil(box.table.isVisible)
+    qtbot.waitUntil(lambda: box.table.isVisible() and box.propose_button.height() > 10)
     assert box.model.rowCount() == 5
     assert all(box.splits_of[row] == ["train"] for row in range(5))
 
