@@ -17,6 +17,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_histomix.compositing.composing import compose_window
 from napari_histomix.records import Change, Event, Job, LabeledImage
 from napari_histomix.widgets import layer_making as making
+from napari_histomix.widgets.camera import fly, show_scale_bar
 from napari_histomix.widgets.decisions import DELETE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.jobs import GcPause, JobRunner
 from napari_histomix.widgets.layer_making import Composed, Stack, Stacks, composed_image
@@ -29,8 +30,6 @@ PAUSE = 15
 SYNTHETIC = ("synthetic", "synthetic nuclei", "changes")
 REWRITTEN = 40
 """Nuclei of one image that one act may rewrite in its layers; with more, they are composed anew."""
-VIEW_PIXELS, VIEW_MICROMETERS = 700, 90.0
-"""What a flight leaves on the screen: so many micrometers on so many screen pixels."""
 AT_ONCE = 6
 """Target images whose synthetic layers appear right away; those of others come when the image is first shown.
 
@@ -485,29 +484,3 @@ def layer_book_of(viewer: Any, session: Session | None = None) -> LayerBook:
     viewer = getattr(viewer, "__wrapped__", viewer)
     session = session or session_of(viewer)
     return session.findChild(LayerBook, NAME) or LayerBook(viewer, session)
-
-
-# Camera and scale bar are where napari keeps them since 0.9, or where it kept them before.
-
-
-def fly(viewer: Any, point: tuple[float, ...]) -> None:
-    """Center the camera on a place (world coordinates, last two axes) and come close."""
-    camera = getattr(viewer, "scene", viewer).camera
-    camera.center = (0.0, *point[-2:])
-    camera.zoom = VIEW_PIXELS / VIEW_MICROMETERS
-
-
-def fit(viewer: Any, layer: Any, margin: float = 0.05) -> None:
-    """Show all of a layer, with some space around it."""
-    camera, canvas = getattr(viewer, "scene", viewer).camera, getattr(viewer, "canvas", None)
-    height, width = canvas.size if canvas is not None else viewer._canvas_size
-    low, high = (corner[-2:] for corner in layer.extent.world)
-    camera.center = (0.0, *((low + high) / 2))
-    rows, cols = high - low
-    camera.zoom = (1 - 2 * margin) * min(height / max(rows, 1e-9), width / max(cols, 1e-9))
-
-
-def show_scale_bar(viewer: Any) -> None:
-    """Show the scale bar."""
-    overlays = getattr(getattr(viewer, "canvas", None), "overlays", viewer)
-    overlays.scale_bar.visible = True

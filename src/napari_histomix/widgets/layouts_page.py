@@ -18,11 +18,11 @@ from napari_histomix.methods.layout_stage import LayoutBook, layout_picture
 from napari_histomix.records import HistomixError, instance_ids
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import PanelKeys
+from napari_histomix.widgets.camera import fit, show_scale_bar
 from napari_histomix.widgets.decisions import DROP, KEEP, UNDECIDED, WORDS
 from napari_histomix.widgets.generate.edit_box import EditBox
 from napari_histomix.widgets.generate.layout_layers import layout_layer, layout_of
 from napari_histomix.widgets.jobs import JobRunner, single
-from napari_histomix.widgets.layers import fit, show_scale_bar
 from napari_histomix.widgets.plan_panel import PlanPage
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view

@@ -16,6 +16,7 @@ from napari_histomix.records import Event, HistomixError, NucleusClass
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.base import Panel, RunBar
+from napari_histomix.widgets.camera import fit, show_scale_bar
 from napari_histomix.widgets.generate import making
 from napari_histomix.widgets.generate.edit_box import EditBox
 from napari_histomix.widgets.generate.layout_box import LayoutBox
@@ -23,7 +24,6 @@ from napari_histomix.widgets.generate.layout_layers import layout_layer, layout_
 from napari_histomix.widgets.generate.making import Drawing, Painted, WhatIf
 from napari_histomix.widgets.generate.paint_form import PaintForm
 from napari_histomix.widgets.jobs import load_ahead
-from napari_histomix.widgets.layers import fit, show_scale_bar
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.viewer_layers import LayerChoice, about
 

@@ -18,9 +18,10 @@ from napari_histomix.study.database import READ_ONLY
 from napari_histomix.study.decision_log import REASONS
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, PanelKeys, add_shortcut
+from napari_histomix.widgets.camera import fit
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED
 from napari_histomix.widgets.layer_making import RING_WIDTH, center
-from napari_histomix.widgets.layers import LayerBook, fit
+from napari_histomix.widgets.layers import LayerBook
 from napari_histomix.widgets.review.contents import ReviewContents
 from napari_histomix.widgets.review.deciding import IMAGE, ONE, REASON_KEYS, SHOWN, STAY
 from napari_histomix.widgets.review.queue import ReviewQueue
