@@ -33,11 +33,7 @@ def page() -> str:
     parts, stages = [HEAD], {}
     for name in method_names():
         method = method_of(name)
-        needs = method.needs
-        wanted = (
-            "labeled nuclei" if needs.instances else "a class for each image" if needs.kinds else "either kind of data"
-        )
-        lines = [f"## {method.title} (`{name}`)", f"Makes {method.makes} Needs {wanted}."]
+        lines = [f"## {method.title} (`{name}`)", f"Makes {method.makes} Needs {method.needs.words}."]
         if method.citation:
             lines.append(method.citation)
         if method.stage is not None:

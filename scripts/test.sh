@@ -13,14 +13,14 @@ libraries=(
 )
 screen=()
 if [ "$(uname)" = Linux ]; then
-    setup qt,test "${libraries[@]}"
+    setup qt,pyqt6,test "${libraries[@]}"
     command -v xvfb-run >/dev/null || die "xvfb-run was not found; install Xvfb"
     screen=(xvfb-run -a -s "-screen 0 1920x1200x24")
     export LIBGL_ALWAYS_SOFTWARE=1 QT_QPA_PLATFORM=xcb
 else
-    setup qt,test
+    setup qt,pyqt6,test
 fi
-export QT_API=pyside6 OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
+export QT_API=pyside6 PYTEST_QT_API=pyside6 OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 cd "$root"
 
 run_pytest() { ${screen[@]+"${screen[@]}"} "$python" -m pytest "$@" </dev/null; }
@@ -39,8 +39,9 @@ say "Checking the plugin's manifest"
 "$python" -m npe2 validate --imports napari-histomix
 
 say "Running the tests without a window"
-# Files side by side, each process with one thread: with more, they would hold each other up.
-OMP_NUM_THREADS=1 run_pytest -m "not gui" --durations=25 --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# Files side by side, each process with one thread: with more, they would hold each other up. Without a screen, which they would share:
+# the keys and the focus would go to whichever of them showed a panel last.
+OMP_NUM_THREADS=1 QT_QPA_PLATFORM=offscreen "$python" -m pytest -m "not gui" --durations=25 --numprocesses=auto --maxprocesses=4 --dist=loadfile </dev/null
 
 # Two at a time, each on a screen of its own, where keys and the focus are its own as well.
 say "Running the tests in a window"
@@ -66,4 +67,8 @@ ran=$("$python" -c 'import sys, xml.etree.ElementTree as tree
 cases = [case for path in sys.argv[1:] for case in tree.parse(path).iter("testcase")]
 print(sum(case.find("skipped") is None for case in cases))' "$reports"/*.xml)
 [ "$ran" -gt 0 ] || die "no test ran in a window: every one was skipped"
+
+# The same job with Qt's other binding, which napari comes with.
+say "Running the whole job and random events with PyQt6"
+OMP_NUM_THREADS=1 QT_API=pyqt6 PYTEST_QT_API=pyqt6 run_pytest tests/gui/test_whole_job.py tests/gui/test_random_events.py
 say "All passed; $ran of the tests opened a window"

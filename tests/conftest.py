@@ -6,8 +6,9 @@ Factories are session-wide so that hypothesis tests may use them; each makes new
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,21 @@ def own_preferences(monkeypatch, tmp_path_factory, request) -> Path:
     for variable in ("HISTOMIX_ONLINE", "HISTOMIX_WEIGHTS"):
         monkeypatch.delenv(variable, raising=False)
     return home
+
+
+@pytest.fixture(autouse=True)
+def collecting_between_tests(request) -> Iterator[None]:
+    """Where a test has widgets, garbage is collected only when it is over.
+
+    While Qt destroys an object and holds a lock, PySide asks Python for overrides; a widget that is collected in there
+    waits for that lock forever. Every test destroys its widgets; a window does so once.
+    """
+    if "qapp" not in request.fixturenames:
+        yield
+        return
+    gc.disable()
+    yield
+    gc.enable()
 
 
 RARE, COMMON, OTHER = 1, 2, 3

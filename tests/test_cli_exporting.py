@@ -57,7 +57,7 @@ def test_what_is_approved_is_exported(run, study, tmp_path):
     assert code == 1 and "already exists" in error[-1]
     code, shown, _ = run("inspect", out)
     assert code == 0 and any("lymphocyte" in line and line.endswith("(2 synthetic)") for line in shown)
-    assert any("2 of " in line and "are synthetic; they are never donors" in line for line in shown)
+    assert any("Contains 2 synthetic" in line and "never donors" in line for line in shown)
     assert json.loads(run("inspect", out, "--json")[1][-1])["synthetic"] == 2
 
 
@@ -126,7 +126,7 @@ def test_a_study_of_tissue_is_exported_as_class_folders_alone(run, tmp_path):
     size = sum(path.stat().st_size for path in files)
     assert size / 1.5 < plan["size"] < 1.5 * size
     assert len(open_any(out).entries) == 6
-    assert any("2 of 6 images are synthetic" in line for line in run("inspect", out)[1])
+    assert any("Contains 2 synthetic images, of 6" in line for line in run("inspect", out)[1])
     assert len(json.loads((out / "manifest.json").read_text(encoding="utf-8"))["changes"]) == 2
 
 

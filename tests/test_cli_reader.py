@@ -83,6 +83,22 @@ def test_synthetic_tissue_is_shown_beside_real_tissue_of_its_class(run, tmp_path
     assert code == 0 and "USegMix" in "\n".join(text)
 
 
+def test_of_a_study_with_nuclei_and_whole_images_one_of_them_is_asked_about(run, tmp_path) -> None:
+    dataset = load_sample()
+    changes = make_changes(dataset)
+    image = dataset.read(dataset.entries[0])
+    origin = np.ones(image.pixels.shape[:2], np.uint8)
+    whole = image_change(len(changes), image.source.image, "", image.pixels[::-1], origin, (), {"method": "Classic"})
+    study = make_reader_study(tmp_path / "both", dataset, [*changes, whole], approved=len(changes) + 1)
+    out = tmp_path / "test"
+    make = ("reader-test", "make", sample_folder(), "--study", study.folder, "--out", out, "--per-kind", 4)
+    code, _, error = run(*make)
+    assert code == 1 and "say which" in error[-1]
+    code, _, error = run(*make, "--about", "nuclei")
+    assert code == 0, error
+    assert all(one.mark is not None for one in ReaderTest.open(out).asked)
+
+
 def test_what_cannot_be_done_is_said_in_a_sentence(studies, run, tmp_path, labeled_image, dataset_folder) -> None:
     def fails(*arguments: object, expected: int = 1) -> str:
         code, _, error = run("reader-test", *arguments)

@@ -176,6 +176,7 @@ def augment(
         folder = tempfile.TemporaryDirectory(prefix="histomix-") if study is None else None
         place = Path(folder.name) / "study" if folder is not None else Path(str(study))
         study = Study.create(place, dataset.root, dataset.name, split_parts=dataset.split_parts)
+        study.carry_edits(dataset)
     if chosen.stage is not None and not chosen.stage.ready(study):
         stage = made_from(chosen.stage.settings, {name: options[name] for name in before & options.keys()})
     outcome = drain(jobs.run(chosen, dataset, settings, study, stage=stage))

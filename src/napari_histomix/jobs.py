@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from napari_histomix.datasets import Dataset, Problem
@@ -27,7 +27,7 @@ class Outcome:
     """What came of a run: the ``ids`` of all changes that it made, those of an interrupted beginning included.
 
     ``wanted`` is how many were asked for, ``refusals`` how often something was refused, by reason; ``problems`` are of
-    images that could not be used.
+    images that could not be used, and ``outcomes`` why candidates were refused, by rank (``Plan.outcomes``).
     """
 
     study: Study
@@ -36,6 +36,7 @@ class Outcome:
     wanted: int
     refusals: Counter[str]
     problems: tuple[Problem, ...]
+    outcomes: Mapping[int, str] = field(default_factory=dict)
 
 
 def run(
@@ -100,7 +101,7 @@ def resume(study: Study, dataset: Dataset, loaded: Any = None) -> Job[Outcome]:
     method = method_of(begun.method)
     check(method, dataset)
     settings: Any = made_from(method.settings, begun.settings)
-    return (yield from _carry_out(method, dataset, settings, study, begun, loaded))
+    return (yield from _carry_out(method, dataset, settings, study, study.take_up(begun.id), loaded))
 
 
 def make_items(
@@ -148,17 +149,21 @@ def prepare(method: Method[Any, Any], dataset: Dataset, study: Study, stage: Any
 def _carry_out(
     method: Method[Any, Any], dataset: Dataset, settings: Any, study: Study, begun: Run, loaded: Any
 ) -> Job[Outcome]:
-    work = Work(dataset, study, begun.first, begun.decisions, loaded)
+    work = Work(dataset, study, begun.first, begun.decisions, loaded, begun.past)
     plan = yield from method.plan(work, settings)
-    study.set_plan(begun.id, plan.wanted, plan.refusals)
+    ranks = [candidate.rank for candidate in study.candidates()] if plan.outcomes else []
+    past = begun.past or begun.first + 1 + max([*(item.id for item in plan.items), *ranks], default=-1)
+    study.set_plan(begun.id, plan.wanted, plan.refusals, plan.outcomes, past)
     done = set(study.ids_of_run(begun.id))
-    left = [item for item in plan.items if begun.first + item.id not in done]
+    # Of a run that goes on: where other runs took a place of its plan, it may hold more than are left.
+    free = [item for item in plan.items if begun.first + item.id not in done and begun.first + item.id < past]
+    left = free[: max(plan.wanted - len(done), 0)]
     if left:
         yield from _kept(method.make(work, left, settings), study, begun.id)
     ids = tuple(study.ids_of_run(begun.id))
     yield Event("Done", len(ids), len(ids))
     study.end_run(begun.id)
-    return Outcome(study, begun.id, ids, plan.wanted, Counter(plan.refusals), plan.problems)
+    return Outcome(study, begun.id, ids, plan.wanted, Counter(plan.refusals), plan.problems, plan.outcomes)
 
 
 def _kept(making: Job[None], study: Study, run: int) -> Job[None]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -29,6 +30,13 @@ OUTLINES: Mapping[Any, str] = MappingProxyType(
 )
 _PAGE = "napari"
 """Key of the file under which the values lie that napari's own Preferences window showed last."""
+_ASKED = "asked for the reviewer"
+"""Key of the file that says that a person was asked for their name."""
+
+_RECENT = "recent"
+"""Key of the file under which lies what was opened last."""
+_MOST_RECENT = 24
+"""More than are shown: some may be gone."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,7 @@ class Preferences:
         ),
     ] = "auto"
     reviewer: Annotated[str, Option("Who decides: written down with every decision.", automatic="nobody")] = ""
-    outlines: Annotated[
-        str, Option("How nuclei are drawn in layers that are made from now on.", label="Nuclei", choices=OUTLINES)
-    ] = "thin"
+    outlines: Annotated[str, Option("How nuclei are drawn.", label="Nuclei", choices=OUTLINES)] = "thin"
 
 
 def user_folder(kind: Literal["config", "log"]) -> Path:
@@ -150,6 +156,43 @@ def merge_page(shown: Mapping[str, Any]) -> Preferences:
     if had != plain(merged):
         _write({**_content()[0], **plain(merged), _PAGE: plain(merged)})
     return merged
+
+
+@dataclass(frozen=True)
+class Recent:
+    """A dataset or study that was opened: its folder, what it is (``nuclei``, ``tissue``, ``study``), when (UTC)."""
+
+    path: str
+    kind: str
+    when: str
+
+
+def recent() -> tuple[Recent, ...]:
+    """What was opened last, the last first; none of it need be there any more."""
+    listed = _content()[0].get(_RECENT)
+    known = []
+    for each in listed if isinstance(listed, list) else ():
+        with suppress(TypeError, KeyError):
+            known.append(Recent(*(str(each[key]) for key in ("path", "kind", "when"))))
+    return tuple(known)
+
+
+def remember(path: Path, kind: str) -> None:
+    """Keep a dataset or study as the one that was opened last; HistomixError where the file cannot be written."""
+    now = Recent(str(Path(path).resolve()), kind, datetime.now(UTC).isoformat(timespec="seconds"))
+    listed = [now, *(each for each in recent() if each.path != now.path)][:_MOST_RECENT]
+    _write({**_content()[0], _RECENT: [vars(each) for each in listed]})
+
+
+def ask_reviewer() -> bool:
+    """Whether a person is to be asked for their name now: nobody is named, and this is the first time."""
+    content = _content()[0]
+    if preferences().reviewer or content.get(_ASKED):
+        return False
+    with suppress(HistomixError):
+        # Where it cannot be kept, it is asked again the next time.
+        _write({**content, _ASKED: True})
+    return True
 
 
 def configuration() -> dict[str, Any]:

@@ -50,7 +50,7 @@ PACKAGES = (
 FIRST = (
     "A report about a problem with napari-histomix. It has no images and no names of images, patients or persons.\n"
     "Names in the log are replaced by marks such as <1a2b3c4d.png>; the same mark stands for the same name.\n"
-    "Please write here, or in your mail, what you did and what you expected.\n"
+    "Please write in your mail, or into this file of the zip, what you did and what you expected.\n"
 )
 
 

@@ -206,11 +206,16 @@ class Location:
 class Candidate:
     """A candidate location with the donor drawn for it."""
 
-    rank: int  # place in the draw, from 0
+    rank: int  # place in the draw, from 0; of those placed by hand, after it
     target: Location
     donor: Location
     log_likelihood: float  # of its surroundings: the log-ratio of rare to other places, or under the Gaussian
     percentile: float  # where that lies among the values of the rare nuclei's own surroundings
+    placed_by: str | None = None  # who placed it by hand, perhaps without a name; None: a search found it
+
+    def there(self, decisions: Mapping[int, str]) -> bool:
+        """Whether it is there, by the decisions on candidates: one placed by hand is not once that was taken back."""
+        return self.placed_by is None or self.rank in decisions
 
 
 REAL, DONOR, INPAINTED = 0, 1, 2

@@ -263,8 +263,10 @@ SAMPLERS: Mapping[Any, str] = MappingProxyType(
     {"fast": "Fast", "quality": "Quality (more steps)", "paper": "As in the papers (250 or 500 steps)"}
 )
 
+LARGEST_SEED = 2**31 - 1
+"""That a person may set for a run; items of a run have larger ones of their own."""
 Seed = Annotated[
-    int, Option("The same seed gives the same result, pixel for pixel.", low=0, high=2**31 - 1, advanced=True)
+    int, Option("The same seed gives the same result, pixel for pixel.", low=0, high=LARGEST_SEED, advanced=True)
 ]
 Device = Annotated[
     str,

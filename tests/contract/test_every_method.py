@@ -166,6 +166,23 @@ class TestRuns:
                 assert list(outcome.ids) == finished.changes().ids
             check_same(again, finished)
 
+    def test_a_run_that_was_stopped_goes_on_after_another(self, case, tmp_path):
+        study = case.begin(tmp_path / "study")
+        job = case.job(study)
+        next(event for event in job if event.made)
+        job.close()
+        stopped = jobs.unfinished(study)
+        if stopped is None:
+            pytest.skip("it is done as soon as anything is")
+        before = study.ids_of_run(stopped.id)
+        between = drain(case.job(study, seed=5)).ids
+        outcome = drain(jobs.resume(study, case.dataset, case.loaded))
+        assert outcome.run == stopped.id and set(before) <= set(outcome.ids)
+        assert set(outcome.ids).isdisjoint(between) and study.changes().ids == sorted([*between, *outcome.ids])
+        assert jobs.unfinished(study) is None
+        added: Counter[tuple[str, int]] = Counter((one.name, number) for one in study.changes() for number in one.added)
+        assert not added or max(added.values()) == 1
+
     def test_every_change_is_in_the_study_when_it_is_handed_over(self, case, tmp_path):
         study = case.begin(tmp_path / "study")
         told: list[int] = []

@@ -133,7 +133,9 @@ def test_wrong_folders_say_what_to_do(tmp_path, folder):
     with pytest.raises(HistomixError, match=r"holds no labeled images.*read are HoVer-Net"):
         open_dataset(other)
     Image.new("RGB", (8, 9)).save(other / "x.png")
-    with pytest.raises(HistomixError, match=r"holds images but no labels \(1 image\); read are"):
+    with pytest.raises(
+        HistomixError, match=r"holds images but no labels \(1 image\): the tab Find nuclei .*; read are"
+    ):
         open_dataset(other)
     (other / "Images").mkdir()
     with pytest.raises(HistomixError, match="has images but no folder Labels"):

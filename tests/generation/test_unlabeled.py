@@ -12,6 +12,7 @@ from napari_histomix.generation.unlabeled import UnlabeledCount, UnlabeledNuclei
 from napari_histomix.records import LabeledImage, Source, drain
 from napari_histomix.widgets import data_panel
 from napari_histomix.widgets.data_panel import UnlabeledLine
+from napari_histomix.widgets.session import Session
 from tests.network_samples import disc_segmenter, discs
 
 PLACES = [(20, 20), (20, 60), (60, 20), (58, 64)]
@@ -81,7 +82,7 @@ def test_inspect_says_it_when_asked(dataset_folder, tmp_path, monkeypatch, run):
 
 def test_the_data_panel_says_it_when_asked(dataset_folder, tmp_path, monkeypatch, qtbot):
     monkeypatch.setattr(data_panel, "load_segmenter", disc_segmenter)
-    line = UnlabeledLine(None)
+    line = UnlabeledLine(None, Session())
     qtbot.addWidget(line)
     dataset = open_dataset(dataset_folder(tmp_path / "data", [image()]))
     line.set_dataset(dataset)

@@ -14,7 +14,7 @@ from qtpy.QtCore import QTimer
 @pytest.fixture(scope="session")
 def small_network(small_network: Callable[..., object]) -> Callable[..., object]:
     """As in all tests, once no dock of an earlier test loads networks in a thread of its own."""
-    from napari_histomix.widgets.jobs import prepare_torch
+    from napari_histomix.widgets.loading_ahead import prepare_torch
 
     prepare_torch()
     return small_network

@@ -71,7 +71,10 @@ def test_each_format_is_chosen_and_written(exporting, settle) -> None:
         assert all(change["decided"] for change in manifest["changes"])
         assert len(open_dataset(folder).entries) == 5 and (folder / "ignore").is_dir()
         # The next one goes elsewhere, and its figures are there already.
-        assert panel._folder != folder and panel.progress.run_button.isEnabled()
+        assert panel._folder != folder and panel.progress.run_button.isEnabled() and panel.plan is plan
+        assert dock.buttons["results"].state == "done" and "✓" in dock.buttons["results"].text()
+    dock.session.decide("change", dock.session.table.ids[1:2].tolist(), "reject")
+    assert dock.buttons["results"].state == "open", "what was exported is not what is approved now"
 
 
 def test_a_decision_makes_the_figures_anew(exporting, settle) -> None:
@@ -125,6 +128,18 @@ def test_too_little_room_and_a_failing_dry_run_are_a_sentence_each(exporting, se
     settle(dock)
     assert panel.figures.kind == "error" and "temporary folder" in panel.figures.text()
     assert not panel.progress.run_button.isEnabled()
+
+
+def test_a_run_keeps_nobody_from_exporting(exporting, settle) -> None:
+    """What a run makes is undecided and stays out: the figures hold, and Export can be pressed all the time."""
+    dock = exporting()
+    panel, session = dock.export, dock.session
+    settle(dock)
+    plan = panel.plan
+    session.changes_made.emit(session.table.ids[-1:].tolist())
+    assert panel.plan is plan and panel.progress.run_button.isEnabled()
+    settle(dock)
+    assert panel.plan is plan and panel.progress.run_button.isEnabled()
 
 
 def test_a_closed_step_does_not_work(exporting, settle) -> None:
@@ -185,7 +200,7 @@ def test_a_folder_dropped_on_napari_opens_the_dock(make_napari_viewer, settle, q
     assert layers[0].scale[0] == pytest.approx(0.5)
     # What is synthetic in it is said, and gives no donor.
     made = session.survey.synthetic_total.total()
-    assert made > 0 and other.data.synthetic.text().startswith(f"{made} of ")
+    assert made > 0 and other.data.synthetic.text().startswith(f"Contains {made} synthetic nuclei, of ")
     assert "never donors" in other.data.synthetic.text() or made == 1
 
 

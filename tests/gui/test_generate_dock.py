@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from dock_pages import open_page
 from generate_samples import image_model_folder
+from napari.layers import Image
 from qtpy.QtCore import QPoint, Qt
 from scipy.io import loadmat
 
@@ -90,6 +91,7 @@ def test_from_layouts_to_an_export(
 
     # Real labels are copied before they are edited.
     own = panel.layout.layer
+    own.selected_label = 1
     qtbot.waitUntil(box.delete_button.isEnabled)
     box.delete_button.click()
     assert panel.layout.layer is not own and 1 not in panel.layout.layer.data and not own.visible
@@ -199,7 +201,7 @@ def test_from_layouts_to_an_export(
 
 
 def test_a_nucleus_is_drawn_with_the_mouse_and_painted(make_napari_viewer: Any, qtbot: Any, tmp_path: Path, heart: Any):
-    from napari_histomix.widgets.jobs import prepare_torch
+    from napari_histomix.widgets.loading_ahead import prepare_torch
 
     prepare_torch()
     viewer = make_napari_viewer(show=True)
@@ -247,3 +249,47 @@ def test_many_nuclei_of_a_class_lead_to_the_method(with_sample: Any, qtbot: Any)
     assert session.method == "painted-nuclei" and session.rare == (session.dataset.class_number("stromal"),)
     assert dock.isVisible() and dock.current == "make"
     assert dock.plan.page.form.fields["rare"].value == ("stromal",)
+
+
+def test_what_is_drawn_into_a_real_image_is_reviewed_and_exported(
+    with_sample: Any, settle: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    dock = with_sample()
+    session, viewer = dock.session, dock.real_viewer
+    session.use_model(image_model_folder(tmp_path / "image"), "image")
+    panel = open_generate(viewer)
+    panel.paint_form.preset.setCurrentIndex(0)
+    panel.task.setCurrentIndex(1)
+    qtbot.waitUntil(lambda: about(panel.image.layer).get("image") == session.image and panel.nuclei.layer is not None)
+    draw_where_free(qtbot, viewer, panel.edit_box, "lymphocyte")
+    assert panel.keep_box.isHidden()
+    panel.paint_bar.run_button.click()
+    qtbot.waitUntil(lambda: not panel.runner.busy, timeout=120_000)
+    assert panel.note.kind == "good", panel.note.text()
+    keeping = panel.keep_box
+    assert keeping.bar.run_button.isVisible() and keeping.bar.run_button.isEnabled(), keeping.why.text()
+    assert panel.minimumSizeHint().width() <= 360
+    keeping.bar.run_button.click()
+    qtbot.waitUntil(lambda: not keeping.runner.busy, timeout=60_000)
+    assert keeping.note.text() == "1 nucleus is in the study, to be reviewed.", keeping.note.text()
+    keeping.review_button.click()
+    settle(dock)
+    assert dock.current == "review" and dock.review.queue.id == 0 and not session.decisions["change"]
+    # What was painted does not lie above what decisions change.
+    shown = [layer for layer in viewer.layers if layer.visible and isinstance(layer, Image)]
+    assert shown == [dock.data.book.layer(session.image, what) for what in ("image", "synthetic")]
+    dock.review.decide("approve")
+    settle(dock)
+    dock.open("results/export")
+    settle(dock)
+    folder, change = dock.export._folder, session.change(0)
+    dock.export.progress.run_button.click()
+    settle(dock)
+    assert dock.export.note.kind == "good", dock.export.note.text()
+    (number,) = change.added
+    names = [path.stem for path in (folder / "Images").glob("*.png")]
+    read = [as_hovernet_reads(folder, name) for name in names if session.image in name]
+    ((pixels, instances, types),) = [each for each in read if number in each[1]]
+    kind = session.dataset.class_number("lymphocyte")
+    assert set(types[instances == number]) == {kind}
+    assert np.array_equal(pixels[change.window][change.origin != 0], change.pixels[change.origin != 0])

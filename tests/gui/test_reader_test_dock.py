@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from dock_pages import open_page
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import Qt
 from reader_samples import make_changes, make_reader_study
 
 from napari_histomix.datasets import load_sample
 from napari_histomix.evaluation.reader_test.folder import CROPS, TEST, TRUTH, ReaderTest
 from napari_histomix.evaluation.reader_test.reading import read_answers
+from napari_histomix.widgets.camera import camera_of
 
 pytestmark = pytest.mark.gui
 
@@ -108,7 +109,7 @@ def test_a_test_is_made_answered_by_keys_left_taken_up_again_and_reported(with_t
     over_the_canvas(panel, "2")
     # While paused, nothing is to be seen and nothing can be answered.
     qtbot.keyClick(page, Qt.Key.Key_P)
-    assert page.crop.pixels is None and "Paused" in page.crop.cover and not reading.running
+    assert page.crop.pixels is None and "Paused" in page.cover.text() and not reading.running
     qtbot.keyClick(page, Qt.Key.Key_1)
     over_the_canvas(panel, "4")
     assert reading.answered == 3 and not page.buttons[1].isEnabled()
@@ -131,18 +132,18 @@ def test_a_test_is_made_answered_by_keys_left_taken_up_again_and_reported(with_t
     assert page.reading.reader == "Ann" and page.reading.answered == 3 and page.reading.current == left_at
     while not page.reading.finished:
         qtbot.keyClick(page, Qt.Key.Key_4)
-    assert "Thank you, Ann" in page.crop.cover and page.crop.pixels is None
+    assert "Thank you, Ann" in page.cover.text() and page.crop.pixels is None
     page.stop_button.click()
     assert panel.start.isVisible() and "all crops are answered" in panel.note.text()
     # No score before somebody asks for it, and none without the truth.
-    assert panel.picture.pixels is None
+    assert not panel.report_window.isVisible()
     panel.report_button.click()
     qtbot.waitUntil(lambda: panel.report_note.text() != "", timeout=30_000)
     assert panel.report_note.kind == "error" and "put back" in panel.report_note.text()
     truth.rename(folder / TRUTH)
     panel.report_button.click()
-    qtbot.waitUntil(lambda: panel.picture.pixels is not None, timeout=30_000)
-    assert panel.report_note.kind == "good"
+    qtbot.waitUntil(panel.report_window.isVisible, timeout=30_000)
+    assert panel.report_note.kind == "good" and panel.report_window.picture.pixels is not None
     report = folder.with_name(f"{folder.name} report")
     assert (report / "report.png").is_file() and (report / "readers.csv").is_file()
     given = read_answers(ReaderTest.open(folder))["Ann"]
@@ -159,30 +160,39 @@ def test_nothing_in_the_window_tells_the_truth(with_test, qtbot) -> None:
     texts: dict[bool, set[tuple[Any, ...]]] = {True: set(), False: set()}
     truths = panel.test.truth()
     begin(panel, "Ann")
-    assert list(viewer.layers) == layers and not any(layer.visible for layer in viewer.layers)
-    # A job that ends now may add a layer.
+    assert [one.name for one in viewer.layers if one.visible] == ["crop", "crop marks"]
+    assert viewer.layers.selection.active is page.crop.image, "the status bar tells of nothing else"
+    # A job that ends now may add a layer, or show one.
     late = viewer.add_image(np.zeros((8, 8)))
     assert not late.visible
     while not page.reading.finished:
         crop = page.reading.current
+        image, marks = page.crop.image, page.crop.marks
+        camera = camera_of(viewer)
         state = (
             page.kind.text(),
             page.question.text(),
-            page.crop.size().toTuple(),
-            page.crop.smooth,
+            page.cover.text(),
+            *(repr((one.name, one.metadata, tuple(one.scale), tuple(one.translate))) for one in (image, marks)),
+            len(marks.data),
             page.crop.pixels.shape,
+            round(camera.zoom, 6),
+            tuple(np.round(camera.center, 6)),
         )
-        texts[truths[crop].synthetic].add((*state, *(one.toolTip() for one in page.buttons.values())))
-        # What is drawn is the crop at one zoom, whatever it is: the arrowheads beside it, and no pixel of it covered.
-        picture = page.crop.grab().toImage()
-        middle = picture.pixelColor(QPoint(picture.width() // 2, picture.height() // 2))
-        pixels = panel.test.crops[crop]
-        near = pixels[30:34, 30:34].reshape(-1, 3).astype(int)
-        assert np.abs(near - (middle.red(), middle.green(), middle.blue())).max(axis=1).min() < 40
+        told = texts[truths[crop].synthetic]
+        told.add((*state, *(one.toolTip() for one in page.buttons.values())))
+        np.testing.assert_array_equal(image.data, panel.test.crops[crop])
+        assert image.interpolation2d == "cubic"
+        # No arrowhead covers a pixel of the crop.
+        corners = np.concatenate(marks.data)
+        side = len(image.data)
+        assert ((corners < -0.5) | (corners > side - 0.5)).any(axis=1).all()
         over_the_canvas(panel, "2")
     assert texts[True] == texts[False] and len(texts[True]) == 1
     page.stop_button.click()
+    qtbot.waitUntil(lambda: not panel.book.busy)
     assert [layer for layer in layers if layer.visible] == shown and late.visible
+    assert not {"crop", "crop marks"} & {layer.name for layer in viewer.layers}
 
 
 def test_what_is_wrong_is_said_in_the_dock(with_test, open_dock, qtbot, tmp_path) -> None:
@@ -209,7 +219,7 @@ def test_only_what_is_approved_is_shown_unless_all_is_asked_for(open_dock, qtbot
     making = panel.making
     qtbot.waitUntil(lambda: making.offer is not None, timeout=30_000)
     assert making.what.currentIndex() == 0 and making.what.currentText() == "4 approved nuclei"
-    assert making.offer.left == len(panel.session.table)
+    assert making.offer.counts == {"nuclei": (4, len(panel.session.table))}
     approved = sorted(panel.session.study.decisions("change"))
     panel.session.decide("change", approved, None)
     qtbot.waitUntil(lambda: making.what.itemText(0) == "0 approved nuclei", timeout=30_000)

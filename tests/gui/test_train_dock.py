@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QScrollArea
 
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.training.settings import InpainterSettings
-from napari_histomix.widgets.forms import SessionForm
+from napari_histomix.widgets.session_form import SessionForm
 
 pytestmark = pytest.mark.gui
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from qtpy.QtCore import Qt
 
 from napari_histomix.datasets import load_sample, sample_folder
 from napari_histomix.methods import method_of
@@ -158,6 +159,20 @@ def test_a_second_search_keeps_what_was_decided(with_candidates, settle) -> None
     assert first.name in dock.plan.page.note.text()
 
 
+def test_closing_by_menu_or_key_asks_before_it_ends_a_job(with_candidates, tiny_model, qtbot) -> None:
+    dock = with_candidates(tiny_model)
+    dock.open("make/making")
+    dock.make.form.fields["count"].value = 500
+    dock.make.progress.run_button.click()
+    qtbot.waitUntil(lambda: dock.make.runner.running, timeout=10_000)
+    asked: list[list[str]] = []
+    dock.ask = lambda titles: asked.append(titles) or False
+    # As napari's File menu does, once its own question is answered.
+    dock.window().close(quit_app=False, confirm_need=False)
+    assert asked == [["making images"]]
+    assert dock.make.runner.running and dock.window().isVisible()
+
+
 def test_closing_the_window_stops_the_job(with_candidates, tiny_model, qtbot) -> None:
     from superqt.utils import WorkerBase
 
@@ -175,7 +190,7 @@ def test_closing_the_window_stops_the_job(with_candidates, tiny_model, qtbot) ->
 
 TORCH_AFTER_A_WINDOW = """
 import napari
-from napari_histomix.widgets.jobs import prepare_torch
+from napari_histomix.widgets.loading_ahead import prepare_torch
 viewer = napari.Viewer()
 prepare_torch()
 from diffusers import UNet2DModel
@@ -208,3 +223,43 @@ def test_opening_something_else_asks_before_it_ends_a_run(with_candidates, tiny_
     settle(dock)
     # What was made is kept, in the study that it belongs to.
     assert len(study.change_table()) > 0
+
+
+def test_arrows_are_the_pages_after_it_was_opened_by_keyboard(with_changes, qtbot, settle) -> None:
+    dock = with_changes()
+    dock.open("project")
+    dock.buttons["review"].setFocus()
+    qtbot.keyClick(dock.buttons["review"], Qt.Key.Key_Space)
+    assert dock.current == "review"
+    before = dock.review.queue.at
+    qtbot.keyClick(dock.window().focusWidget(), Qt.Key.Key_Right)
+    assert dock.review.queue.at == before + 1 and dock.current == "review"
+
+
+def test_images_come_in_a_view_of_three_dimensions(with_sample, settle) -> None:
+    dock = with_sample()
+    session, viewer = dock.session, dock.real_viewer
+    viewer.window._qt_viewer.viewerButtons.ndisplayButton.click()
+    viewer.dims.roll()
+    assert viewer.dims.ndisplay == 3
+    session.step(1)
+    settle(dock)
+    named = {layer.name: layer for layer in viewer.layers}
+    assert viewer.dims.ndisplay == 2 and named[session.image].visible
+
+
+def test_a_decision_that_cannot_be_written_is_told_where_it_was_made(with_changes, settle, monkeypatch) -> None:
+    dock = with_changes()
+    dock.open("review")
+    settle(dock)
+    said: list[str] = []
+    monkeypatch.setattr("napari_histomix.widgets.base.show_warning", said.append)
+
+    def full(*_: Any) -> None:
+        raise HistomixError("The disk is full; free space and decide again.")
+
+    monkeypatch.setattr(type(dock.session.study), "act", full)
+    decided = dict(dock.session.decisions["change"])
+    dock.review.decide("approve")
+    assert said == ["The disk is full; free space and decide again."]
+    assert dict(dock.session.decisions["change"]) == decided

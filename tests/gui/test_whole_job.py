@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from napari.layers import Image, Labels, Points
 from qtpy.QtCore import Qt
 
 from napari_histomix.compositing.composing import compose, crop
+from napari_histomix.widgets.camera import camera_of
 from napari_histomix.widgets.dock import HistoMixDock
 
 pytestmark = pytest.mark.gui
@@ -20,6 +22,19 @@ pytestmark = pytest.mark.gui
 def press(dock: Any, key: str) -> None:
     """A key over the canvas, as napari's key handling sees it."""
     assert dock.real_viewer.window._qt_viewer._key_map_handler.press_key(key)
+
+
+@pytest.fixture
+def look_at(qtbot: Any, settle: Any) -> Callable[[Any, str], None]:
+    """Have an image on the screen: only that has layers."""
+
+    def shown(dock: Any, image: str) -> None:
+        if dock.session.image != image:
+            dock.session.show(image)
+            qtbot.waitUntil(lambda: dock.session.image == image, timeout=20_000)
+        settle(dock)
+
+    return shown
 
 
 def check_synthetic(dock: Any, image: str) -> None:
@@ -35,7 +50,7 @@ def images_of(session: Any) -> list[str]:
     return [session.change(number).image for number in session.table.ids.tolist()]
 
 
-def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, heart) -> None:
+def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, heart, look_at) -> None:
     dock = with_sample(tiny_model)
     session, book, viewer = dock.session, dock.data.book, dock.real_viewer
     assert [one.state for one in dock.buttons.values()] == ["done", "open", "waiting", "waiting"]
@@ -63,7 +78,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     qtbot.waitUntil(lambda: session.image == place.image, timeout=20_000)
     settle(dock)
     world = book.layer(place.image, "image").data_to_world((place.row, place.col))
-    np.testing.assert_allclose(viewer.scene.camera.center[-2:], world)
+    np.testing.assert_allclose(camera_of(viewer).center[-2:], world)
     side = dock.plan.page.target_view.pixels.shape[0]
     shown = crop(session.dataset.read(place.image).pixels, place.row, place.col, side)
     np.testing.assert_array_equal(dock.plan.page.target_view.pixels, shown)
@@ -80,7 +95,7 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     settle(dock)
     assert 0 < (points.size > 0).sum() <= 50 and dock.plan.page.table.rowCount() == 50
     some = int(np.flatnonzero(points.size)[0])
-    assert book.candidate_at(points.data_to_world(points.data[some])) == points.features["rank"].iloc[some]
+    assert book.dots.at(points.data_to_world(points.data[some])) == points.features["rank"].iloc[some]
     dock.plan.page.extent.setCurrentIndex(1)
     dock.plan.page.select([elsewhere])
 
@@ -118,17 +133,15 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     assert (dropped.image, dropped.row, dropped.col) not in places
     assert previews and all(shape[0] == shape[1] and shape[2] == 3 for shape in previews)
     images = {one.image for one in changes}
+    # The synthetic image lies above the real one, and points above both, whichever came first.
     for image in images:
+        look_at(dock, image)
         check_synthetic(dock, image)
         assert isinstance(book.layer(image, "changes"), Points)
         assert book.layer(image, "synthetic").scale[0] == session.dataset.entry(image).mpp
-
-    # The synthetic layers lie above the image's own, also where those came later.
-    for image in images:
-        session.show(image)
-        qtbot.waitUntil(lambda image=image: session.image == image, timeout=20_000)
-        settle(dock)
-        names = [viewer.layers.index(book.layer(image, what)) for what in ("image", "candidates", "synthetic")]
+        names = [
+            viewer.layers.index(book.layer(image, what)) for what in ("image", "synthetic", "candidates", "changes")
+        ]
         assert names == sorted(names)
 
     # Review without the mouse.
@@ -143,12 +156,14 @@ def test_from_the_sample_to_an_export(with_sample, settle, qtbot, tiny_model, he
     assert dock.review.contents.counter.text() == "3 of 4 · 1 approved · 1 rejected"
     change = session.change(second)
     image, (instance,) = change.image, change.added
+    look_at(dock, image)
     check_synthetic(dock, image)
     target = session.dataset.read(image)
     window, changed = change.window, change.origin > 0
     np.testing.assert_array_equal(book.layer(image, "synthetic").data[window][changed], target.pixels[window][changed])
     assert not (book.layer(image, "synthetic nuclei").data == instance).any()
     press(dock, "U")
+    look_at(dock, image)
     check_synthetic(dock, image)
     assert (book.layer(image, "synthetic nuclei").data == instance).any()
     assert dock.review.current.id == second
@@ -209,7 +224,7 @@ def test_keys_win_over_the_selected_layer_and_are_given_back(with_changes) -> No
     assert len(layer.selected_data) == len(layer.data)
 
 
-def test_a_study_brings_everything_back(with_changes, open_dock, settle, qtbot) -> None:
+def test_a_study_brings_everything_back(with_changes, open_dock, settle, qtbot, look_at) -> None:
     dock = with_changes()
     press(dock, "A")
     press(dock, "R")
@@ -228,6 +243,7 @@ def test_a_study_brings_everything_back(with_changes, open_dock, settle, qtbot) 
     assert (session.rare, session.major) == (dock.session.rare, dock.session.major)
     assert len(session.candidates.items) == len(dock.session.candidates.items)
     for image in images_of(session):
+        look_at(again, image)
         check_synthetic(again, image)
     again.open("review")
     press(again, "U")
@@ -236,27 +252,21 @@ def test_a_study_brings_everything_back(with_changes, open_dock, settle, qtbot) 
     assert len(dock.session.decisions["change"]) == 2
 
 
-def test_in_a_large_study_synthetic_layers_come_with_their_image(with_study, settle, qtbot, monkeypatch) -> None:
-    monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
+def test_synthetic_layers_come_with_their_image(with_study, look_at) -> None:
     dock = with_study("made")
     session, book = dock.session, dock.data.book
     targets = list(dict.fromkeys(images_of(session)))
     assert len(targets) > 1
     made = [name for name in targets if book.layer(name, "synthetic")]
-    # That of the image that was shown first, and that of the first change to review.
-    assert 0 < len(made) < len(targets)
+    assert len(made) <= 1
     other = next(name for name in targets if name not in made)
-    session.show(other)
-    qtbot.waitUntil(lambda: session.image == other, timeout=20_000)
-    settle(dock)
+    look_at(dock, other)
     check_synthetic(dock, other)
     assert book.layer(other, "synthetic").visible
-    assert len(book.layer(other, "changes").data) == len(session.changes_of(other))
+    assert len(book.layer(other, "changes").data) == 2 * len(session.changes_of(other))
 
 
-def test_images_one_after_the_other_share_layers(with_study, settle, qtbot, monkeypatch) -> None:
-    monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
-    monkeypatch.setattr("napari_histomix.widgets.layer_making.KEPT", 2)
+def test_images_one_after_the_other_share_layers(with_study, look_at) -> None:
     dock = with_study("made")
     session, book, viewer = dock.session, dock.data.book, dock.real_viewer
     targets = set(images_of(session))
@@ -264,11 +274,10 @@ def test_images_one_after_the_other_share_layers(with_study, settle, qtbot, monk
     assert len(session.images) > 3 and len(targets) > 1
     most = 0
     for name in names:
-        session.show(name)
-        qtbot.waitUntil(lambda name=name: session.image == name, timeout=20_000)
-        settle(dock)
+        look_at(dock, name)
         most = max(most, len(viewer.layers))
-        assert {one.name for one in viewer.layers if one.visible} >= {name, f"{name} nuclei", f"{name} candidates"}
+        assert {one.name for one in viewer.layers if one.visible} >= {name, f"{name} nuclei"}
+        assert not book.layer(name, "candidates").visible, "they are seen on their own page"
         assert all(one.metadata["histomix"]["image"] == name for one in viewer.layers if one.visible)
         target = session.dataset.read(name)
         np.testing.assert_array_equal(book.layer(name, "image").data, target.pixels)
@@ -278,10 +287,10 @@ def test_images_one_after_the_other_share_layers(with_study, settle, qtbot, monk
         if name in targets:
             check_synthetic(dock, name)
             assert book.layer(name, "synthetic").visible
-            assert len(book.layer(name, "changes").data) == len(session.changes_of(name))
+            assert len(book.layer(name, "changes").data) == 2 * len(session.changes_of(name))
         else:
             assert book.layer(name, "synthetic") is None
-    assert most <= 3 * 6
+    assert most <= 6
 
 
 def test_open_sample_from_the_file_menu(make_napari_viewer, qtbot, settle, tmp_path) -> None:

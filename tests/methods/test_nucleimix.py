@@ -223,8 +223,10 @@ class TestCandidates:
         sentence = told_apart_sentence(found.facts)
         assert sentence == (
             f"Places of this class can be told apart here: {found.told_apart.pooled:.2f} "
-            f"(within an image {found.told_apart.within:.2f})."
+            f"(within an image {found.told_apart.within:.2f}); a guess is 0.5."
         )
+        worse = told_apart_sentence({"told_apart": {"pooled": 0.21, "within": None}})
+        assert worse == "Places of this class cannot be told apart here: 0.21; a guess is 0.5."
         assert 0 <= found.told_apart.pooled <= 1 and found.settings.density == "ratio"
         paper = drain(find_candidates(dataset, replace(FIND, density="gaussian")))
         assert paper.told_apart is None and told_apart_sentence(paper.facts) == ""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -127,6 +128,23 @@ def test_a_run_remembers_what_it_takes_to_go_on(study):
     assert reopened(study).runs()[0].state == "done" and study.begin_run("x", {}).first == 2
 
 
+def test_ids_of_a_stopped_run_stay_its_own_until_it_is_done(study):
+    early, stopped = study.begin_run("x", {}).id, study.begin_run("y", {})
+    study.set_plan(stopped.id, 5, {}, past=stopped.first + 5)
+    study.add_changes(stopped.id, killable.changes(2))
+    assert study.begin_run("z", {}).first == 5
+    kept = reopened(study).take_up(stopped.id)
+    assert (kept.first, kept.past) == (0, 5)
+    # A run that had not come to anything yet has its place behind the others.
+    assert study.take_up(early).first == 5
+    study.end_run(stopped.id)
+    assert study.begin_run("z", {}).first == 2 and reopened(study).run(stopped.id).past is None
+    study.set_plan(early, 4, {}, past=9)
+    assert study.begin_run("z", {}).first == 9
+    study.discard_run(early)
+    assert study.begin_run("z", {}).first == 2
+
+
 def test_a_run_taken_back_takes_its_changes_and_what_was_said_of_them(study):
     kept, gone = study.begin_run("x", {}).id, study.begin_run("y", {}).id
     first, second, third = killable.changes(3)
@@ -140,6 +158,22 @@ def test_a_run_taken_back_takes_its_changes_and_what_was_said_of_them(study):
     assert again.detectability() == {0: 40.0}
     assert again.changes().ids == [0] and [run.method for run in again.runs()] == ["x"]
     assert again.decisions("change") == {0: "approve"} and again.undo("change") == (("change", 0, None),)
+
+
+def test_undo_passes_over_what_a_discarded_run_took_with_it(study):
+    kept, gone = study.begin_run("nucleimix", {}), study.begin_run("nucleimix", {})
+    changes = killable.changes(4)
+    study.add_changes(kept.id, changes[:2])
+    study.add_changes(gone.id, changes[2:])
+    study.decide("change", [0], "approve")
+    study.decide("change", [2, 3], "reject")
+    study.decide("change", [1, 3], "reject")
+    study.discard_run(gone.id)
+    assert study.decisions("change") == {0: "approve", 1: "reject"}
+    assert study.undo("change") == (("change", 1, None),)
+    # The act between was about the discarded alone.
+    assert study.undo("change") == (("change", 0, None),)
+    assert study.undo("change") == () and study.redo("change") == (("change", 0, "approve"),)
 
 
 def test_decisions_are_there_after_reopening(study):
@@ -264,10 +298,20 @@ def test_a_new_search_replaces_one_that_nothing_hangs_on(study, few_candidates):
 
 
 def test_a_new_search_is_refused_once_there_are_changes(study, few_candidates):
+    study.set_candidates(*few_candidates)
     study.add_changes(study.begin_run("x", {}).id, killable.changes(1))
     with pytest.raises(HistomixError, match="start a new study"):
         study.set_candidates(*few_candidates)
     assert len(reopened(study).changes()) == 1
+
+
+def test_a_first_search_may_follow_changes_that_need_no_candidates(tmp_path, few_candidates):
+    study = Study.create(tmp_path / "other", tmp_path, "x")
+    study.add_changes(study.begin_run("x", {}).id, killable.changes(1))
+    study.decide("change", [0], "approve")
+    study.set_candidates(*few_candidates)
+    kept = reopened(study)
+    assert len(kept.candidates()) == 10 and kept.decisions("change") == {0: "approve"}
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -319,6 +363,24 @@ def test_a_damaged_study_is_one_sentence(study, damage):
     with pytest.raises(HistomixError) as error:
         Study.open(study.folder).decisions("candidate")
     assert "\n" not in str(error.value) and str(study.folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda study: study.decide("candidate", [0], "keep"),
+        lambda study: study.decisions("candidate"),
+        lambda study: study.save_settings({"goal": 3}),
+        lambda study: study.begin_run("x", {}),
+        lambda study: study.add_changes(0, killable.changes(1)),
+    ],
+    ids=["decide", "read", "settings", "run", "changes"],
+)
+def test_a_study_whose_folder_is_gone_says_that(study, act):
+    shutil.rmtree(study.folder)
+    with pytest.raises(HistomixError, match="is gone; put it back") as error:
+        act(study)
+    assert str(study.folder) in str(error.value) and not study.folder.exists()
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone", "facts"])

@@ -9,11 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from napari_histomix.datasets import open_any
+from napari_histomix.datasets.dataset import Mark
 from napari_histomix.datasets.writing import write_png
-from napari_histomix.records import HistomixError
+from napari_histomix.records import HistomixError, drain
 from napari_histomix.training.images import (
     Batches,
     Picture,
+    dataset_pictures,
     find_images,
     pictures_of,
     random_hole,
@@ -21,6 +24,7 @@ from napari_histomix.training.images import (
     since,
     slide_of,
     split_by_slide,
+    training_pictures,
 )
 from napari_histomix.training.settings import InpainterSettings
 
@@ -154,3 +158,26 @@ def test_the_shares_of_holes_are_kept(shares, least, most):
     settings = InpainterSettings(unconditional=0, segments=shares[0], rings=shares[1])
     found = [random_hole(settings, rng).mean() for _ in range(60)]
     assert least < np.quantile(found, 0.1) and np.quantile(found, 0.9) < most
+
+
+def test_of_a_dataset_only_real_images_of_the_training_split_are_learned_from(labeled_image, dataset_folder, tmp_path):
+    names = {"a": "train", "b": "train", "held": "test", "checked": "val", "made": "train", "marked": "train"}
+    images = [
+        labeled_image(4, seed=at, name=name, split=split, patient=f"p{at}")
+        for at, (name, split) in enumerate(names.items())
+    ]
+    dataset = open_any(dataset_folder(tmp_path / "nuclei", images))
+    synthetic = tuple(replace(entry, synthetic=entry.source.image == "made") for entry in dataset.entries)
+    # One nucleus of an otherwise real image is synthetic.
+    dataset = replace(dataset, entries=synthetic, marks={"marked": (Mark.at(np.argwhere(images[5].instances)[0]),)})
+    assert dataset.read("marked").synthetic
+    found = drain(dataset_pictures(dataset))
+    assert [one.name for one in found] == ["a", "b"] and {one.slide for one in found} == {"p0", "p1"}
+    assert found[0].size == (128, 128) and np.array_equal(found[0].pixels(), images[0].pixels)
+    # What a person chose counts.
+    chosen = {**names, "a": "test", "held": "train"}
+    assert [one.name for one in drain(dataset_pictures(dataset, chosen))] == ["b", "held"]
+    learned, checked = drain(training_pictures([dataset], 0, chosen))
+    assert len(learned) == len(checked) == 1 and learned[0].slide != checked[0].slide
+    with pytest.raises(HistomixError, match="has no real training image"):
+        drain(dataset_pictures(dataset, dict.fromkeys(names, "test")))

@@ -44,7 +44,7 @@ class Network:
 def network(monkeypatch) -> Network:
     one = Network()
     monkeypatch.setattr("napari_histomix.evaluation.detector_network.learn_and_score", one)
-    monkeypatch.setattr("napari_histomix.widgets.session.load_ahead", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.session.load_networks_ahead", lambda: None)
     return one
 
 

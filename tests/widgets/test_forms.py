@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any
 
 import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QComboBox, QWidget
 
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.records import HistomixError
 from napari_histomix.settings import Option, PaintingSettings, Seed, Setting, made_from, presets_of, settings_of
-from napari_histomix.widgets.forms import SettingsForm
+from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.forms import SettingLinks, SettingsForm
 
 CLASSES = ("tumor", "stroma", "lymphocyte")
 
@@ -163,3 +167,84 @@ def test_a_preset_fills_the_form_and_is_named_while_the_form_holds_it(qtbot) -> 
     form.preset.setCurrentText("Standard")
     form.preset.activated.emit(0)
     assert form.value(method.settings) == method.settings(per_class=3)
+
+
+def test_a_choice_with_too_little_room_leaves_out_its_middle(qtbot) -> None:
+    form = SettingsForm(AllKinds)
+    qtbot.addWidget(form)
+    for name in ("sampler", "network", "encoder"):
+        field = form.fields[name].native
+        (box,) = [field] if isinstance(field, QComboBox) else field.findChildren(QComboBox)
+        box.addItem("Real labels, with nuclei moved, turned and exchanged")
+        box.setCurrentIndex(box.count() - 1)
+        box.setFixedWidth(120)
+        long = box.grab().toImage()
+        room = range(box.fontMetrics().horizontalAdvance("Real labels"), 120)
+        elided = (
+            box.fontMetrics().elidedText(box.currentText(), Qt.TextElideMode.ElideMiddle, width) for width in room
+        )
+        pictures = []
+        for text in dict.fromkeys(elided):
+            box.setItemText(box.currentIndex(), text)
+            pictures.append(box.grab().toImage())
+        assert long in pictures
+
+
+@pytest.mark.parametrize("method", ["nucleimix", "usegmix"])
+def test_fields_side_by_side_have_room_for_their_texts_in_a_narrow_dock(method, qtbot) -> None:
+    from napari.qt import get_stylesheet
+
+    form = SettingsForm(method_of(method).settings)
+    qtbot.addWidget(form)
+    form.setStyleSheet(get_stylesheet("dark"))
+    form.setFixedWidth(326)
+    form.advanced.open()
+    form.show()
+    qtbot.wait(20)
+    for field in form.findChildren(QAbstractSpinBox):
+        asked = field.fontMetrics().horizontalAdvance(field.text())
+        assert not field.isVisible() or field.lineEdit().width() > asked, field.text()
+    for name in form.fields:
+        field = form.fields[name].native
+        parts = [part for part in field.findChildren(QWidget, options=Qt.FindDirectChildrenOnly) if part.isVisible()]
+        checks = [part for part in parts if isinstance(part, QCheckBox)]
+        assert all(part.width() >= part.sizeHint().width() for part in checks), name
+        ends = sorted((part.x(), part.x() + part.width()) for part in parts)
+        assert all(end <= start for (_, end), (start, _) in pairwise(ends)), name
+
+
+def test_a_setting_that_a_refusal_names_is_one_press_away(qtbot) -> None:
+    form, links = SettingsForm(method_of("usegmix").settings), SettingLinks()
+    page = ui.scrolled(ui.box(ui.column(form, links)))
+    qtbot.addWidget(page)
+    page.resize(340, 200)
+    page.show()
+    links.show_named("2 refused: the donor is unlike the target (setting: unlike)\n1 refused: (setting: luck)", form)
+    (button,) = links.buttons
+    assert button.text() == "Show 'Unlike'" and not form.fields["unlike"].native.isVisible()
+    button.click()
+    qtbot.waitUntil(lambda: not form.fields["unlike"].native.visibleRegion().isEmpty(), timeout=2_000)
+    assert form.advanced.is_open and page.focusWidget() is form.fields["unlike"].native
+    links.show_named("(setting: own patient or area ratio), (setting: new area)", form)
+    assert [button.text() for button in links.buttons] == ["Show 'Own patient'", "Show 'Area ratio'", "Show 'New area'"]
+    links.show_named("It would cross the image's edge.", form)
+    assert not links.buttons and links.isHidden()
+
+
+def test_a_number_is_typed_digit_by_digit_whatever_the_lowest_is(qtbot: Any) -> None:
+    @dataclass(frozen=True)
+    class Sides:
+        side: Annotated[int, Option("How wide.", low=16, high=4096)] = 256
+
+    form = SettingsForm(Sides)
+    qtbot.addWidget(form)
+    form.show()
+    field = form.fields["side"].native
+    for typed, taken in (("300", 300), ("9", 16)):
+        field.selectAll()
+        qtbot.keyClicks(field, typed)
+        # No other field has to be entered first, unless the number is not allowed.
+        if taken == 300:
+            assert form.value(Sides).side == 300
+        qtbot.keyClick(field, Qt.Key.Key_Return)
+        assert form.value(Sides).side == taken and field.text() == str(taken)

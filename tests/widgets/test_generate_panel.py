@@ -12,8 +12,8 @@ from napari.layers import Image, Labels
 
 from napari_histomix.datasets import load_sample
 from napari_histomix.datasets.entries import named_classes
+from napari_histomix.generation.drawn import hole_of
 from napari_histomix.widgets.generate import layout_layers
-from napari_histomix.widgets.generate.making import hole_of
 from napari_histomix.widgets.generate.panel import WHAT_IF, GeneratePanel
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import about, micrometers
@@ -30,7 +30,7 @@ def folders(tmp_path_factory) -> dict[str, Any]:
 
 @pytest.fixture
 def panel(qtbot, tmp_path, folders, monkeypatch) -> GeneratePanel:
-    monkeypatch.setattr("napari_histomix.widgets.generate.panel.load_ahead", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.generate.panel.load_networks_ahead", lambda: None)
     monkeypatch.setattr("napari_histomix.widgets.generate.making.prepare_torch", lambda: None)
     one = GeneratePanel(ViewerModel(), Session(home=tmp_path))
     qtbot.addWidget(one)
@@ -329,6 +329,21 @@ def test_what_cannot_be_painted_into_an_image_is_said(what_if, qtbot) -> None:
     panel.image.choose(plain)
     panel.edit_box.add_button.click()
     assert panel.note.text().startswith("Enter how many µm one pixel is")
+
+
+def test_nuclei_are_chosen_for_a_person_once(what_if, qtbot) -> None:
+    panel, layers = what_if, what_if.viewer.layers
+    nuclei = panel.nuclei.layer
+    panel.nuclei.setCurrentIndex(0)
+    layers.append(Image(np.zeros((20, 20, 3), np.uint8), rgb=True, name="another"))
+    qtbot.wait(10)
+    assert panel.nuclei.layer is None and panel.nuclei.currentText() == "none are labeled"
+    # Those that come back are not painted over.
+    layers.remove(nuclei)
+    qtbot.wait(10)
+    layers.append(nuclei)
+    qtbot.wait(10)
+    assert panel.nuclei.layer is nuclei
 
 
 def test_layers_that_are_deleted_while_a_nucleus_is_painted(what_if, qtbot) -> None:

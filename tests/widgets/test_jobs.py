@@ -1,7 +1,10 @@
+import os
+import platform
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from napari.utils.notifications import ErrorNotification, notification_manager
@@ -11,7 +14,7 @@ from qtpy.QtWidgets import QWidget
 from napari_histomix.logs import begin, log_file
 from napari_histomix.records import Event, HistomixError, drain
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets import jobs
+from napari_histomix.widgets import jobs, loading_ahead
 from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.jobs import JobRunner, log_errors, single
 
@@ -40,6 +43,27 @@ def test_a_result_comes_on_the_main_thread_from_another(runner, qtbot) -> None:
     qtbot.waitUntil(lambda: not runner.running)
     assert ends.said[0][0] == "finished" and ends.said[0][1] is not threading.main_thread()
     assert threads == [threading.main_thread()]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, which keeps what is free")
+def test_what_a_long_job_needed_goes_back_to_the_system(runner, qtbot, monkeypatch) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+    def job():
+        yield Event("Filling")
+        pieces = [bytes(4_000) for _ in range(100_000)]
+        # What is kept among the pieces keeps all that is free around it.
+        kept = pieces[::50]
+        del pieces
+        yield Event("Left", figures={"mebibytes": resident()})
+        return kept
+
+    monkeypatch.setattr(jobs, "LONG", 0.0)
+    ends, before = Ends(runner), resident()
+    runner.start(job, "filling")
+    qtbot.waitUntil(lambda: not runner.running, timeout=20_000)
+    assert ends.events[-1].figures["mebibytes"] > before + 200 and resident() < before + 100
 
 
 def test_events_are_thinned_out_but_messages_are_not(runner, qtbot) -> None:
@@ -74,8 +98,8 @@ def test_no_library_is_loaded_while_nuclei_are_made() -> None:
     code = """
 import sys
 from importlib import import_module
-from napari_histomix.widgets.jobs import AHEAD
-for name in AHEAD:
+from napari_histomix.widgets.loading_ahead import MODULES
+for name in MODULES:
     import_module(name)
 import napari_histomix as hm
 import napari_histomix.study
@@ -340,9 +364,9 @@ def test_a_job_waits_for_networks_that_are_being_loaded(monkeypatch) -> None:
         time.sleep(0.1)
         loaded.set()
 
-    monkeypatch.setattr(jobs, "_preload", threading.Thread(target=load))
-    jobs._preload.start()
-    jobs.prepare_torch()
+    monkeypatch.setattr(loading_ahead, "_networks", threading.Thread(target=load))
+    loading_ahead._networks.start()
+    loading_ahead.prepare_torch()
     assert loaded.is_set()
 
 

@@ -10,6 +10,7 @@ from napari_histomix.datasets import load_sample, survey
 from napari_histomix.methods.layout_stage import LayoutBook
 from napari_histomix.records import drain
 from napari_histomix.study import Study
+from napari_histomix.widgets.generate.layout_layers import RING
 from napari_histomix.widgets.loading import Opened
 from napari_histomix.widgets.plan_panel import PlanPanel
 from napari_histomix.widgets.session import Session
@@ -17,7 +18,7 @@ from napari_histomix.widgets.session import Session
 
 @pytest.fixture
 def panel(qtbot, tmp_path, monkeypatch) -> PlanPanel:
-    monkeypatch.setattr("napari_histomix.widgets.session.load_ahead", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.session.load_networks_ahead", lambda: None)
     session = Session(home=tmp_path)
     one = PlanPanel(ViewerModel(), session)
     qtbot.addWidget(one)
@@ -88,3 +89,24 @@ def test_a_layout_is_edited_in_a_layer_and_saved_at_once(page, qtbot) -> None:
     quiet(qtbot, page)
     again = LayoutBook(page.session.study.folder)
     assert not again.facts(1).edited and number in again.read(1).classes
+
+
+def test_the_selected_nucleus_of_a_layout_is_marked_on_the_canvas(page, qtbot) -> None:
+    page.open_layer()
+    quiet(qtbot, page)
+    layer, layers = page.layer, page.viewer.layers
+    number = int(np.unique(layer.data)[1])
+    layer.selected_label = number
+    qtbot.waitUntil(lambda: RING in layers and layers[RING].visible, timeout=5_000)
+    ring = layers[RING]
+    rows, cols = np.nonzero(layer.data == number)
+    assert ring.data[0].tolist() == [(rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2]
+    assert ring.size[0] > max(np.ptp(rows), np.ptp(cols)) and tuple(ring.scale) == tuple(layer.scale)
+    assert layers.selection.active is layer and layers.index(ring) > layers.index(layer)
+    before = ring.data[0].copy()
+    page.edit_box.move(0, 3)
+    qtbot.waitUntil(lambda: ring.data[0][1] > before[1] + 2, timeout=5_000)
+    page.edit_box.delete()
+    qtbot.waitUntil(lambda: not ring.visible, timeout=5_000)
+    layers.clear()
+    qtbot.waitUntil(lambda: not len(layers), timeout=5_000)

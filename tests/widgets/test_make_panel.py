@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
 
 from napari_histomix import methods
 from napari_histomix.datasets import open_any, survey
 from napari_histomix.records import Event, drain
 from napari_histomix.widgets.layers import layer_book_of
-from napari_histomix.widgets.loading import Opened
+from napari_histomix.widgets.loading import Opened, Work
 from napari_histomix.widgets.make_panel import MakePanel
-from napari_histomix.widgets.plan_panel import MethodChooser
+from napari_histomix.widgets.method_cards import MethodCards
 from napari_histomix.widgets.session import Session
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
@@ -43,7 +44,7 @@ def session(qtbot, tmp_path, stamps, dataset_folder, labeled_image):
 
 @pytest.fixture
 def chooser(session, qtbot):
-    chooser = MethodChooser(session)
+    chooser = MethodCards(session)
     qtbot.addWidget(chooser)
     return chooser
 
@@ -78,9 +79,11 @@ def run(panel, qtbot):
 
 
 def test_a_method_that_was_added_is_listed_explained_and_has_its_form(panel, chooser, stamps) -> None:
-    at = chooser.box.findData("stamps")
-    assert chooser.box.itemText(at) == "Stamps" and chooser.box.currentIndex() == at
-    assert "olored discs on free places" in chooser.about.text()
+    card = chooser.cards["stamps"]
+    assert chooser.section.toggle.text().endswith("Method: Stamps") and card.radio.isChecked()
+    assert card.makes.text() == "Colored discs on free places, as the first class."
+    assert card.needs.text() == "Needs labeled nuclei." and "after a first run" in card.time.text()
+    assert not card.citation.isVisibleTo(card), "it has none"
     assert list(panel.form.fields) == ["count", "radius", "color", "seed"]
     assert panel.settings() == stamps.StampSettings()
     assert panel.progress.run_button.isEnabled()
@@ -88,9 +91,8 @@ def test_a_method_that_was_added_is_listed_explained_and_has_its_form(panel, cho
 
 def test_a_method_that_cannot_use_the_images_says_why(panel, chooser, session, tissue) -> None:
     session.take_opened(tissue)
-    at = chooser.box.findData("stamps")
-    assert not chooser.box.model().item(at).isEnabled()
-    assert "Stamps needs labeled nuclei" in chooser.box.itemData(at, 3)
+    card = chooser.cards["stamps"]
+    assert not card.radio.isEnabled() and "Stamps needs labeled nuclei" in card.needs.text()
     session.choose_method("stamps")
     assert not panel.progress.run_button.isEnabled()
     assert "Stamps needs labeled nuclei" in panel.progress.run_button.toolTip()
@@ -107,6 +109,35 @@ def tissue(tmp_path, labeled_image):
     return Opened(dataset, drain(survey(dataset)))
 
 
+def test_a_card_is_chosen_by_mouse_and_keys_and_says_what_a_run_here_took(panel, session, qtbot) -> None:
+    cards = MethodCards(session)
+    qtbot.addWidget(cards)
+    cards.resize(344, 500)
+    cards.section.open()
+    cards.show()
+    with qtbot.waitSignal(session.method_changed):
+        qtbot.mouseClick(cards.cards["gradmix"].makes, Qt.MouseButton.LeftButton)
+    assert session.method == "gradmix" and "GradMix" in cards.section.toggle.text()
+    radio = cards.cards["copypaste"].radio
+    assert radio.focusPolicy() & Qt.FocusPolicy.TabFocus
+    with qtbot.waitSignal(session.method_changed):
+        qtbot.keyClick(radio, Qt.Key.Key_Space)
+    assert session.method == "copypaste" and not cards.cards["gradmix"].radio.isChecked()
+    assert "two cores of a processor" in cards.cards["nucleimix"].time.text()
+    session.pace["nucleimix"] = 0.123
+    session.outcomes_changed.emit()
+    assert cards.cards["nucleimix"].time.text() == "About 0.12 s each here, by the last run."
+    order = [cards._list.itemAt(place).widget() for place in range(cards._list.count())]
+    usable = [card.isEnabled() for card in order]
+    assert usable == sorted(usable, reverse=True) and set(usable) == {True, False}
+    # Nothing is cut off where the dock is as narrow as it gets.
+    room = cards.area.viewport().width()
+    assert all(card.width() <= room for card in order)
+    assert all(
+        label.height() >= label.heightForWidth(label.width()) for card in order for label in (card.makes, card.needs)
+    )
+
+
 def test_changes_are_shown_as_they_are_made_and_refusals_listed(panel, session, qtbot) -> None:
     came = []
     session.changes_made.connect(lambda ids: came.append(list(ids)))
@@ -116,6 +147,7 @@ def test_changes_are_shown_as_they_are_made_and_refusals_listed(panel, session, 
     qtbot.waitUntil(lambda: [number for ids in came for number in ids] == [0, 1, 2], timeout=10_000)
     assert session.table.ids.tolist() == [0, 1, 2]
     assert session.study.changes()[0].provenance["settings"]["color"] == "blue"
+    assert 0 < session.pace["stamps"] < 60
     assert "3 made" in panel.note.text() and panel.note.kind == "good"
     assert not panel.left.isVisibleTo(panel)
     panel.form.fields["count"].value = 500
@@ -191,3 +223,44 @@ def test_what_cannot_be_is_one_sentence(panel, session, qtbot, stamps, monkeypat
     qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
     assert "not enough memory" in panel.note.text() and panel.note.kind == "error"
     assert panel.progress.run_button.isEnabled()
+
+
+def test_caps_are_in_the_form_and_named_where_one_image_took_most(panel, session, monkeypatch) -> None:
+    from dataclasses import replace
+
+    from widgets_samples import change
+
+    from napari_histomix.study import Study
+
+    monkeypatch.setattr(methods, "_registered", {})
+    for name in ("nucleimix", "copypaste", "painted-nuclei"):
+        session.choose_method(name)
+        assert {"per_image", "uses"} <= set(panel.form.fields)
+        assert not any(panel.form.advanced.isAncestorOf(panel.form.fields[key].native) for key in ("per_image", "uses"))
+    study = Study.create(session.home / "made", session.dataset.root, "made")
+    made = [change(number, 2 + 10 * number, 2, 90, 40 + number) for number in range(7)]
+    made = [each if each.id < 5 else replace(each, image="b", name="b") for each in made]
+    study.add_changes(study.begin_run("copypaste", {}).id, made)
+    session.take_opened(Opened(session.dataset, session.survey, study=study, work=Work.read(study, None)))
+    assert panel._crowded(range(7)) == ["5 of 7 lie in a; 'Most per image' can bound that."]
+    assert panel._crowded([0, 1, 2, 4, 5, 6]) == ["4 of 6 lie in a; 'Most per image' can bound that."]
+    assert panel._crowded([2, 3, 4, 5, 6]) == []
+
+
+def test_the_choice_of_a_network_leads_to_where_one_is_trained(panel, session, qtbot) -> None:
+    from qtpy.QtWidgets import QPushButton
+
+    session.choose_method("nucleimix")
+    (button,) = (each for each in panel.form.findChildren(QPushButton) if each.text() == "Train a network …")
+    with qtbot.waitSignal(session.page_requested) as asked:
+        button.click()
+    assert asked.args == ["make/train/inpainter"]
+    assert button.toolTip() and not panel.form.advanced.isAncestorOf(button), "beside the network, not folded away"
+    session.choose_method("stamps")
+    assert not any(each.text() == "Train a network …" for each in panel.form.findChildren(QPushButton))
+
+
+def test_what_is_said_of_a_run_goes_with_its_method(panel, session) -> None:
+    panel.note.say("3 made.", "good")
+    session.method_changed.emit()
+    assert not panel.note.text()

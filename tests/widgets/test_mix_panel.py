@@ -45,7 +45,7 @@ def no_network(monkeypatch) -> None:
     monkeypatch.setattr(usegmix, "make_mix", fake_mix)
     monkeypatch.setattr(usegmix, "painter", lambda settings, loaded: None)
     monkeypatch.setattr(mix_donors, "prepare_torch", lambda: None)
-    monkeypatch.setattr("napari_histomix.widgets.session.load_ahead", lambda: None)
+    monkeypatch.setattr("napari_histomix.widgets.session.load_networks_ahead", lambda: None)
 
 
 @pytest.fixture
@@ -193,8 +193,11 @@ def test_one_target_is_replaced_by_the_donor_that_was_chosen(panel, study, qtbot
     assert (change.id, change.name, change.image) == (0, "grade 2/one mix 1", "grade 2/one")
     assert change.class_shares == {"grade 2": 1.0}
     assert [one["segment"] for one in change.provenance["donors"]] == [donor.number]
-    assert panel.session.table.ids.tolist() == [0] and "waits for your review" in panel.note.text()
+    assert panel.session.table.ids.tolist() == [0] and "mix 1 is made" in panel.note.text()
     assert panel.open_button.isEnabled()
+    with qtbot.waitSignal(panel.session.page_requested) as asked:
+        panel.review_button.click()
+    assert asked.args == ["review/0"]
     # A second one gets a name of its own.
     panel.run()
     settle(qtbot, panel)

@@ -47,12 +47,18 @@ def test_every_network_is_listed_with_license_size_and_state(panel):
     assert rows["ctranspath"][2] == "unknown"
 
 
-def test_offline_the_panel_says_how_to_place_a_file_by_hand(panel, folder):
+def test_offline_the_panel_says_how_to_place_a_file_by_hand(panel, folder, qtbot):
     choose(panel, "vit_b")
     assert not panel.progress.run_button.isEnabled()
     told = panel.details.text()
     assert f"'sam_vit_b_01ec64.pth' is not in {folder}; copy it there from https://" in told
-    assert CHECKPOINTS["vit_b"].sha256 in told
+    assert panel.hash.text() == CHECKPOINTS["vit_b"].sha256 and not panel.hash_row.isHidden()
+    # The words break: a hash among them would have the lines below it cut in a narrow dock.
+    panel.resize(360, 700)
+    panel.show()
+    qtbot.waitUntil(lambda: panel.details.height() >= panel.details.heightForWidth(panel.details.width()))
+    assert panel.details.minimumSizeHint().width() < 340
+    assert panel.hash.height() >= panel.hash.minimumSizeHint().height()
     assert "'sam_vit_b_01ec64.pth' is not in" in panel.progress.run_button.toolTip()
     choose(panel, "he-inpaint")
     assert "diffusion_pytorch_model.safetensors" in panel.details.text()

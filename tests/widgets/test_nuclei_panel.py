@@ -64,7 +64,7 @@ def viewer() -> ViewerModel:
 
 @pytest.fixture
 def panel(qtbot, tmp_path, viewer, finding, monkeypatch) -> NucleiPanel:
-    monkeypatch.setattr(nuclei_panel, "load_ahead", lambda: None)
+    monkeypatch.setattr(nuclei_panel, "load_networks_ahead", lambda: None)
     made = NucleiPanel(viewer, Session(home=tmp_path / "home"))
     qtbot.addWidget(made)
     made.show()
@@ -98,6 +98,7 @@ def test_nuclei_appear_over_the_image_in_the_colors_of_their_classes(panel, view
     panel.image.choose(image)
     kind, text = run()
     assert (kind, text) == ("good", "2 nuclei in “biopsy nuclei”: tumor 1, stromal 1.")
+    assert not panel.use_button.isHidden()
     layer = viewer.layers["biopsy nuclei"]
     assert isinstance(layer, Labels) and viewer.layers.index(layer) == 1 and viewer.layers.selection.active is layer
     assert tuple(layer.scale) == (0.5, 0.5) and tuple(layer.translate) == (3, 4) and layer.units == image.units

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from napari.components import ViewerModel
 
 from napari_histomix.datasets import open_any
+from napari_histomix.records import drain
+from napari_histomix.widgets.camera import camera_of
+from napari_histomix.widgets.loading import open_job
 from napari_histomix.widgets.open_layers_panel import OpenLayersPanel
 from napari_histomix.widgets.session import Session
 
@@ -43,6 +48,18 @@ def test_the_dataset_has_the_pixels_nuclei_classes_and_scale_of_the_layers(panel
     assert {dataset.class_name(number): count for number, count in read.counts().items()} == expected
 
 
+def test_a_column_of_classes_is_chosen_once_and_what_a_person_chooses_stays(panel) -> None:
+    choice, labels = panel.column_choice, panel.viewer.layers["nuclei"]
+    assert choice.currentData() == "", "kind may be anything"
+    features = labels.features.assign(Cell_Type=labels.features["kind"], area=0.5)
+    panel.viewer.add_labels(labels.data, name="typed", features=features)
+    panel.labels.choose(panel.viewer.layers["typed"])
+    assert choice.currentData() == "Cell_Type"
+    choice.setCurrentIndex(0)
+    panel.scale.setValue(0.5)
+    assert choice.currentData() == "", "not chosen again"
+
+
 def test_what_cannot_be_a_dataset_is_one_sentence(panel, qtbot) -> None:
     panel.scale.setValue(0.5)
     panel.viewer.layers["nuclei"].data = np.zeros((7, 9), int)
@@ -52,3 +69,109 @@ def test_what_cannot_be_a_dataset_is_one_sentence(panel, qtbot) -> None:
     panel.image.layer.metadata = {"histomix": {"synthetic": True}}
     panel._update()
     assert "synthetic" in panel.why.text() and not panel.progress.run_button.isEnabled()
+
+
+def drag(panel, *places) -> None:
+    """Press the mouse at the first place (world coordinates), move it over the others, and let it go."""
+    at = SimpleNamespace(type="mouse_press", position=places[0], view_direction=None, dims_displayed=[0, 1], button=1)
+    at.pos = (0, 0)
+    (callback,) = panel.viewer.mouse_drag_callbacks[1:]
+    running = callback(panel.viewer, at)
+    next(running)
+    for at.position in places[1:]:
+        at.type = "mouse_move"
+        next(running)
+    at.type = "mouse_release"
+    assert next(running, None) is None
+
+
+def middle(image, label: int) -> tuple[float, float]:
+    return tuple(np.argwhere(image.instances == label)[len(np.argwhere(image.instances == label)) // 2].tolist())
+
+
+def test_classes_are_given_by_clicking_and_dragging(panel, qtbot) -> None:
+    viewer, brush, image = panel.viewer, panel.brush, panel.truth
+    panel.scale.setValue(0.5)
+    assert not brush.button.isEnabled() and "type the name" in brush.button.toolTip()
+    brush.kind.setEditText("tumor cell")
+    brush.button.click()
+    assert brush.on and camera_of(viewer).mouse_pan is False
+    # What has a class is filled, all else an outline.
+    assert viewer.layers["nuclei"].contour == 1
+    places = {label: middle(image, label) for label in image.types}
+    one, two, three, *_ = places
+    drag(panel, places[one])
+    drag(panel, places[two])
+    brush.kind.setEditText("lymphocyte")
+    drag(panel, places[three])
+    assert brush.given == {one: "tumor cell", two: "tumor cell", three: "lymphocyte"}
+    assert brush.counts.text() == "2 tumor cell, 1 lymphocyte"
+    colors = viewer.layers["nuclei classes"]
+    shown = {label: tuple(colors.colormap.map(colors.data[places[label]]).round(3)) for label in (one, two, three)}
+    assert shown[one] == shown[two] != shown[three] and colors.data[places[max(places)]] == 0
+    np.testing.assert_array_equal(colors.data == colors.data[places[three]], image.instances == three)
+    brush.undo_button.click()
+    assert three not in brush.given and colors.data[places[three]] == 0
+    drag(panel, places[three])
+    # Escape ends it, over the image as in the panel; the mouse moves the image again.
+    next(call for key, call in viewer.keymap.items() if str(key) == "Escape")(viewer)
+    assert (
+        not brush.on
+        and viewer.layers["nuclei"].contour == 0
+        and camera_of(viewer).mouse_pan
+        and len(viewer.mouse_drag_callbacks) == 1
+    )
+    with qtbot.waitSignal(panel.written, timeout=20_000) as written:
+        panel.progress.run_button.click()
+    read = open_any(written.args[0])
+    counts = {read.class_name(number): count for number, count in read.read(read.entries[0]).counts().items()}
+    assert counts == {"tumor cell": 2, "lymphocyte": 1, "unclassified": len(image.types) - 3}
+    assert "nuclei classes" not in viewer.layers
+    np.testing.assert_array_equal(viewer.layers["nuclei"].data, image.instances)
+
+
+def test_a_fast_drag_gives_what_lies_on_its_way_and_ctrl_z_takes_it_back(panel) -> None:
+    brush, image = panel.brush, panel.truth
+    brush.kind.setEditText("tumor cell")
+    brush.button.click()
+    label = next(iter(image.types))
+    row, _ = middle(image, label)
+    # The mouse is heard of only on both sides of the nucleus, the second time outside of the image.
+    drag(panel, (row, -5), (row, image.instances.shape[1] + 5))
+    on_the_way = set(np.unique(image.instances[row]).tolist()) - {0}
+    assert label in on_the_way and set(brush.given) == on_the_way
+    next(call for key, call in panel.viewer.keymap.items() if str(key) == "Ctrl+Z")(panel.viewer)
+    assert not brush.given and brush.on
+    brush.end()
+    assert not any(str(key) == "Ctrl+Z" for key in panel.viewer.keymap)
+
+
+def extent(layer) -> np.ndarray:
+    """Corners of a layer in micrometers."""
+    factor = [(1 * unit).to("um").magnitude for unit in layer.units[-2:]]
+    return layer.extent.world[:, -2:] * factor
+
+
+@pytest.mark.parametrize("unit", ["pixel", "um", "mm"])
+def test_own_layers_and_the_datasets_lie_on_each_other(panel, qtbot, unit) -> None:
+    viewer, (image, labels) = panel.viewer, panel.viewer.layers
+    where = {"pixel": (1.0, 40.0), "um": (0.5, 20.0), "mm": (0.0005, 0.02)}[unit]
+    for layer in (image, labels) if unit == "pixel" else (image,):
+        layer.scale, layer.translate, layer.units = [where[0]] * 2, [where[1]] * 2, [unit] * 2
+    panel._update()
+    panel.scale.setValue(0.5)
+    camera_of(viewer).center, camera_of(viewer).zoom = (0, 60, 80), 4.0
+    with qtbot.waitSignal(panel.written, timeout=20_000) as written:
+        panel.progress.run_button.click()
+    told = "'slide 1/a' and 'nuclei'" if unit == "pixel" else "'nuclei'"
+    assert panel.scaled.text().startswith(f"One pixel is 0.5 µm: {told}, until now in pixels")
+    if unit == "pixel":
+        assert camera_of(viewer).zoom == pytest.approx(8.0) and camera_of(viewer).center[-1] == pytest.approx(40)
+    panel.session.take_opened(drain(open_job(written.args[0])))
+    qtbot.waitUntil(lambda: panel.session.image != "" and not panel.book.busy, timeout=60_000)
+    for what, own in (("image", image), ("nuclei", labels)):
+        ours = panel.book.layer(panel.session.image, what)
+        np.testing.assert_allclose(ours.extent.world, own.extent.world)
+        assert ours.units == own.units and np.allclose(ours.scale, own.scale)
+        np.testing.assert_allclose(extent(ours), extent(own))
+        assert np.ptp(extent(ours)[:, 0]) == pytest.approx(0.5 * panel.truth.pixels.shape[0], abs=0.51)

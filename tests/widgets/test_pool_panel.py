@@ -89,8 +89,11 @@ def texts(panel) -> str:
     return " ".join((panel.note.text(), panel.empty.text(), panel.title.text()))
 
 
-def test_before_a_study_is_open_there_is_one_button(empty) -> None:
+def test_before_a_study_is_open_a_button_leads_to_building_a_pool(empty, qtbot) -> None:
     assert empty.open_button.isVisible() and empty.empty.isVisible()
+    with qtbot.waitSignal(empty.session.page_requested) as asked:
+        empty.empty.lead.click()
+    assert asked.args == ["make/plan"]
     assert not empty.results.isVisible() and not empty.rebuild_button.isVisible()
     for action in (empty.keep, empty.undo, empty.drop_border, empty.view.refresh, lambda: empty.relabel("x")):
         action()
@@ -99,7 +102,7 @@ def test_before_a_study_is_open_there_is_one_button(empty) -> None:
 def test_a_pool_is_shown_and_counted(panel) -> None:
     assert panel.title.text() == "<b>study</b> · 8 segments"
     assert "8 shown · 0 selected" in panel.count.text() and "2 at the border" in panel.count.text()
-    assert not panel.progress.bar.isVisible() and not panel.empty.isVisible()
+    assert not panel.progress.bar.isVisible() and not panel.empty.isVisible() and not panel.empty.lead.isVisible()
     assert panel.view.gallery.numbers.tolist() == list(range(8))
     assert panel.actions_box.border_button.text() == "Drop 2 incomplete segments at the border"
 
@@ -197,7 +200,7 @@ def test_only_the_thumbnails_in_sight_are_decoded(many, qtbot) -> None:
 
 
 def test_more_tiles_in_sight_than_are_kept_come_to_rest(many, qtbot, monkeypatch) -> None:
-    monkeypatch.setattr("napari_histomix.widgets.pool.gallery.KEPT", 3)
+    monkeypatch.setattr("napari_histomix.widgets.gallery.KEPT", 3)
     gallery = many.view.gallery
     gallery.set_curation(many.curation)
     gallery.set_numbers(np.arange(2000))

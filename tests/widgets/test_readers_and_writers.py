@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.io
 import tifffile
-from napari.components import ViewerModel
+from napari.components import LayerList, ViewerModel
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 from npe2 import PluginManager
@@ -26,6 +26,7 @@ from napari_histomix.datasets.opening import read_label_file
 from napari_histomix.records import HistomixError, drain
 from napari_histomix.widgets.layer_making import nuclei_layer
 from napari_histomix.widgets.readers import file_reader, folder_reader
+from napari_histomix.widgets.writers import write_coco, write_geojson, write_mat, write_pair
 
 PLUGIN = "napari-histomix"
 FILES = {
@@ -279,9 +280,57 @@ def test_what_cannot_be_saved_is_one_sentence(manager, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_napari_still_saves_with_its_own_writers_by_default(manager):
-    for path, kind in (("a.png", "image"), ("a.tif", "image"), ("a.tif", "labels")):
-        assert manager.get_writer(path, [kind])[0].plugin_name == "napari"
+@pytest.mark.parametrize("ours_first", [False, True])
+def test_napari_still_saves_with_its_own_writers_by_default(manager, ours_first):
+    # Plugins are found in the order in which the disk lists them.
+    found = PluginManager()
+    for manifest in sorted(manager.iter_manifests(), key=lambda one: (one.name == PLUGIN) is not ours_first):
+        found.register(manifest)
+    for path, kind in (("a.png", "image"), ("a.tif", "image"), ("a.tiff", "labels"), ("a.tif", "labels")):
+        assert found.get_writer(path, [kind])[0].plugin_name == "napari"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_an_image_and_its_labels_are_saved_as_a_pair(manager, layer, tmp_path, suffix):
+    image = load_sample().read(load_sample().entries[1])
+    shown = Image(image.pixels, rgb=True, scale=(0.5, 0.5), units=("um", "um"))
+    path = tmp_path / f"saved{suffix}"
+    LayerList([layer, shown]).save(str(path))
+    assert {one.name for one in tmp_path.iterdir()} == {path.name, "saved_masks.tif"}
+    (entry,) = open_dataset(tmp_path).entries
+    again = open_dataset(tmp_path).read(entry)
+    np.testing.assert_array_equal(again.pixels, image.pixels)
+    np.testing.assert_array_equal(again.instances, image.instances)
+    assert again.mpp == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_pair_gets_an_ending_and_replaces_no_labels_that_nobody_was_asked_about(manager, layer, tmp_path):
+    image = load_sample().read(load_sample().entries[1])
+    layers = [(image.pixels, {"name": "a", "rgb": True}, "image"), (layer.data, {"name": "a"}, "labels")]
+    assert [Path(file).name for file in write_pair(str(tmp_path / "a.b"), layers)] == ["a.b.tif", "a.b_masks.tif"]
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    # napari asks about the name that was typed, which is none of these.
+    for typed in ("a.b", "a.b.png"):
+        with pytest.raises(HistomixError, match=r"a\.b(_masks)?\.tif exists already"):
+            write_pair(str(tmp_path / typed), layers)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    layers[1][0][:5] = 0
+    write_pair(str(tmp_path / "a.b.tif"), layers)
+    assert (tmp_path / "a.b_masks.tif").read_bytes() != before["a.b_masks.tif"], "replaced with its image"
+
+
+def test_labels_get_the_ending_of_their_format(manager, layer, tmp_path):
+    meta = {"name": "a", "features": layer.features, "metadata": layer.metadata}
+    for write, ending in ((write_geojson, ".geojson"), (write_coco, ".json"), (write_mat, ".mat")):
+        assert write(str(tmp_path / "labels"), layer.data, meta) == [str(tmp_path / f"labels{ending}")]
+        assert (tmp_path / f"labels{ending}").is_file()
+
+
+def test_of_a_pair_that_cannot_be_saved_nothing_is(manager, tmp_path):
+    shown = Image(np.zeros((5, 5, 3), np.uint8), rgb=True)
+    with pytest.raises(HistomixError, match="more than one plane"):
+        LayerList([shown, Labels(np.zeros((3, 5, 5), int))]).save(str(tmp_path / "a.png"), plugin=PLUGIN)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nuclei_layers_are_colored_as_before(layer):

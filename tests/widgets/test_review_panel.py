@@ -9,25 +9,29 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QPoint, QSettings, Qt
 from review_samples import add_run, copied, make_class_study, make_review_study, nucleus_change
 from test_review_queue import Light
 
 from napari_histomix.compositing.composing import compose
+from napari_histomix.methods import method_of
+from napari_histomix.preferences import preferences
 from napari_histomix.records import Candidate, Change, HistomixError, Location, SourceRef, drain
 from napari_histomix.study import Study
 from napari_histomix.study.database import READ_ONLY
+from napari_histomix.widgets.decisions import take_over_reviewer
 from napari_histomix.widgets.layer_making import center
 from napari_histomix.widgets.loading import Work, study_job
 from napari_histomix.widgets.review.deciding import provenance
+from napari_histomix.widgets.review.donors import settings_for
 from napari_histomix.widgets.review.panel import ReviewPanel
+from napari_histomix.widgets.review.views import Comparison
 from napari_histomix.widgets.session import Session
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch) -> None:
-    monkeypatch.setattr("napari_histomix.widgets.session.load_ahead", lambda: None)
-    monkeypatch.setattr("napari_histomix.widgets.layers.AT_ONCE", 1)
+    monkeypatch.setattr("napari_histomix.widgets.session.load_networks_ahead", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -529,6 +533,38 @@ def test_images_with_a_class_are_reviewed_as_wholes(open_panel, class_folder, qt
     assert dict(parts.summary.classes.texts)["benign"] == "2 → 3  (+1)"
 
 
+@pytest.mark.parametrize(("side", "factor"), [(96, 2), (128, 2), (256, 1), (512, 0.5), (1000, 0.25)])
+def test_a_whole_image_fills_its_view(side, factor, qtbot) -> None:
+    views = Comparison(lambda: None, lambda _shown: None)
+    qtbot.addWidget(views)
+    views.resize(420, 300)
+    views.show()
+    views.fit(side, side)
+    assert views.factor == factor and factor * side > 0.9 * views.after.height()
+
+
+def test_a_new_image_has_all_the_room(open_panel, class_folder, qtbot) -> None:
+    study = Study.open(class_folder)
+    first = study.changes()[0]
+    add_run(study, [replace(plain(first), id=99, image="", name="new 99", sources=())])
+    del study
+    panel = open_panel(class_folder)
+    views = panel.contents.views
+    width = views.after.width()
+    assert views.before.isVisible() and views.ways.isVisible()
+    panel.move_to(len(panel.queue) - 1)
+    settle(qtbot, panel)
+    assert panel.current.image == "" and not views.before.isVisible() and not views.ways.isVisible()
+    qtbot.waitUntil(lambda: views.after.width() > 1.9 * width, timeout=2_000)
+    assert views.after.caption == "New image"
+    middle = len(views.after.pixels) // 2
+    np.testing.assert_array_equal(views.after.pixels[middle, middle], panel.current.pixels[48, 48])
+    panel.contents.views.toggle_blink()
+    assert not views._blinking.isActive()
+    panel.move_to(0)
+    assert views.ways.isVisible() and not views.before.isVisible() and views._blinking.isActive()
+
+
 def test_the_list_goes_where_it_is_clicked_and_follows_the_filter(panel) -> None:
     listed = panel.contents.list
     listed.toggle.setChecked(True)
@@ -571,3 +607,47 @@ def test_methods_are_compared_on_the_same_place_with_the_same_donor(panel, qtbot
     assert views.mode == "blink" and (views.before.pixels != now).any()
     compare.views[2].clicked.emit()
     assert views.mode == "side" and (views.after.pixels == now).all()
+
+
+def test_a_change_of_a_real_run_can_be_compared_though_its_seed_is_a_large_number(panel) -> None:
+    session = panel.session
+    change = replace(copied(session.dataset, session.candidates.items[0], 5000, "fast"), seed=2**62 + 2**40 + 5)
+    methods = [method_of(name) for name in ("nucleimix", "copypaste")]
+    assert [settings_for(method, change, session.dataset).seed for method in methods] == [5, 5]
+
+
+def test_who_decides_is_asked_once_and_in_nobodys_way(open_panel, folder, qtbot) -> None:
+    panel = open_panel(folder)
+    box = panel.contents.name_box
+    assert not box.isVisible()
+    panel.decide("approve")
+    panel.decide("approve")
+    assert box.isVisible() and len(panel.session.approved) == 2, "decisions go on without a name"
+    qtbot.keyClicks(box.line, "Dr. A")
+    qtbot.keyClick(box.line, Qt.Key.Key_Return)
+    assert not box.isVisible() and panel.hasFocus() and panel.contents.details.reviewer.text() == "Dr. A"
+    panel.decide("approve")
+    decided = Study.open(folder).decided("change")
+    assert [decided[number].who for number in ids(panel)[:3]] == ["", "", "Dr. A"]
+    # Given up again, the name is not asked for a second time.
+    panel.session.set_reviewer("")
+    panel.decide("approve")
+    assert not box.isVisible()
+
+
+def test_a_name_of_an_early_version_is_taken_over(own_preferences) -> None:
+    QSettings.setPath(QSettings.Format.NativeFormat, QSettings.Scope.UserScope, str(own_preferences / "qt"))
+    QSettings("napari-histomix", "napari-histomix").setValue("reviewer", "Dr. Early")
+    take_over_reviewer()
+    assert preferences().reviewer == "Dr. Early"
+    assert not QSettings("napari-histomix", "napari-histomix").contains("reviewer")
+
+
+def test_a_change_is_brought_up_as_a_whole_and_beside_its_donor_where_that_is_asked(panel, qtbot) -> None:
+    third = ids(panel)[2]
+    panel.bring_up(str(third))
+    settle(qtbot, panel)
+    assert panel.queue.id == third and not panel.contents.donors.is_open
+    panel.bring_up(f"nearest/{ids(panel)[3]}")
+    settle(qtbot, panel)
+    assert panel.queue.id == ids(panel)[3] and panel.contents.donors.is_open

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 
@@ -41,6 +42,21 @@ def test_images_are_read_in_the_background(session, qtbot) -> None:
     assert session.reader.get(first).source.image == first
     session.step(-1)
     assert session.image == first
+
+
+def test_the_arrows_lead_past_an_image_that_was_deleted(qapp, tmp_path, qtbot) -> None:
+    root = shutil.copytree(sample_folder(), tmp_path / "sample")
+    session = Session(home=tmp_path / "HistoMix")
+    session.take_opened(drain(open_job(root)))
+    first, second, third = session.images[:3]
+    qtbot.waitUntil(lambda: session.image == first, timeout=20_000)
+    for file in root.rglob(f"{second}.png"):
+        file.unlink()
+    with qtbot.waitSignal(session.notice) as said:
+        session.step(1)
+    assert "no longer there" in said.args[0] and session.image == first
+    session.step(1)
+    qtbot.waitUntil(lambda: session.image == third, timeout=20_000)
 
 
 def test_a_class_is_never_rare_and_major(session) -> None:
@@ -145,6 +161,18 @@ def test_what_a_run_makes_is_here_at_once_and_stays_or_goes(session, stamps) -> 
     session.discard_run(outcome.run)
     assert len(session.table) == 0 and session.decisions["change"] == {} and changed
     assert len(Study.open(session.study_folder).changes()) == 0
+
+
+def test_candidates_are_found_in_a_study_that_holds_other_images_only(session, stamps, monkeypatch) -> None:
+    outcome = drain(session.make_job(stamps(count=2))())
+    session.take_made(outcome.ids)
+    session.decide("change", [0], "approve")
+    folder = session.study_folder
+    monkeypatch.undo()
+    session.choose_method("nucleimix")
+    rare, major = (tuple(map(session.dataset.class_name, numbers)) for numbers in (session.rare, session.major))
+    session.take_stage(drain(session.stage_job(CandidateSettings(rare, major, background_share=0.1))()))
+    assert session.study_folder == folder and session.candidates is not None and session.decided("approve") == 1
 
 
 def test_a_run_that_makes_nothing_leaves_no_study(session, stamps) -> None:

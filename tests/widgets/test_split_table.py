@@ -126,7 +126,7 @@ def test_splits_that_cannot_be_kept_are_not_taken(session, box, monkeypatch):
 
 def test_open_layers_learn_of_a_new_split_so_that_no_network_learns_from_them(session, qtbot):
     from napari_histomix.widgets.layers import layer_book_of
-    from napari_histomix.widgets.training_form import learnable
+    from napari_histomix.widgets.training_sources import learnable
 
     viewer = ViewerModel()
     book = layer_book_of(viewer, session)

@@ -2,13 +2,14 @@ import time
 
 import numpy as np
 import pytest
+from napari.settings import get_settings
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from widgets_samples import candidate
 
-from napari_histomix.widgets.candidates_panel import STATES, table_columns
+from napari_histomix.widgets.candidate_table import STATES, table_columns
 from napari_histomix.widgets.loading import Candidates
-from napari_histomix.widgets.table_model import ArrayTableModel, Column
+from napari_histomix.widgets.table_model import ArrayTableModel, Column, legible
 
 DESCENDING = Qt.SortOrder.DescendingOrder
 
@@ -140,3 +141,12 @@ def test_a_hundred_thousand_rows_hold_the_window_briefly(qapp) -> None:
     for column in (0, 1, 0, 1):
         table.sort(column, DESCENDING)
     assert (time.perf_counter() - begun) / 4 < 0.5
+
+
+def test_colored_words_stand_out_from_a_light_ground_as_from_a_dark_one(model, monkeypatch) -> None:
+    cell = model.index(0, 2)
+    for theme, ground in (("dark", "#262930"), ("light", "#d6d0ce")):
+        monkeypatch.setattr(get_settings().appearance, "theme", theme)
+        color = model.data(cell, Qt.ItemDataRole.ForegroundRole)
+        assert abs(color.lightness() - QColor(ground).lightness()) > 60, theme
+    assert color.hue() == QColor("red").hue() and legible(None) is None

@@ -15,14 +15,16 @@ from napari.layers import Image
 from PIL import Image as Picture
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import QPushButton
 
 from napari_histomix.datasets import sample_folder
 from napari_histomix.records import Event, HistomixError, drain
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.widgets import train_panel
-from napari_histomix.widgets.forms import SessionForm
+from napari_histomix.widgets.dock import HistoMixDock
 from napari_histomix.widgets.loading import open_job
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.session_form import SessionForm
 from napari_histomix.widgets.train_panel import LossPlot, TrainPanel, first_rows
 from napari_histomix.widgets.viewer_layers import micrometers, pixels_of
 
@@ -71,7 +73,7 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
     one = Trainer()
-    monkeypatch.setattr(train_panel, "load_ahead", lambda: None)
+    monkeypatch.setattr(train_panel, "load_networks_ahead", lambda: None)
     monkeypatch.setattr("napari_histomix.training.loop.train", one)
     return one
 
@@ -97,6 +99,28 @@ def ready(panel, viewer, qtbot) -> TrainPanel:
     panel.tissue.kind.setCurrentIndex(1)
     qtbot.waitUntil(panel.progress.run_button.isEnabled)
     return panel
+
+
+def test_from_the_choice_of_a_network_its_kind_is_trained(qtbot, trainer, viewer, tmp_path) -> None:
+    dock = HistoMixDock(viewer, Session(home=tmp_path))
+    qtbot.addWidget(dock)
+    painting = dock.open("make/generate").paint_form
+    painting.kind.setCurrentIndex(painting.kind.findData("pix2pix"))
+    (button,) = (each for each in painting.findChildren(QPushButton) if each.text() == "Train a network …")
+    button.click()
+    qtbot.waitUntil(lambda: dock.place == "make/train")
+    assert dock.open("make/train").form.kind == "pix2pix"
+
+
+def test_a_page_that_is_still_being_built_does_not_come_over_a_later_one(qtbot, viewer, tmp_path) -> None:
+    dock = HistoMixDock(viewer, Session(home=tmp_path))
+    qtbot.addWidget(dock)
+    dock.session.page_requested.emit("make/train")
+    dock.session.page_requested.emit("review")
+    qtbot.wait(50)
+    assert dock.current == "review"
+    dock.session.page_requested.emit("make/train")
+    qtbot.waitUntil(lambda: dock.place == "make/train")
 
 
 def texts(panel: TrainPanel) -> list[str]:
@@ -224,7 +248,7 @@ def test_what_each_network_needs(ready, tmp_path) -> None:
 def test_networks_that_learn_labels_take_the_dataset_of_the_session_or_a_folder(panel, trainer, qtbot) -> None:
     panel.form.network.setCurrentIndex(panel.form.network.findData("image"))
     assert panel.form.settings.isVisible() and panel.form.settings.fields["share"].value == 100
-    assert "Data step" in panel.why.text() and not panel.progress.run_button.isEnabled()
+    assert "page Project" in panel.why.text() and not panel.progress.run_button.isEnabled()
     panel.session.take_opened(drain(open_job(sample_folder())))
     assert panel.progress.run_button.isEnabled(), panel.why.text()
     offered = panel.form.settings.fields["ignore"]
@@ -247,6 +271,31 @@ def test_networks_that_learn_labels_take_the_dataset_of_the_session_or_a_folder(
     panel.form.network.setCurrentIndex(0)
     qtbot.waitUntil(lambda: not panel.tissue.looking)
     assert panel.tissue.dataset is None and panel.tissue.source == "folder"
+
+
+@pytest.mark.parametrize("kind", ["inpainter", "autoencoder", "latent"])
+def test_networks_without_labels_learn_from_the_training_split_of_the_open_dataset(
+    panel, trainer, qtbot, tmp_path, kind
+) -> None:
+    panel.bring_up(kind)
+    panel.form.autoencoder.choose(tmp_path / "coder")
+    assert not panel.progress.run_button.isEnabled()
+    panel.session.take_opened(drain(open_job(sample_folder())))
+    assert panel.tissue.source == "dataset" and panel.progress.run_button.isEnabled(), panel.why.text()
+    # The splits that a person chose in this window count.
+    opened = panel.session.dataset
+    chosen = {entry.source.image: entry.source.split or "train" for entry in opened.entries}
+    taken = next(name for name, split in chosen.items() if split == "train")
+    panel.session.choose_splits({**chosen, taken: "test"})
+    panel.progress.run_button.click()
+    assert "training split of" in panel.summary.text()
+    qtbot.waitUntil(lambda: trainer.steps > 5)
+    trainer.go.set()
+    qtbot.waitUntil(lambda: not panel.runner.running)
+    (dataset,) = trainer.asked["images"]
+    assert taken not in {entry.source.image for entry in dataset.training} and dataset.training
+    mpp = opened.entries[0].mpp
+    assert trainer.asked["kind"] == kind and trainer.asked["mpp"] == (mpp, mpp)
 
 
 def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path) -> None:
@@ -323,7 +372,7 @@ def test_an_unfinished_run_is_offered_to_whoever_opens_the_dock(trainer, viewer,
     done, killed = tmp_path / "models" / "My tissue", tmp_path / "models" / "My tissue 2"
     card(done, 5, 0.2)
     state_folder(killed).mkdir()
-    saved = {"step": 7, "minutes": 2.5, "saved": "2026-03-04T12:00:00+00:00"}
+    saved = {"step": 7, "minutes": 2.5, "saved": "2026-03-04T12:00:00+00:00", "kind": "inpainter"}
     (state_folder(killed) / "run.json").write_text(json.dumps(saved))
     panel = TrainPanel(viewer, Session(home=tmp_path))
     qtbot.addWidget(panel)
@@ -333,6 +382,13 @@ def test_an_unfinished_run_is_offered_to_whoever_opens_the_dock(trainer, viewer,
     viewer.add_image(rgb(), rgb=True, **UM)
     panel.tissue.kind.setCurrentIndex(1)
     qtbot.waitUntil(panel.resume_button.isEnabled)
+    # Another network gets a name of its own; the run is found again with its own network.
+    panel.bring_up("autoencoder")
+    assert panel.form.out.name == "My tissue 3" and not panel.resume_button.isVisible()
+    panel.form.name.setText("My tissue 2")
+    assert "another network" in panel.why.text() and not panel.resume_button.isEnabled()
+    panel.bring_up("inpainter")
+    assert panel.form.out == killed and panel.resume_button.isEnabled()
     panel.form.name.setText("My tissue")
     assert not panel.resume_button.isVisible() and "already" in panel.why.text()
     for name in ("", "..", "a/b", "a:b"):

@@ -100,6 +100,8 @@ class Options(argparse.Namespace):
             )
         mpp = self.mpp if self.mpp is not None or study is None else study.mpp
         dataset = open_any(self.dataset, mpp, split_parts=self.split_parts or (study is not None and study.split_parts))
+        if study is not None:
+            dataset = study.with_edits(dataset)
         if (path := getattr(self, "splits", None)) is not None:
             dataset = with_splits(dataset, read_splits(path))
         elif study is not None:

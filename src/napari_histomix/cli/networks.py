@@ -90,6 +90,10 @@ def add_commands(commands: Commands) -> None:
     detector.add_argument("--resume", action="store_true", help="take up the killed test of --out")
     add_settings(detector, [DetectorSettings])
 
+    summary = "Find the real nucleus that each synthetic one of a study resembles most: copies stand out."
+    neighbors = commands.add("neighbor-test", run_neighbor_test, summary, "study", "--dataset")
+    add_output(neighbors, "--out", help="new folder for neighbors.csv, neighbors.json and neighbors.png")
+
     actions = commands.group("reader-test", "Make a blinded real-or-synthetic test, or report on one.")
     summary = "Make a reader test out of what is approved in a study."
     make = actions.add("make", run_reader_test, summary, "--mpp", "--split-parts")
@@ -98,6 +102,8 @@ def add_commands(commands: Commands) -> None:
     make.add_argument("--study", type=Path, nargs="+", required=True, metavar="FOLDER", help=studies)
     add_output(make, "--out", required=True, help="new folder for the test")
     make.add_argument("--all", action="store_true", help="also show what nobody has decided on")
+    about = "what is asked about, where studies hold both: nuclei in real images, or whole images"
+    make.add_argument("--about", choices=("images", "nuclei"), help=about)
     add_settings(make, [ReaderTestSettings])
 
     report = actions.add("report", run_reader_report, "Show how readers did, and write it as PNG, CSV and JSON.")
@@ -240,6 +246,19 @@ def run_detector_test(options: Options) -> dict[str, Any]:
     return {"out": str(options.out) if options.out else None, **values}
 
 
+def run_neighbor_test(options: Options) -> dict[str, Any]:
+    """Compare synthetic nuclei with real ones."""
+    from napari_histomix.evaluation import neighbor_test
+
+    study = Study.open(options.study)
+    report = follow(neighbor_test.neighbor_test(options.images_of(study), study))
+    options.say(neighbor_test.sentence_of(report))
+    if options.out:
+        neighbor_test.write_neighbors(report, options.out)
+        options.say(f"Written: {options.out}")
+    return {"out": str(options.out) if options.out else None, **neighbor_test.report_values(report)}
+
+
 def run_reader_test(options: Options) -> dict[str, Any]:
     """Make a reader test."""
     from napari_histomix.evaluation.reader_test.folder import make_reader_test
@@ -248,7 +267,8 @@ def run_reader_test(options: Options) -> dict[str, Any]:
     settings = settings_from(ReaderTestSettings, options)
     studies = [Study.open(folder) for folder in options.study]
     dataset = options.open_data(studies[0])
-    made = follow(make_reader_test(dataset, studies, options.out, settings, undecided=options.all))
+    asked = {"undecided": options.all, "about": options.about}
+    made = follow(make_reader_test(dataset, studies, options.out, settings, **asked))
     options.say(f"{made.each} real and {made.each} synthetic crops. Written: {options.out}")
     options.say("To answer it, open napari, Plugins > HistoMix, and go to Results > Reader test.")
     return {"out": str(options.out), "crops": len(made.test), "real": made.each, "synthetic": made.each}

@@ -134,6 +134,8 @@ def _point_lines(where: str, point: Mapping[str, Any]) -> list[str]:
         how += f", sampler {point['sampler']}" if "sampler" in point else ""
         if "labels" in point:
             how += ", from the labels at ({x:g}, {y:g}) of {image}".format(**point["labels"])
+        if "drawn_by_hand" in point:
+            how += ", where a person drew nuclei"
         if "layout" in point:
             how += f", from layout {point['layout']}" + (", edited by hand" if point["layout_edited"] else "")
     elif point["image"] and "x" in point:

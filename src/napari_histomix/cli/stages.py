@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_histomix import jobs
-from napari_histomix.cli.common import DATASET, Commands, Options, add_output, add_settings, follow, settings_from
+from napari_histomix.cli.common import (
+    DATASET,
+    Commands,
+    Options,
+    add_output,
+    add_settings,
+    follow,
+    settings_from,
+    whole,
+)
 from napari_histomix.methods import DEFAULT, method_of, stage_of
+from napari_histomix.preferences import preferences
 from napari_histomix.records import Event, HistomixError, Job, Segment, within
 from napari_histomix.settings import check_settings
 from napari_histomix.study import Study
 from napari_histomix.study.database import FILE
+from napari_histomix.study.decision_log import Entry
 
 NOT_TESTED = ("preset", "density", "neighborhood", "temperature", "donor_temperature", "area_ratio")
 """Settings of candidates that a place test has no use for, or takes in all ways."""
@@ -28,11 +40,20 @@ SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``candidates``, ``place-test``, ``segment``, ``pool build`` and ``pool stats``."""
+    """Add ``candidates``, ``place``, ``place-test``, ``segment``, ``pool build`` and ``pool stats``."""
     summary = "Find where a rare nucleus would fit, and write it as CSV."
     candidates = commands.add("candidates", run_candidates, summary, *DATASET)
     add_output(candidates, "--out", "file", required=True, metavar="FILE", help="new CSV file")
     add_settings(candidates, [stage_of("candidates").settings])
+
+    summary = "Place a candidate by hand in a study that holds a search's, or move one; it is kept, and made first."
+    place = commands.add("place", run_place, summary, "study", "--dataset")
+    place.add_argument("--image", required=True, help="name of a training image")
+    place.add_argument("--row", type=float, required=True, help="row in its pixels, from 0")
+    place.add_argument("--col", type=float, required=True, help="column in its pixels, from 0")
+    moved = "rank of a candidate that is dropped for it, from 1 as in the table: it is moved"
+    place.add_argument("--move", type=whole, metavar="RANK", help=moved)
+    place.add_argument("--reviewer", metavar="NAME", help="who places it, for its record; else as in the preferences")
 
     summary = "Test how well places of rare nuclei are told from others, on images that nothing was learned from."
     test = commands.add("place-test", run_place_test, summary, *DATASET)
@@ -77,6 +98,29 @@ def run_candidates(options: Options) -> dict[str, Any]:
     )
     options.say(sentence, *filter(None, [told]), *facts["warnings"], f"Written: {options.out}")
     return {"out": str(options.out), "candidates": len(candidates), **facts}
+
+
+def run_place(options: Options) -> dict[str, Any]:
+    """Place a candidate by hand, or move one."""
+    from napari_histomix.methods.base import Work
+    from napari_histomix.methods.placing_by_hand import place_by_hand
+
+    study = Study.open(options.study).take()
+    study.reviewer = options.reviewer or preferences().reviewer
+    dataset = options.images_of(study)
+    moved = None
+    if options.move is not None:
+        moved = next((each for each in study.candidates() if each.rank == options.move - 1), None)
+        if moved is None:
+            raise HistomixError(f"The study has no candidate {options.move}; name the rank of one.")
+    work = Work(dataset, study, decisions={"candidate": study.decisions("candidate")})
+    placed = follow(place_by_hand(work, options.image, options.row, options.col, moved))
+    gone: list[Entry] = [] if moved in (None, placed) else [("candidate", options.move - 1, "drop")]
+    study.act([*gone, ("candidate", placed.rank, "keep")])
+    donor, target = placed.donor, placed.target
+    what = f"in place of nucleus {target.instance}" if target.instance else "on free tissue"
+    options.say(f"Candidate {placed.rank + 1:,} is kept: {what}, donor {donor.image} #{donor.instance}.")
+    return {"rank": placed.rank, "target": asdict(target), "donor": asdict(donor), "percentile": placed.percentile}
 
 
 def run_place_test(options: Options) -> dict[str, Any]:

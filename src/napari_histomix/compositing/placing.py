@@ -143,18 +143,18 @@ def choose_placements(
     count: int,
     uses: int,
     per_image: int | None,
-) -> Job[tuple[list[tuple[Candidate, L, int]], Counter[str]]]:
-    """Placements of the first candidates, by rank, that nothing forbids; a long job (see ``records.Job``).
+) -> Job[tuple[list[tuple[Candidate, L, int]], dict[int, str]]]:
+    """Placements of the first candidates, in their order, that nothing forbids; a long job (see ``records.Job``).
 
     Only candidates of one image can stand in each other's way, so each round takes more candidates than are still
-    needed, goes through them image by image, and cuts the surplus off by rank: the outcome is that of trying them one
-    after the other.
+    needed, goes through them image by image, and cuts the surplus off in that order: the outcome is that of trying them
+    one after the other.
 
     Changes made ``before`` count toward the limits, and their places are not used again. ``count`` placements are
     wanted, ``uses`` and ``per_image`` are how many one donor and one image may have at most.
 
     Returns the candidates that take their donors with the ids that the new nuclei get, fewer than wanted where they run
-    out; and how many candidates were refused, by reason.
+    out; and why candidates were refused, by rank.
     """
     earlier: dict[str, list[Change]] = {}
     for change in before:
@@ -165,18 +165,15 @@ def choose_placements(
     gone = {(change.image, instance) for change in changes for instance in change.removed}
     used = Counter((change.donor.image, change.donor.item) for change in changes if change.donor is not None)
     filled = Counter({name: sum(len(change.added) for change in group) for name, group in earlier.items()})
-    waiting = sorted(
-        (
-            candidate
-            for candidate in candidates
-            if Ref.of("target", candidate.target) not in targets
-            and (candidate.target.image, candidate.target.instance) not in gone
-        ),
-        key=lambda candidate: candidate.rank,
-    )
+    waiting = [
+        candidate
+        for candidate in candidates
+        if Ref.of("target", candidate.target) not in targets
+        and (candidate.target.image, candidate.target.instance) not in gone
+    ]
     accepted: list[tuple[Candidate, L, int]] = []
     laid_in: dict[str, list[L]] = {}
-    refusals: Counter[str] = Counter()
+    refused: dict[int, str] = {}
 
     def over_limit(candidate: Candidate) -> str:
         """Why the limits forbid a candidate; empty where they do not."""
@@ -208,7 +205,7 @@ def choose_placements(
             outcome = None if outcome == images.problem(candidate) else outcome
             reason = outcome if isinstance(outcome, str) else over_limit(candidate)
             if reason:
-                refusals[reason] += 1
+                refused[candidate.rank] = reason
             elif outcome is not None and not isinstance(outcome, str):
                 name = candidate.target.image
                 ids = (instance for change in earlier.get(name, ()) for instance in change.added)
@@ -216,7 +213,7 @@ def choose_placements(
                 laid_in.setdefault(name, []).append(outcome)
                 filled[name] += 1
                 used[candidate.donor.image, candidate.donor.instance] += 1
-    return accepted, refusals
+    return accepted, refused
 
 
 def place_in_donor(provenance: Mapping[str, Any], row: int, col: int) -> tuple[float, float]:

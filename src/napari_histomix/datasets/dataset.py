@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_histomix.datasets.edits import HandEdit
 from napari_histomix.datasets.entries import UNCLASSIFIED, UNCLASSIFIED_COLOR, Entry, Labels, lost_objects
 from napari_histomix.datasets.formats.polygons import mask_of, masks_of
 from napari_histomix.datasets.parts import merged_notes, split_parts
@@ -119,6 +120,8 @@ class Dataset:
         Whether each connected part of an instance is read as a nucleus of its own.
     format : str
         What it was taken for, a name in ``formats.FORMATS``; empty where it was put together otherwise.
+    edits : mapping of str to HandEdit
+        By image the nuclei that a person drew in place of its own (``datasets.edits``).
 
     Examples
     --------
@@ -137,6 +140,7 @@ class Dataset:
     marks: Marks = field(default_factory=dict, repr=False, compare=False)
     split_parts: bool = False
     format: str = field(default="", repr=False, compare=False)
+    edits: Mapping[str, HandEdit] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def unclassified(self) -> NucleusClass:
@@ -276,7 +280,9 @@ class Dataset:
             # All instances of a synthetic image, where nothing says which they are.
             synthetic = flagged or frozenset(types if entry.synthetic else ())
         said = tuple(Problem(image, f"{image}: {sentence}", about) for about, sentence in notes)
-        return LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind, synthetic, said)
+        own = LabeledImage(pixels, instances, types, mpp, entry.source, entry.kind, synthetic, said)
+        edit = self.edits.get(image)
+        return own if edit is None else edit.applied(own, self.class_number, in_synthetic=entry.synthetic)
 
     def class_number(self, name_or_number: str | int) -> int:
         """Number of a class by its name (upper or lower case) or number."""
@@ -377,9 +383,9 @@ def synthetic_notes(dataset: Dataset, survey: Survey | None = None) -> tuple[str
     """What a person should know of synthetic nuclei and images in a dataset."""
     notes = []
     if survey is not None and (count := survey.synthetic_total.total()):
-        notes.append(_never_donors(count, f"{survey.total.total():,} nuclei"))
+        notes.append(_never_donors(count, survey.total.total(), "nucleus", "nuclei"))
     if images := sum(entry.synthetic and entry.labels is None for entry in dataset.entries):
-        notes.append(_never_donors(images, f"{len(dataset.entries):,} images"))
+        notes.append(_never_donors(images, len(dataset.entries), "image", "images"))
     names = {entry.source.image for entry in dataset.entries if entry.synthetic and entry.labels is not None}
     if unknown := names - dataset.marks.keys():
         notes.append(
@@ -389,9 +395,9 @@ def synthetic_notes(dataset: Dataset, survey: Survey | None = None) -> tuple[str
     return tuple(notes)
 
 
-def _never_donors(count: int, all_items: str) -> str:
-    consequence = "is synthetic; it is never a donor" if count == 1 else "are synthetic; they are never donors"
-    return f"{count:,} of {all_items} {consequence}."
+def _never_donors(count: int, all_items: int, word: str, words: str) -> str:
+    what, never = (word, "never a donor") if count == 1 else (words, "never donors")
+    return f"Contains {count:,} synthetic {what}, of {all_items:,}: {never}."
 
 
 def _stamp(dataset: Dataset, entry: Entry) -> str | None:
@@ -404,6 +410,8 @@ def _stamp(dataset: Dataset, entry: Entry) -> str | None:
         facts.append("parts")
     if entry.synthetic or marks:
         facts += [entry.synthetic, marks]
+    if (edit := dataset.edits.get(entry.source.image)) is not None:
+        facts.append(edit.facts)
     for file in (entry.image, *([entry.labels] if entry.labels else ())):
         try:
             status = file.stat()

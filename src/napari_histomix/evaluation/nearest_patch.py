@@ -78,6 +78,11 @@ class TrainingPatches:
     def __len__(self) -> int:
         return len(self.nuclei)
 
+    @property
+    def baseline(self) -> NDArray[np.float64]:
+        """Distances of real nuclei, at most 2000 of them, to the nearest other one, in order."""
+        return self._baseline
+
     @classmethod
     def build(cls, dataset: Dataset, types: Collection[int] = ()) -> Job[TrainingPatches]:
         """Describe the patches of the training split; a long job (see ``records.Job``).

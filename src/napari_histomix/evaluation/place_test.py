@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from napari_histomix.compositing.donors import rare_and_major, survey_nuclei
@@ -21,11 +22,14 @@ from napari_histomix.datasets import Dataset, Problem
 from napari_histomix.datasets.writing import complete_or_absent, write_text
 from napari_histomix.evaluation.figures import DRAWS, FEWEST, UNDEFINED, Estimate, markdown_table
 from napari_histomix.features import open_encoder
-from napari_histomix.methods.candidate_stage import DENSITIES, CandidateSettings, describe_places
+from napari_histomix.methods.candidate_places import describe_places
+from napari_histomix.methods.candidate_stage import DENSITIES, CandidateSettings
 from napari_histomix.place_scores import FEWEST_RARE, Fit, Pairs, cross_fit, fit_ratio, fold_numbers
 from napari_histomix.records import HistomixError, Job
 from napari_histomix.sampling import ContextModel
 from napari_histomix.settings import plain
+
+CHART = "report.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ def _estimates(
 def report_lines(report: PlaceReport) -> list[str]:
     """A report as Markdown."""
     rows = [["surroundings", "density", "all images", "within an image"]]
-    rows += [[row.surroundings, DENSITIES[row.density], _cell(row.pooled), _cell(row.within)] for row in report.rows]
+    rows += [[row.surroundings, DENSITIES[row.density], cell(row.pooled), cell(row.within)] for row in report.rows]
     return [
         f"{report.rare_places:,} places of {' or '.join(report.rare)} in {report.images_with_rare} images, "
         f"{report.other_places:,} others in {report.images}; seed {report.settings.seed}.",
@@ -163,7 +167,8 @@ def report_lines(report: PlaceReport) -> list[str]:
     ]
 
 
-def _cell(estimate: Estimate) -> str:
+def cell(estimate: Estimate) -> str:
+    """An estimate with its interval, as text."""
     if estimate.value is None:
         return "–"
     interval = "" if estimate.low is None else f" ({estimate.low:.2f} to {estimate.high:.2f})"
@@ -186,8 +191,32 @@ def report_values(report: PlaceReport) -> dict[str, Any]:
     }
 
 
+def report_figure(report: PlaceReport) -> Figure:
+    """AUC of each score with its interval, over all images and within an image."""
+    figure = Figure(figsize=(8.5, 1.6 + 0.6 * len(report.rows)), layout="constrained")
+    axes = figure.subplots()
+    for at, row in enumerate(report.rows):
+        for estimate, offset, color, marker in (
+            (row.pooled, -0.14, "#0072b2", "o"),
+            (row.within, 0.14, "#d55e00", "D"),
+        ):
+            if estimate.value is None:
+                continue
+            axes.plot(estimate.value, at + offset, marker, color=color)
+            if estimate.low is not None and estimate.high is not None:
+                axes.plot([estimate.low, estimate.high], [at + offset] * 2, color=color)
+    axes.axvline(0.5, color="0.6", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(report.rows)), [f"{row.surroundings}\n{DENSITIES[row.density]}" for row in report.rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("AUC over all images (●) and within an image (◆); at the dashed line it is chance")
+    axes.set_title(f"Where {' or '.join(report.rare)} lies · {report.dataset}", fontsize=12, fontweight="bold")
+    return figure
+
+
 def write_report(report: PlaceReport, out: Path) -> None:
-    """Write a new folder, complete or absent: report.md and report.json."""
+    """Write a new folder, complete or absent: report.md, report.json and the figure."""
     with complete_or_absent(out) as folder:
+        report_figure(report).savefig(folder / CHART, dpi=110)
         write_text(folder / "report.md", "\n".join(report_lines(report)) + "\n")
         write_text(folder / "report.json", json.dumps(report_values(report), indent=1, ensure_ascii=False) + "\n")

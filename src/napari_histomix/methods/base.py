@@ -6,6 +6,7 @@ carries it out and keeps what it makes in a study. docs/architecture.md shows a 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,6 +47,11 @@ class Needs:
     instances: bool = False
     kinds: bool = False
 
+    @property
+    def words(self) -> str:
+        """What it is, in words."""
+        return "labeled nuclei" if self.instances else "a class for each image" if self.kinds else "either kind of data"
+
     def problem(self, title: str, dataset: Dataset) -> str:
         """Why a dataset will not do for a method of this title, in a sentence; empty where it will."""
         if self.kinds and not dataset.has_kinds:
@@ -69,12 +75,16 @@ class Plan(Generic[I]):
         How often something was refused, by reason.
     problems : tuple of Problem
         Images that could not be used.
+    outcomes : mapping of int to str
+        Of a method that makes candidates: what becomes of those that were tried, by rank. Why each was refused; empty
+        for one that will be made, which is then the item of that id.
     """
 
     items: Sequence[I]
     wanted: int
     refusals: Counter[str] = field(default_factory=Counter)
     problems: tuple[Problem, ...] = ()
+    outcomes: Mapping[int, str] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -97,12 +107,20 @@ class Store(Protocol):
         return False
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """Candidate locations that were found, by rank."""
+        """Candidate locations that were found or placed by hand, by rank."""
         return ()
 
     def set_candidates(self, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> None:
         """Keep candidate locations, and how they were found, for ``settings``."""
         self.save_settings(facts)
+
+    def append_candidate(self, candidate: Candidate) -> Candidate:
+        """Add a candidate that a person placed; returns it as it is kept, with its rank."""
+        raise HistomixError("Nothing is kept while changes are made again.")
+
+    def outcomes(self) -> Mapping[int, int | str]:
+        """What runs made of candidates, by rank: the id of the change, or why the last one that tried refused it."""
+        return {}
 
     def changes(self) -> Sequence[Change]:
         """All that was made so far, by id; pixels are read when they are looked at."""
@@ -120,11 +138,13 @@ class Work:
     store : Store
         The study.
     first : int
-        Id of the change that the item 0 becomes. All changes with lower ids were made before.
+        Id of the change that the item 0 becomes. Changes with lower ids are of other runs.
     decisions : mapping
         What people had decided on the items of stages when the run began, by subject and item.
     loaded : InpaintingModel, PromptedModel or GeneratorModel, optional
         A model that is loaded already, in place of the one that the settings name.
+    past : int, optional
+        Id behind those that are the work's own; of a run that goes on, other changes may have been made behind it.
     """
 
     dataset: Dataset
@@ -132,10 +152,12 @@ class Work:
     first: int = 0
     decisions: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     loaded: Any = None
+    past: int | None = None
 
     def before(self) -> list[Change]:
-        """Changes of earlier runs: what they changed is not changed again."""
-        return [change for change in self.store.changes() if change.id < self.first]
+        """Changes of other runs: what they changed is not changed again."""
+        past = math.inf if self.past is None else self.past
+        return [change for change in self.store.changes() if not self.first <= change.id < past]
 
 
 def whole_images(dataset: Dataset, kinds: bool = False) -> list[Entry]:
@@ -211,6 +233,9 @@ class Method(ABC, Generic[S, I]):
         A frozen dataclass of annotated settings (``settings``).
     stage : Stage, optional
         What is vetted before.
+    seconds : float, optional
+        What a change took with the default settings, planning included, on two cores of a processor
+        (docs/performance.md); None where nobody has measured it.
     """
 
     name: ClassVar[str]
@@ -220,6 +245,7 @@ class Method(ABC, Generic[S, I]):
     needs: ClassVar[Needs] = Needs()
     settings: ClassVar[type]
     stage: ClassVar[Stage | None] = None
+    seconds: ClassVar[float | None] = None
 
     @abstractmethod
     def plan(self, work: Work, settings: S) -> Job[Plan[I]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -17,19 +16,18 @@ from numpy.typing import NDArray
 
 from napari_histomix import place_scores, sampling
 from napari_histomix.compositing import placing
-from napari_histomix.compositing.donors import NucleusSurvey, rare_and_major, survey_nuclei
+from napari_histomix.compositing.donors import rare_and_major, survey_nuclei
 from napari_histomix.datasets import Dataset, Problem
-from napari_histomix.features import Encoder as PatchEncoder
 from napari_histomix.features import open_encoder
-from napari_histomix.features.context import context_features
-from napari_histomix.features.neighborhood import neighborhood_features
 from napari_histomix.methods.base import Stage, Store, Work
-from napari_histomix.records import Candidate, Event, HistomixError, Job, Location
+from napari_histomix.methods.candidate_places import WORTH, describe_places, gaussian_scores, ratio_scores
+from napari_histomix.methods.learned_places import LEARNED, LearnedPlaces
+from napari_histomix.records import Candidate, Event, HistomixError, Job
 from napari_histomix.settings import Encoder, Option, Presets, Seed, plain
 
 FEW_EFFECTIVE = 50
-WORTH = 500
-Chosen = NDArray[np.intp]
+GUESS = 0.5
+"""Area under the curve of a guess."""
 DENSITIES = {"ratio": "Density ratio", "gaussian": "Gaussian (the paper)"}
 
 
@@ -144,7 +142,7 @@ class CandidateSet:
     ``considered`` counts locations by kind, ``unfit_donors`` rare nuclei that cannot be donors, by reason.
     ``told_apart`` is how well the scores tell rare places from others; None where too few nuclei can say, or the
     density is the Gaussian. ``few`` is how many rare nuclei there are where they are too few for the density that was
-    asked for.
+    asked for. ``learned`` is what it takes to describe, score and fill one more place.
     """
 
     candidates: tuple[Candidate, ...]
@@ -155,6 +153,7 @@ class CandidateSet:
     considered: Counter[str]
     unfit_donors: Counter[str]
     problems: tuple[Problem, ...]
+    learned: LearnedPlaces
     told_apart: place_scores.Separability | None = None
     few: int | None = None
 
@@ -169,7 +168,7 @@ class CandidateSet:
             )
         if self.effective_sample_size < FEW_EFFECTIVE < len(self.candidates):
             sentences.append(
-                f"The draw is worth only {self.effective_sample_size:.0f} equally likely locations; "
+                f"The draw is worth only {self.effective_sample_size:.0f} different places; "
                 "raise the temperature for more variety."
             )
         return tuple(sentences)
@@ -193,6 +192,12 @@ def search_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept.get("candidate_settings", {}), **used}
 
 
+def candidate_facts(candidate: Candidate) -> dict[str, Any]:
+    """What provenance says of a candidate itself."""
+    by_hand = {} if candidate.placed_by is None else {"placed_by": candidate.placed_by}
+    return {"log_likelihood": candidate.log_likelihood, **by_hand}
+
+
 def told_apart_sentence(kept: Mapping[str, Any]) -> str:
     """How well places of the rare class can be told apart, as a study keeps it; empty where nothing measured it."""
     told = kept.get("told_apart")
@@ -202,149 +207,8 @@ def told_apart_sentence(kept: Mapping[str, Any]) -> str:
             return ""
         return "All nuclei of this class are of one image or patient: too few to say whether places can be told apart."
     within = "" if told["within"] is None else f" (within an image {told['within']:.2f})"
-    return f"Places of this class can be told apart here: {told['pooled']:.2f}{within}."
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Rare nuclei, major nuclei and background locations of all training images, with their surroundings as numbers.
-
-    ``patches`` (N, d) are the encoder's features, ``nuclei`` (N, k) those of the labeled nuclei around. ``groups`` are
-    the patients, or the images of patients that are not known, that the places belong to. ``beside`` (N,) are the free
-    places beside rare nuclei, which no score learns from; ``rooms`` (N,) is the largest area in µm² that has room
-    there, infinite for other places; ``crowding`` (N,) is how many more there are than if all were drawn uniformly.
-    """
-
-    locations: list[Location]
-    patches: NDArray[np.float32]
-    nuclei: NDArray[np.float32]
-    groups: list[str]
-    beside: NDArray[np.bool_]
-    rooms: NDArray[np.float64]
-    crowding: NDArray[np.float64]
-
-    @property
-    def kinds(self) -> NDArray[np.str_]:
-        return np.array([location.kind for location in self.locations])
-
-    @property
-    def images(self) -> list[str]:
-        return [location.image for location in self.locations]
-
-    def features(self, neighborhood: bool) -> NDArray[np.float32]:
-        """Surroundings (N, …) as settings say."""
-        return np.concatenate([self.patches, self.nuclei], axis=1) if neighborhood else self.patches
-
-
-BESIDE_UM = 12.0
-"""How far from a rare nucleus a place is beside it: twice the half width of what a detector of nuclei sees."""
-ROOM = 3
-"""Pixels that a free place has around a nucleus: layer 1 and the transition zone."""
-
-
-def describe_places(
-    dataset: Dataset, seen: NucleusSurvey, settings: CandidateSettings, encoder: PatchEncoder
-) -> Job[Places]:
-    """All nuclei that were seen, and background locations, with their surroundings (lines 1–6). A long job."""
-    total = sum(map(len, seen.nuclei.values()))
-    radii = np.array([sqrt(nucleus.area / np.pi) * seen.mpp[nucleus.image] for nucleus in seen.rare])
-    radius = float(np.median(radii))
-    density = settings.background_share * total / max(1.0, sum(seen.areas.values()))
-    expected = total + round(settings.background_share * total)
-    classes = [nucleus.number for nucleus in dataset.classes]
-    every = [nucleus.number for nucleus in dataset.all_classes]
-    locations: list[Location] = []
-    groups: list[str] = []
-    vectors: list[NDArray[np.float32]] = [np.empty((0, encoder.dim), np.float32)]
-    around: list[NDArray[np.float32]] = []
-    rooms: list[NDArray[np.float64]] = []
-    crowding: list[NDArray[np.float64]] = []
-    is_beside: list[NDArray[np.bool_]] = []
-    for index, (name, nuclei) in enumerate(seen.nuclei.items()):
-        image = dataset.read(name)
-        clear = sampling.clearance(image)
-        rng = np.random.default_rng([settings.seed, index])
-        places = sampling.background_locations(
-            image, round(density * seen.areas[name]), radius / image.mpp + ROOM, rng, clear
-        )
-        rng = np.random.default_rng([settings.seed, index, 1])
-        rare = [nucleus for nucleus in nuclei if nucleus.kind == "rare"]
-        wanted, reach = radii / image.mpp + ROOM, BESIDE_UM / image.mpp
-        # Rare nuclei lie at the borders of lumina, too; in the middle of one a nucleus would float.
-        room = np.where(sampling.tissue(image), sampling.clearance(image, on_tissue=False), 0)
-        beside = sampling.locations_beside(image, rare, reach, settings.beside_rare, wanted, rng, room)
-        known = set(places)
-        beside = [place for place in beside if place not in known]
-        here = nuclei + places + beside
-        done = len(locations)
-        locations += here
-        groups += [f"patient {image.source.patient}" if image.source.patient else name] * len(here)
-        is_beside.append(np.arange(len(here)) >= len(here) - len(beside))
-        largest, crowd = np.full(len(here), np.inf), np.ones(len(here))
-        if settings.beside_rare:
-            # Of an area, so many pixels are drawn by chance, and so many more for each rare nucleus nearby.
-            eligible = radius / image.mpp + ROOM
-            chance = len(places) / max(int(np.count_nonzero(clear > eligible)), 1)
-            own, free = (sampling.at_places(distance, places + beside) for distance in (room, clear))
-            near = sampling.numbers_within(places + beside, rare, reach) * (wanted < own[:, None]).mean(axis=1)
-            dense = chance * (free > eligible) + near * settings.beside_rare / (np.pi * reach**2)
-            # Places too tight for most nuclei are few; the draw must not rest on them.
-            crowd[len(nuclei) :] = np.maximum(dense / max(chance, 1e-6), 1)
-            largest[len(nuclei) :] = np.pi * ((own - ROOM) * image.mpp) ** 2
-        rooms.append(largest)
-        crowding.append(crowd)
-        # Nuclei of classes that are neither rare nor major lie around places, too.
-        neighbors = sampling.nucleus_locations(image, (), every)
-        around.append(neighborhood_features(here, neighbors, classes, image.instances.shape, image.mpp))
-        centers = np.array([(location.row, location.col) for location in here]).reshape(-1, 2)
-        for chunk in context_features(image, centers, encoder):
-            vectors.append(chunk)
-            done += len(chunk)
-            yield Event("Comparing surroundings", min(done, expected), expected)
-    return Places(
-        locations,
-        np.concatenate(vectors),
-        np.concatenate(around),
-        groups,
-        np.concatenate(is_beside),
-        np.concatenate(rooms),
-        np.concatenate(crowding),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Scores:
-    """Scores of possible places, with what they are compared to and how well they tell rare places apart."""
-
-    values: NDArray[np.float64]
-    percentiles: NDArray[np.float64]
-    temperature: float
-    told_apart: place_scores.Separability | None = None
-
-
-def _gaussian_scores(components: NDArray[np.float64], model: sampling.ContextModel, possible: Chosen) -> _Scores:
-    """How likely surroundings are under the Gaussian of rare ones (lines 7 and 8)."""
-    values = model.score_samples(components[possible])
-    temperature = sampling.sharpest_temperature(values, min(WORTH, 0.1 * len(possible)))
-    return _Scores(values, model.percentile(values), temperature)
-
-
-def _ratio_scores(features: NDArray[np.float32], places: Places, possible: Chosen) -> Job[_Scores]:
-    """How much more frequent surroundings are around rare nuclei than elsewhere, as other images tell.
-
-    Places ∝ p(x | rare) are places as they come ∝ p(x | rare) / p(x | other): the temperature of their draw is 1.
-    """
-    rare = places.kinds == "rare"
-    folds = place_scores.fold_numbers(rare, places.groups)
-    learned = ~places.beside
-    scores = yield from place_scores.cross_fit(features, rare, folds, place_scores.fit_ratio, learned)
-    told = None
-    if len({group for group, one in zip(places.groups, rare, strict=True) if one}) > 1:
-        images = [name for name, one in zip(places.images, learned, strict=True) if one]
-        told = place_scores.Pairs.of(scores[learned], rare[learned], images).separability()
-    own = np.sort(scores[rare])
-    percentiles = 100.0 * np.searchsorted(own, scores[possible], side="right") / len(own)
-    return _Scores(place_scores.calibrated(scores, rare, learned)[possible], percentiles, 1.0, told)
+    can = "can" if told["pooled"] > GUESS else "cannot"
+    return f"Places of this class {can} be told apart here: {told['pooled']:.2f}{within}; a guess is {GUESS}."
 
 
 def _balanced_draw(
@@ -369,7 +233,8 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     seen = yield from survey_nuclei(dataset, rare, major)
     names = " or ".join(dataset.class_name(number) for number in rare)
     if not seen.rare:
-        raise HistomixError(f"No training image has a nucleus of class {names}; choose a class that occurs.")
+        unread = f" Left out: {seen.problems[0].sentence}" if seen.problems else ""
+        raise HistomixError(f"No training image has a nucleus of class {names}; choose a class that occurs.{unread}")
     flaws = seen.all_flaws()
     unfit = Counter(flaws.values())
     if len(seen.rare) == unfit.total():
@@ -396,9 +261,9 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
     if len(possible) == 0:
         raise HistomixError("There is no nucleus to replace and no free place in any training image; add images.")
     if used.density == "ratio":
-        scores = yield from _ratio_scores(features, places, possible)
+        scores = yield from ratio_scores(features, places, possible)
     else:
-        scores = _gaussian_scores(components, model, possible)
+        scores = gaussian_scores(components, model, possible)
 
     # Lines 9–11: draw locations, and a donor for each.
     temperature = settings.temperature or scores.temperature
@@ -437,6 +302,7 @@ def find_candidates(dataset: Dataset, settings: CandidateSettings) -> Job[Candid
         Counter(kinds.tolist()),
         unfit,
         tuple(seen.problems),
+        LearnedPlaces.of(model, [locations[giver] for giver in givers], components[givers], areas, scores),
         scores.told_apart,
         few,
     )
@@ -457,15 +323,22 @@ class Candidates(Stage):
 
     def find(self, work: Work, settings: CandidateSettings) -> Job[CandidateSet]:
         found = yield from find_candidates(work.dataset, settings)
-        work.store.set_candidates(found.candidates, found.facts)
+        work.store.set_candidates(found.candidates, found.facts | {LEARNED: found.learned.save(work.store.folder)})
         return found
 
     def usable(self, work: Work, kept_only: bool) -> list[Candidate]:
-        """Those, by rank, that somebody kept, or else all that nobody dropped; all images must be training images."""
+        """Those that somebody kept, by rank, then all others that nobody dropped, unless ``kept_only``.
+
+        All images must be training images.
+        """
         decisions, wanted = work.decisions.get("candidate", {}), {"keep"} if kept_only else {"keep", None}
-        candidates = [candidate for candidate in work.store.candidates() if decisions.get(candidate.rank) in wanted]
+        candidates = [
+            candidate
+            for candidate in work.store.candidates()
+            if decisions.get(candidate.rank) in wanted and candidate.there(decisions)
+        ]
         placing.check_candidates(work.dataset, candidates)
-        return candidates
+        return sorted(candidates, key=lambda candidate: (candidate.rank not in decisions, candidate.rank))
 
 
 CANDIDATES = Candidates()

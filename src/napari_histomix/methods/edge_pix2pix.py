@@ -24,6 +24,15 @@ from napari_histomix.methods.generating import (
     painted_image,
     painting_facts,
 )
+from napari_histomix.methods.painting_by_hand import (
+    DrawnNuclei,
+    is_drawn,
+    make_drawn,
+    parted,
+    recall_drawn,
+    sentence_of,
+    trace_drawn,
+)
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Event, HistomixError, Job, LabeledImage, SourceRef, relayed
 from napari_histomix.sampling import item_seed
@@ -92,17 +101,20 @@ class EdgePix2Pix(Method[EdgePix2PixSettings, NewImage]):
             raise HistomixError(next(iter(images.problems.values())).sentence)
         return Plan(items, settings.count, problems=tuple(images.problems.values()))
 
-    def make(self, work: Work, items: Sequence[NewImage], settings: EdgePix2PixSettings) -> Job[None]:
-        """Paint each; those of one image follow each other."""
+    def make(self, work: Work, items: Sequence[NewImage | DrawnNuclei], settings: EdgePix2PixSettings) -> Job[None]:
+        """Paint each; those of one image follow each other. What a person drew is made as it was drawn."""
         from napari_histomix.generation.edges import Shape
         from napari_histomix.generation.layout import Layout
         from napari_histomix.generation.pix2pix import render
         from napari_histomix.stains import stain_of
 
         model = generator_of(settings, "pix2pix", work.loaded)
+        drawn, own = parted(items)
+        if drawn:
+            yield from make_drawn(work, drawn, settings, method=self.name, title=self.title, model=model)
         facts = painting_facts(self.title, settings, model)
         images = ImageCache(work.dataset.read)
-        for done, item in enumerate(sorted(items, key=lambda item: (item.labels, item.id))):
+        for done, item in enumerate(sorted(own, key=lambda item: (item.labels, item.id))):
             source, reference = images.require(item.labels).image, images.require(item.reference).image
             rng = np.random.default_rng(item.seed)
             part, corner = _cut(source, settings.side, rng)
@@ -117,7 +129,7 @@ class EdgePix2Pix(Method[EdgePix2PixSettings, NewImage]):
                 seeds=[item.seed],
                 device=settings.device,
             )
-            progress = {"phase": "Painting images", "done": done, "total": len(items)}
+            progress = {"phase": "Painting images", "done": done, "total": len(own)}
             (painted,) = yield from relayed(painting, lambda event, at=progress: replace(event, **at))  # type: ignore[misc]
             sources = {"labels": images.facts[item.labels], "reference": images.facts[item.reference]}
             change = painted_image(
@@ -131,9 +143,11 @@ class EdgePix2Pix(Method[EdgePix2PixSettings, NewImage]):
                 facts={**facts, "sources": sources, "corner": corner, "shape": asdict(shape)},
                 kind=source.kind,
             )
-            yield Event("Painting images", done + 1, len(items), preview=painted, made=(change,))
+            yield Event("Painting images", done + 1, len(own), preview=painted, made=(change,))
 
-    def recall(self, record: Record, ingredients: Ingredients) -> NewImage:
+    def recall(self, record: Record, ingredients: Ingredients) -> Any:
+        if is_drawn(record):
+            return recall_drawn(record, ingredients)
         made = record.provenance
         labels, reference = (str(record.source(role)["image"]) for role in ("labels", "reference"))
         seen = tuple(made["learned_from"])
@@ -141,6 +155,8 @@ class EdgePix2Pix(Method[EdgePix2PixSettings, NewImage]):
 
     def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
         """Where the label of a pixel lay in its real image, and whose stain was followed."""
+        if is_drawn(record):
+            return trace_drawn(record, row, col)
         from napari_histomix.generation.edges import Shape
 
         made, (height, width) = record.provenance, record.window[2:]
@@ -148,6 +164,10 @@ class EdgePix2Pix(Method[EdgePix2PixSettings, NewImage]):
         top, left = made["corner"]
         place = {"image": record.source("labels")["image"], "x": round(x + left, 2), "y": round(y + top, 2)}
         return {"labels": place, "reference": record.source("reference")["image"]}
+
+    def sentence(self, records: Sequence[Record]) -> str:
+        """How they were made, and how many a person drew."""
+        return sentence_of(self.title, super().sentence(records), records)
 
 
 def _cut(image: LabeledImage, side: int | None, rng: np.random.Generator) -> tuple[LabeledImage, list[int]]:

@@ -32,7 +32,7 @@ RADIUS = 5
 class GradMixSettings(CandidateDonorSettings):
     """Which donors go into which nuclei; as published, each donor is placed once."""
 
-    uses: Annotated[int, Option("How often one donor may be used.", low=1, high=10**6, advanced=True)] = 1
+    uses: Annotated[int, Option("How often one donor may be used.", label="Uses of a donor", low=1, high=10**6)] = 1
     share: Annotated[
         float, Option("Share of the common nuclei, the smallest first, that may be replaced.", low=0.01, high=1.0)
     ] = 0.8

@@ -86,14 +86,17 @@ def layout_picture(
     (H, W, 3) uint8
     """
     ids = instance_ids(layout.instances)
-    palette = np.array([(255, 255, 255), *(colors.get(layout.classes[number], (150, 150, 150)) for number in ids)])
-    codes = np.where(layout.instances > 0, np.searchsorted(ids, layout.instances) + 1, 0) if ids else layout.instances
-    inner = codes.copy()
-    for axis in (0, 1):
-        inner[np.diff(codes, axis=axis, append=0) != 0] = 0
-        inner[np.diff(codes, axis=axis, prepend=0) != 0] = 0
-    rim = (codes > 0) & (inner == 0)
-    picture = np.where(rim[..., None], palette[codes] // 2, palette[codes]).astype(np.uint8)
+    palette = np.array(
+        [(255, 255, 255), *(colors.get(layout.classes[number], (150, 150, 150)) for number in ids)], np.uint8
+    )
+    places = np.zeros(max(ids, default=0) + 1, np.int32)
+    places[ids] = np.arange(1, len(ids) + 1)
+    codes = np.pad(places[layout.instances], 1)
+    inside = codes[1:-1, 1:-1]
+    neighbors = codes[:-2, 1:-1], codes[2:, 1:-1], codes[1:-1, :-2], codes[1:-1, 2:]
+    rim = (inside > 0) & np.logical_or.reduce([inside != other for other in neighbors])
+    picture = palette[inside]
+    picture[rim] //= 2
     if side is not None:
         height, width = (max(1, round(extent * side / max(layout.shape))) for extent in layout.shape)
         smooth = cv2.INTER_AREA if side < max(layout.shape) else cv2.INTER_NEAREST

@@ -71,7 +71,7 @@ class USegMixSettings(PaintingSettings):
         Option(
             "What fills what a donor leaves open at its segment's outline: real tissue of the target's and the donors' "
             "images, joined by the network, or the network alone, as in the paper.",
-            label="What is left open is filled with",
+            label="Gaps are filled with",
             choices={"exemplars": "Real tissue of the same images", "diffusion": "What the network paints (paper)"},
         ),
     ] = "exemplars"

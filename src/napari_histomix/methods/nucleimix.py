@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, nan
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from napari_histomix.compositing.looks import look_of_nucleus, look_of_plan
 from napari_histomix.compositing.planning import plan_placement
 from napari_histomix.generation.unlabeled import UnlabeledNuclei, load_segmenter
 from napari_histomix.methods.base import Ingredients, Method, Needs, Placing, Plan, Work
-from napari_histomix.methods.candidate_stage import CANDIDATES, search_facts
+from napari_histomix.methods.candidate_stage import CANDIDATES, candidate_facts, search_facts
 from napari_histomix.methods.painting import PaintItem, WindowedPlan, paint_changes, windowed
 from napari_histomix.methods.record import Record, making_facts, painter, painter_facts
 from napari_histomix.records import Candidate, Change, Event, Job, Location
@@ -78,7 +78,7 @@ class NucleiMixSettings(PaintingSettings):
     uses: Annotated[int, Option("Placements of one donor at most.", label="Uses of a donor", low=1)] = 10
     per_image: Annotated[
         int | None,
-        Option("New nuclei in one image at most.", label="New nuclei per image", low=1, automatic="as many as fit"),
+        Option("New nuclei in one image at most.", label="Most per image", low=1, automatic="as many as fit"),
     ] = None
     kept_only: KeptOnly = False
     stain_matching: Annotated[
@@ -137,6 +137,7 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
     needs = Needs(instances=True)
     settings = NucleiMixSettings
     stage = CANDIDATES
+    seconds = 0.5
 
     def plan(self, work: Work, settings: NucleiMixSettings) -> Job[Plan[PaintItem]]:
         """Lines 12–16, geometry: where each donor lies and which pixels may change.
@@ -152,7 +153,7 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
             segmenter = load_segmenter()
             lay = _lay_where_free(lay, UnlabeledNuclei(segmenter, settings.device))
             search["segmenter_sha256"] = segmenter.sha256
-        placements, refusals = yield from placing.choose_placements(
+        placements, refused = yield from placing.choose_placements(
             candidates,
             images,
             lay,
@@ -162,9 +163,13 @@ class NucleiMix(Method[NucleiMixSettings, PaintItem], Placing):
             per_image=settings.per_image,
         )
         donors = {(each.donor.image, each.donor.instance): each.donor for each in candidates}
-        placements = yield from _most_alike(placements, list(donors.values()), images, settings.count, settings.seed)
+        kept = work.decisions.get("candidate", {}).keys()
+        placements = yield from _most_alike(
+            placements, list(donors.values()), images, settings.count, settings.seed, kept
+        )
         items = [_item(candidate, plan, instance, images, search) for candidate, plan, instance in placements]
-        return Plan(items, settings.count, refusals, tuple(images.problems.values()))
+        outcomes = refused | {item.id: "" for item in items}
+        return Plan(items, settings.count, Counter(refused.values()), tuple(images.problems.values()), outcomes)
 
     def make(self, work: Work, items: Sequence[PaintItem], settings: NucleiMixSettings) -> Job[None]:
         """Lines 12–16, pixels: erase what is replaced, then blend the donor in."""
@@ -276,14 +281,19 @@ Placement = tuple[Candidate, WindowedPlan, int]
 
 
 def _most_alike(
-    laid: list[Placement], donors: Sequence[Location], images: placing.SourceImages, count: int, seed: int
+    laid: list[Placement],
+    donors: Sequence[Location],
+    images: placing.SourceImages,
+    count: int,
+    seed: int,
+    kept: Collection[int],
 ) -> Job[list[Placement]]:
     """So many of the placements that were laid, by rank, that look around them together as real donors do at home.
 
     What is laid is not what was drawn: even tissue takes a donor where varied tissue refuses it. So the draw is
     balanced once more (``place_scores.balanced``), by what surrounds each nucleus within some micrometers (``looks``).
-    Of every class as many stay as are among the first by rank: those themselves where there is nothing to choose from,
-    or real nuclei are too few to say how they look.
+    Of every class as many stay as are among the first that were laid: those themselves where there is nothing to choose
+    from, or real nuclei are too few to say how they look. Of the first, all ``kept`` ranks stay.
     """
     wanted = Counter(candidate.donor.type for candidate, _, _ in laid[:count])
     rng = np.random.default_rng([seed, 2])
@@ -304,14 +314,16 @@ def _most_alike(
             if (home := images.get(donor.image)) is not None and home.holds(donor):
                 at_home.append(look_of_nucleus(home, donor))
         logits = place_scores.balanced(np.zeros(len(own)), np.array(looks), np.array(at_home))
-        chosen += [own[index] for index in sampling.draw_order(logits, rng)[:number]]
+        fixed = [index for index, (candidate, _, _) in enumerate(own[:number]) if candidate.rank in kept]
+        drawn = [index for index in sampling.draw_order(logits, rng).tolist() if index not in fixed]
+        chosen += [own[index] for index in (fixed + drawn)[:number]]
     return sorted(chosen, key=lambda placement: placement[0].rank)
 
 
 def _item(
     candidate: Candidate, plan: WindowedPlan, instance: int, images: placing.SourceImages, search: Mapping[str, Any]
 ) -> PaintItem:
-    facts = {"search": search, "sources": images.sources(candidate), "log_likelihood": candidate.log_likelihood}
+    facts = {"search": search, "sources": images.sources(candidate), **candidate_facts(candidate)}
     return PaintItem(candidate.rank, replace(plan, instance=instance), facts)
 
 

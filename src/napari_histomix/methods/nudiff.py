@@ -28,6 +28,15 @@ from napari_histomix.methods.generating import (
     painting_facts,
 )
 from napari_histomix.methods.layout_stage import LayoutBook, LayoutStage, map_of, map_text
+from napari_histomix.methods.painting_by_hand import (
+    DrawnImage,
+    is_drawn,
+    make_drawn,
+    parted,
+    recall_drawn,
+    sentence_of,
+    trace_drawn,
+)
 from napari_histomix.methods.record import Record
 from napari_histomix.records import Event, HistomixError, Job, SourceRef, relayed
 from napari_histomix.sampling import item_seed
@@ -66,6 +75,7 @@ class NuDiff(Method[NuDiffSettings, LayoutImage]):
     citation = "Yu et al., MICCAI 2023, arXiv 2310.14197"
     needs, settings = Needs(instances=True), NuDiffSettings
     stage = LayoutStage()
+    seconds = 4.8
 
     def plan(self, work: Work, settings: NuDiffSettings) -> Job[Plan[LayoutImage]]:
         """Every kept layout once in random order, then all again, until as many as wanted are painted."""
@@ -115,21 +125,25 @@ class NuDiff(Method[NuDiffSettings, LayoutImage]):
             raise HistomixError(next(iter(images.problems.values())).sentence)
         raise HistomixError("There is no other training image whose stain could be followed; follow the layouts' own.")
 
-    def make(self, work: Work, items: Sequence[LayoutImage], settings: NuDiffSettings) -> Job[None]:
+    def make(self, work: Work, items: Sequence[LayoutImage | DrawnImage], settings: NuDiffSettings) -> Job[None]:
         from napari_histomix.generation.image_model import paint
         from napari_histomix.stains import stain_of
 
         model, painting = generator_of(settings, "image", work.loaded), settings.painting()
+        drawn, own = parted(items)
+        if drawn:
+            names = {"method": self.name, "title": self.title}
+            yield from make_drawn(work, drawn, settings, **names, model=model, painting=painting)
         facts = {**painting_facts(self.title, settings, model), "painting": asdict(painting)}
         images, book = ImageCache(work.dataset.read), LayoutBook(work.store.folder)
         numbers: dict[str, int] = {}
-        for done, item in enumerate(sorted(items, key=lambda item: item.id)):
+        for done, item in enumerate(sorted(own, key=lambda item: item.id)):
             layout, about = _layout(item, book)
             for name in set(layout.classes.values()) - numbers.keys():
                 numbers[name] = work.dataset.class_number(name or work.dataset.unclassified.name)
             stain = stain_of(images.require(item.reference).image.pixels)
             job = paint([layout], model, [item.seed], painting, stains=[stain], device=settings.device)
-            progress = {"phase": "Painting layouts", "done": done, "total": len(items)}
+            progress = {"phase": "Painting layouts", "done": done, "total": len(own)}
             (painted,) = yield from relayed(job, lambda event, at=progress: replace(event, **at))  # type: ignore[misc]
             change = painted_image(
                 item,
@@ -146,10 +160,12 @@ class NuDiff(Method[NuDiffSettings, LayoutImage]):
                 },
                 kind=item.kind,
             )
-            yield Event("Painting layouts", done + 1, len(items), preview=painted, made=(change,))
+            yield Event("Painting layouts", done + 1, len(own), preview=painted, made=(change,))
 
-    def recall(self, record: Record, ingredients: Ingredients) -> LayoutImage:
+    def recall(self, record: Record, ingredients: Ingredients) -> Any:
         """From the layout in the record: the study that it was kept in is not needed."""
+        if is_drawn(record):
+            return recall_drawn(record, ingredients)
         made = record.provenance
         labels = [str(source["image"]) for source in record.sources if source["role"] == "labels"]
         reference = str(record.source("reference")["image"])
@@ -166,6 +182,8 @@ class NuDiff(Method[NuDiffSettings, LayoutImage]):
 
     def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
         """Which layout a pixel was painted from, the nucleus there, whose nuclei those are, and whose stain it has."""
+        if is_drawn(record):
+            return trace_drawn(record, row, col)
         layout = record.provenance["layout"]
         number = int(map_of(layout)[row, col])
         nucleus = {"instance": number, "class": record.added[number]["class"]} if number else {}
@@ -180,11 +198,14 @@ class NuDiff(Method[NuDiffSettings, LayoutImage]):
 
     def sentence(self, records: Sequence[Record]) -> str:
         """How the images were made, with what their layouts were made of."""
-        made = [record.provenance["layout"] for record in records]
+        made = [record.provenance["layout"] for record in records if not is_drawn(record)]
+        if not made:
+            return sentence_of(self.title, super().sentence(records), records)
         layouts = len({layout["sha256"] for layout in made})
         edited = len({layout["sha256"] for layout in made if layout["edited"]})
-        words = f"{self.title}: {self.makes.rstrip('.')} ({len(records):,} of {layouts:,} layouts"
-        return f"{words}, {edited:,} of them edited by hand)." if edited else f"{words})."
+        words = f"{self.title}: {self.makes.rstrip('.')} ({len(made):,} of {layouts:,} layouts"
+        words = f"{words}, {edited:,} of them edited by hand)." if edited else f"{words})."
+        return sentence_of(self.title, words, records)
 
 
 def _layout(item: LayoutImage, book: LayoutBook) -> tuple[Layout, Mapping[str, Any]]:

@@ -60,7 +60,11 @@ class CountSettings:
     per_image: Annotated[
         int | None,
         Option(
-            "How often one image may be a target.", low=1, high=10**6, automatic="any number of times", advanced=True
+            "How often one image may be a target.",
+            label="Most per image",
+            low=1,
+            high=10**6,
+            automatic="as many as fit",
         ),
     ] = None
     seed: Seed = 0
@@ -70,7 +74,7 @@ class CountSettings:
 class DonorSettings(CountSettings):
     """How much is made, and how often each donor may serve."""
 
-    uses: Annotated[int, Option("How often one donor may be used.", low=1, high=10**6, advanced=True)] = 10
+    uses: Annotated[int, Option("How often one donor may be used.", label="Uses of a donor", low=1, high=10**6)] = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,7 @@ class Site:
 
     The id is the rank of the candidate whose donor or place it is, and ``target`` the nucleus or free place that the
     donor is centered on. Everything random in it follows from the seed; ``instance`` is the first id in the target
-    image that is free for it.
+    image that is free for it, ``placed_by`` who placed the candidate by hand (``Candidate``).
     """
 
     id: int
@@ -97,6 +101,7 @@ class Site:
     donor: Location
     seed: int
     instance: int = 0
+    placed_by: str | None = None
 
     @property
     def image(self) -> str:
@@ -132,7 +137,7 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
         taken = Taken(before)
         uses = Counter((donor.image, donor.item) for change in before if (donor := change.donor))
         filled = Counter(change.image for change in before)
-        refusals: Counter[str] = Counter()
+        refused: dict[int, str] = {}
         items: list[Site] = []
         for site in (yield from self.sites(work, settings, images)):
             if len(items) == settings.count:
@@ -155,13 +160,14 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
                 elif isinstance(laid, Change) and check is not None:
                     laid = check(site, target, laid) or laid
             if isinstance(laid, str):
-                refusals[laid] += 1
+                refused[site.id] = laid
                 continue
             taken.add(target, laid)
             uses[key] += 1
             filled[site.image] += 1
             items.append(site)
-        return Plan(items, settings.count, refusals, tuple(images.problems.values()))
+        outcomes = refused | {item.id: "" for item in items} if self.stage is CANDIDATES else {}
+        return Plan(items, settings.count, Counter(refused.values()), tuple(images.problems.values()), outcomes)
 
     def make(self, work: Work, items: Sequence[Site], settings: S) -> Job[None]:
         """Lay each donor; the images are gone through one after the other."""
@@ -184,13 +190,15 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
                 placed.append(images.problems[candidate.target.image].sentence)
                 continue
             seed = item_seed(settings.seed, candidate.rank)
-            site = Site(candidate.rank, candidate.target, candidate.donor, seed, taken.free_id(target))
+            free = taken.free_id(target)
+            site = Site(candidate.rank, candidate.target, candidate.donor, seed, free, candidate.placed_by)
             placed.append(self._made(work, site, images, settings))
         return placed
 
     def recall(self, record: Record, ingredients: Ingredients) -> Site:
         target, donor = (record.location(role, ingredients.dataset) for role in ("target", "donor"))
-        return Site(record.provenance["rank"], target, donor, record.seed, min(record.added))
+        made = record.provenance
+        return Site(made["rank"], target, donor, record.seed, min(record.added), made.get("placed_by"))
 
     def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
         """A donor's pixel: its own place in the donor's image, in fractions where it was resampled."""
@@ -211,7 +219,8 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
     def used_ranks(self, work: Work) -> set[int]:
         """Ranks of what this method has placed in the study before."""
         own = (change for change in work.before() if change.method == self.name and change.in_place)
-        return {change.provenance["rank"] for change in own}
+        # What a person drew is of no candidate.
+        return {change.provenance["rank"] for change in own if "rank" in change.provenance}
 
     def at_random(
         self, donors: Iterable[tuple[int, Location]], work: Work, settings: S, images: ImageCache
@@ -254,7 +263,8 @@ class Pasting(Method[S, Site], Placing, Generic[S]):
         if isinstance(laid, str):
             return laid
         sources = {"target": images.facts[site.image], "donor": images.facts[site.donor.image]}
-        facts = plain_facts(self.title, settings, sources) | {"rank": site.id}
+        by_hand = {} if site.placed_by is None else {"placed_by": site.placed_by}
+        facts = plain_facts(self.title, settings, sources) | {"rank": site.id, **by_hand}
         return replace(
             laid,
             id=work.first + site.id,

@@ -47,6 +47,7 @@ class USegMix(Method[USegMixSettings, MixPlan]):
     needs = Needs(kinds=True)
     settings = USegMixSettings
     stage = SegmentPoolStage()
+    seconds = 4.5
 
     def plan(self, work: Work, settings: USegMixSettings) -> Job[Plan[MixPlan]]:
         """Draw targets and donors for every class, of the segments that nobody has dropped."""

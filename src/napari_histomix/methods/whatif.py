@@ -26,6 +26,15 @@ from napari_histomix.methods.generating import (
     painting_facts,
 )
 from napari_histomix.methods.nucleimix import HELD, HOLDS_NUCLEUS, CheckFreePlaces
+from napari_histomix.methods.painting_by_hand import (
+    DrawnNuclei,
+    is_drawn,
+    make_drawn,
+    parted,
+    recall_drawn,
+    sentence_of,
+    trace_drawn,
+)
 from napari_histomix.methods.pasting import CandidateDonorSettings, Check, Pasting, Site, in_place, inside
 from napari_histomix.methods.record import Record
 from napari_histomix.records import (
@@ -81,12 +90,19 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
     makes = "rare nuclei painted by a diffusion model at candidate locations, in the shapes of real ones."
     citation = "After NuDiff, Yu et al., MICCAI 2023, arXiv 2310.14197"
     settings, stage = PaintedNucleiSettings, CANDIDATES
+    seconds = 0.31
 
     def sites(self, work: Work, settings: PaintedNucleiSettings, images: ImageCache) -> Job[Sequence[Site]]:
         """The candidates by rank."""
         yield from ()
         return [
-            Site(candidate.rank, candidate.target, candidate.donor, item_seed(settings.seed, candidate.rank))
+            Site(
+                candidate.rank,
+                candidate.target,
+                candidate.donor,
+                item_seed(settings.seed, candidate.rank),
+                placed_by=candidate.placed_by,
+            )
             for candidate in self.kept_candidates(work, settings.kept_only)
         ]
 
@@ -150,18 +166,22 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
             removed=[replaced] if replaced else [],
         )  # fmt: skip
 
-    def make(self, work: Work, items: Sequence[Site], settings: PaintedNucleiSettings) -> Job[None]:
-        """Paint each; the images are gone through one after the other."""
+    def make(self, work: Work, items: Sequence[Site | DrawnNuclei], settings: PaintedNucleiSettings) -> Job[None]:
+        """Paint each; the images are gone through one after the other. What a person drew is made as it was drawn."""
         model = generator_of(settings, "image", work.loaded)
+        drawn, own = parted(items)
+        if drawn:
+            names = {"method": self.name, "title": self.title}
+            yield from make_drawn(work, drawn, settings, **names, model=model, painting=settings.painting())
         images = ImageCache(work.dataset.read)
-        for done, site in enumerate(sorted(items, key=lambda site: (site.image, site.id))):
+        for done, site in enumerate(sorted(own, key=lambda site: (site.image, site.id))):
             laid = self._made(work, site, images, settings)
             if isinstance(laid, str):
                 raise HistomixError(f"{site.image}: a planned nucleus cannot be placed any more: {laid}.")
             painting = self._painted(work, site, laid, images, settings, model)
-            progress = {"phase": "Painting nuclei", "done": done, "total": len(items)}
+            progress = {"phase": "Painting nuclei", "done": done, "total": len(own)}
             change = yield from relayed(painting, lambda event, at=progress: replace(event, **at))  # type: ignore[misc]
-            yield Event("Painting nuclei", done + 1, len(items), preview=change.pixels, made=(change,))
+            yield Event("Painting nuclei", done + 1, len(own), preview=change.pixels, made=(change,))
 
     def place(self, work: Work, sites: Sequence[Candidate], settings: PaintedNucleiSettings) -> Job[list[Change | str]]:
         check_candidates(work.dataset, sites)
@@ -213,14 +233,19 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
         sources = (change.sources[0], shape)
         return replace(change, pixels=cut(filled, change.window, corner), sources=sources, provenance=facts)
 
-    def recall(self, record: Record, ingredients: Ingredients) -> Site:
+    def recall(self, record: Record, ingredients: Ingredients) -> Any:
+        if is_drawn(record):
+            return recall_drawn(record, ingredients)
         target, donor = (record.location(role, ingredients.dataset) for role in ("target", "labels"))
         made = record.provenance
         seen, looked = tuple(made["learned_from"]), made.get("segmenter_sha256", "")
-        return PaintedSite(int(made["rank"]), target, donor, record.seed, min(record.added), seen, looked)
+        by_hand = made.get("placed_by")
+        return PaintedSite(int(made["rank"]), target, donor, record.seed, min(record.added), by_hand, seen, looked)
 
     def trace(self, record: Record, row: int, col: int, painted: bool) -> Mapping[str, Any]:
-        """The new nucleus, and the real one whose shape it has."""
+        """The new nucleus, and the real one whose shape it has, where nobody drew it."""
+        if is_drawn(record):
+            return trace_drawn(record, row, col)
         ((number, nucleus),) = record.added.items()
         shape = record.source("labels")
         return {
@@ -228,6 +253,10 @@ class PaintedNuclei(Pasting[PaintedNucleiSettings]):
             "class": nucleus["class"],
             "shape_of": {"image": shape["image"], "instance": shape["item"]},
         }
+
+    def sentence(self, records: Sequence[Record]) -> str:
+        """How they were made, and how many a person drew."""
+        return sentence_of(self.title, super().sentence(records), records)
 
 
 METHOD = PaintedNuclei()

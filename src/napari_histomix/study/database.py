@@ -172,6 +172,8 @@ class Database:
 
     def refusal(self) -> HistomixError:
         """What is said of a study that cannot be written to."""
+        if not self.folder.is_dir():
+            return gone(self.folder)
         if not os.access(self.folder, os.W_OK):
             return HistomixError(f"The study {self.folder} can only be read; copy it to where you may write.")
         return HistomixError(
@@ -190,6 +192,8 @@ class Database:
             finally:
                 db.close()
         except sqlite3.Error as error:
+            if not self.folder.is_dir():
+                raise gone(self.folder) from None
             raise HistomixError(
                 f"The study {self.folder} cannot be read or written ({error}); check the disk's space and permissions."
             ) from None
@@ -209,6 +213,14 @@ class Database:
         journal = self.path.with_name(f"{FILE}-wal")
         how = "mode=ro" if journal.exists() and journal.stat().st_size else "mode=ro&immutable=1"
         return sqlite3.connect(f"{self.path.resolve().as_uri()}?{how}", timeout=WAIT, uri=True)
+
+
+def gone(folder: Path) -> HistomixError:
+    """What is said of a study whose folder was deleted, moved or renamed."""
+    return HistomixError(
+        f"The study's folder {folder} is gone; put it back where it was, from the trash or a backup, or open another "
+        "study."
+    )
 
 
 def damaged(path: Path) -> HistomixError:
@@ -319,3 +331,15 @@ def _move_decisions(db: sqlite3.Connection, first: int) -> None:
     db.execute(f"INSERT INTO act_items SELECT act, {subject}, {item}, before, after FROM old_changes")
     db.execute(f"UPDATE decisions SET subject = {subject}, item = {item}")
     db.execute("DROP TABLE renumbered")
+
+
+def is_worked(db: sqlite3.Connection) -> bool:
+    """Whether a study holds decisions or changes."""
+    tables = ("decisions", "changes")
+    return any(db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in tables)
+
+
+def check_unworked(db: sqlite3.Connection, wanted: str) -> None:
+    """Raise HistomixError if a study holds what would lose its meaning by something that is wanted."""
+    if is_worked(db):
+        raise HistomixError(f"This study already holds decisions or synthetic nuclei; start a new study for {wanted}.")

@@ -13,6 +13,8 @@ from napari_histomix.compositing.composing import compose
 from napari_histomix.datasets import Dataset
 from napari_histomix.datasets.copies import check_leaks
 from napari_histomix.datasets.dataset_writer import described, few_notes, models_of, write_card
+from napari_histomix.datasets.edits import FOLDER as EDITS
+from napari_histomix.datasets.edits import copy_edits, edit_notes
 from napari_histomix.datasets.formats import CLASS_FOLDERS, FORMATS, format_of
 from napari_histomix.datasets.splits import check_splits, check_training, few
 from napari_histomix.datasets.writing import check_place, complete_or_absent, write_text
@@ -81,6 +83,7 @@ def export(
             "counts": {"before": dict(written.before), "after": dict(written.after)},
             "skipped_images": written.skipped,
             "synthetic_images": written.synthetic,
+            **({EDITS: copy_edits(dataset, folder)} if dataset.edits else {}),
             **(facts or {}),
         }
         write_text(folder / manifest.FILE, manifest.manifest_of(dataset, folder, about, records))
@@ -197,7 +200,7 @@ def _write_readme(written: Augmented, records: Sequence[Record]) -> None:
         notes.append("Nobody reviewed what is synthetic.")
     if written.skipped:
         notes.append(f"Left out because they could not be read: {', '.join(sorted(written.skipped))}.")
-    notes += few_notes(written.notes)
+    notes += [*few_notes(written.notes), *edit_notes(written.dataset)]
     write_card(
         written.folder,
         name=written.name,

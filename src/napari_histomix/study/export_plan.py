@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset, Entry, Survey, open_any, survey
+from napari_histomix.datasets.edits import edit_files
 from napari_histomix.datasets.entries import read_json_object
 from napari_histomix.datasets.formats import CLASS_FOLDERS
 from napari_histomix.datasets.formats.polygons import shapes_of
@@ -122,6 +123,8 @@ def plan_export(
     files, size, losses = yield from _try_format(dataset, wanted, pieces, format, ignore_band)
     records = [len(json_text(record.content).encode()) for record in records_of(dataset, wanted[:SAMPLE], {}, {})]
     size += (1 + _TABLE_SHARE) * len(wanted) * sum(records) / len(records) + _FIXED_BYTES
+    edits = edit_files(dataset)
+    size += sum(file.stat().st_size for file in edits)
     soft = any(len(change.class_shares or {}) > 1 for change in wanted)
     yield Event("Counting", 0, 0)
     before, after = _counts(dataset, entries, counted, wanted, format)
@@ -132,7 +135,7 @@ def plan_export(
         before=before,
         after=after,
         unit="images" if format == CLASS_FOLDERS else "nuclei",
-        files=round(files) + len(pieces.synthetic) + _FIXED_FILES + soft,
+        files=round(files) + len(pieces.synthetic) + _FIXED_FILES + soft + len(edits),
         size=round(size),
         free=free_space(out),
         left_out=_left_out(changes, decisions, len(dataset.training) - len(entries)),

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from napari_histomix import __version__
 from napari_histomix.datasets import text_files
 from napari_histomix.datasets.dataset import SPLIT_PARTS
+from napari_histomix.datasets.edits import FOLDER as EDITS
+from napari_histomix.datasets.edits import checked_files
 from napari_histomix.datasets.formats.polygons import mask_text
 from napari_histomix.datasets.opening import dataset_at, way_to
 from napari_histomix.datasets.text_files import read_json
@@ -232,6 +234,12 @@ class Manifest:
     def split_parts(self) -> bool:
         """Whether each connected part of an instance of the source dataset was read as a nucleus of its own."""
         return self.content.get(SPLIT_PARTS) is True
+
+    @property
+    def edit_files(self) -> list[Path]:
+        """Files of the source dataset's nuclei that were changed by hand; HistomixError if one is not as exported."""
+        with undamaged(self.path):
+            return checked_files(self.path.parent, self.content.get(EDITS) or {})
 
     @cached_property
     def records(self) -> tuple[Record, ...]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from napari_histomix.compositing.composing import Synthetic, compose, new_image
 from napari_histomix.datasets import Dataset, Entry, open_any
 from napari_histomix.datasets.dataset_writer import WrittenDataset
+from napari_histomix.datasets.edits import with_edits
 from napari_histomix.datasets.pixels import image_facts, pixels_sha256
 from napari_histomix.datasets.splits import absence
 from napari_histomix.datasets.writing import check_place, complete_or_absent
@@ -251,7 +252,7 @@ def source_dataset(manifest: Manifest, folder: Path | None = None) -> Dataset:
             f"{manifest.path} does not say where the source dataset {manifest.dataset} is, or it is no longer there; "
             "name its folder with --dataset."
         )
-    return open_any(root, split_parts=manifest.split_parts)
+    return with_edits(open_any(root, split_parts=manifest.split_parts), manifest.edit_files)
 
 
 def replay(

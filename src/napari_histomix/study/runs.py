@@ -13,6 +13,7 @@ from typing import Any
 
 from napari_histomix.datasets.text_files import uncollected
 from napari_histomix.records import Change, HistomixError
+from napari_histomix.study.candidates import drop_outcomes, has_table, keep_outcomes
 from napari_histomix.study.changes import Changes, ChangeTable, Header, Patch, StoredChange
 from napari_histomix.study.database import FILE, INSERT_CHANGE, Database, WriteLock, damaged
 from napari_histomix.study.pictures import packed, packed_masks, read_picture, unpacked_masks, write_pack
@@ -26,6 +27,8 @@ DETECTABILITY = (
     "CREATE TABLE IF NOT EXISTS detectability (change INTEGER PRIMARY KEY REFERENCES changes, percentile REAL NOT NULL)"
 )
 """Made when a detector has scored changes for the first time: studies of before that have no such table."""
+KEPT_FREE = "CREATE TABLE IF NOT EXISTS kept_free (run INTEGER PRIMARY KEY REFERENCES runs, past INTEGER NOT NULL)"
+"""For each run that is planned and not done, the id behind those that are its own; older studies have no such table."""
 OPEN, DONE = "open", "done"
 """States of a run: one that was begun, and killed or cancelled, can be taken up again."""
 
@@ -34,7 +37,8 @@ OPEN, DONE = "open", "done"
 class Run:
     """One time that a method was carried out with ``settings``, plain JSON values.
 
-    ``first`` is the id of the change that the item 0 of its plan becomes, ``wanted`` how many changes were asked for,
+    ``first`` is the id of the change that the item 0 of its plan becomes, ``past`` the one behind those that are its
+    own (None before it is planned, and once it is done); ``wanted`` is how many changes were asked for,
     ``state`` is ``open`` or ``done``; ``decisions``, by subject and item, are those on the items of its stage then.
     """
 
@@ -46,6 +50,7 @@ class Run:
     state: str
     refusals: Mapping[str, int]
     decisions: Mapping[str, Mapping[int, str]]
+    past: int | None = None
 
 
 class ChangeStore:
@@ -62,21 +67,44 @@ class ChangeStore:
     ) -> Run:
         """Write down that a method is carried out: what it takes to take it up again."""
         with self._database.writing() as db:
-            first = db.execute("SELECT coalesce(max(id), -1) + 1 FROM changes").fetchone()[0]
+            first = _first_free(db)
             row = method, json.dumps(dict(settings)), first, 0, OPEN, "{}", json.dumps(decisions or {})
             run = db.execute(f"INSERT INTO runs ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", row).lastrowid
         return self.run(run or 0)
 
-    def set_plan(self, run: int, wanted: int, refusals: Mapping[str, int]) -> None:
-        """Write down what a run's plan came to."""
+    def take_up(self, run: int) -> Run:
+        """An open run to go on with. One that has made nothing begins behind all that was made meanwhile."""
+        with self._database.writing() as db:
+            if db.execute("SELECT 1 FROM changes WHERE run = ?", (run,)).fetchone() is None:
+                db.execute("UPDATE runs SET first = ? WHERE id = ?", (_first_free(db, besides=run), run))
+                _free_ids(db, run)
+        return self.run(run)
+
+    def set_plan(
+        self,
+        run: int,
+        wanted: int,
+        refusals: Mapping[str, int],
+        outcomes: Mapping[int, str] | None = None,
+        past: int | None = None,
+    ) -> None:
+        """Write down what a run's plan came to; ``outcomes`` are those of candidates (``Plan.outcomes``).
+
+        Ids from the run's first one to ``past`` are its own from now on, made or not, until it is done.
+        """
         with self._database.writing() as db:
             refused = json.dumps(dict(refusals), sort_keys=True)
             db.execute("UPDATE runs SET wanted = ?, refusals = ? WHERE id = ?", (wanted, refused, run))
+            keep_outcomes(db, run, outcomes or {})
+            if past is not None:
+                db.execute(KEPT_FREE)
+                db.execute("INSERT OR REPLACE INTO kept_free VALUES (?, ?)", (run, past))
 
     def end_run(self, run: int) -> None:
         """Write down that all of a run is made."""
         with self._database.writing() as db:
             db.execute("UPDATE runs SET state = ? WHERE id = ?", (DONE, run))
+            _free_ids(db, run)
 
     def discard_run(self, run: int) -> None:
         """Take back all that a run made, and the run itself; decisions on it go with it."""
@@ -84,10 +112,14 @@ class ChangeStore:
             ids = "SELECT id FROM changes WHERE run = ?"
             db.execute(f"DELETE FROM decisions WHERE subject LIKE 'change%' AND item IN ({ids})", (run,))
             db.execute(f"DELETE FROM act_items WHERE subject LIKE 'change%' AND item IN ({ids})", (run,))
+            # An act of which nothing is left would be an undo that does nothing.
+            db.execute("DELETE FROM acts WHERE id NOT IN (SELECT act FROM act_items)")
             # Their ids may be given to others.
-            if _has_detectability(db):
+            if has_table(db, "detectability"):
                 db.execute(f"DELETE FROM detectability WHERE change IN ({ids})", (run,))
             db.execute("DELETE FROM changes WHERE run = ?", (run,))
+            drop_outcomes(db, run)
+            _free_ids(db, run)
             db.execute("DELETE FROM runs WHERE id = ?", (run,))
         self.patch.cache_clear()
 
@@ -95,6 +127,7 @@ class ChangeStore:
         """All runs in the order they began."""
         with self._database.reading() as db:
             rows = db.execute(f"SELECT id, {COLUMNS} FROM runs ORDER BY id").fetchall()
+            pasts = dict(db.execute("SELECT * FROM kept_free")) if has_table(db, "kept_free") else {}
         runs = []
         for number, method, settings, first, wanted, state, refusals, snapshot in rows:
             decisions = {
@@ -102,7 +135,8 @@ class ChangeStore:
                 for subject, items in self._parsed(snapshot).items()
             }
             settings, refusals = self._parsed(settings), self._parsed(refusals)
-            runs.append(Run(number, method, settings, first, wanted, state, refusals, decisions))
+            past = pasts.get(number)
+            runs.append(Run(number, method, settings, first, wanted, state, refusals, decisions, past))
         return tuple(runs)
 
     def run(self, number: int) -> Run:
@@ -218,7 +252,7 @@ class ChangeStore:
     def detectability(self) -> dict[int, float]:
         """By id of the change, the share of real crops that a detector found less synthetic, in %; of those tested."""
         with self._database.reading() as db:
-            return dict(db.execute("SELECT * FROM detectability")) if _has_detectability(db) else {}
+            return dict(db.execute("SELECT * FROM detectability")) if has_table(db, "detectability") else {}
 
     def _parsed(self, text: str) -> dict[str, Any]:
         try:
@@ -228,9 +262,17 @@ class ChangeStore:
         return values
 
 
-def _has_detectability(db: sqlite3.Connection) -> bool:
-    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'detectability'"
-    return db.execute(query).fetchone() is not None
+def _first_free(db: sqlite3.Connection, besides: int = 0) -> int:
+    """The first id behind all changes, and behind what open runs may still make; ``besides`` is a run that may not."""
+    ends = [db.execute("SELECT coalesce(max(id), -1) + 1 FROM changes").fetchone()[0]]
+    if has_table(db, "kept_free"):
+        ends += [end for (end,) in db.execute("SELECT past FROM kept_free WHERE run <> ?", (besides,))]
+    return int(max(ends))
+
+
+def _free_ids(db: sqlite3.Connection, run: int) -> None:
+    if has_table(db, "kept_free"):
+        db.execute("DELETE FROM kept_free WHERE run = ?", (run,))
 
 
 def _check_new(db: sqlite3.Connection, changes: Sequence[Change]) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple
 from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import Any
 
 from napari_histomix.datasets import Dataset, Survey, open_any
 from napari_histomix.datasets.dataset import SPLIT_PARTS
+from napari_histomix.datasets.edits import FOLDER as EDITS
+from napari_histomix.datasets.edits import HandEdit, checked_files, copy_edits, file_hashes, with_edits, write_edits
 from napari_histomix.datasets.splits import with_chosen_splits
-from napari_histomix.datasets.text_files import uncollected
-from napari_histomix.records import Candidate, HistomixError, Location
-from napari_histomix.study.database import FILE, LOCK, WriteLock, write_meta
+from napari_histomix.records import HistomixError
+from napari_histomix.study.candidates import CandidateStore
+from napari_histomix.study.database import FILE, LOCK, WriteLock, check_unworked, is_worked, write_meta
 from napari_histomix.study.decision_log import DecisionLog
 from napari_histomix.study.pictures import FOLDER, archive
 from napari_histomix.study.runs import ChangeStore
@@ -25,7 +26,7 @@ from napari_histomix.study.runs import ChangeStore
 SURVEY = "survey.json"
 
 
-class Study(ChangeStore, DecisionLog):
+class Study(ChangeStore, CandidateStore, DecisionLog):
     """A study on disk. Made by ``create`` or ``open``; any thread may call any method.
 
     A decision is durable when ``decide`` returns. Items are ranks of candidates, ids of changes, numbers of segments.
@@ -74,7 +75,8 @@ class Study(ChangeStore, DecisionLog):
             with suppress(OSError):
                 for file in (*folder.glob(f"{FILE}*"), folder / LOCK):
                     file.unlink(missing_ok=True)
-                rmtree(folder / FOLDER, ignore_errors=True)
+                for inner in (FOLDER, EDITS):
+                    rmtree(folder / inner, ignore_errors=True)
                 if made:
                     folder.rmdir()
             raise
@@ -126,6 +128,12 @@ class Study(ChangeStore, DecisionLog):
     def read_only(self) -> bool:
         """Whether it was opened while another window or command held it, or lies in a folder that can only be read."""
         return self._database.read_only
+
+    @property
+    def worked(self) -> bool:
+        """Whether it holds decisions or changes, which other nuclei or candidates would take the sense from."""
+        with self._database.reading() as db:
+            return is_worked(db)
 
     # Settings.
 
@@ -186,11 +194,41 @@ class Study(ChangeStore, DecisionLog):
         # A study that cannot be written to is only told for this time.
         told = given is not None and self.read_only and given.is_dir()
         root = given if given is not None and told else self.locate(given)
-        return self.with_splits(open_any(root, self.mpp, split_parts=self.split_parts))
+        return self.with_splits(self.with_edits(open_any(root, self.mpp, split_parts=self.split_parts)))
 
     def with_splits(self, dataset: Dataset) -> Dataset:
         """The dataset with the splits that the study keeps."""
         return with_chosen_splits(dataset, self.settings())
+
+    # Nuclei that were changed by hand.
+
+    def edit_files(self) -> list[Path]:
+        """The files of nuclei that were changed by hand; HistomixError if one is missing or damaged."""
+        return checked_files(self.folder, self.settings().get(EDITS) or {})
+
+    def with_edits(self, dataset: Dataset) -> Dataset:
+        """The dataset with the nuclei that people changed by hand in this study."""
+        return with_edits(dataset, self.edit_files())
+
+    def carry_edits(self, dataset: Dataset) -> None:
+        """Begin with the nuclei that were changed by hand in another study of this dataset."""
+        if dataset.edits:
+            self.save_settings({EDITS: copy_edits(dataset, self.folder)})
+
+    def add_edits(self, edits: Sequence[HandEdit]) -> None:
+        """Keep nuclei that were changed by hand: from now on the study's dataset is read with them.
+
+        Candidates that nobody decided on are dropped: they were found among other nuclei. Raises HistomixError if the
+        study holds decisions or changes already, or the disk refuses.
+        """
+        with self._database.writing() as db:
+            check_unworked(db, "changed nuclei")
+            number = 1 + max([0, *(int(file.stem) for file in (self.folder / EDITS).glob("[0-9]*.npz"))])
+            write_edits(self.folder / EDITS / f"{number:06}.npz", edits)
+            kept = dict(db.execute("SELECT key, value FROM meta WHERE key = ?", (EDITS,)))
+            listed = json.loads(kept.get(EDITS, "{}")) | file_hashes(self.folder / EDITS / f"{number:06}.npz")
+            db.execute("DELETE FROM candidates")
+            write_meta(db, {EDITS: listed})
 
     def remember_images(self, hashes: Mapping[str, str]) -> None:
         """Keep the SHA-256 of images' pixels by name; those that are kept already stay."""
@@ -202,38 +240,6 @@ class Study(ChangeStore, DecisionLog):
         with self._database.reading() as db:
             kept = db.execute("SELECT name, sha256 FROM images ORDER BY name").fetchall()
         return [name for name, sha256 in kept if hashes.get(name) != sha256]
-
-    # Candidates.
-
-    def set_candidates(self, candidates: Iterable[Candidate], facts: Mapping[str, Any]) -> None:
-        """Save the outcome of a search with how it was made (``facts``), in place of an earlier one.
-
-        Raises HistomixError if the study holds decisions or changes already: they would lose their meaning.
-        """
-        rows = [
-            (each.rank, *astuple(each.target), *astuple(each.donor), each.log_likelihood, each.percentile)
-            for each in candidates
-        ]
-        with self._database.writing() as db:
-            for table in ("decisions", "changes"):
-                if db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone():
-                    raise HistomixError(
-                        "This study already holds decisions or synthetic nuclei; start a new study for a new search."
-                    )
-            db.execute("DELETE FROM candidates")
-            db.executemany(f"INSERT INTO candidates VALUES ({', '.join('?' * 17)})", rows)
-            write_meta(db, facts)
-
-    def has_candidates(self) -> bool:
-        """Whether a search has found any."""
-        with self._database.reading() as db:
-            return db.execute("SELECT 1 FROM candidates LIMIT 1").fetchone() is not None
-
-    def candidates(self) -> tuple[Candidate, ...]:
-        """All candidates by rank."""
-        with self._database.reading() as db, uncollected():
-            rows = db.execute("SELECT * FROM candidates ORDER BY rank")
-            return tuple(Candidate(row[0], Location(*row[1:8]), Location(*row[8:15]), *row[15:]) for row in rows)
 
 
 def _root_facts(folder: Path, root: Path) -> dict[str, str]:

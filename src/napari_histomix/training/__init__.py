@@ -79,9 +79,9 @@ def state_folder(out: Path) -> Path:
 
 
 def unfinished(out: Path) -> dict[str, Any] | None:
-    """``step``, ``minutes`` and ``saved`` (ISO date) of a run that can be taken up again; None where there is none."""
+    """``step``, ``minutes``, ``saved`` (ISO date) and ``kind`` of a run that can go on, None without one."""
     try:
         summary = json.loads((state_folder(out) / SUMMARY).read_text(encoding="utf-8"))
-        return {key: summary[key] for key in ("step", "minutes", "saved")}
+        return {key: summary[key] for key in ("step", "minutes", "saved", "kind")}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from napari_histomix.datasets import Dataset, Entry
 from napari_histomix.datasets.entries import TABLE, described_split, read_json_object, split_name, stated_splits
 from napari_histomix.datasets.formats.plain import TYPES_TABLE
 from napari_histomix.datasets.opening import open_dataset
 from napari_histomix.datasets.pixels import is_flagged
+from napari_histomix.datasets.splits import with_splits
 from napari_histomix.datasets.text_files import read_table
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.stains import optical_density
@@ -36,7 +38,7 @@ IN_MEMORY = 1_500_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """One image to learn from: a file, or the pixels of an open layer.
+    """One image to learn from: a file, the pixels of an open layer, or an image of a dataset, of which ``entry`` is.
 
     ``folder`` is the collection it belongs to, for the model card; ``slide`` what a validation split must not cut.
     """
@@ -46,10 +48,15 @@ class Picture:
     slide: str
     path: Path | None = None
     given: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    dataset: Dataset | None = field(default=None, compare=False, repr=False)
+    entry: Entry | None = field(default=None, compare=False, repr=False)
+    sides: tuple[int, int] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def size(self) -> tuple[int, int]:
         """Height and width."""
+        if self.sides is not None:
+            return self.sides
         if self.given is not None:
             return self.given.shape[0], self.given.shape[1]
         assert self.path is not None
@@ -60,6 +67,8 @@ class Picture:
         """(H, W, 3) uint8. Raises HistomixError where a file cannot be read."""
         if self.given is not None:
             return self.given
+        if self.dataset is not None and self.entry is not None:
+            return self.dataset.files.pixels(self.entry)
         assert self.path is not None
         pixels = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
         if pixels is None:
@@ -202,14 +211,52 @@ def split_single(picture: Picture) -> tuple[list[Picture], list[Picture]]:
     return [part("upper part", pixels[:cut])], [part("lower part", pixels[cut:])]
 
 
+def dataset_pictures(dataset: Dataset, splits: Mapping[str, str] | None = None) -> Job[list[Picture]]:
+    """The real images of a dataset's training split, with labels or without; a long job.
+
+    Images that are synthetic, or hold synthetic nuclei, are left out. ``splits`` are those that a person chose, by
+    image. Pixels are read again when they are needed.
+
+    Raises
+    ------
+    HistomixError
+        If there is no real training image that can be read.
+    """
+    if splits:
+        dataset = with_splits(dataset, splits)
+    pictures: list[Picture] = []
+    total = len(dataset.training)
+    for done, entry in enumerate(dataset.training):
+        yield Event("Reading images", done, total)
+        if entry.synthetic:
+            continue
+        try:
+            image = dataset.read(entry)
+        except HistomixError as error:
+            yield Event("Reading images", done, total, message=f"Skipped: {error}")
+            continue
+        if image.synthetic:
+            continue
+        source, sides = image.source, image.instances.shape
+        slide = source.patient or source.slide or source.image
+        pictures.append(Picture(source.image, dataset.name, slide, dataset=dataset, entry=entry, sides=sides))
+    if not pictures:
+        raise HistomixError(f"{dataset.name} has no real training image; give some to the training split.")
+    return pictures
+
+
 def training_pictures(
-    images: Sequence[Path | tuple[str, NDArray[np.uint8]]], seed: int, splits: Mapping[str, str] | None
+    images: Sequence[Path | tuple[str, NDArray[np.uint8]] | Dataset], seed: int, splits: Mapping[str, str] | None
 ) -> Job[tuple[list[Picture], list[Picture]]]:
     """Pictures to learn from and to check on, of each collection its own share; a long job."""
     learned: list[Picture] = []
     checked: list[Picture] = []
     collections: dict[str, list[Picture]] = {}
     for source in images:
+        if isinstance(source, Dataset):
+            found = yield from dataset_pictures(source, splits)
+            collections.setdefault(f"dataset {source.root}", []).extend(found)
+            continue
         pictures, notes = pictures_of(source, splits)
         for note in notes:
             yield Event("Reading images", message=note)

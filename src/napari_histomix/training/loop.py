@@ -107,8 +107,9 @@ def train(
     kind : str
         One of ``training.KINDS``; ``latent`` needs a trained ``autoencoder``.
     images : sequence of Path, (name, (H, W, 3) uint8) or Dataset
-        Folders, searched below, and open images; for networks that learn from labels, labeled datasets or their
-        folders. Whole slides and patients are held out for validation.
+        Folders, searched below, open images, and datasets, of which the real images of the training split count; for
+        networks that learn from labels, labeled datasets or their folders. Whole slides and patients are held out for
+        validation.
     out : Path
         New model folder. It always holds the best whole checkpoint: the moving average of the weights with the lowest
         validation loss. What a killed run needs to go on lies beside it, in ``OUT.training``, until the run ends.

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from app_model.types import KeyBinding
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QObject, QSize, Qt, Signal
+from qtpy.QtCore import QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QHideEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
-from qtpy.QtWidgets import QMessageBox, QProgressBar, QScrollArea, QWidget
+from qtpy.QtWidgets import QLabel, QMessageBox, QProgressBar, QScrollArea, QSizePolicy, QWidget
 
 from napari_histomix.records import Event
 from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.docking import stand_below_title, stand_beside
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layers import layer_book_of
-from napari_histomix.widgets.session import Session, session_of, window_of
+from napari_histomix.widgets.session import NOT_TAKEN, Session, session_of, window_of
 from napari_histomix.widgets.viewer_layers import VIEWING_MODES
 
 STOP_AND_KEEP = "Stop at the next step; you are asked whether what is made so far stays."
+KEPT = {
+    "making images": "What the run has made is kept, and can be gone on with from its study.",
+    "training a network": "The best network so far is kept, and its training can be resumed.",
+}
+"""By a job's title, what stays of it where it is ended."""
 SURE_AFTER = 4.0
 """Seconds of a phase before it is said how long the rest of it takes."""
 MOVES = ("Left", "Right", "Up", "Down")
@@ -34,9 +41,15 @@ class Panel(QWidget):
     preferred_size: ClassVar[tuple[int, int] | None] = None
     runs: ClassVar[bool] = True
     """Whether its job is a person's work, which nothing else ends without asking."""
+    heavy: ClassVar[bool] = False
+    """Whether its job takes the computer to itself, so that others of the kind wait for its end."""
+
+    own_dock: ClassVar[bool] = False
+    """Whether it is a dock of its own, not a page of the HistoMix dock."""
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__()
+        self._placed = False
         self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self.session = session or session_of(self.viewer)
         if self.session.parent() is None:
@@ -46,7 +59,7 @@ class Panel(QWidget):
         self.book = layer_book_of(self.viewer, self.session)
         self.runner = JobRunner(self, window_of(self.viewer)).on(running_changed=self.running_changed)
         if self.runs:
-            self.session.runners.add(self.runner)
+            self.session.follow(self.runner, heavy=self.heavy)
         self.column = ui.column(margin=ui.SPACE)
         self.setLayout(self.column)
         self.setMinimumWidth(300)
@@ -67,9 +80,11 @@ class Panel(QWidget):
             made.setVisible(bool(beside.text()))
         return made
 
-    def complain(self, note: ui.Note, sentence: str) -> None:
+    def complain(self, note: ui.Note, sentence: str, kind: str = "error") -> None:
         """Show one sentence about a failure: in the panel, or as a notice where the panel is not to be seen."""
-        note.say(sentence, "error")
+        note.say(sentence, kind)
+        # What was pressed may lie at the lower end of a page that scrolls, and the note below it.
+        ui.reveal(note)
         if not self.isVisible() and hasattr(self.viewer, "window"):
             show_warning(sentence)
 
@@ -78,6 +93,10 @@ class Panel(QWidget):
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
+        if self.own_dock and not self._placed:
+            self._placed = True
+            QTimer.singleShot(0, partial(stand_beside, self, Panel))
+            stand_below_title(self)
         for part in self.while_shown:
             part.bind()
 
@@ -139,11 +158,10 @@ class PanelKeys(QObject):
             self._bind()
         self.lent.emit(self._active.name if drawing else "")
 
-    def note(self) -> ui.Note:
-        """A note that is there while a person draws in a layer, and says that keys over the canvas are napari's."""
-        made = ui.Note()
-        said = "You are drawing in {}: over the image, keys are napari's. Here they do what they say."
-        self.lent.connect(lambda name: made.say(said.format(name) if name else "", "warning"))
+    def badge(self, page: str) -> KeysBadge:
+        """A badge that says whose the keys are: the page's, or napari's while a person draws in a layer."""
+        made = KeysBadge(page)
+        self.lent.connect(made.show_owner)
         return made
 
     def _on_active(self, event: Any = None) -> None:
@@ -184,6 +202,48 @@ def add_shortcut(
     shortcut.setContext(context)
     shortcut.activated.connect(action)
     return shortcut
+
+
+class KeysBadge(QLabel):
+    """Says on a page whose the keys are over the canvas."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self._page = page
+        self._text = ""
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        self.setMinimumWidth(80)
+        self.show_owner("")
+
+    def show_owner(self, drawn_in: str) -> None:
+        """Say that the keys are napari's, while a layer of this name is drawn in; empty: they are the page's."""
+        page, color = self._page, ui.CARE if drawn_in else ui.ACCENT
+        self._text = f"⌨ Keys: {f'napari, drawing in {drawn_in}' if drawn_in else page}"
+        self.setToolTip(
+            f"You are drawing in {drawn_in}: over the image, keys are napari's. Here they are those of {page}."
+            if drawn_in
+            else f"Keys do what {page} says, here and over the image, as long as it is on the screen."
+        )
+        self.setStyleSheet(f"QLabel {{ border: 1px solid {color}; border-radius: 3px; padding: 1px 5px; }}")
+        self.updateGeometry()
+        self._fit()
+
+    @property
+    def words(self) -> str:
+        """What it says, in full."""
+        return self._text
+
+    def sizeHint(self) -> QSize:
+        return QSize(self.fontMetrics().horizontalAdvance(self._text) + 16, super().sizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        room = max(self.width() - 14, 20)
+        self.setText(self.fontMetrics().elidedText(self._text, Qt.TextElideMode.ElideMiddle, room))
 
 
 class StatusLine(QWidget):
@@ -264,7 +324,7 @@ class RunBar(QWidget):
         super().__init__()
         self._runner = runner
         self._tip, self._keep_question, self._made = tip, keep_question, 0
-        self._can_run = True
+        self._can_run, self._said = True, ""
         self._left = TimeLeft()
         self.run_button = ui.button(text, tip, self.run, primary=True)
         stop_tip = stop_tip if keep_question is None else STOP_AND_KEEP
@@ -280,11 +340,17 @@ class RunBar(QWidget):
         self.setLayout(ui.column(buttons, self.bar, self.status, space=ui.SPACE // 2))
         runner.on(running_changed=self._on_running, paused_changed=self._on_paused)
         runner.on(progressed=self._on_event, cancelled=self._on_cancelled)
-        self._on_running(False)
+        self._on_running(runner.running)
+        if runner.running and runner.said is not None:
+            # The bar came later than the run: that may say nothing new for a while.
+            self._on_event(runner.said)
 
-    def allow(self, can_run: bool, why_not: str = "") -> None:
-        """Whether Run can be pressed, and what its tooltip says where it cannot."""
+    def allow(self, can_run: bool, why_not: str = "", *, said: str = "") -> None:
+        """Whether Run can be pressed, what its tooltip says where it cannot, and of that what is ``said`` below it."""
         self._can_run = can_run
+        self._said = "" if can_run else said
+        if not self._runner.running:
+            self._rest()
         self.run_button.setEnabled(can_run and not self._runner.running)
         self.run_button.setToolTip(self._tip if can_run else f"{self._tip}\n{why_not}".strip())
 
@@ -304,12 +370,19 @@ class RunBar(QWidget):
         self.cancel_button.setVisible(running)
         self.pause_button.setEnabled(running)
         self.pause_button.setVisible(running and self._pausable)
-        self.pause_button.setText("Pause")
+        self.pause_button.setText("Resume" if self._runner.paused else "Pause")
         self.bar.setVisible(running)
-        self.status.setVisible(running)
         self._made = 0 if running else self._made
         self.bar.setRange(0, 0)
+        self.status.setVisible(running)
         self.status.say("Starting …")
+        if not running:
+            self._rest()
+
+    def _rest(self) -> None:
+        """While nothing runs, say what a person has to do before."""
+        self.status.setVisible(bool(self._said))
+        self.status.say(self._said)
 
     def _on_paused(self, paused: bool) -> None:
         self.pause_button.setText("Resume" if paused else "Pause")
@@ -338,19 +411,33 @@ class RunBar(QWidget):
 
 
 def ask_to_stop(parent: QWidget, titles: Sequence[str]) -> bool:
-    """Ask whether what is under way may be ended; what it has made is kept."""
+    """Ask whether what is under way, or not taken yet, may be ended; what a run has made is kept."""
     if not titles:
         return True
     question = QMessageBox(parent)
-    question.setWindowTitle("HistoMix is at work")
-    question.setText(f"Under way: {', '.join(titles)}.")
-    question.setInformativeText("Stop it? What is finished is kept, and can be gone on with from its study.")
-    stop = question.addButton("Stop it", QMessageBox.ButtonRole.DestructiveRole)
-    wait = question.addButton("Let it go on", QMessageBox.ButtonRole.RejectRole)
+    question.setWindowTitle("Not finished")
+    question.setText(f"Not finished: {', '.join(titles)}.")
+    question.setInformativeText(stop_words(titles))
+    edits_only = all(title.endswith(NOT_TAKEN) for title in titles)
+    stop = question.addButton(
+        "Continue without them" if edits_only else "End it and continue", QMessageBox.ButtonRole.DestructiveRole
+    )
+    wait = question.addButton("Keep it and go back", QMessageBox.ButtonRole.RejectRole)
     question.setDefaultButton(wait)
     question.setEscapeButton(wait)
     question.exec()
     return bool(question.clickedButton() is stop)
+
+
+def stop_words(titles: Sequence[str]) -> str:
+    """What becomes of what is not finished, in sentences on what there is alone."""
+    running = [title for title in titles if not title.endswith(NOT_TAKEN)]
+    sentences = [KEPT[title] for title in running if title in KEPT]
+    if running:
+        sentences.insert(0, "If you continue, it ends." if len(running) == 1 else "If you continue, they end.")
+    if len(running) < len(titles):
+        sentences.append("Hand edits are lost, unless you take them on the Project page before.")
+    return " ".join(sentences)
 
 
 def ask_to_keep(parent: QWidget, count: int) -> bool:

@@ -5,45 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from qtpy.QtCore import QItemSelection, QItemSelectionModel, Qt
-from qtpy.QtGui import QColor
 
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import PanelKeys
+from napari_histomix.widgets.candidate_table import (
+    FIRST,
+    STATES,
+    WIDTHS,
+    listed,
+    outcome_sentence,
+    outcome_values,
+    table_columns,
+)
+from napari_histomix.widgets.crops import CropView
 from napari_histomix.widgets.decisions import DROP, KEEP, UNDECIDED, WORDS
-from napari_histomix.widgets.loading import Candidates
+from napari_histomix.widgets.hand_placing import HandPlacing
+from napari_histomix.widgets.heat_map import HeatMap
+from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.plan_panel import PlanPage
+from napari_histomix.widgets.regions_box import RegionsBox
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
+from napari_histomix.widgets.table_model import ArrayTableModel, set_widths, table_view
 from napari_histomix.widgets.viewer_layers import Clicks
 
 CROP_MICROMETERS = 32.0
 TYPING = 200
 """Milliseconds after a key before the table is filtered."""
-STATES = (DROP, KEEP, UNDECIDED)
-"""Decisions by their code in the table, in the order of their words."""
-BEST = 50
-"""Candidates that are shown at first: the most likely ones, and those that were decided on."""
-DECISION = 5
-"""Place of the column of decisions."""
-
-
-def table_columns(candidates: Candidates, decisions: dict[int, str]) -> list[Column]:
-    """The columns of a table of candidates, with a code of the decision on each."""
-    codes = np.full(len(candidates.items), STATES.index(UNDECIDED), np.int8)
-    for state in (DROP, KEEP):
-        codes[[rank for rank, decision in decisions.items() if decision == state]] = STATES.index(state)
-    columns = list(candidates.columns)
-    colors = [QColor("#c0392b"), QColor("#27ae60"), None]
-    shown = [WORDS[state] for state in STATES]
-    decision = Column("decision", "Decision", "Yours: kept, dropped or undecided.", codes, shown.__getitem__)
-    decision.color = lambda rank: colors[codes[rank]]
-    columns.insert(DECISION, decision)
-    return columns
+SOON = 300
+"""Milliseconds after changes were made before the table says which candidates became them."""
 
 
 class CandidatesPanel(PlanPage):
@@ -60,8 +52,17 @@ class CandidatesPanel(PlanPage):
         )
         self.clicks = Clicks(self.viewer, self)
         self.clicks.clicked.connect(self._on_clicked)
-        self.while_shown += [self.keys, self.clicks]
-        self.column.insertWidget(0, self.keys.note())
+        self.while_shown += [self.keys, self.clicks, self.placing]
+        self.column.insertWidget(0, self.keys.badge("Candidates"))
+        self._outcomes: dict[int, int | str] = {}
+        self._still = False
+        """Whether the camera stays where it is."""
+        self._reading = JobRunner(self).on(finished=self._on_outcomes)
+        self._read_soon = ui.later(self, SOON, self._read_outcomes)
+        for signal in (self.session.outcomes_changed, self.session.changes_made, self.session.changes_changed):
+            signal.connect(lambda *_: self._read_soon.start())
+        self.session.dataset_changed.connect(lambda: self._outcomes.clear())
+        self.session.dataset_changed.connect(self._reading.discard)
         self.session.candidates_changed.connect(self._on_candidates)
         self.session.candidates_decided.connect(self._on_decided)
         self.session.reader.loaded.connect(lambda _name: self._show_pair())
@@ -70,14 +71,17 @@ class CandidatesPanel(PlanPage):
     def words(self) -> str:
         if self.session.candidates is None:
             return ""
-        return f"{self.session.decided(KEEP):,} kept · {self.session.decided(DROP):,} dropped"
+        kept = self.session.decided(KEEP)
+        return f"{kept:,} kept" if kept else f"{len(self.session.candidates.items):,} found"
 
     def build_results(self) -> None:
         self.draw = ui.Note()
         self.draw.setToolTip("The effective sample size: how many different places the draw really chooses from.")
         self._typing = ui.later(self, TYPING, self._filter)
         typed = self._typing.start
-        self.search = ui.line("Filter: image, class, donor …", changed=lambda _text: typed())
+        self.search = ui.line(
+            "Filter: image, class, donor …", "Words that a row must hold.", changed=lambda _text: typed()
+        )
         self.search.setClearButtonEnabled(True)
         tip = "Show only places whose surroundings are at least this rare-like (percentile)."
         self.percentile = ui.number(0, 100, 0, prefix="Fit ≥ ", tip=tip, changed=lambda _value: typed())
@@ -86,17 +90,28 @@ class CandidatesPanel(PlanPage):
             ("Any decision", None),
             *((WORDS[state], STATES.index(state)) for state in (KEEP, DROP, UNDECIDED)),
         ]
+        classes = [("Any class", None)]
         self.kind, self.type, self.decision = (
-            ui.choice(items, changed=self._filter, letters=7) for items in (kinds, [("Any class", None)], decisions)
+            ui.choice(items, tip, self._filter, letters=7)
+            for items, tip in (
+                (kinds, "Show only nuclei that would be replaced, or free places."),
+                (classes, "Show only those that replace a nucleus of this class."),
+                (decisions, "Show only those that you kept, dropped, or have not decided on."),
+            )
         )
-        tip = f"The {BEST} most likely places and those you decided on, or all of them; also as points over the tissue."
-        self.extent = ui.choice([(f"Best {BEST}", True), ("All", False)], tip, changed=self._filter, letters=7)
+        tip = f"The first {FIRST} places of the draw and those you decided on, or all; also as points over the tissue."
+        self.extent = ui.choice([(f"First {FIRST}", True), ("All", False)], tip, changed=self._filter, letters=5)
+        self.heat = HeatMap(self, self.viewer, self.session, self.book)
         self.filters = ui.Section("Filter", "Show only some of them, in the table and over the tissue.", False)
         ui.add(
             self.filters.body,
             ui.row(self.search, self.percentile, stretch=0),
             ui.even_row(self.kind, self.type, self.decision),
         )
+        self.regions = RegionsBox(self.viewer, self.session, self.book)
+        tip = "Shapes drawn on an image: candidates outside of them are dropped."
+        self.region_section = ui.Section("Only in regions", tip, False)
+        self.region_section.body.addWidget(self.regions)
         self.table = ArrayTableModel(self)
         self.view = table_view(self.table)
         self.view.setSortingEnabled(True)
@@ -112,17 +127,25 @@ class CandidatesPanel(PlanPage):
         )
         self.undo_button = ui.button("Undo (U)", "Take the last decision back.", self.undo)
         self.redo_button = ui.button("Redo (Y)", "Make the decision again that was taken back last.", self.redo)
-        self.count = ui.label(wrap=False)
+        self.count = ui.label()
+        self.placing = HandPlacing(self, self.viewer, self.session, self.book)
+        self.placing.placed.connect(self._select_here)
+        self.told = ui.Note()
+        self.told.setToolTip("What became of the selected candidate.")
         self.target_view, self.donor_view = (
-            ui.CropView(caption, smooth=True, height=150) for caption in ("Target", "Donor")
+            CropView(caption, smooth=True, height=150) for caption in ("Target", "Donor")
         )
         parts = (
             self.draw,
-            self.extent,
+            ui.row(self.extent, self.heat.button, self.placing.button, stretch=0),
+            self.placing.note,
+            self.heat.legend,
             self.view,
             ui.even_row(self.keep_button, self.drop_button, self.undo_button, self.redo_button),
             self.count,
+            self.told,
             ui.row(self.target_view, self.donor_view),
+            self.region_section,
             self.filters,
         )
         self.results = ui.box(ui.column(*parts, stretch=parts.index(self.view)))
@@ -139,14 +162,15 @@ class CandidatesPanel(PlanPage):
             self.table.set_columns(())
             return
         first = not self.table.columns
-        self.table.set_columns(table_columns(candidates, self.session.decisions["candidate"]), candidates.text)
+        self._read_soon.start()
+        columns = table_columns(candidates, self.session.decisions["candidate"], self._outcomes)
+        self.table.set_columns(columns, candidates.text)
         if first:
-            for place, width in enumerate((42, 80, 86, 66, 36, 72, 100, 130)):
-                self.view.setColumnWidth(place, width)
+            set_widths(self.view, WIDTHS)
             self.view.sortByColumn(0, Qt.SortOrder.AscendingOrder)
         kinds = sorted(candidates.frame["type"].unique())
         ui.offer(self.type, [("Any class", None), *((kind, kind) for kind in kinds)])
-        worth = f"{len(candidates.items):,} candidates"
+        worth = f"{len(candidates.items) - len(candidates.by_hand):,} candidates"
         if candidates.effective_sample_size is not None:
             worth += f", drawn as if from {candidates.effective_sample_size:,.0f} equally likely places"
         sentences = filter(None, [f"{worth}.", candidates.told_apart, *candidates.warnings])
@@ -157,21 +181,39 @@ class CandidatesPanel(PlanPage):
         filters = {"kind": self.kind, "type": self.type, "decision": self.decision}
         equal = {name: filter.currentData() for name, filter in filters.items() if filter.currentData() is not None}
         least = {"percentile": self.percentile.value()} if self.percentile.value() else {}
-        self.table.set_filter(self.search.text(), self._best(), equal=equal, least=least)
-        self.book.show_candidates(self.table.items())
+        candidates = self.session.candidates
+        ranks = (
+            listed(candidates, self.session.decisions["candidate"], self.extent.currentData()) if candidates else None
+        )
+        self.table.set_filter(self.search.text(), ranks, equal=equal, least=least)
+        self.book.dots.show(self.table.items())
         self._recount()
 
-    def _best(self) -> NDArray[np.intp] | None:
-        """Those that are shown at first; None where all are wanted."""
-        if not self.extent.currentData():
-            return None
-        decided = [rank for rank in self.session.decisions["candidate"] if rank < len(self.table)]
-        return np.union1d(np.arange(min(BEST, len(self.table))), decided).astype(np.intp)
-
     def _on_clicked(self, event: Any) -> None:
-        rank = self.book.candidate_at(event.position)
+        rank = self.book.dots.at(event.position)
         if rank is not None:
-            self.select([rank])
+            self._select_here(rank)
+
+    def _select_here(self, rank: int) -> None:
+        """Select a candidate whose place is on the screen already: the camera stays where it is."""
+        self._still = True
+        self.select([rank])
+        self._fly()
+        self._still = False
+
+    def _read_outcomes(self) -> None:
+        study = self.session.study
+        if study is None:
+            return
+        if not self._reading.start(single(study.outcomes, "Reading outcomes"), "reading outcomes"):
+            self._read_soon.start()
+
+    def _on_outcomes(self, outcomes: dict[int, int | str]) -> None:
+        candidates = self.session.candidates
+        if candidates is not None and self.table.columns:
+            self._outcomes = outcomes
+            self.table.set_values("outcome", outcome_values(candidates, outcomes))
+            self._show_pair()
 
     def selected(self) -> list[int]:
         """Ranks of the selected candidates."""
@@ -218,16 +260,24 @@ class CandidatesPanel(PlanPage):
         self.view.scrollTo(first)
 
     def _on_decided(self, ranks: Iterable[int]) -> None:
-        codes, decisions = self.table.columns[DECISION].values, self.session.decisions["candidate"]
+        ranks, candidates = list(ranks), self.session.candidates
+        if candidates is None:
+            return
+        decisions = self.session.decisions["candidate"]
+        codes = self.table.columns[self.table.column("decision")].values
         for rank in ranks:
             codes[rank] = STATES.index(decisions.get(rank, UNDECIDED))
         self.table.set_values("decision", codes)
+        if not {*ranks}.isdisjoint(candidates.by_hand):
+            # One whose placement was taken back is not there any more.
+            self._filter()
         self._recount()
         self._show_pair()
 
     def _recount(self) -> None:
         kept, dropped = self.session.decided(KEEP), self.session.decided(DROP)
-        total, shown = len(self.table), self.table.rowCount()
+        candidates, decisions = self.session.candidates, self.session.decisions["candidate"]
+        total, shown = len(listed(candidates, decisions, False)) if candidates else 0, self.table.rowCount()
         hidden = f" · {shown:,} shown" if shown != total else ""
         self.count.setText(f"<b>{kept:,} kept · {dropped:,} dropped</b> · {total - kept - dropped:,} undecided{hidden}")
 
@@ -239,15 +289,20 @@ class CandidatesPanel(PlanPage):
             return
         place = candidate.target
         self.book.show_synthetic(False)
-        self.session.fly(place.image, place.row, place.col)
+        if not self._still:
+            self.session.fly(place.image, place.row, place.col)
         for location in (candidate.donor, candidate.target):
             self.session.reader.request(location.image)
         self._show_pair()
 
     def _show_pair(self) -> None:
         candidate = self.current()
+        self.told.say("")
         if candidate is None:
             return
+        outcome = self._outcomes.get(candidate.rank)
+        said = outcome_sentence(candidate, outcome)
+        self.told.say(said, "warning" if isinstance(outcome, str) else "info")
         decision = self.session.decisions["candidate"].get(candidate.rank)
         frame = {KEEP: ui.GOOD, DROP: ui.BAD}.get(decision or "", "")
         what = "background" if candidate.target.kind == "background" else f"replaces {self._name(candidate.target)}"

@@ -13,9 +13,10 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
 
 from napari_histomix.datasets.pixels import read_pixels
 from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.crops import CropView
 
 
-class Picture(ui.CropView):
+class Picture(CropView):
     """A picture as wide as there is room, and as high as its width asks for; hidden until there is one."""
 
     def __init__(self) -> None:
@@ -48,6 +49,28 @@ class Picture(ui.CropView):
         size = (self.size() * self.devicePixelRatioF()).boundedTo(image.size())
         keep, smooth = Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
         super().paint_image(painter, image.scaled(size, keep, smooth))
+
+
+class PictureWindow(QWidget):
+    """A picture in a window of its own, which a person can make as large as they like."""
+
+    def __init__(self, parent: QWidget, title: str) -> None:
+        super().__init__(parent, Qt.WindowType.Window)
+        self.setWindowTitle(title)
+        self.picture = Picture()
+        self.setLayout(ui.column(self.picture, space=0))
+
+    def show_file(self, path: Path) -> None:
+        """Show a picture of a file as large as it is, or as the screen is."""
+        self.picture.show_file(path)
+        assert self.picture.pixels is not None
+        height, width = self.picture.pixels.shape[:2]
+        room = self.screen().availableSize() * 0.9
+        self.resize(
+            QSize(width, height).scaled(room.boundedTo(QSize(width, height)), Qt.AspectRatioMode.KeepAspectRatio)
+        )
+        self.show()
+        self.raise_()
 
 
 class Bar(QWidget):

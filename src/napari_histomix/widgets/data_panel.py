@@ -9,20 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QGridLayout, QListWidget, QToolButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QListWidget, QSizePolicy, QToolButton, QWidget
 
 from napari_histomix.datasets import Dataset, sample_folder, synthetic_notes
+from napari_histomix.datasets.edits import edit_notes
 from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.datasets.splits import split_of, split_order
 from napari_histomix.generation.unlabeled import UnlabeledCount, count_unlabeled, load_segmenter
-from napari_histomix.records import Event, Job, NucleusClass
+from napari_histomix.preferences import remember
+from napari_histomix.records import Event, HistomixError, Job, NucleusClass
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar, ask_to_stop
 from napari_histomix.widgets.charts import Bar
-from napari_histomix.widgets.jobs import JobRunner, prepare_torch
+from napari_histomix.widgets.hand_edits import HandEditsBar
+from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.session import Session, window_of
+from napari_histomix.widgets.sources import READS, RecentBox, holder, is_reader_test, is_study
 from napari_histomix.widgets.splits_box import SplitsBox, classes_of
+
+ON_COMMAND_LINE = "read the data with --split-parts"
+"""Remedy in a sentence about a dataset, for which the page has a button."""
 
 
 class ClassTable(QWidget):
@@ -57,7 +65,8 @@ class ClassTable(QWidget):
         for place, text, tip in heads:
             head = ui.label(text, wrap=False, style="font-weight: 600;")
             head.setToolTip(tip)
-            self._grid.addWidget(head, 0, place)
+            # The number of nuclei and its bar share a head.
+            self._grid.addWidget(head, 0, place, 1, 2 if place == 2 else 1)
         most = max([counts.get(kind.number, 0) for kind in classes], default=0) or 1
         for line, kind in enumerate(classes, start=1):
             self._add_row(line, kind, counts.get(kind.number, 0), most, choose)
@@ -67,7 +76,11 @@ class ClassTable(QWidget):
         swatch.setFixedSize(12, 12)
         bar = Bar(kind.color)
         bar.set_shares(count / most)
-        widgets = [swatch, ui.label(kind.name, wrap=False), bar, ui.label(f"{count:,}", wrap=False, right=True)]
+        name = ui.label(kind.name, wrap=False, plain=True, yields=True)
+        name.setToolTip(kind.name)
+        # As wide as it wants where there is room for that.
+        name.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
+        widgets = [swatch, name, bar, ui.label(f"{count:,}", wrap=False, right=True)]
         if choose:
             rare = self.rare_boxes[kind.number] = ui.check(tip=f"Grow {kind.name}: its nuclei become donors.")
             rare.setAccessibleName(f"{kind.name} is rare")
@@ -107,10 +120,10 @@ def unlabeled_job(dataset: Dataset) -> Job[UnlabeledCount]:
 class UnlabeledLine(QWidget):
     """How many nuclei of a dataset seem to lack a label; looked for when a person asks, as that takes a while."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, session: Session) -> None:
         super().__init__()
         self._dataset: Dataset | None = None
-        self.runner = JobRunner(self, window_of(viewer))
+        self.runner = session.follow(JobRunner(self, window_of(viewer)), heavy=True)
         tip = (
             "A network looks for nuclei in all training images. Methods lay no new nucleus on a free place where\n"
             "it finds one that has no label; with many of them, label these first."
@@ -170,43 +183,52 @@ class DataPanel(Panel):
         self.session.splits_changed.connect(self._summarize)
         self.session.study_changed.connect(self._on_study)
         self.session.image_changed.connect(lambda name: self.images.setCurrentText(name))
-        self.session.notice.connect(lambda sentence: self.note.say(sentence, "warning"))
+        # A decision that could not be written is told on whatever page it was made.
+        self.session.notice.connect(partial(self.complain, self.note, kind="warning"))
         self._on_dataset()
 
     def _build_opening(self) -> None:
         self.welcome = ui.hint(
-            "Start with H&E images whose nuclei are labeled, or tissue in a folder for each class, or with the sample."
+            "Start with H&E images whose nuclei are labeled, or tissue in a folder for each class; with layers "
+            "that are open (next tab); or with the sample."
         )
         self.folder_button = ui.asking_button(
             "Open folder …",
-            "Images with labels as HoVer-Net, CoNSeP, PanNuke, MoNuSAC, QuPath, COCO, YOLO, StarDist, Cellpose\n"
-            "and OME-Zarr have them, or with label images and a CSV of types; or tissue in a folder for each class.\n"
-            "It can be dropped on napari, too.",
-            "A folder of H&E images with labels or classes",
-            self.open_folder,
+            f"Open a folder, whatever is in it.\n{READS}",
+            "A folder of H&E images with labels or classes, a study or a reader test",
+            self.open_source,
         )
+        tip = f"Open what a file belongs to: a CSV of images and classes, or any file of a dataset.\n{READS}"
+        self.file_button = ui.button("Open file …", tip, self._ask_file)
         self.sample_button = ui.button(
             "Open sample", "Five breast tumor images in which lymphocytes are rare.", self.open_sample
         )
         tip = "Go on with a study: all that was found and made, and every decision, come back."
         home = partial(getattr, self.session, "home")
         self.study_button = ui.asking_button("Open study …", tip, "A study's folder", self.open_study, home)
-        self.progress = RunBar("", self.runner)
+        self.progress = RunBar("Open", self.runner, "Open what was chosen.")
         self.progress.run_button.hide()
         self.note = ui.Note()
-        buttons = ui.even_row(self.folder_button, self.sample_button, self.study_button)
-        ui.add(self.column, self.welcome, buttons, self.progress, self.note)
+        self.hand_edits = HandEditsBar(self.book.hand_edits, window_of(self.viewer))
+        self.hand_edits.ask_to_end = lambda titles: self.ask(titles)
+        self.recent = RecentBox()
+        self.recent.chosen.connect(self.open_source)
+        self.recent.refresh()
+        buttons = ui.even_row(self.folder_button, self.file_button)
+        more = ui.even_row(self.study_button, self.sample_button)
+        ui.add(self.column, self.welcome, buttons, more, self.recent, self.progress, self.note, self.hand_edits)
 
     def _build_contents(self) -> None:
         self.summary = ui.label()
         tip = "How many micrometers one pixel is: 0.25 for most scans at 40×, 0.5 at 20×."
         self.scale = ui.number(0.05, 10.0, 0.25, step=0.05, decimals=4, suffix=" µm/px", tip=tip)
-        self.scale_apply = ui.button("Use this scale", pressed=self._apply_scale)
+        tip = "Open the images again with this scale."
+        self.scale_apply = ui.button("Use this scale", tip, self._apply_scale, primary=True)
         self.scale_box = ui.box(ui.row(ui.label("Scale", wrap=False), self.scale, self.scale_apply, stretch=1))
         self.classes = ClassTable()
         self.classes.chosen.connect(self.session.choose_classes)
-        self.class_note, self.synthetic = ui.Note(), ui.Note()
-        self.unlabeled = UnlabeledLine(self.viewer)
+        self.class_note, self.synthetic, self.edited = ui.Note(), ui.Note(), ui.Note()
+        self.unlabeled = UnlabeledLine(self.viewer, self.session)
         self.splits = SplitsBox(self.viewer, self.session)
         self.split_parts = ui.button(
             "Read each shape as a nucleus",
@@ -222,7 +244,7 @@ class DataPanel(Panel):
         self.images.activated.connect(lambda place: self.session.show(self.images.itemText(place)))
         self.previous = self._arrow(Qt.ArrowType.LeftArrow, "Previous image", -1)
         self.following = self._arrow(Qt.ArrowType.RightArrow, "Next image", 1)
-        self.study = ui.label(wrap=False)
+        self.study = ui.label(wrap=False, plain=True, yields=True)
         self.study.setToolTip("Everything you do is kept in this folder as you do it.")
         self.study_change = ui.asking_button(
             "Change …",
@@ -235,7 +257,15 @@ class DataPanel(Panel):
             ("Image", ui.row(self.previous, self.images, self.following, stretch=1)),
             ("Study", ui.row(self.study, self.study_change, stretch=0)),
         )
-        overview = (self.summary, self.synthetic, self.scale_box, self.classes, self.class_note, self.unlabeled)
+        overview = (
+            self.summary,
+            self.synthetic,
+            self.edited,
+            self.scale_box,
+            self.classes,
+            self.class_note,
+            self.unlabeled,
+        )
         problems = (self.problems_title, self.problems, self.split_parts)
         tip = "Go on to the methods, and to what they find before they make anything."
         self.next_button = self.lead("Make synthetic images →", "make/making", tip, primary=True)
@@ -250,6 +280,23 @@ class DataPanel(Panel):
         return made
 
     # Opening.
+
+    def _ask_file(self) -> None:
+        chosen, _ = QFileDialog.getOpenFileName(self, "A CSV, or a file of a dataset, study or reader test")
+        if chosen:
+            self.open_source(Path(chosen))
+
+    def open_source(self, path: Path) -> None:
+        """Open a folder or file by what it is: images of nuclei or tissue, an export, a study, or a reader test."""
+        path = holder(Path(path))
+        if is_study(path):
+            self.open_study(path)
+        elif is_reader_test(path):
+            # The page first: the panel that hears the second is built when its page is.
+            self.session.page_requested.emit("results/test")
+            self.session.reader_test_requested.emit(path)
+        else:
+            self.open_folder(path)
 
     def open_sample(self) -> None:
         self.open_folder(sample_folder())
@@ -277,8 +324,8 @@ class DataPanel(Panel):
             self.open_folder(Path(self.session.dataset.root), self.session.mpp, split_parts=True)
 
     def _on_running(self, running: bool) -> None:
-        openers = (self.folder_button, self.sample_button, self.study_button, self.scale_apply, self.split_parts)
-        for opener in openers:
+        openers = (self.folder_button, self.file_button, self.sample_button, self.study_button, self.recent)
+        for opener in (*openers, self.scale_apply, self.split_parts):
             opener.setEnabled(not running)
 
     def _on_opened(self, opened: Opened | Moved) -> None:
@@ -297,13 +344,18 @@ class DataPanel(Panel):
         self.welcome.setVisible(dataset is None)
         self.unlabeled.set_dataset(dataset)
         if dataset is None or survey is None:
+            self.recent.refresh()
             return
+        self.recent.put_away()
+        if self.session.study is None:
+            self._remember(Path(dataset.root), "nuclei" if dataset.has_nuclei else "tissue")
         classes, counts = classes_of(dataset, survey)
         total: Counter[int] = sum(map(Counter, counts.values()), Counter())
         self.classes.set_classes(classes, total, "Nuclei" if dataset.has_nuclei else "Images", dataset.has_nuclei)
         self._summarize()
         missing = len(dataset.missing_scale)
         self.scale_box.setVisible(missing > 0)
+        self.next_button.setVisible(not missing and bool(survey.counts))
         if missing:
             self.note.say(
                 f"Nothing says how large a pixel is in {missing} of {len(dataset.entries)} images; enter the scale.",
@@ -311,10 +363,12 @@ class DataPanel(Panel):
             )
         self.images.clear()
         self.images.addItems(list(survey.counts))
+        self.images.setCurrentText(self.session.target_of(self.session.image))
         for widget in (self.previous, self.images, self.following):
             widget.setEnabled(len(survey.counts) > 1 and not missing)
         self.problems.clear()
-        self.problems.addItems([problem.sentence for problem in survey.problems])
+        remedy = f"press '{self.split_parts.text()}'"
+        self.problems.addItems([each.sentence.replace(ON_COMMAND_LINE, remedy) for each in survey.problems])
         self.problems_title.setText(f"{ui.many(len(survey.problems), 'problem')} found")
         for widget in (self.problems, self.problems_title):
             widget.setVisible(bool(survey.problems))
@@ -334,9 +388,10 @@ class DataPanel(Panel):
         scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
         scale = ", ".join(f"{mpp:g}" for mpp in scales) + " µm/px" if scales else "scale unknown"
         self.synthetic.say(" ".join(synthetic_notes(dataset, survey)), "warning")
-        images = ui.many(len(survey.counts), "image")
+        self.edited.say(" ".join(edit_notes(dataset)))
+        images = f"{ui.many(len(survey.counts), 'image')} ({', '.join(parts)})" if parts else "no image can be read"
         known = FORMATS.get(dataset.format)
-        facts = [f"{images} ({', '.join(parts)})", inside, scale, *([f"read as {known.title}"] if known else [])]
+        facts = [images, inside, scale, *([f"read as {known.title}"] if known else [])]
         self.summary.setText(f"<b>{dataset.name}</b><br>{' · '.join(facts)}")
 
     def _on_classes(self) -> None:
@@ -355,8 +410,16 @@ class DataPanel(Panel):
         else:
             self.class_note.say("")
 
+    def _remember(self, path: Path, kind: str) -> None:
+        try:
+            remember(path, kind)
+        except HistomixError as error:
+            self.note.say(str(error), "warning")
+
     def _on_study(self) -> None:
         folder = self.session.study_folder
+        if self.session.study is not None:
+            self._remember(Path(self.session.study.folder), "study")
         if folder is not None:
             self.study.setText(folder.name if self.session.study else f"{folder.name} (new)")
             self.study.setToolTip(f"Everything you do is kept here as you do it:\n{folder}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QSettings, Signal
 
 from napari_histomix.preferences import Preferences, change, preferences
 from napari_histomix.records import HistomixError
@@ -31,6 +31,17 @@ WORDS = {
     UNDECIDED: UNDECIDED,
 }
 """What a decision is called on the screen."""
+
+
+def take_over_reviewer() -> None:
+    """Make a preference of the name that early versions kept in Qt's settings, and forget it there."""
+    early = QSettings("napari-histomix", "napari-histomix")
+    if early.contains("reviewer"):
+        name = str(early.value("reviewer", ""))
+        with suppress(HistomixError):
+            if name and not preferences().reviewer:
+                change(reviewer=name)
+            early.remove("reviewer")
 
 
 def nouns(table: ChangeTable) -> tuple[str, str]:
@@ -145,11 +156,18 @@ class Decisions(QObject):
 
     def decide(self, subject: Subject, items: Iterable[int], decision: str | None) -> None:
         """Decide on candidates or changes, as one act; on disk before the screen shows it."""
-        entries = [(subject, item, decision) for item in items]
+        self.act([(subject, item, decision) for item in items])
+
+    def act(self, entries: Sequence[Entry]) -> None:
+        """Decide on several items in different ways, as one act; on disk before the screen shows it."""
         if self.study is not None and entries:
             with self._telling():
                 self.study.act(entries)
                 self._take(entries)
+
+    def take_acted(self, entries: Sequence[Entry]) -> None:
+        """Show decisions that are on disk already: of many, a job writes them."""
+        self._take(entries)
 
     def undo(self, subject: Subject) -> tuple[int, ...]:
         """Take the last act back; returns the items that it touched."""

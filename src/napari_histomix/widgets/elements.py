@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QPoint, QRectF, QSignalBlocker, QSize, Qt, QTimer, QUrl, Signal
-from qtpy.QtGui import QColor, QDesktopServices, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtCore import QEvent, QObject, QSignalBlocker, Qt, QTimer, QUrl
+from qtpy.QtGui import QDesktopServices, QIcon, QPixmap
 from qtpy.QtWidgets import (
+    QAbstractSpinBox,
     QBoxLayout,
     QCheckBox,
     QComboBox,
@@ -26,14 +25,14 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QSlider,
     QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 from superqt import QCollapsible
 
-from napari_histomix.compositing.composing import crop
-from napari_histomix.records import LabeledImage
+from napari_histomix.widgets.eliding import Eliding, Yielding, YieldingButton, YieldingCheck
 
 SPACE = 8
 """Pixels between things, and around them."""
@@ -44,6 +43,10 @@ PRIMARY = (
     "QPushButton:hover { background-color: #5b93ff; }"
     "QPushButton:disabled { background-color: #7a808a; color: #d5d8dc; }"
 )
+FIELDS = (QComboBox, QAbstractSpinBox, QSlider)
+"""Widgets whose value the wheel would change."""
+HELD = "histomix_held"
+"""Property of those that leave the wheel to the page that they are on."""
 
 
 def button(
@@ -56,7 +59,7 @@ def button(
     primary: bool = False,
 ) -> QPushButton:
     """A button that calls ``pressed``; a ``primary`` one is what a panel is there for."""
-    made = QPushButton(text)
+    made = YieldingButton(text)
     if primary:
         made.setStyleSheet(PRIMARY)
     made.setCheckable(checkable)
@@ -91,7 +94,8 @@ def choice(
 
 
 def narrow(box: QComboBox, letters: int = 12) -> None:
-    """Let a choice be narrower than its longest text."""
+    """Let a choice be narrower than its longest text; it leaves out the middle where there is too little room."""
+    box.installEventFilter(Eliding(box))
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(letters)
 
@@ -108,7 +112,7 @@ def offer(box: QComboBox, items: Iterable[tuple[str, Any]]) -> None:
 
 def check(text: str = "", tip: str = "", toggled: Callable[..., Any] | None = None) -> QCheckBox:
     """A box to check."""
-    made = QCheckBox(text)
+    made = YieldingCheck(text)
     return _finished(made, tip, made.toggled, toggled)
 
 
@@ -155,8 +159,11 @@ def label(
     style: str = "",
     yields: bool = False,
 ) -> QLabel:
-    """A text; ``plain`` where it may hold a file's or a person's words. One that ``yields`` asks for no width."""
-    made = QLabel(text)
+    """A text; ``plain`` where it may hold a file's or a person's words.
+
+    One that ``yields`` asks for no width, and leaves out the middle where there is too little.
+    """
+    made = Yielding(text) if yields else QLabel(text)
     made.setWordWrap(wrap)
     if right:
         made.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
@@ -208,9 +215,33 @@ def box(layout: QLayout, *, shown: bool = True) -> QWidget:
     return made
 
 
+class ScrolledPage(QScrollArea):
+    """Scrolls by the wheel wherever the mouse is: fields that lie on the way keep their values."""
+
+    def setWidget(self, widget: QWidget) -> None:
+        super().setWidget(widget)
+        self._hold()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.Wheel and isinstance(watched, FIELDS):
+            event.ignore()
+            return True
+        if event.type() == QEvent.Type.LayoutRequest and watched is self.widget():
+            # Fields that came since.
+            self._hold()
+        return bool(super().eventFilter(watched, event))
+
+    def _hold(self) -> None:
+        for kind in FIELDS:
+            for field in self.widget().findChildren(kind):
+                if not field.property(HELD):
+                    field.setProperty(HELD, True)
+                    field.installEventFilter(self)
+
+
 def scrolled(inner: QWidget) -> QScrollArea:
     """An area as wide as there is room, which scrolls where a widget is higher than it."""
-    area = QScrollArea()
+    area = ScrolledPage()
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -227,6 +258,14 @@ def reveal(part: QWidget) -> None:
         area = area.parentWidget()
     if area is not None:
         QTimer.singleShot(0, lambda: isalive(area) and area.ensureWidgetVisible(part))
+
+
+def narrowable(part: QWidget) -> None:
+    """Let a part be narrower than its rows want: its texts then have the lines that they take at that width.
+
+    A layout asks a part for its height at no width below its least one, and so would cut texts in a narrow dock.
+    """
+    part.setMinimumWidth(1)
 
 
 def add(layout: QBoxLayout, *parts: QWidget | QLayout) -> None:
@@ -317,7 +356,7 @@ def folder_button(folder: Callable[[], Path | None], *, shown: bool = True) -> Q
         if (path := folder()) is not None:
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(path)))
 
-    return button("Show the folder", pressed=show, shown=shown)
+    return button("Open folder", "Show it in the desktop's own file manager.", show, shown=shown)
 
 
 def rgb(color: str) -> tuple[int, int, int]:
@@ -366,8 +405,13 @@ class Section(QCollapsible):
     """Qt's own limit: contents that wrap or appear later find room."""
 
     def __init__(self, title: str, tip: str, opened: bool = True) -> None:
-        super().__init__(title, expandedIcon="▾", collapsedIcon="▸")
+        # No icons: they would be drawn in the palette's color, which on a dark theme is black.
+        self._title = title
+        blank = QPixmap(1, 1)
+        blank.fill(Qt.GlobalColor.transparent)
+        super().__init__(title, expandedIcon=QIcon(blank), collapsedIcon=QIcon(blank))
         self.toggle = self.toggleButton()
+        self.toggle.setIconSize(blank.size())
         self.toggle.setToolTip(tip)
         flat = "border: none; background: transparent; padding: 2px;"
         self.toggle.setStyleSheet(f"QPushButton {{ font-weight: 600; text-align: left; {flat} }}")
@@ -386,108 +430,20 @@ class Section(QCollapsible):
         self.setObjectName("FoldingSection")
         self.setStyleSheet("QFrame#FoldingSection { border: none; border-top: 1px solid rgba(128, 128, 128, 90); }")
         self.open(opened)
+        self.setText(title)
 
     @property
     def is_open(self) -> bool:
         return self.isExpanded()
 
+    def setText(self, text: str) -> None:
+        self._title = text
+        super().setText(f"{'▾' if self.isExpanded() else '▸'}  {text}")
+
     def open(self, opened: bool = True) -> None:
         (self.expand if opened else self.collapse)(animate=False)
 
     def _on_toggled(self, opened: bool) -> None:
+        self.setText(self._title)
         self.contents.setVisible(opened)
         self.contents.setMaximumHeight(self.TALLEST if opened else 0)
-
-
-def image_of(pixels: NDArray[np.uint8]) -> QImage:
-    """An RGB array (H, W, 3), which must live as long, as an image."""
-    height, width = pixels.shape[:2]
-    return QImage(pixels.data, width, height, 3 * width, QImage.Format.Format_RGB888)
-
-
-class CropView(QFrame):
-    """A piece of an image, magnified by a factor and centered; one that fits the view where there is no factor."""
-
-    clicked = Signal()
-    preferred_size: ClassVar = (190, 190)
-
-    def __init__(
-        self, caption: str = "", factor: float | None = None, *, smooth: bool = False, height: int | None = None
-    ) -> None:
-        super().__init__()
-        self.caption, self.factor, self.smooth = caption, factor, smooth
-        self.frame_color = ""
-        self._image: QImage | None = None
-        self._bytes: NDArray[np.uint8] | None = None
-        self.setMinimumSize(120, 120)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        if height is not None:
-            self.setFixedHeight(height)
-
-    @property
-    def pixels(self) -> NDArray[np.uint8] | None:
-        """What is shown, (H, W, 3) uint8."""
-        return self._bytes
-
-    def show_pixels(self, pixels: NDArray[np.uint8] | None, caption: str | None = None, frame: str = "") -> None:
-        """Show an (H, W, 3) uint8 RGB array, or nothing; ``frame`` is the color of a border around it."""
-        self.frame_color = frame
-        if caption is not None:
-            self.caption = caption
-        if pixels is None:
-            self._image = self._bytes = None
-        else:
-            self._bytes = np.ascontiguousarray(pixels)
-            self._image = image_of(self._bytes)
-        self.update()
-
-    def show_place(
-        self, image: LabeledImage | None, caption: str, row: float, col: float, micrometers: float, frame: str = ""
-    ) -> None:
-        """Show a square around a place in an image, which may still have to be read."""
-        if image is None:
-            self.show_pixels(None, f"{caption} …")
-        else:
-            side = max(24, round(micrometers / image.mpp))
-            self.show_pixels(crop(image.pixels, row, col, side), caption, frame)
-
-    def place(self, image: QImage) -> QRectF:
-        """Where an image is drawn."""
-        fit = min(self.width() / image.width(), self.height() / image.height())
-        factor = self.factor or max(fit, 0.1)
-        width, height = image.width() * factor, image.height() * factor
-        return QRectF((self.width() - width) / 2, (self.height() - height) / 2, width, height)
-
-    def paint_image(self, painter: QPainter, image: QImage) -> None:
-        place = self.place(image)
-        smooth = self.smooth or place.width() < image.width()
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, smooth)
-        painter.drawImage(place, image)
-
-    def paint_caption(self, painter: QPainter, caption: str, *, right: bool = False) -> None:
-        metrics = painter.fontMetrics()
-        text = metrics.elidedText(caption, Qt.TextElideMode.ElideRight, self.width() - 12)
-        strip = metrics.boundingRect(text).adjusted(-4, -2, 4, 2)
-        strip.moveTopLeft(QPoint(self.width() - strip.width() if right else 0, 0))
-        painter.fillRect(strip, QColor(20, 22, 26, 190))
-        painter.setPen(QColor("white"))
-        painter.drawText(strip, Qt.AlignmentFlag.AlignCenter, text)
-
-    def sizeHint(self) -> QSize:
-        return QSize(*self.preferred_size)
-
-    def mousePressEvent(self, event: QMouseEvent) -> None:
-        self.clicked.emit()
-        super().mousePressEvent(event)
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        painter = QPainter(self)
-        painter.fillRect(self.rect(), QColor(30, 32, 36))
-        if self._image is not None:
-            self.paint_image(painter, self._image)
-        if self.frame_color:
-            painter.setPen(QPen(QColor(self.frame_color), 4))
-            painter.drawRect(self.rect().adjusted(2, 2, -2, -2))
-        if self.caption:
-            self.paint_caption(painter, self.caption)
-        painter.end()

@@ -18,6 +18,7 @@ from napari_histomix.widgets.charts import Chart, Picture
 from napari_histomix.widgets.decisions import nouns
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.splits_box import classes_of
 
 WRITTEN = (
     "Beside the images and labels: a manifest of every change, where each pixel comes from, a chart of the classes "
@@ -39,11 +40,14 @@ class ExportPanel(Panel):
         self._exported = ""
         self.plan: ExportPlan | None = None
         """What an export would write now; None until that is known."""
+        self.exported = False
+        """Whether all that is approved has been exported."""
         self.planner = JobRunner(self).on(finished=self._on_plan)
         self._wait = ui.later(self, PAUSE, self._find_plan)
+        self._count_soon = ui.later(self, PAUSE, self._summarize)
         self.empty = ui.Note(NOTHING)
         self._build_contents()
-        self.progress = RunBar("Export", self.runner)
+        self.progress = RunBar("Export", self.runner, "Write the folder above; complete, or not at all.")
         self.progress.run.connect(self.run)
         self.note = ui.Note()
         self.open_button = ui.folder_button(lambda: self._done, shown=False)
@@ -59,22 +63,23 @@ class ExportPanel(Panel):
         )
         self.session.dataset_changed.connect(self._on_dataset)
         self.session.study_changed.connect(self._propose)
-        for signal in (self.session.splits_changed, self.session.changes_changed):
-            signal.connect(self._replan)
-        for signal in (self.session.changes_made, self.session.changes_decided):
-            signal.connect(lambda _ids: self._replan())
+        session = self.session
+        for signal in (session.splits_changed, session.changes_changed, session.changes_decided):
+            signal.connect(self._on_work)
+        session.changes_made.connect(self._on_made)
         self._on_dataset()
 
     def _build_contents(self) -> None:
         self.summary = ui.label()
         self.counts_title, self.counts = ui.heading(""), Chart(after="<b>{:,}</b>")
-        self.folder = ui.label(wrap=False)
+        self.folder = ui.label(wrap=False, plain=True, yields=True)
         tip = "Choose the folder in which the export's own new folder is made."
         title = "The folder in which the export's folder is made"
         self.folder_button = ui.asking_button("Change …", tip, title, self._propose)
         self.format = ui.choice(
             tip="How images and labels are laid out; docs/formats.md says who reads which.",
-            changed=lambda _place: self._replan(),
+            changed=lambda _place: self._propose(self._folder.parent if self._folder else None),
+            name="Format",
         )
         self.ignore_band = ui.check(
             "Ignore band over inpainted pixels",
@@ -96,14 +101,21 @@ class ExportPanel(Panel):
 
     def set_folder(self, folder: Path) -> None:
         """Write to this folder, which must not exist yet."""
-        self._folder = folder
-        self.folder.setText(folder.name)
-        self.folder.setToolTip(f"{folder}\nIt is made by the export; an existing one is never written over.")
+        self._name_folder(folder)
         self._replan()
+
+    def _name_folder(self, folder: Path) -> None:
+        self._folder = folder
+        self.folder.setText(f"{folder.parent.name}/{folder.name}")
+        self.folder.setToolTip(f"{folder}\nIt is made by the export; an existing one is never written over.")
 
     def _propose(self, parent: Path | None = None) -> None:
         if self.session.study_folder is not None:
-            self.set_folder(ui.free_folder(parent or self.session.study_folder, "export"))
+            self.set_folder(self._free_folder(parent or self.session.study_folder))
+
+    def _free_folder(self, parent: Path) -> Path:
+        # Said by its name, months later.
+        return ui.free_folder(parent, f"export {self.format.currentData() or ''}".strip())
 
     # What an export would write.
 
@@ -124,8 +136,8 @@ class ExportPanel(Panel):
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
+        self._summarize()
         if self.plan is None:
-            self._summarize()
             self._replan()
 
     def _arguments(self) -> dict[str, Any]:
@@ -148,8 +160,9 @@ class ExportPanel(Panel):
             f"{plan.files:,} files, about {bytes_text(plan.size)}; {bytes_text(plan.free)} are free there."
         )
         self.counts_title.setText(f"{plan.unit.capitalize()} before and after")
-        assert self.session.dataset is not None
-        colors, other = {kind.name: kind.color for kind in self.session.dataset.classes}, ui.rgb(ui.ACCENT)
+        assert self.session.dataset is not None and self.session.survey is not None
+        classes, _ = classes_of(self.session.dataset, self.session.survey)
+        colors, other = {kind.name: kind.color for kind in classes}, ui.rgb(ui.ACCENT)
         self.counts.set_bars(
             [(name, colors.get(name, other), was, plan.after[name]) for name, was in plan.before.items()]
         )
@@ -170,10 +183,14 @@ class ExportPanel(Panel):
 
     def _on_written(self, out: Path) -> None:
         self._done = Path(out)
-        self.note.say(f"{self._exported} exported to the folder {self._done.name}.", "good")
+        self.note.say(f"{self._exported} exported to {self._done.parent.name}/{self._done.name}.", "good")
+        self.note.setToolTip(str(self._done))
         self.open_button.show()
+        ui.reveal(self.open_button)
         self.chart.show_file(self._done / CHART)
-        self._propose(self._done.parent)
+        self.exported = True
+        # The next one would write the same: its figures are known.
+        self._name_folder(self._free_folder(self._done.parent))
 
     def _approved_words(self) -> str:
         number, words = len(self.session.approved), nouns(self.session.table)
@@ -181,7 +198,17 @@ class ExportPanel(Panel):
 
     # What the session says.
 
+    def _on_work(self, _ids: object = None) -> None:
+        self.exported = False
+        self._replan()
+
+    def _on_made(self, _ids: object) -> None:
+        # What nobody has approved yet stays out: the figures hold, and a run does not keep anyone from exporting.
+        if self.isVisible():
+            self._count_soon.start()
+
     def _on_dataset(self) -> None:
+        self.exported = False
         self.runner.discard()
         self._forget_export()
         self._offer_formats()
@@ -211,11 +238,15 @@ class ExportPanel(Panel):
         if session.dataset is None or session.survey is None or not approved:
             return
         table = session.table
-        images = len(np.unique(table.names[table.rows(approved)]))
+        rows = table.rows(approved)
+        images = len(np.unique(table.names[rows]))
+        within = f" in {ui.many(images, 'image')}" if table.in_place[rows].any() else ""
         training = {entry.source.image for entry in session.dataset.training} & set(session.images)
         left = len(table) - len(session.decisions["change"])
         waiting = f" {left:,} still undecided {'stays' if left == 1 else 'stay'} out." if left else ""
-        self.summary.setText(
-            f"<b>{self._approved_words()}</b> in {ui.many(images, 'image')}; "
-            f"all {len(training):,} training images are written.{waiting}"
+        written = (
+            "the only training image is written"
+            if len(training) == 1
+            else f"all {len(training):,} training images are written"
         )
+        self.summary.setText(f"<b>{self._approved_words()}</b>{within}; {written}.{waiting}")

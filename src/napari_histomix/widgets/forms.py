@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSpinBox, LineEdit, PushButton, create_widget
 from magicgui.widgets.bases import BaseValueWidget, ValuedContainerWidget
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QFormLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QFileDialog, QFormLayout, QLabel, QPushButton, QSizePolicy, QWidget
 from superqt import QFlowLayout
 
 from napari_histomix.settings import Setting, made_from, preset_help, presets_of, settings_of
 from napari_histomix.widgets import elements as ui
-
-if TYPE_CHECKING:
-    from napari_histomix.widgets.session import Session
 
 S = TypeVar("S")
 Choices = Callable[[str], Sequence[str]]
@@ -25,8 +23,12 @@ WHOLE, REAL = 2**31 - 1, 1e9
 """Bounds of numbers whose settings have none."""
 DECIMALS = 2
 """Decimals that a number has at least."""
+NARROWEST = 50
+"""Pixels that a number has at least, beside its buttons and margins."""
 SHORT = 18
 """Letters of what None stands for that have room in a form."""
+NAMED, AMONG = re.compile(r"\(setting: ([^)]+)\)"), re.compile(r" (?:or|and) ")
+"""How a refusal names settings, and what stands between several."""
 WEIGHTS = "Weights (*.safetensors *.pth *.pt)"
 ENCODERS = (("Texture (built in)", "texture"), ("timm model", "timm:"), ("CTransPath weights", "ctranspath:"))
 
@@ -226,20 +228,6 @@ class ModelChoice(Parts):
             self.tell()
 
 
-class NetworkChoice(ModelChoice):
-    """The network of a ``kind`` that a window uses: chosen here, it is chosen for all docks; see ``follow``."""
-
-    def __init__(self, session: Session, kind: str) -> None:
-        super().__init__("the bundled one")
-        self.session, self.kind = session, kind
-        self.changed.connect(lambda value: session.use_model(value or None, self.kind))
-        self.follow()
-
-    def follow(self) -> None:
-        """Show what the window uses; to be called when that, or the kind, is another."""
-        self.value = str(self.session.networks.get(self.kind) or "")
-
-
 class EncoderChoice(Parts):
     """How tissue is compared: an encoder, and the name or file that it needs."""
 
@@ -324,13 +312,27 @@ def _single(setting: Setting) -> Any:
         if setting.type is float and option.unit:
             box.native.setSuffix(f" {option.unit}")
         box.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        box.native.setMinimumWidth(64)
+        # By a style sheet: napari's own has a wider one, over which two do not fit side by side.
+        box.native.setStyleSheet(f"QAbstractSpinBox {{ min-width: {NARROWEST}px; }}")
+        if setting.type is int:
+            _take_whole_numbers(box.native)
         return box
     if setting.type is bool:
         return create_widget(annotation=bool, options={"text": setting.label})
     line = create_widget(annotation=str)
     line.native.setPlaceholderText(option.automatic)
     return line
+
+
+def _take_whole_numbers(field: Any) -> None:
+    """Take a number once it is within the bounds; superqt's field makes the lowest of a first digit that is below."""
+
+    def take(text: str) -> None:
+        if text.lstrip("-").isdecimal() and field.minimum() <= int(text) <= field.maximum():
+            field.setValue(int(text))
+
+    field.setKeyboardTracking(False)
+    field.lineEdit().textEdited.connect(take)
 
 
 def _classes(setting: Setting, choices: Choices) -> list[tuple[str, str]]:
@@ -368,6 +370,9 @@ class SettingsForm(QWidget):
         """magicgui's widgets, by the name of the setting."""
         self.labels: dict[str, QLabel] = {}
         usual, rare = ui.form(), ui.form()
+        for rows in (usual, rare):
+            # Below its label, a field has room where it has not beside it.
+            rows.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         names = dict.fromkeys(setting.name for cls in classes for setting in settings_of(cls))
         for name in names:
             if name not in omit:
@@ -435,6 +440,25 @@ class SettingsForm(QWidget):
             if part is not None:
                 part.setVisible(shown)
 
+    def named_in(self, text: str) -> list[str]:
+        """The settings with a field that a text names, as in "(setting: unlike)", in its order."""
+        said = [word for names in NAMED.findall(text) for word in AMONG.split(names)]
+        labels = {self._settings[name].label.casefold(): name for name in self.fields}
+        return list(dict.fromkeys(labels[word.casefold()] for word in said if word.casefold() in labels))
+
+    def bring_up(self, name: str) -> None:
+        """Unfold what hides the field of a setting, scroll to it and hand it the keys."""
+        field = self.fields[name].native
+        around = field.parentWidget()
+        while around is not None:
+            if isinstance(around, ui.Section):
+                around.open()
+            around = around.parentWidget()
+        takes = (part for part in field.findChildren(QWidget) if part.focusPolicy() != Qt.FocusPolicy.NoFocus)
+        part = field if field.focusPolicy() != Qt.FocusPolicy.NoFocus else next(takes, field)
+        part.setFocus(Qt.FocusReason.OtherFocusReason)
+        ui.reveal(field)
+
     def missing(self) -> str:
         """What a person still has to choose, in a sentence; empty where nothing is missing."""
         for name, widget in self.fields.items():
@@ -444,54 +468,32 @@ class SettingsForm(QWidget):
         return ""
 
 
-CLASSES = ("rare", "major")
-"""Settings whose classes are the session's own, which the Data step shows too."""
+class SettingLinks(QWidget):
+    """Buttons that lead to the fields of the settings that a refusal names, which may be folded away."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._flow = QFlowLayout()
+        self._flow.setContentsMargins(0, 0, 0, 0)
+        self.setLayout(self._flow)
+        self.buttons: list[QPushButton] = []
+        self.show_named("", None)
 
-class SessionForm(SettingsForm):
-    """A form that follows a viewer's session: its dataset's classes, those chosen in Data, and its trained network."""
-
-    def __init__(self, session: Session, *classes: type, omit: Collection[str] = ()) -> None:
-        self.session = session
-        super().__init__(*classes, choices=self._known, omit=omit)
-        self._own = [name for name in CLASSES if name in self.fields]
-        options = {name: self._settings[name].option for name in self.fields}
-        self._networks = {name: option.network for name, option in options.items() if option.kind == "model"}
-        for name in self._own:
-            self.fields[name].changed.connect(lambda _value: self._choose())
-        for name, kind in self._networks.items():
-            self.fields[name].changed.connect(lambda value, kind=kind: session.use_model(value or None, kind))
-        session.dataset_changed.connect(self.refresh)
-        session.classes_changed.connect(self._on_classes)
-        session.model_changed.connect(self._on_model)
-        self.refresh()
-        self._on_classes()
-        self._on_model()
-
-    def _known(self, kind: str) -> Sequence[str]:
-        dataset = self.session.dataset
-        return [each.name for each in dataset.classes] if kind == "classes" and dataset is not None else ()
-
-    def _choose(self) -> None:
-        dataset = self.session.dataset
-        if dataset is None:
-            return
-        numbers = {"rare": self.session.rare, "major": self.session.major}
-        for name in self._own:
-            numbers[name] = tuple(dataset.class_number(chosen) for chosen in self.fields[name].value)
-        self.session.choose_classes(**numbers)
-
-    def _on_classes(self) -> None:
-        dataset = self.session.dataset
-        if dataset is None:
-            return
-        for name in self._own:
-            names = [dataset.class_name(number) for number in getattr(self.session, name)]
-            if set(self.fields[name].value) != set(names):
-                with self.fields[name].changed.blocked():
-                    self.fields[name].value = names
-                self.changed.emit()
-
-    def _on_model(self) -> None:
-        for name, kind in self._networks.items():
-            self.fields[name].value = str(self.session.networks.get(kind) or "")
+    def show_named(self, text: str, form: SettingsForm | None) -> None:
+        """Lead to the settings that a text names, of those in a form; hidden where it names none."""
+        for button in self.buttons:
+            self._flow.removeWidget(button)
+            button.deleteLater()
+        names = form.named_in(text) if form is not None else []
+        self.buttons = [
+            ui.button(
+                f"Show '{form.fields[name].label}'",
+                "Go to this setting.",
+                lambda _checked=False, name=name: form.bring_up(name),
+            )
+            for name in names
+            if form is not None
+        ]
+        for button in self.buttons:
+            self._flow.addWidget(button)
+        self.setVisible(bool(names))

@@ -5,17 +5,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
-import os
 import sys
 import time
 import weakref
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from threading import Event as Flag
-from threading import Lock, Thread, current_thread
+from threading import Lock
 from traceback import walk_tb
 from typing import Any, Self
 
@@ -25,42 +22,32 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
-from napari_histomix.datasets.text_files import uncollected
 from napari_histomix.logs import details
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.widgets.elements import later
+from napari_histomix.widgets.turns import Turns
 
 INTERVAL = 0.05
 """Seconds between two events that reach the main thread."""
 PAUSED = 0.05
 """Seconds between two looks of a paused job at whether it goes on."""
-
+LONG = 5.0
+"""Seconds after which a job's end is worth giving memory back: that takes tenths of a second in its thread."""
 RARELY = 50_000
 """New objects before young ones are collected, in place of Python's 700: a job may make a million that all stay."""
-AHEAD = (
-    "napari_histomix.diffusion.inpainter",
-    "napari_histomix.diffusion.model_files",
-    "napari_histomix.evaluation.detector",
-    "napari_histomix.generation.segmenter",
-    "napari_histomix.generation.segmenting",
-    "sklearn.covariance",
-    "sklearn.decomposition",
-    "sklearn.isotonic",
-)
-"""What runs import: loaded beforehand."""
 
 log = logging.getLogger(__name__)
 _lock = Lock()
 _paused: set[GcPause] = set()
 _usual = gc.get_threshold()
-_preload: Thread | None = None
 
 
 class _Handle:
     """All that a worker is given. napari keeps workers' methods forever, so everything heavy is dropped at the end."""
 
-    def __init__(self, make: Callable[[], Job[Any]]) -> None:
+    def __init__(self, make: Callable[[], Job[Any]], title: str, turns: Turns) -> None:
         self.make: Callable[[], Job[Any]] | None = make
+        self.title, self.turns = title, turns
         self.stop = Flag()
         self.hold = Flag()
         self.unseen = False
@@ -71,6 +58,10 @@ class _Handle:
         self.result: Any = None
         self.sentence = ""
         self.unwanted = False
+
+    @property
+    def held(self) -> bool:
+        return self.hold.is_set()
 
 
 class _Named(partial):
@@ -102,17 +93,23 @@ def _work(handle: _Handle) -> Generator[Event, None, None]:
     ``GeneratorWorker.pause``: that is blind to our Cancel, and a resume that comes before its pause took hold is lost.
     """
     job: Job[Any] | None = None
+    began = time.monotonic()
     handle.gc_pause.begin()
     try:
         assert handle.make is not None
         job = handle.make()
-        last = 0.0
+        last, told = 0.0, ""
         while True:
             if handle.stop.is_set() or handle.aborted():
                 return
-            if handle.hold.is_set():
+            first = handle.turns.before(handle)
+            if first is not None and first.title != told:
+                told = first.title
+                yield Event(f"Waiting for the end of {told}")
+            if first is not None or handle.held:
                 time.sleep(PAUSED)
                 continue
+            told = ""
             event = next(job)
             now = time.monotonic()
             due = now - last >= INTERVAL and not handle.unseen
@@ -133,8 +130,18 @@ def _work(handle: _Handle) -> Generator[Event, None, None]:
                 job.close()
         except Exception as error:
             _fail(handle, error)
-        handle.make = None
+        handle.make = job = None
+        if time.monotonic() - began > LONG:
+            _give_memory_back()
+        handle.turns.leave(handle)
         handle.gc_pause.end()
+
+
+def _give_memory_back() -> None:
+    """Let the system have what is free again: glibc keeps it, a gigabyte after a network was trained."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _fail(handle: _Handle, error: BaseException) -> None:
@@ -161,6 +168,7 @@ def _stop_all(handles: list[_Handle], *_: object) -> None:
     # A closing window leaves a worker where it stands: nothing in its thread may come to an end of its own.
     for handle in handles:
         handle.stop.set()
+        handle.turns.leave(handle)
         handle.gc_pause.end()
 
 
@@ -191,6 +199,10 @@ class JobRunner(QObject):
         """Whether the job that came to its end last was discarded: nobody is to be asked about it."""
         self.title = ""
         """What the job that was started last is called."""
+        self.said: Event | None = None
+        """What the job that is under way said last, without what it had made."""
+        self.turns = Turns()
+        """Where its jobs take their turn; a row of its own unless it is given one that others stand in, too."""
         self._live: list[_Handle] = []
         self._next: tuple[Callable[[], Job[Any]], str] | None = None
         self._again = later(self, 0, self._start_next)
@@ -227,8 +239,9 @@ class JobRunner(QObject):
         # A worker that computes in Python gives the interpreter up only when asked; every event of the window asks
         # several times. At Python's own 5 ms that adds up to a visible stutter, at 1 ms it does not.
         sys.setswitchinterval(min(sys.getswitchinterval(), 0.001))
-        handle = _Handle(make)
-        self.title = title
+        handle = _Handle(make, title, self.turns)
+        self.turns.join(handle)
+        self.title, self.said = title, None
         call = _Named(_work)
         call.title = f"HistoMix: {title}"
         worker = create_worker(call, handle, _start_thread=False)
@@ -260,6 +273,16 @@ class JobRunner(QObject):
             (handle.hold.set if paused else handle.hold.clear)()
             self.paused_changed.emit(paused)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the job waits for its turn."""
+        return self._handle is not None and self.turns.before(self._handle) is not None
+
+    def advance(self) -> None:
+        """Have the job done first: the one whose turn it is waits."""
+        if self._handle is not None:
+            self.turns.advance(self._handle)
+
     def cancel(self) -> None:
         """Stop the job at its next event."""
         if self._handle is not None:
@@ -278,6 +301,7 @@ class JobRunner(QObject):
             return
         # What was made before the job heard that it is to stop is made.
         if not handle.unwanted and (event.made or not handle.stop.is_set()):
+            self.said = replace(event, made=())
             self.progressed.emit(event)
             self._feed_bar(event)
         handle.unseen = False
@@ -369,53 +393,8 @@ class GcPause:
                     gc.set_threshold(*_usual)
                     gc.unfreeze()
 
+    def __enter__(self) -> None:
+        self.begin()
 
-def prepare_torch() -> None:
-    """Make importing torch safe in a process that has a window; to be called before it, in a worker thread.
-
-    Mesa draws with LLVM on machines without a graphics driver and on AMD cards, and triton, which torch imports on
-    Linux, brings an LLVM of its own. Where the window came first, triton's library takes Mesa's symbols for its own
-    and the process dies in dlopen. Loading that one library with RTLD_DEEPBIND beforehand makes it keep to its own.
-    Does nothing where there is no such clash, or where triton is loaded already. Networks that are being loaded in
-    another thread come to the end of that first.
-    """
-    if _preload not in (None, current_thread()):
-        # At the end of its import diffusers puts another module in its place: a thread that asks for it in the midst
-        # of that gets the one that is replaced, which has none of the networks.
-        _preload.join()
-    if not sys.platform.startswith("linux") or "triton" in sys.modules or not hasattr(os, "RTLD_DEEPBIND"):
-        return
-    try:
-        if "libLLVM" not in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"):
-            return
-        spec = find_spec("triton")
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            for library in Path(folder, "_C").glob("libtriton*.so"):
-                ctypes.CDLL(str(library), mode=os.RTLD_NOW | os.RTLD_LOCAL | os.RTLD_DEEPBIND)
-    except (OSError, ImportError, ValueError):
-        # Nothing to prepare, or nothing that we can do about it; the import itself says what is wrong.
-        return
-
-
-def load_ahead() -> None:
-    """Load what runs import in a thread of its own, while the person is still choosing.
-
-    Loading a library holds every thread, torch's for up to half a second at a time; done here it does not fall into a
-    run. The thread is no daemon: a process that ends in the midst of loading a library may crash.
-    """
-    global _preload
-    if _preload is None and not all(name in sys.modules for name in AHEAD):
-        _preload = Thread(target=_load_all, name="histomix-preload")
-        _preload.start()
-
-
-def _load_all() -> None:
-    prepare_torch()
-    try:
-        # A collection in the midst of it would hold the window for a second, and what modules make is no garbage.
-        with uncollected():
-            for name in AHEAD:
-                import_module(name)
-    except ImportError:
-        # The run that needs it imports it again, and there the person is told what is missing.
-        return
+    def __exit__(self, *_: object) -> None:
+        self.end()

@@ -1,4 +1,4 @@
-"""napari layers made from the house's records, and held by object, never by name; those long unseen are used again."""
+"""napari layers made from the house's records, and held by object, never by name; each image uses those of the last."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from napari_histomix.compositing.composing import Synthetic, compose, new_image
 from napari_histomix.datasets import Dataset
+from napari_histomix.datasets.entries import UNCLASSIFIED_COLOR
 from napari_histomix.datasets.writing import class_table
 from napari_histomix.preferences import preferences
 from napari_histomix.records import DONOR, Change, LabeledImage, NucleusClass
@@ -33,17 +34,17 @@ DECISION_COLORS = {
     UNDECIDED: "#00e5ff",
 }
 """None of them occurs in H&E, pale or dark; a dark green and a light amber differ also to those who see no red."""
-DECISION_SYMBOLS = {WORDS[DROP]: "x", WORDS[REJECT]: "x"}
-"""Beside the colors; all others are discs."""
+DECISION_SYMBOLS = dict.fromkeys((WORDS[DROP], WORDS[REJECT]), "x") | dict.fromkeys(
+    (WORDS[KEEP], WORDS[APPROVE]), "square"
+)
+"""Beside the colors; what is undecided is a disc."""
+DRAWN_COLORS = ((255, 0, 255), (0, 255, 255), (255, 225, 0), (0, 255, 0))
+"""Of nuclei that were drawn by hand and have no class yet."""
 CANDIDATE_MICROMETERS = 3.0
-RING_WIDTH = 0.06
-"""Of the rings around synthetic nuclei, as a share of their size."""
-KEPT = 6
-"""Images whose layers stay; with more, each further one gets the layers of the one looked at longest ago.
-
-A layer takes napari half a second to add and another to remove, a move of the camera takes longer the more there are,
-and the six of a small image hold 100 MB.
-"""
+RING_WIDTH, THICK, HALO = 0.06, 0.18, 0.07
+"""Of the rings around synthetic nuclei, as a share of their size: of most, of one that stands out, and how much wider
+the dark halo below each is, by which it is seen on pale tissue."""
+HALO_COLOR = (0.06, 0.07, 0.09, 0.8)
 CHANGES = "name", "scale", "translate", "data", "paint"
 """Events of a layer that a person has worked on."""
 
@@ -98,7 +99,9 @@ def nuclei_layer(
 
     The layer gets its own copy: painting in it must not change the target that a rejection gives back.
     """
-    keywords = nuclei_keywords(types, classes, {**facts(image), **about})
+    # What a person draws in a real image is seen at once; what a rejection took out of a synthetic one is not.
+    drawn = {} if about.get("synthetic") else {"other": 1.0, "color": unlike(classes)}
+    keywords = nuclei_keywords(types, classes, {**facts(image), **about}, **drawn)
     if image.synthetic:
         keywords["features"]["synthetic"] = keywords["features"]["index"].isin(image.synthetic)
     layer = Labels(image.instances.copy(), name=name, visible=False, **keywords, **space)
@@ -112,16 +115,20 @@ def outlined(layer: Labels) -> Labels:
 
 
 def nuclei_keywords(
-    types: Mapping[int, int], classes: Sequence[NucleusClass], about: Mapping[str, Any], other: float = 0.0
+    types: Mapping[int, int],
+    classes: Sequence[NucleusClass],
+    about: Mapping[str, Any],
+    other: float = 0.0,
+    color: tuple[int, int, int] = UNCLASSIFIED_COLOR,
 ) -> dict[str, Any]:
     """What a Labels layer of nuclei is made with: colors and a feature ``class`` by id, the classes in its metadata.
 
-    ``other`` is the opacity of the gray in which ids without a class are shown.
+    ``other`` is the opacity of the ``color`` in which ids without a class are shown.
     """
-    color = {kind.number: np.array([*kind.color, 255]) / 255 for kind in classes}
+    by_class = {kind.number: np.array([*kind.color, 255]) / 255 for kind in classes}
     names = {kind.number: kind.name for kind in classes}
-    colors: dict[int | None, Any] = {None: np.array([0.6, 0.6, 0.6, other]), 0: np.zeros(4)}
-    colors.update((number, color[kind]) for number, kind in types.items())
+    colors: dict[int | None, Any] = {None: np.array([*np.array(color) / 255, other]), 0: np.zeros(4)}
+    colors.update((number, by_class[kind]) for number, kind in types.items())
     return {
         "opacity": 0.8,
         "colormap": DirectLabelColormap(color_dict=colors),
@@ -130,11 +137,19 @@ def nuclei_keywords(
     }
 
 
+def unlike(classes: Sequence[NucleusClass]) -> tuple[int, int, int]:
+    """Of a few colors that stand out from H&E, the one that is least like those of the classes."""
+    known = np.array([kind.color for kind in classes], float).reshape(-1, 1, 3)
+    apart = np.linalg.norm(known - np.array(DRAWN_COLORS, float), axis=2).min(axis=0, initial=np.inf)
+    return DRAWN_COLORS[int(apart.argmax())]
+
+
 def candidates_layer(image: str, rows: pd.DataFrame, mpp: float, space: Mapping[str, Any]) -> Points:
     """Candidate locations of one image, colored by how rare-like their surroundings are; ``rows`` may be empty."""
     features = candidate_features(rows)
     return Points(
-        rows[["row", "col"]].to_numpy(),
+        # A copy: what pandas hands out cannot be written, and points are dragged.
+        rows[["row", "col"]].to_numpy(copy=True),
         features=features,
         face_color="percentile",
         face_colormap="viridis",
@@ -161,8 +176,9 @@ def candidate_features(rows: pd.DataFrame) -> pd.DataFrame:
 def changes_layer(
     composed: Composed, decisions: Mapping[int, str], class_name: Callable[[int], str], space: Mapping[str, Any]
 ) -> Points:
-    """Changes in place of one image as rings in the color of the decision."""
-    changes = composed.changes
+    """Changes in place of one image as rings in the color of the decision; the halos of all lie below all rings."""
+    changes = [*composed.changes] * 2
+    halo = np.arange(len(changes)) < len(composed.changes)
     donors = [change.donor for change in changes]
     words = [WORDS[decisions.get(change.id, UNDECIDED)] for change in changes]
     features = pd.DataFrame(
@@ -175,22 +191,29 @@ def changes_layer(
             "method": [change.method for change in changes],
             "seed": [str(change.seed) for change in changes],
             "decision": words,
+            "halo": halo,
         }
     )
-    radii = [np.sqrt(max(np.count_nonzero(change.origin == DONOR), 1) / np.pi) for change in changes]
+    radii = [np.sqrt(_ringed_area(change) / np.pi) for change in changes]
     return Points(
         np.array([center(change) for change in changes]),
         features=features,
         face_color="transparent",
-        border_color=decision_colors(words),
+        border_color=ring_colors(words, halo),
         symbol=decision_symbols(words),
-        border_width=RING_WIDTH,
+        border_width=ring_widths(np.zeros(len(changes), bool), halo),
         size=[3.1 * radius for radius in radii],
         visible=False,
         name=f"{composed.name} changes",
         metadata={"histomix": {"image": changes[0].image, "synthetic": True, "changes": composed.facts}},
         **space,
     )
+
+
+def _ringed_area(change: Change) -> int:
+    """Pixels that a ring goes around: of the donor, or of the nuclei that were painted without one."""
+    added = 0 if change.labels is None else np.count_nonzero(np.isin(change.labels, list(change.added)))
+    return int(np.count_nonzero(change.origin == DONOR) or max(added, 1))
 
 
 def space_like(layer: Layer | None, mpp: float | None) -> dict[str, Any]:
@@ -202,6 +225,9 @@ def space_like(layer: Layer | None, mpp: float | None) -> dict[str, Any]:
 
 def take_over(old: Layer, new: Layer) -> None:
     """Give a layer that is shown the content of a newly made one of its kind."""
+    if isinstance(old, Labels):
+        # What was selected in another image says nothing here; napari cannot draw all of its labels below 0.
+        old.selected_label = new.selected_label
     old.data = new.data
     old.metadata = new.metadata
     if isinstance(old, Labels):
@@ -214,7 +240,11 @@ def take_over(old: Layer, new: Layer) -> None:
         if len(new.data):
             old.size = new.size
             old.border_color = new.border_color
+            old.border_width = new.border_width
             old.symbol = new.symbol
+    if not old.visible:
+        # While it is hidden, napari goes on to know the extent of what it held before, and so would a camera.
+        old.scale = old.scale
 
 
 def center(change: Change) -> tuple[float, float]:
@@ -263,6 +293,18 @@ def decision_colors(words: Iterable[str]) -> NDArray[np.float64]:
     return np.array([colors[word] for word in words], np.float64).reshape(-1, 4)
 
 
+def ring_colors(words: Iterable[str], halo: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Border colors (N, 4) of rings by decision, and of those that are halos; one that is hidden has none."""
+    colors = decision_colors(words)
+    colors[halo & (colors[:, 3] > 0)] = HALO_COLOR
+    return colors
+
+
+def ring_widths(thick: NDArray[np.bool_], halo: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Border widths (N,) of rings and halos, of those that are to stand out and others."""
+    return np.where(thick, THICK, RING_WIDTH) + np.where(halo, HALO, 0.0)
+
+
 def decision_symbols(words: Iterable[str]) -> list[str]:
     """What a point of each decision looks like."""
     return [DECISION_SYMBOLS.get(word, "disc") for word in words]
@@ -275,11 +317,16 @@ class Stack:
     layers: dict[str, Layer] = field(default_factory=dict)
     target: LabeledImage | None = None
     spare: dict[str, Layer] = field(default_factory=dict)
-    """Hidden layers of another image, to be used for this one."""
+    """Layers of the image that was shown before, to be used for this one."""
 
 
 class Stacks:
-    """Stacks of a viewer by image, the one looked at longest ago first."""
+    """Stacks of a viewer by image, the one looked at longest ago first.
+
+    Each image takes over the layers of the one before it, so that the layer list holds what is on the screen. Layers
+    that a person has worked on stay as they are. (A layer takes napari up to half a second to add and another to
+    remove, a move of the camera takes longer the more there are, and the six of a small image hold 20 MB.)
+    """
 
     def __init__(self, viewer: ViewerModel) -> None:
         self.viewer = viewer
@@ -301,10 +348,6 @@ class Stacks:
         stack = self._stacks.get(image)
         return stack.layers.get(what) if stack else None
 
-    @property
-    def composed(self) -> list[str]:
-        return [image for image, stack in self._stacks.items() if "synthetic" in stack.layers]
-
     def layers(self, *, without: Stack | None = None) -> list[Layer]:
         return [layer for stack in self._stacks.values() if stack is not without for layer in stack.layers.values()]
 
@@ -313,19 +356,20 @@ class Stacks:
         return self._stacks.setdefault(image, Stack())
 
     def look_at(self, image: str) -> Stack:
-        """The stack of an image that is to be shown now; where it has none, one with layers to use again."""
+        """The stack of an image that is to be shown now; where it has none, one with the layers of the one before."""
         stack = self._stacks.pop(image, None) or Stack(spare=self._let_go())
         self._stacks[image] = stack
         return stack
 
     def _let_go(self) -> dict[str, Layer]:
-        if len(self._stacks) < KEPT:
-            return {}
+        last = next(reversed(self._stacks), None)
         for image, stack in self._stacks.items():
-            layers = stack.layers.values()
-            # What a person sees or has worked on stays theirs.
-            if not stack.spare and not any(layer.visible or layer in self._touched for layer in layers):
-                return self._stacks.pop(image).layers
+            layers = {**stack.spare, **stack.layers}
+            # What a person has worked on, or brought back onto the screen, stays theirs.
+            theirs = any(layer in self._touched or (layer.visible and image != last) for layer in layers.values())
+            if not theirs:
+                del self._stacks[image]
+                return layers
         return {}
 
     def clear(self) -> list[Layer]:
@@ -334,6 +378,14 @@ class Stacks:
         self._stacks.clear()
         self._touched.clear()
         return old
+
+    def outline(self, before: str, now: str) -> None:
+        """Draw nuclei by another preference, but where a person gave a layer a width of its own."""
+        with self.writing():
+            for stack in self._stacks.values():
+                for layer in (*stack.layers.values(), *stack.spare.values()):
+                    if isinstance(layer, Labels) and layer.contour == CONTOURS[before]:
+                        layer.contour = CONTOURS[now]
 
     def put(self, image: str, what: str, new: Layer) -> bool:
         """Show something of an image with a layer that is there already, as ``new`` would; False where none is."""

@@ -8,33 +8,32 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer, Points
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.compositing.composing import compose_window
+from napari_histomix.preferences import preferences
 from napari_histomix.records import Change, Event, Job, LabeledImage
 from napari_histomix.widgets import layer_making as making
 from napari_histomix.widgets.camera import fly, show_scale_bar
+from napari_histomix.widgets.candidate_dots import CandidateDots
 from napari_histomix.widgets.decisions import DELETE, REJECT, UNDECIDED, WORDS
+from napari_histomix.widgets.hand_edits import HandEdits
 from napari_histomix.widgets.jobs import GcPause, JobRunner
 from napari_histomix.widgets.layer_making import Composed, Stack, Stacks, composed_image
-from napari_histomix.widgets.loading import candidate_frame
 from napari_histomix.widgets.session import Session, session_of
+from napari_histomix.widgets.viewer_layers import about, remove_layer
 
 NAME = "napari-histomix-layers"
 PAUSE = 15
 """Milliseconds between two changes of layers: without them a row of changes is one long stall."""
 SYNTHETIC = ("synthetic", "synthetic nuclei", "changes")
+ORDER = ("image", "nuclei", "synthetic", "synthetic nuclei", "candidates", "changes")
+"""Of the layers of an image from below: points lie above all pixels."""
 REWRITTEN = 40
 """Nuclei of one image that one act may rewrite in its layers; with more, they are composed anew."""
-AT_ONCE = 6
-"""Target images whose synthetic layers appear right away; those of others come when the image is first shown.
-
-napari takes longer for each layer the more there are: with ninety, adding one or moving the camera stalls the window.
-"""
 
 
 class LayerBook(QObject):
@@ -49,8 +48,13 @@ class LayerBook(QObject):
         self.viewer, self.session, self.stacks = viewer, session, Stacks(viewer)
         self._queue: deque[Callable[[], None]] = deque()
         self._place: tuple[str, float, float] | None = None
-        self._synthetic = True
-        self._candidates: NDArray[np.intp] | None = None
+        self._synthetic, self._dots_wanted = True, False
+        self.covered = self._owed = False
+        """Whether nothing of the session may be seen now, whatever comes."""
+        self.dots = CandidateDots(self)
+        self.hand_edits = HandEdits(self)
+        self.places: dict[tuple[str, str], dict[str, Any]] = {}
+        """By the root of a dataset and an image: scale, units and translation of the layer that it was made of."""
         self._selected: Layer | None = None
         self._inserted: Layer | None = None
         self._gc_pause = GcPause()
@@ -64,11 +68,13 @@ class LayerBook(QObject):
         session.splits_changed.connect(self._on_splits)
         session.image_changed.connect(self._on_image)
         session.candidates_changed.connect(self._on_candidates)
-        session.candidates_decided.connect(self._on_candidates_decided)
+        session.candidates_decided.connect(self.dots.recolor)
         session.changes_changed.connect(self._on_changes)
         session.changes_made.connect(self._on_made)
         session.changes_decided.connect(self._on_changes_decided)
         session.place_requested.connect(self._on_place)
+        session.preferences_changed.connect(self._on_preferences)
+        self._outlines = preferences().outlines
         for ended in (self._composer.finished, self._composer.failed, self._composer.cancelled):
             ended.connect(lambda *_: self._compose(()))
         if session.image:
@@ -91,7 +97,8 @@ class LayerBook(QObject):
 
     # The queue.
 
-    def _later(self, *steps: Callable[[], None]) -> None:
+    def later(self, *steps: Callable[[], None]) -> None:
+        """Take these steps after those that wait, one in a turn of the window."""
         if steps:
             self._gc_pause.begin()
             self._queue.extend(steps)
@@ -117,11 +124,17 @@ class LayerBook(QObject):
 
     # What the session says.
 
+    def _on_preferences(self) -> None:
+        before, self._outlines = self._outlines, preferences().outlines
+        if before != self._outlines:
+            self.stacks.outline(before, self._outlines)
+
     def _on_dataset(self) -> None:
         self._queue.clear()
         self._stale.clear()
         self._composer.discard()
-        self._later(*(partial(self._remove, layer) for layer in self.stacks.clear()))
+        self.hand_edits.clear()
+        self.later(*(partial(remove_layer, self.viewer, layer) for layer in self.stacks.clear()))
 
     def _on_image(self, name: str) -> None:
         session, target = self.session, self.session.target_of(name)
@@ -129,36 +142,33 @@ class LayerBook(QObject):
         if image is None and target:
             return
         stack, made = self.stacks.look_at(name), bool(len(session.table.seen_in(name)))
+        # What lies over the image before goes first, and that image as this one comes: the canvas is never empty.
+        over = [layer for what, layer in stack.spare.items() if what != "image" or image is None]
+        # As does what a tab painted from it, which would lie above this one.
+        over += self._painted()
+        self.later(*(partial(setattr, layer, "visible", False) for layer in over if layer.visible))
         if image is not None:
-            # The image comes before another goes: nobody has to look at an empty canvas.
-            self._later(lambda: self._add_image(name, image), lambda: self._turn_to(name, "image", True))
-        self._later(*(partial(self._show, other, False) for other in self.stacks if other != name))
+            self.later(lambda: self._add_image(name, image), lambda: self._turn_to(name, "image", True))
+        self.later(*(partial(self._show, other, False) for other in self.stacks if other != name))
         unused = () if made else SYNTHETIC
         if image is not None and name == target and session.dataset is not None and session.dataset.has_nuclei:
-            self._later(
+            self.later(
                 lambda: self._add_nuclei(name, image),
                 # Empty as long as there are none: a search then only has to fill it, which does not hold the window.
-                lambda: None if self.layer(name, "candidates") else self._add_candidates(name),
+                lambda: None if self.layer(name, "candidates") else self.dots.add(name),
             )
         else:
-            unused = (*unused, "nuclei", "candidates")
-        self._later(lambda: self._show(name, True))
-        self._later(*(partial(self._remove, stack.spare[what]) for what in unused if what in stack.spare))
+            unused = (*unused, "nuclei", "candidates", *(("image",) if image is None else ()))
+        self.later(lambda: self._show(name, True))
+        self.later(*(partial(remove_layer, self.viewer, stack.spare[what]) for what in unused if what in stack.spare))
         if made and self.layer(name, "synthetic") is None:
             self._compose([name])
 
     def _on_candidates(self) -> None:
         for name in self.stacks:
             if self.layer(name, "candidates") or name == self.session.image:
-                self._later(lambda name=name: self._add_candidates(name))
-        self._later(lambda: self._show(self.session.image, True))
-
-    def _on_candidates_decided(self, ranks: Sequence[int]) -> None:
-        frame = self.session.candidates.frame if self.session.candidates else None
-        if frame is None:
-            return
-        changed = set(frame["image"].to_numpy()[np.asarray(ranks, dtype=int)])
-        self._later(*(partial(self._recolor_candidates, name) for name in changed & set(self.stacks)))
+                self.later(lambda name=name: self.dots.add(name))
+        self.later(lambda: self._show(self.session.image, True))
 
     def _on_changes(self) -> None:
         self._stale.clear()
@@ -167,21 +177,17 @@ class LayerBook(QObject):
             if not len(self.session.table.seen_in(name)):
                 gone = SYNTHETIC if name in self.session.images else ("image", *SYNTHETIC)
                 for what in gone:
-                    self._later(lambda name=name, what=what: self._remove(self.layer(name, what)))
+                    self.later(lambda name=name, what=what: remove_layer(self.viewer, self.layer(name, what)))
         self._compose_some(self.session.table.rows(self.session.table.ids))
 
     def _on_made(self, ids: Sequence[int]) -> None:
         self._compose_some(self.session.table.rows(ids))
 
     def _compose_some(self, rows: NDArray[np.intp]) -> None:
-        """Compose the images of these rows that are shown, and a few more; derived images only where they are shown."""
+        """Compose the images of these rows that have synthetic layers, or are shown; others come when they are."""
         table = self.session.table
-        seen = list(dict.fromkeys(table.names[rows].tolist()))
-        names = [table.made_names[code] for code in seen]
-        shown = [name for name in names if name == self.session.image or self.layer(name, "synthetic")]
-        in_place = {table.made_names[code] for code in np.unique(table.names[table.in_place]).tolist()}
-        others = [name for name in names if name in in_place and name not in shown]
-        self._compose(shown + others[: max(AT_ONCE - len(self.stacks.composed), 0)])
+        seen = [table.made_names[code] for code in dict.fromkeys(table.names[rows].tolist())]
+        self._compose([name for name in seen if name == self.session.image or self.layer(name, "synthetic")])
 
     def _compose(self, names: Sequence[str]) -> None:
         """Make or renew the synthetic layers of these images, after those that are being made."""
@@ -216,10 +222,14 @@ class LayerBook(QObject):
 
     def _on_composed(self, made: list[Composed]) -> None:
         for composed in made:
-            self.stacks.begin(composed.name).target = composed.target
+            stack = self.stacks.get(composed.name)
+            if stack is None:
+                # A person has gone on to another image meanwhile.
+                continue
+            stack.target = composed.target
             for step in (self._add_synthetic, self._add_synthetic_nuclei, self._add_changes):
-                self._later(partial(self._while_there, composed, step))
-        self._later(lambda: self._show(self.session.image, True))
+                self.later(partial(self._while_there, composed, step))
+        self.later(lambda: self._show(self.session.image, True))
 
     def _while_there(self, composed: Composed, step: Callable[[Composed], None]) -> None:
         """Take a step, unless a run that was discarded took changes with it: then what is left is composed anew."""
@@ -244,7 +254,7 @@ class LayerBook(QObject):
                 for row in concerned:
                     self._rewrite(session.change_at(row))
             if self._queue:
-                self._later(partial(self._recolor_changes, name))
+                self.later(partial(self._recolor_changes, name))
             else:
                 # With nothing under way, one look of the window shows it all.
                 self._recolor_changes(name)
@@ -258,11 +268,15 @@ class LayerBook(QObject):
 
     # Layers.
 
-    def _space(self, name: str, image: LabeledImage | None = None) -> dict[str, Any]:
-        """Scale, units and translation: those the user left the image's own layer with, else the dataset's."""
-        return making.space_like(self.layer(name, "image"), image.mpp if image is not None else self._mpp(name))
+    def space(self, name: str, image: LabeledImage | None = None) -> dict[str, Any]:
+        """Scale, units and translation: those the user left the image's own layer with, else of what it was made of."""
+        place = self.places.get((str(self.session.dataset.root) if self.session.dataset else "", name), {})
+        return place | making.space_like(
+            self.layer(name, "image"), None if place else image.mpp if image is not None else self.mpp(name)
+        )
 
-    def _mpp(self, name: str) -> float:
+    def mpp(self, name: str) -> float:
+        """µm per pixel of an image, real or synthetic; 1 where it is not known."""
         dataset, target = self.session.dataset, self.session.target_of(name)
         if dataset is None:
             return 1.0
@@ -281,21 +295,23 @@ class LayerBook(QObject):
         if "split" in about:
             about["split"] = self.session.splits.get(self.session.target_of(name), about["split"])
 
-    def _add(self, name: str, what: str, layer: Layer) -> None:
+    def add(self, name: str, what: str, layer: Layer) -> None:
+        """Put a layer of an image in its place among the others, or its contents into the one that is there."""
         self._mark(name, layer)
+        # In a view of three dimensions napari takes no RGB layer in that is hidden, as those of the next image are.
+        self.viewer.dims.ndisplay = 2
         if self.stacks.put(name, what, layer):
             return
-        # The image's own layers lie below its synthetic ones, whichever came first.
         layers, shown = self.viewer.layers, self.stacks.begin(name)
-        synthetic = [each for kind, each in {**shown.spare, **shown.layers}.items() if kind in SYNTHETIC]
-        above = [layers.index(each) for each in synthetic if each in layers]
+        higher = ORDER[ORDER.index(what) + 1 :]
+        above = [layers.index(each) for kind, each in {**shown.spare, **shown.layers}.items() if kind in higher]
         active = layers.selection.active
         if active is not self._inserted:
             self._selected = active
         self._inserted = layer
         self.stacks.own(name, what, layer)
         with self.stacks.writing():
-            layers.insert(min(above) if above and what not in SYNTHETIC else len(layers), layer)
+            layers.insert(min(above, default=len(layers)), layer)
 
     def _add_image(self, name: str, image: LabeledImage) -> None:
         if name not in self.stacks or self.layer(name, "image") is not None:
@@ -308,65 +324,21 @@ class LayerBook(QObject):
                 self.stacks.own(name, "image", layer)
                 return
         named = name if name == image.source.image else f"{name} target"
-        self._add(name, "image", making.image_layer(named, image, self._space(name, image)))
+        self.add(name, "image", making.image_layer(named, image, self.space(name, image)))
         show_scale_bar(self.viewer)
 
     def _add_nuclei(self, name: str, image: LabeledImage) -> None:
         if name in self.stacks and self.layer(name, "nuclei") is None and self.session.dataset is not None:
-            classes, space = self.session.dataset.classes, self._space(name, image)
-            self._add(name, "nuclei", making.nuclei_layer(f"{name} nuclei", image, image.types, classes, space))
-
-    def _rows(self, name: str) -> pd.DataFrame:
-        candidates = self.session.candidates
-        frame = candidates.frame if candidates else candidate_frame((), str)
-        rows = frame[frame["image"] == name]
-        decisions = self.session.decisions["candidate"]
-        return rows.assign(decision=[WORDS[decisions.get(rank, UNDECIDED)] for rank in rows["rank"]])
-
-    def _add_candidates(self, name: str) -> None:
-        if name in self.stacks:
-            layer = making.candidates_layer(name, self._rows(name), self._mpp(name), self._space(name))
-            self._add(name, "candidates", layer)
-            self._show_some(name)
-
-    def show_candidates(self, ranks: Sequence[int] | None) -> None:
-        """Show the points of these candidates and no others; None: all of them."""
-        wanted = None if ranks is None else np.asarray(ranks, np.intp)
-        if wanted is None or self._candidates is None or not np.array_equal(wanted, self._candidates):
-            self._candidates = wanted
-            self._later(*(partial(self._show_some, name) for name in self.stacks))
-
-    def _show_some(self, name: str) -> None:
-        layer = self.layer(name, "candidates")
-        if isinstance(layer, Points) and len(layer.data):
-            some = np.ones(len(layer.data), bool)
-            if self._candidates is not None:
-                some = np.isin(layer.features["rank"], self._candidates)
-            # napari draws points of two dimensions whether they are ``shown`` or not.
-            layer.size = np.where(some, making.CANDIDATE_MICROMETERS / self._mpp(name), 0)
-
-    def candidate_at(self, point: Sequence[float]) -> int | None:
-        """Rank of the candidate whose point, of those that are shown, lies at a place (world coordinates)."""
-        layer = self.layer(self.session.image, "candidates")
-        if not isinstance(layer, Points) or not layer.visible or not len(layer.data):
-            return None
-        sizes = np.asarray(layer.size, float)
-        away = np.abs(layer.data - layer.world_to_data(point)[-2:]).max(axis=1)
-        nearest = int(np.where(sizes > 0, away, np.inf).argmin())
-        return int(layer.features["rank"].iloc[nearest]) if away[nearest] <= 0.6 * sizes[nearest] else None
-
-    def _recolor_candidates(self, name: str) -> None:
-        layer, rows = self.layer(name, "candidates"), self._rows(name)
-        if isinstance(layer, Points) and len(rows) == len(layer.data):
-            layer.features = making.candidate_features(rows)
-            layer.border_color = making.decision_colors(layer.features["decision"])
-            layer.symbol = making.decision_symbols(layer.features["decision"])
+            classes, space = self.session.dataset.classes, self.space(name, image)
+            self.add(name, "nuclei", making.nuclei_layer(f"{name} nuclei", image, image.types, classes, space))
+            if isinstance(layer := self.layer(name, "nuclei"), Labels):
+                self.hand_edits.follow(name, layer, image)
 
     def _add_synthetic(self, composed: Composed) -> None:
         name, image = composed.name, composed.synthetic.image
         about = {"synthetic": True, "changes": composed.facts}
         named = f"{name} synthetic" if composed.in_place else name
-        self._add(name, "synthetic", making.image_layer(named, image, self._space(name, image), **about))
+        self.add(name, "synthetic", making.image_layer(named, image, self.space(name, image), **about))
         self._rewrite_all(name)
 
     def _add_synthetic_nuclei(self, composed: Composed) -> None:
@@ -377,23 +349,23 @@ class LayerBook(QObject):
             types.update(change.added)
         if dataset is not None and types:
             named = f"{name} synthetic nuclei" if composed.in_place else f"{name} nuclei"
-            space = self._space(name, image)
+            space = self.space(name, image)
             layer = making.nuclei_layer(named, image, types, dataset.classes, space, synthetic=True)
-            self._add(name, "synthetic nuclei", layer)
+            self.add(name, "synthetic nuclei", layer)
             self._rewrite_all(name)
 
     def _add_changes(self, composed: Composed) -> None:
         dataset, name = self.session.dataset, composed.name
         if composed.in_place and dataset is not None:
-            decisions, space = self.session.decisions["change"], self._space(name)
-            self._add(name, "changes", making.changes_layer(composed, decisions, dataset.class_name, space))
+            decisions, space = self.session.decisions["change"], self.space(name)
+            self.add(name, "changes", making.changes_layer(composed, decisions, dataset.class_name, space))
 
     def _recolor_changes(self, name: str) -> None:
         layer, decisions = self.layer(name, "changes"), self.session.decisions["change"]
         if isinstance(layer, Points):
             words = [WORDS[decisions.get(number, UNDECIDED)] for number in layer.features["number"]]
             layer.features["decision"] = words
-            layer.border_color = making.decision_colors(words)
+            layer.border_color = making.ring_colors(words, layer.features["halo"].to_numpy())
             layer.symbol = making.decision_symbols(words)
 
     # A rejected change leaves, an approved one returns: only its window is written.
@@ -434,16 +406,42 @@ class LayerBook(QObject):
     def _turn_to(self, name: str, what: str, visible: bool) -> None:
         layer = self.layer(name, what)
         if layer is not None:
-            wanted = self._synthetic or what not in SYNTHETIC
+            wanted = self._dots_wanted if what == "candidates" else self._synthetic or what not in SYNTHETIC
             visible = visible and wanted and name == self.session.image
+            if visible and self.covered:
+                self._owed = True
+                return
             if layer.visible != visible:
                 layer.visible = visible
+
+    def _painted(self) -> list[Any]:
+        """Layers of what tabs painted, which are no image's of the session."""
+        ours = set(self.stacks.layers())
+        return [layer for layer in self.viewer.layers if about(layer).get("synthetic") and layer not in ours]
+
+    def lay_bare(self) -> None:
+        """Hide what a tab painted over the image on the screen, and show that image with what the study made of it."""
+        self.later(*(partial(setattr, layer, "visible", False) for layer in self._painted() if layer.visible))
+        self.later(lambda: self._show(self.session.image, True))
+
+    def uncover(self) -> None:
+        """Show again what ``covered`` kept from sight, if anything was to be shown meanwhile."""
+        self.covered = False
+        if self._owed:
+            self._owed = False
+            self.later(lambda: self._show(self.session.image, True))
+
+    def show_dots(self, shown: bool) -> None:
+        """Whether candidates are shown: they lie above what is synthetic, so only their own page shows them."""
+        if shown != self._dots_wanted:
+            self._dots_wanted = shown
+            self.later(lambda: self._show(self.session.image, True))
 
     def show_synthetic(self, shown: bool) -> None:
         """Whether synthetic layers are shown over the image they were made from."""
         if shown != self._synthetic:
             self._synthetic = shown
-            self._later(lambda: self._show(self.session.image, True))
+            self.later(lambda: self._show(self.session.image, True))
 
     def _select(self, stack: Stack) -> None:
         """Hand the selection over from a hidden image's layer; a layer of the user's own keeps it."""
@@ -456,10 +454,6 @@ class LayerBook(QObject):
                 self.viewer.layers.selection.active = layer
                 return
 
-    def _remove(self, layer: Layer | None) -> None:
-        if layer is not None and layer in self.viewer.layers:
-            self.viewer.layers.remove(layer)
-
     def _fly(self) -> None:
         if self._place is None or self._place[0] != self.session.image:
             return
@@ -469,11 +463,9 @@ class LayerBook(QObject):
             return
         self._place = None
         fly(self.viewer, layer.data_to_world((row, col)))
-        candidates, above = self.layer(name, "candidates"), self.layer(name, "synthetic")
-        if above is not None and above.visible:
-            # It covers them; to select a point takes napari as long as the flight.
-            return
-        if isinstance(candidates, Points) and len(candidates.data):
+        candidates = self.layer(name, "candidates")
+        # To select a point takes napari as long as the flight.
+        if isinstance(candidates, Points) and candidates.visible and len(candidates.data):
             distance = np.abs(candidates.data - (row, col)).max(axis=1)
             nearest = int(distance.argmin())
             candidates.selected_data = {nearest} if distance[nearest] < 1e-6 else set()

@@ -19,14 +19,15 @@ from napari_histomix.records import HistomixError, instance_ids
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import PanelKeys
 from napari_histomix.widgets.camera import fit, show_scale_bar
+from napari_histomix.widgets.crops import CropView
 from napari_histomix.widgets.decisions import DROP, KEEP, UNDECIDED, WORDS
 from napari_histomix.widgets.generate.edit_box import EditBox
 from napari_histomix.widgets.generate.layout_layers import layout_layer, layout_of
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.plan_panel import PlanPage
 from napari_histomix.widgets.session import Session, window_of
-from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
-from napari_histomix.widgets.viewer_layers import about
+from napari_histomix.widgets.table_model import ArrayTableModel, Column, set_widths, table_view
+from napari_histomix.widgets.viewer_layers import about, remove_layer
 
 COLORS = {KEEP: QColor("#27ae60"), DROP: QColor("#c0392b"), UNDECIDED: None}
 SAVED_AFTER = 400
@@ -58,7 +59,9 @@ class LayoutsPage(PlanPage):
     def __init__(self, napari_viewer: Any, session: Session | None = None, stage: Stage | None = None) -> None:
         super().__init__(napari_viewer, session, stage)
         keys = {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP), "U": self.undo, "Y": self.redo}
-        self.while_shown += [PanelKeys(self, self.viewer, keys), self.edit_box.clicks]
+        self.keys = PanelKeys(self, self.viewer, keys)
+        self.while_shown += [self.keys, self.edit_box.clicks]
+        self.column.insertWidget(0, self.keys.badge("Layouts"))
         for signal in (self.session.study_changed, self.session.candidates_changed):
             signal.connect(self._on_study)
         self.session.layouts_decided.connect(self._on_decided)
@@ -91,7 +94,7 @@ class LayoutsPage(PlanPage):
             ("Undo (U)", "Take the last decision back.", self.undo),
             ("Redo (Y)", "Make the decision again that was taken back last.", self.redo),
         )
-        self.picture = ui.CropView("Layout", height=190)
+        self.picture = CropView("Layout", height=190)
         tip = "Open this layout as a Labels layer, to edit it; what you change is saved at once."
         self.edit_button = ui.button("Edit it", tip, self.open_layer)
         self.revert_button = ui.button("Revert", "Take back all that was edited in this layout.", self.revert)
@@ -143,8 +146,7 @@ class LayoutsPage(PlanPage):
         columns = [] if self.book is None else table_columns(self.book, self.session.decisions["layout"])
         self.table.set_columns(columns)
         if first and columns:
-            for place, width in enumerate((30, 50, 134, 76, 50, 150)):
-                self.view.setColumnWidth(place, width)
+            set_widths(self.view, (30, 50, 134, 76, 50, 150))
             self.view.sortByColumn(0, Qt.SortOrder.AscendingOrder)
         if current >= 0:
             self.select([current])
@@ -263,6 +265,7 @@ class LayoutsPage(PlanPage):
         # The canvas shows it.
         self.picture.hide()
         self.edit_box.show()
+        ui.reveal(self.edit_box)
 
     def _let_go(self) -> None:
         """Close the layout that is open."""
@@ -270,8 +273,7 @@ class LayoutsPage(PlanPage):
         self.edit_box.use(None)
         self.edit_box.hide()
         self.picture.show()
-        if layer is not None and layer in self.viewer.layers:
-            self.viewer.layers.remove(layer)
+        remove_layer(self.viewer, layer)
         for other in self._covered:
             # Of the dataset's images, another one may be shown by now.
             image = about(other)["image"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,9 +28,15 @@ from napari_histomix.study.database import WriteLock
 from napari_histomix.study.decision_log import Subject
 from napari_histomix.study.store import keep_survey, kept_survey
 from napari_histomix.widgets.decisions import SUBJECTS
-from napari_histomix.widgets.jobs import JobRunner, prepare_torch, single
+from napari_histomix.widgets.jobs import JobRunner, single
+from napari_histomix.widgets.loading_ahead import prepare_torch
+from napari_histomix.widgets.sources import dataset_of
 from napari_histomix.widgets.table_model import Column
 
+T = TypeVar("T")
+
+LOST = "", "objects"
+"""What problems are about where something was left out; all others are of what was read otherwise than it may seem."""
 CANDIDATE_COLUMNS = (
     ("rank", "#", "Order in which the places were drawn; synthesis takes them in this order."),
     ("image", "Image", "The image with the place."),
@@ -86,6 +92,8 @@ class Candidates:
     """Of each candidate, what a search looks through, in lower case."""
     images: frozenset[str]
     """Images of the candidates and their donors."""
+    by_hand: tuple[int, ...] = ()
+    """Ranks of those that people placed."""
     effective_sample_size: float | None = None
     told_apart: str = ""
     """How well places of the rare class can be told apart."""
@@ -104,7 +112,8 @@ class Candidates:
             columns.append(column)
         text = (frame["image"] + " " + frame["kind"] + " " + frame["type"] + " " + frame["donor"]).str.casefold()
         images = frozenset(place.image for item in items for place in (item.donor, item.target))
-        return cls(tuple(items), frame, tuple(columns), text.to_numpy(dtype=object), images, **draw)
+        by_hand = tuple(item.rank for item in items if item.placed_by is not None)
+        return cls(tuple(items), frame, tuple(columns), text.to_numpy(dtype=object), images, by_hand, **draw)
 
     @classmethod
     def read(cls, study: Study, dataset: Dataset) -> Self | None:
@@ -156,12 +165,12 @@ class Moved:
 def open_job(path: Path, mpp: float | None = None, split_parts: bool = False) -> Job[Opened]:
     """Open a dataset's folder, of nuclei or of images with a class, and count its nuclei."""
     yield Event("Opening the folder")
-    dataset = open_any(path, mpp=mpp, split_parts=split_parts)
+    dataset = open_any(dataset_of(path), mpp=mpp, split_parts=split_parts)
     counted = yield from survey(dataset)
-    return Opened(_with_all_classes(dataset, counted), counted, mpp)
+    return Opened(with_all_classes(dataset, counted), counted, mpp)
 
 
-def _with_all_classes(dataset: Dataset, counted: Survey) -> Dataset:
+def with_all_classes(dataset: Dataset, counted: Survey) -> Dataset:
     """The dataset with 'unclassified' among its classes, where nuclei are."""
     return replace(dataset, classes=dataset.classes_in(counted))
 
@@ -187,7 +196,7 @@ def study_job(folder: Path, images: Path | None = None, lock: WriteLock | None =
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     warning = f"Not the images that the study was made with, or missing: {', '.join(changed[:3])}{more}."
     yield Event("Reading the study", message=warning if changed else None)
-    dataset = _with_all_classes(dataset, counted)
+    dataset = with_all_classes(dataset, counted)
     work = Work.read(study, Candidates.read(study, dataset))
     return Opened(dataset, counted, settings["mpp"], study, work, settings)
 
@@ -234,6 +243,7 @@ class Ground:
             study.hold(self.lock)
             try:
                 study.remember_images(self.survey.hashes)
+                study.carry_edits(self.dataset)
                 study.save_settings(self.settings)
                 yield study
                 keep_survey(study.folder, self.survey)
@@ -254,12 +264,25 @@ def find(ground: Ground, method: Method[Any, Any], settings: Any) -> Job[Found]:
     jobs.check(method, ground.dataset)
     with ground.begin() as study:
         result = yield from stage.find(MethodWork(ground.dataset, study), check_settings(settings))
-    problems = tuple(problem.sentence for problem in getattr(result, "problems", ()))
+    problems = tuple(problem.sentence for problem in getattr(result, "problems", ()) if problem.about in LOST)
     return Found(study, Work.read(study, Candidates.read(study, ground.dataset)), problems, result)
+
+
+def place(
+    ground: Ground, decisions: Mapping[int, str], image: str, row: float, col: float, moved: Candidate | None
+) -> Job[tuple[Candidate, Candidates | None]]:
+    """Place a candidate by hand (``place_by_hand``); it counts once it is kept. All candidates come with it."""
+    from napari_histomix.methods.placing_by_hand import place_by_hand
+
+    with ground.begin() as study:
+        work = MethodWork(ground.dataset, study, decisions={"candidate": decisions})
+        placed = yield from place_by_hand(work, image, row, col, moved)
+        return placed, Candidates.read(study, ground.dataset)
 
 
 def make(ground: Ground, method: Method[Any, Any], settings: Any, stage: Any, loaded: Any) -> Job[Outcome]:
     """Carry a method out. A study that begins here stays once it holds something: a change, or what a stage found."""
+    yield Event("Loading the networks")
     prepare_torch()
     yield Event("Preparing")
     with ground.begin() as study:
@@ -281,6 +304,12 @@ def make(ground: Ground, method: Method[Any, Any], settings: Any, stage: Any, lo
     with closing(run):
         yield event
         return (yield from run)
+
+
+def keep(ground: Ground, work: Callable[[Dataset, Study], Job[T]]) -> Job[T]:
+    """Add to a study what was made outside of a run; of a study that begins here, nothing stays if that fails."""
+    with ground.begin() as study:
+        return (yield from work(ground.dataset, study))
 
 
 def resume(ground: Ground) -> Job[Outcome]:

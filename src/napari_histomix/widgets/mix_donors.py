@@ -23,11 +23,12 @@ from napari_histomix.methods.usegmix import METHOD, compose
 from napari_histomix.records import INPAINTED, Change, Event, HistomixError, Job, LabeledImage, Segment
 from napari_histomix.segmentation import segment_map
 from napari_histomix.study.curation import Curation
-from napari_histomix.widgets.elements import ACCENT, CropView
-from napari_histomix.widgets.jobs import prepare_torch
+from napari_histomix.widgets.crops import CropView
+from napari_histomix.widgets.elements import ACCENT
 from napari_histomix.widgets.layer_making import space_like
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.pool.loading import JobMaker, OpenedPool, current_segments, pathless
-from napari_histomix.widgets.viewer_layers import about
+from napari_histomix.widgets.viewer_layers import about, remove_layer
 
 SHOWN, TRIED = 10, 40
 """Donors to choose from, and those that are tried at most."""
@@ -219,8 +220,7 @@ class SegmentsLayer(QObject):
             layers.selection.active = layer
 
     def clear(self) -> None:
-        if self.layer is not None:
-            self.viewer.layers.remove(self.layer)
+        remove_layer(self.viewer, self.layer)
 
     def _space(self, image: LabeledImage) -> dict[str, Any]:
         """Scale, place and units: those of the image where it is open."""

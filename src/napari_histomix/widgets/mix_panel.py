@@ -14,8 +14,9 @@ from qtpy.QtCore import QTimer
 from napari_histomix.methods.mixing import USegMixSettings
 from napari_histomix.records import Change, Event, HistomixError
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import RunBar
-from napari_histomix.widgets.forms import SessionForm
+from napari_histomix.widgets.base import RunBar, ask_to_stop
+from napari_histomix.widgets.crops import CropView
+from napari_histomix.widgets.forms import SettingLinks
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.loading import Moved, Opened, study_job
 from napari_histomix.widgets.mix_donors import (
@@ -32,6 +33,7 @@ from napari_histomix.widgets.mix_donors import (
 )
 from napari_histomix.widgets.pool.loading import OpenedPool, TissuePanel, pool_job, without_paths
 from napari_histomix.widgets.session import Session, window_of
+from napari_histomix.widgets.session_form import SessionForm
 
 ASK = "Click a segment in the image, or take a random one."
 NONE_FITS = "No donor fits here: {reasons}. Loosen a setting that is named under Settings, or choose another target."
@@ -56,12 +58,12 @@ class MixPanel(TissuePanel):
         self._waiting: Path | None = None
         self._wanted = 0
         self._donors: list[Donor] = []
-        self._blending = -1
+        self._blending = self._made = -1
         self._rng = np.random.default_rng()
         self.segments = SegmentsLayer(self.viewer, self)
         self.loader, self.previews = JobRunner(self), JobRunner(self)
         self.blender = JobRunner(self, window_of(self.viewer))
-        self.session.runners.add(self.blender)
+        self.session.follow(self.blender, heavy=True)
         self._find_soon = ui.later(self, WAIT, self._find_donors)
         self._build()
         self._connect()
@@ -79,7 +81,7 @@ class MixPanel(TissuePanel):
         self.show_button = ui.button("Show", "Show this image and its segments again.", self.show_image)
         self.about = ui.hint(ASK)
         self.grid = DonorGrid()
-        self.before, self.after = (ui.CropView(caption, smooth=True, height=190) for caption in ("Now", "Pasted"))
+        self.before, self.after = (CropView(caption, smooth=True, height=190) for caption in ("Now", "Pasted"))
         self.before.setToolTip("The target segment and its surroundings.")
         self.after.setToolTip("The chosen donor in its place; while it is blended, what is being painted.")
         self.views = ui.box(ui.row(self.before, self.after))
@@ -88,11 +90,17 @@ class MixPanel(TissuePanel):
         self.settings = ui.Section("Settings", "How donors are drawn and blended.", False)
         self.form = SessionForm(self.session, USegMixSettings, omit=("per_class", "new_area"))
         self.settings.body.addWidget(self.form)
+        self.links = SettingLinks()
 
         images = ui.row(self.image, self.show_button, self.random_button, stretch=0)
         self.results = ui.box(ui.column(images, self.about, self.grid, self.views, self.bar, self.settings))
+        self.empty = ui.Note()
+        tip = "Look at it beside the image as it was, approve or reject it."
+        self.review_button = ui.button("Review it →", tip, self._review, shown=False)
+        lead = self.lead("Build the pool →", "make/plan", "Find the segments of the open images.", beside=self.empty)
         header = ui.row(self.title, self.open_button, stretch=0)
-        ui.add(self.column, header, self.progress, self.note, self.find_button, self.results)
+        ui.add(self.column, header, self.empty, lead, self.progress, self.note, self.review_button)
+        ui.add(self.column, self.links, self.find_button, self.results)
         self.column.addStretch(1)
 
     def _connect(self) -> None:
@@ -127,7 +135,9 @@ class MixPanel(TissuePanel):
         if images is None and study is not None and study.folder.resolve() == self._folder.resolve():
             self._on_study()
             return
-        self.note.say("")
+        if not ask_to_stop(self, self.session.untaken):
+            return
+        self._say_nothing()
         self.find_button.hide()
         job = partial(study_job, self._folder, images, self.session.lock(folder))
         self.runner.replace(job, "opening the study")
@@ -154,13 +164,15 @@ class MixPanel(TissuePanel):
         self.segments.clear()
         self.image.clear()
         self._clear()
-        self.note.say("")
+        self._say_nothing()
         self.results.hide()
         self.find_button.hide()
         study, dataset = self.session.study, self.session.dataset
         if study is None or dataset is None or not dataset.has_kinds:
-            self.title.setText("<b>Open a study with a segment pool.</b>")
+            self.title.clear()
+            self.empty.say("Here you replace one segment by another. Build a pool, or open a study that has one.")
             return
+        self.empty.say("")
         self.title.setText(f"<b>{study.folder.name}</b>")
         self.loader.replace(pool_job(study), "reading the segment pool")
 
@@ -210,7 +222,7 @@ class MixPanel(TissuePanel):
 
     def _on_target(self, target: Target) -> None:
         self.target = target
-        self.note.say("")
+        self._say_nothing()
         self.session.show(target.image.source.image)
         self.segments.show(target.image, target.labels)
         self.segments.mark(0)
@@ -275,7 +287,7 @@ class MixPanel(TissuePanel):
         if target is None or tissue is None or self.number < 0:
             return
         self._clear()
-        self.note.say("")
+        self._say_nothing()
         try:
             settings = self.form.value(USegMixSettings)
         except HistomixError as error:
@@ -298,10 +310,12 @@ class MixPanel(TissuePanel):
         self.about.setText(f"{words} · {likeliest if donors else 'no donor'}")
         reasons = ", ".join(f"{reason} ({count})" for reason, count in found.refusals.most_common())
         self.note.say("" if donors else NONE_FITS.format(reasons=reasons), "warning")
+        self.links.show_named("" if donors else reasons, self.form)
         self._update()
 
     def _clear(self) -> None:
         self.grid.clear()
+        self.links.show_named("", self.form)
         self.before.show_pixels(None)
         self.after.show_pixels(None, "Pasted")
         self._update()
@@ -317,7 +331,7 @@ class MixPanel(TissuePanel):
         donor = self.grid.donor
         if donor is None or self.tissue is None or self.blender.running:
             return
-        self.note.say("")
+        self._say_nothing()
         try:
             make = blend_job(self.tissue, donor.plan, self.form.value(USegMixSettings), self.model)
         except HistomixError as error:
@@ -346,7 +360,16 @@ class MixPanel(TissuePanel):
             self.after.show_pixels(change.pixels[around(segment, change.pixels.shape)], "Blended")
         self._blending = -1
         self.session.take_made([change.id])
-        self.note.say(f"{change.name} is made. It waits for your review on the page Review.", "good")
+        self._made = change.id
+        self.note.say(f"{change.name} is made.", "good")
+        self.review_button.show()
+
+    def _say_nothing(self) -> None:
+        self.note.say("")
+        self.review_button.hide()
+
+    def _review(self) -> None:
+        self.session.page_requested.emit(f"review/{self._made}")
 
     def _end_blending(self, sentence: str = "") -> None:
         if sentence and self._blending >= 0:

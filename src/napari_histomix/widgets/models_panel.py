@@ -35,6 +35,7 @@ class ModelsPanel(Panel):
     """Networks in a table; the chosen one is fetched, or the panel says how it is placed by hand."""
 
     preferred_size = (440, 520)
+    own_dock = True
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -47,6 +48,10 @@ class ModelsPanel(Panel):
         self.view.selectionModel().selectionChanged.connect(self._show_chosen)
         self.model.modelReset.connect(self._show_chosen)
         self.details = ui.Note()
+        self.hash = ui.line("", "SHA-256 of the published file, to compare a copy with.")
+        self.hash.setReadOnly(True)
+        self.hash.setAccessibleName("SHA-256")
+        self.hash_row = ui.box(ui.row(ui.label("SHA-256", wrap=False), self.hash, stretch=1))
         self.note = ui.Note()
         kept = "Stop; what came until then is kept, and Download goes on from there."
         self.progress = DownloadBar("Download", self.runner, "Fetch the chosen network into the model folder.", kept)
@@ -56,7 +61,7 @@ class ModelsPanel(Panel):
         self.check_button = ui.button("Check again", "Look at the files again, and compare them with their hashes.")
         self.check_button.clicked.connect(self.check)
         buttons = ui.row(self.folder_button, self.check_button, stretch=0)
-        ui.add(self.column, self.view, self.details, self.progress, buttons, self.note)
+        ui.add(self.column, self.view, self.details, self.hash_row, self.progress, buttons, self.note)
         self.progress.run.connect(self.download)
         self.runner.on(finished=self._on_finished, failed=self._on_failed, cancelled=self._on_cancelled)
         self.runner.on(running_changed=self._on_running)
@@ -106,6 +111,7 @@ class ModelsPanel(Panel):
 
     def _show_chosen(self, *_: object) -> None:
         found = self.chosen
+        self.hash_row.setVisible(found is not None and bool(found.network.sha256))
         if found is None:
             self.details.say("Choose a network to see where it lies, or must lie." if self.found else "")
             self.progress.allow(False, "Choose a network first.")
@@ -113,10 +119,12 @@ class ModelsPanel(Panel):
         network, problem = found.network, self._problem(found)
         lines = [
             f"{network.name}: {network.family}, {network.purpose}.",
-            f"License: {network.license}. SHA-256: {network.sha256 or 'unknown'}.",
+            f"License: {network.license}." + ("" if network.sha256 else " SHA-256: unknown."),
             problem if found.state in ("missing", "partial", "damaged") and problem else str(found.path),
         ]
         kinds = {"damaged": "error", "missing": "warning" if problem else "info"}
+        self.hash.setText(network.sha256 or "")
+        self.hash.setCursorPosition(0)
         self.details.say("\n".join(lines), kinds.get(found.state, "info"))
         self.progress.allow(not problem, problem)
 

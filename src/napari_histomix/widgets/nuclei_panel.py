@@ -17,10 +17,10 @@ from napari_histomix.settings import DEVICES
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.forms import NetworkChoice
-from napari_histomix.widgets.jobs import load_ahead, prepare_torch
 from napari_histomix.widgets.layer_making import nuclei_keywords, outlined
+from napari_histomix.widgets.loading_ahead import load_networks_ahead, prepare_torch
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.session_form import NetworkChoice
 from napari_histomix.widgets.viewer_layers import LayerChoice, Picture
 
 
@@ -53,6 +53,7 @@ class NucleiPanel(Panel):
     """Which image, which network, and the nuclei as a new Labels layer."""
 
     preferred_size = (360, 320)
+    heavy = True
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -76,7 +77,10 @@ class NucleiPanel(Panel):
         tip = "Find the nuclei; they appear as a new Labels layer in the colors of their classes."
         self.progress = RunBar("Find nuclei", self.runner, tip)
         self.why, self.note = ui.Note(), ui.Note()
-        ui.add(self.column, self.form, self.progress, self.why, self.note)
+        tip = "Choose the image and its nuclei as the data to work on."
+        self.use_button = self.lead("Go to Open layers →", "project/layers", tip)
+        self.use_button.hide()
+        ui.add(self.column, self.form, self.progress, self.why, self.note, self.use_button)
         self.column.addStretch(1)
         self.session.model_changed.connect(self._on_model)
         self.image.changed.connect(self._update)
@@ -87,7 +91,7 @@ class NucleiPanel(Panel):
         self.runner.on(cancelled=self._on_cancelled, running_changed=self._on_running)
         self.viewer.layers.events.removed.connect(self._on_removed)
         self._update()
-        load_ahead()
+        load_networks_ahead()
 
     def problem(self) -> str:
         """Why nothing can be looked for; empty where it can."""
@@ -111,6 +115,7 @@ class NucleiPanel(Panel):
         if self.runner.running or self.problem():
             return
         self.note.say("")
+        self.use_button.hide()
         layer = self.image.layer
         try:
             picture = viewer_layers.picture_of(layer, self.viewer.dims.point)
@@ -154,6 +159,7 @@ class NucleiPanel(Panel):
         counted = ", ".join(f"{name} {count:,}" for name, count in counts if count)
         total = f"{len(nuclei.classes):,} {'nucleus' if len(nuclei.classes) == 1 else 'nuclei'}"
         self.note.say(f"{total} in “{made.name}”" + (f": {counted}." if counted else "."), "good")
+        self.use_button.setVisible(bool(nuclei.classes))
 
     def _on_running(self, running: bool) -> None:
         self.form.setEnabled(not running)

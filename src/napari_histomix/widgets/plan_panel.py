@@ -1,4 +1,4 @@
-"""Which method makes the images, and the page on which a person vets what its stage finds."""
+"""The page on which a person vets what the stage of the chosen method finds."""
 
 from __future__ import annotations
 
@@ -6,51 +6,16 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QWidget
-
-from napari_histomix.methods import method_names, method_of, method_problems
+from napari_histomix.methods import method_names, method_of
 from napari_histomix.methods.base import Method, Stage
 from napari_histomix.records import HistomixError
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.forms import SessionForm
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.session_form import SessionForm
 
 NO_DATA = "Choose a dataset first."
 NO_SCALE = "Enter how many µm one pixel is, on the page Project."
-
-
-class MethodChooser(QWidget):
-    """All methods; those that cannot use the dataset are listed, say why, and cannot be chosen."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__()
-        self.session = session
-        titles = [(method_of(name).title, name) for name in method_names()]
-        self.box = ui.choice(titles, "The method that makes synthetic images.", name="Method")
-        self.box.activated.connect(lambda _place: session.choose_method(self.box.currentData()))
-        self.about = ui.hint("")
-        self.note = ui.Note("\n".join(method_problems()), "warning")
-        layout = ui.form(("Method", self.box))
-        layout.addRow(self.about)
-        layout.addRow(self.note)
-        self.setLayout(layout)
-        session.dataset_changed.connect(self._update)
-        session.method_changed.connect(self._update)
-        self._update()
-
-    def _update(self) -> None:
-        dataset = self.session.dataset
-        items: Any = self.box.model()
-        for index in range(self.box.count()):
-            method = method_of(self.box.itemData(index))
-            problem = method.needs.problem(method.title, dataset) if dataset is not None else ""
-            items.item(index).setEnabled(not problem)
-            self.box.setItemData(index, problem or method.makes, Qt.ItemDataRole.ToolTipRole)
-        self.box.setCurrentIndex(self.box.findData(self.session.method))
-        method = chosen(self.session)
-        self.about.setText("" if method is None else f"{method.makes[:1].upper()}{method.makes[1:]} {method.citation}")
 
 
 def chosen(session: Session) -> Method[Any, Any] | None:
@@ -81,6 +46,7 @@ class PlanPage(Panel):
     The stage is by default the one whose page this is; a form that is shown elsewhere takes the place of its own.
     """
 
+    heavy = True
     run_text, run_tip = "Find", "Find what is to be looked at before anything is made."
 
     def __init__(
@@ -102,9 +68,9 @@ class PlanPage(Panel):
         self.empty, self.note = ui.Note(NO_DATA), ui.Note()
         self.form = form or SessionForm(self.session, self.stage.settings)
         self._own_form = form is None
-        self.progress = RunBar(self.run_text, self.runner, self.run_tip)
+        self.progress = RunBar(self.run_text, self.runner, self.run_tip, pausable=True)
         self.progress.run.connect(self.run)
-        lead = self.lead("Open a dataset →", "project/data", "Choose images, or the sample.", beside=self.empty)
+        lead = self.lead("Go to Project →", "project/data", "Choose images, or the sample.", beside=self.empty)
         ui.add(self.column, self.empty, lead, *([self.form] if self._own_form else []), self.progress, self.note)
         self.build_results()
         self.column.addStretch(1)
@@ -136,8 +102,8 @@ class PlanPage(Panel):
         if self._own_form:
             self.form.setVisible(self.session.dataset is not None)
         self.progress.setVisible(self.session.dataset is not None)
-        problem = problem or self.form.missing()
-        self.progress.allow(not problem, problem)
+        missing = "" if problem else self.form.missing()
+        self.progress.allow(not (problem or missing), problem or missing, said=missing)
 
     def run(self) -> None:
         if self.runner.running or data_problem(self.session, self._method) or self.form.missing():
@@ -173,8 +139,9 @@ class PlanPanel(Panel):
         self._idle = self.runner
         self.column.addStretch(1)
         self.pages: dict[str, Any] = {}
-        self.page: Any = None
-        """Page of the chosen method's stage; None where it has none."""
+        """Those that were made."""
+        self._stage: Stage | None = None
+        self._make_soon = ui.later(self, 0, lambda: self.page)
         self.ready = False
         """Whether nothing has to be found before the chosen method can make images."""
         for signal in (self.session.method_changed, self.session.dataset_changed):
@@ -186,21 +153,47 @@ class PlanPanel(Panel):
     def _on_study(self, *_: object) -> None:
         self.ready = ready(self.session, chosen(self.session))
 
-    def _on_method(self) -> None:
-        method = chosen(self.session)
-        stage = method.stage if method is not None else None
-        if stage is not None and stage.page not in self.pages:
+    @property
+    def page(self) -> Any:
+        """Page of the chosen method's stage; None where it has none."""
+        return None if self._stage is None else self.page_of(self._stage)
+
+    def page_of(self, stage: Stage) -> Any:
+        """The page of a stage, made where it is not there yet."""
+        if stage.page not in self.pages:
             module, _, name = stage.page.partition(":")
             page = getattr(import_module(module), name)(self.viewer, self.session, stage)
             page.layout().setContentsMargins(0, 0, 0, 0)
             page.running_changed.connect(self.running_changed)
+            page.setVisible(False)
             self.column.insertWidget(self.column.count() - 1, page, 1000)
             self.pages[stage.page] = page
-        self.page = self.pages[stage.page] if stage is not None else None
-        for page in self.pages.values():
-            page.setVisible(page is self.page)
-        self.runner = self._idle if self.page is None else self.page.runner
+            self._show_made()
+        return self.pages[stage.page]
+
+    def words(self) -> str:
+        """How things stand on the page of the chosen method's stage, in a few words."""
+        page = self._made
+        return "" if page is None else str(page.words())
+
+    @property
+    def _made(self) -> Any:
+        """The chosen method's page, None before it is made."""
+        return None if self._stage is None else self.pages.get(self._stage.page)
+
+    def _on_method(self) -> None:
+        method = chosen(self.session)
+        self._stage = method.stage if method is not None else None
         self._on_study()
+        self._show_made()
+        if self._made is None:
+            # In a turn of its own: with the method's form it would hold the window twice as long.
+            self._make_soon.start()
+
+    def _show_made(self) -> None:
+        for page in self.pages.values():
+            page.setVisible(page is self._made)
+        self.runner = self._idle if self._made is None else self._made.runner
         self.running_changed.emit(self.runner.running)
 
     def settings(self) -> Any:

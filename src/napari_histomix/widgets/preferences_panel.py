@@ -20,6 +20,7 @@ class PreferencesPanel(Panel):
     """The preferences as a form; napari 0.9 shows the same ones in its own Preferences window."""
 
     preferred_size = (380, 340)
+    own_dock = True
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)

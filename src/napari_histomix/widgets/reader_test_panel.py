@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from napari.layers import Layer
+from qtpy.compat import isalive
 from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QWidget
 
@@ -20,7 +22,7 @@ from napari_histomix.study import Study
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.charts import Picture
+from napari_histomix.widgets.charts import PictureWindow
 from napari_histomix.widgets.forms import SettingsForm
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.reading_page import ReadingPage
@@ -28,31 +30,44 @@ from napari_histomix.widgets.session import Session
 
 HOW = (
     "You see one crop at a time and say whether it is real or synthetic, with a click or the keys 1 to 4. Take the "
-    "time you need: it is measured, but not while you pause. You can go back one step. Meanwhile the canvas is empty."
+    "time you need: it is measured, but not while you pause. You can go back one step. The canvas shows the crop alone."
 )
 QUIET = 300
 """Milliseconds without a decision before the study is looked at again."""
 NOTHING = "Open a study with synthetic nuclei or tissue."
 NAME = "reader test"
 """Of the folder of a test."""
+OFFERED = "{count:,} approved {what}", "{count:,} {what}, all but rejected"
+ONE_OF = {"nuclei": "nucleus", "images": "image"}
+"""What a test can be made of, and one of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """A study that a test can be made of, of images or nuclei, and how many are approved or not taken out."""
+    """A study that a test can be made of; of nuclei and images in it how many are approved, and not taken out."""
 
     study: Study
-    images: bool
-    approved: int
-    left: int
+    counts: Mapping[str, tuple[int, int]]
 
     @classmethod
     def of(cls, study: Study, table: ChangeTable, decisions: Mapping[int, str]) -> Self:
         if not len(table):
             raise HistomixError("There is nothing synthetic in the study yet; synthesize something first.")
-        states = [decisions.get(number) for number in table.ids.tolist()]
-        in_place = table.made_names[table.names[0]] == table.image_names[table.images[0]]
-        return cls(study, not in_place, states.count("approve"), sum(state not in TAKEN_OUT for state in states))
+        counts = {}
+        for about, rows in (("nuclei", table.in_place), ("images", ~table.in_place)):
+            states = [decisions.get(number) for number in table.ids[rows].tolist()]
+            if states:
+                counts[about] = states.count("approve"), sum(state not in TAKEN_OUT for state in states)
+        return cls(study, counts)
+
+    @property
+    def choices(self) -> list[tuple[str, tuple[str, bool], int]]:
+        """What can be shown: in words, as what it is about and whether also what is undecided, and how many."""
+        return [
+            (words.format(count=count, what=ONE_OF[about] if count == 1 else about), (about, undecided), count)
+            for about, counts in self.counts.items()
+            for count, words, undecided in zip(counts, OFFERED, (False, True), strict=True)
+        ]
 
 
 class MakeSection(ui.Section):
@@ -131,13 +146,13 @@ class MakeSection(ui.Section):
 
     def _on_offer(self, offer: Offer) -> None:
         other = self.offer is None or self.offer.study.folder != offer.study.folder
-        index = int(not offer.approved) if other else self.what.currentIndex()
+        chosen = None if other else self.chosen
         self.offer = offer
-        what = "images" if offer.images else "nuclei"
-        self.what.clear()
-        self.what.addItem(f"{offer.approved:,} approved {what}", False)
-        self.what.addItem(f"{offer.left:,} {what}, all but rejected", True)
-        self.what.setCurrentIndex(index)
+        values = [value for _, value, _ in offer.choices]
+        if chosen not in values:
+            chosen = next((value for _, value, count in offer.choices if count), values[0])
+        ui.offer(self.what, [(words, place) for place, (words, _, _) in enumerate(offer.choices)])
+        self.what.setCurrentIndex(values.index(chosen))
         if other:
             self.set_folder(ui.free_folder(offer.study.folder, NAME))
         self._update()
@@ -146,6 +161,12 @@ class MakeSection(ui.Section):
         self.offer = None
         self._update()
         self.empty.say(sentence, "warning" if self._chosen else "info")
+
+    @property
+    def chosen(self) -> tuple[str, bool]:
+        """What the test is about, and whether it shows what is undecided, too."""
+        assert self.offer is not None
+        return self.offer.choices[max(self.what.currentIndex(), 0)][1]
 
     # Where to.
 
@@ -164,14 +185,14 @@ class MakeSection(ui.Section):
         session, offer = self.session, self.offer
         own = session.dataset if offer.study is session.study else None
         settings = replace(self.form.value(ReaderTestSettings), seed=secrets.randbelow(2**31))
-        folder, undecided = self.folder, bool(self.what.currentData())
+        folder, (about, undecided) = self.folder, self.chosen
 
         def job() -> Job[MadeTest]:
             yield Event("Opening the images")
             study, dataset = offer.study, own
             if dataset is None:
                 dataset = study.open_images()
-            return (yield from make_reader_test(dataset, [study], folder, settings, undecided=undecided))
+            return (yield from make_reader_test(dataset, [study], folder, settings, undecided=undecided, about=about))
 
         self.panel.runner.start(job, "making a reader test")
 
@@ -193,9 +214,10 @@ class MakeSection(ui.Section):
             return
         self.study_label.setText(offer.study.folder.name)
         self.study_label.setToolTip(str(offer.study.folder))
-        for name, of_images in (("copy_paste", False), ("side_um", False), ("tissue_um", True)):
-            self.form.show_setting(name, of_images == offer.images)
-        count = offer.left if self.what.currentData() else offer.approved
+        about, undecided = self.chosen
+        for name, of_what in (("copy_paste", "nuclei"), ("side_um", "nuclei"), ("tissue_um", "images")):
+            self.form.show_setting(name, of_what == about)
+        count = offer.counts[about][undecided]
         self.bar.allow(count > 0, "Approve something first, or show all that was not rejected.")
 
 
@@ -223,6 +245,7 @@ class ReaderTestPanel(Panel):
         self.reporter.on(finished=self._on_report, failed=partial(self.complain, self.report_note))
         self.runner.finished.connect(self._on_made)
         self.page.left.connect(self.leave)
+        self.session.reader_test_requested.connect(self.open_test)
         self.viewer.layers.events.inserted.connect(self._on_layer)
         self.destroyed.connect(partial(_close_all, self._open))
         self._update()
@@ -264,15 +287,18 @@ class ReaderTestPanel(Panel):
             "Show report", "Unseal the truth, and write PNG, CSV and JSON to a folder beside the test.", self.report
         )
         self.report_note = ui.Note()
-        self.folder_button = ui.folder_button(lambda: self._report, shown=False)
-        self.picture = Picture()
+        self.folder_button = ui.folder_button(lambda: self._report and self._report.parent, shown=False)
+        self.window_button = ui.button(
+            "Open the report", "Show the report's picture in a window of its own.", self._open_report, shown=False
+        )
+        self.report_window = PictureWindow(self, "Reader test: report")
         ui.add(
             self.reporting.body,
             ui.hint("It shows the answers of all readers beside the truth. Ask for it when everybody is done."),
             self.report_button,
             self.report_note,
+            self.window_button,
             self.folder_button,
-            self.picture,
         )
 
     # The test.
@@ -286,7 +312,9 @@ class ReaderTestPanel(Panel):
         self.test = test
         self.reporter.discard()
         self.report_note.say("")
-        self.picture.show_file(None)
+        self._report = None
+        self.report_window.close()
+        self.window_button.hide()
         self.folder_button.hide()
         self.reporting.open(False)
         self._update()
@@ -337,19 +365,31 @@ class ReaderTestPanel(Panel):
     # While somebody reads, the canvas must not show what is synthetic.
 
     def _hide_layers(self) -> None:
-        hidden = [layer for layer in self.viewer.layers if layer.visible]
+        self.book.covered = True
+        hidden = [layer for layer in self.viewer.layers if layer.visible and not self.page.crop.owns(layer)]
         self._hidden += hidden
         for layer in hidden:
             layer.visible = False
 
     def _show_layers(self) -> None:
-        for layer in self._hidden:
-            if layer in self.viewer.layers:
-                layer.visible = True
-        self._hidden = []
+        self.book.uncover()
+        hidden, self._hidden = self._hidden, []
+        # One in a turn: each takes napari tens of milliseconds.
+        self.book.later(*(partial(self._show_layer, layer) for layer in hidden))
+
+    def _show_layer(self, layer: Layer) -> None:
+        if isalive(self) and self._reads:
+            self._hidden.append(layer)
+        elif layer in self.viewer.layers:
+            layer.visible = True
+
+    @property
+    def _reads(self) -> bool:
+        """Whether somebody is reading a crop now."""
+        return self.page.reading is not None and self.isVisible()
 
     def _on_layer(self, event: Any) -> None:
-        if self.page.reading is not None and self.isVisible() and event.value.visible:
+        if self._reads and event.value.visible and not self.page.crop.owns(event.value):
             self._hidden.append(event.value)
             event.value.visible = False
 
@@ -373,10 +413,15 @@ class ReaderTestPanel(Panel):
         self._update()
 
     def _on_report(self, picture: Path) -> None:
-        self._report = picture.parent
+        self._report = picture
         self.report_note.say(f"Written to the folder {picture.parent.name}, beside the test.", "good")
         self.folder_button.show()
-        self.picture.show_file(picture)
+        self.window_button.show()
+        self._open_report()
+
+    def _open_report(self) -> None:
+        if self._report is not None:
+            self.report_window.show_file(self._report)
 
     # What can be done now.
 
@@ -388,7 +433,7 @@ class ReaderTestPanel(Panel):
         self.reporting.setVisible(test is not None)
         named = bool(self.reader.text().strip())
         self.start_button.setEnabled(named)
-        self.start_button.setToolTip("" if named else "Enter your name first.")
+        self.start_button.setToolTip("Begin, or go on where you stopped." if named else "Enter your name first.")
 
     def showEvent(self, event: QShowEvent) -> None:
         # The page takes the keys over; the crop stays covered until the reader goes on.

@@ -18,8 +18,8 @@ from napari_histomix.datasets.listing import subfolder
 from napari_histomix.datasets.opening import is_label_file, label_name, read_label_file
 from napari_histomix.records import HistomixError, LabeledImage
 from napari_histomix.study import Study
-from napari_histomix.study.database import FILE
 from napari_histomix.widgets.layer_making import facts, nuclei_keywords, space_like
+from napari_histomix.widgets.sources import is_reader_test, is_study
 
 LayerData = tuple[Any, dict[str, Any], str]
 Reader = Callable[[Any], list[LayerData]]
@@ -29,12 +29,12 @@ OTHER = 0.8
 
 
 def folder_reader(path: str | Sequence[str]) -> Reader | None:
-    """The reader of a folder of labeled images or of a study; None for anything else."""
+    """The reader of a folder of labeled images, of a study or of a reader test; None for anything else."""
     if not isinstance(path, str):
         return None
     folder = Path(path)
     try:
-        known = folder.is_dir() and ((folder / FILE).is_file() or _is_dataset(folder))
+        known = folder.is_dir() and (is_study(folder) or is_reader_test(folder) or _is_dataset(folder))
     except OSError:
         return None
     return read_folder if known else None
@@ -60,22 +60,26 @@ def read_folder(path: str) -> list[LayerData]:
     with its nuclei. Where nothing in the folder can be read, napari shows the sentence of the ``HistomixError``.
     """
     folder = Path(path)
-    wanted = ""
-    is_study = (folder / FILE).is_file()
-    if is_study:
+    wanted, window = "", getattr(napari.current_viewer(), "window", None)
+    if is_reader_test(folder):
+        if window is None:
+            raise HistomixError(f"{folder} is a reader test, which is answered in napari's window; open it there.")
+        _open_dock(window).open_source(folder)
+        # napari's word for: read, and no layer.
+        return [(None,)]  # type: ignore[list-item]
+    if is_study(folder):
         study = Study.open(folder)
         dataset = study.open_images()
         wanted = str(study.settings().get("image", ""))
     else:
         dataset = open_dataset(folder)
     image, scaled = _first(dataset, wanted)
-    window = getattr(napari.current_viewer(), "window", None)
     if window is None:
         keywords = nuclei_keywords(image.types, dataset.classes, facts(image), OTHER)
         keywords |= {"name": f"{image.source.image} nuclei", **space_like(None, image.mpp if scaled else None)}
         return [_image(image, scaled, adopt=False), (image.instances, keywords, "labels")]
     data = _open_dock(window)
-    (data.open_study if is_study else data.open_folder)(folder)
+    data.open_source(folder)
     # The dock asks for a scale that nothing says; this layer would be without it.
     return [_image(image, scaled, adopt=scaled)]
 

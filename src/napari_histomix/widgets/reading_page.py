@@ -4,81 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from qtpy.QtCore import QPointF, QRectF, Qt, Signal
-from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPolygonF
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QProgressBar, QPushButton, QWidget
 
 from napari_histomix.evaluation.reader_test.reading import ANSWER_WORDS, Reading
 from napari_histomix.records import HistomixError
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, PanelKeys
+from napari_histomix.widgets.reading_canvas import CanvasCrop
 
 COLORS = {1: "#1f6f9f", 2: "#4d86a5", 3: "#b07a3c", 4: "#b85c1e"}
 """Of the four buttons: blue is real, amber synthetic, the surer the stronger."""
-ARROW = 9
-"""Length of an arrowhead in screen pixels."""
-
-
-class MarkedCrop(ui.CropView):
-    """A crop that fills the view, with arrowheads at its four sides in the row and the column of the marked pixel.
-
-    The arrowheads lie beside the crop: nothing covers any of its pixels. Or a sentence in place of a crop.
-    """
-
-    preferred_size = (400, 400)
-
-    def __init__(self) -> None:
-        super().__init__(smooth=True)
-        self.mark: tuple[int, int] | None = None
-        self.cover = ""
-        self.setMinimumSize(200, 200)
-
-    def show_crop(self, pixels: Any, mark: tuple[int, int] | None) -> None:
-        """Show a crop (S, S, 3) uint8, and where in it is asked about."""
-        self.mark, self.cover = mark, ""
-        self.show_pixels(pixels)
-
-    def show_cover(self, text: str) -> None:
-        self.mark, self.cover = None, text
-        self.show_pixels(None)
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        # All crops of one size are drawn at one zoom.
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.fillRect(self.rect(), QColor(30, 32, 36))
-        if self.cover:
-            painter.setPen(QColor("white"))
-            font = painter.font()
-            font.setPointSizeF(1.25 * font.pointSizeF())
-            painter.setFont(font)
-            room = self.rect().adjusted(24, 24, -24, -24)
-            painter.drawText(room, Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap, self.cover)
-        elif self._image is not None:
-            painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self.smooth)
-            side = min(self.width(), self.height()) - 2 * (ARROW + 3)
-            left, top = (self.width() - side) / 2, (self.height() - side) / 2
-            painter.drawImage(QRectF(left, top, side, side), self._image)
-            if self.mark is not None:
-                row = top + (self.mark[0] + 0.5) * side / self._image.height()
-                col = left + (self.mark[1] + 0.5) * side / self._image.width()
-                self._draw_arrows(painter, QRectF(left, top, side, side).adjusted(-2, -2, 2, 2), row, col)
-        painter.end()
-
-    @staticmethod
-    def _draw_arrows(painter: QPainter, frame: QRectF, row: float, col: float) -> None:
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor("white"))
-        for tip, away in (
-            (QPointF(frame.left(), row), QPointF(-ARROW, 0)),
-            (QPointF(frame.right(), row), QPointF(ARROW, 0)),
-            (QPointF(col, frame.top()), QPointF(0, -ARROW)),
-            (QPointF(col, frame.bottom()), QPointF(0, ARROW)),
-        ):
-            across = QPointF(away.y(), away.x()) / 2
-            painter.drawPolygon(QPolygonF([tip, tip + away + across, tip + away - across]))
+LOOK = "← The crop is on the canvas; come closer with the wheel. Arrowheads beside it point at what is asked about."
+COVER_HEIGHT = 150
+"""Screen pixels of the sentence that stands for a crop."""
 
 
 class ReadingPage(QWidget):
@@ -96,6 +36,7 @@ class ReadingPage(QWidget):
         actions: dict[str, Callable[[], None]] = {str(answer): partial(self.answer, answer) for answer in ANSWER_WORDS}
         actions |= {"U": self.back, "P": self.pause_or_go_on}
         self.keys = PanelKeys(self, panel.viewer, actions)
+        self.top.insertWidget(0, self.keys.badge("Reader test"))
 
     def _build(self) -> None:
         self.counter = ui.label(wrap=False, plain=True, style="font-weight: 600;")
@@ -103,7 +44,10 @@ class ReadingPage(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
-        self.crop = MarkedCrop()
+        self.crop = CanvasCrop(self.panel.viewer, self.pause)
+        self.cover = ui.label(plain=True, style="font-size: 13pt;")
+        self.cover.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.cover.setMinimumHeight(COVER_HEIGHT)
         self.question = ui.label(plain=True)
         self.question.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.buttons: dict[int, QPushButton] = {}
@@ -129,18 +73,21 @@ class ReadingPage(QWidget):
             pressable.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.answers = ui.box(ui.even_row(*self.buttons.values()))
         self.note = ui.Note()
+        self.top = ui.row()
+        self.top.addStretch(1)
         self.setLayout(
             ui.column(
+                self.top,
                 ui.row(self.counter, self.kind, stretch=1),
                 self.bar,
-                self.crop,
+                self.cover,
                 self.question,
                 self.answers,
                 ui.even_row(*moves),
                 self.note,
-                stretch=2,
             )
         )
+        self.layout().addStretch(1)
 
     # Going through the test.
 
@@ -159,7 +106,8 @@ class ReadingPage(QWidget):
         """Let go of the reading; the clock stops, and everything is on disk."""
         reading, self.reading = self.reading, None
         self.keys.release()
-        self.crop.show_cover("")
+        self.crop.close()
+        self.cover.setText("")
         if reading is not None:
             self._do(reading.close)
 
@@ -216,18 +164,24 @@ class ReadingPage(QWidget):
         if reading.finished:
             self.counter.setText(f"{total} of {total}")
             self.kind.setText("")
-            self.crop.show_cover(f"Thank you, {reading.reader}.\n\nAll {total} crops are answered.")
+            self._show_cover(f"Thank you, {reading.reader}.\n\nAll {total} crops are answered.")
             return
         assert asked is not None
         self.counter.setText(f"{reading.place} of {total}")
         self.kind.setText(asked.kind)
         if running:
-            self.crop.show_crop(reading.pixels, asked.mark)
+            assert reading.pixels is not None
+            self.crop.show(reading.pixels, asked.mark)
+            self.cover.setText(LOOK)
         else:
-            self.crop.show_cover(
+            self._show_cover(
                 f"Paused.\n\n{reading.answered} of {total} crops are answered. The clock stands still and the crop is "
                 "covered until you go on."
             )
+
+    def _show_cover(self, text: str) -> None:
+        self.crop.cover()
+        self.cover.setText(text)
 
     def set_active(self, active: bool) -> None:
         """Take the keys while the dock is shown; pause while it is hidden, since nobody reads what cannot be seen."""

@@ -17,7 +17,7 @@ from napari_histomix.logs import log_file
 from napari_histomix.records import Event, HistomixError, Job
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.jobs import prepare_torch
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.session import Session
 
 WORDS = (
@@ -37,6 +37,7 @@ class ReportPanel(Panel):
     """What is in a report, file by file, and where it is saved."""
 
     preferred_size = (440, 520)
+    own_dock = True
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)

@@ -12,22 +12,27 @@ import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
+from napari_histomix.datasets.edits import Differences
 from napari_histomix.datasets.splits import with_splits
 from napari_histomix.jobs import Outcome
 from napari_histomix.logs import begin as begin_log
 from napari_histomix.methods import DEFAULT, method_names, method_of
-from napari_histomix.records import Change, HistomixError, Job
+from napari_histomix.records import Candidate, Change, HistomixError, Job
 from napari_histomix.study import Study
 from napari_histomix.study.changes import ChangeTable
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import loading
-from napari_histomix.widgets.decisions import DELETE, REJECT, Decisions
+from napari_histomix.widgets.decisions import DELETE, DROP, KEEP, REJECT, Decisions, take_over_reviewer
 from napari_histomix.widgets.elements import free_folder
-from napari_histomix.widgets.jobs import JobRunner, load_ahead, log_errors
+from napari_histomix.widgets.jobs import JobRunner, log_errors
 from napari_histomix.widgets.loading import Candidates, Found, Ground, ImageReader, Opened, Work
+from napari_histomix.widgets.loading_ahead import load_networks_ahead
 from napari_histomix.widgets.preferences_page import PreferencesPage
+from napari_histomix.widgets.turns import Turns
 
 NAME = "napari-histomix-session"
+NOT_TAKEN = "not taken"
+"""What the words on hand edits end with, among the titles of what is under way."""
 OBJECTS = 4096
 """Changes that are kept as objects once they were asked for; their pixels are kept by the study."""
 
@@ -45,6 +50,10 @@ class Session(Decisions):
     study_changed = Signal()
     method_changed = Signal()
     candidates_changed = Signal()
+    outcomes_changed = Signal()
+    """A run has come to its end: candidates may have become something, or been refused."""
+    hand_edits_changed = Signal()
+    """Other nuclei than before differ from the data: painted, changed or erased by hand, and not taken."""
     changes_changed = Signal()
     """There are other changes than before: another study, or a run that was taken back."""
     changes_made = Signal(object)
@@ -54,6 +63,10 @@ class Session(Decisions):
     """Image, row, column a person wants to see."""
     page_requested = Signal(str)
     """A page of the dock a person is led to: project, make, review, results, or a tab of one, as in ``make/pool``."""
+    under_way_changed = Signal(bool)
+    """A job that is a person's work began or ended."""
+    reader_test_requested = Signal(object)
+    """Folder of a reader test that a person wants to see."""
     model_changed = Signal()
     pool_changed = Signal(object, object)
     """Folder of the study with a segment pool that one dock opened, or whose pool it changed; and that dock."""
@@ -68,9 +81,15 @@ class Session(Decisions):
         self.reader.failed.connect(lambda _name, sentence: self.notice.emit(sentence))
         self.reader.loaded.connect(self._on_loaded)
         self.runners: WeakSet[JobRunner] = WeakSet()
-        """Of the panels, those whose jobs are a person's work."""
+        """Those whose jobs are a person's work."""
+        self.turns = Turns()
+        """Of those that take the computer to themselves."""
         self.networks: dict[str, Path] = {}
         """Folders of the networks that are used in place of the bundled ones, by kind."""
+        self.pace: dict[str, float] = {}
+        """Seconds that a change took in the last run of a method, by its name."""
+        self.hand_edits: dict[str, Differences] = {}
+        """By image the nuclei that were changed by hand and not taken; kept by ``hand_edits.HandEdits``."""
         self.pool_folder: Path | None = None
         self.shows_pool_images = False
         """Whether a dock follows ``pool_image_wanted``."""
@@ -106,16 +125,39 @@ class Session(Decisions):
         self.change_at: Callable[[int], Change] = lru_cache(OBJECTS)(changes.__getitem__)
         """The change in a row of the table."""
 
+    def follow(self, runner: JobRunner, *, heavy: bool = False) -> JobRunner:
+        """Know of a runner whose jobs are a person's work: nothing else ends them without asking.
+
+        A ``heavy`` one takes the computer to itself: its jobs wait for each other's end.
+        """
+        self.runners.add(runner)
+        if heavy:
+            runner.turns = self.turns
+        runner.running_changed.connect(self.under_way_changed)
+        return runner
+
+    @property
+    def running(self) -> list[str]:
+        """What a person has set going, by its title."""
+        return sorted(runner.title for runner in self.runners if runner.running)
+
     @property
     def under_way(self) -> list[str]:
-        """What a person has set going, and nothing else may end without asking."""
-        return sorted(runner.title for runner in self.runners if runner.running)
+        """What nothing else may end without asking: what runs, and nuclei changed by hand that were not taken."""
+        return [*self.running, *self.untaken]
+
+    @property
+    def untaken(self) -> list[str]:
+        """Nuclei that were changed by hand and not taken, in words: none or one."""
+        count = sum(len(apart.ids) for apart in self.hand_edits.values())
+        edits = f"{count:,} hand edit{'s that were' if count > 1 else ' that was'} {NOT_TAKEN}"
+        return [edits] if count else []
 
     # Opening.
 
     def take_opened(self, opened: Opened) -> None:
         """Begin with what was opened; everything before is let go (it is on disk)."""
-        load_ahead()
+        load_networks_ahead()
         dataset = opened.dataset
         self._clear()
         self.dataset, self.survey, self.mpp = dataset, opened.survey, opened.mpp
@@ -179,7 +221,8 @@ class Session(Decisions):
             QTimer.singleShot(0, lambda: self._on_loaded(""))
 
     def step(self, by: int) -> None:
-        names, shown = self.images, self.target_of(self.image)
+        # From the image that was asked for last, also where that cannot be read: the arrows lead past it.
+        names, shown = self.images, self.target_of(self._wanted or self.image)
         if names:
             at = names.index(shown) if shown in names else 0
             self.show(names[(at + by) % len(names)])
@@ -256,7 +299,7 @@ class Session(Decisions):
 
     @property
     def worked(self) -> bool:
-        """Whether the study holds decisions or changes, which a new search would take the sense from."""
+        """Whether the study holds decisions or changes, which another search would take the sense from."""
         return bool(self.decisions["candidate"] or self.decisions["change"] or len(self.table))
 
     def _ground(self, study: Study | None, folder: Path | None) -> Ground:
@@ -267,16 +310,23 @@ class Session(Decisions):
             settings["method"] = self._method
         return Ground(self.dataset, self.survey, self.mpp, folder, self.lock(folder), study, settings)
 
+    def edits_ground(self) -> Ground:
+        """Where nuclei that were changed by hand go: the study, or a new one where work would lose its sense."""
+        study, folder = self.study, self.study_folder
+        if study is not None and (study.read_only or study.worked):
+            study, folder = None, self.free_folder(study.folder.parent)
+        return self._ground(study, folder)
+
     # Making.
 
     def stage_job(self, settings: Any) -> Callable[[], Job[Found]]:
         """Find what the chosen method's stage vets, in the study, which begins here if it has not; see ``take_stage``.
 
-        A study in which candidates were decided on, or images made, stays as it is: the search begins another one.
+        A study that has candidates, some decided on, or images made, stays as it is: the search begins another one.
         """
         method, study, folder = method_of(self.method), self.study, self.study_folder
         searched = method.stage is not None and "candidate" in method.stage.subjects
-        if study is not None and searched and self.worked:
+        if study is not None and searched and self.candidates is not None and self.worked:
             study, folder = None, self.free_folder(study.folder.parent)
         return partial(loading.find, self._ground(study, folder), method, settings)
 
@@ -285,6 +335,22 @@ class Session(Decisions):
         self._set_work(found.work)
         self.candidates_changed.emit()
         self.changes_changed.emit()
+
+    def place_job(
+        self, image: str, row: float, col: float, moved: Candidate | None = None
+    ) -> Callable[[], Job[tuple[Candidate, Candidates | None]]]:
+        """Place a candidate by hand, or move one there; see ``take_placed``."""
+        if self.study is None:
+            raise HistomixError("Find candidates first.")
+        ground, decisions = self._ground(self.study, self.study_folder), dict(self.decisions["candidate"])
+        return partial(loading.place, ground, decisions, image, row, col, moved)
+
+    def take_placed(self, placed: Candidate, candidates: Candidates | None, moved: Candidate | None = None) -> None:
+        """Keep a candidate that was placed by hand and, as one act with that, drop the one that was ``moved``."""
+        self.candidates = candidates
+        self.candidates_changed.emit()
+        gone = [] if moved is None or moved.rank == placed.rank else [("candidate", moved.rank, DROP)]
+        self.act([*gone, ("candidate", placed.rank, KEEP)])
 
     def make_job(self, settings: Any, stage: Any = None, loaded: Any = None) -> Callable[[], Job[Outcome]]:
         """Make images with the chosen method, in the study, which begins here if it has not; see ``take_made``.
@@ -298,6 +364,11 @@ class Session(Decisions):
         if self.study is None:
             raise HistomixError("Open a study first.")
         return partial(loading.resume, self._ground(self.study, self.study_folder))
+
+    def keep_job(self, work: Callable[[Dataset, Study], Job[Any]]) -> Callable[[], Job[Any]]:
+        """Add changes that were made by hand to the study, which begins here if it has not; see ``take_made``."""
+        self._run = self._ground(self.study, self.study_folder)
+        return partial(loading.keep, self._run, work)
 
     def take_made(self, ids: Sequence[int]) -> None:
         """Show changes that are in the study now.
@@ -401,6 +472,7 @@ def _begun(window: QObject) -> Session:
     """The session of a window, with which the log begins and napari's own Preferences window is followed."""
     begin_log("window")
     log_errors()
+    take_over_reviewer()
     session = Session(window)
     PreferencesPage(session)
     return session

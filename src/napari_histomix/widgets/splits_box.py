@@ -30,6 +30,7 @@ from napari_histomix.datasets.splits import (
 from napari_histomix.records import NucleusClass
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import RunBar
+from napari_histomix.widgets.docking import for_letters
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
@@ -206,7 +207,7 @@ class SplitsBox(ui.Section):
         header = self.table.horizontalHeader()
         for column in range(self.model.columnCount()):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
-            self.table.setColumnWidth(column, WIDTHS.get(column, CLASS_WIDTH))
+            self.table.setColumnWidth(column, for_letters(WIDTHS.get(column, CLASS_WIDTH)))
         height = header.sizeHint().height() + ROW_HEIGHT * min(ROWS, max(2, len(self.units))) + 20
         self.table.setFixedHeight(height)
         self._on_splits()

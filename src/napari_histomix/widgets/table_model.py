@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from napari.settings import get_settings
+from napari.utils.theme import get_theme
 from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QTableView
 
+from napari_histomix.widgets.docking import for_letters
+
+DARKER = 190
+"""Percent by which colors that stand out on a dark ground are darker on a light one."""
 RIGHT = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
 
 
@@ -167,7 +174,7 @@ class ArrayTableModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.TextAlignmentRole and column.right:
             return RIGHT
         if role == Qt.ItemDataRole.ForegroundRole and column.color is not None:
-            return column.color(item)
+            return legible(column.color(item))
         if role == Qt.ItemDataRole.ToolTipRole and column.hover is not None:
             return column.hover(item)
         return None
@@ -208,6 +215,21 @@ def table_view(model: QAbstractTableModel, widths: Sequence[int] = (), row_heigh
     view.setWordWrap(False)
     view.verticalHeader().hide()
     view.verticalHeader().setDefaultSectionSize(row_height)
-    for column, width in enumerate(widths):
-        view.setColumnWidth(column, width)
+    set_widths(view, widths)
     return view
+
+
+def legible(color: QColor | None) -> QColor | None:
+    """A color of text that reads on napari's theme, too, where that is light."""
+    return color.darker(DARKER) if color is not None and _is_light(get_settings().appearance.theme) else color
+
+
+@lru_cache
+def _is_light(theme: str) -> bool:
+    return bool(QColor(get_theme(theme).background.as_hex()).lightness() > 128)
+
+
+def set_widths(view: QTableView, widths: Sequence[int]) -> None:
+    """Give the columns of a table their widths, in pixels for letters of napari's own size."""
+    for column, width in enumerate(widths):
+        view.setColumnWidth(column, for_letters(width))

@@ -20,8 +20,10 @@ class Tabs(QTabWidget):
         self._names: list[str] = []
         self._builders: dict[str, tuple[Callable[[], QWidget], bool]] = {}
         self.pages: dict[str, QWidget] = {}
-        """Those that were built."""
-        self.currentChanged.connect(lambda _at: self._build(self.current))
+        """Those that are in their places."""
+        self._built: dict[str, QWidget] = {}
+        self._soon = ui.later(self, 0, self._go_on)
+        self.currentChanged.connect(lambda _at: self._soon.start())
 
     def sizeHint(self) -> QSize:
         return QSize(440, 600)
@@ -49,19 +51,38 @@ class Tabs(QTabWidget):
         if self.current not in names and names:
             self.open(names[0])
         for at, name in enumerate(self._names):
-            self.setTabVisible(at, name in names)
+            self._set_shown(at, name in names)
+
+    def _set_shown(self, at: int, shown: bool) -> None:
+        # Qt forgets that the tabs are to be laid out anew once it is told what it knows already.
+        if self.isTabVisible(at) != shown:
+            self.setTabVisible(at, shown)
 
     def open(self, name: str) -> QWidget:
         """Bring a page to the front, and its tab, where that was hidden."""
         at = self._names.index(name)
-        self.setTabVisible(at, True)
+        self._set_shown(at, True)
         self.setCurrentIndex(at)
-        return self._build(name)
-
-    def _build(self, name: str) -> QWidget:
-        if name not in self.pages:
-            build, scrolled = self._builders.pop(name)
-            page = self.pages[name] = build()
-            self.widget(self._names.index(name)).setLayout(ui.column(ui.scrolled(page) if scrolled else page))
+        if self.prepare(name):
+            page = self.pages[name] = self._built.pop(name)
+            _, scrolled = self._builders.pop(name)
+            self.widget(at).setLayout(ui.column(ui.scrolled(page) if scrolled else page))
             page.show()
         return self.pages[name]
+
+    def prepare(self, name: str) -> bool:
+        """Build a page where it is not yet; whether ``open`` still has to put it in its place.
+
+        Either takes a tenth of a second: a person who comes to a page has them in two turns of the event loop.
+        """
+        if name not in self.pages and name not in self._built:
+            build, _ = self._builders[name]
+            self._built[name] = build()
+        return name in self._built
+
+    def _go_on(self) -> None:
+        name = self.current
+        if name in self._built:
+            self.open(name)
+        elif name and self.prepare(name):
+            self._soon.start()

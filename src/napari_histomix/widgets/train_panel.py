@@ -21,9 +21,10 @@ from napari_histomix.training import learns_labels, recipe_class
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Picture
-from napari_histomix.widgets.jobs import load_ahead
+from napari_histomix.widgets.loading_ahead import load_networks_ahead
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.training_form import TissueSource, TrainingForm, read_history, run_words, training_job
+from napari_histomix.widgets.training_form import TrainingForm, read_history, run_words, training_job
+from napari_histomix.widgets.training_sources import TissueSource
 
 
 class TrainBar(RunBar):
@@ -56,8 +57,10 @@ class LossPlot(FigureCanvasQTAgg):  # type: ignore[misc]
     """Points of the line; beyond that, neighbors are averaged: a long run takes no more memory than a short one."""
 
     def __init__(self, theme: str = "dark") -> None:
-        super().__init__(Figure(layout="constrained"))
+        super().__init__(Figure())
         self.axes = self.figure.subplots()
+        # Margins of its own: to lay the figure out at each drawing takes as long again as to draw it.
+        self.figure.subplots_adjust(left=0.14, right=0.97, top=0.86, bottom=0.25)
         title, step = self.axes.set_title("Loss", loc="left"), self.axes.set_xlabel("Step")
         self.axes.grid(axis="y")
         self.axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -144,6 +147,7 @@ class TrainPanel(Panel):
 
     # Narrow enough to stand beside the HistoMix dock.
     preferred_size = (360, 760)
+    heavy = True
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -157,7 +161,7 @@ class TrainPanel(Panel):
         self.session.splits_changed.connect(self.tissue.layers.follower.refresh)
         self.viewer.events.theme.connect(self._on_theme)
         self._on_running(False)
-        load_ahead()
+        load_networks_ahead()
 
     def _build(self) -> None:
         self.area = self.scroll()
@@ -186,6 +190,11 @@ class TrainPanel(Panel):
         ui.add(self.column, self.tissue, self.form, self.summary, self.progress, self.why, self.resume_button)
         ui.add(self.column, self.note, self.result, self.plot, self.sample)
         self.column.addStretch(1)
+
+    def bring_up(self, kind: str) -> None:
+        """Choose the kind of network to train; while one is being trained, its form stays."""
+        if not self.runner.running:
+            self.form.network.setCurrentIndex(self.form.network.findData(kind))
 
     # The run.
 
@@ -224,7 +233,7 @@ class TrainPanel(Panel):
             f"begins {form.start.currentText()}"
         )
         # Labeled images know their scale and their splits.
-        known = {} if self.tissue.dataset else {"mpp": self.tissue.mpp(), "splits": self.session.splits}
+        known = {} if learns_labels(form.kind) else {"mpp": self.tissue.mpp(), "splits": self.session.splits}
         make = partial(training_job, form.kind, self.tissue.gather(), form.out, **options, **known, resume=resume)
         self.runner.start(make, "training a network")
 

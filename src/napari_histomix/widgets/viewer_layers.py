@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QComboBox, QWidget
 
 from napari_histomix.records import HistomixError, LabeledImage, Segment
 from napari_histomix.widgets.elements import later, narrow
+from napari_histomix.widgets.jobs import GcPause
 
 LARGEST = 400_000_000
 """Pixels of one layer that are taken into memory."""
@@ -160,6 +161,12 @@ def space_of(layer: Any, picture: Picture) -> dict[str, Any]:
     return {**space, "scale": scale, "translate": np.array(layer.translate) + linear(start)}
 
 
+def plane_space(layer: Any) -> dict[str, Any]:
+    """Where the picture of a layer's plane lies."""
+    parts = {name: getattr(layer, name)[-2:] for name in ("scale", "translate", "units")}
+    return {name: tuple(part) for name, part in parts.items()}
+
+
 def prompts_of(points: Any, layer: Any, picture: Picture) -> NDArray[np.float64]:
     """Rows and columns (N, 2) in a picture of the shown points of a Points layer that lie in its plane."""
     lead, places = len(picture.plane), []
@@ -240,7 +247,14 @@ def segments_layer(divided: Divided, name: str, space: Mapping[str, Any]) -> Lab
     )
 
 
-# What follows the viewer.
+# The viewer's list of them.
+
+
+def remove_layer(viewer: Any, layer: Layer | None) -> None:
+    """Take a layer away, where it is open; napari, which collects all garbage then, passes over what is older."""
+    if layer is not None and layer in viewer.layers:
+        with GcPause():
+            viewer.layers.remove(layer)
 
 
 class LayerFollower(QObject):
@@ -371,6 +385,19 @@ def label_at(layer: Any, event: Any) -> int:
         event.position, view_direction=event.view_direction, dims_displayed=event.dims_displayed, world=True
     )
     return int(value or 0)
+
+
+def labels_between(layer: Any, first: Sequence[float], last: Sequence[float]) -> tuple[int, ...]:
+    """The labels of a Labels layer of one plane on the way between two places (world coordinates), 0 left out.
+
+    A mouse that is fast says only now and then where it is.
+    """
+    ends = np.array([layer.world_to_data(place)[-2:] for place in (first, last)])
+    steps = int(np.abs(ends[1] - ends[0]).max()) + 2
+    rows, cols = np.rint(np.linspace(*ends, steps)).astype(int).T
+    height, width = layer.data.shape
+    inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
+    return tuple(int(label) for label in np.unique(layer.data[rows[inside], cols[inside]]) if label)
 
 
 class SegmentPlaces(QObject):

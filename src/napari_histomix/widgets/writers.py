@@ -32,39 +32,53 @@ NUCLEUS = "nucleus"
 def write_geojson(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Write a Labels layer as QuPath's GeoJSON: detections in the colors of their classes."""
     image, classes, scaled = _labeled(data, meta)
-    write_features(Path(path), image, classes, measured=scaled)
-    return [path]
+    file = _named(path, ".geojson", ".json")
+    write_features(file, image, classes, measured=scaled)
+    return [str(file)]
 
 
 def write_coco(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Write a Labels layer as COCO's instances, for the image of the layer's name."""
-    return _through("coco", "annotations/*.json", path, data, meta)
+    return _through("coco", "annotations/*.json", _named(path, ".json"), data, meta)
 
 
 def write_mat(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Write a Labels layer as HoVer-Net's ``.mat``: inst_map, type_map, inst_type and inst_centroid."""
-    return _through("hovernet", "Labels/*.mat", path, data, meta)
+    return _through("hovernet", "Labels/*.mat", _named(path, ".mat"), data, meta)
 
 
-def write_label_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Write a Labels layer as a TIFF of ids in 16 bits, or in 32 where there are larger ones, with its scale."""
-    write_tiff(Path(path), smallest_ids(_ids(data, meta)), **_tags(meta))
-    return [path]
+def write_pair(path: str, layers: list[tuple[Any, dict[str, Any], str]]) -> list[str]:
+    """Write an RGB Image layer as PNG or TIFF, a Labels layer as a TIFF of ids, or both, with their scale.
+
+    Ids have 16 bits, or 32 where there are larger ones. Labels beside an image are ``NAME_masks.tif``, as Cellpose has
+    them; what is synthetic says so in its description.
+    """
+    # All are looked at before anything is written.
+    arrays = [(kind, _SAVED[kind](data, meta), meta) for data, meta, kind in layers]
+    named, written = _named(path, ".tif", ".tiff", ".png"), []
+    masks = named.with_name(f"{named.stem}_masks.tif")
+    if len(arrays) == 2 and masks.exists() and not named.exists():
+        # A person was asked about the image alone; where that is replaced, its labels are.
+        raise HistomixError(f"{masks.name} exists already, without {named.name}; choose another name.")
+    for kind, array, meta in arrays:
+        file = masks if kind == "labels" and len(arrays) == 2 else named
+        if file.suffix.casefold() == ".png":
+            write_png(file, array, _mpp(meta), is_synthetic(meta))
+        else:
+            write_tiff(file, array, **_tags(meta))
+        written.append(str(file))
+    return written
 
 
-def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Write an RGB Image layer as PNG or TIFF with its scale; a synthetic one says in its description that it is."""
-    if not meta.get("rgb"):
-        raise HistomixError(f"{meta['name']} is no RGB image; save it with another writer.")
-    planes = pixels_of(meta["name"], data[0] if meta.get("multiscale") else data)
-    if len(planes) != 1:
-        raise HistomixError(f"{meta['name']} holds {len(planes)} images; save one of them.")
-    pixels = planes[0][1]
-    if Path(path).suffix.casefold() == ".png":
-        write_png(Path(path), pixels, _mpp(meta), is_synthetic(meta))
-    else:
-        write_tiff(Path(path), pixels, **_tags(meta))
-    return [path]
+def _named(path: str, *suffixes: str) -> Path:
+    """The file that a person named, with the first suffix where it has none of these."""
+    if Path(path).suffix.casefold() in suffixes:
+        return Path(path)
+    file = Path(f"{path}{suffixes[0]}")
+    if file.exists():
+        # napari asked about the name as it was typed.
+        raise HistomixError(f"{file.name} exists already; choose another name.")
+    return file
 
 
 def is_synthetic(meta: Mapping[str, Any]) -> bool:
@@ -92,6 +106,18 @@ def _ids(data: Any, meta: Mapping[str, Any]) -> NDArray[np.int32]:
     if labels.ndim != 2:
         raise HistomixError(f"{meta['name']} holds more than one plane of labels; save one of them.")
     return as_ids(labels, meta["name"])
+
+
+def _pixels(data: Any, meta: Mapping[str, Any]) -> NDArray[np.uint8]:
+    if not meta.get("rgb"):
+        raise HistomixError(f"{meta['name']} is no RGB image; save it with another writer.")
+    planes = pixels_of(meta["name"], data[0] if meta.get("multiscale") else data)
+    if len(planes) != 1:
+        raise HistomixError(f"{meta['name']} holds {len(planes)} images; save one of them.")
+    return planes[0][1]
+
+
+_SAVED = {"image": _pixels, "labels": lambda data, meta: smallest_ids(_ids(data, meta))}
 
 
 def _labeled(data: Any, meta: Mapping[str, Any]) -> tuple[LabeledImage, tuple[NucleusClass, ...], bool]:
@@ -151,14 +177,13 @@ def _classes(meta: Mapping[str, Any], kinds: set[str]) -> tuple[NucleusClass, ..
     return with_names(known, kinds)
 
 
-def _through(format: str, pattern: str, path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
+def _through(format: str, pattern: str, target: Path, data: Any, meta: Mapping[str, Any]) -> list[str]:
     """Write a whole dataset of one image beside the file, and keep its labels."""
     image, classes, _ = _labeled(data, meta)
-    target = Path(path)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
         writer = format_of(format).writer()(Path(place), meta["name"], classes)
         writer.add(image, synthetic=is_synthetic(meta))
         writer.finish()
         (labels,) = Path(place).glob(pattern)
         labels.replace(target)
-    return [path]
+    return [str(target)]

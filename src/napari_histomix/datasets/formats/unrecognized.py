@@ -56,7 +56,7 @@ def why_unknown(root: Path, otherwise: str = "") -> HistomixError:
     elif len(others) == len(files):
         what = f"holds no labeled images but {held}"
     elif not others:
-        what = f"holds images but no labels ({held})"
+        what = f"holds images but no labels ({held}): the tab Find nuclei or histomix segment-nuclei can make them"
     else:
         what = f"holds {held}, but no labels in a form that is read"
     return UnknownLayoutError(f"{root} {what}; {NUCLEI_LAYOUTS}{otherwise}.")

@@ -202,6 +202,10 @@ def _mark(value: Any) -> tuple[int, int] | None:
 # Out of studies: what a person approved in them, or all that nobody took out.
 
 
+ABOUT = ("images", "nuclei")
+"""What a test may ask about: of changes that do not lie in place, and of those that do."""
+
+
 @dataclass(frozen=True, eq=False)
 class MadeTest:
     """A reader test that was written, and how many crops of either kind it has; fewer than wanted, maybe."""
@@ -217,6 +221,7 @@ def make_reader_test(
     settings: ReaderTestSettings | None = None,
     *,
     undecided: bool = False,
+    about: str | None = None,
 ) -> Job[MadeTest]:
     """Make a reader test in a new folder, complete or absent; a long job (see ``records.Job``).
 
@@ -231,6 +236,9 @@ def make_reader_test(
     settings : ReaderTestSettings, optional
     undecided : bool
         Also show what nobody has decided on yet.
+    about : str, optional
+        What is asked about: one of ``ABOUT``, ``nuclei`` that lie in real images, or whole ``images``. Without it, what
+        the studies hold, where that is one of them.
 
     Raises
     ------
@@ -249,14 +257,15 @@ def make_reader_test(
         # Pixels are read when they are looked at, for images are large.
         for change in study.changes():
             decision = decisions.get(change.id)
-            if decision == "approve" or (undecided and decision not in TAKEN_OUT):
+            asked = about is None or ABOUT[change.in_place] == about
+            if asked and (decision == "approve" or (undecided and decision not in TAKEN_OUT)):
                 shown.append(change)
                 samplers.append(by_change.get(change.id, ""))
     if not shown:
         rest = "all of it was rejected" if undecided else "approve some, or show what is undecided too"
         raise HistomixError(f"There is nothing synthetic to show: {rest}.")
     if len({change.in_place for change in shown}) > 1:
-        raise HistomixError("A reader test asks about nuclei or about tissue; name studies of one of them.")
+        raise HistomixError("There are nuclei and whole images to ask about; say which, for a test is of one of them.")
     if shown[0].in_place:
         # Asked of the study at once, not of each change's provenance.
         titles = [

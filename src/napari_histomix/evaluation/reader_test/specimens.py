@@ -48,7 +48,7 @@ class ReaderTestSettings:
         Option(
             "Also show donors pasted without blending, as a method of its own: what blending has to be better than. "
             "Part of the same number.",
-            label="Also donors pasted without blending",
+            label="Also hard pastes of donors",
         ),
     ] = False
     side_um: Annotated[

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtGui import QColor, QHideEvent, QIcon, QPixmap, QShowEvent
 from qtpy.QtWidgets import QWidget
 
 from napari_histomix.generation.layout import Layout
@@ -45,6 +45,7 @@ class EditBox(QWidget):
         self._kept: frozenset[int] = frozenset()
         self._known: tuple[NucleusClass, ...] = ()
         self._classes: dict[int, str] = {}
+        self.ring = layout_layers.SelectedRing(viewer)
         self.clicks = Clicks(viewer, self)
         self.clicks.clicked.connect(self._on_clicked)
         self.about = ui.label(HOW, plain=True)
@@ -80,6 +81,7 @@ class EditBox(QWidget):
             )
         )
         self._update_soon = ui.later(self, 0, self._update)
+        self._remove_ring = ui.later(self, 0, self.ring.remove)
         self._update()
 
     # The layer.
@@ -88,11 +90,16 @@ class EditBox(QWidget):
         """Edit this layer, None: none; the nuclei that are ``kept`` stay as they are."""
         self._kept = frozenset(kept)
         if layer is not self.layer:
+            self.ring.hide()
+            # In a turn of its own: the layer may just be leaving napari's list.
+            self._remove_ring.start()
             for signal, slot in self._signals(self.layer):
                 signal.disconnect(slot)
             self.layer = layer
             for signal, slot in self._signals(layer):
                 signal.connect(slot)
+        # At once: who scrolls to the box needs its whole height.
+        self.about.setVisible(layer is not None)
         self._read()
 
     def _signals(self, layer: Any) -> list[tuple[Any, Callable[..., None]]]:
@@ -231,12 +238,24 @@ class EditBox(QWidget):
 
     # What is shown.
 
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._update_soon.start()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        self.ring.hide()
+        super().hideEvent(event)
+
     def _update(self) -> None:
         layer, number = self.layer, self.selected
         for button in (self.delete_button, *self.move_buttons, *self.turn_buttons):
             button.setEnabled(bool(number))
         for button in (self.undo_button, self.redo_button):
             button.setEnabled(layer is not None)
+        if number and layer.visible and self.isVisible():
+            self.ring.show(layer, layout_layers.selected_mask(layer, self._point))
+        else:
+            self.ring.hide()
         if layer is None:
             self.about.setText("")
         elif number:

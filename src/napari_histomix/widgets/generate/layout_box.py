@@ -15,13 +15,13 @@ from napari_histomix.generation.layouts import LayoutSettings
 from napari_histomix.records import HistomixError
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.forms import NetworkChoice, SessionForm
 from napari_histomix.widgets.generate import making
 from napari_histomix.widgets.generate.layout_layers import unusable_labels
 from napari_histomix.widgets.generate.making import Sampled
 from napari_histomix.widgets.generate.paint_form import HIGHEST_SEED
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.session import window_of
+from napari_histomix.widgets.session_form import NetworkChoice, SessionForm
 from napari_histomix.widgets.viewer_layers import LayerChoice
 
 RECOMBINED, DRAWN = "recombined", "drawn"

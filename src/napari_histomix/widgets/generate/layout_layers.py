@@ -6,16 +6,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Labels, Points
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
 from napari_histomix.datasets.entries import with_names
 from napari_histomix.generation.layout import Layout
 from napari_histomix.records import HistomixError, NucleusClass, instance_ids
-from napari_histomix.widgets.layer_making import nuclei_keywords, outlined
-from napari_histomix.widgets.viewer_layers import about, micrometers, plane_of
+from napari_histomix.widgets.layer_making import nuclei_keywords, outlined, space_like
+from napari_histomix.widgets.viewer_layers import about, micrometers, plane_of, remove_layer
 from napari_histomix.widgets.writers import classes_in, kinds_of
+
+RING, AROUND = "selected nucleus", 1.5
+"""Name of the layer that marks a nucleus, and how far around it the ring lies, in its own extent."""
 
 
 def unusable_labels(layer: Any) -> str:
@@ -128,3 +131,54 @@ def edit(layer: Any, point: Sequence[float], change: Callable[[Layout], Layout])
 def selected_mask(layer: Any, point: Sequence[float]) -> NDArray[np.bool_]:
     """Where the selected label of a layer is, (H, W)."""
     return np.asarray(layer.data[plane_of(layer, point)]) == layer.selected_label
+
+
+class SelectedRing:
+    """A ring around the selected nucleus of a layer, in a layer of its own above it."""
+
+    def __init__(self, viewer: Any) -> None:
+        self.viewer = viewer
+        self._ring: Points | None = None
+
+    def show(self, layer: Any, nucleus: NDArray[np.bool_]) -> None:
+        """Mark a nucleus of a layer, given where it is (H, W)."""
+        places = np.argwhere(nucleus)
+        low, high = places.min(axis=0), places.max(axis=0)
+        center = [[*plane_of(layer, tuple(self.viewer.dims.point)), *((low + high) / 2)]]
+        size = AROUND * float((high - low).max() + 1)
+        ring = self._ring
+        if ring is None or ring not in self.viewer.layers or (ring.ndim, ring.units) != (layer.ndim, layer.units):
+            self.remove()
+            ring = self._ring = self._added(layer)
+        layers = self.viewer.layers
+        if layers.index(ring) < layers.index(layer):
+            layers.move(layers.index(ring), len(layers))
+        ring.scale, ring.translate = layer.scale, layer.translate
+        ring.data, ring.size, ring.visible = np.array(center, float), size, True
+        ring.selected_data = set()
+
+    def _added(self, layer: Any) -> Points:
+        layers = self.viewer.layers
+        active = layers.selection.active
+        ring = Points(
+            ndim=layer.ndim,
+            face_color="transparent",
+            border_color="yellow",
+            border_width=0.06,
+            name=RING,
+            **space_like(layer, None),
+        )
+        layers.append(ring)
+        # To napari it is the new layer that a person works on.
+        layers.selection.active = active
+        return ring
+
+    def hide(self) -> None:
+        """Mark nothing."""
+        if self._ring is not None:
+            self._ring.visible = False
+
+    def remove(self) -> None:
+        """Take the ring's layer away."""
+        ring, self._ring = self._ring, None
+        remove_layer(self.viewer, ring)

@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_histomix.datasets import Dataset
+from napari_histomix.generation.drawn import groups_of, paint_layout, paint_nuclei, surroundings
 from napari_histomix.generation.layout import Layout
 from napari_histomix.generation.layouts import LayoutSettings, Recombiner
 from napari_histomix.generation.presets import DEFAULT, PRESETS, PaintSettings
-from napari_histomix.records import Event, HistomixError, Job, LabeledImage, within
+from napari_histomix.methods.painting_by_hand import PaintedByHand
+from napari_histomix.records import Event, HistomixError, Job, LabeledImage, relayed
 from napari_histomix.settings import plain
-from napari_histomix.widgets.jobs import prepare_torch
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.viewer_layers import Picture
 
 IMAGES = 24
 """Training images that layouts are recombined of, at most: to read all of a large dataset takes too long."""
-RING = 1.5
-"""µm around a drawn nucleus that are painted with it."""
-SURROUNDINGS = 32.0
-"""µm around a drawn nucleus that the network sees."""
+
+MADE = ("seed", "settings", "model", "model_kind", "model_sha256")
+"""What the layer of a layout says of how that was made."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ class Sampled:
 
 @dataclass(frozen=True, eq=False)
 class Painted:
-    """A picture (H, W, 3) of a layout, and how it was made."""
+    """A picture (H, W, 3) of a layout, and how it was made; ``by_hand`` is what a study can take over of it."""
 
     pixels: NDArray[np.uint8]
     layout: Layout
     facts: dict[str, Any]
+    options: PaintOptions
+    by_hand: PaintedByHand
 
 
 class Networks:
@@ -62,6 +65,8 @@ class Networks:
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[Any, Any]] = {}
+        self.opened: dict[str, Any] = {}
+        """What the card says of each network that was opened, by its SHA-256."""
 
     def open(self, kind: Any, folder: str) -> Any:
         from napari_histomix.generation.models import load_generator
@@ -71,6 +76,7 @@ class Networks:
         if self._kept.get(kind, (None,))[0] != key:
             self._kept.pop(kind, None)
             self._kept[kind] = key, load_generator(folder, kind)
+            self.opened[self._kept[kind][1].sha256] = self._kept[kind][1].card
         return self._kept[kind][1]
 
 
@@ -136,31 +142,48 @@ def _facts(options: PaintOptions, model: Any) -> dict[str, Any]:
     return {"synthetic": True, "seed": options.seed, "settings": settings, **model.facts}
 
 
-def _image_settings(options: PaintOptions) -> PaintSettings:
+def _image_settings(options: PaintOptions) -> PaintSettings | None:
+    """Those of the image model; None for a network that has none."""
+    if options.kind != "image":
+        return None
     settings = PRESETS[options.preset]
     return settings if options.guidance is None else replace(settings, guidance=options.guidance)
 
 
-def paint_job(networks: Networks, layout: Layout, options: PaintOptions, reference: Picture | None) -> Job[Painted]:
-    """Paint a layout, in the stain of a reference where there is one."""
+def paint_job(
+    networks: Networks,
+    layout: Layout,
+    options: PaintOptions,
+    reference: Picture | None,
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> Job[Painted]:
+    """Paint a layout, in the stain of a reference where there is one; ``about`` is what its layer says of it."""
     prepare_torch()
     yield Event("Opening the network")
-    from napari_histomix.generation import image_model, pix2pix
     from napari_histomix.stains import stain_of
 
     if not layout.classes:
         raise HistomixError("The layout holds no nucleus; add some, or sample a layout.")
     model = networks.open(options.kind, options.model)
-    stains = [None if reference is None else stain_of(reference.pixels())]
-    if options.kind == "image":
-        settings = _image_settings(options)
-        painting = image_model.paint([layout], model, [options.seed], settings, stains=stains, device=options.device)
-    else:
-        painting = pix2pix.render([layout], model, stains=stains, seeds=[options.seed], device=options.device)
-    (pixels,) = yield from painting
-    stain = {} if reference is None else {"stain_of": reference.name}
-    sources = {"source": layout.source} if layout.source else {}
-    return Painted(pixels, layout, {**_facts(options, model), **stain, **sources})
+    stain = None if reference is None else stain_of(reference.pixels())
+    pixels = yield from paint_layout(layout, model, options.seed, stain, _image_settings(options), options.device)
+    named = {} if reference is None else {"stain_of": reference.name}
+    lineage = {"source": layout.source, "donors": list(about.get("donors", ()))}
+    sources = {name: value for name, value in lineage.items() if value}
+    # A painted layout may be painted again: how it came about stays known.
+    made = about.get("layout_made") or {name: about[name] for name in MADE if name in about}
+    own = "" if about.get("synthetic") else str(about.get("image", ""))
+    by_hand = PaintedByHand(
+        pixels,
+        layout,
+        options.seed,
+        stain=stain,
+        reference="" if reference is None else reference.name,
+        origins=tuple(dict.fromkeys(filter(None, (layout.source, *about.get("donors", ()), own)))),
+        made=made,
+    )
+    facts = {**_facts(options, model), **named, **sources, "layout_made": made}
+    return Painted(pixels, layout, facts, options, by_hand)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,9 +223,9 @@ class WhatIf:
 
 
 def what_if_job(networks: Networks, drawing: Drawing, drawn: Layout, options: PaintOptions) -> Job[Painted]:
-    """Paint drawn nuclei into a real image, one after another; all else comes back bit for bit.
+    """Paint drawn nuclei into a real image; all else comes back bit for bit.
 
-    A nucleus depends on the image, its own shape and class, the seed, and those with a lower id.
+    A nucleus depends on the image, its own shape and class, the seed, and those that are drawn near it.
     """
     prepare_torch()
     layout, new = drawing.layout(drawn)
@@ -211,53 +234,24 @@ def what_if_job(networks: Networks, drawing: Drawing, drawn: Layout, options: Pa
     yield Event("Opening the network")
     model = networks.open(options.kind, options.model)
     yield Event("Reading the image")
-    pixels = drawing.picture.pixels()
-    height, width = layout.shape
-    margin = round(SURROUNDINGS / drawing.mpp)
-    # Those that are not painted yet are not there yet.
-    instances = np.where(np.isin(layout.instances, new), 0, layout.instances).astype(np.int32)
-    for done, number in enumerate(new):
-        rows, cols = np.nonzero(layout.instances == number)
-        window = (
-            slice(max(int(rows.min()) - margin, 0), min(int(rows.max()) + margin + 1, height)),
-            slice(max(int(cols.min()) - margin, 0), min(int(cols.max()) + margin + 1, width)),
-        )
-        instances[rows, cols] = number
-        hole = hole_of(layout.instances[window], number, drawing.mpp)
-        ids = np.unique(instances[window])
-        near = Layout(instances[window].copy(), {int(i): layout.classes[int(i)] for i in ids if i}, drawing.mpp)
-        part = replace(options, seed=int(np.random.SeedSequence([options.seed, number]).generate_state(1)[0]))
-        phase = f"Painting nucleus {done + 1} of {len(new)}"
-        made = yield from within(_inside(pixels[window].copy(), near, hole, model, part), phase, done, len(new))
+    original = drawing.picture.pixels()
+    pixels, done = original.copy(), 0
+    for group in groups_of(layout.instances, new, layout.mpp):
+        others = [number for number in new if number not in group]
+        window = surroundings(layout.instances, group, layout.mpp)
+        instances = np.ascontiguousarray(layout.instances[window])
+        near = Layout(np.where(np.isin(instances, others), 0, instances).astype(np.int32), layout.classes, layout.mpp)
+        job = paint_nuclei(original[window], near, group, model, options.seed, _image_settings(options), options.device)
+
+        def of_all(event: Event, before: int = done) -> Event:
+            at = before + event.done
+            return replace(event, phase=f"Painting nucleus {at + 1} of {len(new)}", done=at, total=len(new))
+
+        made, hole = yield from relayed(job, of_all)
         pixels[window][hole] = made[hole]
-    return Painted(pixels, layout, {**_facts(options, model), "drawn": new})
-
-
-def _inside(
-    pixels: NDArray[np.uint8], layout: Layout, hole: NDArray[np.bool_], model: Any, options: PaintOptions
-) -> Job[NDArray[np.uint8]]:
-    from napari_histomix.generation import image_model, pix2pix
-
-    if options.kind == "image":
-        settings = _image_settings(options)
-        return (
-            yield from image_model.paint_inside(
-                pixels, layout, hole, model, options.seed, settings, device=options.device
-            )
-        )
-    (picture,) = yield from pix2pix.render(
-        [layout], model, references=[pixels], hidden=[hole], seeds=[options.seed], device=options.device
-    )
-    return picture
-
-
-def hole_of(instances: NDArray[np.int32], number: int, mpp: float) -> NDArray[np.bool_]:
-    """The pixels that are painted with a nucleus: its own and a ring around it, without those of other nuclei."""
-    radius = max(1, round(RING / mpp))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    own = instances == number
-    grown = cv2.dilate(own.astype(np.uint8), disc) > 0
-    return np.asarray(grown & (own | (instances == 0)))
+        done += len(group)
+    by_hand = PaintedByHand(pixels, layout, options.seed, drawing.picture.name, tuple(new))
+    return Painted(pixels, layout, {**_facts(options, model), "drawn": new}, options, by_hand)
 
 
 def counted(layout: Layout) -> str:

@@ -16,9 +16,9 @@ from napari_histomix.records import NucleusClass
 from napari_histomix.settings import DEVICES
 from napari_histomix.weights import bundled_model
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.forms import NetworkChoice
 from napari_histomix.widgets.generate.making import PaintOptions
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.session_form import NetworkChoice, training_button
 from napari_histomix.widgets.viewer_layers import LayerChoice, unusable
 
 KINDS = (("Diffusion", "image"), ("Edge pix2pix", "pix2pix"))
@@ -47,6 +47,7 @@ class PaintForm(QWidget):
         )
         self.usual = ui.form(
             ("Network", self.kind),
+            ("", training_button(session, lambda: self._kind)),
             ("Steps", self.preset),
             ("Stain of", self.stain, "The open image whose stain is followed."),
             ("Seed", self.seed),

@@ -19,13 +19,14 @@ from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.camera import fit, show_scale_bar
 from napari_histomix.widgets.generate import making
 from napari_histomix.widgets.generate.edit_box import EditBox
+from napari_histomix.widgets.generate.keeping import KeepBox
 from napari_histomix.widgets.generate.layout_box import LayoutBox
 from napari_histomix.widgets.generate.layout_layers import layout_layer, layout_of, unusable_labels, write_layout
 from napari_histomix.widgets.generate.making import Drawing, Painted, WhatIf
 from napari_histomix.widgets.generate.paint_form import PaintForm
-from napari_histomix.widgets.jobs import load_ahead
+from napari_histomix.widgets.loading_ahead import load_networks_ahead
 from napari_histomix.widgets.session import Session, window_of
-from napari_histomix.widgets.viewer_layers import LayerChoice, about
+from napari_histomix.widgets.viewer_layers import LayerChoice, about, remove_layer
 
 NEW, WHAT_IF = "new", "what if"
 TASKS = (("A new image", NEW), ("What if, in a real image", WHAT_IF))
@@ -39,12 +40,16 @@ class GeneratePanel(Panel):
     """A layout as a Labels layer, tools to edit it, and the network that paints it."""
 
     preferred_size = (360, 760)
+    heavy = True
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
         self.networks = making.Networks()
         self._named: Sequence[NucleusClass] = ()
+        self._chosen_for: Any = None
         self._drawings: list[WhatIf] = []
+        self._painted: dict[bool, Painted] = {}
+        """What was painted last: a new image, and into a real one."""
         self._preview: Any = None
         """The Image layer that is being painted."""
         self._base: Any = None
@@ -56,7 +61,7 @@ class GeneratePanel(Panel):
         self._connect()
         self._on_session()
         self._on_task()
-        load_ahead()
+        load_networks_ahead()
 
     def _build(self) -> None:
         self.scroll()
@@ -93,7 +98,8 @@ class GeneratePanel(Panel):
             "candidate places that you look through first. Leads to the method Painted nuclei."
         )
         self.many_button = ui.button("Many of this class …", tip, self.plan_many)
-        ui.add(self.column, self.paint_bar, self.why, self.note, self.before_button, self.many_button)
+        self.keep_box = KeepBox(self, self.networks)
+        ui.add(self.column, self.paint_bar, self.why, self.note, self.before_button, self.keep_box, self.many_button)
         self.column.addStretch(1)
 
     def _connect(self) -> None:
@@ -105,6 +111,7 @@ class GeneratePanel(Panel):
         for signal in (self.layout_box.changed, self.scale.valueChanged):
             signal.connect(lambda *_: self._update())
         self.layout_box.sampled.connect(lambda sampled: self._show_layout(sampled.layout, sampled.facts))
+        self.layout_box.sampled.connect(lambda _sampled: ui.reveal(self.paint_bar))
         self.paint_form.changed.connect(self._on_session)
         self.paint_bar.run.connect(self.paint)
         self.runner.on(progressed=self._on_event, finished=self._on_painted, failed=self._on_failed)
@@ -113,6 +120,7 @@ class GeneratePanel(Panel):
         self.edit_box.changed.connect(self._update)
         self.edit_box.failed.connect(partial(self.complain, self.note))
         self.before_button.toggled.connect(self._show_before)
+        self.keep_box.changed.connect(self._update)
         self.viewer.layers.events.removed.connect(self._on_removed)
         for signal in (self.session.dataset_changed, self.session.splits_changed):
             signal.connect(self._on_session)
@@ -156,6 +164,7 @@ class GeneratePanel(Panel):
         self.many_button.setVisible(self.what_if)
         self.paint_bar.run_button.setText("Paint it" if self.what_if else "Paint")
         self.note.say("")
+        self.keep_box.offer(self._painted.get(self.what_if))
         if self.what_if and self.nuclei.layer is None:
             self._choose_nuclei()
         self._on_layers()
@@ -169,12 +178,11 @@ class GeneratePanel(Panel):
         """Choose the nuclei of the chosen image, where they are open."""
         image = self.image.layer
         name = about(image).get("image") if image is not None else None
-        mine = [
-            layer
-            for layer in reversed(self.viewer.layers)
-            if name and isinstance(layer, Labels) and about(layer).get("image") == name and not unusable_labels(layer)
-        ]
-        if mine and self.nuclei.layer not in mine:
+        labels = [layer for layer in reversed(self.viewer.layers) if isinstance(layer, Labels)] if name else []
+        mine = [layer for layer in labels if about(layer).get("image") == name and not unusable_labels(layer)]
+        # Once for an image: what a person chooses then stays, also that none are labeled.
+        before, self._chosen_for = self._chosen_for, (id(image), name) if mine else None
+        if mine and before != self._chosen_for:
             self.nuclei.choose(mine[0])
 
     def _real_ids(self) -> list[int]:
@@ -209,6 +217,7 @@ class GeneratePanel(Panel):
         self.layout_box.allow(not painting)
         self.scale_box.setVisible(self._needs_scale)
         self.paint_form.ask_stain(not self.what_if)
+        self.paint_bar.run_button.setStyleSheet("" if self.keep_box.offers else ui.PRIMARY)
         drawing = self.drawing if self.what_if else None
         shown = drawing is not None and drawing.painted in self.viewer.layers
         self.before_button.setVisible(shown)
@@ -326,6 +335,8 @@ class GeneratePanel(Panel):
         if self.runner.running or self.problem():
             return
         self.note.say("")
+        self._painted.pop(self.what_if, None)
+        self.keep_box.offer(None)
         self._messages, self._lost, self._preview = [], "", None
         point = self.viewer.dims.point
         try:
@@ -336,18 +347,13 @@ class GeneratePanel(Panel):
                 layout = layout_of(layer, point, self.scale.value())
                 stain = self.paint_form.stain.layer
                 reference = None if stain is None else viewer_layers.picture_of(stain, point)
-                self._base, self._space = layer, self._plane_space(layer)
-                make = partial(making.paint_job, self.networks, layout, self.paint_form.options(), reference)
+                self._base, self._space = layer, viewer_layers.plane_space(layer)
+                options, facts = self.paint_form.options(), dict(about(layer))
+                make = partial(making.paint_job, self.networks, layout, options, reference, facts)
         except HistomixError as error:
             self.complain(self.note, str(error))
             return
         self.runner.start(make, "painting")
-
-    @staticmethod
-    def _plane_space(layer: Any) -> dict[str, Any]:
-        """Where the picture of a Labels layer's plane lies."""
-        parts = {name: getattr(layer, name)[-2:] for name in ("scale", "translate", "units")}
-        return {name: tuple(part) for name, part in parts.items()}
 
     def _what_if_job(self) -> Any:
         drawing = self.drawing
@@ -398,7 +404,10 @@ class GeneratePanel(Panel):
         sentence = f"{words} in “{name}”; all else is as it was." if isinstance(base, WhatIf) else f"“{name}”: {words}."
         messages, self._messages = self._messages, []
         self.note.say(" ".join([sentence, *messages]), "warning" if messages else "good")
+        self._painted[isinstance(base, WhatIf)] = painted
+        self.keep_box.offer(painted)
         self._update()
+        ui.reveal(self.keep_box)
 
     def _show_pair(self, base: Any, painted: Painted) -> str:
         """The picture and its labels, named alike."""
@@ -474,8 +483,7 @@ class GeneratePanel(Panel):
     def _take_back(self) -> None:
         """Remove what is half-done."""
         preview, self._preview, self._base = self._preview, None, None
-        if preview in self.viewer.layers:
-            self.viewer.layers.remove(preview)
+        remove_layer(self.viewer, preview)
         if preview is not None and self.edited is not None:
             self.edited.visible = True
 

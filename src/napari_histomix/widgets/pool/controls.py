@@ -40,11 +40,11 @@ class PoolFilters(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kind = choice([("Any class", "")], changed=self.filtered, letters=6)
-        self.decision = choice(DECISIONS, changed=self.filtered, letters=6)
+        self.kind = choice([("Any class", "")], "Show the segments of this class.", self.filtered, letters=6)
+        self.decision = choice(DECISIONS, "Show the segments with this decision.", self.filtered, letters=6)
         tip = "Segments at the border of their image are incomplete: what lies beyond is missing."
         self.border = choice(BORDERS, tip, self.filtered, letters=6)
-        self.tag = choice([("Any tag", "")], changed=self.filtered, letters=6)
+        self.tag = choice([("Any tag", "")], "Show the segments with this tag.", self.filtered, letters=6)
         self._choices = (self.kind, self.decision, self.border, self.tag)
         self._typed = later(self, 250, self.filtered)
         tip = "Show the segments whose image, patient, slide or tags contain all these words."
@@ -160,7 +160,7 @@ class PoolActions(QWidget):
         self.tag_button = button("Tag", "Tag the selected segments.", self._tag)
         tip = "Take this tag off the selected segments; without one, all of theirs."
         self.untag_button = button("Untag", tip, lambda: panel.untag(self.text.text()))
-        self.border_button = button("Drop the border", "", panel.drop_border)
+        self.border_button = button("Drop the border", "Drop the incomplete segments.", panel.drop_border)
         keep, drop, clear, undo, redo = self.buttons.values()
         tags = row(self.class_button, self.text, self.tag_button, self.untag_button, stretch=1)
         lines = even_row(keep, drop, clear), tags, self.border_button, even_row(undo, redo)

@@ -11,7 +11,8 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets.elements import ACCENT
-from napari_histomix.widgets.pool.gallery import PoolSelection, class_colors, theme_colors
+from napari_histomix.widgets.gallery import Selection, theme_colors
+from napari_histomix.widgets.pool.gallery import class_colors
 
 MARGIN = 14
 """Pixels that stay free around the dots."""
@@ -30,7 +31,7 @@ class PoolMap(QWidget):
     lassoed = Signal()
     """Segments were selected with the lasso."""
 
-    def __init__(self, selection: PoolSelection, theme: str = "dark") -> None:
+    def __init__(self, selection: Selection, theme: str = "dark") -> None:
         super().__init__()
         self.selection = selection
         self.curation: Curation | None = None

@@ -20,9 +20,10 @@ from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import PanelKeys
+from napari_histomix.widgets.gallery import Selection
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions, PoolFilters
-from napari_histomix.widgets.pool.gallery import PoolGallery, PoolSelection
+from napari_histomix.widgets.pool.gallery import PoolGallery
 from napari_histomix.widgets.pool.loading import CurationWriter, OpenedPool, TissuePanel, umap_job, uses_of
 from napari_histomix.widgets.pool.map import PoolMap
 from napari_histomix.widgets.session import Session
@@ -48,7 +49,7 @@ class PoolView(QWidget):
         self.viewer, self.places = viewer, places
         self.curation: Curation | None = None
         self._wanted = ""
-        self.selection = PoolSelection(self)
+        self.selection = Selection(self)
         self.sorter = JobRunner(self).on(finished=self._show_order, failed=self.said)
         self._build()
         self.filters.filtered.connect(self.refresh)
@@ -64,6 +65,8 @@ class PoolView(QWidget):
     def _build(self) -> None:
         self.filters = PoolFilters()
         self.gallery = PoolGallery(self.selection, self.viewer.theme)
+        # A row of tiles: with the map and the buttons on a low screen, a higher one would lie over the map.
+        self.gallery.setMinimumHeight(110)
         self.map = PoolMap(self.selection, self.viewer.theme)
         tip = "How the segments' vectors are brought onto two axes."
         self.map_kind = ui.choice((("Map: principal components", PCA), ("Map: UMAP", UMAP)), tip)
@@ -218,11 +221,13 @@ class PoolPanel(TissuePanel):
         self._build()
         self.keys = PanelKeys(self, self.viewer, {key: getattr(self, name) for name, (key, _) in ACTIONS.items()})
         self.while_shown.append(self.keys)
+        self.column.insertWidget(0, self.keys.badge("Pool"))
         self._connect()
         self._update()
 
     def _build(self) -> None:
-        self.empty = ui.Note("Open a study to look through its segments.")
+        self.empty = ui.Note("Here you look through a pool of segments. Build one, or open a study that has one.")
+        lead = self.lead("Build the pool →", "make/plan", "Find the segments of the open images.", beside=self.empty)
         tip = "Make the segment pool of this study anew."
         self.rebuild_button = ui.button("Rebuild…", tip, self._open_segments, shown=False)
         self.view = PoolView(self.viewer, self.places)
@@ -230,7 +235,7 @@ class PoolPanel(TissuePanel):
         self.count = ui.label()
         self.results = ui.box(ui.column(self.view, self.actions_box, self.count, stretch=0))
         header = ui.row(self.title, self.open_button, stretch=0)
-        ui.add(self.column, header, self.empty, self.progress, self.note, self.rebuild_button)
+        ui.add(self.column, header, self.empty, lead, self.progress, self.note, self.rebuild_button)
         self.column.addWidget(self.results, 1000)
         self.column.addStretch(1)
 
@@ -268,7 +273,8 @@ class PoolPanel(TissuePanel):
 
     def _update(self) -> None:
         self.results.setVisible(self.curation is not None)
-        self.empty.setVisible(self.curation is None and not self.rebuild_button.isVisibleTo(self))
+        for part in (self.empty, self.empty.lead):
+            part.setVisible(self.curation is None and not self.rebuild_button.isVisibleTo(self))
 
     def _on_finished(self, result: Any) -> None:
         if isinstance(result, OpenedPool):

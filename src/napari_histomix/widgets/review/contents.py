@@ -16,9 +16,18 @@ from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.decisions import UNDECIDED, WORDS
 from napari_histomix.widgets.jobs import sentence_of
 from napari_histomix.widgets.layer_making import center
-from napari_histomix.widgets.review.deciding import COLORS, DecidingBox, DetailsBox, GoalBar, provenance, title_of
+from napari_histomix.widgets.review.deciding import (
+    COLORS,
+    DecidingBox,
+    DetailsBox,
+    GoalBar,
+    NameBox,
+    provenance,
+    title_of,
+)
 from napari_histomix.widgets.review.detecting import DetectorSection
 from napari_histomix.widgets.review.donors import CompareSection, DonorSection
+from napari_histomix.widgets.review.grid import ReviewGrid
 from napari_histomix.widgets.review.queue import DETECTABLE_FIRST
 from napari_histomix.widgets.review.sections import FilterSection, ListSection, SummarySection
 from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison
@@ -26,6 +35,10 @@ from napari_histomix.widgets.review.views import BLINK, SIDE_BY_SIDE, Comparison
 if TYPE_CHECKING:
     from napari_histomix.widgets.review.panel import ReviewPanel
 
+GRID_TIP = (
+    "All that the filter leaves, side by side: select several, and decide on them at once (0). "
+    "A double click or Enter looks closer at one."
+)
 ELIDED, NAME_WIDTH = Qt.TextElideMode.ElideMiddle, 130
 """Where and to how many pixels the names of images are shortened; the tooltip has them whole."""
 
@@ -37,6 +50,8 @@ class ReviewContents(QWidget):
         super().__init__()
         self.session, self.book, self.queue = panel.session, panel.book, panel.queue
         self.counter, self.note = ui.label(wrap=False, style="font-weight: 600;", yields=True), ui.Note()
+        self.grid_button = ui.button("Grid (0)", GRID_TIP, checkable=True)
+        self.grid_button.toggled.connect(self.show_grid)
         keys_button = ui.button("Keys (?)", "All keys of the review (? or F1).", lambda: panel.toggle_keys())
         self.views = Comparison(self.show_look, self.book.show_synthetic)
         self.goal, self.deciding, self.details = GoalBar(panel), DecidingBox(panel), DetailsBox(panel)
@@ -45,10 +60,17 @@ class ReviewContents(QWidget):
         self.detector, self.summary = DetectorSection(panel), SummarySection(panel, self.filters.choose_donor)
         tip = "Everything is decided: go on to write the approved work as a dataset."
         self.export = panel.lead("Export what is approved →", "results/export", tip, primary=True)
-        parts = (self.goal, self.note, self.views, self.deciding, self.export, self.details)
+        self.grid = ReviewGrid(self.session, self.queue, panel.viewer.theme)
+        self.grid.hide()
+        self._fit_grid = panel.fit_grid
+        self.grid.opened.connect(lambda _row: self.grid_button.setChecked(False))
+        self.name_box = NameBox(panel)
+        parts = (self.goal, self.note, self.views, self.grid, self.deciding, self.name_box, self.export, self.details)
         sections = (self.filters, self.list, self.donors, self.compare, self.detector, self.summary)
-        top = ui.row(self.counter, keys_button, stretch=0)
-        self.setLayout(ui.column(top, *parts, *sections, space=ui.SPACE - 2))
+        self.top = ui.row(self.grid_button, keys_button)
+        self.top.insertStretch(0, 1)
+        self.setLayout(ui.column(self.top, self.counter, *parts, *sections, space=ui.SPACE - 2))
+        ui.narrowable(self)
         self.shows = False
         """Whether the views show what is under review."""
         self._aimed: tuple[int, bool, tuple[int, int]] | None = None
@@ -74,6 +96,7 @@ class ReviewContents(QWidget):
         queue.set_changes(self.session.table, self._class_name, self.session.decisions)
         self.filters.set_rows()
         self.list.set_rows()
+        self.grid.set_rows()
         self.read_more()
         if self.filters.wanted != queue.wanted:
             # What had been chosen does not occur any more.
@@ -111,8 +134,11 @@ class ReviewContents(QWidget):
         self.counter.setText(f"{place}{shown}{out} · {approved:,} approved · {rejected:,} rejected{gone}")
         self.goal.show_counts(undecided, approved, rejected)
         self.export.setVisible(bool(approved) and not undecided)
+        self._fit_grid()
         self.filters.show_count(queue)
         self.list.refresh()
+        if self.grid_button.isChecked():
+            self.grid.refresh()
         self.detector.refresh()
         self.summary.redraw.start()
         self.show_look()
@@ -135,6 +161,16 @@ class ReviewContents(QWidget):
             shown.setText(provenance(*about, lambda name: metrics.elidedText(name, ELIDED, NAME_WIDTH)))
         except (HistomixError, OSError) as error:
             shown.setText(sentence_of(error))
+
+    def show_grid(self, shown: bool) -> None:
+        """Show all that the filter leaves in place of the one under review, which is the current one among them."""
+        self.views.setVisible(not shown)
+        self.grid.setVisible(shown)
+        self.deciding.choose_in(self.grid if shown else None)
+        self.show_all()
+        if shown:
+            self.grid.reveal(self.grid.selection.current)
+            self.grid.setFocus(Qt.FocusReason.OtherFocusReason)
 
     # Before and after.
 
@@ -173,6 +209,7 @@ class ReviewContents(QWidget):
             if not unreadable:
                 reader.request(change.image)
             return
+        views.set_alone(not change.image)
         self._aim(change)
         try:
             near, seen = self._look(change, target)
@@ -182,9 +219,10 @@ class ReviewContents(QWidget):
             return
         self.shows = True
         decision = self.queue.decision
-        caption = "After" if decision == UNDECIDED else f"After: {WORDS[decision]}"
-        nothing = "Before: unreadable" if change.image else "Before: nothing"
-        views.show_look(seen, caption, COLORS.get(decision, ""), "Before" if target is not None else nothing)
+        after = "After" if change.image else "New image"
+        caption = after if decision == UNDECIDED else f"{after}: {WORDS[decision]}"
+        before = "Before" if target is not None else "Before: unreadable"
+        views.show_look(seen, caption, COLORS.get(decision, ""), before)
         for section in (self.donors, self.compare):
             section.show_change(change, target, near)
         # Going on need not wait for the next image.

@@ -17,6 +17,7 @@ from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QButtonGroup, QLineEdit, QProgressBar, QWidget
 
 from napari_histomix.methods import method_of
+from napari_histomix.preferences import ask_reviewer
 from napari_histomix.records import Change, HistomixError
 from napari_histomix.study.decision_log import REASONS, Decided
 from napari_histomix.widgets import elements as ui
@@ -24,9 +25,10 @@ from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED
 from napari_histomix.widgets.review.queue import ReviewQueue
 
 if TYPE_CHECKING:
+    from napari_histomix.widgets.review.grid import ReviewGrid
     from napari_histomix.widgets.review.panel import ReviewPanel
 
-ONE, IMAGE, SHOWN = "one", "image", "shown"
+ONE, IMAGE, SHOWN, SELECTED = "one", "image", "shown", "selected"
 SCOPES = {
     ONE: ("This {noun} (E)", "Decide on the {noun} that is shown."),
     IMAGE: (
@@ -88,27 +90,46 @@ class DecidingBox(QWidget):
             "Undo (Z)", "Take the last decision, reason or note back (Z, U or Ctrl+Z).", panel.undo
         )
         self.redo_button = ui.button("Redo (Y)", "Do again what was taken back last (Y or Ctrl+Shift+Z).", panel.redo)
-        self.previous_button = ui.button("◀ Previous (←)", pressed=lambda: panel.move_by(-1))
-        self.next_button = ui.button("Next (→) ▶", pressed=lambda: panel.move_by(1))
+        self.previous_button = ui.button(
+            "◀ Previous (←)", "Go to the one before, of those that the filter leaves.", lambda: panel.move_by(-1)
+        )
+        self.next_button = ui.button(
+            "Next (→) ▶", "Go to the next one, of those that the filter leaves.", lambda: panel.move_by(1)
+        )
         on_button = ui.button("Next undecided (J)", "Go to the next that is undecided.", panel.move_on)
+        self.grid: ReviewGrid | None = None
+        """In which a person selects what is decided on, while it is shown."""
+        self.selected = ui.label(wrap=False, style="font-weight: 600;", yields=True)
+        self.selected.hide()
         lines = (
-            ui.even_row(*self.scopes.values()),
+            ui.even_row(*self.scopes.values(), self.selected),
             ui.even_row(self.buttons[APPROVE], self.buttons[REJECT]),
             ui.even_row(self.buttons[UNDECIDED], self.buttons[DELETE], self.undo_button, self.redo_button),
             ui.even_row(self.previous_button, on_button, self.next_button),
         )
         self.setLayout(ui.column(*lines, space=ui.SPACE - 2))
 
+    def choose_in(self, grid: ReviewGrid | None) -> None:
+        """Decide on what is selected in a grid; None: on what the scope says again."""
+        self.grid = grid
+        self.selected.setVisible(grid is not None)
+        for scope_button in self.scopes.values():
+            scope_button.setVisible(grid is None)
+
     @property
     def scope(self) -> str:
+        if self.grid is not None:
+            return SELECTED
         return next(scope for scope, scope_button in self.scopes.items() if scope_button.isChecked())
 
     def set_scope(self, scope: str) -> None:
-        if self.scopes[scope].isEnabled():
+        if self.grid is None and self.scopes[scope].isEnabled():
             self.scopes[scope].setChecked(True)
 
     def rows(self, queue: ReviewQueue) -> NDArray[np.intp]:
-        """Rows that a decision concerns."""
+        """Rows that a decision concerns, in order."""
+        if self.grid is not None:
+            return self.grid.rows
         if self.scope == IMAGE:
             return queue.undecided_here()
         if self.scope == SHOWN:
@@ -121,11 +142,13 @@ class DecidingBox(QWidget):
             self.scopes[scope].setText(text.format(noun=queue.noun))
             self.scopes[scope].setToolTip(tip.format(noun=queue.noun, nouns=queue.words[1]))
         # An image of its own holds nothing else to decide on.
-        self.scopes[IMAGE].setVisible(bool(queue.table.in_place.any()))
+        self.scopes[IMAGE].setVisible(self.grid is None and bool(queue.table.in_place.any()))
         self.scopes[IMAGE].setEnabled(queue.in_place)
         if self.scope == IMAGE and not queue.in_place:
             self.set_scope(ONE)
-        count, together = len(self.rows(queue)), self.scope != ONE
+        count = len(self.rows(queue))
+        together = self.scope in (IMAGE, SHOWN) or (self.scope == SELECTED and count > 1)
+        self.selected.setText(f"{count:,} of {len(queue):,} selected · Ctrl+A selects all")
         for decision, text, keys, tip in BUTTONS:
             decision_button = self.buttons[decision]
             decision_button.setText(f"{text} {count:,} ({keys})" if together else f"{text} ({keys})")
@@ -182,6 +205,38 @@ class NoteEdit(QLineEdit):
             super().keyPressEvent(event)
 
 
+class NameBox(QWidget):
+    """Asks once who decides, after the first decision, and stands in nobody's way: decisions go on without a name."""
+
+    def __init__(self, panel: ReviewPanel) -> None:
+        super().__init__()
+        self.panel = panel
+        self.line = ui.line("Your name", "Written down with each of your decisions from now on; Preferences keeps it.")
+        self.line.setAccessibleName("Your name")
+        self.line.returnPressed.connect(self.keep)
+        keep = ui.button("Keep", "Write this name down with every decision from now on.", self.keep)
+        go_on = ui.button("No name", "Decide without a name; P, or Preferences, gives one later.", self._close)
+        note = ui.Note("Who decides? Your decisions have no name on them yet.")
+        self.setLayout(ui.column(note, ui.row(self.line, keep, go_on, stretch=0), space=ui.SPACE // 2))
+        ui.narrowable(self)
+        self.hide()
+        panel.session.reviewer_changed.connect(lambda name: self.hide() if name else None)
+
+    def ask(self) -> None:
+        """Ask, where nobody is named and nobody was asked before."""
+        if ask_reviewer():
+            self.show()
+
+    def keep(self) -> None:
+        if name := self.line.text().strip():
+            self.panel.session.set_reviewer(name)
+            self._close()
+
+    def _close(self) -> None:
+        self.hide()
+        self.panel.setFocus()
+
+
 class DetailsBox(QWidget):
     """Reasons and note of what is shown, and its provenance."""
 
@@ -190,7 +245,7 @@ class DetailsBox(QWidget):
         self.reasons = {
             reason: ui.button(
                 f"{reason.capitalize()} ({REASON_KEYS[reason]})",
-                f"{REASON_TIPS[reason]} A reason for what is shown; press again to take it off.",
+                f"{REASON_TIPS[reason]} A reason for what is shown or selected; press again to take it off.",
                 lambda _checked=False, reason=reason: panel.toggle_reason(reason),
                 checkable=True,
             )
@@ -211,10 +266,11 @@ class DetailsBox(QWidget):
         self.reviewer.editingFinished.connect(lambda: panel.session.set_reviewer(self.reviewer.text().strip()))
         self.reviewer.returnPressed.connect(panel.setFocus)
         panel.session.reviewer_changed.connect(self.reviewer.setText)
-        reasons = ui.even_row(*self.reasons.values())
+        reasons = ui.row(*self.reasons.values())
         reasons.setSpacing(ui.SPACE // 2)
         note = ui.row(self.note, self.stay, stretch=0)
         self.setLayout(ui.column(reasons, note, self.provenance, self.reviewer, space=ui.SPACE - 2))
+        ui.narrowable(self)
 
     def refresh(self, queue: ReviewQueue, note: str, why_not: str) -> None:
         """Show what was said of the change under review; ``why_not`` where nothing can be said."""

@@ -17,7 +17,8 @@ from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.charts import Picture
 from napari_histomix.widgets.forms import SettingsForm
-from napari_histomix.widgets.jobs import JobRunner, prepare_torch, single
+from napari_histomix.widgets.jobs import JobRunner, single
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.review.queue import DETECTABLE_FIRST, GONE
 from napari_histomix.widgets.session import window_of
 
@@ -73,6 +74,7 @@ class DetectorSection(ui.Section):
         self.report: DetectorReport | None = None
         self._saved: Path | None = None
         self.runner, self.writer = JobRunner(self, window_of(panel.viewer)), JobRunner(self)
+        self.session.follow(self.runner, heavy=True)
         self.bar = RunBar("Test", self.runner, TIP, pausable=True)
         self.options, self.why, self.note = ui.column(), ui.Note(), ui.Note()
         self.tables, self.remarks, self.picture = ui.column(), ui.Note(), Picture()

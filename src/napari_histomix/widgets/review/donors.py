@@ -30,12 +30,14 @@ from napari_histomix.records import (
     SourceRef,
     within,
 )
-from napari_histomix.settings import made_from, settings_of
+from napari_histomix.settings import LARGEST_SEED, made_from, settings_of
 from napari_histomix.study import Study
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import RunBar
-from napari_histomix.widgets.jobs import JobRunner, prepare_torch
+from napari_histomix.widgets.crops import CropView
+from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layer_making import center
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.session import Session
 
 MICROMETERS, HEIGHT = 28.0, 150
@@ -103,9 +105,7 @@ class DonorSection(ChangeSection):
         self._held_out = np.empty(0)
         self._neighbor: Nearest | None = None
         self._searched: int | None = None
-        self.donor, self.nearest = (
-            ui.CropView(caption, smooth=True, height=HEIGHT) for caption in ("Donor", "Nearest")
-        )
+        self.donor, self.nearest = (CropView(caption, smooth=True, height=HEIGHT) for caption in ("Donor", "Nearest"))
         pair = ui.row(self.donor, self.nearest)
         pair.setSpacing(2)
         self.bar = RunBar(
@@ -179,7 +179,7 @@ class DonorSection(ChangeSection):
         elif change.in_place:
             self.nearest.show_pixels(None, "Nearest …" if self._patches is not None else "Nearest")
 
-    def _show_donor(self, view: ui.CropView, donor: SourceRef | None, donors: Sequence[SourceRef]) -> None:
+    def _show_donor(self, view: CropView, donor: SourceRef | None, donors: Sequence[SourceRef]) -> None:
         if donor is None:
             view.show_pixels(None, "" if donors else "No donor")
             return
@@ -297,7 +297,7 @@ class CompareSection(ChangeSection):
         self.results: dict[int, list[Result]] = {}
         """What came of comparisons, by the id of the change that was compared."""
         self.bar = RunBar("Compare methods", self.runner, "Lay this donor on this place with every method that can.")
-        self.grid, self.views = QGridLayout(), list[ui.CropView]()
+        self.grid, self.views = QGridLayout(), list[CropView]()
         self.grid.setSpacing(2)
         ui.add(self.body, self.bar, self.grid, self.note)
         self.bar.run.connect(self._compare)
@@ -329,7 +329,7 @@ class CompareSection(ChangeSection):
         if not self.is_open or change is None:
             return
         possible = change.in_place and change.target is not None and change.donor is not None
-        self.bar.allow(possible, "Only a nucleus that was put into a real image can be laid by other methods.")
+        self.bar.allow(possible, "Only a nucleus with a donor, put into a real image, can be laid by other methods.")
         ui.clear(self.grid)
         self.views.clear()
         results = self.results.get(change.id, [])
@@ -344,8 +344,8 @@ class CompareSection(ChangeSection):
                 view = self._add(title, look(target, *center(change), SIDE, changes).after)
                 view.clicked.connect(lambda title=title, changes=changes: self._pick(title, changes))
 
-    def _add(self, caption: str, pixels: Any) -> ui.CropView:
-        view = ui.CropView(caption)
+    def _add(self, caption: str, pixels: Any) -> CropView:
+        view = CropView(caption)
         view.setMinimumSize(60, RESULT_HEIGHT)
         view.setFixedHeight(RESULT_HEIGHT)
         view.setToolTip("" if caption == "Before" else f"Click to blink between {caption} and what is under review.")
@@ -404,5 +404,6 @@ def settings_for(method: Method[Any, Any], change: Change, dataset: Dataset) -> 
         if setting.required and setting.option.kind == "classes" and name not in values and change.donor is not None:
             values[name] = (dataset.class_name(change.donor.type),)
     if "seed" in known:
-        values["seed"] = change.seed
+        # An item's seed has 63 bits, more than a person may set for a run.
+        values["seed"] = change.seed % (LARGEST_SEED + 1)
     return made_from(method.settings, values)

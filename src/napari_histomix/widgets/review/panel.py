@@ -15,15 +15,16 @@ from qtpy.QtWidgets import QFrame, QScrollArea, QWidget
 
 from napari_histomix.records import Change
 from napari_histomix.study.database import READ_ONLY
-from napari_histomix.study.decision_log import REASONS
+from napari_histomix.study.decision_log import REASONS, Entry
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, PanelKeys, add_shortcut
 from napari_histomix.widgets.camera import fit
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED
-from napari_histomix.widgets.layer_making import RING_WIDTH, center
+from napari_histomix.widgets.layer_making import center, ring_widths
 from napari_histomix.widgets.layers import LayerBook
 from napari_histomix.widgets.review.contents import ReviewContents
-from napari_histomix.widgets.review.deciding import IMAGE, ONE, REASON_KEYS, SHOWN, STAY
+from napari_histomix.widgets.review.deciding import IMAGE, ONE, REASON_KEYS, SELECTED, SHOWN, STAY
+from napari_histomix.widgets.review.grid import LOWEST
 from napari_histomix.widgets.review.queue import ReviewQueue
 from napari_histomix.widgets.review.views import SIDE_BY_SIDE, SWIPE
 from napari_histomix.widgets.session import Session
@@ -34,7 +35,6 @@ LEAST_SEEN = 240
 TOO_LOW = "Nothing was decided: there is too little room to see it. Make the dock higher."
 GOAL = "review_goal"
 """Under which the study keeps it."""
-THICK = 3 * RING_WIDTH
 
 
 class ReviewPanel(Panel):
@@ -62,11 +62,15 @@ class ReviewPanel(Panel):
         actions = {key: action for lines in table.values() for *_, keys in lines for key, action in keys.items()}
         self.keys = PanelKeys(self, self.viewer, {**actions, "F1": self.toggle_keys, "Escape": self.escape})
         self.while_shown.append(self.keys)
-        self.column.insertWidget(0, self.keys.note())
+        self.badge = self.keys.badge("Review")
+        self.contents.top.insertWidget(0, self.badge)
         # napari's keys for the canvas cannot tell signs apart that need Shift on some keyboard. Qt hears these in the
         # whole window, as long as the panel is to be seen.
         add_shortcut(self, "?", self.toggle_keys, Qt.ShortcutContext.WindowShortcut)
         add_shortcut(self, "+", partial(self.contents.views.zoom, 1), Qt.ShortcutContext.WindowShortcut)
+        self.contents.grid.visited.connect(self.move_to_row)
+        self.contents.grid.selection.changed.connect(self._on_selected)
+        self.contents.grid_button.toggled.connect(lambda _on: self.fit_grid())
         session.study_changed.connect(self._on_study)
         session.changes_changed.connect(self._on_changes)
         session.changes_made.connect(self._on_changes)
@@ -118,7 +122,8 @@ class ReviewPanel(Panel):
     def decide(self, decision: str) -> None:
         """Approve, reject, delete or clear (approve, reject, delete, undecided) what the scope says, and go on."""
         queue, deciding = self.queue, self.contents.deciding
-        scope, ids = deciding.scope, queue.table.ids[deciding.rows(queue)].tolist()
+        scope, rows = deciding.scope, deciding.rows(queue)
+        ids = queue.table.ids[rows].tolist()
         if self.session.read_only or not ids:
             return
         if self.isVisible() and self.height() < LEAST_SEEN:
@@ -129,16 +134,21 @@ class ReviewPanel(Panel):
             self.session.decide("change", ids, None if decision == UNDECIDED else decision)
         # What could not be written is not decided: it stays in view.
         if self.session.decisions["change"].get(ids[0], UNDECIDED) == decision:
-            self._go_on(scope, decision)
+            if scope == SELECTED:
+                queue.go(int(rows[-1]))
+            self._go_on(scope, decision, len(ids))
+            self.contents.name_box.ask()
         self._arrive()
 
-    def _go_on(self, scope: str, decision: str) -> None:
+    def _go_on(self, scope: str, decision: str, count: int) -> None:
         queue, parts = self.queue, self.contents
         parts.note.say("")
         if scope == IMAGE:
             queue.step_undecided()
         elif scope == SHOWN:
             parts.deciding.set_scope(ONE)
+        elif count > 1:
+            queue.step(1)
         else:
             parts.goal.pace.tick()
             if decision == UNDECIDED or (decision == REJECT and parts.details.stay.isChecked()):
@@ -148,12 +158,22 @@ class ReviewPanel(Panel):
             queue.step(-1)
 
     def toggle_reason(self, reason: str) -> None:
-        given = self.queue.reasons
-        self.write("change reasons", ", ".join(known for known in REASONS if (known in given) != (known == reason)))
+        """Give what is under review a reason, or take it off; in the grid, all that is selected, as one act."""
+        queue, deciding = self.queue, self.contents.deciding
+        if queue.row is None or self.session.read_only:
+            return
+        gives = reason not in queue.reasons
+        rows = deciding.rows(queue).tolist() if deciding.scope == SELECTED else [queue.row]
+        entries: list[Entry] = []
+        for row in rows:
+            given = queue.reasons_of(row)
+            kept = (known for known in REASONS if (gives if known == reason else known in given))
+            entries.append(("change reasons", int(queue.table.ids[row]), ", ".join(kept) or None))
+        self.session.act(entries)
         self.contents.show_all()
 
     def write(self, subject: Any, text: str) -> None:
-        """Write a note on the change under review, or its reasons."""
+        """Write a note on the change under review."""
         if self.queue.id is not None and not self.session.read_only:
             self.session.decide(subject, [self.queue.id], text or None)
 
@@ -175,6 +195,9 @@ class ReviewPanel(Panel):
         if len(rows) and self.queue.row not in rows:
             self.queue.go(int(rows[0]))
         self._arrive()
+        if len(rows) and self.queue.row is not None and self.contents.deciding.grid is not None:
+            # What came back together can be decided on together.
+            self.contents.grid.select(rows, self.queue.row)
 
     @contextmanager
     def _hold(self) -> Iterator[None]:
@@ -185,6 +208,20 @@ class ReviewPanel(Panel):
             self._held = False
 
     # What a person chooses in the parts.
+
+    def _on_selected(self) -> None:
+        parts = self.contents
+        if parts.deciding.grid is not None:
+            parts.deciding.refresh(self.queue, READ_ONLY if self.session.read_only else "")
+
+    def fit_grid(self) -> None:
+        """Give the grid the room that is left between the counter and the last thing to press."""
+        parts, area = self.contents, self.area.viewport()
+        if parts.grid_button.isChecked():
+            around = (parts.counter, parts.goal, parts.note, parts.deciding, parts.name_box, parts.export)
+            heights = [parts.top.sizeHint().height(), *(height_of(part) for part in around if not part.isHidden())]
+            gaps = len(heights) * parts.layout().spacing() + 2 * ui.SPACE
+            parts.grid.setFixedHeight(max(LOWEST, area.height() - sum(heights) - gaps))
 
     def on_scope(self) -> None:
         self.canvas.forget()
@@ -253,6 +290,27 @@ class ReviewPanel(Panel):
         else:
             self.setFocus()
 
+    def bring_up(self, what: str) -> None:
+        """Show the next ``undecided`` one, the ``detector`` test, or a change by its id, as in ``3`` or ``nearest/3``.
+
+        With ``nearest`` its donor and the nearest real one are shown beside it.
+        """
+        parts = self.contents
+        if what == "undecided":
+            if self.queue.decision != UNDECIDED:
+                self._move(self.queue.step_undecided)
+            return
+        if what == "detector":
+            parts.detector.bring_up()
+            return
+        nearest, _, number = what.rpartition("/")
+        for row in self.queue.table.rows([int(number)]).tolist():
+            parts.grid_button.setChecked(False)
+            if nearest:
+                parts.donors.open()
+            self.move_to_row(row)
+            ui.reveal(parts.donors if nearest else parts.views)
+
     def toggle_keys(self) -> None:
         self.sheet.set_open(not self.sheet.isVisible())
 
@@ -267,6 +325,8 @@ class ReviewPanel(Panel):
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
         self.canvas.forget()
+        self.contents.grid.set_theme(self.viewer.theme)
+        self.fit_grid()
         self._arrive()
 
     def hideEvent(self, event: QHideEvent) -> None:
@@ -277,8 +337,14 @@ class ReviewPanel(Panel):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
+        self.fit_grid()
         if self.sheet.isVisible():
             self.sheet.set_open(True)
+
+
+def height_of(part: QWidget) -> int:
+    """Pixels that a part of the panel takes from above to below."""
+    return part.heightForWidth(part.width()) if part.hasHeightForWidth() else part.sizeHint().height()
 
 
 Actions = Mapping[str, Callable[[], Any]]
@@ -343,6 +409,7 @@ def key_table(panel: ReviewPanel) -> dict[str, tuple[tuple[str, str, Actions], .
                 "move the divider",
                 {"Shift+Left": partial(views.swipe_by, -1), "Shift+Right": partial(views.swipe_by, 1)},
             ),
+            ("0", "grid: decide on many at once", {"0": parts.grid_button.toggle}),
             ("+ · −", "zoom", {"=": partial(views.zoom, 1), "-": partial(views.zoom, -1)}),
             ("O · M", "origin · smooth", {"O": views.origin.toggle, "M": views.smooth.toggle}),
             ("X", "real image in the window", {"X": views.real.toggle}),
@@ -366,11 +433,11 @@ class KeySheet(QScrollArea):
         self.setWidgetResizable(True)
         form = ui.form()
         form.setContentsMargins(ui.SPACE, ui.SPACE, ui.SPACE, ui.SPACE)
+        form.addRow(ui.hint("They work here and over the image. A click, ? or Escape closes this list."))
         for title, lines in table.items():
             form.addRow(ui.heading(title))
             for keys, action, _ in lines:
                 form.addRow(ui.label(keys, wrap=False, style="font-weight: 600;"), ui.label(action, wrap=False))
-        form.addRow(ui.hint("They work here and over the image. ? or Escape closes this list."))
         self.setWidget(ui.box(form))
         self.hide()
 
@@ -422,6 +489,6 @@ class ReviewCanvas:
         if isinstance(rings, Points) and len(rings.data):
             # In a whole image, the ring of the change under review is thicker than the others.
             this = rings.features["number"].to_numpy() == change.id
-            widths = np.where(this & self._whole, THICK, RING_WIDTH)
+            widths = ring_widths(this & self._whole, rings.features["halo"].to_numpy())
             if not np.array_equal(widths, rings.border_width):
                 rings.border_width = widths

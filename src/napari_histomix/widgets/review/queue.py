@@ -236,7 +236,11 @@ class ReviewQueue:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        bits = int(self.reason_bits[self.row]) if self.row is not None else 0
+        return self.reasons_of(self.row) if self.row is not None else ()
+
+    def reasons_of(self, row: int) -> tuple[str, ...]:
+        """Reasons that were given for the change in a row."""
+        bits = int(self.reason_bits[row])
         return tuple(reason for place, reason in enumerate(REASONS) if bits >> place & 1)
 
     def __len__(self) -> int:

@@ -316,7 +316,8 @@ class SummarySection(ui.Section):
         self.donors, self.classes, self.reasons = Chart(NAME_WIDTH), Chart(NAME_WIDTH), Chart(NAME_WIDTH)
         self.worth, self._classes_title, self._reasons_title = ui.hint(""), ui.heading(""), ui.heading("Reasons")
         self._most: tuple[str, int] | None = None
-        self.most_button = ui.button("", pressed=lambda: self._most and choose_donor(*self._most))
+        tip = "Show only the copies of the donor that is used most."
+        self.most_button = ui.button("", tip, lambda: self._most and choose_donor(*self._most))
         self.most_button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         donors = ui.heading("Donors of the approved ones"), self.donors, self.worth, self.most_button
         ui.add(self.body, *donors, self._classes_title, self.classes, self._reasons_title, self.reasons)

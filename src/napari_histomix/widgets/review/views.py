@@ -23,6 +23,7 @@ from qtpy.QtWidgets import QButtonGroup, QWidget
 from napari_histomix.compositing.composing import Look
 from napari_histomix.records import DONOR, INPAINTED
 from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.crops import CropView, image_of
 
 SIDE_BY_SIDE, BLINK, SWIPE = "side", "blink", "swipe"
 MODES = (
@@ -38,14 +39,17 @@ INTERVAL = 500
 """Milliseconds before the blinking view changes."""
 ZOOMS = (0.125, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16)
 """Screen pixels for each image pixel."""
-HEIGHT = 210
+HEIGHT, ALONE = 210, 270
+"""Pixels that the views are high: two side by side, and one that has nothing beside it."""
+FILLED = 0.75
+"""Share of a piece, both ways, that is seen at least at the zoom that fits: a piece a little larger fills the frame."""
 STEP = 0.05
 """Share of the width that a key moves the divider by."""
 ORIGINS = {DONOR: "#2e86ff", INPAINTED: "#ffb000"}
 """Colors of the outlines of what was copied and what was painted."""
 
 
-class PatchView(ui.CropView):
+class PatchView(CropView):
     """A magnified piece with outlines over it; left of a divider, another piece can be shown instead."""
 
     def __init__(self, caption: str, comparison: Comparison) -> None:
@@ -81,7 +85,7 @@ class PatchView(ui.CropView):
             return
         painter = QPainter(self)
         painter.save()
-        painter.translate(self.place(ui.image_of(self.pixels)).topLeft())
+        painter.translate(self.place(image_of(self.pixels)).topLeft())
         painter.scale(self.factor, self.factor)
         for color, lines in self._lines.items():
             pen = QPen(QColor(color), 1.6)
@@ -92,7 +96,7 @@ class PatchView(ui.CropView):
         if self._left is not None and self.divider is not None:
             divider = self.divider * self.width()
             painter.setClipRect(QRectF(0, 0, divider, self.height()))
-            self.paint_image(painter, ui.image_of(self._left))
+            self.paint_image(painter, image_of(self._left))
             painter.setClipping(False)
             painter.setPen(QPen(QColor("white"), 2))
             painter.drawLine(QPointF(divider, 0), QPointF(divider, self.height()))
@@ -153,6 +157,8 @@ class Comparison(QWidget):
         self._look: Look | None = None
         self._caption, self._frame, self._earlier = "After", "", "Before"
         self._blinked = False
+        self.alone = False
+        """Whether there is nothing before what is shown."""
         self.before, self.after = PatchView("Before", self), PatchView("After", self)
         views = ui.even_row(self.before, self.after)
         views.setSpacing(2)
@@ -184,8 +190,9 @@ class Comparison(QWidget):
         options.setSpacing(2)
         options.addStretch(1)
         ui.add(options, self.farther, self.zoom_label, self.closer)
+        self.ways = ui.box(ui.even_row(*self.modes.values()))
         # In a box of their own, the views never lie over the options where the dock is low.
-        self.setLayout(ui.column(ui.even_row(*self.modes.values()), ui.box(views), options, space=ui.SPACE - 2))
+        self.setLayout(ui.column(self.ways, ui.box(views), options, space=ui.SPACE - 2))
         self._blinking = QTimer(self)
         self._blinking.setInterval(INTERVAL)
         self._blinking.timeout.connect(self._on_blink)
@@ -193,7 +200,7 @@ class Comparison(QWidget):
     @property
     def side(self) -> int:
         """Image pixels that fill the views, both ways."""
-        return max(16, int(max(self.after.width(), HEIGHT) / self.factor) + 2)
+        return max(16, int(max(self.after.width(), self.after.maximumHeight()) / self.factor) + 2)
 
     def on_resized(self) -> None:
         """Ask for more around the place, or less."""
@@ -208,6 +215,18 @@ class Comparison(QWidget):
         self._blinked = False
         self._paint()
 
+    def set_alone(self, alone: bool) -> None:
+        """Give all the room to what is new, with nothing to compare it with; or show what was before beside it."""
+        if alone != self.alone:
+            self.alone = alone
+            self.ways.setVisible(not alone)
+            self.after.setFixedHeight(ALONE if alone else HEIGHT)
+            self._show_before()
+            self._run()
+
+    def _show_before(self) -> None:
+        self.before.setVisible(self.mode == SIDE_BY_SIDE and not self.alone)
+
     def show_nothing(self, why: str = "") -> None:
         self._look = None
         self.before.show_piece(None, f"Before {why}".strip())
@@ -218,11 +237,11 @@ class Comparison(QWidget):
         if look is None:
             return
         self.before.show_piece(look.before, self._earlier)
-        if self.mode == BLINK and self._blinked:
+        if self.mode == BLINK and self._blinked and not self.alone:
             self.after.show_piece(look.before, self._earlier)
             return
         origin = look.origin if self.origin.isChecked() else None
-        if self.mode == SWIPE:
+        if self.mode == SWIPE and not self.alone:
             self.after.show_piece(look.after, "", self._frame, origin, (look.before, self.divider))
         else:
             self.after.show_piece(look.after, self._caption, self._frame, origin)
@@ -233,7 +252,7 @@ class Comparison(QWidget):
         if mode != self.mode:
             self.mode = mode
             self.modes[mode].setChecked(True)
-            self.before.setVisible(mode == SIDE_BY_SIDE)
+            self._show_before()
             self._blinked = False
             self._run()
             self._paint()
@@ -249,9 +268,10 @@ class Comparison(QWidget):
             self._ask()
 
     def fit(self, height: int, width: int) -> None:
-        """Go back as far as it takes to see a piece of this size as a whole."""
-        wanted = min(HEIGHT / height, max(self.after.width(), HEIGHT) / width)
-        self.set_factor(max((factor for factor in ZOOMS if factor <= wanted), default=ZOOMS[0]))
+        """Go back as far as it takes to see a piece of this size as a whole, or all but its edges."""
+        room = self.after.maximumHeight()
+        wanted = min(room / height, max(self.width() if self.alone else self.after.width(), room) / width)
+        self.set_factor(max((factor for factor in ZOOMS if FILLED * factor <= wanted), default=ZOOMS[0]))
 
     def set_factor(self, factor: float) -> None:
         self.factor = self.before.factor = self.after.factor = factor
@@ -276,7 +296,7 @@ class Comparison(QWidget):
     # Blinking, only while it can be seen.
 
     def _run(self) -> None:
-        if self.mode == BLINK and self.isVisible():
+        if self.mode == BLINK and self.isVisible() and not self.alone:
             self._blinking.start()
         else:
             self._blinking.stop()

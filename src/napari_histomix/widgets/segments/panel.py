@@ -22,11 +22,11 @@ from napari_histomix.segmentation import find_segments, open_prompter, segment_m
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.base import Panel, RunBar
-from napari_histomix.widgets.forms import SessionForm
-from napari_histomix.widgets.jobs import prepare_torch
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.pool.loading import JobMaker, pathless
 from napari_histomix.widgets.segments.pool_box import PoolBox
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.session_form import SessionForm
 from napari_histomix.widgets.viewer_layers import Divided, LayerChoice, Picture, about
 
 RANDOM, POINTS, LABELS = "random", "points", "labels"
@@ -161,6 +161,7 @@ class SegmentsPanel(Panel):
 
     # Narrow enough to stand beside the Pool dock.
     preferred_size = (360, 760)
+    heavy = True
 
     def __init__(self, napari_viewer: Any, session: Session | None = None) -> None:
         super().__init__(napari_viewer, session)
@@ -170,7 +171,7 @@ class SegmentsPanel(Panel):
         self.area = self.scroll()
         self.form = FindForm(self.viewer, self.session)
         tip = "Divide the image; the segments appear as a new Labels layer."
-        self.progress = RunBar("Find segments", self.runner, tip)
+        self.progress = RunBar("Find segments", self.runner, tip, pausable=True)
         self.why, self.note = ui.Note(), ui.Note()
         ruler = QFrame()
         ruler.setObjectName("histomixLine")

@@ -22,9 +22,10 @@ from napari_histomix.study.curation import Curation
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
-from napari_histomix.widgets.jobs import prepare_torch
+from napari_histomix.widgets.base import ask_to_stop
 from napari_histomix.widgets.layer_making import image_layer
 from napari_histomix.widgets.loading import Found, Opened, open_job
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.plan_panel import PlanPage, ready
 from napari_histomix.widgets.pool.loading import (
     JobMaker,
@@ -285,7 +286,8 @@ class PoolBox(TissuePanel):
             self.note.say("")
 
     def choose_folder(self, folder: Path) -> None:
-        self._start(partial(open_job, Path(folder)), "opening images")
+        if ask_to_stop(self, self.session.untaken):
+            self._start(partial(open_job, Path(folder)), "opening images")
 
     def open_study(self, folder: Path) -> None:
         # Not in the midst of a correction, which would be lost.
@@ -373,7 +375,9 @@ class PoolBox(TissuePanel):
         self.tools.setVisible(opened is not None)
         layer = self.correctable()
         self.correct_button.setEnabled(layer is not None and not running)
-        self.where.say(f"Painted in “{layer.name}”." if layer is not None else "Show an image to correct segments.")
+        self.where.say(
+            f"Paint your corrections in “{layer.name}”." if layer is not None else "Show an image to correct segments."
+        )
 
     # Images of the pool as layers.
 
