@@ -221,12 +221,11 @@ class HistoMixDock(QWidget):
             window.installEventFilter(self)
         self._update()
         self.open(PROJECT)
-        usual, *others = map(method_of, method_names())
-        stages = [method.stage for method in (usual, *others) if method.stage is not None]
-        later = (*(path for _, path in TOOLS.values()), FINDING, EVIDENCE, READER_TEST)
-        pages = (*(stage.page for stage in stages), *(f"napari_histomix.widgets.{path}" for path in later))
-        load_window_ahead([page.partition(":")[0] for page in pages])
-        self._ahead = [partial(self.make.form_of, usual), partial(self.plan.page_of, stages[0])]
+        load_window_ahead()
+        usual = method_of(method_names()[0])
+        self._ahead = [partial(self.make.form_of, usual)]
+        if usual.stage is not None:
+            self._ahead.append(partial(self.plan.page_of, usual.stage))
         self._make_soon = ui.later(self, AHEAD, self._make_ahead)
         self._make_soon.start()
 

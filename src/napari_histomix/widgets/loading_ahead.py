@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +17,9 @@ from pint.registry import LazyRegistry
 
 from napari_histomix.datasets.text_files import uncollected
 
+CHARTS = "matplotlib.figure"
+"""What the slowest page to load imports."""
 MODULES = (
-    "matplotlib.figure",
     "napari_histomix.diffusion.inpainter",
     "napari_histomix.diffusion.model_files",
     "napari_histomix.evaluation.detector",
@@ -34,18 +34,20 @@ _window: Thread | None = None
 _networks: Thread | None = None
 
 
-def load_window_ahead(pages: Sequence[str]) -> None:
-    """Load what the first layer of a process needs, units above all, and the modules of ``pages``.
+def load_window_ahead() -> None:
+    """Load what the first layer of a process needs, units above all, and what the page with a chart needs.
 
-    Done where they are first wanted, the layer would hold the window for a second, and each page for a tenth of one.
+    Done where they are first wanted, the layer would hold the window for a second, and the page for a third of one.
+    Nothing of it may define a class of Qt's, and every page does: a process died while one was defined in this thread
+    and the main thread connected a signal.
     """
     global _window
     if _window is None:
-        _window = Thread(target=_load_window, args=(pages,), name="histomix-window")
+        _window = Thread(target=_load_window, name="histomix-window")
         _window.start()
 
 
-def _load_window(pages: Sequence[str]) -> None:
+def _load_window() -> None:
     with uncollected():
         registry = pint.get_application_registry()
         if isinstance(registry.get(), LazyRegistry):
@@ -57,8 +59,7 @@ def _load_window(pages: Sequence[str]) -> None:
         Image(pixels, rgb=True, **space)
         Labels(pixels[..., 0], **space)
         Points(np.zeros((1, 2)), **space)
-        for page in pages:
-            import_module(page)
+        import_module(CHARTS)
 
 
 def prepare_torch() -> None:
