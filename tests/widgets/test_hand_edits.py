@@ -153,6 +153,7 @@ def test_taken_edits_are_part_of_the_study(panel, qtbot) -> None:
     paint(panel, *drawn)
     panel.hand_edits.hand_edits.look()
     assert "(2 drawn, 1 erased)" in panel.hand_edits.note.text()
+    assert "new study" not in panel.hand_edits.note.text()
     panel.hand_edits.kind.setCurrentText("lymphocyte")
     session.choose_classes([lymphocyte], [])
     panel.hand_edits.take_button.click()
@@ -182,6 +183,7 @@ def test_work_is_left_as_it_is_and_a_new_study_carries_the_edits(panel, qtbot) -
     session.decide("candidate", [0], "keep")
     first = session.study_folder
     paint(panel, *free_places(panel, 1))
+    qtbot.waitUntil(lambda: "begins a new study" in panel.hand_edits.note.text())
     panel.hand_edits.take()
     settle(panel, qtbot)
     assert session.study_folder != first and f"kept in the study {first.name}" in panel.hand_edits.outcome.text()

@@ -169,7 +169,7 @@ def test_cancel_keeps_what_is_finished_and_the_run_goes_on_to_the_same_images(
         panel.progress.cancel_button.click()
         qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
     assert asked == [2] and session.table.ids.tolist() == [0, 1]
-    assert panel.left.isVisibleTo(panel) and panel.resume_button.text() == "Resume (2 of 5 made)"
+    assert panel.left.isVisibleTo(panel) and panel.resume_button.text() == "Resume (2 made, 5 asked for)"
     with qtbot.waitSignal(panel.runner.finished, timeout=60_000):
         panel.resume_button.click()
     assert session.table.ids.tolist() == [0, 1, 2, 3, 4] and not panel.left.isVisibleTo(panel)

@@ -252,7 +252,8 @@ class HandEditsBar(QWidget):
 
     def _update(self) -> None:
         edits = self.session.hand_edits
-        self.note.say(sentence(edits), "warning")
+        begins = " That begins a new study; this one is kept." if edits and self.session.edits_begin_study else ""
+        self.note.say(sentence(edits) + begins, "warning")
         self._row.setVisible(bool(edits))
         for part in (self.kind_label, self.kind):
             part.setVisible(any(apart.drawn for apart in edits.values()))

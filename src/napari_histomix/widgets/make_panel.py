@@ -267,8 +267,8 @@ class MakePanel(Panel):
         self.left.setVisible(run is not None)
         if run is not None and self.session.study is not None:
             made = len(self.session.study.ids_of_run(run.id))
-            of = f" of {run.wanted:,}" if run.wanted else ""
-            self.resume_button.setText(f"Resume ({made:,}{of} made)")
+            asked = f", {run.wanted:,} asked for" if run.wanted else ""
+            self.resume_button.setText(f"Resume ({made:,} made{asked})")
             self.left_text.say(f"A run of {method_of(run.method).title} was not finished.")
         self._allow()
 

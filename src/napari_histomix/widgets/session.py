@@ -313,9 +313,14 @@ class Session(Decisions):
     def edits_ground(self) -> Ground:
         """Where nuclei that were changed by hand go: the study, or a new one where work would lose its sense."""
         study, folder = self.study, self.study_folder
-        if study is not None and (study.read_only or study.worked):
+        if study is not None and self.edits_begin_study:
             study, folder = None, self.free_folder(study.folder.parent)
         return self._ground(study, folder)
+
+    @property
+    def edits_begin_study(self) -> bool:
+        """Whether nuclei that were changed by hand can only be taken in a new study."""
+        return self.study is not None and (self.study.read_only or self.study.worked)
 
     # Making.
 
