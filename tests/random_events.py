@@ -1,7 +1,7 @@
 """A person who does anything at all in a real window: random clicks, keys, drags, drops, deletions; and what must hold.
 
-``Person`` acts, ``Ledger`` knows what must have been decided, ``Watch`` sees what goes wrong and how long the window
-stands still. Everything follows from a seed, but for what jobs in other threads do meanwhile.
+``Person`` acts, ``DecisionLedger`` knows what must have been decided, ``Watch`` sees what goes wrong and how long the
+window stands still. Everything follows from a seed, but for what jobs in other threads do meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,8 +24,9 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from decision_ledger import DecisionLedger
 from qtpy.compat import isalive
-from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QTimer, QUrl
+from qtpy.QtCore import QEvent, QMimeData, QPoint, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDesktopServices, QDropEvent, QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
@@ -44,9 +45,6 @@ from qtpy.QtWidgets import (
 )
 
 import napari_histomix
-from napari_histomix.study.candidates import CandidateStore
-from napari_histomix.study.decision_log import DecisionLog, family
-from napari_histomix.study.runs import ChangeStore
 from napari_histomix.widgets.jobs import JobRunner
 
 STALL = 0.15
@@ -59,87 +57,10 @@ LEFT, NONE = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
 CONTROL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
 
 
-class Ledger:
-    """What every study must hold by what was done to it: acts, and those taken back and done again."""
-
-    SUBJECTS = ("candidate", "layout", "change", "change note", "change reasons")
-
-    def __init__(self) -> None:
-        self.acts: dict[tuple[str, str], list[tuple[dict[Any, Any], dict[Any, Any]]]] = defaultdict(list)
-        self.done: Counter[tuple[str, str]] = Counter()
-        self.wrong: list[str] = []
-
-    def _state(self, study: Any, kind: str) -> dict[tuple[str, int], str]:
-        subjects = [subject for subject in self.SUBJECTS if family(subject) == kind]
-        return {(subject, item): what for subject in subjects for item, what in study.decisions(subject).items()}
-
-    @contextmanager
-    def following(self) -> Iterator[None]:
-        """Check each act as it is written."""
-        ledger, act, turn = self, DecisionLog.act, DecisionLog._turn
-
-        def acted(study: Any, entries: Any) -> None:
-            entries = list(entries)
-            kind = family(entries[0][0]) if entries else ""
-            before = ledger._state(study, kind) if kind else {}
-            act(study, entries)
-            if kind and (after := ledger._state(study, kind)) != before:
-                key = str(study.folder), kind
-                wanted = {**before, **{(subject, item): what for subject, item, what in entries}}
-                if after != {name: what for name, what in wanted.items() if what is not None}:
-                    ledger.wrong.append(f"an act wrote something else than {entries}")
-                del ledger.acts[key][ledger.done[key] :]
-                ledger.acts[key].append((before, after))
-                ledger.done[key] += 1
-
-        def turned(study: Any, subject: Any, side: str, *rest: Any) -> Any:
-            key = str(study.folder), family(subject)
-            at, acts = ledger.done[key], ledger.acts[key]
-            known = at > 0 if side == "before" else at < len(acts)
-            entries = turn(study, subject, side, *rest)
-            if known:
-                wanted = acts[at - 1][0] if side == "before" else acts[at][1]
-                ledger.done[key] += -1 if side == "before" else 1
-                if ledger._state(study, family(subject)) != wanted:
-                    ledger.wrong.append(f"{'undo' if side == 'before' else 'redo'} of {subject} gave something else")
-            elif side == "after" and entries:
-                ledger.wrong.append(f"redo of {subject} did {entries} without an undo before it")
-            return entries
-
-        def discarded(study: Any, run: int) -> None:
-            gone, key = set(study.ids_of_run(run)), (str(study.folder), "change")
-            discard(study, run)
-            left = [tuple(_without(state, gone) for state in states) for states in ledger.acts[key]]
-            ledger.done[key] = sum(before != after for before, after in left[: ledger.done[key]])
-            ledger.acts[key] = [(before, after) for before, after in left if before != after]
-
-        def found(study: Any, *facts: Any) -> None:
-            search(study, *facts)
-            key = str(study.folder), "candidate"
-            # What was taken back was about the candidates of before.
-            del ledger.acts[key][ledger.done[key] :]
-
-        discard, search = ChangeStore.discard_run, CandidateStore.set_candidates
-        with (
-            patch.object(DecisionLog, "act", acted),
-            patch.object(DecisionLog, "_turn", turned),
-            patch.object(ChangeStore, "discard_run", discarded),
-            patch.object(CandidateStore, "set_candidates", found),
-        ):
-            yield
-
-    def compare(self, session: Any) -> None:
-        """What the window shows as decided is what is on disk."""
-        study = session.study
-        if study is None:
-            return
-        for subject in self.SUBJECTS:
-            if session.decisions[subject] != study.decisions(subject):
-                self.wrong.append(f"decisions on {subject} differ between window and disk")
-
-
-def _without(state: dict[Any, Any], items: set[int]) -> dict[Any, Any]:
-    return {name: what for name, what in state.items() if name[1] not in items}
+def turn() -> None:
+    """A turn of the event loop: outside of one, Qt keeps all that is to be deleted, as it does not for a person."""
+    QApplication.processEvents()
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
 
 
 class Watch:
@@ -296,7 +217,7 @@ class Person:
         self.log.append(said)
         self.watch.doing = said
         self.watch.beat()
-        QApplication.processEvents()
+        turn()
         self.watch.beat()
 
     def _close_dialogs(self) -> None:
@@ -466,14 +387,14 @@ class Person:
     def wait(self) -> str:
         end = time.monotonic() + self.random.random() * 0.3
         while time.monotonic() < end:
-            QApplication.processEvents()
+            turn()
             time.sleep(0.005)
         return ""
 
 
 def act_at_random(dock: Any, seed: int, events: int, paths: list[Path], told: Callable[[str], None] = print) -> Watch:
     """Let a person act at random; raises AssertionError where an error was raised, or a decision lost or wrong."""
-    watch, ledger = Watch(), Ledger()
+    watch, ledger = Watch(), DecisionLedger()
     person = Person(dock, seed, paths, watch)
     with watch.watching(), ledger.following(), person.acting():
         for number in range(events):
@@ -491,7 +412,7 @@ def act_at_random(dock: Any, seed: int, events: int, paths: list[Path], told: Ca
             runner.cancel()
         while any(isalive(runner) and runner.busy for runner in runners):
             # Questions whether what was made stays are answered, too.
-            QApplication.processEvents()
+            turn()
             time.sleep(0.01)
         ledger.compare(dock.session)
         watch.weigh()
