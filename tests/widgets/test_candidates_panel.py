@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 
 from napari_histomix.records import drain
 from napari_histomix.widgets.camera import camera_of
@@ -141,6 +142,16 @@ def test_a_click_on_a_point_selects_its_row_and_leaves_the_view(panel, qtbot) ->
     settled(panel, qtbot)
     assert panel.selected() == [rank] and tuple(camera.center) == (0, 20, 30)
     assert panel.target_view.pixels is not None
+
+
+def test_the_usual_keys_undo_and_redo(panel, qtbot) -> None:
+    panel.select([1])
+    panel.decide("keep")
+    assert panel.session.decided("keep") == 1
+    qtbot.keyClick(panel.view, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert panel.session.decided("keep") == 0
+    qtbot.keyClick(panel.view, Qt.Key.Key_Y, Qt.KeyboardModifier.ControlModifier)
+    assert panel.session.decided("keep") == 1
 
 
 def test_points_of_candidates_are_seen_on_their_page_alone(panel, qtbot) -> None:

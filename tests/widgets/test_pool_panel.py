@@ -121,6 +121,21 @@ def test_keys_decide_and_go_on(panel, qtbot) -> None:
     qtbot.keyClick(gallery, Qt.Key.Key_Home)
     qtbot.keyClick(gallery, Qt.Key.Key_N)
     assert again(panel).decision.tolist() == [0, 2, 0, 0, 0, 0, 0, 0]
+    qtbot.keyClick(gallery, Qt.Key.Key_Z, CONTROL)
+    assert again(panel).decision.tolist() == [1, 2, 0, 0, 0, 0, 0, 0]
+    qtbot.keyClick(gallery, Qt.Key.Key_Y, CONTROL)
+    assert again(panel).decision.tolist() == [0, 2, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_letter_typed_in_an_open_menu_decides_nothing(panel, qtbot) -> None:
+    click(qtbot, panel, 0)
+    menu = panel.actions_box.class_menu
+    menu.popup(panel.mapToGlobal(QPoint(10, 10)))
+    qtbot.waitUntil(menu.isVisible)
+    qtbot.keyClick(menu, "d")
+    qtbot.wait(50)
+    menu.close()
+    assert not again(panel).decision.any()
 
 
 def test_letters_written_into_a_field_decide_nothing(panel, qtbot) -> None:
@@ -563,7 +578,7 @@ def test_a_place_lies_where_its_layer_was_moved_to(panel, viewer, qtbot) -> None
 def test_a_closed_panel_leaves_nothing_in_the_viewer(panel, viewer) -> None:
     shown = len(viewer.mouse_drag_callbacks), len(viewer.keymap)
     panel.hide()
-    assert (len(viewer.mouse_drag_callbacks), len(viewer.keymap)) == (shown[0] - 1, shown[1] - 5)
+    assert (len(viewer.mouse_drag_callbacks), len(viewer.keymap)) == (shown[0] - 1, shown[1] - 8)
     panel.show()
     assert (len(viewer.mouse_drag_callbacks), len(viewer.keymap)) == shown
 

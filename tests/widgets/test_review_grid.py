@@ -77,6 +77,17 @@ def test_a_selection_is_decided_on_as_one_act(panel: ReviewPanel, qtbot: Any) ->
     assert len(grid.numbers) == 8 and not set(chosen) & set(panel.queue.table.ids[grid.numbers].tolist())
 
 
+def test_escape_leaves_the_grid_but_not_from_a_field(panel: ReviewPanel, qtbot: Any) -> None:
+    parts = panel.contents
+    parts.goal.goal.setFocus()
+    qtbot.waitUntil(lambda: panel.isAncestorOf(panel.focusWidget()) and not parts.grid.hasFocus())
+    qtbot.keyClick(parts.goal.goal, Qt.Key.Key_Escape)
+    assert parts.grid.isVisible()
+    click(qtbot, panel, 2)
+    qtbot.keyClick(parts.grid, Qt.Key.Key_Escape)
+    assert parts.views.isVisible() and not parts.grid.isVisible()
+
+
 def test_a_reason_is_given_to_all_that_is_selected_as_one_act(panel: ReviewPanel, qtbot: Any) -> None:
     grid, reasons = panel.contents.grid, panel.contents.details.reasons
     ids = panel.queue.table.ids[panel.queue.shown].tolist()

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from app_model.types import KeyBinding
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QObject, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QHideEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
-from qtpy.QtWidgets import QLabel, QMessageBox, QProgressBar, QScrollArea, QSizePolicy, QWidget
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
+from qtpy.QtWidgets import QApplication, QLabel, QMessageBox, QProgressBar, QScrollArea, QSizePolicy, QWidget
 
 from napari_histomix.records import Event
 from napari_histomix.widgets import elements as ui
@@ -197,11 +197,29 @@ def add_shortcut(
     action: Callable[[], Any],
     context: Qt.ShortcutContext = Qt.ShortcutContext.WidgetWithChildrenShortcut,
 ) -> QShortcut:
-    """Have Qt hear a key in a panel, or as far as ``context`` says."""
+    """Have Qt hear a key in a panel, or as far as ``context`` says; a list or menu that is open gets it instead."""
     shortcut = QShortcut(QKeySequence(key), panel)
     shortcut.setContext(context)
-    shortcut.activated.connect(action)
+
+    def act() -> None:
+        popup = QApplication.activePopupWidget()
+        if popup is None:
+            action()
+            return
+        # A person types what an entry begins with. As long as the shortcut is there, the key would come here again.
+        code, text = shortcut.key()[0], key if len(key) == 1 else ""
+        typed = QKeyEvent(QEvent.Type.KeyPress, code.key(), code.keyboardModifiers(), text)
+        shortcut.setEnabled(False)
+        QApplication.sendEvent(popup.focusWidget() or popup, typed)
+        shortcut.setEnabled(True)
+
+    shortcut.activated.connect(act)
     return shortcut
+
+
+def turning_keys(undo: Callable[[], Any], redo: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+    """The keys that take decisions back and do them again, in all panels; Ctrl+Y would else be napari's, for 3D."""
+    return {"U": undo, "Ctrl+Z": undo, "Y": redo, "Ctrl+Y": redo, "Ctrl+Shift+Z": redo}
 
 
 class KeysBadge(QLabel):

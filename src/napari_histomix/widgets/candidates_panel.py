@@ -10,7 +10,7 @@ from qtpy.QtCore import QItemSelection, QItemSelectionModel, Qt
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import PanelKeys
+from napari_histomix.widgets.base import PanelKeys, turning_keys
 from napari_histomix.widgets.candidate_table import (
     FIRST,
     STATES,
@@ -48,7 +48,7 @@ class CandidatesPanel(PlanPage):
         self.keys = PanelKeys(
             self,
             self.viewer,
-            {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP), "U": self.undo, "Y": self.redo},
+            {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP)} | turning_keys(self.undo, self.redo),
         )
         self.clicks = Clicks(self.viewer, self)
         self.clicks.clicked.connect(self._on_clicked)

@@ -19,7 +19,7 @@ from napari_histomix.study import Study
 from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import PanelKeys
+from napari_histomix.widgets.base import PanelKeys, turning_keys
 from napari_histomix.widgets.gallery import Selection
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions, PoolFilters
@@ -219,7 +219,8 @@ class PoolPanel(TissuePanel):
         self.writer = CurationWriter(self)
         self.counter = JobRunner(self).on(finished=self._on_uses, failed=self.fail)
         self._build()
-        self.keys = PanelKeys(self, self.viewer, {key: getattr(self, name) for name, (key, _) in ACTIONS.items()})
+        keys = {key: getattr(self, name) for name, (key, _) in ACTIONS.items()}
+        self.keys = PanelKeys(self, self.viewer, keys | turning_keys(self.undo, self.redo))
         self.while_shown.append(self.keys)
         self.column.insertWidget(0, self.keys.badge("Pool"))
         self._connect()
