@@ -88,6 +88,18 @@ def test_escape_leaves_the_grid_but_not_from_a_field(panel: ReviewPanel, qtbot: 
     assert parts.views.isVisible() and not parts.grid.isVisible()
 
 
+def test_the_grid_comes_into_sight_where_the_page_is_scrolled_down(panel: ReviewPanel, qtbot: Any) -> None:
+    bar = panel.area.verticalScrollBar()
+    qtbot.keyClick(panel, "0")
+    panel.resize(430, 500)
+    panel.contents.filters.toggle.click()
+    qtbot.waitUntil(lambda: bar.maximum() > 500)
+    bar.setValue(bar.maximum())
+    qtbot.keyClick(panel, "0")
+    grid = panel.contents.grid
+    qtbot.waitUntil(lambda: grid.visibleRegion().boundingRect().height() == grid.height() >= LOWEST, timeout=2_000)
+
+
 def test_a_reason_is_given_to_all_that_is_selected_as_one_act(panel: ReviewPanel, qtbot: Any) -> None:
     grid, reasons = panel.contents.grid, panel.contents.details.reasons
     ids = panel.queue.table.ids[panel.queue.shown].tolist()

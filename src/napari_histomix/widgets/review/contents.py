@@ -171,6 +171,8 @@ class ReviewContents(QWidget):
         if shown:
             self.grid.reveal(self.grid.selection.current)
             self.grid.setFocus(Qt.FocusReason.OtherFocusReason)
+            # The page may be scrolled to the filters below.
+            ui.reveal(self.counter)
 
     # Before and after.
 
