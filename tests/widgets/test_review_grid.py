@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from app_model.types import KeyBinding
 from napari.components import ViewerModel
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QImage
@@ -98,6 +99,16 @@ def test_the_grid_comes_into_sight_where_the_page_is_scrolled_down(panel: Review
     qtbot.keyClick(panel, "0")
     grid = panel.contents.grid
     qtbot.waitUntil(lambda: grid.visibleRegion().boundingRect().height() == grid.height() >= LOWEST, timeout=2_000)
+
+
+def test_ctrl_a_selects_all_also_where_the_grid_has_not_the_keys(panel: ReviewPanel, qtbot: Any) -> None:
+    parts = panel.contents
+    panel.setFocus()
+    qtbot.keyClick(panel, Qt.Key.Key_A, CONTROL)
+    assert len(parts.grid.rows) == 12
+    click(qtbot, panel, 1)
+    panel.viewer.keymap[KeyBinding.from_str("Ctrl+A")](panel.viewer)
+    assert len(parts.grid.rows) == 12
 
 
 def test_a_reason_is_given_to_all_that_is_selected_as_one_act(panel: ReviewPanel, qtbot: Any) -> None:

@@ -470,3 +470,17 @@ def ask_to_keep(parent: QWidget, count: int) -> bool:
     question.setEscapeButton(keep)
     question.exec()
     return bool(question.clickedButton() is keep)
+
+
+def ask_to_discard(parent: QWidget, decided: int) -> bool:
+    """Ask whether what a run made is taken back although a person has decided on some of it."""
+    question = QMessageBox(parent)
+    question.setWindowTitle("Discard")
+    question.setText(f"You decided on {decided:,} of what this run made.")
+    question.setInformativeText("If you discard the run, these decisions go too; Undo does not bring them back.")
+    discard = question.addButton("Discard", QMessageBox.ButtonRole.DestructiveRole)
+    keep = question.addButton("Keep it and go back", QMessageBox.ButtonRole.RejectRole)
+    question.setDefaultButton(keep)
+    question.setEscapeButton(keep)
+    question.exec()
+    return bool(question.clickedButton() is discard)

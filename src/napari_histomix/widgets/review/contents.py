@@ -174,6 +174,11 @@ class ReviewContents(QWidget):
             # The page may be scrolled to the filters below.
             ui.reveal(self.counter)
 
+    def select_all(self) -> None:
+        """Select all that the grid shows."""
+        if self.grid_button.isChecked():
+            self.grid.selection.select(self.grid.numbers)
+
     # Before and after.
 
     def _on_unreadable(self, name: str, _sentence: str) -> None:

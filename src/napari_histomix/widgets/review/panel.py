@@ -415,6 +415,7 @@ def key_table(panel: ReviewPanel) -> dict[str, tuple[tuple[str, str, Actions], .
                 {"Shift+Left": partial(views.swipe_by, -1), "Shift+Right": partial(views.swipe_by, 1)},
             ),
             ("0", "grid: decide on many; Escape leaves it", {"0": parts.grid_button.toggle}),
+            ("Ctrl+A", "all of the grid", {"Ctrl+A": parts.select_all}),
             ("+ · −", "zoom", {"=": partial(views.zoom, 1), "-": partial(views.zoom, -1)}),
             ("O · M", "origin · smooth", {"O": views.origin.toggle, "M": views.smooth.toggle}),
             ("X", "real image in the window", {"X": views.real.toggle}),
