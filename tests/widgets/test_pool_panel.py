@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from pool_samples import make_study, segment
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QHelpEvent, QPolygonF, QWheelEvent
-from qtpy.QtWidgets import QApplication, QToolTip
+from qtpy.QtWidgets import QApplication, QScrollArea, QToolTip
 
 from napari_histomix.records import Change, HistomixError, SourceRef
 from napari_histomix.study import Study
@@ -145,6 +145,16 @@ def test_letters_written_into_a_field_decide_nothing(panel, qtbot) -> None:
     qtbot.keyClicks(panel.view.filters.search, "kdun")
     assert panel.view.filters.search.text() == "kdun"
     assert not again(panel).decision.any()
+
+
+def test_on_a_low_screen_it_scrolls_and_the_tiles_do_not_lie_over_the_map(panel, qtbot) -> None:
+    panel.resize(420, 480)
+    view = panel.view
+    area = panel.findChild(QScrollArea)
+    qtbot.waitUntil(lambda: area is not None and area.verticalScrollBar().maximum() > 0, timeout=2_000)
+    tiles = view.gallery.mapTo(panel, view.gallery.rect().bottomLeft())
+    assert tiles.y() <= view.map.mapTo(panel, QPoint(0, 0)).y()
+    assert view.map.height() >= 90 and view.gallery.height() >= 110
 
 
 def test_buttons_do_what_the_keys_do(panel, qtbot) -> None:
@@ -553,10 +563,12 @@ def test_an_image_that_is_not_open_can_be_asked_for(panel, viewer, qtbot) -> Non
     with qtbot.waitSignal(panel.view.image_wanted, timeout=1000) as asked:
         panel.view.image_button.click()
     assert asked.args == ["g3/two"]
+    # The pixels alone do not say where the segment lies in them.
+    viewer.add_image(np.zeros((200, 200, 3), np.uint8), rgb=True, metadata={"histomix": {"image": "g3/two"}})
+    assert panel.view.image_button.isVisible()
     # As soon as it is there, the view flies to what was asked for.
-    layer = viewer.add_image(
-        np.zeros((200, 200, 3), np.uint8), rgb=True, scale=(0.5, 0.5), metadata={"histomix": {"image": "g3/two"}}
-    )
+    about = {"image": "g3/two", "segments": {}}
+    layer = viewer.add_labels(np.zeros((200, 200), int), scale=(0.5, 0.5), metadata={"histomix": about})
     assert not panel.view.image_button.isVisible()
     assert np.allclose(center(viewer), (12.75, 17.75))
     viewer.layers.remove(layer)

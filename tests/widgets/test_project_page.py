@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,17 @@ def opened(page, qtbot, path: Path) -> None:
 @pytest.fixture
 def data(dataset_folder, labeled_image, tmp_path) -> Path:
     return dataset_folder(tmp_path / "my data", [labeled_image(6, seed=seed, name=f"i{seed}") for seed in range(2)])
+
+
+def test_one_class_of_tissue_is_told_in_the_singular(page, qtbot, tissue_folder, tmp_path) -> None:
+    folder = tissue_folder(tmp_path / "tissue")
+    first, *others = sorted(path for path in folder.iterdir() if path.is_dir())
+    opened(page, qtbot, folder)
+    assert f" · {1 + len(others)} classes · " in page.summary.text()
+    for other in others:
+        shutil.rmtree(other)
+    opened(page, qtbot, folder)
+    assert first.name in page.session.dataset.kinds and " · 1 class · " in page.summary.text()
 
 
 def test_what_is_synthetic_is_said_of_nuclei_and_of_images(page, qtbot, tmp_path, labeled_image, tissue_folder) -> None:

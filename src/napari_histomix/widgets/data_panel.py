@@ -382,7 +382,8 @@ class DataPanel(Panel):
             return
         total = survey.total.total()
         nuclei = f"{total:,} {'nucleus' if total == 1 else 'nuclei'}"
-        inside = nuclei if dataset.has_nuclei else f"{len(dataset.kinds)} classes"
+        kinds = len(dataset.kinds)
+        inside = nuclei if dataset.has_nuclei else f"{kinds} class{'' if kinds == 1 else 'es'}"
         splits = Counter(split_of(entry.source) for entry in dataset.entries if entry.source.image in survey.counts)
         parts = [f"{splits[split]} {split}" for split in sorted(splits, key=split_order)]
         scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
