@@ -148,10 +148,14 @@ def test_letters_written_into_a_field_decide_nothing(panel, qtbot) -> None:
 
 
 def test_on_a_low_screen_it_scrolls_and_the_tiles_do_not_lie_over_the_map(panel, qtbot) -> None:
+    view, area = panel.view, panel.findChild(QScrollArea)
+    assert area is not None
+    bar = area.verticalScrollBar()
+    panel.resize(420, 640)
+    qtbot.wait(50)
+    assert bar.maximum() == 0, "what there is room for is in sight"
     panel.resize(420, 480)
-    view = panel.view
-    area = panel.findChild(QScrollArea)
-    qtbot.waitUntil(lambda: area is not None and area.verticalScrollBar().maximum() > 0, timeout=2_000)
+    qtbot.waitUntil(lambda: bar.maximum() > 0, timeout=2_000)
     tiles = view.gallery.mapTo(panel, view.gallery.rect().bottomLeft())
     assert tiles.y() <= view.map.mapTo(panel, QPoint(0, 0)).y()
     assert view.map.height() >= 90 and view.gallery.height() >= 110

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QSplitter, QWidget
+from qtpy.QtWidgets import QSizePolicy, QSplitter, QWidget
 
 from napari_histomix.segmentation.pool import has_pool
 from napari_histomix.study import Study
@@ -78,6 +78,9 @@ class PoolView(QWidget):
         splitter.setStretchFactor(1, 1)
         splitter.setSizes([400, 200])
         splitter.setCollapsible(0, False)
+        # The room that is left, and no more: the buttons below stay in sight.
+        splitter.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)
+        splitter.setMinimumHeight(splitter.minimumSizeHint().height())
         self.about = ui.label(wrap=False, plain=True, yields=True)
         tip = "Show the image of this segment with all of its segments, in the tab Correct."
         self.image_button = ui.button("Show image", tip, self._want_image)
