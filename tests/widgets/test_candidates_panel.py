@@ -6,11 +6,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
+from qtpy.QtCore import Qt
 
 from napari_histomix.records import drain
+from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.camera import camera_of
 from napari_histomix.widgets.candidate_table import FIRST
+from napari_histomix.widgets.candidates_panel import CandidatesPanel
 from napari_histomix.widgets.loading import study_job
+from napari_histomix.widgets.session import Session
 
 CLEAR = 64, 96
 """In the middle of the largest gap of the first image."""
@@ -141,6 +146,36 @@ def test_a_click_on_a_point_selects_its_row_and_leaves_the_view(panel, qtbot) ->
     settled(panel, qtbot)
     assert panel.selected() == [rank] and tuple(camera.center) == (0, 20, 30)
     assert panel.target_view.pixels is not None
+
+
+def test_the_usual_keys_undo_and_redo(panel, qtbot) -> None:
+    panel.select([1])
+    panel.decide("keep")
+    assert panel.session.decided("keep") == 1
+    qtbot.keyClick(panel.view, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert panel.session.decided("keep") == 0
+    qtbot.keyClick(panel.view, Qt.Key.Key_Y, Qt.KeyboardModifier.ControlModifier)
+    assert panel.session.decided("keep") == 1
+
+
+def test_a_study_that_another_window_holds_is_looked_at_and_says_so(panel, qtbot) -> None:
+    panel.select([1])
+    other = Session(home=panel.session.home)
+    other.take_opened(drain(study_job(panel.session.study.folder)))
+    second = CandidatesPanel(ViewerModel(), other)
+    qtbot.addWidget(second)
+    assert other.read_only and second.note.text() == READ_ONLY
+    assert not second.keep_button.isEnabled() and not second.undo_button.isEnabled()
+    said = []
+    other.notice.connect(said.append)
+    second.select([1])
+    second.decide("keep")
+    second.undo()
+    assert second.selected() == [1] and said == [], "nothing goes on as if it had been decided"
+    panel.session.release()
+    other.take_opened(drain(study_job(panel.session.study.folder)))
+    assert second.note.text() == "" and second.keep_button.isEnabled()
+    other.release()
 
 
 def test_points_of_candidates_are_seen_on_their_page_alone(panel, qtbot) -> None:

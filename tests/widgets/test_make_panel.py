@@ -194,6 +194,23 @@ def test_cancel_takes_back_what_is_not_wanted(panel, session, qtbot, stamps, mon
     assert "Nothing was kept" in panel.note.text()
 
 
+def test_what_was_decided_on_is_not_discarded_unasked(panel, session, qtbot, stamps, monkeypatch) -> None:
+    slowly(stamps, monkeypatch, 2)
+    panel.ask = lambda count: True
+    panel.run()
+    qtbot.waitUntil(lambda: len(session.table) == 2, timeout=60_000)
+    panel.progress.cancel_button.click()
+    qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+    session.decide("change", [1], "approve")
+    asked = []
+    panel.sure = lambda decided: bool(asked.append(decided))
+    panel.discard_button.click()
+    assert asked == [1] and len(session.table) == 2 and panel.note.text() == "Stopped. 2 kept."
+    panel.sure = lambda decided: True
+    panel.discard_button.click()
+    assert len(session.table) == 0 and panel.note.text() == "Discarded. 2 taken back."
+
+
 def test_a_run_discarded_before_its_layers_are_shown_leaves_none(panel, session, qtbot) -> None:
     book = layer_book_of(panel.viewer, session)
     while_shown = []

@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from pool_samples import make_study, segment
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QHelpEvent, QPolygonF, QWheelEvent
-from qtpy.QtWidgets import QApplication, QToolTip
+from qtpy.QtWidgets import QApplication, QScrollArea, QToolTip
 
 from napari_histomix.records import Change, HistomixError, SourceRef
 from napari_histomix.study import Study
@@ -121,6 +121,21 @@ def test_keys_decide_and_go_on(panel, qtbot) -> None:
     qtbot.keyClick(gallery, Qt.Key.Key_Home)
     qtbot.keyClick(gallery, Qt.Key.Key_N)
     assert again(panel).decision.tolist() == [0, 2, 0, 0, 0, 0, 0, 0]
+    qtbot.keyClick(gallery, Qt.Key.Key_Z, CONTROL)
+    assert again(panel).decision.tolist() == [1, 2, 0, 0, 0, 0, 0, 0]
+    qtbot.keyClick(gallery, Qt.Key.Key_Y, CONTROL)
+    assert again(panel).decision.tolist() == [0, 2, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_letter_typed_in_an_open_menu_decides_nothing(panel, qtbot) -> None:
+    click(qtbot, panel, 0)
+    menu = panel.actions_box.class_menu
+    menu.popup(panel.mapToGlobal(QPoint(10, 10)))
+    qtbot.waitUntil(menu.isVisible)
+    qtbot.keyClick(menu, "d")
+    qtbot.wait(50)
+    menu.close()
+    assert not again(panel).decision.any()
 
 
 def test_letters_written_into_a_field_decide_nothing(panel, qtbot) -> None:
@@ -130,6 +145,20 @@ def test_letters_written_into_a_field_decide_nothing(panel, qtbot) -> None:
     qtbot.keyClicks(panel.view.filters.search, "kdun")
     assert panel.view.filters.search.text() == "kdun"
     assert not again(panel).decision.any()
+
+
+def test_on_a_low_screen_it_scrolls_and_the_tiles_do_not_lie_over_the_map(panel, qtbot) -> None:
+    view, area = panel.view, panel.findChild(QScrollArea)
+    assert area is not None
+    bar = area.verticalScrollBar()
+    panel.resize(420, 640)
+    qtbot.wait(50)
+    assert bar.maximum() == 0, "what there is room for is in sight"
+    panel.resize(420, 480)
+    qtbot.waitUntil(lambda: bar.maximum() > 0, timeout=2_000)
+    tiles = view.gallery.mapTo(panel, view.gallery.rect().bottomLeft())
+    assert tiles.y() <= view.map.mapTo(panel, QPoint(0, 0)).y()
+    assert view.map.height() >= 90 and view.gallery.height() >= 110
 
 
 def test_buttons_do_what_the_keys_do(panel, qtbot) -> None:
@@ -538,10 +567,12 @@ def test_an_image_that_is_not_open_can_be_asked_for(panel, viewer, qtbot) -> Non
     with qtbot.waitSignal(panel.view.image_wanted, timeout=1000) as asked:
         panel.view.image_button.click()
     assert asked.args == ["g3/two"]
+    # The pixels alone do not say where the segment lies in them.
+    viewer.add_image(np.zeros((200, 200, 3), np.uint8), rgb=True, metadata={"histomix": {"image": "g3/two"}})
+    assert panel.view.image_button.isVisible()
     # As soon as it is there, the view flies to what was asked for.
-    layer = viewer.add_image(
-        np.zeros((200, 200, 3), np.uint8), rgb=True, scale=(0.5, 0.5), metadata={"histomix": {"image": "g3/two"}}
-    )
+    about = {"image": "g3/two", "segments": {}}
+    layer = viewer.add_labels(np.zeros((200, 200), int), scale=(0.5, 0.5), metadata={"histomix": about})
     assert not panel.view.image_button.isVisible()
     assert np.allclose(center(viewer), (12.75, 17.75))
     viewer.layers.remove(layer)
@@ -563,7 +594,7 @@ def test_a_place_lies_where_its_layer_was_moved_to(panel, viewer, qtbot) -> None
 def test_a_closed_panel_leaves_nothing_in_the_viewer(panel, viewer) -> None:
     shown = len(viewer.mouse_drag_callbacks), len(viewer.keymap)
     panel.hide()
-    assert (len(viewer.mouse_drag_callbacks), len(viewer.keymap)) == (shown[0] - 1, shown[1] - 5)
+    assert (len(viewer.mouse_drag_callbacks), len(viewer.keymap)) == (shown[0] - 1, shown[1] - 8)
     panel.show()
     assert (len(viewer.mouse_drag_callbacks), len(viewer.keymap)) == shown
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from napari_histomix.datasets.formats import FORMATS
 from napari_histomix.evaluation.reader_test.folder import FORMAT, TEST
 from napari_histomix.records import NucleusClass, Problem
 from napari_histomix.study import Study
+from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.data_panel import ON_COMMAND_LINE, DataPanel
 from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.session import Session
@@ -43,6 +45,40 @@ def opened(page, qtbot, path: Path) -> None:
 @pytest.fixture
 def data(dataset_folder, labeled_image, tmp_path) -> Path:
     return dataset_folder(tmp_path / "my data", [labeled_image(6, seed=seed, name=f"i{seed}") for seed in range(2)])
+
+
+def test_one_class_of_tissue_is_told_in_the_singular(page, qtbot, tissue_folder, tmp_path) -> None:
+    folder = tissue_folder(tmp_path / "tissue")
+    first, *others = sorted(path for path in folder.iterdir() if path.is_dir())
+    opened(page, qtbot, folder)
+    assert f" · {1 + len(others)} classes · " in page.summary.text()
+    for other in others:
+        shutil.rmtree(other)
+    opened(page, qtbot, folder)
+    assert first.name in page.session.dataset.kinds and " · 1 class · " in page.summary.text()
+
+
+def test_a_study_of_another_window_is_opened_again_with_one_click_once_it_is_closed_there(
+    page, qtbot, data, tmp_path
+) -> None:
+    study = Study.create(tmp_path / "study", data, "study").take()
+    opened(page, qtbot, study.folder)
+    assert page.session.read_only and page.again_button.isVisibleTo(page)
+    assert page.note.text() == READ_ONLY and str(tmp_path) not in page.note.text()
+    page.session.decide("candidate", [0], "keep")
+    assert str(tmp_path) not in page.note.text() and "open it again here" in page.note.text()
+    study.let_go()
+    page.again_button.click()
+    qtbot.waitUntil(lambda: not page.runner.running, timeout=60_000)
+    assert not page.session.read_only and not page.again_button.isVisibleTo(page) and page.note.text() == ""
+
+
+def test_what_a_study_was_not_allowed_is_not_said_of_the_next(page, qtbot, data, tmp_path) -> None:
+    held = Study.create(tmp_path / "study", data, "study").take()
+    opened(page, qtbot, held.folder)
+    page.session._adopt(Study.create(tmp_path / "other", data, "other"))
+    assert page.note.text() == "" and not page.again_button.isVisibleTo(page)
+    held.let_go()
 
 
 def test_what_is_synthetic_is_said_of_nuclei_and_of_images(page, qtbot, tmp_path, labeled_image, tissue_folder) -> None:

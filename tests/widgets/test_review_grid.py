@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from app_model.types import KeyBinding
 from napari.components import ViewerModel
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QImage
@@ -75,6 +76,39 @@ def test_a_selection_is_decided_on_as_one_act(panel: ReviewPanel, qtbot: Any) ->
     assert panel.queue.table.ids[grid.rows].tolist() == chosen, "what came back is selected again"
     buttons["delete"].click()
     assert len(grid.numbers) == 8 and not set(chosen) & set(panel.queue.table.ids[grid.numbers].tolist())
+
+
+def test_escape_leaves_the_grid_but_not_from_a_field(panel: ReviewPanel, qtbot: Any) -> None:
+    parts = panel.contents
+    parts.goal.goal.setFocus()
+    qtbot.waitUntil(lambda: panel.isAncestorOf(panel.focusWidget()) and not parts.grid.hasFocus())
+    qtbot.keyClick(parts.goal.goal, Qt.Key.Key_Escape)
+    assert parts.grid.isVisible()
+    click(qtbot, panel, 2)
+    qtbot.keyClick(parts.grid, Qt.Key.Key_Escape)
+    assert parts.views.isVisible() and not parts.grid.isVisible()
+
+
+def test_the_grid_comes_into_sight_where_the_page_is_scrolled_down(panel: ReviewPanel, qtbot: Any) -> None:
+    bar = panel.area.verticalScrollBar()
+    qtbot.keyClick(panel, "0")
+    panel.resize(430, 500)
+    panel.contents.filters.toggle.click()
+    qtbot.waitUntil(lambda: bar.maximum() > 500)
+    bar.setValue(bar.maximum())
+    qtbot.keyClick(panel, "0")
+    grid = panel.contents.grid
+    qtbot.waitUntil(lambda: grid.visibleRegion().boundingRect().height() == grid.height() >= LOWEST, timeout=2_000)
+
+
+def test_ctrl_a_selects_all_also_where_the_grid_has_not_the_keys(panel: ReviewPanel, qtbot: Any) -> None:
+    parts = panel.contents
+    panel.setFocus()
+    qtbot.keyClick(panel, Qt.Key.Key_A, CONTROL)
+    assert len(parts.grid.rows) == 12
+    click(qtbot, panel, 1)
+    panel.viewer.keymap[KeyBinding.from_str("Ctrl+A")](panel.viewer)
+    assert len(parts.grid.rows) == 12
 
 
 def test_a_reason_is_given_to_all_that_is_selected_as_one_act(panel: ReviewPanel, qtbot: Any) -> None:

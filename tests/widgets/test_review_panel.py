@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from app_model.types import KeyBinding
 from napari.components import ViewerModel
 from qtpy.QtCore import QPoint, QSettings, Qt
 from review_samples import add_run, copied, make_class_study, make_review_study, nucleus_change
@@ -186,7 +187,10 @@ def test_what_a_detector_found_easiest_comes_first_and_can_be_picked_out(open_pa
     panel = open_panel(folder)
     panel.contents.filters.toggle.setChecked(True)
     # Nothing is offered that nobody has measured.
-    assert not panel.contents.filters.detectable.isEnabled()
+    filters = panel.contents.filters
+    order = filters.order.model().item(filters.order.findData("detectable"))
+    filters.toggle.click()
+    assert not filters.detectable.isEnabled() and not order.isEnabled()
     panel.session.study.set_detectability({3: 99.0, 8: 60.0, 1: 75.0})
     panel = open_panel(folder)
     filters = panel.contents.filters
@@ -256,6 +260,38 @@ def test_the_order_is_the_one_chosen(panel) -> None:
     first = ids(panel)
     filters.seed.setValue(5)
     assert ids(panel) != first and sorted(ids(panel)) == sorted(first)
+
+
+def test_what_is_typed_in_an_open_list_chooses_there_and_decides_nothing(panel, folder, qtbot) -> None:
+    filters = panel.contents.filters
+    filters.toggle.click()
+    filters.decision.showPopup()
+    rows = filters.decision.view
+    qtbot.waitUntil(lambda: rows().isVisible())
+    qtbot.keyClick(rows(), "r")
+    qtbot.waitUntil(lambda: rows().currentIndex().data() == "Rejected", timeout=2_000)
+    qtbot.keyClick(rows(), Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: not rows().isVisible())
+    assert filters.decision.currentData() == "reject" and Study.open(folder).decisions("change") == {}
+    filters.clear()
+    qtbot.keyClick(panel, "r")
+    assert len(Study.open(folder).decisions("change")) == 1
+
+
+def test_ctrl_y_over_the_image_does_again_and_leaves_the_view_flat(panel, folder) -> None:
+    def press(key: str) -> None:
+        panel.viewer.keymap[KeyBinding.from_str(key)](panel.viewer)
+
+    panel.decide("approve")
+    press("Ctrl+Z")
+    assert Study.open(folder).decisions("change") == {}
+    press("Ctrl+Y")
+    press("Ctrl+Y")
+    assert panel.contents.note.text() == "There is nothing to redo."
+    panel.move_by(1)
+    assert panel.contents.note.text() == "", "it was said of a key pressed before"
+    assert list(Study.open(folder).decisions("change").values()) == ["approve"]
+    assert panel.viewer.dims.ndisplay == 2
 
 
 def test_before_and_after_in_three_ways(panel, qtbot) -> None:

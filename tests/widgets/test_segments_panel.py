@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from PIL import Image as Picture
+from qtpy.QtWidgets import QPushButton
 
 from napari_histomix.datasets import open_any
 from napari_histomix.methods.segment_stage import PoolSettings, build_pool
@@ -447,6 +448,7 @@ def test_brush_corrections_are_taken_in_with_a_click(pooled, viewer, qtbot) -> N
     pool = SegmentPool(pooled.pool.opened.study.folder)
     before = len(pool)
     settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 2/two"))
+    assert pooled.pool.images.currentText() == "grade 2/two", "what is shown is what is corrected"
     image, layer = viewer.layers["grade 2/two"], viewer.layers["grade 2/two segments"]
     assert np.array_equal(image.data, tissue(1)) and tuple(layer.scale) == (0.5, 0.5)
     assert set(layer.features["class"]) == {"grade 2"}
@@ -548,3 +550,12 @@ def test_an_image_that_is_open_is_brought_to_the_front(pooled, viewer, qtbot) ->
     settle(pooled, qtbot, lambda: pooled.pool.show_image("grade 2/one"))
     assert len(viewer.layers) == 4 and viewer.layers.selection.active.name == "grade 2/one segments"
     assert "no image nobody" in settle(pooled, qtbot, lambda: pooled.pool.show_image("nobody"))
+
+
+def test_browsing_the_pool_leaves_what_is_selected_and_filtered_there(pooled, qtbot) -> None:
+    read, led = [], []
+    pooled.session.pool_changed.connect(lambda *_: read.append(1))
+    pooled.session.page_requested.connect(led.append)
+    browse = next(button for button in pooled.findChildren(QPushButton) if button.text() == "Browse the pool")
+    browse.click()
+    assert led == ["make/pool"] and read == [], "nothing changed in the pool that would have to be read again"

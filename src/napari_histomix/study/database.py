@@ -21,7 +21,10 @@ VERSION = 4
 OLDEST = 3
 """Studies of earlier versions never left their makers' machines."""
 LOCK = "study.lock"
-READ_ONLY = "This study is open in another window, or cannot be written: here it can be looked at, not changed."
+READ_ONLY = (
+    "This study is open in another window, or cannot be written: here it can be looked at, not changed. Once it is "
+    "closed there, open it again here."
+)
 WAIT = 10.0
 """Seconds that a writer waits for another process to end its own short transaction."""
 
@@ -175,10 +178,9 @@ class Database:
         if not self.folder.is_dir():
             return gone(self.folder)
         if not os.access(self.folder, os.W_OK):
-            return HistomixError(f"The study {self.folder} can only be read; copy it to where you may write.")
-        return HistomixError(
-            f"The study {self.folder} is open in another window or command; close it there to write here."
-        )
+            return HistomixError(f"The study {self.folder.name} can only be read; copy it to where you may write.")
+        what = f"The study {self.folder.name} is open in another window or command"
+        return HistomixError(f"{what}; close it there, and open it again here.")
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from app_model.types import KeyBinding
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QObject, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QHideEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
-from qtpy.QtWidgets import QLabel, QMessageBox, QProgressBar, QScrollArea, QSizePolicy, QWidget
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
+from qtpy.QtWidgets import QApplication, QLabel, QMessageBox, QProgressBar, QScrollArea, QSizePolicy, QWidget
 
 from napari_histomix.records import Event
 from napari_histomix.widgets import elements as ui
@@ -197,11 +197,29 @@ def add_shortcut(
     action: Callable[[], Any],
     context: Qt.ShortcutContext = Qt.ShortcutContext.WidgetWithChildrenShortcut,
 ) -> QShortcut:
-    """Have Qt hear a key in a panel, or as far as ``context`` says."""
+    """Have Qt hear a key in a panel, or as far as ``context`` says; a list or menu that is open gets it instead."""
     shortcut = QShortcut(QKeySequence(key), panel)
     shortcut.setContext(context)
-    shortcut.activated.connect(action)
+
+    def act() -> None:
+        popup = QApplication.activePopupWidget()
+        if popup is None:
+            action()
+            return
+        # A person types what an entry begins with. As long as the shortcut is there, the key would come here again.
+        code, text = shortcut.key()[0], key if len(key) == 1 else ""
+        typed = QKeyEvent(QEvent.Type.KeyPress, code.key(), code.keyboardModifiers(), text)
+        shortcut.setEnabled(False)
+        QApplication.sendEvent(popup.focusWidget() or popup, typed)
+        shortcut.setEnabled(True)
+
+    shortcut.activated.connect(act)
     return shortcut
+
+
+def turning_keys(undo: Callable[[], Any], redo: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+    """The keys that take decisions back and do them again, in all panels; Ctrl+Y would else be napari's, for 3D."""
+    return {"U": undo, "Ctrl+Z": undo, "Y": redo, "Ctrl+Y": redo, "Ctrl+Shift+Z": redo}
 
 
 class KeysBadge(QLabel):
@@ -452,3 +470,17 @@ def ask_to_keep(parent: QWidget, count: int) -> bool:
     question.setEscapeButton(keep)
     question.exec()
     return bool(question.clickedButton() is keep)
+
+
+def ask_to_discard(parent: QWidget, decided: int) -> bool:
+    """Ask whether what a run made is taken back although a person has decided on some of it."""
+    question = QMessageBox(parent)
+    question.setWindowTitle("Discard")
+    question.setText(f"You decided on {decided:,} of what this run made.")
+    question.setInformativeText("If you discard the run, these decisions go too; Undo does not bring them back.")
+    discard = question.addButton("Discard", QMessageBox.ButtonRole.DestructiveRole)
+    keep = question.addButton("Keep it and go back", QMessageBox.ButtonRole.RejectRole)
+    question.setDefaultButton(keep)
+    question.setEscapeButton(keep)
+    question.exec()
+    return bool(question.clickedButton() is discard)

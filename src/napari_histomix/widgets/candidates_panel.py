@@ -9,8 +9,9 @@ from qtpy.QtCore import QItemSelection, QItemSelectionModel, Qt
 
 from napari_histomix.methods.base import Stage
 from napari_histomix.records import Candidate, Location
+from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import PanelKeys
+from napari_histomix.widgets.base import PanelKeys, turning_keys
 from napari_histomix.widgets.candidate_table import (
     FIRST,
     STATES,
@@ -48,7 +49,7 @@ class CandidatesPanel(PlanPage):
         self.keys = PanelKeys(
             self,
             self.viewer,
-            {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP), "U": self.undo, "Y": self.redo},
+            {"K": lambda: self.decide(KEEP), "D": lambda: self.decide(DROP)} | turning_keys(self.undo, self.redo),
         )
         self.clicks = Clicks(self.viewer, self)
         self.clicks.clicked.connect(self._on_clicked)
@@ -63,9 +64,11 @@ class CandidatesPanel(PlanPage):
             signal.connect(lambda *_: self._read_soon.start())
         self.session.dataset_changed.connect(lambda: self._outcomes.clear())
         self.session.dataset_changed.connect(self._reading.discard)
+        self.session.study_changed.connect(self._on_study)
         self.session.candidates_changed.connect(self._on_candidates)
         self.session.candidates_decided.connect(self._on_decided)
         self.session.reader.loaded.connect(lambda _name: self._show_pair())
+        self._on_study()
         self._on_candidates()
 
     def words(self) -> str:
@@ -153,6 +156,12 @@ class CandidatesPanel(PlanPage):
 
     # The table.
 
+    def _on_study(self) -> None:
+        read_only = self.session.read_only
+        for part in (self.keep_button, self.drop_button, self.undo_button, self.redo_button):
+            part.setEnabled(not read_only)
+        self.note.say(READ_ONLY if read_only else "", "warning")
+
     def _on_candidates(self) -> None:
         candidates = self.session.candidates
         self.results.setVisible(candidates is not None)
@@ -229,7 +238,7 @@ class CandidatesPanel(PlanPage):
     def decide(self, decision: str) -> None:
         """Keep or drop the selected candidates, and go on to the next one."""
         ranks = self.selected()
-        if not ranks:
+        if not ranks or self.session.read_only:
             return
         last = max(index.row() for index in self.view.selectionModel().selectedRows())
         self.session.decide("candidate", ranks, decision)
@@ -237,10 +246,12 @@ class CandidatesPanel(PlanPage):
             self.view.selectRow(last + 1)
 
     def undo(self) -> None:
-        self.select(self.session.undo("candidate"))
+        if not self.session.read_only:
+            self.select(self.session.undo("candidate"))
 
     def redo(self) -> None:
-        self.select(self.session.redo("candidate"))
+        if not self.session.read_only:
+            self.select(self.session.redo("candidate"))
 
     def select(self, ranks: Iterable[int]) -> None:
         """Select candidates by rank, those that the filter shows."""

@@ -209,6 +209,8 @@ class DataPanel(Panel):
         self.progress = RunBar("Open", self.runner, "Open what was chosen.")
         self.progress.run_button.hide()
         self.note = ui.Note()
+        tip = "Open the study again, to go on with it here once it is closed in the other window."
+        self.again_button = ui.button("Open it again", tip, self._open_again, shown=False)
         self.hand_edits = HandEditsBar(self.book.hand_edits, window_of(self.viewer))
         self.hand_edits.ask_to_end = lambda titles: self.ask(titles)
         self.recent = RecentBox()
@@ -216,7 +218,8 @@ class DataPanel(Panel):
         self.recent.refresh()
         buttons = ui.even_row(self.folder_button, self.file_button)
         more = ui.even_row(self.study_button, self.sample_button)
-        ui.add(self.column, self.welcome, buttons, more, self.recent, self.progress, self.note, self.hand_edits)
+        ui.add(self.column, self.welcome, buttons, more, self.recent, self.progress, self.note)
+        ui.add(self.column, self.again_button, self.hand_edits)
 
     def _build_contents(self) -> None:
         self.summary = ui.label()
@@ -314,6 +317,10 @@ class DataPanel(Panel):
             self.note.say("")
             self.runner.start(job, title)
 
+    def _open_again(self) -> None:
+        if self.session.study is not None:
+            self.open_study(self.session.study.folder)
+
     def _apply_scale(self) -> None:
         if self.session.dataset is not None:
             dataset = self.session.dataset
@@ -382,7 +389,8 @@ class DataPanel(Panel):
             return
         total = survey.total.total()
         nuclei = f"{total:,} {'nucleus' if total == 1 else 'nuclei'}"
-        inside = nuclei if dataset.has_nuclei else f"{len(dataset.kinds)} classes"
+        kinds = len(dataset.kinds)
+        inside = nuclei if dataset.has_nuclei else f"{kinds} class{'' if kinds == 1 else 'es'}"
         splits = Counter(split_of(entry.source) for entry in dataset.entries if entry.source.image in survey.counts)
         parts = [f"{splits[split]} {split}" for split in sorted(splits, key=split_order)]
         scales = sorted({entry.mpp for entry in dataset.entries if entry.mpp is not None})
@@ -424,3 +432,7 @@ class DataPanel(Panel):
             self.study.setText(folder.name if self.session.study else f"{folder.name} (new)")
             self.study.setToolTip(f"Everything you do is kept here as you do it:\n{folder}")
         self.study_change.setEnabled(self.session.study is None)
+        if self.again_button.isVisibleTo(self) and not self.session.read_only:
+            # Said of the study before.
+            self.note.say("")
+        self.again_button.setVisible(self.session.read_only)

@@ -15,7 +15,7 @@ from napari_histomix.methods.base import Method
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.study.runs import Run
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import Panel, RunBar, ask_to_keep
+from napari_histomix.widgets.base import Panel, RunBar, ask_to_discard, ask_to_keep
 from napari_histomix.widgets.crops import CropView
 from napari_histomix.widgets.decisions import KEEP
 from napari_histomix.widgets.forms import SettingLinks
@@ -52,7 +52,7 @@ class MakePanel(Panel):
         self.stage_settings: Callable[[], Any] = lambda: None
         """Settings by which a run finds what comes first, where nobody has looked for it before."""
         self._place = ui.column()
-        self.ask = partial(ask_to_keep, self)
+        self.ask, self.sure = partial(ask_to_keep, self), partial(ask_to_discard, self)
         self.progress = RunBar(
             "Make",
             self.runner,
@@ -239,10 +239,17 @@ class MakePanel(Panel):
         return len(ids)
 
     def discard(self) -> None:
-        run = self._unfinished()
-        if run is not None and not self.runner.running:
-            self.session.discard_run(run.id)
-            self._update()
+        run, study = self._unfinished(), self.session.study
+        if run is None or study is None or self.runner.running:
+            return
+        ids, decisions = study.ids_of_run(run.id), self.session.decisions["change"]
+        decided = sum(number in decisions for number in ids)
+        if decided and not self.sure(decided):
+            return
+        self.session.discard_run(run.id)
+        if self._unfinished() is None:
+            self.note.say(f"Discarded. {len(ids):,} taken back.")
+        self._update()
 
     def _unfinished(self) -> Run | None:
         return jobs.unfinished(self.session.study) if self.session.study is not None else None

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QSplitter, QWidget
+from qtpy.QtWidgets import QSizePolicy, QSplitter, QWidget
 
 from napari_histomix.segmentation.pool import has_pool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Counts, Curation, Decision
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import PanelKeys
+from napari_histomix.widgets.base import PanelKeys, turning_keys
 from napari_histomix.widgets.gallery import Selection
 from napari_histomix.widgets.jobs import JobRunner, single
 from napari_histomix.widgets.pool.controls import ACTIONS, PoolActions, PoolFilters
@@ -27,7 +27,7 @@ from napari_histomix.widgets.pool.gallery import PoolGallery
 from napari_histomix.widgets.pool.loading import CurationWriter, OpenedPool, TissuePanel, umap_job, uses_of
 from napari_histomix.widgets.pool.map import PoolMap
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.viewer_layers import SegmentPlaces
+from napari_histomix.widgets.viewer_layers import SegmentPlaces, has_segments
 
 NOTHING = Counts(0, 0, 0, 0, {})
 SORTED_AT_ONCE = 20_000
@@ -65,7 +65,7 @@ class PoolView(QWidget):
     def _build(self) -> None:
         self.filters = PoolFilters()
         self.gallery = PoolGallery(self.selection, self.viewer.theme)
-        # A row of tiles: with the map and the buttons on a low screen, a higher one would lie over the map.
+        # A row of tiles.
         self.gallery.setMinimumHeight(110)
         self.map = PoolMap(self.selection, self.viewer.theme)
         tip = "How the segments' vectors are brought onto two axes."
@@ -78,8 +78,12 @@ class PoolView(QWidget):
         splitter.setStretchFactor(1, 1)
         splitter.setSizes([400, 200])
         splitter.setCollapsible(0, False)
+        # The room that is left, and no more: the buttons below stay in sight.
+        splitter.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)
+        splitter.setMinimumHeight(splitter.minimumSizeHint().height())
         self.about = ui.label(wrap=False, plain=True, yields=True)
-        self.image_button = ui.button("Show image", "The image of this segment is not open.", self._want_image)
+        tip = "Show the image of this segment with all of its segments, in the tab Correct."
+        self.image_button = ui.button("Show image", tip, self._want_image)
         self.similar_button = ui.button(
             "Similar", "Sort by similarity to this segment.", lambda: self.filters.choose_order("similarity")
         )
@@ -182,10 +186,14 @@ class PoolView(QWidget):
 
     def _on_layers(self) -> None:
         self.describe()
-        if self._wanted and self.selection.current >= 0 and self.places.layers(self._wanted):
+        if self._wanted and self.selection.current >= 0 and self._is_shown(self._wanted):
             wanted, self._wanted = self._wanted, ""
             if self._current_image() == wanted:
                 self.visit(self.selection.current)
+
+    def _is_shown(self, image: str) -> bool:
+        """Whether an image is open with its segments: without them nothing says where one ends."""
+        return any(has_segments(layer) for layer in self.places.layers(image))
 
     def describe(self) -> None:
         curation, number, image = self.curation, self.selection.current, self._current_image()
@@ -195,7 +203,7 @@ class PoolView(QWidget):
         )
         self.about.setToolTip(self.gallery.words(number) if known else "")
         self.similar_button.setVisible(known)
-        self.image_button.setVisible(known and not self.places.layers(image))
+        self.image_button.setVisible(known and not self._is_shown(image))
 
     def _on_theme(self, event: Any = None) -> None:
         if isalive(self):
@@ -219,13 +227,15 @@ class PoolPanel(TissuePanel):
         self.writer = CurationWriter(self)
         self.counter = JobRunner(self).on(finished=self._on_uses, failed=self.fail)
         self._build()
-        self.keys = PanelKeys(self, self.viewer, {key: getattr(self, name) for name, (key, _) in ACTIONS.items()})
+        keys = {key: getattr(self, name) for name, (key, _) in ACTIONS.items()}
+        self.keys = PanelKeys(self, self.viewer, keys | turning_keys(self.undo, self.redo))
         self.while_shown.append(self.keys)
         self.column.insertWidget(0, self.keys.badge("Pool"))
         self._connect()
         self._update()
 
     def _build(self) -> None:
+        self.scroll()
         self.empty = ui.Note("Here you look through a pool of segments. Build one, or open a study that has one.")
         lead = self.lead("Build the pool →", "make/plan", "Find the segments of the open images.", beside=self.empty)
         tip = "Make the segment pool of this study anew."

@@ -171,6 +171,13 @@ class ReviewContents(QWidget):
         if shown:
             self.grid.reveal(self.grid.selection.current)
             self.grid.setFocus(Qt.FocusReason.OtherFocusReason)
+            # The page may be scrolled to the filters below.
+            ui.reveal(self.counter)
+
+    def select_all(self) -> None:
+        """Select all that the grid shows."""
+        if self.grid_button.isChecked():
+            self.grid.selection.select(self.grid.numbers)
 
     # Before and after.
 

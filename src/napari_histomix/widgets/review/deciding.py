@@ -89,7 +89,7 @@ class DecidingBox(QWidget):
         self.undo_button = ui.button(
             "Undo (Z)", "Take the last decision, reason or note back (Z, U or Ctrl+Z).", panel.undo
         )
-        self.redo_button = ui.button("Redo (Y)", "Do again what was taken back last (Y or Ctrl+Shift+Z).", panel.redo)
+        self.redo_button = ui.button("Redo (Y)", "Do again what was taken back last (Y or Ctrl+Y).", panel.redo)
         self.previous_button = ui.button(
             "◀ Previous (←)", "Go to the one before, of those that the filter leaves.", lambda: panel.move_by(-1)
         )
@@ -392,9 +392,8 @@ class GoalBar(QWidget):
             name="Goal",
         )
         self.goal.setKeyboardTracking(False)
-        self.words = ui.label(wrap=False)
-        goal = ui.row(ui.label("Goal", wrap=False), self.goal, self.words)
-        goal.insertStretch(2, 1)
+        self.words = ui.label(wrap=False, right=True, yields=True)
+        goal = ui.row(ui.label("Goal", wrap=False), self.goal, self.words, stretch=2)
         self.setLayout(ui.column(self.bar, goal, space=ui.SPACE - 2))
 
     def begin(self, goal: int) -> None:
@@ -417,6 +416,7 @@ class GoalBar(QWidget):
             left = to_look_at(goal, undecided, approved, rejected)
             words = f"{seconds:.1f} s each, about {duration(left * seconds)} left"
         self.words.setText(words)
+        self.words.setToolTip(words)
 
 
 def to_look_at(goal: int, undecided: int, approved: int, rejected: int) -> int:

@@ -17,7 +17,7 @@ from napari_histomix.records import Change
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.study.decision_log import REASONS, Entry
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import Panel, PanelKeys, add_shortcut
+from napari_histomix.widgets.base import Panel, PanelKeys, add_shortcut, turning_keys
 from napari_histomix.widgets.camera import fit
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED
 from napari_histomix.widgets.layer_making import center, ring_widths
@@ -106,6 +106,7 @@ class ReviewPanel(Panel):
         before = self.queue.row
         step()
         if self.queue.row != before:
+            self.contents.note.say(READ_ONLY if self.session.read_only else "", "warning")
             self._arrive()
 
     def _arrive(self) -> None:
@@ -316,9 +317,13 @@ class ReviewPanel(Panel):
 
     def escape(self) -> None:
         """Close what is open, one thing after the other, and give the keys back to the panel."""
+        grid, button = self.contents.grid, self.contents.grid_button
+        at_home = self.hasFocus() or grid.hasFocus()
         if self.sheet.isVisible():
             self.toggle_keys()
-        elif self.contents.deciding.scope != ONE and self.hasFocus():
+        elif at_home and button.isChecked():
+            button.setChecked(False)
+        elif at_home:
             self.contents.deciding.set_scope(ONE)
         self.setFocus()
 
@@ -362,8 +367,8 @@ def key_table(panel: ReviewPanel) -> dict[str, tuple[tuple[str, str, Actions], .
             ("R or 2", "reject", {"R": reject, "2": reject}),
             ("3", "clear: undecided again", {"3": partial(decide, UNDECIDED)}),
             ("4", "delete", {"4": partial(decide, DELETE)}),
-            ("Z, U or Ctrl+Z", "undo", dict.fromkeys(("Z", "U", "Ctrl+Z"), panel.undo)),
-            ("Y or Ctrl+Shift+Z", "redo", dict.fromkeys(("Y", "Ctrl+Shift+Z"), panel.redo)),
+            ("Z, U or Ctrl+Z", "undo", {"Z": panel.undo}),
+            ("Y or Ctrl+Y", "redo", turning_keys(panel.undo, panel.redo)),
             (
                 "E · I · G",
                 "one · whole image · all shown",
@@ -409,7 +414,8 @@ def key_table(panel: ReviewPanel) -> dict[str, tuple[tuple[str, str, Actions], .
                 "move the divider",
                 {"Shift+Left": partial(views.swipe_by, -1), "Shift+Right": partial(views.swipe_by, 1)},
             ),
-            ("0", "grid: decide on many at once", {"0": parts.grid_button.toggle}),
+            ("0", "grid: decide on many; Escape leaves it", {"0": parts.grid_button.toggle}),
+            ("Ctrl+A", "all of the grid", {"Ctrl+A": parts.select_all}),
             ("+ · −", "zoom", {"=": partial(views.zoom, 1), "-": partial(views.zoom, -1)}),
             ("O · M", "origin · smooth", {"O": views.origin.toggle, "M": views.smooth.toggle}),
             ("X", "real image in the window", {"X": views.real.toggle}),

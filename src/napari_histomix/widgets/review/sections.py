@@ -184,6 +184,9 @@ class FilterSection(ui.Section):
         """Offer to order and filter by detectors' scores where there are some."""
         self.detectable.setEnabled(known)
         self.detectable.setToolTip(DETECTABLE if known else NOT_TESTED)
+        place = self.order.findData(DETECTABLE_FIRST)
+        self.order.model().item(place).setEnabled(known)
+        self.order.setItemData(place, "" if known else NOT_TESTED, Qt.ItemDataRole.ToolTipRole)
 
 
 def _donors(table: ChangeTable) -> list[tuple[str, str]]:

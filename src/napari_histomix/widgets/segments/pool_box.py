@@ -276,7 +276,7 @@ class PoolBox(TissuePanel):
 
     def _browse(self) -> None:
         if self.opened is not None:
-            self.session.share_pool(self.opened.study.folder, self, changed=True)
+            self.session.share_pool(self.opened.study.folder, self)
             self.session.page_requested.emit("make/pool")
 
     # Jobs.
@@ -411,6 +411,7 @@ class PoolBox(TissuePanel):
         for layer in self.viewer.layers:
             if about(layer).get("image") is not None:
                 layer.visible = about(layer)["image"] == name
+        self.images.setCurrentText(name)
         self.viewer.layers.selection.active = self._layers(name)[1]
         if self._fitted == name:
             # Not where another dock asked: it brings a segment onto the screen.
