@@ -53,6 +53,8 @@ def test_images_one_after_the_other_share_one_stack(book: LayerBook, qtbot: Any)
         np.testing.assert_array_equal(book.layer(name, "nuclei").data, target.instances)
         np.testing.assert_array_equal(book.layer(name, "synthetic").data, expected.pixels)
         np.testing.assert_array_equal(book.layer(name, "synthetic nuclei").data, expected.instances)
+        # What a person paints counts, or cannot be painted.
+        assert book.layer(name, "nuclei").editable and not book.layer(name, "synthetic nuclei").editable
         rings = book.layer(name, "changes")
         count = len(session.changes_of(name, rejected=True))
         assert len(rings.data) == 2 * count and rings.features["halo"].tolist() == [True] * count + [False] * count

@@ -60,6 +60,17 @@ def test_a_column_of_classes_is_chosen_once_and_what_a_person_chooses_stays(pane
     assert choice.currentData() == "", "not chosen again"
 
 
+def test_real_layers_are_offered_before_synthetic_ones_above_them(qtbot, tmp_path, labeled_image) -> None:
+    viewer, session, image = ViewerModel(), Session(home=tmp_path / "home"), labeled_image(6, seed=1)
+    for name, about in (("real", {}), ("synthetic", {"histomix": {"synthetic": True}})):
+        viewer.add_image(image.pixels, rgb=True, name=name, metadata=about)
+        viewer.add_labels(image.instances, name=f"{name} nuclei", metadata=about)
+    made = OpenLayersPanel(viewer, session)
+    qtbot.addWidget(made)
+    assert (made.image.layer.name, made.labels.layer.name) == ("real", "real nuclei")
+    session.release()
+
+
 def test_what_cannot_be_a_dataset_is_one_sentence(panel, qtbot) -> None:
     panel.scale.setValue(0.5)
     panel.viewer.layers["nuclei"].data = np.zeros((7, 9), int)

@@ -231,6 +231,8 @@ def take_over(old: Layer, new: Layer) -> None:
     old.data = new.data
     old.metadata = new.metadata
     if isinstance(old, Labels):
+        # Other data have made it editable.
+        old.editable = new.editable
         old.colormap = new.colormap
         old.features = new.features
     elif isinstance(old, Points):

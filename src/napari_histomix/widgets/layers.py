@@ -351,6 +351,8 @@ class LayerBook(QObject):
             named = f"{name} synthetic nuclei" if composed.in_place else f"{name} nuclei"
             space = self.space(name, image)
             layer = making.nuclei_layer(named, image, types, dataset.classes, space, synthetic=True)
+            # A stroke would count for nothing: it is the nuclei below that a person changes.
+            layer.editable = False
             self.add(name, "synthetic nuclei", layer)
             self._rewrite_all(name)
 

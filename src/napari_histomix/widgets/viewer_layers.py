@@ -331,11 +331,15 @@ class LayerChoice(QComboBox):
                 model: Any = self.model()
                 model.item(at).setEnabled(not problem)
             usable = [at for at, problem in enumerate(problems) if not problem]
-            # Color before gray: masks and channels lie open beside the image.
-            usable.sort(key=lambda at: _is_gray(self._shown[at]))
+            # Real before synthetic, and color before gray: masks and channels lie open beside the image.
+            usable.sort(key=lambda at: (_is_synthetic(self._shown[at]), _is_gray(self._shown[at])))
             before = [at for at in usable if self._shown[at] is chosen]
             self.setCurrentIndex(next(iter(before + usable), -1))
         self.changed.emit()
+
+
+def _is_synthetic(layer: Any) -> bool:
+    return layer is not None and bool(about(layer).get("synthetic"))
 
 
 def _is_gray(layer: Any) -> bool:
