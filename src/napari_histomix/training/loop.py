@@ -294,10 +294,12 @@ def train(
                 event = replace(event, figures=figures, preview=shown)
                 saved = time.monotonic()
             held = time.monotonic()
-            yield event
-            # A run that is paused stands here; that is none of its time.
-            began += time.monotonic() - held
-            saved += time.monotonic() - held
+            try:
+                yield event
+            finally:
+                # A run that is paused stands here, and may be stopped here; that is none of its time.
+                began += time.monotonic() - held
+                saved += time.monotonic() - held
         if processes.main:
             figures = save()
             yield Event("Training", 1, 1, figures=figures, preview=recipe.shown(average, held_out))
