@@ -21,6 +21,7 @@ from napari_histomix.datasets import sample_folder
 from napari_histomix.records import Event, HistomixError, drain
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.widgets import train_panel
+from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.dock import HistoMixDock
 from napari_histomix.widgets.loading import open_job
 from napari_histomix.widgets.session import Session
@@ -56,7 +57,7 @@ class Trainer:
         try:
             while not self.go.wait(0.002):
                 self.steps += 1
-                figures = {"step": self.steps, "loss": 1 / self.steps}
+                figures = {"step": self.steps, "loss": 1 / self.steps, "left": 720.0}
                 if self.steps == 3:
                     card(out, 3, 0.1234)
                     sheet = np.zeros((256, 192, 3), np.uint8)
@@ -309,7 +310,11 @@ def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path
     qtbot.waitUntil(lambda: trainer.steps > 10 and ready.sample.isVisible())
     viewer.layers.clear()
     status = ready.progress.status.text()
-    assert "step" in status and "min left" in status
+    # 300 steps are not 300 seconds.
+    assert "step" in status and "about 12 min left" in status
+    elsewhere_too = RunBar("", ready.runner)
+    qtbot.addWidget(elsewhere_too)
+    assert "about 12 min left" in elsewhere_too.status.text() and " of " not in elsewhere_too.status.text()
     assert ready.preview.pixels.shape == (128, 192, 3)
     qtbot.waitUntil(lambda: len(ready.plot.losses) > 3)
     assert ready.plot.validations == [(3, 0.1234)]

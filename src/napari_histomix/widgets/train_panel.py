@@ -28,7 +28,7 @@ from napari_histomix.widgets.training_sources import TissueSource
 
 
 class TrainBar(RunBar):
-    """Run, Pause and Stop; says step, loss and the time that is left."""
+    """Run, Pause and Stop."""
 
     def __init__(self, runner: Any) -> None:
         stop_tip = "End the run now. The best network so far is kept, and the run can be resumed."
@@ -41,13 +41,6 @@ class TrainBar(RunBar):
     def _on_running(self, running: bool) -> None:
         super()._on_running(running)
         self.run_button.setVisible(not running)
-
-    def words(self, event: Event) -> str:
-        if "step" not in event.figures:
-            return f"{event.phase} …"
-        left = event.total - event.done
-        time = f"{(left + 30) // 60} min left" if left >= 90 else f"{left} s left" if left > 0 else "saving …"
-        return f"{event.phase} · step {int(event.figures['step']):,} · {time}"
 
 
 class LossPlot(FigureCanvasQTAgg):  # type: ignore[misc]
@@ -174,7 +167,7 @@ class TrainPanel(Panel):
         self.summary = ui.label()
         self.progress = TrainBar(self.runner)
         self.progress.run.connect(self.run)
-        tip = "Go on where the run was left; choose the same images and network as then."
+        tip = "Go on where the run was left, with its settings of then; choose the same images and network."
         self.resume_button = ui.button("", tip, self.resume)
         self.why, self.note = ui.Note(), ui.Note()
         tip = "All docks of this window use this network from now on, in place of the bundled one."
