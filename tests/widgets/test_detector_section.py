@@ -62,11 +62,11 @@ def folder(made, tmp_path) -> Path:
 
 @pytest.fixture
 def open_panel(qtbot, tmp_path):
-    def opened(folder: Path) -> ReviewPanel:
+    def opened(folder: Path, height: int = 900) -> ReviewPanel:
         session = Session(home=tmp_path)
         panel = ReviewPanel(ViewerModel(), session)
         qtbot.addWidget(panel)
-        panel.resize(420, 900)
+        panel.resize(420, height)
         panel.show()
         session.take_opened(drain(study_job(folder, lock=session.lock(folder))))
         panel.contents.detector.bring_up()
@@ -88,6 +88,12 @@ def run_it(qtbot, section: DetectorSection) -> None:
 
 def texts(section: DetectorSection) -> list[str]:
     return [label.text() for label in section.results.findChildren(QLabel)]
+
+
+def test_who_is_led_to_the_test_sees_it_to_its_button(open_panel, folder, qtbot) -> None:
+    button = open_panel(folder, height=640).contents.detector.bar.run_button
+    qtbot.wait(50)
+    assert button.visibleRegion().boundingRect().height() == button.height()
 
 
 def test_figures_and_crops_are_shown_and_the_review_goes_by_the_scores(panel, folder, qtbot, tmp_path) -> None:
