@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
 from review_samples import add_run, make_review_study, nucleus_change
 
 from napari_histomix.datasets import load_sample
@@ -71,6 +72,12 @@ def test_nearest_neighbors_are_kept_in_the_study_and_lead_to_review(panel: Evide
 def test_where_rare_nuclei_lie_has_a_table_and_a_figure(panel: EvidencePanel, qtbot: Any) -> None:
     measure(panel, "places", qtbot)
     assert panel.model.rowCount() == 4 and "AUC" in panel.note.text()
+    # The sample has five images: too few for intervals, which nothing then speaks of.
+    assert "brackets" not in panel.note.text() and "fewer than ten" in panel.note.text()
+    header = panel.view.horizontalHeader()
+    names = [panel.model.headerData(at, Qt.Orientation.Horizontal) for at in range(header.count())]
+    room = [header.fontMetrics().horizontalAdvance(max(name.split("\n"), key=len)) for name in names]
+    assert all(header.sectionSize(at) > wide for at, wide in enumerate(room)), "no heading is cut"
     assert {file.name for file in panel.found.folder.iterdir()} == {"report.md", "report.json", "report.png"}
 
 
