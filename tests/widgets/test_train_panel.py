@@ -246,6 +246,17 @@ def test_what_each_network_needs(ready, tmp_path) -> None:
     assert ready.progress.run_button.isEnabled()
 
 
+def test_another_size_than_the_bundled_weights_have_is_not_begun_with_them(panel, viewer) -> None:
+    panel.session.take_opened(drain(open_job(sample_folder())))
+    for kind, size in (("pix2pix", "paper"), ("segmenter", "full")):
+        panel.bring_up(kind)
+        assert panel.progress.run_button.isEnabled()
+        panel.form.settings.fields["size"].value = size
+        assert not panel.progress.run_button.isEnabled() and "begin from nothing" in panel.why.text()
+        panel.form.start.setCurrentIndex(panel.form.start.findData("nothing"))
+        assert panel.progress.run_button.isEnabled() and not panel.why.text()
+
+
 def test_networks_that_learn_labels_take_the_dataset_of_the_session_or_a_folder(panel, trainer, qtbot) -> None:
     panel.form.network.setCurrentIndex(panel.form.network.findData("image"))
     assert panel.form.settings.isVisible() and panel.form.settings.fields["share"].value == 100

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_histomix.records import Event, Job
 from napari_histomix.settings import DEVICES
-from napari_histomix.training import KINDS, bundled_start, settings_class, state_folder, unfinished
+from napari_histomix.training import BUNDLED_SIZE, KINDS, bundled_start, settings_class, state_folder, unfinished
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.forms import SettingsForm
 from napari_histomix.widgets.loading_ahead import prepare_torch
@@ -38,8 +38,8 @@ class TrainingForm(QWidget):
         self._classes: Sequence[str] = ()
         self._forms: dict[str, SettingsForm] = {}
         self.unfinished: dict[str, Any] | None = None
-        self._proposed = ""
         """The run that ``out`` was the goal of and that can be resumed: step, minutes, saved."""
+        self._proposed = ""
         tip = "Which network is trained; below it says what it is for."
         self.network = ui.choice(((kind.capitalize(), kind) for kind in KINDS), tip, self._on_network)
         self.what = ui.hint("")
@@ -163,6 +163,9 @@ class TrainingForm(QWidget):
             return "Choose the folder of a trained autoencoder, which latent diffusion builds on."
         if self.start.currentData() == MODEL and self.start_folder.folder is None:
             return "Choose the folder of the model to begin with."
+        size = self.settings.fields.get("size")
+        if self.start.currentData() == BUNDLED and size is not None and size.value != BUNDLED_SIZE and not resume:
+            return "The bundled network is a small one: choose that size, or begin from nothing."
         name = self.name.text().strip()
         if not name or name in (".", "..") or any(character in '/\\:*?"<>|' for character in name):
             return "Give the model a name that can be a folder's."
