@@ -17,6 +17,7 @@ from napari_histomix.datasets import load_sample
 from napari_histomix.evaluation.neighbor_test import neighbor_test
 from napari_histomix.records import drain
 from napari_histomix.study import Study
+from napari_histomix.widgets.charts import Picture
 from napari_histomix.widgets.evidence_panel import EvidencePanel
 from napari_histomix.widgets.loading import study_job
 from napari_histomix.widgets.session import Session
@@ -106,3 +107,14 @@ def test_a_nucleus_copied_with_its_surroundings_is_pointed_out(tmp_path: Path) -
     report = drain(neighbor_test(dataset, study))
     assert report.pairs[0].neighbor.image == copied_image.source.image
     assert report.pairs[0].neighbor.distance < np.median(report.real)
+
+
+def test_a_picture_leaves_no_dark_line_beside_it(qtbot: Any) -> None:
+    picture = Picture()
+    qtbot.addWidget(picture)
+    picture.show_picture(np.full((431, 1003, 3), 255, np.uint8))
+    for width in (397, 403, 416):
+        picture.resize(width, picture.heightForWidth(width))
+        shown = picture.grab().toImage()
+        assert all(shown.pixelColor(x, shown.height() // 2).lightness() > 250 for x in (0, shown.width() - 1))
+        assert all(shown.pixelColor(shown.width() // 2, y).lightness() > 250 for y in (0, shown.height() - 1))
