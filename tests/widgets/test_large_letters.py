@@ -32,15 +32,18 @@ def session(qtbot, tmp_path, dataset_folder, labeled_image):
     made.release()
 
 
-def test_the_buttons_of_the_pages_are_as_high_as_two_lines_of_large_letters(qtbot) -> None:
-    button = PageButton(1, "Project")
-    qtbot.addWidget(button)
+def test_the_buttons_of_the_pages_have_the_letters_that_a_person_chose_in_two_lines(qtbot, monkeypatch) -> None:
+    window, button = QMainWindow(), PageButton(1, "Project")
+    qtbot.addWidget(window)
+    window.setCentralWidget(button)
     button.set_state("open", "a dataset")
-    button.resize(140, 44)
-    button.show()
+    window.show()
     usual = button.height()
-    button.setFont(QFont(button.font().family(), 20))
+    monkeypatch.setattr("napari_histomix.widgets.dock.letter_points", lambda: 20)
+    # What napari does where its letters become larger.
+    window.setStyleSheet("QLabel { font-size: 20pt; }")
     QApplication.processEvents()
+    assert button.fontInfo().pointSizeF() == pytest.approx(20, abs=1)
     assert usual < 2 * button.fontMetrics().lineSpacing() <= button.height()
 
 

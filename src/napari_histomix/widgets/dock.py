@@ -20,7 +20,7 @@ from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, ask_to_stop
 from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT
-from napari_histomix.widgets.docking import around_of, for_letters, stand_below_title
+from napari_histomix.widgets.docking import around_of, for_letters, letter_points, stand_below_title
 from napari_histomix.widgets.export_panel import ExportPanel
 from napari_histomix.widgets.hand_edits import HandEditsLine
 from napari_histomix.widgets.jobs import JobRunner
@@ -73,16 +73,21 @@ class PageButton(QToolButton):
 
     def set_state(self, state: str, words: str) -> None:
         """Show how far the page's work is (waiting, open, done), and what has been done in a few words."""
-        if state != self.state:
-            self.state = state
-            self.setStyleSheet(
-                "QToolButton { border: none; border-radius: 0; padding: 2px 4px; "
-                f"border-bottom: 3px solid {COLORS[state]}; }} "
-                "QToolButton:checked { font-weight: 700; background: rgba(128, 128, 128, 60); }"
-            )
+        self.state = state
+        self._dress()
         self._words = words
         self.setToolTip(f"{self.title}: {words}" if words else self.title)
         self._fit()
+
+    def _dress(self) -> None:
+        # napari gives letters of the size that a person chose to labels and buttons, but not to tool buttons.
+        style = (
+            f"QToolButton {{ border: none; border-radius: 0; padding: 2px 4px; font-size: {letter_points()}pt; "
+            f"border-bottom: 3px solid {COLORS[self.state]}; }} "
+            "QToolButton:checked { font-weight: 700; background: rgba(128, 128, 128, 60); }"
+        )
+        if style != self.styleSheet():
+            self.setStyleSheet(style)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
@@ -91,6 +96,8 @@ class PageButton(QToolButton):
     def changeEvent(self, event: QEvent) -> None:
         super().changeEvent(event)
         if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            if self.state:
+                self._dress()
             self._fit()
 
     def _fit(self) -> None:
