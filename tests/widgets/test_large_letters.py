@@ -37,6 +37,7 @@ def test_the_buttons_of_the_pages_have_the_letters_that_a_person_chose_in_two_li
     qtbot.addWidget(window)
     window.setCentralWidget(button)
     button.set_state("open", "a dataset")
+    window.resize(300, 60)
     window.show()
     usual = button.height()
     monkeypatch.setattr("napari_histomix.widgets.dock.letter_points", lambda: 20)
@@ -45,6 +46,12 @@ def test_the_buttons_of_the_pages_have_the_letters_that_a_person_chose_in_two_li
     QApplication.processEvents()
     assert button.fontInfo().pointSizeF() == pytest.approx(20, abs=1)
     assert usual < 2 * button.fontMetrics().lineSpacing() <= button.height()
+    # In a narrow dock, what is written whole is worth more.
+    button.set_state("done", "24 exported")
+    button.setChecked(True)
+    window.resize(110, 60)
+    qtbot.waitUntil(lambda: button.fontMetrics().horizontalAdvance("✓ Results") < button.width())
+    assert button.fontInfo().pointSizeF() < 19
 
 
 def test_a_dock_keeps_clear_of_a_title_bar_that_is_higher_than_the_room_it_asks_for(qtbot) -> None:

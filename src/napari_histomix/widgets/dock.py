@@ -12,7 +12,7 @@ from typing import Any
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
-from qtpy.QtGui import QResizeEvent, QShowEvent
+from qtpy.QtGui import QFont, QFontMetrics, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QSizePolicy, QStackedWidget, QToolButton, QWidget
 
 from napari_histomix.methods import method_names, method_of
@@ -55,6 +55,9 @@ AHEAD = 600
 """Milliseconds after which what data need is made ahead of them."""
 LOWEST_BUTTON = 44
 """Pixels that a page's button is high at least; letters that a person made large have it higher."""
+WIDEST_NAME = "✓ Results"
+"""What the letters of all pages' names leave room for, so that they are of one size."""
+SMALLEST_LETTERS = 9
 TOOLS_OF = {"segments": ("segments", "pool", "mix"), "layouts": ("generate",)}
 """Of them, those that belong to a stage."""
 
@@ -79,10 +82,20 @@ class PageButton(QToolButton):
         self.setToolTip(f"{self.title}: {words}" if words else self.title)
         self._fit()
 
+    def _points(self) -> int:
+        """Size of the letters: as a person chose it, or what the widest of the names has room for."""
+        font = QFont(self.font())
+        font.setBold(True)
+        for points in range(letter_points(), SMALLEST_LETTERS, -1):
+            font.setPointSize(points)
+            if QFontMetrics(font).horizontalAdvance(WIDEST_NAME) <= self.width() - 12:
+                return points
+        return SMALLEST_LETTERS
+
     def _dress(self) -> None:
         # napari gives letters of the size that a person chose to labels and buttons, but not to tool buttons.
         style = (
-            f"QToolButton {{ border: none; border-radius: 0; padding: 2px 4px; font-size: {letter_points()}pt; "
+            f"QToolButton {{ border: none; border-radius: 0; padding: 2px 4px; font-size: {self._points()}pt; "
             f"border-bottom: 3px solid {COLORS[self.state]}; }} "
             "QToolButton:checked { font-weight: 700; background: rgba(128, 128, 128, 60); }"
         )
@@ -91,6 +104,8 @@ class PageButton(QToolButton):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
+        if self.state:
+            self._dress()
         self._fit()
 
     def changeEvent(self, event: QEvent) -> None:
