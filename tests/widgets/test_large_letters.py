@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import QSize, Qt
@@ -11,6 +13,7 @@ from review_samples import make_review_study
 
 from napari_histomix.datasets import open_any, survey
 from napari_histomix.records import NucleusClass, drain
+from napari_histomix.widgets import docking
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.data_panel import ClassTable
 from napari_histomix.widgets.dock import PageButton
@@ -21,6 +24,7 @@ from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.plan_panel import PlanPanel
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
 
 
 @pytest.fixture
@@ -52,6 +56,17 @@ def test_the_buttons_of_the_pages_have_the_letters_that_a_person_chose_in_two_li
     window.resize(110, 60)
     qtbot.waitUntil(lambda: button.fontMetrics().horizontalAdvance("✓ Results") < button.width())
     assert button.fontInfo().pointSizeF() < 19
+
+
+def test_tables_have_the_letters_that_a_person_chose_and_rows_for_them(qtbot, monkeypatch) -> None:
+    monkeypatch.setattr(docking, "get_settings", lambda: SimpleNamespace(appearance=SimpleNamespace(font_size=18)))
+    model = ArrayTableModel()
+    model.set_columns([Column("name", "Name", "", ["tumor"])])
+    table = table_view(model)
+    qtbot.addWidget(table)
+    table.show()
+    assert table.fontInfo().pointSizeF() == table.horizontalHeader().fontInfo().pointSizeF() == pytest.approx(18, abs=1)
+    assert table.rowHeight(0) >= table.fontMetrics().lineSpacing()
 
 
 def test_a_dock_keeps_clear_of_a_title_bar_that_is_higher_than_the_room_it_asks_for(qtbot) -> None:

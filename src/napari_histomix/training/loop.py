@@ -135,8 +135,8 @@ def train(
     Yields
     ------
     Event
-        ``done``/``total`` in steps, or in seconds for a run bounded by time; ``figures`` with step, loss and the seconds
-        left, at every checkpoint the validation loss too, with a picture of samples.
+        ``done``/``total`` in steps, or in seconds for a run bounded by time; ``figures`` with step, loss and the
+        seconds left, at every checkpoint the validation loss too, with a picture of samples.
 
     Returns
     -------
