@@ -25,6 +25,7 @@ from napari_histomix.widgets.plan_panel import PlanPanel
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
+from napari_histomix.widgets.train_panel import TrainPanel
 
 
 @pytest.fixture
@@ -160,3 +161,17 @@ def test_candidates_say_on_the_page_what_has_to_be_chosen_before_they_are_found(
     assert "rare classes" in progress.status.text()
     session.choose_classes((1,), (2,))
     assert progress.run_button.isEnabled() and progress.status.isHidden()
+
+
+def test_what_a_network_is_for_is_never_cut_whichever_was_chosen_before(qtbot, session, monkeypatch) -> None:
+    monkeypatch.setattr("napari_histomix.widgets.train_panel.load_networks_ahead", lambda: None)
+    panel = TrainPanel(ViewerModel(), session)
+    qtbot.addWidget(panel)
+    panel.setStyleSheet("QLabel, QComboBox, QPushButton, QCheckBox, QAbstractSpinBox { font-size: 18pt; }")
+    panel.resize(480, 570)
+    panel.show()
+    for kind in (0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 2, 3, 0, 2, 4, 6, 0, 6, 2, 5, 3, 1, 4):
+        panel.form.network.setCurrentIndex(kind)
+        qtbot.wait(50)
+        what = panel.form.what
+        assert what.height() >= what.heightForWidth(what.width())

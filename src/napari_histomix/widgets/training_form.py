@@ -53,8 +53,6 @@ class TrainingForm(QWidget):
         title = "The folder in which the model's folder is made"
         self.where = ui.asking_button("In …", "", title, self._choose_home)
         self.details = ui.form(
-            ("Network", self.network),
-            ("", self.what),
             ("Autoencoder", self.autoencoder),
             ("Start", self.start),
             ("", self.start_folder),
@@ -62,7 +60,9 @@ class TrainingForm(QWidget):
             ("Save as", ui.row(self.name, self.where, stretch=0)),
             label_width=LABEL_WIDTH,
         )
-        self.setLayout(ui.column(self.details, space=ui.SPACE - 2))
+        # In a row of a form, Qt keeps the height that another text had.
+        network = ui.form(("Network", self.network), label_width=LABEL_WIDTH)
+        self.setLayout(ui.column(network, self.what, self.details, space=ui.SPACE - 2))
         self.start_folder.chosen.connect(lambda _folder: self._update())
         self.autoencoder.chosen.connect(lambda _folder: self._update())
         self._propose()
