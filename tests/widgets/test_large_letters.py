@@ -164,7 +164,8 @@ def test_candidates_say_on_the_page_what_has_to_be_chosen_before_they_are_found(
 
 
 def test_what_a_network_is_for_is_never_cut_whichever_was_chosen_before(qtbot, session, monkeypatch) -> None:
-    monkeypatch.setattr("napari_histomix.widgets.train_panel.load_networks_ahead", lambda: None)
+    for room in ("session", "train_panel"):
+        monkeypatch.setattr(f"napari_histomix.widgets.{room}.load_networks_ahead", lambda: None)
     panel = TrainPanel(ViewerModel(), session)
     qtbot.addWidget(panel)
     panel.setStyleSheet("QLabel, QComboBox, QPushButton, QCheckBox, QAbstractSpinBox { font-size: 18pt; }")

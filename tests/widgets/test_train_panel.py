@@ -24,6 +24,7 @@ from napari_histomix.widgets import train_panel
 from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.dock import HistoMixDock
 from napari_histomix.widgets.loading import open_job
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.session_form import SessionForm
 from napari_histomix.widgets.train_panel import LossPlot, TrainPanel, first_rows
@@ -74,6 +75,8 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
     one = Trainer()
+    # Networks may be loading ahead since a test of another file.
+    prepare_torch()
     monkeypatch.setattr(train_panel, "load_networks_ahead", lambda: None)
     monkeypatch.setattr("napari_histomix.training.loop.train", one)
     return one
@@ -356,6 +359,17 @@ def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path
     assert chosen.fields["model"].box.native.currentText() == "My tissue" and not ready.use_button.isEnabled()
     chosen.fields["model"].value = ""
     assert not ready.session.networks and ready.use_button.isEnabled()
+
+
+def test_how_a_run_ended_is_in_sight_on_a_low_page(ready, trainer, qtbot) -> None:
+    ready.resize(360, 260)
+    ready.progress.run_button.click()
+    qtbot.waitUntil(lambda: trainer.steps > 5)
+    trainer.go.set()
+    qtbot.waitUntil(lambda: not ready.runner.running)
+    qtbot.wait(100)
+    for part in (ready.note, ready.use_button):
+        assert part.visibleRegion().boundingRect().height() == part.height()
 
 
 def test_stop_keeps_the_best_and_offers_to_go_on(ready, trainer, qtbot) -> None:

@@ -289,6 +289,9 @@ class TrainPanel(Panel):
     def _say(self, sentence: str) -> None:
         self.note.say(" ".join([sentence, *self._messages]), "warning" if self._messages else "good")
         self._update()
+        # The form is back above it, and may fill the page.
+        ui.reveal(self.note)
+        ui.reveal(self.result)
 
     # What is shown.
 
