@@ -69,7 +69,10 @@ class LossPlot(FigureCanvasQTAgg):  # type: ignore[misc]
         self._texts = title, step, *legend.get_texts()
         self.setFixedHeight(190)
         self.setMinimumWidth(200)
-        self.setToolTip("Lower is better. The line is the loss of every step, a dot the loss on images held out.")
+        self.setToolTip(
+            "Lower is better. The line is the loss of every step, a dot the loss on images held out.\n"
+            "Compare dots with dots: with most networks they weigh noise otherwise than the line."
+        )
         self._redraw = ui.later(self, 1000, self._show)
         self.set_theme(theme)
         self.clear()
