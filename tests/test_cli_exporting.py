@@ -126,7 +126,7 @@ def test_a_study_of_tissue_is_exported_as_class_folders_alone(run, tmp_path):
     size = sum(path.stat().st_size for path in files)
     assert size / 1.5 < plan["size"] < 1.5 * size
     assert len(open_any(out).entries) == 6
-    assert any("Contains 2 synthetic images, of 6" in line for line in run("inspect", out)[1])
+    assert any("Contains 2 synthetic images among all 6" in line for line in run("inspect", out)[1])
     assert len(json.loads((out / "manifest.json").read_text(encoding="utf-8"))["changes"]) == 2
 
 

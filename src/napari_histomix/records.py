@@ -39,7 +39,7 @@ class Event:
     message : str, optional
         Something the person should know (an image skipped, a batch halved); shown once.
     figures : mapping
-        Numbers worth plotting as they come: a training run's ``step``, ``loss`` and now and then ``validation``.
+        Numbers as they come: a training run's ``step``, ``loss``, seconds ``left`` and now and then ``validation``.
     made : tuple of Change
         Changes that are finished, handed over as soon as they are.
     """

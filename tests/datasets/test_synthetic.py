@@ -66,7 +66,7 @@ def test_synthetic_nuclei_are_known_again(sample, tmp_path, format):
     counted = drain(survey(dataset))
     assert counted.synthetic_total.total() == len(first.synthetic)
     assert synthetic_notes(dataset, counted) == (
-        f"Contains {len(first.synthetic)} synthetic nuclei, of {counted.total.total()}: never donors.",
+        f"Contains {len(first.synthetic)} synthetic nuclei among all {counted.total.total()}; they are never donors.",
     )
 
 
@@ -207,7 +207,7 @@ def test_class_folders_know_their_synthetic_images(tmp_path):
         "train/tumor/synthetic-made": True,
     }
     assert [entry.source.image for entry in dataset.real_training] == ["train/stroma/b", "train/tumor/a"]
-    assert synthetic_notes(dataset) == ("Contains 1 synthetic image, of 3: never a donor.",)
+    assert synthetic_notes(dataset) == ("Contains 1 synthetic image among all 3; it is never a donor.",)
     # Without the table, the image's own description says it.
     (folder / "images.csv").unlink()
     assert [entry.source.image for entry in open_any(folder).entries if entry.synthetic] == ["tumor/synthetic-made"]

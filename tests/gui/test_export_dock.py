@@ -200,7 +200,7 @@ def test_a_folder_dropped_on_napari_opens_the_dock(make_napari_viewer, settle, q
     assert layers[0].scale[0] == pytest.approx(0.5)
     # What is synthetic in it is said, and gives no donor.
     made = session.survey.synthetic_total.total()
-    assert made > 0 and other.data.synthetic.text().startswith(f"Contains {made} synthetic nuclei, of ")
+    assert made > 0 and other.data.synthetic.text().startswith(f"Contains {made} synthetic nuclei among all ")
     assert "never donors" in other.data.synthetic.text() or made == 1
 
 

@@ -315,14 +315,25 @@ def test_a_run_may_be_bounded_by_time(images, tmp_path):
     assert json.loads((tmp_path / "m" / CARD_FILE).read_text())["history"][-1]["step"] >= 1
 
 
+def test_the_time_left_of_a_run_bounded_by_steps_is_in_seconds(images, tmp_path, monkeypatch):
+    plain = inpainting.Inpainter.loss
+    monkeypatch.setattr(inpainting.Inpainter, "loss", lambda *given: (time.sleep(0.5), plain(*given))[1])
+    settings = InpainterSettings(steps=4, batch=2, window=16)
+    job = train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25))
+    left = [event.figures["left"] for event in job if "loss" in event.figures]
+    assert len(left) == 4 and left[0] >= 1.5 and left[-1] == 0
+    assert left[0] > left[2] >= 0.5
+
+
 def test_time_spent_paused_does_not_count(images, tmp_path):
     settings = InpainterSettings(minutes=0.02, batch=2, window=16, save_minutes=5)
     job = train("inpainter", [images], tmp_path / "m", settings=settings, mpp=(0.25, 0.25))
     first = next(job)
     time.sleep(2)
     assert next(job).done <= first.done + 1
+    time.sleep(2)
     job.close()
-    assert load_model(tmp_path / "m").card["history"][-1]["minutes"] < 0.03
+    assert unfinished(tmp_path / "m")["minutes"] < 0.03
 
 
 def test_too_little_memory_is_one_sentence(images, tmp_path, monkeypatch):

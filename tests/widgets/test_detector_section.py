@@ -16,6 +16,7 @@ from review_samples import make_class_study, make_review_study
 from napari_histomix.evaluation.detector_report import figure_text
 from napari_histomix.records import Event, HistomixError, drain
 from napari_histomix.study import Study
+from napari_histomix.widgets.eliding import Yielding
 from napari_histomix.widgets.loading import study_job
 from napari_histomix.widgets.review.detecting import GIVEN_UP, NOTHING_LEFT, DetectorSection
 from napari_histomix.widgets.review.panel import ReviewPanel
@@ -62,11 +63,11 @@ def folder(made, tmp_path) -> Path:
 
 @pytest.fixture
 def open_panel(qtbot, tmp_path):
-    def opened(folder: Path) -> ReviewPanel:
+    def opened(folder: Path, height: int = 900) -> ReviewPanel:
         session = Session(home=tmp_path)
         panel = ReviewPanel(ViewerModel(), session)
         qtbot.addWidget(panel)
-        panel.resize(420, 900)
+        panel.resize(420, height)
         panel.show()
         session.take_opened(drain(study_job(folder, lock=session.lock(folder))))
         panel.contents.detector.bring_up()
@@ -90,6 +91,12 @@ def texts(section: DetectorSection) -> list[str]:
     return [label.text() for label in section.results.findChildren(QLabel)]
 
 
+def test_who_is_led_to_the_test_sees_it_to_its_button(open_panel, folder, qtbot) -> None:
+    button = open_panel(folder, height=640).contents.detector.bar.run_button
+    qtbot.wait(50)
+    assert button.visibleRegion().boundingRect().height() == button.height()
+
+
 def test_figures_and_crops_are_shown_and_the_review_goes_by_the_scores(panel, folder, qtbot, tmp_path) -> None:
     section, filters = panel.contents.detector, panel.contents.filters
     filters.toggle.setChecked(True)
@@ -106,6 +113,10 @@ def test_figures_and_crops_are_shown_and_the_review_goes_by_the_scores(panel, fo
     for results in own.values():
         assert all(figure_text(result.auc) in shown for result in results)
     assert {"nothing", "rim", "area alone", "Hard paste"} <= set(shown) and section.picture.isVisible()
+    # What was tested is said in full, in as many lines as that takes.
+    titles = [label for label in section.results.findChildren(QLabel) if "synthetic crops" in label.text()]
+    assert len(titles) == 2 and not any(isinstance(title, Yielding) for title in titles)
+    assert all(title.height() > 1.8 * title.fontMetrics().lineSpacing() for title in titles)
     assert any("12 of" in text or "fewer than ten" in text for text in shown)
     assert section.state.text().count("AUC") == 2 and section.note.kind == "good"
     scores = Study.open(folder).detectability()

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
 from review_samples import add_run, make_review_study, nucleus_change
 
 from napari_histomix.datasets import load_sample
 from napari_histomix.evaluation.neighbor_test import neighbor_test
 from napari_histomix.records import drain
 from napari_histomix.study import Study
+from napari_histomix.widgets.charts import Picture
 from napari_histomix.widgets.evidence_panel import EvidencePanel
 from napari_histomix.widgets.loading import study_job
 from napari_histomix.widgets.session import Session
@@ -71,6 +73,12 @@ def test_nearest_neighbors_are_kept_in_the_study_and_lead_to_review(panel: Evide
 def test_where_rare_nuclei_lie_has_a_table_and_a_figure(panel: EvidencePanel, qtbot: Any) -> None:
     measure(panel, "places", qtbot)
     assert panel.model.rowCount() == 4 and "AUC" in panel.note.text()
+    # The sample has five images: too few for intervals, which nothing then speaks of.
+    assert "brackets" not in panel.note.text() and "fewer than ten" in panel.note.text()
+    header = panel.view.horizontalHeader()
+    names = [panel.model.headerData(at, Qt.Orientation.Horizontal) for at in range(header.count())]
+    room = [header.fontMetrics().horizontalAdvance(max(name.split("\n"), key=len)) for name in names]
+    assert all(header.sectionSize(at) > wide for at, wide in enumerate(room)), "no heading is cut"
     assert {file.name for file in panel.found.folder.iterdir()} == {"report.md", "report.json", "report.png"}
 
 
@@ -99,3 +107,14 @@ def test_a_nucleus_copied_with_its_surroundings_is_pointed_out(tmp_path: Path) -
     report = drain(neighbor_test(dataset, study))
     assert report.pairs[0].neighbor.image == copied_image.source.image
     assert report.pairs[0].neighbor.distance < np.median(report.real)
+
+
+def test_a_picture_leaves_no_dark_line_beside_it(qtbot: Any) -> None:
+    picture = Picture()
+    qtbot.addWidget(picture)
+    picture.show_picture(np.full((431, 1003, 3), 255, np.uint8))
+    for width in (397, 403, 416):
+        picture.resize(width, picture.heightForWidth(width))
+        shown = picture.grab().toImage()
+        assert all(shown.pixelColor(x, shown.height() // 2).lightness() > 250 for x in (0, shown.width() - 1))
+        assert all(shown.pixelColor(shown.width() // 2, y).lightness() > 250 for y in (0, shown.height() - 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import QSize, Qt
@@ -11,6 +13,7 @@ from review_samples import make_review_study
 
 from napari_histomix.datasets import open_any, survey
 from napari_histomix.records import NucleusClass, drain
+from napari_histomix.widgets import docking
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.data_panel import ClassTable
 from napari_histomix.widgets.dock import PageButton
@@ -21,6 +24,8 @@ from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.plan_panel import PlanPanel
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.session import Session
+from napari_histomix.widgets.table_model import ArrayTableModel, Column, table_view
+from napari_histomix.widgets.train_panel import TrainPanel
 
 
 @pytest.fixture
@@ -32,16 +37,37 @@ def session(qtbot, tmp_path, dataset_folder, labeled_image):
     made.release()
 
 
-def test_the_buttons_of_the_pages_are_as_high_as_two_lines_of_large_letters(qtbot) -> None:
-    button = PageButton(1, "Project")
-    qtbot.addWidget(button)
+def test_the_buttons_of_the_pages_have_the_letters_that_a_person_chose_in_two_lines(qtbot, monkeypatch) -> None:
+    window, button = QMainWindow(), PageButton(1, "Project")
+    qtbot.addWidget(window)
+    window.setCentralWidget(button)
     button.set_state("open", "a dataset")
-    button.resize(140, 44)
-    button.show()
+    window.resize(300, 60)
+    window.show()
     usual = button.height()
-    button.setFont(QFont(button.font().family(), 20))
+    monkeypatch.setattr("napari_histomix.widgets.dock.letter_points", lambda: 20)
+    # What napari does where its letters become larger.
+    window.setStyleSheet("QLabel { font-size: 20pt; }")
     QApplication.processEvents()
+    assert button.fontInfo().pointSizeF() == pytest.approx(20, abs=1)
     assert usual < 2 * button.fontMetrics().lineSpacing() <= button.height()
+    # In a narrow dock, what is written whole is worth more.
+    button.set_state("done", "24 exported")
+    button.setChecked(True)
+    window.resize(110, 60)
+    qtbot.waitUntil(lambda: button.fontMetrics().horizontalAdvance("✓ Results") < button.width())
+    assert button.fontInfo().pointSizeF() < 19
+
+
+def test_tables_have_the_letters_that_a_person_chose_and_rows_for_them(qtbot, monkeypatch) -> None:
+    monkeypatch.setattr(docking, "get_settings", lambda: SimpleNamespace(appearance=SimpleNamespace(font_size=18)))
+    model = ArrayTableModel()
+    model.set_columns([Column("name", "Name", "", ["tumor"])])
+    table = table_view(model)
+    qtbot.addWidget(table)
+    table.show()
+    assert table.fontInfo().pointSizeF() == table.horizontalHeader().fontInfo().pointSizeF() == pytest.approx(18, abs=1)
+    assert table.rowHeight(0) >= table.fontMetrics().lineSpacing()
 
 
 def test_a_dock_keeps_clear_of_a_title_bar_that_is_higher_than_the_room_it_asks_for(qtbot) -> None:
@@ -135,3 +161,18 @@ def test_candidates_say_on_the_page_what_has_to_be_chosen_before_they_are_found(
     assert "rare classes" in progress.status.text()
     session.choose_classes((1,), (2,))
     assert progress.run_button.isEnabled() and progress.status.isHidden()
+
+
+def test_what_a_network_is_for_is_never_cut_whichever_was_chosen_before(qtbot, session, monkeypatch) -> None:
+    for room in ("session", "train_panel"):
+        monkeypatch.setattr(f"napari_histomix.widgets.{room}.load_networks_ahead", lambda: None)
+    panel = TrainPanel(ViewerModel(), session)
+    qtbot.addWidget(panel)
+    panel.setStyleSheet("QLabel, QComboBox, QPushButton, QCheckBox, QAbstractSpinBox { font-size: 18pt; }")
+    panel.resize(480, 570)
+    panel.show()
+    for kind in (0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1, 2, 3, 0, 2, 4, 6, 0, 6, 2, 5, 3, 1, 4):
+        panel.form.network.setCurrentIndex(kind)
+        qtbot.wait(50)
+        what = panel.form.what
+        assert what.height() >= what.heightForWidth(what.width())

@@ -91,7 +91,7 @@ def test_what_is_synthetic_is_said_of_nuclei_and_of_images(page, qtbot, tmp_path
     writer.finish()
     opened(page, qtbot, tmp_path / "export")
     assert not page.synthetic.isHidden()
-    assert page.synthetic.text() == "Contains 2 synthetic nuclei, of 13: never donors."
+    assert page.synthetic.text() == "Contains 2 synthetic nuclei among all 13; they are never donors."
     folder = tissue_folder(tmp_path / "tissue")
     listed = [(path.relative_to(folder).as_posix(), path.parent.name) for path in sorted(folder.rglob("*.png"))]
     rows = [
@@ -100,7 +100,7 @@ def test_what_is_synthetic_is_said_of_nuclei_and_of_images(page, qtbot, tmp_path
     ]
     (folder / "images.csv").write_text("\n".join(rows) + "\n")
     opened(page, qtbot, folder)
-    assert page.synthetic.text() == f"Contains 1 synthetic image, of {len(listed)}: never a donor."
+    assert page.synthetic.text() == f"Contains 1 synthetic image among all {len(listed)}; it is never a donor."
 
 
 def test_a_source_is_opened_as_what_it_is(page, qtbot, data, tmp_path) -> None:

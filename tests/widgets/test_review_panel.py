@@ -686,4 +686,6 @@ def test_a_change_is_brought_up_as_a_whole_and_beside_its_donor_where_that_is_as
     assert panel.queue.id == third and not panel.contents.donors.is_open
     panel.bring_up(f"nearest/{ids(panel)[3]}")
     settle(qtbot, panel)
-    assert panel.queue.id == ids(panel)[3] and panel.contents.donors.is_open
+    donors = panel.contents.donors
+    assert panel.queue.id == ids(panel)[3] and donors.is_open
+    qtbot.waitUntil(lambda: donors.nearest.pixels is not None, timeout=20_000)

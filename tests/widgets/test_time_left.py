@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from napari_histomix.records import Event
-from napari_histomix.widgets.base import TimeLeft, time_words
+from napari_histomix.widgets.base import RunBar, TimeLeft, time_words
+from napari_histomix.widgets.jobs import JobRunner
 
 
 def test_the_rest_takes_as_long_as_what_is_done_took() -> None:
@@ -20,3 +21,21 @@ def test_the_rest_takes_as_long_as_what_is_done_took() -> None:
     now[0] = 20.0
     assert left.after(Event("Writing", 1, 5)) is None and left.after(Event("Preparing")) is None
     assert (time_words(89), time_words(150), time_words(60 * 61)) == ("89 s", "2 min", "61 min")
+
+
+def test_a_pause_is_none_of_the_time_that_the_rest_takes(qtbot) -> None:
+    now, runner = [0.0], JobRunner()
+    bar = RunBar("Make", runner, pausable=True)
+    qtbot.addWidget(bar)
+    bar._left = TimeLeft(lambda: now[0])
+    for at, done in ((0.0, 0), (10.0, 10)):
+        now[0] = at
+        said = bar.words(Event("Blending", done, 50))
+    assert "about 40 s left" in said
+    runner.paused_changed.emit(True)
+    now[0] = 1000.0
+    runner.paused_changed.emit(False)
+    for at, done in ((1000.0, 11), (1010.0, 21)):
+        now[0] = at
+        said = bar.words(Event("Blending", done, 50))
+    assert "about 29 s left" in said

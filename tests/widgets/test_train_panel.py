@@ -21,8 +21,10 @@ from napari_histomix.datasets import sample_folder
 from napari_histomix.records import Event, HistomixError, drain
 from napari_histomix.settings import PaintingSettings
 from napari_histomix.widgets import train_panel
+from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.dock import HistoMixDock
 from napari_histomix.widgets.loading import open_job
+from napari_histomix.widgets.loading_ahead import prepare_torch
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.session_form import SessionForm
 from napari_histomix.widgets.train_panel import LossPlot, TrainPanel, first_rows
@@ -56,7 +58,7 @@ class Trainer:
         try:
             while not self.go.wait(0.002):
                 self.steps += 1
-                figures = {"step": self.steps, "loss": 1 / self.steps}
+                figures = {"step": self.steps, "loss": 1 / self.steps, "left": 720.0}
                 if self.steps == 3:
                     card(out, 3, 0.1234)
                     sheet = np.zeros((256, 192, 3), np.uint8)
@@ -73,6 +75,8 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch) -> Trainer:
     one = Trainer()
+    # Networks may be loading ahead since a test of another file.
+    prepare_torch()
     monkeypatch.setattr(train_panel, "load_networks_ahead", lambda: None)
     monkeypatch.setattr("napari_histomix.training.loop.train", one)
     return one
@@ -245,6 +249,17 @@ def test_what_each_network_needs(ready, tmp_path) -> None:
     assert ready.progress.run_button.isEnabled()
 
 
+def test_another_size_than_the_bundled_weights_have_is_not_begun_with_them(panel, viewer) -> None:
+    panel.session.take_opened(drain(open_job(sample_folder())))
+    for kind, size in (("pix2pix", "paper"), ("segmenter", "full")):
+        panel.bring_up(kind)
+        assert panel.progress.run_button.isEnabled()
+        panel.form.settings.fields["size"].value = size
+        assert not panel.progress.run_button.isEnabled() and "begin from nothing" in panel.why.text()
+        panel.form.start.setCurrentIndex(panel.form.start.findData("nothing"))
+        assert panel.progress.run_button.isEnabled() and not panel.why.text()
+
+
 def test_networks_that_learn_labels_take_the_dataset_of_the_session_or_a_folder(panel, trainer, qtbot) -> None:
     panel.form.network.setCurrentIndex(panel.form.network.findData("image"))
     assert panel.form.settings.isVisible() and panel.form.settings.fields["share"].value == 100
@@ -309,7 +324,11 @@ def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path
     qtbot.waitUntil(lambda: trainer.steps > 10 and ready.sample.isVisible())
     viewer.layers.clear()
     status = ready.progress.status.text()
-    assert "step" in status and "min left" in status
+    # 300 steps are not 300 seconds.
+    assert "step" in status and "about 12 min left" in status
+    elsewhere_too = RunBar("", ready.runner)
+    qtbot.addWidget(elsewhere_too)
+    assert "about 12 min left" in elsewhere_too.status.text() and " of " not in elsewhere_too.status.text()
     assert ready.preview.pixels.shape == (128, 192, 3)
     qtbot.waitUntil(lambda: len(ready.plot.losses) > 3)
     assert ready.plot.validations == [(3, 0.1234)]
@@ -340,6 +359,17 @@ def test_a_run_and_its_use_for_synthesis(ready, trainer, viewer, qtbot, tmp_path
     assert chosen.fields["model"].box.native.currentText() == "My tissue" and not ready.use_button.isEnabled()
     chosen.fields["model"].value = ""
     assert not ready.session.networks and ready.use_button.isEnabled()
+
+
+def test_how_a_run_ended_is_in_sight_on_a_low_page(ready, trainer, qtbot) -> None:
+    ready.resize(360, 260)
+    ready.progress.run_button.click()
+    qtbot.waitUntil(lambda: trainer.steps > 5)
+    trainer.go.set()
+    qtbot.waitUntil(lambda: not ready.runner.running)
+    qtbot.wait(100)
+    for part in (ready.note, ready.use_button):
+        assert part.visibleRegion().boundingRect().height() == part.height()
 
 
 def test_stop_keeps_the_best_and_offers_to_go_on(ready, trainer, qtbot) -> None:

@@ -396,8 +396,8 @@ def synthetic_notes(dataset: Dataset, survey: Survey | None = None) -> tuple[str
 
 
 def _never_donors(count: int, all_items: int, word: str, words: str) -> str:
-    what, never = (word, "never a donor") if count == 1 else (words, "never donors")
-    return f"Contains {count:,} synthetic {what}, of {all_items:,}: {never}."
+    what, never = (word, "it is never a donor") if count == 1 else (words, "they are never donors")
+    return f"Contains {count:,} synthetic {what} among all {all_items:,}; {never}."
 
 
 def _stamp(dataset: Dataset, entry: Entry) -> str | None:

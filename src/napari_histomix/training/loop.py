@@ -135,8 +135,8 @@ def train(
     Yields
     ------
     Event
-        ``done``/``total`` in steps, or in seconds for a run bounded by time; ``figures`` with step and loss, at every
-        checkpoint the validation loss too, with a picture of samples.
+        ``done``/``total`` in steps, or in seconds for a run bounded by time; ``figures`` with step, loss and the
+        seconds left, at every checkpoint the validation loss too, with a picture of samples.
 
     Returns
     -------
@@ -282,11 +282,10 @@ def train(
                 for mean, new in zip(_numbers(average), _numbers(network), strict=True):
                     mean.lerp_(new, 1 - keep)
             total = settings.steps or int(60 * settings.minutes)
+            done = step if settings.steps else min(int(60 * minutes()), total)
+            left = 60 * minutes() * (settings.steps - step) / step if settings.steps else float(total - done)
             event = Event(
-                f"Training, loss {smooth:.4f}",
-                step if settings.steps else min(int(60 * minutes()), total),
-                total,
-                figures={"step": step, "loss": value},
+                f"Training, loss {smooth:.4f}", done, total, figures={"step": step, "loss": value, "left": left}
             )
             if processes.main and time.monotonic() - saved > 60 * settings.save_minutes:
                 figures = event.figures | save()  # type: ignore[operator]
@@ -294,10 +293,12 @@ def train(
                 event = replace(event, figures=figures, preview=shown)
                 saved = time.monotonic()
             held = time.monotonic()
-            yield event
-            # A run that is paused stands here; that is none of its time.
-            began += time.monotonic() - held
-            saved += time.monotonic() - held
+            try:
+                yield event
+            finally:
+                # A run that is paused stands here, and may be stopped here; that is none of its time.
+                began += time.monotonic() - held
+                saved += time.monotonic() - held
         if processes.main:
             figures = save()
             yield Event("Training", 1, 1, figures=figures, preview=recipe.shown(average, held_out))

@@ -303,6 +303,10 @@ class TimeLeft:
         self._of: tuple[str, int] | None = None
         self._first, self._began = 0, 0.0
 
+    def restart(self) -> None:
+        """Count from now on, as after a pause."""
+        self._of = None
+
     def after(self, event: Event) -> float | None:
         """Seconds; None where that cannot be said yet."""
         of = event.phase, event.total
@@ -404,6 +408,7 @@ class RunBar(QWidget):
 
     def _on_paused(self, paused: bool) -> None:
         self.pause_button.setText("Resume" if paused else "Pause")
+        self._left.restart()
         self.status.say(f"Paused. {self.status.text()}" if paused else "Going on …")
 
     def _on_event(self, event: Event) -> None:
@@ -420,6 +425,10 @@ class RunBar(QWidget):
 
     def words(self, event: Event) -> str:
         """What the line below the progress bar says."""
+        if "step" in event.figures:
+            seconds = event.figures.get("left", 0.0)
+            time = f"about {time_words(seconds)} left" if seconds >= 1 else "saving …"
+            return f"{event.phase} · step {int(event.figures['step']):,} · {time}"
         # Inpainting says its own counts, of nuclei and of steps.
         left = self._left.after(event)
         rest = f"about {time_words(left)} left" if left is not None and left >= 1 else "…"

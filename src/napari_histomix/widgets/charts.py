@@ -44,6 +44,12 @@ class Picture(CropView):
     def sizeHint(self) -> QSize:
         return QSize(320, self.heightForWidth(320))
 
+    def place(self, image: QImage) -> QRectF:
+        """Where the picture is drawn: all over, where only the rounding of its height would leave a line free."""
+        fitting, whole = super().place(image), QRectF(self.rect())
+        left_free = max(whole.width() - fitting.width(), whole.height() - fitting.height())
+        return whole if left_free < 2 else fitting
+
     def paint_image(self, painter: QPainter, image: QImage) -> None:
         # Letters stay legible at a fraction of their size: the painter's own scaling leaves pixels out.
         size = (self.size() * self.devicePixelRatioF()).boundedTo(image.size())

@@ -12,7 +12,7 @@ from typing import Any
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
-from qtpy.QtGui import QResizeEvent, QShowEvent
+from qtpy.QtGui import QFont, QFontMetrics, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QSizePolicy, QStackedWidget, QToolButton, QWidget
 
 from napari_histomix.methods import method_names, method_of
@@ -20,7 +20,7 @@ from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import Panel, ask_to_stop
 from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT
-from napari_histomix.widgets.docking import around_of, for_letters, stand_below_title
+from napari_histomix.widgets.docking import around_of, for_letters, letter_points, stand_below_title
 from napari_histomix.widgets.export_panel import ExportPanel
 from napari_histomix.widgets.hand_edits import HandEditsLine
 from napari_histomix.widgets.jobs import JobRunner
@@ -55,6 +55,9 @@ AHEAD = 600
 """Milliseconds after which what data need is made ahead of them."""
 LOWEST_BUTTON = 44
 """Pixels that a page's button is high at least; letters that a person made large have it higher."""
+WIDEST_NAME = "✓ Results"
+"""What the letters of all pages' names leave room for, so that they are of one size."""
+SMALLEST_LETTERS = 9
 TOOLS_OF = {"segments": ("segments", "pool", "mix"), "layouts": ("generate",)}
 """Of them, those that belong to a stage."""
 
@@ -73,24 +76,43 @@ class PageButton(QToolButton):
 
     def set_state(self, state: str, words: str) -> None:
         """Show how far the page's work is (waiting, open, done), and what has been done in a few words."""
-        if state != self.state:
-            self.state = state
-            self.setStyleSheet(
-                "QToolButton { border: none; border-radius: 0; padding: 2px 4px; "
-                f"border-bottom: 3px solid {COLORS[state]}; }} "
-                "QToolButton:checked { font-weight: 700; background: rgba(128, 128, 128, 60); }"
-            )
+        self.state = state
+        self._dress()
         self._words = words
         self.setToolTip(f"{self.title}: {words}" if words else self.title)
         self._fit()
 
+    def _points(self) -> int:
+        """Size of the letters: as a person chose it, or what the widest of the names has room for."""
+        font = QFont(self.font())
+        font.setBold(True)
+        for points in range(letter_points(), SMALLEST_LETTERS, -1):
+            font.setPointSize(points)
+            if QFontMetrics(font).horizontalAdvance(WIDEST_NAME) <= self.width() - 12:
+                return points
+        return SMALLEST_LETTERS
+
+    def _dress(self) -> None:
+        # napari gives letters of the size that a person chose to labels and buttons, but not to tool buttons.
+        style = (
+            f"QToolButton {{ border: none; border-radius: 0; padding: 2px 4px; font-size: {self._points()}pt; "
+            f"border-bottom: 3px solid {COLORS[self.state]}; }} "
+            "QToolButton:checked { font-weight: 700; background: rgba(128, 128, 128, 60); }"
+        )
+        if style != self.styleSheet():
+            self.setStyleSheet(style)
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
+        if self.state:
+            self._dress()
         self._fit()
 
     def changeEvent(self, event: QEvent) -> None:
         super().changeEvent(event)
         if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            if self.state:
+                self._dress()
             self._fit()
 
     def _fit(self) -> None:

@@ -11,6 +11,11 @@ POINTS = 12
 """Size of napari's own letters, for which widths are given in pixels."""
 
 
+def letter_points() -> int:
+    """Size of the letters that a person chose in napari, in points."""
+    return int(get_settings().appearance.font_size)
+
+
 def for_letters(pixels: int) -> int:
     """A width in pixels, larger where a person chose larger letters in napari."""
     return round(pixels * max(1.0, get_settings().appearance.font_size / POINTS))

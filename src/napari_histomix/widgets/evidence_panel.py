@@ -30,6 +30,7 @@ NOTHING = "Open a study with synthetic nuclei or images first."
 OF_IMAGES = (
     "These images have no nuclei to measure. Whether a network can tell which of them are synthetic is in Review."
 )
+TOO_FEW_GROUPS = "there is no interval where fewer than ten patients or images have rare nuclei"
 TABLE_HEIGHT = 200
 
 
@@ -72,11 +73,12 @@ def measure_places(dataset: Dataset, _study: Study, settings: CandidateSettings,
     report = yield from places.place_test(dataset, settings)
     places.write_report(report, folder)
     rows = [(row.surroundings, row.density, places.cell(row.pooled), places.cell(row.within)) for row in report.rows]
+    intervals = any(estimate.low is not None for row in report.rows for estimate in (row.pooled, row.within))
     sentence = (
         f"{report.rare_places:,} places of {' or '.join(report.rare)} against {report.other_places:,} others. "
-        "AUC 0.5 is chance; the brackets are 95 % intervals."
+        f"AUC 0.5 is chance; {'the brackets are 95 % intervals' if intervals else TOO_FEW_GROUPS}."
     )
-    headers = "Surroundings", "Density", "AUC, all images", "AUC, within an image"
+    headers = "Surroundings", "Density", "AUC,\nall images", "AUC, within\nan image"
     return Found(sentence, headers, rows, folder, folder / places.CHART)
 
 
@@ -138,6 +140,9 @@ class EvidencePanel(Panel):
         self.view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.view.setFixedHeight(TABLE_HEIGHT)
         self.view.setAccessibleName("What was measured")
+        # A heading that yields is cut at its end, not at both.
+        self.view.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+        self.view.horizontalHeader().setTextElideMode(Qt.TextElideMode.ElideRight)
         self.view.clicked.connect(lambda index: self._go_to(*self.model.items([index.row()])))
         self.picture = Picture()
         self.folder_button = ui.folder_button(lambda: self.found.folder if self.found else None)

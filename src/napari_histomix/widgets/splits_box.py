@@ -208,7 +208,7 @@ class SplitsBox(ui.Section):
         for column in range(self.model.columnCount()):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
             self.table.setColumnWidth(column, for_letters(WIDTHS.get(column, CLASS_WIDTH)))
-        height = header.sizeHint().height() + ROW_HEIGHT * min(ROWS, max(2, len(self.units))) + 20
+        height = header.sizeHint().height() + for_letters(ROW_HEIGHT) * min(ROWS, max(2, len(self.units))) + 20
         self.table.setFixedHeight(height)
         self._on_splits()
 

@@ -16,7 +16,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QTableView
 
-from napari_histomix.widgets.docking import for_letters
+from napari_histomix.widgets.docking import for_letters, letter_points
 
 DARKER = 190
 """Percent by which colors that stand out on a dark ground are darker on a light one."""
@@ -214,7 +214,9 @@ def table_view(model: QAbstractTableModel, widths: Sequence[int] = (), row_heigh
     view.setTextElideMode(Qt.TextElideMode.ElideMiddle)
     view.setWordWrap(False)
     view.verticalHeader().hide()
-    view.verticalHeader().setDefaultSectionSize(row_height)
+    # napari gives letters of the size that a person chose to most parts of a window, but not to tables.
+    view.setStyleSheet(f"QTableView, QHeaderView {{ font-size: {letter_points()}pt; }}")
+    view.verticalHeader().setDefaultSectionSize(for_letters(row_height))
     set_widths(view, widths)
     return view
 

@@ -28,7 +28,7 @@ from napari_histomix.widgets.training_sources import TissueSource
 
 
 class TrainBar(RunBar):
-    """Run, Pause and Stop; says step, loss and the time that is left."""
+    """Run, Pause and Stop."""
 
     def __init__(self, runner: Any) -> None:
         stop_tip = "End the run now. The best network so far is kept, and the run can be resumed."
@@ -41,13 +41,6 @@ class TrainBar(RunBar):
     def _on_running(self, running: bool) -> None:
         super()._on_running(running)
         self.run_button.setVisible(not running)
-
-    def words(self, event: Event) -> str:
-        if "step" not in event.figures:
-            return f"{event.phase} …"
-        left = event.total - event.done
-        time = f"{(left + 30) // 60} min left" if left >= 90 else f"{left} s left" if left > 0 else "saving …"
-        return f"{event.phase} · step {int(event.figures['step']):,} · {time}"
 
 
 class LossPlot(FigureCanvasQTAgg):  # type: ignore[misc]
@@ -76,7 +69,10 @@ class LossPlot(FigureCanvasQTAgg):  # type: ignore[misc]
         self._texts = title, step, *legend.get_texts()
         self.setFixedHeight(190)
         self.setMinimumWidth(200)
-        self.setToolTip("Lower is better. The line is the loss of every step, a dot the loss on images held out.")
+        self.setToolTip(
+            "Lower is better. The line is the loss of every step, a dot the loss on images held out.\n"
+            "Compare dots with dots: with most networks they weigh noise otherwise than the line."
+        )
         self._redraw = ui.later(self, 1000, self._show)
         self.set_theme(theme)
         self.clear()
@@ -174,7 +170,7 @@ class TrainPanel(Panel):
         self.summary = ui.label()
         self.progress = TrainBar(self.runner)
         self.progress.run.connect(self.run)
-        tip = "Go on where the run was left; choose the same images and network as then."
+        tip = "Go on where the run was left, with its settings of then; choose the same images and network."
         self.resume_button = ui.button("", tip, self.resume)
         self.why, self.note = ui.Note(), ui.Note()
         tip = "All docks of this window use this network from now on, in place of the bundled one."
@@ -296,6 +292,9 @@ class TrainPanel(Panel):
     def _say(self, sentence: str) -> None:
         self.note.say(" ".join([sentence, *self._messages]), "warning" if self._messages else "good")
         self._update()
+        # The form is back above it, and may fill the page.
+        ui.reveal(self.note)
+        ui.reveal(self.result)
 
     # What is shown.
 

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_histomix.records import Event, Job
 from napari_histomix.settings import DEVICES
-from napari_histomix.training import KINDS, bundled_start, settings_class, state_folder, unfinished
+from napari_histomix.training import BUNDLED_SIZE, KINDS, bundled_start, settings_class, state_folder, unfinished
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.forms import SettingsForm
 from napari_histomix.widgets.loading_ahead import prepare_torch
@@ -38,8 +38,8 @@ class TrainingForm(QWidget):
         self._classes: Sequence[str] = ()
         self._forms: dict[str, SettingsForm] = {}
         self.unfinished: dict[str, Any] | None = None
-        self._proposed = ""
         """The run that ``out`` was the goal of and that can be resumed: step, minutes, saved."""
+        self._proposed = ""
         tip = "Which network is trained; below it says what it is for."
         self.network = ui.choice(((kind.capitalize(), kind) for kind in KINDS), tip, self._on_network)
         self.what = ui.hint("")
@@ -53,8 +53,6 @@ class TrainingForm(QWidget):
         title = "The folder in which the model's folder is made"
         self.where = ui.asking_button("In …", "", title, self._choose_home)
         self.details = ui.form(
-            ("Network", self.network),
-            ("", self.what),
             ("Autoencoder", self.autoencoder),
             ("Start", self.start),
             ("", self.start_folder),
@@ -62,7 +60,9 @@ class TrainingForm(QWidget):
             ("Save as", ui.row(self.name, self.where, stretch=0)),
             label_width=LABEL_WIDTH,
         )
-        self.setLayout(ui.column(self.details, space=ui.SPACE - 2))
+        # In a row of a form, Qt keeps the height that another text had.
+        network = ui.form(("Network", self.network), label_width=LABEL_WIDTH)
+        self.setLayout(ui.column(network, self.what, self.details, space=ui.SPACE - 2))
         self.start_folder.chosen.connect(lambda _folder: self._update())
         self.autoencoder.chosen.connect(lambda _folder: self._update())
         self._propose()
@@ -163,6 +163,9 @@ class TrainingForm(QWidget):
             return "Choose the folder of a trained autoencoder, which latent diffusion builds on."
         if self.start.currentData() == MODEL and self.start_folder.folder is None:
             return "Choose the folder of the model to begin with."
+        size = self.settings.fields.get("size")
+        if self.start.currentData() == BUNDLED and size is not None and size.value != BUNDLED_SIZE and not resume:
+            return "The bundled network is a small one: choose that size, or begin from nothing."
         name = self.name.text().strip()
         if not name or name in (".", "..") or any(character in '/\\:*?"<>|' for character in name):
             return "Give the model a name that can be a folder's."

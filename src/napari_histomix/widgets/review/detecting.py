@@ -203,7 +203,7 @@ class DetectorSection(ui.Section):
 
         ui.clear(self.tables)
         for test in tested.report.tests:
-            ui.add(self.tables, ui.label(title_of(test), plain=True, yields=True), result_table(test))
+            ui.add(self.tables, ui.label(title_of(test), plain=True), result_table(test))
         self.state.setText(", ".join(f"AUC {figure_text(test.own.auc) or UNKNOWN}" for test in tested.report.tests))
         self.remarks.say("\n".join(tested.report.notes))
         self.picture.show_picture(tested.sheet)

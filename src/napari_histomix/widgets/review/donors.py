@@ -116,16 +116,17 @@ class DonorSection(ChangeSection):
         self.about = ui.hint("")
         self.about.hide()
         ui.add(self.body, pair, self.about, self.bar, self.note)
-        self.bar.run.connect(self._build)
+        self.bar.run.connect(self.find)
         session.dataset_changed.connect(self._on_dataset)
         session.splits_changed.connect(self._on_splits)
         session.reader.loaded.connect(self._on_loaded)
 
     # The nearest patches.
 
-    def _build(self) -> None:
+    def find(self) -> None:
+        """Describe the training patches, unless they are; then the nearest is shown for each nucleus."""
         dataset = self.session.dataset
-        if dataset is not None and self._patches is None:
+        if dataset is not None and self._patches is None and not self.runner.running:
             self.note.say("")
             self.runner.start(partial(describe, dataset), "describing training patches")
 

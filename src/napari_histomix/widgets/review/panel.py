@@ -309,6 +309,7 @@ class ReviewPanel(Panel):
             parts.grid_button.setChecked(False)
             if nearest:
                 parts.donors.open()
+                parts.donors.find()
             self.move_to_row(row)
             ui.reveal(parts.donors if nearest else parts.views)
 
