@@ -36,9 +36,9 @@ from superqt import QCollapsible
 from napari_histomix.widgets.eliding import Eliding, Yielding, YieldingButton, YieldingCheck
 
 SPACE = 8
+"""Pixels between things, and around them."""
 LAYOUTS = 4
 """Times that layouts are asked for their sizes before a part is scrolled to: as deep as they lie in each other."""
-"""Pixels between things, and around them."""
 ACCENT, GOOD, BAD, CARE = "#3d7eff", "#2ecc71", "#e74c3c", "#f39c12"
 """Colors that read well on napari's dark and light themes."""
 PRIMARY = (
@@ -260,14 +260,15 @@ def reveal(part: QWidget) -> None:
     while area is not None and not isinstance(area, QScrollArea):
         area = area.parentWidget()
     if area is not None:
-        QTimer.singleShot(0, lambda: isalive(area) and _show_whole(area, part))
+        QTimer.singleShot(0, lambda: _show_whole(area, part))
 
 
 def _show_whole(area: QScrollArea, part: QWidget) -> None:
     # Contents that were added a moment ago have their heights only once all layouts up to the area were asked again.
     for _ in range(LAYOUTS):
         QApplication.sendPostedEvents(None, QEvent.Type.LayoutRequest)
-    area.ensureWidgetVisible(part)
+    if isalive(area) and isalive(part):
+        area.ensureWidgetVisible(part)
 
 
 def narrowable(part: QWidget) -> None:

@@ -130,6 +130,12 @@ class DonorSection(ChangeSection):
             self.note.say("")
             self.runner.start(partial(describe, dataset), "describing training patches")
 
+    def bring_up(self) -> None:
+        """Open the section, find what it shows, and scroll to it."""
+        self.open()
+        self.find()
+        ui.reveal(self)
+
     def _on_built(self, described: tuple[TrainingPatches, NDArray[np.float64]]) -> None:
         self._patches, self._held_out = described
         self.bar.hide()

@@ -307,11 +307,10 @@ class ReviewPanel(Panel):
         nearest, _, number = what.rpartition("/")
         for row in self.queue.table.rows([int(number)]).tolist():
             parts.grid_button.setChecked(False)
-            if nearest:
-                parts.donors.open()
-                parts.donors.find()
             self.move_to_row(row)
-            ui.reveal(parts.donors if nearest else parts.views)
+            ui.reveal(parts.views)
+            if nearest:
+                parts.donors.bring_up()
 
     def toggle_keys(self) -> None:
         self.sheet.set_open(not self.sheet.isVisible())
