@@ -103,6 +103,16 @@ def test_candidates_nobody_decided_on_go_and_work_is_left_alone(study, study_dat
     assert other.open_images().read(IMAGE).types[DRAWN]
 
 
+def test_a_decision_on_a_candidate_that_went_cannot_be_done_again(study, study_dataset, few_candidates) -> None:
+    study.set_candidates(*few_candidates)
+    study.decide("candidate", [1], "keep")
+    study.undo("candidate")
+    study.add_edits([edited(study_dataset)[0]])
+    assert study.redo("candidate") == () and not study.worked
+    study.set_candidates(*few_candidates)
+    assert study.decisions("candidate") == {}, "nobody decided on what the new search found"
+
+
 def test_the_last_taking_of_an_image_holds(study, study_dataset) -> None:
     study.add_edits([edited(study_dataset)[0]])
     own = study_dataset.read(IMAGE)
