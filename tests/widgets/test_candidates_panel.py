@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from napari_histomix.methods.candidate_stage import CandidateSettings
 from napari_histomix.records import drain
 from napari_histomix.widgets.camera import camera_of
 from napari_histomix.widgets.candidate_table import FIRST
@@ -161,6 +162,19 @@ def test_escape_another_page_and_another_dataset_end_it(panel, qtbot) -> None:
     panel.placing.button.click()
     panel.hide()
     assert not panel.placing.armed and panel.placing._on_drag not in panel.viewer.mouse_drag_callbacks
+
+
+def test_what_was_to_be_placed_is_not_kept_in_a_study_that_begins_meanwhile(panel, qtbot) -> None:
+    session, settings = panel.session, panel.form.value(CandidateSettings)
+    session.decide("candidate", [0], "keep")
+    found = drain(session.stage_job(settings)())
+    panel.placing.button.click()
+    mouse(panel, CLEAR)
+    assert panel.placing.runner.running
+    session.take_stage(found)
+    settled(panel, qtbot)
+    assert session.study is found.study and session.decisions["candidate"] == {} == session.study.decisions("candidate")
+    assert session.candidates is found.work.candidates and not panel.placing.armed and not panel.placing.note.text()
 
 
 def test_a_row_says_what_runs_made_of_it(panel, qtbot) -> None:
