@@ -48,6 +48,26 @@ def test_the_dataset_has_the_pixels_nuclei_classes_and_scale_of_the_layers(panel
     assert {dataset.class_name(number): count for number, count in read.counts().items()} == expected
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_a_table_without_ids_has_a_row_for_each_label_with_or_without_the_background(panel, qtbot, background) -> None:
+    truth = panel.truth
+    assert sorted(truth.types) == [*range(1, max(truth.types) + 1)]
+    last = max(truth.types)
+    kinds = {number: f"class {kind}" for number, kind in truth.types.items()} | {last: None}
+    rows = [*(["background"] if background else []), *(kinds[number] for number in sorted(kinds))]
+    labels = panel.viewer.add_labels(truth.instances, name="measured", features=pd.DataFrame({"kind": rows}))
+    panel.labels.choose(labels)
+    panel.scale.setValue(0.5)
+    panel.column_choice.setCurrentIndex(panel.column_choice.findData("kind"))
+    with qtbot.waitSignal(panel.written, timeout=20_000) as written:
+        panel.progress.run_button.click()
+    dataset = open_any(written.args[0])
+    read = dataset.read(dataset.entries[0])
+    for number, kind in kinds.items():
+        (made,) = set(read.instances[truth.instances == number].tolist())
+        assert dataset.class_name(read.types[made]) == (kind or "nucleus")
+
+
 def test_a_column_of_classes_is_chosen_once_and_what_a_person_chooses_stays(panel) -> None:
     choice, labels = panel.column_choice, panel.viewer.layers["nuclei"]
     assert choice.currentData() == "", "kind may be anything"
