@@ -11,6 +11,7 @@ from napari.components import ViewerModel
 
 from napari_histomix.datasets import open_any
 from napari_histomix.records import drain
+from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.camera import camera_of
 from napari_histomix.widgets.loading import open_job
 from napari_histomix.widgets.open_layers_panel import OpenLayersPanel
@@ -167,6 +168,18 @@ def test_a_fast_drag_gives_what_lies_on_its_way_and_ctrl_z_takes_it_back(panel) 
     assert not brush.given and brush.on and brush.undo_button.isHidden()
     brush.end()
     assert not any(str(key) == "Ctrl+Z" for key in panel.viewer.keymap)
+
+
+def test_a_coarser_level_of_a_pyramid_has_the_scale_of_its_own_pixels(panel, qtbot, monkeypatch) -> None:
+    truth = panel.truth
+    levels = [np.repeat(np.repeat(truth.pixels, 2, axis=0), 2, axis=1), truth.pixels]
+    monkeypatch.setattr(viewer_layers, "MOST_PIXELS", truth.instances.size)
+    slide = panel.viewer.add_image(levels, rgb=True, multiscale=True, name="slide", scale=(0.25, 0.25), units="um")
+    panel.image.choose(slide)
+    with qtbot.waitSignal(panel.written, timeout=20_000) as written:
+        panel.progress.run_button.click()
+    dataset = open_any(written.args[0])
+    assert dataset.read(dataset.entries[0]).mpp == 0.5 and "0.5 µm" in panel.scaled.text()
 
 
 def extent(layer) -> np.ndarray:

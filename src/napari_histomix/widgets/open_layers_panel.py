@@ -231,11 +231,9 @@ class OpenLayersPanel(Panel):
         name = safe_name(image.name)
         folder = ui.free_folder(self.session.home, f"{name} layers")
         column = str(self.column_choice.currentData() or "")
-        kinds, known, mpp = (
-            classes_by(labels, column, int(instances.max())) | self.brush.given,
-            self.brush.classes,
-            self.mpp,
-        )
+        kinds, known = classes_by(labels, column, int(instances.max())) | self.brush.given, self.brush.classes
+        # Of a pyramid, a coarser level may be written than the one that the layer's scale is of.
+        mpp = picture.mpp or self.mpp
         otherwise = UNCLASSIFIED if known and not column else ONE
         said = scale_sentence(image, labels, mpp)
         share_scale(self.viewer, image, labels, mpp / math.sqrt(picture.factor.prod()))
