@@ -283,11 +283,17 @@ class TestSynthesize:
         assert tree(tmp_path) == {"there/mine": b""}
 
     def test_a_study_of_given_candidates_holds_them(self, run, data, synthesize, tmp_path):
-        run("candidates", data, "--rare", "rare", "--out", tmp_path / "c.csv")
-        more = ("--candidates", tmp_path / "c.csv", "--study", tmp_path / "study", "--out", tmp_path / "out")
+        table = tmp_path / "c.csv"
+        run("candidates", data, "--rare", "rare", "--out", table)
+        header, first, second, *lines = table.read_text(encoding="utf-8").splitlines()
+        table.write_text("\n".join([header, f"{first}drop", second, *lines]), encoding="utf-8")
+        more = ("--candidates", table, "--study", tmp_path / "study", "--out", tmp_path / "out")
         assert run(*synthesize, "-k", 2, *more)[0] == 0
         study = Study.open(tmp_path / "study")
-        assert len(study.candidates()) > 10 and len(study.changes()) == 2
+        # In the window a candidate's place in the table is its rank: there is no gap where one was dropped.
+        assert [each.rank for each in study.candidates()] == list(range(len(lines) + 2))
+        assert study.decisions("candidate") == {0: "drop"}
+        assert len(study.changes()) == 2 and 0 not in study.changes().ids
 
     def test_fewer_places_than_wanted_are_explained(self, run, synthesize, tmp_path):
         code, out, _ = run(*synthesize, "-k", 5000, "--out", tmp_path / "out")

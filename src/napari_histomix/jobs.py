@@ -116,14 +116,16 @@ def make_items(
     settings = check_settings(settings)
     begun = study.begin_run(method.name, plain(settings))
     # No plan leads back to these items: a killed process leaves nothing to be taken up again.
-    study.set_plan(begun.id, len(items), {})
     study.end_run(begun.id)
+    # No run that begins meanwhile gets their ids.
+    study.set_plan(begun.id, len(items), {}, past=begun.first + len(items))
     try:
         work = Work(dataset, study, begun.first, begun.decisions, loaded)
         yield from _kept(method.make(work, items, settings), study, begun.id)
     except BaseException:
         study.discard_run(begun.id)
         raise
+    study.end_run(begun.id)
     return tuple(study.ids_of_run(begun.id))
 
 
@@ -149,8 +151,13 @@ def prepare(method: Method[Any, Any], dataset: Dataset, study: Study, stage: Any
 def _carry_out(
     method: Method[Any, Any], dataset: Dataset, settings: Any, study: Study, begun: Run, loaded: Any
 ) -> Job[Outcome]:
-    work = Work(dataset, study, begun.first, begun.decisions, loaded, begun.past)
-    plan = yield from method.plan(work, settings)
+    first: int | None = None
+    while first != begun.first:
+        first = begun.first
+        work = Work(dataset, study, first, begun.decisions, loaded, begun.past)
+        plan = yield from method.plan(work, settings)
+        # What was added by hand meanwhile has the ids, and perhaps the places, of what was planned: planned anew.
+        begun = study.take_up(begun.id)
     ranks = [candidate.rank for candidate in study.candidates()] if plan.outcomes else []
     past = begun.past or begun.first + 1 + max([*(item.id for item in plan.items), *ranks], default=-1)
     study.set_plan(begun.id, plan.wanted, plan.refusals, plan.outcomes, past)

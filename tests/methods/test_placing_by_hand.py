@@ -12,6 +12,7 @@ import pytest
 from napari_histomix import jobs
 from napari_histomix.compositing.planning import TOO_CLOSE
 from napari_histomix.datasets import open_dataset
+from napari_histomix.datasets.edits import HandEdit
 from napari_histomix.methods.base import Work
 from napari_histomix.methods.candidate_stage import CANDIDATES, CandidateSettings
 from napari_histomix.methods.learned_places import LEARNED, LearnedPlaces
@@ -153,6 +154,15 @@ def test_a_study_that_does_not_hold_what_was_learned_says_so(dataset, study):
     (study.folder / study.settings()[LEARNED]).unlink()
     with pytest.raises(HistomixError, match="Find candidates in a new study"):
         place(dataset, study, *CLEAR)
+
+
+def test_nothing_is_placed_by_a_search_whose_candidates_went(dataset, study):
+    own = dataset.read("a")
+    classes = {number: dataset.class_name(kind) for number, kind in own.types.items()}
+    study.add_edits([HandEdit.of(own, own.instances, classes, "", "")])
+    with pytest.raises(HistomixError, match="holds no candidates; find them first"):
+        place(study.with_edits(dataset), study, *CLEAR)
+    assert not study.has_candidates()
 
 
 def test_a_damaged_file_is_one_sentence(dataset, study):

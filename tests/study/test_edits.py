@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from napari_histomix import jobs
 from napari_histomix.datasets import open_dataset, survey
-from napari_histomix.datasets.edits import HandEdit, differences, edit_notes, read_edits
+from napari_histomix.datasets.edits import HandEdit, differences, edit_notes, read_edits, write_edits
 from napari_histomix.methods import method_of
 from napari_histomix.methods.candidate_stage import CandidateSettings
 from napari_histomix.methods.copy_paste import CopyPasteSettings
@@ -103,6 +104,16 @@ def test_candidates_nobody_decided_on_go_and_work_is_left_alone(study, study_dat
     assert other.open_images().read(IMAGE).types[DRAWN]
 
 
+def test_a_decision_on_a_candidate_that_went_cannot_be_done_again(study, study_dataset, few_candidates) -> None:
+    study.set_candidates(*few_candidates)
+    study.decide("candidate", [1], "keep")
+    study.undo("candidate")
+    study.add_edits([edited(study_dataset)[0]])
+    assert study.redo("candidate") == () and not study.worked
+    study.set_candidates(*few_candidates)
+    assert study.decisions("candidate") == {}, "nobody decided on what the new search found"
+
+
 def test_the_last_taking_of_an_image_holds(study, study_dataset) -> None:
     study.add_edits([edited(study_dataset)[0]])
     own = study_dataset.read(IMAGE)
@@ -142,6 +153,21 @@ def test_what_is_missing_damaged_or_of_other_labels_is_said(study, study_dataset
     file.unlink()
     with pytest.raises(HistomixError, match="missing or damaged"):
         study.open_images()
+
+
+def test_a_damaged_map_leaves_the_other_images_of_its_file(study_dataset, tmp_path) -> None:
+    path = tmp_path / "000001.npz"
+    write_edits(path, [edited(study_dataset, name)[0] for name in (IMAGE, "train_1")])
+    with zipfile.ZipFile(path) as pile:
+        second = pile.getinfo("2.npy")
+    content = bytearray(path.read_bytes())
+    # The first byte of its compressed data: no deflate block is of that kind.
+    content[second.header_offset + 30 + len("2.npy")] = 0xFF
+    path.write_bytes(content)
+    whole, damaged = read_edits(path)
+    assert DRAWN in whole.instances()
+    with pytest.raises(HistomixError, match="is missing or damaged"):
+        damaged.instances()
 
 
 def test_what_is_drawn_among_synthetic_pixels_counts_as_synthetic(study_dataset) -> None:

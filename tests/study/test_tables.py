@@ -11,8 +11,8 @@ from napari_histomix.study.tables import read_candidates, write_candidates
 
 def test_candidates_come_back_from_csv(few_candidates, tmp_path):
     write_candidates(tmp_path / "c.csv", few_candidates[0])
-    again = read_candidates(tmp_path / "c.csv")
-    assert [(one.rank, one.target, one.donor) for one in again] == [
+    again, decisions = read_candidates(tmp_path / "c.csv")
+    assert not decisions and [(one.rank, one.target, one.donor) for one in again] == [
         (one.rank, one.target, one.donor) for one in few_candidates[0]
     ]
     for one, other in zip(few_candidates[0], again, strict=True):
@@ -20,16 +20,30 @@ def test_candidates_come_back_from_csv(few_candidates, tmp_path):
         assert other.percentile == pytest.approx(one.percentile, abs=1e-3)
 
 
-@pytest.mark.parametrize(("word", "left"), [("drop", 9), (" DROP ", 9), ("keep", 10), ("", 10), ("?", 10)])
-def test_what_a_person_drops_is_left_out(few_candidates, tmp_path, word, left):
+@pytest.mark.parametrize(
+    ("word", "decision"), [("drop", "drop"), (" DROP ", "drop"), ("keep", "keep"), ("", ""), ("?", "")]
+)
+def test_what_a_person_decides_comes_with_them(few_candidates, tmp_path, word, decision):
     path = tmp_path / "c.csv"
     write_candidates(path, few_candidates[0])
     lines = path.read_text(encoding="utf-8").splitlines()
     lines[3] += word
     # As a spreadsheet saves it: with a byte-order mark and Windows line ends.
     path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig", newline="")
-    ranks = [one.rank for one in read_candidates(path)]
-    assert len(ranks) == left and (2 in ranks) is (left == 10)
+    candidates, decisions = read_candidates(path)
+    assert len(candidates) == 10 and decisions == ([("candidate", 2, decision)] if decision else [])
+
+
+def test_deleted_and_sorted_lines_leave_no_gap_in_the_ranks(few_candidates, tmp_path):
+    path = tmp_path / "c.csv"
+    write_candidates(path, few_candidates[0])
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    del lines[3]
+    path.write_text("\n".join([header, lines[-1] + "keep", *lines[:-1]]), encoding="utf-8")
+    candidates, decisions = read_candidates(path)
+    left = [one.target for one in few_candidates[0] if one.rank != 3]
+    assert [(one.rank, one.target) for one in candidates] == list(enumerate(left))
+    assert decisions == [("candidate", 8, "keep")]
 
 
 def test_an_existing_file_is_kept(few_candidates, tmp_path):
@@ -38,7 +52,7 @@ def test_an_existing_file_is_kept(few_candidates, tmp_path):
         write_candidates(tmp_path / "c.csv", few_candidates[0])
     assert (tmp_path / "c.csv").read_text() == "mine"
     write_candidates(tmp_path / "c.csv", few_candidates[0], replace=True)
-    assert len(read_candidates(tmp_path / "c.csv")) == 10
+    assert len(read_candidates(tmp_path / "c.csv")[0]) == 10
 
 
 def test_a_disk_that_fills_up_leaves_nothing_half_written(few_candidates, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
+from napari_histomix.methods.candidate_stage import CandidateSettings
 from napari_histomix.records import drain
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets.camera import camera_of
@@ -196,6 +197,23 @@ def test_escape_another_page_and_another_dataset_end_it(panel, qtbot) -> None:
     panel.placing.button.click()
     panel.hide()
     assert not panel.placing.armed and panel.placing._on_drag not in panel.viewer.mouse_drag_callbacks
+
+
+def test_what_is_placed_or_dropped_is_not_so_in_a_study_that_begins_meanwhile(panel, qtbot) -> None:
+    session, settings = panel.session, panel.form.value(CandidateSettings)
+    session.decide("candidate", [0], "keep")
+    found = drain(session.stage_job(settings)())
+    panel.regions.draw()
+    panel.viewer.layers["a regions"].add([[0, 0], [0, 9], [9, 9], [9, 0]], shape_type="polygon")
+    panel.regions.drop()
+    panel.placing.button.click()
+    mouse(panel, CLEAR)
+    assert panel.placing.runner.running and panel.regions.runner.running
+    session.take_stage(found)
+    settled(panel, qtbot)
+    qtbot.waitUntil(lambda: not panel.regions.runner.busy, timeout=20_000)
+    assert session.study is found.study and session.decisions["candidate"] == {} == session.study.decisions("candidate")
+    assert session.candidates is found.work.candidates and not panel.placing.armed and not panel.placing.note.text()
 
 
 def test_a_row_says_what_runs_made_of_it(panel, qtbot) -> None:

@@ -15,6 +15,7 @@ from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.base import stop_words
 from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.hand_edits import HandEditsLine
+from napari_histomix.widgets.loading import Opened
 from napari_histomix.widgets.session import Session
 
 
@@ -189,6 +190,28 @@ def test_work_is_left_as_it_is_and_a_new_study_carries_the_edits(panel, qtbot) -
     assert session.study_folder != first and f"kept in the study {first.name}" in panel.hand_edits.outcome.text()
     assert Study.open(first).decisions("candidate") == {0: "keep"} and not Study.open(first).open_images().edits
     assert set(Study.open(session.study_folder).open_images().edits) == {session.image}
+
+
+def test_data_that_are_opened_while_edits_are_taken_stay(panel, qtbot) -> None:
+    session = panel.session
+    paint(panel, *free_places(panel, 1))
+    opened = Opened(session.dataset, session.survey, session.mpp)
+    panel.hand_edits.take()
+    assert panel.hand_edits.runner.running
+    session.take_opened(opened)
+    settle(panel, qtbot)
+    assert session.dataset is opened.dataset and session.study is None and not panel.hand_edits.outcome.text()
+    assert nuclei(panel).editable
+
+
+def test_no_stroke_is_made_in_another_image_that_taking_would_lose(panel, qtbot) -> None:
+    paint(panel, *free_places(panel, 1))
+    panel.hand_edits.hand_edits.freeze(True)
+    panel.session.step(1)
+    settle(panel, qtbot)
+    assert not nuclei(panel).editable
+    panel.hand_edits.hand_edits.freeze(False)
+    assert nuclei(panel).editable
 
 
 def test_discarded_edits_come_back_by_undo_only(panel, qtbot) -> None:

@@ -183,6 +183,19 @@ def test_cancel_keeps_what_is_finished_and_the_run_goes_on_to_the_same_images(
         assert (ours.pixels == whole.pixels).all()
 
 
+def test_a_resumed_run_that_is_stopped_asks_about_all_that_it_made(panel, session, qtbot, stamps, monkeypatch) -> None:
+    asked = []
+    panel.ask = lambda count: not asked.append(count)
+    for begin, stop_at, made in ((panel.run, 2, 2), (panel.resume, 1, 3)):
+        with monkeypatch.context() as patch:
+            slowly(stamps, patch, stop_at)
+            begin()
+            qtbot.waitUntil(lambda made=made: len(session.table) == made, timeout=60_000)
+            panel.progress.cancel_button.click()
+            qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+    assert asked == [2, 3]
+
+
 def test_cancel_takes_back_what_is_not_wanted(panel, session, qtbot, stamps, monkeypatch) -> None:
     slowly(stamps, monkeypatch, 2)
     panel.ask = lambda count: False

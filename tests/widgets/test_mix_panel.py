@@ -23,7 +23,9 @@ from napari_histomix.segmentation.pool import SegmentPool
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
 from napari_histomix.widgets import mix_donors
+from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.mix_panel import MixPanel
+from napari_histomix.widgets.segments.panel import SegmentsPanel
 from napari_histomix.widgets.session import Session
 
 
@@ -104,6 +106,31 @@ def test_before_a_study_is_open_there_is_one_button(make_panel) -> None:
     panel.run()
     panel.choose_random()
     assert not panel.blender.running
+
+
+@pytest.mark.parametrize("where", ["mix_panel", "segments.pool_box"])
+def test_other_data_do_not_end_a_run_without_asking(make_panel, study, qtbot, monkeypatch, where) -> None:
+    panel, asked = make_panel(), []
+    monkeypatch.setattr(f"napari_histomix.widgets.{where}.ask_to_stop", lambda _, titles: asked.append([*titles]))
+
+    def long():
+        for step in range(1000):
+            time.sleep(0.01)
+            yield Event("Making", step, 1000)
+
+    run = panel.session.follow(JobRunner(panel))
+    run.start(long, "making images")
+    if where == "mix_panel":
+        panel.open_study(study.folder)
+        opener = panel.runner
+    else:
+        tissue = SegmentsPanel(panel.viewer, panel.session)
+        qtbot.addWidget(tissue)
+        tissue.pool.choose_folder(study.dataset_root)
+        opener = tissue.pool.runner
+    assert asked == [["making images"]] and not opener.busy
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running)
 
 
 def test_every_control_says_what_it_does_and_all_fits(panel, qtbot) -> None:
@@ -316,7 +343,8 @@ def test_layers_removed_in_mid_run_come_back(panel, qtbot) -> None:
     assert panel.segments.layer.visible and panel.grid.count
 
 
-def test_another_study_lets_go_of_everything(panel, study, qtbot, tmp_path) -> None:
+def test_another_study_lets_go_of_everything(panel, study, qtbot, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("napari_histomix.widgets.mix_panel.ask_to_stop", lambda *_: True)
     choose(qtbot, panel)
     (tmp_path / "second").mkdir()
     other = make_mix_study(tmp_path / "second" / "study 2")

@@ -11,6 +11,7 @@ from napari.components import ViewerModel
 
 from napari_histomix.datasets import open_any
 from napari_histomix.records import drain
+from napari_histomix.widgets import viewer_layers
 from napari_histomix.widgets.camera import camera_of
 from napari_histomix.widgets.loading import open_job
 from napari_histomix.widgets.open_layers_panel import OpenLayersPanel
@@ -46,6 +47,26 @@ def test_the_dataset_has_the_pixels_nuclei_classes_and_scale_of_the_layers(panel
     assert read.mpp == 0.5 and len(read.types) == len(panel.truth.types)
     expected = {f"class {number}": count for number, count in panel.truth.counts().items()}
     assert {dataset.class_name(number): count for number, count in read.counts().items()} == expected
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_table_without_ids_has_a_row_for_each_label_with_or_without_the_background(panel, qtbot, background) -> None:
+    truth = panel.truth
+    assert sorted(truth.types) == [*range(1, max(truth.types) + 1)]
+    last = max(truth.types)
+    kinds = {number: f"class {kind}" for number, kind in truth.types.items()} | {last: None}
+    rows = [*(["background"] if background else []), *(kinds[number] for number in sorted(kinds))]
+    labels = panel.viewer.add_labels(truth.instances, name="measured", features=pd.DataFrame({"kind": rows}))
+    panel.labels.choose(labels)
+    panel.scale.setValue(0.5)
+    panel.column_choice.setCurrentIndex(panel.column_choice.findData("kind"))
+    with qtbot.waitSignal(panel.written, timeout=20_000) as written:
+        panel.progress.run_button.click()
+    dataset = open_any(written.args[0])
+    read = dataset.read(dataset.entries[0])
+    for number, kind in kinds.items():
+        (made,) = set(read.instances[truth.instances == number].tolist())
+        assert dataset.class_name(read.types[made]) == (kind or "nucleus")
 
 
 def test_a_column_of_classes_is_chosen_once_and_what_a_person_chooses_stays(panel) -> None:
@@ -151,10 +172,25 @@ def test_a_fast_drag_gives_what_lies_on_its_way_and_ctrl_z_takes_it_back(panel) 
     drag(panel, (row, -5), (row, image.instances.shape[1] + 5))
     on_the_way = set(np.unique(image.instances[row]).tolist()) - {0}
     assert label in on_the_way and set(brush.given) == on_the_way
+    # A click beside all nuclei, and one on a nucleus that has the class, give nothing to be taken back.
+    drag(panel, (-5, -5))
+    drag(panel, middle(image, label))
     next(call for key, call in panel.viewer.keymap.items() if str(key) == "Ctrl+Z")(panel.viewer)
-    assert not brush.given and brush.on
+    assert not brush.given and brush.on and brush.undo_button.isHidden()
     brush.end()
     assert not any(str(key) == "Ctrl+Z" for key in panel.viewer.keymap)
+
+
+def test_a_coarser_level_of_a_pyramid_has_the_scale_of_its_own_pixels(panel, qtbot, monkeypatch) -> None:
+    truth = panel.truth
+    levels = [np.repeat(np.repeat(truth.pixels, 2, axis=0), 2, axis=1), truth.pixels]
+    monkeypatch.setattr(viewer_layers, "MOST_PIXELS", truth.instances.size)
+    slide = panel.viewer.add_image(levels, rgb=True, multiscale=True, name="slide", scale=(0.25, 0.25), units="um")
+    panel.image.choose(slide)
+    with qtbot.waitSignal(panel.written, timeout=20_000) as written:
+        panel.progress.run_button.click()
+    dataset = open_any(written.args[0])
+    assert dataset.read(dataset.entries[0]).mpp == 0.5 and "0.5 µm" in panel.scaled.text()
 
 
 def extent(layer) -> np.ndarray:

@@ -34,7 +34,7 @@ def add_commands(commands: Commands, method: str) -> None:
     add_output(synthesize, "--out", required=True, help="new folder for the augmented dataset")
     kept = "keep the study here, to review in napari"
     add_output(synthesize, "--study", "study", metavar="FOLDER", help=kept)
-    listed = "use the candidates of this CSV, without its rows to drop"
+    listed = "use the candidates of this CSV: without its rows to drop, those to keep first"
     synthesize.add_argument("--candidates", type=Path, metavar="FILE", help=listed)
     add_settings(synthesize, _settings_classes(method_of(method)))
 
@@ -126,12 +126,14 @@ def _synthesize(options: Options, dataset: Dataset, method: Method[Any, Any], *,
         elif study is not None:
             _check_same_stage(options, method, study, dataset)
     if study is None:
-        candidates = read_candidates(options.candidates) if options.candidates else None
+        given = read_candidates(options.candidates) if options.candidates else None
         parts = dataset.split_parts
         with Study.begin(folder, dataset.root, dataset.name, options.mpp, split_parts=parts) as study:
             study.save_settings(options.named_splits(dataset))
-            if candidates is not None:
+            if given is not None:
+                candidates, decisions = given
                 study.set_candidates(candidates, {"candidates_from": options.candidates.name})
+                study.act(decisions)
         study.take()
     result: dict[str, Any] = {}
     try:

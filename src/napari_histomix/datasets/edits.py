@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -153,7 +154,7 @@ class HandEdit:
         if self._instances is not None:
             return self._instances
         assert self.path is not None
-        instances = np.asarray(_arrays(self.path)[self.image], np.int32)
+        instances = np.asarray(_array(self.path, self.image), np.int32)
         if labels_sha256(instances) != self.labels:
             raise _damaged(self.path)
         return instances
@@ -236,17 +237,17 @@ def read_edits(path: Path) -> tuple[HandEdit, ...]:
         raise _damaged(path) from None
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The maps of a file by image."""
+def _array(path: Path, image: str) -> NDArray[Any]:
+    """The map of an image in a file; others are not read."""
     try:
         with np.load(path, allow_pickle=False) as kept:
             names = [str(facts["image"]) for facts in json.loads(str(kept[_ABOUT]))]
-            return {name: kept[str(number)] for number, name in enumerate(names, start=1)}
+            return np.asarray(kept[str(1 + names.index(image))])
     except _DAMAGES:
         raise _damaged(path) from None
 
 
-_DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
+_DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 """What a file that is missing, or that somebody changed, makes of reading it."""
 
 

@@ -53,6 +53,9 @@ def place_by_hand(work: Work, image: str, row: float, col: float, moved: Candida
         If nothing can be placed there; the sentence says why.
     """
     yield Event("Placing a nucleus")
+    if not work.store.has_candidates():
+        # Those that a search found went with changed nuclei, what it learned is still there.
+        raise HistomixError("The study holds no candidates; find them first.")
     kept = work.store.settings()
     learned = LearnedPlaces.load(work.store.folder, kept)
     settings = made_from(CandidateSettings, kept["candidate_settings"])

@@ -38,13 +38,7 @@ class CandidateStore:
         with self._database.writing() as db:
             if db.execute("SELECT 1 FROM candidates LIMIT 1").fetchone() is not None:
                 check_unworked(db, "a new search")
-            # What was taken back was about the ranks of before.
-            superseded = "UPDATE acts SET state = ? WHERE family = 'candidate' AND state = ?"
-            db.execute(superseded, (SUPERSEDED, UNDONE))
-            for table in ("placed", "outcomes"):
-                if has_table(db, table):
-                    db.execute(f"DELETE FROM {table}")
-            db.execute("DELETE FROM candidates")
+            drop_candidates(db)
             db.executemany(INSERT_CANDIDATE, map(_row, candidates))
             _note_placed(db, [(each.rank, each.placed_by) for each in candidates if each.placed_by is not None])
             write_meta(db, facts)
@@ -97,6 +91,16 @@ def has_table(db: sqlite3.Connection, name: str) -> bool:
     """Whether a table, which is made when it is first needed, is there."""
     query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
     return db.execute(query, (name,)).fetchone() is not None
+
+
+def drop_candidates(db: sqlite3.Connection) -> None:
+    """Forget all candidates, and what was taken back of decisions on them, which is about their ranks."""
+    superseded = "UPDATE acts SET state = ? WHERE family = 'candidate' AND state = ?"
+    db.execute(superseded, (SUPERSEDED, UNDONE))
+    for table in ("placed", "outcomes"):
+        if has_table(db, table):
+            db.execute(f"DELETE FROM {table}")
+    db.execute("DELETE FROM candidates")
 
 
 def keep_outcomes(db: sqlite3.Connection, run: int, outcomes: Mapping[int, str]) -> None:

@@ -17,7 +17,7 @@ from napari_histomix.datasets.edits import FOLDER as EDITS
 from napari_histomix.datasets.edits import HandEdit, checked_files, copy_edits, file_hashes, with_edits, write_edits
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import HistomixError
-from napari_histomix.study.candidates import CandidateStore
+from napari_histomix.study.candidates import CandidateStore, drop_candidates
 from napari_histomix.study.database import FILE, LOCK, WriteLock, check_unworked, is_worked, write_meta
 from napari_histomix.study.decision_log import DecisionLog
 from napari_histomix.study.pictures import FOLDER, archive
@@ -227,7 +227,7 @@ class Study(ChangeStore, CandidateStore, DecisionLog):
             write_edits(self.folder / EDITS / f"{number:06}.npz", edits)
             kept = dict(db.execute("SELECT key, value FROM meta WHERE key = ?", (EDITS,)))
             listed = json.loads(kept.get(EDITS, "{}")) | file_hashes(self.folder / EDITS / f"{number:06}.npz")
-            db.execute("DELETE FROM candidates")
+            drop_candidates(db)
             write_meta(db, {EDITS: listed})
 
     def remember_images(self, hashes: Mapping[str, str]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
 from napari_histomix.datasets.text_files import read_table, write_new_table
 from napari_histomix.records import Candidate, HistomixError, Location
+from napari_histomix.study.decision_log import DECISIONS, Entry
 
 PLACE = [field.name for field in fields(Location)]
 HEADER = ["rank", *PLACE, "log_likelihood", "percentile", *("donor_" + name for name in PLACE), "decision"]
@@ -32,26 +33,33 @@ def write_candidates(path: Path, candidates: Iterable[Candidate], *, replace: bo
     write_new_table(path, HEADER, rows, replace=replace)
 
 
-def read_candidates(path: Path) -> list[Candidate]:
-    """Read candidates back, without those whose ``decision`` is drop; HistomixError if that is not such a table."""
+def read_candidates(path: Path) -> tuple[list[Candidate], list[Entry]]:
+    """Read candidates back by rank, and what the ``decision`` of each says; HistomixError if that is not such a table.
+
+    All ranks from 0 are there: where lines were deleted, those behind them are numbered anew.
+    """
     table = read_table(path)
     if missing := table.missing(*HEADER[:-1]):
         raise _not_a_candidate(path, 1, f"there is no column {missing[0]!r}")
-    candidates = []
-    ranks: set[int] = set()
+    read: dict[int, tuple[Candidate, str]] = {}
     for line, cells in table.rows:
         try:
             target, donor = (_location(cells, prefix) for prefix in ("", "donor_"))
             scores = float(cells["log_likelihood"]), float(cells["percentile"])
             candidate = Candidate(int(cells["rank"]), target, donor, *scores)
-            if candidate.rank in ranks:
+            if candidate.rank in read:
                 raise ValueError(f"there is another of rank {candidate.rank}")
         except ValueError as error:
             raise _not_a_candidate(path, line, error) from None
-        ranks.add(candidate.rank)
-        if cells.get("decision", "").casefold() != "drop":
-            candidates.append(candidate)
-    return candidates
+        read[candidate.rank] = candidate, cells.get("decision", "").casefold()
+    candidates: list[Candidate] = []
+    decisions: list[Entry] = []
+    for rank, known in enumerate(sorted(read)):
+        candidate, decision = read[known]
+        candidates.append(replace(candidate, rank=rank))
+        if decision in DECISIONS["candidate"]:
+            decisions.append(("candidate", rank, decision))
+    return candidates, decisions
 
 
 def _not_a_candidate(path: Path, line: int, reason: object) -> HistomixError:

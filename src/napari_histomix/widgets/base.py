@@ -472,7 +472,9 @@ def ask_to_keep(parent: QWidget, count: int) -> bool:
     question = QMessageBox(parent)
     question.setWindowTitle("Stopped")
     question.setText(f"{count:,} synthetic {'change is' if count == 1 else 'changes are'} made already.")
-    question.setInformativeText("Keep what is made, to review it or to go on later, or discard it?")
+    question.setInformativeText(
+        "Keep what is made, to review it or to go on later, or discard it with all decisions on it?"
+    )
     keep = question.addButton("Keep", QMessageBox.ButtonRole.AcceptRole)
     question.addButton("Discard", QMessageBox.ButtonRole.DestructiveRole)
     question.setDefaultButton(keep)

@@ -167,7 +167,10 @@ class ClassBrush(QWidget):
 
     def undo(self) -> None:
         """Take the last click or drag back."""
-        stroke = self._strokes.pop() if self._strokes else {}
+        stroke: dict[int, str] = {}
+        while self._strokes and not stroke:
+            # A click that gave nothing is no step of its own.
+            stroke = self._strokes.pop()
         for label, before in stroke.items():
             if before:
                 self.given[label] = before
@@ -240,10 +243,10 @@ class ClassBrush(QWidget):
         self.button.setToolTip(f"{TIP}\n{problem}".strip())
         if problem and self.on:
             self.end()
-        self.undo_button.setVisible(bool(self._strokes))
+        self.undo_button.setVisible(any(self._strokes))
         counts = Counter(self.given.values())
         self.counts.setText(", ".join(f"{counts[kind.name]:,} {kind.name}" for kind in self.classes))
-        self.counts.setVisible(bool(counts or self._strokes))
+        self.counts.setVisible(bool(counts) or any(self._strokes))
 
 
 _SPACE = ("scale", "translate", "rotate", "shear", "affine", "units")

@@ -65,6 +65,7 @@ class HandEdits(QObject):
         self._followed: dict[str, tuple[Labels, LabeledImage]] = {}
         self._heard: set[Labels] = set()
         self._suspects: set[str] = set()
+        self._frozen = False
         self.lost: tuple[str, Labels, LabeledImage] | None = None
         """The layer that was deleted last with what a person had changed in it, and the image that it is of."""
         self._timer = QTimer(self)
@@ -78,6 +79,7 @@ class HandEdits(QObject):
         for other in [other for other, (followed, _) in self._followed.items() if followed is layer and other != name]:
             self._forget(other)
         self._followed[name] = layer, image
+        layer.editable = not self._frozen
         # A stroke is a new nucleus, unless a person picks the label of another one.
         layer.selected_label = max(image.types, default=0) + 1
         if layer not in self._heard:
@@ -89,7 +91,7 @@ class HandEdits(QObject):
 
     def clear(self) -> None:
         """Follow nothing: other data come."""
-        self.lost = None
+        self.lost, self._frozen = None, False
         self._followed.clear()
         self._heard.clear()
         self._suspects.clear()
@@ -172,7 +174,8 @@ class HandEdits(QObject):
         }
 
     def freeze(self, frozen: bool) -> None:
-        """Keep the layers from being painted in, while what was painted is taken."""
+        """Keep the layers, and those that come meanwhile, from being painted in while what was painted is taken."""
+        self._frozen = frozen
         for layer, _ in self._followed.values():
             layer.editable = not frozen
 
@@ -238,6 +241,8 @@ class HandEditsBar(QWidget):
         ui.narrowable(self)
         self.runner.on(finished=self._on_taken, failed=self._on_failed, running_changed=self._on_running)
         self.session.hand_edits_changed.connect(self._update)
+        # Edits of the data before must not come over those that were opened meanwhile.
+        self.session.dataset_changed.connect(self.runner.discard)
         self.session.dataset_changed.connect(self._on_dataset)
         self._update()
 

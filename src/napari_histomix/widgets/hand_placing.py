@@ -57,7 +57,8 @@ class HandPlacing(QObject):
 
         # The viewer keeps this function: it must not keep the panel too.
         self._on_drag = on_drag
-        session.dataset_changed.connect(self._on_dataset)
+        for signal in (session.dataset_changed, session.study_changed):
+            signal.connect(self._forget)
 
     @property
     def armed(self) -> bool:
@@ -196,7 +197,9 @@ class HandPlacing(QObject):
         self.book.dots.put_back()
         self._next()
 
-    def _on_dataset(self) -> None:
+    def _forget(self) -> None:
+        """Place nothing of before in other data, or in another study: its ranks are those of others there."""
         self._waiting.clear()
         self.runner.discard()
         self.end()
+        self.note.say("")

@@ -58,7 +58,8 @@ class MakePanel(Panel):
             self.runner,
             "Each change is kept as soon as it is made.",
             pausable=True,
-            keep_question=lambda count: self.ask(count),
+            # Of a run that was gone on with, what it had made before is discarded, too.
+            keep_question=lambda count: self.ask(self._take_finished() or count),
         )
         self.progress.run.connect(self.run)
         self.progress.stopped.connect(self._on_stopped)

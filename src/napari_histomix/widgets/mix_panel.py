@@ -135,7 +135,7 @@ class MixPanel(TissuePanel):
         if images is None and study is not None and study.folder.resolve() == self._folder.resolve():
             self._on_study()
             return
-        if not ask_to_stop(self, self.session.untaken):
+        if not ask_to_stop(self, self.session.under_way):
             return
         self._say_nothing()
         self.find_button.hide()

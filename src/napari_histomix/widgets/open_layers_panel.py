@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 from qtpy.QtCore import Signal
@@ -49,13 +50,17 @@ def usual_column(names: Sequence[str]) -> str:
     return next((plain[word] for word in CLASS_COLUMNS if word in plain), "")
 
 
-def classes_by(layer: Any, column: str) -> dict[int, str]:
-    """Class of each label by a column of the layer's features; without one all are of the same."""
+def classes_by(layer: Any, column: str, highest: int) -> dict[int, str]:
+    """Class of each label by a column of the layer's features; without one all are of the same.
+
+    Without a column of ids, rows are those of the labels from 0, as napari has them; of a table with as many rows as
+    its ``highest`` label says, from 1. What has no class is left out.
+    """
     features = layer.features
     if not column:
         return {}
-    ids = features["index"] if "index" in features else np.arange(1, len(features) + 1)
-    return {int(number): str(kind) for number, kind in zip(ids, features[column], strict=True)}
+    ids = features["index"] if "index" in features else np.arange(len(features)) + (len(features) == highest)
+    return {int(number): str(kind) for number, kind in zip(ids, features[column], strict=True) if not pd.isna(kind)}
 
 
 def layers_job(
@@ -226,7 +231,9 @@ class OpenLayersPanel(Panel):
         name = safe_name(image.name)
         folder = ui.free_folder(self.session.home, f"{name} layers")
         column = str(self.column_choice.currentData() or "")
-        kinds, known, mpp = classes_by(labels, column) | self.brush.given, self.brush.classes, self.mpp
+        kinds, known = classes_by(labels, column, int(instances.max())) | self.brush.given, self.brush.classes
+        # Of a pyramid, a coarser level may be written than the one that the layer's scale is of.
+        mpp = picture.mpp or self.mpp
         otherwise = UNCLASSIFIED if known and not column else ONE
         said = scale_sentence(image, labels, mpp)
         share_scale(self.viewer, image, labels, mpp / math.sqrt(picture.factor.prod()))

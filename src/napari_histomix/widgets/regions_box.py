@@ -67,8 +67,10 @@ class RegionsBox(QWidget):
         self.setLayout(ui.column(*parts, self.note, space=ui.SPACE // 2))
         ui.narrowable(self)
         self.layers.changed.connect(self._allow)
-        session.dataset_changed.connect(self.runner.discard)
-        session.dataset_changed.connect(lambda: self.note.say(""))
+        for signal in (session.dataset_changed, session.study_changed):
+            # What is dropped in a study is dropped there alone.
+            signal.connect(self.runner.discard)
+            signal.connect(lambda: self.note.say(""))
         self._allow()
 
     def _allow(self) -> None:

@@ -286,7 +286,7 @@ class PoolBox(TissuePanel):
             self.note.say("")
 
     def choose_folder(self, folder: Path) -> None:
-        if ask_to_stop(self, self.session.untaken):
+        if ask_to_stop(self, self.session.under_way):
             self._start(partial(open_job, Path(folder)), "opening images")
 
     def open_study(self, folder: Path) -> None:
