@@ -179,6 +179,18 @@ def test_a_study_that_another_window_holds_is_looked_at_and_says_so(panel, qtbot
     other.release()
 
 
+def test_nothing_is_decided_while_a_search_puts_others_in_the_place_of_these(panel, qtbot) -> None:
+    panel.select([1])
+    with qtbot.waitSignal(panel.runner.finished, timeout=60_000):
+        panel.run()
+        panel.decide("keep")
+        assert not panel.keep_button.isEnabled() and not panel.placing.button.isEnabled()
+    assert "already holds decisions" not in panel.note.text() and not panel.session.decisions["candidate"]
+    panel.select([1])
+    panel.decide("keep")
+    assert panel.session.decided("keep") == 1
+
+
 def test_points_of_candidates_are_seen_on_their_page_alone(panel, qtbot) -> None:
     points = panel.book.layer("a", "candidates")
     assert points.visible

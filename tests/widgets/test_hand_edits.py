@@ -114,6 +114,24 @@ def test_a_layer_that_was_deleted_with_edits_in_it_is_brought_back_with_them(pan
     assert bar.isHidden(), "of other data nothing is deleted"
 
 
+def test_of_two_deleted_layers_none_is_lost(panel, qtbot) -> None:
+    bar, painted = panel.hand_edits, {}
+    for _ in range(2):
+        paint(panel, *free_places(panel, 1))
+        painted[panel.session.image] = nuclei(panel).data.copy()
+        panel.session.step(1)
+        settle(panel, qtbot)
+    for name in painted:
+        panel.viewer.layers.remove(panel.book.layer(name, "nuclei"))
+    assert "So it is with 1 more." in bar.gone.text()
+    for _ in painted:
+        bar.back_button.click()
+        settle(panel, qtbot)
+    assert set(panel.session.hand_edits) == set(painted) and bar.gone.isHidden()
+    for name, pixels in painted.items():
+        np.testing.assert_array_equal(panel.book.layer(name, "nuclei").data, pixels)
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_a_deleted_layer_comes_back_also_where_nothing_else_of_its_image_is_there(panel, qtbot, left) -> None:
     paint(panel, *free_places(panel, 2))

@@ -151,8 +151,9 @@ def sentence_of(report: NeighborReport) -> str:
     count, striking = len(report.pairs), report.striking
     resemble = "resembles" if striking == 1 else "resemble"
     likeness = f"{striking:,} of them {resemble} a real one strikingly" if striking else "none resembles one strikingly"
+    nuclei = "nucleus" if count == 1 else "nuclei"
     return (
-        f"{count:,} synthetic nuclei compared with {report.dataset}'s training nuclei: {likeness} (nearer than "
+        f"{count:,} synthetic {nuclei} compared with {report.dataset}'s training nuclei: {likeness} (nearer than "
         f"{100 - STRIKING:.0f} % of the real ones are to another)."
     )
 

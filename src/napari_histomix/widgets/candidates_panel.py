@@ -65,6 +65,7 @@ class CandidatesPanel(PlanPage):
         self.session.dataset_changed.connect(lambda: self._outcomes.clear())
         self.session.dataset_changed.connect(self._reading.discard)
         self.session.study_changed.connect(self._on_study)
+        self.runner.on(running_changed=self._on_running)
         self.session.candidates_changed.connect(self._on_candidates)
         self.session.candidates_decided.connect(self._on_decided)
         self.session.reader.loaded.connect(lambda _name: self._show_pair())
@@ -158,9 +159,18 @@ class CandidatesPanel(PlanPage):
 
     def _on_study(self) -> None:
         read_only = self.session.read_only
-        for part in (self.keep_button, self.drop_button, self.undo_button, self.redo_button):
+        parts = self.keep_button, self.drop_button, self.undo_button, self.redo_button, self.placing.button
+        for part in parts:
             part.setEnabled(not read_only)
         self.note.say(READ_ONLY if read_only else "", "warning")
+
+    def _on_running(self, running: bool) -> None:
+        # With a decision on those of before, what is found now could not come in their place.
+        self.results.setEnabled(not running or self.session.worked)
+
+    @property
+    def _decides(self) -> bool:
+        return self.results.isEnabled() and not self.session.read_only
 
     def _on_candidates(self) -> None:
         candidates = self.session.candidates
@@ -238,7 +248,7 @@ class CandidatesPanel(PlanPage):
     def decide(self, decision: str) -> None:
         """Keep or drop the selected candidates, and go on to the next one."""
         ranks = self.selected()
-        if not ranks or self.session.read_only:
+        if not ranks or not self._decides:
             return
         last = max(index.row() for index in self.view.selectionModel().selectedRows())
         self.session.decide("candidate", ranks, decision)
@@ -246,11 +256,11 @@ class CandidatesPanel(PlanPage):
             self.view.selectRow(last + 1)
 
     def undo(self) -> None:
-        if not self.session.read_only:
+        if self._decides:
             self.select(self.session.undo("candidate"))
 
     def redo(self) -> None:
-        if not self.session.read_only:
+        if self._decides:
             self.select(self.session.redo("candidate"))
 
     def select(self, ranks: Iterable[int]) -> None:

@@ -66,8 +66,10 @@ class HandEdits(QObject):
         self._heard: set[Labels] = set()
         self._suspects: set[str] = set()
         self._frozen = False
-        self.lost: tuple[str, Labels, LabeledImage] | None = None
-        """The layer that was deleted last with what a person had changed in it, and the image that it is of."""
+        self.lost: dict[str, tuple[Labels, LabeledImage]] = {}
+        """Layers that were deleted with what a person had changed in them, by image, and that image; the last at the end."""
+        self._awaited = False
+        """Whether the image of a layer that is to be brought back is on its way to the screen."""
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(SETTLED)
@@ -91,7 +93,8 @@ class HandEdits(QObject):
 
     def clear(self) -> None:
         """Follow nothing: other data come."""
-        self.lost, self._frozen = None, False
+        self._frozen = False
+        self.lost.clear()
         self._followed.clear()
         self._heard.clear()
         self._suspects.clear()
@@ -139,19 +142,21 @@ class HandEdits(QObject):
             self.look()
         for name in names:
             if name in self.session.hand_edits:
-                self.lost = name, *self._followed[name]
+                self.lost[name] = self._followed[name]
             self._forget(name)
 
     def bring_back(self) -> None:
-        """Show the layer again that was deleted with what a person had changed in it."""
-        if self.lost is None:
+        """Show the layer again that was deleted last with what a person had changed in it."""
+        if not self.lost or self._awaited:
             return
-        if self.lost[0] not in self.book.stacks and self.lost[0] != self.session.image:
+        name = next(reversed(self.lost))
+        if name not in self.book.stacks and name != self.session.image:
             # Other images came meanwhile: this one comes first.
-            self.session.show(self.lost[0])
+            self.session.show(name)
+            self._awaited = True
             self.book.settled.connect(self._bring_back_later)
             return
-        (name, layer, image), self.lost = self.lost, None
+        layer, image = self.lost.pop(name)
         label = layer.selected_label
         self.book.add(name, "nuclei", layer)
         if isinstance(shown := self.book.layer(name, "nuclei"), Labels):
@@ -161,8 +166,9 @@ class HandEdits(QObject):
         self.look()
 
     def _bring_back_later(self) -> None:
-        if self.lost is None or self.lost[0] in self.book.stacks:
+        if not self.lost or next(reversed(self.lost)) in self.book.stacks:
             self.book.settled.disconnect(self._bring_back_later)
+            self._awaited = False
             self.bring_back()
 
     def pending(self) -> dict[str, NDArray[np.int32]]:
@@ -264,11 +270,11 @@ class HandEditsBar(QWidget):
             part.setVisible(any(apart.drawn for apart in edits.values()))
         if edits:
             self.outcome.say("")
-        lost = self.hand_edits.lost
-        self.gone.say(
-            f"The layer with the nuclei of {lost[0]} was deleted; what you changed in it is not taken." if lost else "",
-            "warning",
-        )
+        lost, said = [*self.hand_edits.lost], ""
+        if lost:
+            said = f"The layer with the nuclei of {lost[-1]} was deleted; what you changed in it is not taken."
+            said += f" So it is with {len(lost) - 1:,} more." if len(lost) > 1 else ""
+        self.gone.say(said, "warning")
         shown = bool(edits or lost or self.outcome.text())
         if shown and self.isHidden():
             # The first stroke: the page may be scrolled to where this is not to be seen.

@@ -122,7 +122,7 @@ class HandPlacing(QObject):
         if event.button != 1 or event.modifiers or (active is not None and str(active.mode) not in VIEWING_MODES):
             return
         start, rank = np.array(event.pos, float), self.book.dots.at(event.position)
-        if rank is None and not self.armed:
+        if not self.button.isEnabled() or (rank is None and not self.armed):
             return
         camera, moved = camera_of(self.viewer), 0.0
         pans = camera.mouse_pan

@@ -219,7 +219,7 @@ class MakePanel(Panel):
     def _on_stopped(self, keep: bool) -> None:
         self._take_finished()
         if not keep:
-            self.discard()
+            self._discard()
 
     def _on_cancelled(self) -> None:
         if self.runner.discarded:
@@ -227,7 +227,7 @@ class MakePanel(Panel):
         count = self._take_finished()
         if not count:
             # Nothing is left to resume of a run that made nothing.
-            self.discard()
+            self._discard()
         self.note.say(f"Stopped. {count:,} kept." if count else "Stopped. Nothing was kept.")
 
     def _take_finished(self) -> int:
@@ -240,13 +240,18 @@ class MakePanel(Panel):
         return len(ids)
 
     def discard(self) -> None:
+        """Take back what the unfinished run made; where a person has decided on some of it, once they are sure."""
+        run, study = self._unfinished(), self.session.study
+        ids = study.ids_of_run(run.id) if run is not None and study is not None else []
+        decided = sum(number in self.session.decisions["change"] for number in ids)
+        if not decided or self.sure(decided):
+            self._discard()
+
+    def _discard(self) -> None:
         run, study = self._unfinished(), self.session.study
         if run is None or study is None or self.runner.running:
             return
-        ids, decisions = study.ids_of_run(run.id), self.session.decisions["change"]
-        decided = sum(number in decisions for number in ids)
-        if decided and not self.sure(decided):
-            return
+        ids = study.ids_of_run(run.id)
         self.session.discard_run(run.id)
         if self._unfinished() is None:
             self.note.say(f"Discarded. {len(ids):,} taken back.")
