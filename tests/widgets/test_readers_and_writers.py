@@ -235,6 +235,10 @@ def test_labels_without_classes_or_with_numbers_or_names(manager, tmp_path):
     named = Labels(data, features=pd.DataFrame({"index": [4, 9, 12], "class": ["b", None, "c"]}))
     found = read_label_file(save(named, tmp_path / "named.geojson"))
     assert sorted(one.name for one in found.classes) == ["b", "nucleus"]
+    # A table of two rows for labels 1 and 2 has none for the background.
+    rows = Labels(np.where(data == 9, 2, np.minimum(data, 1)), features=pd.DataFrame({"class": ["first", "second"]}))
+    found = read_label_file(save(rows, tmp_path / "rows.geojson"))
+    assert sorted(one.name for one in found.classes) == ["first", "second"]
 
 
 @pytest.mark.parametrize("largest", [200, 70_000])

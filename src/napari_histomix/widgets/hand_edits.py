@@ -67,7 +67,7 @@ class HandEdits(QObject):
         self._suspects: set[str] = set()
         self._frozen = False
         self.lost: dict[str, tuple[Labels, LabeledImage]] = {}
-        """Layers that were deleted with changes of a person in them, by image, and those images; the last at the end."""
+        """Layers that were deleted with a person's changes in them, by image, and that image; the last at the end."""
         self._awaited = False
         """Whether the image of a layer that is to be brought back is on its way to the screen."""
         self._timer = QTimer(self)

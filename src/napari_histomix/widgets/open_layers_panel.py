@@ -25,7 +25,7 @@ from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.class_brush import ClassBrush
 from napari_histomix.widgets.generate.layout_layers import unusable_labels
 from napari_histomix.widgets.session import Session
-from napari_histomix.widgets.viewer_layers import LayerChoice, Picture, about, micrometers, plane_of
+from napari_histomix.widgets.viewer_layers import LayerChoice, Picture, about, labels_of_rows, micrometers, plane_of
 
 FORMAT = "plain"
 ONE = "nucleus"
@@ -53,14 +53,13 @@ def usual_column(names: Sequence[str]) -> str:
 def classes_by(layer: Any, column: str, highest: int) -> dict[int, str]:
     """Class of each label by a column of the layer's features; without one all are of the same.
 
-    Without a column of ids, rows are those of the labels from 0, as napari has them; of a table with as many rows as
-    its ``highest`` label says, from 1. What has no class is left out.
+    What has no class is left out. ``highest`` is the highest label, by which `labels_of_rows` knows the rows.
     """
     features = layer.features
     if not column:
         return {}
-    ids = features["index"] if "index" in features else np.arange(len(features)) + (len(features) == highest)
-    return {int(number): str(kind) for number, kind in zip(ids, features[column], strict=True) if not pd.isna(kind)}
+    rows = zip(labels_of_rows(features, highest), features[column], strict=True)
+    return {int(number): str(kind) for number, kind in rows if not pd.isna(kind)}
 
 
 def layers_job(

@@ -43,6 +43,17 @@ def about(layer: Any) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def labels_of_rows(features: Any, highest: int = 0) -> NDArray[np.int64]:
+    """Label that each row of a Labels layer's features is of.
+
+    Without a column of ids, rows are those of the labels from 0, as napari has them; of a table with as many rows as
+    its ``highest`` label says, from 1.
+    """
+    if "index" in features:
+        return np.asarray(features["index"], np.int64)
+    return np.arange(len(features)) + (len(features) == highest)
+
+
 def micrometers(layer: Any) -> float | None:
     """µm per pixel by a layer's scale, where its units are lengths."""
     try:

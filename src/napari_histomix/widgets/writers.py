@@ -20,7 +20,7 @@ from napari_histomix.datasets.pixels import as_ids
 from napari_histomix.datasets.text_files import whole_number
 from napari_histomix.datasets.writing import SYNTHETIC_NOTICE, safe_name, write_png
 from napari_histomix.records import HistomixError, LabeledImage, NucleusClass, Source
-from napari_histomix.widgets.viewer_layers import about, micrometers, pixels_of
+from napari_histomix.widgets.viewer_layers import about, labels_of_rows, micrometers, pixels_of
 
 CLASS_FEATURES = ("class", "type", "classification")
 """Features of a Labels layer that say the class of each label; the first that is there counts."""
@@ -123,15 +123,16 @@ _SAVED = {"image": _pixels, "labels": lambda data, meta: smallest_ids(_ids(data,
 def _labeled(data: Any, meta: Mapping[str, Any]) -> tuple[LabeledImage, tuple[NucleusClass, ...], bool]:
     """The labels with their classes, on a white image; and whether their scale is known."""
     instances, mpp = _ids(data, meta), _mpp(meta)
-    kinds = kinds_of(meta)
     ids = [int(number) for number in np.unique(instances) if number]
+    highest = max(ids, default=0)
+    kinds = kinds_of(meta, highest)
     classes = _classes(meta, {kinds.get(number, NUCLEUS) for number in ids})
     numbers = {kind.name.casefold(): kind.number for kind in classes}
     types = {number: numbers[kinds.get(number, NUCLEUS).casefold()] for number in ids}
     pixels = np.full((*instances.shape, 3), 255, np.uint8)
     name = safe_name(str(_about(meta).get("image") or meta["name"]))
     # A layer says of its image as a whole that it is synthetic, unless its features say it of each label.
-    flags = _feature(meta, ("synthetic",))
+    flags = _feature(meta, ("synthetic",), highest)
     if flags is None:
         flags = dict.fromkeys(ids, is_synthetic(meta))
     synthetic = frozenset(number for number in ids if flags.get(number) == True)  # noqa: E712
@@ -139,22 +140,21 @@ def _labeled(data: Any, meta: Mapping[str, Any]) -> tuple[LabeledImage, tuple[Nu
     return image, classes, mpp is not None
 
 
-def _feature(meta: Mapping[str, Any], names: tuple[str, ...]) -> dict[int, Any] | None:
-    """What the first of these features that is there says of each label; None where there is none."""
+def _feature(meta: Mapping[str, Any], names: tuple[str, ...], highest: int) -> dict[int, Any] | None:
+    """What the first of these features that is there says of each label, up to ``highest``; None where none is."""
     features = meta.get("features")
     for name in names:
         if features is not None and name in features:
-            # Without a column of ids, the rows are those of the labels from 0.
-            ids = features["index"] if "index" in features else range(len(features))
-            return {int(number): value for number, value in zip(ids, features[name], strict=True)}
+            rows = zip(labels_of_rows(features, highest), features[name], strict=True)
+            return {int(number): value for number, value in rows}
     return None
 
 
-def kinds_of(meta: Mapping[str, Any]) -> dict[int, str]:
-    """The class of each label by the layer's features, as text; empty where no feature says one."""
+def kinds_of(meta: Mapping[str, Any], highest: int = 0) -> dict[int, str]:
+    """The class of each label, up to ``highest``, by the layer's features as text; empty where no feature says one."""
     named = {kind.number: kind.name for kind in classes_in(meta)}
     kinds = {}
-    for number, value in (_feature(meta, CLASS_FEATURES) or {}).items():
+    for number, value in (_feature(meta, CLASS_FEATURES, highest) or {}).items():
         text = "" if value is None or value != value else str(value).strip()
         if text:
             whole = whole_number(text)
