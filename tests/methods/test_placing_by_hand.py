@@ -194,9 +194,9 @@ def test_the_command_line_places_and_moves(run, dataset, study, tmp_path):
     where = study.folder, "--image", "a", "--col", CLEAR[1]
     code, shown, _ = run("place", *where, "--row", CLEAR[0], "--reviewer", "Ada", "--json")
     first = json.loads(shown[-1])["rank"]
-    code, shown, _ = run("place", *where, "--row", CLEAR[0] + 4, "--move", first + 1)
+    code, shown, _ = run("place", *where, "--row", CLEAR[0] + 4, "--move", first)
     assert code == 0 and "is kept: on free tissue, donor" in shown[-1]
     assert Study.open(study.folder).decisions("candidate") == {first: "drop", first + 1: "keep"}
     assert [each.placed_by for each in Study.open(study.folder).candidates()[-2:]] == ["Ada", ""]
     code, _, told = run("place", *where, "--row", 30, "--move", 10_000)
-    assert code != 0 and "no candidate 10000" in " ".join(told)
+    assert code != 0 and "no candidate of rank 10000" in " ".join(told)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def add_commands(commands: Commands) -> None:
     place.add_argument("--image", required=True, help="name of a training image")
     place.add_argument("--row", type=float, required=True, help="row in its pixels, from 0")
     place.add_argument("--col", type=float, required=True, help="column in its pixels, from 0")
-    moved = "rank of a candidate that is dropped for it, from 1 as in the table: it is moved"
-    place.add_argument("--move", type=whole, metavar="RANK", help=moved)
+    moved = "rank of a candidate that is dropped for it, from 0 as in files (one less than # in the window): it is moved"
+    place.add_argument("--move", type=partial(whole, low=0), metavar="RANK", help=moved)
     place.add_argument("--reviewer", metavar="NAME", help="who places it, for its record; else as in the preferences")
 
     summary = "Test how well places of rare nuclei are told from others, on images that nothing was learned from."
@@ -110,16 +111,16 @@ def run_place(options: Options) -> dict[str, Any]:
     dataset = options.images_of(study)
     moved = None
     if options.move is not None:
-        moved = next((each for each in study.candidates() if each.rank == options.move - 1), None)
+        moved = next((each for each in study.candidates() if each.rank == options.move), None)
         if moved is None:
-            raise HistomixError(f"The study has no candidate {options.move}; name the rank of one.")
+            raise HistomixError(f"The study has no candidate of rank {options.move}; name that of one.")
     work = Work(dataset, study, decisions={"candidate": study.decisions("candidate")})
     placed = follow(place_by_hand(work, options.image, options.row, options.col, moved))
-    gone: list[Entry] = [] if moved in (None, placed) else [("candidate", options.move - 1, "drop")]
+    gone: list[Entry] = [] if moved in (None, placed) else [("candidate", options.move, "drop")]
     study.act([*gone, ("candidate", placed.rank, "keep")])
     donor, target = placed.donor, placed.target
     what = f"in place of nucleus {target.instance}" if target.instance else "on free tissue"
-    options.say(f"Candidate {placed.rank + 1:,} is kept: {what}, donor {donor.image} #{donor.instance}.")
+    options.say(f"The candidate of rank {placed.rank} is kept: {what}, donor {donor.image} #{donor.instance}.")
     return {"rank": placed.rank, "target": asdict(target), "donor": asdict(donor), "percentile": placed.percentile}
 
 
