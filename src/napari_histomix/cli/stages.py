@@ -52,7 +52,7 @@ def add_commands(commands: Commands) -> None:
     place.add_argument("--image", required=True, help="name of a training image")
     place.add_argument("--row", type=float, required=True, help="row in its pixels, from 0")
     place.add_argument("--col", type=float, required=True, help="column in its pixels, from 0")
-    moved = "rank of a candidate that is dropped for it, from 0 as in files (one less than # in the window): it is moved"
+    moved = "rank of a candidate that is dropped for it, from 0 as in files (in the window # less 1): it is moved"
     place.add_argument("--move", type=partial(whole, low=0), metavar="RANK", help=moved)
     place.add_argument("--reviewer", metavar="NAME", help="who places it, for its record; else as in the preferences")
 
