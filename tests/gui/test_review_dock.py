@@ -179,7 +179,7 @@ def test_everything_in_the_dock_with_keys_alone(review, qtbot) -> None:
 
 def test_the_keys_are_given_back(review, type_keys, qtbot) -> None:
     viewer, image = review.real_viewer, review.session.image
-    labels = review.data.book.layer(image, "synthetic nuclei")
+    labels = review.data.book.layer(image, "nuclei")
     viewer.layers.selection.active = labels
     before = labels.data.copy()
     type_keys(review, "1", "2", ("Z", CONTROL))
@@ -315,7 +315,7 @@ def test_new_images_are_reviewed_with_their_nuclei_beside_where_the_labels_are_f
 
 def test_while_a_layer_is_painted_keys_are_naparis(review, type_keys) -> None:
     viewer, session = review.real_viewer, review.session
-    labels = review.data.book.layer(session.image, "synthetic nuclei")
+    labels = review.data.book.layer(session.image, "nuclei")
     type_keys(review, "1")
     viewer.layers.selection.active = labels
     labels.mode = "paint"
