@@ -75,10 +75,10 @@ class ExportPanel(Panel):
         self.folder = ui.label(wrap=False, plain=True, yields=True)
         tip = "Choose the folder in which the export's own new folder is made."
         title = "The folder in which the export's folder is made"
-        self.folder_button = ui.asking_button("Change …", tip, title, self._propose)
+        self.folder_button = ui.asking_button("Change …", tip, title, self._propose, self._parent)
         self.format = ui.choice(
             tip="How images and labels are laid out; docs/formats.md says who reads which.",
-            changed=lambda _place: self._propose(self._folder.parent if self._folder else None),
+            changed=lambda _place: self._propose(self._parent()),
             name="Format",
         )
         self.ignore_band = ui.check(
@@ -112,6 +112,9 @@ class ExportPanel(Panel):
     def _propose(self, parent: Path | None = None) -> None:
         if self.session.study_folder is not None:
             self.set_folder(self._free_folder(parent or self.session.study_folder))
+
+    def _parent(self) -> Path | None:
+        return self._folder.parent if self._folder else None
 
     def _free_folder(self, parent: Path) -> Path:
         # Said by its name, months later.

@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.datasets.edits import Differences
 from napari_histomix.datasets.splits import with_splits
+from napari_histomix.datasets.writing import safe_name
 from napari_histomix.jobs import Outcome
 from napari_histomix.logs import begin as begin_log
 from napari_histomix.methods import DEFAULT, method_names, method_of
@@ -288,8 +289,7 @@ class Session(Decisions):
     def free_folder(self, home: Path | None = None) -> Path:
         """Where a new study of this dataset goes: a folder in ``home`` that does not exist yet."""
         assert self.dataset is not None
-        name = "".join(c if c.isalnum() or c in " -_." else "-" for c in self.dataset.name).strip(" .") or "study"
-        return free_folder(home or self.home, name)
+        return free_folder(home or self.home, safe_name(self.dataset.name, "study"))
 
     def choose_study_folder(self, folder: Path) -> None:
         """Put the study elsewhere; only before it has begun."""
