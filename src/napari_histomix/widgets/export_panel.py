@@ -96,6 +96,7 @@ class ExportPanel(Panel):
         )
         overview = (self.summary, self.counts_title, self.counts)
         self.contents = ui.box(ui.column(*overview, options, self.figures, self.warnings, ui.Note(WRITTEN)))
+        ui.narrowable(self.contents)
 
     # Where to.
 
