@@ -21,8 +21,8 @@ from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.splits_box import classes_of
 
 WRITTEN = (
-    "Beside the images and labels: a manifest of every change, where each pixel comes from, a chart of the classes "
-    "and a dataset card."
+    "Beside the dataset: a manifest of every change, where each pixel comes from, a chart of the classes and a "
+    "dataset card."
 )
 NOTHING = "Approve some synthetic nuclei or images first."
 CHART = "class_counts.png"

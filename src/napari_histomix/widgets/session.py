@@ -174,6 +174,8 @@ class Session(Decisions):
                 tuple(map(dataset.class_number, chosen.get(which, ()))) for which in ("rare", "major")
             )
         self.reader.set_dataset(None if dataset.missing_scale else dataset)
+        if self.pool_folder != self.study_folder:
+            self.pool_folder = None
         for signal in (self.dataset_changed, self.classes_changed, self.study_changed, self.method_changed):
             signal.emit()
         if self.read_only:
