@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qtpy.QtWidgets import QFileDialog
 from review_samples import make_class_study
 
 from napari_histomix.datasets import load_sample, open_any, open_dataset, sample_folder
@@ -246,3 +247,21 @@ def test_a_damaged_file_is_a_notice_and_no_layer(make_napari_viewer, tmp_path) -
     with pytest.raises(Exception, match=r"a\.geojson in .* is not valid JSON"):
         viewer.open(str(path), plugin="napari-histomix")
     assert len(viewer.layers) == 0
+
+
+def test_another_folder_is_looked_for_from_the_present_one(exporting, settle, monkeypatch, tmp_path) -> None:
+    dock = exporting()
+    settle(dock)
+    began: list[str] = []
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+
+    def asked(_parent: Any, _title: str, beginning: str) -> str:
+        began.append(beginning)
+        return str(other)
+
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", asked)
+    dock.export.folder_button.click()
+    assert began == [str(dock.session.study_folder)]
+    dock.export.folder_button.click()
+    assert began[1:] == [str(other)]

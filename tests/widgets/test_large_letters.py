@@ -19,6 +19,7 @@ from napari_histomix.widgets.data_panel import ClassTable
 from napari_histomix.widgets.dock import PageButton
 from napari_histomix.widgets.docking import stand_below_title
 from napari_histomix.widgets.eliding import fitting
+from napari_histomix.widgets.export_panel import WRITTEN, ExportPanel
 from napari_histomix.widgets.loading import Opened, study_job
 from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.plan_panel import PlanPanel
@@ -137,6 +138,23 @@ def test_a_narrow_review_gives_texts_the_lines_that_they_need(qtbot, tmp_path, m
     lines = details.provenance
     qtbot.waitUntil(lambda: lines.height() >= lines.heightForWidth(lines.width()) > 3 * lines.fontMetrics().height())
     assert details.reviewer.height() >= details.reviewer.minimumSizeHint().height()
+    session.release()
+
+
+def test_a_narrow_export_page_gives_texts_the_lines_that_they_need(qtbot, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("napari_histomix.widgets.session.load_networks_ahead", lambda: None)
+    session = Session(home=tmp_path)
+    panel = ExportPanel(ViewerModel(), session)
+    area = ui.scrolled(panel)
+    qtbot.addWidget(area)
+    area.setStyleSheet("QLabel, QPushButton, QComboBox, QCheckBox { font-size: 26pt }")
+    area.resize(380, 700)
+    area.show()
+    session.take_opened(drain(study_job(make_review_study(tmp_path / "study").folder)))
+    session.decide("change", session.table.ids.tolist()[:2], "approve")
+    qtbot.waitUntil(lambda: panel.plan is not None, timeout=20_000)
+    note = next(note for note in panel.contents.findChildren(ui.Note) if note.text() == WRITTEN)
+    qtbot.waitUntil(lambda: note.height() >= note.heightForWidth(note.width()) > 3 * note.fontMetrics().height())
     session.release()
 
 

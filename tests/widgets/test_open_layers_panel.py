@@ -222,3 +222,19 @@ def test_own_layers_and_the_datasets_lie_on_each_other(panel, qtbot, unit) -> No
         assert ours.units == own.units and np.allclose(ours.scale, own.scale)
         np.testing.assert_allclose(extent(ours), extent(own))
         assert np.ptp(extent(ours)[:, 0]) == pytest.approx(0.5 * panel.truth.pixels.shape[0], abs=0.51)
+
+
+def test_large_letters_leave_the_counts_of_the_class_brush_whole(panel, qtbot) -> None:
+    panel.setStyleSheet("QLabel, QPushButton, QComboBox { font-size: 18pt }")
+    panel.resize(440, 900)
+    panel.show()
+    for label, name in zip(panel.truth.types, ("lymphocyte", "epithelium", "tumor cell", "plasma cell"), strict=False):
+        panel.brush.kind.setEditText(name)
+        if not panel.brush.on:
+            panel.brush.button.click()
+        drag(panel, middle(panel.truth, label))
+    counts = panel.brush.counts
+    qtbot.waitUntil(lambda: counts.height() >= counts.heightForWidth(counts.width()) > counts.fontMetrics().height())
+    metrics = panel.brush.button.fontMetrics()
+    assert panel.brush.button.width() > metrics.horizontalAdvance(panel.brush.button.text())
+    assert panel.brush.kind.width() > metrics.horizontalAdvance("lymphocyte")

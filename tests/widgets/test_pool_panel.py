@@ -13,9 +13,11 @@ from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QHelpEvent, QPolygonF, QWheelEvent
 from qtpy.QtWidgets import QApplication, QScrollArea, QToolTip
 
-from napari_histomix.records import Change, HistomixError, SourceRef
+from napari_histomix.datasets import open_any, survey
+from napari_histomix.records import Change, HistomixError, SourceRef, drain
 from napari_histomix.study import Study
 from napari_histomix.study.curation import Curation
+from napari_histomix.widgets.loading import Opened
 from napari_histomix.widgets.pool import loading
 from napari_histomix.widgets.pool import panel as pool_panel
 from napari_histomix.widgets.pool.gallery import class_colors
@@ -650,3 +652,12 @@ def test_a_umap_that_fails_leaves_the_map(panel, qtbot, monkeypatch) -> None:
     qtbot.waitUntil(lambda: panel.note.kind == "error", timeout=10_000)
     assert panel.view.map_kind.currentIndex() == 0 and np.allclose(panel.view.map.places, before)
     assert not list((panel.study.folder / "pool").glob("umap*"))
+
+
+def test_the_pool_of_another_study_is_let_go_when_a_dataset_is_opened(panel, qtbot, tissue_folder, tmp_path) -> None:
+    assert panel.curation is not None and panel.results.isVisible()
+    dataset = open_any(tissue_folder(tmp_path / "other tissue"))
+    panel.session.take_opened(Opened(dataset, drain(survey(dataset))))
+    assert panel.curation is None and not panel.title.text()
+    assert panel.results.isHidden() and not panel.empty.isHidden()
+    panel.session.release()

@@ -217,3 +217,12 @@ def test_a_page_that_is_opened_again_shows_what_is_open(page, qtbot, data) -> No
     # What was opened before is looked for in the background: that may end later.
     qtbot.wait(200)
     assert again.recent.isHidden()
+
+
+def test_a_dataset_of_one_class_is_told_that_nothing_is_replaced(page, qtbot, data) -> None:
+    opened(page, qtbot, data)
+    numbers = [kind.number for kind in page.session.dataset.classes]
+    page.session.choose_classes(numbers[:1], ())
+    assert "nuclei of every other class may be replaced" in page.class_note.text()
+    page.session.choose_classes(numbers, ())
+    assert page.class_note.text() == "No other class has nuclei: new ones go to free places and replace none."

@@ -559,3 +559,10 @@ def test_browsing_the_pool_leaves_what_is_selected_and_filtered_there(pooled, qt
     browse = next(button for button in pooled.findChildren(QPushButton) if button.text() == "Browse the pool")
     browse.click()
     assert led == ["make/pool"] and read == [], "nothing changed in the pool that would have to be read again"
+
+
+def test_the_pool_of_another_study_is_let_go_when_a_dataset_is_opened(pooled, folder, qtbot, tmp_path) -> None:
+    assert pooled.pool.opened is not None and pooled.pool.images.count()
+    open_images(pooled, qtbot, Path(shutil.copytree(folder, tmp_path / "other tissue")))
+    assert pooled.pool.opened is None and not pooled.pool.images.count()
+    assert pooled.session.pool_folder is None

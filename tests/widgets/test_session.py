@@ -1,5 +1,6 @@
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,10 @@ def test_a_folder_that_is_nothing_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(HistomixError):
         drain(open_job(tmp_path))
+
+
+def test_a_study_bears_the_name_of_its_dataset(session) -> None:
+    session.dataset = replace(session.dataset, name="mine, augmented")
+    assert session.free_folder().name == "mine, augmented"
+    session.dataset = replace(session.dataset, name="a/b")
+    assert session.free_folder().name == "a-b"

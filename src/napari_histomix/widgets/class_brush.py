@@ -65,6 +65,7 @@ class ClassBrush(QWidget):
         self.counts = ui.label(plain=True)
         below = ui.row(self.counts, self.undo_button, stretch=0)
         self.setLayout(ui.column(ui.row(self.kind, self.button, stretch=0), below, space=ui.SPACE // 2))
+        ui.narrowable(self)
         self.kind.editTextChanged.connect(self._update)
         self.keys = PanelKeys(self, viewer, {"Escape": self.end, "Ctrl+Z": self.undo})
         self._drag = _drag_callback(self)

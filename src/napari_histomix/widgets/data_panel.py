@@ -413,6 +413,8 @@ class DataPanel(Panel):
             self.class_note.say("Choose at least one rare class.", "warning")
         elif not any(session.survey.total[number] for number in session.rare):
             self.class_note.say("No image has a nucleus of the rare class; choose one that occurs.", "warning")
+        elif not (+session.survey.total).keys() - set(session.rare):
+            self.class_note.say("No other class has nuclei: new ones go to free places and replace none.")
         elif not session.major:
             self.class_note.say("No major class is chosen: nuclei of every other class may be replaced.")
         else:

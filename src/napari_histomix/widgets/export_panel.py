@@ -21,8 +21,8 @@ from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.splits_box import classes_of
 
 WRITTEN = (
-    "Beside the images and labels: a manifest of every change, where each pixel comes from, a chart of the classes "
-    "and a dataset card."
+    "Beside the dataset: a manifest of every change, where each pixel comes from, a chart of the classes and a "
+    "dataset card."
 )
 NOTHING = "Approve some synthetic nuclei or images first."
 CHART = "class_counts.png"
@@ -75,10 +75,10 @@ class ExportPanel(Panel):
         self.folder = ui.label(wrap=False, plain=True, yields=True)
         tip = "Choose the folder in which the export's own new folder is made."
         title = "The folder in which the export's folder is made"
-        self.folder_button = ui.asking_button("Change …", tip, title, self._propose)
+        self.folder_button = ui.asking_button("Change …", tip, title, self._propose, self._parent)
         self.format = ui.choice(
             tip="How images and labels are laid out; docs/formats.md says who reads which.",
-            changed=lambda _place: self._propose(self._folder.parent if self._folder else None),
+            changed=lambda _place: self._propose(self._parent()),
             name="Format",
         )
         self.ignore_band = ui.check(
@@ -96,6 +96,7 @@ class ExportPanel(Panel):
         )
         overview = (self.summary, self.counts_title, self.counts)
         self.contents = ui.box(ui.column(*overview, options, self.figures, self.warnings, ui.Note(WRITTEN)))
+        ui.narrowable(self.contents)
 
     # Where to.
 
@@ -112,6 +113,9 @@ class ExportPanel(Panel):
     def _propose(self, parent: Path | None = None) -> None:
         if self.session.study_folder is not None:
             self.set_folder(self._free_folder(parent or self.session.study_folder))
+
+    def _parent(self) -> Path | None:
+        return self._folder.parent if self._folder else None
 
     def _free_folder(self, parent: Path) -> Path:
         # Said by its name, months later.

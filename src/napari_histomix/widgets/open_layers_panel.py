@@ -158,7 +158,6 @@ class OpenLayersPanel(Panel):
             ("Image", self.image, "The H&E image: the plane that is shown."),
             ("Its nuclei", self.labels, "Labels of the same size; 0 is background."),
             ("Classes", self.column_choice),
-            ("By hand", self.brush),
             ("One pixel is", self.scale),
         )
         tip = "Write both as a dataset in a folder of its own, and open that; what the layers hold stays as it is."
@@ -170,7 +169,8 @@ class OpenLayersPanel(Panel):
         self._place: dict[str, Any] = {}
         """Where the image that is being written lies in the viewer."""
         hint = ui.hint("For images and labels that are open already, from any plugin or file.")
-        ui.add(self.column, hint, ui.box(self.lines), self.progress, self.why, self.note, self.scaled)
+        # Not a line of the form: with large letters it needs the whole width, and as many lines as it has words.
+        ui.add(self.column, hint, ui.box(self.lines), self.brush, self.progress, self.why, self.note, self.scaled)
         self.column.addStretch(1)
         for part in (self.image, self.labels):
             part.changed.connect(self._update)

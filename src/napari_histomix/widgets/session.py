@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_histomix.datasets import SAMPLE_MAJORS, SAMPLE_RARE, Dataset, Survey, sample_folder
 from napari_histomix.datasets.edits import Differences
 from napari_histomix.datasets.splits import with_splits
+from napari_histomix.datasets.writing import safe_name
 from napari_histomix.jobs import Outcome
 from napari_histomix.logs import begin as begin_log
 from napari_histomix.methods import DEFAULT, method_names, method_of
@@ -173,6 +174,8 @@ class Session(Decisions):
                 tuple(map(dataset.class_number, chosen.get(which, ()))) for which in ("rare", "major")
             )
         self.reader.set_dataset(None if dataset.missing_scale else dataset)
+        if self.pool_folder != self.study_folder:
+            self.pool_folder = None
         for signal in (self.dataset_changed, self.classes_changed, self.study_changed, self.method_changed):
             signal.emit()
         if self.read_only:
@@ -288,8 +291,7 @@ class Session(Decisions):
     def free_folder(self, home: Path | None = None) -> Path:
         """Where a new study of this dataset goes: a folder in ``home`` that does not exist yet."""
         assert self.dataset is not None
-        name = "".join(c if c.isalnum() or c in " -_." else "-" for c in self.dataset.name).strip(" .") or "study"
-        return free_folder(home or self.home, name)
+        return free_folder(home or self.home, safe_name(self.dataset.name, "study"))
 
     def choose_study_folder(self, folder: Path) -> None:
         """Put the study elsewhere; only before it has begun."""

@@ -265,14 +265,6 @@ def test_an_image_without_labels_beside_others(tmp_path):
         (["a.svs"], r"whole slides \(a\.svs\) are not read"),
         (["a.png", "a.json"], r"holds 1 image, 1 \.json file, but no labels in a form that is read"),
         (["a.png", "b.png"], r"holds images but no labels \(2 images\)"),
-        (
-            ["data/images/a.png", "data/masks/a.png"],
-            r"its folder data holds them \(StarDist, Cellpose .*choose that one",
-        ),
-        (
-            ["batch1/imgs/a.png", "batch1/gt/a.png", "batch2/imgs/a.png", "batch2/gt/a.png"],
-            "its folders batch1 and batch2",
-        ),
         (["x/images/x.png", "x/masks/1.png", "x/masks/2.png"], "x has a mask file for each nucleus"),
     ],
 )
@@ -286,6 +278,24 @@ def test_an_unknown_folder_is_told_what_it_holds(tmp_path, files, words):
             path.write_bytes(b"PK\3\4 {}")
     for opened in (open_dataset, open_any):
         with pytest.raises(HistomixError, match=rf"{words}.*read are HoVer-Net.*COCO"):
+            opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (["data"], r"its folder data holds them \(StarDist, Cellpose \(TIFF pairs\)\); choose that one\.$"),
+        (["batch1", "batch2"], r"its folders batch1 and batch2 hold them; choose one of them, or name .* splits\.$"),
+    ],
+)
+def test_the_folder_around_datasets_is_told_which_to_choose_and_no_more(tmp_path, folders, words):
+    for folder in folders:
+        for inner, kind in (("images", "color"), ("masks", "ids")):
+            path = tmp_path / folder / inner / "a.png"
+            path.parent.mkdir(parents=True)
+            put(path, kind)
+    for opened in (open_dataset, open_any):
+        with pytest.raises(HistomixError, match=words):
             opened(tmp_path)
 
 

@@ -42,6 +42,9 @@ def why_unknown(root: Path, otherwise: str = "") -> HistomixError:
     if _is_in_one(root):
         return HistomixError(f"{root} is one half of a dataset; choose the folder it lies in, {root.parent}.")
     files = list(_files(root))
+    if hint := _which_folder(root):
+        # No list of formats: what is there is of a format, and the list would bury what to do.
+        return UnknownLayoutError(f"{root} holds no labeled images: {hint}.")
     if hint := _nearest(root, files):
         return UnknownLayoutError(f"{root} holds no labeled images: {hint}; {NUCLEI_LAYOUTS}{otherwise}.")
     images, labels = subfolder(root, "images"), subfolder(root, "labels")
@@ -121,6 +124,16 @@ def _files(root: Path) -> Iterator[Path]:
         level = deeper
 
 
+def _which_folder(root: Path) -> str:
+    """Which folders in this one are datasets, and what to do; empty where none is."""
+    if any(map(_has_mask_per_nucleus, subfolders(root))) or not (inner := deeper(root)):
+        return ""
+    names = " and ".join(folder.name for folder, _ in inner)
+    if len(inner) == 1:
+        return f"its folder {names} holds them ({inner[0][1].title}); choose that one"
+    return f"its folders {names} hold them; choose one of them, or name them train, val and test if they are splits"
+
+
 def _nearest(root: Path, files: list[Path]) -> str:
     """What the folder holds that is known and not read, and what to do; empty where nothing is."""
     if one_each := next((folder for folder in subfolders(root) if _has_mask_per_nucleus(folder)), None):
@@ -128,11 +141,6 @@ def _nearest(root: Path, files: list[Path]) -> str:
             f"{one_each.name} has a mask file for each nucleus, which is not read; write the masks of an image into "
             "one label image"
         )
-    if inner := deeper(root):
-        names = " and ".join(folder.name for folder, _ in inner[:2])
-        if len(inner) == 1:
-            return f"its folder {names} holds them ({inner[0][1].title}); choose that one"
-        return f"its folders {names} hold them; choose one of them, or name them train, val and test if they are splits"
     by_suffix: dict[str, list[Path]] = {}
     for path in files:
         by_suffix.setdefault(path.suffix.casefold(), []).append(path)

@@ -262,6 +262,7 @@ class PoolPanel(TissuePanel):
         self.opened.connect(lambda study, _pool: self.session.share_pool(study.folder, self))
         for signal in (self.session.changes_made, self.session.changes_changed):
             signal.connect(self._count_uses)
+        self.session.dataset_changed.connect(self._on_dataset)
 
     @property
     def curation(self) -> Curation | None:
@@ -291,6 +292,20 @@ class PoolPanel(TissuePanel):
             self._take_opened(result)
         else:
             self.view.map.set_places(result)
+
+    def _on_dataset(self) -> None:
+        """Let go of the pool of another study: what is decided here would be kept there."""
+        if self.study is None or self.session.pool_folder is not None:
+            return
+        self.runner.discard()
+        self.counter.discard()
+        self.writer.forget()
+        self.study, self._pca, self._counts = None, None, NOTHING
+        self.view.set_curation(None)
+        self.rebuild_button.hide()
+        self.title.clear()
+        self.note.say("")
+        self._update()
 
     def _take_opened(self, opened: OpenedPool) -> None:
         self.study, self._pca = opened.study, opened.places

@@ -246,6 +246,7 @@ class PoolBox(TissuePanel):
         self.places.layers_changed.connect(self._update_soon.start)
         for signal in (self.runner.running_changed, self.page.running_changed, session.pool_changed):
             signal.connect(lambda *_: self.update_all())
+        session.dataset_changed.connect(self._on_dataset)
         for signal in (session.dataset_changed, find.changed):
             signal.connect(self.update_all)
         session.pool_image_wanted.connect(self._show_wanted)
@@ -338,6 +339,12 @@ class PoolBox(TissuePanel):
         else:
             self._on_corrected(result)
         self.update_all()
+
+    def _on_dataset(self) -> None:
+        """Let go of the pool of another study: corrections would be kept there."""
+        if self.session.pool_folder is None:
+            self.opened = None
+            self.images.clear()
 
     def _on_opened(self, opened: OpenedPool) -> None:
         if opened.curation is None:
