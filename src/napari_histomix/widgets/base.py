@@ -217,9 +217,13 @@ def add_shortcut(
     return shortcut
 
 
+UNDO_KEYS, REDO_KEYS = ("U", "Ctrl+Z"), ("Y", "Ctrl+Y", "Ctrl+Shift+Z")
+"""What takes decisions back and does them again, in all panels; Ctrl+Y would else be napari's, for 3D."""
+
+
 def turning_keys(undo: Callable[[], Any], redo: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
-    """The keys that take decisions back and do them again, in all panels; Ctrl+Y would else be napari's, for 3D."""
-    return {"U": undo, "Ctrl+Z": undo, "Y": redo, "Ctrl+Y": redo, "Ctrl+Shift+Z": redo}
+    """The keys of a panel's undo and redo."""
+    return dict.fromkeys(UNDO_KEYS, undo) | dict.fromkeys(REDO_KEYS, redo)
 
 
 class KeysBadge(QLabel):

@@ -17,7 +17,7 @@ from napari_histomix.records import Change
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.study.decision_log import REASONS, Entry
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import Panel, PanelKeys, add_shortcut, turning_keys
+from napari_histomix.widgets.base import REDO_KEYS, UNDO_KEYS, Panel, PanelKeys, add_shortcut
 from napari_histomix.widgets.camera import fit
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED
 from napari_histomix.widgets.layer_making import center, ring_widths
@@ -367,8 +367,8 @@ def key_table(panel: ReviewPanel) -> dict[str, tuple[tuple[str, str, Actions], .
             ("R or 2", "reject", {"R": reject, "2": reject}),
             ("3", "clear: undecided again", {"3": partial(decide, UNDECIDED)}),
             ("4", "delete", {"4": partial(decide, DELETE)}),
-            ("Z, U or Ctrl+Z", "undo", {"Z": panel.undo}),
-            ("Y or Ctrl+Y", "redo", turning_keys(panel.undo, panel.redo)),
+            ("Z, U or Ctrl+Z", "undo", dict.fromkeys(("Z", *UNDO_KEYS), panel.undo)),
+            ("Y or Ctrl+Y", "redo", dict.fromkeys(REDO_KEYS, panel.redo)),
             (
                 "E · I · G",
                 "one · whole image · all shown",
