@@ -224,6 +224,27 @@ def test_what_was_decided_on_is_not_discarded_unasked(panel, session, qtbot, sta
     assert len(session.table) == 0 and panel.note.text() == "Discarded. 2 taken back."
 
 
+def test_a_run_that_had_not_begun_says_nothing_of_the_one_before(panel, session, qtbot, stamps, monkeypatch) -> None:
+    slowly(stamps, monkeypatch, 2)
+    panel.ask = lambda count: True
+    panel.run()
+    qtbot.waitUntil(lambda: len(session.table) == 2, timeout=60_000)
+    panel.progress.cancel_button.click()
+    qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+
+    def loading():
+        while True:
+            yield Event("Loading the networks")
+
+    monkeypatch.setattr(session, "make_job", lambda *_: loading)
+    panel.run()
+    qtbot.waitUntil(lambda: "Loading" in panel.progress.status.text(), timeout=20_000)
+    panel.progress.cancel_button.click()
+    qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+    assert panel.note.text() == "Stopped. Nothing was kept."
+    assert len(session.table) == 2 and "2 made" in panel.resume_button.text()
+
+
 def test_a_run_discarded_before_its_layers_are_shown_leaves_none(panel, session, qtbot) -> None:
     book = layer_book_of(panel.viewer, session)
     while_shown = []

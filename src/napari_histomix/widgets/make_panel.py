@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class MakePanel(Panel):
         self.stage_settings: Callable[[], Any] = lambda: None
         """Settings by which a run finds what comes first, where nobody has looked for it before."""
         self._place = ui.column()
+        self._before: tuple[Path | None, int] | None = None
+        """Study and number of a run that was unfinished already when another was started."""
         self.ask, self.sure = partial(ask_to_keep, self), partial(ask_to_discard, self)
         self.progress = RunBar(
             "Make",
@@ -131,6 +134,7 @@ class MakePanel(Panel):
     def resume(self) -> None:
         if not self.runner.running:
             self._start(self.session.resume_job)
+            self._before = None
 
     def _start(self, prepare: Any) -> None:
         self._messages.clear()
@@ -144,6 +148,8 @@ class MakePanel(Panel):
             self.complain(self.note, str(error))
             return
         self.book.show_synthetic(True)
+        before = self._unfinished()
+        self._before = None if before is None else (self.session.study_folder, before.id)
         self.runner.start(make, "making images")
 
     # What comes of it.
@@ -225,7 +231,7 @@ class MakePanel(Panel):
         if self.runner.discarded:
             return
         count = self._take_finished()
-        if not count:
+        if not count and self._begun() is not None:
             # Nothing is left to resume of a run that made nothing.
             self._discard()
         self.note.say(f"Stopped. {count:,} kept." if count else "Stopped. Nothing was kept.")
@@ -233,11 +239,16 @@ class MakePanel(Panel):
     def _take_finished(self) -> int:
         """Show what a run made before it ended early; how much that is."""
         self.session.take_made(())
-        study, run = self.session.study, self._unfinished()
+        study, run = self.session.study, self._begun()
         ids = study.ids_of_run(run.id) if run is not None and study is not None else []
         self.session.take_made(ids)
         self._update()
         return len(ids)
+
+    def _begun(self) -> Run | None:
+        """The unfinished run that was started last; None where it ended before it had begun, while networks load."""
+        run = self._unfinished()
+        return None if run is None or (self.session.study_folder, run.id) == self._before else run
 
     def discard(self) -> None:
         """Take back what the unfinished run made; where a person has decided on some of it, once they are sure."""
