@@ -321,6 +321,8 @@ def test_a_study_that_cannot_begin_leaves_nothing(tmp_path, few_candidates, ther
         folder.mkdir()
     with pytest.raises(OSError, match="full"), Study.begin(folder, tmp_path, "x") as study:
         study.set_candidates(*few_candidates)
+        # What a search learned lies there, too.
+        (folder / "search-0.npz").touch()
         raise OSError("the disk is full")
     assert folder.exists() is there
     with Study.begin(folder, tmp_path, "x") as study:

@@ -18,9 +18,9 @@ from napari_histomix.datasets.edits import HandEdit, checked_files, copy_edits, 
 from napari_histomix.datasets.splits import with_chosen_splits
 from napari_histomix.records import HistomixError
 from napari_histomix.study.candidates import CandidateStore, drop_candidates
-from napari_histomix.study.database import FILE, LOCK, WriteLock, check_unworked, is_worked, write_meta
+from napari_histomix.study.database import FILE, WriteLock, check_unworked, is_worked, write_meta
 from napari_histomix.study.decision_log import DecisionLog
-from napari_histomix.study.pictures import FOLDER, archive
+from napari_histomix.study.pictures import archive
 from napari_histomix.study.runs import ChangeStore
 
 SURVEY = "survey.json"
@@ -73,10 +73,12 @@ class Study(ChangeStore, CandidateStore, DecisionLog):
             yield cls.create(folder, dataset_root, name, mpp, split_parts=split_parts)
         except BaseException:
             with suppress(OSError):
-                for file in (*folder.glob(f"{FILE}*"), folder / LOCK):
-                    file.unlink(missing_ok=True)
-                for inner in (FOLDER, EDITS):
-                    rmtree(folder / inner, ignore_errors=True)
+                # It was empty: all that is in it came since.
+                for path in [*folder.iterdir()]:
+                    if path.is_dir():
+                        rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink(missing_ok=True)
                 if made:
                     folder.rmdir()
             raise
