@@ -32,6 +32,19 @@ def own_preferences(monkeypatch, tmp_path_factory, request) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def keys_let_go(request) -> Iterator[None]:
+    """No key is held when a test begins: after a click of a key with Ctrl, Qt goes on to take Ctrl for held."""
+    yield
+    if "qapp" in request.fixturenames:
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+        from qtpy.QtWidgets import QApplication, QWidget
+
+        if QApplication.keyboardModifiers() != Qt.KeyboardModifier.NoModifier:
+            QTest.keyRelease(QWidget(), Qt.Key.Key_Control)
+
+
+@pytest.fixture(autouse=True)
 def collecting_between_tests(request) -> Iterator[None]:
     """Where a test has widgets, garbage is collected only when it is over.
 
