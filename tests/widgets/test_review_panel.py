@@ -368,7 +368,8 @@ def test_pace_and_time_left_are_told(panel) -> None:
         panel.decide("approve")
         now[0] += 30
     # Seven are left, half a minute each.
-    assert panel.contents.goal.words.text() == "30.0 s each, about 4 min left"
+    words = panel.contents.goal.words
+    assert words.text() == "about 4 min left" and words.toolTip() == "about 4 min left, 30.0 s each"
 
 
 def test_a_second_window_can_look_but_not_decide(panel, open_panel, folder) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from napari_histomix.study.changes import ChangeTable
-from napari_histomix.widgets.review.deciding import Pace, duration, to_look_at
+from napari_histomix.widgets.review.deciding import Pace, to_look_at
 from napari_histomix.widgets.review.queue import (
     ANY,
     BEST_FIRST,
@@ -228,4 +228,3 @@ def test_what_is_left_follows_from_the_share_approved_so_far() -> None:
     assert to_look_at(100, 500, 50, 50) == 100
     assert to_look_at(100, 60, 50, 50) == 60
     assert to_look_at(100, 500, 0, 7) == 500
-    assert (duration(20), duration(720), duration(9000)) == ("a minute", "12 min", "2.5 h")

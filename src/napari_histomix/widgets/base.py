@@ -324,7 +324,9 @@ class TimeLeft:
 
 def time_words(seconds: float) -> str:
     """A stretch of time in words, such as ``3 min``."""
-    return f"{round(seconds / 60):,} min" if seconds >= 90 else f"{round(seconds):,} s"
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{round(seconds / 60)} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class RunBar(QWidget):

@@ -21,6 +21,7 @@ from napari_histomix.preferences import ask_reviewer
 from napari_histomix.records import Change, HistomixError
 from napari_histomix.study.decision_log import REASONS, Decided
 from napari_histomix.widgets import elements as ui
+from napari_histomix.widgets.base import time_words
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT, UNDECIDED, WORDS
 from napari_histomix.widgets.review.queue import ReviewQueue
 
@@ -406,6 +407,7 @@ class GoalBar(QWidget):
         done, total = (approved, goal) if goal else (approved + rejected, undecided + approved + rejected)
         self.bar.setMaximum(max(total, 1))
         self.bar.setValue(min(done, max(total, 1)))
+        each = ""
         if goal and approved >= goal:
             words = "Goal reached"
         elif not undecided:
@@ -414,9 +416,9 @@ class GoalBar(QWidget):
             words = f"{undecided:,} undecided"
         else:
             left = to_look_at(goal, undecided, approved, rejected)
-            words = f"{seconds:.1f} s each, about {duration(left * seconds)} left"
+            words, each = f"about {time_words(left * seconds)} left", f", {seconds:.1f} s each"
         self.words.setText(words)
-        self.words.setToolTip(words)
+        self.words.setToolTip(words + each)
 
 
 def to_look_at(goal: int, undecided: int, approved: int, rejected: int) -> int:
@@ -425,12 +427,3 @@ def to_look_at(goal: int, undecided: int, approved: int, rejected: int) -> int:
         return undecided
     share = approved / (approved + rejected)
     return min(round((goal - approved) / share), undecided)
-
-
-def duration(seconds: float) -> str:
-    """A time in the words of a person."""
-    if seconds < 60:
-        return "a minute"
-    if seconds < 100 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
