@@ -175,14 +175,9 @@ def main() -> None:
 
         dock.open("make/making")
         dock.make.form.fields["count"].value = COUNT
-        blending: list[bool] = []
-        dock.make.runner.progressed.connect(
-            lambda event: blending.append(True) if event.phase.startswith("Blending") else None
-        )
         dock.make.run()
-        wait_until(lambda: len(blending) > 3 or not dock.make.runner.running)
-        shoot(viewer, "3-make")
         settle(dock)
+        shoot(viewer, "3-make")
 
         dock.open("review")
         settle(dock)
