@@ -12,10 +12,10 @@ from napari_histomix.methods.candidate_stage import CandidateSettings
 from napari_histomix.records import drain
 from napari_histomix.study import Study
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import stop_words
 from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.hand_edits import HandEditsLine
 from napari_histomix.widgets.loading import Opened
+from napari_histomix.widgets.questions import stop_words
 from napari_histomix.widgets.session import Session
 
 

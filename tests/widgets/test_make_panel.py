@@ -73,6 +73,14 @@ def slowly(stamps, monkeypatch, stop_at):
     monkeypatch.setattr(stamps.Stamps, "make", made)
 
 
+def stop_after_two(panel, session, qtbot) -> None:
+    """Begin a run that waits after two changes, and press Cancel there."""
+    panel.run()
+    qtbot.waitUntil(lambda: len(session.table) == 2, timeout=60_000)
+    panel.progress.cancel_button.click()
+    qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+
+
 def run(panel, qtbot):
     with qtbot.waitSignal(panel.runner.finished, timeout=60_000):
         panel.run()
@@ -199,10 +207,7 @@ def test_a_resumed_run_that_is_stopped_asks_about_all_that_it_made(panel, sessio
 def test_cancel_takes_back_what_is_not_wanted(panel, session, qtbot, stamps, monkeypatch) -> None:
     slowly(stamps, monkeypatch, 2)
     panel.ask = lambda count: False
-    panel.run()
-    qtbot.waitUntil(lambda: len(session.table) == 2, timeout=60_000)
-    panel.progress.cancel_button.click()
-    qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+    stop_after_two(panel, session, qtbot)
     assert len(session.table) == 0 and session.study.runs() == () and not panel.left.isVisibleTo(panel)
     assert "Nothing was kept" in panel.note.text()
 
@@ -210,10 +215,7 @@ def test_cancel_takes_back_what_is_not_wanted(panel, session, qtbot, stamps, mon
 def test_what_was_decided_on_is_not_discarded_unasked(panel, session, qtbot, stamps, monkeypatch) -> None:
     slowly(stamps, monkeypatch, 2)
     panel.ask = lambda count: True
-    panel.run()
-    qtbot.waitUntil(lambda: len(session.table) == 2, timeout=60_000)
-    panel.progress.cancel_button.click()
-    qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+    stop_after_two(panel, session, qtbot)
     session.decide("change", [1], "approve")
     asked = []
     panel.sure = lambda decided: bool(asked.append(decided))
@@ -227,10 +229,7 @@ def test_what_was_decided_on_is_not_discarded_unasked(panel, session, qtbot, sta
 def test_a_run_that_had_not_begun_says_nothing_of_the_one_before(panel, session, qtbot, stamps, monkeypatch) -> None:
     slowly(stamps, monkeypatch, 2)
     panel.ask = lambda count: True
-    panel.run()
-    qtbot.waitUntil(lambda: len(session.table) == 2, timeout=60_000)
-    panel.progress.cancel_button.click()
-    qtbot.waitUntil(lambda: not panel.runner.running, timeout=20_000)
+    stop_after_two(panel, session, qtbot)
 
     def loading():
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,22 +11,17 @@ from app_model.types import KeyBinding
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QHideEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut, QShowEvent
-from qtpy.QtWidgets import QApplication, QLabel, QMessageBox, QProgressBar, QScrollArea, QSizePolicy, QWidget
+from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QScrollArea, QSizePolicy, QWidget
 
 from napari_histomix.records import Event
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets.docking import stand_below_title, stand_beside
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.layers import layer_book_of
-from napari_histomix.widgets.session import NOT_TAKEN, Session, session_of, window_of
+from napari_histomix.widgets.session import Session, session_of, window_of
 from napari_histomix.widgets.viewer_layers import VIEWING_MODES
 
 STOP_AND_KEEP = "Stop at the next step; you are asked whether what is made so far stays."
-KEPT = {
-    "making images": "What the run has made is kept, and can be gone on with from its study.",
-    "training a network": "The best network so far is kept, and its training can be resumed.",
-}
-"""By a job's title, what stays of it where it is ended."""
 SURE_AFTER = 4.0
 """Seconds of a phase before it is said how long the rest of it takes."""
 MOVES = ("Left", "Right", "Up", "Down")
@@ -433,71 +428,11 @@ class RunBar(QWidget):
         """What the line below the progress bar says."""
         if "step" in event.figures:
             seconds = event.figures.get("left", 0.0)
-            time = f"about {time_words(seconds)} left" if seconds >= 1 else "saving …"
-            return f"{event.phase} · step {int(event.figures['step']):,} · {time}"
+            rest = f"about {time_words(seconds)} left" if seconds >= 1 else "saving …"
+            return f"{event.phase} · step {int(event.figures['step']):,} · {rest}"
         # Inpainting says its own counts, of nuclei and of steps.
         left = self._left.after(event)
         rest = f"about {time_words(left)} left" if left is not None and left >= 1 else "…"
         if not event.total or " of " in event.phase:
             return f"{event.phase} {rest}" if rest == "…" else f"{event.phase} · {rest}"
         return f"{event.phase}: {event.done:,} of {event.total:,} {'' if rest == '…' else '· '}{rest}"
-
-
-def ask_to_stop(parent: QWidget, titles: Sequence[str]) -> bool:
-    """Ask whether what is under way, or not taken yet, may be ended; what a run has made is kept."""
-    if not titles:
-        return True
-    question = QMessageBox(parent)
-    question.setWindowTitle("Not finished")
-    question.setText(f"Not finished: {', '.join(titles)}.")
-    question.setInformativeText(stop_words(titles))
-    edits_only = all(title.endswith(NOT_TAKEN) for title in titles)
-    stop = question.addButton(
-        "Continue without them" if edits_only else "End it and continue", QMessageBox.ButtonRole.DestructiveRole
-    )
-    wait = question.addButton("Keep it and go back", QMessageBox.ButtonRole.RejectRole)
-    question.setDefaultButton(wait)
-    question.setEscapeButton(wait)
-    question.exec()
-    return bool(question.clickedButton() is stop)
-
-
-def stop_words(titles: Sequence[str]) -> str:
-    """What becomes of what is not finished, in sentences on what there is alone."""
-    running = [title for title in titles if not title.endswith(NOT_TAKEN)]
-    sentences = [KEPT[title] for title in running if title in KEPT]
-    if running:
-        sentences.insert(0, "If you continue, it ends." if len(running) == 1 else "If you continue, they end.")
-    if len(running) < len(titles):
-        sentences.append("Hand edits are lost, unless you take them on the Project page before.")
-    return " ".join(sentences)
-
-
-def ask_to_keep(parent: QWidget, count: int) -> bool:
-    """Ask, once a run was stopped, whether what it had made stays."""
-    question = QMessageBox(parent)
-    question.setWindowTitle("Stopped")
-    question.setText(f"{count:,} synthetic {'change is' if count == 1 else 'changes are'} made already.")
-    question.setInformativeText(
-        "Keep what is made, to review it or to go on later, or discard it with all decisions on it?"
-    )
-    keep = question.addButton("Keep", QMessageBox.ButtonRole.AcceptRole)
-    question.addButton("Discard", QMessageBox.ButtonRole.DestructiveRole)
-    question.setDefaultButton(keep)
-    question.setEscapeButton(keep)
-    question.exec()
-    return bool(question.clickedButton() is keep)
-
-
-def ask_to_discard(parent: QWidget, decided: int) -> bool:
-    """Ask whether what a run made is taken back although a person has decided on some of it."""
-    question = QMessageBox(parent)
-    question.setWindowTitle("Discard")
-    question.setText(f"You decided on {decided:,} of what this run made.")
-    question.setInformativeText("If you discard the run, these decisions go too; Undo does not bring them back.")
-    discard = question.addButton("Discard", QMessageBox.ButtonRole.DestructiveRole)
-    keep = question.addButton("Keep it and go back", QMessageBox.ButtonRole.RejectRole)
-    question.setDefaultButton(keep)
-    question.setEscapeButton(keep)
-    question.exec()
-    return bool(question.clickedButton() is discard)

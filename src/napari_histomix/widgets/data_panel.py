@@ -19,12 +19,13 @@ from napari_histomix.generation.unlabeled import UnlabeledCount, count_unlabeled
 from napari_histomix.preferences import remember
 from napari_histomix.records import Event, HistomixError, Job, NucleusClass
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import Panel, RunBar, ask_to_stop
+from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.charts import Bar
 from napari_histomix.widgets.hand_edits import HandEditsBar
 from napari_histomix.widgets.jobs import JobRunner
 from napari_histomix.widgets.loading import Moved, Opened, open_job, study_job
 from napari_histomix.widgets.loading_ahead import prepare_torch
+from napari_histomix.widgets.questions import ask_to_stop
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.sources import READS, RecentBox, holder, is_reader_test, is_study
 from napari_histomix.widgets.splits_box import SplitsBox, classes_of

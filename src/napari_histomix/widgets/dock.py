@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QSizePolicy, QStackedWidget, QToolButton, QWidget
 
 from napari_histomix.methods import method_names, method_of
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import Panel, ask_to_stop
+from napari_histomix.widgets.base import Panel
 from napari_histomix.widgets.data_panel import DataPanel
 from napari_histomix.widgets.decisions import APPROVE, DELETE, REJECT
 from napari_histomix.widgets.docking import around_of, for_letters, letter_points, stand_below_title
@@ -29,6 +29,7 @@ from napari_histomix.widgets.make_panel import MakePanel
 from napari_histomix.widgets.method_cards import MethodCards
 from napari_histomix.widgets.open_layers_panel import OpenLayersPanel
 from napari_histomix.widgets.plan_panel import PlanPanel, chosen, data_problem
+from napari_histomix.widgets.questions import ask_to_stop
 from napari_histomix.widgets.review.panel import ReviewPanel
 from napari_histomix.widgets.runs_bar import RunsBar
 from napari_histomix.widgets.session import Session, window_of

@@ -16,11 +16,12 @@ from napari_histomix.methods.base import Method
 from napari_histomix.records import Event, HistomixError
 from napari_histomix.study.runs import Run
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import Panel, RunBar, ask_to_discard, ask_to_keep
+from napari_histomix.widgets.base import Panel, RunBar
 from napari_histomix.widgets.crops import CropView
 from napari_histomix.widgets.decisions import KEEP
 from napari_histomix.widgets.forms import SettingLinks
 from napari_histomix.widgets.plan_panel import chosen, data_problem, ready
+from napari_histomix.widgets.questions import ask_to_discard, ask_to_keep
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.session_form import SessionForm
 

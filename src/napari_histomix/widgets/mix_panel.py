@@ -14,7 +14,7 @@ from qtpy.QtCore import QTimer
 from napari_histomix.methods.mixing import USegMixSettings
 from napari_histomix.records import Change, Event, HistomixError
 from napari_histomix.widgets import elements as ui
-from napari_histomix.widgets.base import RunBar, ask_to_stop
+from napari_histomix.widgets.base import RunBar
 from napari_histomix.widgets.crops import CropView
 from napari_histomix.widgets.forms import SettingLinks
 from napari_histomix.widgets.jobs import JobRunner
@@ -32,6 +32,7 @@ from napari_histomix.widgets.mix_donors import (
     target_job,
 )
 from napari_histomix.widgets.pool.loading import OpenedPool, TissuePanel, pool_job, without_paths
+from napari_histomix.widgets.questions import ask_to_stop
 from napari_histomix.widgets.session import Session, window_of
 from napari_histomix.widgets.session_form import SessionForm
 

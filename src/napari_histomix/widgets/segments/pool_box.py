@@ -22,7 +22,6 @@ from napari_histomix.study.curation import Curation
 from napari_histomix.study.database import READ_ONLY
 from napari_histomix.widgets import elements as ui
 from napari_histomix.widgets import viewer_layers
-from napari_histomix.widgets.base import ask_to_stop
 from napari_histomix.widgets.layer_making import image_layer
 from napari_histomix.widgets.loading import Found, Opened, open_job
 from napari_histomix.widgets.loading_ahead import prepare_torch
@@ -35,6 +34,7 @@ from napari_histomix.widgets.pool.loading import (
     numbers_of,
     pathless,
 )
+from napari_histomix.widgets.questions import ask_to_stop
 from napari_histomix.widgets.session import Session
 from napari_histomix.widgets.viewer_layers import Divided, Picture, about, has_segments
 
